@@ -1,0 +1,193 @@
+"""Configuration of ELMo: what a model is, in one flat set of strictly typed fields.
+
+The defaults are the published *original* model (Peters et al. 2018, section 3.4 and its released `options.json`);
+`ElmoConfig.from_preset` names the other published shapes.
+"""
+
+from dataclasses import field
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# Widths and filter counts shared by every published character model (their `options.json`, `char_cnn.filters`).
+PUBLISHED_FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {"cell_size": 1024, "projection_size": 128, "num_highway_layers": 1},
+    "medium": {"cell_size": 2048, "projection_size": 256, "num_highway_layers": 1},
+    "original": {"cell_size": 4096, "projection_size": 512, "num_highway_layers": 2},
+    # Same shape as `original`, trained on 5.5 billion words.
+    "5.5B": {"cell_size": 4096, "projection_size": 512, "num_highway_layers": 2},
+}
+
+# Every class that can be loaded from a checkpoint's own code. `save_pretrained` alone would write only the entry of
+# the class that is saved, and a fine-tuned tagger could then not be loaded as a plain `AutoModel`.
+AUTO_MAP = {
+    "AutoConfig": "configuration_elmo.ElmoConfig",
+    "AutoModel": "modeling_elmo.ElmoModel",
+    "AutoModelForPreTraining": "modeling_elmo.ElmoForPreTraining",
+    "AutoModelForTokenClassification": "modeling_elmo.ElmoForTokenClassification",
+}
+
+
+@strict
+class ElmoConfig(PreTrainedConfig):
+    r"""Configuration of an [`ElmoModel`] and its task models.
+
+    Args:
+        vocab_size: Number of word ids, `len(tokenizer)`: padding, the vocabulary file's words, the mask. A character
+            model needs it for its language-model softmax only.
+        num_characters: Rows of the character table: 256 bytes, word and sentence boundaries, padding characters, and
+            id 0 for padded words (bilm-tf stores the 261 rows without the last one).
+        max_characters_per_word: Length of a row of `character_ids`, boundary characters included.
+        character_embedding_size: Width of a character vector.
+        character_filters: `[width, count]` of each convolution over characters.
+        character_activation: Non-linearity after max-pooling: `"relu"` (published models) or `"tanh"`.
+        num_highway_layers: Highway layers over the concatenated filters.
+        character_projection: Whether a linear map leads from the filters to `projection_size`. `None` derives it as
+            bilm-tf does: only if the sizes differ.
+        projection_size: Width of a word vector and of each direction's output, P.
+        cell_size: Width of each LSTM cell, H (`lstm.dim` in `options.json`).
+        num_hidden_layers: LSTM layers in each direction.
+        cell_projection: Whether the cell output is projected from `cell_size` to `projection_size`. `None` derives
+            it as bilm-tf does: only if the sizes differ.
+        use_skip_connections: Whether layer l >= 1 adds its input to its output.
+        cell_clip: Bound of the absolute cell value, applied before it is used; `None` for none.
+        projection_clip: Bound of the absolute projected output; `None` for none.
+        forget_bias: Constant added to the forget gate when the model runs: 1.0 for TensorFlow checkpoints, whose
+            stored bias lacks it, and 0.0 for those with the constant folded in (AllenNLP). Kept apart from the bias
+            because adding and subtracting 1.0 in float32 loses bits.
+        lstm_input_dropout: Element-wise dropout on the inputs of every LSTM layer, in training (bilm-tf: 0.1 when
+            pretraining; AllenNLP: none when fine-tuning).
+        num_representations: Number K of independent layer mixes.
+        scalar_mix: `"learned"` weights, `"fixed"` weights, or the `"top"` layer only.
+        scalar_mix_parameters: The N + 1 initial weights of every mix *before* the softmax; with `"fixed"` they and
+            gamma stay as they are. `None` for zeros (the average).
+        scalar_mix_layer_norm: Normalise each layer by its mean and variance over the whole batch before mixing.
+            `"words"` counts real words only, as bilm-tf does; `"tokens"` counts the sentence boundaries too, as
+            AllenNLP does; `None` for none.
+        scalar_mix_layer_norm_epsilon: Added to the variance (bilm-tf 1e-12, AllenNLP 1e-13).
+        scalar_mix_l2: Coefficient lambda of the penalty lambda * sum(s ** 2) on the raw mixing weights, which task
+            models add to their loss (paper, section 3.4: 0.001).
+        representation_dropout: Dropout on every mixed representation, in training (AllenNLP's `Elmo`: 0.5).
+
+    Raises:
+        ValueError: a field contradicts another; the message names the fields and values.
+    """
+
+    model_type = "elmo"
+    _auto_class = "AutoConfig"
+    keys_to_ignore_at_inference = ["representations", "state"]
+
+    vocab_size: int = 5
+    num_characters: int = 262
+    max_characters_per_word: int = 50
+    character_embedding_size: int = 16
+    character_filters: list[list[int]] = field(default_factory=lambda: [list(pair) for pair in PUBLISHED_FILTERS])
+    character_activation: Literal["relu", "tanh"] = "relu"
+    num_highway_layers: int = 2
+    character_projection: bool | None = None
+    projection_size: int = 512
+    cell_size: int = 4096
+    num_hidden_layers: int = 2
+    cell_projection: bool | None = None
+    use_skip_connections: bool = True
+    cell_clip: float | int | None = 3.0
+    projection_clip: float | int | None = 3.0
+    forget_bias: float | int = 1.0
+    lstm_input_dropout: float | int = 0.0
+    num_representations: int = 1
+    scalar_mix: Literal["learned", "fixed", "top"] = "learned"
+    scalar_mix_parameters: list[float | int] | None = None
+    scalar_mix_layer_norm: Literal["words", "tokens"] | None = None
+    scalar_mix_layer_norm_epsilon: float = 1e-12
+    scalar_mix_l2: float | int = 0.0
+    representation_dropout: float | int = 0.5
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    unk_token_id: int | None = 3
+    mask_token_id: int | None = 4
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.character_filters = [list(pair) for pair in self.character_filters]
+        if self.character_projection is None:
+            self.character_projection = self.num_filters != self.projection_size
+        if self.cell_projection is None:
+            self.cell_projection = self.cell_size != self.projection_size
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_filters(self) -> int:
+        """Width F of the concatenated character filters."""
+        return sum(pair[-1] for pair in self.character_filters)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the model's output: both directions, 2 * `projection_size`."""
+        return 2 * self.projection_size
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> "ElmoConfig":
+        """The configuration of a published model: `"small"`, `"medium"`, `"original"` or `"5.5B"`.
+
+        Keyword arguments replace single fields, for instance `vocab_size` or `num_representations`.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(map(repr, PRESETS))}")
+        return cls(**{**PRESETS[name], **overrides})
+
+    def validate_architecture(self) -> None:
+        """Part of the `@strict` validation: refuse what no model can be, before anything is allocated."""
+        positive = (
+            "num_characters character_embedding_size projection_size cell_size num_hidden_layers num_representations"
+        )
+        for name in positive.split():
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        for name in ("vocab_size", "num_highway_layers", "scalar_mix_l2"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+        for name in ("cell_clip", "projection_clip"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name}={value}: expected a bound of 0 or more, or None for no clipping")
+        for name in ("lstm_input_dropout", "representation_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected a probability in [0, 1)")
+        if not self.character_filters:
+            raise ValueError("character_filters is empty: expected a list of [width, count] pairs")
+        for pair in self.character_filters:
+            if len(pair) != 2 or min(pair) < 1:
+                raise ValueError(f"character_filters holds {pair}: expected [width, count], both at least 1")
+            if pair[0] > self.max_characters_per_word:
+                raise ValueError(
+                    f"character_filters holds {pair}, wider than a word of "
+                    f"max_characters_per_word={self.max_characters_per_word}"
+                )
+        if self.max_characters_per_word < 3:
+            raise ValueError(
+                f"max_characters_per_word={self.max_characters_per_word}: expected at least 3, the two word "
+                "boundaries and one character"
+            )
+        if self.character_projection is False and self.num_filters != self.projection_size:
+            raise ValueError(
+                f"character_projection=False needs as many filters as projection_size={self.projection_size}, "
+                f"and character_filters has {self.num_filters}"
+            )
+        if self.cell_projection is False and self.cell_size != self.projection_size:
+            raise ValueError(
+                f"cell_projection=False needs cell_size == projection_size, got {self.cell_size} and "
+                f"{self.projection_size}"
+            )
+        count = self.num_hidden_layers + 1
+        if self.scalar_mix_parameters is not None and len(self.scalar_mix_parameters) != count:
+            raise ValueError(
+                f"scalar_mix_parameters has {len(self.scalar_mix_parameters)} values: expected {count}, one for the "
+                "word layer and one for each hidden layer"
+            )
+        if self.scalar_mix == "fixed" and self.scalar_mix_parameters is None:
+            raise ValueError('scalar_mix="fixed" needs scalar_mix_parameters, one value a layer')

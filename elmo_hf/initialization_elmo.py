@@ -1,0 +1,43 @@
+"""The original's initial values, attached to the layers they belong to.
+
+Transformers calls `_init_weights` on the module that owns a tensor, and a plain `nn.Linear` does not know what part it
+plays. So every layer of a biLM is marked when it is built, and `initialise` reads the mark. Values are those of
+bilm-tf's training code.
+"""
+
+from typing import Literal, NamedTuple, TypeVar
+
+from torch import nn
+from transformers import initialization as init
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class InitialValues(NamedTuple):
+    """Distribution of a layer's weight, uniform in [-scale, scale] or normal of deviation `scale`; constant bias."""
+
+    distribution: Literal["uniform", "normal"]
+    scale: float
+    bias: float = 0.0
+
+
+def starting_with(
+    module: Module, distribution: Literal["uniform", "normal"], scale: float, bias: float = 0.0
+) -> Module:
+    """Mark `module` with its initial values and return it."""
+    module.initial_values = InitialValues(distribution, scale, bias)  # type: ignore[assignment]
+    return module
+
+
+def initialise(module: nn.Module) -> bool:
+    """Set the initial values of a marked module; tensors that were loaded stay. False for a module without mark."""
+    values = getattr(module, "initial_values", None)
+    if not isinstance(values, InitialValues):
+        return False
+    if values.distribution == "uniform":
+        init.uniform_(module.weight, -values.scale, values.scale)
+    else:
+        init.normal_(module.weight, std=values.scale)
+    if getattr(module, "bias", None) is not None:
+        init.constant_(module.bias, values.bias)
+    return True

@@ -1,0 +1,96 @@
+"""The learned mix of a model's layers: gamma * sum_k softmax(s)_k * h_k (paper, equation 1)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from transformers import initialization as init
+
+from .configuration_elmo import ElmoConfig
+
+
+def normalise_layer(layer: Tensor, mask: Tensor, epsilon: float) -> Tensor:
+    """Subtract the mean of a whole layer and divide by its standard deviation, both over all counted elements.
+
+    One scalar mean and one scalar variance for the batch, as in bilm-tf's `weight_layers` and AllenNLP's
+    `ScalarMix(do_layer_norm=True)`; not the layer norm of each vector.
+
+    Args:
+        layer: (batch, words, width).
+        mask: (batch, words), bool: the positions that count for the statistics. All positions are normalised.
+        epsilon: added to the variance, inside the root.
+    """
+    counted = mask.unsqueeze(-1).to(layer.dtype)
+    count = counted.sum() * layer.shape[-1]
+    mean = (layer * counted).sum() / count
+    variance = ((layer - mean).square() * counted).sum() / count
+    return (layer - mean) * torch.rsqrt(variance + epsilon)
+
+
+class ElmoScalarMix(nn.Module):
+    """One mix of N + 1 layers.
+
+    Attributes:
+        weights: (N + 1,), raw: the softmax is taken when mixing. Absent for `scalar_mix="top"`.
+        gamma: (1,), the scale of the result.
+    """
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__()
+        self.mode = config.scalar_mix
+        self.layer_norm_epsilon = config.scalar_mix_layer_norm_epsilon
+        self.normalises = config.scalar_mix_layer_norm is not None
+        self.initial_weights = config.scalar_mix_parameters or [0.0] * (config.num_hidden_layers + 1)
+        if self.mode == "fixed":
+            # Buffers: saved and loaded like the others, invisible to every optimiser.
+            self.register_buffer("weights", torch.empty(len(self.initial_weights)))
+            self.register_buffer("gamma", torch.empty(1))
+        else:
+            self.gamma = nn.Parameter(torch.empty(1))
+            if self.mode == "learned":
+                self.weights = nn.Parameter(torch.empty(len(self.initial_weights)))
+
+    def reset_weights(self) -> None:
+        """Set the configuration's initial weights, gamma = 1; tensors that were loaded stay."""
+        init.ones_(self.gamma)
+        if self.mode != "top":
+            init.copy_(self.weights, torch.tensor(self.initial_weights, dtype=self.weights.dtype))
+
+    def normalised_weights(self) -> Tensor:
+        """(N + 1,) the shares of the layers; they sum to one."""
+        if self.mode == "top":
+            shares = torch.zeros(len(self.initial_weights), dtype=self.gamma.dtype, device=self.gamma.device)
+            shares[-1] = 1.0
+            return shares
+        return torch.softmax(self.weights, dim=0)
+
+    def forward(self, layers: Sequence[Tensor], mask: Tensor, counted: Tensor) -> Tensor:
+        """Mix `layers`.
+
+        Args:
+            layers: N + 1 tensors (batch, words, width), word layer first.
+            mask: (batch, words), bool, real positions; the result is zero elsewhere.
+            counted: (batch, words), bool, the positions whose statistics normalise a layer.
+
+        Returns:
+            (batch, words, width).
+        """
+        if self.mode == "top":
+            # bilm-tf's `use_top_only` neither weighs nor normalises.
+            return self.gamma * layers[-1]
+        if len(layers) != len(self.weights):
+            raise ValueError(f"{len(layers)} layers given to a mix of {len(self.weights)}")
+        if self.normalises:
+            layers = [normalise_layer(layer, counted, self.layer_norm_epsilon) for layer in layers]
+        shares = self.normalised_weights()
+        mixed = shares[0] * layers[0]
+        for share, layer in zip(shares[1:], layers[1:], strict=True):
+            mixed = mixed + share * layer
+        mixed = self.gamma * mixed
+        # Normalising moves padding away from zero.
+        return mixed * mask.unsqueeze(-1).to(mixed.dtype) if self.normalises else mixed
+
+    def penalty(self) -> Tensor:
+        """sum(s ** 2) over the raw weights (gamma is free, as in bilm-tf); zero if none is learned."""
+        return self.weights.square().sum() if self.mode == "learned" else self.gamma.new_zeros(())

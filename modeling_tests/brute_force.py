@@ -1,0 +1,88 @@
+"""ELMo spelled out in NumPy, float64: one sentence, one word, one step at a time.
+
+Written from the formulas of the paper and the originals, sharing no code with the package: what the models' tests
+compare with. It reads a model's weights by name and nothing else of it.
+"""
+
+import numpy as np
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def clip(x, bound):
+    return x if bound is None else np.minimum(np.maximum(x, -bound), bound)
+
+
+class BruteForceElmo:
+    """Computes layers and mixes of an `ElmoModel` from its `state_dict` and configuration."""
+
+    def __init__(self, model):
+        self.config = model.config
+        self.weights = {name: value.detach().double().numpy() for name, value in model.state_dict().items()}
+
+    def word(self, characters):
+        """Ids of one word's characters -> its vector, (P,)."""
+        config, weights = self.config, self.weights
+        embedded = weights["embeddings.character_embeddings.weight"][np.asarray(characters)]  # [length, size]
+        filters = []
+        for index, (width, _) in enumerate(config.character_filters):
+            kernel = weights[f"embeddings.convolutions.{index}.weight"]  # [filters, size, width]
+            bias = weights[f"embeddings.convolutions.{index}.bias"]
+            windows = [embedded[start : start + width] for start in range(len(embedded) - width + 1)]
+            values = np.array([[(kernel[f].T * window).sum() for f in range(len(kernel))] for window in windows]) + bias
+            top = values.max(axis=0)
+            filters.append(np.maximum(top, 0) if config.character_activation == "relu" else np.tanh(top))
+        x = np.concatenate(filters)
+        for index in range(config.num_highway_layers):
+            name = f"embeddings.highways.{index}"
+            gate = sigmoid(weights[f"{name}.gate.weight"] @ x + weights[f"{name}.gate.bias"])
+            other = np.maximum(weights[f"{name}.nonlinear.weight"] @ x + weights[f"{name}.nonlinear.bias"], 0)
+            x = gate * other + (1 - gate) * x
+        if config.character_projection:
+            x = weights["embeddings.projection.weight"] @ x + weights["embeddings.projection.bias"]
+        return x
+
+    def direction(self, inputs, layer, name, hidden, cell):
+        """Vectors in reading order -> outputs in reading order, final hidden and cell."""
+        config, outputs = self.config, []
+        prefix = f"encoder.layers.{layer}.{name}_lstm"
+        for x in inputs:
+            gates = (
+                self.weights[f"{prefix}.input_proj.weight"] @ x
+                + self.weights[f"{prefix}.hidden_proj.weight"] @ hidden
+                + self.weights[f"{prefix}.input_proj.bias"]
+            )
+            i, f, g, o = gates.reshape(4, -1)
+            cell = clip(sigmoid(f + config.forget_bias) * cell + sigmoid(i) * np.tanh(g), config.cell_clip)
+            hidden = sigmoid(o) * np.tanh(cell)
+            if config.cell_projection:
+                hidden = clip(self.weights[f"{prefix}.output_proj.weight"] @ hidden, config.projection_clip)
+            outputs.append(hidden + x if config.use_skip_connections and layer > 0 else hidden)
+        return outputs, hidden, cell
+
+    def sentence(self, rows, state=None):
+        """Character rows of one sentence -> ([N + 1, words, 2P], final state {(layer, direction): (h, c)})."""
+        config = self.config
+        words = [self.word(row) for row in rows]
+        state = dict(state or {})
+        layers = [np.array([np.concatenate([word, word]) for word in words])]
+        runs = {"forward": words, "backward": words[::-1]}
+        for layer in range(config.num_hidden_layers):
+            for name in runs:
+                zero = (np.zeros(config.projection_size), np.zeros(config.cell_size))
+                hidden, cell = state.get((layer, name), zero)
+                runs[name], hidden, cell = self.direction(runs[name], layer, name, hidden, cell)
+                state[layer, name] = hidden, cell
+            pairs = zip(runs["forward"], runs["backward"][::-1], strict=True)
+            layers.append(np.array([np.concatenate(pair) for pair in pairs]))
+        return np.array(layers), state
+
+    def mix(self, layers, index=0):
+        """[N + 1, words, 2P] -> [words, 2P], without layer norm."""
+        if self.config.scalar_mix == "top":
+            return self.weights[f"scalar_mixes.{index}.gamma"] * layers[-1]
+        shares = np.exp(self.weights[f"scalar_mixes.{index}.weights"])
+        shares /= shares.sum()
+        return self.weights[f"scalar_mixes.{index}.gamma"] * np.tensordot(shares, layers, axes=1)

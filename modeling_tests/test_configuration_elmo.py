@@ -1,0 +1,79 @@
+"""ElmoConfig: every published size, strict fields, and a round trip."""
+
+import pytest
+
+from elmo_hf import ElmoConfig
+
+# Parameters of the published models in millions, from their authors' table of models.
+PUBLISHED = {"small": 13.6, "medium": 28.0, "original": 93.6, "5.5B": 93.6}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_presets_have_the_published_number_of_parameters(name):
+    import torch
+
+    from elmo_hf import ElmoModel
+
+    with torch.device("meta"):
+        model = ElmoModel(ElmoConfig.from_preset(name))
+    # The mix is counted with the task, and the row of padding characters is ours.
+    count = sum(p.numel() for part in (model.embeddings, model.encoder) for p in part.parameters()) / 1e6
+    assert count == pytest.approx(PUBLISHED[name], abs=0.06)
+
+
+def test_derived_sizes():
+    config = ElmoConfig.from_preset("original", vocab_size=7)
+    assert (config.num_filters, config.hidden_size, config.vocab_size) == (2048, 1024, 7)
+    assert config.character_projection is True and config.cell_projection is True
+    same = ElmoConfig(character_filters=[[1, 8]], projection_size=8, cell_size=8)
+    assert same.character_projection is False and same.cell_projection is False
+    assert ElmoConfig(projection_size=8, cell_size=8, cell_projection=True).cell_projection is True
+
+
+def test_round_trip(tmp_path):
+    config = ElmoConfig(
+        cell_clip=None, projection_clip=2, scalar_mix="fixed", scalar_mix_parameters=[1, 0.5, -2], num_labels=3
+    )
+    config.save_pretrained(tmp_path)
+    again = ElmoConfig.from_pretrained(tmp_path)
+    assert again.to_dict() == config.to_dict()
+    assert again.cell_clip is None and again.scalar_mix_parameters == [1, 0.5, -2]
+
+
+def test_configurations_share_nothing():
+    first = ElmoConfig()
+    first.character_filters[0][1] = 99
+    first.auto_map["AutoModel"] = "other"
+    assert ElmoConfig().character_filters[0] == [1, 32]
+    assert ElmoConfig().auto_map["AutoModel"] == "modeling_elmo.ElmoModel"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"cell_size": 4096.0}, "cell_size.*expected int, got float"),
+        ({"character_activation": "gelu"}, "character_activation"),
+        ({"cell_size": 0}, "cell_size=0: expected at least 1"),
+        ({"cell_clip": -1.0}, "cell_clip=-1.0: expected a bound of 0 or more, or None"),
+        ({"representation_dropout": 1.0}, r"representation_dropout=1.0: expected a probability in \[0, 1\)"),
+        ({"character_filters": []}, "character_filters is empty"),
+        ({"character_filters": [[3]]}, r"character_filters holds \[3\]: expected \[width, count\]"),
+        ({"character_filters": [[60, 8]]}, r"\[60, 8\], wider than a word of max_characters_per_word=50"),
+        (
+            {"max_characters_per_word": 2, "character_filters": [[1, 4]]},
+            "max_characters_per_word=2: expected at least 3",
+        ),
+        ({"character_projection": False}, "as many filters as projection_size=512, and character_filters has 2048"),
+        ({"cell_projection": False}, "needs cell_size == projection_size, got 4096 and 512"),
+        ({"scalar_mix": "fixed"}, "needs scalar_mix_parameters"),
+        ({"scalar_mix_parameters": [0.0]}, "scalar_mix_parameters has 1 values: expected 3"),
+    ],
+)
+def test_impossible_models_are_refused(fields, message):
+    with pytest.raises(Exception, match=message):
+        ElmoConfig(**fields)
+
+
+def test_unknown_preset():
+    with pytest.raises(ValueError, match="unknown preset 'large': expected one of 'small', 'medium'"):
+        ElmoConfig.from_preset("large")

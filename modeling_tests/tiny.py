@@ -1,0 +1,56 @@
+"""Tiny models and batches for tests."""
+
+import torch
+
+from elmo_hf import ElmoConfig
+
+BOUNDARY = 258 + 1
+
+
+def tiny_config(**overrides) -> ElmoConfig:
+    """A model of every part in a few hundred weights."""
+    values = dict(
+        vocab_size=12,
+        max_characters_per_word=9,
+        character_embedding_size=3,
+        character_filters=[[1, 4], [2, 3], [4, 5]],
+        num_highway_layers=2,
+        projection_size=4,
+        cell_size=6,
+        # Small enough to cut values in tests, both in the cell and behind the projection.
+        cell_clip=0.3,
+        projection_clip=0.15,
+        representation_dropout=0.0,
+    )
+    return ElmoConfig(**{**values, **overrides})
+
+
+def with_large_weights(model, scale: float = 0.7):
+    """Draw all weights anew, so large that gates, clips and highways matter."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=scale)
+    return model
+
+
+def character_row(word: str, length: int = 9) -> list[int]:
+    """The original's row of a plain word, ids shifted by one."""
+    if word in ("<S>", "</S>"):
+        body = [256 if word == "<S>" else 257]
+    else:
+        body = list(word.encode("utf-8")[: length - 2])
+    row = [258, *body, 259]
+    return [value + 1 for value in row + [260] * (length - len(row))]
+
+
+def batch_of(sentences: list[str], side: str = "right", words: int | None = None) -> dict[str, torch.Tensor]:
+    """`character_ids`, `input_ids` and `attention_mask` of whitespace-separated sentences with boundaries."""
+    rows = [[character_row(word) for word in ["<S>", *sentence.split(), "</S>"]] for sentence in sentences]
+    width = words or max(map(len, rows))
+    characters = torch.zeros(len(rows), width, 9, dtype=torch.int64)
+    ids = torch.zeros(len(rows), width, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        start = 0 if side == "right" else width - len(row)
+        characters[index, start : start + len(row)] = torch.tensor(row)
+        ids[index, start : start + len(row)] = torch.tensor([1, *[5 + i % 7 for i in range(len(row) - 2)], 2])
+    return {"input_ids": ids, "attention_mask": ids.ne(0).long(), "character_ids": characters}
