@@ -71,6 +71,8 @@ class ElmoConfig(PreTrainedConfig):
         scalar_mix_l2: Coefficient lambda of the penalty lambda * sum(s ** 2) on the raw mixing weights, which task
             models add to their loss (paper, section 3.4: 0.001).
         representation_dropout: Dropout on every mixed representation, in training (AllenNLP's `Elmo`: 0.5).
+        softmax_cutoffs: Frequency ranks where the clusters of rarer words begin, for a language model with an adaptive
+            softmax (Grave et al. 2017); no original format can hold one. `None` for the plain softmax.
 
     Raises:
         ValueError: a field contradicts another; the message names the fields and values.
@@ -104,6 +106,7 @@ class ElmoConfig(PreTrainedConfig):
     scalar_mix_layer_norm_epsilon: float = 1e-12
     scalar_mix_l2: float | int = 0.0
     representation_dropout: float | int = 0.5
+    softmax_cutoffs: list[int] | None = None
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
