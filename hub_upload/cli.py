@@ -1,0 +1,114 @@
+"""`elmo-hub`: convert original ELMo checkpoints, export them again, and check that nothing was lost."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from elmo_hf import __version__
+
+from .convert import convert
+from .errors import CheckpointError
+from .export import export
+from .verify import TOLERANCE, verify
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    main_parser = argparse.ArgumentParser(prog="elmo-hub", description=__doc__)
+    main_parser.add_argument("--version", action="version", version=__version__)
+    commands = main_parser.add_subparsers(dest="command", required=True)
+
+    command = commands.add_parser("convert", help="an original checkpoint to a Transformers folder")
+    command.add_argument("source", type=Path, help="folder, ZIP, model.tar.gz, *.hdf5, or prefix of a TF checkpoint")
+    command.add_argument("output", type=Path, help="folder to make")
+    command.add_argument("--options", type=Path, help="options.json, if it is not beside the weights")
+    command.add_argument("--weights", type=Path, help="weight file, if it is not to be guessed")
+    command.add_argument("--vocabulary", type=Path, help="vocabulary, one word a line, plain or gzipped")
+    command.add_argument("--softmax", type=Path, help="HDF5 file with softmax/W and softmax/b")
+    command.add_argument("--without-vocabulary", action="store_true", help="leave vocabulary and softmax out")
+    command.add_argument("--without-softmax", action="store_true", help="leave the softmax out")
+    command.add_argument(
+        "--remote-code",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="put the code into the folder, for trust_remote_code=True where elmo-hf is missing",
+    )
+    command.add_argument("--force", action="store_true", help="replace a model folder at the output")
+
+    command = commands.add_parser("export", help="a Transformers folder to options.json and HDF5")
+    command.add_argument("folder", type=Path, help="Transformers folder")
+    command.add_argument("output", type=Path, help="folder to make")
+    command.add_argument("--force", action="store_true", help="replace a model folder at the output")
+
+    command = commands.add_parser("verify", help="compare a folder with the checkpoint it was made from")
+    command.add_argument("folder", type=Path, help="Transformers folder")
+    command.add_argument("--against", type=Path, required=True, metavar="SOURCE", help="the original checkpoint")
+    command.add_argument("--options", type=Path, help="options.json, if it is not beside the weights")
+    command.add_argument("--weights", type=Path, help="weight file, if it is not to be guessed")
+    command.add_argument("--sentences", type=Path, help="tokenised sentences, one a line, instead of built-in ones")
+    command.add_argument("--tolerance", type=float, default=TOLERANCE, help="default: %(default)g")
+    return main_parser
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    report = convert(
+        arguments.source,
+        arguments.output,
+        options=arguments.options,
+        weights=arguments.weights,
+        vocabulary=arguments.vocabulary,
+        softmax=arguments.softmax,
+        without_vocabulary=arguments.without_vocabulary,
+        without_softmax=arguments.without_softmax,
+        remote_code=arguments.remote_code,
+        force=arguments.force,
+    )
+    print(report.source)
+    print(
+        f"{report.tensors} tensors, {report.parameters:,} values, {report.vocab_size:,} word ids -> "
+        f"{report.architecture} in {report.output}"
+    )
+    _print_notes(report.notes)
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    report = export(arguments.folder, arguments.output, force=arguments.force)
+    print(f"{report.tensors} tensors -> {report.output}: {', '.join(report.files)}")
+    _print_notes(report.notes)
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    sentences = None
+    if arguments.sentences is not None:
+        sentences = [line.split() for line in arguments.sentences.read_text(encoding="utf-8").splitlines()]
+    report = verify(
+        arguments.folder,
+        arguments.against,
+        sentences=sentences,
+        tolerance=arguments.tolerance,
+        options=arguments.options,
+        weights=arguments.weights,
+    )
+    print(f"{report.source}; {report.sentences} sentences; largest absolute differences:")
+    for layer, (alone, carried) in enumerate(zip(report.differences, report.carried, strict=True)):
+        print(f"layer {layer}: {alone:.2e} from zero state, {carried:.2e} with carried state")
+    print(f"{'passed' if report.passed else 'FAILED'}: {report.largest:.2e}, tolerance {report.tolerance:g}")
+    return 0 if report.passed else 1
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"note: {note}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, 1 for a failed verification, 2 for an error."""
+    parsed = parser().parse_args(arguments)
+    try:
+        return {"convert": _convert, "export": _export, "verify": _verify}[parsed.command](parsed)
+    except (CheckpointError, OSError, UnicodeDecodeError) as error:
+        print(f"elmo-hub: error: {error}", file=sys.stderr)
+        return 2

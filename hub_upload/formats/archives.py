@@ -1,0 +1,119 @@
+"""ZIP and tar archives from strangers, unpacked safely: no paths outside, no links, no bombs."""
+
+import gzip
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from ..errors import CheckpointError
+
+# Weights hardly compress. What unfolds to more than this many times its size, and more than a gigabyte, is no model.
+MAX_RATIO = 20
+SMALL = 1 << 30
+
+
+def _limit(archive: Path) -> int:
+    return max(SMALL, MAX_RATIO * archive.stat().st_size)
+
+
+def _safe_parts(name: str, archive: Path) -> tuple[str, ...]:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or (path.parts and ":" in path.parts[0]) or "\0" in name:
+        raise CheckpointError(f"{archive}: refusing the member {name!r}, which would be unpacked outside its folder")
+    return path.parts
+
+
+class _Unpacker:
+    """Writes members into a folder and counts what they unfold to, whatever their headers say."""
+
+    def __init__(self, archive: Path, folder: Path) -> None:
+        self.archive, self.folder, self.left = archive, folder, _limit(archive)
+
+    def write(self, parts: tuple[str, ...], content: IO[bytes]) -> None:
+        target = self.folder.joinpath(*parts)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as file:
+            while chunk := content.read(1 << 20):
+                self.count(len(chunk))
+                file.write(chunk)
+
+    def count(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise CheckpointError(
+                f"{self.archive}: unpacks to more than {_limit(self.archive)} bytes, which no model of its size does; "
+                "unpack it yourself if you trust it, and convert the folder"
+            )
+
+
+def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
+    """Unpack the regular files of a ZIP or (compressed) tar whose path `wanted` accepts, into an empty folder.
+
+    Raises:
+        CheckpointError: damaged, encrypted, a name that leaves the folder, two members of one name, or far more
+            content than the size of the archive explains.
+    """
+    unpacker = _Unpacker(archive, folder)
+    try:
+        if zipfile.is_zipfile(archive):
+            _unpack_zip(archive, unpacker, wanted)
+        else:
+            _unpack_tar(archive, unpacker, wanted)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, RuntimeError) as error:
+        raise CheckpointError(f"{archive}: damaged or encrypted archive ({error}); fetch it again") from error
+    except FileExistsError as error:
+        raise CheckpointError(f"{archive}: holds two members of the name {error.filename}") from None
+
+
+def _unpack_zip(archive: Path, unpacker: _Unpacker, wanted: Callable[[str], bool]) -> None:
+    with zipfile.ZipFile(archive) as file:
+        for member in file.infolist():
+            parts = _safe_parts(member.filename, archive)
+            # The upper half of the attributes is the Unix mode; 0o120000 is a symbolic link.
+            is_link = member.external_attr >> 16 & 0o170000 == 0o120000
+            if parts and not member.is_dir() and not is_link and wanted("/".join(parts)):
+                with file.open(member) as content:
+                    unpacker.write(parts, content)
+
+
+def _unpack_tar(archive: Path, unpacker: _Unpacker, wanted: Callable[[str], bool]) -> None:
+    with tarfile.open(archive, "r:*") as file:
+        for member in file:
+            parts = _safe_parts(member.name, archive)
+            content = file.extractfile(member) if member.isreg() and wanted("/".join(parts)) else None
+            if content is None:
+                # Skipping costs unpacking too.
+                unpacker.count(member.size if member.isreg() else 0)
+            else:
+                unpacker.write(parts, content)
+
+
+def is_tar(path: Path) -> bool:
+    """Whether the file is a tar archive, compressed or not."""
+    try:
+        return tarfile.is_tarfile(path)
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
+def gunzip(source: Path, target: Path) -> None:
+    """Unpack one gzip file within the same bounds.
+
+    Raises:
+        CheckpointError: damaged, or unfolds to far too much.
+    """
+    unpacker = _Unpacker(source, target.parent)
+    try:
+        with gzip.open(source, "rb") as content:
+            unpacker.write((target.name,), content)  # type: ignore[arg-type]
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise CheckpointError(f"{source}: damaged gzip file ({error}); fetch it again") from error
+
+
+def single_root(folder: Path) -> Path:
+    """`folder`, or the only folder in it if it holds nothing else: archives are packed both ways."""
+    entries = list(folder.iterdir())
+    return entries[0] if len(entries) == 1 and entries[0].is_dir() else folder

@@ -1,0 +1,146 @@
+"""What is this? Recognise a checkpoint by its content and open it."""
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+
+from ..errors import CheckpointError
+from ..options import is_word_model, read_json
+from . import allennlp_archive, nlpl
+from .archives import gunzip, is_tar, single_root, unpack
+from .bilm_hdf5 import bilm_tensors, content_of, refuse_unsupported
+from .nlpl import ModelFiles
+from .source import Source
+from .tensorflow_checkpoint import is_checkpoint_prefix, tensorflow_tensors
+
+
+@contextmanager
+def open_source(
+    source: Path,
+    *,
+    options: Path | None = None,
+    weights: Path | None = None,
+    vocabulary: Path | None = None,
+    softmax: Path | None = None,
+) -> Iterator[Source]:
+    """Open an original checkpoint for reading; what was unpacked for it vanishes when the block ends.
+
+    Args:
+        source: Folder, archive, weight file, or prefix of a TensorFlow checkpoint.
+        options, weights, vocabulary, softmax: Files that are elsewhere or not to be guessed.
+
+    Raises:
+        CheckpointError: missing, damaged, not recognised, or recognised and not supported.
+    """
+    for given in (options, weights, vocabulary, softmax):
+        if given is not None and not given.is_file() and not is_checkpoint_prefix(given):
+            raise CheckpointError(f"{given}: no such file")
+    # The result of an AllenNLP training run.
+    archive = source / "model.tar.gz"
+    if archive.is_file() and weights is None and allennlp_archive.weights_of_folder(source) is None:
+        source = archive
+    given_files = ModelFiles(weights=weights, options=options, vocabulary=vocabulary, softmax=softmax)
+    with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="elmo-hub-") as scratch:
+        try:
+            opened = _open(source, given_files, stack, Path(scratch))
+            if opened.vocabulary is not None and opened.vocabulary.suffix == ".gz":
+                plain = Path(scratch) / "unpacked-vocabulary.txt"
+                gunzip(opened.vocabulary, plain)
+                opened = replace(opened, vocabulary=plain)
+            yield opened
+        except CheckpointError as error:
+            # The user knows the archive, not where it was unpacked.
+            raise CheckpointError(str(error).replace(str(Path(scratch, "archive")), str(source))) from error
+
+
+def _open(source: Path, given: ModelFiles, stack: ExitStack, scratch: Path) -> Source:
+    if source.is_dir():
+        return _open_folder(source, given, stack)
+    if is_checkpoint_prefix(source):
+        return _open_bilm(nlpl.files_of_weights(source, given), stack)
+    if not source.exists():
+        raise CheckpointError(f"{source}: no such file or folder")
+    if source.suffix == ".index" and is_checkpoint_prefix(source.with_suffix("")):
+        return _open_bilm(nlpl.files_of_weights(source.with_suffix(""), given), stack)
+    if h5py.is_hdf5(source) or source.suffix in (".hdf5", ".h5"):
+        return _open_bilm(nlpl.files_of_weights(source, given), stack)
+    if source.suffix == ".th":
+        return allennlp_archive.open_allennlp(source.parent, source, given.options)
+    # A tar first: one may hold a stored ZIP near its end, by which it would pass for a ZIP.
+    for is_archive, wanted in (
+        (is_tar, allennlp_archive.wanted_member),
+        (zipfile.is_zipfile, nlpl.wanted_member),
+    ):
+        if is_archive(source):
+            folder = scratch / "archive"
+            folder.mkdir()
+            unpack(source, folder, wanted)
+            return _open_folder(single_root(folder), given, stack)
+    raise CheckpointError(
+        f"{source}: not recognised: neither HDF5 weights, a TensorFlow checkpoint, a ZIP, nor an AllenNLP archive "
+        "(model.tar.gz); if it is one of them, it is damaged: fetch it again"
+    )
+
+
+def _open_folder(folder: Path, given: ModelFiles, stack: ExitStack) -> Source:
+    _refuse_other_folders(folder)
+    state_dict = allennlp_archive.weights_of_folder(folder) if given.weights is None else None
+    if state_dict is not None:
+        return allennlp_archive.open_allennlp(folder, state_dict, given.options)
+    if given.weights is not None and given.weights.suffix == ".th":
+        return allennlp_archive.open_allennlp(folder, given.weights, given.options)
+    return _open_bilm(nlpl.files_of_folder(folder, given), stack)
+
+
+def _refuse_other_folders(folder: Path) -> None:
+    """Recognise what is not to be converted, or not yet."""
+    if (folder / "encoder.pkl").is_file() and (folder / "token_embedder.pkl").is_file():
+        raise CheckpointError(f"{folder}: an ELMoForManyLangs model; not supported yet")
+    config = folder / "config.json"
+    if config.is_file():
+        try:
+            model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+        except (ValueError, AttributeError):
+            return  # Jsonnet, or nothing of ours: the readers will say.
+        if model_type is not None:
+            raise CheckpointError(
+                f"{folder}: a Transformers model already (model_type {model_type!r}); expected an original checkpoint"
+            )
+
+
+def _open_bilm(files: ModelFiles, stack: ExitStack) -> Source:
+    # Both are found, or an error was raised.
+    assert files.weights is not None
+    assert files.options is not None
+    if files.is_tensorflow:
+        tensors, layout = tensorflow_tensors(files.weights), "tensorflow"
+        refuse_unsupported(content_of(set(tensors)), str(files.weights))
+        if files.softmax is not None:
+            raise CheckpointError(
+                f"{files.weights}: a checkpoint brings its own softmax; leave --softmax {files.softmax} out"
+            )
+    else:
+        tensors, layout = bilm_tensors(files.weights, files.softmax, stack), "bilm-tf"
+    options = read_json(files.options)
+    if is_word_model(options):
+        raise CheckpointError(
+            f"{files.options}: describes a bilm-tf language model with word input (no `char_cnn`); not supported yet"
+        )
+    kind = "TensorFlow checkpoint of bilm-tf" if files.is_tensorflow else "bilm-tf weights"
+    parts = [files.weights, files.options, files.vocabulary, files.softmax]
+    return Source(
+        description=f"{kind}: {', '.join(part.name for part in parts if part is not None)}",
+        layout="tensorflow" if layout == "tensorflow" else "bilm-tf",
+        file=str(files.weights),
+        tensors=tensors,
+        options=options,
+        options_file=str(files.options),
+        vocabulary=files.vocabulary,
+        notes=list(files.notes),
+    )

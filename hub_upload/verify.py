@@ -1,0 +1,176 @@
+"""Does a converted folder give the numbers of the file it was made from?"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from elmo_hf import ElmoModel, ElmoState, ElmoTokenizer
+
+from .errors import CheckpointError
+from .export import read_config
+from .formats.detect import open_source
+from .formats.source import Source
+from .plain import PlainElmo, from_allennlp, from_bilm
+
+TOLERANCE = 1e-5
+
+# Short, long and odd words; boundaries spelled out are left to the tokenizer's options.
+SENTENCES = (
+    "The quick brown fox jumps over the lazy dog .".split(),
+    "Ms. Haag plays Elianti .".split(),
+    "I do n't know what you mean by ' glory , ' Alice said .".split(),
+    "Größe 東京 Ελλάδα naïve 🙂 1,234.56".split(),
+    ["Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenhersteller", "!"],
+    ["x"],
+    "Pierre Vinken , 61 years old , will join the board as a nonexecutive director Nov. 29 .".split(),
+)
+# Sizes of consecutive batches with carried state: the batch shrinks and grows.
+BATCH_SIZES = (3, 2, 4)
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """What `verify` found.
+
+    Attributes:
+        source: The format and files that were read.
+        differences: For each layer, words first, the largest absolute difference, each batch from zero state.
+        carried: The same with the state carried over batches that shrink and grow.
+        tolerance: The bound asked for.
+        sentences: Number of sentences compared.
+    """
+
+    source: str
+    differences: tuple[float, ...]
+    carried: tuple[float, ...]
+    tolerance: float
+    sentences: int
+
+    @property
+    def largest(self) -> float:
+        # max() would lose a NaN.
+        return float(np.max([*self.differences, *self.carried]))
+
+    @property
+    def passed(self) -> bool:
+        """Whether every difference is a number and within the tolerance."""
+        return math.isfinite(self.largest) and self.largest <= self.tolerance
+
+
+def verify(
+    folder: str | PathLike[str],
+    against: str | PathLike[str],
+    *,
+    sentences: Sequence[Sequence[str]] | None = None,
+    tolerance: float = TOLERANCE,
+    options: str | PathLike[str] | None = None,
+    weights: str | PathLike[str] | None = None,
+) -> VerificationReport:
+    """Recompute embeddings from an original checkpoint with a plain NumPy program and compare them with the model's.
+
+    The folder is used as a user would: its own tokenizer, then `ElmoModel`.
+
+    Args:
+        folder: A Transformers folder.
+        against: The checkpoint it was converted from, as for `convert`.
+        sentences: Lists of words; built-in ones if `None`.
+        tolerance: Largest absolute difference that passes.
+        options, weights: As for `convert`.
+
+    Raises:
+        CheckpointError: either side cannot be read, they differ in shape, or there is nothing to compare.
+    """
+    folder = Path(folder)
+    batch = [list(words) for words in (SENTENCES if sentences is None else sentences) if words]
+    if not batch:
+        raise CheckpointError("no sentence with a word in it: nothing to compare")
+    if not tolerance >= 0:
+        raise CheckpointError(f"tolerance {tolerance}: expected a number of at least 0")
+    given = [Path(path) if path is not None else None for path in (options, weights)]
+    config = read_config(folder)
+    try:
+        tokenizer = ElmoTokenizer.from_pretrained(folder)
+        model = ElmoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{folder}: cannot be loaded ({error})") from error
+    with open_source(Path(against), options=given[0], weights=given[1]) as source:
+        plain, width = plain_elmo(source)
+        sizes = (len(plain.cells) + 1, width)
+        if sizes != (config.num_hidden_layers + 1, config.hidden_size):
+            raise CheckpointError(
+                f"{folder} has {config.num_hidden_layers + 1} layers of width {config.hidden_size}, {against} has "
+                f"{sizes[0]} of width {sizes[1]}: not the same model"
+            )
+        differences = _compare(model, tokenizer, plain, [batch], carry=False)
+        carried = _compare(model, tokenizer, plain, _batches(batch), carry=True)
+    return VerificationReport(source.description, differences, carried, tolerance, len(batch))
+
+
+def plain_elmo(source: Source) -> tuple[PlainElmo, int]:
+    """The independent implementation over an open source, and the width of its layers.
+
+    Raises:
+        CheckpointError: the tensors do not fit the options, or each other.
+    """
+    assert source.options is not None
+
+    def read(name: str) -> np.ndarray:
+        if name not in source.tensors:
+            raise CheckpointError(f"{source.file}: missing {name!r}")
+        return source.tensors[name].read().astype(np.float64)
+
+    make = from_allennlp if source.layout == "allennlp" else from_bilm
+    try:
+        plain = make(set(source.tensors), read, source.options)
+        # Every matrix is used once here, so that wrong sizes show before the comparison.
+        return plain, plain.embed([[""]])[0].shape[-1]
+    except CheckpointError:
+        raise
+    except (LookupError, TypeError, ValueError, StopIteration) as error:
+        raise CheckpointError(
+            f"{source.file} does not fit {source.options_file} ({type(error).__name__}: {error}); convert it to see "
+            "what is wrong"
+        ) from error
+
+
+def _batches(sentences: list[list[str]]) -> list[list[list[str]]]:
+    """Consecutive batches of the sizes in `BATCH_SIZES`, starting over at the end."""
+    endless = sentences * (1 + sum(BATCH_SIZES) // len(sentences))
+    batches, start = [], 0
+    for size in BATCH_SIZES:
+        batches.append(endless[start : start + size])
+        start += size
+    return batches
+
+
+@torch.no_grad()
+def _compare(
+    model: ElmoModel, tokenizer: ElmoTokenizer, plain: PlainElmo, batches: list[list[list[str]]], carry: bool
+) -> tuple[float, ...]:
+    """Largest difference of each layer over all batches and all words, boundaries included."""
+    largest = np.zeros(len(plain.cells) + 1)
+    state: ElmoState | None = None
+    plain.state.clear()
+    for batch in batches:
+        encoding = tokenizer(batch, is_split_into_words=True, padding=True, return_tensors="pt")
+        output = model(**encoding, initial_state=state, return_state=True, output_hidden_states=True)
+        layers = torch.stack(output.hidden_states).double().numpy()  # [layers, batch, words, 2P]
+        for row, expected in enumerate(plain.embed(batch)):
+            found = layers[:, row, encoding["attention_mask"][row].bool().numpy()]
+            if found.shape != expected.shape:
+                raise CheckpointError(
+                    f"the tokenizer makes {found.shape[1]} words of {' '.join(batch[row])!r}, expected "
+                    f"{expected.shape[1]} with the boundaries"
+                )
+            # np.maximum keeps NaN, which max() would lose.
+            largest = np.maximum(largest, np.abs(found - expected).max(axis=(1, 2)))
+        if carry:
+            state = output.state
+        else:
+            plain.state.clear()
+    return tuple(float(value) for value in largest)

@@ -1,0 +1,78 @@
+"""Sources are recognised by content, and refused by name."""
+
+import json
+import os
+import tempfile
+import zipfile
+
+import pytest
+
+from hub_upload import CheckpointError
+from hub_upload.formats.detect import open_source
+
+from ..checkpoints import VOCABULARY, options, write_bilm, zip_folder
+
+
+def refuse(source, message, **files):
+    with pytest.raises(CheckpointError, match=message), open_source(source, **files):
+        pass
+
+
+def test_layouts(reference, tmp_path):
+    with open_source(reference / "bilm_tf") as source:
+        assert source.layout == "bilm-tf"
+        assert source.options["lstm"]["dim"] == 64
+        assert source.vocabulary is None
+    write_bilm(tmp_path / "m", vocabulary=VOCABULARY)
+    with open_source(tmp_path / "m" / "weights.hdf5") as source:
+        assert source.vocabulary == tmp_path / "m" / "vocab.txt"
+
+
+def test_unpacked_files_vanish(tmp_path, monkeypatch):
+    write_bilm(tmp_path / "m")
+    zip_folder(tmp_path / "m", tmp_path / "m.zip")
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    with open_source(tmp_path / "m.zip") as source:
+        assert source.tensors["char_embed"].read().shape == (261, 3)
+        assert os.listdir(tmp_path / "scratch")
+    assert not os.listdir(tmp_path / "scratch")
+    with pytest.raises(RuntimeError, match="later"), open_source(tmp_path / "m.zip"):
+        raise RuntimeError("later")
+    assert not os.listdir(tmp_path / "scratch")
+
+
+def test_errors_name_the_archive_and_not_where_it_was_unpacked(tmp_path):
+    write_bilm(tmp_path / "m")
+    (tmp_path / "m" / "options.json").write_text("{")
+    zip_folder(tmp_path / "m", tmp_path / "m.zip")
+    refuse(tmp_path / "m.zip", rf"^{tmp_path}/m\.zip/options\.json: not valid JSON")
+
+
+def test_kinds_that_are_not_supported_yet(reference, tmp_path):
+    for name in ("char_only", "word_and_char"):
+        refuse(reference / "elmoformanylangs" / name, "an ELMoForManyLangs model; not supported yet")
+    folder = reference / "bilm_tf_checkpoint"
+    refuse(folder / "dumped_one_layer.hdf5", "word input", options=folder / "one_layer_options.json")
+    values = options()
+    del values["char_cnn"]
+    write_bilm(tmp_path / "m")
+    (tmp_path / "m" / "options.json").write_text(json.dumps(values))
+    refuse(tmp_path / "m", "describes a bilm-tf language model with word input")
+    zip_folder(reference / "elmoformanylangs" / "char_only", tmp_path / "efml.zip")
+    refuse(tmp_path / "efml.zip", r"efml\.zip: an ELMoForManyLangs model")
+
+
+def test_wrong_files(tmp_path):
+    refuse(tmp_path / "absent", "no such file or folder")
+    (tmp_path / "text").write_text("hello")
+    refuse(tmp_path / "text", "not recognised")
+    (tmp_path / "empty.hdf5").touch()
+    refuse(tmp_path / "empty.hdf5", "not a complete HDF5 file", options=tmp_path / "text")
+    refuse(tmp_path, "no such file", options=tmp_path / "absent.json")
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_text('{"model_type": "elmo"}')
+    refuse(tmp_path / "hf", "a Transformers model already")
+    with zipfile.ZipFile(tmp_path / "nothing.zip", "w") as file:
+        file.writestr("README.md", "x")
+    refuse(tmp_path / "nothing.zip", "no ELMo model in it")

@@ -1,0 +1,59 @@
+"""The command line: parse, call, print."""
+
+import subprocess
+import sys
+
+import pytest
+
+from hub_upload.cli import main
+
+from .checkpoints import VOCABULARY, write_bilm
+
+
+def test_the_whole_way(tmp_path, capsys):
+    write_bilm(tmp_path / "source", vocabulary=VOCABULARY)
+    source, folder, back = (str(tmp_path / name) for name in ("source", "folder", "back"))
+    assert main(["convert", source, folder]) == 0
+    assert "ElmoForPreTraining in" in capsys.readouterr().out
+    assert main(["verify", folder, "--against", source]) == 0
+    output = capsys.readouterr().out
+    assert output.count("layer ") == 3
+    assert "passed: " in output
+    assert main(["export", folder, back]) == 0
+    assert "weights.hdf5" in capsys.readouterr().out
+    (tmp_path / "text").write_text("A sentence .\n\nÜber\n", encoding="utf-8")
+    assert main(["verify", folder, "--against", back, "--sentences", str(tmp_path / "text")]) == 0
+    assert "2 sentences" in capsys.readouterr().out
+    assert main(["verify", folder, "--against", back, "--tolerance", "0"]) == 1
+    assert "FAILED: " in capsys.readouterr().out
+    assert main(["convert", back, folder, "--force", "--no-remote-code", "--without-softmax"]) == 0
+    assert not list((tmp_path / "folder").glob("*.py"))
+
+
+def test_errors_are_one_line_and_a_status(tmp_path, capsys):
+    assert main(["convert", str(tmp_path / "absent"), str(tmp_path / "out")]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"elmo-hub: error: {tmp_path / 'absent'}: no such file or folder\n"
+    assert not captured.out
+    assert main(["verify", "a", "--against", "b", "--sentences", str(tmp_path / "absent")]) == 2
+
+
+def test_usage(capsys):
+    for arguments in (["--help"], ["--version"], ["convert", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+
+
+def test_runs_as_a_module_and_leaves_tensorflow_alone():
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['elmo-hub', '--version']\n"
+        "try:\n    runpy.run_module('hub_upload', run_name='__main__')\n"
+        "except SystemExit as stop:\n    sys.exit(stop.code or int('tensorflow' in sys.modules))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip()
