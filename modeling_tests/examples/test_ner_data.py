@@ -1,0 +1,191 @@
+"""Reading corpora: every form, and every way in which a file can be wrong."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+
+from ner_data import Columns, CorpusError, Sentence, label_set, read_dataset, read_file, windows
+
+COLUMNS = Columns()
+SENTENCES = [
+    Sentence(["Ada", "Lovelace", "sleeps", "."], ["B-PER", "I-PER", "O", "O"]),
+    Sentence(["Oslo"], ["B-LOC"]),
+]
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+CONLL = {
+    "tabs": "Ada\tB-PER\nLovelace\tI-PER\nsleeps\tO\n.\tO\n\nOslo\tB-LOC\n",
+    "spaces": "Ada B-PER\nLovelace   I-PER\nsleeps O\n. O\n\nOslo B-LOC\n",
+    "no newline at the end": "Ada\tB-PER\nLovelace\tI-PER\nsleeps\tO\n.\tO\n\nOslo\tB-LOC",
+    "many blank lines": "\n\nAda\tB-PER\nLovelace\tI-PER\nsleeps\tO\n.\tO\n\n  \n\nOslo\tB-LOC\n\n\n",
+    "documents": "-DOCSTART- O\n\nAda B-PER\nLovelace I-PER\nsleeps O\n. O\n-DOCSTART- O\nOslo B-LOC\n",
+    "Windows": "\ufeffAda\tB-PER\r\nLovelace\tI-PER\r\nsleeps\tO\r\n.\tO\r\n\r\nOslo\tB-LOC\r\n",
+}
+
+
+@pytest.mark.parametrize("text", CONLL.values(), ids=CONLL)
+def test_conll(tmp_path: Path, text: str) -> None:
+    assert read_file(write(tmp_path / "a.conll", text), COLUMNS) == SENTENCES
+
+
+def test_conll_columns(tmp_path: Path) -> None:
+    path = write(tmp_path / "conll2003.txt", "1 Oslo NNP I-NP B-LOC _\n2 sleeps VBZ I-VP O _\n")
+    assert read_file(path, Columns(word=1, tag=-2)) == [Sentence(["Oslo", "sleeps"], ["B-LOC", "O"])]
+    assert read_file(path, Columns(word=1, tag=4)) == [Sentence(["Oslo", "sleeps"], ["B-LOC", "O"])]
+
+
+def test_conll_words_may_look_like_anything(tmp_path: Path) -> None:
+    words = ["#tag", "New York", "\u2028", "l\u00edne\x85", "-", "O", '"', "\U0001f600", "a\x00b"]
+    words[2] = "a\u2028b"  # a line separator of Unicode is no line's end here
+    text = "".join(f"{word}\tO\n" for word in words)
+    assert read_file(write(tmp_path / "a.tsv", text), COLUMNS)[0].words == [word.strip() for word in words]
+
+
+def test_json(tmp_path: Path) -> None:
+    records = [{"id": i, "tokens": words, "ner_tags": tags} for i, (words, tags) in enumerate(SENTENCES)]
+    lines = "\n".join(map(json.dumps, records)) + "\n\n"
+    assert read_file(write(tmp_path / "a.jsonl", lines), COLUMNS) == SENTENCES
+    assert read_file(write(tmp_path / "a.json", json.dumps(records, indent=1)), COLUMNS) == SENTENCES
+
+
+def test_json_columns_and_integer_tags(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", json.dumps({"words": ["Oslo", "sleeps"], "tags": [1, 0]}))
+    columns = Columns(tokens="words", ner_tags="tags", tag_names=["O", "B-LOC"])
+    assert read_file(path, columns) == [Sentence(["Oslo", "sleeps"], ["B-LOC", "O"])]
+
+
+BAD_CONLL = {
+    "empty": ("", r"a\.conll: holds no sentence"),
+    "only blank lines": ("\n\n \n-DOCSTART- O\n", r"a\.conll: holds no sentence"),
+    "no tag": ("Oslo\tB-LOC\nsleeps\n", r"a\.conll:2: 'sleeps' has no tag; expected a word and a tag"),
+    "no column": ("Oslo\tB-LOC\n\nsleeps\tVBZ\tO\n", r"a\.conll:3: .* has 3 columns and line 1 has 2"),
+    "a space in a word": ("New York B-LOC\nsleeps O\n", r"a\.conll:2: .* has 2 columns and line 1 has 3"),
+    "an empty word": ("\tO\n", r"a\.conll:1: word '' is empty; take it out together with its tag"),
+    "an empty tag": ("Oslo\t\n", r"a\.conll:1: tag ''; expected O or a prefix"),
+    "not a tag": ("Oslo\tNNP\n", r"a\.conll:1: tag 'NNP'; expected O or a prefix .* --tag_column"),
+    "an unknown prefix": ("Oslo\tX-LOC\n", r"a\.conll:1: tag 'X-LOC'; expected"),
+    "not UTF-8": (b"Oslo\tB-LOC\nM\xfcnchen\tB-LOC\n", r"a\.conll:2: not UTF-8 \(byte 0xfc\); convert it"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_CONLL.values(), ids=BAD_CONLL)
+def test_bad_conll(tmp_path: Path, text: str | bytes, message: str) -> None:
+    with pytest.raises(CorpusError, match=message):
+        read_file(write(tmp_path / "a.conll", text), COLUMNS)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"none\.conll: cannot be read \(No such file"):
+        read_file(tmp_path / "none.conll", COLUMNS)
+    with pytest.raises(CorpusError, match=r"cannot be read \(Is a directory"):
+        read_file(tmp_path, COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (Columns(word=2), r"a\.conll:1: no column 2 among 2; choose another with --word_column"),
+        (Columns(tag=5), r"a\.conll:1: no column 5 among 2; choose another with --tag_column"),
+        (Columns(tag=-3), r"no column -3"),
+    ],
+)
+def test_column_that_is_not_there(tmp_path: Path, columns: Columns, message: str) -> None:
+    with pytest.raises(CorpusError, match=message):
+        read_file(write(tmp_path / "a.conll", "Oslo\tB-LOC\n"), columns)
+
+
+@pytest.mark.parametrize("name", ["a.conll", "a.jsonl"])
+def test_tag_that_the_training_data_lacks(tmp_path: Path, name: str) -> None:
+    text = "Ada\tB-PER\nOslo\tB-LOC\n" if name == "a.conll" else '\n{"tokens": ["Oslo"], "ner_tags": ["B-LOC"]}'
+    with pytest.raises(CorpusError, match=rf"{name}:2: tag 'B-LOC' is not among the tags O, B-PER, I-PER; .*--labels"):
+        read_file(write(tmp_path / name, text), COLUMNS, ["O", "B-PER", "I-PER"])
+
+
+BAD_JSON = {
+    "not JSON": ("a.jsonl", '{"tokens": ["Oslo"], "ner_tags": ["O"]}\n{"tokens"', r"a\.jsonl:2: not JSON"),
+    "cut off": ("a.json", '[{"tokens": ["Oslo"]', r"a\.json: not JSON .*expected a list of records"),
+    "an object": ("a.json", "{}", r"a\.json: holds a JSON dict; expected a list of records"),
+    "no records": ("a.json", "[]", r"a\.json: holds no sentence"),
+    "not an object": ("a.jsonl", "[1]", r"a\.jsonl:1: a list; expected an object"),
+    "no words": ("a.jsonl", '{"ner_tags": ["O"]}', r"a\.jsonl:1: no list 'tokens' among 'ner_tags'; .*--tokens_column"),
+    "no tags": ("a.jsonl", '{"tokens": ["a"]}', r"a\.jsonl:1: no list 'ner_tags' .*--ner_tags_column"),
+    "words are a string": ("a.jsonl", '{"tokens": "a b", "ner_tags": ["O"]}', r"no list 'tokens'"),
+    "too few tags": ("a.jsonl", '{"tokens": ["a", "b"], "ner_tags": ["O"]}', r"a\.jsonl:1: 2 words and 1 tags"),
+    "an empty sentence": (
+        "a.jsonl",
+        '{"tokens": [], "ner_tags": []}',
+        r"0 words and 0 tags; expected one word",
+    ),
+    "a blank word": ("a.jsonl", '{"tokens": [" "], "ner_tags": ["O"]}', r"word ' ' is empty"),
+    "a number as word": ("a.jsonl", '{"tokens": [3], "ner_tags": ["O"]}', r"word 3 is empty"),
+    "numbers without names": ("a.jsonl", '{"tokens": ["a"], "ner_tags": [0]}', r"tag 0 is a number; .*--labels"),
+    "a bad tag": ("a.json", '[{"tokens": ["a"], "ner_tags": ["LOC"]}]', r"a\.json: record 0: tag 'LOC'"),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "message"), BAD_JSON.values(), ids=BAD_JSON)
+def test_bad_json(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(CorpusError, match=message):
+        read_file(write(tmp_path / name, text), COLUMNS)
+
+
+@pytest.mark.parametrize("tag", [2, -1])
+def test_integer_tag_out_of_range(tmp_path: Path, tag: int) -> None:
+    path = write(tmp_path / "a.jsonl", json.dumps({"tokens": ["a"], "ner_tags": [tag]}))
+    with pytest.raises(CorpusError, match=f"tag {tag} is no position among the 2 tags O, B-LOC"):
+        read_file(path, Columns(tag_names=["O", "B-LOC"]))
+
+
+def dataset_with(tags: list[int] | list[str], feature: object) -> datasets.Dataset:
+    features = datasets.Features({"tokens": datasets.List(datasets.Value("string")), "ner_tags": feature})
+    return datasets.Dataset.from_dict({"tokens": [["Oslo", "sleeps"]], "ner_tags": [tags]}, features=features)
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        dataset_with([1, 0], datasets.List(datasets.ClassLabel(names=["O", "B-LOC"]))),
+        dataset_with(["B-LOC", "O"], datasets.List(datasets.Value("string"))),
+    ],
+    ids=["numbers", "strings"],
+)
+def test_dataset(dataset: datasets.Dataset) -> None:
+    # The order of the labels is the model's and need not be the dataset's.
+    assert read_dataset(dataset, "x", COLUMNS, ["B-LOC", "O"]) == [Sentence(["Oslo", "sleeps"], ["B-LOC", "O"])]
+    with pytest.raises(CorpusError, match=r"x: record 0: tag 'B-LOC' is not among the tags O"):
+        read_dataset(dataset, "x", COLUMNS, ["O"])
+    with pytest.raises(CorpusError, match=r"x: record 0: no list 'words' among 'tokens', 'ner_tags'"):
+        read_dataset(dataset, "x", Columns(tokens="words"))
+    with pytest.raises(CorpusError, match="x: holds no sentence"):
+        read_dataset(dataset.select([]), "x", COLUMNS)
+
+
+def test_label_set_is_closed_under_prefixes() -> None:
+    assert label_set(SENTENCES) == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+    bioes = [Sentence(["a", "b", "c"], ["S-PER", "B-LOC", "E-LOC"])]
+    assert label_set(bioes) == ["O", "B-LOC", "E-LOC", "S-LOC", "B-PER", "E-PER", "S-PER"]
+    assert label_set([Sentence(["a"], ["O"])]) == ["O"]
+
+
+@pytest.mark.parametrize("total", range(1, 14))
+@pytest.mark.parametrize(("max_words", "stride"), [(1, 0), (4, 0), (4, 1), (4, 3), (100, 2)])
+def test_windows_keep_every_label_once(total: int, max_words: int, stride: int) -> None:
+    words = [str(i) for i in range(total)]
+    tags = [f"B-{i}" for i in range(total)]
+    parts = list(windows(Sentence(words, tags), max_words, stride))
+    assert all(len(part.words) == len(part.tags) <= max_words for part in parts)
+    labelled = [pair for part in parts for pair in zip(part.words, part.tags) if pair[1] is not None]
+    assert labelled == list(zip(words, tags))
+    assert all(part.tags.count(None) == (stride if index else 0) for index, part in enumerate(parts))
+    assert all(any(tag is not None for tag in part.tags) for part in parts)
+
+
+def test_windows_without_a_limit() -> None:
+    assert [tuple(part) for part in windows(SENTENCES[0], None)] == [tuple(SENTENCES[0])]

@@ -1,0 +1,476 @@
+"""`examples/run_ner.py` from end to end on a tiny model: files, resuming, freezing, learning rates, pipelines."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
+
+import run_ner
+from elmo_hf import ElmoConfig, ElmoForTokenClassification, ElmoModel, ElmoTokenizer
+from elmo_hf.metrics import Seqeval
+from ner_corpus import generate, write_conll
+from ner_data import IGNORED_LABEL, Columns, CorpusError, Sentence, encode, label_set, read_file
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = {
+    "character_embedding_size": 6,
+    "character_filters": [[1, 12], [2, 16], [3, 16]],
+    "max_characters_per_word": 20,
+    "projection_size": 16,
+    "cell_size": 24,
+    "representation_dropout": 0.1,
+}
+SIZES = {"train": 200, "validation": 20, "test": 20}
+
+
+class Run(NamedTuple):
+    output: Path
+    metrics: dict[str, float]
+    argv: list[str]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    for split, count in SIZES.items():
+        write_conll(generate(split, count), folder / f"{split}.conll")
+    return folder
+
+
+def options(corpus: Path, output: Path, *more: str, start: Sequence[str] = ("--preset", "small")) -> list[str]:
+    """A run of everything: train, evaluate every epoch, predict."""
+    files = [part for split in SIZES for part in (f"--{split}_file", str(corpus / f"{split}.conll"))]
+    if start[0] == "--preset":
+        start = (*start, "--config_overrides", json.dumps(TINY))
+    fixed = "--do_train --do_eval --do_predict --disable_tqdm true --use_cpu --learning_rate 2e-2"
+    batches = "--per_device_train_batch_size 8 --num_train_epochs 6"
+    return [*start, *files, "--output_dir", str(output), *fixed.split(), *batches.split(), *more]
+
+
+@pytest.fixture(scope="module")
+def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    output = tmp_path_factory.mktemp("run")
+    argv = options(corpus, output, "--save_total_limit", "9")
+    return Run(output, run_ner.main(argv), argv)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def is_bilm(name: str) -> bool:
+    return name.startswith(("elmo.embeddings.", "elmo.encoder."))
+
+
+def predictions_of(output: Path) -> list[list[tuple[str, ...]]]:
+    """(word, gold tag, predicted tag) of each word of each sentence."""
+    blocks = (output / "predictions.conll").read_text(encoding="utf-8").strip().split("\n\n")
+    return [[tuple(line.split("\t")) for line in block.split("\n")] for block in blocks]
+
+
+def test_output_folder(run: Run) -> None:
+    names = {path.name for path in run.output.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"} <= names
+    assert {"train_results.json", "eval_results.json", "test_results.json", "all_results.json"} <= names
+    assert (run.output / "training_curve.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert not [name for name in names if name.endswith(".part")]
+    results = json.loads((run.output / "all_results.json").read_text())
+    assert results["test_f1"] == run.metrics["test_f1"]
+
+
+def test_predictions_cover_the_test_file_and_give_the_score(run: Run, corpus: Path) -> None:
+    sentences = read_file(corpus / "test.conll", Columns())
+    rows = predictions_of(run.output)
+    assert [Sentence([word for word, _, _ in s], [gold for _, gold, _ in s]) for s in rows] == sentences
+    scores = Seqeval().compute(
+        predictions=[[tag for _, _, tag in s] for s in rows], references=[gold for _, gold in sentences]
+    )
+    for name in ("precision", "recall", "f1", "accuracy"):
+        assert run.metrics[f"test_{name}"] == scores[f"overall_{name}"]
+
+
+def test_it_learns_and_ends_with_the_best_epoch(run: Run) -> None:
+    history = json.loads((run.output / "trainer_state.json").read_text())["log_history"]
+    losses = [row["loss"] for row in history if "loss" in row]
+    f1 = [row["eval_f1"] for row in history if "eval_f1" in row]
+    assert losses[-1] < 0.5 * losses[0]
+    assert run.metrics["eval_f1"] == max(f1[:6]) > 0.3
+
+
+def test_saved_tagger_evaluates_alike(run: Run, corpus: Path, tmp_path: Path) -> None:
+    argv = ["--model_name_or_path", str(run.output), "--output_dir", str(tmp_path), "--disable_tqdm", "true"]
+    argv += ["--validation_file", str(corpus / "validation.conll"), "--test_file", str(corpus / "test.conll")]
+    metrics = run_ner.main([*argv, "--do_eval", "--do_predict", "--use_cpu"])
+    for name in ("eval_f1", "test_f1", "test_accuracy"):
+        assert metrics[name] == run.metrics[name]
+    for name in ("eval_loss", "test_loss"):
+        assert metrics[name] == pytest.approx(run.metrics[name], rel=1e-6)  # kernels may choose by memory alignment
+    assert predictions_of(tmp_path) == predictions_of(run.output)
+
+
+def test_resumed_run_equals_an_uninterrupted_one(run: Run, corpus: Path, tmp_path: Path) -> None:
+    # As if the process had died in the third epoch: only the first two checkpoints are there.
+    steps = sorted((int(path.name.split("-")[1]), path) for path in run.output.glob("checkpoint-*"))
+    for _, path in steps[:2]:
+        shutil.copytree(path, tmp_path / path.name)
+    metrics = run_ner.main(options(corpus, tmp_path, "--save_total_limit", "9"))
+    expected, resumed = weights(run.output), weights(tmp_path)
+    assert expected.keys() == resumed.keys()
+    for name in expected:
+        assert torch.equal(expected[name], resumed[name]), name  # bit for bit
+    assert metrics["test_f1"] == run.metrics["test_f1"]
+    assert metrics["train_loss"] != run.metrics["train_loss"], "the first two epochs ran again"
+
+
+def test_resume_can_be_chosen_or_refused(run: Run, tmp_path: Path) -> None:
+    def choice(value: str | None, folder: Path) -> str | None:
+        *_, args = run_ner.parse(["--preset", "small", "--do_predict", "--output_dir", str(folder)])
+        args.resume_from_checkpoint = value
+        return run_ner.checkpoint_to_resume(args)
+
+    last = max(run.output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert choice(None, run.output) == str(last)
+    assert choice("true", run.output) == str(last)
+    assert choice("false", run.output) is None
+    assert choice("elsewhere/checkpoint-3", run.output) == "elsewhere/checkpoint-3"
+    assert choice(None, tmp_path / "new") is None
+
+
+@pytest.fixture(scope="module")
+def bilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a biLM without a classifier."""
+    folder = tmp_path_factory.mktemp("bilm")
+    torch.manual_seed(5)
+    ElmoModel(ElmoConfig(**TINY)).save_pretrained(folder)
+    ElmoTokenizer(max_characters_per_word=TINY["max_characters_per_word"]).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("how", ["frozen", "rate 0", "rate 1e-4"])
+def test_bilm_of_a_checkpoint(how: str, bilm: Path, corpus: Path, tmp_path: Path) -> None:
+    more = {
+        "frozen": ["--freeze_bilm"],
+        "rate 0": ["--bilm_learning_rate", "0", "--weight_decay", "0.1"],
+        "rate 1e-4": ["--bilm_learning_rate", "1e-4"],
+    }[how]
+    start = ("--model_name_or_path", str(bilm))
+    run_ner.main(options(corpus, tmp_path, "--max_steps", "3", "--eval_strategy", "no", *more, start=start) + NO_BEST)
+    before, after = weights(bilm), weights(tmp_path)
+    assert {name for name in after if is_bilm(name)} == {f"elmo.{name}" for name in before if "mixes" not in name}
+    for name in after:
+        if is_bilm(name):
+            same = torch.equal(after[name], before[name.removeprefix("elmo.")])
+            assert same == (how != "rate 1e-4"), name
+    # Three steps at 2e-2 with Adam move every trained value by about 2e-2 a step.
+    mix = [name for name in after if "scalar_mixes" in name]
+    assert mix
+    assert all(not torch.equal(after[name], before[name.removeprefix("elmo.")]) for name in mix)
+
+
+NO_BEST = ["--load_best_model_at_end", "false", "--save_strategy", "no"]
+
+
+def parsed(*more: str) -> run_ner.NerTrainingArguments:
+    return run_ner.parse(["--preset", "small", "--do_train", "--output_dir", "unused", "--use_cpu", *more])[-1]
+
+
+def test_learning_rates_reach_their_parameters() -> None:
+    model = ElmoForTokenClassification(ElmoConfig(**TINY, num_labels=3))
+    args = parsed("--learning_rate", "1e-3", "--bilm_learning_rate", "1e-5", "--weight_decay", "0.1")
+    groups = run_ner.parameter_groups(model, args)
+    found = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(found) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        decay = 0.1 if parameter.ndim > 1 else 0.0
+        assert found[id(parameter)] == (1e-5 if is_bilm(name) else 1e-3, decay), name
+
+
+def test_one_learning_rate_by_default_and_no_group_for_a_frozen_bilm() -> None:
+    model = ElmoForTokenClassification(ElmoConfig(**TINY, num_labels=3))
+    assert {group["lr"] for group in run_ner.parameter_groups(model, parsed("--learning_rate", "2e-3"))} == {2e-3}
+    model.freeze_bilm()
+    groups = run_ner.parameter_groups(model, parsed("--bilm_learning_rate", "1e-5"))
+    trained = {name for name, p in model.named_parameters() for g in groups if any(p is q for q in g["params"])}
+    assert trained == {name for name, _ in model.named_parameters() if not is_bilm(name)}
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "sgd", "adafactor"])
+def test_optimizer_is_the_one_named(optim: str) -> None:
+    model = ElmoForTokenClassification(ElmoConfig(**TINY, num_labels=3))
+    args = parsed("--optim", optim, "--bilm_learning_rate", "1e-5")
+    optimizer = run_ner.make_optimizer(model, args)
+    assert type(optimizer).__name__.lower() == optim.removesuffix("_torch")
+    assert {group["lr"] for group in optimizer.param_groups} == {1e-5, args.learning_rate}
+
+
+def test_early_stopping(corpus: Path, tmp_path: Path) -> None:
+    more = ["--learning_rate", "0", "--early_stopping_patience", "2", "--num_train_epochs", "9"]
+    metrics = run_ner.main(options(corpus, tmp_path, *more))
+    assert metrics["epoch"] == 3.0  # the first evaluation is the best, the next two are not better
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "dataset", "dataset of numbers"])
+def test_other_forms_of_the_same_data(form: str, run: Run, corpus: Path, tmp_path: Path) -> None:
+    labels = label_set(read_file(corpus / "train.conll", Columns()))
+    feature = datasets.ClassLabel(names=labels) if form == "dataset of numbers" else datasets.Value("string")
+    features = datasets.Features(
+        {"tokens": datasets.List(datasets.Value("string")), "ner_tags": datasets.List(feature)}
+    )
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in SIZES:
+        records = [{"tokens": s.words, "ner_tags": s.tags} for s in read_file(corpus / f"{split}.conll", Columns())]
+        if form == "jsonl":
+            (data / f"{split}.jsonl").write_text("\n".join(map(json.dumps, records)))
+        elif form == "json":
+            (data / f"{split}.json").write_text(json.dumps(records))
+        else:
+            columns = {name: [record[name] for record in records] for name in features}
+            datasets.Dataset.from_dict(columns, features=features).to_parquet(data / f"{split}.parquet")
+    start = [
+        "--model_name_or_path",
+        str(run.output),
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--do_predict",
+        "--use_cpu",
+    ]
+    source = ["--dataset_name", str(data)] if "dataset" in form else ["--test_file", str(data / f"test.{form}")]
+    metrics = run_ner.main([*start, *source, "--disable_tqdm", "true"])
+    assert metrics["test_f1"] == run.metrics["test_f1"]
+    assert metrics["test_loss"] == pytest.approx(run.metrics["test_loss"], rel=1e-6)
+
+
+def test_options_from_a_json_file(run: Run, corpus: Path, tmp_path: Path) -> None:
+    given = {
+        "model_name_or_path": str(run.output),
+        "validation_file": str(corpus / "validation.conll"),
+        "output_dir": str(tmp_path / "out"),
+        "do_eval": True,
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    (tmp_path / "options.json").write_text(json.dumps(given))
+    assert run_ner.main([str(tmp_path / "options.json")])["eval_f1"] == run.metrics["eval_f1"]
+
+
+def test_long_sentences_train_in_windows(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    more = ["--max_words", "6", "--stride", "2", "--max_steps", "2", "--eval_strategy", "no"]
+    run_ner.main(options(corpus, tmp_path, *more) + NO_BEST)
+    assert "sentences are longer than 6 words and were cut into" in caplog.text
+    # Evaluation still reads whole sentences.
+    assert [len(s) for s in predictions_of(tmp_path)] == [
+        len(s.words) for s in read_file(corpus / "test.conll", Columns())
+    ]
+
+
+def test_encoded_labels_stand_at_their_words() -> None:
+    sentence = Sentence(
+        ["Ada", "Lovelace", "n't", "(Oslo)", "<UNK>", "</S>"], ["B-PER", "I-PER", "O", "B-LOC", "O", "O"]
+    )
+    label2id = {tag: index for index, tag in enumerate(label_set([sentence]))}
+    tokenizer = ElmoTokenizer()
+    whole = encode([sentence], tokenizer, label2id)[0]
+    assert whole["labels"] == [IGNORED_LABEL, *(label2id[tag] for tag in sentence.tags), IGNORED_LABEL]
+    assert len(whole["input_ids"]) == len(whole["character_ids"]) == len(whole["labels"])
+    reports: list[str] = []
+    parts = encode([sentence, sentence], tokenizer, label2id, max_words=4, stride=1, report=reports.append)
+    kept = [[label for label in row if label != IGNORED_LABEL] for row in parts["labels"]]
+    assert kept[0] + kept[1] == kept[2] + kept[3] == [label2id[tag] for tag in sentence.tags]
+    assert reports == [
+        "2 of 2 sentences are longer than 4 words and were cut into 4 windows with 1 words of overlap; every label is "
+        "kept once"
+    ]
+
+
+BAD_OPTIONS = {
+    "no model": ([], "give either --model_name_or_path .* or --preset"),
+    "two models": (["--preset", "small", "--model_name_or_path", "x"], "give either --model_name_or_path"),
+    "nothing to do": (["--preset", "small"], "nothing to do: give --do_train, --do_eval or --do_predict"),
+    "no training data": (["--preset", "small", "--do_train"], r"no train data; give --train_file"),
+    "no test data": (["--preset", "small", "--do_predict"], "no test data; give --test_file"),
+    "unknown field": (
+        ["--preset", "small", "--do_predict", "--config_overrides", '{"cell": 3}'],
+        "--config_overrides: ElmoConfig has no field 'cell'",
+    ),
+    "overrides are not JSON": (
+        ["--preset", "small", "--do_predict", "--config_overrides", "cell_size=3"],
+        r"--config_overrides 'cell_size=3': expected a JSON object",
+    ),
+    "unknown preset": (["--preset", "huge", "--do_predict"], "unknown preset 'huge'"),
+    "files and a dataset": (
+        ["--preset", "small", "--dataset_name", "x", "--test_file", "y"],
+        "give either --dataset_name",
+    ),
+    "stride": (
+        ["--preset", "small", "--max_words", "4", "--stride", "4"],
+        "--stride 4: expected 0 or more and less than",
+    ),
+}
+
+
+@pytest.mark.parametrize(("argv", "message"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
+def test_bad_options(argv: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_ner.main([*argv, "--output_dir", str(tmp_path), "--use_cpu"])
+
+
+def test_no_validation_data(corpus: Path, tmp_path: Path) -> None:
+    argv = [
+        "--preset",
+        "small",
+        "--do_train",
+        "--train_file",
+        str(corpus / "train.conll"),
+        "--output_dir",
+        str(tmp_path),
+    ]
+    with pytest.raises(CorpusError, match=r"no validation data; give --validation_file, or --eval_strategy no"):
+        run_ner.main([*argv, "--use_cpu"])
+
+
+def test_tags_that_the_checkpoint_does_not_know(run: Run, tmp_path: Path) -> None:
+    other = tmp_path / "other.conll"
+    other.write_text("Oslo\tB-CITY\nis\tO\n\nnice\tO\n")
+    argv = options(tmp_path, tmp_path / "out", start=("--model_name_or_path", str(run.output)))
+    argv = [str(other) if value.endswith(".conll") else value for value in argv]
+    with pytest.raises(CorpusError, match=r"other\.conll:1: tag 'B-CITY' is not among the tags O, B-LOC"):
+        run_ner.main(argv)
+    with pytest.raises(ValueError, match=r"--labels O B-CITY: the checkpoint has O B-LOC .*--new_classifier"):
+        run_ner.main([*argv, "--labels", "O", "B-CITY"])
+    run_ner.main([*argv, "--new_classifier", "--max_steps", "1", "--eval_strategy", "no", *NO_BEST])
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "out")
+    assert model.config.id2label == {0: "O", 1: "B-CITY"}
+
+
+def test_command_line_reports_a_bad_file_in_one_line(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.conll"
+    bad.write_text("Oslo\tB-LOC\nsleeps\n")
+    command = [sys.executable, str(ROOT / "examples/run_ner.py"), "--preset", "small", "--train_file", str(bad)]
+    command += ["--output_dir", str(tmp_path / "out"), "--do_train", "--use_cpu", "--eval_strategy", "no", *NO_BEST]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {bad}:2: 'sleeps' has no tag; expected a word and a tag")
+    assert "Traceback" not in done.stderr
+
+
+# ---- pipelines over the trained tagger
+
+TEXTS = [
+    "Thank you, Keiko!",
+    '"We are happy," said Dr. Kenneth Morales (of Voxeltel Inc.), who did n\'t fly to Kent.',
+    "  RT @user3:\tMiriam Eriksson\u2019s at\n\nNorth Beirut \U0001f600 right now !!  ",
+    "O'Brien-Novak visited S\u00e3o Paulo\u2014and Z\u00fcrich...",
+    "",
+    "word",
+]
+
+
+class Group(NamedTuple):
+    entity: str
+    start: int
+    end: int
+
+
+def tagged_words(model: Any, tokenizer: Any, text: str) -> list[tuple[str, int, int]]:
+    """(tag, start, end) of every word, straight from the model."""
+    encoding = tokenizer(text, return_tensors="pt", return_offsets_mapping=True, return_special_tokens_mask=True)
+    offsets = encoding.pop("offset_mapping")[0].tolist()
+    special = encoding.pop("special_tokens_mask")[0].tolist()
+    with torch.no_grad():
+        tags = model(**encoding).logits[0].argmax(-1).tolist()
+    rows = zip(tags, offsets, special, strict=True)
+    return [(model.config.id2label[tag], *offset) for tag, offset, is_special in rows if not is_special]
+
+
+def grouped(words: list[tuple[str, int, int]]) -> list[Group]:
+    """Entities: neighbouring words of one type, unless a `B-` begins another one; an `I-` may begin one."""
+    groups: list[Group] = []
+    before = "O"
+    for tag, start, end in words:
+        if tag != "O":
+            if before[2:] == tag[2:] and not tag.startswith("B-"):
+                groups[-1] = groups[-1]._replace(end=end)
+            else:
+                groups.append(Group(tag[2:], start, end))
+        before = tag
+    return groups
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """A tagger that finds many entities, right or wrong: trained only to be busy, then loaded from its folder."""
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("tagger")
+    config = ElmoConfig(**TINY)
+    labels = label_set(generate("train", 50))
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    model = ElmoForTokenClassification(config)
+    with torch.no_grad():
+        model.classifier.weight.mul_(100)  # random tags that change from word to word
+    model.save_pretrained(folder)
+    ElmoTokenizer(max_characters_per_word=TINY["max_characters_per_word"]).save_pretrained(folder)
+    return AutoModelForTokenClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
+def test_pipeline_gives_right_offsets_on_raw_text(strategy: str, tagger: tuple[Any, Any], run: Run) -> None:
+    trained = AutoModelForTokenClassification.from_pretrained(run.output)
+    found = 0
+    for model, tokenizer in (tagger, (trained, AutoTokenizer.from_pretrained(run.output))):
+        tag = pipeline("token-classification", model=model, tokenizer=tokenizer, aggregation_strategy=strategy)
+        for text in TEXTS:
+            words = tagged_words(model, tokenizer, text)
+            entities = tag(text)
+            if strategy == "none":
+                expected = [Group(*word) for word in words if word[0] != "O"]
+                got = [Group(e["entity"], int(e["start"]), int(e["end"])) for e in entities]
+            else:
+                expected = grouped(words)
+                got = [Group(e["entity_group"], int(e["start"]), int(e["end"])) for e in entities]
+            assert got == expected
+            for entity in got:
+                assert text[entity.start : entity.end] == text[entity.start : entity.end].strip() != ""
+            found += len(got)
+    assert found > 20
+
+
+def test_pipeline_offsets_by_hand(tagger: tuple[Any, Any]) -> None:
+    model, tokenizer = tagger
+    text = "Dr. Keiko (Oslo) didn't..."
+    tag = pipeline("token-classification", model=model, tokenizer=tokenizer, ignore_labels=[])
+    spans = [(int(e["start"]), int(e["end"])) for e in tag(text)]
+    assert [text[start:end] for start, end in spans] == ["Dr.", "Keiko", "(", "Oslo", ")", "did", "n't", "..."]
+    assert spans == [(0, 3), (4, 9), (10, 11), (11, 15), (15, 16), (17, 20), (20, 23), (23, 26)]
+
+
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+def test_pipeline_batches_equal_single_texts(padding_side: str, tagger: tuple[Any, Any]) -> None:
+    model, tokenizer = tagger
+    texts = [text for text in TEXTS if text]
+    tag = pipeline("token-classification", model=model, tokenizer=tokenizer, aggregation_strategy="simple")
+    tag.tokenizer.padding_side = padding_side
+    for single, batched in zip([tag(text) for text in texts], tag(texts, batch_size=len(texts)), strict=True):
+        assert len(single) == len(batched)
+        for one, other in zip(single, batched, strict=True):
+            assert {**one, "score": 0} == {**other, "score": 0}
+            assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+
+
+def test_pipeline_of_given_words(tagger: tuple[Any, Any]) -> None:
+    model, tokenizer = tagger
+    tag = pipeline("token-classification", model=model, tokenizer=tokenizer, ignore_labels=[])
+    words = ["Hello,", "(Mary)", "of", "New York"]
+    (entities,) = tag(words, is_split_into_words=True, delimiter=" ")
+    text = " ".join(words)
+    assert [text[e["start"] : e["end"]] for e in entities] == words
