@@ -57,6 +57,7 @@ class ElmoCharacterEmbeddings(nn.Module):
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__()
         self.max_characters_per_word = config.max_characters_per_word
+        self.widest_filter = max(width for width, _ in config.character_filters)
         self.activation = torch.relu if config.character_activation == "relu" else torch.tanh
         size = config.character_embedding_size
         self.character_embeddings = starting_with(nn.Embedding(config.num_characters, size), "uniform", 1.0)
@@ -117,8 +118,7 @@ class ElmoCharacterEmbeddings(nn.Module):
         """
         differs = (rows != rows[:, -1:]).any(dim=0).nonzero()
         last = int(differs[-1]) if len(differs) else -1
-        widest = max(convolution.kernel_size[0] for convolution in self.convolutions)
-        return rows[:, : last + 1 + widest]
+        return rows[:, : last + 1 + self.widest_filter]
 
     def _check_range(self, rows: Tensor) -> None:
         low, high = int(rows.min()), int(rows.max())

@@ -34,10 +34,11 @@ def initialise(module: nn.Module) -> bool:
     values = getattr(module, "initial_values", None)
     if not isinstance(values, InitialValues):
         return False
+    weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
     if values.distribution == "uniform":
-        init.uniform_(module.weight, -values.scale, values.scale)
+        init.uniform_(weight, -values.scale, values.scale)
     else:
-        init.normal_(module.weight, std=values.scale)
-    if getattr(module, "bias", None) is not None:
-        init.constant_(module.bias, values.bias)
+        init.normal_(weight, std=values.scale)
+    if bias is not None:
+        init.constant_(bias, values.bias)
     return True

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .lstm_training_elmo import trainable_weights, training_lstm
+
 Product = Callable[[Tensor], Tensor]
 
 
@@ -120,6 +122,18 @@ def projected_lstm(
     It receives the modules and not their weights: a layer wrapped by an adapter (LoRA), a quantiser or an offloading
     hook must be called. An implementation that reads weights may serve only layers that are plain `nn.Linear`.
     """
+    weights = trainable_weights(inputs, cell, input_proj, hidden_proj, output_proj)
+    if weights is not None:
+        return training_lstm(
+            inputs,
+            batch_sizes,
+            hidden,
+            cell,
+            weights,
+            cell_clip=cell_clip,
+            projection_clip=projection_clip,
+            forget_bias=forget_bias,
+        )
     return reference_lstm(
         inputs,
         batch_sizes,

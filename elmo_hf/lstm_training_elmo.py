@@ -6,13 +6,11 @@ are one matrix product each over all steps.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
-
 
 backward_of_sigmoid = torch.ops.aten.sigmoid_backward.grad_input
 backward_of_tanh = torch.ops.aten.tanh_backward.grad_input
@@ -55,8 +53,9 @@ class _ProjectedLstm(torch.autograd.Function):
         raw_cells = cell.new_empty(total, size)
         cell_tanhs = cell.new_empty(total, size)
         raw_outputs = hidden.new_empty(total, hidden.shape[1])
-        clips_output = output_weight is not None and projection_clip is not None
-        outputs = torch.empty_like(raw_outputs) if clips_output else raw_outputs
+        if output_weight is None:
+            projection_clip = None
+        outputs = raw_outputs if projection_clip is None else torch.empty_like(raw_outputs)
         final_hidden, final_cell = hidden.clone(), cell.clone()
         transposed = hidden_weight.T
         start = 0
@@ -79,15 +78,14 @@ class _ProjectedLstm(torch.autograd.Function):
                 torch.mul(output_gate, cell_tanhs[part], out=raw_outputs[part])
             else:
                 torch.mm(output_gate * cell_tanhs[part], output_weight.T, out=raw_outputs[part])
-            if clips_output:
+            if projection_clip is not None:
                 torch.clamp(raw_outputs[part], -projection_clip, projection_clip, out=outputs[part])
             before_hidden.copy_(outputs[part])
         ctx.save_for_backward(
             inputs, hidden, cell, input_weight, hidden_weight, output_weight, gates, raw_cells, cell_tanhs,
             raw_outputs, outputs,
         )  # fmt: skip
-        ctx.batch_sizes, ctx.cell_clip = batch_sizes, cell_clip
-        ctx.projection_clip = projection_clip if clips_output else None
+        ctx.batch_sizes, ctx.cell_clip, ctx.projection_clip = batch_sizes, cell_clip, projection_clip
         return outputs, final_hidden, final_cell
 
     @staticmethod
@@ -99,7 +97,6 @@ class _ProjectedLstm(torch.autograd.Function):
             inputs, hidden, cell, input_weight, hidden_weight, output_weight, gates, raw_cells, cell_tanhs,
             raw_outputs, outputs,
         ) = ctx.saved_tensors  # fmt: skip
-        size = cell.shape[1]
         gate_gradient = torch.empty_like(gates)
         raw_output_gradient = torch.empty_like(raw_outputs)
         hidden_before = torch.empty_like(outputs)
@@ -147,9 +144,9 @@ class _ProjectedLstm(torch.autograd.Function):
             gate_gradient @ input_weight if needed[0] else None,
             hidden_gradient if needed[1] else None,
             cell_gradient if needed[2] else None,
-            gate_gradient.T @ inputs if needed[3] else None,
+            (inputs.T @ gate_gradient).T.contiguous() if needed[3] else None,
             gate_gradient.sum(dim=0) if needed[4] else None,
-            gate_gradient.T @ hidden_before if needed[5] else None,
+            (hidden_before.T @ gate_gradient).T.contiguous() if needed[5] else None,
             raw_output_gradient.T @ exposed_cells if needed[6] else None,
             None,
             None,
@@ -158,37 +155,66 @@ class _ProjectedLstm(torch.autograd.Function):
         )
 
 
+class LstmWeights(NamedTuple):
+    """Weights of one direction of one layer: [4H, P], [4H], [4H, P], and [P, H] or `None`."""
+
+    input_weight: Tensor
+    input_bias: Tensor
+    hidden_weight: Tensor
+    output_weight: Tensor | None
+
+
+def trainable_weights(
+    inputs: Tensor, cell: Tensor, input_proj: nn.Module, hidden_proj: nn.Module, output_proj: nn.Module | None
+) -> LstmWeights | None:
+    """The weights with which `training_lstm` serves a call of `projected_lstm`, or `None` where it does not.
+
+    It reads weights, so every layer must be a plain `nn.Linear` that nothing is attached to; it computes in one dtype;
+    it is neither differentiable twice nor known to compilers and function transforms; and it pays in training only.
+    """
+    if not torch.is_grad_enabled() or not len(inputs) or torch.is_autocast_enabled(inputs.device.type):
+        return None
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return None
+    if not (_is_plain(input_proj) and _is_plain(hidden_proj) and (output_proj is None or _is_plain(output_proj))):
+        return None
+    found = (
+        input_proj.weight,
+        input_proj.bias,
+        hidden_proj.weight,
+        None if output_proj is None else output_proj.weight,
+    )
+    weights = [weight for weight in found if weight is not None]
+    # A sharded weight is a subclass of a tensor.
+    if cell.dtype != inputs.dtype or any(
+        type(weight) not in (nn.Parameter, Tensor) or weight.dtype != inputs.dtype or weight.device != inputs.device
+        for weight in weights
+    ):
+        return None
+    if input_proj.bias is None or not (inputs.requires_grad or any(weight.requires_grad for weight in weights)):
+        return None
+    return LstmWeights(*cast("tuple[Tensor, Tensor, Tensor, Tensor | None]", found))
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """A linear layer that is nothing more: no subclass, no hook, no `forward` of its own (offloading sets one)."""
+    attached = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return type(layer) is nn.Linear and "forward" not in vars(layer) and not any(attached)
+
+
 def training_lstm(
     inputs: Tensor,
     batch_sizes: Sequence[int],
     hidden: Tensor,
     cell: Tensor,
-    input_weight: Tensor,
-    input_bias: Tensor,
-    hidden_weight: Tensor,
-    output_weight: Tensor | None,
+    weights: LstmWeights,
     *,
     cell_clip: float | None,
     projection_clip: float | None,
     forget_bias: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`reference_lstm` for plain weights of one dtype, outside of autocast; differentiable once.
+    """`reference_lstm` for weights of one dtype, outside of autocast; differentiable once.
 
-    Args:
-        input_weight: [4H, P]; input_bias: [4H]; hidden_weight: [4H, P]; output_weight: [P, H] or `None`.
-
-    Others, and results, as in `reference_lstm`.
+    Arguments and results as in `reference_lstm`, with the weights in place of the products; at least one word.
     """
-    return _ProjectedLstm.apply(
-        inputs,
-        hidden,
-        cell,
-        input_weight,
-        input_bias,
-        hidden_weight,
-        output_weight,
-        batch_sizes,
-        cell_clip,
-        projection_clip,
-        forget_bias,
-    )
+    return _ProjectedLstm.apply(inputs, hidden, cell, *weights, batch_sizes, cell_clip, projection_clip, forget_bias)

@@ -247,13 +247,13 @@ class ElmoPreTrainedModel(PreTrainedModel):
     @property
     def bilm(self) -> "ElmoModel":
         """The biLM and its mixes: this model or the one inside it."""
-        return getattr(self, self.base_model_prefix, self)
+        return self if isinstance(self, ElmoModel) else getattr(self, self.base_model_prefix)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The character table. Its rows are bytes, not words: `resize_token_embeddings` never touches it."""
         return self.bilm.embeddings.character_embeddings
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
         self.bilm.embeddings.character_embeddings = value
 
     def resize_token_embeddings(
@@ -315,7 +315,8 @@ class ElmoPreTrainedModel(PreTrainedModel):
 
     def scalar_mix_penalty(self) -> Tensor:
         """`config.scalar_mix_l2` times the sum of squares of all raw mixing weights: to add to a task's loss."""
-        return self.config.scalar_mix_l2 * sum(mix.penalty() for mix in self.bilm.scalar_mixes)
+        penalties: list[Tensor] = [mix.penalty() for mix in self.bilm.scalar_mixes]  # type: ignore[operator]
+        return self.config.scalar_mix_l2 * torch.stack(penalties).sum()
 
     def _penalised(self, loss: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
         """Add the mixing weights' penalty to a loss, once an optimiser step also when gradients are accumulated."""
@@ -399,6 +400,7 @@ class ElmoModel(ElmoPreTrainedModel):
                 "ElmoTokenizer returns character_ids beside input_ids: pass all it returns, model(**encoding)"
             )
         given = character_ids if character_ids is not None else inputs_embeds
+        assert given is not None
         shape = tuple(given.shape[:2])
         for name, value in (("input_ids", input_ids), ("attention_mask", attention_mask)):
             if value is not None and tuple(value.shape) != shape:
@@ -448,7 +450,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
     def get_output_embeddings(self) -> ElmoSoftmax | ElmoAdaptiveSoftmax:
         return self.softmax
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: ElmoSoftmax | ElmoAdaptiveSoftmax) -> None:
         self.softmax = new_embeddings
 
     @can_return_tuple
@@ -486,7 +488,11 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             return_dict=True,
         )
         top = functional.dropout(outputs.hidden_states[-1], self.config.lstm_input_dropout, self.training)
-        real = attention_mask.bool() if attention_mask is not None else character_ids.ne(0).any(dim=-1)
+        if attention_mask is not None:
+            real = attention_mask.bool()
+        else:
+            assert character_ids is not None  # or the base model would have refused
+            real = character_ids.ne(0).any(dim=-1)
         targets = input_ids if labels is None else labels.where(labels.ge(0), input_ids)
         self._check_range(targets)
         predicted = real & self.softmax.has_probability(targets)
@@ -515,11 +521,13 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         )
 
     def _check_range(self, word_ids: Tensor) -> None:
-        if word_ids.numel() and (int(word_ids.max()) >= self.config.vocab_size or int(word_ids.min()) < 0):
-            bad = int(word_ids.max()) if int(word_ids.max()) >= self.config.vocab_size else int(word_ids.min())
+        if not word_ids.numel():
+            return
+        low, high, count = int(word_ids.min()), int(word_ids.max()), self.config.vocab_size
+        if low < 0 or high >= count:
             raise ValueError(
-                f"word id {bad}: expected ids from 0 to {self.config.vocab_size - 1}; the model's vocab_size is not the "
-                "tokenizer's. Load the tokenizer that belongs to the model, or call resize_token_embeddings"
+                f"word id {low if low < 0 else high}: expected ids from 0 to {count - 1}; the model's vocab_size is "
+                "not the tokenizer's. Load the tokenizer that belongs to the model, or call resize_token_embeddings"
             )
 
 
@@ -530,9 +538,9 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels: int = config.num_labels or 0
         self.elmo = ElmoModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         starting_with(self.classifier, "normal", config.hidden_size**-0.5)
         self.post_init()
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-
 from transformers import initialization as init
 
 from .configuration_elmo import ElmoConfig

@@ -195,8 +195,8 @@ class ElmoTokenizer(TokenizersBackend):
         added = self._added_token_expression(
             self.split_special_tokens if split_special_tokens is None else split_special_tokens
         )
+        rule = self._pre_tokenization
         if added is None:
-            rule = self._pre_tokenization
             return Sentence(split_words(text, rule), partial(word_spans, text, rule))
 
         words: list[str] = []
@@ -615,7 +615,8 @@ class _Arrangement:
 
     def rows(self, table: CharacterIds, numbers: NDArray[np.int64]) -> Any:
         """Rows of a table as int16 arrays of shape (words, width), or as int64 of shape (batch, words, width)."""
-        return self._split(table[numbers]) if self._as_lists else self._tensor(table.astype(np.int64)[numbers])
+        rows = table.take(numbers, axis=0)
+        return self._split(rows) if self._as_lists else self._tensor(rows.astype(np.int64))
 
     def _split(self, values: Any) -> list[Any]:
         return [values[end - length : end] for end, length in zip(self._ends, self._lengths)]

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """Folder with outputs of the original programs: `$ELMO_REFERENCE`, else `../shared/reference` beside the project."""
+    """Outputs of the original programs: the folder in `$ELMO_REFERENCE`, else `../shared/reference`."""
     folder = Path(os.environ.get("ELMO_REFERENCE", ROOT.parent / "shared" / "reference"))
     if not folder.is_dir():
         pytest.skip(f"no reference outputs at {folder}; set ELMO_REFERENCE to their folder")

@@ -16,10 +16,13 @@ ORDER = [
     "pretokenization_elmo",
     "vocabulary_elmo",
     "packing_elmo",
+    "lstm_training_elmo",
     "lstm_elmo",
     "embeddings_elmo",
     "scalar_mix_elmo",
     "softmax_elmo",
+    "adaptive_softmax_elmo",
+    "encodings_elmo",
     "tokenization_elmo",
     "modeling_elmo",
 ]
