@@ -4,6 +4,7 @@ The defaults are the published *original* model (Peters et al. 2018, section 3.4
 `ElmoConfig.from_preset` names the other published shapes.
 """
 
+import math
 from dataclasses import field
 from typing import Any, Literal
 
@@ -37,12 +38,14 @@ class ElmoConfig(PreTrainedConfig):
 
     Args:
         vocab_size: Number of word ids, `len(tokenizer)`: padding, the vocabulary file's words, the mask. A character
-            model needs it for its language-model softmax only.
+            model needs it for its language-model softmax only, a word model for its table of words too.
+        word_embedding_size: Width of a row of the table of words, for a model that reads words by their id and not by
+            their characters (bilm-tf's models without `char_cnn`); `character_filters` is empty then. 0 for none.
         num_characters: Rows of the character table: 256 bytes, word and sentence boundaries, padding characters, and
             id 0 for padded words (bilm-tf stores the 261 rows without the last one).
         max_characters_per_word: Length of a row of `character_ids`, boundary characters included.
         character_embedding_size: Width of a character vector.
-        character_filters: `[width, count]` of each convolution over characters.
+        character_filters: `[width, count]` of each convolution over characters; empty for a word model.
         character_activation: Non-linearity after max-pooling: `"relu"` (published models) or `"tanh"`.
         num_highway_layers: Highway layers over the concatenated filters.
         character_projection: Whether a linear map leads from the filters to `projection_size`. `None` derives it as
@@ -73,6 +76,8 @@ class ElmoConfig(PreTrainedConfig):
         representation_dropout: Dropout on every mixed representation, in training (AllenNLP's `Elmo`: 0.5).
         softmax_cutoffs: Frequency ranks where the clusters of rarer words begin, for a language model with an adaptive
             softmax (Grave et al. 2017); no original format can hold one. `None` for the plain softmax.
+        tie_word_embeddings: Whether the softmax of a word model has the table of words for its weight (bilm-tf's
+            `share_embedding_softmax`).
 
     Raises:
         ValueError: a field contradicts another; the message names the fields and values.
@@ -83,6 +88,7 @@ class ElmoConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["representations", "state"]
 
     vocab_size: int = 5
+    word_embedding_size: int = 0
     num_characters: int = 262
     max_characters_per_word: int = 50
     character_embedding_size: int = 16
@@ -103,7 +109,7 @@ class ElmoConfig(PreTrainedConfig):
     scalar_mix: Literal["learned", "fixed", "top"] = "learned"
     scalar_mix_parameters: list[float | int] | None = None
     scalar_mix_layer_norm: Literal["words", "tokens"] | None = None
-    scalar_mix_layer_norm_epsilon: float = 1e-12
+    scalar_mix_layer_norm_epsilon: float | int = 1e-12
     scalar_mix_l2: float | int = 0.0
     representation_dropout: float | int = 0.5
     softmax_cutoffs: list[int] | None = None
@@ -117,7 +123,7 @@ class ElmoConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.character_filters = [list(pair) for pair in self.character_filters]
         if self.character_projection is None:
-            self.character_projection = self.num_filters != self.projection_size
+            self.character_projection = bool(self.character_filters) and self.num_filters != self.projection_size
         if self.cell_projection is None:
             self.cell_projection = self.cell_size != self.projection_size
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
@@ -151,18 +157,21 @@ class ElmoConfig(PreTrainedConfig):
         for name in positive.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        for name in ("vocab_size", "num_highway_layers", "scalar_mix_l2"):
+        not_negative = "vocab_size word_embedding_size num_highway_layers scalar_mix_l2 scalar_mix_layer_norm_epsilon"
+        for name in not_negative.split():
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+        for name in ("forget_bias", "scalar_mix_l2", "scalar_mix_layer_norm_epsilon"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)}: expected a finite number")
         for name in ("cell_clip", "projection_clip"):
             value = getattr(self, name)
-            if value is not None and value < 0:
+            if value is not None and not value >= 0:
                 raise ValueError(f"{name}={value}: expected a bound of 0 or more, or None for no clipping")
         for name in ("lstm_input_dropout", "representation_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a probability in [0, 1)")
-        if not self.character_filters:
-            raise ValueError("character_filters is empty: expected a list of [width, count] pairs")
+        self._validate_words()
         for pair in self.character_filters:
             if len(pair) != 2 or min(pair) < 1:
                 raise ValueError(f"character_filters holds {pair}: expected [width, count], both at least 1")
@@ -176,7 +185,7 @@ class ElmoConfig(PreTrainedConfig):
                 f"max_characters_per_word={self.max_characters_per_word}: expected at least 3, the two word "
                 "boundaries and one character"
             )
-        if self.character_projection is False and self.num_filters != self.projection_size:
+        if self.character_filters and not self.character_projection and self.num_filters != self.projection_size:
             raise ValueError(
                 f"character_projection=False needs as many filters as projection_size={self.projection_size}, "
                 f"and character_filters has {self.num_filters}"
@@ -194,3 +203,35 @@ class ElmoConfig(PreTrainedConfig):
             )
         if self.scalar_mix == "fixed" and self.scalar_mix_parameters is None:
             raise ValueError('scalar_mix="fixed" needs scalar_mix_parameters, one value a layer')
+
+    def _validate_words(self) -> None:
+        """What a model reads of a word: its characters, or its id."""
+        size = self.word_embedding_size
+        if not self.character_filters and not size:
+            raise ValueError(
+                "character_filters is empty: expected a list of [width, count] pairs, or word_embedding_size for a "
+                "model that reads words by their id"
+            )
+        if self.character_filters and size:
+            raise ValueError(
+                f"word_embedding_size={size} and character_filters={self.character_filters}: a model reads words by "
+                "their id or by their characters, not both; set character_filters=[] or word_embedding_size=0"
+            )
+        if size and size != self.projection_size:
+            raise ValueError(
+                f"word_embedding_size={size}: expected projection_size={self.projection_size}, because nothing leads "
+                "from one width to the other"
+            )
+        if size and self.vocab_size < 1:
+            raise ValueError(
+                f"vocab_size={self.vocab_size}: expected at least 1 for a model that reads words by their id"
+            )
+        if size and self.character_projection:
+            raise ValueError("character_projection=True without character_filters: there is nothing to project")
+        if self.tie_word_embeddings and (not size or self.softmax_cutoffs is not None):
+            lacks = (
+                "no table of words"
+                if not size
+                else f"no softmax of one row a word (softmax_cutoffs={self.softmax_cutoffs})"
+            )
+            raise ValueError(f"tie_word_embeddings=True: the model has {lacks}; set tie_word_embeddings=False")

@@ -39,6 +39,10 @@ def initialise(module: nn.Module) -> bool:
         init.uniform_(weight, -values.scale, values.scale)
     else:
         init.normal_(weight, std=values.scale)
+    padding = getattr(module, "padding_idx", None)
+    # A row of a loaded tensor does not know that it was loaded.
+    if padding is not None and not getattr(weight, "_is_hf_initialized", False):
+        init.zeros_(weight[padding])
     if bias is not None:
         init.constant_(bias, values.bias)
     return True

@@ -1,6 +1,7 @@
 """ELMo as a Transformers model: layers, base model, task models."""
 
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ModelOutput, TokenClassifierOutput
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, can_return_tuple
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, can_return_tuple
 
 from .adaptive_softmax_elmo import ElmoAdaptiveSoftmax
 from .configuration_elmo import ElmoConfig
@@ -22,6 +23,7 @@ from .lstm_elmo import ElmoState, projected_lstm
 from .packing_elmo import PackedBatch
 from .scalar_mix_elmo import ElmoScalarMix
 from .softmax_elmo import ElmoSoftmax
+from .word_embeddings_elmo import ElmoWordEmbeddings
 
 
 @dataclass
@@ -33,13 +35,16 @@ class ElmoModelOutput(ModelOutput):
         hidden_states: with `output_hidden_states=True`, the num_hidden_layers + 1 layers, each shaped as
             `last_hidden_state`: the word layer (twice the same vector, as in the original), then each biLSTM layer,
             forward direction first.
-        representations: all `num_representations` mixes; the first is `last_hidden_state`.
+        representations: (batch, num_representations, words, 2 * projection_size), all mixes; the first is
+            `last_hidden_state`. One tensor, batch first, because pipelines take a batch apart by its first axis.
+        attentions: always `None`; ELMo has none, and encoder-decoder models ask.
         state: with `return_state=True`, the state to carry to the next batch.
     """
 
     last_hidden_state: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
-    representations: tuple[Tensor, ...] | None = None
+    representations: Tensor | None = None
+    attentions: tuple[Tensor, ...] | None = None
     state: ElmoState | None = None
 
 
@@ -226,6 +231,28 @@ class ElmoEncoder(nn.Module):
         return ElmoState(*parts)
 
 
+def _install(staging: Path, folder: Path, variant: str | None) -> None:
+    """Move a saved model into `folder`; weights of the same variant that it replaces are removed.
+
+    A rank that saves nothing, or a model that saves only its adapter, replaces no weights.
+    """
+    suffix = f".{re.escape(variant)}" if variant else ""
+    weights = re.compile(
+        rf"model{suffix}(-\d{{5}}-of-\d{{5}})?\.safetensors|{re.escape(SAFE_WEIGHTS_NAME)}\.index{suffix}\.json"
+    )
+    written = sorted(path.name for path in staging.iterdir())
+    if CONFIG_NAME in written:
+        written.remove(CONFIG_NAME)
+        written.append(CONFIG_NAME)
+        (folder / CONFIG_NAME).unlink(missing_ok=True)
+    if any(weights.fullmatch(name) for name in written):
+        for path in folder.iterdir():
+            if weights.fullmatch(path.name):
+                path.unlink()
+    for name in written:
+        os.replace(staging / name, folder / name)
+
+
 class ElmoPreTrainedModel(PreTrainedModel):
     """Initialisation, loading and the word-vocabulary rules shared by all ELMo models."""
 
@@ -234,9 +261,9 @@ class ElmoPreTrainedModel(PreTrainedModel):
     base_model_prefix = "elmo"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["ElmoCharacterEmbeddings", "ElmoLayer"]
+    _no_split_modules = ["ElmoCharacterEmbeddings", "ElmoWordEmbeddings", "ElmoLayer"]
     # Parts that one kind of model has and another can do without.
-    _keys_to_ignore_on_load_unexpected = [r"^softmax\.", r"scalar_mixes\.\d+\.weights$"]
+    _keys_to_ignore_on_load_unexpected = [r"^softmax\.", r"scalar_mixes\.\d+\.(weights|gamma)$"]
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ElmoScalarMix):
@@ -250,11 +277,21 @@ class ElmoPreTrainedModel(PreTrainedModel):
         return self if isinstance(self, ElmoModel) else getattr(self, self.base_model_prefix)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The character table. Its rows are bytes, not words: `resize_token_embeddings` never touches it."""
-        return self.bilm.embeddings.character_embeddings
+        """The table of a word model's words, else that of characters.
+
+        Rows of the latter are bytes, not words: `resize_token_embeddings` never touches it.
+        """
+        embeddings = self.bilm.embeddings
+        if isinstance(embeddings, ElmoWordEmbeddings):
+            return embeddings.word_embeddings
+        return embeddings.character_embeddings
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
-        self.bilm.embeddings.character_embeddings = value
+        embeddings = self.bilm.embeddings
+        if isinstance(embeddings, ElmoWordEmbeddings):
+            embeddings.word_embeddings = value
+        else:
+            embeddings.character_embeddings = value
 
     def resize_token_embeddings(
         self,
@@ -262,51 +299,56 @@ class ElmoPreTrainedModel(PreTrainedModel):
         pad_to_multiple_of: int | None = None,
         mean_resizing: bool = True,
     ) -> nn.Embedding:
-        """Resize the *word* vocabulary: `config.vocab_size` and the language model's softmax, if there is one.
+        """Resize the *word* vocabulary: `config.vocab_size`, a word model's table and the softmax, if there is one.
 
-        A character model reads words of any spelling, so there is nothing else to resize and the character table
-        stays as it is.
+        A character model reads words of any spelling, so its character table stays as it is.
 
         Args:
             new_num_tokens: `len(tokenizer)`; `None` keeps the size.
             pad_to_multiple_of: rounds the size up.
-            mean_resizing: new softmax rows start as the mean of the old ones, not at random.
+            mean_resizing: new rows start as the mean of the old words', not at random.
 
         Returns:
-            The input embeddings: the unchanged character table.
+            The input embeddings: the table of words, or the unchanged character table.
         """
         size = self.config.vocab_size if new_num_tokens is None else new_num_tokens
         if size < 1:
             raise ValueError(f"new_num_tokens={new_num_tokens}: expected at least 1, usually len(tokenizer)")
         if pad_to_multiple_of is not None:
             size = -(-size // pad_to_multiple_of) * pad_to_multiple_of
-        softmax = self.get_output_embeddings()
+        embeddings, softmax = self.bilm.embeddings, self.get_output_embeddings()
+        if isinstance(embeddings, ElmoWordEmbeddings):
+            embeddings.resize(size, mean_resizing)
         if isinstance(softmax, ElmoSoftmax | ElmoAdaptiveSoftmax):
             softmax.resize(size, mean_resizing)
         self.config.vocab_size = size
+        self.tie_weights()
         return self.get_input_embeddings()
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Save the model and the code that reads it; arguments as in `PreTrainedModel.save_pretrained`.
 
-        Written beside the folder and moved into place, the configuration last: if the disk fills up, the folder holds
-        what it held before.
+        Everything is written to a hidden folder inside `save_directory` first and moved into place when it is
+        complete, so that a disk that fills up costs nothing. The configuration comes last, and goes first: a folder in
+        which moving stopped half way has none and does not load.
         """
-        if kwargs.get("push_to_hub") or not kwargs.get("is_main_process", True):
+        if kwargs.get("push_to_hub") or kwargs.get("distributed_checkpoint"):
             super().save_pretrained(save_directory, *args, **kwargs)
             return
-        folder = Path(save_directory).absolute()
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as staging:
-            super().save_pretrained(staging, *args, **kwargs)
-            written = sorted(Path(staging).iterdir(), key=lambda path: (path.name == CONFIG_NAME, path.name))
-            folder.mkdir(exist_ok=True)
-            for path in written:
-                os.replace(path, folder / path.name)
-        # A model that now fits one file leaves no shards of an earlier one behind.
-        for path in (*folder.glob("model*.safetensors"), *folder.glob(SAFE_WEIGHTS_INDEX_NAME)):
-            if path.name not in {new.name for new in written}:
-                path.unlink()
+        folder = Path(save_directory)
+        if folder.is_file():
+            raise NotADirectoryError(f"{folder} is a file: expected a folder to save the model in")
+        is_new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            # Inside, not beside: the folder may be the only writable place of its file system.
+            with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
+                super().save_pretrained(staging, *args, **kwargs)
+                _install(Path(staging), folder, kwargs.get("variant"))
+        except BaseException:
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
+            raise
 
     def freeze_bilm(self, frozen: bool = True) -> None:
         """Stop (or resume) training of the biLM's weights. The scalar mixes stay trainable, as in the paper."""
@@ -322,10 +364,10 @@ class ElmoPreTrainedModel(PreTrainedModel):
         """Add the mixing weights' penalty to a loss, once an optimiser step also when gradients are accumulated."""
         if not self.config.scalar_mix_l2:
             return loss
-        share: Tensor | float = 1.0
+        penalty = self.scalar_mix_penalty().to(loss.device)
         if num_items_in_batch is not None:
-            share = labels.ne(-100).sum() / num_items_in_batch
-        return loss + self.scalar_mix_penalty().to(loss.device) * share
+            penalty = penalty * (labels.ne(-100).sum() / num_items_in_batch).to(loss.device)
+        return loss + penalty
 
 
 class ElmoModel(ElmoPreTrainedModel):
@@ -338,7 +380,8 @@ class ElmoModel(ElmoPreTrainedModel):
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)
-        self.embeddings = ElmoCharacterEmbeddings(config)
+        reads_words = config.word_embedding_size > 0
+        self.embeddings = ElmoWordEmbeddings(config) if reads_words else ElmoCharacterEmbeddings(config)
         self.encoder = ElmoEncoder(config)
         self.scalar_mixes = nn.ModuleList(ElmoScalarMix(config) for _ in range(config.num_representations))
         self.dropout = nn.Dropout(config.representation_dropout)
@@ -359,12 +402,15 @@ class ElmoModel(ElmoPreTrainedModel):
         """Embed a batch.
 
         Args:
-            input_ids: (batch, words), int64: word ids, sentence boundaries included. A character model reads them
-                only to know the boundaries; padding is `attention_mask`'s.
+            input_ids: (batch, words), int64: word ids, sentence boundaries included. A word model looks them up; a
+                character model reads them only to know the boundaries; padding is `attention_mask`'s.
             attention_mask: (batch, words), 1 at real words and boundaries, 0 at padding on either side. Without it,
-                words whose `character_ids` are all zero are padding.
-            character_ids: (batch, words, max_characters_per_word), integers, as [`ElmoTokenizer`] makes them.
-            inputs_embeds: (batch, words, projection_size), word vectors in place of `character_ids`.
+                the padding word is padding in a word model, and in a character model words whose `character_ids` are
+                all zero.
+            character_ids: (batch, words, max_characters_per_word), integers, as [`ElmoTokenizer`] makes them. A word
+                model ignores them.
+            inputs_embeds: (batch, words, projection_size), word vectors in place of those of `character_ids`, or of a
+                word model's `input_ids`, which then only name the boundaries.
             initial_state: the state of an earlier batch, for carried state as in the originals.
             return_state: also return the state after this batch.
             output_hidden_states: also return all layers (default: the configuration's).
@@ -375,13 +421,14 @@ class ElmoModel(ElmoPreTrainedModel):
         words, mask = self._word_vectors(input_ids, attention_mask, character_ids, inputs_embeds)
         layers, state = self.encoder(words, mask, initial_state)
         counted = self._normalised_positions(mask, input_ids)
-        representations = tuple(self.dropout(mix(layers, mask, counted)) for mix in self.scalar_mixes)
+        mixes = [self.dropout(mix(layers, mask, counted)) for mix in self.scalar_mixes]
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         return ElmoModelOutput(
-            last_hidden_state=representations[0],
+            last_hidden_state=mixes[0],
             hidden_states=tuple(layers) if output_hidden_states else None,
-            representations=representations,
+            # A single mix is only looked at from another side.
+            representations=mixes[0].unsqueeze(1) if len(mixes) == 1 else torch.stack(mixes, dim=1),
             state=state if return_state else None,
         )
 
@@ -393,34 +440,67 @@ class ElmoModel(ElmoPreTrainedModel):
         inputs_embeds: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Check the inputs and return the word layer (batch, words, P), zero at padding, and the mask, bool."""
-        if (character_ids is None) == (inputs_embeds is None):
-            found = "none" if character_ids is None else "both"
-            raise ValueError(
-                f"this ELMo reads words as characters and needs either character_ids or inputs_embeds, got {found}. "
-                "ElmoTokenizer returns character_ids beside input_ids: pass all it returns, model(**encoding)"
-            )
-        given = character_ids if character_ids is not None else inputs_embeds
-        assert given is not None
+        name, given = self._read_input(input_ids, character_ids, inputs_embeds)
         shape = tuple(given.shape[:2])
-        for name, value in (("input_ids", input_ids), ("attention_mask", attention_mask)):
+        for other, value in (("input_ids", input_ids), ("attention_mask", attention_mask)):
             if value is not None and tuple(value.shape) != shape:
                 raise ValueError(
-                    f"{name} has shape {tuple(value.shape)}: expected {shape}, the batch and words of "
-                    f"{'character_ids' if character_ids is not None else 'inputs_embeds'} {tuple(given.shape)}"
+                    f"{other} has shape {tuple(value.shape)}: expected {shape}, the batch and words of {name} "
+                    f"{tuple(given.shape)}"
                 )
-        if attention_mask is not None:
-            mask = attention_mask.bool()
-        elif character_ids is not None:
-            mask = character_ids.ne(0).any(dim=-1)
-        else:
-            mask = torch.ones(shape, dtype=torch.bool, device=given.device)
-        if character_ids is not None:
-            return self.embeddings(character_ids, mask), mask
+        mask = self.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
+        if name != "inputs_embeds":
+            return self.embeddings(given, mask), mask
         if given.dim() != 3 or given.shape[2] != self.config.projection_size:
             raise ValueError(
                 f"inputs_embeds has shape {tuple(given.shape)}: expected (batch, words, {self.config.projection_size})"
             )
         return given * mask.unsqueeze(-1).to(given.dtype), mask
+
+    def _read_input(
+        self, input_ids: Tensor | None, character_ids: Tensor | None, inputs_embeds: Tensor | None
+    ) -> tuple[str, Tensor]:
+        """The one argument that this model makes word vectors of, with its name."""
+        if self.config.word_embedding_size:
+            if inputs_embeds is not None:
+                return "inputs_embeds", inputs_embeds
+            if input_ids is None:
+                raise ValueError(
+                    "this ELMo reads words by their id and needs input_ids or inputs_embeds, got none. ElmoTokenizer "
+                    "returns input_ids: pass all it returns, model(**encoding)"
+                )
+            if input_ids.dim() != 2:
+                raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}: expected (batch, words)")
+            return "input_ids", input_ids
+        if character_ids is not None and inputs_embeds is None:
+            return "character_ids", character_ids
+        if inputs_embeds is not None and character_ids is None:
+            return "inputs_embeds", inputs_embeds
+        raise ValueError(
+            "this ELMo reads words as characters and needs either character_ids or inputs_embeds, got "
+            f"{'none' if character_ids is None else 'both'}. ElmoTokenizer returns character_ids beside input_ids: "
+            "pass all it returns, model(**encoding)"
+        )
+
+    def word_mask(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None = None,
+        character_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """(batch, words), bool: which positions hold words; arguments as in `forward`, at least one of them given."""
+        if attention_mask is not None:
+            return attention_mask.bool()
+        if inputs_embeds is not None:
+            return torch.ones(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
+        if not self.config.word_embedding_size:
+            assert character_ids is not None
+            return character_ids.ne(0).any(dim=-1)
+        assert input_ids is not None
+        if self.config.pad_token_id is None:
+            return torch.ones_like(input_ids, dtype=torch.bool)
+        return input_ids.ne(self.config.pad_token_id)
 
     def _normalised_positions(self, mask: Tensor, input_ids: Tensor | None) -> Tensor:
         """The positions whose statistics normalise a layer: all real ones, or those without sentence boundaries."""
@@ -438,6 +518,8 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
     """The bidirectional language model: a biLM and the softmax over words that both directions share."""
 
     _auto_class = "AutoModelForPreTraining"
+    # With `config.tie_word_embeddings`, which only a word model can have.
+    _tied_weights_keys = {"softmax.weight": "elmo.embeddings.word_embeddings.weight"}
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)
@@ -488,11 +570,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             return_dict=True,
         )
         top = functional.dropout(outputs.hidden_states[-1], self.config.lstm_input_dropout, self.training)
-        if attention_mask is not None:
-            real = attention_mask.bool()
-        else:
-            assert character_ids is not None  # or the base model would have refused
-            real = character_ids.ne(0).any(dim=-1)
+        real = self.elmo.word_mask(input_ids, attention_mask, character_ids)
         targets = input_ids if labels is None else labels.where(labels.ge(0), input_ids)
         self._check_range(targets)
         predicted = real & self.softmax.has_probability(targets)

@@ -20,11 +20,13 @@ def normalise_layer(layer: Tensor, mask: Tensor, epsilon: float) -> Tensor:
         mask: (batch, words), bool: the positions that count for the statistics. All positions are normalised.
         epsilon: added to the variance, inside the root.
     """
-    counted = mask.unsqueeze(-1).to(layer.dtype)
-    count = counted.sum() * layer.shape[-1]
-    mean = (layer * counted).sum() / count
-    variance = ((layer - mean).square() * counted).sum() / count
-    return (layer - mean) * torch.rsqrt(variance + epsilon)
+    # Sums over a whole batch: half precision could not even count that far.
+    values = layer.to(torch.promote_types(layer.dtype, torch.float32))
+    counted = mask.unsqueeze(-1).to(values.dtype)
+    count = (counted.sum() * layer.shape[-1]).clamp(min=1)
+    mean = (values * counted).sum() / count
+    variance = ((values - mean).square() * counted).sum() / count
+    return ((values - mean) * torch.rsqrt(variance + epsilon)).to(layer.dtype)
 
 
 class ElmoScalarMix(nn.Module):
@@ -42,9 +44,10 @@ class ElmoScalarMix(nn.Module):
         self.normalises = config.scalar_mix_layer_norm is not None
         self.initial_weights = config.scalar_mix_parameters or [0.0] * (config.num_hidden_layers + 1)
         if self.mode == "fixed":
-            # Buffers: saved and loaded like the others, invisible to every optimiser.
-            self.register_buffer("weights", torch.empty(len(self.initial_weights)))
-            self.register_buffer("gamma", torch.empty(1))
+            # Buffers, invisible to every optimiser. The configuration is their only source: a checkpoint's own mix
+            # must not replace the layers that a user asks for when loading it.
+            self.register_buffer("weights", torch.empty(len(self.initial_weights)), persistent=False)
+            self.register_buffer("gamma", torch.empty(1), persistent=False)
         else:
             self.gamma = nn.Parameter(torch.empty(1))
             if self.mode == "learned":
@@ -88,7 +91,7 @@ class ElmoScalarMix(nn.Module):
             mixed = mixed + share * layer
         mixed = self.gamma * mixed
         # Normalising moves padding away from zero.
-        return mixed * mask.unsqueeze(-1).to(mixed.dtype) if self.normalises else mixed
+        return mixed.masked_fill(~mask.unsqueeze(-1), 0.0) if self.normalises else mixed
 
     def penalty(self) -> Tensor:
         """sum(s ** 2) over the raw weights (gamma is free, as in bilm-tf); zero if none is learned."""

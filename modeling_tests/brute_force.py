@@ -16,15 +16,18 @@ def clip(x, bound):
 
 
 class BruteForceElmo:
-    """Computes layers and mixes of an `ElmoModel` from its `state_dict` and configuration."""
+    """Computes layers and mixes of an `ElmoModel` from its tensors and configuration."""
 
     def __init__(self, model):
         self.config = model.config
-        self.weights = {name: value.detach().double().numpy() for name, value in model.state_dict().items()}
+        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self.weights = {name: value.detach().double().numpy() for name, value in tensors.items()}
 
     def word(self, characters):
-        """Ids of one word's characters -> its vector, (P,)."""
+        """Ids of one word's characters, or the word's own id in a word model -> its vector, (P,)."""
         config, weights = self.config, self.weights
+        if config.word_embedding_size:
+            return weights["embeddings.word_embeddings.weight"][int(characters)]
         embedded = weights["embeddings.character_embeddings.weight"][np.asarray(characters)]  # [length, size]
         filters = []
         for index, (width, _) in enumerate(config.character_filters):
@@ -63,7 +66,7 @@ class BruteForceElmo:
         return outputs, hidden, cell
 
     def sentence(self, rows, state=None):
-        """Character rows of one sentence -> ([N + 1, words, 2P], final state {(layer, direction): (h, c)})."""
+        """Rows that `word` reads, of one sentence -> ([N + 1, words, 2P], final state {(layer, direction): (h, c)})."""
         config = self.config
         words = [self.word(row) for row in rows]
         state = dict(state or {})

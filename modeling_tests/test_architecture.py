@@ -22,6 +22,7 @@ ORDER = [
     "scalar_mix_elmo",
     "softmax_elmo",
     "adaptive_softmax_elmo",
+    "word_embeddings_elmo",
     "encodings_elmo",
     "tokenization_elmo",
     "modeling_elmo",

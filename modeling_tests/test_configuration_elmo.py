@@ -30,6 +30,13 @@ def test_derived_sizes():
     assert ElmoConfig(projection_size=8, cell_size=8, cell_projection=True).cell_projection is True
 
 
+def test_words_by_their_id():
+    config = ElmoConfig(character_filters=[], word_embedding_size=512)
+    assert config.character_projection is False and config.num_filters == 0
+    assert ElmoConfig(**config.to_dict()).to_dict() == config.to_dict()
+    assert ElmoConfig(character_filters=[], word_embedding_size=512, tie_word_embeddings=True).tie_word_embeddings
+
+
 def test_round_trip(tmp_path):
     config = ElmoConfig(
         cell_clip=None, projection_clip=2, scalar_mix="fixed", scalar_mix_parameters=[1, 0.5, -2], num_labels=3
@@ -54,9 +61,30 @@ def test_configurations_share_nothing():
         ({"cell_size": 4096.0}, "cell_size.*expected int, got float"),
         ({"character_activation": "gelu"}, "character_activation"),
         ({"cell_size": 0}, "cell_size=0: expected at least 1"),
+        ({"cell_clip": float("nan")}, "cell_clip=nan: expected a bound of 0 or more"),
+        ({"forget_bias": float("nan")}, "forget_bias=nan: expected a finite number"),
+        ({"scalar_mix_layer_norm_epsilon": -1.0}, "scalar_mix_layer_norm_epsilon=-1.0: expected 0 or more"),
         ({"cell_clip": -1.0}, "cell_clip=-1.0: expected a bound of 0 or more, or None"),
         ({"representation_dropout": 1.0}, r"representation_dropout=1.0: expected a probability in \[0, 1\)"),
-        ({"character_filters": []}, "character_filters is empty"),
+        ({"character_filters": []}, "character_filters is empty.*or word_embedding_size"),
+        ({"word_embedding_size": 512}, r"word_embedding_size=512 and character_filters=.*not both; set character_f"),
+        ({"word_embedding_size": -1}, "word_embedding_size=-1: expected 0 or more"),
+        ({"character_filters": [], "word_embedding_size": 64}, "word_embedding_size=64: expected projection_size=512"),
+        ({"character_filters": [], "word_embedding_size": 512, "vocab_size": 0}, "vocab_size=0: expected at least 1"),
+        (
+            {"character_filters": [], "word_embedding_size": 512, "character_projection": True},
+            "character_projection=True without character_filters",
+        ),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings=True: the model has no table of words"),
+        (
+            {
+                "character_filters": [],
+                "word_embedding_size": 512,
+                "tie_word_embeddings": True,
+                "softmax_cutoffs": [2],
+            },
+            r"tie_word_embeddings=True: .*softmax_cutoffs=\[2\]",
+        ),
         ({"character_filters": [[3]]}, r"character_filters holds \[3\]: expected \[width, count\]"),
         ({"character_filters": [[60, 8]]}, r"\[60, 8\], wider than a word of max_characters_per_word=50"),
         (

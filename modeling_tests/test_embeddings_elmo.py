@@ -81,8 +81,3 @@ def test_masked_words_are_zero(encoder):
     mask = torch.tensor([[True, False, True], [False, False, True]])
     vectors = encoder(ids, mask)
     assert (vectors[~mask] == 0).all() and (vectors[mask] != 0).any(dim=-1).all()
-
-
-def test_token_vectors_of_the_original(reference):
-    """Covered with converted weights in hub_upload's tests; here: the fixture is where it should be."""
-    assert (reference / "bilm_tf" / "elmo_token_embeddings.hdf5").is_file()

@@ -47,6 +47,28 @@ def test_initial_values_of_the_original(activation):
     assert model.elmo.scalar_mixes[0].gamma.tolist() == [1]
 
 
+def test_initial_values_of_word_vectors():
+    config = ElmoConfig(
+        vocab_size=902, character_filters=[], word_embedding_size=64, projection_size=64, cell_size=64
+    )  # fmt: skip
+    model = ElmoForPreTraining(config)
+    # Glorot-uniform over the original's table, which has neither padding nor mask.
+    table = model.get_input_embeddings().weight
+    assert_uniform(table[1:], (6 / (900 + 64)) ** 0.5)
+    assert (table[0] == 0).all()
+    assert_normal(model.softmax.weight, 64**-0.5)
+
+
+def test_a_loaded_padding_row_survives_initialisation(tmp_path):
+    config = ElmoConfig(character_filters=[], word_embedding_size=8, projection_size=8, cell_size=8)
+    model = ElmoForPreTraining(config)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[0] = 1
+    model.save_pretrained(tmp_path)
+    again = ElmoForTokenClassification.from_pretrained(tmp_path)
+    assert (again.get_input_embeddings().weight[0] == 1).all()
+
+
 def test_a_head_added_by_loading_is_initialised(tmp_path):
     config = ElmoConfig(character_filters=[[1, 8]], projection_size=32, cell_size=16)
     ElmoForPreTraining(config).save_pretrained(tmp_path)

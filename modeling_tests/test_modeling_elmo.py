@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoMod
 from elmo_hf import ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, ElmoState
 
 from .brute_force import BruteForceElmo
-from .tiny import batch_of, tiny_config, with_large_weights
+from .tiny import WORD_INPUT, batch_of, tiny_config, with_large_weights
 
 SENTENCES = ["a cat sat", "why", "the dogs ran off at once", "no no"]
 
@@ -36,11 +37,20 @@ VARIANTS = {
     "top layer": {"scalar_mix": "top"},
     "fixed mix": {"scalar_mix": "fixed", "scalar_mix_parameters": [0.5, -1.0, 0.25]},
     "two mixes": {"num_representations": 2},
+    "word input": WORD_INPUT,
 }
+
+READS = {"characters": {}, "words": WORD_INPUT}
+reads_either = pytest.mark.parametrize("reads", READS)
 
 
 def tiny_model(cls=ElmoModel, **overrides):
     return with_large_weights(cls(tiny_config(**overrides))).eval()
+
+
+def what_is_read(model, batch):
+    """The input of which the model makes word vectors."""
+    return batch["input_ids" if model.config.word_embedding_size else "character_ids"]
 
 
 def real_words(values, batch, index):
@@ -55,14 +65,14 @@ def test_agrees_with_brute_force_in_float64(variant, side):
     batch = batch_of(SENTENCES, side)
     with torch.no_grad():
         output = model(**batch, output_hidden_states=True, return_state=True)
-    assert len(output.representations) == model.config.num_representations
-    assert output.last_hidden_state is output.representations[0]
+    assert output.representations.shape == (4, model.config.num_representations, 8, 2 * model.config.projection_size)
+    assert torch.equal(output.last_hidden_state, output.representations[:, 0])
     for index in range(len(SENTENCES)):
-        layers, state = plain.sentence(real_words(batch["character_ids"], batch, index).numpy())
+        layers, state = plain.sentence(real_words(what_is_read(model, batch), batch, index).numpy())
         assert len(output.hidden_states) == len(layers)
         for found, expected in zip(output.hidden_states, layers, strict=True):
             np.testing.assert_allclose(real_words(found, batch, index), expected, rtol=0, atol=1e-10)
-        for mix, found in enumerate(output.representations):
+        for mix, found in enumerate(output.representations.unbind(1)):
             expected = plain.mix(layers, mix)
             np.testing.assert_allclose(real_words(found, batch, index), expected, rtol=0, atol=1e-10)
         for (layer, name), (hidden, cell) in state.items():
@@ -70,7 +80,7 @@ def test_agrees_with_brute_force_in_float64(variant, side):
             np.testing.assert_allclose(output.state.hidden[layer, direction, index], hidden, rtol=0, atol=1e-10)
             np.testing.assert_allclose(output.state.cell[layer, direction, index], cell, rtol=0, atol=1e-10)
     padding = ~batch["attention_mask"].bool()
-    for values in (*output.hidden_states, *output.representations):
+    for values in (*output.hidden_states, *output.representations.unbind(1)):
         assert (values[padding] == 0).all()
 
 
@@ -101,8 +111,9 @@ def test_gradients_of_a_tiny_model():
 
 
 class TestState:
-    def test_carries_over_as_brute_force_does(self):
-        model = tiny_model().double()
+    @reads_either
+    def test_carries_over_as_brute_force_does(self, reads):
+        model = tiny_model(**READS[reads]).double()
         plain, carried, state = BruteForceElmo(model), [None] * 3, None
         # The batch shrinks, grows past what it ever was, and shrinks again: rows are known by their index.
         for sentences in (["a b", "c"], ["d e f"], ["g", "h i", "j k l"], ["m", "n o"], ["p", "q", "r s"]):
@@ -111,7 +122,7 @@ class TestState:
                 output = model(**batch, initial_state=state, return_state=True, output_hidden_states=True)
             state = output.state
             for index in range(len(sentences)):
-                rows = real_words(batch["character_ids"], batch, index).numpy()
+                rows = real_words(what_is_read(model, batch), batch, index).numpy()
                 layers, carried[index] = plain.sentence(rows, carried[index])
                 found = real_words(output.hidden_states[-1], batch, index)
                 np.testing.assert_allclose(found, layers[-1], rtol=0, atol=1e-10)
@@ -158,8 +169,9 @@ class TestState:
 
 
 class TestInputs:
-    def test_padding_side_does_not_matter(self):
-        model = tiny_model()
+    @reads_either
+    def test_padding_side_does_not_matter(self, reads):
+        model = tiny_model(**READS[reads])
         right, left = batch_of(SENTENCES, "right", 11), batch_of(SENTENCES, "left", 11)
         for index in range(len(SENTENCES)):
             torch.testing.assert_close(
@@ -176,6 +188,16 @@ class TestInputs:
             alone = model(**batch_of([sentence])).last_hidden_state[0]
             torch.testing.assert_close(real_words(together, batch, index), alone, rtol=0, atol=1e-6)
 
+    def test_a_word_model_needs_word_ids_only(self):
+        model, batch = tiny_model(**WORD_INPUT), batch_of(SENTENCES, "left")
+        expected = model(**batch).last_hidden_state
+        assert torch.equal(model(input_ids=batch["input_ids"]).last_hidden_state, expected)
+        assert torch.equal(model(input_ids=batch["input_ids"].short()).last_hidden_state, expected)
+        other = torch.zeros_like(batch["character_ids"])
+        assert torch.equal(model(input_ids=batch["input_ids"], character_ids=other).last_hidden_state, expected)
+        moved = tiny_model(**WORD_INPUT, pad_token_id=None)
+        assert (moved(input_ids=batch["input_ids"]).last_hidden_state != 0).any(-1).all()
+
     def test_mask_and_word_ids_are_optional(self):
         model, batch = tiny_model(), batch_of(SENTENCES)
         expected = model(**batch).last_hidden_state
@@ -188,30 +210,65 @@ class TestInputs:
         batch["character_ids"][~batch["attention_mask"].bool()] = 7
         assert torch.equal(model(**batch).last_hidden_state, expected)
 
-    def test_word_vectors_in_place_of_characters(self):
-        model, batch = tiny_model(), batch_of(SENTENCES)
-        vectors = model.embeddings(batch["character_ids"], batch["attention_mask"].bool())
+    def test_masked_words_are_not_read_whatever_their_ids(self):
+        model, batch = tiny_model(**WORD_INPUT), batch_of(SENTENCES)
+        expected = model(**batch).last_hidden_state
+        for value in (7, -100, 10**6):
+            batch["input_ids"][~batch["attention_mask"].bool()] = value
+            assert torch.equal(model(**batch).last_hidden_state, expected)
+
+    @reads_either
+    def test_word_vectors_in_place_of_what_is_read(self, reads):
+        model, batch = tiny_model(**READS[reads]), batch_of(SENTENCES)
+        expected = model(**batch).last_hidden_state
+        vectors = model.embeddings(what_is_read(model, batch), batch["attention_mask"].bool())
         found = model(inputs_embeds=vectors, attention_mask=batch["attention_mask"]).last_hidden_state
-        assert torch.equal(found, model(**batch).last_hidden_state)
+        assert torch.equal(found, expected)
+        # Word ids beside them only name the boundaries.
+        ids = torch.full_like(batch["input_ids"], 3)
+        found = model(ids, inputs_embeds=vectors, attention_mask=batch["attention_mask"]).last_hidden_state
+        assert torch.equal(found, expected)
 
     def test_tuple_output(self):
         model, batch = tiny_model(), batch_of(SENTENCES)
         assert torch.equal(model(**batch, return_dict=False)[0], model(**batch).last_hidden_state)
 
+    @reads_either
     @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])
-    def test_empty_batches(self, shape):
-        output = tiny_model()(character_ids=torch.zeros(*shape, 9, dtype=torch.int64), return_state=True)
+    def test_empty_batches(self, shape, reads):
+        model = tiny_model(**READS[reads])
+        batch = {"input_ids": torch.zeros(shape, dtype=torch.int64), "character_ids": torch.zeros(*shape, 9).long()}
+        output = model(**batch, return_state=True)
         assert output.last_hidden_state.shape == (*shape, 8)
         assert output.state.hidden.shape == (2, 2, shape[0], 4)
 
-    def test_nothing_but_padding(self):
-        output = tiny_model()(character_ids=torch.zeros(2, 3, 9, dtype=torch.int64), return_state=True)
+    @reads_either
+    def test_nothing_but_padding(self, reads):
+        batch = {"input_ids": torch.zeros(2, 3, dtype=torch.int64), "character_ids": torch.zeros(2, 3, 9).long()}
+        output = tiny_model(**READS[reads])(**batch, return_state=True)
         assert (output.last_hidden_state == 0).all()
         assert (output.state.cell == 0).all()
 
     def test_word_ids_alone_are_refused(self):
         with pytest.raises(ValueError, match="needs either character_ids or inputs_embeds, got none.*ElmoTokenizer"):
             tiny_model()(input_ids=torch.ones(2, 3, dtype=torch.int64))
+
+    def test_a_word_model_refuses_characters_alone(self):
+        model, batch = tiny_model(**WORD_INPUT), batch_of(SENTENCES)
+        with pytest.raises(ValueError, match="reads words by their id and needs input_ids or inputs_embeds, got none"):
+            model(character_ids=batch["character_ids"], attention_mask=batch["attention_mask"])
+        with pytest.raises(ValueError, match=r"input_ids has shape \(4,\): expected \(batch, words\)"):
+            model(batch["input_ids"][:, 0])
+        with pytest.raises(ValueError, match=r"attention_mask has shape \(4, 7\): expected \(4, 8\).* of input_ids"):
+            model(batch["input_ids"], batch["attention_mask"][:, 1:])
+
+    @pytest.mark.parametrize("cls", [ElmoModel, ElmoForPreTraining, ElmoForTokenClassification])
+    @pytest.mark.parametrize("value", [-1, 12])
+    def test_words_outside_the_table_are_refused(self, cls, value):
+        batch = batch_of(SENTENCES)
+        batch["input_ids"][0, 1] = value
+        with pytest.raises(ValueError, match=f"input_ids holds {value}: expected word ids from 0 to 11.*resize"):
+            tiny_model(cls, **WORD_INPUT)(**batch)
 
     def test_contradicting_inputs_are_refused(self):
         model, batch = tiny_model(), batch_of(SENTENCES)
@@ -249,6 +306,19 @@ class TestLayerNormOfTheMix:
         expected = expected * model.scalar_mixes[0].gamma * batch["attention_mask"].unsqueeze(-1)
         torch.testing.assert_close(output.last_hidden_state, expected, rtol=0, atol=1e-10)
 
+    @pytest.mark.parametrize("counted", ["words", "tokens"])
+    def test_nothing_to_count(self, counted):
+        """Boundaries alone, or nothing but padding: zeros at padding and no NaN, in values and gradients."""
+        model = tiny_model(scalar_mix_layer_norm=counted)
+        batch = batch_of(["", ""], words=4)
+        output = model(**batch).last_hidden_state
+        assert output.isfinite().all() and (output[:, 2:] == 0).all()
+        batch["attention_mask"][:] = 0
+        output = model(**batch).last_hidden_state
+        assert (output == 0).all()
+        output.sum().backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
     def test_needs_word_ids_to_find_boundaries(self):
         model = tiny_model(scalar_mix_layer_norm="words")
         with pytest.raises(ValueError, match="needs input_ids"):
@@ -256,9 +326,10 @@ class TestLayerNormOfTheMix:
 
 
 class TestSaving:
+    @reads_either
     @pytest.mark.parametrize("cls", [ElmoModel, ElmoForPreTraining, ElmoForTokenClassification])
-    def test_round_trip_is_bit_identical(self, cls, tmp_path):
-        model = tiny_model(cls)
+    def test_round_trip_is_bit_identical(self, cls, reads, tmp_path):
+        model = tiny_model(cls, **READS[reads])
         model.save_pretrained(tmp_path)
         again = cls.from_pretrained(tmp_path)
         assert {**again.config.to_dict(), "_name_or_path": ""} == model.config.to_dict()
@@ -284,6 +355,68 @@ class TestSaving:
                 with_large_weights(model).save_pretrained(tmp_path / folder)
         assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == files
         assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+    def test_moving_that_stops_half_way_leaves_nothing_that_loads(self, tmp_path, monkeypatch):
+        model = tiny_model()
+        model.save_pretrained(tmp_path)
+        replace, moved = os.replace, []
+
+        def stop(source, target):
+            if len(moved) == 2:
+                raise OSError(errno.EIO, "broken cable")
+            moved.append(target)
+            replace(source, target)
+
+        monkeypatch.setattr("os.replace", stop)
+        with pytest.raises(OSError, match="broken cable"):
+            model.save_pretrained(tmp_path, max_shard_size="2KB")
+        monkeypatch.undo()
+        assert not (tmp_path / "config.json").exists()
+        assert not list(tmp_path.glob(".saving-*"))
+
+    def test_a_rank_that_saves_nothing_removes_nothing(self, tmp_path, monkeypatch):
+        model = tiny_model()
+        model.save_pretrained(tmp_path)
+        files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        for arguments in ((False,), (True, None)):
+            model.save_pretrained(tmp_path, *arguments)
+            assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+        model.save_pretrained(tmp_path, is_main_process=False)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+    def test_only_replaced_weights_are_removed(self, tmp_path):
+        model = tiny_model()
+        model.save_pretrained(tmp_path, max_shard_size="2KB")
+        (tmp_path / "model_best.safetensors").write_bytes(b"mine")
+        model.save_pretrained(tmp_path, variant="other")
+        assert (tmp_path / "model.safetensors.index.json").exists()
+        model.save_pretrained(tmp_path)
+        names = {path.name for path in tmp_path.glob("model*.safetensors*")}
+        assert names == {"model.safetensors", "model.other.safetensors", "model_best.safetensors"}
+
+    def test_an_adapter_leaves_the_model_alone(self, tmp_path):
+        peft = pytest.importorskip("peft")
+        model = tiny_model()
+        model.save_pretrained(tmp_path)
+        model.add_adapter(peft.LoraConfig(r=2, target_modules=["output_proj"]))
+        model.save_pretrained(tmp_path)
+        assert (tmp_path / "model.safetensors").exists() and (tmp_path / "adapter_config.json").exists()
+
+    @pytest.mark.parametrize("kind", ["link", "relative", "text"])
+    def test_folders_of_every_kind(self, tmp_path, monkeypatch, kind):
+        (tmp_path / "real").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
+        monkeypatch.chdir(tmp_path)
+        folder = {"link": tmp_path / "link", "relative": Path("deep/er"), "text": str(tmp_path / "text")}[kind]
+        model = tiny_model()
+        model.save_pretrained(folder)
+        assert torch.equal(ElmoModel.from_pretrained(folder).scalar_mixes[0].gamma, model.scalar_mixes[0].gamma)
+        assert (tmp_path / "link").is_symlink()
+
+    def test_a_file_in_the_way_is_refused(self, tmp_path):
+        (tmp_path / "file").write_text("mine")
+        with pytest.raises(NotADirectoryError, match="is a file: expected a folder"):
+            tiny_model().save_pretrained(tmp_path / "file")
 
     def test_saving_again_leaves_no_stale_shards(self, tmp_path):
         model = tiny_model()
@@ -313,8 +446,9 @@ class TestSaving:
         with pytest.raises(RuntimeError, match="mismatched"):
             ElmoModel.from_pretrained(tmp_path)
 
-    def test_sharded(self, tmp_path):
-        model = tiny_model()
+    @reads_either
+    def test_sharded(self, reads, tmp_path):
+        model = tiny_model(**READS[reads])
         model.save_pretrained(tmp_path, max_shard_size="2KB")
         assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
         again = AutoModel.from_pretrained(tmp_path)
@@ -328,6 +462,17 @@ class TestSaving:
         again = ElmoModel.from_pretrained(tmp_path)
         assert again.scalar_mixes[0].weights.tolist() == [0.5, -1.0, 0.25]
         assert again.scalar_mixes[0].gamma.tolist() == [1.0]
+
+    def test_layers_chosen_when_loading_win_over_the_checkpoint(self, tmp_path):
+        """AllenNLP's way to take one layer of a model whose learned mix is another."""
+        model, batch = tiny_model(), batch_of(SENTENCES)
+        model.save_pretrained(tmp_path)
+        loaded, info = ElmoModel.from_pretrained(
+            tmp_path, scalar_mix="fixed", scalar_mix_parameters=[-9e10, -9e10, 1.0], output_loading_info=True
+        )
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        top = model(**batch, output_hidden_states=True).hidden_states[-1]
+        torch.testing.assert_close(loaded.eval()(**batch).last_hidden_state, top, rtol=0, atol=1e-6)
 
     def test_auto_classes(self, tmp_path):
         tiny_model(ElmoForTokenClassification).save_pretrained(tmp_path)
@@ -364,17 +509,20 @@ class TestSaving:
         scale = model(**batch).last_hidden_state.abs().max()
         difference = (output.last_hidden_state - model(**batch).last_hidden_state).abs().max()
         assert difference < 0.05 * scale
+        assert model.half()(**batch).last_hidden_state.isfinite().all()
+        model.float()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             mixed = model(**batch, return_state=True)
         assert mixed.state.cell.dtype == torch.float32
         assert (mixed.last_hidden_state - model(**batch).last_hidden_state).abs().max() < 0.05 * scale
 
-    def test_device_map_and_meta_device(self, tmp_path):
-        model = tiny_model()
+    @reads_either
+    def test_device_map_and_meta_device(self, reads, tmp_path):
+        model = tiny_model(**READS[reads])
         model.save_pretrained(tmp_path / "model")
         batch = batch_of(SENTENCES)
         with torch.device("meta"):
-            assert ElmoModel(tiny_config()).scalar_mixes[0].gamma.is_meta
+            assert all(weight.is_meta for weight in ElmoModel(tiny_config(**READS[reads])).parameters())
         placed = AutoModel.from_pretrained(
             tmp_path / "model",
             device_map={
@@ -392,9 +540,12 @@ class TestSaving:
 
 
 class TestTraining:
+    @reads_either
     @pytest.mark.parametrize("cls", [ElmoForPreTraining, ElmoForTokenClassification])
-    def test_gradient_checkpointing_changes_nothing(self, cls):
-        model, batch = tiny_model(cls), batch_of(SENTENCES)
+    def test_gradient_checkpointing_changes_nothing(self, cls, reads):
+        # Clips so wide that no gradient is cut off whole.
+        model = tiny_model(cls, cell_clip=1.0, projection_clip=1.0, **READS[reads])
+        batch = batch_of(SENTENCES)
         labels = batch["input_ids"] if cls is ElmoForPreTraining else batch["input_ids"].clamp(max=1)
         gradients = []
         for checkpointing in (False, True):
@@ -408,8 +559,9 @@ class TestTraining:
             assert expected is not None and expected.abs().sum() > 0, name
             torch.testing.assert_close(gradients[1][name], expected, rtol=0, atol=1e-7)
 
-    def test_freezing_leaves_mix_and_head_to_train(self):
-        model = tiny_model(ElmoForTokenClassification)
+    @reads_either
+    def test_freezing_leaves_mix_and_head_to_train(self, reads):
+        model = tiny_model(ElmoForTokenClassification, **READS[reads])
         model.freeze_bilm()
         trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         assert trained == {
@@ -428,9 +580,10 @@ class TestTraining:
         model.train()
         assert not torch.equal(model(**batch).last_hidden_state, model(**batch).last_hidden_state)
 
-    def test_lora_on_the_projections(self, tmp_path):
+    @reads_either
+    def test_lora_on_the_projections(self, reads):
         peft = pytest.importorskip("peft")
-        model, batch = tiny_model(ElmoForTokenClassification), batch_of(SENTENCES)
+        model, batch = tiny_model(ElmoForTokenClassification, **READS[reads]), batch_of(SENTENCES)
         before = model(**batch).logits
         settings = peft.LoraConfig(
             r=2, target_modules=["input_proj", "hidden_proj", "output_proj"], modules_to_save=["classifier"]
@@ -468,6 +621,55 @@ class TestTraining:
         assert plain.config.vocab_size == 99 and plain.get_input_embeddings().num_embeddings == 262
         with pytest.raises(ValueError, match="new_num_tokens=0"):
             plain.resize_token_embeddings(0)
+
+    @pytest.mark.parametrize("tied", [False, True])
+    def test_resizing_the_vocabulary_of_a_word_model(self, tied):
+        model = tiny_model(ElmoForPreTraining, **WORD_INPUT, tie_word_embeddings=tied)
+        table = model.get_input_embeddings().weight.clone()
+        words = [row for row in range(12) if row not in (0, 4)]  # without padding and mask
+        assert model.resize_token_embeddings(20) is model.get_input_embeddings()
+        weight = model.get_input_embeddings().weight
+        assert weight.shape == (20, 4) and model.get_input_embeddings().num_embeddings == 20
+        assert torch.equal(weight[:12], table)
+        torch.testing.assert_close(weight[12:], table[words].mean(0).expand(8, 4))
+        assert (model.softmax.weight is weight) == tied
+        assert model.softmax.weight.shape == (20, 4) and model.softmax.bias.shape == (20,)
+        batch = batch_of(SENTENCES)
+        batch["input_ids"][0, 1] = 19
+        assert torch.isfinite(model(**batch, labels=batch["input_ids"]).loss)
+        model.resize_token_embeddings(9, mean_resizing=False)
+        assert torch.equal(model.get_input_embeddings().weight, table[:9])
+        model.resize_token_embeddings(30, mean_resizing=False)
+        added = model.get_input_embeddings().weight[9:]
+        assert 0 < added.abs().max() <= (6 / (28 + 4)) ** 0.5
+        assert (model.softmax.weight is model.get_input_embeddings().weight) == tied
+
+
+class TestTiedSoftmax:
+    """bilm-tf's `share_embedding_softmax`: one table before and behind the biLM."""
+
+    def test_one_table_is_saved_and_loaded_as_one(self, tmp_path):
+        model = tiny_model(ElmoForPreTraining, **WORD_INPUT, tie_word_embeddings=True)
+        assert model.softmax.weight is model.get_input_embeddings().weight
+        model.save_pretrained(tmp_path)
+        again, info = ElmoForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        assert again.softmax.weight is again.get_input_embeddings().weight
+        assert torch.equal(again.softmax.weight, model.softmax.weight)
+        assert torch.equal(again.softmax.bias, model.softmax.bias)
+        tagger = ElmoForTokenClassification.from_pretrained(tmp_path)
+        assert torch.equal(tagger.get_input_embeddings().weight, model.softmax.weight)
+
+    def test_gradients_of_both_ends_add_up(self):
+        tied = tiny_model(ElmoForPreTraining, **WORD_INPUT, tie_word_embeddings=True).double()
+        apart = ElmoForPreTraining(tiny_config(**WORD_INPUT)).double()
+        apart.load_state_dict(tied.state_dict())
+        batch = batch_of(SENTENCES)
+        for model in (tied, apart):
+            model(**batch, labels=batch["input_ids"]).loss.backward()
+        ends = apart.get_input_embeddings().weight.grad + apart.softmax.weight.grad
+        torch.testing.assert_close(tied.softmax.weight.grad, ends, rtol=0, atol=1e-10)
+        assert (tied.softmax.weight.grad[0] == 0).all()
 
 
 class TestForTokenClassification:
@@ -508,8 +710,9 @@ class TestForTokenClassification:
 
 
 class TestForPreTraining:
-    def test_probabilities_spelled_out(self):
-        model = tiny_model(ElmoForPreTraining).double()
+    @reads_either
+    def test_probabilities_spelled_out(self, reads):
+        model = tiny_model(ElmoForPreTraining, **READS[reads]).double()
         for side in ("right", "left"):
             batch = batch_of(SENTENCES, side)
             output = model(**batch, labels=batch["input_ids"].where(batch["input_ids"] > 0, -100))

@@ -11,7 +11,7 @@ import torch
 from elmo_hf import ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, ElmoTokenizer
 from elmo_hf.configuration_elmo import AUTO_MAP
 
-from .tiny import tiny_config, with_large_weights
+from .tiny import WORD_INPUT, tiny_config, with_large_weights
 
 STRANGER = """
 import json, sys
@@ -40,17 +40,18 @@ print(json.dumps({
 
 
 @pytest.mark.parametrize(
-    ("cls", "auto"),
+    ("cls", "auto", "overrides"),
     [
-        (ElmoModel, "AutoModel"),
-        (ElmoForPreTraining, "AutoModelForPreTraining"),
-        (ElmoForTokenClassification, "AutoModelForTokenClassification"),
+        (ElmoModel, "AutoModel", {}),
+        (ElmoForPreTraining, "AutoModelForPreTraining", {}),
+        (ElmoForTokenClassification, "AutoModelForTokenClassification", {}),
         # Another task than the saved one: every class has its entry.
-        (ElmoForTokenClassification, "AutoModel"),
+        (ElmoForTokenClassification, "AutoModel", {}),
+        (ElmoForPreTraining, "AutoModelForPreTraining", {**WORD_INPUT, "tie_word_embeddings": True}),
     ],
 )
-def test_loads_without_the_package(cls, auto, tmp_path):
-    model = with_large_weights(cls(tiny_config())).eval()
+def test_loads_without_the_package(cls, auto, overrides, tmp_path):
+    model = with_large_weights(cls(tiny_config(**overrides))).eval()
     tokenizer = ElmoTokenizer(max_characters_per_word=9)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")

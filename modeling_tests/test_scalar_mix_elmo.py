@@ -66,6 +66,14 @@ def test_normalisation_counts_marked_positions_only(mask):
     torch.testing.assert_close(found, (layer - values.mean()) / (values.var(unbiased=False) + 1e-12).sqrt())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_normalisation_of_half_precision(dtype):
+    """655,360 elements: more than float16 can count, and far more than bfloat16 can add up."""
+    layer, mask = (torch.randn(32, 20, 1024) + 3).to(dtype), torch.ones(32, 20, dtype=torch.bool)
+    expected = normalise_layer(layer.float(), mask, 1e-12)
+    torch.testing.assert_close(normalise_layer(layer, mask, 1e-12).float(), expected, rtol=0, atol=0.02)
+
+
 def test_normalised_mix_is_zero_at_padding(layers, mask):
     mixed = mix_with(scalar_mix_layer_norm="tokens")(layers, mask, mask)
     assert (mixed[~mask] == 0).all() and (mixed[mask] != 0).all()

@@ -25,6 +25,10 @@ def tiny_config(**overrides) -> ElmoConfig:
     return ElmoConfig(**{**values, **overrides})
 
 
+# Overrides for `tiny_config`: a model that reads words by their id.
+WORD_INPUT = {"character_filters": [], "word_embedding_size": 4}
+
+
 def with_large_weights(model, scale: float = 0.7):
     """Draw all weights anew, so large that gates, clips and highways matter."""
     with torch.no_grad():

@@ -1,0 +1,78 @@
+"""Words from their ids: one row of a table each, for models without characters.
+
+Source: bilm-tf `LanguageModel._build_word_embeddings`, `BidirectionalLanguageModelGraph._build_word_embeddings`.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_elmo import ElmoConfig
+from .initialization_elmo import starting_with
+from .softmax_elmo import ids_without_probability
+
+
+def glorot_bound(words: int, size: int) -> float:
+    """TensorFlow's default for a table of `words` rows; the original's has neither padding nor mask."""
+    return (6 / (words + size)) ** 0.5
+
+
+class ElmoWordEmbeddings(nn.Module):
+    """(batch, words) ids -> (batch, words, word_embedding_size) vectors independent of their context.
+
+    Rows follow the tokenizer's ids. The padding's row starts as zeros and is not trained.
+    """
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__()
+        rows, size = config.vocab_size, config.word_embedding_size
+        self.excluded_ids = ids_without_probability(config)
+        padding = config.pad_token_id if config.pad_token_id in self.excluded_ids else None
+        table = nn.Embedding(rows, size, padding_idx=padding)
+        self.word_embeddings = starting_with(table, "uniform", glorot_bound(rows - len(self.excluded_ids), size))
+
+    def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Look up the words that `mask` marks; the others become zero.
+
+        Args:
+            input_ids: (batch, words), any integer dtype.
+            mask: (batch, words), bool.
+
+        Raises:
+            ValueError: an id outside the table.
+        """
+        ids = input_ids[mask].long()  # [n]
+        self._check_range(ids)
+        vectors = self.word_embeddings(ids)  # [n, size]
+        padded = vectors.new_zeros(*mask.shape, vectors.shape[-1])
+        return padded.masked_scatter(mask.unsqueeze(-1), vectors)
+
+    @torch.no_grad()
+    def resize(self, size: int, mean_resizing: bool) -> None:
+        """Keep the first `size` rows; new ones start as the mean of the old words' rows, or as at first."""
+        table, old = self.word_embeddings, self.word_embeddings.weight
+        kept = min(size, len(old))
+        weight = old.new_empty(size, old.shape[1])
+        weight[:kept] = old[:kept]
+        words = [row for row in range(len(old)) if row not in self.excluded_ids]
+        if mean_resizing and words:
+            weight[kept:] = old[words].mean(0)
+        else:
+            bound = glorot_bound(size - len(self.excluded_ids), old.shape[1])
+            weight[kept:].uniform_(-bound, bound)
+        table.weight = nn.Parameter(weight, requires_grad=old.requires_grad)
+        table.num_embeddings = size
+        if table.padding_idx is not None and table.padding_idx >= size:
+            table.padding_idx = None
+        self.excluded_ids = [token for token in self.excluded_ids if token < size]
+
+    def _check_range(self, ids: Tensor) -> None:
+        if not len(ids):
+            return
+        low, high = int(ids.min()), int(ids.max())
+        count = self.word_embeddings.num_embeddings
+        if low < 0 or high >= count:
+            raise ValueError(
+                f"input_ids holds {low if low < 0 else high}: expected word ids from 0 to {count - 1}; the model's "
+                "vocab_size is not the tokenizer's. Load the tokenizer that belongs to the model, or call "
+                "resize_token_embeddings"
+            )
