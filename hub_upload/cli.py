@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--against", type=Path, required=True, metavar="SOURCE", help="the original checkpoint")
     command.add_argument("--options", type=Path, help="options.json, if it is not beside the weights")
     command.add_argument("--weights", type=Path, help="weight file, if it is not to be guessed")
+    command.add_argument("--vocabulary", type=Path, help="vocabulary, if it is not beside the weights")
     command.add_argument("--sentences", type=Path, help="tokenised sentences, one a line, instead of built-in ones")
     command.add_argument("--tolerance", type=float, default=TOLERANCE, help="default: %(default)g")
     return main_parser
@@ -91,6 +92,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         tolerance=arguments.tolerance,
         options=arguments.options,
         weights=arguments.weights,
+        vocabulary=arguments.vocabulary,
     )
     print(f"{report.source}; {report.sentences} sentences; largest absolute differences:")
     for layer, (alone, carried) in enumerate(zip(report.differences, report.carried, strict=True)):

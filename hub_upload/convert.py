@@ -16,10 +16,11 @@ from .errors import CheckpointError
 from .formats.detect import open_source
 from .formats.source import Source
 from .names import ALLENNLP_RULES, BILM_RULES, Entry, check_complete, expand, listing, rename
-from .options import config_from_options
+from .options import config_from_options, is_word_model
 from .output import check_output, new_folder
 
 SOFTMAX = ("softmax/W", "softmax/b")
+WORD_TABLE = "embedding"
 # The variance's epsilon in AllenNLP's ScalarMix.
 ALLENNLP_EPSILON = 1e-13
 
@@ -68,7 +69,7 @@ def convert(
         output: The folder to make; written beside and moved into place when it is complete.
         options, weights, vocabulary, softmax: Files that are not beside the source, or not to be guessed.
         without_vocabulary: Leave the vocabulary out, and with it the softmax, whose rows are its lines. A character
-            model embeds any word without it.
+            model embeds any word without it; a model that reads words by their id cannot do so.
         without_softmax: Leave the softmax out; the result is an `ElmoModel`.
         remote_code: Put the code into the folder, for `trust_remote_code=True` where this package is missing.
         force: Replace a model folder at `output`.
@@ -84,6 +85,11 @@ def convert(
     if (without_vocabulary and vocabulary is not None) or (without_softmax and softmax is not None):
         raise CheckpointError("a file cannot both be given and left out: drop one of the two options")
     with open_source(source, options=paths[0], weights=paths[1], vocabulary=paths[2], softmax=paths[3]) as opened:
+        if without_vocabulary and is_word_model(opened.options or {}):
+            raise CheckpointError(
+                f"{opened.file}: reads words by the line they have in its vocabulary and cannot do without: drop "
+                "--without-vocabulary"
+            )
         if without_softmax:
             tensors = {name: value for name, value in opened.tensors.items() if not name.endswith(SOFTMAX)}
             opened = replace(opened, tensors=tensors, vocabulary=None if without_vocabulary else opened.vocabulary)
@@ -93,20 +99,23 @@ def convert(
 def _convert(source: Source, output: Path, remote_code: bool) -> ConversionReport:
     notes = list(source.notes)
     stored = _standard_names(source)
-    words = _softmax_rows(source, stored)
     config = _configuration(source, stored, notes)
+    has_softmax = any(name in stored for name in SOFTMAX)
+    words = _vocabulary_rows(source, stored)
     rules = ALLENNLP_RULES if source.layout == "allennlp" else BILM_RULES
     # A bare biLM of AllenNLP has no mixes.
-    entries = list(expand(rules, config, words, mixes=any(name.endswith(".gamma") for name in stored)))
+    mixes = any(name.endswith(".gamma") for name in stored)
+    entries = list(expand(rules, config, words, mixes, has_softmax))
     # All names and shapes first, values after: nothing is allocated for a file that does not fit its options.
     check_complete(entries, stored, source.file)
     for entry in entries:
         entry.check_shape(source.tensors[stored[entry.original]].shape, source.file)
     tokenizer = _tokenizer(source, config)
     _set_words(config, tokenizer, words, source)
-    model = _build(config, with_softmax=words is not None)
+    model = _build(config, has_softmax)
     parameters = _read(source, stored, entries, config, model)
     model.load_state_dict(parameters, strict=True, assign=True)
+    model.tie_weights()
     with new_folder(output) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -117,7 +126,8 @@ def _convert(source: Source, output: Path, remote_code: bool) -> ConversionRepor
         output=output,
         architecture=type(model).__name__,
         tensors=len(entries),
-        parameters=sum(value.numel() for value in parameters.values()),
+        # A shared table has two names.
+        parameters=sum(value.numel() for value in {id(value): value for value in parameters.values()}.values()),
         vocab_size=config.vocab_size,
         notes=tuple(notes),
     )
@@ -130,17 +140,26 @@ def _standard_names(source: Source) -> dict[str, str]:
     return rename(source.tensors)
 
 
-def _softmax_rows(source: Source, stored: dict[str, str]) -> int | None:
-    """Lines of the vocabulary that the softmax was trained with; `None` without a softmax."""
-    if not any(name in stored for name in SOFTMAX):
+def _vocabulary_rows(source: Source, stored: dict[str, str]) -> int | None:
+    """Lines of the vocabulary that the model was trained with; `None` if no tensor has a row for each.
+
+    Raises:
+        CheckpointError: a tensor has, and there is no vocabulary to say which words they are.
+    """
+    named = [name for name in (WORD_TABLE, *reversed(SOFTMAX)) if name in stored]
+    if not named:
         return None
     if source.vocabulary is None:
+        if named[0] == WORD_TABLE:
+            raise CheckpointError(
+                f"{source.file}: reads words by the line they have in its vocabulary, and there is none beside it: "
+                "give its file with --vocabulary"
+            )
         raise CheckpointError(
             f"{source.file}: comes with softmax weights, whose rows mean nothing without the vocabulary: give its file "
             "with --vocabulary, or leave the softmax out with --without-softmax"
         )
-    bias = stored.get("softmax/b")
-    shape = source.tensors[bias].shape if bias else ()
+    shape = source.tensors[stored[named[0]]].shape
     return shape[0] if shape else 0
 
 
@@ -178,6 +197,9 @@ def _configuration(source: Source, stored: dict[str, str], notes: list[str]) -> 
                 if name in stored
             }
         )
+        if is_word_model(source.options) and source.options.get("share_embedding_softmax") is True:
+            # The dump of such a model, which has no softmax, has nothing to share.
+            fields.update(tie_word_embeddings="softmax/b" in stored)
     return config_from_options(source.options, source.options_file, notes, **fields)
 
 
@@ -188,13 +210,12 @@ def _tokenizer(source: Source, config: ElmoConfig) -> ElmoTokenizer:
             max_characters_per_word=config.max_characters_per_word,
         )
     except ValueError as error:
-        raise CheckpointError(
-            f"{error}. A character model also works without its vocabulary: --without-vocabulary"
-        ) from error
+        remedy = ". A character model also works without its vocabulary: --without-vocabulary"
+        raise CheckpointError(f"{error}{'' if config.word_embedding_size else remedy}") from error
 
 
 def _set_words(config: ElmoConfig, tokenizer: ElmoTokenizer, words: int | None, source: Source) -> None:
-    """Give the configuration the tokenizer's ids; check the softmax against the vocabulary."""
+    """Give the configuration the tokenizer's ids; check the rows of words against the vocabulary."""
     size = len(tokenizer)
     if words is not None and source.vocabulary is not None:
         with source.vocabulary.open(encoding="utf-8-sig") as file:
@@ -202,9 +223,11 @@ def _set_words(config: ElmoConfig, tokenizer: ElmoTokenizer, words: int | None, 
         # Padding comes before the file's words; the mask comes behind them, unless the file has it.
         lines = size - 1 if mask_is_listed else size - 2
         if words != lines:
+            part = "table of words" if config.word_embedding_size else "softmax"
+            remedy = "" if config.word_embedding_size else ", or leave the softmax out (--without-softmax)"
             raise CheckpointError(
-                f"{source.vocabulary}: has {lines} words, but the softmax of {source.file} has {words} rows; give the "
-                "vocabulary that the model was trained with, or leave the softmax out (--without-softmax)"
+                f"{source.vocabulary}: has {lines} words, but the {part} of {source.file} has {words} rows; give the "
+                f"vocabulary that the model was trained with{remedy}"
             )
     config.vocab_size = size
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id"):
@@ -237,6 +260,9 @@ def _read(
     for k in range(config.num_representations):
         parameters.setdefault(f"scalar_mixes.{k}.weights", torch.zeros(layers))
         parameters.setdefault(f"scalar_mixes.{k}.gamma", torch.ones(1))
+    if config.tie_word_embeddings:
+        # One tensor under two names.
+        parameters["softmax.weight"] = parameters["embeddings.word_embeddings.weight"]
     converted = {name: tuple(value.shape) for name, value in parameters.items()}
     if converted != shapes:
         wrong = sorted(name for name, _ in converted.items() ^ shapes.items())

@@ -31,6 +31,7 @@ from .transforms import Array, subtract_forget_bias
 
 OPTIONS, WEIGHTS, SOFTMAX, VOCABULARY = "options.json", "weights.hdf5", "softmax_weights.hdf5", "vocab.txt"
 SOFTMAX_PARAMETERS = ("softmax.weight", "softmax.bias")
+WORD_TABLE = "embeddings.word_embeddings.weight"
 # What the tokenizer holds if it was made without a vocabulary file.
 NO_VOCABULARY = ["<S>", "</S>", "<UNK>"]
 # The constant that every program that reads these files adds to the forget gate.
@@ -86,11 +87,11 @@ def export(folder: str | PathLike[str], output: str | PathLike[str], *, force: b
     notes: list[str] = []
     _check_config(config, notes)
     with ExitStack() as stack:
-        parameters = _bilm_parameters(_open_parameters(folder, stack), notes)
+        parameters = _bilm_parameters(_open_parameters(folder, stack), config, notes)
         _check_parameters(config, parameters, folder)
         words = _words(folder, parameters, notes)
-        has_softmax = words is not None and "softmax.weight" in parameters
-        entries = list(expand(BILM_RULES, config, len(words) if words is not None and has_softmax else None))
+        has_softmax = words is not None and "softmax.bias" in parameters
+        entries = list(expand(BILM_RULES, config, len(words) if words is not None else None, softmax=has_softmax))
         _note_mixes(config, parameters, notes)
         writer = _Writer(config, parameters, notes)
         with new_folder(output) as partial:
@@ -99,9 +100,10 @@ def export(folder: str | PathLike[str], output: str | PathLike[str], *, force: b
             if has_softmax:
                 _write_hdf5(partial / SOFTMAX, [entry for entry in entries if _is_softmax(entry)], writer)
                 files.append(SOFTMAX)
-                notes.append(
-                    f"simple_elmo takes model.hdf5, or else the first .hdf5 file it meets: rename {WEIGHTS} for it"
-                )
+                if not config.word_embedding_size:
+                    notes.append(
+                        f"simple_elmo takes model.hdf5, or else the first .hdf5 file it meets: rename {WEIGHTS} for it"
+                    )
             options = options_from_config(config)
             if words is not None:
                 text = "".join(word + "\n" for word in words)
@@ -138,6 +140,25 @@ def read_config(folder: Path) -> ElmoConfig:
 
 def _check_config(config: ElmoConfig, notes: list[str]) -> None:
     """Refuse what the formats cannot hold; note what one of the readers cannot read."""
+    if config.word_embedding_size:
+        notes.append(
+            "AllenNLP and simple_elmo do not read models with word input: for bilm-tf, with use_character_inputs=False "
+            f"and {WEIGHTS} as embedding_weight_file too"
+        )
+    else:
+        _check_characters(config, notes)
+    if config.cell_projection and config.cell_size <= config.projection_size:
+        notes.append("bilm-tf does not read a projection to more values than the cell has: for AllenNLP only")
+    if config.num_hidden_layers > BILM_TF_MAX_LAYERS:
+        notes.append(f"bilm-tf reads at most {BILM_TF_MAX_LAYERS} layers, this model has {config.num_hidden_layers}")
+    for name in ("cell_clip", "projection_clip"):
+        if getattr(config, name) == 0:
+            notes.append(f"{name} is 0: bilm-tf clips to zero as this model does, AllenNLP does not clip then")
+    if config.scalar_mix_layer_norm is not None and config.scalar_mix != "top":
+        notes.append("the files do not say that layers are normalised before mixing (AllenNLP: do_layer_norm=True)")
+
+
+def _check_characters(config: ElmoConfig, notes: list[str]) -> None:
     if config.num_characters != NUM_CHARACTERS:
         raise CheckpointError(
             f"num_characters is {config.num_characters}: the original programs make ids for exactly {NUM_CHARACTERS} "
@@ -154,15 +175,6 @@ def _check_config(config: ElmoConfig, notes: list[str]) -> None:
         notes.append("AllenNLP expects all projections, this model has not: for bilm-tf and simple_elmo")
     if config.character_projection and config.num_filters == config.projection_size:
         notes.append("bilm-tf does not read a projection between equal sizes (filters, projection): for AllenNLP only")
-    if config.cell_projection and config.cell_size <= config.projection_size:
-        notes.append("bilm-tf does not read a projection to more values than the cell has: for AllenNLP only")
-    if config.num_hidden_layers > BILM_TF_MAX_LAYERS:
-        notes.append(f"bilm-tf reads at most {BILM_TF_MAX_LAYERS} layers, this model has {config.num_hidden_layers}")
-    for name in ("cell_clip", "projection_clip"):
-        if getattr(config, name) == 0:
-            notes.append(f"{name} is 0: bilm-tf clips to zero as this model does, AllenNLP does not clip then")
-    if config.scalar_mix_layer_norm is not None and config.scalar_mix != "top":
-        notes.append("the files do not say that layers are normalised before mixing (AllenNLP: do_layer_norm=True)")
 
 
 def _open_parameters(folder: Path, stack: ExitStack) -> dict[str, _Parameter]:
@@ -193,8 +205,10 @@ def _parameter(file: Any, name: str) -> _Parameter:
     return _Parameter(tuple(view.get_shape()), lambda: file.get_tensor(name), lambda row: view[row : row + 1])
 
 
-def _bilm_parameters(parameters: Mapping[str, _Parameter], notes: list[str]) -> dict[str, _Parameter]:
-    """Names as in `ElmoModel`; the layers of a task model are left out and noted."""
+def _bilm_parameters(
+    parameters: Mapping[str, _Parameter], config: ElmoConfig, notes: list[str]
+) -> dict[str, _Parameter]:
+    """Names as in `ElmoModel`; the layers of a task model and an adaptive softmax are left out and noted."""
     parts = ("embeddings.", "encoder.", "scalar_mixes.")
     kept: dict[str, _Parameter] = {}
     left: list[str] = []
@@ -206,12 +220,28 @@ def _bilm_parameters(parameters: Mapping[str, _Parameter], notes: list[str]) -> 
             left.append(name)
     if left:
         notes.append(f"left out, as the originals have no place for it: {listing(sorted(left))}")
+    if config.softmax_cutoffs is not None and any(name.startswith("softmax.") for name in left):
+        notes.append(
+            f"the softmax is adaptive (softmax_cutoffs={config.softmax_cutoffs}), without a row a word: exported "
+            "without softmax"
+        )
+    if config.tie_word_embeddings and "softmax.bias" in kept:
+        # One table, saved under either name; the original's is the table of words.
+        softmax = kept.pop("softmax.weight", None)
+        if softmax is not None:
+            kept.setdefault(WORD_TABLE, softmax)
     return kept
 
 
 def _words(folder: Path, parameters: Mapping[str, _Parameter], notes: list[str]) -> list[str] | None:
     """The lines of the vocabulary file, or `None` for a model without one."""
+    reads_words = WORD_TABLE in parameters
     if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+        if reads_words:
+            raise CheckpointError(
+                f"{folder}: no tokenizer in it, and the model reads words by the id they have in its vocabulary; save "
+                "the tokenizer there too"
+            )
         notes.append("no tokenizer in the folder: exported without vocabulary and softmax")
         return None
     try:
@@ -220,18 +250,18 @@ def _words(folder: Path, parameters: Mapping[str, _Parameter], notes: list[str])
         raise CheckpointError(f"{folder}: the tokenizer cannot be read ({error}); save it again") from error
     ids = tokenizer.get_vocab()
     size = len(ids)
-    if "softmax.weight" in parameters:
-        rows = parameters["softmax.weight"].shape[0]
+    for part, name in (("table of words", WORD_TABLE), ("softmax", "softmax.bias")):
+        rows = parameters[name].shape[0] if name in parameters else size
         if rows != size:
             raise CheckpointError(
-                f"{folder}: the tokenizer has {size} words, but the softmax has {rows} rows; save model and tokenizer "
+                f"{folder}: the tokenizer has {size} words, but the {part} has {rows} rows; save model and tokenizer "
                 "that belong together"
             )
     mask = tokenizer.mask_token_id
     words = sorted(ids, key=ids.__getitem__)[1:]
     if mask == size - 1 and not _is_used(mask, parameters):
         words.pop()
-    if "softmax.weight" not in parameters and words == NO_VOCABULARY:
+    if not reads_words and "softmax.bias" not in parameters and words == NO_VOCABULARY:
         return None
     unfit = [word for word in words if word != word.strip() or "\n" in word or "\r" in word]
     if unfit:
@@ -239,13 +269,15 @@ def _words(folder: Path, parameters: Mapping[str, _Parameter], notes: list[str])
             f"{folder}: {unfit[0]!r} cannot stand in a vocabulary file, whose lines are stripped of whitespace"
         )
     if _is_used(0, parameters):
-        notes.append("the softmax row of the padding word is not zero; the originals have no such word: left out")
+        part = "row" if reads_words else "softmax row"
+        notes.append(f"the {part} of the padding word is not zero; the originals have no such word: left out")
     return words
 
 
 def _is_used(row: int, parameters: Mapping[str, _Parameter]) -> bool:
-    """Whether the softmax has a non-zero row for this word id: an added mask has none."""
-    return any(bool(parameters[name].row(row).any()) for name in SOFTMAX_PARAMETERS if name in parameters)
+    """Whether the softmax or the table of words has a non-zero row for this word id: an added mask has none."""
+    names = (WORD_TABLE, *SOFTMAX_PARAMETERS)
+    return any(bool(parameters[name].row(row).any()) for name in names if name in parameters)
 
 
 def _note_mixes(config: ElmoConfig, parameters: Mapping[str, _Parameter], notes: list[str]) -> None:
@@ -267,8 +299,9 @@ def _check_parameters(config: ElmoConfig, parameters: Mapping[str, _Parameter], 
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in ElmoModel(config).state_dict().items()}
     if "softmax.weight" in parameters or "softmax.bias" in parameters:
-        expected["softmax.weight"] = (config.vocab_size, config.projection_size)
         expected["softmax.bias"] = (config.vocab_size,)
+        if not config.tie_word_embeddings:
+            expected["softmax.weight"] = (config.vocab_size, config.projection_size)
     # Mixes are not exported, and a model saved for its top layer only has none.
     expected = {name: shape for name, shape in expected.items() if not name.startswith("scalar_mixes.")}
     found = {name: item.shape for name, item in parameters.items() if not name.startswith("scalar_mixes.")}

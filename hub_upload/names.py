@@ -35,7 +35,16 @@ from .transforms import (
     Transform,
 )
 
-Condition = Literal["always", "character_projection", "cell_projection", "softmax", "mixes"]
+Condition = Literal[
+    "always",
+    "character_input",
+    "word_input",
+    "character_projection",
+    "cell_projection",
+    "softmax",
+    "softmax_of_its_own",
+    "mixes",
+]
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,16 @@ BILM_RULES = (
         ("embeddings.character_embeddings.weight",),
         PAD_ROWS,
         "When they embed text, programs add 1 to each character id and keep 0 for padded words: row k is id k + 1.",
+        "character_input",
+    ),
+    Rule(
+        "embedding",
+        "words P",
+        ("embeddings.word_embeddings.weight",),
+        PAD_ROWS,
+        "Line r of the vocabulary file is word id r + 1, behind padding, as programs that embed text count too; an "
+        "added mask has a zero row at the end.",
+        "word_input",
     ),
     Rule(
         "CNN/W_cnn_{filter}",
@@ -77,14 +96,23 @@ BILM_RULES = (
         ("embeddings.convolutions.{filter}.weight",),
         CONVOLUTION,
         "TensorFlow convolves over (height 1, width, in, out), PyTorch over (out, in, width); both correlate, no flip.",
+        "character_input",
     ),
-    Rule("CNN/b_cnn_{filter}", "count", ("embeddings.convolutions.{filter}.bias",), COPY, "The same vector."),
+    Rule(
+        "CNN/b_cnn_{filter}",
+        "count",
+        ("embeddings.convolutions.{filter}.bias",),
+        COPY,
+        "The same vector.",
+        "character_input",
+    ),
     Rule(
         "CNN_high_{highway}/W_transform",
         "F F",
         ("embeddings.highways.{highway}.nonlinear.weight",),
         TRANSPOSE,
         "TensorFlow multiplies x W, PyTorch x W^T.",
+        "character_input",
     ),
     Rule(
         "CNN_high_{highway}/b_transform",
@@ -92,6 +120,7 @@ BILM_RULES = (
         ("embeddings.highways.{highway}.nonlinear.bias",),
         COPY,
         "The same vector.",
+        "character_input",
     ),
     Rule(
         "CNN_high_{highway}/W_carry",
@@ -99,8 +128,16 @@ BILM_RULES = (
         ("embeddings.highways.{highway}.gate.weight",),
         TRANSPOSE,
         "Despite its name it opens the non-linear branch, as our gate does: the sign stays.",
+        "character_input",
     ),
-    Rule("CNN_high_{highway}/b_carry", "F", ("embeddings.highways.{highway}.gate.bias",), COPY, "The sign stays."),
+    Rule(
+        "CNN_high_{highway}/b_carry",
+        "F",
+        ("embeddings.highways.{highway}.gate.bias",),
+        COPY,
+        "The sign stays.",
+        "character_input",
+    ),
     Rule(
         "CNN_proj/W_proj",
         "F P",
@@ -139,7 +176,7 @@ BILM_RULES = (
         ("softmax.weight",),
         PAD_ROWS,
         "Line r of the vocabulary file is word id r + 1, behind padding; an added mask has a zero row at the end.",
-        "softmax",
+        "softmax_of_its_own",
     ),
     Rule("softmax/b", "words", ("softmax.bias",), PAD_ROWS, "As softmax/W.", "softmax"),
 )
@@ -323,7 +360,7 @@ class Dimensions:
 
     @classmethod
     def of(cls, config: ElmoConfig, words: int | None) -> "Dimensions":
-        """Dimensions of a configuration and `words` lines of vocabulary, if the softmax is wanted."""
+        """Dimensions of a configuration and `words` lines of vocabulary, if anything has a row for each."""
         characters, filters = config.num_characters - 1, config.num_filters
         rows = {
             "characters": (characters, "char_cnn.n_characters, without the id of padded words"),
@@ -383,21 +420,29 @@ def _indices(config: ElmoConfig) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def expand(rules: Iterable[Rule], config: ElmoConfig, words: int | None, mixes: bool = True) -> Iterator[Entry]:
+def expand(
+    rules: Iterable[Rule], config: ElmoConfig, words: int | None, mixes: bool = True, softmax: bool = True
+) -> Iterator[Entry]:
     """Fill a table for one configuration.
 
     Args:
         rules: `BILM_RULES` or `ALLENNLP_RULES`.
         config: Sizes and parts of the model.
-        words: Rows of the original's softmax; `None` leaves the softmax out.
+        words: Rows of the original's softmax and table of words, the lines of its vocabulary; `None` leaves the
+            softmax out. A word model needs it.
         mixes: Whether scalar mixes are part of the checkpoint.
+        softmax: Whether a softmax is.
     """
+    softmax = softmax and words is not None
     dimensions = Dimensions.of(config, words)
     applies = {
         "always": True,
+        "character_input": bool(config.character_filters),
+        "word_input": config.word_embedding_size > 0,
         "character_projection": bool(config.character_projection),
         "cell_projection": bool(config.cell_projection),
-        "softmax": words is not None,
+        "softmax": softmax,
+        "softmax_of_its_own": softmax and not config.tie_word_embeddings,
         "mixes": mixes,
     }
     indices = _indices(config)

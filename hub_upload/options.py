@@ -128,20 +128,12 @@ def config_from_options(options: dict[str, Any], file: str, notes: list[str], **
         raise CheckpointError(
             f"{file}: bidirectional is false: this is a language model of one direction, and ElmoModel needs both"
         )
-    reader.choice("char_cnn.n_characters", ACCEPTED_CHARACTERS, default=NUM_CHARACTERS)
+    reader.choice("share_embedding_softmax", (True, False), default=False)
     skips = reader.get("lstm.use_skip_connections")
     if skips is None:
         notes.append("lstm.use_skip_connections is missing, which means false to the program that trained the model")
-    activation = reader.choice("char_cnn.activation", ("relu", "tanh"))
     values: dict[str, Any] = {
-        "num_characters": NUM_CHARACTERS,
-        "max_characters_per_word": reader.size(
-            "char_cnn.max_characters_per_token", DEFAULT_CHARACTERS_PER_WORD, lowest=3
-        ),
-        "character_embedding_size": reader.size("char_cnn.embedding.dim"),
-        "character_filters": reader.filters("char_cnn.filters"),
-        "character_activation": activation,
-        "num_highway_layers": reader.size("char_cnn.n_highway", default=0, lowest=0),
+        **(_word_fields(reader) if is_word_model(options) else _character_fields(reader)),
         "projection_size": reader.size("lstm.projection_dim"),
         "cell_size": reader.size("lstm.dim"),
         "num_hidden_layers": reader.size("lstm.n_layers", default=1),
@@ -153,13 +145,36 @@ def config_from_options(options: dict[str, Any], file: str, notes: list[str], **
     return make_config(values, file)
 
 
+def _character_fields(reader: _Options) -> dict[str, Any]:
+    reader.choice("char_cnn.n_characters", ACCEPTED_CHARACTERS, default=NUM_CHARACTERS)
+    return {
+        "num_characters": NUM_CHARACTERS,
+        "max_characters_per_word": reader.size(
+            "char_cnn.max_characters_per_token", DEFAULT_CHARACTERS_PER_WORD, lowest=3
+        ),
+        "character_activation": reader.choice("char_cnn.activation", ("relu", "tanh")),
+        "character_embedding_size": reader.size("char_cnn.embedding.dim"),
+        "character_filters": reader.filters("char_cnn.filters"),
+        "num_highway_layers": reader.size("char_cnn.n_highway", default=0, lowest=0),
+    }
+
+
+def _word_fields(reader: _Options) -> dict[str, Any]:
+    """A table of words as wide as the layers, in place of characters."""
+    return {
+        "word_embedding_size": reader.size("lstm.projection_dim"),
+        "character_filters": [],
+        "num_highway_layers": 0,
+    }
+
+
 def options_from_config(config: ElmoConfig) -> dict[str, Any]:
     """The `options.json` of a model, with every key that bilm-tf, AllenNLP or simple_elmo read."""
 
     def number(value: float | None) -> float | int | None:
         return int(value) if value is not None and value == int(value) else value
 
-    return {
+    options: dict[str, Any] = {
         "lstm": {
             "use_skip_connections": config.use_skip_connections,
             "projection_dim": config.projection_size,
@@ -168,13 +183,17 @@ def options_from_config(config: ElmoConfig) -> dict[str, Any]:
             "cell_clip": number(config.cell_clip),
             "proj_clip": number(config.projection_clip),
         },
-        "char_cnn": {
+        "bidirectional": True,
+    }
+    if config.character_filters:
+        options["char_cnn"] = {
             "activation": config.character_activation,
             "embedding": {"dim": config.character_embedding_size},
             "filters": [list(pair) for pair in config.character_filters],
             "n_highway": config.num_highway_layers,
             "n_characters": NUM_CHARACTERS,
             "max_characters_per_token": config.max_characters_per_word,
-        },
-        "bidirectional": True,
-    }
+        }
+    if config.tie_word_embeddings:
+        options["share_embedding_softmax"] = True
+    return options

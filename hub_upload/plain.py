@@ -3,8 +3,8 @@
 This is the second opinion that `verify` asks. It shares no line with the model, the tokenizer or the conversion: its
 own reading of the layouts, its own character rows, its own formulas. Speed does not matter.
 
-Sources: bilm-tf `bilm/data.py` (characters), `bilm/model.py` (encoder, LSTM), TensorFlow 1 `LSTMCell`, AllenNLP
-`elmo.py`, `highway.py`, `lstm_cell_with_projection.py`.
+Sources: bilm-tf `bilm/data.py` (characters, vocabulary), `bilm/model.py` (encoder, LSTM), TensorFlow 1 `LSTMCell`,
+AllenNLP `elmo.py`, `highway.py`, `lstm_cell_with_projection.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -79,14 +79,13 @@ class Cell:
 
 
 @dataclass
-class PlainElmo:
-    """The biLM of a source file.
+class Characters:
+    """The character encoder.
 
     Attributes:
         table: (characters, D), row = id.
         filters: for each width a list of (width, D) kernels stacked to (width, D, n), and the biases (n).
-        cells: [layer][direction].
-        state: row -> [layer][direction] -> (h, c), carried from call to call until it is cleared.
+        length: characters of a word, boundaries included.
     """
 
     table: Array
@@ -94,12 +93,11 @@ class PlainElmo:
     activation: Callable[[Array], Array]
     highways: list[Highway]
     projection: tuple[Array, Array] | None
-    cells: list[list[Cell]]
-    characters: int
-    skip: bool
-    cell_clip: float | None
-    projection_clip: float | None
-    state: dict[int, dict[tuple[int, int], tuple[Array, Array]]] = field(default_factory=dict)
+    length: int
+
+    def __call__(self, words: Sequence[str]) -> Array:
+        """The vectors of a sentence with both boundaries around it, (words + 2, P)."""
+        return np.stack([self.word(row) for row in sentence_rows(words, self.length)])
 
     def word(self, row: Sequence[int]) -> Array:
         """The vector of one word, (P,)."""
@@ -114,12 +112,49 @@ class PlainElmo:
             y = highway(y)
         return y if self.projection is None else y @ self.projection[0] + self.projection[1]
 
+
+@dataclass
+class Words:
+    """A table of words, (V, P): row = line of the vocabulary file."""
+
+    table: Array
+    lines: Mapping[str, int]
+
+    @classmethod
+    def of(cls, table: Array, vocabulary: Sequence[str]) -> "Words":
+        # bilm-tf strips each line, and skips a count that some files begin with.
+        words = [line.strip() for line in vocabulary]
+        return cls(table, {word: row for row, word in enumerate(word for word in words if word != "!!!MAXTERMID")})
+
+    def __call__(self, words: Sequence[str]) -> Array:
+        """As `Characters`; words that the vocabulary lacks are `<UNK>`."""
+        unknown = self.lines["<UNK>"]
+        return self.table[[self.lines.get(word, unknown) for word in ("<S>", *words, "</S>")]]
+
+
+@dataclass
+class PlainElmo:
+    """The biLM of a source file.
+
+    Attributes:
+        vectors: words of a sentence -> (words + 2, P).
+        cells: [layer][direction].
+        state: row -> [layer][direction] -> (h, c), carried from call to call until it is cleared.
+    """
+
+    vectors: Characters | Words
+    cells: list[list[Cell]]
+    skip: bool
+    cell_clip: float | None
+    projection_clip: float | None
+    state: dict[int, dict[tuple[int, int], tuple[Array, Array]]] = field(default_factory=dict)
+
     def embed(self, batch: Sequence[Sequence[str]]) -> list[Array]:
         """All layers of each sentence, (layers + 1, words + 2, 2P); row r goes on from its state."""
         return [self._sentence(words, self.state.setdefault(row, {})) for row, words in enumerate(batch)]
 
     def _sentence(self, words: Sequence[str], state: dict[tuple[int, int], tuple[Array, Array]]) -> Array:
-        vectors = np.stack([self.word(row) for row in sentence_rows(words, self.characters)])
+        vectors = self.vectors(words)
         inputs = [vectors, vectors[::-1]]  # each in reading order
         layers = [np.concatenate([vectors, vectors], axis=1)]
         for number, pair in enumerate(self.cells):
@@ -141,24 +176,50 @@ class PlainElmo:
 
 
 def _common(options: Mapping[str, Any]) -> dict[str, Any]:
-    lstm, characters = options["lstm"], options["char_cnn"]
+    lstm = options["lstm"]
     return {
-        "activation": np.tanh if characters["activation"] == "tanh" else lambda x: np.maximum(x, 0),
-        "characters": characters.get("max_characters_per_token", 50),
         "skip": bool(lstm.get("use_skip_connections")),
         "cell_clip": lstm.get("cell_clip"),
         "projection_clip": lstm.get("proj_clip"),
     }
 
 
-def from_bilm(names: set[str], read: Read, options: Mapping[str, Any]) -> PlainElmo:
-    """From bilm-tf's arrays, HDF5 or TensorFlow names alike: gates i, g, f, o; 1 is added to f when it runs."""
-    scope = "lm/" if "lm/char_embed" in names else ""
+def _character_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    characters = options["char_cnn"]
+    return {
+        "activation": np.tanh if characters["activation"] == "tanh" else lambda x: np.maximum(x, 0),
+        "length": characters.get("max_characters_per_token", 50),
+    }
+
+
+def _bilm_characters(names: set[str], read: Read, options: Mapping[str, Any], scope: str) -> Characters:
     table = read(scope + "char_embed")
     n_filters, n_highways = len(options["char_cnn"]["filters"]), options["char_cnn"].get("n_highway") or 0
     projection = None
     if scope + "CNN_proj/W_proj" in names:
         projection = read(scope + "CNN_proj/W_proj"), read(scope + "CNN_proj/b_proj")
+    return Characters(
+        table=np.concatenate([np.zeros((1, table.shape[1])), table]),
+        filters=[(read(f"{scope}CNN/W_cnn_{i}")[0], read(f"{scope}CNN/b_cnn_{i}")) for i in range(n_filters)],
+        highways=[
+            Highway(
+                *(read(f"{scope}CNN_high_{k}/{part}") for part in ("W_transform", "b_transform", "W_carry", "b_carry"))
+            )
+            for k in range(n_highways)
+        ],
+        projection=projection,
+        **_character_options(options),
+    )
+
+
+def from_bilm(
+    names: set[str], read: Read, options: Mapping[str, Any], vocabulary: Sequence[str] | None = None
+) -> PlainElmo:
+    """From bilm-tf's arrays, HDF5 or TensorFlow names alike: gates i, g, f, o; 1 is added to f when it runs.
+
+    `vocabulary`, the lines of its file, is what a model with word input needs.
+    """
+    scope = "lm/" if any(name.startswith("lm/") for name in names) else ""
 
     def cell(direction: int, layer: int) -> Cell:
         # (kernel, bias, projection) as dumped, as dumped for one layer, as in a checkpoint, and there for one layer.
@@ -182,16 +243,13 @@ def from_bilm(names: set[str], read: Read, options: Mapping[str, Any]) -> PlainE
             gates[gate] = w[:inputs, part], w[inputs:, part], b[part] + (1.0 if gate == "f" else 0.0)
         return Cell(gates, read(out) if out in names else None)
 
+    vectors: Characters | Words
+    if vocabulary is not None and scope + "embedding" in names:
+        vectors = Words.of(read(scope + "embedding"), vocabulary)
+    else:
+        vectors = _bilm_characters(names, read, options, scope)
     return PlainElmo(
-        table=np.concatenate([np.zeros((1, table.shape[1])), table]),
-        filters=[(read(f"{scope}CNN/W_cnn_{i}")[0], read(f"{scope}CNN/b_cnn_{i}")) for i in range(n_filters)],
-        highways=[
-            Highway(
-                *(read(f"{scope}CNN_high_{k}/{part}") for part in ("W_transform", "b_transform", "W_carry", "b_carry"))
-            )
-            for k in range(n_highways)
-        ],
-        projection=projection,
+        vectors,
         cells=[[cell(d, layer) for d in (0, 1)] for layer in range(options["lstm"].get("n_layers", 1))],
         **_common(options),
     )
@@ -220,7 +278,7 @@ def from_allennlp(names: set[str], read: Read, options: Mapping[str, Any]) -> Pl
 
     n_filters = sum(name.startswith(words + "char_conv_") and name.endswith(".weight") for name in names)
     n_layers = sum(name.startswith(stack + "forward_layer_") and name.endswith(".bias") for name in names)
-    return PlainElmo(
+    characters = Characters(
         table=read(words + "_char_embedding_weights"),
         filters=[
             (read(f"{words}char_conv_{i}.weight").transpose(2, 1, 0), read(f"{words}char_conv_{i}.bias"))
@@ -228,6 +286,10 @@ def from_allennlp(names: set[str], read: Read, options: Mapping[str, Any]) -> Pl
         ],
         highways=highways,
         projection=(read(words + "_projection.weight").T, read(words + "_projection.bias")),
+        **_character_options(options),
+    )
+    return PlainElmo(
+        characters,
         cells=[[cell(side, layer) for side in ("forward", "backward")] for layer in range(n_layers)],
         **_common(options),
     )

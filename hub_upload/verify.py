@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from elmo_hf import ElmoModel, ElmoState, ElmoTokenizer
 
@@ -15,7 +16,8 @@ from .errors import CheckpointError
 from .export import read_config
 from .formats.detect import open_source
 from .formats.source import Source
-from .plain import PlainElmo, from_allennlp, from_bilm
+from .options import is_word_model
+from .plain import PlainElmo, Words, from_allennlp, from_bilm
 
 TOLERANCE = 1e-5
 
@@ -29,6 +31,8 @@ SENTENCES = (
     ["x"],
     "Pierre Vinken , 61 years old , will join the board as a nonexecutive director Nov. 29 .".split(),
 )
+# A model that reads words by their id takes most of the above for unknown: it gets sentences of its own words too.
+OWN_SENTENCES, OWN_WORDS = 4, 12
 # Sizes of consecutive batches with carried state: the batch shrinks and grows.
 BATCH_SIZES = (3, 2, 4)
 
@@ -70,6 +74,7 @@ def verify(
     tolerance: float = TOLERANCE,
     options: str | PathLike[str] | None = None,
     weights: str | PathLike[str] | None = None,
+    vocabulary: str | PathLike[str] | None = None,
 ) -> VerificationReport:
     """Recompute embeddings from an original checkpoint with a plain NumPy program and compare them with the model's.
 
@@ -78,9 +83,10 @@ def verify(
     Args:
         folder: A Transformers folder.
         against: The checkpoint it was converted from, as for `convert`.
-        sentences: Lists of words; built-in ones if `None`.
+        sentences: Lists of words; built-in ones if `None`, and then words of the vocabulary too if the model reads
+            words by their id.
         tolerance: Largest absolute difference that passes.
-        options, weights: As for `convert`.
+        options, weights, vocabulary: As for `convert`.
 
     Raises:
         CheckpointError: either side cannot be read, they differ in shape, or there is nothing to compare.
@@ -91,14 +97,14 @@ def verify(
         raise CheckpointError("no sentence with a word in it: nothing to compare")
     if not tolerance >= 0:
         raise CheckpointError(f"tolerance {tolerance}: expected a number of at least 0")
-    given = [Path(path) if path is not None else None for path in (options, weights)]
+    given = [Path(path) if path is not None else None for path in (options, weights, vocabulary)]
     config = read_config(folder)
     try:
         tokenizer = ElmoTokenizer.from_pretrained(folder)
         model = ElmoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded ({error})") from error
-    with open_source(Path(against), options=given[0], weights=given[1]) as source:
+    with open_source(Path(against), options=given[0], weights=given[1], vocabulary=given[2]) as source:
         plain, width = plain_elmo(source)
         sizes = (len(plain.cells) + 1, width)
         if sizes != (config.num_hidden_layers + 1, config.hidden_size):
@@ -106,6 +112,8 @@ def verify(
                 f"{folder} has {config.num_hidden_layers + 1} layers of width {config.hidden_size}, {against} has "
                 f"{sizes[0]} of width {sizes[1]}: not the same model"
             )
+        if sentences is None and isinstance(plain.vectors, Words):
+            batch += _own_sentences(list(plain.vectors.lines))
         differences = _compare(model, tokenizer, plain, [batch], carry=False)
         carried = _compare(model, tokenizer, plain, _batches(batch), carry=True)
     return VerificationReport(source.description, differences, carried, tolerance, len(batch))
@@ -124,9 +132,21 @@ def plain_elmo(source: Source) -> tuple[PlainElmo, int]:
             raise CheckpointError(f"{source.file}: missing {name!r}")
         return source.tensors[name].read().astype(np.float64)
 
-    make = from_allennlp if source.layout == "allennlp" else from_bilm
+    names = set(source.tensors)
+    if source.layout != "allennlp" and is_word_model(source.options) and source.vocabulary is None:
+        raise CheckpointError(
+            f"{source.file}: reads words by the line they have in its vocabulary, and there is none beside it: give "
+            "its file with --vocabulary"
+        )
+    lines = None
+    if source.vocabulary is not None and source.layout != "allennlp":
+        with source.vocabulary.open(encoding="utf-8-sig") as file:
+            lines = list(file)
     try:
-        plain = make(set(source.tensors), read, source.options)
+        if source.layout == "allennlp":
+            plain = from_allennlp(names, read, source.options)
+        else:
+            plain = from_bilm(names, read, source.options, lines)
         # Every matrix is used once here, so that wrong sizes show before the comparison.
         return plain, plain.embed([[""]])[0].shape[-1]
     except CheckpointError:
@@ -136,6 +156,14 @@ def plain_elmo(source: Source) -> tuple[PlainElmo, int]:
             f"{source.file} does not fit {source.options_file} ({type(error).__name__}: {error}); convert it to see "
             "what is wrong"
         ) from error
+
+
+def _own_sentences(words: list[str]) -> list[list[str]]:
+    """Sentences of words from all over a vocabulary; boundaries spelled out are left out here too."""
+    plain = [word for word in words if word not in ("<S>", "</S>")]
+    step = max(1, len(plain) // (OWN_SENTENCES * OWN_WORDS))
+    chosen = plain[::step][: OWN_SENTENCES * OWN_WORDS]
+    return [chosen[start : start + OWN_WORDS] for start in range(0, len(chosen), OWN_WORDS)]
 
 
 def _batches(sentences: list[list[str]]) -> list[list[list[str]]]:

@@ -14,6 +14,8 @@ from ..errors import CheckpointError
 from ..names import listing
 from .source import StoredTensor
 
+SOFTMAX = {"softmax/W", "softmax/b"}
+
 Content = Literal["biLM", "softmax", "word biLM", "unidirectional", "token vectors", "other"]
 
 
@@ -70,7 +72,7 @@ def content_of(names: set[str]) -> Content:
         return "word biLM"
     if recurrent or {"char_embed", "lm/char_embed"} & names:
         return "biLM"
-    if "softmax/W" in names:
+    if names & SOFTMAX:
         return "softmax"
     return "token vectors" if names == {"embedding"} else "other"
 
@@ -89,10 +91,6 @@ def refuse_unsupported(content: Content, file: str) -> None:
     """Raise `CheckpointError` for language models that are recognised and not supported."""
     if content == "unidirectional":
         raise CheckpointError(f"{file}: a bilm-tf language model of one direction; ElmoModel needs both directions")
-    if content == "word biLM":
-        raise CheckpointError(
-            f"{file}: a bilm-tf language model with word input (an `embedding`, no character CNN); not supported yet"
-        )
     if content == "token vectors":
         raise CheckpointError(f"{file}: word vectors dumped from a language model, not the language model itself")
     if content == "softmax":
@@ -110,14 +108,15 @@ def bilm_tensors(weights: Path, softmax: Path | None, stack: ExitStack) -> dict[
     tensors = hdf5_tensors(open_hdf5(weights, stack), weights)
     content = content_of(set(tensors))
     refuse_unsupported(content, str(weights))
-    if content != "biLM":
+    if content not in ("biLM", "word biLM"):
         raise CheckpointError(
-            f"{weights}: not an ELMo weight file: no `char_embed` and `RNN_*` in it, but "
+            f"{weights}: not an ELMo weight file: no `char_embed` or `embedding` with `RNN_*` in it, but "
             f"{listing(sorted(tensors)) or 'nothing'}"
         )
     if softmax is not None:
         extra = hdf5_tensors(open_hdf5(softmax, stack), softmax)
-        if set(extra) != {"softmax/W", "softmax/b"}:
+        # A word model that shares its table with the softmax stores the bias alone.
+        if set(extra) != SOFTMAX and not (content == "word biLM" and set(extra) == {"softmax/b"}):
             raise CheckpointError(
                 f"{softmax}: expected softmax/W and softmax/b, found {listing(sorted(extra)) or 'nothing'}"
             )

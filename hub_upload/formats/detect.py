@@ -71,7 +71,7 @@ def _open(source: Path, given: ModelFiles, stack: ExitStack, scratch: Path) -> S
     if h5py.is_hdf5(source) or source.suffix in (".hdf5", ".h5"):
         return _open_bilm(nlpl.files_of_weights(source, given), stack)
     if source.suffix == ".th":
-        return allennlp_archive.open_allennlp(source.parent, source, given.options)
+        return _open_allennlp(source.parent, source, given)
     # A tar first: one may hold a stored ZIP near its end, by which it would pass for a ZIP.
     for is_archive, wanted in (
         (is_tar, allennlp_archive.wanted_member),
@@ -92,9 +92,9 @@ def _open_folder(folder: Path, given: ModelFiles, stack: ExitStack) -> Source:
     _refuse_other_folders(folder)
     state_dict = allennlp_archive.weights_of_folder(folder) if given.weights is None else None
     if state_dict is not None:
-        return allennlp_archive.open_allennlp(folder, state_dict, given.options)
+        return _open_allennlp(folder, state_dict, given)
     if given.weights is not None and given.weights.suffix == ".th":
-        return allennlp_archive.open_allennlp(folder, given.weights, given.options)
+        return _open_allennlp(folder, given.weights, given)
     return _open_bilm(nlpl.files_of_folder(folder, given), stack)
 
 
@@ -114,6 +114,13 @@ def _refuse_other_folders(folder: Path) -> None:
             )
 
 
+def _open_allennlp(folder: Path, weights: Path, given: ModelFiles) -> Source:
+    if given.softmax is not None:
+        raise CheckpointError(f"{weights}: an AllenNLP model has no softmax; leave --softmax {given.softmax} out")
+    # The archive's own vocabulary is the task's.
+    return replace(allennlp_archive.open_allennlp(folder, weights, given.options), vocabulary=given.vocabulary)
+
+
 def _open_bilm(files: ModelFiles, stack: ExitStack) -> Source:
     # Both are found, or an error was raised.
     assert files.weights is not None
@@ -128,9 +135,12 @@ def _open_bilm(files: ModelFiles, stack: ExitStack) -> Source:
     else:
         tensors, layout = bilm_tensors(files.weights, files.softmax, stack), "bilm-tf"
     options = read_json(files.options)
-    if is_word_model(options):
+    reads_words = content_of(set(tensors)) == "word biLM"
+    if is_word_model(options) != reads_words:
+        kinds = ("a character CNN", "word input and no character CNN")
         raise CheckpointError(
-            f"{files.options}: describes a bilm-tf language model with word input (no `char_cnn`); not supported yet"
+            f"{files.options}: describes a model with {kinds[not reads_words]}, but {files.weights} holds one with "
+            f"{kinds[reads_words]}; give its own options with --options"
         )
     kind = "TensorFlow checkpoint of bilm-tf" if files.is_tensorflow else "bilm-tf weights"
     parts = [files.weights, files.options, files.vocabulary, files.softmax]

@@ -75,8 +75,15 @@ def files_of_weights(weights: Path, given: ModelFiles) -> ModelFiles:
 def _find_weights(folder: Path, files: ModelFiles) -> ModelFiles:
     contents: dict[Path, Content] = {path: inspect_hdf5(path) for path in sorted(folder.glob("*.hdf5"))}
     models = [path for path, content in contents.items() if content == "biLM"]
+    word_models = [path for path, content in contents.items() if content == "word biLM"]
     checkpoints = checkpoint_prefixes(folder)
     notes = list(files.notes)
+    if models and word_models:
+        notes.append(
+            f"{folder} also holds {listing([path.name for path in word_models])}, which reads words and not "
+            "characters; name it as the source to convert it"
+        )
+    models = models or word_models
     if len(models) > 1:
         # simple_elmo's name for it wins over others.
         models = [path for path in models if path.name == "model.hdf5"] or models

@@ -39,28 +39,38 @@ def options(**changes):
     return {"lstm": lstm, "char_cnn": char_cnn}
 
 
-def bilm_arrays(values, words=None, seed=0, cell="RNN_{d}/RNN/MultiRNNCell/Cell{layer}/LSTMCell"):
+def word_options(**changes):
+    """`options.json` of a tiny model that reads words by their id; keys of the `lstm` part."""
+    return {"lstm": options(**changes)["lstm"]}
+
+
+def bilm_arrays(values, words=None, seed=0, softmax=True, cell="RNN_{d}/RNN/MultiRNNCell/Cell{layer}/LSTMCell"):
     """Random arrays under the names and in the shapes of bilm-tf's dump, large enough for clips and gates to matter.
 
-    Projections exist where bilm-tf makes them: between different sizes only.
+    Projections exist where bilm-tf makes them: between different sizes only. A model without characters has a row for
+    each of `words`. A softmax is only there with `words`, and without its weight where the options share it.
     """
     random = np.random.default_rng(seed)
 
     def array(*shape):
         return random.normal(scale=0.4, size=shape).astype(np.float32)
 
-    lstm, char_cnn = values["lstm"], values["char_cnn"]
-    width, size, filters = lstm["projection_dim"], lstm["dim"], sum(count for _, count in char_cnn["filters"])
-    arrays = {"char_embed": array(261, char_cnn["embedding"]["dim"])}
-    for i, (window, count) in enumerate(char_cnn["filters"]):
-        arrays[f"CNN/W_cnn_{i}"] = array(1, window, char_cnn["embedding"]["dim"], count)
-        arrays[f"CNN/b_cnn_{i}"] = array(count)
-    for k in range(char_cnn.get("n_highway") or 0):
-        for part in ("transform", "carry"):
-            arrays[f"CNN_high_{k}/W_{part}"] = array(filters, filters)
-            arrays[f"CNN_high_{k}/b_{part}"] = array(filters)
-    if filters != width:
-        arrays["CNN_proj/W_proj"], arrays["CNN_proj/b_proj"] = array(filters, width), array(width)
+    lstm, char_cnn = values["lstm"], values.get("char_cnn")
+    width, size = lstm["projection_dim"], lstm["dim"]
+    if char_cnn is None:
+        arrays = {"embedding": array(words, width)}
+    else:
+        filters = sum(count for _, count in char_cnn["filters"])
+        arrays = {"char_embed": array(261, char_cnn["embedding"]["dim"])}
+        for i, (window, count) in enumerate(char_cnn["filters"]):
+            arrays[f"CNN/W_cnn_{i}"] = array(1, window, char_cnn["embedding"]["dim"], count)
+            arrays[f"CNN/b_cnn_{i}"] = array(count)
+        for k in range(char_cnn.get("n_highway") or 0):
+            for part in ("transform", "carry"):
+                arrays[f"CNN_high_{k}/W_{part}"] = array(filters, filters)
+                arrays[f"CNN_high_{k}/b_{part}"] = array(filters)
+        if filters != width:
+            arrays["CNN_proj/W_proj"], arrays["CNN_proj/b_proj"] = array(filters, width), array(width)
     for d in range(2):
         for layer in range(lstm.get("n_layers", 1)):
             place = cell.format(d=d, layer=layer)
@@ -68,8 +78,10 @@ def bilm_arrays(values, words=None, seed=0, cell="RNN_{d}/RNN/MultiRNNCell/Cell{
             arrays[f"{place}/B"] = array(4 * size)
             if size != width:
                 arrays[f"{place}/W_P_0"] = array(size, width)
-    if words is not None:
+    if words is not None and softmax:
         arrays["softmax/W"], arrays["softmax/b"] = array(words, width), array(words)
+        if values.get("share_embedding_softmax"):
+            del arrays["softmax/W"]
     return arrays
 
 

@@ -13,7 +13,7 @@ from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoForTokenClassification, 
 from hub_upload import CheckpointError, convert, export
 
 from .checkpoints import VOCABULARY, bilm_arrays, leftovers, options, read_hdf5, write_bilm
-from .test_convert import VARIANTS
+from .test_convert import VARIANTS, WORD_VARIANTS, write_words
 
 
 def tiny(folder, cls=ElmoModel, vocab=None, dtype=None, **fields):
@@ -66,6 +66,78 @@ def test_references_round_trip(reference, tmp_path):
     }
     old, new = (json.loads((path / "options.json").read_text()) for path in (reference / "bilm_tf", tmp_path / "back"))
     assert {**new, "bidirectional": ...} == {**old, "bidirectional": ...}
+
+
+def test_one_layer_reference_round_trips_under_the_name_that_readers_want(reference, tmp_path):
+    folder = reference / "bilm_tf_checkpoint"
+    convert(folder / "dumped_one_layer.hdf5", tmp_path / "folder", options=folder / "one_layer_options.json")
+    report = export(tmp_path / "folder", tmp_path / "back")
+    assert report.reversible
+    assert any("embedding_weight_file" in note for note in report.notes)
+    original = read_hdf5(folder / "dumped_one_layer.hdf5")
+    exported = read_hdf5(tmp_path / "back" / "weights.hdf5")
+    assert {name.replace("/LSTMCell", "/MultiRNNCell/Cell0/LSTMCell"): a.tobytes() for name, a in original.items()} == {
+        name: array.tobytes() for name, array in exported.items()
+    }
+    assert (tmp_path / "back" / "vocab.txt").read_bytes() == (folder / "vocab.txt").read_bytes()
+    old, new = (json.loads(p.read_text()) for p in (folder / "one_layer_options.json", tmp_path / "back/options.json"))
+    assert new == {key: old[key] for key in ("lstm", "bidirectional", "n_tokens_vocab")}
+    convert(tmp_path / "back", tmp_path / "again")
+    for file in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "folder" / file).read_bytes()
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("name", WORD_VARIANTS)
+def test_word_models_round_trip(name, separate, tmp_path):
+    arrays = write_words(tmp_path / "a", separate_softmax=separate, **WORD_VARIANTS[name])
+    convert(tmp_path / "a", tmp_path / "b")
+    report = export(tmp_path / "b", tmp_path / "c")
+    assert report.reversible
+    exported = read_hdf5(tmp_path / "c" / "weights.hdf5")
+    if "softmax_weights.hdf5" in report.files:
+        exported |= read_hdf5(tmp_path / "c" / "softmax_weights.hdf5")
+    assert {key: array.tobytes() for key, array in exported.items()} == {
+        key: array.tobytes() for key, array in arrays.items()
+    }
+    old, new = (json.loads((tmp_path / side / "options.json").read_text()) for side in "ac")
+    assert {key: new.get(key) for key in ("char_cnn", "share_embedding_softmax")} == {
+        key: old.get(key) for key in ("char_cnn", "share_embedding_softmax")
+    }
+    convert(tmp_path / "c", tmp_path / "d")
+    for file in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "d" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_a_word_model_is_exported_with_its_vocabulary_or_not_at_all(tmp_path):
+    fields = {"character_filters": [], "word_embedding_size": 4}
+    model = tiny(tmp_path / "a", vocab=VOCABULARY, **fields)
+    report = export(tmp_path / "a", tmp_path / "b")
+    # The mask of a new model has a vector like any word: nothing of it is lost.
+    assert (tmp_path / "b" / "vocab.txt").read_text().split() == [*VOCABULARY, "<mask>"]
+    stored = read_hdf5(tmp_path / "b" / "weights.hdf5")["embedding"]
+    np.testing.assert_array_equal(stored, model.get_input_embeddings().weight.detach().numpy()[1:])
+    assert not any("not zero" in note for note in report.notes)
+    ElmoTokenizer(vocab=VOCABULARY[:4]).save_pretrained(tmp_path / "a")
+    with pytest.raises(CheckpointError, match="tokenizer has 6 words, but the table of words has 8 rows"):
+        export(tmp_path / "a", tmp_path / "c")
+    tiny(tmp_path / "d", vocab=False, **fields)
+    with pytest.raises(CheckpointError, match="no tokenizer in it, .* save the tokenizer there too"):
+        export(tmp_path / "d", tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_an_adaptive_softmax_is_left_out(tmp_path):
+    model = tiny(tmp_path / "a", ElmoForPreTraining, vocab=VOCABULARY, softmax_cutoffs=[2])
+    report = export(tmp_path / "a", tmp_path / "b")
+    assert report.files == ("options.json", "weights.hdf5", "vocab.txt")
+    notes = "\n".join(report.notes)
+    assert "left out, as the originals have no place for it: softmax.clusters." in notes
+    assert "the softmax is adaptive (softmax_cutoffs=[2])" in notes
+    convert(tmp_path / "b", tmp_path / "c")
+    back = load_file(tmp_path / "c" / "model.safetensors")
+    for name, tensor in model.elmo.state_dict().items():
+        assert torch.equal(back[name], tensor), name
 
 
 def test_one_layer_models_get_the_name_that_readers_want(tmp_path):

@@ -16,10 +16,15 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("rules", [BILM_RULES, ALLENNLP_RULES])
-def test_tables_name_every_parameter_of_the_model_once(name, rules):
-    config = CONFIGS[name]
+WORD_INPUT = ElmoConfig(character_filters=[], word_embedding_size=8, projection_size=8)
+
+
+@pytest.mark.parametrize(
+    ("config", "rules"),
+    [(config, rules) for config in CONFIGS.values() for rules in (BILM_RULES, ALLENNLP_RULES)]
+    + [(WORD_INPUT, BILM_RULES)],
+)
+def test_tables_name_every_parameter_of_the_model_once(config, rules):
     with torch.device("meta"):
         model = ElmoForPreTraining(config)
     expected = {key.removeprefix("elmo.") for key in model.state_dict()}
@@ -38,6 +43,13 @@ def test_expanded_names_and_shapes_are_those_of_the_original():
     assert {entry.original: entry.shape for entry in expand(BILM_RULES, config, 7)} == {
         name: array.shape for name, array in arrays.items()
     }
+
+
+def test_a_shared_table_has_one_name():
+    config = ElmoConfig(**{**WORD_INPUT.to_dict(), "tie_word_embeddings": True})
+    names = {entry.original for entry in expand(BILM_RULES, config, 5)}
+    assert {"embedding", "softmax/b"} <= names and "softmax/W" not in names
+    assert "softmax/b" not in {entry.original for entry in expand(BILM_RULES, config, 5, softmax=False)}
 
 
 def test_a_wrong_shape_names_dataset_shapes_and_option():

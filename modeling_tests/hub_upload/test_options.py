@@ -6,7 +6,7 @@ from elmo_hf import ElmoConfig
 from hub_upload import CheckpointError
 from hub_upload.options import config_from_options, options_from_config, read_json
 
-from .checkpoints import options
+from .checkpoints import options, word_options
 
 
 def config_of(values):
@@ -34,6 +34,18 @@ def test_round_trip_of_published_shapes(preset):
     assert values["char_cnn"]["n_characters"] == 262
     assert values["lstm"]["cell_clip"] == 3
     assert values["lstm"]["use_skip_connections"] is True
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_word_input(share):
+    values = {**word_options(), "share_embedding_softmax": share, "n_tokens_vocab": 9}
+    config, notes = config_of(values)
+    assert not notes
+    assert (config.word_embedding_size, config.projection_size, config.character_filters) == (6, 6, [])
+    assert "char_cnn" not in options_from_config(config)
+    assert config_of(options_from_config(config))[0].to_dict() == config.to_dict()
+    with pytest.raises(CheckpointError, match="share_embedding_softmax is 'yes', expected one of True, False"):
+        config_of({**values, "share_embedding_softmax": "yes"})
 
 
 def test_training_options_and_defaults():

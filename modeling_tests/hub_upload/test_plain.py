@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from hub_upload.plain import Cell, PlainElmo, character_row, from_bilm, sentence_rows, sigmoid
+from hub_upload.plain import Cell, PlainElmo, Words, character_row, from_bilm, sentence_rows, sigmoid
 
 from .checkpoints import read_hdf5
 
@@ -19,6 +19,12 @@ def test_character_rows_are_those_of_bilm_tf():
     assert begin == [259, 257, 260, 261, 261, 261]
     assert special == end == [259, 258, 260, 261, 261, 261]
     assert lone == [259, 98, 260, 261, 261, 261]
+
+
+def test_words_are_rows_of_the_vocabularys_lines():
+    table = np.arange(10.0).reshape(5, 2)
+    words = Words.of(table, ["!!!MAXTERMID\n", "<S>\n", "<UNK> \r\n", "b\n", "</S>\n", "\n"])
+    np.testing.assert_array_equal(words(["b", "zebra", "</S>", ""]), table[[0, 2, 1, 3, 4, 3]])
 
 
 def test_sigmoid_has_no_overflow():

@@ -116,6 +116,14 @@ def test_cached_vocabulary_and_projection_are_left_out(tmp_path):
     assert any("projects ELMo's vectors" in note for note in report.notes)
 
 
+def test_a_vocabulary_can_be_given_and_a_softmax_cannot(tmp_path):
+    write_model(tmp_path / "model")
+    (tmp_path / "v.txt").write_text("<S>\n</S>\n<UNK>\nword\n")
+    assert convert(tmp_path / "model", tmp_path / "out", vocabulary=tmp_path / "v.txt").vocab_size == 6
+    with pytest.raises(CheckpointError, match="leave --softmax .* out"):
+        convert(tmp_path / "model", tmp_path / "b", softmax=tmp_path / "v.txt")
+
+
 def test_a_forget_bias_moved_out_is_reported(tmp_path):
     arrays = write_model(tmp_path / "model")
     convert(tmp_path / "model", tmp_path / "folder")
@@ -146,7 +154,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{}")
     for save in (
         lambda value, path: torch.save(value, path),
-        lambda value, path: path.write_bytes(pickle.dumps(value)),
+        lambda value, path: path.write_bytes(pickle.dumps(value, 2)),
     ):
         save({"x": Evil()}, tmp_path / "weights.th")
         with pytest.raises(CheckpointError, match="wants to run code"):

@@ -9,7 +9,7 @@ import pytest
 from hub_upload import CheckpointError
 from hub_upload.formats.bilm_hdf5 import bilm_tensors, content_of, hdf5_tensors, inspect_hdf5, open_hdf5
 
-from ..checkpoints import bilm_arrays, options, write_hdf5
+from ..checkpoints import bilm_arrays, options, word_options, write_hdf5
 
 
 @pytest.fixture
@@ -33,14 +33,14 @@ def test_contents_are_told_by_their_names(tmp_path, reference):
     assert inspect_hdf5(reference / "bilm_tf" / "elmo_token_embeddings.hdf5") == "token vectors"
     assert inspect_hdf5(reference / "bilm_tf_checkpoint" / "dumped_weights.hdf5") == "biLM"
     assert inspect_hdf5(reference / "bilm_tf_checkpoint" / "dumped_one_layer.hdf5") == "word biLM"
-    assert content_of({"softmax/W", "softmax/b"}) == "softmax"
+    assert content_of({"softmax/W", "softmax/b"}) == content_of({"softmax/b"}) == "softmax"
+    assert content_of({"lm/embedding", "lm/softmax/b", "lm/RNN_0/rnn/lstm_cell/kernel"}) == "word biLM"
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
         (["rnn/MultiRNNCell/Cell0/LSTMCell/kernel", "char_embed"], "one direction"),
-        (["embedding", "RNN_0/RNN/LSTMCell/B"], "word input .* not supported yet"),
         (["embedding"], "word vectors dumped"),
         (["softmax/W", "softmax/b"], "softmax only"),
         (["dense/kernel"], "not an ELMo weight file: .*dense/kernel"),
@@ -113,6 +113,12 @@ def test_softmax_files(tmp_path, stack):
     write_hdf5(tmp_path / "w.hdf5", arrays)
     write_hdf5(tmp_path / "s.hdf5", softmax)
     assert set(softmax) < set(bilm_tensors(tmp_path / "w.hdf5", tmp_path / "s.hdf5", stack))
+    # The bias alone belongs to a word model that shares its table.
+    write_hdf5(tmp_path / "b.hdf5", {"softmax/b": softmax["softmax/b"]})
+    with pytest.raises(CheckpointError, match="expected softmax/W and softmax/b, found softmax/b"):
+        bilm_tensors(tmp_path / "w.hdf5", tmp_path / "b.hdf5", stack)
+    write_hdf5(tmp_path / "words.hdf5", bilm_arrays(word_options(), words=4, softmax=False))
+    assert "softmax/b" in bilm_tensors(tmp_path / "words.hdf5", tmp_path / "b.hdf5", stack)
     with pytest.raises(CheckpointError, match="holds a softmax already"):
         bilm_tensors(tmp_path / "both.hdf5", tmp_path / "s.hdf5", stack)
     with pytest.raises(CheckpointError, match="expected softmax/W and softmax/b, found"):

@@ -1,6 +1,5 @@
 """Sources are recognised by content, and refused by name."""
 
-import json
 import os
 import tempfile
 import zipfile
@@ -10,7 +9,7 @@ import pytest
 from hub_upload import CheckpointError
 from hub_upload.formats.detect import open_source
 
-from ..checkpoints import VOCABULARY, options, write_bilm, zip_folder
+from ..checkpoints import VOCABULARY, write_bilm, zip_folder
 
 
 def refuse(source, message, **files):
@@ -52,13 +51,6 @@ def test_errors_name_the_archive_and_not_where_it_was_unpacked(tmp_path):
 def test_kinds_that_are_not_supported_yet(reference, tmp_path):
     for name in ("char_only", "word_and_char"):
         refuse(reference / "elmoformanylangs" / name, "an ELMoForManyLangs model; not supported yet")
-    folder = reference / "bilm_tf_checkpoint"
-    refuse(folder / "dumped_one_layer.hdf5", "word input", options=folder / "one_layer_options.json")
-    values = options()
-    del values["char_cnn"]
-    write_bilm(tmp_path / "m")
-    (tmp_path / "m" / "options.json").write_text(json.dumps(values))
-    refuse(tmp_path / "m", "describes a bilm-tf language model with word input")
     zip_folder(reference / "elmoformanylangs" / "char_only", tmp_path / "efml.zip")
     refuse(tmp_path / "efml.zip", r"efml\.zip: an ELMoForManyLangs model")
 

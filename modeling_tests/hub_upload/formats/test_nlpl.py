@@ -8,7 +8,7 @@ import pytest
 from hub_upload import CheckpointError
 from hub_upload.formats.nlpl import ModelFiles, files_of_folder, files_of_weights, wanted_member
 
-from ..checkpoints import VOCABULARY, write_bilm, write_hdf5
+from ..checkpoints import VOCABULARY, bilm_arrays, word_options, write_bilm, write_hdf5
 
 
 def names_of(files):
@@ -64,7 +64,16 @@ def test_missing_files(tmp_path):
 def test_a_folder_with_dump_and_checkpoint_says_so(reference):
     files = files_of_folder(reference / "bilm_tf_checkpoint", ModelFiles())
     assert files.weights.name == "dumped_weights.hdf5"
-    assert "model.ckpt-120" in files.notes[0]
+    words, checkpoint = files.notes
+    assert "also holds dumped_one_layer.hdf5, which reads words" in words
+    assert "model.ckpt-120" in checkpoint
+
+
+def test_a_word_model_alone_in_its_folder(tmp_path):
+    write_bilm(tmp_path, word_options(), bilm_arrays(word_options(), words=6), vocabulary=VOCABULARY)
+    files = files_of_folder(tmp_path, ModelFiles())
+    assert names_of(files) == ["weights.hdf5", "options.json", "vocab.txt", None]
+    assert not files.notes
 
 
 def test_members_of_a_zip():

@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
@@ -10,7 +11,7 @@ from hub_upload import CheckpointError, convert, export, verify
 from hub_upload.formats import tensorflow_checkpoint
 from hub_upload.formats.tensorflow_checkpoint import checkpoint_prefixes, is_checkpoint_prefix, tensorflow_tensors
 
-from ..checkpoints import read_hdf5
+from ..checkpoints import VOCABULARY, bilm_arrays, read_hdf5, word_options, write_bilm
 
 needs_tensorflow = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is missing: pip install 'elmo-hf[tensorflow]'"
@@ -43,6 +44,35 @@ def test_checkpoint_equals_its_dump_bit_for_bit(reference, tmp_path):
     for name in ("softmax/W", "softmax/b"):
         assert softmax[name].tobytes() == variables[f"lm/{name}"].read().tobytes()
     assert (tmp_path / "back" / "vocab.txt").read_bytes() == (folder / "vocab.txt").read_bytes()
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("share", [False, True])
+def test_word_input_of_one_layer(tmp_path, share):
+    """The variables that bilm-tf names so, written by TensorFlow, against the dump of the same arrays."""
+    import tensorflow
+
+    values = {**word_options(n_layers=1), "share_embedding_softmax": share}
+    arrays = write_bilm(tmp_path / "dump", values, bilm_arrays(values, words=6), vocabulary=VOCABULARY)
+    ends = {"W_0": "kernel", "B": "bias", "W_P_0": "projection/kernel"}
+    variables = {"global_step": np.int64(3), "lm/embedding/Adagrad": np.ones((6, 6), np.float32)}
+    for name, array in arrays.items():
+        end = name.rpartition("/")[2]
+        variables[f"lm/{name[:5]}/rnn/lstm_cell/{ends[end]}" if end in ends else f"lm/{name}"] = array
+    (tmp_path / "tf").mkdir()
+    for name in ("options.json", "vocab.txt"):
+        shutil.copyfile(tmp_path / "dump" / name, tmp_path / "tf" / name)
+    tensorflow.raw_ops.SaveV2(
+        prefix=str(tmp_path / "tf" / "model.ckpt-3"),
+        tensor_names=list(variables),
+        shape_and_slices=[""] * len(variables),
+        tensors=list(map(tensorflow.constant, variables.values())),
+    )
+    for name in ("dump", "tf"):
+        convert(tmp_path / name, tmp_path / f"{name}_out")
+    contents = [(tmp_path / f"{name}_out" / "model.safetensors").read_bytes() for name in ("dump", "tf")]
+    assert contents[0] == contents[1]
+    assert verify(tmp_path / "tf_out", tmp_path / "tf").largest <= 5e-6  # float32 against float64
 
 
 @needs_tensorflow
