@@ -618,6 +618,8 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
         super().__init__(config)
         self.num_labels: int = config.num_labels or 0
         self.elmo = ElmoModel(config)
+        # Only the first mix is read; see `ElmoForPreTraining` for the others.
+        self.elmo.scalar_mixes[1:].requires_grad_(False)
         self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         starting_with(self.classifier, "normal", config.hidden_size**-0.5)
         self.post_init()

@@ -37,7 +37,7 @@ SENTENCES = [
     "Thandiwe Mabaso, who runs Brightfjord Ltd., has left Skopje for the Marrakesh Open.",
     "Shares of Zelotronix rose 12 percent after the Bhutanese minister visited Tashkent.",
     "Is Bergamo colder than Novosibirsk in March? Ask Ingeborg Haugland.",
-    "The mayor of Ballarat, Mrs. Oyelaran, said the University of Maribor won't grant it a second stadium.",
+    "Mrs. Oyelaran didn't fly from Ballarat to Maribor; Hepworth & Sons paid the bill.",
 ]
 
 COLOURS = {"PER": 36, "LOC": 32, "ORG": 35, "MISC": 33}

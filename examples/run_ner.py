@@ -1,4 +1,4 @@
-"""Fine-tune ELMo for named entities (or any other tags of words) with the Trainer of Transformers.
+"""Fine-tune ELMo for named entities with the Trainer of Transformers.
 
     python examples/run_ner.py --model_name_or_path elmo-folder --train_file train.conll --validation_file dev.conll \\
         --test_file test.conll --output_dir tagger --do_train --do_eval --do_predict
@@ -210,11 +210,13 @@ def load_model(
         model = ElmoForTokenClassification(config)
     else:
         tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path)
+        # Trained in float32 whatever the checkpoint is stored in; `--bf16` computes in bfloat16.
+        options: dict[str, Any] = {"config": config, "dtype": torch.float32}
         if is_tagger:
-            model = ElmoForTokenClassification.from_pretrained(model_args.model_name_or_path, config=config)
+            model = ElmoForTokenClassification.from_pretrained(model_args.model_name_or_path, **options)
         else:
             model = ElmoForTokenClassification(config)
-            model.elmo = ElmoModel.from_pretrained(model_args.model_name_or_path, config=config)
+            model.elmo = ElmoModel.from_pretrained(model_args.model_name_or_path, **options)
     model.freeze_bilm(model_args.freeze_bilm)
     return model, tokenizer
 
@@ -240,6 +242,12 @@ def make_optimizer(model: ElmoForTokenClassification, args: NerTrainingArguments
     """The optimizer that `--optim` names; the Trainer adds the schedule that `--lr_scheduler_type` names."""
     optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
     return optimizer_class(parameter_groups(model, args), **options)
+
+
+def best_labels(outputs: Any, labels: Any) -> torch.Tensor:
+    """(batch, words): the likeliest label; a configuration may ask for further outputs beside the logits."""
+    logits = outputs[0] if isinstance(outputs, tuple) else outputs
+    return logits.argmax(dim=-1)
 
 
 def tags_of(predicted: np.ndarray, gold: np.ndarray, labels: list[str]) -> tuple[list[list[str]], list[list[str]]]:
@@ -323,7 +331,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         processing_class=tokenizer,
         data_collator=DataCollatorForTokenClassification(tokenizer),
         compute_metrics=make_compute_metrics(labels, data_args.scheme),
-        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(dim=-1),
+        preprocess_logits_for_metrics=best_labels,
         optimizers=(make_optimizer(model, args) if args.do_train else None, None),
         callbacks=[] if args.early_stopping_patience is None else [EarlyStoppingCallback(args.early_stopping_patience)],
     )

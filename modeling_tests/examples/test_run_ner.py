@@ -474,3 +474,17 @@ def test_pipeline_of_given_words(tagger: tuple[Any, Any]) -> None:
     (entities,) = tag(words, is_split_into_words=True, delimiter=" ")
     text = " ".join(words)
     assert [text[e["start"] : e["end"]] for e in entities] == words
+
+
+@pytest.mark.parametrize("cls", [ElmoModel, ElmoForTokenClassification])
+def test_half_precision_checkpoints_are_trained_in_float32(cls: Any, tmp_path: Path) -> None:
+    config = ElmoConfig(**TINY, id2label={0: "O", 1: "B-PER", 2: "I-PER"}, output_hidden_states=True)
+    cls(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    ElmoTokenizer(max_characters_per_word=20).save_pretrained(tmp_path)
+    model_args = run_ner.ModelArguments(model_name_or_path=str(tmp_path))
+    config, labels = run_ner.load_config(model_args)
+    model, tokenizer = run_ner.load_model(model_args, config, ["O", "B-PER", "I-PER"], cls is not ElmoModel)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    outputs = model(**tokenizer("Ada sang.", return_tensors="pt"), return_dict=False)
+    # The configuration asks for more than the logits.
+    assert len(outputs) == 2 and torch.equal(run_ner.best_labels(outputs, None), outputs[0].argmax(-1))
