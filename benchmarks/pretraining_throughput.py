@@ -1,0 +1,251 @@
+"""Words/s of a pretraining step beside a plain autograd loop of the same model, interleaved in one run.
+
+    python benchmarks/pretraining_throughput.py --threads 2
+    python benchmarks/pretraining_throughput.py --preset original --rows 128 --device cuda --precision bf16
+
+*plain* is what one writes first: every word through the character CNN at full length, cells stepped under a mask,
+the sampled softmax in ordinary autograd with gradients as large as the vocabulary, `torch.optim.Adagrad`. It takes the
+same steps as ours, which is checked first. Both read the same batches; a step is loss, gradients, clipping and update.
+"""
+
+import argparse
+import copy
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoState, ElmoTokenizer
+from elmo_hf.pretraining import (
+    Corpus,
+    OptimiserSettings,
+    SentenceStreams,
+    StreamBatch,
+    StreamingObjective,
+    build_optimiser,
+    clip_gradients,
+    open_corpus,
+)
+from elmo_hf.pretraining.sampled_softmax import LogUniformSampler, log_expected_count
+
+SMALL = {
+    "character_filters": [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256]],
+    "cell_size": 512,
+    "projection_size": 128,
+}
+
+
+class PlainLoop(nn.Module):
+    """The model of an `ElmoForPreTraining`, with its weights, in the plainest code."""
+
+    def __init__(self, model: ElmoForPreTraining, num_samples: int, seed: int) -> None:
+        super().__init__()
+        self.model = model
+        self.sampler = LogUniformSampler(model.config.vocab_size - 2, num_samples, seed)
+
+    def words(self, character_ids: Tensor) -> Tensor:
+        """(rows, steps, characters) -> (rows, steps, P)."""
+        parts = self.model.elmo.embeddings
+        rows, steps, length = character_ids.shape
+        characters = parts.character_embeddings(character_ids.long().view(-1, length)).transpose(1, 2)
+        words = torch.cat(
+            [parts.activation(convolution(characters)).amax(dim=-1) for convolution in parts.convolutions], dim=-1
+        )
+        for highway in parts.highways:
+            words = highway(words)
+        return (words if parts.projection is None else parts.projection(words)).view(rows, steps, -1)
+
+    def layer(self, lstm: nn.Module, inputs: Tensor, mask: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, ...]:
+        """One direction of one layer, a step at a time; masked rows keep their state."""
+        config, outputs = self.model.config, []
+        for step in range(inputs.shape[1]):
+            gates = lstm.input_proj(inputs[:, step]) + lstm.hidden_proj(hidden)
+            input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=-1)
+            new_cell = torch.sigmoid(forget_gate + config.forget_bias) * cell
+            new_cell = new_cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
+            new_cell = new_cell.clamp(-config.cell_clip, config.cell_clip)
+            new_hidden = lstm.output_proj(torch.sigmoid(output_gate) * torch.tanh(new_cell))
+            new_hidden = new_hidden.clamp(-config.projection_clip, config.projection_clip)
+            real = mask[:, step, None]
+            cell, hidden = torch.where(real, new_cell, cell), torch.where(real, new_hidden, hidden)
+            outputs.append(new_hidden)
+        return torch.stack(outputs, dim=1), hidden, cell
+
+    def forward(self, batch: StreamBatch, state: ElmoState | None) -> tuple[Tensor, ElmoState]:
+        encoder, softmax, sampler = self.model.elmo.encoder, self.model.softmax, self.sampler
+        losses, finals = [], []
+        for direction, (character_ids, labels) in enumerate(
+            (
+                (batch.forward_character_ids, batch.forward_labels),
+                (batch.backward_character_ids, batch.backward_labels),
+            )
+        ):
+            mask = character_ids.ne(0).any(dim=-1)
+            inputs = self.words(character_ids)
+            if state is None:
+                state = encoder.state_for(len(labels), inputs, None)
+            of_direction = []
+            for number, layer in enumerate(encoder.layers):
+                lstm = (layer.forward_lstm, layer.backward_lstm)[direction]
+                outputs, *final = self.layer(
+                    lstm, inputs, mask, state.hidden[number, direction], state.cell[number, direction]
+                )
+                inputs = outputs + inputs if layer.has_skip_connection else outputs
+                of_direction.append(final)
+            finals.append(of_direction)
+            drawn = sampler.draw()
+            targets, samples = labels.flatten(), drawn.ranks.to(labels.device) + 1
+            top = inputs.flatten(0, 1)
+
+            def log_count(ids: Tensor, tries: int = drawn.tries) -> Tensor:
+                return log_expected_count(ids - 1, tries, sampler.num_samples, sampler.num_words).float()
+
+            true = (top * softmax.weight[targets]).sum(dim=-1) + softmax.bias[targets] - log_count(targets)
+            logits = functional.linear(top, softmax.weight[samples], softmax.bias[samples]) - log_count(samples)
+            logits = logits.masked_fill(targets[:, None] == samples, float("-inf"))
+            logits = torch.cat([true[:, None], logits], dim=1)
+            losses.append(functional.cross_entropy(logits, torch.zeros_like(targets)))
+        carried = (
+            torch.stack(
+                [torch.stack([finals[way][number][part] for way in range(2)]) for number in range(len(finals[0]))]
+            )
+            for part in range(2)
+        )
+        return sum(losses) / 2, ElmoState(*carried).detach()
+
+
+def made_up_text(words: int, sentences: int) -> tuple[list[str], Corpus]:
+    """A vocabulary by falling frequency and sentences of about 20 words after Zipf's law, of English lengths."""
+    draw = random.Random(0)
+    letters = "etaoinshrdlucmfwypvbgkjqxz"
+    vocabulary: dict[str, None] = {}
+    while len(vocabulary) < words:
+        length = 1 + min(len(vocabulary) // 10, draw.randint(1, 11))
+        vocabulary["".join(draw.choices(letters, range(26, 0, -1), k=length))] = None
+    frequent = list(vocabulary)
+    weights = [1 / (rank + 2) for rank in range(words)]
+    totals = [0.0]
+    for weight in weights:
+        totals.append(totals[-1] + weight)
+    lines = [" ".join(draw.choices(frequent, cum_weights=totals[1:], k=draw.randint(5, 35))) for _ in range(sentences)]
+    return frequent, Corpus.from_sentences(lines)
+
+
+Step = Callable[[StreamBatch], Tensor]
+
+
+def steps(model: ElmoForPreTraining, options: argparse.Namespace) -> tuple[Step, Step]:
+    """A function for one step of ours and one of the plain loop, of the same weights."""
+    settings = OptimiserSettings()
+    ours = StreamingObjective(model, num_samples=options.samples, seed=0, sparse_gradients=True)
+    our_optimiser, _ = build_optimiser(model, settings)
+    plain = PlainLoop(copy.deepcopy(model), options.samples, seed=0)
+    learning = [weight for weight in plain.parameters() if weight.requires_grad]
+    plain_optimiser = torch.optim.Adagrad(learning, lr=0.2, initial_accumulator_value=1.0, eps=0.0)
+    states: dict[str, ElmoState | None] = {"ours": None, "plain": None}
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16")
+
+    def our_step(batch: StreamBatch) -> Tensor:
+        with autocast():
+            result = ours(batch, states["ours"])
+        states["ours"] = result.state
+        (result.loss * options.unroll_steps).backward()
+        clip_gradients(model.parameters(), 10.0)
+        our_optimiser.step()
+        our_optimiser.zero_grad()
+        return result.loss.detach()
+
+    def plain_step(batch: StreamBatch) -> Tensor:
+        with autocast():
+            loss, states["plain"] = plain(batch, states["plain"])
+        (loss * options.unroll_steps).backward()
+        nn.utils.clip_grad_norm_(learning, 10.0)
+        plain_optimiser.step()
+        plain_optimiser.zero_grad()
+        return loss.detach()
+
+    return our_step, plain_step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default=None, help="a published shape (default: the 3 M parameter model)")
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--unroll_steps", type=int, default=20)
+    parser.add_argument("--samples", type=int, default=4096, help="of the sampled softmax")
+    parser.add_argument("--vocabulary", type=int, default=50_000, help="words of the made-up text")
+    parser.add_argument("--text", nargs="+", help="text files to read, with --vocab_file, in place of made-up text")
+    parser.add_argument("--vocab_file")
+    parser.add_argument("--steps", type=int, default=12, help="measured steps of each; the medians are compared")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("no", "bf16"), default="no")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+
+    if options.text:
+        tokenizer, corpus = ElmoTokenizer(options.vocab_file), open_corpus(options.text)
+    else:
+        words, corpus = made_up_text(options.vocabulary, sentences=40 * options.rows)
+        tokenizer = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", *words])
+    shape = SMALL if options.preset is None else {}
+    config = ElmoConfig.from_preset(
+        options.preset or "small",
+        **{**shape, "vocab_size": len(tokenizer), "mask_token_id": tokenizer.mask_token_id},
+    )
+    model = ElmoForPreTraining(config).to(options.device).train()
+    streams: Iterator[StreamBatch] = iter(
+        SentenceStreams(
+            corpus, tokenizer, options.rows, options.unroll_steps, epochs=None, pre_tokenization="whitespace"
+        )
+    )
+
+    def synchronise() -> None:
+        if options.device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+    our_step, plain_step = steps(model, options)
+    times: dict[str, list[float]] = {"data": [], "ours": [], "plain": []}
+    for number in range(options.steps + 2):
+        began = time.perf_counter()
+        batch = next(streams).to(options.device)
+        times["data"].append(time.perf_counter() - began)
+        losses = {}
+        for name, step in (("ours", our_step), ("plain", plain_step)):
+            synchronise()
+            began = time.perf_counter()
+            losses[name] = float(step(batch))
+            synchronise()
+            times[name].append(time.perf_counter() - began)
+        if number < 2 and options.precision == "no" and abs(losses["ours"] / losses["plain"] - 1) > 1e-4:
+            raise SystemExit(f"the two do not take the same steps: losses {losses} at step {number + 1}")
+    # The first two warm caches and allocators up.
+    medians = {name: statistics.median(values[2:]) for name, values in times.items()}
+    per_step = options.rows * options.unroll_steps
+    result = {
+        "parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        "vocabulary": len(tokenizer),
+        "rows": options.rows,
+        "unroll_steps": options.unroll_steps,
+        "samples": options.samples,
+        "threads": options.threads,
+        "device": options.device,
+        "precision": options.precision,
+        "words_per_second": round(per_step / medians["ours"]),
+        "words_per_second_plain": round(per_step / medians["plain"]),
+        "ratio": round(medians["plain"] / medians["ours"], 2),
+        "words_per_second_of_data": round(per_step / medians["data"]),
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""`python -m elmo_hf.cli`, which `accelerate launch -m` can start in many processes."""
+
+import sys
+
+from elmo_hf.cli import main
+
+sys.exit(main())

@@ -1,0 +1,123 @@
+"""`elmo-hf perplexity`: how well a language model predicts a text, in each direction."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from elmo_hf.cli.build_vocab import add_text_options
+
+if TYPE_CHECKING:
+    from elmo_hf.pretraining import SentenceScore
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "perplexity",
+        dataclass_types=[],
+        help="perplexity of a text, each direction for itself, with the full softmax",
+        description="Perplexity of a text, each direction for itself, with the full softmax and in constant memory.",
+    )
+    parser.add_argument("model", help="folder of a language model and its tokenizer")
+    parser.add_argument("text", nargs="+", help="files, globs, or the name of a data set")
+    parser.add_argument("--rows", type=int, default=32, help="sentences read side by side (default 32)")
+    parser.add_argument("--steps", type=int, default=20, help="words of a row read at a time (default 20)")
+    parser.add_argument(
+        "--sentence_independent",
+        "--sentence-independent",
+        action="store_true",
+        help="start every sentence from zero states instead of carrying them on, as in training",
+    )
+    parser.add_argument("--device", help="such as cuda (default: the GPU if there is one)")
+    parser.add_argument(
+        "--per_sentence",
+        "--per-sentence",
+        metavar="FILE",
+        help="write a JSON object a sentence: place, words, unknown words, both log-probabilities; - for stdout",
+    )
+    parser.add_argument(
+        "--per_word",
+        "--per-word",
+        action="store_true",
+        help="with --per_sentence: the log-probability of every word too",
+    )
+    add_text_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: dict[str, Any]) -> int:
+    """Score the text sentence by sentence and print the perplexities."""
+    import torch
+
+    from elmo_hf.pretraining import Perplexity, open_corpus, score_sentences
+    from elmo_hf.pretraining.start import load
+
+    if options["per_word"] and options["per_sentence"] is None:
+        raise ValueError("--per_word needs --per_sentence FILE, the file that the words' probabilities are written to")
+    device = options["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    model, tokenizer = load(options["model"])
+    model.to(torch.device(device))  # type: ignore[arg-type] # Transformers' wrapper hides what `self` is
+    corpus = open_corpus(
+        options["text"],
+        text_column=options["text_column"],
+        split=options["split"],
+        undecodable=options["undecodable"],
+    )
+    total = Perplexity()
+    with written(options["per_sentence"]) as file:
+        for score in score_sentences(
+            model,
+            tokenizer,
+            corpus,
+            rows=options["rows"],
+            steps=options["steps"],
+            carry_state=not options["sentence_independent"],
+            per_word=options["per_word"],
+            pre_tokenization=options["pre_tokenization"],
+        ):
+            total.add(score)
+            if file is not None:
+                file.write(json.dumps(record(score)) + "\n")
+        if not total.sentences:
+            raise ValueError(f"{corpus.name} has no sentence: perplexity needs at least one line")
+    print(
+        f"perplexity {total.both:.3f} (forward {total.forward:.3f}, backward {total.backward:.3f}) over "
+        f"{total.targets:,} targets of each direction: {total.words:,} words ({total.unknown:,} unknown) and "
+        f"{total.sentences:,} sentence ends",
+        file=sys.stderr if options["per_sentence"] == "-" else sys.stdout,
+    )
+    return 0
+
+
+def record(score: "SentenceScore") -> dict[str, Any]:
+    """What is written of one sentence; log-probabilities in nats."""
+    values = {
+        "sentence": score.index,
+        "words": score.words,
+        "unknown": score.unknown,
+        "forward_log_prob": score.forward,
+        "backward_log_prob": score.backward,
+    }
+    if score.forward_log_probs is not None and score.backward_log_probs is not None:
+        values["forward_log_probs"] = score.forward_log_probs.tolist()
+        values["backward_log_probs"] = score.backward_log_probs.tolist()
+    return values
+
+
+@contextmanager
+def written(name: str | None) -> Iterator[TextIO | None]:
+    """A text file that appears under `name` only when it is complete; stdout for "-", nothing for `None`."""
+    if name is None or name == "-":
+        yield None if name is None else sys.stdout
+        return
+    path = Path(name)
+    aside = path.with_name(f".{path.name}.writing")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            yield file
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,283 @@
+"""Checkpoints of a run: written aside, moved into place, and complete wherever their name can be seen.
+
+`checkpoints/step-00001000/` is a Transformers folder (`config.json`, `model.safetensors`, the tokenizer) with the rest
+of the run beside it:
+
+    progress.json        steps, words and seconds so far, the settings and what they were applied to
+    training.pt          optimiser, schedule and the parts of the objective that are no weights of the model
+    process-00000.pt     of each process: its random states, its place in the text, its carried states
+
+A folder is first written under a name that starts with a dot, by all processes, flushed to the disk, and renamed in one
+step. A run killed at any moment leaves at most such a dotted folder, which the next run removes.
+"""
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+PREFIX = "step-"
+WRITING, DELETED = ".writing-", ".deleted-"
+
+Write = Callable[[Path], None]
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or read; the message names it and the remedy."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, shared by all its processes.
+
+    Args:
+        folder: their folder; every process, on whatever machine, must see the same one.
+        keep: newest checkpoints kept by [`prune`].
+        accelerator: the processes that write together.
+    """
+
+    def __init__(self, folder: Path, keep: int, accelerator: Accelerator) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.accelerator = accelerator
+
+    def prepare(self) -> None:
+        """Make the folder, remove what a killed run left half done, and check that all processes see it.
+
+        Raises:
+            CheckpointError: the folder cannot be written, or is another one in another process.
+        """
+
+        def make() -> None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in self.folder.iterdir():
+                # Ours, and what libraries write aside next to them.
+                if path.name.startswith(".") and path.is_dir():
+                    shutil.rmtree(path)
+
+        self._together(make if self.accelerator.is_main_process else None, f"{self.folder} cannot be written")
+
+        def look() -> None:
+            if not self.folder.is_dir():
+                raise FileNotFoundError(
+                    f"process {self.accelerator.process_index} does not see it: output_dir must be on a file system "
+                    "that all machines of the run share"
+                )
+
+        self._together(look, f"{self.folder} is not shared by all processes")
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, rising."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(
+            int(path.name.removeprefix(PREFIX))
+            for path in self.folder.iterdir()
+            if path.name.startswith(PREFIX) and path.name.removeprefix(PREFIX).isdigit()
+        )
+
+    def path(self, step: int) -> Path:
+        """Folder of the checkpoint of `step`."""
+        return self.folder / f"{PREFIX}{step:08d}"
+
+    def newest(self) -> Path | None:
+        """The complete checkpoint of the highest step, if there is one."""
+        steps = self.steps()
+        return self.path(steps[-1]) if steps else None
+
+    def write(self, step: int, shared: Write, own: Write) -> Path:
+        """Write one checkpoint; called by all processes at the same step.
+
+        Args:
+            shared: writes what all processes have in common into the folder it is given; runs in the main process.
+            own: writes the process's own part; runs in every process.
+
+        Returns:
+            The folder of the checkpoint.
+
+        Raises:
+            CheckpointError: it could not be written, for instance because the disk is full. Earlier checkpoints stay
+                as they were and the half-written one is removed.
+        """
+        path = self.path(step)
+        if path.is_dir():
+            return path
+        aside = self.folder / f"{WRITING}{path.name}"
+        failure = f"checkpoint {path} cannot be written"
+        is_main = self.accelerator.is_main_process
+        try:
+            self._together(aside.mkdir if is_main else None, failure)
+
+            def write_parts() -> None:
+                if is_main:
+                    shared(aside)
+                own(aside)
+
+            self._together(write_parts, failure)
+
+            def move() -> None:
+                flush(aside)
+                os.rename(aside, path)
+                flush_folder(self.folder)
+
+            self._together(move if is_main else None, failure)
+        except CheckpointError:
+            if is_main:
+                shutil.rmtree(aside, ignore_errors=True)
+            raise
+        return path
+
+    def prune(self, best: int | None) -> None:
+        """Remove all but the newest `keep` checkpoints and that of step `best`."""
+
+        def remove() -> None:
+            for step in self.steps()[: -self.keep]:
+                if step != best:
+                    # Renamed first: a kill must not leave half a checkpoint under a complete one's name.
+                    path = self.path(step)
+                    deleted = self.folder / f"{DELETED}{path.name}"
+                    os.rename(path, deleted)
+                    shutil.rmtree(deleted)
+
+        self._together(remove if self.accelerator.is_main_process else None, f"{self.folder} cannot be tidied")
+
+    def _together(self, action: Callable[[], Any] | None, failure: str) -> None:
+        """Run `action` here; all processes wait for all, and fail when any does, so that none is left waiting."""
+        message = None
+        if action is not None:
+            try:
+                action()
+            except Exception as error:
+                message = f"process {self.accelerator.process_index}: {error}"
+        found: list[str | None] = [message]
+        if self.accelerator.num_processes > 1:
+            found = gather_object(found)
+        messages = [each for each in found if each is not None]
+        if messages:
+            newest = self.newest()
+            last = f"The last good checkpoint is {newest}" if newest else "There is no checkpoint yet"
+            raise CheckpointError(
+                f"{failure} ({'; '.join(messages)}). {last}; the same command continues from there once the cause is "
+                "removed"
+            )
+
+
+def flush(folder: Path) -> None:
+    """Force the files of `folder` and their names onto the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        else:
+            flush_folder(path)
+    flush_folder(folder)
+
+
+def flush_folder(folder: Path) -> None:
+    """Force the names in `folder` onto the disk, where the system can."""
+    with suppress(OSError):  # not every system lets a folder be opened
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def replace_folder(path: Path, write: Write) -> None:
+    """Let `write` fill a folder beside `path` and move it into place of an earlier one."""
+    aside, deleted = path.with_name(f"{WRITING}{path.name}"), path.with_name(f"{DELETED}{path.name}")
+    for leftover in (aside, deleted):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        write(aside)
+        flush(aside)
+        if path.exists():
+            os.rename(path, deleted)
+        os.rename(aside, path)
+        flush_folder(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(deleted, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to a temporary name beside `path` and move it into place."""
+    aside = path.with_name(f".{path.name}.writing")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, as [`write_text`] does."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Read a `.pt` file of a checkpoint: tensors and plain containers only, onto the CPU.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(unreadable(path, error)) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a checkpoint.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(unreadable(path, error)) from error
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """What to say about a file of a checkpoint that `error` came from."""
+    return (
+        f"{path} cannot be read ({error}): the checkpoint was damaged after it was written. Remove {path.parent} to "
+        "continue from the one before"
+    )
+
+
+def random_states() -> dict[str, Any]:
+    """The states of all random generators of this process, in types that `weights_only` loading accepts."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - libraries draw from it
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Set what [`random_states`] returned."""
+    version, internal, gauss_next = states["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    kind, keys, position, has_gauss, gauss = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

@@ -1,0 +1,526 @@
+"""The training loop: running streams through the objective to the optimiser, on one process or many.
+
+Accelerate places and wraps the model, torch.distributed carries what processes tell each other. Every step is a
+function of the weights, the optimiser, the carried states and the positions of the random generators and of the text;
+a checkpoint holds all of these, so that a resumed run takes the very steps of one that was never interrupted.
+"""
+
+import dataclasses
+import math
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import torch
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
+
+from elmo_hf.lstm_elmo import ElmoState
+from elmo_hf.modeling_elmo import ElmoForPreTraining
+from elmo_hf.pretraining.checkpoint import (
+    Checkpoints,
+    random_states,
+    read_json,
+    read_tensors,
+    replace_folder,
+    set_random_states,
+    write_json,
+)
+from elmo_hf.pretraining.objective import StreamingObjective
+from elmo_hf.pretraining.optimiser import build_optimiser, clip_gradients, reduce_row_gradients
+from elmo_hf.pretraining.report import MetricsLog, RunSummary, draw_curves, peak_memory, perplexity, write_card
+from elmo_hf.pretraining.settings import PretrainingSettings
+from elmo_hf.pretraining.start import Start, expected_steps, held_out_perplexity, open_streams
+from elmo_hf.pretraining.streams import StreamBatch
+from elmo_hf.tokenization_elmo import ElmoTokenizer
+
+logger = get_logger(__name__)
+
+SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU)
+CURVES = "training_curves.png"
+# Files of a checkpoint; see `checkpoint`.
+PROGRESS, TRAINING, PROCESS = "progress.json", "training.pt", "process-{:05d}.pt"
+
+
+class LossNotFiniteError(RuntimeError):
+    """The loss or its gradient became NaN or infinite; the message says where the batch and the last checkpoint are."""
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run is: the numbers of `progress.json` in a checkpoint.
+
+    Attributes:
+        step, words: optimiser steps, and forward targets of all processes, so far.
+        seconds: time of the steps, without evaluations and checkpoints.
+        best_loss, best_step: the best held-out evaluation so far, in nats a word.
+        window: since the last record, the summed losses of both directions, then their targets.
+    """
+
+    step: int = 0
+    words: int = 0
+    seconds: float = 0.0
+    best_loss: float | None = None
+    best_step: int | None = None
+    window: list[float] = dataclasses.field(default_factory=lambda: [0.0] * 4)
+
+
+def pretrain(settings: PretrainingSettings) -> RunSummary:
+    """Run, or continue, a pretraining run: the same settings and output_dir continue from the newest checkpoint.
+
+    Launched by `accelerate launch` (or `torchrun`) with several processes, each calls this function. Without GPUs they
+    speak gloo; `accelerate launch --multi_gpu` starts them there too (its `--cpu` starts one, or calls MPI).
+
+    Returns:
+        What the run did. Its `model_folder` is `None` when the run was asked to leave before its end, by `stop_after`,
+        SIGINT or SIGTERM; a checkpoint is written then.
+
+    Raises:
+        ValueError: settings, text, vocabulary or a checkpoint that contradict each other.
+        LossNotFiniteError: the loss became NaN or infinite.
+        CheckpointError: a checkpoint cannot be written or read.
+    """
+    check_trackers(settings.trackers)
+    accelerator = Accelerator(
+        # Said outright: several processes without a GPU would otherwise each believe to be the only one.
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=settings.precision,
+        log_with=settings.trackers,
+        project_config=ProjectConfiguration(
+            project_dir=settings.output_dir, logging_dir=str(Path(settings.output_dir) / "trackers")
+        ),
+    )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise ValueError(
+            f"{launched} processes were launched and Accelerate joined {accelerator.num_processes} of them: launch "
+            "with `accelerate launch --multi_gpu` or `torchrun`"
+        )
+    if accelerator.distributed_type not in SUPPORTED:
+        raise ValueError(
+            f"distributed_type={accelerator.distributed_type.value}: expected one process or data parallelism (DDP). "
+            "The weights of a biLM fit one device, and the vocabulary's rows travel as sparse gradients with "
+            "loss='sampled' and optimizer='adagrad': launch with `accelerate launch --multi_gpu` or `torchrun`"
+        )
+    try:
+        return Run(settings, accelerator).train()
+    finally:
+        accelerator.end_training()
+
+
+def check_trackers(names: list[str] | None) -> None:
+    """Refuse trackers that Accelerate would leave out without a word."""
+    available = {str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()}
+    for name in names or ():
+        if name not in available:
+            known = sorted(str(tracker) for tracker in LOGGER_TYPE_TO_CLASS)
+            raise ValueError(
+                f"tracker {name!r} is {'not installed' if name in known else 'unknown'}: installed here are "
+                f"{', '.join(sorted(available)) or 'none'}; Accelerate knows {', '.join(known)}"
+            )
+
+
+class StopRequest:
+    """Whether SIGINT or SIGTERM asked for an end. The first one is answered after the step, with a checkpoint."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Catch the signals; a second one acts as if nobody listened. Only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self.signal = number
+            restore()
+
+        for number in before:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            restore()
+
+
+class Run:
+    """One run in one process: built from its settings, brought to the newest checkpoint, then trained.
+
+    Attributes:
+        model, tokenizer: what is trained.
+        objective: the loss around the model, as Accelerate wrapped it.
+        state: carried state of this process's rows; `None` for zeros.
+        progress: how far the run is.
+    """
+
+    def __init__(self, settings: PretrainingSettings, accelerator: Accelerator) -> None:
+        self.settings = settings
+        self.accelerator = accelerator
+        self.folder = Path(settings.output_dir)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.keep_checkpoints, accelerator)
+        self.checkpoints.prepare()
+        self.log = MetricsLog(self.folder / "metrics.jsonl")
+        self.stop = StopRequest()
+        self.progress = Progress()
+        self.state: ElmoState | None = None
+        # Words and seconds at the last record, and the norm of the last gradient.
+        self.recorded: tuple[int, float] = (0, 0.0)
+        self.norm = math.nan
+
+        # The same initial weights in all processes, then a dropout of its own in each.
+        set_seed(settings.seed)
+        newest = self.checkpoints.newest()
+        start = Start.from_settings(settings, newest)
+        self.tokenizer: ElmoTokenizer = start.tokenizer
+        self.model: ElmoForPreTraining = start.model.to(accelerator.device).train()
+        self.plain_objective = StreamingObjective(
+            self.model,
+            loss=settings.loss,
+            num_samples=settings.num_samples,
+            seed=settings.seed,
+            sparse_gradients=settings.optimizer == "adagrad",
+        )
+        self.objective: nn.Module = self.plain_objective
+        self.optimiser, self.scheduler = build_optimiser(self.model, settings, settings.max_steps)
+        self.streams = open_streams(settings, self.tokenizer, accelerator.process_index, accelerator.num_processes)
+        set_seed(settings.seed + accelerator.process_index)
+        if newest is not None:
+            self._resume(newest)
+        if accelerator.is_main_process:
+            self.log.forget_after(self.progress.step)
+        self._wrap()
+        logger.info(start.note if newest is None else f"continued from {newest}, after step {self.progress.step}")
+
+    # ---- training
+
+    def train(self) -> RunSummary:
+        """Take all steps that are left, then evaluate and save the model."""
+        settings, progress = self.settings, self.progress
+        if settings.trackers:
+            shown = {name: str(value) for name, value in settings.to_dict().items()}
+            self.accelerator.init_trackers(settings.run_name, config=shown)
+        bar = tqdm(
+            total=expected_steps(settings, self.accelerator.num_processes),
+            initial=progress.step,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+            file=sys.stderr,
+            mininterval=1.0,
+        )
+        stopped = False
+        with bar, self.stop.listening():
+            while not stopped and (settings.max_steps is None or progress.step < settings.max_steps):
+                began = time.perf_counter()
+                batches = list(islice(self.streams, settings.gradient_accumulation_steps))
+                if not batches:
+                    break
+                stopped = self._step(batches) or progress.step == settings.stop_after
+                progress.seconds += time.perf_counter() - began
+                bar.update()
+                if progress.step % settings.log_every == 0 or stopped:
+                    self._record(bar)
+                improved = False
+                if settings.evaluate_every and progress.step % settings.evaluate_every == 0:
+                    improved = self._evaluate_along_the_way(bar)
+                if improved or stopped or progress.step % settings.checkpoint_every == 0:
+                    self._save_checkpoint()
+            if stopped:
+                return self._summary(None, None, None)
+            if progress.window[2] or progress.window[3]:
+                self._record(bar)
+            # What follows can be interrupted and done again.
+            self._save_checkpoint()
+        return self._finish()
+
+    def _step(self, batches: list[StreamBatch]) -> bool:
+        """One optimiser step from one batch or several; whether a signal asked for an end, in any process."""
+        accelerator, settings, progress = self.accelerator, self.settings, self.progress
+        if progress.step == settings.softmax_only_steps and settings.softmax_only_steps:
+            self._wrap()
+        before = self.state
+        counts = [sum(batch.words for batch in batches), sum(batch.backward_words for batch in batches)]
+        divisors = self._divisors(counts)
+        sums = torch.zeros(2, dtype=torch.float64)
+        for number, batch in enumerate(batches):
+            last = number == len(batches) - 1
+            with nullcontext() if last else accelerator.no_sync(self.objective):
+                state = None if batch.starts_fresh else self.state
+                result = self.objective(batch.to(accelerator.device, non_blocking=True), state, divisors)
+                # bilm-tf trains on the sum over an unroll; its clipping bound is that of this sum's gradient.
+                loss = result.loss * settings.unroll_steps
+                if not batch.words and not batch.backward_words:
+                    # All rows of this process have ended: nothing was read, and DDP waits for every gradient.
+                    loss = loss + 0.0 * sum(weight.sum() for weight in self.model.elmo.embeddings.parameters())
+                accelerator.backward(loss)
+            self.state = result.state
+            sums += torch.stack([result.forward_loss, result.backward_loss]).double().cpu() * torch.stack(divisors)
+        # Every process learns every other's: all go on, or all stop.
+        *totals, asked = self._sum([*sums.tolist(), *counts, self.stop.signal is not None])
+        if not all(map(math.isfinite, totals)):
+            means = [loss / max(count, 1.0) for loss, count in zip(totals[:2], totals[2:], strict=True)]
+            self._stop_at_batch(batches, before, "loss", means)
+        reduce_row_gradients(self.model)
+        norm = float(clip_gradients(self.model.parameters(), settings.max_gradient_norm or None))
+        if not math.isfinite(norm):
+            self._stop_at_batch(batches, before, "gradient's norm", [norm])
+        self.optimiser.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+        progress.step += 1
+        progress.words += round(totals[2])
+        progress.window = [before + new for before, new in zip(progress.window, totals, strict=True)]
+        self.norm = norm
+        return asked > 0
+
+    def _divisors(self, counts: list[int]) -> tuple[Tensor, Tensor]:
+        """What each process divides the summed losses of a step by, given its own counts of targets.
+
+        Gradients are averaged over processes, so it is a process's share of the step's targets. Running streams count
+        those of full batches also in the tail of a text, where rows have ended: each of the last words would otherwise
+        weigh as much as hundreds of others, and the last few steps undo a good part of the run.
+        """
+        if not self.settings.sentence_independent:
+            full = self.settings.rows * self.settings.unroll_steps * self.settings.gradient_accumulation_steps
+            counts = [full, full]
+        else:
+            counts = [count / self.accelerator.num_processes for count in self._sum(counts)]
+        forward, backward = (torch.tensor(max(count, 1.0)) for count in counts)
+        return forward, backward
+
+    def _wrap(self) -> None:
+        """Give the objective to Accelerate; again when the biLM begins to learn, since DDP counts what learns once."""
+        softmax_only = self.progress.step < self.settings.softmax_only_steps
+        self.model.freeze_bilm(softmax_only)
+        # With sparse gradients the softmax leaves DDP nothing to do.
+        nothing_to_reduce = softmax_only and self.plain_objective.sparse_gradients
+        plain = self.accelerator.unwrap_model(self.objective, keep_fp32_wrapper=False)
+        self.objective = self.accelerator.prepare_model(plain, evaluation_mode=nothing_to_reduce)
+
+    def _sum(self, values: Sequence[float]) -> list[float]:
+        """Sums of numbers over all processes."""
+        if self.accelerator.num_processes == 1:
+            return [float(value) for value in values]
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
+        return self.accelerator.reduce(tensor, "sum").tolist()
+
+    def _stop_at_batch(
+        self, batches: list[StreamBatch], state: ElmoState | None, what: str, values: list[float]
+    ) -> NoReturn:
+        """Save what the failed step was made of, in every process, and leave; the weights are still as before it."""
+        step = self.progress.step + 1
+        path = self.folder / f"failed-step-{step:08d}-process-{self.accelerator.process_index:05d}.safetensors"
+        tensors = {
+            f"{number}.{name}": value.contiguous()
+            for number, batch in enumerate(batches)
+            for name, value in vars(batch).items()
+            if isinstance(value, Tensor)
+        }
+        if state is not None:
+            tensors |= {f"state.{name}": part.cpu().contiguous() for name, part in state._asdict().items()}
+        save_file(tensors, path)
+        newest = self.checkpoints.newest()
+        raise LossNotFiniteError(
+            f"the {what} of step {step} is {', '.join(map(str, values))}. Its batch and the carried state before it "
+            f"are in {path}; the weights have not been changed by it. The last good checkpoint is {newest}. A lower "
+            f"learning_rate (now {self.settings.learning_rate}) or max_gradient_norm (now "
+            f"{self.settings.max_gradient_norm}) may help: begin a new output_dir with initialize_from={newest}"
+        )
+
+    # ---- evaluation and records
+
+    def _record(self, bar: tqdm) -> None:
+        """Log the mean losses since the last record."""
+        progress = self.progress
+        forward, backward, forward_words, backward_words = progress.window
+        progress.window = [0.0] * 4
+        words, seconds = progress.words - self.recorded[0], progress.seconds - self.recorded[1]
+        self.recorded = (progress.words, progress.seconds)
+        record = {
+            "forward_loss": forward / max(forward_words, 1.0),
+            "backward_loss": backward / max(backward_words, 1.0),
+            "learning_rate": self.optimiser.param_groups[0]["lr"],
+            "gradient_norm": self.norm,
+            "words_per_second": words / seconds if seconds else 0.0,
+        }
+        self._log("train", record)
+        bar.set_postfix_str(
+            f"{record['words_per_second']:,.0f} words/s, loss "
+            f"{(record['forward_loss'] + record['backward_loss']) / 2:.4f}, perplexity "
+            f"{perplexity(record['forward_loss']):.1f} forward {perplexity(record['backward_loss']):.1f} backward",
+            refresh=False,
+        )
+
+    def _log(self, kind: str, values: dict[str, float]) -> None:
+        progress = self.progress
+        if self.accelerator.is_main_process:
+            self.log.append({"kind": kind, "step": progress.step, "words": progress.words, **values})
+        if self.settings.trackers:
+            named = {f"{kind}/{name}": value for name, value in values.items()}
+            self.accelerator.log({**named, "words": progress.words}, step=progress.step)
+
+    def _evaluate_along_the_way(self, bar: tqdm) -> bool:
+        """Evaluate on held-out text; whether it was the best so far."""
+        forward, backward = self._evaluate(self.settings.held_out_words)
+        if self.accelerator.is_main_process:
+            bar.write(
+                f"step {self.progress.step}: held-out perplexity {perplexity(forward):.2f} forward, "
+                f"{perplexity(backward):.2f} backward",
+                file=sys.stderr,
+            )
+        loss = (forward + backward) / 2
+        if self.progress.best_loss is not None and loss >= self.progress.best_loss:
+            return False
+        self.progress.best_loss, self.progress.best_step = loss, self.progress.step
+        return True
+
+    def _evaluate(self, words: int | None) -> tuple[float, float]:
+        """The losses of both directions on the held-out text, logged."""
+        share = held_out_perplexity(
+            self.model,
+            self.tokenizer,
+            self.settings,
+            words=words,
+            process_index=self.accelerator.process_index,
+            num_processes=self.accelerator.num_processes,
+        )
+        forward, backward, targets = self._sum([share.forward_log_prob, share.backward_log_prob, share.targets])
+        if not targets:
+            raise ValueError(f"held_out_data {self.settings.held_out_data} holds no sentence")
+        losses = -forward / targets, -backward / targets
+        self._log("held_out", {"forward_loss": losses[0], "backward_loss": losses[1]})
+        return losses
+
+    def _summary(
+        self, forward_loss: float | None, backward_loss: float | None, model_folder: Path | None
+    ) -> RunSummary:
+        progress = self.progress
+        return RunSummary(
+            step=progress.step,
+            words=progress.words,
+            seconds=progress.seconds,
+            forward_loss=forward_loss,
+            backward_loss=backward_loss,
+            peak_memory=peak_memory(self.accelerator.device),
+            model_folder=model_folder,
+            checkpoint=self.checkpoints.newest(),
+            signal=self.stop.signal,
+        )
+
+    def _finish(self) -> RunSummary:
+        """Evaluate on all held-out text, draw the curves, and save the model with its tokenizer and card."""
+        losses: tuple[float | None, float | None] = (None, None)
+        if self.settings.held_out_data:
+            losses = self._evaluate(None)
+        summary = self._summary(*losses, self.folder / "model")
+        if self.accelerator.is_main_process:
+            curves = self.folder / CURVES
+            draw_curves(self.log, curves, self.settings.run_name, self.settings.loss)
+
+            def write(folder: Path) -> None:
+                self._save_model(folder)
+                shutil.copy(curves, folder / CURVES)
+                write_card(
+                    folder,
+                    summary,
+                    self.settings,
+                    parameters=sum(
+                        weight.numel() for name, weight in self.model.named_parameters() if "scalar_mixes" not in name
+                    ),
+                    vocabulary_size=len(self.tokenizer),
+                    processes=self.accelerator.num_processes,
+                    curves=CURVES,
+                )
+
+            replace_folder(self.folder / "model", write)
+        self.accelerator.wait_for_everyone()
+        return summary
+
+    # ---- checkpoints
+
+    def _save_model(self, folder: Path) -> None:
+        shown = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()  # its bar of one file would break ours
+        try:
+            self.model.save_pretrained(folder)
+        finally:
+            if shown:
+                transformers_logging.enable_progress_bar()
+        self.tokenizer.save_pretrained(folder)
+
+    def _save_checkpoint(self) -> None:
+        """Write everything that the next step depends on, then remove what is old."""
+
+        def shared(folder: Path) -> None:
+            self._save_model(folder)
+            training = {
+                "optimiser": self.optimiser.state_dict(),
+                "schedule": None if self.scheduler is None else self.scheduler.state_dict(),
+                "sampler": self.plain_objective.sampler_state(),
+                # The same in all processes.
+                "position": self.streams.state_dict(),
+            }
+            torch.save(training, folder / TRAINING)
+            write_json(
+                folder / PROGRESS,
+                {
+                    "progress": dataclasses.asdict(self.progress),
+                    "recorded": self.recorded,
+                    "processes": self.accelerator.num_processes,
+                    "settings": self.settings.to_dict(),
+                },
+            )
+
+        def own(folder: Path) -> None:
+            state = None if self.state is None else {name: part.cpu() for name, part in self.state._asdict().items()}
+            name = PROCESS.format(self.accelerator.process_index)
+            torch.save({"random": random_states(), "state": state}, folder / name)
+
+        self.checkpoints.write(self.progress.step, shared, own)
+        self.checkpoints.prune(self.progress.best_step)
+
+    def _resume(self, checkpoint: Path) -> None:
+        """Bring everything to where `checkpoint` was written; its weights are loaded already."""
+        stored = read_json(checkpoint / PROGRESS)
+        self.settings.check_resumes(stored["settings"], checkpoint)
+        if stored["processes"] != self.accelerator.num_processes:
+            raise ValueError(
+                f"{checkpoint} was written by {stored['processes']} processes and this run has "
+                f"{self.accelerator.num_processes}: launch as many, or begin another output_dir with "
+                f"initialize_from={checkpoint}"
+            )
+        self.progress = Progress(**stored["progress"])
+        self.recorded = tuple(stored["recorded"])
+        training = read_tensors(checkpoint / TRAINING)
+        self.optimiser.load_state_dict(training["optimiser"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(training["schedule"])
+        self.plain_objective.load_sampler_state(training["sampler"])
+        self.streams.load_state_dict(training["position"])
+        own = read_tensors(checkpoint / PROCESS.format(self.accelerator.process_index))
+        if own["state"] is not None:
+            self.state = ElmoState(**{name: part.to(self.accelerator.device) for name, part in own["state"].items()})
+        set_random_states(own["random"])

@@ -1,0 +1,241 @@
+"""What a run leaves to read: the record of its losses, curves, its closing line and a model card."""
+
+import json
+import math
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+import transformers
+from huggingface_hub import ModelCard, ModelCardData
+
+import elmo_hf
+from elmo_hf.pretraining.checkpoint import write_text
+from elmo_hf.pretraining.settings import PretrainingSettings
+
+CARD_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+# Points drawn of one curve: more than a figure's pixels show, and memory would grow with the run.
+POINTS = 1000
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite where a float is too small for it."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a finished run did.
+
+    Attributes:
+        step, words: optimiser steps, and words predicted in each direction by all processes.
+        seconds: time of the training steps, without evaluations and checkpoints, over all resumptions.
+        forward_loss, backward_loss: nats a word on the held-out text with the full softmax; `None` without one.
+        peak_memory: bytes, the most that the main process held: on a GPU there, otherwise in the machine's memory.
+        model_folder: the Transformers folder of the final model; `None` as long as the run is not finished.
+        checkpoint: the newest one.
+        signal: the number of the signal that asked the run to leave, if one did.
+    """
+
+    step: int
+    words: int
+    seconds: float
+    forward_loss: float | None
+    backward_loss: float | None
+    peak_memory: int | None = None
+    model_folder: Path | None = None
+    checkpoint: Path | None = None
+    signal: int | None = None
+
+    @property
+    def words_per_second(self) -> float:
+        return self.words / self.seconds if self.seconds else 0.0
+
+    @property
+    def held_out_perplexity(self) -> float | None:
+        """exp of the mean of both directions' losses, as bilm-tf reports it."""
+        if self.forward_loss is None or self.backward_loss is None:
+            return None
+        return perplexity((self.forward_loss + self.backward_loss) / 2)
+
+    def line(self) -> str:
+        """The run's closing line."""
+        if self.model_folder is None:
+            return f"left at step {self.step:,}; the same command continues from {self.checkpoint}"
+        parts = [
+            f"{self.words:,} words seen",
+            f"{timedelta(seconds=round(self.seconds))}",
+            f"{self.words_per_second:,.0f} words/s",
+        ]
+        if self.forward_loss is not None and self.backward_loss is not None:
+            parts.append(
+                f"held-out perplexity {self.held_out_perplexity:.2f} "
+                f"(forward {perplexity(self.forward_loss):.2f}, backward {perplexity(self.backward_loss):.2f})"
+            )
+        else:
+            parts.append("no held-out text")
+        return " | ".join(parts)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes: the most this process has held on a GPU, or in the machine's memory; `None` where nobody counts."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class MetricsLog:
+    """The run's records, one JSON object a line in `metrics.jsonl`; floats keep every bit.
+
+    A record holds `kind` ("train" or "held_out"), `step`, `words` and its numbers.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one record at the end."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """All records in order, one at a time. A last line cut short by a kill is no record."""
+        if not self.path.exists():
+            return
+        with self.path.open(encoding="utf-8") as file:
+            for line in file:
+                if line.endswith("\n"):
+                    yield json.loads(line)
+
+    def forget_after(self, step: int) -> None:
+        """Drop the records of steps after `step`: a resumed run makes them again."""
+        if self.path.exists():
+            kept = (record for record in self.records() if record["step"] <= step)
+            write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+@dataclass
+class Curve:
+    """Points of one curve, thinned while they are added: never more than `POINTS`, each the mean of equally many."""
+
+    def __post_init__(self) -> None:
+        self.points: list[tuple[float, ...]] = []
+        self.share = 1
+        self.pending: list[tuple[float, ...]] = []
+
+    def add(self, *point: float) -> None:
+        """Add one point: x, then any number of values."""
+        self.pending.append(point)
+        if len(self.pending) == self.share:
+            self.points.append(mean(self.pending))
+            self.pending = []
+            if len(self.points) == POINTS:
+                self.points = [mean(self.points[i : i + 2]) for i in range(0, POINTS, 2)]
+                self.share *= 2
+
+    def columns(self) -> list[tuple[float, ...]]:
+        """The x values, then each row of values."""
+        points = self.points + ([mean(self.pending)] if self.pending else [])
+        return list(zip(*points, strict=True))
+
+
+def mean(points: list[tuple[float, ...]]) -> tuple[float, ...]:
+    """Element-wise mean."""
+    return tuple(sum(values) / len(points) for values in zip(*points, strict=True))
+
+
+def draw_curves(log: MetricsLog, path: Path, title: str, loss: str) -> None:
+    """Draw perplexity and speed over the words seen, as a PNG.
+
+    Args:
+        loss: the softmax that was trained; a sampled one's training perplexity is no estimate of the full one's.
+    """
+    from matplotlib.figure import Figure  # here: half a second that only the end of a run needs
+
+    train, held_out = Curve(), Curve()
+    for record in log.records():
+        millions = record["words"] / 1e6
+        if record["kind"] == "train":
+            train.add(millions, record["forward_loss"], record["backward_loss"], record["words_per_second"])
+        else:
+            held_out.add(millions, record["forward_loss"], record["backward_loss"])
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    losses, speed = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    if columns := train.columns():
+        for values, colour, direction in zip(columns[1:3], ("tab:blue", "tab:orange"), ("forward", "backward")):
+            label = f"{direction}, training ({loss} softmax)"
+            losses.plot(columns[0], [perplexity(value) for value in values], color=colour, alpha=0.5, label=label)
+        speed.plot(columns[0], columns[3], color="tab:green")
+    if columns := held_out.columns():
+        for values, colour, direction in zip(columns[1:3], ("tab:blue", "tab:orange"), ("forward", "backward")):
+            style = {"color": colour, "marker": "o", "linestyle": "--", "label": f"{direction}, held-out"}
+            losses.plot(columns[0], [perplexity(value) for value in values], **style)
+    losses.set(yscale="log", ylabel="perplexity", title=title)
+    if losses.has_data():
+        losses.legend()
+    losses.grid(alpha=0.3, which="both")
+    speed.set(xlabel="words seen (millions)", ylabel="words/s", ylim=(0, None))
+    speed.grid(alpha=0.3)
+    aside = path.with_name(f".{path.name}.writing")
+    try:
+        figure.savefig(aside, format="png", dpi=120)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_card(
+    folder: Path,
+    summary: RunSummary,
+    settings: PretrainingSettings,
+    *,
+    parameters: int,
+    vocabulary_size: int,
+    processes: int,
+    curves: str | None,
+) -> None:
+    """Write `README.md`, the model's card, into `folder`: everything in it comes from the run.
+
+    Args:
+        parameters: of the biLM and its softmax.
+        curves: file name of the figure in `folder`.
+    """
+    held_out = None
+    if summary.forward_loss is not None and summary.backward_loss is not None:
+        held_out = {
+            "text": settings.held_out_data,
+            "forward": perplexity(summary.forward_loss),
+            "backward": perplexity(summary.backward_loss),
+            "both": summary.held_out_perplexity,
+        }
+    shown = {name: value for name, value in settings.to_dict().items() if value is not None and name != "output_dir"}
+    card = ModelCard.from_template(
+        ModelCardData(library_name="transformers", tags=["elmo", "bilm"]),
+        template_path=str(CARD_TEMPLATE),
+        name=settings.run_name,
+        summary=summary,
+        duration=str(timedelta(seconds=round(summary.seconds))),
+        settings={name: json.dumps(value) for name, value in shown.items()},
+        held_out=held_out,
+        parameters=parameters,
+        vocabulary_size=vocabulary_size,
+        processes=processes,
+        curves=curves,
+        versions={module.__name__: module.__version__ for module in (elmo_hf, torch, transformers, accelerate)},
+        python=platform.python_version(),
+    )
+    write_text(folder / "README.md", str(card))

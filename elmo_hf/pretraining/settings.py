@@ -1,0 +1,272 @@
+"""Every option of a pretraining run, in one flat and validated set: the one source of the command line's options.
+
+Defaults are bilm-tf's (`bin/train_elmo.py`) where it has the option.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub.errors import StrictDataclassError
+
+from elmo_hf.configuration_elmo import PRESETS, ElmoConfig
+
+# Fields that say where and how often something is written, not what is learnt: a resumed run may change them.
+FREE_ON_RESUME = frozenset(
+    {
+        "output_dir",
+        "held_out_data",
+        "held_out_split",
+        "held_out_words",
+        "evaluate_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "log_every",
+        "trackers",
+        "run_name",
+        "stop_after",
+    }
+)
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with its line of help, which `HfArgumentParser` passes on to the command line."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(kw_only=True)
+class PretrainingSettings:
+    """Options of a pretraining run; see each field's help.
+
+    Raises:
+        ValueError: a value that cannot be, or two that contradict each other; the message names the fields.
+    """
+
+    # Text
+    train_data: list[str] = field(
+        metadata={
+            "help": "Training text: files or globs (plain text, .gz, .xz, JSON, Parquet), or the name of a data set."
+        }
+    )
+    output_dir: str = field(metadata={"help": "Folder of the run: checkpoints, logs, curves and the final model."})
+    vocabulary: str | None = option(
+        None,
+        "Vocabulary file, one word a line by falling frequency, from `elmo-hf build-vocab`. Optional with "
+        "initialize_from, whose vocabulary is kept without it.",
+    )
+    held_out_data: list[str] | None = field(
+        default=None, metadata={"help": "Held-out text, read as train_data, for its perplexity."}
+    )
+    held_out_words: int | None = option(
+        None, "Words of held_out_data read by the evaluations during the run (default: all); the last one reads all."
+    )
+    text_column: str = option("text", "Column of JSON, Parquet or a data set that holds the sentences.")
+    split: str = option("train", "Split of train_data when it names a data set.")
+    held_out_split: str = option("validation", "Split of held_out_data when it names a data set.")
+    streaming: bool = option(
+        True, "Read a data set as it comes, also one larger than the disk; otherwise it is fetched first."
+    )
+    pre_tokenization: Literal["whitespace", "ptb"] = option(
+        "whitespace", "How a line becomes words: it is tokenised already, or is raw text (Penn-Treebank-like rules)."
+    )
+    undecodable: Literal["refuse", "skip", "replace"] = option(
+        "refuse", "Lines that are not valid UTF-8: stop with their place, leave them out, or mark the bytes U+FFFD."
+    )
+    blank_lines: Literal["skip", "keep"] = option("skip", "Blank lines: no sentences, or empty ones as in bilm-tf.")
+    shuffle: bool = option(True, "Shuffle shards and sentences anew in each epoch and direction.")
+    shuffle_window: int = option(2**16, "Sentences shuffled together and held in memory, after the shards.")
+
+    # Model
+    preset: str = option("original", f"Shape of a new model: {', '.join(PRESETS)}.")
+    config_overrides: str | None = option(
+        None,
+        "Fields of the model's configuration that replace the preset's: JSON such as '{\"cell_size\": 512}', or "
+        "the path of a JSON file.",
+    )
+    initialize_from: str | None = option(
+        None, "Start from the weights of this checkpoint folder instead of random ones."
+    )
+    reuse_softmax: bool = option(
+        True, "With initialize_from: keep the softmax rows of the words that both vocabularies know."
+    )
+    new_rows: Literal["mean", "random"] = option(
+        "mean", "With initialize_from: softmax rows of new words start as the mean of the known ones, or at random."
+    )
+    softmax_only_steps: int = option(
+        0, "With initialize_from: first learn the softmax alone, for this many steps, the biLM frozen."
+    )
+    dropout: float = option(0.1, "Dropout of LSTM inputs and of the top layer.")
+
+    # Batches
+    rows: int = option(128, "Rows of a batch in each process; every row is a running stream of sentences.")
+    unroll_steps: int = option(20, "Words of a row in one batch: the length of back-propagation through time.")
+    sentence_independent: bool = option(
+        False, "One sentence a row and no carried state, in batches of similar length, instead of running streams."
+    )
+    gradient_accumulation_steps: int = option(1, "Batches whose gradients make one step.")
+    epochs: int = option(10, "Passes over train_data.")
+    max_steps: int | None = option(None, "Stop after this many steps, whatever the epochs.")
+    stop_after: int | None = option(
+        None, "Write a checkpoint and leave after this step, to be resumed later; the run stays unfinished."
+    )
+
+    # Loss
+    loss: Literal["sampled", "full", "adaptive"] = option("sampled", "Softmax that is trained.")
+    softmax_cutoffs: list[int] | None = field(
+        default=None,
+        metadata={"help": "Adaptive softmax: the numbers of words, by falling frequency, after which clusters begin."},
+    )
+    num_samples: int = option(8192, "Words sampled by the sampled softmax, shared by a batch's direction.")
+
+    # Optimiser
+    optimizer: Literal["adagrad", "adamw"] = option("adagrad", "bilm-tf's Adagrad, or AdamW.")
+    learning_rate: float | None = option(None, "Learning rate (default: 0.2 for Adagrad, 0.001 for AdamW).")
+    initial_accumulator: float = option(1.0, "Adagrad: first value of the squared gradients' sum.")
+    weight_decay: float = option(0.01, "AdamW: decoupled weight decay, of matrices only.")
+    adam_beta1: float = option(0.9, "AdamW: decay of the first moment.")
+    adam_beta2: float = option(0.999, "AdamW: decay of the second moment.")
+    adam_epsilon: float = option(1e-8, "AdamW: epsilon.")
+    schedule: Literal["constant", "linear", "cosine", "noam"] = option(
+        "constant",
+        "Learning rate after the warm-up; `linear` and `cosine` fall to zero at max_steps; `noam` falls with the root "
+        "of the steps.",
+    )
+    warmup_steps: int = option(0, "Steps over which the learning rate rises from zero.")
+    max_gradient_norm: float = option(10.0, "Bound of the gradients' global norm; 0 for none.")
+
+    # Engine
+    precision: Literal["no", "bf16"] = option("no", "bf16: autocast matrix products; weights and state stay fp32.")
+    seed: int = option(0, "Seed of the initial weights, the order of the text, the samples and the dropout.")
+
+    # Written along the way
+    log_every: int = option(100, "Steps between two records of the loss.")
+    evaluate_every: int | None = option(None, "Steps between two held-out evaluations (default: only at the end).")
+    checkpoint_every: int = option(1000, "Steps between two checkpoints.")
+    keep_checkpoints: int = option(2, "Newest checkpoints kept, beside the one of the best held-out perplexity.")
+    trackers: list[str] | None = field(
+        default=None, metadata={"help": "Accelerate trackers, for instance tensorboard."}
+    )
+    run_name: str = option("elmo", "Name of the run for the trackers and the model card.")
+
+    def __post_init__(self) -> None:
+        if self.learning_rate is None:
+            self.learning_rate = 0.2 if self.optimizer == "adagrad" else 0.001
+        self._check_ranges()
+        self._check_agreement()
+
+    def _check_ranges(self) -> None:
+        for name in (
+            "rows unroll_steps gradient_accumulation_steps epochs num_samples shuffle_window log_every "
+            "checkpoint_every keep_checkpoints max_steps stop_after evaluate_every held_out_words"
+        ).split():
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: expected at least 1")
+        for name in "softmax_only_steps warmup_steps weight_decay max_gradient_norm seed".split():
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+        for name in "learning_rate initial_accumulator adam_epsilon".split():
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected more than 0")
+        for name in "dropout adam_beta1 adam_beta2".split():
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected a number in [0, 1)")
+        for spec in dataclasses.fields(self):
+            choices = getattr(spec.type, "__args__", ()) if getattr(spec.type, "__origin__", None) is Literal else ()
+            if choices and getattr(self, spec.name) not in choices:
+                raise ValueError(
+                    f"{spec.name}={getattr(self, spec.name)!r}: expected one of {', '.join(map(repr, choices))}"
+                )
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset={self.preset!r}: expected one of {', '.join(map(repr, PRESETS))}")
+
+    def _check_agreement(self) -> None:
+        for name in ("train_data", "output_dir"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty: expected {'files' if name == 'train_data' else 'a folder'}")
+        if self.vocabulary is None and self.initialize_from is None:
+            raise ValueError("vocabulary is missing: make one with `elmo-hf build-vocab`, or name initialize_from")
+        if self.initialize_from is None:
+            if self.softmax_only_steps:
+                raise ValueError(
+                    f"softmax_only_steps={self.softmax_only_steps} needs initialize_from: a biLM with random weights "
+                    "has nothing a softmax could learn from"
+                )
+        elif self.config_overrides is not None:
+            raise ValueError(
+                "config_overrides and initialize_from contradict each other: a checkpoint has its own shape"
+            )
+        if self.softmax_cutoffs is not None and self.loss != "adaptive":
+            raise ValueError(f"softmax_cutoffs={self.softmax_cutoffs} needs loss='adaptive', not {self.loss!r}")
+        if self.evaluate_every is not None and not self.held_out_data:
+            raise ValueError(f"evaluate_every={self.evaluate_every} needs held_out_data")
+        if self.schedule == "noam" and not self.warmup_steps:
+            raise ValueError("schedule='noam' needs warmup_steps of 1 or more: the rate peaks there")
+        if self.schedule in ("linear", "cosine") and self.max_steps is None:
+            raise ValueError(f"schedule={self.schedule!r} needs max_steps, the step at which it reaches zero")
+        if self.max_steps is not None and self.warmup_steps >= self.max_steps:
+            raise ValueError(f"warmup_steps={self.warmup_steps}: expected fewer than max_steps={self.max_steps}")
+
+    def model_config(self, **fields: Any) -> ElmoConfig:
+        """Configuration of a new model: the preset, then `config_overrides`, then `fields`.
+
+        Raises:
+            ValueError: `config_overrides` is no JSON object, or names what [`ElmoConfig`] refuses.
+        """
+        overrides: dict[str, Any] = {}
+        if self.config_overrides is not None:
+            text = self.config_overrides
+            if not text.lstrip().startswith("{"):
+                path = Path(text)
+                if not path.is_file():
+                    raise ValueError(
+                        f'config_overrides={text!r}: expected a JSON object such as {{"cell_size": 512}}, or the '
+                        "path of a JSON file"
+                    )
+                text = path.read_text(encoding="utf-8")
+            try:
+                overrides = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"config_overrides={self.config_overrides!r} is not JSON: {error}") from error
+            known = {spec.name for spec in dataclasses.fields(ElmoConfig)}
+            for name in overrides:
+                if name not in known:
+                    raise ValueError(f"config_overrides names {name!r}, which is no field of ElmoConfig")
+        # Sizes that follow from others are derived again unless they are named.
+        fields["lstm_input_dropout"] = self.dropout
+        if self.softmax_cutoffs is not None:
+            fields["softmax_cutoffs"] = self.softmax_cutoffs
+        try:
+            return ElmoConfig.from_preset(self.preset, **{**overrides, **fields})
+        except StrictDataclassError as error:
+            raise ValueError(f"no such model: {error.__cause__ or error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as JSON can hold them."""
+        return dataclasses.asdict(self)
+
+    def check_resumes(self, stored: dict[str, Any], checkpoint: Path) -> None:
+        """Refuse to continue a run under settings that would have made another run of it.
+
+        Args:
+            stored: `to_dict()` of the run that wrote `checkpoint`.
+
+        Raises:
+            ValueError: names each setting that differs, its two values and the remedy.
+        """
+        # A run may be prolonged as long as no schedule was laid out over its length.
+        free = FREE_ON_RESUME | ({"epochs", "max_steps"} if self.schedule in ("constant", "noam") else set())
+        differing = [
+            f"{name}={value!r} (was {stored[name]!r})"
+            for name, value in self.to_dict().items()
+            if name not in free and name in stored and stored[name] != value
+        ]
+        if differing:
+            raise ValueError(
+                f"{checkpoint} was written by a run with other settings: {'; '.join(differing)}. Give the old values "
+                "to continue it, or another output_dir to begin a new run (initialize_from can start from its weights)"
+            )

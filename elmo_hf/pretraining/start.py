@@ -1,0 +1,215 @@
+"""What a run begins with: its model and tokenizer, the streams of its text, and its held-out text."""
+
+import hashlib
+from collections.abc import Iterator
+from itertools import islice
+from operator import itemgetter
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from elmo_hf.configuration_elmo import ElmoConfig
+from elmo_hf.modeling_elmo import ElmoForPreTraining
+from elmo_hf.pretraining.corpus import Corpus, open_corpus
+from elmo_hf.pretraining.perplexity import Perplexity, score_sentences
+from elmo_hf.pretraining.settings import PretrainingSettings
+from elmo_hf.pretraining.streams import SentenceStreams
+from elmo_hf.pretraining.vocabulary import Vocabulary, counts_path
+from elmo_hf.pretraining.warm_start import warm_start
+from elmo_hf.softmax_elmo import ElmoSoftmax
+from elmo_hf.tokenization_elmo import ElmoTokenizer
+
+
+class Start(NamedTuple):
+    """Model and tokenizer before the first step of this process; `note` says where they are from."""
+
+    model: ElmoForPreTraining
+    tokenizer: ElmoTokenizer
+    note: str
+
+    @classmethod
+    def from_settings(cls, settings: PretrainingSettings, checkpoint: Path | None) -> "Start":
+        """Those of `checkpoint` when a run is continued, else of `initialize_from`, else new ones.
+
+        Raises:
+            ValueError: a vocabulary that is none, or is not that of `checkpoint`.
+        """
+        if checkpoint is not None:
+            return cls._continued(settings, checkpoint)
+        if settings.initialize_from is not None:
+            return cls._warm(settings, settings.initialize_from)
+        assert settings.vocabulary is not None  # the settings saw to it
+        longest = settings.model_config().max_characters_per_word
+        tokenizer = ElmoTokenizer(settings.vocabulary, max_characters_per_word=longest)
+        model = ElmoForPreTraining(settings.model_config(**word_ids(tokenizer)))
+        clear_padding(model)
+        return cls(model, tokenizer, f"new model of {model.num_parameters():,} parameters, {len(tokenizer):,} word ids")
+
+    @classmethod
+    def _continued(cls, settings: PretrainingSettings, checkpoint: Path) -> "Start":
+        model, tokenizer = load(checkpoint)
+        if settings.vocabulary is not None and Path(settings.vocabulary).exists():
+            given = ElmoTokenizer(settings.vocabulary)
+            if vocabulary_digest(given) != vocabulary_digest(tokenizer):
+                raise ValueError(
+                    f"{checkpoint} was trained with other words ({len(tokenizer)}) than {settings.vocabulary} "
+                    f"holds now ({len(given)}): restore the file, whose words the checkpoint's tokenizer has, or begin "
+                    f"another output_dir with initialize_from={checkpoint}"
+                )
+        return cls(model, tokenizer, f"model of {checkpoint}")
+
+    @classmethod
+    def _warm(cls, settings: PretrainingSettings, folder: str) -> "Start":
+        tokenizer = None
+        if settings.vocabulary is not None:
+            longest = ElmoConfig.from_pretrained(folder).max_characters_per_word
+            tokenizer = ElmoTokenizer(settings.vocabulary, max_characters_per_word=longest)
+        start = warm_start(
+            folder,
+            tokenizer,
+            reuse_softmax=settings.reuse_softmax,
+            new_rows=settings.new_rows,
+            softmax_cutoffs=settings.softmax_cutoffs,
+        )
+        start.model.config.lstm_input_dropout = settings.dropout
+        for layer in start.model.elmo.encoder.layers:
+            layer.dropout = settings.dropout  # type: ignore[assignment]
+        own_memory(start.model)
+        rows = f"softmax rows of {start.kept_words:,} words kept, {start.new_words:,} new"
+        return cls(start.model, start.tokenizer, f"weights of {folder}, {rows}")
+
+
+def load(folder: str | Path) -> tuple[ElmoForPreTraining, ElmoTokenizer]:
+    """The language model, in float32, and the tokenizer in a checkpoint folder.
+
+    Raises:
+        OSError: the folder or a file of it is missing.
+        ValueError: the tokenizer is not the model's.
+    """
+    try:
+        model = ElmoForPreTraining.from_pretrained(folder, dtype=torch.float32)
+        tokenizer = ElmoTokenizer.from_pretrained(folder)
+    except OSError as error:
+        raise OSError(f"{folder} is no folder of a model and its tokenizer, nor the name of one: {error}") from error
+    own_memory(model)
+    if len(tokenizer) != model.config.vocab_size:
+        raise ValueError(
+            f"{folder} has a tokenizer of {len(tokenizer)} words and a model of vocab_size={model.config.vocab_size}: "
+            "the vocabulary belongs to another checkpoint"
+        )
+    return model, tokenizer
+
+
+def own_memory(model: ElmoForPreTraining) -> None:
+    """Move loaded weights out of the mapped file into memory of torch's own.
+
+    A mapped tensor stands at any address, and matrix products of misaligned operands round differently: a resumed run
+    would then differ from an uninterrupted one in the last bits.
+    """
+    for weight in model.parameters():
+        weight.data = weight.data.clone()
+
+
+@torch.no_grad()
+def clear_padding(model: ElmoForPreTraining) -> None:
+    """Zeros in the rows that stand for no word and no character, as in the originals; nothing trains them."""
+    model.get_input_embeddings().weight[0] = 0.0
+    if isinstance(model.softmax, ElmoSoftmax):
+        model.softmax.weight[model.softmax.excluded_ids] = 0.0
+
+
+def word_ids(tokenizer: ElmoTokenizer) -> dict[str, int]:
+    """The fields of [`ElmoConfig`] that a tokenizer decides."""
+    names = ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id")
+    return {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in names}}
+
+
+def vocabulary_digest(tokenizer: ElmoTokenizer) -> str:
+    """SHA-256 of the words in the order of their ids."""
+    words = sorted(tokenizer.get_vocab().items(), key=itemgetter(1))
+    return hashlib.sha256("\n".join(word for word, _ in words).encode()).hexdigest()
+
+
+def open_text(settings: PretrainingSettings, sources: list[str], split: str) -> Corpus:
+    """The corpus in `sources` by the run's reading rules; errors as in `open_corpus`."""
+    return open_corpus(
+        sources,
+        text_column=settings.text_column,
+        split=split,
+        streaming=settings.streaming,
+        undecodable=settings.undecodable,
+        blank_lines=settings.blank_lines,
+    )
+
+
+def open_streams(
+    settings: PretrainingSettings, tokenizer: ElmoTokenizer, process_index: int, num_processes: int
+) -> SentenceStreams:
+    """The batches of one process."""
+    return SentenceStreams(
+        open_text(settings, settings.train_data, settings.split),
+        tokenizer,
+        settings.rows,
+        settings.unroll_steps,
+        seed=settings.seed,
+        process_index=process_index,
+        num_processes=num_processes,
+        epochs=settings.epochs,
+        shuffle=settings.shuffle,
+        shuffle_window=settings.shuffle_window,
+        pre_tokenization=settings.pre_tokenization,
+        sentence_independent=settings.sentence_independent,
+    )
+
+
+def expected_steps(settings: PretrainingSettings, num_processes: int) -> int | None:
+    """Steps of the run: `max_steps`, or fewer by the counts beside the vocabulary; `None` where neither is known."""
+    expected = None
+    if settings.vocabulary is not None and counts_path(settings.vocabulary).exists():
+        counted = Vocabulary.load(settings.vocabulary)
+        targets = settings.epochs * (counted.running_words + counted.sentences)
+        words = num_processes * settings.rows * settings.unroll_steps * settings.gradient_accumulation_steps
+        expected = -(-targets // words)
+    return min((steps for steps in (settings.max_steps, expected) if steps is not None), default=None)
+
+
+def held_out_perplexity(
+    model: ElmoForPreTraining,
+    tokenizer: ElmoTokenizer,
+    settings: PretrainingSettings,
+    *,
+    words: int | None,
+    process_index: int,
+    num_processes: int,
+) -> Perplexity:
+    """One process's share of the held-out text: every n-th sentence. The shares of all add up to the whole.
+
+    With one process this is what `elmo-hf perplexity` reports.
+
+    Args:
+        words: read about so many words of the text, whole sentences from its beginning; `None` for all.
+    """
+    assert settings.held_out_data is not None  # the settings saw to it
+    corpus = open_text(settings, settings.held_out_data, settings.held_out_split)
+    sentences = islice(limited(corpus, words), process_index, None, num_processes)
+    total = Perplexity()
+    for score in score_sentences(
+        model,
+        tokenizer,
+        sentences,
+        carry_state=not settings.sentence_independent,
+        pre_tokenization=settings.pre_tokenization,
+    ):
+        total.add(score)
+    return total
+
+
+def limited(sentences: Corpus, words: int | None) -> Iterator[str]:
+    """Sentences until they hold `words` words, counted by whitespace."""
+    seen = 0
+    for sentence in sentences:
+        if words is not None and seen >= words:
+            return
+        seen += len(sentence.split())
+        yield sentence

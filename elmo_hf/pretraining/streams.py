@@ -1,0 +1,447 @@
+"""Sentences to the batches of truncated back-propagation: every row of a batch reads its own running text.
+
+bilm-tf's rules (`LMDataset`, `BidirectionalLMDataset`, `_get_batch`): a sentence is `<S> w1 ... wn </S>`, read
+backwards for the backward direction; inputs are all of it but the last, targets all but the first. A row that has run
+dry takes the next sentence from the one order all rows share, and is filled to exactly `steps`, across the ends of
+sentences. The two directions read the corpus in separate orders, so that one batch shows them different sentences.
+
+Unlike bilm-tf, the last, incomplete batches of a finite run are given, padded, and not dropped.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .corpus import Corpus
+from .sentence_order import SentenceOrder
+from .word_encoder import WordEncoder, word_splitter
+
+if TYPE_CHECKING:
+    from ..tokenization_elmo import ElmoTokenizer
+
+IGNORED_LABEL = -100
+STATE_VERSION = 1
+# What is bucketed by length together, with `sentence_independent`: so many batches, within so many rows.
+BATCHES_OF_POOL = 64
+ROWS_OF_POOL = 2**16
+
+
+@dataclass(frozen=True)
+class StreamBatch:
+    """One unroll of all rows; time runs along dim 1 in reading order (the backward stream is already reversed).
+
+    Position t of a row's labels is the word after position t of its inputs, in that direction's reading order.
+
+    Attributes:
+        forward_input_ids: (rows, steps) int64 word ids; padding 0.
+        forward_character_ids: (rows, steps, max_characters_per_word) int16; padding words are rows of zeros. `None`
+            when characters were not asked for (models with word inputs).
+        forward_labels: (rows, steps) int64 word ids; -100 = no target: padding, only in the tail of a finite corpus
+            and in sentence-independent batches, and always at the end of a row.
+        backward_input_ids, backward_character_ids, backward_labels: the same for the backward stream.
+        words: forward targets that are not -100, in this batch.
+        backward_words: backward ones. Equal to `words` except in the tail of a finite corpus.
+        starts_fresh: whether the recurrent states must be zero before this batch (sentence-independent batches).
+    """
+
+    forward_input_ids: Tensor
+    forward_character_ids: Tensor | None
+    forward_labels: Tensor
+    backward_input_ids: Tensor
+    backward_character_ids: Tensor | None
+    backward_labels: Tensor
+    words: int
+    backward_words: int = -1
+    starts_fresh: bool = False
+
+    def __post_init__(self) -> None:
+        if self.backward_words < 0:
+            object.__setattr__(self, "backward_words", int(self.backward_labels.ne(IGNORED_LABEL).sum()))
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "StreamBatch":
+        """The same batch with its tensors on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "StreamBatch":
+        """The same batch in page-locked memory, from which copies to a GPU can overlap with work."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "StreamBatch":
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors: dict[str, Any] = {name: function(each) for name, each in values.items() if isinstance(each, Tensor)}
+        return replace(self, **tensors)
+
+
+# A run of one row: the words between the boundaries included, the first target's number, and how many targets.
+_Run = tuple[list[str], int, int]
+
+
+class _Row:
+    """What one row has yet to read of its sentence."""
+
+    __slots__ = ("sentence", "taken", "targets", "words")
+
+    def __init__(self) -> None:
+        self.sentence = ""
+        self.words: list[str] = []  # with boundaries, in reading order; empty in rows of other processes
+        self.targets = 0  # targets of the sentence: its words and one boundary
+        self.taken = 0  # of these, targets already given
+
+
+class _RunningStream:
+    """One direction of bilm-tf's `_get_batch`, over the rows of all processes; keeps the words of its own rows."""
+
+    def __init__(self, order: SentenceOrder, streams: "SentenceStreams", reverse: bool) -> None:
+        self.order = order
+        self.streams = streams
+        self.reverse = reverse
+        self.rows = [_Row() for _ in range(streams.total_rows)]
+        self.exhausted = False
+
+    def next_runs(self) -> tuple[list[list[_Run]], int]:
+        """The runs of this process's rows, row by row, and the number of targets given to all rows."""
+        own, steps = self.streams.own_rows, self.streams.steps
+        runs: list[list[_Run]] = []
+        given = 0
+        for number, row in enumerate(self.rows):
+            mine = number in own
+            of_row: list[_Run] = []
+            missing = steps
+            while missing:
+                if row.taken == row.targets and not self._refill(row, mine):
+                    break
+                count = min(missing, row.targets - row.taken)
+                of_row.append((row.words, row.taken, count))
+                row.taken += count
+                missing -= count
+            given += steps - missing
+            if mine:
+                runs.append(of_row)
+        return runs, given
+
+    def _refill(self, row: _Row, mine: bool) -> bool:
+        sentence = None if self.exhausted else self.streams.draw(self.order)
+        if sentence is None:
+            self.exhausted = True
+            return False
+        self._put(row, sentence, mine)
+        return True
+
+    def _put(self, row: _Row, sentence: str, mine: bool) -> None:
+        words = self.streams.split(sentence)
+        row.sentence, row.taken, row.targets = sentence, 0, len(words) + 1
+        row.words = self.streams.bounded(words, self.reverse) if mine else []
+
+    def state_dict(self) -> dict[str, Any]:
+        unfinished = [[row.sentence, row.taken] if row.taken < row.targets else None for row in self.rows]
+        return {"order": self.order.state_dict(), "rows": unfinished}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.order.load_state_dict(state["order"])
+        self.exhausted = False
+        self.rows = [_Row() for _ in range(self.streams.total_rows)]
+        for number, (row, saved) in enumerate(zip(self.rows, state["rows"], strict=True)):
+            if saved is not None:
+                sentence, taken = saved
+                self._put(row, sentence, number in self.streams.own_rows)
+                row.taken = taken
+
+
+class _IndependentBatches:
+    """Batches whose rows are single sentences of similar length, the same ones in both directions.
+
+    Sentences are taken a pool at a time, sorted by length, cut into batches, and the batches shuffled. A sentence of
+    more than `steps` targets is cut, and its pieces start from zero states like any other row.
+    """
+
+    def __init__(self, order: SentenceOrder, streams: "SentenceStreams") -> None:
+        self.order = order
+        self.streams = streams
+        self.pool: list[list[tuple[str, int, int]]] = []
+        self.pools = 0
+        self.given = 0
+        self.start = order.state_dict()
+
+    def next_runs(self) -> tuple[list[list[_Run]], list[list[_Run]], int, int]:
+        """The runs of this process's rows in each direction; of all rows, the longest and the sum of targets."""
+        if self.given == len(self.pool):
+            self._fill()
+        if not self.pool:
+            return [], [], 0, 0
+        pieces = self.pool[self.given]
+        self.given += 1
+        counts = [count for _, _, count in pieces]
+        forward: list[list[_Run]] = []
+        backward: list[list[_Run]] = []
+        read, words = "", self.streams.bounded([], False)
+        for number in self.streams.own_rows:
+            if number >= len(pieces):
+                forward.append([])
+                backward.append([])
+                continue
+            sentence, start, count = pieces[number]
+            # A very long sentence is many rows of one batch: it is split into words once.
+            if sentence is not read:
+                read, words = sentence, self.streams.bounded(self.streams.split(sentence), False)
+            end = len(words) - start
+            forward.append([(words, start, count)])
+            backward.append([(words[end - count - 1 : end][::-1], 0, count)])
+        return forward, backward, max(counts), sum(counts)
+
+    def _fill(self) -> None:
+        rows, steps = self.streams.total_rows, self.streams.steps
+        order = self.order
+        self.start = order.state_dict()
+        pieces: list[tuple[str, int, int]] = []
+        while len(pieces) < max(rows, min(rows * BATCHES_OF_POOL, ROWS_OF_POOL)):
+            sentence = self.streams.draw(order)
+            if sentence is None:
+                break
+            targets = len(self.streams.split(sentence)) + 1
+            pieces += [(sentence, start, min(steps, targets - start)) for start in range(0, targets, steps)]
+        if order.shuffle:
+            pieces.sort(key=lambda piece: piece[2])
+        batches = [pieces[start : start + rows] for start in range(0, len(pieces), rows)]
+        if order.shuffle:
+            generator = np.random.default_rng([*order.seed, self.pools])
+            batches = [batches[index] for index in generator.permutation(len(batches)).tolist()]
+        self.pool, self.given = batches, 0
+        self.pools += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"order": self.start, "pools": self.pools, "given": self.given}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.order.load_state_dict(state["order"])
+        self.pools, self.pool, self.given = state["pools"], [], 0
+        if self.pools:
+            self.pools -= 1
+            self._fill()
+        self.given = state["given"]
+
+
+class SentenceStreams:
+    """Iterator over the batches of a corpus; its position can be saved and continued bit by bit.
+
+    With several processes, process p gives rows p * rows ... (p + 1) * rows - 1 of what one process with
+    num_processes * rows rows would give: no sentence is lost or seen twice in an epoch, and every process gives the
+    same number of batches. Every process reads and splits the whole text for that, and encodes its own rows only.
+
+    Args:
+        corpus: where the sentences are.
+        tokenizer: gives the vocabulary, the character rows and the pre-tokenisation; or a [`WordEncoder`].
+        rows: rows of a batch in this process.
+        steps: words of a row, the length of back-propagation in time (bilm-tf: 20). With `sentence_independent`, the
+            longest row.
+        seed: chooses the order of sentences.
+        process_index, num_processes: this process and how many there are.
+        epochs: how often the corpus is read; `None` for ever.
+        shuffle: new order each epoch and direction, else the corpus's order.
+        shuffle_window: sentences shuffled together, after the shards (see [`SentenceOrder`]): bounds the memory.
+        pre_tokenization: `"whitespace"` for text tokenised already, `"ptb"` for raw text; by default the tokenizer's.
+        sentence_independent: every row is one sentence, states start at zero, batches are bucketed by length and
+            padded to their longest row; both directions read the same sentences.
+        character_ids: make character rows; not needed by models with word inputs.
+
+    Attributes:
+        batches: batches given so far.
+        words: forward targets given so far, of all processes together.
+
+    Raises:
+        ValueError: an argument out of range; a vocabulary without `<S>`, `</S>`, `<UNK>`; while iterating: no sentence
+            in the corpus, or fewer sentences than rows.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: "ElmoTokenizer | WordEncoder",
+        rows: int,
+        steps: int,
+        *,
+        seed: int = 0,
+        process_index: int = 0,
+        num_processes: int = 1,
+        epochs: int | None = None,
+        shuffle: bool = True,
+        shuffle_window: int = 2**16,
+        pre_tokenization: str | None = None,
+        sentence_independent: bool = False,
+        character_ids: bool = True,
+    ) -> None:
+        for name, value in (("rows", rows), ("steps", steps), ("num_processes", num_processes)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: expected at least 1")
+        if not 0 <= process_index < num_processes:
+            raise ValueError(f"process_index={process_index}: expected 0 to num_processes - 1 = {num_processes - 1}")
+        if seed < 0:
+            raise ValueError(f"seed={seed}: expected 0 or more")
+        if isinstance(tokenizer, WordEncoder):
+            self.encoder = tokenizer
+            rule = pre_tokenization or "whitespace"
+        else:
+            self.encoder = WordEncoder.from_tokenizer(tokenizer)
+            rule = pre_tokenization or tokenizer.pre_tokenization
+        self.split = word_splitter(rule)
+        self.corpus = corpus
+        self.rows, self.steps = rows, steps
+        self.total_rows = rows * num_processes
+        self.own_rows = range(process_index * rows, (process_index + 1) * rows)
+        self.character_ids = character_ids
+        self.settings = {
+            "corpus": corpus.fingerprint,
+            "total_rows": self.total_rows,
+            "steps": steps,
+            "seed": seed,
+            "shuffle": shuffle,
+            "shuffle_window": shuffle_window,
+            "pre_tokenization": rule,
+            "sentence_independent": sentence_independent,
+        }
+        self._orders = [
+            SentenceOrder(corpus, seed=(seed, direction), epochs=epochs, shuffle=shuffle, window=shuffle_window)
+            for direction in range(1 if sentence_independent else 2)
+        ]
+        self._independent: _IndependentBatches | None = None
+        self._running: list[_RunningStream] = []
+        if sentence_independent:
+            self._independent = _IndependentBatches(self._orders[0], self)
+        else:
+            self._running = [_RunningStream(order, self, bool(way)) for way, order in enumerate(self._orders)]
+        self.batches = 0
+        self.words = 0
+        self._at_the_start = self.state_dict()
+
+    @property
+    def epoch(self) -> int:
+        """Epochs begun before the sentence that was read last in the forward direction, from 0."""
+        return self._orders[0].epoch
+
+    def __iter__(self) -> Iterator[StreamBatch]:
+        """This object: iterating goes on where it stopped. `reset` goes back to the first batch."""
+        return self
+
+    def __next__(self) -> StreamBatch:
+        if self._independent is not None:
+            forward_runs, backward_runs, length, forward_given = self._independent.next_runs()
+            backward_given = forward_given
+        else:
+            length = self.steps
+            forward_runs, forward_given = self._running[0].next_runs()
+            backward_runs, backward_given = self._running[1].next_runs()
+        if forward_given + backward_given == 0:
+            raise StopIteration
+        forward_input_ids, forward_character_ids, forward_labels, words = self._encode(forward_runs, length)
+        backward_input_ids, backward_character_ids, backward_labels, backward_words = self._encode(
+            backward_runs, length
+        )
+        self.batches += 1
+        self.words += forward_given
+        return StreamBatch(
+            forward_input_ids,
+            forward_character_ids,
+            forward_labels,
+            backward_input_ids,
+            backward_character_ids,
+            backward_labels,
+            words,
+            backward_words,
+            starts_fresh=self._independent is not None,
+        )
+
+    def reset(self) -> None:
+        """Go back to the first batch."""
+        self.load_state_dict(self._at_the_start)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position before the next batch: JSON, whatever the corpus's size little more than a sentence a row.
+
+        It is the same in every process, and can be continued by any number of processes with as many rows in all.
+        """
+        return {
+            "version": STATE_VERSION,
+            "settings": dict(self.settings),
+            "batches": self.batches,
+            "words": self.words,
+            "streams": [stream.state_dict() for stream in self._streams()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue with the batch that would have followed `state_dict`.
+
+        Raises:
+            ValueError: the state is of another corpus, other settings or another version.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(
+                f"data position of version {state.get('version')!r}: expected {STATE_VERSION}. Resume with the version "
+                "of elmo-hf that wrote it"
+            )
+        differing = [
+            f"{name} was {state['settings'].get(name)!r} and is {value!r}"
+            for name, value in self.settings.items()
+            if state["settings"].get(name) != value
+        ]
+        if differing:
+            raise ValueError(
+                f"the saved data position belongs to other settings: {'; '.join(differing)}. Resume with the same "
+                "settings, or start a new run from the saved weights"
+            )
+        for stream, saved in zip(self._streams(), state["streams"], strict=True):
+            stream.load_state_dict(saved)
+        self.batches = state["batches"]
+        self.words = state["words"]
+
+    def _streams(self) -> Sequence[_RunningStream | _IndependentBatches]:
+        return self._running if self._independent is None else [self._independent]
+
+    def draw(self, order: SentenceOrder) -> str | None:
+        """The next sentence of an order, `None` after the last; refuses a corpus of fewer sentences than rows."""
+        epoch, sentences = order.epoch, order.sentences
+        sentence = next(order, None)
+        if (sentence is None or order.epoch != epoch) and sentences < self.total_rows:
+            raise ValueError(
+                f"{self.corpus.name} has {sentences} sentences, and the batches of all processes have "
+                f"{self.total_rows} rows: some would never read one. Use fewer rows, or more text"
+            )
+        return sentence
+
+    def bounded(self, words: list[str], reverse: bool) -> list[str]:
+        """`words` between the boundaries, in reading order."""
+        if reverse:
+            return [self.encoder.eos_token, *reversed(words), self.encoder.bos_token]
+        return [self.encoder.bos_token, *words, self.encoder.eos_token]
+
+    def _encode(self, runs: list[list[_Run]], length: int) -> tuple[Tensor, Tensor | None, Tensor, int]:
+        """Runs of each row -> input ids, character ids, labels of (rows, length), and the number of labels."""
+        words: list[str] = []
+        counts: list[int] = []  # of targets, run by run
+        filled: list[int] = []  # positions of each row
+        for of_row in runs:
+            for run, start, count in of_row:
+                words += run[start : start + count + 1]
+                counts.append(count)
+            filled.append(sum(count for _, _, count in of_row))
+        # A run of n targets has n + 1 words; all but its last are inputs, all but its first are targets.
+        of_runs = np.array(counts, np.int64)
+        ends = np.cumsum(of_runs + 1)
+        is_input, is_target = np.ones((2, len(words)), np.bool_)
+        is_input[ends - 1] = False
+        is_target[ends - 1 - of_runs] = False
+        slots = self.encoder.slots(words)
+        inputs = slots[is_input]
+        here = np.arange(length) < np.array(filled)[:, None]  # [rows, length]
+        input_ids = np.zeros(here.shape, np.int64)
+        input_ids[here] = self.encoder.word_ids[inputs]
+        labels = np.full(here.shape, IGNORED_LABEL, np.int64)
+        labels[here] = self.encoder.word_ids[slots[is_target]]
+        characters = None
+        if self.character_ids:
+            rows = np.zeros((*here.shape, self.encoder.max_characters_per_word), np.int16)
+            rows[here] = self.encoder.character_ids[inputs]
+            characters = torch.from_numpy(rows)
+        return torch.from_numpy(input_ids), characters, torch.from_numpy(labels), len(inputs)

@@ -1,0 +1,171 @@
+"""Continuing a pretrained biLM on new text, with its own vocabulary or a new one.
+
+A character model reads words of any spelling; only its softmax knows a vocabulary. So a new vocabulary changes the
+softmax and nothing else: rows of words that both vocabularies have are kept bit for bit, the others start anew. What
+belongs to a run and not to the model (the optimiser's statistics, the sampler's sequence) starts anew in any case.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..adaptive_softmax_elmo import ElmoAdaptiveSoftmax
+from ..configuration_elmo import ElmoConfig
+from ..initialization_elmo import initialise
+from ..modeling_elmo import ElmoForPreTraining
+from ..softmax_elmo import ElmoSoftmax
+from ..tokenization_elmo import ElmoTokenizer
+
+NewRows = Literal["mean", "random"]
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """A model to go on with, and what of it is old.
+
+    Attributes:
+        model: float32, in training mode.
+        tokenizer: the model's, with the vocabulary asked for.
+        had_softmax: whether the checkpoint had a softmax.
+        kept_words: words whose softmax rows are the checkpoint's.
+        new_words: words whose rows start anew.
+    """
+
+    model: ElmoForPreTraining
+    tokenizer: ElmoTokenizer
+    had_softmax: bool
+    kept_words: int
+    new_words: int
+
+
+def warm_start(
+    checkpoint: str | os.PathLike[str],
+    tokenizer: ElmoTokenizer | None = None,
+    *,
+    reuse_softmax: bool = True,
+    new_rows: NewRows = "mean",
+    softmax_cutoffs: list[int] | None = None,
+) -> WarmStart:
+    """Load a biLM, of any class it was saved from, to pretrain it further.
+
+    To learn the softmax first, call `model.freeze_bilm()` until it has learnt and `model.freeze_bilm(False)` then.
+
+    Args:
+        checkpoint: folder or Hub name of a saved model, such as a converted original, with or without softmax.
+        tokenizer: has the new vocabulary; `None` keeps the checkpoint's.
+        reuse_softmax: keep the rows of known words. `False` starts the whole softmax anew.
+        new_rows: start the other rows as the mean of the known ones (`"mean"`: new words begin improbable and alike),
+            or as the original's training starts (`"random"`). Without known rows always as in training.
+        softmax_cutoffs: give the model an adaptive softmax with these cutoffs; it keeps rows only if the checkpoint
+            has the same one and the vocabulary stays. `None` keeps the checkpoint's kind of softmax.
+
+    Raises:
+        ValueError: a tokenizer that does not fit the model, or no vocabulary at all.
+    """
+    old_tokenizer = ElmoTokenizer.from_pretrained(checkpoint)
+    loaded: Any = ElmoForPreTraining.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
+    model: ElmoForPreTraining = loaded[0]
+    loading: dict[str, Any] = loaded[1]
+    had_softmax = not any(name.startswith("softmax.") for name in loading["missing_keys"])
+    if len(old_tokenizer) != model.config.vocab_size:
+        raise ValueError(
+            f"the checkpoint's tokenizer has {len(old_tokenizer)} words and its model vocab_size="
+            f"{model.config.vocab_size}: it is damaged; convert or save it again"
+        )
+    new_tokenizer = old_tokenizer if tokenizer is None else tokenizer
+    if len(_predictable(new_tokenizer)) <= 3 and tokenizer is None:
+        raise ValueError(
+            f"the checkpoint {os.fspath(checkpoint)!r} has no vocabulary beyond the special tokens, so there are no "
+            "words to predict: give the vocabulary of the new text"
+        )
+    kept = adopt_vocabulary(
+        model,
+        old_tokenizer,
+        new_tokenizer,
+        reuse_rows=reuse_softmax and had_softmax,
+        new_rows=new_rows,
+        softmax_cutoffs=softmax_cutoffs,
+    )
+    words = len(_predictable(new_tokenizer))
+    return WarmStart(model.train(), new_tokenizer, had_softmax, kept, words - kept)
+
+
+@torch.no_grad()
+def adopt_vocabulary(
+    model: ElmoForPreTraining,
+    old_tokenizer: ElmoTokenizer,
+    new_tokenizer: ElmoTokenizer,
+    *,
+    reuse_rows: bool = True,
+    new_rows: NewRows = "mean",
+    softmax_cutoffs: list[int] | None = None,
+) -> int:
+    """Give a model the vocabulary of another tokenizer, in place; arguments as in `warm_start`.
+
+    Returns:
+        How many words keep their softmax rows.
+
+    Raises:
+        ValueError: character rows of another length than the model reads, or impossible cutoffs.
+    """
+    if new_rows not in ("mean", "random"):
+        raise ValueError(f"new_rows={new_rows!r}: expected 'mean' or 'random'")
+    config = model.config
+    if new_tokenizer.max_characters_per_word != config.max_characters_per_word:
+        raise ValueError(
+            f"the tokenizer has max_characters_per_word={new_tokenizer.max_characters_per_word} and the model "
+            f"{config.max_characters_per_word}: make the tokenizer with the model's"
+        )
+    old_words, words = _predictable(old_tokenizer), _predictable(new_tokenizer)
+    old_softmax, old_cutoffs = model.softmax, config.softmax_cutoffs
+    _number_words(config, new_tokenizer)
+    if softmax_cutoffs is not None:
+        config.softmax_cutoffs = list(softmax_cutoffs)
+    softmax = ElmoSoftmax(config) if config.softmax_cutoffs is None else ElmoAdaptiveSoftmax(config)
+    softmax.to(device=model.device, dtype=torch.float32)
+    for module in softmax.modules():
+        initialise(module)
+    model.softmax = softmax
+    if not reuse_rows:
+        return 0
+    if isinstance(softmax, ElmoSoftmax) and isinstance(old_softmax, ElmoSoftmax):
+        return _keep_rows(softmax, old_softmax, words, old_words, new_rows)
+    if old_cutoffs == config.softmax_cutoffs and old_words == words:
+        softmax.load_state_dict(old_softmax.state_dict())
+        return len(words)
+    return 0
+
+
+def _keep_rows(
+    softmax: ElmoSoftmax, old: ElmoSoftmax, words: dict[str, int], old_words: dict[str, int], new_rows: NewRows
+) -> int:
+    known = [word for word in words if word in old_words]
+    if not known:
+        return 0
+    device = softmax.weight.device
+    targets = torch.tensor([words[word] for word in known], device=device)
+    sources = torch.tensor([old_words[word] for word in known], device=device)
+    pairs: tuple[tuple[Tensor, Tensor], ...] = ((softmax.weight, old.weight), (softmax.bias, old.bias))
+    for new, before in pairs:
+        if new_rows == "mean":
+            every_old = torch.tensor(list(old_words.values()), device=device)
+            new.copy_(before[every_old].mean(dim=0).expand_as(new))
+        new[targets] = before[sources].to(new.dtype)
+        # Rows without a probability are zero, as a converted original's.
+        new[softmax.excluded_ids] = 0.0
+    return len(known)
+
+
+def _predictable(tokenizer: ElmoTokenizer) -> dict[str, int]:
+    """word -> id of the words with a probability: neither padding nor mask."""
+    special = (tokenizer.pad_token_id, tokenizer.mask_token_id)
+    return {word: number for word, number in tokenizer.get_vocab().items() if number not in special}
+
+
+def _number_words(config: ElmoConfig, tokenizer: ElmoTokenizer) -> None:
+    config.vocab_size = len(tokenizer)
+    for name in ("pad", "bos", "eos", "unk", "mask"):
+        setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))

@@ -1,0 +1,69 @@
+"""The command line: text to vocabulary to model to perplexity, and errors in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from elmo_hf.cli import main
+from modeling_tests.pretraining.conftest import corpus, fresh_accelerate  # noqa: F401 - fixtures
+from modeling_tests.pretraining.runs import SHAPE
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+
+def test_from_text_to_perplexity(
+    corpus: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    vocabulary, run = tmp_path / "vocab.txt", tmp_path / "run"
+    assert main(["build-vocab", str(corpus / "train.txt"), "--output", str(vocabulary), "--min-count", "2"]) == 0
+    assert "words cover" in capsys.readouterr().out
+    assert vocabulary.read_text().startswith("<S>\n</S>\n<UNK>\n")
+
+    arguments = ["pretrain", "--train_data", str(corpus / "train.txt"), "--vocabulary", str(vocabulary)]
+    arguments += ["--output_dir", str(run), "--held-out-data", str(corpus / "held_out.txt"), "--preset", "small"]
+    arguments += ["--config_overrides", json.dumps(SHAPE), "--rows", "4", "--unroll_steps", "6"]
+    arguments += ["--num_samples", "12", "--max_steps", "5"]
+    assert main([*arguments, "--stop_after", "2"]) == 0
+    assert capsys.readouterr().out.startswith("left at step 2; the same command continues from ")
+    assert main(arguments) == 0
+    line = capsys.readouterr().out
+    assert line.startswith("120 words seen | ")
+
+    scores = tmp_path / "scores.jsonl"
+    arguments = ["perplexity", str(run / "model"), str(corpus / "held_out.txt"), "--device", "cpu"]
+    assert main([*arguments, "--per_sentence", str(scores), "--per_word"]) == 0
+    printed = capsys.readouterr().out
+    reported = line.split("held-out perplexity ")[1].split(" ")[0]
+    assert float(printed.split()[1]) == pytest.approx(float(reported), abs=0.006)  # two digits and three
+    records = [json.loads(record) for record in scores.read_text().splitlines()]
+    assert sorted(record["sentence"] for record in records) == list(range(12))
+    for record in records:
+        assert len(record["forward_log_probs"]) == record["words"] + 1
+        assert sum(record["backward_log_probs"]) == pytest.approx(record["backward_log_prob"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build-vocab", "missing.txt", "--output", "v.txt"], "no file matches missing.txt"),
+        (["pretrain", "--train_data", "t.txt", "--output_dir", "run"], "vocabulary is missing"),
+        (["perplexity", "folder", "t.txt", "--per_word"], "--per_word needs --per_sentence"),
+        (["perplexity", "no-such-folder", "t.txt"], "no-such-folder"),
+    ],
+)
+def test_errors_are_one_message(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert f"elmo-hf {arguments[0]}: " in error
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["pretrain", "--help"], ["perplexity", "--help"], ["--version"]])
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == (0 if arguments else 2)

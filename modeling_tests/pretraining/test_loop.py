@@ -1,0 +1,425 @@
+"""The loop against a plain one, killed and resumed, in two processes, and with everything that can go wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+from elmo_hf import ElmoForPreTraining, ElmoTokenizer
+from elmo_hf.pretraining import (
+    CheckpointError,
+    LossNotFiniteError,
+    StreamingObjective,
+    build_optimiser,
+    clip_gradients,
+    perplexity,
+    pretrain,
+)
+from elmo_hf.pretraining.checkpoint import read_tensors
+from elmo_hf.pretraining.corpus import open_corpus
+from elmo_hf.pretraining.start import open_streams
+from modeling_tests.pretraining.runs import WORDS, losses, settings, start
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_weights(one: Path, other: Path, tolerance: float = 0.0) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=tolerance)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run that nothing disturbed."""
+    output = tmp_path_factory.mktemp("uninterrupted") / "run"
+    process = start(settings(corpus, output, evaluate_every=6))
+    process.join()
+    assert process.exitcode == 0
+    return output
+
+
+# ---- what a run does
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_takes_the_steps_of_a_plain_loop(corpus: Path, tmp_path: Path, accumulation: int) -> None:
+    run = settings(
+        corpus, tmp_path / "run", max_steps=4, dropout=0.0, gradient_accumulation_steps=accumulation, stop_after=4
+    )
+    # A run that only writes down its initial weights and leaves.
+    first = settings(corpus, tmp_path / "first", dropout=0.0, max_steps=1, learning_rate=1e-30)
+    pretrain(first)
+    model = ElmoForPreTraining.from_pretrained(tmp_path / "first" / "model").train()
+    tokenizer = ElmoTokenizer.from_pretrained(tmp_path / "first" / "model")
+    objective = StreamingObjective(model, num_samples=run.num_samples, seed=run.seed)
+    optimiser, _ = build_optimiser(model, run)
+    streams, state = open_streams(run, tokenizer, 0, 1), None
+    for _ in range(4):
+        for _ in range(accumulation):
+            result = objective(next(streams), state)
+            state = result.state
+            (result.loss * run.unroll_steps / accumulation).backward()
+        clip_gradients(model.parameters(), run.max_gradient_norm)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    summary = pretrain(run)
+    assert summary.model_folder is None
+    assert summary.step == 4
+    assert summary.words == 4 * accumulation * run.rows * run.unroll_steps
+    model.save_pretrained(tmp_path / "plain")
+    assert summary.checkpoint is not None
+    assert_same_weights(tmp_path / "plain", summary.checkpoint, tolerance=1e-6)
+
+
+def test_a_whole_run_leaves_a_model_that_others_can_load(corpus: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    summary = pretrain(settings(corpus, output, epochs=1, max_steps=None, evaluate_every=20))
+    text = (corpus / "train.txt").read_text()
+    # Every word and every sentence end once: the tail of the text is not dropped.
+    assert summary.words == len(text.split()) + text.count("\n")
+    assert summary.line().startswith(f"{summary.words:,} words seen | 0:0")
+    assert f"held-out perplexity {summary.held_out_perplexity:.2f}" in summary.line()
+    assert summary.peak_memory is not None
+
+    model_folder = output / "model"
+    model, tokenizer = AutoModel.from_pretrained(model_folder), AutoTokenizer.from_pretrained(model_folder)
+    assert model(**tokenizer("kara lose !", return_tensors="pt")).last_hidden_state.shape == (1, 5, 16)
+    lm = ElmoForPreTraining.from_pretrained(model_folder)
+    held_out = open_corpus(str(corpus / "held_out.txt"))
+    expected = perplexity(lm, tokenizer, held_out, pre_tokenization="whitespace")
+    assert summary.held_out_perplexity == pytest.approx(expected.both, rel=1e-6)
+    assert expected.both < 28  # better than chance among 29 words
+    # Rows that stand for no word, as converted originals have them.
+    assert not lm.softmax.weight[[0, -1]].any()
+    assert (output / "training_curves.png").read_bytes().startswith(b"\x89PNG")
+    card = (model_folder / "README.md").read_text()
+    assert f"{summary.held_out_perplexity:.2f}" in card
+    assert f"{summary.words:,}" in card
+    steps = [int(path.name.removeprefix("step-")) for path in (output / "checkpoints").iterdir()]
+    assert len(steps) <= 3  # the newest two and the best
+
+    hub_upload = pytest.importorskip("hub_upload.export")
+    hub_upload.export(model_folder, tmp_path / "exported")
+    assert (tmp_path / "exported" / "options.json").exists()
+
+
+def test_bfloat16_keeps_weights_and_state_in_float32(corpus: Path, tmp_path: Path) -> None:
+    for precision in ("no", "bf16"):
+        process = start(settings(corpus, tmp_path / precision, precision=precision, dropout=0.0, max_steps=6))
+        process.join()
+        assert process.exitcode == 0
+    checkpoint = tmp_path / "bf16" / "checkpoints" / "step-00000006"
+    assert {tensor.dtype for tensor in weights(checkpoint).values()} == {torch.float32}
+    state = read_tensors(checkpoint / "process-00000.pt")["state"]
+    assert {part.dtype for part in state.values()} == {torch.float32}
+    exact, rounded = (
+        [json.loads(line)["forward_loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("no", "bf16")
+    )
+    assert exact != rounded
+    assert rounded == pytest.approx(exact, rel=0.02)
+
+
+def test_trackers_receive_every_record(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    received = []
+
+    class Notebook(GeneralTracker):
+        name = "notebook"
+        requires_logging_directory = False
+
+        def __init__(self, run_name: str, **kwargs: object) -> None:
+            super().__init__()
+
+        @property
+        def tracker(self) -> None:
+            return None
+
+        def store_init_configuration(self, values: dict) -> None:
+            received.append(("settings", values["rows"]))
+
+        def log(self, values: dict, step: int | None, **kwargs: object) -> None:
+            received.append((step, sorted(values)))
+
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "notebook", Notebook)
+    monkeypatch.setattr("elmo_hf.pretraining.loop.get_available_trackers", lambda: ["notebook"])
+    pretrain(settings(corpus, tmp_path / "run", max_steps=2, trackers=["notebook"]))
+    assert received[0] == ("settings", "4")
+    assert [step for step, _ in received[1:]] == [1, 2, 2]
+    assert "train/backward_loss" in received[1][1]
+    assert "held_out/forward_loss" in received[3][1]
+
+
+def test_refuses_a_tracker_that_is_not_there(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tracker 'abacus' is unknown"):
+        pretrain(settings(corpus, tmp_path / "run", trackers=["abacus"]))
+
+
+def test_refuses_sharded_weights(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("elmo_hf.pretraining.loop.SUPPORTED", ())
+    with pytest.raises(ValueError, match=r"distributed_type=NO: expected one process or data parallelism"):
+        pretrain(settings(corpus, tmp_path / "run"))
+
+
+def test_refuses_processes_that_do_not_know_each_other(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elmo_hf.pretraining.loop.torch.accelerator.is_available", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 processes were launched and Accelerate joined 1 of them"):
+        pretrain(settings(corpus, tmp_path / "run"))
+
+
+# ---- starting from a checkpoint
+
+
+def test_warm_start_learns_the_softmax_of_a_new_vocabulary_first(
+    corpus: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("\n".join(["<S>", "</S>", "<UNK>", *WORDS[10:], "unheard"]) + "\n")
+    run = settings(
+        corpus,
+        tmp_path / "run",
+        vocabulary=str(vocabulary),
+        config_overrides=None,
+        initialize_from=str(uninterrupted / "model"),
+        softmax_only_steps=4,
+        max_steps=8,
+    )
+    pretrain(run)
+    before, during, after = (
+        weights(folder)
+        for folder in (
+            uninterrupted / "model",
+            tmp_path / "run" / "checkpoints" / "step-00000004",
+            tmp_path / "run" / "model",
+        )
+    )
+    kernel = "elmo.encoder.layers.0.forward_lstm.input_proj.weight"
+    assert torch.equal(before[kernel], during[kernel])
+    assert not torch.equal(before[kernel], after[kernel])
+    assert during["softmax.weight"].shape[0] == 1 + 3 + 21 + 1
+    assert not torch.equal(during["softmax.weight"][4:20], before["softmax.weight"][14:30])
+
+
+# ---- killed, stopped, resumed
+
+
+@pytest.mark.parametrize(
+    "sabotage", ["step:3", "step:9", "data_loader:21", "writing:1", "writing:6", "moving:2", "deleting:1"]
+)
+def test_a_killed_run_resumes_to_the_same_losses(
+    corpus: Path, uninterrupted: Path, tmp_path: Path, sabotage: str
+) -> None:
+    output = tmp_path / "run"
+    run = settings(corpus, output, evaluate_every=6)
+    if sabotage.startswith("step"):  # from outside, wherever it is after so many records
+        process = start(run)
+        log, count = output / "metrics.jsonl", int(sabotage.removeprefix("step:"))
+        while process.is_alive() and not (log.exists() and len(log.read_text().splitlines()) >= count):
+            time.sleep(0.002)
+        process.kill()
+    else:
+        process = start(run, sabotage)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (output / "model").exists()
+
+    process = start(run)
+    process.join()
+    assert process.exitcode == 0
+    assert losses(output) == losses(uninterrupted)
+    assert_same_weights(output / "model", uninterrupted / "model")
+    assert not [path for path in (output / "checkpoints").iterdir() if path.name.startswith(".")]
+
+
+def test_sigterm_writes_a_checkpoint_first(corpus: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    run = settings(corpus, output, evaluate_every=6, checkpoint_every=1000)
+    process = start(run)
+    while process.is_alive() and not (output / "metrics.jsonl").exists():
+        time.sleep(0.002)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 0
+    assert not (output / "model").exists()
+    assert list((output / "checkpoints").glob("step-*"))
+    process = start(run)
+    process.join()
+    assert losses(output) == losses(uninterrupted)
+
+
+def test_independent_sentences_adamw_and_a_schedule_resume_too(corpus: Path, tmp_path: Path) -> None:
+    changed = {
+        "sentence_independent": True,
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "warmup_steps": 2,
+        "loss": "full",
+        "gradient_accumulation_steps": 2,
+        "max_steps": 6,
+    }
+    pretrain(settings(corpus, tmp_path / "whole", **changed))
+    assert pretrain(settings(corpus, tmp_path / "halves", **changed, stop_after=3)).model_folder is None
+    summary = pretrain(settings(corpus, tmp_path / "halves", **changed))
+    assert summary.step == 6
+    assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
+    assert_same_weights(tmp_path / "halves" / "model", tmp_path / "whole" / "model")
+
+
+def test_refuses_to_resume_with_other_settings(corpus: Path, tmp_path: Path) -> None:
+    pretrain(settings(corpus, tmp_path / "run", max_steps=4))
+    with pytest.raises(ValueError, match=r"other settings: rows=5 \(was 4\)"):
+        pretrain(settings(corpus, tmp_path / "run", max_steps=4, rows=5))
+    # A longer run and other intervals are no other run.
+    assert pretrain(settings(corpus, tmp_path / "run", max_steps=6, log_every=2)).step == 6
+
+
+def test_refuses_another_vocabulary_or_text(corpus: Path, tmp_path: Path) -> None:
+    vocabulary, text = tmp_path / "vocab.txt", tmp_path / "text.txt"
+    vocabulary.write_text((corpus / "vocab.txt").read_text())
+    text.write_text((corpus / "train.txt").read_text())
+    run = settings(corpus, tmp_path / "run", max_steps=2, vocabulary=str(vocabulary), train_data=[str(text)])
+    pretrain(run)
+    text.write_text((corpus / "train.txt").read_text() + "one more sentence\n")
+    with pytest.raises(ValueError, match="saved data position belongs to other settings"):
+        pretrain(run)
+    vocabulary.write_text(vocabulary.read_text() + "further\n")
+    with pytest.raises(ValueError, match="was trained with other words"):
+        pretrain(run)
+
+
+# ---- what can go wrong
+
+
+def test_a_loss_that_is_not_finite_saves_the_batch_and_keeps_the_checkpoint(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = StreamingObjective.forward
+    calls = []
+
+    def broken(self: StreamingObjective, *args: object) -> object:
+        calls.append(args)
+        result = forward(self, *args)
+        return result._replace(forward_loss=result.forward_loss * float("nan")) if len(calls) == 7 else result
+
+    monkeypatch.setattr(StreamingObjective, "forward", broken)
+    output = tmp_path / "run"
+    with pytest.raises(LossNotFiniteError, match=r"the loss of step 7 is nan, .*step-00000004.*initialize_from"):
+        pretrain(settings(corpus, output))
+    saved = load_file(output / "failed-step-00000007-process-00000.safetensors")
+    batch, state, _ = calls[6]
+    assert torch.equal(saved["0.forward_character_ids"], batch.forward_character_ids)
+    assert torch.equal(saved["state.cell"], state.cell)
+    assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-00000004"]
+    assert len(losses(output)) == 6
+
+    # Whatever broke it is gone: the same command goes on.
+    monkeypatch.setattr(StreamingObjective, "forward", forward)
+    assert pretrain(settings(corpus, output)).step == 14
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(LossNotFiniteError, match="learning_rate"):
+        pretrain(settings(corpus, tmp_path / "run", learning_rate=1e38, max_gradient_norm=0))
+
+
+def test_a_full_disk_costs_no_checkpoint(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, calls = torch.save, []
+
+    def full(value: object, path: Path) -> None:
+        calls.append(path)
+        if len(calls) > 2:  # the first checkpoint has two files
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(value, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    output = tmp_path / "run"
+    with pytest.raises(CheckpointError, match=r"step-00000008 cannot be written .*No space left.*step-00000004"):
+        pretrain(settings(corpus, output))
+    assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-00000004"]
+    monkeypatch.setattr(torch, "save", save)
+    assert pretrain(settings(corpus, output)).step == 14
+
+
+def test_names_a_damaged_checkpoint(corpus: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    pretrain(settings(corpus, output, max_steps=4))
+    damaged = output / "checkpoints" / "step-00000004" / "training.pt"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"training\.pt cannot be read .* Remove .*step-00000004"):
+        pretrain(settings(corpus, output, max_steps=6))
+
+
+# ---- several processes, and memory
+
+
+def test_two_processes_equal_one_with_twice_the_rows(corpus: Path, tmp_path: Path) -> None:
+    """By `accelerate launch`, on gloo; through the tail, where one of them has nothing left to read."""
+    changed = {"dropout": 0.0, "epochs": 1, "max_steps": None, "held_out_data": None}
+    pretrain(settings(corpus, tmp_path / "one", rows=4, **changed))
+    values = settings(corpus, tmp_path / "two", rows=2, **changed).to_dict()
+    config = tmp_path / "settings.json"
+    config.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+    command += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [*command, str(ROOT / "examples" / "run_pretraining.py"), str(config)],
+        env=environment,
+        check=True,
+        timeout=240,
+    )
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert [record["words"] for record in one] == [record["words"] for record in two]
+    for name in ("forward_loss", "backward_loss"):
+        assert [record[name] for record in one] == pytest.approx([record[name] for record in two], abs=1e-6)
+    assert_same_weights(tmp_path / "one" / "model", tmp_path / "two" / "model", tolerance=1e-6)
+    assert len(list((tmp_path / "two" / "checkpoints").glob("step-*/process-*.pt"))) == 4
+    with pytest.raises(ValueError, match="written by 2 processes and this run has 1"):
+        pretrain(settings(corpus, tmp_path / "two", rows=2, **changed))
+
+
+PEAK = """
+import json, resource, sys
+from elmo_hf.pretraining import PretrainingSettings, pretrain
+pretrain(PretrainingSettings(**json.loads(sys.argv[1])))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_steps(corpus: Path, tmp_path: Path) -> None:
+    peaks = []
+    for steps in (60, 600):
+        run = settings(corpus, tmp_path / str(steps), epochs=1000, max_steps=steps, checkpoint_every=50)
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, json.dumps(run.to_dict())],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        peaks.append(int(done.stdout.split()[-1]))
+    assert peaks[1] == pytest.approx(peaks[0], rel=0.05)

@@ -1,0 +1,344 @@
+"""The training loss: bilm-tf's own run, the full softmax of the model, state, tails, mixed precision."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from elmo_hf import ElmoConfig, ElmoForPreTraining
+from elmo_hf.adaptive_softmax_elmo import default_cutoffs
+from elmo_hf.pretraining.objective import StreamingObjective
+from elmo_hf.pretraining.optimiser import OptimiserSettings, build_optimiser, clip_gradients
+from elmo_hf.pretraining.streams import StreamBatch
+
+from .training_reference import from_tensorflow, reference_batches, reference_config
+
+WORDS = 40
+
+
+def small_config(**changes: Any) -> ElmoConfig:
+    fields: dict[str, Any] = {
+        "vocab_size": WORDS + 2,
+        "mask_token_id": WORDS + 1,
+        "max_characters_per_word": 8,
+        "character_embedding_size": 4,
+        "character_filters": [[1, 4], [2, 8]],
+        "num_highway_layers": 1,
+        "projection_size": 6,
+        "cell_size": 10,
+    }
+    return ElmoConfig(**{**fields, **changes})
+
+
+def small_batch(rows: int = 3, steps: int = 5, seed: int = 0) -> StreamBatch:
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(low: int, high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(low, high, shape, generator=generator)
+
+    return StreamBatch(
+        forward_input_ids=ids(1, WORDS + 1, rows, steps),
+        forward_character_ids=ids(1, 262, rows, steps, 8).to(torch.int16),
+        forward_labels=ids(1, WORDS + 1, rows, steps),
+        backward_input_ids=ids(1, WORDS + 1, rows, steps),
+        backward_character_ids=ids(1, 262, rows, steps, 8).to(torch.int16),
+        backward_labels=ids(1, WORDS + 1, rows, steps),
+        words=rows * steps,
+    )
+
+
+def test_three_steps_of_bilm_tf(reference: Path) -> None:
+    """Weights and accumulators after bilm-tf's steps: full softmax, clipped gradients, carried states."""
+    folder = reference / "bilm_tf_training"
+    config, options = reference_config(folder)
+    model = ElmoForPreTraining(config)
+    loaded = model.load_state_dict(from_tensorflow(folder / "weights_before.npz", config), strict=False)
+    assert not loaded.unexpected_keys
+    assert all("scalar_mixes" in name for name in loaded.missing_keys)
+    objective = StreamingObjective(model, loss="full").train()
+    optimiser, schedule = build_optimiser(objective, OptimiserSettings())
+    assert schedule is None
+    weights = dict(model.named_parameters())
+    # The run was one step old when its variables were written.
+    for name, accumulator in from_tensorflow(folder / "weights_before.npz", config, "/Adagrad", 1.0).items():
+        optimiser.state[weights[name]]["sum"].copy_(accumulator)
+    state, norms = None, []
+    for batch in reference_batches(folder / "batches.npz"):
+        result = objective(batch, state)
+        optimiser.zero_grad()
+        (result.loss * options["unroll_steps"]).backward()
+        norms.append(float(clip_gradients(objective.parameters(), options["all_clip_norm_val"])))
+        optimiser.step()
+        state = result.state
+    assert len(norms) == 3
+    assert min(norms) > options["all_clip_norm_val"], "the reference must exercise the clipping"
+    for name, expected in from_tensorflow(folder / "weights_after.npz", config).items():
+        torch.testing.assert_close(weights[name].detach(), expected, atol=1e-6, rtol=0)
+    # The rows that TensorFlow does not have must not have moved: their accumulators keep the initial 1.
+    for name, expected in from_tensorflow(folder / "weights_after.npz", config, "/Adagrad", 1.0).items():
+        torch.testing.assert_close(optimiser.state[weights[name]]["sum"], expected, atol=1e-6, rtol=0)
+
+
+def reference_loss(objective: StreamingObjective, batch: StreamBatch) -> torch.Tensor:
+    """Full softmax, in plain autograd, one row at a time, from zero states."""
+    model = objective.model
+    losses = []
+    for characters, labels, name in (
+        (batch.forward_character_ids, batch.forward_labels, "forward_lstm"),
+        (batch.backward_character_ids, batch.backward_labels, "backward_lstm"),
+    ):
+        nlls = []
+        for row in range(len(labels)):
+            mask = characters[row : row + 1].ne(0).any(-1)
+            hidden = model.elmo.embeddings(characters[row : row + 1], mask)[0]
+            for layer in model.elmo.encoder.layers:
+                lstm = getattr(layer, name)
+                zeros = hidden.new_zeros(1, model.config.projection_size), hidden.new_zeros(1, model.config.cell_size)
+                output, _, _ = lstm(hidden, [1] * len(hidden), *zeros)
+                hidden = output + hidden if layer.has_skip_connection else output
+            logits = functional.linear(hidden, model.softmax.weight[1:-1], model.softmax.bias[1:-1])
+            real = labels[row] >= 0
+            nlls.append(functional.cross_entropy(logits[real], labels[row][real] - 1, reduction="none"))
+        losses.append(torch.cat(nlls).mean())
+    return (losses[0] + losses[1]) / 2
+
+
+def with_tail(batch: StreamBatch) -> StreamBatch:
+    """The batch with two rows that end early, at another place in each direction."""
+    changed = {}
+    for direction, ends in (("forward", (2, 0)), ("backward", (4, 1))):
+        labels = getattr(batch, f"{direction}_labels").clone()
+        characters = getattr(batch, f"{direction}_character_ids").clone()
+        for row, end in enumerate(ends, start=1):
+            labels[row, end:] = -100
+            characters[row, end:] = 0
+        changed |= {f"{direction}_labels": labels, f"{direction}_character_ids": characters}
+    return dataclasses.replace(batch, **changed)
+
+
+@pytest.mark.parametrize("tail", [False, True])
+def test_full_softmax_loss_and_gradients(tail: bool) -> None:
+    objective = StreamingObjective(ElmoForPreTraining(small_config()), loss="full").double()
+    batch = with_tail(small_batch()) if tail else small_batch()
+    expected = reference_loss(objective, batch)
+    expected.backward()
+    gradients = {name: weight.grad for name, weight in objective.named_parameters()}
+    objective.zero_grad()
+    result = objective(batch)
+    torch.testing.assert_close(result.loss, expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close((result.forward_loss + result.backward_loss) / 2, expected, atol=1e-12, rtol=0)
+    assert result.words == result.forward_words == batch.forward_labels.ne(-100).sum()
+    assert result.backward_words == batch.backward_labels.ne(-100).sum()
+    result.loss.backward()
+    for name, weight in objective.named_parameters():
+        if "scalar_mixes" not in name:
+            torch.testing.assert_close(weight.grad, gradients[name], atol=1e-12, rtol=0)
+
+
+def test_state_continues_the_text_and_cuts_the_graph() -> None:
+    objective = StreamingObjective(ElmoForPreTraining(small_config()), loss="full").double()
+    whole = small_batch(rows=2, steps=6)
+
+    def part(of: slice) -> StreamBatch:
+        tensors = {f.name: getattr(whole, f.name) for f in dataclasses.fields(whole)}
+        cut = {name: value[:, of] for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+        return dataclasses.replace(whole, **cut, words=2 * 3)
+
+    first = objective(part(slice(0, 3)))
+    second = objective(part(slice(3, 6)), first.state)
+    torch.testing.assert_close((first.loss + second.loss) / 2, objective(whole).loss, atol=1e-12, rtol=0)
+    assert not second.state.hidden.requires_grad
+    assert not second.state.cell.requires_grad
+    fresh = dataclasses.replace(part(slice(3, 6)), starts_fresh=True)
+    torch.testing.assert_close(objective(fresh, first.state).loss, objective(fresh).loss, atol=0, rtol=0)
+
+
+def test_parts_of_a_step_add_up() -> None:
+    """Losses divided by the targets of the whole step: the gradient of uneven parts is the gradient of the whole."""
+    objective = StreamingObjective(ElmoForPreTraining(small_config()), loss="full").double()
+    whole = with_tail(small_batch(rows=4))
+    counts = (whole.forward_labels.ne(-100).sum(), whole.backward_labels.ne(-100).sum())
+
+    def rows(of: slice) -> StreamBatch:
+        tensors = {f.name: getattr(whole, f.name) for f in dataclasses.fields(whole)}
+        return dataclasses.replace(
+            whole, **{name: value[of] for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+        )
+
+    parts = [objective(rows(part), None, counts).loss for part in (slice(0, 2), slice(2, 4))]
+    torch.testing.assert_close(parts[0] + parts[1], objective(whole).loss, atol=1e-12, rtol=0)
+
+
+def test_sampled_loss_of_all_words_is_not_the_full_loss_but_its_formula() -> None:
+    """Every word sampled: the correction by ln Q remains, as TensorFlow's formula has it."""
+    objective = StreamingObjective(ElmoForPreTraining(small_config()), loss="sampled", num_samples=WORDS, seed=4)
+    batch = small_batch()
+    result = objective(batch)
+    contexts, _ = objective.contexts(batch)
+    model, nlls = objective.model, []
+    objective.sampler.draws = 0
+    for hidden, labels in zip(contexts.chunk(2), (batch.forward_labels, batch.backward_labels), strict=True):
+        tries = objective.sampler.draw().tries
+        ranks = torch.arange(WORDS, dtype=torch.float64)
+        chance = ((ranks + 2) / (ranks + 1)).log() / torch.tensor(WORDS + 1.0, dtype=torch.float64).log()
+        count = chance * WORDS if tries == WORDS else 1 - (1 - chance) ** tries
+        logits = functional.linear(hidden, model.softmax.weight[1:-1], model.softmax.bias[1:-1]) - count.log()
+        nlls.append(functional.cross_entropy(logits, labels.T.flatten() - 1))
+    torch.testing.assert_close(result.loss.double(), sum(nlls) / 2, atol=1e-6, rtol=0)
+
+
+def test_evaluation_takes_the_full_softmax() -> None:
+    model = ElmoForPreTraining(small_config())
+    sampled = StreamingObjective(model, loss="sampled", num_samples=8).eval()
+    full = StreamingObjective(model, loss="full").eval()
+    with torch.no_grad():
+        assert torch.equal(sampled(small_batch()).loss, full(small_batch()).loss)
+    assert sampled.sampler.draws == 0
+
+
+def test_sparse_gradients_are_the_dense_ones() -> None:
+    model = ElmoForPreTraining(small_config())
+    gradients = []
+    for sparse in (False, True):
+        objective = StreamingObjective(model, num_samples=8, seed=1, sparse_gradients=sparse)
+        model.zero_grad()
+        objective(small_batch()).loss.backward()
+        objective(small_batch(seed=1)).loss.backward()  # accumulated
+        gradients.append([model.softmax.weight.grad, model.softmax.bias.grad])
+    for dense, sparse in zip(*gradients, strict=True):
+        assert sparse.is_sparse
+        assert 0 < len(sparse.coalesce().values()) < WORDS
+        torch.testing.assert_close(sparse.to_dense(), dense, atol=1e-7, rtol=0)
+
+
+def test_samples_resume() -> None:
+    model = ElmoForPreTraining(small_config())
+    one, other = (StreamingObjective(model, num_samples=8, seed=3) for _ in range(2))
+    one(small_batch())
+    other.load_sampler_state(one.sampler_state())
+    assert torch.equal(one(small_batch()).loss, other(small_batch()).loss)
+    with pytest.raises(ValueError, match="sampler state was given for loss='full'"):
+        StreamingObjective(model, loss="full").load_sampler_state(one.sampler_state())
+
+
+@pytest.mark.parametrize("loss", ["full", "sampled"])
+def test_bfloat16_products(loss: str) -> None:
+    """Autocast changes the matrix products only: weights, gradients, loss and cell stay float32."""
+    objective = StreamingObjective(ElmoForPreTraining(small_config()), loss=loss, num_samples=8, seed=2)
+    exact = objective(small_batch())
+    if objective.sampler is not None:
+        objective.sampler.draws = 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = objective(small_batch())
+    result.loss.backward()
+    assert result.loss.dtype == result.state.cell.dtype == torch.float32
+    # bfloat16 has 8 bits.
+    torch.testing.assert_close(result.loss, exact.loss, atol=0.02, rtol=0)
+    assert all(p.grad.dtype == torch.float32 for p in objective.parameters() if p.grad is not None)
+
+
+def test_only_the_softmax_learns_while_the_bilm_is_frozen() -> None:
+    model = ElmoForPreTraining(small_config())
+    objective = StreamingObjective(model, num_samples=8, sparse_gradients=True)
+    optimiser, _ = build_optimiser(model, OptimiserSettings())
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    moved = []
+    for frozen in (True, False):
+        model.freeze_bilm(frozen)
+        optimiser.zero_grad()
+        objective(small_batch()).loss.backward()
+        optimiser.step()
+        moved.append({name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])})
+    assert moved[0] == {"softmax.weight", "softmax.bias"}
+    assert moved[1] == {name for name in before if "scalar_mixes" not in name}
+
+
+def test_dropout_reaches_the_top_layer() -> None:
+    objective = StreamingObjective(ElmoForPreTraining(small_config(lstm_input_dropout=0.5)), loss="full")
+    contexts, _ = objective.contexts(small_batch())
+    assert (contexts == 0).float().mean() == pytest.approx(0.5, abs=0.1)
+    contexts, _ = objective.eval().contexts(small_batch())
+    assert (contexts != 0).all()
+
+
+class TestAdaptive:
+    # Two clusters, four and sixteen times narrower.
+    width = 16
+
+    def model(self) -> ElmoForPreTraining:
+        return ElmoForPreTraining(small_config(softmax_cutoffs=[5, 20], projection_size=self.width))
+
+    def test_loss_is_the_mean_log_probability(self) -> None:
+        model = self.model().double()
+        objective = StreamingObjective(model, loss="adaptive")
+        batch = with_tail(small_batch())
+        result = objective(batch)
+        contexts, _ = objective.contexts(batch)
+        means = []
+        for hidden, labels in zip(contexts.chunk(2), (batch.forward_labels, batch.backward_labels), strict=True):
+            labels = labels.T.flatten()
+            scores = model.softmax.logits(hidden)
+            torch.testing.assert_close(scores.exp().sum(-1), torch.ones(len(labels)).double(), atol=1e-12, rtol=0)
+            assert torch.isneginf(scores[:, [0, WORDS + 1]]).all()
+            means.append(-scores[labels >= 0].gather(1, labels[labels >= 0, None]).mean())
+        torch.testing.assert_close(result.loss, sum(means) / 2, atol=1e-12, rtol=0)
+        result.loss.backward()
+        assert all(weight.grad is not None for weight in model.softmax.parameters())
+
+    def test_round_trip(self, tmp_path: Path) -> None:
+        model = self.model().eval()
+        model.save_pretrained(tmp_path)
+        again = ElmoForPreTraining.from_pretrained(tmp_path).eval()
+        for name, weight in model.state_dict().items():
+            assert torch.equal(again.state_dict()[name], weight)
+        hidden = torch.randn(3, self.width)
+        torch.testing.assert_close(again.softmax.logits(hidden), model.softmax.logits(hidden), atol=1e-6, rtol=0)
+
+    def test_resize_keeps_the_known_words(self) -> None:
+        model = self.model()
+        hidden, ids = torch.randn(4, self.width), torch.tensor([1, 7, 30, WORDS])
+        before = model.softmax.clusters.tail[-1][-1].weight.clone()
+        model.resize_token_embeddings(WORDS + 5)
+        assert torch.equal(model.softmax.clusters.tail[-1][-1].weight[: len(before)], before)
+        scores = model.softmax.logits(hidden)
+        assert scores.shape == (4, WORDS + 5)
+        torch.testing.assert_close(scores.exp().sum(-1), torch.ones(4), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            model.softmax.log_probabilities(hidden, ids), scores.gather(1, ids[:, None])[:, 0], atol=1e-6, rtol=0
+        )
+
+    @pytest.mark.parametrize("cutoffs", [[], [0, 5], [5, 5], [9, 3], [WORDS]])
+    def test_impossible_cutoffs(self, cutoffs: list[int]) -> None:
+        with pytest.raises(ValueError, match="expected rising ranks from 1 to 39"):
+            ElmoForPreTraining(small_config(softmax_cutoffs=cutoffs))
+
+    def test_default_cutoffs(self) -> None:
+        assert default_cutoffs(800_000) == [8_000, 40_000, 200_000]
+        with pytest.raises(ValueError, match="vocab_size=99"):
+            default_cutoffs(99)
+
+    def test_too_many_clusters(self) -> None:
+        with pytest.raises(ValueError, match="leave nothing of projection_size=6"):
+            ElmoForPreTraining(small_config(softmax_cutoffs=[5, 20]))
+
+
+def test_refusals() -> None:
+    model = ElmoForPreTraining(small_config())
+    with pytest.raises(ValueError, match="loss='adaptive' does not fit"):
+        StreamingObjective(model, loss="adaptive")
+    with pytest.raises(ValueError, match="expected 'full', 'sampled' or 'adaptive'"):
+        StreamingObjective(model, loss="hierarchical")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="num_samples=41: expected 1 to 40"):
+        StreamingObjective(model, num_samples=WORDS + 1)
+    objective = StreamingObjective(model, loss="full")
+    batch = small_batch()
+    for wrong in (0, WORDS + 1, WORDS + 2, -1):
+        labels = batch.forward_labels.clone()
+        labels[1, 1] = wrong
+        with pytest.raises(ValueError, match=f"label {wrong}: expected the id of a word"):
+            objective(dataclasses.replace(batch, forward_labels=labels))
+    with pytest.raises(ValueError, match="the state has 3 rows and the batch 2"):
+        objective(small_batch(rows=2), objective(batch).state)

@@ -1,0 +1,192 @@
+"""Optimisers against their formulas, sparse against dense, schedules, clipping, and gradients of several processes."""
+
+import copy
+import math
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from elmo_hf import ElmoConfig, ElmoForPreTraining
+from elmo_hf.pretraining.optimiser import (
+    Adagrad,
+    OptimiserSettings,
+    build_optimiser,
+    clip_gradients,
+    reduce_row_gradients,
+)
+
+
+def tiny_model() -> ElmoForPreTraining:
+    return ElmoForPreTraining(
+        ElmoConfig(
+            vocab_size=12,
+            max_characters_per_word=5,
+            character_embedding_size=2,
+            character_filters=[[1, 4]],
+            num_highway_layers=1,
+            projection_size=4,
+            cell_size=6,
+        )
+    )
+
+
+def sparse_rows(rows: list[int], values: Tensor, size: torch.Size) -> Tensor:
+    return torch.sparse_coo_tensor(torch.tensor([rows]), values, size)
+
+
+def test_adagrad_formula() -> None:
+    weight = nn.Parameter(torch.randn(4, 3, dtype=torch.float64))
+    expected, total = weight.detach().clone(), torch.full((4, 3), 0.5, dtype=torch.float64)
+    optimiser = Adagrad([weight], lr=0.3, initial_accumulator_value=0.5)
+    for _ in range(3):
+        weight.grad = torch.randn(4, 3, dtype=torch.float64)
+        optimiser.step()
+        total += weight.grad**2
+        expected -= 0.3 * weight.grad / total.sqrt()
+        torch.testing.assert_close(weight.detach(), expected, atol=1e-12, rtol=0)
+    with pytest.raises(ValueError, match="initial_accumulator_value=0"):
+        Adagrad([weight], initial_accumulator_value=0)
+
+
+def test_sparse_updates_are_the_dense_ones() -> None:
+    """Matrices and vectors, rows that come up twice, beside a dense parameter; the state is saved and goes on."""
+    weights = [nn.Parameter(torch.randn(9, 4)), nn.Parameter(torch.randn(9)), nn.Parameter(torch.randn(3))]
+    others = [nn.Parameter(weight.detach().clone()) for weight in weights]
+    dense, sparse = Adagrad(weights), Adagrad(others)
+    for rows in ([1, 5, 8], [5, 0, 5]):
+        for weight, other in zip(weights, others, strict=True):
+            if len(weight) == 3:
+                weight.grad = torch.randn(3)
+                other.grad = weight.grad.clone()
+                continue
+            other.grad = sparse_rows(rows, torch.randn(3, *weight.shape[1:]), weight.shape)
+            weight.grad = other.grad.to_dense()
+        dense.step()
+        sparse.step()
+        assert others[0].grad is not None, "the gradient stays until it is zeroed, as with any optimiser"
+        again = Adagrad(others)
+        again.load_state_dict(copy.deepcopy(sparse.state_dict()))
+        sparse = again
+    for weight, other in zip(weights, others, strict=True):
+        torch.testing.assert_close(other, weight, atol=1e-7, rtol=0)
+        for name in ("sum", "step"):
+            torch.testing.assert_close(sparse.state[other][name], dense.state[weight][name], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 1e6, None])
+def test_clipping(max_norm: float | None) -> None:
+    weights = [nn.Parameter(torch.zeros(3, 2)), nn.Parameter(torch.zeros(5, 2)), nn.Parameter(torch.zeros(1))]
+    weights[0].grad = torch.randn(3, 2)
+    weights[1].grad = sparse_rows([1, 4, 1], torch.randn(3, 2), torch.Size((5, 2)))
+    flat = torch.cat([weights[0].grad.flatten(), weights[1].grad.to_dense().flatten()])
+    norm = clip_gradients(weights, max_norm)
+    torch.testing.assert_close(norm, flat.norm(), atol=1e-6, rtol=0)
+    factor = 1.0 if max_norm is None else min(1.0, max_norm / float(flat.norm()))
+    found = torch.cat([weights[0].grad.flatten(), weights[1].grad.to_dense().flatten()])
+    torch.testing.assert_close(found, factor * flat, atol=1e-7, rtol=0)
+
+
+def test_clipping_reports_what_cannot_be_used() -> None:
+    weight = nn.Parameter(torch.zeros(2))
+    assert clip_gradients([weight], 1.0) == 0
+    weight.grad = torch.tensor([1.0, float("nan")])
+    assert not clip_gradients([weight], 1.0).isfinite()
+    with pytest.raises(ValueError, match="max_norm=0"):
+        clip_gradients([weight], 0)
+
+
+def test_default_is_the_original() -> None:
+    model = tiny_model()
+    optimiser, schedule = build_optimiser(model, OptimiserSettings())
+    assert schedule is None
+    assert isinstance(optimiser, Adagrad)
+    assert optimiser.param_groups[0]["lr"] == 0.2
+    assert optimiser.param_groups[0]["eps"] == 0
+    trained = {id(weight) for group in optimiser.param_groups for weight in group["params"]}
+    assert trained == {id(weight) for name, weight in model.named_parameters() if "scalar_mixes" not in name}
+    assert all((state["sum"] == 1).all() for state in optimiser.state.values())
+
+
+def test_adamw_decays_matrices_only() -> None:
+    optimiser, _ = build_optimiser(tiny_model(), OptimiserSettings(optimizer="adamw", weight_decay=0.1))
+    assert isinstance(optimiser, torch.optim.AdamW)
+    assert [group["weight_decay"] for group in optimiser.param_groups] == [0.1, 0.0]
+    assert all(weight.dim() >= 2 for weight in optimiser.param_groups[0]["params"])
+    assert all(weight.dim() == 1 for weight in optimiser.param_groups[1]["params"])
+    assert optimiser.param_groups[0]["lr"] == 1e-3
+
+
+def rates(total: int, **options: Any) -> list[float]:
+    optimiser, schedule = build_optimiser(tiny_model(), OptimiserSettings(learning_rate=2.0, **options), total)
+    found = []
+    for _ in range(total):
+        found.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    return found
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "adamw"])
+def test_schedules(optimizer: str) -> None:
+    assert rates(5, optimizer=optimizer, warmup_steps=4) == pytest.approx([0.5, 1, 1.5, 2, 2])
+    linear = rates(8, optimizer=optimizer, warmup_steps=4, schedule="linear")
+    assert linear == pytest.approx([0.5, 1, 1.5, 2, 2, 1.5, 1, 0.5])
+    cosine = rates(4, optimizer=optimizer, schedule="cosine")
+    assert cosine == pytest.approx([1 + math.cos(math.pi * step / 4) for step in range(4)])
+    noam = rates(6, optimizer=optimizer, schedule="noam", warmup_steps=3)
+    assert noam == pytest.approx([2 * 4**-0.5 * min(step**-0.5, step * 3**-1.5) for step in range(1, 7)])
+    assert max(noam) == noam[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "sgd"}, "optimizer='sgd'"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0"),
+        ({"schedule": "step"}, "schedule='step'"),
+        ({"schedule": "linear"}, "needs the number of steps"),
+        ({"schedule": "noam"}, "needs warmup_steps"),
+        ({"warmup_steps": -1}, "warmup_steps=-1"),
+    ],
+)
+def test_refusals(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_optimiser(tiny_model(), OptimiserSettings(**options))
+
+
+def test_warm_up_longer_than_the_run() -> None:
+    with pytest.raises(ValueError, match="warmup_steps=9 leaves nothing of a run of 9 steps"):
+        build_optimiser(tiny_model(), OptimiserSettings(schedule="cosine", warmup_steps=9), 9)
+
+
+def _reduce_in_process(rank: int, port: int, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    module = nn.Linear(2, 6)
+    # Unequal numbers of rows, one of them in both processes; the bias stays dense.
+    rows = ([0, 3], [3, 4, 5])[rank]
+    values = torch.arange(2.0 * len(rows)).view(-1, 2) + 10 * rank
+    module.weight.grad = sparse_rows(rows, values, module.weight.shape)
+    module.bias.grad = torch.full((6,), float(rank))
+    reduce_row_gradients(module)
+    torch.save((module.weight.grad.to_dense(), module.bias.grad), Path(folder) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_rows_of_two_processes(tmp_path: Path) -> None:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    torch.multiprocessing.spawn(_reduce_in_process, (port, str(tmp_path)), nprocs=2)
+    expected = torch.zeros(6, 2)
+    expected[[0, 3]] += torch.tensor([[0.0, 1], [2, 3]]) / 2
+    expected[[3, 4, 5]] += torch.tensor([[10.0, 11], [12, 13], [14, 15]]) / 2
+    for rank in range(2):
+        weight, bias = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(weight, expected, atol=1e-6, rtol=0)
+        assert (bias == rank).all()

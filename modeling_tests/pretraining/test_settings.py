@@ -1,0 +1,115 @@
+"""Options of a run: their ranges, their agreement, the command line that is made of them, and resuming."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import HfArgumentParser
+
+from elmo_hf.pretraining import OptimiserSettings, PretrainingSettings
+
+NEEDED: dict[str, Any] = {"train_data": ["text.txt"], "output_dir": "run", "vocabulary": "vocab.txt"}
+
+
+def test_defaults_are_those_of_bilm_tf() -> None:
+    settings = PretrainingSettings(**NEEDED)
+    assert (settings.rows, settings.unroll_steps, settings.num_samples) == (128, 20, 8192)
+    assert (settings.optimizer, settings.learning_rate, settings.initial_accumulator) == ("adagrad", 0.2, 1.0)
+    assert (settings.max_gradient_norm, settings.dropout, settings.epochs) == (10.0, 0.1, 10)
+    assert settings.model_config(vocab_size=7).lstm_input_dropout == 0.1
+    assert PretrainingSettings(**NEEDED, optimizer="adamw").learning_rate == 0.001
+
+
+def test_has_every_option_of_the_optimiser() -> None:
+    ours = {field.name: field.default for field in dataclasses.fields(PretrainingSettings)}
+    for field in dataclasses.fields(OptimiserSettings):
+        assert ours[field.name] == field.default
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"rows": 0}, "rows=0: expected at least 1"),
+        ({"max_steps": 0}, "max_steps=0: expected at least 1"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints=0"),
+        ({"dropout": 1.0}, r"dropout=1.0: expected a number in \[0, 1\)"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan: expected more than 0"),
+        ({"max_gradient_norm": -1.0}, "max_gradient_norm=-1.0: expected 0 or more"),
+        ({"loss": "hinge"}, "loss='hinge': expected one of 'sampled', 'full', 'adaptive'"),
+        ({"preset": "huge"}, "preset='huge': expected one of"),
+        ({"train_data": []}, "train_data is empty: expected files"),
+        ({"vocabulary": None}, "vocabulary is missing: make one with `elmo-hf build-vocab`"),
+        ({"softmax_only_steps": 5}, "softmax_only_steps=5 needs initialize_from"),
+        ({"initialize_from": "folder", "config_overrides": "{}"}, "contradict each other"),
+        ({"evaluate_every": 5}, "evaluate_every=5 needs held_out_data"),
+        ({"schedule": "linear"}, "schedule='linear' needs max_steps"),
+        ({"schedule": "noam"}, "schedule='noam' needs warmup_steps"),
+        ({"max_steps": 5, "warmup_steps": 5}, "warmup_steps=5: expected fewer than max_steps=5"),
+        ({"softmax_cutoffs": [10]}, "softmax_cutoffs=.* needs loss='adaptive'"),
+    ],
+)
+def test_refuses_what_cannot_be(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PretrainingSettings(**{**NEEDED, **changed})
+
+
+def test_the_model_is_the_preset_with_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "shape.json"
+    file.write_text('{"projection_size": 32}')
+    for overrides in ('{"projection_size": 32}', str(file)):
+        config = PretrainingSettings(**NEEDED, preset="small", config_overrides=overrides).model_config(vocab_size=9)
+        assert (config.cell_size, config.projection_size, config.vocab_size) == (1024, 32, 9)
+    cutoffs = PretrainingSettings(**NEEDED, loss="adaptive", softmax_cutoffs=[4]).model_config(vocab_size=9)
+    assert cutoffs.softmax_cutoffs == [4]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ('{"cell": 5}', "names 'cell', which is no field of ElmoConfig"),
+        ('{"cell_size": }', "is not JSON"),
+        ("missing.json", "expected a JSON object .* or the path"),
+        ('{"cell_size": 0}', "cell_size=0: expected at least 1"),
+    ],
+)
+def test_refuses_impossible_overrides(overrides: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PretrainingSettings(**NEEDED, config_overrides=overrides).model_config()
+
+
+def test_the_command_line_has_every_option() -> None:
+    parser = HfArgumentParser(PretrainingSettings)
+    arguments = ["--train_data", "a.txt", "b/*.gz", "--output-dir", "run", "--vocabulary", "vocab.txt"]
+    arguments += ["--no_shuffle", "--max_steps", "5", "--loss", "adaptive", "--softmax_cutoffs", "10", "20"]
+    (settings,) = parser.parse_args_into_dataclasses(arguments)
+    assert settings == PretrainingSettings(
+        train_data=["a.txt", "b/*.gz"],
+        output_dir="run",
+        vocabulary="vocab.txt",
+        shuffle=False,
+        max_steps=5,
+        loss="adaptive",
+        softmax_cutoffs=[10, 20],
+    )
+    assert "%" not in parser.format_help()
+    assert all(field.metadata["help"] for field in dataclasses.fields(PretrainingSettings))
+
+
+def test_survives_json() -> None:
+    settings = PretrainingSettings(**NEEDED)
+    assert PretrainingSettings(**json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_resumes_only_the_run_it_was(tmp_path: Path) -> None:
+    settings = PretrainingSettings(**NEEDED, max_steps=10)
+    stored = settings.to_dict()
+    settings.check_resumes(stored, tmp_path)
+    free = {"output_dir": "moved", "max_steps": 20, "log_every": 1, "keep_checkpoints": 5, "stop_after": 3}
+    PretrainingSettings(**{**NEEDED, **free}).check_resumes(stored, tmp_path)
+    with pytest.raises(ValueError, match=r"seed=3 \(was 0\)"):
+        PretrainingSettings(**NEEDED, max_steps=10, seed=3).check_resumes(stored, tmp_path)
+    scheduled = PretrainingSettings(**NEEDED, max_steps=10, schedule="cosine")
+    with pytest.raises(ValueError, match=r"max_steps=20 \(was 10\)"):
+        PretrainingSettings(**NEEDED, max_steps=20, schedule="cosine").check_resumes(scheduled.to_dict(), tmp_path)
