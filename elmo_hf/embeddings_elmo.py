@@ -60,7 +60,9 @@ class ElmoCharacterEmbeddings(nn.Module):
         self.widest_filter = max(width for width, _ in config.character_filters)
         self.activation = torch.relu if config.character_activation == "relu" else torch.tanh
         size = config.character_embedding_size
-        self.character_embeddings = starting_with(nn.Embedding(config.num_characters, size, padding_idx=0), "uniform", 1.0)
+        self.character_embeddings = starting_with(
+            nn.Embedding(config.num_characters, size, padding_idx=0), "uniform", 1.0
+        )
         self.convolutions = nn.ModuleList(
             starting_with(nn.Conv1d(size, count, width), "uniform", 0.05)
             if config.character_activation == "relu"

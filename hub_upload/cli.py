@@ -34,12 +34,12 @@ def parser() -> argparse.ArgumentParser:
         default=True,
         help="put the code into the folder, for trust_remote_code=True where elmo-hf is missing",
     )
-    command.add_argument("--force", action="store_true", help="replace a model folder at the output")
+    command.add_argument("--force", action="store_true", help="replace a folder at the output that elmo-hub wrote")
 
     command = commands.add_parser("export", help="a Transformers folder to options.json and HDF5")
     command.add_argument("folder", type=Path, help="Transformers folder")
     command.add_argument("output", type=Path, help="folder to make")
-    command.add_argument("--force", action="store_true", help="replace a model folder at the output")
+    command.add_argument("--force", action="store_true", help="replace a folder at the output that elmo-hub wrote")
 
     command = commands.add_parser("verify", help="compare a folder with the checkpoint it was made from")
     command.add_argument("folder", type=Path, help="Transformers folder")

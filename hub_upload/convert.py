@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -15,14 +15,10 @@ from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer
 from .errors import CheckpointError
 from .formats.detect import open_source
 from .formats.source import Source
-from .names import ALLENNLP_RULES, BILM_RULES, Entry, check_complete, expand, listing, rename
-from .options import config_from_options, is_word_model
+from .names import listing
+from .options import is_word_model
 from .output import check_output, new_folder
-
-SOFTMAX = ("softmax/W", "softmax/b")
-WORD_TABLE = "embedding"
-# The variance's epsilon in AllenNLP's ScalarMix.
-ALLENNLP_EPSILON = 1e-13
+from .plan import SOFTMAX, Plan, check_words, make_plan
 
 
 @dataclass(frozen=True)
@@ -98,22 +94,17 @@ def convert(
 
 def _convert(source: Source, output: Path, remote_code: bool) -> ConversionReport:
     notes = list(source.notes)
-    stored = _standard_names(source)
-    config = _configuration(source, stored, notes)
-    has_softmax = any(name in stored for name in SOFTMAX)
-    words = _vocabulary_rows(source, stored)
-    rules = ALLENNLP_RULES if source.layout == "allennlp" else BILM_RULES
-    # A bare biLM of AllenNLP has no mixes.
-    mixes = any(name.endswith(".gamma") for name in stored)
-    entries = list(expand(rules, config, words, mixes, has_softmax))
-    # All names and shapes first, values after: nothing is allocated for a file that does not fit its options.
-    check_complete(entries, stored, source.file)
-    for entry in entries:
-        entry.check_shape(source.tensors[stored[entry.original]].shape, source.file)
+    plan = make_plan(source, notes)
+    config = plan.config
     tokenizer = _tokenizer(source, config)
-    _set_words(config, tokenizer, words, source)
-    model = _build(config, has_softmax)
-    parameters = _read(source, stored, entries, config, model)
+    check_words(plan, source)
+    config.vocab_size = len(tokenizer)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id"):
+        setattr(config, name, getattr(tokenizer, name))
+    if source.mixes is not None and source.mixes.fixed is not None:
+        _fix_mixes(config, source, source.mixes.fixed, notes)
+    model = _build(config, plan.has_softmax)
+    parameters = _read(source, plan, model)
     model.load_state_dict(parameters, strict=True, assign=True)
     model.tie_weights()
     with new_folder(output) as folder:
@@ -125,7 +116,7 @@ def _convert(source: Source, output: Path, remote_code: bool) -> ConversionRepor
         source=source.description,
         output=output,
         architecture=type(model).__name__,
-        tensors=len(entries),
+        tensors=len(plan.entries),
         # A shared table has two names.
         parameters=sum(value.numel() for value in {id(value): value for value in parameters.values()}.values()),
         vocab_size=config.vocab_size,
@@ -133,105 +124,47 @@ def _convert(source: Source, output: Path, remote_code: bool) -> ConversionRepor
     )
 
 
-def _standard_names(source: Source) -> dict[str, str]:
-    """Standard name -> stored name of every tensor."""
-    if source.layout == "allennlp":
-        return {name: name for name in source.tensors}
-    return rename(source.tensors)
-
-
-def _vocabulary_rows(source: Source, stored: dict[str, str]) -> int | None:
-    """Lines of the vocabulary that the model was trained with; `None` if no tensor has a row for each.
-
-    Raises:
-        CheckpointError: a tensor has, and there is no vocabulary to say which words they are.
-    """
-    named = [name for name in (WORD_TABLE, *reversed(SOFTMAX)) if name in stored]
-    if not named:
-        return None
-    if source.vocabulary is None:
-        if named[0] == WORD_TABLE:
-            raise CheckpointError(
-                f"{source.file}: reads words by the line they have in its vocabulary, and there is none beside it: "
-                "give its file with --vocabulary"
-            )
-        raise CheckpointError(
-            f"{source.file}: comes with softmax weights, whose rows mean nothing without the vocabulary: give its file "
-            "with --vocabulary, or leave the softmax out with --without-softmax"
-        )
-    shape = source.tensors[stored[named[0]]].shape
-    return shape[0] if shape else 0
-
-
-def _configuration(source: Source, stored: dict[str, str], notes: list[str]) -> ElmoConfig:
-    assert source.options is not None
-    fields: dict[str, Any] = {}
-    if source.layout == "allennlp":
-        # AllenNLP always projects, and has the forget bias of 1 inside the stored bias.
-        fields.update(character_projection=True, cell_projection=True, forget_bias=0.0)
-        if source.mixes is not None:
-            count = sum(name.endswith(".gamma") for name in stored)
-            fields.update(
-                num_representations=max(1, count),
-                scalar_mix="learned" if source.mixes.fixed is None else "fixed",
-                scalar_mix_parameters=source.mixes.fixed,
-                scalar_mix_layer_norm="tokens" if source.mixes.layer_norm else None,
-                representation_dropout=source.mixes.dropout,
-            )
-            if source.mixes.layer_norm:
-                fields.update(scalar_mix_layer_norm_epsilon=ALLENNLP_EPSILON)
-        if not source.options.get("lstm", {}).get("use_skip_connections"):
-            raise CheckpointError(
-                f"{source.options_file}: lstm.use_skip_connections is not true, which AllenNLP refuses: these are not "
-                "the options of this model"
-            )
-    else:
-        # bilm-tf projects only between different sizes; a file written by AllenNLP's rules has both all the same.
-        fields.update(
-            {
-                field: True
-                for field, name in (
-                    ("character_projection", "CNN_proj/W_proj"),
-                    ("cell_projection", "RNN_0/RNN/MultiRNNCell/Cell0/LSTMCell/W_P_0"),
-                )
-                if name in stored
-            }
-        )
-        if is_word_model(source.options) and source.options.get("share_embedding_softmax") is True:
-            # The dump of such a model, which has no softmax, has nothing to share.
-            fields.update(tie_word_embeddings="softmax/b" in stored)
-    return config_from_options(source.options, source.options_file, notes, **fields)
-
-
 def _tokenizer(source: Source, config: ElmoConfig) -> ElmoTokenizer:
+    remedy = "" if config.word_embedding_size else ". A character model also works without it: --without-vocabulary"
     try:
-        return ElmoTokenizer(
-            vocab_file=str(source.vocabulary) if source.vocabulary is not None else None,
-            max_characters_per_word=config.max_characters_per_word,
-        )
+        words = source.vocabulary.words if source.vocabulary is not None else None
+        return ElmoTokenizer(vocab=words, max_characters_per_word=config.max_characters_per_word)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{remedy}") from None
     except ValueError as error:
-        remedy = ". A character model also works without its vocabulary: --without-vocabulary"
-        raise CheckpointError(f"{error}{'' if config.word_embedding_size else remedy}") from error
+        # The tokenizer got a list and does not know the file.
+        where = source.vocabulary.file if source.vocabulary is not None else source.options_file
+        raise CheckpointError(f"{where}: {str(error).removeprefix('vocab: ')}{remedy}") from error
 
 
-def _set_words(config: ElmoConfig, tokenizer: ElmoTokenizer, words: int | None, source: Source) -> None:
-    """Give the configuration the tokenizer's ids; check the rows of words against the vocabulary."""
-    size = len(tokenizer)
-    if words is not None and source.vocabulary is not None:
-        with source.vocabulary.open(encoding="utf-8-sig") as file:
-            mask_is_listed = any(line.strip() == tokenizer.mask_token for line in file)
-        # Padding comes before the file's words; the mask comes behind them, unless the file has it.
-        lines = size - 1 if mask_is_listed else size - 2
-        if words != lines:
-            part = "table of words" if config.word_embedding_size else "softmax"
-            remedy = "" if config.word_embedding_size else ", or leave the softmax out (--without-softmax)"
-            raise CheckpointError(
-                f"{source.vocabulary}: has {lines} words, but the {part} of {source.file} has {words} rows; give the "
-                f"vocabulary that the model was trained with{remedy}"
-            )
-    config.vocab_size = size
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id"):
-        setattr(config, name, getattr(tokenizer, name))
+def _fix_mixes(config: ElmoConfig, source: Source, configured: list[float], notes: list[str]) -> None:
+    """Move the stored values of mixes that AllenNLP did not train into the configuration, where fixed mixes are kept.
+
+    What is stored counts: AllenNLP computes with it once an archive is loaded, whatever the archive's config.json says.
+    Values that one fixed mix cannot hold stay what they are stored as, weights.
+    """
+    mixes = [name.removesuffix(".gamma") for name in source.tensors if name.endswith(".gamma")]
+    if not mixes:
+        return
+    weights = [source.tensors[f"{name}.scalar_parameters"].read() for name in mixes]
+    gammas = [float(source.tensors[f"{name}.gamma"].read()[0]) for name in mixes]
+    if any(gamma != 1 for gamma in gammas) or any(not np.array_equal(weights[0], other) for other in weights[1:]):
+        notes.append(
+            f"config.json has scalar_mix_parameters {configured}, which AllenNLP would not have trained, but the "
+            f"stored mixes are trained or differ (gamma {', '.join(f'{gamma:.9g}' for gamma in gammas)}): kept as "
+            'learned mixes (scalar_mix="learned"), with every stored value; freeze them with '
+            "model.scalar_mixes.requires_grad_(False) if they shall stay"
+        )
+        return
+    # As the configuration writes them, if that means the same float32 numbers.
+    if not np.array_equal(np.array(configured, np.float32), weights[0]):
+        notes.append(
+            f"config.json has scalar_mix_parameters {configured}, the weight file {weights[0].tolist()}: took those of "
+            "the weight file, as AllenNLP does"
+        )
+        configured = weights[0].tolist()
+    config.scalar_mix_parameters = list(configured)
+    config.scalar_mix = "fixed"
 
 
 def _build(config: ElmoConfig, with_softmax: bool) -> PreTrainedModel:
@@ -240,24 +173,26 @@ def _build(config: ElmoConfig, with_softmax: bool) -> PreTrainedModel:
         return (ElmoForPreTraining if with_softmax else ElmoModel)(config)
 
 
-def _read(
-    source: Source, stored: dict[str, str], entries: list[Entry], config: ElmoConfig, model: PreTrainedModel
-) -> dict[str, Tensor]:
+def _read(source: Source, plan: Plan, model: PreTrainedModel) -> dict[str, Tensor]:
     """All parameters of the model, converted one array at a time.
 
     Raises:
         CheckpointError: the tables and the model disagree, or a tensor cannot be read.
     """
+    config = model.config
     prefix = "" if isinstance(model, ElmoModel) else "elmo."
     shapes = {name.removeprefix(prefix): tuple(value.shape) for name, value in model.state_dict().items()}
     parameters: dict[str, Tensor] = {}
-    for entry in entries:
+    for entry in plan.entries:
+        if config.scalar_mix == "fixed" and entry.parameters[0].startswith("scalar_mixes."):
+            # In the configuration already.
+            continue
         rows = shapes[entry.parameters[0]][0]
-        arrays = entry.transform.to_parameters(source.tensors[stored[entry.original]].read(), rows)
+        arrays = entry.transform.to_parameters(source.tensors[plan.stored[entry.original]].read(), rows)
         parameters.update(zip(entry.parameters, map(torch.from_numpy, arrays), strict=True))
     # What no language model has: the mixes start as a new model's.
     layers = config.num_hidden_layers + 1
-    for k in range(config.num_representations):
+    for k in range(config.num_representations if config.scalar_mix == "learned" else 0):
         parameters.setdefault(f"scalar_mixes.{k}.weights", torch.zeros(layers))
         parameters.setdefault(f"scalar_mixes.{k}.gamma", torch.ones(1))
     if config.tie_word_embeddings:

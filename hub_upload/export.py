@@ -282,10 +282,20 @@ def _is_used(row: int, parameters: Mapping[str, _Parameter]) -> bool:
 
 def _note_mixes(config: ElmoConfig, parameters: Mapping[str, _Parameter], notes: list[str]) -> None:
     """Say in numbers what the files do not hold."""
+    if config.scalar_mix == "fixed":
+        # The configuration is their only source: whatever weights of mixes a file has, the model does not load them.
+        notes.append(
+            f"the fixed mix is not part of these files: raw weights {config.scalar_mix_parameters} (AllenNLP: "
+            "scalar_mix_parameters), gamma 1"
+        )
+        return
+    if config.scalar_mix == "top":
+        notes.append("the files do not say that only the top layer is used (bilm-tf: use_top_only=True)")
     for k in range(config.num_representations):
         weights, gamma = (parameters.get(f"scalar_mixes.{k}.{part}") for part in ("weights", "gamma"))
+        learned = weights if config.scalar_mix == "learned" else None
         # Nine digits give a float32 back exactly.
-        raw = [float(f"{value:.9g}") for value in weights.load().float().tolist()] if weights else []
+        raw = [float(f"{value:.9g}") for value in learned.load().float().tolist()] if learned else []
         scale = float(gamma.load().float()) if gamma else 1.0
         if scale != 1.0 or len(set(raw)) > 1:
             notes.append(

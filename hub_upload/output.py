@@ -1,24 +1,35 @@
 """Output folders that are either complete or absent."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import CheckpointError
+import elmo_hf
+from elmo_hf import ElmoConfig
 
-# What tells a folder made by this package from a user's own folder, which `force` must not delete.
-MARKS = ("config.json", "options.json")
+from .errors import CheckpointError
+from .names import listing
+from .options import read_json
+
+# What `convert` and `export` write, and all that `force` may delete: folders are replaced as a whole.
+WRITTEN = re.compile(
+    r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+    r"|tokenizer\.json|tokenizer_config\.json|options\.json|weights\.hdf5|softmax_weights\.hdf5|vocab\.txt"
+)
+# Not every module of such a name: a user's training script may have one.
+CODE = {path.name for path in Path(elmo_hf.__file__).parent.glob("*_elmo.py")}
 
 
 def check_output(output: Path, force: bool, *sources: Path) -> None:
     """Refuse, before any work is done, an output folder that must not be written.
 
     Raises:
-        CheckpointError: it is a file, it is not empty (without `force`), it holds something else than a model (with
-            `force`), or replacing it would delete a source.
+        CheckpointError: it is a file, it is not empty (without `force`), it holds anything else than a model that this
+            package wrote (with `force`), or replacing it would delete a source.
     """
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise CheckpointError(f"{output}: exists and is not a folder; choose another output")
@@ -29,11 +40,35 @@ def check_output(output: Path, force: bool, *sources: Path) -> None:
         return
     if not force:
         raise CheckpointError(f"{output}: exists and is not empty; choose another output or add --force to replace it")
-    if not any((output / mark).is_file() for mark in MARKS):
+    if not _is_elmo(output):
         raise CheckpointError(
-            f"{output}: not empty and without {' or '.join(MARKS)}, so it is no model; remove it yourself if it is "
-            "not needed"
+            f"{output}: not empty, and no ELMo by its config.json (model_type {ElmoConfig.model_type!r}) or "
+            "options.json (with 'lstm'); choose another output, or remove it yourself if it is not needed"
         )
+    others = [
+        path.name + "/" * path.is_dir()
+        for path in sorted(output.iterdir())
+        if path.is_dir() or not (WRITTEN.fullmatch(path.name) or path.name in CODE)
+    ]
+    if others:
+        raise CheckpointError(
+            f"{output}: holds {listing(others)}, which elmo-hub does not write and --force would delete; move "
+            f"{'it' if len(others) == 1 else 'them'} elsewhere, or choose another output"
+        )
+
+
+def _is_elmo(folder: Path) -> bool:
+    """Whether a folder holds an ELMo as `convert` or `export` leave it."""
+    for name, holds in (
+        ("config.json", lambda values: values.get("model_type") == ElmoConfig.model_type),
+        ("options.json", lambda values: "lstm" in values),
+    ):
+        if (folder / name).is_file():
+            try:
+                return holds(read_json(folder / name))
+            except CheckpointError:
+                return False
+    return False
 
 
 @contextmanager

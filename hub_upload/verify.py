@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -10,16 +10,30 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from elmo_hf import ElmoModel, ElmoState, ElmoTokenizer
+from elmo_hf import ElmoConfig, ElmoModel, ElmoState, ElmoTokenizer
 
 from .errors import CheckpointError
 from .export import read_config
 from .formats.detect import open_source
 from .formats.source import Source
-from .options import is_word_model
 from .plain import PlainElmo, Words, from_allennlp, from_bilm
+from .plan import SOFTMAX, check_words, make_plan
 
 TOLERANCE = 1e-5
+
+# What the sizes of all tensors follow from; the table of words has those of the vocabulary besides.
+SIZES = (
+    "num_characters",
+    "character_embedding_size",
+    "character_filters",
+    "num_highway_layers",
+    "character_projection",
+    "word_embedding_size",
+    "projection_size",
+    "cell_size",
+    "cell_projection",
+    "num_hidden_layers",
+)
 
 # Short, long and odd words; boundaries spelled out are left to the tokenizer's options.
 SENTENCES = (
@@ -105,13 +119,8 @@ def verify(
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded ({error})") from error
     with open_source(Path(against), options=given[0], weights=given[1], vocabulary=given[2]) as source:
-        plain, width = plain_elmo(source)
-        sizes = (len(plain.cells) + 1, width)
-        if sizes != (config.num_hidden_layers + 1, config.hidden_size):
-            raise CheckpointError(
-                f"{folder} has {config.num_hidden_layers + 1} layers of width {config.hidden_size}, {against} has "
-                f"{sizes[0]} of width {sizes[1]}: not the same model"
-            )
+        _check_sizes(folder, config, source)
+        plain = plain_elmo(source)
         if sentences is None and isinstance(plain.vectors, Words):
             batch += _own_sentences(list(plain.vectors.lines))
         differences = _compare(model, tokenizer, plain, [batch], carry=False)
@@ -119,11 +128,33 @@ def verify(
     return VerificationReport(source.description, differences, carried, tolerance, len(batch))
 
 
-def plain_elmo(source: Source) -> tuple[PlainElmo, int]:
-    """The independent implementation over an open source, and the width of its layers.
+def _check_sizes(folder: Path, config: ElmoConfig, source: Source) -> None:
+    """Refuse, before anything is read, a source that does not fit its own options or the folder.
+
+    Whatever sizes a file from elsewhere claims, no more is allocated than for the model that is loaded already.
 
     Raises:
-        CheckpointError: the tensors do not fit the options, or each other.
+        CheckpointError: the message names the tensor or the size.
+    """
+    # The softmax takes no part in a comparison of layers.
+    tensors = {name: value for name, value in source.tensors.items() if not name.endswith(SOFTMAX)}
+    source = replace(source, tensors=tensors)
+    plan = make_plan(source, [])
+    check_words(plan, source)
+    different = [
+        f"{name} is {getattr(config, name)} and {getattr(plan.config, name)}"
+        for name in SIZES
+        if getattr(config, name) != getattr(plan.config, name)
+    ]
+    if different:
+        raise CheckpointError(f"{folder} and {source.file} are not of the same model: {', '.join(different)}")
+
+
+def plain_elmo(source: Source) -> PlainElmo:
+    """The independent implementation over an open source.
+
+    Raises:
+        CheckpointError: the source lacks what the implementation looks for.
     """
     assert source.options is not None
 
@@ -133,29 +164,21 @@ def plain_elmo(source: Source) -> tuple[PlainElmo, int]:
         return source.tensors[name].read().astype(np.float64)
 
     names = set(source.tensors)
-    if source.layout != "allennlp" and is_word_model(source.options) and source.vocabulary is None:
-        raise CheckpointError(
-            f"{source.file}: reads words by the line they have in its vocabulary, and there is none beside it: give "
-            "its file with --vocabulary"
-        )
-    lines = None
-    if source.vocabulary is not None and source.layout != "allennlp":
-        with source.vocabulary.open(encoding="utf-8-sig") as file:
-            lines = list(file)
     try:
         if source.layout == "allennlp":
             plain = from_allennlp(names, read, source.options)
         else:
-            plain = from_bilm(names, read, source.options, lines)
-        # Every matrix is used once here, so that wrong sizes show before the comparison.
-        return plain, plain.embed([[""]])[0].shape[-1]
+            plain = from_bilm(names, read, source.options, source.vocabulary.lines if source.vocabulary else None)
+        # Every matrix is used once here, and a word that no vocabulary has.
+        plain.embed([[""]])
     except CheckpointError:
         raise
     except (LookupError, TypeError, ValueError, StopIteration) as error:
         raise CheckpointError(
-            f"{source.file} does not fit {source.options_file} ({type(error).__name__}: {error}); convert it to see "
-            "what is wrong"
+            f"{source.file} does not fit {source.options_file} or its vocabulary ({type(error).__name__}: {error}); "
+            "convert it to see what is wrong"
         ) from error
+    return plain
 
 
 def _own_sentences(words: list[str]) -> list[list[str]]:

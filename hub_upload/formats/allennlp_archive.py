@@ -1,7 +1,7 @@
 """AllenNLP task models that hold an `Elmo`: `model.tar.gz`, or the folder of a training run.
 
 The module is found in the state dict by the names of its parameters, wherever it sits. Its options come from the
-archive (`fta/`, inlined, or a path that exists here), or else from the shapes.
+archive (`fta/`, inlined, or a file of its folder), or else from the shapes.
 
 Source: AllenNLP `modules/elmo.py`, `modules/elmo_lstm.py`, `modules/scalar_mix.py`, `models/archival.py`.
 """
@@ -11,6 +11,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from os.path import abspath, isfile
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ _EMBEDDER = "_elmo_lstm._token_embedder."
 _TABLE = _EMBEDDER + "_char_embedding_weights"
 # Clips of every published model; used only if no options are found, and reported.
 DEFAULT_CLIP = 3.0
+FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
 def wanted_member(name: str) -> bool:
@@ -143,17 +145,36 @@ def _find_settings(config: dict[str, Any], prefix: str, notes: list[str]) -> tup
     return "", {}
 
 
-def _find_options(folder: Path, path: str, settings: dict[str, Any]) -> tuple[dict[str, Any], str] | None:
-    """Content and name of the options that the settings refer to, if they are here."""
+def _find_options(
+    folder: Path, path: str, settings: dict[str, Any], notes: list[str]
+) -> tuple[dict[str, Any], str] | None:
+    """Content and name of the options that the settings refer to, if they are in the folder.
+
+    A configuration is data from elsewhere: it may name files of its own folder only.
+    """
     value = settings.get("options_file")
     if isinstance(value, dict):
         return value, f"{folder / 'config.json'} ({path}.options_file)"
-    archived = folder / "fta" / f"{path}.options_file"
-    candidates = [archived, folder / "options.json"]
-    if isinstance(value, str) and "://" not in value:
-        candidates += [folder / value, folder / Path(value).name, Path(value)]
-    chosen = next((candidate for candidate in candidates if candidate.is_file()), None)
-    return (read_json(chosen), str(chosen)) if chosen else None
+    candidates = [_inside(folder, f"fta/{path}.options_file"), folder / "options.json"]
+    named = value if isinstance(value, str) and "://" not in value else None
+    if named is not None:
+        candidates += [_inside(folder, named), _inside(folder, Path(named).name)]
+    chosen = next((candidate for candidate in candidates if candidate is not None and isfile(candidate)), None)
+    if chosen is not None:
+        return read_json(chosen), str(chosen)
+    if named is not None:
+        notes.append(
+            f"config.json names the options file {named!r}, which is not in the folder; files elsewhere are read only "
+            "if you name them: --options"
+        )
+    return None
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """The path `name` below `folder`, or `None` if it leads out of it; links of the user's own folder may."""
+    base = Path(abspath(folder))
+    path = Path(abspath(base / name))
+    return path if base in path.parents else None
 
 
 def options_from_shapes(state: Mapping[str, Tensor], file: str, notes: list[str]) -> dict[str, Any]:
@@ -201,11 +222,16 @@ def options_from_shapes(state: Mapping[str, Tensor], file: str, notes: list[str]
     }
 
 
+def _is_float32(value: Any) -> bool:
+    # A NaN compares false, and so does an integer beyond all floats.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= FLOAT32_MAX
+
+
 def _mix_options(settings: dict[str, Any], file: str) -> MixOptions:
     fixed = settings.get("scalar_mix_parameters")
     dropout = settings.get("dropout", 0.5)
-    if fixed is not None and not (isinstance(fixed, list) and all(isinstance(value, int | float) for value in fixed)):
-        raise CheckpointError(f"{file}: scalar_mix_parameters is {fixed!r}, expected a list of numbers")
+    if fixed is not None and not (isinstance(fixed, list) and all(map(_is_float32, fixed))):
+        raise CheckpointError(f"{file}: scalar_mix_parameters is {fixed!r}, expected a list of finite numbers")
     if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise CheckpointError(f"{file}: dropout of the Elmo is {dropout!r}, expected a probability below 1")
     return MixOptions(bool(settings.get("do_layer_norm", False)), float(dropout), fixed)
@@ -266,7 +292,7 @@ def open_allennlp(folder: Path, weights: Path, options_file: Path | None) -> Sou
         notes.append("no config.json beside the weights: dropout and layer norm of the mixes are AllenNLP's defaults")
     if options_file is not None:
         options, name = read_json(options_file), str(options_file)
-    elif found := _find_options(folder, path, settings):
+    elif found := _find_options(folder, path, settings, notes):
         options, name = found
     else:
         options, name = options_from_shapes(elmo, str(weights), notes), str(weights)

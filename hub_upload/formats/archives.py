@@ -1,10 +1,11 @@
 """ZIP and tar archives from strangers, unpacked safely: no paths outside, no links, no bombs."""
 
 import gzip
+import io
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -15,10 +16,6 @@ MAX_RATIO = 20
 SMALL = 1 << 30
 
 
-def _limit(archive: Path) -> int:
-    return max(SMALL, MAX_RATIO * archive.stat().st_size)
-
-
 def _safe_parts(name: str, archive: Path) -> tuple[str, ...]:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or (path.parts and ":" in path.parts[0]) or "\0" in name:
@@ -26,27 +23,40 @@ def _safe_parts(name: str, archive: Path) -> tuple[str, ...]:
     return path.parts
 
 
+class _Budget:
+    """What an archive may unfold to; counts what it really does, whatever its headers say."""
+
+    def __init__(self, archive: Path) -> None:
+        self.archive, self.limit = archive, max(SMALL, MAX_RATIO * archive.stat().st_size)
+        self.left = self.limit
+
+    def spend(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise CheckpointError(
+                f"{self.archive}: unpacks to more than {self.limit} bytes, which no model of its size does; unpack it "
+                "yourself if you trust it, and convert the folder"
+            )
+
+    def chunks(self, content: IO[bytes]) -> Iterator[bytes]:
+        """The content in pieces, each paid for."""
+        while chunk := content.read(1 << 20):
+            self.spend(len(chunk))
+            yield chunk
+
+
 class _Unpacker:
-    """Writes members into a folder and counts what they unfold to, whatever their headers say."""
+    """Writes members into a folder within the budget of their archive."""
 
     def __init__(self, archive: Path, folder: Path) -> None:
-        self.archive, self.folder, self.left = archive, folder, _limit(archive)
+        self.folder, self.budget = folder, _Budget(archive)
 
     def write(self, parts: tuple[str, ...], content: IO[bytes]) -> None:
         target = self.folder.joinpath(*parts)
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as file:
-            while chunk := content.read(1 << 20):
-                self.count(len(chunk))
+            for chunk in self.budget.chunks(content):
                 file.write(chunk)
-
-    def count(self, size: int) -> None:
-        self.left -= size
-        if self.left < 0:
-            raise CheckpointError(
-                f"{self.archive}: unpacks to more than {_limit(self.archive)} bytes, which no model of its size does; "
-                "unpack it yourself if you trust it, and convert the folder"
-            )
 
 
 def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
@@ -86,7 +96,7 @@ def _unpack_tar(archive: Path, unpacker: _Unpacker, wanted: Callable[[str], bool
             content = file.extractfile(member) if member.isreg() and wanted("/".join(parts)) else None
             if content is None:
                 # Skipping costs unpacking too.
-                unpacker.count(member.size if member.isreg() else 0)
+                unpacker.budget.spend(member.size if member.isreg() else 0)
             else:
                 unpacker.write(parts, content)
 
@@ -99,18 +109,21 @@ def is_tar(path: Path) -> bool:
         return False
 
 
-def gunzip(source: Path, target: Path) -> None:
-    """Unpack one gzip file within the same bounds.
+def gunzip(content: bytes, file: Path) -> bytes:
+    """Unpack the content of one gzip file within the same bounds.
+
+    Args:
+        content: The whole file.
+        file: Where it is.
 
     Raises:
         CheckpointError: damaged, or unfolds to far too much.
     """
-    unpacker = _Unpacker(source, target.parent)
     try:
-        with gzip.open(source, "rb") as content:
-            unpacker.write((target.name,), content)  # type: ignore[arg-type]
+        with gzip.open(io.BytesIO(content), "rb") as packed:
+            return b"".join(_Budget(file).chunks(packed))  # type: ignore[arg-type]
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise CheckpointError(f"{source}: damaged gzip file ({error}); fetch it again") from error
+        raise CheckpointError(f"{file}: damaged gzip file ({error}); fetch it again") from error
 
 
 def single_root(folder: Path) -> Path:

@@ -13,11 +13,12 @@ import h5py
 from ..errors import CheckpointError
 from ..options import is_word_model, read_json
 from . import allennlp_archive, nlpl
-from .archives import gunzip, is_tar, single_root, unpack
+from .archives import is_tar, single_root, unpack
 from .bilm_hdf5 import bilm_tensors, content_of, refuse_unsupported
 from .nlpl import ModelFiles
 from .source import Source
 from .tensorflow_checkpoint import is_checkpoint_prefix, tensorflow_tensors
+from .vocabulary import Vocabulary
 
 
 @contextmanager
@@ -48,12 +49,7 @@ def open_source(
     given_files = ModelFiles(weights=weights, options=options, vocabulary=vocabulary, softmax=softmax)
     with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="elmo-hub-") as scratch:
         try:
-            opened = _open(source, given_files, stack, Path(scratch))
-            if opened.vocabulary is not None and opened.vocabulary.suffix == ".gz":
-                plain = Path(scratch) / "unpacked-vocabulary.txt"
-                gunzip(opened.vocabulary, plain)
-                opened = replace(opened, vocabulary=plain)
-            yield opened
+            yield _open(source, given_files, stack, Path(scratch))
         except CheckpointError as error:
             # The user knows the archive, not where it was unpacked.
             raise CheckpointError(str(error).replace(str(Path(scratch, "archive")), str(source))) from error
@@ -117,8 +113,9 @@ def _refuse_other_folders(folder: Path) -> None:
 def _open_allennlp(folder: Path, weights: Path, given: ModelFiles) -> Source:
     if given.softmax is not None:
         raise CheckpointError(f"{weights}: an AllenNLP model has no softmax; leave --softmax {given.softmax} out")
+    opened = allennlp_archive.open_allennlp(folder, weights, given.options)
     # The archive's own vocabulary is the task's.
-    return replace(allennlp_archive.open_allennlp(folder, weights, given.options), vocabulary=given.vocabulary)
+    return replace(opened, vocabulary=Vocabulary(given.vocabulary) if given.vocabulary is not None else None)
 
 
 def _open_bilm(files: ModelFiles, stack: ExitStack) -> Source:
@@ -151,6 +148,6 @@ def _open_bilm(files: ModelFiles, stack: ExitStack) -> Source:
         tensors=tensors,
         options=options,
         options_file=str(files.options),
-        vocabulary=files.vocabulary,
+        vocabulary=Vocabulary(files.vocabulary) if files.vocabulary is not None else None,
         notes=list(files.notes),
     )

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CheckpointError
+from .vocabulary import Vocabulary
 
 Layout = Literal["bilm-tf", "tensorflow", "allennlp"]
 
@@ -94,6 +94,6 @@ class Source:
     tensors: Mapping[str, StoredTensor]
     options: dict[str, Any] | None
     options_file: str
-    vocabulary: Path | None = None
+    vocabulary: Vocabulary | None = None
     mixes: MixOptions | None = None
     notes: list[str] = field(default_factory=list)

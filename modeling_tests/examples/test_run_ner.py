@@ -482,7 +482,7 @@ def test_half_precision_checkpoints_are_trained_in_float32(cls: Any, tmp_path: P
     cls(config).to(torch.bfloat16).save_pretrained(tmp_path)
     ElmoTokenizer(max_characters_per_word=20).save_pretrained(tmp_path)
     model_args = run_ner.ModelArguments(model_name_or_path=str(tmp_path))
-    config, labels = run_ner.load_config(model_args)
+    config, _ = run_ner.load_config(model_args)
     model, tokenizer = run_ner.load_model(model_args, config, ["O", "B-PER", "I-PER"], cls is not ElmoModel)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     outputs = model(**tokenizer("Ada sang.", return_tensors="pt"), return_dict=False)

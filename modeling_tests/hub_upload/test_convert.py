@@ -69,7 +69,7 @@ def test_word_vectors_of_the_reference_weights(reference, tmp_path):
     encoding = tokenizer([words], is_split_into_words=True, return_tensors="pt")
     layer = model(**encoding, output_hidden_states=True).hidden_states[0][0, 1:-1].numpy()
     with open_source(reference / "bilm_tf") as source:
-        expected = plain_elmo(source)[0].vectors(words)[1:-1]
+        expected = plain_elmo(source).vectors(words)[1:-1]
     assert expected.shape == (448, 16)
     assert np.abs(layer - np.concatenate([expected, expected], axis=1)).max() <= 2e-6  # float32 against float64
 
@@ -274,11 +274,34 @@ def test_a_vocabulary_with_its_own_mask_and_another_order(tmp_path):
     assert (config.unk_token_id, config.mask_token_id, config.bos_token_id, config.eos_token_id) == (1, 2, 3, 5)
 
 
-def test_compressed_vocabulary_given_elsewhere(tmp_path):
-    write_bilm(tmp_path / "source", arrays=bilm_arrays(options(), words=6))
-    path = tmp_path / "words.txt.gz"
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("name", ["words.txt.gz", "words.txt"])
+def test_compressed_vocabulary_given_elsewhere(tmp_path, name, softmax):
+    write_bilm(tmp_path / "source", arrays=bilm_arrays(options(), words=6, softmax=softmax))
+    path = tmp_path / name
     path.write_bytes(gzip.compress("".join(word + "\n" for word in VOCABULARY).encode()))
-    assert convert(tmp_path / "source", tmp_path / "out", vocabulary=path).vocab_size == 8
+    report = convert(tmp_path / "source", tmp_path / "out", vocabulary=path)
+    assert report.vocab_size == 8
+    assert report.architecture == ("ElmoForPreTraining" if softmax else "ElmoModel")
+    path.write_bytes(gzip.compress(b"<S>\n</S>\n<UNK>\n" * (2 - softmax)))
+    with pytest.raises(CheckpointError, match=f"{name}(: has 3 words|, line 4: the word '<S>')"):
+        convert(tmp_path / "source", tmp_path / "b", vocabulary=path)
+
+
+def test_compressed_vocabulary_of_a_word_model(tmp_path):
+    write_words(tmp_path / "source", softmax=True)
+    path = tmp_path / "source" / "vocab.txt"
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert convert(tmp_path / "source", tmp_path / "out").vocab_size == 8
+    assert verify(tmp_path / "out", tmp_path / "source").largest <= 5e-6  # float32 against float64
+
+
+def test_a_vocabulary_that_is_left_out_is_not_read(tmp_path):
+    write_bilm(tmp_path / "source", vocabulary=VOCABULARY)
+    (tmp_path / "source" / "vocab.txt").write_bytes(gzip.compress(b"<S>\n")[:-5])
+    assert convert(tmp_path / "source", tmp_path / "a", without_vocabulary=True).vocab_size == 5
+    with pytest.raises(CheckpointError, match=r"vocab\.txt: damaged gzip file .*--without-vocabulary"):
+        convert(tmp_path / "source", tmp_path / "b")
 
 
 def test_leaving_parts_out(tmp_path):

@@ -233,12 +233,17 @@ def test_what_the_originals_do_not_hold_is_noted(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "note"),
     [
+        (
+            {"scalar_mix": "fixed", "scalar_mix_parameters": [0, 1, 0.5]},
+            "raw weights [0, 1, 0.5] (AllenNLP: scalar_mix",
+        ),
+        ({"scalar_mix": "top"}, "only the top layer is used"),
         ({"cell_size": 4}, "AllenNLP expects all projections"),
         ({"cell_size": 4, "cell_projection": True}, "for AllenNLP only"),
         ({"projection_size": 9, "character_projection": True}, "for AllenNLP only"),
     ],
 )
-def test_models_that_one_reader_cannot_read_are_noted(tmp_path, fields, note):
+def test_models_that_need_more_than_the_files_are_noted(tmp_path, fields, note):
     tiny(tmp_path / "a", **fields)
     assert any(note in line for line in export(tmp_path / "a", tmp_path / "b").notes)
 

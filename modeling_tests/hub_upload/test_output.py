@@ -4,10 +4,11 @@ import os
 
 import pytest
 
-from hub_upload import CheckpointError
+from elmo_hf import ElmoForPreTraining
+from hub_upload import CheckpointError, convert, export
 from hub_upload.output import check_output, new_folder
 
-from .checkpoints import leftovers
+from .checkpoints import VOCABULARY, leftovers, write_bilm
 
 
 def test_a_new_folder_appears_only_at_the_end(tmp_path):
@@ -83,11 +84,62 @@ def test_what_must_not_be_overwritten_is_refused(tmp_path):
     model = tmp_path / "model"
     model.mkdir()
     check_output(model, False)
-    (model / "config.json").touch()
+    (model / "config.json").write_text('{"model_type": "elmo"}')
     with pytest.raises(CheckpointError, match="--force"):
         check_output(model, False)
     check_output(model, True)
-    with pytest.raises(CheckpointError, match="no model"):
+    with pytest.raises(CheckpointError, match="no ELMo by its config"):
         check_output(tmp_path, True)
     with pytest.raises(CheckpointError, match="holds the source"):
         check_output(model, True, model / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", '{"model_type": "bert"}'),
+        ("config.json", '{"debug": true}'),
+        ("config.json", "{"),
+        ("config.json", "[]"),
+        ("options.json", '{"theme": "dark"}'),
+        ("model.safetensors", "x"),
+    ],
+)
+def test_force_replaces_no_folder_of_something_else(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CheckpointError, match=r"no ELMo by its config\.json .*options\.json .*remove it yourself"):
+        check_output(tmp_path, True)
+
+
+def test_the_configuration_decides_before_the_options(tmp_path):
+    (tmp_path / "options.json").write_text('{"lstm": {}}')
+    check_output(tmp_path, True)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(CheckpointError, match="no ELMo"):
+        check_output(tmp_path, True)
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint-500/", "runs/", "thesis.txt", "training_args.bin", "train_elmo.py", "vocab.txt/", ".git/"]
+)
+def test_force_deletes_nothing_that_this_package_does_not_write(tmp_path, name):
+    (tmp_path / "config.json").write_text('{"model_type": "elmo"}')
+    (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=rf"holds {name}, which elmo-hub does not write .*move it elsewhere"):
+        check_output(tmp_path, True)
+    (tmp_path / "more.txt").touch()
+    with pytest.raises(CheckpointError, match=r"more\.txt.*move them elsewhere"):
+        check_output(tmp_path, True)
+    assert (tmp_path / name).exists()
+
+
+def test_force_replaces_all_that_this_package_writes(tmp_path):
+    write_bilm(tmp_path / "source", vocabulary=VOCABULARY, separate_softmax=True)
+    convert(tmp_path / "source", tmp_path / "folder")
+    export(tmp_path / "folder", tmp_path / "back")
+    for output in ("folder", "back"):
+        check_output(tmp_path / output, True)
+    model = ElmoForPreTraining.from_pretrained(tmp_path / "folder")
+    model.save_pretrained(tmp_path / "folder", max_shard_size="2KB")
+    assert (tmp_path / "folder" / "model.safetensors.index.json").is_file()
+    check_output(tmp_path / "folder", True)

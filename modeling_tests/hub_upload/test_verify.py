@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from elmo_hf import ElmoTokenizer
 from hub_upload import CheckpointError, convert, verify
 
-from .checkpoints import options, write_bilm
+from .checkpoints import FILTERS, VOCABULARY, bilm_arrays, options, word_options, write_bilm
 
 
 @pytest.fixture
@@ -85,14 +86,55 @@ def test_bad_input(converted):
     with pytest.raises(CheckpointError, match="no such file or folder"):
         verify(folder, converted / "absent")
     write_bilm(converted / "other", n_layers=1)
-    with pytest.raises(CheckpointError, match="3 layers of width 12, .*other has 2 of width 12"):
+    with pytest.raises(
+        CheckpointError, match="folder and .*weights.hdf5 are not of the same model: num_hidden_layers is 2 and 1"
+    ):
         verify(folder, converted / "other")
     (source / "options.json").write_text(json.dumps(options(filters=[[1, 4]])))
-    with pytest.raises(CheckpointError, match="does not fit"):
+    with pytest.raises(CheckpointError, match="not part of the model that the options describe: CNN/W_cnn_1"):
         verify(folder, source)
     (source / "options.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="does not fit"):
+    with pytest.raises(CheckpointError, match=r"char_cnn\.\w+.* is missing"):
         verify(folder, source)
     (folder / "model.safetensors").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         verify(folder, source)
+
+
+def claim(folder, name, *shape):
+    """Replace a dataset by one that claims a shape and stores nothing."""
+    with h5py.File(folder / "weights.hdf5", "a") as file:
+        del file[name]
+        file.create_dataset(name, shape, "float32", chunks=tuple(min(size, 1000) for size in shape))
+
+
+def test_shapes_are_checked_before_anything_is_read(converted):
+    """Datasets of petabytes: with the options of a small model, and with options that claim as much."""
+    folder, source = converted / "folder", converted / "source"
+    claim(source, "CNN_proj/W_proj", 10**9, 10**6)
+    with pytest.raises(CheckpointError, match=r"'CNN_proj/W_proj' has shape \(1000000000, 1000000\)"):
+        verify(folder, source)
+    write_bilm(source)
+    huge = 10**9
+    claim(source, "char_embed", 261, huge)
+    for i, (width, count) in enumerate(FILTERS):
+        claim(source, f"CNN/W_cnn_{i}", 1, width, huge, count)
+    (source / "options.json").write_text(json.dumps(options(embedding={"dim": huge})))
+    with pytest.raises(CheckpointError, match="not of the same model: character_embedding_size is 3 and 1000000000"):
+        verify(folder, source)
+
+
+def test_rows_of_words_are_checked_before_they_are_read(tmp_path):
+    values = word_options()
+    write_bilm(tmp_path / "source", values, bilm_arrays(values, 6, softmax=False), vocabulary=VOCABULARY)
+    convert(tmp_path / "source", tmp_path / "folder")
+    claim(tmp_path / "source", "embedding", 10**15, 6)
+    with pytest.raises(CheckpointError, match="has 6 words, but the table of words of .* has 1000000000000000 rows"):
+        verify(tmp_path / "folder", tmp_path / "source")
+
+
+def test_a_softmax_takes_no_part(tmp_path):
+    write_bilm(tmp_path / "source", vocabulary=VOCABULARY)
+    convert(tmp_path / "source", tmp_path / "folder", without_vocabulary=True)
+    (tmp_path / "source" / "vocab.txt").unlink()
+    assert verify(tmp_path / "folder", tmp_path / "source").passed

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from elmo_hf import ElmoConfig
+from elmo_hf import ElmoConfig, ElmoModel
 from hub_upload import CheckpointError, convert, export, verify
 from hub_upload.formats.allennlp_archive import read_archive_config
 
@@ -20,12 +20,12 @@ MIXES = ((0.3, -0.2, 0.1), (0.0, 1.0, -1.0))
 CLIPS = {"cell_clip": 3.0, "proj_clip": 3.0}
 
 
-def write_model(folder, values=None, prefix=TAGGER_PREFIX, mixes=MIXES, config=None, legacy=False, extra=()):
+def write_model(folder, values=None, prefix=TAGGER_PREFIX, mixes=MIXES, config=None, legacy=False, extra=(), gamma=1.5):
     """An AllenNLP training folder; returns the bilm-tf arrays that the module was made of."""
     folder.mkdir(exist_ok=True)
     values = values or options(**CLIPS)
     arrays = bilm_arrays(values)
-    state = allennlp_state(arrays, values, prefix, mixes)
+    state = allennlp_state(arrays, values, prefix, mixes, gamma)
     state |= {"tag_projection_layer.weight": torch.ones(2, 2), **dict(extra)}
     torch.save(state, folder / "weights.th", _use_new_zipfile_serialization=not legacy)
     (folder / "config.json").write_text(config or json.dumps(allennlp_config()))
@@ -71,7 +71,7 @@ def test_the_module_is_found_anywhere(tmp_path, prefix):
     assert convert(tmp_path / "model", tmp_path / "out").tensors == 1 + 6 + 4 + 2 + 4 * 4 + 2 * 2
 
 
-@pytest.mark.parametrize("place", ["fta", "inlined", "beside", "path", "given"])
+@pytest.mark.parametrize("place", ["fta", "inlined", "beside", "relative", "absolute", "given"])
 def test_options_are_found(tmp_path, place):
     values = options(activation="tanh", cell_clip=1.25, proj_clip=None)
     model, file = tmp_path / "model", tmp_path / "options_elsewhere.json"
@@ -79,11 +79,16 @@ def test_options_are_found(tmp_path, place):
     file.write_text(json.dumps(values))
     if place == "inlined":
         settings["options_file"] = values
-    if place == "path":
-        settings["options_file"] = str(file)
+    if place == "relative":
+        settings["options_file"] = "sub/o.json"
+    if place == "absolute":
+        settings["options_file"] = str(model / "sub" / "o.json")
     write_model(model, values, config=json.dumps(allennlp_config(**settings)))
     if place == "beside":
         file.rename(model / "options.json")
+    if place in ("relative", "absolute"):
+        (model / "sub").mkdir()
+        file.rename(model / "sub" / "o.json")
     if place == "fta":
         (model / "fta").mkdir()
         file.rename(model / "fta" / "model.text_field_embedder.token_embedders.elmo.options_file")
@@ -95,15 +100,88 @@ def test_options_are_found(tmp_path, place):
     assert config.representation_dropout == 0.25
 
 
-def test_fixed_mixes_stay_fixed(tmp_path):
-    mix = [-9e10, 1.0, -9e10]
-    write_model(tmp_path / "m", mixes=[mix], config=json.dumps(allennlp_config(scalar_mix_parameters=mix)))
-    convert(tmp_path / "m", tmp_path / "out")
-    config = ElmoConfig.from_pretrained(tmp_path / "out")
-    assert (config.scalar_mix, config.scalar_mix_parameters) == ("fixed", mix)
-    assert (
-        load_file(tmp_path / "out" / "model.safetensors")["scalar_mixes.0.weights"].tolist() == np.float32(mix).tolist()
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
+@pytest.mark.parametrize("place", ["absolute", "../o.json", "sub/../../o.json", "embedder's name"])
+def test_a_configuration_names_files_of_its_own_folder_only(tmp_path, place, packed):
+    """A file elsewhere that could be read is not: values of it would show in the result or in an error."""
+    file = tmp_path / "o.json"
+    file.write_text(json.dumps(options(activation="tanh", **CLIPS)))
+    config = allennlp_config(options_file=str(file) if place == "absolute" else place)
+    if place == "embedder's name":
+        # What stands between `fta/` and `.options_file` is a key of the configuration.
+        (tmp_path / "o.options_file").write_text(file.read_text())
+        embedders = config["model"]["text_field_embedder"]["token_embedders"]
+        config = {"../../o": embedders["elmo"] | {"options_file": "https://example.org/o.json"}}
+    model = tmp_path / "model"
+    write_model(model, config=json.dumps(config))
+    (model / "fta").mkdir()
+    (model / "sub").mkdir()
+    source = pack(model, tmp_path / "model.tar.gz") if packed else model
+    report = convert(source, tmp_path / "out")
+    assert ElmoConfig.from_pretrained(tmp_path / "out").character_activation == "relu"
+    notes = "\n".join(report.notes)
+    assert "no options file was found" in notes
+    assert ("which is not in the folder; files elsewhere are read only if you name them" in notes) == (
+        place != "embedder's name"
     )
+    convert(source, tmp_path / "given", options=file)
+    assert ElmoConfig.from_pretrained(tmp_path / "given").character_activation == "tanh"
+
+
+def convert_mixes(tmp_path, mixes, configured, gamma=1.0):
+    """Convert a module whose mixes AllenNLP does not train; returns the report, the configuration and the tensors."""
+    config = json.dumps(allennlp_config(scalar_mix_parameters=configured))
+    write_model(tmp_path / "m", mixes=mixes, config=config, gamma=gamma)
+    report = convert(tmp_path / "m", tmp_path / "out")
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    mixes = {name: value.tolist() for name, value in tensors.items() if "scalar_mixes" in name}
+    return report, ElmoConfig.from_pretrained(tmp_path / "out"), mixes
+
+
+@pytest.mark.parametrize("mix", [[-9e10, 1.0, -9e10], [0.1, 0, 0.3]], ids=["one layer", "rounded in float32"])
+def test_fixed_mixes_stay_fixed(tmp_path, mix):
+    report, config, weights = convert_mixes(tmp_path, [mix, mix], mix)
+    assert (config.scalar_mix, config.scalar_mix_parameters, config.num_representations) == ("fixed", mix, 2)
+    assert not weights
+    assert not any("scalar_mix_parameters" in note for note in report.notes)
+    model = ElmoModel.from_pretrained(tmp_path / "out")
+    for stored in model.scalar_mixes:
+        assert stored.weights.tolist() == np.float32(mix).tolist()
+        assert stored.gamma.tolist() == [1.0]
+    assert verify(tmp_path / "out", tmp_path / "m", tolerance=5e-6).passed  # float32 against float64
+    exported = export(tmp_path / "out", tmp_path / "back")
+    assert any(f"the fixed mix is not part of these files: raw weights {mix}" in note for note in exported.notes)
+
+
+@pytest.mark.parametrize("configured", [[0.0, 0.0, 1.0], [1.0]], ids=["other values", "other length"])
+def test_stored_fixed_mixes_win_over_the_configuration(tmp_path, configured):
+    mix = [0.1, 2.0, -0.3]
+    report, config, weights = convert_mixes(tmp_path, [mix], configured)
+    assert (config.scalar_mix, config.scalar_mix_parameters) == ("fixed", np.float32(mix).tolist())
+    assert not weights
+    assert any("took those of the weight file" in note for note in report.notes)
+    assert ElmoModel.from_pretrained(tmp_path / "out").scalar_mixes[0].weights.tolist() == np.float32(mix).tolist()
+
+
+@pytest.mark.parametrize(
+    ("mixes", "gamma"), [([[0.5, 0.0, 0.0]], 1.5), ([[0.5, 0.0, 0.0], [0.0, 0.5, 0.0]], 1.0)], ids=["gamma", "several"]
+)
+def test_mixes_that_cannot_be_fixed_keep_their_values(tmp_path, mixes, gamma):
+    report, config, weights = convert_mixes(tmp_path, mixes, mixes[0], gamma)
+    assert (config.scalar_mix, config.scalar_mix_parameters) == ("learned", None)
+    assert weights == {
+        **{f"scalar_mixes.{k}.weights": mix for k, mix in enumerate(mixes)},
+        **{f"scalar_mixes.{k}.gamma": [gamma] for k in range(len(mixes))},
+    }
+    assert any("kept as learned mixes" in note and f"gamma {gamma:g}" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("value", ["[0, NaN, 0]", "[0, 1e39, 0]", "[true, 0, 0]", "1", f"[0, 0, {'9' * 400}]"])
+def test_impossible_mixes_are_refused(tmp_path, value):
+    config = json.dumps(allennlp_config(scalar_mix_parameters="?")).replace('"?"', value)
+    write_model(tmp_path / "m", config=config)
+    with pytest.raises(CheckpointError, match=r"config\.json: scalar_mix_parameters is .*expected a list of finite"):
+        convert(tmp_path / "m", tmp_path / "out")
 
 
 def test_cached_vocabulary_and_projection_are_left_out(tmp_path):

@@ -24,7 +24,8 @@ def test_layouts(reference, tmp_path):
         assert source.vocabulary is None
     write_bilm(tmp_path / "m", vocabulary=VOCABULARY)
     with open_source(tmp_path / "m" / "weights.hdf5") as source:
-        assert source.vocabulary == tmp_path / "m" / "vocab.txt"
+        assert source.vocabulary.file == tmp_path / "m" / "vocab.txt"
+        assert source.vocabulary.words == VOCABULARY
 
 
 def test_unpacked_files_vanish(tmp_path, monkeypatch):
