@@ -23,15 +23,16 @@ from torch.nn import functional
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoState, ElmoTokenizer
 from elmo_hf.pretraining import (
     Corpus,
+    LogUniformSampler,
     OptimiserSettings,
     SentenceStreams,
     StreamBatch,
     StreamingObjective,
     build_optimiser,
     clip_gradients,
+    log_expected_count,
     open_corpus,
 )
-from elmo_hf.pretraining.sampled_softmax import LogUniformSampler, log_expected_count
 
 SMALL = {
     "character_filters": [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256]],

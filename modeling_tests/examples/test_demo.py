@@ -38,17 +38,21 @@ def test_entities_are_shown_with_their_characters(capsys: pytest.CaptureFixture[
     ]
 
 
-@pytest.mark.slow
-def test_the_whole_way(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "examples/demo.py"), "--output_dir", str(tmp_path), "--epochs", "3"]
-    for _ in range(2):  # the second time over the remains of the first
+# Once in every run of the tests; the slow one learns something, and runs over the remains of the run before it.
+@pytest.mark.parametrize(
+    ("epochs", "times", "least_score"), [(1, 1, 0.0), pytest.param(3, 2, 0.5, marks=pytest.mark.slow)]
+)
+def test_the_whole_way(tmp_path: Path, epochs: int, times: int, least_score: float) -> None:
+    script = str(ROOT / "examples/demo.py")
+    command = [sys.executable, script, "--output_dir", str(tmp_path), "--epochs", str(epochs)]
+    for _ in range(times):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "passed: " in done.stdout
         score = float(done.stdout.split("Entity F1 on 400 unseen sentences: ")[1].split()[0])
-        assert score > 0.5
+        assert score >= least_score
         assert "the same answers as in training" in done.stdout
-        assert "[LOC " in done.stdout.split("5. Raw text")[1]
+        assert least_score == 0 or "[LOC " in done.stdout.split("5. Raw text")[1]
         assert "Done in " in done.stdout
     assert (tmp_path / "tagger" / "model.safetensors").is_file()
     assert (tmp_path / "original" / "weights.hdf5").is_file()
