@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from elmo_hf.cli.text import add_text_options, open_text
+
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
@@ -22,37 +24,12 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def add_text_options(parser: Any) -> None:
-    """Add the options of how text is read; those of [`PretrainingSettings`] of the same names."""
-    parser.add_argument("--text_column", "--text-column", default="text", help="column of JSON, Parquet or a data set")
-    parser.add_argument("--split", default="train", help="split of a data set (default train)")
-    parser.add_argument(
-        "--pre_tokenization",
-        "--pre-tokenization",
-        choices=("whitespace", "ptb"),
-        default="whitespace",
-        help="how a line becomes words: tokenised already (default), or raw text",
-    )
-    parser.add_argument(
-        "--undecodable",
-        choices=("refuse", "skip", "replace"),
-        default="refuse",
-        help="lines that are not valid UTF-8: stop (default), leave them out, or mark the bytes U+FFFD",
-    )
-
-
 def run(options: dict[str, Any]) -> int:
     """Call [`build_vocabulary`] and save what it finds."""
-    from elmo_hf.pretraining import build_vocabulary, open_corpus
+    from elmo_hf.pretraining import build_vocabulary
 
-    corpus = open_corpus(
-        options["text"],
-        text_column=options["text_column"],
-        split=options["split"],
-        undecodable=options["undecodable"],
-    )
     vocabulary = build_vocabulary(
-        corpus,
+        open_text(options),
         pre_tokenization=options["pre_tokenization"],
         min_count=options["min_count"],
         max_size=options["max_size"],

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from elmo_hf.cli.build_vocab import add_text_options
+from elmo_hf.cli.text import add_text_options, open_text
 
 if TYPE_CHECKING:
     from elmo_hf.pretraining import SentenceScore
@@ -52,7 +52,7 @@ def run(options: dict[str, Any]) -> int:
     """Score the text sentence by sentence and print the perplexities."""
     import torch
 
-    from elmo_hf.pretraining import Perplexity, open_corpus, score_sentences
+    from elmo_hf.pretraining import Perplexity, score_sentences
     from elmo_hf.pretraining.start import load
 
     if options["per_word"] and options["per_sentence"] is None:
@@ -60,12 +60,7 @@ def run(options: dict[str, Any]) -> int:
     device = options["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     model, tokenizer = load(options["model"])
     model.to(torch.device(device))  # type: ignore[arg-type] # Transformers' wrapper hides what `self` is
-    corpus = open_corpus(
-        options["text"],
-        text_column=options["text_column"],
-        split=options["split"],
-        undecodable=options["undecodable"],
-    )
+    corpus = open_text(options)
     total = Perplexity()
     with written(options["per_sentence"]) as file:
         for score in score_sentences(

@@ -11,7 +11,9 @@ def add_parser(commands: Any) -> None:
         "pretrain",
         dataclass_types=PretrainingSettings,
         help="pretrain a biLM; the same command again continues a run that was interrupted",
-        description="Pretrain a biLM. The same command again continues a run that was interrupted.",
+        description="Pretrain a biLM. The same command again continues a run that was interrupted. Several processes, "
+        "with or without GPUs: torchrun --nproc_per_node N -m elmo_hf.cli pretrain ..., or accelerate launch "
+        "--multi_gpu --num_processes N -m elmo_hf.cli pretrain ... (accelerate launch --cpu starts a single one).",
     )
     parser.set_defaults(run=run)
 

@@ -11,6 +11,7 @@ try:
     from elmo_hf.pretraining.optimiser import OptimiserSettings, build_optimiser, clip_gradients, reduce_row_gradients
     from elmo_hf.pretraining.perplexity import Perplexity, SentenceScore, perplexity, score_sentences
     from elmo_hf.pretraining.report import MetricsLog, RunSummary
+    from elmo_hf.pretraining.sampled_softmax import LogUniformSampler, log_expected_count
     from elmo_hf.pretraining.settings import PretrainingSettings
     from elmo_hf.pretraining.streams import SentenceStreams, StreamBatch
     from elmo_hf.pretraining.vocabulary import Vocabulary, build_vocabulary
@@ -23,6 +24,7 @@ except ModuleNotFoundError as error:
 __all__ = [
     "CheckpointError",
     "Corpus",
+    "LogUniformSampler",
     "LossNotFiniteError",
     "MetricsLog",
     "OptimiserSettings",
@@ -40,6 +42,7 @@ __all__ = [
     "build_optimiser",
     "build_vocabulary",
     "clip_gradients",
+    "log_expected_count",
     "open_corpus",
     "perplexity",
     "pretrain",

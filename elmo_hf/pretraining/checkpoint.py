@@ -202,11 +202,16 @@ def replace_folder(path: Path, write: Write) -> None:
         flush(aside)
         if path.exists():
             os.rename(path, deleted)
-        os.rename(aside, path)
+        try:
+            os.rename(aside, path)
+        except OSError:
+            if deleted.exists():
+                os.rename(deleted, path)
+            raise
         flush_folder(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(deleted, ignore_errors=True)
+    shutil.rmtree(deleted, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -25,6 +25,7 @@ from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -43,7 +44,8 @@ from elmo_hf.pretraining.checkpoint import (
 )
 from elmo_hf.pretraining.objective import StreamingObjective
 from elmo_hf.pretraining.optimiser import build_optimiser, clip_gradients, reduce_row_gradients
-from elmo_hf.pretraining.report import MetricsLog, RunSummary, draw_curves, peak_memory, perplexity, write_card
+from elmo_hf.pretraining.perplexity import perplexity_of
+from elmo_hf.pretraining.report import MetricsLog, RunSummary, draw_curves, peak_memory, write_card
 from elmo_hf.pretraining.settings import PretrainingSettings
 from elmo_hf.pretraining.start import Start, expected_steps, held_out_perplexity, open_streams
 from elmo_hf.pretraining.streams import StreamBatch
@@ -68,6 +70,8 @@ class Progress:
     Attributes:
         step, words: optimiser steps, and forward targets of all processes, so far.
         seconds: time of the steps, without evaluations and checkpoints.
+        gradient_norm: of the last step, before clipping.
+        records: of the run's log, which a resumed run takes up where it was.
         best_loss, best_step: the best held-out evaluation so far, in nats a word.
         window: since the last record, the summed losses of both directions, then their targets.
     """
@@ -75,6 +79,8 @@ class Progress:
     step: int = 0
     words: int = 0
     seconds: float = 0.0
+    gradient_norm: float = 0.0
+    records: int = 0
     best_loss: float | None = None
     best_step: int | None = None
     window: list[float] = dataclasses.field(default_factory=lambda: [0.0] * 4)
@@ -83,8 +89,9 @@ class Progress:
 def pretrain(settings: PretrainingSettings) -> RunSummary:
     """Run, or continue, a pretraining run: the same settings and output_dir continue from the newest checkpoint.
 
-    Launched by `accelerate launch` (or `torchrun`) with several processes, each calls this function. Without GPUs they
-    speak gloo; `accelerate launch --multi_gpu` starts them there too (its `--cpu` starts one, or calls MPI).
+    Launched by `torchrun` or `accelerate launch` with several processes, each calls this function. Without GPUs they
+    speak gloo: `torchrun --nproc_per_node N` and `accelerate launch --multi_gpu --num_processes N` start them there
+    too, while `accelerate launch --cpu` starts a single one unless MPI is set up.
 
     Returns:
         What the run did. Its `model_folder` is `None` when the run was asked to leave before its end, by `stop_after`,
@@ -185,9 +192,8 @@ class Run:
         self.stop = StopRequest()
         self.progress = Progress()
         self.state: ElmoState | None = None
-        # Words and seconds at the last record, and the norm of the last gradient.
+        # Words and seconds at the last record.
         self.recorded: tuple[int, float] = (0, 0.0)
-        self.norm = math.nan
 
         # The same initial weights in all processes, then a dropout of its own in each.
         set_seed(settings.seed)
@@ -204,12 +210,18 @@ class Run:
         )
         self.objective: nn.Module = self.plain_objective
         self.optimiser, self.scheduler = build_optimiser(self.model, settings, settings.max_steps)
-        self.streams = open_streams(settings, self.tokenizer, accelerator.process_index, accelerator.num_processes)
+        self.streams = open_streams(
+            settings,
+            self.tokenizer,
+            accelerator.process_index,
+            accelerator.num_processes,
+            character_ids=not self.model.config.word_embedding_size,
+        )
         set_seed(settings.seed + accelerator.process_index)
         if newest is not None:
             self._resume(newest)
         if accelerator.is_main_process:
-            self.log.forget_after(self.progress.step)
+            self.log.keep(self.progress.records)
         self._wrap()
         logger.info(start.note if newest is None else f"continued from {newest}, after step {self.progress.step}")
 
@@ -270,12 +282,12 @@ class Run:
                 result = self.objective(batch.to(accelerator.device, non_blocking=True), state, divisors)
                 # bilm-tf trains on the sum over an unroll; its clipping bound is that of this sum's gradient.
                 loss = result.loss * settings.unroll_steps
-                if not batch.words and not batch.backward_words:
-                    # All rows of this process have ended: nothing was read, and DDP waits for every gradient.
+                if not batch.words and not batch.backward_words and self.streams.character_ids:
+                    # All rows of this process have ended: no character was read, and DDP waits for every gradient.
                     loss = loss + 0.0 * sum(weight.sum() for weight in self.model.elmo.embeddings.parameters())
                 accelerator.backward(loss)
             self.state = result.state
-            sums += torch.stack([result.forward_loss, result.backward_loss]).double().cpu() * torch.stack(divisors)
+            sums += torch.stack([result.forward_loss, result.backward_loss]).cpu().double() * torch.stack(divisors)
         # Every process learns every other's: all go on, or all stop.
         *totals, asked = self._sum([*sums.tolist(), *counts, self.stop.signal is not None])
         if not all(map(math.isfinite, totals)):
@@ -293,7 +305,7 @@ class Run:
         progress.step += 1
         progress.words += round(totals[2])
         progress.window = [before + new for before, new in zip(progress.window, totals, strict=True)]
-        self.norm = norm
+        progress.gradient_norm = norm
         return asked > 0
 
     def _divisors(self, counts: list[int]) -> tuple[Tensor, Tensor]:
@@ -341,13 +353,18 @@ class Run:
         }
         if state is not None:
             tensors |= {f"state.{name}": part.cpu().contiguous() for name, part in state._asdict().items()}
-        save_file(tensors, path)
+        try:
+            save_file(tensors, path)
+            where = f"are in {path}"
+        except (OSError, SafetensorError) as error:  # a full disk must not hide what happened
+            where = f"could not be written to {path} ({error})"
         newest = self.checkpoints.newest()
+        begin = f"initialize_from={newest}" if newest else "these settings"
         raise LossNotFiniteError(
             f"the {what} of step {step} is {', '.join(map(str, values))}. Its batch and the carried state before it "
-            f"are in {path}; the weights have not been changed by it. The last good checkpoint is {newest}. A lower "
+            f"{where}; the weights have not been changed by it. The last good checkpoint is {newest}. A lower "
             f"learning_rate (now {self.settings.learning_rate}) or max_gradient_norm (now "
-            f"{self.settings.max_gradient_norm}) may help: begin a new output_dir with initialize_from={newest}"
+            f"{self.settings.max_gradient_norm}) may help: begin a new output_dir with {begin}"
         )
 
     # ---- evaluation and records
@@ -363,19 +380,21 @@ class Run:
             "forward_loss": forward / max(forward_words, 1.0),
             "backward_loss": backward / max(backward_words, 1.0),
             "learning_rate": self.optimiser.param_groups[0]["lr"],
-            "gradient_norm": self.norm,
+            "gradient_norm": progress.gradient_norm,
             "words_per_second": words / seconds if seconds else 0.0,
         }
         self._log("train", record)
         bar.set_postfix_str(
             f"{record['words_per_second']:,.0f} words/s, loss "
             f"{(record['forward_loss'] + record['backward_loss']) / 2:.4f}, perplexity "
-            f"{perplexity(record['forward_loss']):.1f} forward {perplexity(record['backward_loss']):.1f} backward",
+            f"{perplexity_of(record['forward_loss']):.1f} forward "
+            f"{perplexity_of(record['backward_loss']):.1f} backward",
             refresh=False,
         )
 
     def _log(self, kind: str, values: dict[str, float]) -> None:
         progress = self.progress
+        progress.records += 1
         if self.accelerator.is_main_process:
             self.log.append({"kind": kind, "step": progress.step, "words": progress.words, **values})
         if self.settings.trackers:
@@ -387,12 +406,12 @@ class Run:
         forward, backward = self._evaluate(self.settings.held_out_words)
         if self.accelerator.is_main_process:
             bar.write(
-                f"step {self.progress.step}: held-out perplexity {perplexity(forward):.2f} forward, "
-                f"{perplexity(backward):.2f} backward",
+                f"step {self.progress.step}: held-out perplexity {perplexity_of(forward):.2f} forward, "
+                f"{perplexity_of(backward):.2f} backward",
                 file=sys.stderr,
             )
         loss = (forward + backward) / 2
-        if self.progress.best_loss is not None and loss >= self.progress.best_loss:
+        if self.progress.best_loss is not None and not loss < self.progress.best_loss:
             return False
         self.progress.best_loss, self.progress.best_step = loss, self.progress.step
         return True

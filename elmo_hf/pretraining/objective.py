@@ -13,6 +13,7 @@ from ..adaptive_softmax_elmo import ElmoAdaptiveSoftmax
 from ..lstm_elmo import ElmoState
 from ..modeling_elmo import ElmoForPreTraining
 from ..softmax_elmo import ElmoSoftmax, frequency_ranks, ids_of_ranks
+from ..word_embeddings_elmo import ElmoWordEmbeddings
 from .chunked_softmax import chunked_sampled_loss, chunked_softmax_loss
 from .sampled_softmax import LogUniformSampler, accidental_hits, gather_rows, log_expected_count
 
@@ -58,9 +59,10 @@ class StreamingObjective(nn.Module):
         num_samples: candidates of the sampled softmax.
         seed: of the candidates. Processes that share a batch must share it: the same candidates for all rows make
             two processes equal to one with twice the rows.
-        sparse_gradients: with the sampled softmax, `softmax.weight.grad` and `softmax.bias.grad` hold the touched
-            rows only. For `optimiser.Adagrad`, whose update of an untouched row is none; AdamW and FSDP cannot read
-            them. Distributed data parallelism leaves the two to `optimiser.reduce_row_gradients`.
+        sparse_gradients: with the sampled softmax, the gradients of `softmax.weight`, `softmax.bias` and a word model's
+            table of words hold the touched rows only. For `optimiser.Adagrad`, whose update of an untouched row is
+            none; AdamW and FSDP cannot read them. Distributed data parallelism leaves them to
+            `optimiser.reduce_row_gradients`.
 
     Raises:
         ValueError: a loss that the model's softmax does not have, or more samples than words.
@@ -91,9 +93,19 @@ class StreamingObjective(nn.Module):
             words = model.config.vocab_size - len(model.softmax.excluded_ids)
             self.sampler = LogUniformSampler(words, num_samples, seed)
         self.sparse_gradients = sparse_gradients and loss == "sampled"
-        if self.sparse_gradients:
+        sparse: list[Tensor] = list(model.softmax.parameters()) if self.sparse_gradients else []
+        if isinstance(model.elmo.embeddings, ElmoWordEmbeddings):
+            table = model.elmo.embeddings.word_embeddings
+            table.sparse = self.sparse_gradients
+            sparse += [table.weight] if self.sparse_gradients else []
+        if sparse:
             # DistributedDataParallel's own name for parameters that it does not reduce; NCCL has no sparse sum.
-            self._ddp_params_and_buffers_to_ignore = {"model.softmax.weight", "model.softmax.bias"}
+            # Tied weights have two names.
+            self._ddp_params_and_buffers_to_ignore = {
+                name
+                for name, weight in self.named_parameters(remove_duplicate=False)
+                if any(weight is each for each in sparse)
+            }
 
     def sampler_state(self) -> dict[str, int] | None:
         """What `load_sampler_state` needs to draw the candidates of the next batch; JSON; `None` if none are drawn."""
@@ -119,8 +131,8 @@ class StreamingObjective(nn.Module):
         """Read one unroll of every row and predict its targets.
 
         Args:
-            batch: of the model's device. Rows whose text has ended are padded with zero characters and targets of
-                -100; no word of another row depends on them.
+            batch: of the model's device; with characters where the model reads them. Rows whose text has ended are
+                padded with zeros and targets of -100; no word of another row depends on them.
             state: after the batch before; `None` for zeros. Nothing is propagated back into it.
             target_counts: divide the summed losses of the two directions in place of this batch's own numbers of
                 targets; for batches that are one part of a step and have ended rows.
@@ -154,16 +166,14 @@ class StreamingObjective(nn.Module):
             the state after the batch.
         """
         model = self.model.elmo
-        if batch.forward_character_ids is None or batch.backward_character_ids is None:
-            raise ValueError("this model reads characters and the batch has none: make the streams with characters")
         if batch.starts_fresh:
             state = None
         # Both directions' words at once and time-major: words that they share are encoded once.
-        characters = torch.stack([batch.forward_character_ids, batch.backward_character_ids])
-        directions, rows, steps, length = characters.shape
-        characters = characters.transpose(1, 2).reshape(directions * steps, rows, length)
-        words = model.embeddings(characters, characters.ne(0).any(dim=-1))  # [2 * steps, rows, P]
-        forward, backward = words.view(directions, steps * rows, -1)
+        inputs = self._inputs(batch)
+        _, rows, steps = inputs.shape[:3]
+        inputs = inputs.transpose(1, 2).flatten(0, 1)  # [2 * steps, rows, ...]
+        words = model.embeddings(inputs, model.word_mask(inputs, character_ids=inputs))  # [2 * steps, rows, P]
+        forward, backward = words.view(2, steps * rows, -1)
         if state is not None and state.hidden.shape[2] != rows:
             raise ValueError(
                 f"the state has {state.hidden.shape[2]} rows and the batch {rows}: a row of the state belongs to the "
@@ -173,6 +183,14 @@ class StreamingObjective(nn.Module):
         outputs, final = model.encoder.run_layers(forward, backward, [rows] * steps, initial.detach())
         top = torch.cat(outputs[-1])
         return functional.dropout(top, self.model.config.lstm_input_dropout, self.training), final
+
+    def _inputs(self, batch: "StreamBatch") -> Tensor:
+        """What the model reads of both directions' words: ids (2, rows, steps), or characters (2, rows, steps, L)."""
+        if self.model.config.word_embedding_size:
+            return torch.stack([batch.forward_input_ids, batch.backward_input_ids])
+        if batch.forward_character_ids is None or batch.backward_character_ids is None:
+            raise ValueError("this model reads characters and the batch has none: make the streams with characters")
+        return torch.stack([batch.forward_character_ids, batch.backward_character_ids])
 
     @staticmethod
     def _targets(labels: Tensor) -> Tensor:

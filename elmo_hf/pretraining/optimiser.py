@@ -69,8 +69,8 @@ class OptimiserSettings:
 class Adagrad(torch.optim.Adagrad):
     """TensorFlow 1's Adagrad: sum += g ** 2; w -= learning rate * g / sqrt(sum), without epsilon.
 
-    Dense gradients take torch's fused update. Sparse ones (`gather_rows`) update the rows that they hold and no
-    others, which is the same result: a row without gradient stays as it is, and so does its sum.
+    Dense gradients take torch's fused update where there is one. Sparse ones (`gather_rows`) update the rows that they
+    hold and no others, which is the same result: a row without gradient stays as it is, and so does its sum.
 
     Args:
         params, lr: as in torch.
@@ -84,7 +84,10 @@ class Adagrad(torch.optim.Adagrad):
                 f"initial_accumulator_value={initial_accumulator_value}: expected more than 0, since nothing is added "
                 "to the root of the sum (bilm-tf: 1.0)"
             )
-        super().__init__(params, lr=lr, initial_accumulator_value=initial_accumulator_value, eps=0.0, fused=True)
+        params = list(params)
+        weights = [weight for each in params for weight in (each["params"] if isinstance(each, dict) else [each])]
+        fused = all(weight.device.type in ("cpu", "cuda") for weight in weights)
+        super().__init__(params, lr=lr, initial_accumulator_value=initial_accumulator_value, eps=0.0, fused=fused)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

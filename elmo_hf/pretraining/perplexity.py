@@ -59,11 +59,11 @@ class SentenceScore:
 
     @property
     def forward_perplexity(self) -> float:
-        return _exp(-self.forward / self.targets)
+        return perplexity_of(-self.forward / self.targets)
 
     @property
     def backward_perplexity(self) -> float:
-        return _exp(-self.backward / self.targets)
+        return perplexity_of(-self.backward / self.targets)
 
 
 @dataclass
@@ -121,12 +121,15 @@ class Perplexity:
     def _perplexity(self, log_prob: float) -> float:
         if not self.targets:
             raise ValueError("no sentence was scored: perplexity needs text with at least one line")
-        return _exp(-log_prob / self.targets)
+        return perplexity_of(-log_prob / self.targets)
 
 
-def _exp(value: float) -> float:
-    """exp that ends at infinity: an untrained or broken model may be that bad."""
-    return math.exp(value) if value < 709 else math.inf
+def perplexity_of(loss: float) -> float:
+    """exp(loss), infinite where a float is too small for it: an untrained or broken model may be that bad."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def perplexity(
@@ -216,11 +219,11 @@ def score_sentences(
 
 @dataclass
 class _Reading:
-    """A sentence that a row reads: its ids and character rows with boundaries, and what is known of its scores."""
+    """A sentence that a row reads: its ids and what the model reads of it, and what is known of its scores."""
 
     index: int
-    ids: NDArray[np.int64]  # (words + 2,)
-    characters: NDArray[np.int16]  # (words + 2, length)
+    ids: NDArray[np.int64]  # (words + 2,), with boundaries
+    inputs: NDArray[np.integer]  # character rows (words + 2, length), or the ids again for a word model
     unknown: int
     taken: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
@@ -253,6 +256,7 @@ class _Scorer:
         self.model, self.encoder, self.unknown_id = model, encoder, unknown_id
         self.rows, self.steps, self.per_word = rows, steps, per_word
         self.device = next(model.parameters()).device
+        self.reads_words = model.config.word_embedding_size > 0
 
     def running(self, texts: Iterator[tuple[int, list[str]]]) -> Iterator[SentenceScore]:
         """Every row a running text with carried states."""
@@ -303,7 +307,8 @@ class _Scorer:
 
     def _encode(self, index: int, words: list[str]) -> _Reading:
         ids, characters = self.encoder.encode([self.encoder.bos_token, *words, self.encoder.eos_token])
-        return _Reading(index, ids, characters, int((ids[1:-1] == self.unknown_id).sum()))
+        inputs = ids if self.reads_words else characters
+        return _Reading(index, ids, inputs, int((ids[1:-1] == self.unknown_id).sum()))
 
     def _finished(self, runs: list[list[tuple[_Reading, int, int]]]) -> Iterator[SentenceScore]:
         for of_row in runs:
@@ -314,18 +319,18 @@ class _Scorer:
     def _score(self, runs: list[list[tuple[_Reading, int, int]]], state: ElmoState | None) -> ElmoState:
         """Read a run of words in every row, note their scores, and return the state."""
         steps = max(sum(count for _, _, count in of_row) for of_row in runs)
-        length = self.encoder.max_characters_per_word
-        characters = np.zeros((2, len(runs), steps, length), np.int16)
+        example = next(of_row[0][0].inputs for of_row in runs if of_row)
+        inputs = np.zeros((2, len(runs), steps, *example.shape[1:]), example.dtype)
         labels = np.full((2, len(runs), steps), -1, np.int64)
         for row, of_row in enumerate(runs):
             place = 0
             for reading, start, count in of_row:
                 here = slice(place, place + count)
                 for direction, step in enumerate((1, -1)):
-                    characters[direction, row, here] = reading.characters[::step][start : start + count]
+                    inputs[direction, row, here] = reading.inputs[::step][start : start + count]
                     labels[direction, row, here] = reading.ids[::step][start + 1 : start + 1 + count]
                 place += count
-        scores, state = self._log_probabilities(torch.from_numpy(characters), torch.from_numpy(labels), state)
+        scores, state = self._log_probabilities(torch.from_numpy(inputs), torch.from_numpy(labels), state)
         for row, of_row in enumerate(runs):
             place = 0
             for reading, _, count in of_row:
@@ -338,18 +343,18 @@ class _Scorer:
         return state
 
     def _log_probabilities(
-        self, characters: Tensor, labels: Tensor, state: ElmoState | None
+        self, inputs: Tensor, labels: Tensor, state: ElmoState | None
     ) -> tuple[NDArray[np.float32], ElmoState]:
-        """(2, rows, steps, length), (2, rows, steps) -> log-probabilities (2, rows, steps).
+        """Characters (2, rows, steps, length) or ids (2, rows, steps); labels (2, rows, steps) -> log-probabilities.
 
         Labels of -1, at the end of rows, have none: 0.
         """
         elmo = self.model.elmo
-        rows = characters.shape[1]
-        characters, labels = characters.to(self.device), labels.to(self.device)
+        rows = inputs.shape[1]
+        inputs, labels = inputs.to(self.device), labels.to(self.device)
         real = labels[0] >= 0  # the same positions in both directions: the two read the same sentences
         packing = PackedBatch.from_mask(real)
-        words = elmo.embeddings(characters.flatten(0, 1), real.repeat(2, 1))  # [2 * rows, steps, P]
+        words = elmo.embeddings(inputs.flatten(0, 1), real.repeat(2, 1))  # [2 * rows, steps, P]
         initial = elmo.encoder.state_for(rows, words, state)
         # Both streams stand in their own reading order already: the forward index packs them both.
         forward, backward = (packing.pack(each, packing.forward_index) for each in words.split(rows))

@@ -1,12 +1,12 @@
 """What a run leaves to read: the record of its losses, curves, its closing line and a model card."""
 
 import json
-import math
 import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,12 @@ from huggingface_hub import ModelCard, ModelCardData
 
 import elmo_hf
 from elmo_hf.pretraining.checkpoint import write_text
+from elmo_hf.pretraining.perplexity import perplexity_of
 from elmo_hf.pretraining.settings import PretrainingSettings
 
 CARD_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 # Points drawn of one curve: more than a figure's pixels show, and memory would grow with the run.
 POINTS = 1000
-
-
-def perplexity(loss: float) -> float:
-    """exp(loss), infinite where a float is too small for it."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,7 @@ class RunSummary:
         """exp of the mean of both directions' losses, as bilm-tf reports it."""
         if self.forward_loss is None or self.backward_loss is None:
             return None
-        return perplexity((self.forward_loss + self.backward_loss) / 2)
+        return perplexity_of((self.forward_loss + self.backward_loss) / 2)
 
     def line(self) -> str:
         """The run's closing line."""
@@ -79,7 +72,7 @@ class RunSummary:
         if self.forward_loss is not None and self.backward_loss is not None:
             parts.append(
                 f"held-out perplexity {self.held_out_perplexity:.2f} "
-                f"(forward {perplexity(self.forward_loss):.2f}, backward {perplexity(self.backward_loss):.2f})"
+                f"(forward {perplexity_of(self.forward_loss):.2f}, backward {perplexity_of(self.backward_loss):.2f})"
             )
         else:
             parts.append("no held-out text")
@@ -121,11 +114,10 @@ class MetricsLog:
                 if line.endswith("\n"):
                     yield json.loads(line)
 
-    def forget_after(self, step: int) -> None:
-        """Drop the records of steps after `step`: a resumed run makes them again."""
+    def keep(self, count: int) -> None:
+        """Drop all but the first `count` records: a resumed run makes the later ones again."""
         if self.path.exists():
-            kept = (record for record in self.records() if record["step"] <= step)
-            write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+            write_text(self.path, "".join(json.dumps(record) + "\n" for record in islice(self.records(), count)))
 
 
 @dataclass
@@ -178,12 +170,12 @@ def draw_curves(log: MetricsLog, path: Path, title: str, loss: str) -> None:
     if columns := train.columns():
         for values, colour, direction in zip(columns[1:3], ("tab:blue", "tab:orange"), ("forward", "backward")):
             label = f"{direction}, training ({loss} softmax)"
-            losses.plot(columns[0], [perplexity(value) for value in values], color=colour, alpha=0.5, label=label)
+            losses.plot(columns[0], [perplexity_of(value) for value in values], color=colour, alpha=0.5, label=label)
         speed.plot(columns[0], columns[3], color="tab:green")
     if columns := held_out.columns():
         for values, colour, direction in zip(columns[1:3], ("tab:blue", "tab:orange"), ("forward", "backward")):
             style = {"color": colour, "marker": "o", "linestyle": "--", "label": f"{direction}, held-out"}
-            losses.plot(columns[0], [perplexity(value) for value in values], **style)
+            losses.plot(columns[0], [perplexity_of(value) for value in values], **style)
     losses.set(yscale="log", ylabel="perplexity", title=title)
     if losses.has_data():
         losses.legend()
@@ -218,8 +210,8 @@ def write_card(
     if summary.forward_loss is not None and summary.backward_loss is not None:
         held_out = {
             "text": settings.held_out_data,
-            "forward": perplexity(summary.forward_loss),
-            "backward": perplexity(summary.backward_loss),
+            "forward": perplexity_of(summary.forward_loss),
+            "backward": perplexity_of(summary.backward_loss),
             "both": summary.held_out_perplexity,
         }
     shown = {name: value for name, value in settings.to_dict().items() if value is not None and name != "output_dir"}

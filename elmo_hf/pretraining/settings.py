@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
 
+from elmo_hf.adaptive_softmax_elmo import default_cutoffs
 from elmo_hf.configuration_elmo import PRESETS, ElmoConfig
 
 # Fields that say where and how often something is written, not what is learnt: a resumed run may change them.
@@ -73,8 +74,10 @@ class PretrainingSettings:
     pre_tokenization: Literal["whitespace", "ptb"] = option(
         "whitespace", "How a line becomes words: it is tokenised already, or is raw text (Penn-Treebank-like rules)."
     )
+    encoding: str = option("utf-8", "Encoding of text and JSON files.")
     undecodable: Literal["refuse", "skip", "replace"] = option(
-        "refuse", "Lines that are not valid UTF-8: stop with their place, leave them out, or mark the bytes U+FFFD."
+        "refuse",
+        "Lines that are not valid in the encoding: stop with their place, leave them out, or mark the bytes U+FFFD.",
     )
     blank_lines: Literal["skip", "keep"] = option("skip", "Blank lines: no sentences, or empty ones as in bilm-tf.")
     shuffle: bool = option(True, "Shuffle shards and sentences anew in each epoch and direction.")
@@ -85,7 +88,9 @@ class PretrainingSettings:
     config_overrides: str | None = option(
         None,
         "Fields of the model's configuration that replace the preset's: JSON such as '{\"cell_size\": 512}', or "
-        "the path of a JSON file.",
+        'the path of a JSON file. Words read by their id and not by their characters: \'{"character_filters": [], '
+        '"word_embedding_size": 512}\', of the size of projection_size; with "tie_word_embeddings": true the '
+        "softmax shares their table.",
     )
     initialize_from: str | None = option(
         None, "Start from the weights of this checkpoint folder instead of random ones."
@@ -118,7 +123,10 @@ class PretrainingSettings:
     loss: Literal["sampled", "full", "adaptive"] = option("sampled", "Softmax that is trained.")
     softmax_cutoffs: list[int] | None = field(
         default=None,
-        metadata={"help": "Adaptive softmax: the numbers of words, by falling frequency, after which clusters begin."},
+        metadata={
+            "help": "Adaptive softmax: the numbers of words, by falling frequency, after which clusters begin "
+            "(default: about 1, 5 and 25 hundredths of the vocabulary)."
+        },
     )
     num_samples: int = option(8192, "Words sampled by the sampled softmax, shared by a batch's direction.")
 
@@ -240,6 +248,8 @@ class PretrainingSettings:
         fields["lstm_input_dropout"] = self.dropout
         if self.softmax_cutoffs is not None:
             fields["softmax_cutoffs"] = self.softmax_cutoffs
+        elif self.loss == "adaptive" and "vocab_size" in fields and overrides.get("softmax_cutoffs") is None:
+            fields["softmax_cutoffs"] = default_cutoffs(fields["vocab_size"])
         try:
             return ElmoConfig.from_preset(self.preset, **{**overrides, **fields})
         except StrictDataclassError as error:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from elmo_hf.adaptive_softmax_elmo import default_cutoffs
 from elmo_hf.configuration_elmo import ElmoConfig
 from elmo_hf.modeling_elmo import ElmoForPreTraining
 from elmo_hf.pretraining.corpus import Corpus, open_corpus
@@ -61,16 +62,23 @@ class Start(NamedTuple):
 
     @classmethod
     def _warm(cls, settings: PretrainingSettings, folder: str) -> "Start":
-        tokenizer = None
+        config, tokenizer = ElmoConfig.from_pretrained(folder), None
         if settings.vocabulary is not None:
-            longest = ElmoConfig.from_pretrained(folder).max_characters_per_word
-            tokenizer = ElmoTokenizer(settings.vocabulary, max_characters_per_word=longest)
+            tokenizer = ElmoTokenizer(settings.vocabulary, max_characters_per_word=config.max_characters_per_word)
+        if settings.softmax_only_steps and config.tie_word_embeddings:
+            raise ValueError(
+                f"softmax_only_steps={settings.softmax_only_steps}: the softmax of {folder} has the table of words for "
+                "its weight (tie_word_embeddings), and cannot learn while that is frozen; set it to 0"
+            )
+        cutoffs = settings.softmax_cutoffs
+        if settings.loss == "adaptive" and cutoffs is None and config.softmax_cutoffs is None:
+            cutoffs = default_cutoffs(config.vocab_size if tokenizer is None else len(tokenizer))
         start = warm_start(
             folder,
             tokenizer,
             reuse_softmax=settings.reuse_softmax,
             new_rows=settings.new_rows,
-            softmax_cutoffs=settings.softmax_cutoffs,
+            softmax_cutoffs=cutoffs,
         )
         start.model.config.lstm_input_dropout = settings.dropout
         for layer in start.model.elmo.encoder.layers:
@@ -138,15 +146,21 @@ def open_text(settings: PretrainingSettings, sources: list[str], split: str) -> 
         text_column=settings.text_column,
         split=split,
         streaming=settings.streaming,
+        encoding=settings.encoding,
         undecodable=settings.undecodable,
         blank_lines=settings.blank_lines,
     )
 
 
 def open_streams(
-    settings: PretrainingSettings, tokenizer: ElmoTokenizer, process_index: int, num_processes: int
+    settings: PretrainingSettings,
+    tokenizer: ElmoTokenizer,
+    process_index: int,
+    num_processes: int,
+    *,
+    character_ids: bool = True,
 ) -> SentenceStreams:
-    """The batches of one process."""
+    """The batches of one process, with characters unless the model reads words by their id."""
     return SentenceStreams(
         open_text(settings, settings.train_data, settings.split),
         tokenizer,
@@ -160,6 +174,7 @@ def open_streams(
         shuffle_window=settings.shuffle_window,
         pre_tokenization=settings.pre_tokenization,
         sentence_independent=settings.sentence_independent,
+        character_ids=character_ids,
     )
 
 

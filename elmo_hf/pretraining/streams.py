@@ -248,6 +248,7 @@ class SentenceStreams:
         character_ids: make character rows; not needed by models with word inputs.
 
     Attributes:
+        character_ids: as above.
         batches: batches given so far.
         words: forward targets given so far, of all processes together.
 

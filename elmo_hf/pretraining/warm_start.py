@@ -1,8 +1,9 @@
 """Continuing a pretrained biLM on new text, with its own vocabulary or a new one.
 
 A character model reads words of any spelling; only its softmax knows a vocabulary. So a new vocabulary changes the
-softmax and nothing else: rows of words that both vocabularies have are kept bit for bit, the others start anew. What
-belongs to a run and not to the model (the optimiser's statistics, the sampler's sequence) starts anew in any case.
+softmax and nothing else: rows of words that both vocabularies have are kept bit for bit, the others start anew. In a
+word model the rows of its table follow the vocabulary in the same way. What belongs to a run and not to the model (the
+optimiser's statistics, the sampler's sequence) starts anew in any case.
 """
 
 import os
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..adaptive_softmax_elmo import ElmoAdaptiveSoftmax
 from ..configuration_elmo import ElmoConfig
@@ -18,6 +19,7 @@ from ..initialization_elmo import initialise
 from ..modeling_elmo import ElmoForPreTraining
 from ..softmax_elmo import ElmoSoftmax
 from ..tokenization_elmo import ElmoTokenizer
+from ..word_embeddings_elmo import ElmoWordEmbeddings
 
 NewRows = Literal["mean", "random"]
 
@@ -56,9 +58,11 @@ def warm_start(
     Args:
         checkpoint: folder or Hub name of a saved model, such as a converted original, with or without softmax.
         tokenizer: has the new vocabulary; `None` keeps the checkpoint's.
-        reuse_softmax: keep the rows of known words. `False` starts the whole softmax anew.
+        reuse_softmax: keep the rows of known words. `False` starts the whole softmax anew; where it has a word
+            model's table for its weight, only the bias.
         new_rows: start the other rows as the mean of the known ones (`"mean"`: new words begin improbable and alike),
-            or as the original's training starts (`"random"`). Without known rows always as in training.
+            or as the original's training starts (`"random"`). Without known rows always as in training. The rows of
+            a word model's table likewise.
         softmax_cutoffs: give the model an adaptive softmax with these cutoffs; it keeps rows only if the checkpoint
             has the same one and the vocabulary stays. `None` keeps the checkpoint's kind of softmax.
 
@@ -119,43 +123,63 @@ def adopt_vocabulary(
             f"the tokenizer has max_characters_per_word={new_tokenizer.max_characters_per_word} and the model "
             f"{config.max_characters_per_word}: make the tokenizer with the model's"
         )
+    if softmax_cutoffs is not None and config.tie_word_embeddings:
+        raise ValueError(
+            f"softmax_cutoffs={softmax_cutoffs}: an adaptive softmax has no row a word, and the model's softmax has "
+            "the table of words for its weight (tie_word_embeddings); leave softmax_cutoffs out"
+        )
     old_words, words = _predictable(old_tokenizer), _predictable(new_tokenizer)
     old_softmax, old_cutoffs = model.softmax, config.softmax_cutoffs
     _number_words(config, new_tokenizer)
     if softmax_cutoffs is not None:
         config.softmax_cutoffs = list(softmax_cutoffs)
     softmax = ElmoSoftmax(config) if config.softmax_cutoffs is None else ElmoAdaptiveSoftmax(config)
-    softmax.to(device=model.device, dtype=torch.float32)
-    for module in softmax.modules():
-        initialise(module)
-    model.softmax = softmax
-    if not reuse_rows:
-        return 0
-    if isinstance(softmax, ElmoSoftmax) and isinstance(old_softmax, ElmoSoftmax):
-        return _keep_rows(softmax, old_softmax, words, old_words, new_rows)
-    if old_cutoffs == config.softmax_cutoffs and old_words == words:
+    _start_anew(softmax, model.device)
+    excluded = softmax.excluded_ids
+    kept = 0
+    if reuse_rows and isinstance(softmax, ElmoSoftmax) and isinstance(old_softmax, ElmoSoftmax):
+        for new, old in ((softmax.weight, old_softmax.weight), (softmax.bias, old_softmax.bias)):
+            kept = _keep_rows(new, old, words, old_words, excluded, new_rows)
+    elif reuse_rows and old_cutoffs == config.softmax_cutoffs and old_words == words:
         softmax.load_state_dict(old_softmax.state_dict())
-        return len(words)
-    return 0
+        kept = len(words)
+    model.softmax = softmax
+    if isinstance(model.elmo.embeddings, ElmoWordEmbeddings):
+        embeddings = ElmoWordEmbeddings(config)
+        _start_anew(embeddings, model.device)
+        new, old = embeddings.word_embeddings.weight, model.elmo.embeddings.word_embeddings.weight
+        _keep_rows(new, old, words, old_words, excluded, new_rows)
+        model.elmo.embeddings = embeddings
+        model.tie_weights()
+    return kept
+
+
+def _start_anew(part: nn.Module, device: torch.device) -> None:
+    part.to(device=device, dtype=torch.float32)
+    for module in part.modules():
+        initialise(module)
 
 
 def _keep_rows(
-    softmax: ElmoSoftmax, old: ElmoSoftmax, words: dict[str, int], old_words: dict[str, int], new_rows: NewRows
+    new: Tensor,
+    old: Tensor,
+    words: dict[str, int],
+    old_words: dict[str, int],
+    excluded_ids: list[int],
+    new_rows: NewRows,
 ) -> int:
+    """Fill `new`, a row a word, from the rows of the old words; how many of them both vocabularies have."""
     known = [word for word in words if word in old_words]
     if not known:
         return 0
-    device = softmax.weight.device
-    targets = torch.tensor([words[word] for word in known], device=device)
-    sources = torch.tensor([old_words[word] for word in known], device=device)
-    pairs: tuple[tuple[Tensor, Tensor], ...] = ((softmax.weight, old.weight), (softmax.bias, old.bias))
-    for new, before in pairs:
-        if new_rows == "mean":
-            every_old = torch.tensor(list(old_words.values()), device=device)
-            new.copy_(before[every_old].mean(dim=0).expand_as(new))
-        new[targets] = before[sources].to(new.dtype)
-        # Rows without a probability are zero, as a converted original's.
-        new[softmax.excluded_ids] = 0.0
+    targets = torch.tensor([words[word] for word in known], device=new.device)
+    sources = torch.tensor([old_words[word] for word in known], device=new.device)
+    if new_rows == "mean":
+        every_old = torch.tensor(list(old_words.values()), device=new.device)
+        new.copy_(old[every_old].mean(dim=0).expand_as(new))
+    new[targets] = old[sources].to(new.dtype)
+    # Rows that stand for no word are zero, as a converted original's.
+    new[excluded_ids] = 0.0
     return len(known)
 
 

@@ -45,6 +45,17 @@ def test_from_text_to_perplexity(
         assert sum(record["backward_log_probs"]) == pytest.approx(record["backward_log_prob"], abs=1e-4)
 
 
+def test_reads_other_encodings_and_blank_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, vocabulary = tmp_path / "text.txt", tmp_path / "vocab.txt"
+    text.write_bytes("café\n\ncafé crème\n".encode("latin-1"))
+    arguments = ["build-vocab", str(text), "--output", str(vocabulary)]
+    assert main(arguments) == 1
+    assert "name its true encoding" in capsys.readouterr().err
+    assert main([*arguments, "--encoding", "latin-1", "--blank_lines", "keep"]) == 0
+    assert capsys.readouterr().out.endswith("3 running words in 3 sentences\n")
+    assert vocabulary.read_text(encoding="utf-8").splitlines()[3:] == ["café", "crème"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

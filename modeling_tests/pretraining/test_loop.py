@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from elmo_hf.pretraining import (
 from elmo_hf.pretraining.checkpoint import read_tensors
 from elmo_hf.pretraining.corpus import open_corpus
 from elmo_hf.pretraining.start import open_streams
-from modeling_tests.pretraining.runs import WORDS, losses, settings, start
+from modeling_tests.pretraining.runs import SHAPE, WORDS, losses, settings, start
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -166,6 +167,17 @@ def test_trackers_receive_every_record(corpus: Path, tmp_path: Path, monkeypatch
     assert "held_out/forward_loss" in received[3][1]
 
 
+def test_tensorboard(corpus: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    pretrain(settings(corpus, tmp_path / "run", max_steps=2, trackers=["tensorboard"]))
+    events = EventAccumulator(str(tmp_path / "run" / "trackers" / "elmo")).Reload()
+    losses_shown = [scalar.value for scalar in events.Scalars("train/forward_loss")]
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert losses_shown == pytest.approx([record["forward_loss"] for record in records[:2]], rel=1e-6)
+    assert "held_out/backward_loss" in events.Tags()["scalars"]
+
+
 def test_refuses_a_tracker_that_is_not_there(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="tracker 'abacus' is unknown"):
         pretrain(settings(corpus, tmp_path / "run", trackers=["abacus"]))
@@ -219,6 +231,50 @@ def test_warm_start_learns_the_softmax_of_a_new_vocabulary_first(
     assert not torch.equal(during["softmax.weight"][4:20], before["softmax.weight"][14:30])
 
 
+def test_adaptive_softmax_finds_its_clusters_in_new_and_old_models(corpus: Path, tmp_path: Path) -> None:
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("\n".join(["<S>", "</S>", "<UNK>", *WORDS, *(f"rare{place}" for place in range(80))]) + "\n")
+    changed = {
+        "vocabulary": str(vocabulary),
+        "loss": "adaptive",
+        "config_overrides": json.dumps({**SHAPE, "projection_size": 64}),
+        "max_steps": 2,
+    }
+    pretrain(settings(corpus, tmp_path / "new", **changed))
+    sampled = {**changed, "loss": "sampled"}
+    pretrain(settings(corpus, tmp_path / "sampled", **sampled))
+    warm = {**changed, "config_overrides": None, "initialize_from": str(tmp_path / "sampled" / "model")}
+    pretrain(settings(corpus, tmp_path / "warm", **warm))
+    for name in ("new", "warm"):
+        config = ElmoForPreTraining.from_pretrained(tmp_path / name / "model").config
+        assert config.softmax_cutoffs == [1, 5, 28]
+
+
+# ---- words by their id
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_word_model_is_trained_resumed_and_continued(corpus: Path, tmp_path: Path, tied: bool) -> None:
+    shape = {**SHAPE, "character_filters": [], "word_embedding_size": 8, "tie_word_embeddings": tied}
+    changed = {"config_overrides": json.dumps(shape), "max_steps": 8}
+    summary = pretrain(settings(corpus, tmp_path / "whole", **changed))
+    pretrain(settings(corpus, tmp_path / "halves", **changed, stop_after=5))
+    pretrain(settings(corpus, tmp_path / "halves", **changed))
+    assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
+    assert_same_weights(tmp_path / "halves" / "model", tmp_path / "whole" / "model")
+    folder = tmp_path / "whole" / "model"
+    model, tokenizer = ElmoForPreTraining.from_pretrained(folder), ElmoTokenizer.from_pretrained(folder)
+    held_out = open_corpus(str(corpus / "held_out.txt"))
+    expected = perplexity(model, tokenizer, held_out, pre_tokenization="whitespace")
+    assert summary.held_out_perplexity == pytest.approx(expected.both, rel=1e-6)
+
+    warm = {"config_overrides": None, "initialize_from": str(folder), "max_steps": 2}
+    if tied:
+        with pytest.raises(ValueError, match=r"softmax_only_steps=1: the softmax of .* has the table of words"):
+            pretrain(settings(corpus, tmp_path / "frozen", **warm, softmax_only_steps=1))
+    assert pretrain(settings(corpus, tmp_path / "warm", **warm)).step == 2
+
+
 # ---- killed, stopped, resumed
 
 
@@ -248,6 +304,16 @@ def test_a_killed_run_resumes_to_the_same_losses(
     assert losses(output) == losses(uninterrupted)
     assert_same_weights(output / "model", uninterrupted / "model")
     assert not [path for path in (output / "checkpoints").iterdir() if path.name.startswith(".")]
+
+
+def test_a_finished_run_finishes_again_to_the_same(corpus: Path, tmp_path: Path) -> None:
+    """As one that is killed after its last checkpoint, while it evaluates or writes the model."""
+    run = settings(corpus, tmp_path / "run", max_steps=4, evaluate_every=4, log_every=3)
+    pretrain(run)
+    before = losses(tmp_path / "run")
+    assert [dict(record)["kind"] for record in before] == ["train", "held_out", "train", "held_out"]
+    pretrain(run)
+    assert losses(tmp_path / "run") == before
 
 
 def test_sigterm_writes_a_checkpoint_first(corpus: Path, uninterrupted: Path, tmp_path: Path) -> None:
@@ -336,6 +402,17 @@ def test_a_loss_that_is_not_finite_saves_the_batch_and_keeps_the_checkpoint(
     assert pretrain(settings(corpus, output)).step == 14
 
 
+def test_a_batch_that_cannot_be_saved_hides_no_loss(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("elmo_hf.pretraining.loop.save_file", full)
+    with pytest.raises(LossNotFiniteError, match=r"could not be written .*No space left .*with these settings"):
+        pretrain(settings(corpus, tmp_path / "run", learning_rate=1e38, max_gradient_norm=0))
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(LossNotFiniteError, match="learning_rate"):
         pretrain(settings(corpus, tmp_path / "run", learning_rate=1e38, max_gradient_norm=0))
@@ -372,9 +449,13 @@ def test_names_a_damaged_checkpoint(corpus: Path, tmp_path: Path) -> None:
 # ---- several processes, and memory
 
 
-def test_two_processes_equal_one_with_twice_the_rows(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("reads", ["characters", "words"])
+def test_two_processes_equal_one_with_twice_the_rows(corpus: Path, tmp_path: Path, reads: str) -> None:
     """By `accelerate launch`, on gloo; through the tail, where one of them has nothing left to read."""
-    changed = {"dropout": 0.0, "epochs": 1, "max_steps": None, "held_out_data": None}
+    changed: dict[str, Any] = {"dropout": 0.0, "epochs": 1, "max_steps": None, "held_out_data": None}
+    if reads == "words":
+        shape = {**SHAPE, "character_filters": [], "word_embedding_size": 8, "tie_word_embeddings": True}
+        changed["config_overrides"] = json.dumps(shape)
     pretrain(settings(corpus, tmp_path / "one", rows=4, **changed))
     values = settings(corpus, tmp_path / "two", rows=2, **changed).to_dict()
     config = tmp_path / "settings.json"

@@ -17,6 +17,9 @@ from elmo_hf.pretraining.streams import StreamBatch
 from .training_reference import from_tensorflow, reference_batches, reference_config
 
 WORDS = 40
+# Models that read words by their id, without and with a softmax that shares their table.
+WORD_INPUT: dict[str, Any] = {"character_filters": [], "word_embedding_size": 6}
+TIED = {**WORD_INPUT, "tie_word_embeddings": True}
 
 
 def small_config(**changes: Any) -> ElmoConfig:
@@ -86,14 +89,14 @@ def reference_loss(objective: StreamingObjective, batch: StreamBatch) -> torch.T
     """Full softmax, in plain autograd, one row at a time, from zero states."""
     model = objective.model
     losses = []
-    for characters, labels, name in (
-        (batch.forward_character_ids, batch.forward_labels, "forward_lstm"),
-        (batch.backward_character_ids, batch.backward_labels, "backward_lstm"),
-    ):
+    reads = "input_ids" if model.config.word_embedding_size else "character_ids"
+    for direction in ("forward", "backward"):
+        inputs, labels = getattr(batch, f"{direction}_{reads}"), getattr(batch, f"{direction}_labels")
+        name = f"{direction}_lstm"
         nlls = []
         for row in range(len(labels)):
-            mask = characters[row : row + 1].ne(0).any(-1)
-            hidden = model.elmo.embeddings(characters[row : row + 1], mask)[0]
+            mask = inputs[row : row + 1].ne(0)
+            hidden = model.elmo.embeddings(inputs[row : row + 1], mask if mask.dim() == 2 else mask.any(-1))[0]
             for layer in model.elmo.encoder.layers:
                 lstm = getattr(layer, name)
                 zeros = hidden.new_zeros(1, model.config.projection_size), hidden.new_zeros(1, model.config.cell_size)
@@ -111,17 +114,21 @@ def with_tail(batch: StreamBatch) -> StreamBatch:
     changed = {}
     for direction, ends in (("forward", (2, 0)), ("backward", (4, 1))):
         labels = getattr(batch, f"{direction}_labels").clone()
+        ids = getattr(batch, f"{direction}_input_ids").clone()
         characters = getattr(batch, f"{direction}_character_ids").clone()
         for row, end in enumerate(ends, start=1):
             labels[row, end:] = -100
+            ids[row, end:] = 0
             characters[row, end:] = 0
-        changed |= {f"{direction}_labels": labels, f"{direction}_character_ids": characters}
+        changed |= {f"{direction}_labels": labels, f"{direction}_input_ids": ids}
+        changed[f"{direction}_character_ids"] = characters
     return dataclasses.replace(batch, **changed)
 
 
+@pytest.mark.parametrize("shape", [{}, WORD_INPUT, TIED], ids=["characters", "words", "tied"])
 @pytest.mark.parametrize("tail", [False, True])
-def test_full_softmax_loss_and_gradients(tail: bool) -> None:
-    objective = StreamingObjective(ElmoForPreTraining(small_config()), loss="full").double()
+def test_full_softmax_loss_and_gradients(tail: bool, shape: dict[str, Any]) -> None:
+    objective = StreamingObjective(ElmoForPreTraining(small_config(**shape)), loss="full").double()
     batch = with_tail(small_batch()) if tail else small_batch()
     expected = reference_loss(objective, batch)
     expected.backward()
@@ -199,19 +206,42 @@ def test_evaluation_takes_the_full_softmax() -> None:
     assert sampled.sampler.draws == 0
 
 
-def test_sparse_gradients_are_the_dense_ones() -> None:
-    model = ElmoForPreTraining(small_config())
+@pytest.mark.parametrize("shape", [{}, WORD_INPUT, TIED], ids=["characters", "words", "tied"])
+def test_sparse_gradients_are_the_dense_ones(shape: dict[str, Any]) -> None:
+    model = ElmoForPreTraining(small_config(**shape))
     gradients = []
     for sparse in (False, True):
         objective = StreamingObjective(model, num_samples=8, seed=1, sparse_gradients=sparse)
         model.zero_grad()
         objective(small_batch()).loss.backward()
         objective(small_batch(seed=1)).loss.backward()  # accumulated
-        gradients.append([model.softmax.weight.grad, model.softmax.bias.grad])
+        rows = [*model.softmax.parameters(), *(model.elmo.embeddings.parameters() if shape else ())]
+        gradients.append([weight.grad for weight in rows])
     for dense, sparse in zip(*gradients, strict=True):
         assert sparse.is_sparse
         assert 0 < len(sparse.coalesce().values()) < WORDS
         torch.testing.assert_close(sparse.to_dense(), dense, atol=1e-7, rtol=0)
+
+
+def test_a_word_model_needs_no_characters_and_waits_for_nobody() -> None:
+    """Where all rows of a process have ended, its gradients are of the kind that the other processes have."""
+    model = ElmoForPreTraining(small_config(**TIED))
+    objective = StreamingObjective(model, num_samples=8, sparse_gradients=True)
+    batch = dataclasses.replace(small_batch(), forward_character_ids=None, backward_character_ids=None)
+    ended = {
+        f"{direction}_{name}": torch.full((3, 5), value)
+        for direction in ("forward", "backward")
+        for name, value in (("input_ids", 0), ("labels", -100))
+    }
+    kinds = []
+    for each in (batch, dataclasses.replace(batch, **ended, words=0, backward_words=0)):
+        model.zero_grad()
+        objective(each).loss.backward()
+        kinds.append({name: weight.grad.layout for name, weight in model.named_parameters() if weight.requires_grad})
+    assert kinds[0] == kinds[1]
+    assert kinds[0]["elmo.embeddings.word_embeddings.weight"] == torch.sparse_coo
+    with pytest.raises(ValueError, match="reads characters and the batch has none"):
+        StreamingObjective(ElmoForPreTraining(small_config()), loss="full")(batch)
 
 
 def test_samples_resume() -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoTokenizer
-from elmo_hf.pretraining.perplexity import Perplexity, perplexity, score_sentences
+from elmo_hf.pretraining.perplexity import Perplexity, perplexity, perplexity_of, score_sentences
 
+WORD_INPUT = {"character_filters": [], "word_embedding_size": 6}
 VOCABULARY = ["<S>", "</S>", "<UNK>", *"the a cat dog sees runs in out of town . ,".split()]
 
 
@@ -55,14 +56,15 @@ def brute_force(
         of_row = []
         for sentence in row:
             encoding = tokenizer(sentence.split(), is_split_into_words=True, return_tensors="pt")
-            ids, characters = encoding["input_ids"][0], encoding["character_ids"][0]
+            ids = encoding["input_ids"][0]
+            inputs = ids if model.config.word_embedding_size else encoding["character_ids"][0]
             if not carry:
                 states = [None, None]
             scores: tuple[list[float], list[float]] = ([], [])
             for direction, name in enumerate(("forward_lstm", "backward_lstm")):
                 order = range(len(ids)) if direction == 0 else range(len(ids) - 1, -1, -1)
                 for here, target in zip(list(order)[:-1], list(order)[1:], strict=True):
-                    hidden = model.elmo.embeddings(characters[None, here : here + 1], torch.tensor([[True]]))[0]
+                    hidden = model.elmo.embeddings(inputs[None, here : here + 1], torch.tensor([[True]]))[0]
                     before = states[direction] or [(torch.zeros(1, 6), torch.zeros(1, 10)) for _ in range(2)]
                     after = []
                     for layer, (h, c) in zip(model.elmo.encoder.layers, before, strict=True):
@@ -78,8 +80,9 @@ def brute_force(
 
 @pytest.mark.parametrize("steps", [1, 3, 20])
 @pytest.mark.parametrize("carry", [True, False])
-def test_brute_force_of_one_row(tokenizer: ElmoTokenizer, carry: bool, steps: int) -> None:
-    model, text = make_model(tokenizer), make_text(12)
+@pytest.mark.parametrize("shape", [{}, WORD_INPUT], ids=["characters", "words"])
+def test_brute_force_of_one_row(tokenizer: ElmoTokenizer, shape: dict[str, Any], carry: bool, steps: int) -> None:
+    model, text = make_model(tokenizer, **shape), make_text(12)
     expected = brute_force(model, tokenizer, [text], carry)[0]
     options = {"rows": 1, "steps": steps, "carry_state": carry}
     scores = sorted(score_sentences(model, tokenizer, text, per_word=True, **options), key=lambda score: score.index)
@@ -154,6 +157,11 @@ def test_adaptive_softmax(tokenizer: ElmoTokenizer) -> None:
     model = make_model(tokenizer, softmax_cutoffs=[6])
     result = perplexity(model, tokenizer, make_text(5))
     assert 1 < result.both < math.inf
+
+
+def test_a_loss_beyond_floats_is_an_infinite_perplexity_and_none_is_none() -> None:
+    assert perplexity_of(1e4) == math.inf
+    assert math.isnan(perplexity_of(math.nan))
 
 
 def test_sums_of_shards(tokenizer: ElmoTokenizer) -> None:

@@ -63,6 +63,17 @@ def test_the_model_is_the_preset_with_overrides(tmp_path: Path) -> None:
         assert (config.cell_size, config.projection_size, config.vocab_size) == (1024, 32, 9)
     cutoffs = PretrainingSettings(**NEEDED, loss="adaptive", softmax_cutoffs=[4]).model_config(vocab_size=9)
     assert cutoffs.softmax_cutoffs == [4]
+    by_default = PretrainingSettings(**NEEDED, loss="adaptive")
+    assert by_default.model_config(vocab_size=1000).softmax_cutoffs == [10, 50, 250]
+    named = PretrainingSettings(**NEEDED, loss="adaptive", config_overrides='{"softmax_cutoffs": [7]}')
+    assert named.model_config(vocab_size=1000).softmax_cutoffs == [7]
+
+
+def test_words_may_be_read_by_their_id() -> None:
+    overrides = {"character_filters": [], "word_embedding_size": 128, "tie_word_embeddings": True}
+    settings = PretrainingSettings(**NEEDED, preset="small", config_overrides=json.dumps(overrides))
+    config = settings.model_config(vocab_size=9)
+    assert (config.word_embedding_size, config.num_filters, config.tie_word_embeddings) == (128, 0, True)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +83,7 @@ def test_the_model_is_the_preset_with_overrides(tmp_path: Path) -> None:
         ('{"cell_size": }', "is not JSON"),
         ("missing.json", "expected a JSON object .* or the path"),
         ('{"cell_size": 0}', "cell_size=0: expected at least 1"),
+        ('{"word_embedding_size": 512}', "a model reads words by their id or by their characters, not both"),
     ],
 )
 def test_refuses_impossible_overrides(overrides: str, message: str) -> None:

@@ -1,6 +1,7 @@
 """Going on from a checkpoint: same vocabulary, new vocabulary, without softmax, adaptive softmax."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,20 +18,19 @@ def tokenizer_of(words: list[str], length: int = 8) -> ElmoTokenizer:
     return ElmoTokenizer(vocab=words, pre_tokenization="whitespace", max_characters_per_word=length)
 
 
-def save(folder: Path, model_class: type = ElmoForPreTraining, cutoffs: list[int] | None = None) -> ElmoForPreTraining:
+def save(folder: Path, model_class: type = ElmoForPreTraining, **changes: Any) -> ElmoForPreTraining:
     tokenizer = tokenizer_of(OLD)
-    config = ElmoConfig(
-        vocab_size=len(tokenizer),
-        mask_token_id=tokenizer.mask_token_id,
-        max_characters_per_word=8,
-        character_embedding_size=4,
-        character_filters=[[1, 4], [2, 8]],
-        num_highway_layers=1,
-        projection_size=6,
-        cell_size=10,
-        softmax_cutoffs=cutoffs,
-    )
-    model = model_class(config)
+    fields: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "mask_token_id": tokenizer.mask_token_id,
+        "max_characters_per_word": 8,
+        "character_embedding_size": 4,
+        "character_filters": [[1, 4], [2, 8]],
+        "num_highway_layers": 1,
+        "projection_size": 6,
+        "cell_size": 10,
+    }
+    model = model_class(ElmoConfig(**{**fields, **changes}))
     if model_class is ElmoForPreTraining:
         for weight in model.softmax.parameters():
             torch.nn.init.normal_(weight)
@@ -85,6 +85,34 @@ def test_new_vocabulary(tmp_path: Path, new_rows: str) -> None:
     assert torch.equal(again.model.softmax.weight, model.softmax.weight)
 
 
+@pytest.mark.parametrize("reuse_softmax", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_table_of_a_word_model_follows_the_vocabulary(tmp_path: Path, tied: bool, reuse_softmax: bool) -> None:
+    old = save(tmp_path, character_filters=[], word_embedding_size=6, tie_word_embeddings=tied)
+    start = warm_start(tmp_path, tokenizer_of(NEW), reuse_softmax=reuse_softmax)
+    assert start.had_softmax
+    table, before = (model.get_input_embeddings().weight for model in (start.model, old))
+    assert table.shape == (len(NEW) + 2, 6)
+    for number, word in enumerate(NEW, start=1):
+        if word in OLD:
+            assert torch.equal(table[number], before[OLD.index(word) + 1])
+        else:
+            torch.testing.assert_close(table[number], before[1:-1].mean(0), atol=1e-6, rtol=0)
+    assert (start.model.softmax.weight is table) == tied
+    assert torch.equal(start.model.softmax.bias[1], old.softmax.bias[1]) == reuse_softmax
+    ids = torch.tensor([[1, NEW.index("cat") + 1, 2]])
+    old_ids = torch.tensor([[1, OLD.index("cat") + 1, 2]])
+    layers, old_layers = (
+        model.eval()(input_ids=each, output_hidden_states=True).hidden_states
+        for model, each in ((start.model, ids), (old, old_ids))
+    )
+    # Loaded weights may stand at misaligned addresses, where sums round differently.
+    torch.testing.assert_close(layers[-1], old_layers[-1], atol=1e-6, rtol=0)
+    if tied:
+        with pytest.raises(ValueError, match=r"softmax_cutoffs=\[4\]: an adaptive softmax has no row a word"):
+            warm_start(tmp_path, softmax_cutoffs=[4])
+
+
 def test_without_reusing_the_softmax(tmp_path: Path) -> None:
     old = save(tmp_path)
     start = warm_start(tmp_path, reuse_softmax=False)
@@ -110,7 +138,7 @@ def test_adaptive_softmax(tmp_path: Path) -> None:
     assert_same_bilm(start.model, old)
     assert start.model.config.softmax_cutoffs == [4]
     assert start.kept_words == 0
-    old = save(tmp_path / "adaptive", cutoffs=[4])
+    old = save(tmp_path / "adaptive", softmax_cutoffs=[4])
     start = warm_start(tmp_path / "adaptive")
     assert start.kept_words == len(OLD)
     for name, weight in start.model.softmax.state_dict().items():

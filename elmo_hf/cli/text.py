@@ -1,0 +1,47 @@
+"""The options of how text is read, shared by the commands; `pretrain` has settings of the same names."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from elmo_hf.pretraining import Corpus
+
+
+def add_text_options(parser: Any) -> None:
+    """Add the options."""
+    parser.add_argument("--text_column", "--text-column", default="text", help="column of JSON, Parquet or a data set")
+    parser.add_argument("--split", default="train", help="split of a data set (default train)")
+    parser.add_argument(
+        "--pre_tokenization",
+        "--pre-tokenization",
+        choices=("whitespace", "ptb"),
+        default="whitespace",
+        help="how a line becomes words: tokenised already (default), or raw text",
+    )
+    parser.add_argument("--encoding", default="utf-8", help="encoding of text and JSON files (default utf-8)")
+    parser.add_argument(
+        "--undecodable",
+        choices=("refuse", "skip", "replace"),
+        default="refuse",
+        help="lines that are not valid in the encoding: stop (default), leave them out, or mark the bytes U+FFFD",
+    )
+    parser.add_argument(
+        "--blank_lines",
+        "--blank-lines",
+        choices=("skip", "keep"),
+        default="skip",
+        help="blank lines: no sentences (default), or empty ones as in bilm-tf",
+    )
+
+
+def open_text(options: dict[str, Any]) -> "Corpus":
+    """The corpus that these options and `text` name."""
+    from elmo_hf.pretraining import open_corpus
+
+    return open_corpus(
+        options["text"],
+        text_column=options["text_column"],
+        split=options["split"],
+        encoding=options["encoding"],
+        undecodable=options["undecodable"],
+        blank_lines=options["blank_lines"],
+    )
