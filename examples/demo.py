@@ -1,4 +1,4 @@
-"""The whole way in a few minutes: an original checkpoint -> Transformers -> a fine-tuned tagger -> tagged text.
+"""The whole way in a few minutes: a checkpoint in the original's format becomes a fine-tuned tagger and tagged text.
 
     python examples/demo.py --output_dir demo
 
@@ -113,7 +113,7 @@ def check_answers(folder: Path, predictions: Path) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="From an original checkpoint to tagged text.")
+    parser = argparse.ArgumentParser(description="From a checkpoint in the original's format to tagged text.")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the corpus, checkpoints and tagger")
     parser.add_argument("--epochs", type=int, default=8)
     output = (args := parser.parse_args(argv)).output_dir
