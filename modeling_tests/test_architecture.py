@@ -25,6 +25,11 @@ ORDER = [
     "word_embeddings_elmo",
     "encodings_elmo",
     "tokenization_elmo",
+    "encoder_elmo",
+    "pretrained_elmo",
+    "model_elmo",
+    "language_model_elmo",
+    "token_classification_elmo",
     "modeling_elmo",
 ]
 

@@ -1,0 +1,172 @@
+"""The biLSTM of ELMo: layers of a forward and a backward clipped, projected LSTM over word vectors."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .configuration_elmo import ElmoConfig
+from .initialization_elmo import starting_with
+from .lstm_elmo import ElmoState, projected_lstm
+from .packing_elmo import PackedBatch
+
+
+class ElmoLstm(nn.Module):
+    """One direction of one layer: the weights of a clipped, projected LSTM; gates in the order i, f, g, o."""
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__()
+        width, cell = config.projection_size, config.cell_size
+        self.cell_clip = config.cell_clip
+        self.projection_clip = config.projection_clip
+        self.forget_bias = config.forget_bias
+        # Glorot-uniform over the original's one kernel, whose rows are the input's and the recurrence's.
+        scale = (6 / (2 * width + 4 * cell)) ** 0.5
+        self.input_proj = starting_with(nn.Linear(width, 4 * cell), "uniform", scale)
+        self.hidden_proj = starting_with(nn.Linear(width, 4 * cell, bias=False), "uniform", scale)
+        self.output_proj = None
+        if config.cell_projection:
+            scale = (6 / (cell + width)) ** 0.5
+            self.output_proj = starting_with(nn.Linear(cell, width, bias=False), "uniform", scale)
+
+    def forward(
+        self, inputs: Tensor, batch_sizes: list[int], hidden: Tensor, cell: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Packed [total, P] -> packed [total, P], final hidden [rows, P], final cell [rows, H]."""
+        return projected_lstm(
+            inputs,
+            batch_sizes,
+            hidden,
+            cell,
+            self.input_proj,
+            self.hidden_proj,
+            self.output_proj,
+            cell_clip=self.cell_clip,
+            projection_clip=self.projection_clip,
+            forget_bias=self.forget_bias,
+        )
+
+
+class ElmoLayer(GradientCheckpointingLayer):
+    """A forward and a backward LSTM side by side; neither sees the other."""
+
+    def __init__(self, config: ElmoConfig, layer_index: int) -> None:
+        super().__init__()
+        # Never around the first layer: words are not added to its output.
+        self.has_skip_connection = config.use_skip_connections and layer_index > 0
+        self.dropout = config.lstm_input_dropout
+        self.forward_lstm = ElmoLstm(config)
+        self.backward_lstm = ElmoLstm(config)
+
+    def forward(
+        self, forward_inputs: Tensor, backward_inputs: Tensor, hidden: Tensor, cell: Tensor, batch_sizes: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run both directions.
+
+        Args:
+            forward_inputs, backward_inputs: packed [total, P], each in its own reading order.
+            hidden: (2, rows, P); cell: (2, rows, H).
+            batch_sizes: rows running at each step.
+
+        Returns:
+            The outputs, shaped and ordered as the inputs, and the final hidden and cell.
+        """
+        outputs, finals = [], []
+        for direction, (lstm, inputs) in enumerate(
+            ((self.forward_lstm, forward_inputs), (self.backward_lstm, backward_inputs))
+        ):
+            # The skip connection carries the dropped-out input, as in bilm-tf.
+            inputs = functional.dropout(inputs, self.dropout, self.training)
+            output, *final = lstm(inputs, batch_sizes, hidden[direction], cell[direction])
+            # The carried hidden state stays without the skip connection.
+            outputs.append(output + inputs if self.has_skip_connection else output)
+            finals.append(final)
+        return outputs[0], outputs[1], *(torch.stack(pair) for pair in zip(*finals, strict=True))
+
+
+class ElmoEncoder(nn.Module):
+    """The stack of biLSTM layers over word vectors."""
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__()
+        self.projection_size = config.projection_size
+        self.cell_size = config.cell_size
+        self.layers = nn.ModuleList(ElmoLayer(config, index) for index in range(config.num_hidden_layers))
+
+    def forward(
+        self, words: Tensor, mask: Tensor, initial_state: ElmoState | None = None
+    ) -> tuple[list[Tensor], ElmoState]:
+        """Run all layers.
+
+        Args:
+            words: (batch, words, P), zero at padding.
+            mask: (batch, words), bool.
+            initial_state: state of at least, at most or exactly as many rows as the batch has.
+
+        Returns:
+            N + 1 layers (batch, words, 2P), the words themselves first, and the new state. Rows that the batch does
+            not have keep their state; rows that the state does not have start at zero: as in both originals, a row
+            is known by its index alone.
+        """
+        rows = mask.shape[0]
+        state = self.state_for(rows, words, initial_state)
+        packing = PackedBatch.from_mask(mask)
+        restore = torch.argsort(packing.row_order)
+        outputs, final = self.run_layers(
+            packing.pack(words, packing.forward_index),
+            packing.pack(words, packing.backward_index),
+            packing.batch_sizes,
+            ElmoState(*(part[:, :, packing.row_order] for part in state)),
+        )
+        layers = [torch.cat([words, words], dim=-1)]
+        for forward, backward in outputs:
+            unpacked = (
+                packing.unpack(forward, packing.forward_index),
+                packing.unpack(backward, packing.backward_index),
+            )
+            layers.append(torch.cat(unpacked, dim=-1))
+        kept = (part[:, :, rows:].to(new.dtype) for part, new in zip(state, final, strict=True))
+        carried = (torch.cat([new[:, :, restore], old], dim=2) for new, old in zip(final, kept, strict=True))
+        return layers, ElmoState(*carried)
+
+    def run_layers(
+        self, forward: Tensor, backward: Tensor, batch_sizes: list[int], state: ElmoState
+    ) -> tuple[list[tuple[Tensor, Tensor]], ElmoState]:
+        """Run all layers over packed words; the two directions may read different text, as in pretraining.
+
+        Args:
+            forward, backward: packed [total, P], each in its own reading order.
+            batch_sizes: rows running at each step.
+            state: of exactly the rows packed, in their order.
+
+        Returns:
+            For each layer the outputs of both directions, packed as the inputs; the final state of the rows.
+        """
+        home = forward.device
+        outputs, finals = [], []
+        for layer, hidden, cell in zip(self.layers, state.hidden, state.cell, strict=True):
+            forward, backward, *final = layer(forward, backward, hidden, cell, batch_sizes)
+            # A layer may live on another device than the words (device_map); its results come home.
+            outputs.append((forward.to(home), backward.to(home)))
+            finals.append([part.to(home) for part in final])
+        return outputs, ElmoState(*(torch.stack(parts) for parts in zip(*finals, strict=True)))
+
+    def state_for(self, rows: int, words: Tensor, state: ElmoState | None) -> ElmoState:
+        """The state to start from, of at least `rows` rows, with the device and dtype that `words` ask for."""
+        shapes = [(len(self.layers), 2, rows, size) for size in (self.projection_size, self.cell_size)]
+        dtypes = [words.dtype, torch.promote_types(words.dtype, torch.float32)]
+        if state is None:
+            return ElmoState(
+                *(words.new_zeros(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True))
+            )
+        parts = []
+        for name, part, shape, dtype in zip(("hidden", "cell"), state, shapes, dtypes, strict=True):
+            if part.dim() != 4 or part.shape[:2] != shape[:2] or part.shape[3] != shape[3]:
+                raise ValueError(
+                    f"initial_state.{name} has shape {tuple(part.shape)}: expected ({shape[0]}, 2, rows, {shape[3]}), "
+                    "as this model returns it with return_state=True"
+                )
+            part = part.to(device=words.device, dtype=dtype)
+            missing = rows - part.shape[2]
+            parts.append(functional.pad(part, (0, 0, 0, missing)) if missing > 0 else part)
+        return ElmoState(*parts)
