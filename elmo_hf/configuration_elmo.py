@@ -78,6 +78,21 @@ class ElmoConfig(PreTrainedConfig):
             softmax (Grave et al. 2017); no original format can hold one. `None` for the plain softmax.
         tie_word_embeddings: Whether the softmax of a word model has the table of words for its weight (bilm-tf's
             `share_embedding_softmax`).
+        elmo_at: Where a task model reads ELMo (paper, section 3.2): at the `"input"` of its own layers, at their
+            `"output"`, or at both, each place with a mix of its own. Empty for a task model without ELMo, the baseline
+            that the paper compares with: it needs `word_vector_size` and has no biLM.
+        word_vector_size: Width of a task model's own word vectors, looked up by `input_ids` in a table of `vocab_size`
+            rows and joined to ELMo at the input: GloVe, word2vec, or learned with the task. 0 for none.
+        train_word_vectors: Whether those vectors are trained.
+        task_lstm_size: Width of each direction of a task model's own biLSTM; 0 for none.
+        task_lstm_layers: Its layers.
+        task_dropout: Dropout on the input of every layer of a task model's own, in training.
+        use_crf: Whether a tagger scores whole sequences of tags by a conditional random field.
+        tag_scheme: `"BIO"` or `"BIOES"`: transitions that no such sequence has are impossible in the field.
+        pooling: How a sentence's words become one vector; several ways are concatenated.
+        maxout_sizes: Widths of a sentence classifier's max-out layers (paper, appendix A.5); empty for none.
+        maxout_pieces: Linear maps whose largest value is taken by a max-out unit.
+        sentence_pairs: Whether a sentence classifier pools the two sentences of a pair apart and compares them.
 
     Raises:
         ValueError: a field contradicts another; the message names the fields and values.
@@ -119,6 +134,19 @@ class ElmoConfig(PreTrainedConfig):
     unk_token_id: int | None = 3
     mask_token_id: int | None = 4
     tie_word_embeddings: bool = False
+    # What a task adds to the biLM.
+    elmo_at: list[Literal["input", "output"]] = field(default_factory=lambda: ["input"])
+    word_vector_size: int = 0
+    train_word_vectors: bool = True
+    task_lstm_size: int = 0
+    task_lstm_layers: int = 1
+    task_dropout: float | int = 0.0
+    use_crf: bool = False
+    tag_scheme: Literal["BIO", "BIOES"] | None = None
+    pooling: list[Literal["mean", "max", "min", "attention"]] = field(default_factory=lambda: ["mean"])
+    maxout_sizes: list[int] = field(default_factory=list)
+    maxout_pieces: int = 4
+    sentence_pairs: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.character_filters = [list(pair) for pair in self.character_filters]
@@ -126,6 +154,8 @@ class ElmoConfig(PreTrainedConfig):
             self.character_projection = bool(self.character_filters) and self.num_filters != self.projection_size
         if self.cell_projection is None:
             self.cell_projection = self.cell_size != self.projection_size
+        # Each place that reads ELMo has a mix of its own.
+        self.num_representations = max(self.num_representations, len(self.elmo_at))
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         super().__post_init__(**kwargs)
 
@@ -152,12 +182,16 @@ class ElmoConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Part of the `@strict` validation: refuse what no model can be, before anything is allocated."""
         positive = (
-            "num_characters character_embedding_size projection_size cell_size num_hidden_layers num_representations"
+            "num_characters character_embedding_size projection_size cell_size num_hidden_layers num_representations "
+            "task_lstm_layers maxout_pieces"
         )
         for name in positive.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        not_negative = "vocab_size word_embedding_size num_highway_layers scalar_mix_l2 scalar_mix_layer_norm_epsilon"
+        not_negative = (
+            "vocab_size word_embedding_size num_highway_layers scalar_mix_l2 scalar_mix_layer_norm_epsilon "
+            "word_vector_size task_lstm_size"
+        )
         for name in not_negative.split():
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
@@ -168,10 +202,11 @@ class ElmoConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}={value}: expected a bound of 0 or more, or None for no clipping")
-        for name in ("lstm_input_dropout", "representation_dropout"):
+        for name in ("lstm_input_dropout", "representation_dropout", "task_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a probability in [0, 1)")
         self._validate_words()
+        self._validate_task()
         for pair in self.character_filters:
             if len(pair) != 2 or min(pair) < 1:
                 raise ValueError(f"character_filters holds {pair}: expected [width, count], both at least 1")
@@ -235,3 +270,26 @@ class ElmoConfig(PreTrainedConfig):
                 else f"no softmax of one row a word (softmax_cutoffs={self.softmax_cutoffs})"
             )
             raise ValueError(f"tie_word_embeddings=True: the model has {lacks}; set tie_word_embeddings=False")
+
+    def _validate_task(self) -> None:
+        """What a task model adds."""
+        for name in ("elmo_at", "pooling"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name}={values}: expected each value at most once")
+        if "output" in self.elmo_at and not self.task_lstm_size:
+            raise ValueError(
+                f"elmo_at={self.elmo_at} without task_lstm_size: only layers of the task's own have an output to join "
+                'ELMo to; set task_lstm_size or elmo_at=["input"]'
+            )
+        if "input" not in self.elmo_at and not self.word_vector_size:
+            raise ValueError(
+                f"elmo_at={self.elmo_at} without word_vector_size: the task has nothing to read at its input; set "
+                'word_vector_size or add "input" to elmo_at'
+            )
+        if not self.pooling:
+            raise ValueError('pooling is empty: expected at least one of "mean", "max", "min", "attention"')
+        if any(size < 1 for size in self.maxout_sizes):
+            raise ValueError(f"maxout_sizes={self.maxout_sizes}: expected widths of at least 1")
+        if self.tag_scheme is not None and not self.use_crf:
+            raise ValueError(f"tag_scheme={self.tag_scheme!r} without use_crf: only a field has transitions to forbid")
