@@ -84,3 +84,28 @@ def character_ids_of_boundaries(max_characters_per_word: int) -> CharacterIds:
     rows[:, 1] = BEGIN_OF_SENTENCE, END_OF_SENTENCE
     rows[:, 2] = END_OF_WORD
     return rows
+
+
+class ByteSpelling:
+    """How words become rows of bytes; `character_dictionary_elmo` has the other way.
+
+    Args:
+        max_characters_per_word: length of a row, both marks included.
+    """
+
+    dtype = np.int16
+
+    def __init__(self, max_characters_per_word: int) -> None:
+        self.max_characters_per_word = check_max_characters_per_word(max_characters_per_word)
+
+    def lookup_form(self, word: str) -> str:
+        """What a vocabulary is asked for: the word, however long it is."""
+        return word
+
+    def rows(self, words: Sequence[str]) -> CharacterIds:
+        """(words, max_characters_per_word)."""
+        return character_ids_of_words(words, self.max_characters_per_word)
+
+    def boundary_rows(self) -> CharacterIds:
+        """The rows of the begin and of the end of a sentence, (2, max_characters_per_word)."""
+        return character_ids_of_boundaries(self.max_characters_per_word)

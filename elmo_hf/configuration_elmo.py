@@ -20,6 +20,27 @@ PRESETS: dict[str, dict[str, Any]] = {
     "original": {"cell_size": 4096, "projection_size": 512, "num_highway_layers": 2},
     # Same shape as `original`, trained on 5.5 billion words.
     "5.5B": {"cell_size": 4096, "projection_size": 512, "num_highway_layers": 2},
+    # AllenNLP's Transformer ELMo of January 2019 (Peters et al. 2018b).
+    "transformer": {
+        "encoder_type": "transformer",
+        "projection_size": 512,
+        "feed_forward_size": 2048,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 6,
+        "num_highway_layers": 2,
+        "character_layer_norm": True,
+    },
+    # The same over a small vocabulary of words read by their id: a table of 128 columns, projected to 512.
+    "transformer-words": {
+        "encoder_type": "transformer",
+        "vocab_size": 10_000,
+        "character_filters": [],
+        "word_embedding_size": 128,
+        "projection_size": 512,
+        "feed_forward_size": 2048,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 6,
+    },
 }
 
 # Every class that can be loaded from a checkpoint's own code. `save_pretrained` alone would write only the entry of
@@ -27,7 +48,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 AUTO_MAP = {
     "AutoConfig": "configuration_elmo.ElmoConfig",
     "AutoModel": "modeling_elmo.ElmoModel",
+    "AutoModelForMaskedLM": "modeling_elmo.ElmoForMaskedLM",
+    "AutoModelForMultipleChoice": "modeling_elmo.ElmoForMultipleChoice",
     "AutoModelForPreTraining": "modeling_elmo.ElmoForPreTraining",
+    "AutoModelForQuestionAnswering": "modeling_elmo.ElmoForQuestionAnswering",
+    "AutoModelForSequenceClassification": "modeling_elmo.ElmoForSequenceClassification",
     "AutoModelForTokenClassification": "modeling_elmo.ElmoForTokenClassification",
 }
 
@@ -36,23 +61,37 @@ AUTO_MAP = {
 class ElmoConfig(PreTrainedConfig):
     r"""Configuration of an [`ElmoModel`] and its task models.
 
+    Fields of the encoder that is not chosen (`encoder_type`) are kept and have no effect.
+
     Args:
         vocab_size: Number of word ids, `len(tokenizer)`: padding, the vocabulary file's words, the mask. A character
             model needs it for its language-model softmax only, a word model for its table of words too.
-        word_embedding_size: Width of a row of the table of words, for a model that reads words by their id and not by
-            their characters (bilm-tf's models without `char_cnn`); `character_filters` is empty then. 0 for none.
+        word_embedding_size: Width of a row of the table of words, for a model that reads words by their id: in place of
+            their characters (bilm-tf's models without `char_cnn`), then `character_filters` is empty; or joined to them
+            (ELMoForManyLangs). A linear map leads from another width to `projection_size`. 0 for none.
+        num_pos_tags: Parts of speech, if they are joined to every word; their ids are 1 to `num_pos_tags`, as the
+            tokenizer's `pos_tag_set` has them, and 0 stands for none. 0 for a model that reads none.
+        pos_tag_embedding_size: Width of a part of speech's vector.
         num_characters: Rows of the character table: 256 bytes, word and sentence boundaries, padding characters, and
-            id 0 for padded words (bilm-tf stores the 261 rows without the last one).
+            id 0 for padded words (bilm-tf stores the 261 rows without the last one). For a tokenizer with a dictionary
+            of its own, `tokenizer.num_characters`.
         max_characters_per_word: Length of a row of `character_ids`, boundary characters included.
         character_embedding_size: Width of a character vector.
         character_filters: `[width, count]` of each convolution over characters; empty for a word model.
         character_activation: Non-linearity after max-pooling: `"relu"` (published models) or `"tanh"`.
         num_highway_layers: Highway layers over the concatenated filters.
         character_projection: Whether a linear map leads from the filters to `projection_size`. `None` derives it as
-            bilm-tf does: only if the sizes differ.
+            bilm-tf does: only if the sizes differ; and not where characters are joined to other parts, which are
+            projected together.
+        character_projection_location: Where that map stands: behind the highways (bilm-tf), or behind the convolutions
+            (`projection_location` of AllenNLP's language models).
+        character_layer_norm: Whether the word vectors made of characters are normalised (`do_layer_norm` of AllenNLP's
+            language models), with `layer_norm_epsilon`.
         projection_size: Width of a word vector and of each direction's output, P.
+        encoder_type: `"lstm"`, the biLSTM of the paper, or `"transformer"`, a forward and a backward stack of causal
+            Transformer layers (Peters et al. 2018b).
         cell_size: Width of each LSTM cell, H (`lstm.dim` in `options.json`).
-        num_hidden_layers: LSTM layers in each direction.
+        num_hidden_layers: Layers in each direction, of either encoder.
         cell_projection: Whether the cell output is projected from `cell_size` to `projection_size`. `None` derives
             it as bilm-tf does: only if the sizes differ.
         use_skip_connections: Whether layer l >= 1 adds its input to its output.
@@ -63,10 +102,27 @@ class ElmoConfig(PreTrainedConfig):
             because adding and subtracting 1.0 in float32 loses bits.
         lstm_input_dropout: Element-wise dropout on the inputs of every LSTM layer, in training (bilm-tf: 0.1 when
             pretraining; AllenNLP: none when fine-tuning).
+        num_attention_heads: Transformer: attention heads of each layer, which divide `projection_size` (AllenNLP:
+            always 8).
+        feed_forward_size: Transformer: width of the feed-forward layer between its two maps.
+        max_position_embeddings: Transformer: words of the longest sentence, boundaries included (AllenNLP: 5000).
+        layer_norm_epsilon: Added to the standard deviation by the layer norms of the Transformer and of the characters
+            (AllenNLP up to 0.9: 1e-6; from 1.0 on: 1e-13).
+        transformer_input_dropout: Transformer: dropout on the words with their positions, in training.
+        attention_dropout: Transformer: dropout on the attention's shares, in training.
+        transformer_dropout: Transformer: dropout inside the feed-forward layer and on what each half of a layer adds,
+            in training.
+        softmax_dropout: Transformer: dropout on the top layer before a language model's softmax, in training. That of
+            a biLSTM is `lstm_input_dropout`, as in bilm-tf.
+        context_word_layer: Whether a fully connected layer g(h_t, w_t) = tanh(W [h_t; w_t] + b), of each direction its
+            own, stands on the encoder's top: h_t is the direction's top output and w_t the word it has read last. It is
+            the last layer of the representations, and what the softmax reads. For a biLSTM.
+        causal: Transformer: whether a direction sees the words behind it only, as a language model must. False for a
+            plain bidirectional encoder, whose stacks both see the whole sentence.
         num_representations: Number K of independent layer mixes.
         scalar_mix: `"learned"` weights, `"fixed"` weights, or the `"top"` layer only.
-        scalar_mix_parameters: The N + 1 initial weights of every mix *before* the softmax; with `"fixed"` they and
-            gamma stay as they are. `None` for zeros (the average).
+        scalar_mix_parameters: The `num_mixed_layers` initial weights of every mix *before* the softmax; with `"fixed"`
+            they and gamma stay as they are. `None` for zeros (the average).
         scalar_mix_layer_norm: Normalise each layer by its mean and variance over the whole batch before mixing.
             `"words"` counts real words only, as bilm-tf does; `"tokens"` counts the sentence boundaries too, as
             AllenNLP does; `None` for none.
@@ -78,6 +134,11 @@ class ElmoConfig(PreTrainedConfig):
             softmax (Grave et al. 2017); no original format can hold one. `None` for the plain softmax.
         tie_word_embeddings: Whether the softmax of a word model has the table of words for its weight (bilm-tf's
             `share_embedding_softmax`).
+        mask_prior_weight: How much of the words' prior (Zipf's law over the order of the vocabulary) a masked language
+            model divides out of the product of both directions' distributions: 1 as Bayes' rule has it for independent
+            sides, 0 for the plain product, also for a vocabulary that is not ordered by frequency.
+        sparse_prediction: Whether a masked language model that is given labels returns logits of the labelled positions
+            only, as ModernBERT's does: a large vocabulary's logits at every position take gigabytes.
         elmo_at: Where a task model reads ELMo (paper, section 3.2): at the `"input"` of its own layers, at their
             `"output"`, or at both, each place with a mix of its own. Empty for a task model without ELMo, the baseline
             that the paper compares with: it needs `word_vector_size` and has no biLM.
@@ -90,7 +151,8 @@ class ElmoConfig(PreTrainedConfig):
         use_crf: Whether a tagger scores whole sequences of tags by a conditional random field.
         tag_scheme: `"BIO"` or `"BIOES"`: transitions that no such sequence has are impossible in the field.
         pooling: How a sentence's words become one vector; several ways are concatenated.
-        maxout_sizes: Widths of a sentence classifier's max-out layers (paper, appendix A.5); empty for none.
+        maxout_sizes: Widths of a sentence classifier's max-out layers (McCann et al. 2017, section 4), as in the
+            paper's sentiment model; empty for none.
         maxout_pieces: Linear maps whose largest value is taken by a max-out unit.
         sentence_pairs: Whether a sentence classifier pools the two sentences of a pair apart and compares them.
 
@@ -104,6 +166,8 @@ class ElmoConfig(PreTrainedConfig):
 
     vocab_size: int = 5
     word_embedding_size: int = 0
+    num_pos_tags: int = 0
+    pos_tag_embedding_size: int = 32
     num_characters: int = 262
     max_characters_per_word: int = 50
     character_embedding_size: int = 16
@@ -111,7 +175,10 @@ class ElmoConfig(PreTrainedConfig):
     character_activation: Literal["relu", "tanh"] = "relu"
     num_highway_layers: int = 2
     character_projection: bool | None = None
+    character_projection_location: Literal["after_highway", "after_cnn"] = "after_highway"
+    character_layer_norm: bool = False
     projection_size: int = 512
+    encoder_type: Literal["lstm", "transformer"] = "lstm"
     cell_size: int = 4096
     num_hidden_layers: int = 2
     cell_projection: bool | None = None
@@ -120,6 +187,16 @@ class ElmoConfig(PreTrainedConfig):
     projection_clip: float | int | None = 3.0
     forget_bias: float | int = 1.0
     lstm_input_dropout: float | int = 0.0
+    num_attention_heads: int = 8
+    feed_forward_size: int = 2048
+    max_position_embeddings: int = 5000
+    layer_norm_epsilon: float | int = 1e-6
+    transformer_input_dropout: float | int = 0.0
+    attention_dropout: float | int = 0.0
+    transformer_dropout: float | int = 0.0
+    softmax_dropout: float | int = 0.0
+    context_word_layer: bool = False
+    causal: bool = True
     num_representations: int = 1
     scalar_mix: Literal["learned", "fixed", "top"] = "learned"
     scalar_mix_parameters: list[float | int] | None = None
@@ -134,6 +211,8 @@ class ElmoConfig(PreTrainedConfig):
     unk_token_id: int | None = 3
     mask_token_id: int | None = 4
     tie_word_embeddings: bool = False
+    mask_prior_weight: float | int = 1.0
+    sparse_prediction: bool = False
     # What a task adds to the biLM.
     elmo_at: list[Literal["input", "output"]] = field(default_factory=lambda: ["input"])
     word_vector_size: int = 0
@@ -151,7 +230,8 @@ class ElmoConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.character_filters = [list(pair) for pair in self.character_filters]
         if self.character_projection is None:
-            self.character_projection = bool(self.character_filters) and self.num_filters != self.projection_size
+            alone = bool(self.character_filters) and not self.joins_words
+            self.character_projection = alone and self.num_filters != self.projection_size
         if self.cell_projection is None:
             self.cell_projection = self.cell_size != self.projection_size
         # Each place that reads ELMo has a mix of its own.
@@ -159,10 +239,44 @@ class ElmoConfig(PreTrainedConfig):
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As `PreTrainedConfig.from_dict`; what replaces fields of a saved configuration is checked with the others.
+
+        Transformers sets such fields one by one on a finished configuration, so that nothing that depends on them is
+        derived and no contradiction is found.
+        """
+        replaced = {name: kwargs.pop(name) for name in list(kwargs) if name in cls.__annotations__}
+        return super().from_dict({**config_dict, **replaced}, **kwargs)
+
     @property
     def num_filters(self) -> int:
         """Width F of the concatenated character filters."""
         return sum(pair[-1] for pair in self.character_filters)
+
+    @property
+    def joins_words(self) -> bool:
+        """Whether the word layer is made of several parts: a table, characters, parts of speech."""
+        return bool(self.word_embedding_size) + bool(self.character_filters) + bool(self.num_pos_tags) > 1
+
+    @property
+    def num_mixed_layers(self) -> int:
+        """Layers of the representations, which a mix weighs: N + 1, and one more with `context_word_layer`."""
+        return self.num_hidden_layers + 1 + self.context_word_layer
+
+    @property
+    def top_layer_dropout(self) -> float | int:
+        """Dropout on the top layer before a language model's softmax."""
+        return self.softmax_dropout if self.encoder_type == "transformer" else self.lstm_input_dropout
+
+    def set_dropout(self, rate: float) -> None:
+        """Give all dropouts of the biLM one rate, as both originals do when they pretrain."""
+        names = {
+            "lstm": ("lstm_input_dropout",),
+            "transformer": ("transformer_input_dropout", "attention_dropout", "transformer_dropout", "softmax_dropout"),
+        }
+        for name in names[self.encoder_type]:
+            setattr(self, name, rate)
 
     @property
     def hidden_size(self) -> int:
@@ -171,7 +285,9 @@ class ElmoConfig(PreTrainedConfig):
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "ElmoConfig":
-        """The configuration of a published model: `"small"`, `"medium"`, `"original"` or `"5.5B"`.
+        """The configuration of a published model: `"small"`, `"medium"`, `"original"`, `"5.5B"` or `"transformer"`.
+
+        `"transformer-words"` is the last for words read by their id, over a small vocabulary.
 
         Keyword arguments replace single fields, for instance `vocab_size` or `num_representations`.
         """
@@ -183,29 +299,34 @@ class ElmoConfig(PreTrainedConfig):
         """Part of the `@strict` validation: refuse what no model can be, before anything is allocated."""
         positive = (
             "num_characters character_embedding_size projection_size cell_size num_hidden_layers num_representations "
-            "task_lstm_layers maxout_pieces"
+            "task_lstm_layers maxout_pieces num_attention_heads feed_forward_size max_position_embeddings "
+            "pos_tag_embedding_size"
         )
         for name in positive.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
         not_negative = (
             "vocab_size word_embedding_size num_highway_layers scalar_mix_l2 scalar_mix_layer_norm_epsilon "
-            "word_vector_size task_lstm_size"
+            "word_vector_size task_lstm_size mask_prior_weight num_pos_tags"
         )
         for name in not_negative.split():
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
-        for name in ("forget_bias", "scalar_mix_l2", "scalar_mix_layer_norm_epsilon"):
+        for name in ("forget_bias", "scalar_mix_l2", "scalar_mix_layer_norm_epsilon", "mask_prior_weight"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)}: expected a finite number")
         for name in ("cell_clip", "projection_clip"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}={value}: expected a bound of 0 or more, or None for no clipping")
-        for name in ("lstm_input_dropout", "representation_dropout", "task_dropout"):
+        for name in (
+            "lstm_input_dropout representation_dropout task_dropout transformer_input_dropout attention_dropout "
+            "transformer_dropout softmax_dropout"
+        ).split():
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a probability in [0, 1)")
         self._validate_words()
+        self._validate_encoder()
         self._validate_task()
         for pair in self.character_filters:
             if len(pair) != 2 or min(pair) < 1:
@@ -220,7 +341,8 @@ class ElmoConfig(PreTrainedConfig):
                 f"max_characters_per_word={self.max_characters_per_word}: expected at least 3, the two word "
                 "boundaries and one character"
             )
-        if self.character_filters and not self.character_projection and self.num_filters != self.projection_size:
+        unprojected = self.character_filters and not self.character_projection and not self.joins_words
+        if unprojected and self.num_filters != self.projection_size:
             raise ValueError(
                 f"character_projection=False needs as many filters as projection_size={self.projection_size}, "
                 f"and character_filters has {self.num_filters}"
@@ -230,39 +352,55 @@ class ElmoConfig(PreTrainedConfig):
                 f"cell_projection=False needs cell_size == projection_size, got {self.cell_size} and "
                 f"{self.projection_size}"
             )
-        count = self.num_hidden_layers + 1
+        count = self.num_mixed_layers
         if self.scalar_mix_parameters is not None and len(self.scalar_mix_parameters) != count:
             raise ValueError(
                 f"scalar_mix_parameters has {len(self.scalar_mix_parameters)} values: expected {count}, one for the "
-                "word layer and one for each hidden layer"
+                "word layer and one for each layer above it"
             )
         if self.scalar_mix == "fixed" and self.scalar_mix_parameters is None:
             raise ValueError('scalar_mix="fixed" needs scalar_mix_parameters, one value a layer')
 
+    def _validate_encoder(self) -> None:
+        """What only one of the encoders can be."""
+        if not 0 < self.layer_norm_epsilon < math.inf:
+            raise ValueError(f"layer_norm_epsilon={self.layer_norm_epsilon}: expected a finite number above 0")
+        if self.encoder_type == "lstm":
+            if not self.causal:
+                raise ValueError(
+                    'causal=False needs encoder_type="transformer": a direction of a biLSTM reads the words one after '
+                    "the other and cannot see those to come"
+                )
+        elif self.context_word_layer:
+            raise ValueError(
+                'context_word_layer=True needs encoder_type="lstm": a Transformer adds its word to the top layer '
+                "already; set context_word_layer=False"
+            )
+        elif self.projection_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads}: expected a divisor of projection_size="
+                f"{self.projection_size}, which the heads share"
+            )
+
     def _validate_words(self) -> None:
-        """What a model reads of a word: its characters, or its id."""
+        """What a model reads of a word: its characters, its id, or both."""
         size = self.word_embedding_size
         if not self.character_filters and not size:
             raise ValueError(
                 "character_filters is empty: expected a list of [width, count] pairs, or word_embedding_size for a "
                 "model that reads words by their id"
             )
-        if self.character_filters and size:
-            raise ValueError(
-                f"word_embedding_size={size} and character_filters={self.character_filters}: a model reads words by "
-                "their id or by their characters, not both; set character_filters=[] or word_embedding_size=0"
-            )
-        if size and size != self.projection_size:
-            raise ValueError(
-                f"word_embedding_size={size}: expected projection_size={self.projection_size}, because nothing leads "
-                "from one width to the other"
-            )
         if size and self.vocab_size < 1:
             raise ValueError(
                 f"vocab_size={self.vocab_size}: expected at least 1 for a model that reads words by their id"
             )
-        if size and self.character_projection:
+        if self.character_projection and not self.character_filters:
             raise ValueError("character_projection=True without character_filters: there is nothing to project")
+        if self.tie_word_embeddings and size and size != self.projection_size:
+            raise ValueError(
+                f"tie_word_embeddings=True: the softmax reads projection_size={self.projection_size} values and a row "
+                f"of the table has word_embedding_size={size}; make them equal or set tie_word_embeddings=False"
+            )
         if self.tie_word_embeddings and (not size or self.softmax_cutoffs is not None):
             lacks = (
                 "no table of words"

@@ -6,8 +6,10 @@ Source: bilm-tf `BidirectionalLanguageModelGraph._build_word_char_embeddings`, A
 import torch
 from torch import Tensor, nn
 
+from .character_convolution_elmo import convolution_maxima
 from .configuration_elmo import ElmoConfig
 from .initialization_elmo import starting_with
+from .layer_norm_elmo import ElmoLayerNorm
 
 # Distinct words encoded at a time: bounds the convolutions' memory on large batches (2048 filters x 20 positions x
 # 4096 words are 0.7 GB in float32) and costs nothing on usual ones.
@@ -52,7 +54,13 @@ class ElmoHighway(nn.Module):
 
 
 class ElmoCharacterEmbeddings(nn.Module):
-    """(batch, words, characters) ids -> (batch, words, projection_size) vectors independent of their context."""
+    """(batch, words, characters) ids -> (batch, words, output_size) vectors independent of their context.
+
+    `output_size` is `projection_size`, or the number of filters where characters are joined to other parts of a word
+    and all are projected together.
+    """
+
+    input_names = ("character_ids",)
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__()
@@ -69,12 +77,22 @@ class ElmoCharacterEmbeddings(nn.Module):
             else starting_with(nn.Conv1d(size, count, width), "normal", (width * size) ** -0.5)
             for width, count in config.character_filters
         )
-        self.highways = nn.ModuleList(ElmoHighway(config.num_filters) for _ in range(config.num_highway_layers))
-        self.projection_size = config.projection_size
+        self.projects_before_highways = config.character_projection_location == "after_cnn"
+        projected_first = config.character_projection and self.projects_before_highways
+        width = config.projection_size if projected_first else config.num_filters
+        self.highways = nn.ModuleList(ElmoHighway(width) for _ in range(config.num_highway_layers))
+        self.output_size: int = config.projection_size if config.character_projection else config.num_filters
         self.projection = None
         if config.character_projection:
             linear = nn.Linear(config.num_filters, config.projection_size)
             self.projection = starting_with(linear, "normal", config.num_filters**-0.5)
+        self.layer_norm = None
+        if config.character_layer_norm:
+            self.layer_norm = ElmoLayerNorm(self.output_size, config.layer_norm_epsilon)
+
+    def real_words(self, character_ids: Tensor) -> Tensor:
+        """(batch, words, characters) ids -> (batch, words), bool: words that are not all zeros."""
+        return character_ids.ne(0).any(dim=-1)
 
     def forward(self, character_ids: Tensor, mask: Tensor) -> Tensor:
         """Encode the words that `mask` marks; the others become zero.
@@ -93,7 +111,7 @@ class ElmoCharacterEmbeddings(nn.Module):
             )
         rows = character_ids[mask].long()  # [n, characters]
         if len(rows) == 0:
-            vectors = self.character_embeddings.weight.new_zeros(0, self.projection_size)
+            vectors = self.character_embeddings.weight.new_zeros(0, self.output_size)
         else:
             distinct, inverse = distinct_rows(rows)
             self._check_range(distinct)
@@ -104,13 +122,15 @@ class ElmoCharacterEmbeddings(nn.Module):
         return padded.masked_scatter(mask.unsqueeze(-1), vectors)
 
     def encode(self, rows: Tensor) -> Tensor:
-        """(n, characters) int64 ids of n words -> (n, projection_size)."""
-        characters = self.character_embeddings(rows).transpose(1, 2)  # [n, character size, characters]
-        filters = [self.activation(convolution(characters).amax(dim=-1)) for convolution in self.convolutions]
-        words = torch.cat(filters, dim=-1)  # [n, filters]
+        """(n, characters) int64 ids of n words -> (n, output_size)."""
+        words = self.activation(convolution_maxima(rows, self.character_embeddings, list(self.convolutions)))
+        if self.projection is not None and self.projects_before_highways:
+            words = self.projection(words)
         for highway in self.highways:
             words = highway(words)
-        return words if self.projection is None else self.projection(words)
+        if self.projection is not None and not self.projects_before_highways:
+            words = self.projection(words)
+        return words if self.layer_norm is None else self.layer_norm(words)
 
     def _trim(self, rows: Tensor) -> Tensor:
         """Cut columns that repeat the last one in every row: they add no new window to the maximum.

@@ -6,6 +6,7 @@ from torch.nn import functional
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_elmo import ElmoConfig
+from .context_word_layer_elmo import ElmoContextWordLayer
 from .initialization_elmo import starting_with
 from .lstm_elmo import ElmoState, projected_lstm
 from .packing_elmo import PackedBatch
@@ -54,7 +55,7 @@ class ElmoLayer(GradientCheckpointingLayer):
         super().__init__()
         # Never around the first layer: words are not added to its output.
         self.has_skip_connection = config.use_skip_connections and layer_index > 0
-        self.dropout = config.lstm_input_dropout
+        self.config = config
         self.forward_lstm = ElmoLstm(config)
         self.backward_lstm = ElmoLstm(config)
 
@@ -76,7 +77,7 @@ class ElmoLayer(GradientCheckpointingLayer):
             ((self.forward_lstm, forward_inputs), (self.backward_lstm, backward_inputs))
         ):
             # The skip connection carries the dropped-out input, as in bilm-tf.
-            inputs = functional.dropout(inputs, self.dropout, self.training)
+            inputs = functional.dropout(inputs, self.config.lstm_input_dropout, self.training)
             output, *final = lstm(inputs, batch_sizes, hidden[direction], cell[direction])
             # The carried hidden state stays without the skip connection.
             outputs.append(output + inputs if self.has_skip_connection else output)
@@ -92,6 +93,7 @@ class ElmoEncoder(nn.Module):
         self.projection_size = config.projection_size
         self.cell_size = config.cell_size
         self.layers = nn.ModuleList(ElmoLayer(config, index) for index in range(config.num_hidden_layers))
+        self.context_word_layer = ElmoContextWordLayer(config) if config.context_word_layer else None
 
     def forward(
         self, words: Tensor, mask: Tensor, initial_state: ElmoState | None = None
@@ -104,9 +106,9 @@ class ElmoEncoder(nn.Module):
             initial_state: state of at least, at most or exactly as many rows as the batch has.
 
         Returns:
-            N + 1 layers (batch, words, 2P), the words themselves first, and the new state. Rows that the batch does
-            not have keep their state; rows that the state does not have start at zero: as in both originals, a row
-            is known by its index alone.
+            All `num_mixed_layers` (batch, words, 2P), the words themselves first, and the new state. Rows that the
+            batch does not have keep their state; rows that the state does not have start at zero: as in both
+            originals, a row is known by its index alone.
         """
         rows = mask.shape[0]
         state = self.state_for(rows, words, initial_state)
@@ -140,15 +142,20 @@ class ElmoEncoder(nn.Module):
             state: of exactly the rows packed, in their order.
 
         Returns:
-            For each layer the outputs of both directions, packed as the inputs; the final state of the rows.
+            For each layer the outputs of both directions, packed as the inputs, the layer over contexts and words last
+            if there is one; the final state of the rows.
         """
         home = forward.device
+        words = forward, backward
         outputs, finals = [], []
         for layer, hidden, cell in zip(self.layers, state.hidden, state.cell, strict=True):
             forward, backward, *final = layer(forward, backward, hidden, cell, batch_sizes)
             # A layer may live on another device than the words (device_map); its results come home.
             outputs.append((forward.to(home), backward.to(home)))
             finals.append([part.to(home) for part in final])
+        if self.context_word_layer is not None:
+            forward, backward = self.context_word_layer(*outputs[-1], *words)
+            outputs.append((forward.to(home), backward.to(home)))
         return outputs, ElmoState(*(torch.stack(parts) for parts in zip(*finals, strict=True)))
 
     def state_for(self, rows: int, words: Tensor, state: ElmoState | None) -> ElmoState:

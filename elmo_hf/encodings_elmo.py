@@ -16,7 +16,10 @@ from tokenizers import Encoding, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.processors import PostProcessor
 
-from .characters_elmo import CharacterIds, character_ids_of_boundaries, character_ids_of_words
+from .character_dictionary_elmo import DictionarySpelling
+from .characters_elmo import ByteSpelling
+
+Spelling = ByteSpelling | DictionarySpelling
 
 # The first rows of a lexicon are no words of the text.
 PADDING, BEGIN_OF_SENTENCE, END_OF_SENTENCE, FIRST_WORD = range(4)
@@ -56,6 +59,7 @@ class Lexicon:
         special_tokens: texts and ids of the special tokens.
         find: the id of a word, None for an unknown one.
         special_boundary_words: give boundary tokens that stand in the text the characters of the boundary.
+        spelling: makes words into rows of characters.
 
     Raises:
         TypeError: for a word that is no `str`.
@@ -67,10 +71,14 @@ class Lexicon:
         special_tokens: SpecialTokens,
         find: Callable[[str], int | None],
         special_boundary_words: bool,
+        spelling: Spelling,
     ) -> None:
         self._special_tokens = special_tokens
         self._special_boundary_words = special_boundary_words
+        self._spelling = spelling
         self._numbers: dict[str, int] = {}
+        # Words that are looked up as a boundary.
+        self._numbers_of_form: dict[str, list[int]] = {special_tokens.begin: [], special_tokens.end: []}
         self._ids = [special_tokens.pad_id, special_tokens.begin_id, special_tokens.end_id]
         try:
             words = dict.fromkeys(chain.from_iterable(sentences))
@@ -79,13 +87,17 @@ class Lexicon:
         for word in words:
             if not isinstance(word, str):
                 raise TypeError(f"expected words of type str, got {word!r} of type {type(word).__name__}")
+            form = spelling.lookup_form(word)
             try:
-                found = find(word)
+                found = find(form)
             except UnicodeEncodeError:
-                found = find(without_surrogates(word))
+                found = find(without_surrogates(form))
             self._append(word, special_tokens.unknown_id if found is None else found)
 
     def _append(self, word: str, word_id: int) -> None:
+        form = self._spelling.lookup_form(word)
+        if form in self._numbers_of_form:
+            self._numbers_of_form[form].append(len(self._ids))
         self._numbers[word] = len(self._ids)
         self._ids.append(word_id)
 
@@ -107,16 +119,16 @@ class Lexicon:
         """The word id of every number, int64 of shape (numbers,)."""
         return np.array(self._ids, dtype=np.int64)
 
-    def character_ids(self, max_characters_per_word: int) -> CharacterIds:
-        """The characters of every number, int16 of shape (numbers, max_characters_per_word); zeros for padding."""
-        rows = np.zeros((len(self._ids), max_characters_per_word), dtype=np.int16)
-        boundaries = character_ids_of_boundaries(max_characters_per_word)
+    def character_ids(self) -> NDArray[np.signedinteger]:
+        """The characters of every number, (numbers, max_characters_per_word) of the spelling; zeros for padding."""
+        spelling = self._spelling
+        rows = np.zeros((len(self._ids), spelling.max_characters_per_word), dtype=spelling.dtype)
+        boundaries = spelling.boundary_rows()
         rows[BEGIN_OF_SENTENCE:FIRST_WORD] = boundaries
-        rows[FIRST_WORD:] = character_ids_of_words(list(self._numbers), max_characters_per_word)
+        rows[FIRST_WORD:] = spelling.rows(list(self._numbers))
         if self._special_boundary_words:
             for word, row in zip((self._special_tokens.begin, self._special_tokens.end), boundaries):
-                if word in self._numbers:
-                    rows[self._numbers[word]] = row
+                rows[self._numbers_of_form[word]] = row
         return rows
 
     def encoding(self, sentence: Sentence) -> Encoding:
@@ -169,7 +181,20 @@ class Template:
 
     def arrange(self, numbers: Sequence[list[int]], lexicon: Lexicon) -> list[int]:
         """The numbers of all tokens of a sample that is not truncated, from those of its sentences."""
-        count = len(numbers)
+        arranged: list[int] = []
+        for piece in self._layout(len(numbers), lexicon):
+            arranged += numbers[piece] if isinstance(piece, int) else piece
+        return arranged
+
+    def align(self, values: Sequence[list[int]], lexicon: Lexicon) -> list[int]:
+        """As `arrange`, of any values of the words; 0 at special tokens."""
+        aligned: list[int] = []
+        for piece in self._layout(len(values), lexicon):
+            aligned += values[piece] if isinstance(piece, int) else [0]
+        return aligned
+
+    def _layout(self, count: int, lexicon: Lexicon) -> list[int | tuple[int]]:
+        """What a sample of `count` sentences becomes: each piece the index of a sentence, or (number,) of a token."""
         if count not in self._layouts:
             # Found by looking at what becomes of sentences of one word: (number,) of a special token, or a sentence.
             probe = Encoding()
@@ -181,10 +206,7 @@ class Template:
                     sample.ids, sample.tokens, sample.word_ids, sample.sequence_ids
                 )
             ]
-        arranged: list[int] = []
-        for piece in self._layouts[count]:
-            arranged += numbers[piece] if isinstance(piece, int) else piece
-        return arranged
+        return self._layouts[count]
 
 
 _ONE_WORD = {
@@ -205,6 +227,14 @@ def numbers_of_encoding(encoding: Encoding, numbers: Sequence[list[int]], lexico
         for token_id, token, word, sentence in zip(
             encoding.ids, encoding.tokens, encoding.word_ids, encoding.sequence_ids
         )
+    ]
+
+
+def align_with_encoding(encoding: Encoding, values: Sequence[list[int]]) -> list[int]:
+    """As `numbers_of_encoding`, of any values of the words; 0 at special tokens."""
+    return [
+        0 if word is None else values[sentence or 0][word]
+        for word, sentence in zip(encoding.word_ids, encoding.sequence_ids)
     ]
 
 

@@ -10,6 +10,7 @@ from transformers.utils import can_return_tuple
 
 from .adaptive_softmax_elmo import ElmoAdaptiveSoftmax
 from .configuration_elmo import ElmoConfig
+from .labels_elmo import check_one_a_word, mean_loss
 from .lstm_elmo import ElmoState
 from .model_elmo import ElmoModel
 from .pretrained_elmo import ElmoPreTrainedModel
@@ -42,11 +43,16 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
     """The bidirectional language model: a biLM and the softmax over words that both directions share."""
 
     _auto_class = "AutoModelForPreTraining"
-    # With `config.tie_word_embeddings`, which only a word model can have.
-    _tied_weights_keys = {"softmax.weight": "elmo.embeddings.word_embeddings.weight"}
+    # With `config.tie_word_embeddings`, which needs a table of words; one that is joined to other parts is in `words`.
+    _tied_weights_keys = {"softmax.weight": r"elmo\.embeddings\.(words\.)?word_embeddings\.weight"}
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)
+        if not config.causal:
+            raise ValueError(
+                "causal=False: a position of a plain bidirectional encoder has read every word of the sentence, also "
+                "the one that a language model predicts from it; use such an encoder for other tasks, or causal=True"
+            )
         self.elmo = ElmoModel(config)
         self.softmax = ElmoSoftmax(config) if config.softmax_cutoffs is None else ElmoAdaptiveSoftmax(config)
         # No language model reads the mixes: without a gradient, they would hold up distributed training.
@@ -70,6 +76,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         return_state: bool = False,
         output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        pos_tag_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> ElmoForPreTrainingOutput:
         """Predict every word from the words before it, and from the words after it.
@@ -91,10 +98,13 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             initial_state=initial_state,
             return_state=return_state,
             output_hidden_states=True,
+            pos_tag_ids=pos_tag_ids,
             return_dict=True,
         )
-        top = functional.dropout(outputs.hidden_states[-1], self.config.lstm_input_dropout, self.training)
+        top = functional.dropout(outputs.hidden_states[-1], self.config.top_layer_dropout, self.training)
         real = self.elmo.word_mask(input_ids, attention_mask, character_ids)
+        if labels is not None:
+            check_one_a_word(labels, input_ids.shape)
         targets = input_ids if labels is None else labels.where(labels.ge(0), input_ids)
         self._check_range(targets)
         predicted = real & self.softmax.has_probability(targets)
@@ -108,8 +118,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             log_probs.append(scores.new_zeros(here.shape).masked_scatter(here, scores))
             if labels is not None:
                 in_loss = here & labels.ge(0)
-                count = in_loss.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-                losses.append(-(log_probs[-1] * in_loss).sum() / count)
+                losses.append(mean_loss(-(log_probs[-1] * in_loss).sum(), in_loss.sum(), num_items_in_batch))
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         return ElmoForPreTrainingOutput(

@@ -9,12 +9,19 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_elmo import ElmoConfig
-from .embeddings_elmo import ElmoCharacterEmbeddings
 from .encoder_elmo import ElmoEncoder
 from .lstm_elmo import ElmoState
 from .pretrained_elmo import ElmoPreTrainedModel
 from .scalar_mix_elmo import ElmoScalarMix
-from .word_embeddings_elmo import ElmoWordEmbeddings
+from .transformer_elmo import ElmoTransformerEncoder
+from .word_layer_elmo import word_layer
+
+ENCODERS: dict[str, type[ElmoEncoder | ElmoTransformerEncoder]] = {
+    "lstm": ElmoEncoder,
+    "transformer": ElmoTransformerEncoder,
+}
+
+WITH_A_THIRD_AXIS = ("character_ids", "inputs_embeds")
 
 
 @dataclass
@@ -23,13 +30,13 @@ class ElmoModelOutput(ModelOutput):
 
     Attributes:
         last_hidden_state: (batch, words, 2 * projection_size), the first mix of layers.
-        hidden_states: with `output_hidden_states=True`, the num_hidden_layers + 1 layers, each shaped as
-            `last_hidden_state`: the word layer (twice the same vector, as in the original), then each biLSTM layer,
-            forward direction first.
+        hidden_states: with `output_hidden_states=True`, the `config.num_mixed_layers` layers, each shaped as
+            `last_hidden_state`: the word layer (twice the same vector, as in the original), then each layer of the
+            encoder, forward direction first.
         representations: (batch, num_representations, words, 2 * projection_size), all mixes; the first is
             `last_hidden_state`. One tensor, batch first, because pipelines take a batch apart by its first axis.
         attentions: always `None`; ELMo has none, and encoder-decoder models ask.
-        state: with `return_state=True`, the state to carry to the next batch.
+        state: with `return_state=True`, the state to carry to the next batch; `None` for a Transformer, which has none.
     """
 
     last_hidden_state: Tensor | None = None
@@ -49,9 +56,8 @@ class ElmoModel(ElmoPreTrainedModel):
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)
-        reads_words = config.word_embedding_size > 0
-        self.embeddings = ElmoWordEmbeddings(config) if reads_words else ElmoCharacterEmbeddings(config)
-        self.encoder = ElmoEncoder(config)
+        self.embeddings = word_layer(config)
+        self.encoder: ElmoEncoder | ElmoTransformerEncoder = ENCODERS[config.encoder_type](config)
         self.scalar_mixes = nn.ModuleList(ElmoScalarMix(config) for _ in range(config.num_representations))
         self.dropout = nn.Dropout(config.representation_dropout)
         self.post_init()
@@ -66,28 +72,32 @@ class ElmoModel(ElmoPreTrainedModel):
         initial_state: ElmoState | None = None,
         return_state: bool = False,
         output_hidden_states: bool | None = None,
+        pos_tag_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> ElmoModelOutput:
         """Embed a batch.
 
         Args:
-            input_ids: (batch, words), int64: word ids, sentence boundaries included. A word model looks them up; a
-                character model reads them only to know the boundaries; padding is `attention_mask`'s.
+            input_ids: (batch, words), int64: word ids, sentence boundaries included. A model with a table of words
+                looks them up; others read them only to know the boundaries; padding is `attention_mask`'s.
             attention_mask: (batch, words), 1 at real words and boundaries, 0 at padding on either side. Without it,
-                the padding word is padding in a word model, and in a character model words whose `character_ids` are
-                all zero.
-            character_ids: (batch, words, max_characters_per_word), integers, as [`ElmoTokenizer`] makes them. A word
-                model ignores them.
-            inputs_embeds: (batch, words, projection_size), word vectors in place of those of `character_ids`, or of a
-                word model's `input_ids`, which then only name the boundaries.
-            initial_state: the state of an earlier batch, for carried state as in the originals.
+                the padding word is padding in a model with a table of words, and in others words whose
+                `character_ids` are all zero.
+            character_ids: (batch, words, max_characters_per_word), integers, as [`ElmoTokenizer`] makes them. A model
+                that reads words by their id alone ignores them.
+            inputs_embeds: (batch, words, projection_size), word vectors in place of all that the model reads;
+                `input_ids` then only name the boundaries.
+            initial_state: the state of an earlier batch, for carried state as in the originals; a Transformer has none.
             return_state: also return the state after this batch.
             output_hidden_states: also return all layers (default: the configuration's).
+            pos_tag_ids: (batch, words), integers, the parts of speech that a model with `num_pos_tags` reads beside
+                each word; 0 for none, as at boundaries and padding. Other models ignore them.
 
         Raises:
             ValueError: missing, contradicting or out-of-range inputs.
         """
-        words, mask = self._word_vectors(input_ids, attention_mask, character_ids, inputs_embeds)
+        given = {"input_ids": input_ids, "character_ids": character_ids, "pos_tag_ids": pos_tag_ids}
+        words, mask = self._word_vectors(given, attention_mask, inputs_embeds)
         layers, state = self.encoder(words, mask, initial_state)
         counted = self._normalised_positions(mask, input_ids)
         mixes = [self.dropout(mix(layers, mask, counted)) for mix in self.scalar_mixes]
@@ -102,54 +112,52 @@ class ElmoModel(ElmoPreTrainedModel):
         )
 
     def _word_vectors(
-        self,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        character_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
+        self, given: dict[str, Tensor | None], attention_mask: Tensor | None, inputs_embeds: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Check the inputs and return the word layer (batch, words, P), zero at padding, and the mask, bool."""
-        name, given = self._read_input(input_ids, character_ids, inputs_embeds)
-        shape = tuple(given.shape[:2])
-        for other, value in (("input_ids", input_ids), ("attention_mask", attention_mask)):
-            if value is not None and tuple(value.shape) != shape:
+        inputs = self._inputs(given, inputs_embeds)
+        name, first = next(iter(inputs.items()))
+        shape = tuple(first.shape[:2])
+        for other, value in {**given, **inputs, "attention_mask": attention_mask}.items():
+            # What the model does not read may have any shape, but word ids, which name the boundaries.
+            if value is None or (other not in inputs and other not in ("input_ids", "attention_mask")):
+                continue
+            if tuple(value.shape[:2] if other in WITH_A_THIRD_AXIS else value.shape) != shape:
                 raise ValueError(
                     f"{other} has shape {tuple(value.shape)}: expected {shape}, the batch and words of {name} "
-                    f"{tuple(given.shape)}"
+                    f"{tuple(first.shape)}"
                 )
-        mask = self.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
-        if name != "inputs_embeds":
-            return self.embeddings(given, mask), mask
-        if given.dim() != 3 or given.shape[2] != self.config.projection_size:
+        mask = self.word_mask(given["input_ids"], attention_mask, given["character_ids"], inputs_embeds)
+        if inputs_embeds is None:
+            return self.embeddings(*inputs.values(), mask=mask), mask
+        if inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != self.config.projection_size:
             raise ValueError(
-                f"inputs_embeds has shape {tuple(given.shape)}: expected (batch, words, {self.config.projection_size})"
+                f"inputs_embeds has shape {tuple(inputs_embeds.shape)}: expected (batch, words, "
+                f"{self.config.projection_size})"
             )
-        return given * mask.unsqueeze(-1).to(given.dtype), mask
+        return inputs_embeds * mask.unsqueeze(-1).to(inputs_embeds.dtype), mask
 
-    def _read_input(
-        self, input_ids: Tensor | None, character_ids: Tensor | None, inputs_embeds: Tensor | None
-    ) -> tuple[str, Tensor]:
-        """The one argument that this model makes word vectors of, with its name."""
-        if self.config.word_embedding_size:
-            if inputs_embeds is not None:
-                return "inputs_embeds", inputs_embeds
-            if input_ids is None:
-                raise ValueError(
-                    "this ELMo reads words by their id and needs input_ids or inputs_embeds, got none. ElmoTokenizer "
-                    "returns input_ids: pass all it returns, model(**encoding)"
-                )
-            if input_ids.dim() != 2:
-                raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}: expected (batch, words)")
-            return "input_ids", input_ids
-        if character_ids is not None and inputs_embeds is None:
-            return "character_ids", character_ids
-        if inputs_embeds is not None and character_ids is None:
-            return "inputs_embeds", inputs_embeds
-        raise ValueError(
-            "this ELMo reads words as characters and needs either character_ids or inputs_embeds, got "
-            f"{'none' if character_ids is None else 'both'}. ElmoTokenizer returns character_ids beside input_ids: "
-            "pass all it returns, model(**encoding)"
-        )
+    def _inputs(self, given: dict[str, Tensor | None], inputs_embeds: Tensor | None) -> dict[str, Tensor]:
+        """What this model makes word vectors of: the inputs of its word layer, or word vectors."""
+        names = self.embeddings.input_names
+        if inputs_embeds is not None:
+            # Word ids beside them name the boundaries.
+            wrong = [name for name in names if name != "input_ids" and given[name] is not None]
+        else:
+            wrong = [name for name in names if given[name] is None]
+        if wrong:
+            found = "both inputs_embeds and" if inputs_embeds is not None else "none of"
+            beside = ", pos_tag_ids where pos_tags stand beside the words" if "pos_tag_ids" in wrong else ""
+            raise ValueError(
+                f"this ELMo needs either {' and '.join(names)} or inputs_embeds, got {found} {', '.join(wrong)}. "
+                f"ElmoTokenizer returns what its model reads{beside}: pass all it returns, model(**encoding)"
+            )
+        if inputs_embeds is not None:
+            return {"inputs_embeds": inputs_embeds}
+        inputs = {name: value for name in names if (value := given[name]) is not None}
+        if "input_ids" in inputs and inputs["input_ids"].dim() != 2:
+            raise ValueError(f"input_ids has shape {tuple(inputs['input_ids'].shape)}: expected (batch, words)")
+        return inputs
 
     def word_mask(
         self,
@@ -163,13 +171,9 @@ class ElmoModel(ElmoPreTrainedModel):
             return attention_mask.bool()
         if inputs_embeds is not None:
             return torch.ones(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
-        if not self.config.word_embedding_size:
-            assert character_ids is not None
-            return character_ids.ne(0).any(dim=-1)
-        assert input_ids is not None
-        if self.config.pad_token_id is None:
-            return torch.ones_like(input_ids, dtype=torch.bool)
-        return input_ids.ne(self.config.pad_token_id)
+        first = input_ids if self.embeddings.input_names[0] == "input_ids" else character_ids
+        assert first is not None
+        return self.embeddings.real_words(first)
 
     def _normalised_positions(self, mask: Tensor, input_ids: Tensor | None) -> Tensor:
         """The positions whose statistics normalise a layer: all real ones, or those without sentence boundaries."""
@@ -179,5 +183,4 @@ class ElmoModel(ElmoPreTrainedModel):
             raise ValueError(
                 'scalar_mix_layer_norm="words" leaves sentence boundaries out and needs input_ids to find them'
             )
-        boundaries = [token for token in (self.config.bos_token_id, self.config.eos_token_id) if token is not None]
-        return mask & ~torch.isin(input_ids, torch.tensor(boundaries, device=input_ids.device))
+        return self.without_boundaries(mask, input_ids)

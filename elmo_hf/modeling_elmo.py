@@ -5,15 +5,31 @@ and all that this file imports: a folder written by any class can be loaded as e
 """
 
 from .language_model_elmo import ElmoForPreTraining, ElmoForPreTrainingOutput
+from .masked_language_model_elmo import ElmoForMaskedLM
 from .model_elmo import ElmoModel, ElmoModelOutput
+from .multiple_choice_elmo import ElmoForMultipleChoice
 from .pretrained_elmo import ElmoPreTrainedModel
+from .question_answering_elmo import ElmoForQuestionAnswering
+from .sequence_classification_elmo import ElmoForSequenceClassification
 from .token_classification_elmo import ElmoForTokenClassification
 
-MODELS = (ElmoModel, ElmoForPreTraining, ElmoForTokenClassification)
+MODELS = (
+    ElmoModel,
+    ElmoForPreTraining,
+    ElmoForMaskedLM,
+    ElmoForTokenClassification,
+    ElmoForSequenceClassification,
+    ElmoForMultipleChoice,
+    ElmoForQuestionAnswering,
+)
 
 __all__ = [
+    "ElmoForMaskedLM",
+    "ElmoForMultipleChoice",
     "ElmoForPreTraining",
     "ElmoForPreTrainingOutput",
+    "ElmoForQuestionAnswering",
+    "ElmoForSequenceClassification",
     "ElmoForTokenClassification",
     "ElmoModel",
     "ElmoModelOutput",

@@ -6,6 +6,7 @@ padding is on. The backward direction is the same code over another index.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -53,6 +54,14 @@ class PackedBatch:
             backward_index=backward[row_order].T[running],
             shape=(rows, words),
         )
+
+    @cached_property
+    def mirrored(self) -> Tensor:
+        """[total], for every word of `backward_index` its place in `forward_index`; also the way back."""
+        rows, words = self.shape
+        place = self.forward_index.new_empty(rows * words)
+        place[self.forward_index] = torch.arange(len(self.forward_index), device=place.device)
+        return place[self.backward_index]
 
     def pack(self, padded: Tensor, index: Tensor) -> Tensor:
         """(rows, words, width) -> [total, width] in the order of `index`, one of the two of this object."""

@@ -4,7 +4,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,16 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from .adaptive_softmax_elmo import ElmoAdaptiveSoftmax
 from .configuration_elmo import ElmoConfig
+from .crf_elmo import ElmoCrf
 from .initialization_elmo import initialise
+from .labels_elmo import mean_loss
+from .pooling_elmo import is_token
 from .scalar_mix_elmo import ElmoScalarMix
 from .softmax_elmo import ElmoSoftmax
+from .task_layers_elmo import ElmoTaskLayers
+from .transformer_elmo import ElmoPositions
 from .word_embeddings_elmo import ElmoWordEmbeddings
+from .word_layer_elmo import character_embeddings_of, word_table_of
 
 
 def _install(staging: Path, folder: Path, variant: str | None) -> None:
@@ -49,37 +55,90 @@ class ElmoPreTrainedModel(PreTrainedModel):
     base_model_prefix = "elmo"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["ElmoCharacterEmbeddings", "ElmoWordEmbeddings", "ElmoLayer"]
+    # Only a Transformer has attention to choose an implementation of.
+    _supports_sdpa = True
+    _no_split_modules = [
+        "ElmoCharacterEmbeddings",
+        "ElmoWordEmbeddings",
+        "ElmoProjectedWordEmbeddings",
+        "ElmoJoinedEmbeddings",
+        "ElmoContextWordLayer",
+        "ElmoLayer",
+        "ElmoTransformerLayer",
+        "ElmoTaskLayers",
+    ]
     # Parts that one kind of model has and another can do without.
     _keys_to_ignore_on_load_unexpected = [r"^softmax\.", r"scalar_mixes\.\d+\.(weights|gamma)$"]
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, ElmoScalarMix):
+        if isinstance(module, ElmoScalarMix | ElmoPositions | ElmoCrf):
             module.reset_weights()
         elif not initialise(module):
             super()._init_weights(module)
 
+    def post_init(self) -> None:
+        super().post_init()
+        # What the configuration asks to leave as it is: mixes that a model does not read, fixed word vectors.
+        self._untrained = {name for name, weight in self.named_parameters() if not weight.requires_grad}
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a model; arguments as in `PreTrainedModel.from_pretrained`.
+
+        What the constructor froze is frozen here too: Transformers makes every weight that it loads trainable.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name, weight in model.named_parameters():
+            if name in model._untrained:
+                weight.requires_grad_(False)
+        return loaded
+
     @property
     def bilm(self) -> Any:
-        """The biLM and its mixes, an [`ElmoModel`]: this model or the one inside it."""
+        """The biLM and its mixes, an [`ElmoModel`]: this model or the one inside it; `None` for one without biLM."""
         return getattr(self, self.base_model_prefix, self)
 
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The table of a word model's words, else that of characters.
+    @property
+    def base_model(self) -> nn.Module:
+        """The biLM, or this model if it has none."""
+        return self if self.bilm is None else self.bilm
 
-        Rows of the latter are bytes, not words: `resize_token_embeddings` never touches it.
+    @property
+    def _task_word_vectors(self) -> ElmoWordEmbeddings | None:
+        """A task's own word vectors."""
+        task_layers = getattr(self, "task_layers", None)
+        return task_layers.word_vectors if isinstance(task_layers, ElmoTaskLayers) else None
+
+    def word_tables(self) -> dict[Literal["bilm", "task"], ElmoWordEmbeddings]:
+        """Every table of one row a word: the biLM's words and a task's own word vectors, as far as there are any."""
+        bilm, task = word_table_of(getattr(self.bilm, "embeddings", None)), self._task_word_vectors
+        tables: dict[Literal["bilm", "task"], ElmoWordEmbeddings] = {}
+        if bilm is not None:
+            tables["bilm"] = bilm
+        if task is not None:
+            tables["task"] = task
+        return tables
+
+    def _input_table(self) -> tuple[nn.Module, str]:
+        """The module that holds the input embeddings, and their name in it."""
+        layer = self._task_word_vectors if self.bilm is None else self.bilm.embeddings
+        table, characters = word_table_of(layer), character_embeddings_of(layer)
+        if table is not None:
+            return table, "word_embeddings"
+        assert characters is not None
+        return characters, "character_embeddings"
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The table of a word model's words, else that of characters; without a biLM, the task's own word vectors.
+
+        Rows of the second are bytes, not words: `resize_token_embeddings` never touches it.
         """
-        embeddings = self.bilm.embeddings
-        if isinstance(embeddings, ElmoWordEmbeddings):
-            return embeddings.word_embeddings
-        return embeddings.character_embeddings
+        holder, name = self._input_table()
+        return getattr(holder, name)
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
-        embeddings = self.bilm.embeddings
-        if isinstance(embeddings, ElmoWordEmbeddings):
-            embeddings.word_embeddings = value
-        else:
-            embeddings.character_embeddings = value
+        setattr(*self._input_table(), value)
 
     def resize_token_embeddings(
         self,
@@ -87,7 +146,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
         pad_to_multiple_of: int | None = None,
         mean_resizing: bool = True,
     ) -> nn.Embedding:
-        """Resize the *word* vocabulary: `config.vocab_size`, a word model's table and the softmax, if there is one.
+        """Resize the *word* vocabulary: `config.vocab_size`, every table of words, and the softmax, if there is one.
 
         A character model reads words of any spelling, so its character table stays as it is.
 
@@ -97,16 +156,16 @@ class ElmoPreTrainedModel(PreTrainedModel):
             mean_resizing: new rows start as the mean of the old words', not at random.
 
         Returns:
-            The input embeddings: the table of words, or the unchanged character table.
+            The input embeddings: a table of words, or the unchanged character table.
         """
         size = self.config.vocab_size if new_num_tokens is None else new_num_tokens
         if size < 1:
             raise ValueError(f"new_num_tokens={new_num_tokens}: expected at least 1, usually len(tokenizer)")
         if pad_to_multiple_of is not None:
             size = -(-size // pad_to_multiple_of) * pad_to_multiple_of
-        embeddings, softmax = self.bilm.embeddings, self.get_output_embeddings()
-        if isinstance(embeddings, ElmoWordEmbeddings):
-            embeddings.resize(size, mean_resizing)
+        softmax = self.get_output_embeddings()
+        for table in self.word_tables().values():
+            table.resize(size, mean_resizing)
         if isinstance(softmax, ElmoSoftmax | ElmoAdaptiveSoftmax):
             softmax.resize(size, mean_resizing)
         self.config.vocab_size = size
@@ -140,11 +199,81 @@ class ElmoPreTrainedModel(PreTrainedModel):
 
     def freeze_bilm(self, frozen: bool = True) -> None:
         """Stop (or resume) training of the biLM's weights. The scalar mixes stay trainable, as in the paper."""
+        if self.bilm is None:
+            return
         for part in (self.bilm.embeddings, self.bilm.encoder):
             part.requires_grad_(not frozen)
 
+    def _freeze_unread_mixes(self) -> None:
+        """For a task model: mixes that no place of `elmo_at` reads have no gradient; they would hold up distributed
+        training."""
+        if self.bilm is not None:
+            self.bilm.scalar_mixes[len(self.config.elmo_at) :].requires_grad_(False)
+
+    def encode_words(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        character_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        pos_tag_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Any]:
+        """What a task's classifier reads: the biLM, its mixes, and the task's own layers over a batch.
+
+        For a model with `elmo` (an [`ElmoModel`], or `None` for the baseline without biLM) and `task_layers`.
+        Arguments as in [`ElmoModel`]; without biLM only `input_ids` and `attention_mask` are read, and in absence of
+        the latter the padding word is padding.
+
+        Returns:
+            features (batch, words, task_layers.output_size), zero at padding; the mask of real words and boundaries
+            (batch, words), bool; the [`ElmoModelOutput`], `None` without biLM.
+
+        Raises:
+            ValueError: missing, contradicting or out-of-range inputs.
+        """
+        task_layers = self.get_submodule("task_layers")
+        if self.bilm is None:
+            mask = self._mask_of_words(input_ids, attention_mask)
+            return task_layers(None, input_ids, mask), mask, None
+        outputs = self.bilm(
+            input_ids,
+            attention_mask,
+            character_ids,
+            inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            pos_tag_ids=pos_tag_ids,
+            return_dict=True,
+        )
+        mask = self.bilm.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
+        return task_layers(outputs.representations, input_ids, mask), mask, outputs
+
+    def _mask_of_words(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+        """(batch, words), bool, for a model that reads nothing but word ids."""
+        if input_ids is None or input_ids.dim() != 2:
+            raise ValueError(
+                f"input_ids {'missing' if input_ids is None else f'of shape {tuple(input_ids.shape)}'}: expected "
+                "(batch, words), because a model without biLM (elmo_at=[]) looks up words by their id. ElmoTokenizer "
+                "returns input_ids: pass all it returns, model(**encoding)"
+            )
+        if attention_mask is None:
+            pad = self.config.pad_token_id
+            return torch.ones_like(input_ids, dtype=torch.bool) if pad is None else input_ids.ne(pad)
+        if attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}: expected {tuple(input_ids.shape)}, the batch "
+                "and words of input_ids"
+            )
+        return attention_mask.bool()
+
+    def without_boundaries(self, mask: Tensor, input_ids: Tensor) -> Tensor:
+        """(batch, words), bool: the positions of `mask` that hold words and no sentence boundaries."""
+        return mask & ~is_token(input_ids, self.config.bos_token_id, self.config.eos_token_id)
+
     def scalar_mix_penalty(self) -> Tensor:
         """`config.scalar_mix_l2` times the sum of squares of all raw mixing weights: to add to a task's loss."""
+        if self.bilm is None:
+            return next(self.parameters()).new_zeros(())
         penalties: list[Tensor] = [mix.penalty() for mix in self.bilm.scalar_mixes]
         return self.config.scalar_mix_l2 * torch.stack(penalties).sum()
 
@@ -152,7 +281,5 @@ class ElmoPreTrainedModel(PreTrainedModel):
         """Add the mixing weights' penalty to a loss, once an optimiser step also when gradients are accumulated."""
         if not self.config.scalar_mix_l2:
             return loss
-        penalty = self.scalar_mix_penalty().to(loss.device)
-        if num_items_in_batch is not None:
-            penalty = penalty * (labels.ne(-100).sum() / num_items_in_batch).to(loss.device)
-        return loss + penalty
+        count = labels.ne(-100).sum().to(loss.device)
+        return loss + mean_loss(self.scalar_mix_penalty().to(loss.device) * count, count, num_items_in_batch)

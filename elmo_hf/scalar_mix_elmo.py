@@ -30,10 +30,10 @@ def normalise_layer(layer: Tensor, mask: Tensor, epsilon: float) -> Tensor:
 
 
 class ElmoScalarMix(nn.Module):
-    """One mix of N + 1 layers.
+    """One mix of the L layers of the representations (`config.num_mixed_layers`).
 
     Attributes:
-        weights: (N + 1,), raw: the softmax is taken when mixing. Absent for `scalar_mix="top"`.
+        weights: (L,), raw: the softmax is taken when mixing. Absent for `scalar_mix="top"`.
         gamma: (1,), the scale of the result.
     """
 
@@ -42,7 +42,7 @@ class ElmoScalarMix(nn.Module):
         self.mode = config.scalar_mix
         self.layer_norm_epsilon = config.scalar_mix_layer_norm_epsilon
         self.normalises = config.scalar_mix_layer_norm is not None
-        self.initial_weights = config.scalar_mix_parameters or [0.0] * (config.num_hidden_layers + 1)
+        self.initial_weights = config.scalar_mix_parameters or [0.0] * config.num_mixed_layers
         if self.mode == "fixed":
             # Buffers, invisible to every optimiser. The configuration is their only source: a checkpoint's own mix
             # must not replace the layers that a user asks for when loading it.
@@ -60,7 +60,7 @@ class ElmoScalarMix(nn.Module):
             init.copy_(self.weights, torch.tensor(self.initial_weights, dtype=self.weights.dtype))
 
     def normalised_weights(self) -> Tensor:
-        """(N + 1,) the shares of the layers; they sum to one."""
+        """(L,) the shares of the layers; they sum to one."""
         if self.mode == "top":
             shares = torch.zeros(len(self.initial_weights), dtype=self.gamma.dtype, device=self.gamma.device)
             shares[-1] = 1.0
@@ -71,7 +71,7 @@ class ElmoScalarMix(nn.Module):
         """Mix `layers`.
 
         Args:
-            layers: N + 1 tensors (batch, words, width), word layer first.
+            layers: L tensors (batch, words, width), word layer first.
             mask: (batch, words), bool, real positions; the result is zero elsewhere.
             counted: (batch, words), bool, the positions whose statistics normalise a layer.
 

@@ -26,17 +26,21 @@ from transformers.tokenization_utils_base import BatchEncoding, TruncationStrate
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 from transformers.utils.generic import PaddingStrategy, TensorType
 
-from .characters_elmo import CharacterIds, check_max_characters_per_word
+from .character_dictionary_elmo import CharacterDictionary, DictionarySpelling
+from .characters_elmo import NUM_CHARACTERS, ByteSpelling, check_max_characters_per_word
 from .encodings_elmo import (
     PADDING,
     LazyEncodings,
     Lexicon,
     Sentence,
     SpecialTokens,
+    Spelling,
     Template,
+    align_with_encoding,
     numbers_of_encoding,
     truncate,
 )
+from .pos_tags_elmo import PosTags
 from .pretokenization_elmo import (
     added_token_expression,
     backend_pre_tokenizer,
@@ -53,7 +57,12 @@ from .vocabulary_elmo import (
     write_vocabulary,
 )
 
-VOCAB_FILES_NAMES = {"vocab_file": "vocab.txt", "tokenizer_file": "tokenizer.json"}
+CHARACTER_VOCABULARY = "character_vocabulary.json"
+VOCAB_FILES_NAMES = {
+    "vocab_file": "vocab.txt",
+    "tokenizer_file": "tokenizer.json",
+    "character_vocabulary_file": CHARACTER_VOCABULARY,
+}
 
 # The backend is a WordPiece model without pieces: no word holds a NUL, so no entry continues another one. Unlike a
 # WordLevel model it tells the token-classification pipeline that its tokens are words.
@@ -65,12 +74,18 @@ class ElmoTokenizer(TokenizersBackend):
 
     Every call returns `input_ids` (word ids), `attention_mask` and `character_ids`: while lists are returned, one int16
     array of shape (words, max_characters_per_word) an example; with `return_tensors`, one int64 tensor of shape
-    (batch, words, max_characters_per_word). Rows are those of bilm-tf and AllenNLP (see `characters_elmo`); padding
-    words are rows of zeros. A sentence becomes `<S> A </S>`, a pair `<S> A </S> <S> B </S>`.
+    (batch, words, max_characters_per_word). Rows are those of bilm-tf and AllenNLP (see `characters_elmo`), or with a
+    `character_vocabulary` those of ELMoForManyLangs (see `character_dictionary_elmo`); padding words are rows of zeros.
+    A sentence becomes `<S> A </S>`, a pair `<S> A </S> <S> B </S>`.
 
     Given words (`is_split_into_words=True`) stay whole whatever they hold, and each gives exactly one token, also the
     empty word, so that labels stay aligned. `tokens()` returns the words as they were typed; ids of words outside of
     the vocabulary are `unk_token_id`.
+
+    With a `pos_tag_set`, given words can have their parts of speech beside them, as models with `num_pos_tags` read
+    them: `tokenizer(words, pos_tags=tags, is_split_into_words=True)`, with `pos_tags_pair` beside `text_pair`, shaped
+    as the words are. Then `pos_tag_ids` are returned too, like `input_ids`: 1 for the first tag of the set; 0 at
+    boundaries, padding, and words whose tag is `None`.
 
     Args:
         vocab_file: vocabulary of the language model, one word a line (bilm-tf's format; gzip is recognised). Without
@@ -83,6 +98,11 @@ class ElmoTokenizer(TokenizersBackend):
             in both original programs, instead of their letters. `<UNK>`, `<pad>` and `<mask>` are always letters.
         bos_token, eos_token, unk_token, pad_token, mask_token: the special tokens; the first three must be in the
             vocabulary, the padding token has id 0, and the mask token is appended where the vocabulary lacks it.
+        character_vocabulary: the characters of words as a list, or a mapping to their ids from 1 on, for models that
+            read code points by a dictionary of their own; `None` for bytes. It is saved as `character_vocabulary.json`.
+        character_vocabulary_file: that file.
+        character_units: `"bytes"` or `"code_points"`, saved so that a dictionary that was lost is missed.
+        pos_tag_set: the parts of speech in the order of their ids, which begin at 1.
         tokenizer_object, tokenizer_file: a backend, or the `tokenizer.json` of a saved one, instead of a vocabulary.
         kwargs: options of `PreTrainedTokenizerFast`, among them `add_bos_token` and `add_eos_token`.
 
@@ -108,6 +128,10 @@ class ElmoTokenizer(TokenizersBackend):
         unk_token: str | AddedToken = "<UNK>",
         pad_token: str | AddedToken = "<pad>",
         mask_token: str | AddedToken = "<mask>",
+        character_vocabulary: Sequence[str] | Mapping[str, int] | None = None,
+        character_vocabulary_file: str | os.PathLike[str] | None = None,
+        character_units: str | None = None,
+        pos_tag_set: Sequence[str] | None = None,
         tokenizer_object: Tokenizer | None = None,
         tokenizer_file: str | os.PathLike[str] | None = None,
         **kwargs: Any,
@@ -115,6 +139,8 @@ class ElmoTokenizer(TokenizersBackend):
         self._max_characters_per_word = check_max_characters_per_word(max_characters_per_word)
         self._pre_tokenization = check_pre_tokenization(pre_tokenization)
         self.special_boundary_words = special_boundary_words
+        self._dictionary = _read_dictionary(character_vocabulary, character_vocabulary_file, character_units)
+        self._pos_tags = None if pos_tag_set is None else PosTags(pos_tag_set)
         self._added_token_expressions: dict[bool, re.Pattern[str] | None] = {}
 
         if tokenizer_object is not None:
@@ -154,8 +180,12 @@ class ElmoTokenizer(TokenizersBackend):
             pre_tokenization=pre_tokenization,
             max_characters_per_word=max_characters_per_word,
             special_boundary_words=special_boundary_words,
+            character_units="bytes" if self._dictionary is None else "code_points",
+            pos_tag_set=self.pos_tag_set,
             **kwargs,
         )
+        if self._pos_tags is not None:
+            self.model_input_names = [*type(self).model_input_names, "pos_tag_ids"]
 
     # ---- options
 
@@ -177,6 +207,28 @@ class ElmoTokenizer(TokenizersBackend):
     @max_characters_per_word.setter
     def max_characters_per_word(self, value: int) -> None:
         self._max_characters_per_word = check_max_characters_per_word(value)
+
+    @property
+    def character_vocabulary(self) -> dict[str, int] | None:
+        """Ids of the characters that words are spelt with, or `None` where they are bytes."""
+        return None if self._dictionary is None else dict(self._dictionary.ids)
+
+    @property
+    def num_characters(self) -> int:
+        """Rows of a model's table of characters (`ElmoConfig.num_characters`)."""
+        return NUM_CHARACTERS if self._dictionary is None else self._dictionary.num_characters
+
+    @property
+    def spelling(self) -> Spelling:
+        """What makes words into rows of characters."""
+        if self._dictionary is None:
+            return ByteSpelling(self._max_characters_per_word)
+        return DictionarySpelling(self._dictionary, self._max_characters_per_word)
+
+    @property
+    def pos_tag_set(self) -> list[str] | None:
+        """The parts of speech in the order of their ids, which begin at 1; `None` for a tokenizer without."""
+        return None if self._pos_tags is None else list(self._pos_tags.ids)
 
     # ---- text to words
 
@@ -260,6 +312,8 @@ class ElmoTokenizer(TokenizersBackend):
         return_length: bool = False,
         verbose: bool = True,
         split_special_tokens: bool | None = None,
+        pos_tags: Any = None,
+        pos_tags_pair: Any = None,
         **kwargs: Any,
     ) -> BatchEncoding:
         if kwargs.get("sanitize_control_tokens"):
@@ -278,12 +332,15 @@ class ElmoTokenizer(TokenizersBackend):
             self._special_tokens(),
             self.backend_tokenizer.token_to_id,
             self.special_boundary_words,
+            self.spelling,
         )
+        tags = self._pos_tag_ids(batch, is_batched, is_split_into_words, pos_tags, pos_tags_pair)
 
         # 2. Sentence boundaries and truncation: each row is one example, as numbers of the lexicon.
         template = Template(self.backend_tokenizer.post_processor, add_special_tokens)
         limit = None if truncation_strategy == TruncationStrategy.DO_NOT_TRUNCATE else max_length
         rows: list[list[int]] = []
+        tag_rows: list[list[int]] = []
         encodings: list[Encoding | Callable[[], Encoding]] = []
         sample_of: list[int] = []
         for index, sample in enumerate(batch):
@@ -295,10 +352,14 @@ class ElmoTokenizer(TokenizersBackend):
                 whole = template.apply(parts)
                 chunks = [whole, *whole.overflowing] if return_overflowing_tokens else [whole]
                 rows += [numbers_of_encoding(chunk, numbers, lexicon) for chunk in chunks]
+                if tags is not None:
+                    tag_rows += [align_with_encoding(chunk, tags[index]) for chunk in chunks]
                 encodings += chunks
                 sample_of += [index] * len(chunks)
             else:
                 rows.append(template.arrange(numbers, lexicon))
+                if tags is not None:
+                    tag_rows.append(template.align(tags[index], lexicon))
                 encodings.append(partial(_make_encoding, sample, lexicon, template))
                 sample_of.append(index)
 
@@ -311,6 +372,9 @@ class ElmoTokenizer(TokenizersBackend):
                 fill = [PADDING] * (length - len(row))
                 if fill:
                     rows[index] = row + fill if side == "right" else fill + row
+                    if tags is not None:
+                        none = [0] * len(fill)
+                        tag_rows[index] = tag_rows[index] + none if side == "right" else none + tag_rows[index]
                     encodings[index] = partial(_pad_encoding, encodings[index], length, token)
 
         # 4. What the caller asked for.
@@ -328,8 +392,9 @@ class ElmoTokenizer(TokenizersBackend):
         if "attention_mask" in names if return_attention_mask is None else return_attention_mask:
             data["attention_mask"] = arrange.integers((numbers_of_all != PADDING).astype(np.int64))
         if "character_ids" in names:
-            characters = lexicon.character_ids(self.max_characters_per_word)
-            data["character_ids"] = arrange.rows(characters, numbers_of_all)
+            data["character_ids"] = arrange.rows(lexicon.character_ids(), numbers_of_all)
+        if tags is not None:
+            data["pos_tag_ids"] = arrange.integers(np.array(list(chain.from_iterable(tag_rows)), np.int64))
         if return_special_tokens_mask:
             data["special_tokens_mask"] = [encoding.special_tokens_mask for encoding in lazy]
         if return_offsets_mapping:
@@ -341,6 +406,40 @@ class ElmoTokenizer(TokenizersBackend):
         if not is_batched and return_tensors is None and not return_overflowing_tokens:
             data = {name: value[0] for name, value in data.items()}
         return BatchEncoding(data, lazy, tensor_type=return_tensors, n_sequences=len(batch[0]) if batch else None)
+
+    def _pos_tag_ids(
+        self,
+        batch: list[list[Sentence]],
+        is_batched: bool,
+        is_split_into_words: bool,
+        pos_tags: Any,
+        pos_tags_pair: Any,
+    ) -> list[list[list[int]]] | None:
+        """The tags of every word of every sentence of every sample, as ids; `None` if none were given."""
+        if pos_tags is None:
+            if pos_tags_pair is not None:
+                raise ValueError("pos_tags_pair without pos_tags: expected the tags of both sequences")
+            return None
+        if self._pos_tags is None:
+            raise ValueError(
+                "pos_tags were given, and this tokenizer has no tags: make it with pos_tag_set=[...], the tags in the "
+                "order of the model's ids"
+            )
+        if not is_split_into_words:
+            raise ValueError(
+                "pos_tags beside raw text: expected words that are split already, one for each tag; pass lists of "
+                "words and is_split_into_words=True"
+            )
+        tags, tags_are_batched = _samples(pos_tags, pos_tags_pair, True)
+        if tags_are_batched != is_batched or list(map(len, tags)) != list(map(len, batch)):
+            raise ValueError(
+                f"pos_tags are {len(tags)} samples of {[len(each) for each in tags][:4]} sequences for {len(batch)} "
+                f"samples of {[len(each) for each in batch][:4]}; expected tags shaped as the words"
+            )
+        return [
+            [self._pos_tags.ids_of(some, sentence.words) for some, sentence in zip(sample_tags, sample)]
+            for sample_tags, sample in zip(tags, batch)
+        ]
 
     def _special_tokens(self) -> SpecialTokens:
         return SpecialTokens(
@@ -364,14 +463,24 @@ class ElmoTokenizer(TokenizersBackend):
         padding_side: str | None = None,
         return_attention_mask: bool | None = None,
     ) -> Any:
-        character_ids = encoded_inputs.get("character_ids")
+        character_ids, tags = encoded_inputs.get("character_ids"), encoded_inputs.get("pos_tag_ids")
         words = len(encoded_inputs[self.model_input_names[0]])
         padded = super()._pad(
             encoded_inputs, max_length, padding_strategy, pad_to_multiple_of, padding_side, return_attention_mask
         )
+        missing = len(padded[self.model_input_names[0]]) - words
+        side = self.padding_side if padding_side is None else padding_side
+        if tags is not None:
+            if len(tags) != words:
+                raise ValueError(
+                    f"pos_tag_ids has {len(tags)} values for {words} input_ids; expected one for each word. Pad both "
+                    "together, as this tokenizer returned them"
+                )
+            none = [0] * missing
+            padded["pos_tag_ids"] = [*tags, *none] if side == "right" else [*none, *tags]
         if character_ids is None:
             return padded
-        rows = np.asarray(character_ids, dtype=np.int16)
+        rows = np.asarray(character_ids, dtype=self.spelling.dtype)
         if rows.size == 0:
             rows = rows.reshape(0, self.max_characters_per_word)
         if rows.ndim != 2 or len(rows) != words:
@@ -379,9 +488,7 @@ class ElmoTokenizer(TokenizersBackend):
                 f"character_ids has shape {rows.shape} for {words} input_ids; expected one row of characters for each "
                 "word. Pad both together, as this tokenizer returned them"
             )
-        missing = len(padded[self.model_input_names[0]]) - words
         if missing > 0:
-            side = self.padding_side if padding_side is None else padding_side
             rows = np.pad(rows, ((0, missing) if side == "right" else (missing, 0), (0, 0)))
         padded["character_ids"] = rows
         return padded
@@ -433,7 +540,11 @@ class ElmoTokenizer(TokenizersBackend):
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        return (*file_names, str(path))
+        if self._dictionary is None:
+            return (*file_names, str(path))
+        beside = path.with_name(path.name.removesuffix("tokenizer.json") + CHARACTER_VOCABULARY)
+        self._dictionary.save(beside)
+        return (*file_names, str(path), str(beside))
 
     def save_vocabulary(self, save_directory: str | os.PathLike[str], filename_prefix: str | None = None) -> tuple[str]:
         """Write `vocab.txt` in the originals' format and return its path.
@@ -506,6 +617,7 @@ class ElmoTokenizer(TokenizersBackend):
         options["add_bos_token"], options["add_eos_token"] = self.add_bos_token, self.add_eos_token
         if extra:
             options["extra_special_tokens"] = extra
+        options["character_vocabulary"] = self.character_vocabulary
         return type(self)(vocab=[*first, *frequent[: vocab_size - len(base)]], **options)
 
     def _corpus_words(self, texts: Iterable[Any]) -> Iterator[Sequence[str]]:
@@ -613,8 +725,8 @@ class _Arrangement:
         """Values of shape (tokens,) as lists or as (batch, words)."""
         return self._split(values.tolist()) if self._as_lists else self._tensor(values)
 
-    def rows(self, table: CharacterIds, numbers: NDArray[np.int64]) -> Any:
-        """Rows of a table as int16 arrays of shape (words, width), or as int64 of shape (batch, words, width)."""
+    def rows(self, table: NDArray[np.signedinteger], numbers: NDArray[np.int64]) -> Any:
+        """Rows of a table as arrays of its type of shape (words, width), or as int64 of shape (batch, words, width)."""
         rows = table.take(numbers, axis=0)
         return self._split(rows) if self._as_lists else self._tensor(rows.astype(np.int64))
 
@@ -628,6 +740,28 @@ class _Arrangement:
         import torch
 
         return torch.from_numpy(values)
+
+
+def _read_dictionary(
+    symbols: Sequence[str] | Mapping[str, int] | None, path: str | os.PathLike[str] | None, units: str | None
+) -> CharacterDictionary | None:
+    if symbols is not None and path is not None:
+        raise ValueError("expected either character_vocabulary or character_vocabulary_file, not both")
+    if units not in (None, "bytes", "code_points"):
+        raise ValueError(f"character_units is {units!r}; expected 'bytes' or 'code_points'")
+    given = symbols is not None or path is not None
+    if units is not None and given != (units == "code_points"):
+        raise ValueError(
+            f"character_units is {units!r}, and there is {'a' if given else 'no'} dictionary of characters; "
+            + (
+                "leave one of the two out"
+                if given
+                else f"a saved tokenizer has it in {CHARACTER_VOCABULARY}: save it again, or pass character_vocabulary"
+            )
+        )
+    if path is not None:
+        return CharacterDictionary.load(path)
+    return None if symbols is None else CharacterDictionary(symbols)
 
 
 def _word_ids(

@@ -17,18 +17,30 @@ def glorot_bound(words: int, size: int) -> float:
 
 
 class ElmoWordEmbeddings(nn.Module):
-    """(batch, words) ids -> (batch, words, word_embedding_size) vectors independent of their context.
+    """(batch, words) ids -> (batch, words, size) vectors independent of their context.
 
     Rows follow the tokenizer's ids. The padding's row starts as zeros and is not trained.
     """
 
-    def __init__(self, config: ElmoConfig) -> None:
+    input_names = ("input_ids",)
+    # Initial values are uniform in [-bound(words, size), bound(words, size)].
+    bound = staticmethod(glorot_bound)
+
+    def __init__(self, config: ElmoConfig, size: int | None = None) -> None:
         super().__init__()
-        rows, size = config.vocab_size, config.word_embedding_size
+        rows, size = config.vocab_size, config.word_embedding_size if size is None else size
+        self.output_size: int = size
+        self.pad_token_id = config.pad_token_id
         self.excluded_ids = ids_without_probability(config)
         padding = config.pad_token_id if config.pad_token_id in self.excluded_ids else None
         table = nn.Embedding(rows, size, padding_idx=padding)
-        self.word_embeddings = starting_with(table, "uniform", glorot_bound(rows - len(self.excluded_ids), size))
+        self.word_embeddings = starting_with(table, "uniform", self.bound(rows - len(self.excluded_ids), size))
+
+    def real_words(self, input_ids: Tensor) -> Tensor:
+        """(batch, words) ids -> bool: all but the padding word."""
+        if self.pad_token_id is None:
+            return torch.ones_like(input_ids, dtype=torch.bool)
+        return input_ids.ne(self.pad_token_id)
 
     def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """Look up the words that `mask` marks; the others become zero.
@@ -42,9 +54,13 @@ class ElmoWordEmbeddings(nn.Module):
         """
         ids = input_ids[mask].long()  # [n]
         self._check_range(ids)
-        vectors = self.word_embeddings(ids)  # [n, size]
+        vectors = self.encode(ids)  # [n, size]
         padded = vectors.new_zeros(*mask.shape, vectors.shape[-1])
         return padded.masked_scatter(mask.unsqueeze(-1), vectors)
+
+    def encode(self, ids: Tensor) -> Tensor:
+        """(n,) int64 ids of n words -> (n, size)."""
+        return self.word_embeddings(ids)
 
     @torch.no_grad()
     def resize(self, size: int, mean_resizing: bool) -> None:
@@ -57,7 +73,7 @@ class ElmoWordEmbeddings(nn.Module):
         if mean_resizing and words:
             weight[kept:] = old[words].mean(0)
         else:
-            bound = glorot_bound(size - len(self.excluded_ids), old.shape[1])
+            bound = self.bound(size - len(self.excluded_ids), old.shape[1])
             weight[kept:].uniform_(-bound, bound)
         table.weight = nn.Parameter(weight, requires_grad=old.requires_grad)
         table.num_embeddings = size
@@ -76,3 +92,23 @@ class ElmoWordEmbeddings(nn.Module):
                 "vocab_size is not the tokenizer's. Load the tokenizer that belongs to the model, or call "
                 "resize_token_embeddings"
             )
+
+
+class ElmoProjectedWordEmbeddings(ElmoWordEmbeddings):
+    """A table of words of another width than the layers, and the linear map that leads from one to the other."""
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__(config)
+        size, self.output_size = config.word_embedding_size, config.projection_size
+        self.projection = starting_with(nn.Linear(size, config.projection_size), "normal", size**-0.5)
+
+    def encode(self, ids: Tensor) -> Tensor:
+        """(n,) int64 ids of n words -> (n, projection_size)."""
+        return self.projection(super().encode(ids))
+
+
+def word_embeddings_of(config: ElmoConfig) -> ElmoWordEmbeddings:
+    """The word input of a model that reads words by their id alone."""
+    if config.word_embedding_size != config.projection_size:
+        return ElmoProjectedWordEmbeddings(config)
+    return ElmoWordEmbeddings(config)

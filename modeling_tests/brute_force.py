@@ -24,28 +24,58 @@ class BruteForceElmo:
         self.weights = {name: value.detach().double().numpy() for name, value in tensors.items()}
 
     def word(self, characters):
-        """Ids of one word's characters, or the word's own id in a word model -> its vector, (P,)."""
+        """Ids of one word's characters, or the word's own id in a word model -> its vector, (P,).
+
+        Where several are joined: a pair or triple of what there is of id, characters and part of speech.
+        """
         config, weights = self.config, self.weights
+        if config.joins_words:
+            return self.joined_word(list(characters))
         if config.word_embedding_size:
-            return weights["embeddings.word_embeddings.weight"][int(characters)]
-        embedded = weights["embeddings.character_embeddings.weight"][np.asarray(characters)]  # [length, size]
+            x = weights["embeddings.word_embeddings.weight"][int(characters)]
+            if config.word_embedding_size != config.projection_size:
+                x = weights["embeddings.projection.weight"] @ x + weights["embeddings.projection.bias"]
+            return x
+        return self.spelt_word(characters, "embeddings")
+
+    def joined_word(self, given):
+        config, weights, parts = self.config, self.weights, []
+        if config.word_embedding_size:
+            parts.append(weights["embeddings.words.word_embeddings.weight"][int(given.pop(0))])
+        if config.character_filters:
+            parts.append(self.spelt_word(given.pop(0), "embeddings.characters"))
+        if config.num_pos_tags:
+            parts.append(weights["embeddings.pos_tags.pos_tag_embeddings.weight"][int(given.pop(0))])
+        assert not given
+        return weights["embeddings.projection.weight"] @ np.concatenate(parts) + weights["embeddings.projection.bias"]
+
+    def spelt_word(self, characters, place):
+        config, weights = self.config, self.weights
+        embedded = weights[f"{place}.character_embeddings.weight"][np.asarray(characters)]  # [length, size]
         filters = []
         for index, (width, _) in enumerate(config.character_filters):
-            kernel = weights[f"embeddings.convolutions.{index}.weight"]  # [filters, size, width]
-            bias = weights[f"embeddings.convolutions.{index}.bias"]
+            kernel = weights[f"{place}.convolutions.{index}.weight"]  # [filters, size, width]
+            bias = weights[f"{place}.convolutions.{index}.bias"]
             windows = [embedded[start : start + width] for start in range(len(embedded) - width + 1)]
             values = np.array([[(kernel[f].T * window).sum() for f in range(len(kernel))] for window in windows]) + bias
             top = values.max(axis=0)
             filters.append(np.maximum(top, 0) if config.character_activation == "relu" else np.tanh(top))
         x = np.concatenate(filters)
+        if config.character_projection and config.character_projection_location == "after_cnn":
+            x = weights[f"{place}.projection.weight"] @ x + weights[f"{place}.projection.bias"]
         for index in range(config.num_highway_layers):
-            name = f"embeddings.highways.{index}"
+            name = f"{place}.highways.{index}"
             gate = sigmoid(weights[f"{name}.gate.weight"] @ x + weights[f"{name}.gate.bias"])
             other = np.maximum(weights[f"{name}.nonlinear.weight"] @ x + weights[f"{name}.nonlinear.bias"], 0)
             x = gate * other + (1 - gate) * x
-        if config.character_projection:
-            x = weights["embeddings.projection.weight"] @ x + weights["embeddings.projection.bias"]
-        return x
+        if config.character_projection and config.character_projection_location == "after_highway":
+            x = weights[f"{place}.projection.weight"] @ x + weights[f"{place}.projection.bias"]
+        return self.layer_norm(x, f"{place}.layer_norm") if config.character_layer_norm else x
+
+    def layer_norm(self, x, name):
+        deviation = np.sqrt(((x - x.mean()) ** 2).mean())
+        scaled = (x - x.mean()) / (deviation + self.config.layer_norm_epsilon)
+        return self.weights[f"{name}.weight"] * scaled + self.weights[f"{name}.bias"]
 
     def direction(self, inputs, layer, name, hidden, cell):
         """Vectors in reading order -> outputs in reading order, final hidden and cell."""
@@ -78,6 +108,16 @@ class BruteForceElmo:
                 hidden, cell = state.get((layer, name), zero)
                 runs[name], hidden, cell = self.direction(runs[name], layer, name, hidden, cell)
                 state[layer, name] = hidden, cell
+            pairs = zip(runs["forward"], runs["backward"][::-1], strict=True)
+            layers.append(np.array([np.concatenate(pair) for pair in pairs]))
+        if config.context_word_layer:
+            for name, read in (("forward", words), ("backward", words[::-1])):
+                weight, bias = (
+                    self.weights[f"encoder.context_word_layer.{name}_layer.{part}"] for part in ("weight", "bias")
+                )
+                runs[name] = [
+                    np.tanh(weight @ np.concatenate([h, w]) + bias) for h, w in zip(runs[name], read, strict=True)
+                ]
             pairs = zip(runs["forward"], runs["backward"][::-1], strict=True)
             layers.append(np.array([np.concatenate(pair) for pair in pairs]))
         return np.array(layers), state

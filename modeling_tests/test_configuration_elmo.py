@@ -21,6 +21,46 @@ def test_presets_have_the_published_number_of_parameters(name):
     assert count == pytest.approx(PUBLISHED[name], abs=0.06)
 
 
+@pytest.mark.parametrize("name", ["transformer", "transformer-words"])
+def test_transformer_presets(name):
+    import torch
+
+    from elmo_hf import ElmoForPreTraining
+
+    config = ElmoConfig.from_preset(name, vocab_size=10_000)
+    sizes = (config.projection_size, config.feed_forward_size, config.num_hidden_layers, config.num_attention_heads)
+    assert sizes == (512, 2048, 6, 8)
+    with torch.device("meta"):
+        model = ElmoForPreTraining(config)
+    # Of a direction's layer: four maps of attention, two of the feed-forward layer, two norms; a norm at the top.
+    layer = 4 * (512**2 + 512) + 2 * 512 * 2048 + 2048 + 512 + 4 * 512
+    assert sum(p.numel() for p in model.elmo.encoder.parameters()) == 2 * (6 * layer + 2 * 512)
+    if name == "transformer":
+        words = 262 * 16 + sum(width * 16 * count + count for width, count in config.character_filters)
+        words += 2 * 2 * (2048**2 + 2048) + 2048 * 512 + 512 + 2 * 512
+    else:
+        assert ElmoConfig.from_preset(name).vocab_size == 10_000
+        words = 10_000 * 128 + 128 * 512 + 512
+    assert sum(p.numel() for p in model.elmo.embeddings.parameters()) == words
+    assert sum(p.numel() for p in model.softmax.parameters()) == 10_000 * 513
+
+
+def test_dropout_of_the_encoder_in_use():
+    for encoder, names in (
+        ("lstm", ["lstm_input_dropout"]),
+        (
+            "transformer",
+            ["transformer_input_dropout", "attention_dropout", "transformer_dropout", "softmax_dropout"],
+        ),
+    ):
+        config = ElmoConfig(encoder_type=encoder)
+        before = config.to_dict()
+        config.set_dropout(0.25)
+        changed = {name for name, value in config.to_dict().items() if value != before[name]}
+        assert changed == set(names)
+        assert config.top_layer_dropout == 0.25
+
+
 def test_derived_sizes():
     config = ElmoConfig.from_preset("original", vocab_size=7)
     assert (config.num_filters, config.hidden_size, config.vocab_size) == (2048, 1024, 7)
@@ -67,9 +107,18 @@ def test_configurations_share_nothing():
         ({"cell_clip": -1.0}, "cell_clip=-1.0: expected a bound of 0 or more, or None"),
         ({"representation_dropout": 1.0}, r"representation_dropout=1.0: expected a probability in \[0, 1\)"),
         ({"character_filters": []}, "character_filters is empty.*or word_embedding_size"),
-        ({"word_embedding_size": 512}, r"word_embedding_size=512 and character_filters=.*not both; set character_f"),
+        (
+            {"word_embedding_size": 100, "tie_word_embeddings": True},
+            "reads projection_size=512 values and a row of the table has word_embedding_size=100",
+        ),
+        ({"num_pos_tags": -1}, "num_pos_tags=-1: expected 0 or more"),
+        ({"num_pos_tags": 3, "pos_tag_embedding_size": 0}, "pos_tag_embedding_size=0: expected at least 1"),
+        ({"num_pos_tags": 3, "character_filters": []}, "character_filters is empty.*or word_embedding_size"),
+        (
+            {"context_word_layer": True, "scalar_mix_parameters": [0.0] * 3},
+            "scalar_mix_parameters has 3 values: expected 4",
+        ),
         ({"word_embedding_size": -1}, "word_embedding_size=-1: expected 0 or more"),
-        ({"character_filters": [], "word_embedding_size": 64}, "word_embedding_size=64: expected projection_size=512"),
         ({"character_filters": [], "word_embedding_size": 512, "vocab_size": 0}, "vocab_size=0: expected at least 1"),
         (
             {"character_filters": [], "word_embedding_size": 512, "character_projection": True},
@@ -93,6 +142,17 @@ def test_configurations_share_nothing():
         ),
         ({"character_projection": False}, "as many filters as projection_size=512, and character_filters has 2048"),
         ({"cell_projection": False}, "needs cell_size == projection_size, got 4096 and 512"),
+        ({"encoder_type": "gru"}, "encoder_type"),
+        ({"causal": False}, 'causal=False needs encoder_type="transformer"'),
+        (
+            {"encoder_type": "transformer", "num_attention_heads": 7},
+            "num_attention_heads=7: expected a divisor of projection_size=512",
+        ),
+        ({"num_attention_heads": 0}, "num_attention_heads=0: expected at least 1"),
+        ({"layer_norm_epsilon": 0.0}, "layer_norm_epsilon=0.0: expected a finite number above 0"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon=nan: expected a finite number above 0"),
+        ({"attention_dropout": 1.0}, r"attention_dropout=1.0: expected a probability in \[0, 1\)"),
+        ({"character_projection_location": "before"}, "character_projection_location"),
         ({"scalar_mix": "fixed"}, "needs scalar_mix_parameters"),
         ({"scalar_mix_parameters": [0.0]}, "scalar_mix_parameters has 1 values: expected 3"),
     ],

@@ -7,14 +7,15 @@ import pytest
 from tokenizers import Encoding, Tokenizer
 
 from elmo_hf import ElmoTokenizer
+from elmo_hf.characters_elmo import ByteSpelling
 from elmo_hf.encodings_elmo import BEGIN_OF_SENTENCE, LazyEncodings, Lexicon, SpecialTokens, truncate
 
 VOCABULARY = ["<S>", "</S>", "<UNK>", "the", ".", "Mary", "do", "n't", "know", "(", ")", "New", "York", "ist", "naïve"]
 
 
-def lexicon(*words: str, special_boundary_words: bool = True) -> Lexicon:
+def lexicon(*words: str, special_boundary_words: bool = True, length: int = 4) -> Lexicon:
     tokens = SpecialTokens(pad="<pad>", pad_id=0, begin="<S>", begin_id=1, end="</S>", end_id=2, unknown_id=3)
-    return Lexicon([words], tokens, {"a": 7, "<S>": 1}.get, special_boundary_words)
+    return Lexicon([words], tokens, {"a": 7, "<S>": 1}.get, special_boundary_words, ByteSpelling(length))
 
 
 def test_lexicon() -> None:
@@ -24,7 +25,7 @@ def test_lexicon() -> None:
     assert ours.number_of_special_token(1, "<S>") == BEGIN_OF_SENTENCE
     assert ours.number_of_special_token(9, "c") == 6 == ours.number_of_special_token(9, "c")
     assert ours.word_ids().tolist() == [0, 1, 2, 7, 3, 1, 9]
-    rows = ours.character_ids(4).tolist()
+    rows = ours.character_ids().tolist()
     assert rows == [
         [0, 0, 0, 0],
         [259, 257, 260, 261],
@@ -34,7 +35,7 @@ def test_lexicon() -> None:
         [259, 257, 260, 261],
         [259, 100, 260, 261],
     ]
-    letters = lexicon(*words, special_boundary_words=False).character_ids(4).tolist()
+    letters = lexicon(*words, special_boundary_words=False).character_ids().tolist()
     assert letters[5] == [259, ord("<") + 1, ord("S") + 1, 260]
 
 

@@ -32,6 +32,8 @@ def test_reads_every_row_in_both_directions(kind):
     assert packed.batch_sizes == sizes
     assert packed.forward_index.tolist() == expected_forward
     assert packed.backward_index.tolist() == expected_backward
+    assert torch.equal(packed.forward_index[packed.mirrored], packed.backward_index)
+    assert torch.equal(packed.backward_index[packed.mirrored], packed.forward_index)
 
 
 def test_unpacking_restores_and_pads_with_zeros():
@@ -45,5 +47,5 @@ def test_unpacking_restores_and_pads_with_zeros():
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (2, 3)])
 def test_nothing_to_pack(shape):
     packed = PackedBatch.from_mask(torch.zeros(shape, dtype=torch.bool))
-    assert packed.batch_sizes == [] and len(packed.forward_index) == 0
+    assert packed.batch_sizes == [] and len(packed.forward_index) == len(packed.mirrored) == 0
     assert packed.unpack(torch.zeros(0, 5), packed.forward_index).shape == (*shape, 5)

@@ -846,7 +846,8 @@ def test_code_travels_with_the_files(tmp_path: Path, tokenizer: ElmoTokenizer) -
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert config["auto_map"] == {"AutoTokenizer": ["tokenization_elmo.ElmoTokenizer", None]}
     assert {path.name for path in tmp_path.glob("*.py")} == {
-        f"{name}_elmo.py" for name in ("characters", "encodings", "pretokenization", "tokenization", "vocabulary")
+        f"{name}_elmo.py"
+        for name in "character_dictionary characters encodings pos_tags pretokenization tokenization vocabulary".split()
     }
     program = (
         "import sys, json; sys.modules['elmo_hf'] = None\n"

@@ -27,6 +27,17 @@ def tiny_config(**overrides) -> ElmoConfig:
 
 # Overrides for `tiny_config`: a model that reads words by their id.
 WORD_INPUT = {"character_filters": [], "word_embedding_size": 4}
+# One that reads both, joined.
+BOTH_INPUTS = {"word_embedding_size": 5}
+
+# Overrides for `tiny_config`: a Transformer.
+TRANSFORMER = {
+    "encoder_type": "transformer",
+    "projection_size": 8,
+    "num_attention_heads": 2,
+    "feed_forward_size": 6,
+    "max_position_embeddings": 16,
+}
 
 
 def with_large_weights(model, scale: float = 0.7):

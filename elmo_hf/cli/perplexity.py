@@ -52,7 +52,7 @@ def run(options: dict[str, Any]) -> int:
     """Score the text sentence by sentence and print the perplexities."""
     import torch
 
-    from elmo_hf.pretraining import Perplexity, score_sentences
+    from elmo_hf.pretraining import TextScore, score_sentences
     from elmo_hf.pretraining.start import load
 
     if options["per_word"] and options["per_sentence"] is None:
@@ -61,7 +61,7 @@ def run(options: dict[str, Any]) -> int:
     model, tokenizer = load(options["model"])
     model.to(torch.device(device))  # type: ignore[arg-type] # Transformers' wrapper hides what `self` is
     corpus = open_text(options)
-    total = Perplexity()
+    total = TextScore()
     with written(options["per_sentence"]) as file:
         for score in score_sentences(
             model,

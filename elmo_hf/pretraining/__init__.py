@@ -1,25 +1,34 @@
 """Pretraining of a biLM on one's own text: corpus, vocabulary, streams, losses, the loop and its checkpoints.
 
-Needs the packages of `pip install "elmo-hf[train]"`.
+The loop and its reports need the packages of `pip install "elmo-hf[train]"`, and are imported when they are asked for.
 """
 
-try:
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from elmo_hf.pretraining.corpus import Corpus, open_corpus
+from elmo_hf.pretraining.objective import PretrainingLoss, StreamingObjective
+from elmo_hf.pretraining.optimiser import OptimiserSettings, build_optimiser, clip_gradients, reduce_row_gradients
+from elmo_hf.pretraining.perplexity import SentenceScore, TextScore, perplexity, score_sentences
+from elmo_hf.pretraining.sampled_softmax import LogUniformSampler, log_expected_count
+from elmo_hf.pretraining.settings import PretrainingSettings
+from elmo_hf.pretraining.streams import SentenceStreams, StreamBatch
+from elmo_hf.pretraining.vocabulary import Vocabulary, build_vocabulary
+from elmo_hf.pretraining.warm_start import WarmStart, adopt_vocabulary, warm_start
+
+if TYPE_CHECKING:
     from elmo_hf.pretraining.checkpoint import CheckpointError
-    from elmo_hf.pretraining.corpus import Corpus, open_corpus
     from elmo_hf.pretraining.loop import LossNotFiniteError, pretrain
-    from elmo_hf.pretraining.objective import PretrainingLoss, StreamingObjective
-    from elmo_hf.pretraining.optimiser import OptimiserSettings, build_optimiser, clip_gradients, reduce_row_gradients
-    from elmo_hf.pretraining.perplexity import Perplexity, SentenceScore, perplexity, score_sentences
     from elmo_hf.pretraining.report import MetricsLog, RunSummary
-    from elmo_hf.pretraining.sampled_softmax import LogUniformSampler, log_expected_count
-    from elmo_hf.pretraining.settings import PretrainingSettings
-    from elmo_hf.pretraining.streams import SentenceStreams, StreamBatch
-    from elmo_hf.pretraining.vocabulary import Vocabulary, build_vocabulary
-    from elmo_hf.pretraining.warm_start import WarmStart, adopt_vocabulary, warm_start
-except ModuleNotFoundError as error:
-    if error.name is None or error.name.startswith("elmo_hf"):
-        raise
-    raise ImportError(f"elmo_hf.pretraining needs {error.name}: pip install 'elmo-hf[train]'") from error
+
+# What is imported when it is asked for, and where it is.
+LATER = {
+    "CheckpointError": "checkpoint",
+    "LossNotFiniteError": "loop",
+    "MetricsLog": "report",
+    "RunSummary": "report",
+    "pretrain": "loop",
+}
 
 __all__ = [
     "CheckpointError",
@@ -28,7 +37,6 @@ __all__ = [
     "LossNotFiniteError",
     "MetricsLog",
     "OptimiserSettings",
-    "Perplexity",
     "PretrainingLoss",
     "PretrainingSettings",
     "RunSummary",
@@ -36,6 +44,7 @@ __all__ = [
     "SentenceStreams",
     "StreamBatch",
     "StreamingObjective",
+    "TextScore",
     "Vocabulary",
     "WarmStart",
     "adopt_vocabulary",
@@ -50,3 +59,15 @@ __all__ = [
     "score_sentences",
     "warm_start",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = import_module(f"{__name__}.{LATER[name]}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("elmo_hf"):
+            raise
+        raise ImportError(f"{__name__}.{name} needs {error.name}: pip install 'elmo-hf[train]'") from error
+    return getattr(module, name)

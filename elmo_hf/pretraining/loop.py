@@ -50,6 +50,7 @@ from elmo_hf.pretraining.settings import PretrainingSettings
 from elmo_hf.pretraining.start import Start, expected_steps, held_out_perplexity, open_streams
 from elmo_hf.pretraining.streams import StreamBatch
 from elmo_hf.tokenization_elmo import ElmoTokenizer
+from elmo_hf.word_layer_elmo import character_embeddings_of
 
 logger = get_logger(__name__)
 
@@ -215,7 +216,7 @@ class Run:
             self.tokenizer,
             accelerator.process_index,
             accelerator.num_processes,
-            character_ids=not self.model.config.word_embedding_size,
+            character_ids="character_ids" in self.model.elmo.embeddings.input_names,
         )
         set_seed(settings.seed + accelerator.process_index)
         if newest is not None:
@@ -282,9 +283,10 @@ class Run:
                 result = self.objective(batch.to(accelerator.device, non_blocking=True), state, divisors)
                 # bilm-tf trains on the sum over an unroll; its clipping bound is that of this sum's gradient.
                 loss = result.loss * settings.unroll_steps
-                if not batch.words and not batch.backward_words and self.streams.character_ids:
+                characters = character_embeddings_of(self.model.elmo.embeddings)
+                if not batch.words and not batch.backward_words and characters is not None:
                     # All rows of this process have ended: no character was read, and DDP waits for every gradient.
-                    loss = loss + 0.0 * sum(weight.sum() for weight in self.model.elmo.embeddings.parameters())
+                    loss = loss + 0.0 * sum(weight.sum() for weight in characters.parameters())
                 accelerator.backward(loss)
             self.state = result.state
             sums += torch.stack([result.forward_loss, result.backward_loss]).cpu().double() * torch.stack(divisors)

@@ -13,7 +13,8 @@ from ..adaptive_softmax_elmo import ElmoAdaptiveSoftmax
 from ..lstm_elmo import ElmoState
 from ..modeling_elmo import ElmoForPreTraining
 from ..softmax_elmo import ElmoSoftmax, frequency_ranks, ids_of_ranks
-from ..word_embeddings_elmo import ElmoWordEmbeddings
+from ..transformer_elmo import ElmoTransformerEncoder
+from ..word_layer_elmo import word_table_of
 from .chunked_softmax import chunked_sampled_loss, chunked_softmax_loss
 from .sampled_softmax import LogUniformSampler, accidental_hits, gather_rows, log_expected_count
 
@@ -31,7 +32,7 @@ class PretrainingLoss(NamedTuple):
         loss: mean of the two directions' losses, differentiable, in nats a word.
         forward_loss, backward_loss: mean negative log-likelihood of each direction's targets, detached.
         forward_words, backward_words: how many targets each direction had: int64 scalars on the loss's device.
-        state: to carry to the next batch, detached.
+        state: to carry to the next batch, detached; `None` for a Transformer, which has none.
     """
 
     loss: Tensor
@@ -39,7 +40,7 @@ class PretrainingLoss(NamedTuple):
     backward_loss: Tensor
     forward_words: Tensor
     backward_words: Tensor
-    state: ElmoState
+    state: ElmoState | None
 
     @property
     def words(self) -> Tensor:
@@ -86,6 +87,11 @@ class StreamingObjective(nn.Module):
                 f"loss={loss!r} does not fit a model with softmax_cutoffs={model.config.softmax_cutoffs}: an adaptive "
                 "softmax has the loss 'adaptive', any other 'full' or 'sampled'"
             )
+        if model.config.num_pos_tags:
+            raise ValueError(
+                f"num_pos_tags={model.config.num_pos_tags}: running text has no parts of speech beside its words; "
+                "train such a model on tagged sentences with the Trainer, labels=input_ids, or set num_pos_tags=0"
+            )
         self.model = model
         self.loss = loss
         self.sampler: LogUniformSampler | None = None
@@ -94,8 +100,9 @@ class StreamingObjective(nn.Module):
             self.sampler = LogUniformSampler(words, num_samples, seed)
         self.sparse_gradients = sparse_gradients and loss == "sampled"
         sparse: list[Tensor] = list(model.softmax.parameters()) if self.sparse_gradients else []
-        if isinstance(model.elmo.embeddings, ElmoWordEmbeddings):
-            table = model.elmo.embeddings.word_embeddings
+        table_of_words = word_table_of(model.elmo.embeddings)
+        if table_of_words is not None:
+            table = table_of_words.word_embeddings
             table.sparse = self.sparse_gradients
             sparse += [table.weight] if self.sparse_gradients else []
         if sparse:
@@ -156,9 +163,10 @@ class StreamingObjective(nn.Module):
         stand_in = ids_of_ranks(torch.zeros_like(labels[:1]), self.model.softmax.excluded_ids)
         loss, nll = self._loss(contexts, torch.where(real, labels, stand_in), shares)
         sums = 2 * (nll.detach() * shares).view(2, -1).sum(dim=1)
-        return PretrainingLoss(loss, sums[0], sums[1], counts[0], counts[1], state.detach())
+        carried = None if state is None else state.detach()
+        return PretrainingLoss(loss, sums[0], sums[1], counts[0], counts[1], carried)
 
-    def contexts(self, batch: "StreamBatch", state: ElmoState | None = None) -> tuple[Tensor, ElmoState]:
+    def contexts(self, batch: "StreamBatch", state: ElmoState | None = None) -> tuple[Tensor, ElmoState | None]:
         """What each target is predicted from.
 
         Returns:
@@ -166,31 +174,54 @@ class StreamingObjective(nn.Module):
             the state after the batch.
         """
         model = self.model.elmo
+        encoder = model.encoder
+        if isinstance(encoder, ElmoTransformerEncoder):
+            return self._contexts_of_sentences(encoder, batch), None
         if batch.starts_fresh:
             state = None
         # Both directions' words at once and time-major: words that they share are encoded once.
         inputs = self._inputs(batch)
-        _, rows, steps = inputs.shape[:3]
-        inputs = inputs.transpose(1, 2).flatten(0, 1)  # [2 * steps, rows, ...]
-        words = model.embeddings(inputs, model.word_mask(inputs, character_ids=inputs))  # [2 * steps, rows, P]
+        rows, steps = inputs[0].shape[1:3]
+        words = self._word_vectors([each.transpose(1, 2) for each in inputs])  # [2 * steps, rows, P]
         forward, backward = words.view(2, steps * rows, -1)
         if state is not None and state.hidden.shape[2] != rows:
             raise ValueError(
                 f"the state has {state.hidden.shape[2]} rows and the batch {rows}: a row of the state belongs to the "
                 "same row of the batch; start from state=None when the number of rows changes"
             )
-        initial = model.encoder.state_for(rows, words, state)
-        outputs, final = model.encoder.run_layers(forward, backward, [rows] * steps, initial.detach())
+        initial = encoder.state_for(rows, words, state)
+        outputs, final = encoder.run_layers(forward, backward, [rows] * steps, initial.detach())
         top = torch.cat(outputs[-1])
-        return functional.dropout(top, self.model.config.lstm_input_dropout, self.training), final
+        return functional.dropout(top, self.model.config.top_layer_dropout, self.training), final
 
-    def _inputs(self, batch: "StreamBatch") -> Tensor:
-        """What the model reads of both directions' words: ids (2, rows, steps), or characters (2, rows, steps, L)."""
-        if self.model.config.word_embedding_size:
-            return torch.stack([batch.forward_input_ids, batch.backward_input_ids])
-        if batch.forward_character_ids is None or batch.backward_character_ids is None:
-            raise ValueError("this model reads characters and the batch has none: make the streams with characters")
-        return torch.stack([batch.forward_character_ids, batch.backward_character_ids])
+    def _contexts_of_sentences(self, encoder: ElmoTransformerEncoder, batch: "StreamBatch") -> Tensor:
+        """The same for a model that reads whole sentences."""
+        if not batch.starts_fresh:
+            raise ValueError(
+                "this model is a Transformer, which reads whole sentences and carries no state, and the batch holds "
+                "parts of running text: make the streams with sentence_independent=True (--sentence_independent)"
+            )
+        forward, backward = self._word_vectors(self._inputs(batch)).chunk(2)  # [rows, steps, P]
+        # Both directions read the same sentences: their rows are equally long.
+        top = encoder.read_streams(forward, backward, batch.forward_labels.ne(NO_TARGET))
+        contexts = torch.stack(top).transpose(1, 2).flatten(0, 2)
+        return functional.dropout(contexts, self.model.config.top_layer_dropout, self.training)
+
+    def _inputs(self, batch: "StreamBatch") -> list[Tensor]:
+        """What the model reads of both directions' words: ids (2, rows, steps), characters (2, rows, steps, L)."""
+        inputs = []
+        for name in self.model.elmo.embeddings.input_names:
+            pair = getattr(batch, f"forward_{name}"), getattr(batch, f"backward_{name}")
+            if pair[0] is None or pair[1] is None:
+                raise ValueError("this model reads characters and the batch has none: make the streams with characters")
+            inputs.append(torch.stack(pair))
+        return inputs
+
+    def _word_vectors(self, inputs: list[Tensor]) -> Tensor:
+        """Both directions' inputs (2, a, b, ...) to their vectors (2 * a, b, P)."""
+        layer = self.model.elmo.embeddings
+        flat = [each.flatten(0, 1) for each in inputs]
+        return layer(*flat, mask=layer.real_words(flat[0]))
 
     @staticmethod
     def _targets(labels: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ Memory does not depend on the length of the text: sentences are read one by one,
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from ..lstm_elmo import ElmoState
 from ..modeling_elmo import ElmoForPreTraining
 from ..packing_elmo import PackedBatch
+from ..transformer_elmo import ElmoTransformerEncoder
 from .word_encoder import WordEncoder, word_splitter
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class SentenceScore:
 
 
 @dataclass
-class Perplexity:
-    """Sums over a text; two of them add up to those of both texts, as of the shards of several processes.
+class TextScore:
+    """How probable a text is: sums over its sentences; those of two texts, as of several processes, add up.
 
     Attributes:
         sentences, words, unknown: counts, boundaries excluded.
@@ -89,8 +90,8 @@ class Perplexity:
         self.forward_log_prob += score.forward
         self.backward_log_prob += score.backward
 
-    def __add__(self, other: "Perplexity") -> "Perplexity":
-        return Perplexity(
+    def __add__(self, other: "TextScore") -> "TextScore":
+        return TextScore(
             self.sentences + other.sentences,
             self.words + other.words,
             self.unknown + other.unknown,
@@ -141,13 +142,13 @@ def perplexity(
     steps: int = 20,
     carry_state: bool = True,
     pre_tokenization: str | None = None,
-) -> Perplexity:
+) -> TextScore:
     """Perplexity of a text; arguments and errors as in `score_sentences`.
 
     Raises:
         ValueError: in addition, a text without any sentence.
     """
-    total = Perplexity()
+    total = TextScore()
     for score in score_sentences(
         model,
         tokenizer,
@@ -185,7 +186,8 @@ def score_sentences(
         steps: words of a row read at a time.
         carry_state: as bilm-tf trains and tests: every row is a running text that takes the next sentence when its
             own has ended, and its recurrent states go on. `False` starts every sentence from zero states, and the
-            result is then independent of `rows` and of the order of sentences.
+            result is then independent of `rows` and of the order of sentences. A Transformer, which reads whole
+            sentences whatever `steps` is, needs `False`.
         per_word: also give the log-probability of every word.
         pre_tokenization: how strings become words, `"whitespace"` or `"ptb"`; by default the tokenizer's way.
 
@@ -194,8 +196,13 @@ def score_sentences(
         otherwise within a bounded window, in the order of the text.
 
     Raises:
-        ValueError: impossible sizes, or a vocabulary that is not the model's.
+        ValueError: impossible sizes, a vocabulary that is not the model's, or carried states of a Transformer.
     """
+    if carry_state and isinstance(model.elmo.encoder, ElmoTransformerEncoder):
+        raise ValueError(
+            "carry_state=True: this model is a Transformer, which has no state to carry from sentence to sentence: set "
+            "carry_state=False (--sentence_independent)"
+        )
     for name, value in (("rows", rows), ("steps", steps)):
         if value < 1:
             raise ValueError(f"{name}={value}: expected at least 1")
@@ -203,6 +210,11 @@ def score_sentences(
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} words and the model vocab_size={model.config.vocab_size}: load the "
             "tokenizer that belongs to the model"
+        )
+    if model.config.num_pos_tags:
+        raise ValueError(
+            f"num_pos_tags={model.config.num_pos_tags}: running text has no parts of speech beside its words; score "
+            "tagged sentences by the model itself, model(**tokenizer(words, pos_tags=tags, is_split_into_words=True))"
         )
     encoder = WordEncoder.from_tokenizer(tokenizer)
     split = word_splitter(pre_tokenization or tokenizer.pre_tokenization)
@@ -223,7 +235,7 @@ class _Reading:
 
     index: int
     ids: NDArray[np.int64]  # (words + 2,), with boundaries
-    inputs: NDArray[np.integer]  # character rows (words + 2, length), or the ids again for a word model
+    inputs: list[NDArray[Any]]  # what the model reads: the ids, character rows (words + 2, length), or both
     unknown: int
     taken: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
@@ -256,7 +268,9 @@ class _Scorer:
         self.model, self.encoder, self.unknown_id = model, encoder, unknown_id
         self.rows, self.steps, self.per_word = rows, steps, per_word
         self.device = next(model.parameters()).device
-        self.reads_words = model.config.word_embedding_size > 0
+        self.input_names: tuple[str, ...] = model.elmo.embeddings.input_names
+        # Without states to go on from, a sentence is read in one go.
+        self.reads_in_parts = not isinstance(model.elmo.encoder, ElmoTransformerEncoder)
 
     def running(self, texts: Iterator[tuple[int, list[str]]]) -> Iterator[SentenceScore]:
         """Every row a running text with carried states."""
@@ -299,7 +313,8 @@ class _Scorer:
                 while batch[0].taken < batch[0].targets:
                     runs = []
                     for reading in batch:
-                        count = min(self.steps, reading.targets - reading.taken)
+                        left = reading.targets - reading.taken
+                        count = min(self.steps, left) if self.reads_in_parts else left
                         runs.append([(reading, reading.taken, count)] if count else [])
                         reading.taken += count
                     state = self._score(runs, state)
@@ -307,7 +322,8 @@ class _Scorer:
 
     def _encode(self, index: int, words: list[str]) -> _Reading:
         ids, characters = self.encoder.encode([self.encoder.bos_token, *words, self.encoder.eos_token])
-        inputs = ids if self.reads_words else characters
+        read: dict[str, NDArray[Any]] = {"input_ids": ids, "character_ids": characters}
+        inputs = [read[name] for name in self.input_names]
         return _Reading(index, ids, inputs, int((ids[1:-1] == self.unknown_id).sum()))
 
     def _finished(self, runs: list[list[tuple[_Reading, int, int]]]) -> Iterator[SentenceScore]:
@@ -316,21 +332,23 @@ class _Scorer:
                 if start + count == reading.targets:
                     yield reading.finish(self.per_word)
 
-    def _score(self, runs: list[list[tuple[_Reading, int, int]]], state: ElmoState | None) -> ElmoState:
+    def _score(self, runs: list[list[tuple[_Reading, int, int]]], state: ElmoState | None) -> ElmoState | None:
         """Read a run of words in every row, note their scores, and return the state."""
         steps = max(sum(count for _, _, count in of_row) for of_row in runs)
-        example = next(of_row[0][0].inputs for of_row in runs if of_row)
-        inputs = np.zeros((2, len(runs), steps, *example.shape[1:]), example.dtype)
+        examples = next(of_row[0][0].inputs for of_row in runs if of_row)
+        inputs = [np.zeros((2, len(runs), steps, *example.shape[1:]), example.dtype) for example in examples]
         labels = np.full((2, len(runs), steps), -1, np.int64)
         for row, of_row in enumerate(runs):
             place = 0
             for reading, start, count in of_row:
                 here = slice(place, place + count)
                 for direction, step in enumerate((1, -1)):
-                    inputs[direction, row, here] = reading.inputs[::step][start : start + count]
+                    for given, own in zip(inputs, reading.inputs, strict=True):
+                        given[direction, row, here] = own[::step][start : start + count]
                     labels[direction, row, here] = reading.ids[::step][start + 1 : start + 1 + count]
                 place += count
-        scores, state = self._log_probabilities(torch.from_numpy(inputs), torch.from_numpy(labels), state)
+        tensors = [torch.from_numpy(given) for given in inputs]
+        scores, state = self._log_probabilities(tensors, torch.from_numpy(labels), state)
         for row, of_row in enumerate(runs):
             place = 0
             for reading, _, count in of_row:
@@ -343,28 +361,34 @@ class _Scorer:
         return state
 
     def _log_probabilities(
-        self, inputs: Tensor, labels: Tensor, state: ElmoState | None
-    ) -> tuple[NDArray[np.float32], ElmoState]:
-        """Characters (2, rows, steps, length) or ids (2, rows, steps); labels (2, rows, steps) -> log-probabilities.
+        self, inputs: list[Tensor], labels: Tensor, state: ElmoState | None
+    ) -> tuple[NDArray[np.float32], ElmoState | None]:
+        """What the model reads, each (2, rows, steps, ...), and labels (2, rows, steps) -> log-probabilities.
 
         Labels of -1, at the end of rows, have none: 0.
         """
-        elmo = self.model.elmo
-        rows = inputs.shape[1]
-        inputs, labels = inputs.to(self.device), labels.to(self.device)
+        elmo, encoder = self.model.elmo, self.model.elmo.encoder
+        rows = labels.shape[1]
+        labels = labels.to(self.device)
         real = labels[0] >= 0  # the same positions in both directions: the two read the same sentences
         packing = PackedBatch.from_mask(real)
-        words = elmo.embeddings(inputs.flatten(0, 1), real.repeat(2, 1))  # [2 * rows, steps, P]
-        initial = elmo.encoder.state_for(rows, words, state)
+        given = [each.to(self.device).flatten(0, 1) for each in inputs]
+        words = elmo.embeddings(*given, mask=real.repeat(2, 1))  # [2 * rows, steps, P]
         # Both streams stand in their own reading order already: the forward index packs them both.
-        forward, backward = (packing.pack(each, packing.forward_index) for each in words.split(rows))
-        outputs, final = elmo.encoder.run_layers(
-            forward, backward, packing.batch_sizes, ElmoState(*(part[:, :, packing.row_order] for part in initial))
-        )
+        if isinstance(encoder, ElmoTransformerEncoder):
+            read = encoder.read_streams(words[:rows], words[rows:], real)
+            top = torch.cat([packing.pack(each, packing.forward_index) for each in read])
+        else:
+            forward, backward = (packing.pack(each, packing.forward_index) for each in words.split(rows))
+            initial = encoder.state_for(rows, words, state)
+            outputs, final = encoder.run_layers(
+                forward, backward, packing.batch_sizes, ElmoState(*(part[:, :, packing.row_order] for part in initial))
+            )
+            top = torch.cat(outputs[-1])
+            restore = torch.argsort(packing.row_order)
+            state = ElmoState(*(part[:, :, restore] for part in final))
         targets = labels.flatten(1)[:, packing.forward_index]  # [2, total]
-        found = self.model.softmax.log_probabilities(torch.cat(outputs[-1]), targets.flatten())
+        found = self.model.softmax.log_probabilities(top, targets.flatten())
         scores = found.new_zeros(2, real.numel())
         scores[:, packing.forward_index] = found.view(2, -1)
-        restore = torch.argsort(packing.row_order)
-        state = ElmoState(*(part[:, :, restore] for part in final))
         return scores.view(labels.shape).float().cpu().numpy(), state

@@ -89,8 +89,8 @@ class PretrainingSettings:
         None,
         "Fields of the model's configuration that replace the preset's: JSON such as '{\"cell_size\": 512}', or "
         'the path of a JSON file. Words read by their id and not by their characters: \'{"character_filters": [], '
-        '"word_embedding_size": 512}\', of the size of projection_size; with "tie_word_embeddings": true the '
-        "softmax shares their table.",
+        '"word_embedding_size": 512}\'; with "tie_word_embeddings": true the softmax shares their table, which is then '
+        "as wide as projection_size. Without the empty list of filters, ids are joined to characters.",
     )
     initialize_from: str | None = option(
         None, "Start from the weights of this checkpoint folder instead of random ones."
@@ -104,13 +104,17 @@ class PretrainingSettings:
     softmax_only_steps: int = option(
         0, "With initialize_from: first learn the softmax alone, for this many steps, the biLM frozen."
     )
-    dropout: float = option(0.1, "Dropout of LSTM inputs and of the top layer.")
+    dropout: float = option(
+        0.1, "Dropout of LSTM inputs and of the top layer; of a Transformer at all its places, and of its top layer."
+    )
 
     # Batches
     rows: int = option(128, "Rows of a batch in each process; every row is a running stream of sentences.")
     unroll_steps: int = option(20, "Words of a row in one batch: the length of back-propagation through time.")
     sentence_independent: bool = option(
-        False, "One sentence a row and no carried state, in batches of similar length, instead of running streams."
+        False,
+        "One sentence a row and no carried state, in batches of similar length, instead of running streams. A "
+        "Transformer needs it, and unroll_steps is then the longest sentence that is read uncut.",
     )
     gradient_accumulation_steps: int = option(1, "Batches whose gradients make one step.")
     epochs: int = option(10, "Passes over train_data.")
@@ -245,13 +249,14 @@ class PretrainingSettings:
                 if name not in known:
                     raise ValueError(f"config_overrides names {name!r}, which is no field of ElmoConfig")
         # Sizes that follow from others are derived again unless they are named.
-        fields["lstm_input_dropout"] = self.dropout
         if self.softmax_cutoffs is not None:
             fields["softmax_cutoffs"] = self.softmax_cutoffs
         elif self.loss == "adaptive" and "vocab_size" in fields and overrides.get("softmax_cutoffs") is None:
             fields["softmax_cutoffs"] = default_cutoffs(fields["vocab_size"])
         try:
-            return ElmoConfig.from_preset(self.preset, **{**overrides, **fields})
+            config = ElmoConfig.from_preset(self.preset, **{**overrides, **fields})
+            config.set_dropout(self.dropout)
+            return config
         except StrictDataclassError as error:
             raise ValueError(f"no such model: {error.__cause__ or error}") from error
 

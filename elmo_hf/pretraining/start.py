@@ -11,15 +11,17 @@ import torch
 
 from elmo_hf.adaptive_softmax_elmo import default_cutoffs
 from elmo_hf.configuration_elmo import ElmoConfig
+from elmo_hf.loading import load_model
 from elmo_hf.modeling_elmo import ElmoForPreTraining
 from elmo_hf.pretraining.corpus import Corpus, open_corpus
-from elmo_hf.pretraining.perplexity import Perplexity, score_sentences
+from elmo_hf.pretraining.perplexity import TextScore, score_sentences
 from elmo_hf.pretraining.settings import PretrainingSettings
 from elmo_hf.pretraining.streams import SentenceStreams
 from elmo_hf.pretraining.vocabulary import Vocabulary, counts_path
 from elmo_hf.pretraining.warm_start import warm_start
 from elmo_hf.softmax_elmo import ElmoSoftmax
 from elmo_hf.tokenization_elmo import ElmoTokenizer
+from elmo_hf.word_layer_elmo import character_embeddings_of, word_table_of
 
 
 class Start(NamedTuple):
@@ -41,7 +43,9 @@ class Start(NamedTuple):
         if settings.initialize_from is not None:
             return cls._warm(settings, settings.initialize_from)
         assert settings.vocabulary is not None  # the settings saw to it
-        longest = settings.model_config().max_characters_per_word
+        config = settings.model_config()
+        check_streams(settings, config)
+        longest = config.max_characters_per_word
         tokenizer = ElmoTokenizer(settings.vocabulary, max_characters_per_word=longest)
         model = ElmoForPreTraining(settings.model_config(**word_ids(tokenizer)))
         clear_padding(model)
@@ -63,8 +67,13 @@ class Start(NamedTuple):
     @classmethod
     def _warm(cls, settings: PretrainingSettings, folder: str) -> "Start":
         config, tokenizer = ElmoConfig.from_pretrained(folder), None
+        check_streams(settings, config)
         if settings.vocabulary is not None:
-            tokenizer = ElmoTokenizer(settings.vocabulary, max_characters_per_word=config.max_characters_per_word)
+            tokenizer = ElmoTokenizer(
+                settings.vocabulary,
+                max_characters_per_word=config.max_characters_per_word,
+                character_vocabulary=ElmoTokenizer.from_pretrained(folder).character_vocabulary,
+            )
         if settings.softmax_only_steps and config.tie_word_embeddings:
             raise ValueError(
                 f"softmax_only_steps={settings.softmax_only_steps}: the softmax of {folder} has the table of words for "
@@ -80,12 +89,27 @@ class Start(NamedTuple):
             new_rows=settings.new_rows,
             softmax_cutoffs=cutoffs,
         )
-        start.model.config.lstm_input_dropout = settings.dropout
-        for layer in start.model.elmo.encoder.layers:
-            layer.dropout = settings.dropout  # type: ignore[assignment]
+        start.model.config.set_dropout(settings.dropout)
         own_memory(start.model)
         rows = f"softmax rows of {start.kept_words:,} words kept, {start.new_words:,} new"
         return cls(start.model, start.tokenizer, f"weights of {folder}, {rows}")
+
+
+def check_streams(settings: PretrainingSettings, config: ElmoConfig) -> None:
+    """Raise `ValueError` for text that a model of this configuration cannot read in the way the settings say."""
+    if config.encoder_type != "transformer":
+        return
+    if not settings.sentence_independent:
+        raise ValueError(
+            "encoder_type='transformer' reads each sentence whole and carries no state from one batch to the next: add "
+            "--sentence_independent, with unroll_steps the longest sentence to be read uncut"
+        )
+    # Both boundaries have a position.
+    if settings.unroll_steps >= config.max_position_embeddings:
+        raise ValueError(
+            f"unroll_steps={settings.unroll_steps}: expected less than the model's max_position_embeddings="
+            f"{config.max_position_embeddings}"
+        )
 
 
 def load(folder: str | Path) -> tuple[ElmoForPreTraining, ElmoTokenizer]:
@@ -93,10 +117,10 @@ def load(folder: str | Path) -> tuple[ElmoForPreTraining, ElmoTokenizer]:
 
     Raises:
         OSError: the folder or a file of it is missing.
-        ValueError: the tokenizer is not the model's.
+        ValueError: the model has no softmax, or the tokenizer is not the model's.
     """
     try:
-        model = ElmoForPreTraining.from_pretrained(folder, dtype=torch.float32)
+        model = load_model(folder, ElmoForPreTraining, device="cpu", dtype=torch.float32)
         tokenizer = ElmoTokenizer.from_pretrained(folder)
     except OSError as error:
         raise OSError(f"{folder} is no folder of a model and its tokenizer, nor the name of one: {error}") from error
@@ -122,7 +146,11 @@ def own_memory(model: ElmoForPreTraining) -> None:
 @torch.no_grad()
 def clear_padding(model: ElmoForPreTraining) -> None:
     """Zeros in the rows that stand for no word and no character, as in the originals; nothing trains them."""
-    model.get_input_embeddings().weight[0] = 0.0
+    words, characters = word_table_of(model.elmo.embeddings), character_embeddings_of(model.elmo.embeddings)
+    if words is not None:
+        words.word_embeddings.weight[0] = 0.0
+    if characters is not None:
+        characters.character_embeddings.weight[0] = 0.0
     if isinstance(model.softmax, ElmoSoftmax):
         model.softmax.weight[model.softmax.excluded_ids] = 0.0
 
@@ -197,7 +225,7 @@ def held_out_perplexity(
     words: int | None,
     process_index: int,
     num_processes: int,
-) -> Perplexity:
+) -> TextScore:
     """One process's share of the held-out text: every n-th sentence. The shares of all add up to the whole.
 
     With one process this is what `elmo-hf perplexity` reports.
@@ -208,7 +236,7 @@ def held_out_perplexity(
     assert settings.held_out_data is not None  # the settings saw to it
     corpus = open_text(settings, settings.held_out_data, settings.held_out_split)
     sentences = islice(limited(corpus, words), process_index, None, num_processes)
-    total = Perplexity()
+    total = TextScore()
     for score in score_sentences(
         model,
         tokenizer,

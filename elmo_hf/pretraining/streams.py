@@ -442,7 +442,7 @@ class SentenceStreams:
         labels[here] = self.encoder.word_ids[slots[is_target]]
         characters = None
         if self.character_ids:
-            rows = np.zeros((*here.shape, self.encoder.max_characters_per_word), np.int16)
+            rows = np.zeros((*here.shape, self.encoder.max_characters_per_word), self.encoder.character_ids.dtype)
             rows[here] = self.encoder.character_ids[inputs]
             characters = torch.from_numpy(rows)
         return torch.from_numpy(input_ids), characters, torch.from_numpy(labels), len(inputs)

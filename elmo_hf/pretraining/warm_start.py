@@ -20,6 +20,7 @@ from ..modeling_elmo import ElmoForPreTraining
 from ..softmax_elmo import ElmoSoftmax
 from ..tokenization_elmo import ElmoTokenizer
 from ..word_embeddings_elmo import ElmoWordEmbeddings
+from ..word_layer_elmo import word_table_of
 
 NewRows = Literal["mean", "random"]
 
@@ -113,7 +114,7 @@ def adopt_vocabulary(
         How many words keep their softmax rows.
 
     Raises:
-        ValueError: character rows of another length than the model reads, or impossible cutoffs.
+        ValueError: character rows of another length or dictionary than the model reads, or impossible cutoffs.
     """
     if new_rows not in ("mean", "random"):
         raise ValueError(f"new_rows={new_rows!r}: expected 'mean' or 'random'")
@@ -122,6 +123,11 @@ def adopt_vocabulary(
         raise ValueError(
             f"the tokenizer has max_characters_per_word={new_tokenizer.max_characters_per_word} and the model "
             f"{config.max_characters_per_word}: make the tokenizer with the model's"
+        )
+    if new_tokenizer.character_vocabulary != old_tokenizer.character_vocabulary and config.character_filters:
+        raise ValueError(
+            "the tokenizers have different dictionaries of characters, and the model reads them: make the new one with "
+            "character_vocabulary=old_tokenizer.character_vocabulary"
         )
     if softmax_cutoffs is not None and config.tie_word_embeddings:
         raise ValueError(
@@ -144,12 +150,13 @@ def adopt_vocabulary(
         softmax.load_state_dict(old_softmax.state_dict())
         kept = len(words)
     model.softmax = softmax
-    if isinstance(model.elmo.embeddings, ElmoWordEmbeddings):
-        embeddings = ElmoWordEmbeddings(config)
-        _start_anew(embeddings, model.device)
-        new, old = embeddings.word_embeddings.weight, model.elmo.embeddings.word_embeddings.weight
+    table = word_table_of(model.elmo.embeddings)
+    if table is not None:
+        anew = ElmoWordEmbeddings(config)
+        _start_anew(anew, model.device)
+        new, old = anew.word_embeddings.weight, table.word_embeddings.weight
         _keep_rows(new, old, words, old_words, excluded, new_rows)
-        model.elmo.embeddings = embeddings
+        table.word_embeddings, table.excluded_ids = anew.word_embeddings, anew.excluded_ids
         model.tie_weights()
     return kept
 

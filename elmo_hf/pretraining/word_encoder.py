@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..characters_elmo import character_ids_of_boundaries, character_ids_of_words, check_max_characters_per_word
-from ..encodings_elmo import without_surrogates
+from ..characters_elmo import ByteSpelling
+from ..encodings_elmo import Spelling, without_surrogates
 from ..pretokenization_elmo import check_pre_tokenization, word_spans
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class WordEncoder:
         vocabulary: word -> id.
         bos_token, eos_token, unk_token: the boundaries and the unknown word, in `vocabulary`.
         excluded_tokens: words of `vocabulary` that no text can mean: padding and mask.
-        max_characters_per_word: length of a character row.
+        max_characters_per_word: length of a character row of bytes.
+        spelling: how words become rows of characters, if not so.
         special_boundary_words: as the tokenizer's.
         cached_words: size of the table.
 
@@ -72,6 +73,7 @@ class WordEncoder:
         unk_token: str = "<UNK>",
         excluded_tokens: tuple[str, ...] = ("<pad>", "<mask>"),
         max_characters_per_word: int = 50,
+        spelling: Spelling | None = None,
         special_boundary_words: bool = True,
         cached_words: int = CACHED_WORDS,
     ) -> None:
@@ -85,7 +87,10 @@ class WordEncoder:
         mark = "" if special_boundary_words else "\n"
         self.bos_token, self.eos_token = bos_token + mark, eos_token + mark
         self._boundary_ids = vocabulary[bos_token], vocabulary[eos_token]
-        self.max_characters_per_word = check_max_characters_per_word(max_characters_per_word)
+        self._spelling = ByteSpelling(max_characters_per_word) if spelling is None else spelling
+        self.max_characters_per_word = self._spelling.max_characters_per_word
+        # Longer words may be cut to a boundary before they are looked up.
+        self._boundary_forms = (bos_token, eos_token) if special_boundary_words else ()
         self._vocabulary = dict(vocabulary)
         for token in excluded_tokens:
             self._vocabulary.pop(token, None)
@@ -107,7 +112,7 @@ class WordEncoder:
         return cls(
             tokenizer.get_vocab(),
             excluded_tokens=tuple(token for token in (tokenizer.pad_token, tokenizer.mask_token) if token is not None),
-            max_characters_per_word=tokenizer.max_characters_per_word,
+            spelling=tokenizer.spelling,
             special_boundary_words=tokenizer.special_boundary_words,
             **specials,
         )
@@ -126,8 +131,8 @@ class WordEncoder:
             self._slot.new = []
         return slots
 
-    def encode(self, words: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
-        """Word ids (len(words),) int64 and character rows (len(words), max_characters_per_word) int16."""
+    def encode(self, words: list[str]) -> tuple[NDArray[np.int64], NDArray[np.signedinteger]]:
+        """Word ids (len(words),) int64 and character rows (len(words), max_characters_per_word)."""
         slots = self.slots(words)
         return self.word_ids[slots], self.character_ids[slots]
 
@@ -139,17 +144,21 @@ class WordEncoder:
         """Write the rows of the words that were given the last slots."""
         last = slice(len(self._slot) - len(new), len(self._slot))
         find = self._vocabulary.get
+        forms = list(map(self._spelling.lookup_form, new))
         self.word_ids[last] = [
-            find(word if word.isascii() else without_surrogates(word), self._unknown) for word in new
+            find(form if form.isascii() else without_surrogates(form), self._unknown) for form in forms
         ]
-        self.character_ids[last] = character_ids_of_words(new, self.max_characters_per_word)
+        self.character_ids[last] = self._spelling.rows(new)
+        for place, form in enumerate(forms, last.start):
+            if form in self._boundary_forms:
+                self.character_ids[place] = self.character_ids[self._boundary_forms.index(form)]
 
     def _restart(self, capacity: int) -> None:
         self.word_ids = np.zeros(capacity, np.int64)
-        self.character_ids = np.zeros((capacity, self.max_characters_per_word), np.int16)
+        self.character_ids = np.zeros((capacity, self.max_characters_per_word), self._spelling.dtype)
         self._slot = _Slots({self.bos_token: 0, self.eos_token: 1})
         self.word_ids[:2] = self._boundary_ids
-        self.character_ids[:2] = character_ids_of_boundaries(self.max_characters_per_word)
+        self.character_ids[:2] = self._spelling.boundary_rows()
 
 
 class _Slots(dict[str, int]):

@@ -15,7 +15,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from elmo_hf import ElmoForPreTraining, ElmoTokenizer
+from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer
 from elmo_hf.pretraining import (
     CheckpointError,
     LossNotFiniteError,
@@ -27,7 +27,7 @@ from elmo_hf.pretraining import (
 )
 from elmo_hf.pretraining.checkpoint import read_tensors
 from elmo_hf.pretraining.corpus import open_corpus
-from elmo_hf.pretraining.start import open_streams
+from elmo_hf.pretraining.start import open_streams, word_ids
 from modeling_tests.pretraining.runs import SHAPE, WORDS, losses, settings, start
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -253,9 +253,16 @@ def test_adaptive_softmax_finds_its_clusters_in_new_and_old_models(corpus: Path,
 # ---- words by their id
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_word_model_is_trained_resumed_and_continued(corpus: Path, tmp_path: Path, tied: bool) -> None:
-    shape = {**SHAPE, "character_filters": [], "word_embedding_size": 8, "tie_word_embeddings": tied}
+WORD_SHAPES: dict[str, dict[str, Any]] = {
+    "tied": {"character_filters": [], "word_embedding_size": 8, "tie_word_embeddings": True},
+    "untied": {"character_filters": [], "word_embedding_size": 8},
+    "joined to characters": {"word_embedding_size": 5, "context_word_layer": True},
+}
+
+
+@pytest.mark.parametrize("kind", WORD_SHAPES)
+def test_a_word_model_is_trained_resumed_and_continued(corpus: Path, tmp_path: Path, kind: str) -> None:
+    shape, tied = {**SHAPE, **WORD_SHAPES[kind]}, kind == "tied"
     changed = {"config_overrides": json.dumps(shape), "max_steps": 8}
     summary = pretrain(settings(corpus, tmp_path / "whole", **changed))
     pretrain(settings(corpus, tmp_path / "halves", **changed, stop_after=5))
@@ -273,6 +280,33 @@ def test_a_word_model_is_trained_resumed_and_continued(corpus: Path, tmp_path: P
         with pytest.raises(ValueError, match=r"softmax_only_steps=1: the softmax of .* has the table of words"):
             pretrain(settings(corpus, tmp_path / "frozen", **warm, softmax_only_steps=1))
     assert pretrain(settings(corpus, tmp_path / "warm", **warm)).step == 2
+
+
+def test_a_model_with_a_dictionary_of_characters_is_continued(corpus: Path, tmp_path: Path) -> None:
+    """As a converted ELMoForManyLangs model is: code points joined to words, boundaries of its own."""
+    names = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<oov>", "pad_token": "<none>"}
+    tokenizer = ElmoTokenizer(
+        vocab=["<oov>", "<bos>", "<eos>", "<pad>", *WORDS],
+        character_vocabulary=["<bos>", "<eos>", "<oov>", "<pad>", "<bow>", "<eow>", *"aeioukrlmnpstvz"],
+        max_characters_per_word=7,
+        **names,
+    )
+    config = ElmoConfig(
+        **{**SHAPE, "word_embedding_size": 5, "max_characters_per_word": 7, "num_characters": tokenizer.num_characters},
+        **word_ids(tokenizer),
+    )
+    ElmoModel(config).save_pretrained(tmp_path / "start")
+    tokenizer.save_pretrained(tmp_path / "start")
+    changed = {"config_overrides": None, "initialize_from": str(tmp_path / "start"), "vocabulary": None}
+    run = settings(corpus, tmp_path / "run", **changed, max_steps=6, softmax_only_steps=2)
+    summary = pretrain(run)
+    assert summary.step == 6
+    again = ElmoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    assert again.character_vocabulary == tokenizer.character_vocabulary
+    model = ElmoForPreTraining.from_pretrained(tmp_path / "run" / "model")
+    before = ElmoModel.from_pretrained(tmp_path / "start").state_dict()
+    moved = {name for name, value in model.elmo.state_dict().items() if not torch.equal(value, before[name])}
+    assert {"embeddings.words.word_embeddings.weight", "embeddings.projection.weight"} <= moved
 
 
 # ---- killed, stopped, resumed
@@ -449,13 +483,15 @@ def test_names_a_damaged_checkpoint(corpus: Path, tmp_path: Path) -> None:
 # ---- several processes, and memory
 
 
-@pytest.mark.parametrize("reads", ["characters", "words"])
+@pytest.mark.parametrize("reads", ["characters", "words", pytest.param("both", marks=pytest.mark.slow)])
 def test_two_processes_equal_one_with_twice_the_rows(corpus: Path, tmp_path: Path, reads: str) -> None:
     """By `accelerate launch`, on gloo; through the tail, where one of them has nothing left to read."""
     changed: dict[str, Any] = {"dropout": 0.0, "epochs": 1, "max_steps": None, "held_out_data": None}
     if reads == "words":
         shape = {**SHAPE, "character_filters": [], "word_embedding_size": 8, "tie_word_embeddings": True}
         changed["config_overrides"] = json.dumps(shape)
+    elif reads == "both":
+        changed["config_overrides"] = json.dumps({**SHAPE, "word_embedding_size": 5})
     pretrain(settings(corpus, tmp_path / "one", rows=4, **changed))
     values = settings(corpus, tmp_path / "two", rows=2, **changed).to_dict()
     config = tmp_path / "settings.json"

@@ -20,6 +20,10 @@ WORDS = 40
 # Models that read words by their id, without and with a softmax that shares their table.
 WORD_INPUT: dict[str, Any] = {"character_filters": [], "word_embedding_size": 6}
 TIED = {**WORD_INPUT, "tie_word_embeddings": True}
+# One that reads both, joined, and has a layer over contexts and words.
+JOINED = {"word_embedding_size": 6, "context_word_layer": True, "tie_word_embeddings": True}
+SHAPES = {"characters": {}, "words": WORD_INPUT, "tied": TIED, "joined": JOINED}
+every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
 def small_config(**changes: Any) -> ElmoConfig:
@@ -89,19 +93,25 @@ def reference_loss(objective: StreamingObjective, batch: StreamBatch) -> torch.T
     """Full softmax, in plain autograd, one row at a time, from zero states."""
     model = objective.model
     losses = []
-    reads = "input_ids" if model.config.word_embedding_size else "character_ids"
+    layer_on_top = model.elmo.encoder.context_word_layer
     for direction in ("forward", "backward"):
-        inputs, labels = getattr(batch, f"{direction}_{reads}"), getattr(batch, f"{direction}_labels")
+        inputs = [getattr(batch, f"{direction}_{name}") for name in model.elmo.embeddings.input_names]
+        labels = getattr(batch, f"{direction}_labels")
         name = f"{direction}_lstm"
         nlls = []
         for row in range(len(labels)):
-            mask = inputs[row : row + 1].ne(0)
-            hidden = model.elmo.embeddings(inputs[row : row + 1], mask if mask.dim() == 2 else mask.any(-1))[0]
+            given = [each[row : row + 1] for each in inputs]
+            mask = given[0].ne(0)
+            words = model.elmo.embeddings(*given, mask=mask if mask.dim() == 2 else mask.any(-1))[0]
+            hidden = words
             for layer in model.elmo.encoder.layers:
                 lstm = getattr(layer, name)
                 zeros = hidden.new_zeros(1, model.config.projection_size), hidden.new_zeros(1, model.config.cell_size)
                 output, _, _ = lstm(hidden, [1] * len(hidden), *zeros)
                 hidden = output + hidden if layer.has_skip_connection else output
+            if layer_on_top is not None:
+                last = layer_on_top.get_submodule(f"{direction}_layer")
+                hidden = torch.tanh(last(torch.cat([hidden, words], dim=-1)))
             logits = functional.linear(hidden, model.softmax.weight[1:-1], model.softmax.bias[1:-1])
             real = labels[row] >= 0
             nlls.append(functional.cross_entropy(logits[real], labels[row][real] - 1, reduction="none"))
@@ -125,7 +135,7 @@ def with_tail(batch: StreamBatch) -> StreamBatch:
     return dataclasses.replace(batch, **changed)
 
 
-@pytest.mark.parametrize("shape", [{}, WORD_INPUT, TIED], ids=["characters", "words", "tied"])
+@every_shape
 @pytest.mark.parametrize("tail", [False, True])
 def test_full_softmax_loss_and_gradients(tail: bool, shape: dict[str, Any]) -> None:
     objective = StreamingObjective(ElmoForPreTraining(small_config(**shape)), loss="full").double()
@@ -206,7 +216,7 @@ def test_evaluation_takes_the_full_softmax() -> None:
     assert sampled.sampler.draws == 0
 
 
-@pytest.mark.parametrize("shape", [{}, WORD_INPUT, TIED], ids=["characters", "words", "tied"])
+@every_shape
 def test_sparse_gradients_are_the_dense_ones(shape: dict[str, Any]) -> None:
     model = ElmoForPreTraining(small_config(**shape))
     gradients = []
@@ -215,7 +225,7 @@ def test_sparse_gradients_are_the_dense_ones(shape: dict[str, Any]) -> None:
         model.zero_grad()
         objective(small_batch()).loss.backward()
         objective(small_batch(seed=1)).loss.backward()  # accumulated
-        rows = [*model.softmax.parameters(), *(model.elmo.embeddings.parameters() if shape else ())]
+        rows = [*model.softmax.parameters(), *([model.get_input_embeddings().weight] if shape else ())]
         gradients.append([weight.grad for weight in rows])
     for dense, sparse in zip(*gradients, strict=True):
         assert sparse.is_sparse
@@ -242,6 +252,11 @@ def test_a_word_model_needs_no_characters_and_waits_for_nobody() -> None:
     assert kinds[0]["elmo.embeddings.word_embeddings.weight"] == torch.sparse_coo
     with pytest.raises(ValueError, match="reads characters and the batch has none"):
         StreamingObjective(ElmoForPreTraining(small_config()), loss="full")(batch)
+
+
+def test_tags_stand_beside_no_running_text() -> None:
+    with pytest.raises(ValueError, match="num_pos_tags=3: running text has no parts of speech beside its words"):
+        StreamingObjective(ElmoForPreTraining(small_config(num_pos_tags=3)), loss="full")
 
 
 def test_samples_resume() -> None:

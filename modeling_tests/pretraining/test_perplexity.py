@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoTokenizer
-from elmo_hf.pretraining.perplexity import Perplexity, perplexity, perplexity_of, score_sentences
+from elmo_hf.pretraining.perplexity import TextScore, perplexity, perplexity_of, score_sentences
 
 WORD_INPUT = {"character_filters": [], "word_embedding_size": 6}
 VOCABULARY = ["<S>", "</S>", "<UNK>", *"the a cat dog sees runs in out of town . ,".split()]
@@ -57,14 +57,15 @@ def brute_force(
         for sentence in row:
             encoding = tokenizer(sentence.split(), is_split_into_words=True, return_tensors="pt")
             ids = encoding["input_ids"][0]
-            inputs = ids if model.config.word_embedding_size else encoding["character_ids"][0]
+            inputs = [encoding[name][0] for name in model.elmo.embeddings.input_names]
             if not carry:
                 states = [None, None]
             scores: tuple[list[float], list[float]] = ([], [])
             for direction, name in enumerate(("forward_lstm", "backward_lstm")):
                 order = range(len(ids)) if direction == 0 else range(len(ids) - 1, -1, -1)
                 for here, target in zip(list(order)[:-1], list(order)[1:], strict=True):
-                    hidden = model.elmo.embeddings(inputs[None, here : here + 1], torch.tensor([[True]]))[0]
+                    read = [each[None, here : here + 1] for each in inputs]
+                    hidden = model.elmo.embeddings(*read, mask=torch.tensor([[True]]))[0]
                     before = states[direction] or [(torch.zeros(1, 6), torch.zeros(1, 10)) for _ in range(2)]
                     after = []
                     for layer, (h, c) in zip(model.elmo.encoder.layers, before, strict=True):
@@ -80,7 +81,7 @@ def brute_force(
 
 @pytest.mark.parametrize("steps", [1, 3, 20])
 @pytest.mark.parametrize("carry", [True, False])
-@pytest.mark.parametrize("shape", [{}, WORD_INPUT], ids=["characters", "words"])
+@pytest.mark.parametrize("shape", [{}, WORD_INPUT, {"word_embedding_size": 4}], ids=["characters", "words", "both"])
 def test_brute_force_of_one_row(tokenizer: ElmoTokenizer, shape: dict[str, Any], carry: bool, steps: int) -> None:
     model, text = make_model(tokenizer, **shape), make_text(12)
     expected = brute_force(model, tokenizer, [text], carry)[0]
@@ -105,6 +106,11 @@ def test_brute_force_of_one_row(tokenizer: ElmoTokenizer, shape: dict[str, Any],
     assert result.forward == pytest.approx(math.exp(-np.mean(flat[0])), rel=1e-5)
     assert result.backward == pytest.approx(math.exp(-np.mean(flat[1])), rel=1e-5)
     assert result.both == pytest.approx(math.sqrt(result.forward * result.backward), rel=1e-9)
+
+
+def test_tags_stand_beside_no_running_text(tokenizer: ElmoTokenizer) -> None:
+    with pytest.raises(ValueError, match="num_pos_tags=3: running text has no parts of speech"):
+        next(score_sentences(make_model(tokenizer, num_pos_tags=3), tokenizer, ["a b"]))
 
 
 def test_rows_are_running_texts(tokenizer: ElmoTokenizer) -> None:
@@ -210,4 +216,4 @@ def test_refusals(tokenizer: ElmoTokenizer) -> None:
     with pytest.raises(ValueError, match=r"tokenizer has 5 words and the model vocab_size=17"):
         perplexity(model, ElmoTokenizer(), ["a"])
     with pytest.raises(ValueError, match="no sentence was scored"):
-        _ = Perplexity().forward
+        _ = TextScore().forward

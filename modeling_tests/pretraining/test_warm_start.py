@@ -113,6 +113,27 @@ def test_the_table_of_a_word_model_follows_the_vocabulary(tmp_path: Path, tied: 
             warm_start(tmp_path, softmax_cutoffs=[4])
 
 
+def test_a_joined_model_keeps_its_characters_and_its_projection(tmp_path: Path) -> None:
+    old = save(tmp_path, word_embedding_size=5)
+    model = warm_start(tmp_path, tokenizer_of(NEW)).model
+    before, after = old.elmo.embeddings.state_dict(), model.elmo.embeddings.state_dict()
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        if name != "words.word_embeddings.weight":
+            assert torch.equal(after[name], value), name
+    table = after["words.word_embeddings.weight"]
+    assert torch.equal(table[NEW.index("cat") + 1], before["words.word_embeddings.weight"][OLD.index("cat") + 1])
+    assert table.shape == (len(NEW) + 2, 5)
+
+
+def test_another_dictionary_of_characters_is_refused(tmp_path: Path) -> None:
+    save(tmp_path)
+    symbols = ["<bos>", "<eos>", "<oov>", "<pad>", "<bow>", "<eow>", "a"]
+    other = ElmoTokenizer(vocab=NEW, max_characters_per_word=8, character_vocabulary=symbols)
+    with pytest.raises(ValueError, match="different dictionaries of characters, and the model reads them"):
+        warm_start(tmp_path, other)
+
+
 def test_without_reusing_the_softmax(tmp_path: Path) -> None:
     old = save(tmp_path)
     start = warm_start(tmp_path, reuse_softmax=False)

@@ -23,6 +23,29 @@ def test_every_size_of_table_gives_the_same(cached_words):
         assert np.array_equal(encoder.encode_ids(words), ids)
 
 
+def test_a_dictionary_of_characters():
+    names = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<oov>", "pad_token": "<none>"}
+    tokenizer = ElmoTokenizer(
+        vocab=["<oov>", "<bos>", "<eos>", "<pad>", "the", "中文字", "<bos>x"[:5] + "z"],
+        character_vocabulary=["<bos>", "<eos>", "<oov>", "<pad>", "<bow>", "<eow>", *"thex中文字"],
+        max_characters_per_word=7,
+        pre_tokenization="whitespace",
+        **names,
+    )
+    encoder = WordEncoder.from_tokenizer(tokenizer)
+    # Cut to five characters: a word of the vocabulary, a boundary, and one that is unknown.
+    words = ["the", "中文字", "thexx中", "<bos>x", "<eos>", "<pad>", "<none>", "", "théx"]
+    expected = tokenizer(words, is_split_into_words=True, add_special_tokens=False)
+    ids, characters = encoder.encode(words)
+    # Padding spelt in a text is unknown to a language model.
+    expected["input_ids"][6] = tokenizer.unk_token_id
+    assert ids.tolist() == expected["input_ids"]
+    assert np.array_equal(characters, expected["character_ids"])
+    boundaries = encoder.encode([encoder.bos_token, encoder.eos_token])[1]
+    whole = tokenizer([], is_split_into_words=True)["character_ids"]
+    assert np.array_equal(boundaries, whole)
+
+
 def test_no_word_and_one_word():
     encoder = WordEncoder(VOCABULARY)
     assert encoder.encode([])[1].shape == (0, 50)

@@ -1,0 +1,93 @@
+"""What `embed` and `score` are given: a model and tokenizer, as objects or by the name of a checkpoint; sentences."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from transformers import AutoTokenizer
+
+from .pretrained_elmo import ElmoPreTrainedModel
+from .tokenization_elmo import ElmoTokenizer
+
+Model = TypeVar("Model", bound=ElmoPreTrainedModel)
+Name = str | os.PathLike[str]
+
+
+def load_model(
+    model: Model | Name, kind: type[Model], device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Model:
+    """The model itself, or the one of a checkpoint.
+
+    Args:
+        model: an object, or a folder or name on the Hub.
+        kind: the class of an object, and the one to load a checkpoint as.
+        device: of a checkpoint's model; by default the GPU if there is one. An object stays where it is.
+        dtype: of a checkpoint's model; by default as it is stored. An object keeps its own.
+
+    Raises:
+        TypeError: neither a name nor a model of that kind.
+        ValueError: a checkpoint that lacks a part of that kind of model; device or dtype for an object.
+    """
+    if isinstance(model, str | os.PathLike):
+        options = {} if dtype is None else {"dtype": dtype}
+        loaded, info = kind.from_pretrained(model, output_loading_info=True, **options)
+        missing = sorted(name for name in info["missing_keys"] if "scalar_mixes." not in name)
+        if missing:
+            raise ValueError(
+                f"{os.fspath(model)} lacks {len(missing)} weights of {kind.__name__}, {missing[0]} among them: give a "
+                "checkpoint that holds them"
+            )
+        loaded.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        return loaded
+    if not isinstance(model, kind):
+        raise TypeError(f"model is of type {type(model).__name__}: expected {kind.__name__}, or a checkpoint's folder")
+    for name, value in (("device", device), ("dtype", dtype)):
+        if value is not None:
+            raise ValueError(
+                f"{name}={value!r} is for a model given as a folder: this one is loaded, call model.to({value!r})"
+            )
+    return model
+
+
+def load_tokenizer(tokenizer: ElmoTokenizer | Name | None, model: ElmoPreTrainedModel | Name) -> ElmoTokenizer:
+    """The tokenizer itself, that of a checkpoint, or by default the one beside the model.
+
+    Raises:
+        ValueError: none is given, and the model does not come from a checkpoint.
+    """
+    if tokenizer is not None and not isinstance(tokenizer, str | os.PathLike):
+        return tokenizer
+    source = model.name_or_path if isinstance(model, ElmoPreTrainedModel) else model
+    if not (tokenizer or source):
+        raise ValueError("tokenizer=None, and the model was not loaded from a checkpoint: give the model's tokenizer")
+    loaded: Any = AutoTokenizer.from_pretrained(tokenizer or source)
+    return loaded
+
+
+def check_sentences(sentences: Iterable[str | Sequence[str]]) -> Iterator[str | list[str]]:
+    """The sentences one by one, each a text or a list of words.
+
+    Raises:
+        TypeError: a single text in place of the list; or, when it is reached, a sentence that is neither.
+    """
+    if isinstance(sentences, str) or not isinstance(sentences, Iterable):
+        raise TypeError(
+            f"sentences is {sentences!r}: expected a list, or another iterable, of sentences, each a text or a list of "
+            "words; put a single one into a list"
+        )
+    return map(_check_sentence, enumerate(sentences))
+
+
+def _check_sentence(numbered: tuple[int, str | Sequence[str]]) -> str | list[str]:
+    number, sentence = numbered
+    if isinstance(sentence, str):
+        return sentence
+    is_list = isinstance(sentence, list | tuple)
+    for value in sentence if is_list else [sentence]:
+        if not isinstance(value, str):
+            raise TypeError(
+                f"sentence {number} {'holds' if is_list else 'is'} {value!r} of type {type(value).__name__}: expected "
+                "a text, or a list of words of type str"
+            )
+    return list(sentence)

@@ -1,0 +1,97 @@
+"""BLEU of translations as an `evaluate.Metric` that works offline; the counting is sacrebleu's.
+
+Used directly (`from elmo_hf.metrics import Bleu`) or as a local module (`evaluate.load("path/to/bleu.py")`).
+"""
+
+from typing import Any
+
+import evaluate
+
+from .generated_texts import as_texts, text_features
+
+DESCRIPTION = "Corpus BLEU (Papineni et al. 2002) by sacrebleu, with the signature that makes it comparable."
+
+INPUTS = """
+Args:
+    predictions: translations, detokenised texts.
+    references: for each one text, or a list of alternatives.
+    tokenize: sacrebleu's name of the tokenisation: "13a" (default, that of mteval-v13a), "intl", "char", "zh", "none".
+    lowercase: ignore case.
+    smooth_method: "exp" (default), "floor", "add-k" or "none", for orders without a common n-gram.
+
+Returns:
+    `bleu` (float, 0 to 100), `precisions` (four floats, 0 to 100), `brevity_penalty` (float), `prediction_length` and
+    `reference_length` (int, tokens), `signature` (str, to quote beside the score).
+
+Raises:
+    ValueError: nothing to score, different numbers of texts, or a value that is no text.
+    ImportError: sacrebleu is not installed.
+"""
+
+CITATION = """
+@inproceedings{papineni-etal-2002-bleu,
+    title = "{B}leu: a Method for Automatic Evaluation of Machine Translation",
+    author = "Papineni, Kishore and Roukos, Salim and Ward, Todd and Zhu, Wei-Jing",
+    booktitle = "Proceedings of the 40th Annual Meeting of the Association for Computational Linguistics",
+    year = "2002",
+    url = "https://aclanthology.org/P02-1040",
+}
+@inproceedings{post-2018-call,
+    title = "A Call for Clarity in Reporting {BLEU} Scores",
+    author = "Post, Matt",
+    booktitle = "Proceedings of the Third Conference on Machine Translation: Research Papers",
+    year = "2018",
+    url = "https://aclanthology.org/W18-6319",
+}
+"""
+
+
+class Bleu(evaluate.Metric):
+    """Corpus BLEU; see the module's inputs description for arguments, results and errors."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS,
+            features=text_features(),
+            reference_urls=["https://github.com/mjpost/sacrebleu"],
+        )
+
+    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
+        """Score `predictions` against `references`, or what `add` and `add_batch` have gathered if both are `None`."""
+        # Checked here because the base class reports empty and uneven input with an error about its cache file.
+        if predictions is None and references is None:
+            if len(self) == 0 and self.process_id == 0:
+                raise ValueError("no texts to score: give predictions and references, or call add_batch before")
+        else:
+            as_texts(predictions, references)
+        # Not super(): evaluate copies this function into each instance, without its class cell.
+        return evaluate.Metric.compute(self, predictions=predictions, references=references, **options)
+
+    def _compute(
+        self,
+        predictions: list[str],
+        references: list[str] | list[list[str]],
+        tokenize: str = "13a",
+        lowercase: bool = False,
+        smooth_method: str = "exp",
+    ) -> dict[str, Any]:
+        try:
+            from sacrebleu.metrics import BLEU
+        except ImportError as error:
+            raise ImportError("BLEU needs sacrebleu: pip install sacrebleu, or 'elmo-hf[train]'") from error
+        texts, alternatives = as_texts(predictions, references)
+        # sacrebleu takes one list for all first references, one for all second ones, ...; None where there is none.
+        most = max(map(len, alternatives))
+        streams: list[Any] = [[given[n] if n < len(given) else None for given in alternatives] for n in range(most)]
+        metric = BLEU(tokenize=tokenize, lowercase=lowercase, smooth_method=smooth_method)
+        score = metric.corpus_score(texts, streams)
+        return {
+            "bleu": float(score.score),
+            "precisions": [float(value) for value in score.precisions],
+            "brevity_penalty": float(score.bp),
+            "prediction_length": int(score.sys_len),
+            "reference_length": int(score.ref_len),
+            "signature": str(metric.get_signature()),
+        }

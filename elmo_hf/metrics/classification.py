@@ -1,0 +1,154 @@
+"""Accuracy, precision, recall and F1 of labels, as an `evaluate.Metric` that works offline.
+
+Used directly (`from elmo_hf.metrics import Classification`) or as a local module
+(`evaluate.load("path/to/classification.py")`); the file therefore imports nothing of this package. The counting is
+scikit-learn's.
+"""
+
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
+DESCRIPTION = "Accuracy, precision, recall and F1 of texts with one label, or (`multilabel`) with any number of them."
+
+INPUTS = """
+Args:
+    predictions: predicted labels, one integer a text; with the configuration `"multilabel"`, one list of 0 and 1 a
+        text, an entry for each label.
+    references: gold labels, as many.
+    average: which precision, recall and F1: `"macro"`, the mean over labels; `"weighted"`, the same by the labels'
+        numbers in `references`; `"micro"`, over all decisions (with one label a text, all three equal the accuracy);
+        or `"binary"`, those of `pos_label` alone, with no labels but 0 and 1 (with `"multilabel"`, with one label).
+    pos_label: the label that `"binary"` scores.
+    labels: the labels (with `"multilabel"`, the columns) that `"macro"`, `"micro"` and `"weighted"` average over
+        (default: those that occur; with `"multilabel"`, all).
+
+Returns:
+    `accuracy` (the share of texts all of whose labels are right), `precision`, `recall` and `f1` (0.0 where undefined),
+    all floats.
+
+Raises:
+    ValueError: nothing to score, different numbers of predictions and references, other values than described, an
+        unknown average, or `"binary"` with more than two labels.
+"""
+
+CITATION = """
+@article{scikit-learn,
+    title = {Scikit-learn: Machine Learning in {P}ython},
+    author = {Pedregosa, F. and Varoquaux, G. and Gramfort, A. and Michel, V. and Thirion, B. and Grisel, O. and
+        Blondel, M. and Prettenhofer, P. and Weiss, R. and Dubourg, V. and Vanderplas, J. and Passos, A. and
+        Cournapeau, D. and Brucher, M. and Perrot, M. and Duchesnay, E.},
+    journal = {Journal of Machine Learning Research},
+    volume = {12},
+    pages = {2825--2830},
+    year = {2011},
+}
+"""
+
+AVERAGES = ("macro", "weighted", "micro", "binary")
+
+
+class Classification(evaluate.Metric):
+    """Scores of labels; see the module's inputs description for arguments, results and errors."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        if self.config_name not in ("default", "multilabel"):
+            raise ValueError(f'config_name={self.config_name!r}: expected "multilabel", or none for one label a text')
+        label: Any = datasets.Value("int64")
+        if self.config_name == "multilabel":
+            label = datasets.Sequence(label)
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS,
+            features=datasets.Features({"predictions": label, "references": label}),
+            reference_urls=["https://scikit-learn.org/stable/modules/model_evaluation.html#classification-metrics"],
+        )
+
+    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
+        """Score `predictions` against `references`, or what `add` and `add_batch` have gathered if both are `None`."""
+        # Checked here because the base class reports empty and uneven input with an error about its cache file.
+        if predictions is None and references is None:
+            if len(self) == 0 and self.process_id == 0:
+                raise ValueError("no labels to score: give predictions and references, or call add_batch before")
+        else:
+            predictions, references = _as_labels(predictions, references, self.config_name == "multilabel")
+        # Not super(): evaluate copies this function into each instance, without its class cell.
+        return evaluate.Metric.compute(self, predictions=predictions, references=references, **options)
+
+    def _compute(
+        self,
+        predictions: Any,
+        references: Any,
+        average: str = "macro",
+        pos_label: int = 1,
+        labels: list[int] | None = None,
+    ) -> dict[str, float]:
+        multilabel = self.config_name == "multilabel"
+        predicted, gold = _as_labels(predictions, references, multilabel)
+        if average not in AVERAGES:
+            raise ValueError(f"average={average!r}: expected one of {', '.join(AVERAGES)}")
+        if average == "binary":
+            if multilabel and gold.shape[1] != 1:
+                raise ValueError(
+                    f'average="binary" and {gold.shape[1]} labels a text: expected one; give average="macro", "micro" '
+                    'or "weighted"'
+                )
+            found = sorted({*predicted.ravel().tolist(), *gold.ravel().tolist()})
+            if not {*found, pos_label} <= {0, 1}:
+                raise ValueError(
+                    f'average="binary" and the labels {found}, pos_label={pos_label}: expected no labels but 0 and 1; '
+                    'give average="macro", "micro" or "weighted"'
+                )
+            predicted, gold, labels, chosen = predicted.ravel(), gold.ravel(), [pos_label], "macro"
+        else:
+            chosen = average
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            gold, predicted, labels=labels, average=chosen, zero_division=0
+        )
+        return {
+            "accuracy": float(accuracy_score(gold, predicted)),
+            "precision": float(precision),
+            "recall": float(recall),
+            "f1": float(f1),
+        }
+
+
+def _as_labels(predictions: Any, references: Any, multilabel: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Both as integer arrays, (texts,) or (texts, labels)."""
+    if predictions is None or references is None:
+        missing = "predictions" if predictions is None else "references"
+        raise ValueError(f"{missing} missing: give labels for both predictions and references")
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions and {len(references)} references: expected as many")
+    if len(references) == 0:
+        raise ValueError("no labels to score: predictions and references are empty")
+    arrays = []
+    for name, values in (("predictions", predictions), ("references", references)):
+        try:
+            array = np.asarray(values)
+        except ValueError:  # rows of different lengths
+            array = np.empty(0)
+        if array.ndim != (2 if multilabel else 1) or array.shape[-1] == 0:
+            raise ValueError(
+                f"{name} have shape {array.shape}: expected one list of 0 and 1 a text, all of the same length"
+                if multilabel
+                else f"{name} have shape {array.shape}: expected one label a text; give argmax(-1) of scores, and "
+                'Classification("multilabel") for texts with several labels'
+            )
+        # Whole numbers in floating point are what a loss over several labels needs.
+        if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not np.array_equal(array, np.rint(array))):
+            raise ValueError(f"{name} are {array.dtype}: expected integers, the numbers of labels")
+        array = array.astype(np.int64)
+        if multilabel and not np.isin(array, (0, 1)).all():
+            wrong = array[~np.isin(array, (0, 1))][0]
+            raise ValueError(f"{name} hold {wrong}: expected 0 or 1 for each label; compare scores with a threshold")
+        arrays.append(array)
+    if arrays[0].shape != arrays[1].shape:
+        raise ValueError(
+            f"predictions of shape {arrays[0].shape} and references of shape {arrays[1].shape}: expected the same"
+        )
+    return arrays[0], arrays[1]

@@ -1,0 +1,105 @@
+"""ROUGE of summaries as an `evaluate.Metric` that works offline; the counting is that of the rouge_score library.
+
+Used directly (`from elmo_hf.metrics import Rouge`) or as a local module (`evaluate.load("path/to/rouge.py")`).
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import evaluate
+
+from .generated_texts import as_texts, text_features
+
+DESCRIPTION = "ROUGE-1, ROUGE-2, ROUGE-L and summary-level ROUGE-L (Lin 2004), F1, by the rouge_score library."
+
+INPUTS = """
+Args:
+    predictions: summaries, texts; for `rougeLsum` one sentence a line.
+    references: for each one text, or a list of alternatives of which the best counts.
+    rouge_types: names of the scores: "rouge1", "rouge2", ..., "rougeL", "rougeLsum".
+    tokenizer: "english" (default, that of the original: lower case, runs of a-z and 0-9), "unicode" (lower case, runs
+        of letters and digits of any script: for other languages, whose letters "english" would drop), or a function
+        from a text to its words.
+    use_stemmer: strip English suffixes (Porter); with the "english" tokenizer only.
+
+Returns:
+    Under each name the mean F1 of all texts, a float from 0 to 1.
+
+Raises:
+    ValueError: nothing to score, different numbers of texts, a value that is no text, or an unknown option.
+    ImportError: rouge_score is not installed.
+"""
+
+CITATION = """
+@inproceedings{lin-2004-rouge,
+    title = "{ROUGE}: A Package for Automatic Evaluation of Summaries",
+    author = "Lin, Chin-Yew",
+    booktitle = "Text Summarization Branches Out",
+    year = "2004",
+    url = "https://aclanthology.org/W04-1013",
+}
+"""
+
+ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+
+class _Words:
+    """A function from a text to its words, as the library wants it."""
+
+    def __init__(self, tokenize: Callable[[str], list[str]]) -> None:
+        self.tokenize = tokenize
+
+
+def unicode_words(text: str) -> list[str]:
+    """Runs of letters and digits in lower case."""
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+class Rouge(evaluate.Metric):
+    """Mean ROUGE F1; see the module's inputs description for arguments, results and errors."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS,
+            features=text_features(),
+            reference_urls=["https://github.com/google-research/google-research/tree/master/rouge"],
+        )
+
+    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
+        """Score `predictions` against `references`, or what `add` and `add_batch` have gathered if both are `None`."""
+        # Checked here because the base class reports empty and uneven input with an error about its cache file.
+        if predictions is None and references is None:
+            if len(self) == 0 and self.process_id == 0:
+                raise ValueError("no texts to score: give predictions and references, or call add_batch before")
+        else:
+            as_texts(predictions, references)
+        # Not super(): evaluate copies this function into each instance, without its class cell.
+        return evaluate.Metric.compute(self, predictions=predictions, references=references, **options)
+
+    def _compute(
+        self,
+        predictions: list[str],
+        references: list[str] | list[list[str]],
+        rouge_types: Sequence[str] = ROUGE_TYPES,
+        tokenizer: str | Callable[[str], list[str]] = "english",
+        use_stemmer: bool = False,
+    ) -> dict[str, float]:
+        try:
+            from rouge_score.rouge_scorer import RougeScorer
+        except ImportError as error:
+            raise ImportError("ROUGE needs rouge_score: pip install rouge-score, or 'elmo-hf[train]'") from error
+        for name in rouge_types:
+            if not re.fullmatch(r"rouge([1-9]|L|Lsum)", name):
+                raise ValueError(f"rouge_types holds {name!r}: expected rouge1 to rouge9, rougeL or rougeLsum")
+        if tokenizer not in ("english", "unicode") and not callable(tokenizer):
+            raise ValueError(f'tokenizer={tokenizer!r}: expected "english", "unicode" or a function')
+        if use_stemmer and tokenizer != "english":
+            raise ValueError('use_stemmer=True: the stemmer knows English only; expected tokenizer="english"')
+        words = None if tokenizer == "english" else _Words(tokenizer if callable(tokenizer) else unicode_words)
+        scorer = RougeScorer(list(rouge_types), use_stemmer=use_stemmer, tokenizer=words)
+        texts, alternatives = as_texts(predictions, references)
+        scores = [scorer.score_multi(given, text) for text, given in zip(texts, alternatives)]
+        return {name: sum(float(score[name].fmeasure) for score in scores) / len(scores) for name in rouge_types}

@@ -1,0 +1,43 @@
+"""Parts of speech beside the words of a sentence: names to ids."""
+
+from collections.abc import Sequence
+
+NO_TAG = 0
+"""Boundaries, padding, and words without a tag."""
+
+
+class PosTags:
+    """A set of tags; the first has id 1.
+
+    Raises:
+        TypeError: a tag that is no str, or not a list of them.
+        ValueError: no tag, an empty one, or one listed twice.
+    """
+
+    def __init__(self, tags: Sequence[str]) -> None:
+        if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+            raise TypeError(f"pos_tag_set is {tags!r}; expected a list of tags, all of them str")
+        self.ids = {tag: number for number, tag in enumerate(tags, 1)}
+        if not self.ids or "" in self.ids:
+            raise ValueError(f"pos_tag_set is {list(tags)!r}; expected at least one tag, and none of them empty")
+        if len(self.ids) != len(tags):
+            twice = next(tag for tag in tags if list(tags).count(tag) > 1)
+            raise ValueError(f"pos_tag_set lists {twice!r} twice; ids follow its order, so each tag stands once")
+
+    def ids_of(self, tags: Sequence[str | None], words: Sequence[str]) -> list[int]:
+        """The id of every word's tag, `NO_TAG` for `None`.
+
+        Raises:
+            ValueError: another number of tags than of words, or a tag outside the set.
+        """
+        if len(tags) != len(words):
+            raise ValueError(
+                f"{len(tags)} pos_tags for the {len(words)} words {' '.join(words[:8])!r}; expected one for each word"
+            )
+        try:
+            return [NO_TAG if tag is None else self.ids[tag] for tag in tags]
+        except KeyError as error:
+            raise ValueError(
+                f"the tag {error.args[0]!r} is none of pos_tag_set: {', '.join(self.ids)}; give the tags that the "
+                "model was trained with, or None for a word without one"
+            ) from None

@@ -1,0 +1,113 @@
+"""The word layer: what a model knows of a word before it has read any other.
+
+Its characters, its row of a table, its part of speech, or several of them joined. This file alone knows the kinds: all
+others ask a word layer for `input_names`, the tensors that it reads, and call it with those.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_elmo import ElmoConfig
+from .embeddings_elmo import ElmoCharacterEmbeddings
+from .initialization_elmo import starting_with
+from .word_embeddings_elmo import ElmoWordEmbeddings, glorot_bound, word_embeddings_of
+
+
+class ElmoPosTagEmbeddings(nn.Module):
+    """(batch, words) ids of parts of speech -> (batch, words, pos_tag_embedding_size); id 0 is none, and zeros."""
+
+    input_names = ("pos_tag_ids",)
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__()
+        tags = config.num_pos_tags
+        self.output_size: int = config.pos_tag_embedding_size
+        table = nn.Embedding(tags + 1, self.output_size, padding_idx=0)
+        self.pos_tag_embeddings = starting_with(table, "uniform", glorot_bound(tags, self.output_size))
+
+    def forward(self, pos_tag_ids: Tensor, mask: Tensor) -> Tensor:
+        """Look up the tags of the words that `mask` marks; the others become zero.
+
+        Raises:
+            ValueError: an id outside the table.
+        """
+        ids = pos_tag_ids[mask].long()  # [n]
+        last = self.pos_tag_embeddings.num_embeddings - 1
+        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) > last):
+            wrong = ids[(ids < 0) | (ids > last)]
+            raise ValueError(
+                f"pos_tag_ids holds {int(wrong[0])}: expected 0 (none) to num_pos_tags={last}; make them with the "
+                "tokenizer that belongs to the model, whose pos_tag_set has so many tags"
+            )
+        vectors = self.pos_tag_embeddings(ids)
+        return vectors.new_zeros(*mask.shape, vectors.shape[-1]).masked_scatter(mask.unsqueeze(-1), vectors)
+
+
+Part = ElmoWordEmbeddings | ElmoCharacterEmbeddings | ElmoPosTagEmbeddings
+
+
+class ElmoJoinedEmbeddings(nn.Module):
+    """projection([word; characters; part of speech]), of the parts that the configuration has.
+
+    Source: ELMoForManyLangs `ConvTokenEmbedder`, which joins the first two.
+    """
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__()
+        self.words = ElmoWordEmbeddings(config, config.word_embedding_size) if config.word_embedding_size else None
+        self.characters = ElmoCharacterEmbeddings(config) if config.character_filters else None
+        self.pos_tags = ElmoPosTagEmbeddings(config) if config.num_pos_tags else None
+        parts = self._parts()
+        self.input_names: tuple[str, ...] = tuple(name for part in parts for name in part.input_names)
+        width = sum(part.output_size for part in parts)
+        self.projection = starting_with(nn.Linear(width, config.projection_size), "normal", width**-0.5)
+        self.output_size: int = config.projection_size
+
+    def _parts(self) -> list[Part]:
+        """Those that there are, in the order of their vectors."""
+        return [part for part in (self.words, self.characters, self.pos_tags) if part is not None]
+
+    def real_words(self, ids: Tensor) -> Tensor:
+        """Which positions of the first input hold words, as its own part has it."""
+        first = self.words or self.characters
+        assert first is not None  # parts of speech never stand alone
+        return first.real_words(ids)
+
+    def forward(self, *inputs: Tensor, mask: Tensor) -> Tensor:
+        """Join the words that `mask` marks; the others become zero.
+
+        Args:
+            inputs: (batch, words, ...), one for each of `input_names`.
+            mask: (batch, words), bool.
+
+        Returns:
+            (batch, words, projection_size).
+
+        Raises:
+            ValueError: as the parts.
+        """
+        vectors = [part(given, mask=mask) for part, given in zip(self._parts(), inputs, strict=True)]
+        joined = self.projection(torch.cat([vector[mask] for vector in vectors], dim=-1))  # [n, P]
+        return joined.new_zeros(*mask.shape, joined.shape[-1]).masked_scatter(mask.unsqueeze(-1), joined)
+
+
+WordLayer = ElmoWordEmbeddings | ElmoCharacterEmbeddings | ElmoJoinedEmbeddings
+
+
+def word_layer(config: ElmoConfig) -> WordLayer:
+    """The word layer of a configuration: (batch, words, ...) inputs -> (batch, words, projection_size)."""
+    if config.joins_words:
+        return ElmoJoinedEmbeddings(config)
+    return word_embeddings_of(config) if config.word_embedding_size else ElmoCharacterEmbeddings(config)
+
+
+def word_table_of(layer: nn.Module | None) -> ElmoWordEmbeddings | None:
+    """The table of words of a word layer, if it has one."""
+    table = layer.words if isinstance(layer, ElmoJoinedEmbeddings) else layer
+    return table if isinstance(table, ElmoWordEmbeddings) else None
+
+
+def character_embeddings_of(layer: nn.Module | None) -> ElmoCharacterEmbeddings | None:
+    """The character encoder of a word layer, if it has one."""
+    characters = layer.characters if isinstance(layer, ElmoJoinedEmbeddings) else layer
+    return characters if isinstance(characters, ElmoCharacterEmbeddings) else None
