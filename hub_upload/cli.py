@@ -12,6 +12,8 @@ from .errors import CheckpointError
 from .export import export
 from .verify import TOLERANCE, verify
 
+OPTIONS_HELP = "options.json, or the architecture file of ELMoForManyLangs, if it is not beside the weights"
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -22,12 +24,19 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("convert", help="an original checkpoint to a Transformers folder")
     command.add_argument("source", type=Path, help="folder, ZIP, model.tar.gz, *.hdf5, or prefix of a TF checkpoint")
     command.add_argument("output", type=Path, help="folder to make")
-    command.add_argument("--options", type=Path, help="options.json, if it is not beside the weights")
+    command.add_argument("--options", type=Path, help=OPTIONS_HELP)
     command.add_argument("--weights", type=Path, help="weight file, if it is not to be guessed")
     command.add_argument("--vocabulary", type=Path, help="vocabulary, one word a line, plain or gzipped")
     command.add_argument("--softmax", type=Path, help="HDF5 file with softmax/W and softmax/b")
     command.add_argument("--without-vocabulary", action="store_true", help="leave vocabulary and softmax out")
     command.add_argument("--without-softmax", action="store_true", help="leave the softmax out")
+    command.add_argument(
+        "--layer-norm-epsilon",
+        type=float,
+        metavar="E",
+        help="of a Transformer language model, whose archive does not hold it (default: by the age of the program that "
+        "wrote the archive, 1e-6 up to AllenNLP 0.9, 1e-13 from 1.0 on)",
+    )
     command.add_argument(
         "--remote-code",
         action=argparse.BooleanOptionalAction,
@@ -36,15 +45,20 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--force", action="store_true", help="replace a folder at the output that elmo-hub wrote")
 
-    command = commands.add_parser("export", help="a Transformers folder to options.json and HDF5")
+    command = commands.add_parser("export", help="a Transformers folder to the files of the original programs")
     command.add_argument("folder", type=Path, help="Transformers folder")
     command.add_argument("output", type=Path, help="folder to make")
+    command.add_argument(
+        "--softmax-layout",
+        choices=("sparse", "dense", "unsampled"),
+        help="how the archive of a Transformer holds its softmax (default: sparse)",
+    )
     command.add_argument("--force", action="store_true", help="replace a folder at the output that elmo-hub wrote")
 
     command = commands.add_parser("verify", help="compare a folder with the checkpoint it was made from")
     command.add_argument("folder", type=Path, help="Transformers folder")
     command.add_argument("--against", type=Path, required=True, metavar="SOURCE", help="the original checkpoint")
-    command.add_argument("--options", type=Path, help="options.json, if it is not beside the weights")
+    command.add_argument("--options", type=Path, help=OPTIONS_HELP)
     command.add_argument("--weights", type=Path, help="weight file, if it is not to be guessed")
     command.add_argument("--vocabulary", type=Path, help="vocabulary, if it is not beside the weights")
     command.add_argument("--sentences", type=Path, help="tokenised sentences, one a line, instead of built-in ones")
@@ -62,6 +76,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         softmax=arguments.softmax,
         without_vocabulary=arguments.without_vocabulary,
         without_softmax=arguments.without_softmax,
+        layer_norm_epsilon=arguments.layer_norm_epsilon,
         remote_code=arguments.remote_code,
         force=arguments.force,
     )
@@ -75,7 +90,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    report = export(arguments.folder, arguments.output, force=arguments.force)
+    report = export(arguments.folder, arguments.output, softmax_layout=arguments.softmax_layout, force=arguments.force)
     print(f"{report.tensors} tensors -> {report.output}: {', '.join(report.files)}")
     _print_notes(report.notes)
     return 0
@@ -96,7 +111,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     )
     print(f"{report.source}; {report.sentences} sentences; largest absolute differences:")
     for layer, (alone, carried) in enumerate(zip(report.differences, report.carried, strict=True)):
-        print(f"layer {layer}: {alone:.2e} from zero state, {carried:.2e} with carried state")
+        first, second = ("from zero state", "with carried state") if report.has_state else ("at once", "in batches")
+        print(f"layer {layer}: {alone:.2e} {first}, {carried:.2e} {second}")
     print(f"{'passed' if report.passed else 'FAILED'}: {report.largest:.2e}, tolerance {report.tolerance:g}")
     return 0 if report.passed else 1
 

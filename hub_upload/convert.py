@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer
 
+from . import allennlp_language_model, elmoformanylangs
 from .errors import CheckpointError
 from .formats.detect import open_source
 from .formats.source import Source
@@ -54,6 +55,7 @@ def convert(
     softmax: str | PathLike[str] | None = None,
     without_vocabulary: bool = False,
     without_softmax: bool = False,
+    layer_norm_epsilon: float | None = None,
     remote_code: bool = True,
     force: bool = False,
 ) -> ConversionReport:
@@ -67,6 +69,8 @@ def convert(
         without_vocabulary: Leave the vocabulary out, and with it the softmax, whose rows are its lines. A character
             model embeds any word without it; a model that reads words by their id cannot do so.
         without_softmax: Leave the softmax out; the result is an `ElmoModel`.
+        layer_norm_epsilon: Of a Transformer language model, whose archive does not hold it; `None` to tell by the age
+            of the program that wrote the archive (1e-6 up to AllenNLP 0.9, 1e-13 from 1.0 on).
         remote_code: Put the code into the folder, for `trust_remote_code=True` where this package is missing.
         force: Replace a model folder at `output`.
 
@@ -81,9 +85,20 @@ def convert(
     if (without_vocabulary and vocabulary is not None) or (without_softmax and softmax is not None):
         raise CheckpointError("a file cannot both be given and left out: drop one of the two options")
     with open_source(source, options=paths[0], weights=paths[1], vocabulary=paths[2], softmax=paths[3]) as opened:
+        if layer_norm_epsilon is not None:
+            if opened.layout != "allennlp-language-model":
+                raise CheckpointError(
+                    f"{opened.file}: has no layer norm: leave --layer-norm-epsilon {layer_norm_epsilon:g} out"
+                )
+            opened = replace(opened, layer_norm_epsilon=layer_norm_epsilon)
         if without_vocabulary and is_word_model(opened.options or {}):
             raise CheckpointError(
                 f"{opened.file}: reads words by the line they have in its vocabulary and cannot do without: drop "
+                "--without-vocabulary"
+            )
+        if without_vocabulary and opened.dictionaries is not None:
+            raise CheckpointError(
+                f"{opened.file}: an ELMoForManyLangs model reads nothing without its dictionaries: drop "
                 "--without-vocabulary"
             )
         if without_softmax:
@@ -96,7 +111,7 @@ def _convert(source: Source, output: Path, remote_code: bool) -> ConversionRepor
     notes = list(source.notes)
     plan = make_plan(source, notes)
     config = plan.config
-    tokenizer = _tokenizer(source, config)
+    tokenizer = _tokenizer(source, config, notes)
     check_words(plan, source)
     config.vocab_size = len(tokenizer)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id"):
@@ -124,7 +139,11 @@ def _convert(source: Source, output: Path, remote_code: bool) -> ConversionRepor
     )
 
 
-def _tokenizer(source: Source, config: ElmoConfig) -> ElmoTokenizer:
+def _tokenizer(source: Source, config: ElmoConfig, notes: list[str]) -> ElmoTokenizer:
+    if source.layout == "elmoformanylangs":
+        return elmoformanylangs.tokenizer_of(source, config, notes)
+    if source.layout == "allennlp-language-model":
+        return allennlp_language_model.tokenizer_of(source, config)
     remedy = "" if config.word_embedding_size else ". A character model also works without it: --without-vocabulary"
     try:
         words = source.vocabulary.words if source.vocabulary is not None else None
@@ -191,7 +210,7 @@ def _read(source: Source, plan: Plan, model: PreTrainedModel) -> dict[str, Tenso
         arrays = entry.transform.to_parameters(source.tensors[plan.stored[entry.original]].read(), rows)
         parameters.update(zip(entry.parameters, map(torch.from_numpy, arrays), strict=True))
     # What no language model has: the mixes start as a new model's.
-    layers = config.num_hidden_layers + 1
+    layers = config.num_mixed_layers
     for k in range(config.num_representations if config.scalar_mix == "learned" else 0):
         parameters.setdefault(f"scalar_mixes.{k}.weights", torch.zeros(layers))
         parameters.setdefault(f"scalar_mixes.{k}.gamma", torch.ones(1))

@@ -1,37 +1,44 @@
-"""From a Transformers folder back to the files that bilm-tf, AllenNLP and simple_elmo read."""
+"""From a Transformers folder back to the files that bilm-tf, AllenNLP and simple_elmo read, or ELMoForManyLangs."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import h5py
-import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from elmo_hf import ElmoConfig, ElmoModel, ElmoTokenizer
+from elmo_hf import ElmoConfig
 
+from . import export_allennlp
 from .errors import CheckpointError
-from .names import BILM_RULES, Entry, expand, listing
+from .export_elmoformanylangs import check_config, has_dictionary, write_directory
+from .names import BILM_RULES, Entry, expand
 from .options import (
     BILM_TF_MAX_LAYERS,
     DEFAULT_CHARACTERS_PER_WORD,
     NUM_CHARACTERS,
-    make_config,
     options_from_config,
-    read_json,
 )
 from .output import check_output, new_folder
+from .saved_model import (
+    SOFTMAX_PARAMETERS,
+    WORD_TABLE,
+    Parameter,
+    Written,
+    bilm_parameters,
+    check_parameters,
+    load_float32,
+    open_parameters,
+    read_config,
+    read_tokenizer,
+)
 from .transforms import Array, subtract_forget_bias
 
 OPTIONS, WEIGHTS, SOFTMAX, VOCABULARY = "options.json", "weights.hdf5", "softmax_weights.hdf5", "vocab.txt"
-SOFTMAX_PARAMETERS = ("softmax.weight", "softmax.bias")
-WORD_TABLE = "embeddings.word_embeddings.weight"
 # What the tokenizer holds if it was made without a vocabulary file.
 NO_VOCABULARY = ["<S>", "</S>", "<UNK>"]
 # The constant that every program that reads these files adds to the forget gate.
@@ -46,7 +53,7 @@ class ExportReport:
         folder: The Transformers folder.
         output: The folder made.
         files: Names of the files in it.
-        tensors: Number of HDF5 datasets written.
+        tensors: Number of tensors written.
         reversible: Whether every weight that readers compute with is bit-identical to this model's; false only if
             moving the forget bias out of the biases rounded one.
         notes: Sentences about what the originals cannot hold or will not read.
@@ -60,21 +67,23 @@ class ExportReport:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Parameter:
-    """A tensor of a safetensors file: shape known, values or single rows read when asked for."""
-
-    shape: tuple[int, ...]
-    load: Callable[[], Tensor]
-    row: Callable[[int], Tensor]
-
-
-def export(folder: str | PathLike[str], output: str | PathLike[str], *, force: bool = False) -> ExportReport:
+def export(
+    folder: str | PathLike[str],
+    output: str | PathLike[str],
+    *,
+    softmax_layout: Literal["sparse", "dense", "unsampled"] | None = None,
+    force: bool = False,
+) -> ExportReport:
     """Write `options.json` and `weights.hdf5`, with `softmax_weights.hdf5` and `vocab.txt` if the model has them.
+
+    A model that reads characters by a dictionary becomes a directory of ELMoForManyLangs instead, and one with a
+    Transformer the archive of an AllenNLP language model, `model.tar.gz`.
 
     Args:
         folder: A Transformers folder of any ELMo model; of a task model the biLM is exported.
         output: The folder to make; written beside and moved into place when it is complete.
+        softmax_layout: How the archive of a Transformer holds the softmax: for sparse gradients (`None` means this),
+            for dense ones, or not sampled.
         force: Replace a model folder at `output`.
 
     Raises:
@@ -85,61 +94,84 @@ def export(folder: str | PathLike[str], output: str | PathLike[str], *, force: b
     check_output(output, force, folder)
     config = read_config(folder)
     notes: list[str] = []
-    _check_config(config, notes)
-    with ExitStack() as stack:
-        parameters = _bilm_parameters(_open_parameters(folder, stack), config, notes)
-        _check_parameters(config, parameters, folder)
-        words = _words(folder, parameters, notes)
-        has_softmax = words is not None and "softmax.bias" in parameters
-        entries = list(expand(BILM_RULES, config, len(words) if words is not None else None, softmax=has_softmax))
-        _note_mixes(config, parameters, notes)
-        writer = _Writer(config, parameters, notes)
-        with new_folder(output) as partial:
-            _write_hdf5(partial / WEIGHTS, [entry for entry in entries if not _is_softmax(entry)], writer)
-            files = [OPTIONS, WEIGHTS]
-            if has_softmax:
-                _write_hdf5(partial / SOFTMAX, [entry for entry in entries if _is_softmax(entry)], writer)
-                files.append(SOFTMAX)
-                if not config.word_embedding_size:
-                    notes.append(
-                        f"simple_elmo takes model.hdf5, or else the first .hdf5 file it meets: rename {WEIGHTS} for it"
-                    )
-            options = options_from_config(config)
-            if words is not None:
-                text = "".join(word + "\n" for word in words)
-                (partial / VOCABULARY).write_text(text, encoding="utf-8", newline="\n")
-                files.append(VOCABULARY)
-                options["n_tokens_vocab"] = len(words)
-            (partial / OPTIONS).write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
-        if writer.lost_bits:
-            notes.append(
-                f"{writer.lost_bits} values of the forget biases change in their last bits when readers add "
-                f"{READERS_FORGET_BIAS:g} to them again: this export is not bit-identical to the model"
-            )
-        elif config.forget_bias != READERS_FORGET_BIAS:
-            notes.append("the forget bias was moved out of the biases without losing a bit")
-    return ExportReport(folder, output, tuple(files), len(entries), not writer.lost_bits, tuple(notes))
-
-
-def read_config(folder: Path) -> ElmoConfig:
-    """The configuration of a Transformers folder.
-
-    Raises:
-        CheckpointError: no such folder, not an ELMo, or damaged.
-    """
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder")
-    values = read_json(folder / "config.json")
-    if values.get("model_type") != ElmoConfig.model_type:
+    write = _write_bilm_tf
+    if softmax_layout is not None and config.encoder_type != "transformer":
         raise CheckpointError(
-            f"{folder / 'config.json'}: model_type is {values.get('model_type')!r}, expected "
-            f"{ElmoConfig.model_type!r}: not an ELMo that this package made"
+            f"{folder}: only the archive of a Transformer has layouts of the softmax: leave --softmax-layout "
+            f"{softmax_layout} out"
         )
-    return make_config(values, str(folder / "config.json"))
+    if has_dictionary(folder):
+        check_config(config, folder)
+        write = write_directory
+    elif config.encoder_type == "transformer":
+        export_allennlp.check_config(config, folder)
+        write = partial(export_allennlp.write_archive, softmax_layout=softmax_layout or "sparse")
+    else:
+        _check_config(config, notes)
+    with ExitStack() as stack:
+        parameters = bilm_parameters(open_parameters(folder, stack), config, notes)
+        check_parameters(config, parameters, folder)
+        _note_mixes(config, parameters, notes)
+        written = write(folder, output, config, parameters, notes)
+    if written.lost_bits:
+        notes.append(
+            f"{written.lost_bits} values of the forget biases change in their last bits when readers add "
+            f"{written.forget_bias:g} to them again: this export is not bit-identical to the model"
+        )
+    elif config.forget_bias != written.forget_bias:
+        notes.append("the forget bias was moved out of the biases without losing a bit")
+    return ExportReport(folder, output, written.files, written.tensors, not written.lost_bits, tuple(notes))
+
+
+def _write_bilm_tf(
+    folder: Path, output: Path, config: ElmoConfig, parameters: Mapping[str, Parameter], notes: list[str]
+) -> Written:
+    words = _words(folder, parameters, notes)
+    has_softmax = words is not None and "softmax.bias" in parameters
+    entries = list(expand(BILM_RULES, config, len(words) if words is not None else None, softmax=has_softmax))
+    writer = _Writer(config, parameters, notes)
+    with new_folder(output) as fresh:
+        _write_hdf5(fresh / WEIGHTS, [entry for entry in entries if not _is_softmax(entry)], writer)
+        files = [OPTIONS, WEIGHTS]
+        if has_softmax:
+            _write_hdf5(fresh / SOFTMAX, [entry for entry in entries if _is_softmax(entry)], writer)
+            files.append(SOFTMAX)
+            if not config.word_embedding_size:
+                notes.append(
+                    f"simple_elmo takes model.hdf5, or else the first .hdf5 file it meets: rename {WEIGHTS} for it"
+                )
+        options = options_from_config(config)
+        if words is not None:
+            text = "".join(word + "\n" for word in words)
+            (fresh / VOCABULARY).write_text(text, encoding="utf-8", newline="\n")
+            files.append(VOCABULARY)
+            options["n_tokens_vocab"] = len(words)
+        (fresh / OPTIONS).write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
+    return Written(tuple(files), len(entries), writer.lost_bits, READERS_FORGET_BIAS)
 
 
 def _check_config(config: ElmoConfig, notes: list[str]) -> None:
     """Refuse what the formats cannot hold; note what one of the readers cannot read."""
+    for condition, fault in (
+        (
+            config.joins_words,
+            "joins several parts of a word, of which bilm-tf reads one, and ELMoForManyLangs code "
+            "points, not bytes, beside words",
+        ),
+        (config.context_word_layer, "has a layer over contexts and words (context_word_layer)"),
+        (config.character_layer_norm, "normalises words made of characters (character_layer_norm)"),
+        (
+            config.character_projection and config.character_projection_location != "after_highway",
+            "projects characters before the highways (character_projection_location)",
+        ),
+        (
+            config.word_embedding_size not in (0, config.projection_size),
+            f"projects words from word_embedding_size={config.word_embedding_size} to projection_size="
+            f"{config.projection_size}",
+        ),
+    ):
+        if condition:
+            raise CheckpointError(f"the model {fault}: no original program can read it")
     if config.word_embedding_size:
         notes.append(
             "AllenNLP and simple_elmo do not read models with word input: for bilm-tf, with use_character_inputs=False "
@@ -177,66 +209,11 @@ def _check_characters(config: ElmoConfig, notes: list[str]) -> None:
         notes.append("bilm-tf does not read a projection between equal sizes (filters, projection): for AllenNLP only")
 
 
-def _open_parameters(folder: Path, stack: ExitStack) -> dict[str, _Parameter]:
-    """All tensors of a folder's safetensors files, not read yet."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        mapping = read_json(index).get("weight_map")
-        names = mapping.values() if isinstance(mapping, dict) else []
-        # An index is data from elsewhere: it may name files of this folder only.
-        paths = [folder / Path(str(name)).name for name in dict.fromkeys(names)]
-    else:
-        paths = [folder / "model.safetensors"]
-    parameters: dict[str, _Parameter] = {}
-    for path in paths:
-        if not path.is_file():
-            raise CheckpointError(f"{path}: no such file; save the model with save_pretrained")
-        try:
-            file = stack.enter_context(safe_open(path, framework="pt"))
-            for name in file.keys():  # noqa: SIM118 (not a mapping)
-                parameters[name] = _parameter(file, name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: damaged safetensors file ({error}); fetch or save it again") from error
-    return parameters
-
-
-def _parameter(file: Any, name: str) -> _Parameter:
-    view = file.get_slice(name)
-    return _Parameter(tuple(view.get_shape()), lambda: file.get_tensor(name), lambda row: view[row : row + 1])
-
-
-def _bilm_parameters(
-    parameters: Mapping[str, _Parameter], config: ElmoConfig, notes: list[str]
-) -> dict[str, _Parameter]:
-    """Names as in `ElmoModel`; the layers of a task model and an adaptive softmax are left out and noted."""
-    parts = ("embeddings.", "encoder.", "scalar_mixes.")
-    kept: dict[str, _Parameter] = {}
-    left: list[str] = []
-    for name, parameter in parameters.items():
-        plain = name.removeprefix("elmo.")
-        if plain in SOFTMAX_PARAMETERS or plain.startswith(parts):
-            kept[plain] = parameter
-        else:
-            left.append(name)
-    if left:
-        notes.append(f"left out, as the originals have no place for it: {listing(sorted(left))}")
-    if config.softmax_cutoffs is not None and any(name.startswith("softmax.") for name in left):
-        notes.append(
-            f"the softmax is adaptive (softmax_cutoffs={config.softmax_cutoffs}), without a row a word: exported "
-            "without softmax"
-        )
-    if config.tie_word_embeddings and "softmax.bias" in kept:
-        # One table, saved under either name; the original's is the table of words.
-        softmax = kept.pop("softmax.weight", None)
-        if softmax is not None:
-            kept.setdefault(WORD_TABLE, softmax)
-    return kept
-
-
-def _words(folder: Path, parameters: Mapping[str, _Parameter], notes: list[str]) -> list[str] | None:
+def _words(folder: Path, parameters: Mapping[str, Parameter], notes: list[str]) -> list[str] | None:
     """The lines of the vocabulary file, or `None` for a model without one."""
     reads_words = WORD_TABLE in parameters
-    if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+    tokenizer = read_tokenizer(folder)
+    if tokenizer is None:
         if reads_words:
             raise CheckpointError(
                 f"{folder}: no tokenizer in it, and the model reads words by the id they have in its vocabulary; save "
@@ -244,10 +221,6 @@ def _words(folder: Path, parameters: Mapping[str, _Parameter], notes: list[str])
             )
         notes.append("no tokenizer in the folder: exported without vocabulary and softmax")
         return None
-    try:
-        tokenizer = ElmoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: the tokenizer cannot be read ({error}); save it again") from error
     ids = tokenizer.get_vocab()
     size = len(ids)
     for part, name in (("table of words", WORD_TABLE), ("softmax", "softmax.bias")):
@@ -274,13 +247,13 @@ def _words(folder: Path, parameters: Mapping[str, _Parameter], notes: list[str])
     return words
 
 
-def _is_used(row: int, parameters: Mapping[str, _Parameter]) -> bool:
+def _is_used(row: int, parameters: Mapping[str, Parameter]) -> bool:
     """Whether the softmax or the table of words has a non-zero row for this word id: an added mask has none."""
     names = (WORD_TABLE, *SOFTMAX_PARAMETERS)
     return any(bool(parameters[name].row(row).any()) for name in names if name in parameters)
 
 
-def _note_mixes(config: ElmoConfig, parameters: Mapping[str, _Parameter], notes: list[str]) -> None:
+def _note_mixes(config: ElmoConfig, parameters: Mapping[str, Parameter], notes: list[str]) -> None:
     """Say in numbers what the files do not hold."""
     if config.scalar_mix == "fixed":
         # The configuration is their only source: whatever weights of mixes a file has, the model does not load them.
@@ -304,41 +277,16 @@ def _note_mixes(config: ElmoConfig, parameters: Mapping[str, _Parameter], notes:
             )
 
 
-def _check_parameters(config: ElmoConfig, parameters: Mapping[str, _Parameter], folder: Path) -> None:
-    """Compare names and shapes with the model that config.json describes, before anything is read."""
-    with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in ElmoModel(config).state_dict().items()}
-    if "softmax.weight" in parameters or "softmax.bias" in parameters:
-        expected["softmax.bias"] = (config.vocab_size,)
-        if not config.tie_word_embeddings:
-            expected["softmax.weight"] = (config.vocab_size, config.projection_size)
-    # Mixes are not exported, and a model saved for its top layer only has none.
-    expected = {name: shape for name, shape in expected.items() if not name.startswith("scalar_mixes.")}
-    found = {name: item.shape for name, item in parameters.items() if not name.startswith("scalar_mixes.")}
-    missing, unused = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    wrong = [
-        f"{name} has shape {found[name]}, expected {expected[name]}"
-        for name in sorted(found.keys() & expected.keys())
-        if found[name] != expected[name]
-    ]
-    parts = [f"missing: {listing(missing)}"] if missing else []
-    parts += [f"not part of the model: {listing(unused)}"] if unused else []
-    if parts + wrong:
-        raise CheckpointError(
-            f"{folder}: {'; '.join([*parts, *wrong[:3]])}; config.json and the weights must be of one model"
-        )
-
-
 class _Writer:
     """Turns parameters into the arrays of the original layout, one at a time."""
 
-    def __init__(self, config: ElmoConfig, parameters: Mapping[str, _Parameter], notes: list[str]) -> None:
+    def __init__(self, config: ElmoConfig, parameters: Mapping[str, Parameter], notes: list[str]) -> None:
         self.config, self.parameters, self.notes = config, parameters, notes
         self.lost_bits = 0
 
     def array(self, entry: Entry) -> Array:
         """The dataset of one entry, float32, of exactly the shape that readers expect."""
-        arrays = [self._load(name) for name in entry.parameters]
+        arrays = [load_float32(self.parameters, name, self.notes) for name in entry.parameters]
         if entry.original == "char_embed" and arrays[0][0].any():
             self.notes.append(
                 "the character row of padded words is not zero; the originals put zeros there. Real words never use it"
@@ -347,20 +295,6 @@ class _Writer:
             arrays[0], lost = subtract_forget_bias(arrays[0], READERS_FORGET_BIAS - self.config.forget_bias)
             self.lost_bits += lost
         return entry.transform.to_original(arrays, entry.shape[0])
-
-    def _load(self, name: str) -> Array:
-        try:
-            tensor = self.parameters[name].load()
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{name} cannot be read ({error}); fetch or save the model again") from error
-        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            raise CheckpointError(f"{name} is {tensor.dtype}: expected float32, or a half precision that fits into it")
-        if tensor.dtype != torch.float32 and not any("precision" in note for note in self.notes):
-            self.notes.append(f"weights of lower precision ({tensor.dtype}) were written as float32, exactly")
-        values: Array = tensor.float().numpy()
-        if not np.isfinite(values).all():
-            raise CheckpointError(f"{name} holds values that are not finite")
-        return values
 
 
 def _is_softmax(entry: Entry) -> bool:

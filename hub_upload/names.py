@@ -353,10 +353,11 @@ ALLENNLP_IGNORED = (
 
 @dataclass(frozen=True)
 class Dimensions:
-    """Values of the symbols in shapes, each with the option it comes from."""
+    """Values of the symbols in shapes, each with the option it comes from, and the option that lists the filters."""
 
     values: dict[str, int]
     origins: dict[str, str]
+    filters: str = "char_cnn.filters"
 
     @classmethod
     def of(cls, config: ElmoConfig, words: int | None) -> "Dimensions":
@@ -421,7 +422,12 @@ def _indices(config: ElmoConfig) -> dict[str, list[dict[str, Any]]]:
 
 
 def expand(
-    rules: Iterable[Rule], config: ElmoConfig, words: int | None, mixes: bool = True, softmax: bool = True
+    rules: Iterable[Rule],
+    config: ElmoConfig,
+    words: int | None,
+    mixes: bool = True,
+    softmax: bool = True,
+    dimensions: Dimensions | None = None,
 ) -> Iterator[Entry]:
     """Fill a table for one configuration.
 
@@ -432,9 +438,10 @@ def expand(
             softmax out. A word model needs it.
         mixes: Whether scalar mixes are part of the checkpoint.
         softmax: Whether a softmax is.
+        dimensions: Of the symbols in the rules' shapes; those of `options.json` if `None`.
     """
     softmax = softmax and words is not None
-    dimensions = Dimensions.of(config, words)
+    dimensions = dimensions or Dimensions.of(config, words)
     applies = {
         "always": True,
         "character_input": bool(config.character_filters),
@@ -453,7 +460,7 @@ def expand(
         axes = [name for name in indices if name in fields or (name == "direction" and "side" in fields)]
         for choice in product(*(indices[axis] for axis in axes)):
             values: dict[str, Any] = {key: value for part in choice for key, value in part.items()}
-            local = {key: (values[key], "char_cnn.filters") for key in ("width", "count") if key in values}
+            local = {key: (values[key], dimensions.filters) for key in ("width", "count") if key in values}
             symbols = rule.shape.split()
             yield Entry(
                 original=rule.original.format(**values),

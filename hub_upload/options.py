@@ -36,7 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-class _Options:
+class OptionsReader:
     """Typed access to nested options; errors name the file and the key."""
 
     def __init__(self, values: dict[str, Any], file: str) -> None:
@@ -75,6 +75,14 @@ class _Options:
             )
             return None
         return float(value)
+
+    def probability(self, key: str, default: float) -> float:
+        value = self.get(key)
+        if value is None:
+            value = default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise CheckpointError(f"{self.file}: {key} is {value!r}, expected a probability below 1")
+        return value
 
     def filters(self, key: str) -> list[list[int]]:
         value = self.get(key)
@@ -123,7 +131,7 @@ def config_from_options(options: dict[str, Any], file: str, notes: list[str], **
     Raises:
         CheckpointError: a key is missing or its value is impossible; the message names file, key and value.
     """
-    reader = _Options(options, file)
+    reader = OptionsReader(options, file)
     if options.get("bidirectional") is False:
         raise CheckpointError(
             f"{file}: bidirectional is false: this is a language model of one direction, and ElmoModel needs both"
@@ -145,7 +153,7 @@ def config_from_options(options: dict[str, Any], file: str, notes: list[str], **
     return make_config(values, file)
 
 
-def _character_fields(reader: _Options) -> dict[str, Any]:
+def _character_fields(reader: OptionsReader) -> dict[str, Any]:
     reader.choice("char_cnn.n_characters", ACCEPTED_CHARACTERS, default=NUM_CHARACTERS)
     return {
         "num_characters": NUM_CHARACTERS,
@@ -159,7 +167,7 @@ def _character_fields(reader: _Options) -> dict[str, Any]:
     }
 
 
-def _word_fields(reader: _Options) -> dict[str, Any]:
+def _word_fields(reader: OptionsReader) -> dict[str, Any]:
     """A table of words as wide as the layers, in place of characters."""
     return {
         "word_embedding_size": reader.size("lstm.projection_dim"),

@@ -12,13 +12,16 @@ import elmo_hf
 from elmo_hf import ElmoConfig
 
 from .errors import CheckpointError
+from .formats.allennlp_language_model import is_archive_of_language_model
 from .names import listing
 from .options import read_json
 
 # What `convert` and `export` write, and all that `force` may delete: folders are replaced as a whole.
 WRITTEN = re.compile(
     r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
-    r"|tokenizer\.json|tokenizer_config\.json|options\.json|weights\.hdf5|softmax_weights\.hdf5|vocab\.txt"
+    r"|tokenizer\.json|tokenizer_config\.json|character_vocabulary\.json"
+    r"|options\.json|weights\.hdf5|softmax_weights\.hdf5|vocab\.txt"
+    r"|model\.tar\.gz|architecture\.json|token_embedder\.pkl|encoder\.pkl|char\.dic|word\.dic"
 )
 # Not every module of such a name: a user's training script may have one.
 CODE = {path.name for path in Path(elmo_hf.__file__).parent.glob("*_elmo.py")}
@@ -60,7 +63,13 @@ def check_output(output: Path, force: bool, *sources: Path) -> None:
 def _is_elmo(folder: Path) -> bool:
     """Whether a folder holds an ELMo as `convert` or `export` leave it."""
     for name, holds in (
-        ("config.json", lambda values: values.get("model_type") == ElmoConfig.model_type),
+        (
+            "config.json",
+            # Of an ELMoForManyLangs directory only one that `export` wrote: others may be somebody's only copy.
+            lambda values: (
+                values.get("model_type") == ElmoConfig.model_type or values.get("config_path") == "architecture.json"
+            ),
+        ),
         ("options.json", lambda values: "lstm" in values),
     ):
         if (folder / name).is_file():
@@ -68,7 +77,7 @@ def _is_elmo(folder: Path) -> bool:
                 return holds(read_json(folder / name))
             except CheckpointError:
                 return False
-    return False
+    return is_archive_of_language_model(folder / "model.tar.gz")
 
 
 @contextmanager

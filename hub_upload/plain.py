@@ -9,7 +9,7 @@ AllenNLP `elmo.py`, `highway.py`, `lstm_cell_with_projection.py`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,7 @@ class Characters:
     highways: list[Highway]
     projection: tuple[Array, Array] | None
     length: int
+    lines: Mapping[str, int] = field(default_factory=dict)
 
     def __call__(self, words: Sequence[str]) -> Array:
         """The vectors of a sentence with both boundaries around it, (words + 2, P)."""
@@ -132,6 +133,17 @@ class Words:
         return self.table[[self.lines.get(word, unknown) for word in ("<S>", *words, "</S>")]]
 
 
+class WordVectors(Protocol):
+    """What makes a sentence's words into vectors."""
+
+    @property
+    def lines(self) -> Mapping[str, int]:
+        """The words that are known by their row, if any are."""
+
+    def __call__(self, words: Sequence[str]) -> Array:
+        """The vectors of a sentence with both boundaries around it, (words + 2, P)."""
+
+
 @dataclass
 class PlainElmo:
     """The biLM of a source file.
@@ -142,12 +154,17 @@ class PlainElmo:
         state: row -> [layer][direction] -> (h, c), carried from call to call until it is cleared.
     """
 
-    vectors: Characters | Words
+    vectors: WordVectors
     cells: list[list[Cell]]
     skip: bool
     cell_clip: float | None
     projection_clip: float | None
     state: dict[int, dict[tuple[int, int], tuple[Array, Array]]] = field(default_factory=dict)
+
+    @property
+    def depth(self) -> int:
+        """Layers of each direction."""
+        return len(self.cells)
 
     def embed(self, batch: Sequence[Sequence[str]]) -> list[Array]:
         """All layers of each sentence, (layers + 1, words + 2, 2P); row r goes on from its state."""

@@ -3,15 +3,16 @@
 `convert` reads what a plan allows, and so does `verify`: nothing is allocated for a file that does not fit its options.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from elmo_hf import ElmoConfig
 
+from . import allennlp_language_model, elmoformanylangs
 from .errors import CheckpointError
 from .formats.source import Source
-from .names import ALLENNLP_RULES, BILM_RULES, Entry, check_complete, expand, rename
+from .names import ALLENNLP_RULES, BILM_RULES, Entry, Rule, check_complete, expand, rename
 from .options import config_from_options, is_word_model
 
 SOFTMAX = ("softmax/W", "softmax/b")
@@ -54,9 +55,18 @@ def make_plan(source: Source, notes: list[str]) -> Plan:
     config = _configuration(source, stored, notes)
     has_softmax = any(name in stored for name in SOFTMAX)
     words = _rows_of_words(source, stored)
-    rules = ALLENNLP_RULES if source.layout == "allennlp" else BILM_RULES
+    rules: Iterable[Rule] = ALLENNLP_RULES if source.layout == "allennlp" else BILM_RULES
+    dimensions = None
+    if source.layout == "elmoformanylangs":
+        rules, dimensions = elmoformanylangs.rules(config), elmoformanylangs.dimensions(config, words)
+    elif source.layout == "allennlp-language-model":
+        name = allennlp_language_model.embedder_name(stored, source.file)
+        rules = allennlp_language_model.rules(config, name)
+        dimensions = allennlp_language_model.dimensions(config, words, name)
+        stored = allennlp_language_model.without_unused(stored, config)
     # A bare biLM of AllenNLP has no mixes.
-    entries = tuple(expand(rules, config, words, mixes=_number_of_mixes(stored) > 0, softmax=has_softmax))
+    mixes = _number_of_mixes(stored) > 0
+    entries = tuple(expand(rules, config, words, mixes=mixes, softmax=has_softmax, dimensions=dimensions))
     check_complete(entries, stored, source.file)
     for entry in entries:
         entry.check_shape(source.tensors[stored[entry.original]].shape, source.file)
@@ -80,7 +90,7 @@ def check_words(plan: Plan, source: Source) -> None:
 
 
 def _standard_names(source: Source) -> dict[str, str]:
-    if source.layout == "allennlp":
+    if source.layout in ("allennlp", "allennlp-language-model", "elmoformanylangs"):
         return {name: name for name in source.tensors}
     return rename(source.tensors)
 
@@ -95,6 +105,8 @@ def _rows_of_words(source: Source, stored: Mapping[str, str]) -> int | None:
     Raises:
         CheckpointError: a tensor has, and there is no vocabulary to say which words they are.
     """
+    if source.layout == "elmoformanylangs":
+        return elmoformanylangs.rows_of_words(source)
     named = [name for name in (WORD_TABLE, *reversed(SOFTMAX)) if name in stored]
     if not named:
         return None
@@ -114,6 +126,10 @@ def _rows_of_words(source: Source, stored: Mapping[str, str]) -> int | None:
 
 def _configuration(source: Source, stored: Mapping[str, str], notes: list[str]) -> ElmoConfig:
     assert source.options is not None
+    if source.layout == "elmoformanylangs":
+        return elmoformanylangs.config_of(source, notes)
+    if source.layout == "allennlp-language-model":
+        return allennlp_language_model.config_of(source, notes)
     fields: dict[str, Any] = {}
     if source.layout == "allennlp":
         # AllenNLP always projects, and has the forget bias of 1 inside the stored bias.

@@ -85,6 +85,11 @@ CONVOLUTION = Transform(
     lambda array, rows: (np.ascontiguousarray(array[0].T),),
     lambda arrays, rows: np.ascontiguousarray(arrays[0].T)[None],
 )
+FIRST_OF_ONE = Transform(
+    "drop the axis of 1 at the front",
+    lambda array, rows: (np.ascontiguousarray(array[0]),),
+    lambda arrays, rows: arrays[0][None],
+)
 LSTM_KERNEL = Transform("transpose, reorder gates, split input | recurrent", _split_lstm_kernel, _join_lstm_kernel)
 LSTM_BIAS = Transform(
     "reorder gates",

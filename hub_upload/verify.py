@@ -13,11 +13,13 @@ from safetensors import SafetensorError
 from elmo_hf import ElmoConfig, ElmoModel, ElmoState, ElmoTokenizer
 
 from .errors import CheckpointError
-from .export import read_config
 from .formats.detect import open_source
 from .formats.source import Source
-from .plain import PlainElmo, Words, from_allennlp, from_bilm
+from .plain import PlainElmo, from_allennlp, from_bilm
+from .plain_elmoformanylangs import from_elmoformanylangs
+from .plain_transformer import PlainTransformer, from_language_model
 from .plan import SOFTMAX, check_words, make_plan
+from .saved_model import read_config
 
 TOLERANCE = 1e-5
 
@@ -29,7 +31,13 @@ SIZES = (
     "num_highway_layers",
     "character_projection",
     "word_embedding_size",
+    "character_projection_location",
+    "character_layer_norm",
     "projection_size",
+    "encoder_type",
+    "num_attention_heads",
+    "feed_forward_size",
+    "max_position_embeddings",
     "cell_size",
     "cell_projection",
     "num_hidden_layers",
@@ -58,9 +66,11 @@ class VerificationReport:
     Attributes:
         source: The format and files that were read.
         differences: For each layer, words first, the largest absolute difference, each batch from zero state.
-        carried: The same with the state carried over batches that shrink and grow.
+        carried: The same with the state carried over batches that shrink and grow; for a model without state, in
+            those batches.
         tolerance: The bound asked for.
         sentences: Number of sentences compared.
+        has_state: Whether the model carries one.
     """
 
     source: str
@@ -68,6 +78,7 @@ class VerificationReport:
     carried: tuple[float, ...]
     tolerance: float
     sentences: int
+    has_state: bool = True
 
     @property
     def largest(self) -> float:
@@ -120,12 +131,14 @@ def verify(
         raise CheckpointError(f"{folder}: cannot be loaded ({error})") from error
     with open_source(Path(against), options=given[0], weights=given[1], vocabulary=given[2]) as source:
         _check_sizes(folder, config, source)
-        plain = plain_elmo(source)
-        if sentences is None and isinstance(plain.vectors, Words):
+        # What no file of a Transformer holds is the folder's.
+        plain = plain_elmo(source, config.layer_norm_epsilon)
+        if sentences is None and plain.vectors.lines:
             batch += _own_sentences(list(plain.vectors.lines))
         differences = _compare(model, tokenizer, plain, [batch], carry=False)
         carried = _compare(model, tokenizer, plain, _batches(batch), carry=True)
-    return VerificationReport(source.description, differences, carried, tolerance, len(batch))
+        has_state = isinstance(plain, PlainElmo)
+    return VerificationReport(source.description, differences, carried, tolerance, len(batch), has_state)
 
 
 def _check_sizes(folder: Path, config: ElmoConfig, source: Source) -> None:
@@ -150,8 +163,12 @@ def _check_sizes(folder: Path, config: ElmoConfig, source: Source) -> None:
         raise CheckpointError(f"{folder} and {source.file} are not of the same model: {', '.join(different)}")
 
 
-def plain_elmo(source: Source) -> PlainElmo:
+def plain_elmo(source: Source, layer_norm_epsilon: float = 1e-6) -> PlainElmo | PlainTransformer:
     """The independent implementation over an open source.
+
+    Args:
+        source: An open source.
+        layer_norm_epsilon: Of a Transformer.
 
     Raises:
         CheckpointError: the source lacks what the implementation looks for.
@@ -164,9 +181,16 @@ def plain_elmo(source: Source) -> PlainElmo:
         return source.tensors[name].read().astype(np.float64)
 
     names = set(source.tensors)
+    plain: PlainElmo | PlainTransformer
     try:
-        if source.layout == "allennlp":
+        if source.layout == "allennlp-language-model":
+            plain = from_language_model(names, read, source.options, layer_norm_epsilon)
+        elif source.layout == "allennlp":
             plain = from_allennlp(names, read, source.options)
+        elif source.dictionaries is not None:
+            files = (source.dictionaries.characters, source.dictionaries.words)
+            characters, words = (None if file is None else file.lines for file in files)
+            plain = from_elmoformanylangs(names, read, source.options, characters, words)
         else:
             plain = from_bilm(names, read, source.options, source.vocabulary.lines if source.vocabulary else None)
         # Every matrix is used once here, and a word that no vocabulary has.
@@ -201,10 +225,14 @@ def _batches(sentences: list[list[str]]) -> list[list[list[str]]]:
 
 @torch.no_grad()
 def _compare(
-    model: ElmoModel, tokenizer: ElmoTokenizer, plain: PlainElmo, batches: list[list[list[str]]], carry: bool
+    model: ElmoModel,
+    tokenizer: ElmoTokenizer,
+    plain: PlainElmo | PlainTransformer,
+    batches: list[list[list[str]]],
+    carry: bool,
 ) -> tuple[float, ...]:
     """Largest difference of each layer over all batches and all words, boundaries included."""
-    largest = np.zeros(len(plain.cells) + 1)
+    largest = np.zeros(plain.depth + 1)
     state: ElmoState | None = None
     plain.state.clear()
     for batch in batches:

@@ -34,7 +34,11 @@ FLOAT32_MAX = torch.finfo(torch.float32).max
 def wanted_member(name: str) -> bool:
     """Whether a member of `model.tar.gz` is of use."""
     base = name.rsplit("/", 1)[-1]
-    return base in (*WEIGHTS, "config.json") or ("fta/" in name and base.endswith("options_file"))
+    return (
+        base in (*WEIGHTS, "config.json", "meta.json")
+        or ("fta/" in name and base.endswith("options_file"))
+        or name.endswith("vocabulary/tokens.txt")
+    )
 
 
 def weights_of_folder(folder: Path) -> Path | None:
@@ -67,10 +71,12 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 
 def refuse_other_models(names: Mapping[str, object], file: str) -> None:
     """Raise `CheckpointError` that says what a state dict without an `Elmo` is."""
-    if any(re.search(r"_contextualizer\._(forward|backward)_transformer\.", name) for name in names):
-        raise CheckpointError(f"{file}: an AllenNLP Transformer language model (Transformer ELMo); not supported yet")
-    if any("_contextualizer." in name or "_softmax_loss." in name for name in names):
-        raise CheckpointError(f"{file}: an AllenNLP language model of another kind than ELMo's; not supported yet")
+    inside = sorted({name[: name.index("_contextualizer.")] for name in names if "_contextualizer." in name})
+    if inside:
+        raise CheckpointError(
+            f"{file}: a task model with a language model inside, at {listing(inside)}: give the language model's own "
+            "archive, which the archive_file of the task's config.json names"
+        )
     raise CheckpointError(
         f"{file}: no `Elmo` in this state dict: no name ends in {_TABLE!r} among {listing(sorted(names)) or 'no names'}"
     )
@@ -105,8 +111,11 @@ def read_archive_config(path: Path) -> dict[str, Any]:
     text = re.sub(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])', lambda match: match.group(1) or "", text)
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: neither JSON nor simple Jsonnet ({error})") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: neither JSON nor simple Jsonnet ({error}): only comments and trailing commas are understood. "
+            "Evaluate it (jsonnet FILE) and give the result"
+        ) from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds a {type(value).__name__}, expected a JSON object")
     return value
@@ -261,19 +270,19 @@ def _stored(state: Mapping[str, Tensor], file: str) -> dict[str, StoredTensor]:
     return tensors
 
 
-def open_allennlp(folder: Path, weights: Path, options_file: Path | None) -> Source:
+def open_allennlp(folder: Path, weights: Path, state: Mapping[str, Tensor], options_file: Path | None) -> Source:
     """Read an unpacked archive or training folder.
 
     Args:
         folder: Where `config.json` and `fta/` are, if they are.
-        weights: The state dict.
+        weights: The state dict's file.
+        state: Its content.
         options_file: Given by the user, before all others.
 
     Raises:
         CheckpointError: no Elmo in it, several, or damaged files.
     """
     notes: list[str] = []
-    state = load_state_dict(weights)
     prefix = find_prefix(state, str(weights))
     elmo = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     # Next to the module there may be others whose names start alike; they are the task's.

@@ -12,7 +12,7 @@ import h5py
 
 from ..errors import CheckpointError
 from ..options import is_word_model, read_json
-from . import allennlp_archive, nlpl
+from . import allennlp_archive, allennlp_language_model, elmoformanylangs, nlpl
 from .archives import is_tar, single_root, unpack
 from .bilm_hdf5 import bilm_tensors, content_of, refuse_unsupported
 from .nlpl import ModelFiles
@@ -66,6 +66,8 @@ def _open(source: Path, given: ModelFiles, stack: ExitStack, scratch: Path) -> S
         return _open_bilm(nlpl.files_of_weights(source.with_suffix(""), given), stack)
     if h5py.is_hdf5(source) or source.suffix in (".hdf5", ".h5"):
         return _open_bilm(nlpl.files_of_weights(source, given), stack)
+    if source.suffix == ".pkl" and elmoformanylangs.is_model_folder(source.parent):
+        return _open_many_langs(source.parent, given)
     if source.suffix == ".th":
         return _open_allennlp(source.parent, source, given)
     # A tar first: one may hold a stored ZIP near its end, by which it would pass for a ZIP.
@@ -86,6 +88,8 @@ def _open(source: Path, given: ModelFiles, stack: ExitStack, scratch: Path) -> S
 
 def _open_folder(folder: Path, given: ModelFiles, stack: ExitStack) -> Source:
     _refuse_other_folders(folder)
+    if given.weights is None and elmoformanylangs.is_model_folder(folder):
+        return _open_many_langs(folder, given)
     state_dict = allennlp_archive.weights_of_folder(folder) if given.weights is None else None
     if state_dict is not None:
         return _open_allennlp(folder, state_dict, given)
@@ -96,8 +100,6 @@ def _open_folder(folder: Path, given: ModelFiles, stack: ExitStack) -> Source:
 
 def _refuse_other_folders(folder: Path) -> None:
     """Recognise what is not to be converted, or not yet."""
-    if (folder / "encoder.pkl").is_file() and (folder / "token_embedder.pkl").is_file():
-        raise CheckpointError(f"{folder}: an ELMoForManyLangs model; not supported yet")
     config = folder / "config.json"
     if config.is_file():
         try:
@@ -111,11 +113,23 @@ def _refuse_other_folders(folder: Path) -> None:
 
 
 def _open_allennlp(folder: Path, weights: Path, given: ModelFiles) -> Source:
+    state = allennlp_archive.load_state_dict(weights)
+    is_language_model = allennlp_language_model.is_language_model(state)
     if given.softmax is not None:
-        raise CheckpointError(f"{weights}: an AllenNLP model has no softmax; leave --softmax {given.softmax} out")
-    opened = allennlp_archive.open_allennlp(folder, weights, given.options)
+        has = "brings its own softmax" if is_language_model else "has no softmax"
+        raise CheckpointError(f"{weights}: an AllenNLP model {has}; leave --softmax {given.softmax} out")
+    if is_language_model:
+        return allennlp_language_model.open_language_model(folder, weights, state, given.options, given.vocabulary)
+    opened = allennlp_archive.open_allennlp(folder, weights, state, given.options)
     # The archive's own vocabulary is the task's.
     return replace(opened, vocabulary=Vocabulary(given.vocabulary) if given.vocabulary is not None else None)
+
+
+def _open_many_langs(folder: Path, given: ModelFiles) -> Source:
+    for name, path in (("--vocabulary", given.vocabulary), ("--softmax", given.softmax)):
+        if path is not None:
+            raise CheckpointError(f"{folder}: an ELMoForManyLangs model has its own files; leave {name} {path} out")
+    return elmoformanylangs.open_folder(folder, given.options)
 
 
 def _open_bilm(files: ModelFiles, stack: ExitStack) -> Source:

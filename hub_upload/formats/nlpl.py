@@ -108,7 +108,7 @@ def _find_weights(folder: Path, files: ModelFiles) -> ModelFiles:
             refuse_unsupported(content, str(path))
         raise CheckpointError(
             f"{folder}: no ELMo model in it: expected bilm-tf weights (*.hdf5) with options.json, a TensorFlow "
-            "checkpoint, or an AllenNLP archive (config.json with weights.th)"
+            "checkpoint, an AllenNLP archive (config.json with weights.th), or ELMoForManyLangs (encoder.pkl)"
         )
     softmaxes = [path for path, content in contents.items() if content == "softmax"]
     softmax = files.softmax

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from ..errors import CheckpointError
 from .vocabulary import Vocabulary
 
-Layout = Literal["bilm-tf", "tensorflow", "allennlp"]
+if TYPE_CHECKING:
+    from .elmoformanylangs import Dictionaries
+
+Layout = Literal["bilm-tf", "tensorflow", "allennlp", "allennlp-language-model", "elmoformanylangs"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,9 @@ class Source:
         options_file: Its name, for messages.
         vocabulary: Vocabulary file, if any.
         mixes: AllenNLP only.
+        dictionaries: ELMoForManyLangs only.
+        layer_norm_epsilon: AllenNLP language models only, which do not hold it: the user's, `None` to tell by the age
+            of the program that wrote the archive.
         notes: Sentences about choices that were made; shown to the user.
     """
 
@@ -96,4 +102,6 @@ class Source:
     options_file: str
     vocabulary: Vocabulary | None = None
     mixes: MixOptions | None = None
+    dictionaries: "Dictionaries | None" = None
+    layer_norm_epsilon: float | None = None
     notes: list[str] = field(default_factory=list)

@@ -7,6 +7,7 @@ from hub_upload import CheckpointError
 from hub_upload.transforms import (
     CONVOLUTION,
     COPY,
+    FIRST_OF_ONE,
     LSTM_BIAS,
     LSTM_KERNEL,
     NEGATED_GATE,
@@ -30,6 +31,7 @@ def numbers(*shape):
         (PAD_ROWS, (5, 2), 6),
         (PAD_ROWS, (5,), 7),
         (CONVOLUTION, (1, 3, 2, 4), 4),
+        (FIRST_OF_ONE, (1, 3, 2), 3),
         (LSTM_KERNEL, (6, 8), 8),
         (LSTM_BIAS, (8,), 8),
         (NEGATED_GATE, (6, 3), 3),

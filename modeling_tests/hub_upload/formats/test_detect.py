@@ -10,6 +10,7 @@ from hub_upload import CheckpointError
 from hub_upload.formats.detect import open_source
 
 from ..checkpoints import VOCABULARY, write_bilm, zip_folder
+from ..many_languages import write_model
 
 
 def refuse(source, message, **files):
@@ -49,11 +50,15 @@ def test_errors_name_the_archive_and_not_where_it_was_unpacked(tmp_path):
     refuse(tmp_path / "m.zip", rf"^{tmp_path}/m\.zip/options\.json: not valid JSON")
 
 
-def test_kinds_that_are_not_supported_yet(reference, tmp_path):
-    for name in ("char_only", "word_and_char"):
-        refuse(reference / "elmoformanylangs" / name, "an ELMoForManyLangs model; not supported yet")
-    zip_folder(reference / "elmoformanylangs" / "char_only", tmp_path / "efml.zip")
-    refuse(tmp_path / "efml.zip", r"efml\.zip: an ELMoForManyLangs model")
+def test_directories_of_many_languages(tmp_path):
+    write_model(tmp_path / "m")
+    zip_folder(tmp_path / "m", tmp_path / "m.zip")
+    for path in (tmp_path / "m", tmp_path / "m.zip"):
+        with open_source(path) as source:
+            assert source.layout == "elmoformanylangs"
+    (tmp_path / "m" / "char.dic").unlink()
+    zip_folder(tmp_path / "m", tmp_path / "incomplete.zip")
+    refuse(tmp_path / "incomplete.zip", rf"^{tmp_path}/incomplete\.zip/char\.dic: no such file")
 
 
 def test_wrong_files(tmp_path):

@@ -1,0 +1,169 @@
+"""From a Transformers folder back to a directory that ELMoForManyLangs reads."""
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elmo_hf import ElmoConfig, ElmoTokenizer
+
+from .elmoformanylangs import (
+    CHARACTER_TABLE,
+    READERS_FORGET_BIAS,
+    UNUSED,
+    WORD_TABLE,
+    architecture_from_config,
+    dimensions,
+    rules,
+)
+from .errors import CheckpointError
+from .formats.elmoformanylangs import CHARACTERS, CONFIG, STATE_DICTS, WORDS
+from .names import Entry, expand
+from .options import read_json
+from .output import new_folder
+from .saved_model import (
+    SOFTMAX_PARAMETERS,
+    Parameter,
+    Written,
+    load_float32,
+    read_tokenizer,
+)
+from .transforms import Array, subtract_forget_bias
+
+ARCHITECTURE = "architecture.json"
+
+
+def has_dictionary(folder: Path) -> bool:
+    """Whether the tokenizer of a Transformers folder spells words by a dictionary, as only these models do."""
+    path = folder / "tokenizer_config.json"
+    return path.is_file() and read_json(path).get("character_units") == "code_points"
+
+
+def write_directory(
+    folder: Path, output: Path, config: ElmoConfig, parameters: Mapping[str, Parameter], notes: list[str]
+) -> Written:
+    """Write a model of the checked configuration.
+
+    Args:
+        folder: Where its tokenizer is.
+        output: The directory to make.
+        config, parameters: Its sizes and tensors, which fit each other.
+        notes: Receives a sentence for everything that the format has no place for.
+
+    Raises:
+        CheckpointError: a tokenizer that is not the model's, or that the format cannot hold.
+    """
+    if any(name in parameters for name in SOFTMAX_PARAMETERS):
+        notes.append("the softmax was left out: the files of these models hold none that their program reads")
+    tokenizer = read_tokenizer(folder)
+    assert tokenizer is not None
+    rows = _rows_of_words(folder, config, tokenizer, parameters)
+    characters, words = _dictionaries(folder, config, tokenizer, rows)
+    entries = list(expand(rules(config), config, rows, False, False, dimensions(config, rows)))
+    writer = _Writer(config, parameters, notes)
+    texts = {name: json.dumps(values, indent=2) + "\n" for name, values in _settings(config).items()}
+    for name, lines in ((CHARACTERS, characters), (WORDS, words)):
+        if lines is not None:
+            texts[name] = "".join(f"{symbol}\t{number}\n" for symbol, number in lines)
+    with new_folder(output) as partial:
+        for part, name in STATE_DICTS.items():
+            torch.save(writer.state_dict(part, entries), partial / name)
+        for name, text in texts.items():
+            (partial / name).write_text(text, encoding="utf-8", newline="\n")
+    return Written((*STATE_DICTS.values(), *texts), len(entries), writer.lost_bits, READERS_FORGET_BIAS)
+
+
+def _settings(config: ElmoConfig) -> dict[str, dict[str, Any]]:
+    return {CONFIG: {"config_path": ARCHITECTURE}, ARCHITECTURE: architecture_from_config(config)}
+
+
+def check_config(config: ElmoConfig, folder: Path) -> None:
+    """Refuse what the format cannot hold."""
+    for condition, fault in (
+        (config.encoder_type != "lstm", f"encoder_type={config.encoder_type!r}"),
+        (not config.use_skip_connections, "use_skip_connections=False"),
+        (not config.cell_projection, "cell_projection=False"),
+        (config.num_pos_tags > 0, f"num_pos_tags={config.num_pos_tags}"),
+        (config.context_word_layer, "context_word_layer=True"),
+        (config.character_layer_norm, "character_layer_norm=True"),
+        (config.joins_words and config.character_projection, "characters projected before they are joined to words"),
+        (not config.joins_words and not config.character_projection and config.character_filters, "no projection"),
+        (config.character_projection_location != "after_highway", "a projection before the highways"),
+        (config.cell_clip == 0 or config.projection_clip == 0, "a clip of 0, which means none there"),
+    ):
+        if condition:
+            raise CheckpointError(
+                f"{folder}: {fault}: no ELMoForManyLangs model is so, and of all original formats only theirs holds a "
+                "dictionary of characters"
+            )
+
+
+def _rows_of_words(
+    folder: Path, config: ElmoConfig, tokenizer: ElmoTokenizer, parameters: Mapping[str, Parameter]
+) -> int | None:
+    """Rows of the original's table of words: ours without padding, and without a mask that was added behind them."""
+    if not config.word_embedding_size:
+        return None
+    size = len(tokenizer)
+    if size != config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has {size} words, but the table of words has {config.vocab_size} rows; save "
+            "model and tokenizer that belong together"
+        )
+    entry = next(rule for rule in rules(config) if rule.original == WORD_TABLE)
+    last = parameters[entry.parameters[0]].row(size - 1)
+    return size - 2 if tokenizer.mask_token_id == size - 1 and not last.any() else size - 1
+
+
+def _dictionaries(
+    folder: Path, config: ElmoConfig, tokenizer: ElmoTokenizer, rows: int | None
+) -> tuple[list[tuple[str, int]] | None, list[tuple[str, int]] | None]:
+    """Symbols and ids of both files, in the order of the ids; `None` for a part that the model lacks."""
+    symbols = tokenizer.character_vocabulary or {}
+    if config.character_filters and max(symbols.values(), default=0) >= config.num_characters:
+        raise CheckpointError(
+            f"{folder}: the tokenizer's characters have ids up to {max(symbols.values())}, but the table of characters "
+            f"has {config.num_characters} rows; save model and tokenizer that belong together"
+        )
+    characters = sorted(symbols.items(), key=lambda item: item[1]) if config.character_filters else None
+    words = None
+    if rows is not None:
+        by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])[1 : rows + 1]
+        words = [(word, number) for word, number in by_id if word != UNUSED.format(id=number - 1)]
+    for symbol, _ in (*(characters or ()), *(words or ())):
+        if (symbol != symbol.strip() and symbol != "\u3000") or not symbol or "\t" in symbol or "\n" in symbol:
+            raise CheckpointError(
+                f"{folder}: {symbol!r} cannot stand in a dictionary file, whose lines are stripped of whitespace"
+            )
+    return tuple(  # type: ignore[return-value]
+        None if lines is None else [(symbol, number - 1) for symbol, number in lines] for lines in (characters, words)
+    )
+
+
+class _Writer:
+    """Turns parameters into the state dicts of the original."""
+
+    def __init__(self, config: ElmoConfig, parameters: Mapping[str, Parameter], notes: list[str]) -> None:
+        self.config, self.parameters, self.notes = config, parameters, notes
+        self.lost_bits = 0
+
+    def state_dict(self, part: str, entries: list[Entry]) -> "OrderedDict[str, Tensor]":
+        """The tensors of one file, by the names in it."""
+        return OrderedDict(
+            (entry.original.removeprefix(f"{part}."), torch.from_numpy(self._array(entry)))
+            for entry in entries
+            if entry.original.startswith(f"{part}.")
+        )
+
+    def _array(self, entry: Entry) -> Array:
+        arrays = [load_float32(self.parameters, name, self.notes) for name in entry.parameters]
+        if entry.original in (CHARACTER_TABLE, WORD_TABLE) and arrays[0][0].any():
+            self.notes.append(f"the row of padding of {entry.original} is not zero; the original has none: left out")
+        if entry.original.endswith("state_linearity.bias") and self.config.forget_bias != READERS_FORGET_BIAS:
+            arrays[0], lost = subtract_forget_bias(arrays[0], READERS_FORGET_BIAS - self.config.forget_bias)
+            self.lost_bits += lost
+        return entry.transform.to_original(arrays, entry.shape[0])
