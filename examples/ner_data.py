@@ -1,27 +1,25 @@
-"""Named-entity corpora: CoNLL columns, JSON, or a `datasets` name -> sentences -> model inputs.
+"""Corpora of tagged words: CoNLL columns, JSON, or a `datasets` name -> sentences -> model inputs.
 
 Every reader returns whole sentences of words and tags, and refuses what it cannot read completely with an error that
 names the file, the line and the remedy: a label that went missing in silence would look like a worse model.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from datasets import ClassLabel, Dataset
 from transformers import PreTrainedTokenizerBase
+
+from corpus_files import CorpusError, read_lines, read_records
 
 IGNORED_LABEL = -100  # of special tokens and of words that are context only: no loss, no score
 PREFIXES = "BIESLU"
 TAG = re.compile(rf"O|[{PREFIXES}]-.+")
 DOCUMENT_START = "-DOCSTART-"
-
-
-class CorpusError(ValueError):
-    """A corpus that cannot be read; the message names the place, what was expected and the remedy."""
+SCHEMES: dict[Literal["BIO", "BIOES"], set[str]] = {"BIO": {"B", "I"}, "BIOES": {"B", "I", "E", "S"}}
 
 
 class Sentence(NamedTuple):
@@ -35,7 +33,8 @@ class Sentence(NamedTuple):
 class Columns:
     """Where words and tags stand: 0-based columns of CoNLL files (from the end if negative), names in records.
 
-    Records may hold tags as integers, positions in `tag_names`.
+    Records may hold tags as integers, positions in `tag_names`. Tags are those of named entities (`O`, `B-TYPE`,
+    `I-TYPE`, ...) unless `any_tag`.
     """
 
     word: int = 0
@@ -43,6 +42,7 @@ class Columns:
     tokens: str = "tokens"
     ner_tags: str = "ner_tags"
     tag_names: Sequence[str] | None = None
+    any_tag: bool = False
 
 
 def read_file(path: str | Path, columns: Columns, labels: Sequence[str] | None = None) -> list[Sentence]:
@@ -51,39 +51,24 @@ def read_file(path: str | Path, columns: Columns, labels: Sequence[str] | None =
     Args:
         path: the file, UTF-8.
         columns: where words and tags stand.
-        labels: the tags that may occur; `None` allows every `O`, `B-TYPE`, `I-TYPE`, ...
+        labels: the tags that may occur; `None` allows every tag of the kind that `columns` names.
 
     Raises:
         CorpusError: the file is missing, empty, not UTF-8 or not in this form, or holds another tag.
     """
     path = Path(path)
     reader = _read_json if path.suffix in (".json", ".jsonl") else _read_conll
-    try:
-        sentences = list(reader(path, columns, labels))
-    except OSError as error:
-        raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its name and permissions") from error
+    sentences = list(reader(path, columns, labels))
     if not sentences:
         raise CorpusError(f"{path}: holds no sentence; expected words and tags, one sentence at least")
     return sentences
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file, counted from 1. Unicode's own line separators are ordinary characters of a word."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise CorpusError(
-                    f"{path}:{number}: not UTF-8 (byte {line[error.start]:#04x}); convert it, for instance with iconv"
-                ) from error
 
 
 def _read_conll(path: Path, columns: Columns, labels: Sequence[str] | None) -> Iterator[Sentence]:
     """One word a line, blank lines between sentences; columns stand between tabs, else between runs of spaces."""
     expected: tuple[int, int] | None = None  # number of columns and the line that set it
     sentence = Sentence([], [])
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         place = f"{path}:{number}"
         if not line.strip() or line.startswith(DOCUMENT_START):
             if sentence.words:
@@ -106,7 +91,7 @@ def _read_conll(path: Path, columns: Columns, labels: Sequence[str] | None) -> I
             for index, option in ((columns.word, "--word_column"), (columns.tag, "--tag_column"))
         )
         _check_word(word, place)
-        _check_tag(tag, labels, place)
+        _check_tag(tag, columns, labels, place)
         sentence.words.append(word)
         sentence.tags.append(tag)
     if sentence.words:
@@ -122,32 +107,11 @@ def _cell(cells: list[str], index: int, place: str, option: str) -> str:
 
 def _read_json(path: Path, columns: Columns, labels: Sequence[str] | None) -> Iterator[Sentence]:
     """Records with a list of words and a list of tags."""
-    if path.suffix == ".jsonl":
-        records = [(f"{path}:{n}", _parse_json(line, f"{path}:{n}")) for n, line in _lines(path) if line.strip()]
-    else:
-        parsed = _parse_json("\n".join(line for _, line in _lines(path)), str(path))
-        if not isinstance(parsed, list):
-            raise CorpusError(
-                f"{path}: holds a JSON {type(parsed).__name__}; expected a list of records, or one record a line "
-                "in a file named .jsonl"
-            )
-        records = [(f"{path}: record {number}", record) for number, record in enumerate(parsed)]
-    for place, record in records:
+    for place, record in read_records(path):
         yield _sentence_of_record(record, columns, labels, place)
 
 
-def _parse_json(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CorpusError(
-            f"{place}: not JSON ({error}); expected a list of records in .json, one record a line in .jsonl"
-        ) from error
-
-
-def _sentence_of_record(record: Any, columns: Columns, labels: Sequence[str] | None, place: str) -> Sentence:
-    if not isinstance(record, dict):
-        raise CorpusError(f"{place}: a {type(record).__name__}; expected an object with {columns.tokens!r} and more")
+def _sentence_of_record(record: dict[str, Any], columns: Columns, labels: Sequence[str] | None, place: str) -> Sentence:
     for name, option in ((columns.tokens, "--tokens_column"), (columns.ner_tags, "--ner_tags_column")):
         if not isinstance(record.get(name), list):
             raise CorpusError(
@@ -164,7 +128,7 @@ def _sentence_of_record(record: Any, columns: Columns, labels: Sequence[str] | N
     if any(isinstance(tag, int) for tag in tags):
         tags = [_tag_of_index(tag, columns.tag_names, place) for tag in tags]
     for tag in tags:
-        _check_tag(tag, labels, place)
+        _check_tag(tag, columns, labels, place)
     return Sentence(words, tags)
 
 
@@ -181,11 +145,14 @@ def _check_word(word: Any, place: str) -> None:
         raise CorpusError(f"{place}: word {word!r} is empty; take it out together with its tag")
 
 
-def _check_tag(tag: Any, labels: Sequence[str] | None, place: str) -> None:
-    if not isinstance(tag, str) or not TAG.fullmatch(tag):
+def _check_tag(tag: Any, columns: Columns, labels: Sequence[str] | None, place: str) -> None:
+    if not isinstance(tag, str) or not tag.strip():
+        raise CorpusError(f"{place}: tag {tag!r} is empty; expected a tag for every word")
+    if not columns.any_tag and not TAG.fullmatch(tag):
         raise CorpusError(
             f"{place}: tag {tag!r}; expected O or a prefix ({', '.join(PREFIXES)}), a dash and a type, such as B-PER. "
-            "If another column holds the tags, choose it with --tag_column"
+            "If another column holds the tags, choose it with --tag_column; if tags stand for words and not for "
+            "entities, such as parts of speech, give --task pos"
         )
     if labels is not None and tag not in labels:
         raise CorpusError(
@@ -211,12 +178,15 @@ def read_dataset(dataset: Dataset, name: str, columns: Columns, labels: Sequence
     return sentences
 
 
-def label_set(sentences: Iterable[Sentence]) -> list[str]:
-    """All tags that a model of these sentences should know, `O` first.
+def label_set(sentences: Iterable[Sentence], any_tag: bool = False) -> list[str]:
+    """All tags that a model of these sentences should know: `O` first, or any tags in alphabetical order.
 
-    Closed under the prefixes that occur: a type seen only as `B-` gets its `I-` tag too, which another file may need.
+    Tags of entities are closed under the prefixes that occur: a type seen only as `B-` gets its `I-` tag too, which
+    another file may need.
     """
     tags = {tag for sentence in sentences for tag in sentence.tags}
+    if any_tag:
+        return sorted(tags)
     prefixes = [prefix for prefix in PREFIXES if any(tag.startswith(f"{prefix}-") for tag in tags)]
     types = sorted({tag[2:] for tag in tags if tag != "O"})
     return ["O", *(f"{prefix}-{entity_type}" for entity_type in types for prefix in prefixes)]
@@ -242,6 +212,30 @@ def windows(sentence: Sentence, max_words: int | None, stride: int = 0) -> Itera
         end = min(start + max_words, total)
         context = stride if start else 0
         yield Window(sentence.words[start:end], [*[None] * context, *sentence.tags[start + context : end]])
+
+
+def tag_scheme(sequences: Iterable[Sequence[str | None]], labels: Iterable[str]) -> Literal["BIO", "BIOES"] | None:
+    """The scheme in which all these sequences are well formed and to which all labels belong, if there is one.
+
+    Tags of IOB1, where an `I-` may begin an entity, have none: a model must not be forbidden what its training data
+    holds.
+    """
+    prefixes, sequences = {label[0] for label in labels if label != "O"}, list(sequences)
+    for scheme, all_prefixes in SCHEMES.items():
+        if "B" in prefixes <= all_prefixes and all(is_well_formed(tags, scheme) for tags in sequences):
+            return scheme
+    return None
+
+
+def is_well_formed(tags: Sequence[str | None], scheme: Literal["BIO", "BIOES"]) -> bool:
+    """Whether a sequence of tags can stand in this scheme; `None` is a word whose tag is not known."""
+    for before, tag in zip(["O", *tags], [*tags, "O"], strict=True):
+        if before is None or tag is None:
+            continue
+        continues = tag[0] in "IE" and before[0] in "BI" and before[2:] == tag[2:]
+        if (tag[0] in "IE" or (scheme == "BIOES" and before[0] in "BI")) and not continues:
+            return False
+    return True
 
 
 def encode(

@@ -1,4 +1,4 @@
-"""Draw what a Trainer logged: the training and validation loss, and the validation F1."""
+"""Draw what a Trainer logged: the training and validation loss, and a validation score."""
 
 import os
 from collections.abc import Iterable
@@ -9,29 +9,34 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
-def plot_training_curve(log_history: Iterable[dict[str, Any]], path: Path) -> None:
+def plot_training_curve(
+    log_history: Iterable[dict[str, Any]], path: Path, score: str = "f1", name_of_score: str = "entity F1"
+) -> None:
     """Write a PNG; without a single logged loss or score there is nothing to draw and no file.
 
     Args:
         log_history: `trainer.state.log_history`.
         path: the PNG; it appears only when it is complete.
+        score: the metric to draw beside the losses, logged as `eval_{score}`; `"loss"` for none.
+        name_of_score: what to call it.
     """
     curves = {
         name: [(row["epoch"], row[name]) for row in log_history if name in row]
-        for name in ("loss", "eval_loss", "eval_f1")
+        for name in ("loss", "eval_loss", *([] if score == "loss" else [f"eval_{score}"]))
     }
     if not any(curves.values()):
         return
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     losses = figure.add_subplot(xlabel="epoch", ylabel="loss")
-    scores = losses.twinx()
-    scores.set(ylabel="entity F1", ylim=(0, 1))
-    for name, axes, label, colour in (
-        ("loss", losses, "training loss", "tab:blue"),
-        ("eval_loss", losses, "validation loss", "tab:cyan"),
-        ("eval_f1", scores, "validation F1", "tab:orange"),
-    ):
+    rows = [("loss", losses, "training loss", "tab:blue"), ("eval_loss", losses, "validation loss", "tab:cyan")]
+    if score != "loss":
+        scores = losses.twinx()
+        scores.set(ylabel=name_of_score)
+        rows.append((f"eval_{score}", scores, f"validation {name_of_score}", "tab:orange"))
+        if all(0 <= value <= 1 for _, value in curves[f"eval_{score}"]):
+            scores.set(ylim=(0, 1))
+    for name, axes, label, colour in rows:
         if curves[name]:
             axes.plot(*zip(*curves[name], strict=True), marker=".", color=colour, label=label)
     losses.set_ylim(bottom=0)

@@ -6,7 +6,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from ner_data import Columns, CorpusError, Sentence, label_set, read_dataset, read_file, windows
+from corpus_files import CorpusError
+from ner_data import Columns, Sentence, is_well_formed, label_set, read_dataset, read_file, tag_scheme, windows
 
 COLUMNS = Columns()
 SENTENCES = [
@@ -68,7 +69,7 @@ BAD_CONLL = {
     "no column": ("Oslo\tB-LOC\n\nsleeps\tVBZ\tO\n", r"a\.conll:3: .* has 3 columns and line 1 has 2"),
     "a space in a word": ("New York B-LOC\nsleeps O\n", r"a\.conll:2: .* has 2 columns and line 1 has 3"),
     "an empty word": ("\tO\n", r"a\.conll:1: word '' is empty; take it out together with its tag"),
-    "an empty tag": ("Oslo\t\n", r"a\.conll:1: tag ''; expected O or a prefix"),
+    "an empty tag": ("Oslo\t\n", r"a\.conll:1: tag '' is empty; expected a tag for every"),
     "not a tag": ("Oslo\tNNP\n", r"a\.conll:1: tag 'NNP'; expected O or a prefix .* --tag_column"),
     "an unknown prefix": ("Oslo\tX-LOC\n", r"a\.conll:1: tag 'X-LOC'; expected"),
     "not UTF-8": (b"Oslo\tB-LOC\nM\xfcnchen\tB-LOC\n", r"a\.conll:2: not UTF-8 \(byte 0xfc\); convert it"),
@@ -189,3 +190,55 @@ def test_windows_keep_every_label_once(total: int, max_words: int, stride: int) 
 
 def test_windows_without_a_limit() -> None:
     assert [tuple(part) for part in windows(SENTENCES[0], None)] == [tuple(SENTENCES[0])]
+
+
+def test_tags_that_are_no_entities(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.conll", "Ada\tPROPN\n-\t-LRB-\n\nsleeps\tO\n")
+    columns = Columns(any_tag=True)
+    sentences = read_file(path, columns)
+    assert sentences == [Sentence(["Ada", "-"], ["PROPN", "-LRB-"]), Sentence(["sleeps"], ["O"])]
+    assert label_set(sentences, any_tag=True) == ["-LRB-", "O", "PROPN"]
+    with pytest.raises(CorpusError, match=r"a\.conll:1: tag 'PROPN'; expected .*give --task pos"):
+        read_file(path, Columns())
+    with pytest.raises(CorpusError, match=r"a\.conll:4: tag 'O' is not among the tags -LRB-, PROPN"):
+        read_file(path, columns, ["-LRB-", "PROPN"])
+
+
+@pytest.mark.parametrize(
+    ("tags", "schemes"),
+    [
+        ("B-X I-X O B-Y", {"BIO"}),
+        ("B-X I-X B-X I-X", {"BIO"}),
+        ("I-X O", set()),
+        ("O I-X", set()),
+        ("B-X I-Y", set()),
+        ("B-X O", {"BIO"}),
+        ("B-X E-X S-X O", {"BIOES"}),
+        ("B-X I-X I-X E-X B-Y E-Y", {"BIOES"}),
+        ("B-X E-Y", set()),
+        ("B-X B-X E-X", set()),
+        ("S-X E-X", set()),
+        ("B-X I-X", {"BIO"}),
+        ("O O", {"BIO", "BIOES"}),
+        ("", {"BIO", "BIOES"}),
+        # Unknown tags may be anything, at the beginning, inside and at the end.
+        ("? I-X O", {"BIO"}),
+        ("B-X ? E-X", {"BIOES"}),
+        ("B-X I-X ?", {"BIO", "BIOES"}),
+    ],
+)
+def test_well_formed_sequences(tags: str, schemes: set[str]) -> None:
+    sequence = [None if tag == "?" else tag for tag in tags.split()]
+    prefixes = {tag[0] for tag in sequence if tag}
+    if "E" not in prefixes and "S" not in prefixes:
+        assert is_well_formed(sequence, "BIO") is ("BIO" in schemes)
+    assert is_well_formed(sequence, "BIOES") is ("BIOES" in schemes)
+
+
+def test_scheme_of_the_training_data() -> None:
+    bio = ["O", "B-X", "I-X"]
+    assert tag_scheme([["B-X", "I-X"], ["O"]], bio) == "BIO"
+    assert tag_scheme([["B-X", "I-X"], ["I-X"]], bio) is None  # IOB1
+    assert tag_scheme([["I-X"]], ["O", "I-X"]) is None
+    assert tag_scheme([["B-X", "E-X"], ["S-X"]], ["O", "B-X", "E-X", "S-X"]) == "BIOES"
+    assert tag_scheme([["B-X", "L-X"], ["U-X"]], ["O", "B-X", "L-X", "U-X"]) is None

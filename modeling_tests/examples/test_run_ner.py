@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 import run_ner
+from corpus_files import CorpusError
 from elmo_hf import ElmoConfig, ElmoForTokenClassification, ElmoModel, ElmoTokenizer
 from elmo_hf.metrics import Seqeval
 from ner_corpus import generate, write_conll
-from ner_data import IGNORED_LABEL, Columns, CorpusError, Sentence, encode, label_set, read_file
+from ner_data import IGNORED_LABEL, Columns, Sentence, encode, is_well_formed, label_set, read_file
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -131,20 +132,6 @@ def test_resumed_run_equals_an_uninterrupted_one(run: Run, corpus: Path, tmp_pat
     assert metrics["train_loss"] != run.metrics["train_loss"], "the first two epochs ran again"
 
 
-def test_resume_can_be_chosen_or_refused(run: Run, tmp_path: Path) -> None:
-    def choice(value: str | None, folder: Path) -> str | None:
-        *_, args = run_ner.parse(["--preset", "small", "--do_predict", "--output_dir", str(folder)])
-        args.resume_from_checkpoint = value
-        return run_ner.checkpoint_to_resume(args)
-
-    last = max(run.output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    assert choice(None, run.output) == str(last)
-    assert choice("true", run.output) == str(last)
-    assert choice("false", run.output) is None
-    assert choice("elsewhere/checkpoint-3", run.output) == "elsewhere/checkpoint-3"
-    assert choice(None, tmp_path / "new") is None
-
-
 @pytest.fixture(scope="module")
 def bilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a biLM without a classifier."""
@@ -155,10 +142,11 @@ def bilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("how", ["frozen", "rate 0", "rate 1e-4"])
+@pytest.mark.parametrize("how", ["frozen", "cached", "rate 0", "rate 1e-4"])
 def test_bilm_of_a_checkpoint(how: str, bilm: Path, corpus: Path, tmp_path: Path) -> None:
     more = {
         "frozen": ["--freeze_bilm"],
+        "cached": ["--freeze_bilm", "--cache_layers", "1"],
         "rate 0": ["--bilm_learning_rate", "0", "--weight_decay", "0.1"],
         "rate 1e-4": ["--bilm_learning_rate", "1e-4"],
     }[how]
@@ -177,39 +165,6 @@ def test_bilm_of_a_checkpoint(how: str, bilm: Path, corpus: Path, tmp_path: Path
 
 
 NO_BEST = ["--load_best_model_at_end", "false", "--save_strategy", "no"]
-
-
-def parsed(*more: str) -> run_ner.NerTrainingArguments:
-    return run_ner.parse(["--preset", "small", "--do_train", "--output_dir", "unused", "--use_cpu", *more])[-1]
-
-
-def test_learning_rates_reach_their_parameters() -> None:
-    model = ElmoForTokenClassification(ElmoConfig(**TINY, num_labels=3))
-    args = parsed("--learning_rate", "1e-3", "--bilm_learning_rate", "1e-5", "--weight_decay", "0.1")
-    groups = run_ner.parameter_groups(model, args)
-    found = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
-    assert sum(len(group["params"]) for group in groups) == len(found) == len(list(model.parameters()))
-    for name, parameter in model.named_parameters():
-        decay = 0.1 if parameter.ndim > 1 else 0.0
-        assert found[id(parameter)] == (1e-5 if is_bilm(name) else 1e-3, decay), name
-
-
-def test_one_learning_rate_by_default_and_no_group_for_a_frozen_bilm() -> None:
-    model = ElmoForTokenClassification(ElmoConfig(**TINY, num_labels=3))
-    assert {group["lr"] for group in run_ner.parameter_groups(model, parsed("--learning_rate", "2e-3"))} == {2e-3}
-    model.freeze_bilm()
-    groups = run_ner.parameter_groups(model, parsed("--bilm_learning_rate", "1e-5"))
-    trained = {name for name, p in model.named_parameters() for g in groups if any(p is q for q in g["params"])}
-    assert trained == {name for name, _ in model.named_parameters() if not is_bilm(name)}
-
-
-@pytest.mark.parametrize("optim", ["adamw_torch", "sgd", "adafactor"])
-def test_optimizer_is_the_one_named(optim: str) -> None:
-    model = ElmoForTokenClassification(ElmoConfig(**TINY, num_labels=3))
-    args = parsed("--optim", optim, "--bilm_learning_rate", "1e-5")
-    optimizer = run_ner.make_optimizer(model, args)
-    assert type(optimizer).__name__.lower() == optim.removesuffix("_torch")
-    assert {group["lr"] for group in optimizer.param_groups} == {1e-5, args.learning_rate}
 
 
 def test_early_stopping(corpus: Path, tmp_path: Path) -> None:
@@ -290,6 +245,78 @@ def test_encoded_labels_stand_at_their_words() -> None:
         "2 of 2 sentences are longer than 4 words and were cut into 4 windows with 1 words of overlap; every label is "
         "kept once"
     ]
+
+
+# ---- the task's own layers
+
+
+def test_crf_over_a_bilstm_without_elmo(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    start = "--without_elmo --word_vector_size 12 --task_lstm_size 8 --use_crf --min_count 1".split()
+    metrics = run_ner.main(options(corpus, tmp_path, start=start))
+    assert "The CRF forbids what no sequence of BIO has" in caplog.text
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["elmo_at"], config["tag_scheme"], config["use_crf"]) == ([], "BIO", True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    words = {word for s in read_file(corpus / "train.conll", Columns()) for word in s.words}
+    assert words <= set(tokenizer.get_vocab()) and config["vocab_size"] == len(tokenizer)
+    # Decoded by Viterbi: every predicted sequence is well formed.
+    rows = predictions_of(tmp_path)
+    assert all(is_well_formed([tag for _, _, tag in sentence], "BIO") for sentence in rows)
+    history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
+    losses = [row["loss"] for row in history if "loss" in row]
+    assert losses[-1] < 0.5 * losses[0] and metrics["test_f1"] > 0
+    # A further run starts from the saved tagger, its words and its tags.
+    again = ["--model_name_or_path", str(tmp_path), "--test_file", str(corpus / "test.conll"), "--do_predict"]
+    again += ["--output_dir", str(tmp_path / "again"), "--use_cpu", "--disable_tqdm", "true"]
+    assert run_ner.main(again)["test_f1"] == metrics["test_f1"]
+    assert predictions_of(tmp_path / "again") == rows
+
+
+def test_crf_and_impossible_sequences(corpus: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "odd.conll"
+    odd.write_text("Oslo\tI-LOC\nsleeps\tO\n")
+    more = ["--use_crf", "--validation_file", str(odd), "--max_steps", "1"]
+    with pytest.raises(CorpusError, match="validation data: 'Oslo/I-LOC sleeps/O' is no sequence of BIO, which"):
+        run_ner.main(options(corpus, tmp_path / "out", *more))
+    overrides = json.dumps({**TINY, "tag_scheme": None})
+    run_ner.main(options(corpus, tmp_path / "out", *more, "--config_overrides", overrides))
+    # Windows that begin inside of an entity forbid as little.
+    run_ner.main(options(corpus, tmp_path / "windows", "--use_crf", "--max_words", "2", "--max_steps", "1"))
+    assert json.loads((tmp_path / "windows/config.json").read_text())["tag_scheme"] is None
+
+
+def test_parts_of_speech_with_held_out_validation(corpus: Path, tmp_path: Path) -> None:
+    tagged = tmp_path / "train.conll"
+    with tagged.open("w") as file:
+        for words, _ in read_file(corpus / "train.conll", Columns()):
+            for word in words:
+                tag = "NAME" if word[0].isupper() else "WORD" if word[0].isalpha() else "-PUNCT-"
+                file.write(f"{word}\t{tag}\n")
+            file.write("\n")
+    argv = ["--preset", "small", "--config_overrides", json.dumps(TINY), "--task", "pos", "--use_cpu"]
+    argv += ["--train_file", str(tagged), "--validation_share", "0.2", "--test_file", str(tagged)]
+    argv += [
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--do_train",
+        "--do_eval",
+        "--do_predict",
+        "--learning_rate",
+        "2e-2",
+    ]
+    metrics = run_ner.main([*argv, "--num_train_epochs", "2", "--disable_tqdm", "true"])
+    assert (metrics["train_samples"], metrics["eval_samples"], metrics["test_samples"]) == (160, 40, 200)
+    rows = [row for sentence in predictions_of(tmp_path / "out") for row in sentence]
+    assert metrics["test_accuracy"] == sum(gold == predicted for _, gold, predicted in rows) / len(rows) > 0.8
+    assert "test_f1" not in metrics
+    state = json.loads((tmp_path / "out/trainer_state.json").read_text())
+    assert state["best_metric"] == metrics["eval_accuracy"]
+    assert json.loads((tmp_path / "out/config.json").read_text())["id2label"] == {
+        "0": "-PUNCT-",
+        "1": "NAME",
+        "2": "WORD",
+    }
 
 
 BAD_OPTIONS = {
@@ -474,17 +501,3 @@ def test_pipeline_of_given_words(tagger: tuple[Any, Any]) -> None:
     (entities,) = tag(words, is_split_into_words=True, delimiter=" ")
     text = " ".join(words)
     assert [text[e["start"] : e["end"]] for e in entities] == words
-
-
-@pytest.mark.parametrize("cls", [ElmoModel, ElmoForTokenClassification])
-def test_half_precision_checkpoints_are_trained_in_float32(cls: Any, tmp_path: Path) -> None:
-    config = ElmoConfig(**TINY, id2label={0: "O", 1: "B-PER", 2: "I-PER"}, output_hidden_states=True)
-    cls(config).to(torch.bfloat16).save_pretrained(tmp_path)
-    ElmoTokenizer(max_characters_per_word=20).save_pretrained(tmp_path)
-    model_args = run_ner.ModelArguments(model_name_or_path=str(tmp_path))
-    config, _ = run_ner.load_config(model_args)
-    model, tokenizer = run_ner.load_model(model_args, config, ["O", "B-PER", "I-PER"], cls is not ElmoModel)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    outputs = model(**tokenizer("Ada sang.", return_tensors="pt"), return_dict=False)
-    # The configuration asks for more than the logits.
-    assert len(outputs) == 2 and torch.equal(run_ner.best_labels(outputs, None), outputs[0].argmax(-1))

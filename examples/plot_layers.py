@@ -1,0 +1,251 @@
+"""Look into a biLM, as the paper does: which layers tasks use, and what a word's neighbours are in each of its senses.
+
+Cell by cell in an editor that knows `# %%`, or as a script:
+
+    python examples/plot_layers.py --task_models NER=tagger sentiment=classifier \\
+        --model_name_or_path elmo-small --text_files text.txt --word play --output_dir figures
+
+draws Figure 2 and Table 4 of Peters et al. 2018 as PNG files, and writes their numbers as text.
+"""
+
+# %% Options
+import os
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from transformers import HfArgumentParser
+
+from elmo_hf import ElmoModel, embed
+from elmo_hf.pretraining import open_corpus
+
+
+@dataclass
+class Arguments:
+    task_models: list[str] = field(
+        default_factory=list, metadata={"help": "Fine-tuned models whose layer weights are drawn, as NAME=FOLDER."}
+    )
+    model_name_or_path: str | None = field(default=None, metadata={"help": "The biLM whose neighbours are looked up."})
+    text_files: list[str] = field(
+        default_factory=list, metadata={"help": "Tokenised text, a sentence a line, where they are looked up."}
+    )
+    word: str | None = field(default=None, metadata={"help": "The word, in either case."})
+    queries: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Tokenised sentences with the word, one a sense (default: two unlike ones of the text)."},
+    )
+    neighbours: int = field(default=3, metadata={"help": "How many neighbours to show."})
+    layers: Literal["mix", "top", "average"] = field(
+        default="top", metadata={"help": "Which vectors to compare; the paper finds senses best told by the top layer."}
+    )
+    max_occurrences: int = field(default=2000, metadata={"help": "Look at so many occurrences, the first of the text."})
+    output_dir: str = field(default=".", metadata={"help": "Where to write."})
+
+
+# %% Layer weights of tasks (Figure 2)
+class LayerWeights(NamedTuple):
+    """The learned mix of a task model at one place: the layers' shares (they sum to one) and their common scale."""
+
+    task: str
+    place: str
+    shares: np.ndarray
+    gamma: float
+
+
+def layer_weights(task_models: Sequence[str]) -> list[LayerWeights]:
+    """Those of every place at which each model reads ELMo.
+
+    Raises:
+        ValueError: an argument without a name, or a model that does not read ELMo.
+    """
+    found = []
+    for argument in task_models:
+        task, equals, folder = argument.partition("=")
+        if not (task and equals and folder):
+            raise ValueError(f"--task_models {argument}: expected NAME=FOLDER, such as NER=outputs/tagger")
+        model = ElmoModel.from_pretrained(folder)
+        # A mix belongs to a place, in this order.
+        places = [place for place in ("input", "output") if place in model.config.elmo_at]
+        if not places:
+            raise ValueError(f"--task_models {argument}: the model has no biLM (elmo_at=[]), hence no layer weights")
+        for place, mix in zip(places, model.scalar_mixes):
+            shares = mix.normalised_weights().detach().double().numpy()
+            found.append(LayerWeights(task, place, shares, float(mix.gamma.detach())))
+    return found
+
+
+def layer_table(found: list[LayerWeights]) -> str:
+    """Tab-separated, a line a layer of each mix; layer 0 is the word layer."""
+    lines = ["task\tplace\tgamma\tlayer\tshare"]
+    for task, place, shares, gamma in found:
+        lines += [f"{task}\t{place}\t{gamma:.4f}\t{layer}\t{share:.4f}" for layer, share in enumerate(shares)]
+    return "\n".join(lines) + "\n"
+
+
+def draw_layer_weights(found: list[LayerWeights]) -> Figure:
+    """A panel for each place, a column for each task, a row for each layer, the word layer lowest."""
+    places = [place for place in ("input", "output") if any(each.place == place for each in found)]
+    widest = max(sum(each.place == place for each in found) for place in places)
+    figure = Figure(figsize=(2.5 + 1.3 * widest * len(places), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(places), squeeze=False)[0]
+    for panel, place in zip(panels, places, strict=True):
+        columns = [each for each in found if each.place == place]
+        count = max(len(each.shares) for each in columns)
+        grid = np.full((count, len(columns)), np.nan)
+        for number, each in enumerate(columns):
+            grid[: len(each.shares), number] = each.shares
+        image = panel.imshow(grid, vmin=0, vmax=1, cmap="Blues", origin="lower", aspect="auto")
+        for (layer, number), share in np.ndenumerate(grid):
+            if not np.isnan(share):
+                panel.text(number, layer, f"{share:.2f}", ha="center", va="center", color="w" if share > 0.6 else "k")
+        panel.set_xticks(range(len(columns)), [each.task for each in columns], rotation=30, ha="right")
+        panel.set_yticks(range(count), ["words", *(f"biLM {layer}" for layer in range(1, count))])
+        panel.set_title(f"ELMo at the {place}")
+    figure.colorbar(image, ax=panels, label="share of the layer")
+    return figure
+
+
+# %% Neighbours of a word in different senses (Table 4)
+class Occurrence(NamedTuple):
+    """A word in its sentence."""
+
+    words: list[str]
+    place: int
+
+    def text(self) -> str:
+        return " ".join([*self.words[: self.place], f"[{self.words[self.place]}]", *self.words[self.place + 1 :]])
+
+
+class Neighbours(NamedTuple):
+    """What lies nearest to `source`, with cosine similarities, nearest first."""
+
+    source: str
+    nearest: list[tuple[float, str]]
+
+
+def occurrences(sentences: Iterator[str] | Sequence[str], word: str) -> Iterator[Occurrence]:
+    """Every occurrence of a word, in either case, in sentences that are not repeated."""
+    seen = set()
+    for sentence in sentences:
+        words = sentence.split()
+        if sentence not in seen and word.lower() in map(str.lower, words):
+            seen.add(sentence)
+            yield from (Occurrence(words, n) for n, other in enumerate(words) if other.lower() == word.lower())
+
+
+def unit_vectors(found: list[Occurrence], model: ElmoModel, layers: str) -> np.ndarray:
+    """(occurrences, 2P), of length one: the vectors of the words in their sentences."""
+    arrays = embed([each.words for each in found], model, layers=layers)
+    vectors = np.stack([array[each.place] for array, each in zip(arrays, found, strict=True)])
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+
+
+def unlike_pair(vectors: np.ndarray) -> list[int]:
+    """The two occurrences with the lowest similarity: likely of different senses."""
+    first, second = np.unravel_index(np.argmin(vectors @ vectors.T), (len(vectors), len(vectors)))
+    return [int(first), int(second)]
+
+
+def neighbours_in_context(
+    text: list[Occurrence], queries: list[Occurrence], model: ElmoModel, layers: str, count: int
+) -> list[Neighbours]:
+    """The occurrences in other sentences nearest to each query; without queries, to two unlike ones of the text."""
+    vectors = unit_vectors([*text, *queries], model, layers)
+    of_text = vectors[: len(text)]
+    chosen = range(len(text), len(vectors)) if queries else unlike_pair(of_text)
+    found = []
+    for index in chosen:
+        source = [*text, *queries][index]
+        similar = of_text @ vectors[index]
+        order = [n for n in np.argsort(-similar) if text[n].words != source.words][:count]
+        found.append(Neighbours(source.text(), [(float(similar[n]), text[n].text()) for n in order]))
+    return found
+
+
+def neighbours_without_context(text: list[Occurrence], word: str, model: ElmoModel, count: int) -> Neighbours:
+    """Words of the same sentences whose vectors of the word layer are nearest: one list, whatever the sense."""
+    types = sorted({other for each in text for other in each.words if other.lower() != word.lower()})
+    # The word layer does not depend on the sentence.
+    arrays = embed([[each] for each in [word, *types]], model, layers="all")
+    vectors = np.stack([array[0, 0] for array in arrays])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+    similar = vectors[1:] @ vectors[0]
+    order = np.argsort(-similar)[:count]
+    return Neighbours(f"[{word}] (word layer)", [(float(similar[n]), types[n]) for n in order])
+
+
+def neighbour_table(rows: list[Neighbours]) -> str:
+    """Each source, and under it its neighbours with their similarities."""
+    return "\n".join(
+        "\n".join([row.source, *(f"  {similarity:.3f}  {text}" for similarity, text in row.nearest)]) for row in rows
+    )
+
+
+def draw_neighbours(rows: list[Neighbours]) -> Figure:
+    """Table 4: sources on the left, neighbours on the right."""
+    cells = [[textwrap.fill(row.source, 48)] for row in rows]
+    for cell, row in zip(cells, rows, strict=True):
+        cell.append("\n".join(textwrap.fill(f"{similarity:.2f} {text}", 72) for similarity, text in row.nearest))
+    lines = [1, *(max(part.count("\n") for part in cell) + 1.6 for cell in cells)]
+    figure = Figure(figsize=(12, 0.2 * sum(lines) + 0.2))
+    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
+    axes.axis("off")
+    table = axes.table(
+        cells, colLabels=["source", "nearest neighbours"], colWidths=[0.4, 0.6], cellLoc="left", bbox=(0, 0, 1, 1)
+    )
+    table.auto_set_font_size(False)
+    table.set_fontsize(9)
+    for (row, _), cell in table.get_celld().items():
+        cell.set_height(lines[row] / sum(lines))
+        cell.PAD = 0.02
+    return figure
+
+
+# %% Both
+def save(figure: Figure, text: str, path: Path) -> None:
+    """`path.png` and `path.txt`, each complete or absent."""
+    FigureCanvasAgg(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.writing")
+    figure.savefig(unfinished, format="png", dpi=150)
+    os.replace(unfinished, path.with_name(path.name + ".png"))
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path.with_name(path.name + ".txt"))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
+    output = Path(args.output_dir)
+    if not args.task_models and args.word is None:
+        raise ValueError("nothing to do: give --task_models, or --word, --model_name_or_path and --text_files")
+    if args.task_models:
+        weights = layer_weights(args.task_models)
+        save(draw_layer_weights(weights), layer_table(weights), output / "layer_weights")
+    if args.word is not None:
+        if args.model_name_or_path is None or not args.text_files:
+            raise ValueError(f"--word {args.word} needs --model_name_or_path and --text_files")
+        text = list(islice(occurrences(open_corpus(args.text_files), args.word), args.max_occurrences))
+        if len(text) < 2:
+            raise ValueError(f"--word {args.word}: {len(text)} occurrences in the text, expected several to compare")
+        queries = list(occurrences(args.queries, args.word))
+        if len(queries) < len(args.queries):
+            raise ValueError(f"--queries: {len(args.queries)} sentences, {len(queries)} hold the word {args.word!r}")
+        # On the CPU: there are only the sentences of one word to read.
+        model = ElmoModel.from_pretrained(args.model_name_or_path)
+        rows = [neighbours_without_context(text, args.word, model, args.neighbours)]
+        rows += neighbours_in_context(text, queries, model, args.layers, args.neighbours)
+        save(draw_neighbours(rows), neighbour_table(rows) + "\n", output / f"neighbours_{args.word}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

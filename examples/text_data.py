@@ -1,0 +1,285 @@
+"""Corpora of labelled texts: columns of a TSV or CSV file, JSON, or a `datasets` name -> texts -> model inputs.
+
+Every reader refuses what it cannot read completely with an error that names the file, the line and the remedy.
+"""
+
+import csv
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from datasets import ClassLabel, Dataset, Features, List, Value
+from transformers import PreTrainedTokenizerBase
+
+from corpus_files import CorpusError, read_lines, read_records
+
+Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
+
+
+class Text(NamedTuple):
+    """A text, the second one of a pair or `None`, and its label, its labels, or its value, as the problem has it."""
+
+    text: str
+    pair: str | None
+    label: Any
+
+
+@dataclass(frozen=True)
+class TextColumns:
+    """Where texts and labels stand, and what labels are.
+
+    A column is named as in the header line or a record, or it is a number, counted from 0 (from the end if negative),
+    in a file without a header line.
+    """
+
+    text: str = "sentence"
+    label: str = "label"
+    pair: str | None = None
+    problem: Problem = "single_label_classification"
+    label_separator: str = ","
+    label_names: Sequence[str] | None = None
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Column -> the option that chooses it."""
+        options = {self.text: "--text_column", self.label: "--label_column"}
+        return options if self.pair is None else options | {self.pair: "--text_pair_column"}
+
+
+def read_texts(path: str | Path, columns: TextColumns, labels: Sequence[str] | None = None) -> list[Text]:
+    """Read a file: `.json` and `.jsonl` hold records, `.csv` has commas and quotes, any other suffix has tabs.
+
+    Args:
+        path: the file, UTF-8.
+        columns: where texts and labels stand.
+        labels: the labels that may occur; `None` allows all. A regression has none.
+
+    Raises:
+        CorpusError: the file is missing, empty, not UTF-8 or not in this form, lacks a column, or holds an empty text,
+            no label, or another label.
+    """
+    path = Path(path)
+    rows = read_records(path) if path.suffix in (".json", ".jsonl") else _read_table(path, columns)
+    texts = [_text_of_row(row, columns, labels, place) for place, row in rows]
+    if not texts:
+        raise CorpusError(f"{path}: holds no text; expected one labelled text at least")
+    return texts
+
+
+def read_text_dataset(
+    dataset: Dataset, name: str, columns: TextColumns, labels: Sequence[str] | None = None
+) -> list[Text]:
+    """Read one split of a dataset; `name` stands for it in errors. Otherwise as [`read_texts`].
+
+    Labels may be strings or the numbers of a `ClassLabel` feature.
+    """
+    feature = dataset.features.get(columns.label)
+    feature = getattr(feature, "feature", feature)
+    if isinstance(feature, ClassLabel):
+        columns = replace(columns, label_names=feature.names)
+    texts = [_text_of_row(row, columns, labels, f"{name}: record {number}") for number, row in enumerate(dataset)]
+    if not texts:
+        raise CorpusError(f"{name}: holds no text")
+    return texts
+
+
+def _read_table(path: Path, columns: TextColumns) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(place, {column: cell}) of each line; blank lines are skipped."""
+    lines = _csv_rows(path) if path.suffix == ".csv" else _tab_rows(path)
+    has_header = not all(_is_number(name) for name in columns.options)
+    header: list[str] = []
+    expected: tuple[int, int] | None = None  # number of columns and the line that set it
+    for number, cells in lines:
+        place = f"{path}:{number}"
+        if expected is None:
+            expected = (len(cells), number)
+            header = cells if has_header else []
+            positions = _positions(header, len(cells), columns, place)
+            if has_header:
+                continue
+        if len(cells) != expected[0]:
+            raise CorpusError(
+                f"{place}: has {len(cells)} columns and line {expected[1]} has {expected[0]}; expected the same in "
+                "every line" + ("; a cell that holds commas stands in quotes" if path.suffix == ".csv" else "")
+            )
+        yield place, {name: cells[position] for name, position in positions.items()}
+
+
+def _tab_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    for number, line in read_lines(path):
+        if line.strip():
+            yield number, line.split("\t")
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line at which the row ends, cells): a quoted cell may hold line breaks."""
+    reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), strict=True)
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise CorpusError(
+                f"{path}:{reader.line_num}: not CSV ({error}); quotes inside a cell are doubled"
+            ) from None
+        if any(cell.strip() for cell in cells):
+            yield reader.line_num, cells
+
+
+def _is_number(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()
+
+
+def _positions(header: list[str], count: int, columns: TextColumns, place: str) -> dict[str, int]:
+    """Position of each column: a name is looked up in the header line."""
+    positions = {}
+    for name, option in columns.options.items():
+        if name in header:
+            positions[name] = header.index(name)
+        elif _is_number(name) and -count <= int(name) < count:
+            positions[name] = int(name)
+        elif header and not _is_number(name):
+            raise CorpusError(
+                f"{place}: no column {name!r} in the header line ({', '.join(map(repr, header))}); choose another with "
+                f"{option}, by its number, counted from 0, if the file has no header line"
+            )
+        else:
+            raise CorpusError(f"{place}: no column {name} among {count}; choose another with {option}")
+    return positions
+
+
+def _text_of_row(row: Mapping[str, Any], columns: TextColumns, labels: Sequence[str] | None, place: str) -> Text:
+    for name, option in columns.options.items():
+        if name not in row:
+            found = ", ".join(map(repr, row)) or "no fields"
+            raise CorpusError(f"{place}: no {name!r} among {found}; choose another with {option}")
+    texts = [row[name] for name in (columns.text, columns.pair) if name is not None]
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            raise CorpusError(f"{place}: the text is empty ({text!r}); take it out together with its label")
+    label = READERS[columns.problem](row[columns.label], columns, labels, place)
+    return Text(texts[0], texts[1] if len(texts) == 2 else None, label)
+
+
+def _single_label(value: Any, columns: TextColumns, labels: Sequence[str] | None, place: str) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = _label_of_number(value, columns.label_names, place)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise CorpusError(f"{place}: no label; take the text out, or choose another column with --label_column")
+    if not isinstance(value, str):
+        raise CorpusError(f"{place}: label {value!r}; expected a string or an integer; see --problem_type for others")
+    value = value.strip()
+    if labels is not None and value not in labels:
+        raise CorpusError(
+            f"{place}: label {value!r} is not among {', '.join(labels)}; correct the file, choose another column "
+            "with --label_column, or name all labels with --labels"
+        )
+    return value
+
+
+def _label_of_number(value: int, names: Sequence[str] | None, place: str) -> str:
+    if names is None or (str(value) in names):
+        return str(value)
+    if not 0 <= value < len(names):
+        raise CorpusError(f"{place}: label {value} is no position among the {len(names)} labels {', '.join(names)}")
+    return names[value]
+
+
+def _several_labels(value: Any, columns: TextColumns, labels: Sequence[str] | None, place: str) -> list[str]:
+    """A list, or cells such as "happy,calm"; an empty one is a text with none of the labels."""
+    if isinstance(value, str):
+        value = [part for part in value.split(columns.label_separator) if part.strip()]
+    if not isinstance(value, list):
+        raise CorpusError(
+            f"{place}: labels {value!r}; expected a list, or a string with {columns.label_separator!r} between labels "
+            "(--label_separator)"
+        )
+    found = [_single_label(part, columns, labels, place) for part in value]
+    if len(set(found)) < len(found):
+        raise CorpusError(f"{place}: a label stands twice in {', '.join(found)}; take one out")
+    return found
+
+
+def _value(value: Any, columns: TextColumns, labels: Sequence[str] | None, place: str) -> float:
+    try:
+        number = float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise CorpusError(
+            f"{place}: value {value!r}; expected a finite number for a regression, or choose another column with "
+            "--label_column"
+        )
+    return number
+
+
+READERS: dict[Problem, Callable[[Any, TextColumns, Sequence[str] | None, str], Any]] = {
+    "single_label_classification": _single_label,
+    "multi_label_classification": _several_labels,
+    "regression": _value,
+}
+
+
+def label_names(texts: Iterable[Text], problem: Problem) -> list[str]:
+    """All labels: numbers in their order, else alphabetically. A regression has one output, and no labels."""
+    if problem == "regression":
+        return ["value"]
+    labels = {label for t in texts for label in ([t.label] if problem == "single_label_classification" else t.label)}
+    return sorted(labels, key=lambda label: (0, int(label), label) if _is_number(label) else (1, 0, label))
+
+
+def encode_texts(
+    texts: Sequence[Text],
+    tokenizer: PreTrainedTokenizerBase,
+    label2id: Mapping[str, int],
+    problem: Problem,
+    max_words: int | None = None,
+    report: Callable[[str], None] = print,
+) -> Dataset:
+    """Model inputs with `labels`, one example a text: a number, a list of 0.0 and 1.0, or a value.
+
+    Args:
+        texts: what a reader returned.
+        tokenizer: makes words of the texts.
+        label2id: number of every label.
+        problem: what the labels are.
+        max_words: keep the first words only of longer texts (of the longer text of a pair, first); `None` never cuts.
+        report: is told how many texts were cut.
+
+    Raises:
+        CorpusError: a text without a word.
+    """
+    # Two boundaries for each text.
+    limit = None if max_words is None else max_words + (2 if texts[0].pair is None else 4)
+    cut = 0
+
+    def encode_batch(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        nonlocal cut
+        pairs = None if batch["pair"][0] is None else batch["pair"]
+        encoded = tokenizer(batch["text"], pairs, truncation=limit is not None, max_length=limit)
+        for index in range(len(batch["text"])):
+            words = set(encoded.word_ids(index)) - {None}
+            if not words or (pairs and 1 not in encoded.sequence_ids(index)):
+                raise CorpusError(f"no word in the text {batch['text'][index]!r}; take it out together with its label")
+        if limit is not None:
+            cut += sum(len(row) == limit for row in encoded["input_ids"])
+        return {**encoded, "labels": batch["label"]}
+
+    if problem == "regression":
+        labels, kind = [float(text.label) for text in texts], Value("float32")
+    elif problem == "single_label_classification":
+        labels, kind = [label2id[text.label] for text in texts], Value("int64")
+    else:
+        names = sorted(label2id, key=label2id.__getitem__)
+        labels, kind = [[float(name in text.label) for name in names] for text in texts], List(Value("float32"))
+    dataset = Dataset.from_dict(
+        {"text": [t.text for t in texts], "pair": [t.pair for t in texts], "label": labels},
+        features=Features({"text": Value("string"), "pair": Value("string"), "label": kind}),
+    )
+    dataset = dataset.map(encode_batch, batched=True, remove_columns=["text", "pair", "label"], desc="Tokenizing")
+    if cut:
+        report(f"{cut} of {len(texts)} texts are as long as --max_words {max_words} or longer, which were cut")
+    return dataset
