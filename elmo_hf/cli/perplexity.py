@@ -29,7 +29,7 @@ def add_parser(commands: Any) -> None:
         "--sentence_independent",
         "--sentence-independent",
         action="store_true",
-        help="start every sentence from zero states instead of carrying them on, as in training",
+        help="start every sentence from zero states instead of carrying them on as in training; a Transformer needs it",
     )
     parser.add_argument("--device", help="such as cuda (default: the GPU if there is one)")
     parser.add_argument(

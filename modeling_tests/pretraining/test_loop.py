@@ -19,6 +19,7 @@ from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer
 from elmo_hf.pretraining import (
     CheckpointError,
     LossNotFiniteError,
+    PretrainingSettings,
     StreamingObjective,
     build_optimiser,
     clip_gradients,
@@ -526,17 +527,36 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+def peak_of(run: PretrainingSettings) -> int:
+    """Kilobytes that a process of its own holds at most."""
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, json.dumps(run.to_dict())],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return int(done.stdout.split()[-1])
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_steps(corpus: Path, tmp_path: Path) -> None:
+    peaks = [
+        peak_of(settings(corpus, tmp_path / str(steps), epochs=1000, max_steps=steps, checkpoint_every=50))
+        for steps in (60, 600)
+    ]
+    assert peaks[1] == pytest.approx(peaks[0], rel=0.05)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(corpus: Path, tmp_path: Path) -> None:
+    """One epoch each over 4,000 and 40,000 sentences, 0.2 and 2 MB of text."""
+    lines = (corpus / "train.txt").read_text().splitlines()
     peaks = []
-    for steps in (60, 600):
-        run = settings(corpus, tmp_path / str(steps), epochs=1000, max_steps=steps, checkpoint_every=50)
-        done = subprocess.run(
-            [sys.executable, "-c", PEAK, json.dumps(run.to_dict())],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        peaks.append(int(done.stdout.split()[-1]))
+    for sentences in (4_000, 40_000):
+        text = tmp_path / f"{sentences}.txt"
+        text.write_text("\n".join(lines[index % len(lines)] for index in range(sentences)) + "\n")
+        changed = {"train_data": [str(text)], "held_out_data": None, "epochs": 1, "max_steps": None}
+        changed |= {"rows": 32, "shuffle_window": 1_000, "checkpoint_every": 100, "log_every": 100}
+        peaks.append(peak_of(settings(corpus, tmp_path / str(sentences), **changed)))
     assert peaks[1] == pytest.approx(peaks[0], rel=0.05)

@@ -83,7 +83,8 @@ def test_words_may_be_read_by_their_id() -> None:
         ('{"cell_size": }', "is not JSON"),
         ("missing.json", "expected a JSON object .* or the path"),
         ('{"cell_size": 0}', "cell_size=0: expected at least 1"),
-        ('{"word_embedding_size": 512}', "a model reads words by their id or by their characters, not both"),
+        ('{"word_embedding_size": 100, "tie_word_embeddings": true}', "word_embedding_size=100; make them equal"),
+        ('{"encoder_type": "transformer", "num_attention_heads": 7}', "num_attention_heads=7: expected a divisor"),
     ],
 )
 def test_refuses_impossible_overrides(overrides: str, message: str) -> None:
