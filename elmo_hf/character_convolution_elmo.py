@@ -104,7 +104,9 @@ class _LookedUpMaxima(torch.autograd.Function):
                     # The first of equal values, by a maximum over falling numbers: many times faster than `argmax`.
                     count_down = torch.arange(values.shape[1], 0, -1, dtype=position_dtype)
                     found = values.eq(largest.unsqueeze(1)).to(position_dtype).mul_(count_down[:, None])
-                    positions[start:stop, column : column + filters] = values.shape[1] - found.amax(dim=1)
+                    # NaN equals nothing; any window serves it.
+                    nearest = found.amax(dim=1).clamp_(min=1)
+                    positions[start:stop, column : column + filters] = values.shape[1] - nearest
                 column += filters
         if needs_gradient:
             ctx.save_for_backward(rows, order, positions, table, *weights)

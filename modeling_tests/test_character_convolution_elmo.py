@@ -138,3 +138,17 @@ def test_autocast_keeps_full_precision():
     expected = convolution_maxima(rows, table, convolutions)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(convolution_maxima(rows, table, convolutions), expected)
+
+
+def test_not_a_number_goes_through():
+    """A diverging run ends with a loss that is not finite, and not with an index error."""
+    table, convolutions = modules()
+    with torch.no_grad():
+        table.weight[98] = float("nan")
+    rows = rows_of(WORDS)
+    values = convolution_maxima(rows, table, convolutions)
+    expected = reference_maxima(rows, table, convolutions)
+    assert values.isnan().any()
+    torch.testing.assert_close(values, expected, rtol=0, atol=1e-14, equal_nan=True)
+    (values.square().sum()).backward()
+    assert convolutions[0].weight.grad.isnan().any()
