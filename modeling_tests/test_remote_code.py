@@ -4,9 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from elmo_hf import (
     ElmoForMaskedLM,
@@ -20,7 +25,7 @@ from elmo_hf import (
 )
 from elmo_hf.configuration_elmo import AUTO_MAP
 
-from .tiny import BOTH_INPUTS, TRANSFORMER, WORD_INPUT, tiny_config, with_large_weights
+from .tiny import BOTH_INPUTS, TRANSFORMER, WORD_INPUT, character_row, tiny_config, with_large_weights
 
 # With all that a tagger can have: a field, an LSTM and word vectors of its own, ELMo at both places.
 PAPERS_TAGGER = {
@@ -33,122 +38,207 @@ PAPERS_TAGGER = {
     "task_lstm_size": 2,
 }
 
+# A process in which the package is not installed. It imports torch and Transformers once; each job then runs in a copy
+# of it, as it was after those imports, so that nothing one folder's code leaves behind helps the next.
 STRANGER = """
-import json, sys
+import json, os, sys, traceback
 sys.modules["elmo_hf"] = None  # as if it were not installed: importing it fails
 import torch
-import transformers
-from transformers import AutoConfig, AutoTokenizer
-folder, auto, again = sys.argv[1:]
-auto = getattr(transformers, auto)
-config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-model = auto.from_pretrained(folder, trust_remote_code=True).eval()
-contexts = [["I see.", "Did they meet?"]] if auto is transformers.AutoModelForQuestionAnswering else []
-batch = tokenizer(["Ada met Grace.", "No"], *contexts, padding=True, return_tensors="pt")
-if auto is transformers.AutoModelForMultipleChoice:
-    batch = {name: value.unsqueeze(0) for name, value in batch.items()}
-with torch.no_grad():
-    values = model(**batch)[0]
-# What was loaded from code can be saved with it once more.
-model.save_pretrained(again)
-tokenizer.save_pretrained(again)
-with torch.no_grad():
-    second = auto.from_pretrained(again, trust_remote_code=True).eval()(**batch)[0]
-print(json.dumps({
-    "type": type(model).__name__, "module": type(model).__module__.split(".")[0], "values": values.tolist(),
-    "second": second.tolist(), "ids": batch["input_ids"].flatten(0, -2).tolist(),
-}))
-"""
+import transformers.modeling_utils  # by far the longest import: before the copies
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 
 
-@pytest.mark.parametrize(
-    ("cls", "auto", "overrides"),
-    [
-        (ElmoModel, "AutoModel", {}),
-        (ElmoForPreTraining, "AutoModelForPreTraining", {}),
-        (ElmoForMaskedLM, "AutoModelForMaskedLM", {}),
-        (ElmoForTokenClassification, "AutoModelForTokenClassification", {}),
-        (
-            ElmoForSequenceClassification,
-            "AutoModelForSequenceClassification",
-            {"pooling": ["max", "attention"], "maxout_sizes": [3], "task_lstm_size": 2},
-        ),
-        (ElmoForMultipleChoice, "AutoModelForMultipleChoice", {}),
-        (ElmoForQuestionAnswering, "AutoModelForQuestionAnswering", {"task_lstm_size": 2}),
-        (ElmoForTokenClassification, "AutoModelForTokenClassification", PAPERS_TAGGER),
-        (ElmoForTokenClassification, "AutoModelForTokenClassification", {"elmo_at": [], "word_vector_size": 3}),
-        # Another task than the saved one: every class has its entry.
-        (ElmoForTokenClassification, "AutoModel", {}),
-        (ElmoForPreTraining, "AutoModelForPreTraining", {**WORD_INPUT, "tie_word_embeddings": True}),
-        (ElmoForPreTraining, "AutoModelForPreTraining", {**BOTH_INPUTS, "context_word_layer": True}),
-        (ElmoForSequenceClassification, "AutoModelForSequenceClassification", BOTH_INPUTS),
-        (ElmoModel, "AutoModel", {**TRANSFORMER, "causal": False, "character_layer_norm": True}),
-        (ElmoForPreTraining, "AutoModelForPreTraining", TRANSFORMER),
-        (ElmoForTokenClassification, "AutoModelForTokenClassification", {**TRANSFORMER, **WORD_INPUT}),
-    ],
-)
-def test_loads_without_the_package(cls, auto, overrides, tmp_path):
-    model = with_large_weights(cls(tiny_config(**overrides))).eval()
-    tokenizer = ElmoTokenizer(max_characters_per_word=9)
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    assert not any(path.is_dir() for path in (tmp_path / "model").iterdir())
-    run = subprocess.run(
-        [sys.executable, "-c", STRANGER, str(tmp_path / "model"), auto, str(tmp_path / "again")],
-        cwd=tmp_path,
-        env={**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    result = json.loads(run.stdout.strip().splitlines()[-1])
-    assert result["type"] == AUTO_MAP[auto].split(".")[1]
-    assert result["module"] == "transformers_modules"
-    contexts = [["I see.", "Did they meet?"]] if cls is ElmoForQuestionAnswering else []
+def whole(folder, auto, again):
+    auto = getattr(transformers, auto)
+    AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    model = auto.from_pretrained(folder, trust_remote_code=True).eval()
+    contexts = [["I see.", "Did they meet?"]] if auto is transformers.AutoModelForQuestionAnswering else []
     batch = tokenizer(["Ada met Grace.", "No"], *contexts, padding=True, return_tensors="pt")
-    assert result["ids"] == batch["input_ids"].tolist()
-    if cls is ElmoForMultipleChoice:
+    if auto is transformers.AutoModelForMultipleChoice:
         batch = {name: value.unsqueeze(0) for name, value in batch.items()}
-    expected = (model if auto != "AutoModel" or cls is ElmoModel else model.elmo)(**batch)[0]
-    torch.testing.assert_close(torch.tensor(result["values"]), expected, rtol=0, atol=1e-6)
-    torch.testing.assert_close(torch.tensor(result["second"]), expected, rtol=0, atol=1e-6)
+    with torch.no_grad():
+        values = model(**batch)[0]
+    # What was loaded from code can be saved with it once more.
+    model.save_pretrained(again)
+    tokenizer.save_pretrained(again)
+    with torch.no_grad():
+        second = auto.from_pretrained(again, trust_remote_code=True).eval()(**batch)[0]
+    return {
+        "type": type(model).__name__, "module": type(model).__module__.split(".")[:2], "values": values.tolist(),
+        "second": second.tolist(), "ids": batch["input_ids"].flatten(0, -2).tolist(),
+    }
 
 
-TAGGED = """
-import json, sys
-sys.modules["elmo_hf"] = None
-from transformers import AutoModelForTokenClassification, AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
-model = AutoModelForTokenClassification.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
-words, tags = json.loads(sys.argv[2])
-batch = tokenizer(words, pos_tags=tags, is_split_into_words=True, padding=True, return_tensors="pt")
-print(json.dumps(model(**batch)[0].tolist()))
+def tagged(folder, words, tags):
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    model = AutoModelForTokenClassification.from_pretrained(folder, trust_remote_code=True).eval()
+    batch = tokenizer(words, pos_tags=tags, is_split_into_words=True, padding=True, return_tensors="pt")
+    return model(**batch)[0].tolist()
+
+
+def characters(folder, text):
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    row = tokenizer(text)
+    module = type(tokenizer).__module__.split(".")[:2]
+    return {"module": module, "ids": row["input_ids"], "characters": row["character_ids"].tolist()}
+
+
+def answer(job):
+    try:
+        result = {"value": globals()[job["function"]](*job["arguments"])}
+    except BaseException:
+        result = {"error": traceback.format_exc()}
+    with open(job["answer"], "w") as file:
+        json.dump(result, file)
+
+
+for job in json.load(sys.stdin):
+    child = os.fork()
+    if not child:
+        answer(job)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if status:
+        with open(job["answer"], "w") as file:
+            json.dump({"error": f"ended with status {status}"}, file)
 """
 
+ROWS = [
+    (ElmoModel, "AutoModel", {}),
+    (ElmoForPreTraining, "AutoModelForPreTraining", {}),
+    (ElmoForMaskedLM, "AutoModelForMaskedLM", {}),
+    (ElmoForTokenClassification, "AutoModelForTokenClassification", {}),
+    (
+        ElmoForSequenceClassification,
+        "AutoModelForSequenceClassification",
+        {"pooling": ["max", "attention"], "maxout_sizes": [3], "task_lstm_size": 2},
+    ),
+    (ElmoForMultipleChoice, "AutoModelForMultipleChoice", {}),
+    (ElmoForQuestionAnswering, "AutoModelForQuestionAnswering", {"task_lstm_size": 2}),
+    (ElmoForTokenClassification, "AutoModelForTokenClassification", PAPERS_TAGGER),
+    (ElmoForTokenClassification, "AutoModelForTokenClassification", {"elmo_at": [], "word_vector_size": 3}),
+    # Another task than the saved one: every class has its entry.
+    (ElmoForTokenClassification, "AutoModel", {}),
+    (ElmoForPreTraining, "AutoModelForPreTraining", {**WORD_INPUT, "tie_word_embeddings": True}),
+    (ElmoForPreTraining, "AutoModelForPreTraining", {**BOTH_INPUTS, "context_word_layer": True}),
+    (ElmoForSequenceClassification, "AutoModelForSequenceClassification", BOTH_INPUTS),
+    (ElmoModel, "AutoModel", {**TRANSFORMER, "causal": False, "character_layer_norm": True}),
+    (ElmoForPreTraining, "AutoModelForPreTraining", TRANSFORMER),
+    (ElmoForTokenClassification, "AutoModelForTokenClassification", {**TRANSFORMER, **WORD_INPUT}),
+]
+CASES = {f"{row[0].__name__}{index}": row for index, row in enumerate(ROWS)}
 
-def test_a_dictionary_of_characters_and_a_tag_set_load_without_the_package(tmp_path):
+
+def tagger_of_characters_and_tags() -> tuple[ElmoForTokenClassification, ElmoTokenizer]:
     tokenizer = ElmoTokenizer(
         max_characters_per_word=9,
         character_vocabulary=["<bos>", "<eos>", "<oov>", "<pad>", "<bow>", "<eow>", *"中文kitab"],
         pos_tag_set=["NOUN", "VERB"],
     )
     config = tiny_config(**BOTH_INPUTS, num_pos_tags=2, num_characters=tokenizer.num_characters)
-    model = with_large_weights(ElmoForTokenClassification(config)).eval()
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    words, tags = [["中文", "kitab"], ["字"]], [["NOUN", "VERB"], [None]]
-    run = subprocess.run(
-        [sys.executable, "-c", TAGGED, str(tmp_path / "model"), json.dumps([words, tags])],
-        cwd=tmp_path,
-        env={**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
+    return with_large_weights(ElmoForTokenClassification(config)).eval(), tokenizer
+
+
+VOCABULARY = ["<S>", "</S>", "<UNK>", "Mary"]
+TAGGED = [["中文", "kitab"], ["字"]], [["NOUN", "VERB"], [None]]
+
+
+class Strangers:
+    """Folders, and what the other process answered to each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.jobs: list[dict[str, Any]] = []
+        self.models: dict[str, PreTrainedModel] = {}
+        self.failures: dict[str, Exception] = {}
+
+    def add(self, name: str, make: Callable[[], tuple], function: str, *arguments: Any) -> None:
+        """Save a model or a tokenizer or both, under a name of their own: Transformers files their code by it."""
+        torch.manual_seed(0)
+        try:
+            model, tokenizer = make()
+            for each in filter(None, (model, tokenizer)):
+                each.save_pretrained(self.folder / name)
+        except Exception as error:
+            self.failures[name] = error
+            return
+        self.models[name] = model
+        arguments = (str(self.folder / name), *arguments)
+        self.jobs.append({"function": function, "arguments": arguments, "answer": str(self.folder / f"{name}.json")})
+
+    def run(self) -> None:
+        empty = self.folder / "empty"
+        empty.mkdir()
+        self.process = subprocess.run(
+            [sys.executable, "-c", STRANGER],
+            cwd=empty,
+            env={**os.environ, "HF_HOME": str(self.folder / "home"), "PYTHONPATH": ""},
+            input=json.dumps(self.jobs),
+            capture_output=True,
+            text=True,
+        )
+
+    def answer(self, name: str) -> Any:
+        if name in self.failures:
+            raise self.failures[name]
+        path = self.folder / f"{name}.json"
+        assert self.process.returncode == 0 and path.is_file(), f"{name}: no answer\n{self.process.stderr}"
+        result = json.loads(path.read_text())
+        assert "error" not in result, result["error"]
+        return result["value"]
+
+
+def model_and_tokenizer(name: str) -> tuple[PreTrainedModel, ElmoTokenizer]:
+    cls, _, overrides = CASES[name]
+    return with_large_weights(cls(tiny_config(**overrides))).eval(), ElmoTokenizer(max_characters_per_word=9)
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> Strangers:
+    strangers = Strangers(tmp_path_factory.mktemp("strangers"))
+    for name, (_, auto, _) in CASES.items():
+        again = str(strangers.folder / f"{name}Again")
+        strangers.add(name, partial(model_and_tokenizer, name), "whole", auto, again)
+    strangers.add("tagged", tagger_of_characters_and_tags, "tagged", *TAGGED)
+    strangers.add("alone", lambda: (None, ElmoTokenizer(vocab=VOCABULARY)), "characters", "Mary knows")
+    strangers.run()
+    return strangers
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_loads_without_the_package(name, strangers):
+    cls, auto, _ = CASES[name]
+    result = strangers.answer(name)
+    assert not any(path.is_dir() for path in (strangers.folder / name).iterdir())
+    assert result["type"] == AUTO_MAP[auto].split(".")[1]
+    assert result["module"] == ["transformers_modules", name]
+    contexts = [["I see.", "Did they meet?"]] if cls is ElmoForQuestionAnswering else []
+    tokenizer = ElmoTokenizer(max_characters_per_word=9)
+    batch = tokenizer(["Ada met Grace.", "No"], *contexts, padding=True, return_tensors="pt")
+    assert result["ids"] == batch["input_ids"].tolist()
+    if cls is ElmoForMultipleChoice:
+        batch = {name: value.unsqueeze(0) for name, value in batch.items()}
+    model = strangers.models[name]
+    expected = (model if auto != "AutoModel" or cls is ElmoModel else model.elmo)(**batch)[0]
+    torch.testing.assert_close(torch.tensor(result["values"]), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.tensor(result["second"]), expected, rtol=0, atol=1e-6)
+
+
+def test_a_dictionary_of_characters_and_a_tag_set_load_without_the_package(strangers):
+    found = torch.tensor(strangers.answer("tagged"))
+    _, tokenizer = tagger_of_characters_and_tags()
+    words, tags = TAGGED
     batch = tokenizer(words, pos_tags=tags, is_split_into_words=True, padding=True, return_tensors="pt")
-    found = torch.tensor(json.loads(run.stdout.strip().splitlines()[-1]))
-    torch.testing.assert_close(found, model(**batch)[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, strangers.models["tagged"](**batch)[0], rtol=0, atol=1e-6)
+
+
+def test_a_tokenizer_alone_loads_without_the_package(strangers):
+    result = strangers.answer("alone")
+    assert result["module"] == ["transformers_modules", "alone"]
+    assert result["characters"] == [character_row(word, 50) for word in ("<S>", "Mary", "knows", "</S>")]
+    tokenizer = ElmoTokenizer(vocab=VOCABULARY)
+    assert result["ids"] == tokenizer.convert_tokens_to_ids(["<S>", "Mary", "<UNK>", "</S>"])
 
 
 def test_registered_classes_need_no_trust(tmp_path):

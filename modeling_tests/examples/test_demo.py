@@ -2,13 +2,17 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import demo
-
-ROOT = Path(__file__).resolve().parents[2]
+import ner_corpus
+import run_ner
+from hub_upload.cli import main as elmo_hub
 
 
 def write_predictions(path: Path, text: str) -> Path:
@@ -38,28 +42,52 @@ def test_entities_are_shown_with_their_characters(capsys: pytest.CaptureFixture[
     ]
 
 
-# Once in every run of the tests; the slow one learns something, and runs over the remains of the run before it.
-@pytest.mark.parametrize(
-    ("epochs", "times", "least_score"), [(1, 1, 0.0), pytest.param(3, 2, 0.5, marks=pytest.mark.slow)]
-)
-def test_the_whole_way(tmp_path: Path, epochs: int, times: int, least_score: float) -> None:
-    script = str(ROOT / "examples/demo.py")
-    command = [sys.executable, script, "--output_dir", str(tmp_path), "--epochs", str(epochs)]
-    for _ in range(times):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "passed: " in done.stdout
-        score = float(done.stdout.split("Entity F1 on 400 unseen sentences: ")[1].split()[0])
-        assert score >= least_score
-        assert "the same answers as in training" in done.stdout
-        assert least_score == 0 or "[LOC " in done.stdout.split("5. Raw text")[1]
-        assert "Done in " in done.stdout
-    assert (tmp_path / "tagger" / "model.safetensors").is_file()
-    assert (tmp_path / "original" / "weights.hdf5").is_file()
-    # A changed answer is noticed.
+def in_this_process(command: Sequence[str], **_: Any) -> SimpleNamespace:
+    """In the place of `subprocess.run`: the same arguments to the same programs, without starting Python for each."""
+    python, program, *arguments = command
+    assert python == sys.executable
+    if program == "-m":
+        assert arguments.pop(0) == "hub_upload"
+        return SimpleNamespace(returncode=elmo_hub(arguments))
+    assert program == run_ner.__file__
+    run_ner.main([*arguments, "--learning_rate", "1e-2", "--per_device_train_batch_size", "8"])  # few sentences
+    return SimpleNamespace(returncode=0)
+
+
+def assert_shown(printed: str, folder: Path, sentences: int, least_score: float) -> None:
+    assert "passed: " in printed
+    score = float(printed.split(f"Entity F1 on {sentences} unseen sentences: ")[1].split()[0])
+    assert score >= least_score
+    assert "the same answers as in training" in printed
+    assert least_score == 0 or "[LOC " in printed.split("5. Raw text")[1]
+    assert "Done in " in printed
+    assert (folder / "tagger" / "model.safetensors").is_file()
+    assert (folder / "original" / "weights.hdf5").is_file()
+
+
+def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "subprocess", SimpleNamespace(run=in_this_process))
+    smaller = ["--train", "300", "--validation", "30", "--test", "40"]
+    monkeypatch.setattr(demo, "write_corpus", lambda argv: ner_corpus.main([*argv, *smaller]))
+    demo.main(["--output_dir", str(tmp_path), "--epochs", "2"])
+    assert_shown(capsys.readouterr().out, tmp_path, sentences=40, least_score=0.0)
     predictions = tmp_path / "tagger" / "predictions.conll"
+    assert len({tag for sentence in demo.read_predictions(predictions) for _, tag in sentence}) > 1
+    # A changed answer is noticed.
     text = predictions.read_text(encoding="utf-8")
     last = "O" if not text.rstrip().endswith("\tO") else "B-PER"
     write_predictions(predictions, text.rstrip().rsplit("\t", 1)[0] + f"\t{last}\n\n")
     with pytest.raises(demo.Failure, match="the reloaded tagger answers differently"):
         demo.check_answers(tmp_path / "tagger", predictions)
+    # So is a program that fails.
+    with pytest.raises(demo.Failure, match="elmo-hub ended with status 2"):
+        demo.run("convert", tmp_path / "absent", tmp_path / "out", shown_as="elmo-hub")
+
+
+@pytest.mark.slow
+def test_the_command_learns_and_runs_over_its_own_remains(tmp_path: Path) -> None:
+    command = [sys.executable, demo.__file__, "--output_dir", str(tmp_path), "--epochs", "3"]
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert_shown(done.stdout, tmp_path, sentences=400, least_score=0.5)
