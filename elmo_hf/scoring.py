@@ -1,6 +1,6 @@
 """How probable sentences are to a language model: `score`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from .language_model_elmo import ElmoForPreTraining
-from .loading import Name, check_sentences, load_model, load_tokenizer
-from .pretraining import SentenceScore, TextScore, score_sentences
+from .loading import Name, check_sentences, load_model, load_tokenizer, with_pos_tags
+from .pretraining import SentenceScore, TaggedSentence, TextScore, score_sentences
 from .tokenization_elmo import ElmoTokenizer
 
 
@@ -39,6 +39,7 @@ def score(
     model: ElmoForPreTraining | Name,
     tokenizer: ElmoTokenizer | Name | None = None,
     *,
+    pos_tags: Iterable[Sequence[str | None]] | None = None,
     per_word: bool = False,
     batch_size: int = 32,
     device: torch.device | str | None = None,
@@ -54,6 +55,8 @@ def score(
         sentences: texts, which the tokenizer splits into words, or lists of words; a single text is one sentence.
         model: the language model, or the folder of its checkpoint.
         tokenizer: the model's; by default the one in its checkpoint's folder.
+        pos_tags: for a model that reads them, the parts of speech of each sentence's words, beside `sentences`, which
+            are lists of words then; `None` for a word without one.
         per_word: also give the log-probability of every word in each direction.
         batch_size: sentences read side by side; the result does not depend on it.
         device, dtype: of a model that is given as a folder; by default a GPU if there is one, and as stored.
@@ -61,12 +64,15 @@ def score(
 
     Raises:
         TypeError: what is neither a text nor a list of words; the message tells which.
-        ValueError: an impossible batch size, a tokenizer that is not the model's, or a checkpoint without a softmax.
+        ValueError: an impossible batch size, a tokenizer that is not the model's, or a checkpoint without a softmax;
+            parts of speech that do not fit the words or the model.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected at least 1")
     texts = [sentences] if isinstance(sentences, str) else sentences
-    checked = check_sentences(texts)
+    checked: Iterator[str | list[str] | TaggedSentence] = check_sentences(texts)
+    if pos_tags is not None:
+        checked = with_pos_tags(check_sentences(texts), pos_tags)
     scorer = load_model(model, ElmoForPreTraining, device, dtype)
     words_of = load_tokenizer(tokenizer, model)
     found = score_sentences(scorer, words_of, checked, rows=batch_size, carry_state=False, per_word=per_word)

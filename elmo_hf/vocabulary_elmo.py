@@ -16,21 +16,45 @@ MAXIMUM_TERM = "!!!MAXTERMID"
 """A line of some published files that is no word; the originals skip it too."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
+# Words hardly compress: what unfolds to more than this many times its size, and to more than a gigabyte, is none.
+MAXIMUM_RATIO = 20
+ANY_RATIO_UP_TO = 2**30
 
 
 def read_vocabulary(path: str | os.PathLike[str]) -> list[str]:
-    """The words of a vocabulary file in order; the file may be compressed with gzip.
+    """The words of a vocabulary file in order; errors as in `read_vocabulary_lines` and `words_of_vocabulary_lines`."""
+    return words_of_vocabulary_lines(read_vocabulary_lines(path), f"{path}, line")
+
+
+def words_of_vocabulary_lines(lines: Iterable[str], place: str) -> list[str]:
+    """The words of the lines of a vocabulary file: stripped of whitespace, and without `MAXIMUM_TERM`.
 
     A blank line is the empty word, as in the originals, so that ids stay aligned with the softmax.
+    Raises a `ValueError` for a word that is listed twice; `place` and the line's number name it.
+    """
+    words = (line.strip() for line in lines)
+    return _unique(((n, word) for n, word in enumerate(words, 1) if word != MAXIMUM_TERM), place)
+
+
+def read_vocabulary_lines(path: str | os.PathLike[str]) -> list[str]:
+    """The lines of a vocabulary file as they stand there, without line ends; the file may be compressed with gzip.
+
     Raises `FileNotFoundError`, or a `ValueError` that names the file, the line and the remedy for a file that is not
-    UTF-8, is damaged, holds a NUL byte, or lists a word twice.
+    UTF-8, is damaged, unfolds to far too much, or holds a NUL byte.
     """
     data = Path(path).read_bytes()
     if data.startswith(_GZIP_MAGIC):
+        limit = max(ANY_RATIO_UP_TO, MAXIMUM_RATIO * len(data))
         try:
-            data = gzip.decompress(data)
+            with gzip.open(io.BytesIO(data)) as packed:
+                data = packed.read(limit + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{path}: damaged gzip file ({error}); fetch or make it again") from error
+        if len(data) > limit:
+            raise ValueError(
+                f"{path}: unpacks to more than {limit} bytes, which no vocabulary of its size does; unpack it yourself "
+                "if you trust it"
+            )
     if b"\0" in data:
         line = data[: data.index(b"\0")].count(b"\n") + 1
         raise ValueError(
@@ -46,8 +70,7 @@ def read_vocabulary(path: str | os.PathLike[str]) -> list[str]:
             "line. Convert the file to UTF-8"
         ) from error
     # Universal newlines, and not str.splitlines(), which breaks words at U+2028 and the like.
-    lines = (line.strip() for line in io.StringIO(text, newline=None))
-    return _unique(((n, line) for n, line in enumerate(lines, 1) if line != MAXIMUM_TERM), f"{path}, line")
+    return [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
 
 
 def is_vocabulary_word(word: str) -> bool:

@@ -112,6 +112,33 @@ def test_a_model_so_bad_that_its_perplexity_is_infinite(tokenizer):
     assert np.isposinf(scores.both).all() and scores.total.both == float("inf")
 
 
+def test_parts_of_speech(tokenizer):
+    tagger = ElmoTokenizer(vocab=WORDS, max_characters_per_word=9, pos_tag_set=["N", "D"])
+    model = tiny_model(num_pos_tags=2)
+    words = [["the", "mat"], [], ["cat"]]
+    tags = [["D", "N"], [], [None]]
+    scores = score(words, model, tagger, pos_tags=iter(tags), per_word=True)
+    for found, sentence, given in zip(scores.sentences, words, tags, strict=True):
+        batch = tagger(sentence, pos_tags=given, is_split_into_words=True, return_tensors="pt")
+        forward = model(**batch).forward_log_probs[0, 1:].detach().double().numpy()
+        np.testing.assert_allclose(found.forward_log_probs, forward, rtol=0, atol=1e-5)
+    assert scores.forward[2] != score([["cat"]], model, tagger, pos_tags=[["N"]]).forward[0]
+    # Of no effect on a model that does not read them.
+    plain = tiny_model()
+    np.testing.assert_array_equal(score(words, plain, tagger, pos_tags=tags).both, score(words, plain, tagger).both)
+    for sentences, given, message in (
+        (words, tags[:2], "only one of them has a number 2, from 0"),
+        (words[:1], tags, "only one of them has a number 1, from 0"),
+        (["the mat"], tags, "sentence 0 is the text 'the mat': expected a list of words beside pos_tags"),
+        (words, [["D"], [], [None]], "1 tags for the 2 words 'the mat'"),
+        (words, [["D", "Q"], [], [None]], "the tag 'Q' is none of pos_tag_set: N, D"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            score(sentences, model, tagger, pos_tags=given)
+    with pytest.raises(ValueError, match="sentence 0, 'the mat': no parts of speech beside the words"):
+        score(words, model, tagger)
+
+
 def test_refusals(tokenizer):
     with pytest.raises(TypeError, match="model is of type ElmoModel: expected ElmoForPreTraining"):
         score(["a"], ElmoModel(tiny_config()), tokenizer)

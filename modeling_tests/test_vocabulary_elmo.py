@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from elmo_hf import ElmoTokenizer
+from elmo_hf import ElmoTokenizer, vocabulary_elmo
 from elmo_hf.characters_elmo import character_ids_of_boundaries
 
 VOCABULARY = ["<S>", "</S>", "<UNK>", "the", ".", "Mary", "do", "n't", "know", "(", ")", "New", "York", "ist", "naïve"]
@@ -72,6 +72,16 @@ BAD_VOCABULARIES = {
     # No time in it: the parameters are test names, which every worker has to agree on.
     gzip.compress(b"<S>\n</S>\n<UNK>\n" * 100, mtime=0)[:-12]: r"vocab.txt: damaged gzip file",
 }
+
+
+def test_a_file_that_unfolds_to_far_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "vocab.txt.gz"
+    path.write_bytes(gzip.compress(b"<S>\n</S>\n<UNK>\n" + b"a" * 2**20))
+    monkeypatch.setattr(vocabulary_elmo, "ANY_RATIO_UP_TO", 2**20)
+    with pytest.raises(ValueError, match=r"vocab.txt.gz: unpacks to more than 1048576 bytes, which no vocabulary"):
+        ElmoTokenizer(path)
+    path.write_bytes(gzip.compress(b"<S>\n</S>\n<UNK>\n" + b"a" * 2**19))
+    assert len(ElmoTokenizer(path)) == 6
 
 
 @pytest.mark.parametrize(("content", "message"), BAD_VOCABULARIES.items())

@@ -9,6 +9,16 @@ if TYPE_CHECKING:
 def add_text_options(parser: Any) -> None:
     """Add the options."""
     parser.add_argument("--text_column", "--text-column", default="text", help="column of JSON, Parquet or a data set")
+    parser.add_argument(
+        "--pos_column",
+        "--pos-column",
+        help="column of the words' parts of speech, beside lists of words in --text_column",
+    )
+    parser.add_argument(
+        "--pos_separator",
+        "--pos-separator",
+        help="in place of --pos_column: what stands between each word and its part of speech, as _ in the_DET",
+    )
     parser.add_argument("--split", default="train", help="split of a data set (default train)")
     parser.add_argument(
         "--pre_tokenization",
@@ -44,4 +54,6 @@ def open_text(options: dict[str, Any]) -> "Corpus":
         encoding=options["encoding"],
         undecodable=options["undecodable"],
         blank_lines=options["blank_lines"],
+        pos_column=options["pos_column"],
+        pos_separator=options["pos_separator"],
     )

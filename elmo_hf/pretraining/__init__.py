@@ -6,6 +6,7 @@ The loop and its reports need the packages of `pip install "elmo-hf[train]"`, an
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from elmo_hf.pretraining.character_dictionary import build_character_dictionary
 from elmo_hf.pretraining.corpus import Corpus, open_corpus
 from elmo_hf.pretraining.objective import PretrainingLoss, StreamingObjective
 from elmo_hf.pretraining.optimiser import OptimiserSettings, build_optimiser, clip_gradients, reduce_row_gradients
@@ -13,8 +14,10 @@ from elmo_hf.pretraining.perplexity import SentenceScore, TextScore, perplexity,
 from elmo_hf.pretraining.sampled_softmax import LogUniformSampler, log_expected_count
 from elmo_hf.pretraining.settings import PretrainingSettings
 from elmo_hf.pretraining.streams import SentenceStreams, StreamBatch
+from elmo_hf.pretraining.tagged_text import TaggedSentence, pos_tags_of
 from elmo_hf.pretraining.vocabulary import Vocabulary, build_vocabulary
 from elmo_hf.pretraining.warm_start import WarmStart, adopt_vocabulary, warm_start
+from elmo_hf.pretraining.word_encoder import word_splitter
 
 if TYPE_CHECKING:
     from elmo_hf.pretraining.checkpoint import CheckpointError
@@ -44,20 +47,24 @@ __all__ = [
     "SentenceStreams",
     "StreamBatch",
     "StreamingObjective",
+    "TaggedSentence",
     "TextScore",
     "Vocabulary",
     "WarmStart",
     "adopt_vocabulary",
+    "build_character_dictionary",
     "build_optimiser",
     "build_vocabulary",
     "clip_gradients",
     "log_expected_count",
     "open_corpus",
     "perplexity",
+    "pos_tags_of",
     "pretrain",
     "reduce_row_gradients",
     "score_sentences",
     "warm_start",
+    "word_splitter",
 ]
 
 

@@ -6,13 +6,14 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .dataset_shards import DatasetSource
 from .shards import MemoryShard, Shard
+from .tagged_text import TaggedSentence, tagged_sentence, tagged_text
 from .text_shards import COMPRESSIONS, BlankLines, TextOptions, Undecodable, open_binary, text_shards
 
 if TYPE_CHECKING:
@@ -39,15 +40,17 @@ class Corpus:
     """Sentences in shards, which are read one at a time and lazily.
 
     Make one with `open_corpus`, `from_dataset` or `from_sentences`. Iterating gives every sentence once, in the order
-    of the shards.
+    of the shards: a text, or a [`TaggedSentence`] where words have parts of speech beside them.
 
     Attributes:
         name: for messages.
         shards: the parts; their number and order belong to the corpus's identity.
+        is_tagged: whether words have parts of speech; sentences of the shards are then those of `tagged_text`.
     """
 
     name: str
     shards: tuple[Shard, ...]
+    is_tagged: bool = False
 
     def __post_init__(self) -> None:
         if not self.shards:
@@ -59,26 +62,34 @@ class Corpus:
         identity = json.dumps([shard.identity for shard in self.shards], ensure_ascii=True)
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[str | TaggedSentence]:
         for shard in self.shards:
             reader = shard.open()
             try:
                 while sentences := reader.take(_SENTENCES_AT_A_TIME):
-                    yield from sentences
+                    yield from map(tagged_sentence, sentences) if self.is_tagged else sentences
             finally:
                 reader.close()
 
     @classmethod
-    def from_sentences(cls, sentences: Iterable[str], name: str = "the given sentences") -> "Corpus":
-        """A corpus of sentences in memory.
+    def from_sentences(
+        cls, sentences: Iterable[str] | Iterable[TaggedSentence], name: str = "the given sentences"
+    ) -> "Corpus":
+        """A corpus of sentences in memory, all of them with parts of speech or none.
 
         Raises:
-            ValueError: there are none.
+            ValueError: there are none, or of both kinds.
         """
-        shard = MemoryShard(name, tuple(sentences))
-        if not shard.sentences:
+        given = list(sentences)
+        tagged = [each for each in given if isinstance(each, TaggedSentence)]
+        texts = [each for each in given if isinstance(each, str)]
+        if not given:
             raise ValueError(f"{name} holds no sentence: expected at least one")
-        return cls(name, (shard,))
+        if tagged and texts:
+            raise ValueError(
+                f"{name}: {len(tagged)} of {len(given)} sentences have parts of speech: expected all or none"
+            )
+        return cls(name, (MemoryShard(name, tuple(map(tagged_text, tagged)) or tuple(texts)),), bool(tagged))
 
     @classmethod
     def from_dataset(
@@ -87,6 +98,7 @@ class Corpus:
         text_column: str = "text",
         *,
         blank_lines: BlankLines = "skip",
+        pos_column: str | None = None,
         name: str = "the given data set",
     ) -> "Corpus":
         """A corpus in an object of the `datasets` library.
@@ -95,13 +107,14 @@ class Corpus:
             dataset: one split.
             text_column: holds text, each line a sentence, or lists of words, each a sentence.
             blank_lines: `"skip"` them, or `"keep"` them as empty sentences.
+            pos_column: holds the part of speech of each word: names, or numbers of a `ClassLabel`.
             name: for messages.
 
         Raises:
             ValueError: no data set, no record or no such column.
         """
-        source = DatasetSource(name, text_column, blank_lines, given=dataset)
-        return cls(name, tuple(source.shards()))
+        source = DatasetSource(name, text_column, blank_lines, given=dataset, pos_column=pos_column)
+        return cls(name, tuple(source.shards()), pos_column is not None)
 
 
 def open_corpus(
@@ -115,6 +128,8 @@ def open_corpus(
     encoding: str = "utf-8",
     undecodable: Undecodable = "refuse",
     blank_lines: BlankLines = "skip",
+    pos_column: str | None = None,
+    pos_separator: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     max_line_bytes: int = 2**26,
 ) -> Corpus:
@@ -133,12 +148,17 @@ def open_corpus(
         encoding: of text and JSON lines.
         undecodable: lines whose bytes are not valid: `"refuse"`, `"skip"` or `"replace"` (see [`TextOptions`]).
         blank_lines: `"skip"` them, or `"keep"` them as empty sentences, as bilm-tf does.
+        pos_column: of all formats but text: holds the part of speech of each word of `text_column`, `None` for a word
+            without one. Both columns hold lists, or text split at whitespace.
+        pos_separator: what stands between each word and its part of speech in the text itself, as `_` in
+            `the_DET cat_NOUN`; the last one in a word counts.
         shard_bytes: larger plain text files are read as several shards.
         max_line_bytes: refuse longer lines.
 
     Raises:
         FileNotFoundError: nothing matches a path or glob.
-        ValueError: an empty file, a folder, an unknown format, a data set that cannot be loaded, a missing column.
+        ValueError: an empty file, a folder, an unknown format, a data set that cannot be loaded, a missing column, a
+            column of parts of speech of a text file.
         ImportError: the `datasets` library is needed and missing.
     """
     listed = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
@@ -147,6 +167,14 @@ def open_corpus(
         raise ValueError("no corpus is named: expected files, globs, or the name of a data set")
     if shard_bytes < 1:
         raise ValueError(f"shard_bytes={shard_bytes}: expected at least 1")
+    if pos_column is not None and pos_separator is not None:
+        raise ValueError(
+            f"pos_column={pos_column!r} and pos_separator={pos_separator!r}: expected parts of speech in a column of "
+            "their own or behind each word, not both"
+        )
+    if pos_separator is not None and (not pos_separator or any(map(str.isspace, pos_separator))):
+        raise ValueError(f"pos_separator={pos_separator!r}: expected characters that are no whitespace, such as '_'")
+    is_tagged = pos_column is not None or pos_separator is not None
     name = patterns[0] if len(patterns) == 1 else f"{patterns[0]} and {len(patterns) - 1} more"
     if len(patterns) == 1 and _names_a_dataset(patterns[0]):
         path, _, configuration = patterns[0].partition(":")
@@ -158,20 +186,32 @@ def open_corpus(
             "revision": revision,
         }
         source_name = f"{patterns[0]}, split {split}"
-        return Corpus(name, tuple(DatasetSource(source_name, text_column, blank_lines, arguments).shards()))
-    options = TextOptions(encoding, undecodable, blank_lines, max_line_bytes=max_line_bytes)
-    json_options = TextOptions(encoding, undecodable, blank_lines, text_column, max_line_bytes)
+        source = DatasetSource(
+            source_name, text_column, blank_lines, arguments, pos_column=pos_column, pos_separator=pos_separator
+        )
+        return Corpus(name, tuple(source.shards()), is_tagged)
+    options = TextOptions(
+        encoding, undecodable, blank_lines, max_line_bytes=max_line_bytes, pos_separator=pos_separator
+    )
+    json_options = replace(options, json_column=text_column, pos_column=pos_column)
     shards: list[Shard] = []
     for file in _matching_files(patterns):
         of_file = file_format or _format_of(file)
         if of_file == "text":
+            if pos_column is not None:
+                raise ValueError(
+                    f"pos_column={pos_column!r}: {file} is plain text, which has no columns. Expected JSON, Parquet or "
+                    "another format with columns, or pos_separator for words such as the_DET"
+                )
             shards += text_shards(file, options, shard_bytes)
         elif of_file == "json" and not _is_json_list(file):
             shards += text_shards(file, json_options, shard_bytes)
         else:
             arguments = {"path": of_file, "data_files": file, "split": "train", "streaming": True}
-            shards += DatasetSource(file, text_column, blank_lines, arguments).shards()
-    return Corpus(name, tuple(shards))
+            shards += DatasetSource(
+                file, text_column, blank_lines, arguments, pos_column=pos_column, pos_separator=pos_separator
+            ).shards()
+    return Corpus(name, tuple(shards), is_tagged)
 
 
 def _names_a_dataset(source: str) -> bool:

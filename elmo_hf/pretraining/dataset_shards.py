@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .shards import BlockReader, Position
-from .text_shards import BlankLines, column_sentences
+from .text_shards import BlankLines, column_of, record_sentences
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -29,6 +29,7 @@ class DatasetSource:
         given: a data set that is loaded already.
         column: the column that holds the text.
         blank_lines: `"skip"` or `"keep"` them.
+        pos_column, pos_separator: where parts of speech are, as in [`TextOptions`].
     """
 
     name: str
@@ -36,6 +37,8 @@ class DatasetSource:
     blank_lines: BlankLines
     arguments: dict[str, Any] | None = None
     given: "Dataset | IterableDataset | None" = field(default=None, repr=False)
+    pos_column: str | None = None
+    pos_separator: str | None = None
 
     @cached_property
     def dataset(self) -> "Dataset | IterableDataset":
@@ -50,11 +53,18 @@ class DatasetSource:
         datasets = import_datasets()
         try:
             return datasets.load_dataset(**(self.arguments or {}))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise ValueError(f"data set {self.name} cannot be loaded: {error}") from error
 
+    @cached_property
+    def tag_names(self) -> list[str] | None:
+        """The names of tags that are numbers of a `ClassLabel`."""
+        features = self.dataset.features
+        of_words = None if features is None or self.pos_column is None else features.get(self.pos_column)
+        return getattr(getattr(of_words, "feature", None), "names", None)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "dataset"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("dataset", "tag_names")}
 
     def shards(self) -> "list[DatasetShard]":
         """The shards of the data set.
@@ -67,11 +77,12 @@ class DatasetSource:
         if isinstance(dataset, dict):
             raise ValueError(f"{self.name} has the splits {', '.join(dataset)}: give one of them")
         names = dataset.column_names
-        if names is not None and self.column not in names:
-            raise ValueError(
-                f"data set {self.name} has no column {self.column!r} but {', '.join(map(repr, names))}: name the one "
-                "that holds the text"
-            )
+        for column, what in ((self.column, "text"), (self.pos_column, "parts of speech")):
+            if names is not None and column is not None and column not in names:
+                raise ValueError(
+                    f"data set {self.name} has no column {column!r} but {', '.join(map(repr, names))}: name the one "
+                    f"that holds the {what}"
+                )
         if isinstance(dataset, datasets.IterableDataset):
             count, records = max(1, dataset.num_shards), -1
         elif isinstance(dataset, datasets.Dataset):
@@ -104,7 +115,11 @@ class DatasetShard:
     @property
     def identity(self) -> list[Any]:
         given = getattr(self.source.given, "_fingerprint", None)
-        return [self.source.name, given, self.source.column, self.source.blank_lines, self.count, self.records]
+        source = self.source
+        identity = [source.name, given, source.column, source.blank_lines, self.count, self.records]
+        if source.pos_column is not None or source.pos_separator is not None:
+            identity += [source.pos_column, source.pos_separator]
+        return identity
 
     def open(self, position: Position = None) -> "IterableDatasetReader | DatasetReader":
         if self.records < 0:
@@ -122,12 +137,16 @@ class _RecordReader(BlockReader):
     def sentences(self, records: dict[str, list[Any]]) -> list[str]:
         """The sentences of a batch of records, given by column."""
         source = self.shard.source
-        if source.column not in records:
-            column_sentences(dict.fromkeys(records), source.column, source.name, lambda: self.shard.name)
+        columns = [column for column in (source.column, source.pos_column) if column is not None]
+
+        def where() -> str:
+            return self.shard.name
+
+        values = [column_of(records, column, where) for column in columns]
         parts = (
-            column_sentences({source.column: value}, source.column, source.name, lambda: self.shard.name)
-            for value in records[source.column]
-            if value is not None
+            record_sentences(dict(zip(columns, value, strict=True)), source.column, source, where, source.tag_names)
+            for value in zip(*values, strict=True)
+            if value[0] is not None
         )
         lines = list(itertools.chain.from_iterable(parts))
         if source.blank_lines == "keep":

@@ -216,7 +216,7 @@ class Run:
             self.tokenizer,
             accelerator.process_index,
             accelerator.num_processes,
-            character_ids="character_ids" in self.model.elmo.embeddings.input_names,
+            input_names=self.model.elmo.embeddings.input_names,
         )
         set_seed(settings.seed + accelerator.process_index)
         if newest is not None:
@@ -472,6 +472,7 @@ class Run:
                         weight.numel() for name, weight in self.model.named_parameters() if "scalar_mixes" not in name
                     ),
                     vocabulary_size=len(self.tokenizer),
+                    pos_tag_set=self.tokenizer.pos_tag_set,
                     processes=self.accelerator.num_processes,
                     curves=CURVES,
                 )

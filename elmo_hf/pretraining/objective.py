@@ -87,11 +87,6 @@ class StreamingObjective(nn.Module):
                 f"loss={loss!r} does not fit a model with softmax_cutoffs={model.config.softmax_cutoffs}: an adaptive "
                 "softmax has the loss 'adaptive', any other 'full' or 'sampled'"
             )
-        if model.config.num_pos_tags:
-            raise ValueError(
-                f"num_pos_tags={model.config.num_pos_tags}: running text has no parts of speech beside its words; "
-                "train such a model on tagged sentences with the Trainer, labels=input_ids, or set num_pos_tags=0"
-            )
         self.model = model
         self.loss = loss
         self.sampler: LogUniformSampler | None = None
@@ -138,7 +133,7 @@ class StreamingObjective(nn.Module):
         """Read one unroll of every row and predict its targets.
 
         Args:
-            batch: of the model's device; with characters where the model reads them. Rows whose text has ended are
+            batch: of the model's device; with all that the model reads. Rows whose text has ended are
                 padded with zeros and targets of -100; no word of another row depends on them.
             state: after the batch before; `None` for zeros. Nothing is propagated back into it.
             target_counts: divide the summed losses of the two directions in place of this batch's own numbers of
@@ -208,12 +203,12 @@ class StreamingObjective(nn.Module):
         return functional.dropout(contexts, self.model.config.top_layer_dropout, self.training)
 
     def _inputs(self, batch: "StreamBatch") -> list[Tensor]:
-        """What the model reads of both directions' words: ids (2, rows, steps), characters (2, rows, steps, L)."""
+        """What the model reads of both directions' words: ids and tags (2, rows, steps), characters (2, ..., L)."""
         inputs = []
         for name in self.model.elmo.embeddings.input_names:
             pair = getattr(batch, f"forward_{name}"), getattr(batch, f"backward_{name}")
             if pair[0] is None or pair[1] is None:
-                raise ValueError("this model reads characters and the batch has none: make the streams with characters")
+                raise ValueError(f"this model reads {name} and the batch has none: make the streams with {name}=True")
             inputs.append(torch.stack(pair))
         return inputs
 

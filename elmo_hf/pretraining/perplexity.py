@@ -16,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..configuration_elmo import ElmoConfig
 from ..lstm_elmo import ElmoState
 from ..modeling_elmo import ElmoForPreTraining
 from ..packing_elmo import PackedBatch
 from ..transformer_elmo import ElmoTransformerEncoder
+from .tagged_text import TaggedSentence
 from .word_encoder import WordEncoder, word_splitter
 
 if TYPE_CHECKING:
@@ -136,7 +138,7 @@ def perplexity_of(loss: float) -> float:
 def perplexity(
     model: ElmoForPreTraining,
     tokenizer: "ElmoTokenizer",
-    sentences: Iterable[str | Sequence[str]],
+    sentences: Iterable[str | Sequence[str] | TaggedSentence],
     *,
     rows: int = 32,
     steps: int = 20,
@@ -168,7 +170,7 @@ def perplexity(
 def score_sentences(
     model: ElmoForPreTraining,
     tokenizer: "ElmoTokenizer",
-    sentences: Iterable[str | Sequence[str]],
+    sentences: Iterable[str | Sequence[str] | TaggedSentence],
     *,
     rows: int = 32,
     steps: int = 20,
@@ -181,7 +183,8 @@ def score_sentences(
     Args:
         model: in evaluation mode while it scores, whatever its mode was; on its own device.
         tokenizer: the model's.
-        sentences: each a string, or its words. Read as a stream.
+        sentences: each a string, its words, or a [`TaggedSentence`], which a model that reads parts of speech needs and
+            of which others read the words. Read as a stream.
         rows: sentences read side by side.
         steps: words of a row read at a time.
         carry_state: as bilm-tf trains and tests: every row is a running text that takes the next sentence when its
@@ -196,7 +199,8 @@ def score_sentences(
         otherwise within a bounded window, in the order of the text.
 
     Raises:
-        ValueError: impossible sizes, a vocabulary that is not the model's, or carried states of a Transformer.
+        ValueError: impossible sizes, a vocabulary or parts of speech that are not the model's, a sentence without
+            them, or carried states of a Transformer.
     """
     if carry_state and isinstance(model.elmo.encoder, ElmoTransformerEncoder):
         raise ValueError(
@@ -211,22 +215,37 @@ def score_sentences(
             f"the tokenizer has {len(tokenizer)} words and the model vocab_size={model.config.vocab_size}: load the "
             "tokenizer that belongs to the model"
         )
-    if model.config.num_pos_tags:
-        raise ValueError(
-            f"num_pos_tags={model.config.num_pos_tags}: running text has no parts of speech beside its words; score "
-            "tagged sentences by the model itself, model(**tokenizer(words, pos_tags=tags, is_split_into_words=True))"
-        )
+    check_pos_tags(model.config, tokenizer)
     encoder = WordEncoder.from_tokenizer(tokenizer)
     split = word_splitter(pre_tokenization or tokenizer.pre_tokenization)
-    texts = (split(each) if isinstance(each, str) else list(each) for each in sentences)
+
+    def given(sentence: str | Sequence[str] | TaggedSentence) -> _Given:
+        if isinstance(sentence, TaggedSentence):
+            return list(sentence.words), sentence
+        return split(sentence) if isinstance(sentence, str) else list(sentence), None
+
     scorer = _Scorer(model, encoder, tokenizer.unk_token_id, rows, steps, per_word)
     was_training = model.training
     model.eval()
     try:
-        numbered = enumerate(texts)
+        numbered = enumerate(map(given, sentences))
         yield from scorer.running(numbered) if carry_state else scorer.independent(numbered)
     finally:
         model.train(was_training)
+
+
+def check_pos_tags(config: ElmoConfig, tokenizer: "ElmoTokenizer") -> None:
+    """Refuse, with a `ValueError`, a tokenizer that has other parts of speech than the model reads."""
+    known = len(tokenizer.pos_tag_set or ())
+    if config.num_pos_tags and known != config.num_pos_tags:
+        raise ValueError(
+            f"the tokenizer has {known} parts of speech and the model num_pos_tags={config.num_pos_tags}: load the "
+            "tokenizer that belongs to the model, or make one with its pos_tag_set"
+        )
+
+
+# The words of a sentence, and the same with their parts of speech if it has them.
+_Given = tuple[list[str], TaggedSentence | None]
 
 
 @dataclass
@@ -235,7 +254,7 @@ class _Reading:
 
     index: int
     ids: NDArray[np.int64]  # (words + 2,), with boundaries
-    inputs: list[NDArray[Any]]  # what the model reads: the ids, character rows (words + 2, length), or both
+    inputs: list[NDArray[Any]]  # what the model reads: ids, character rows (words + 2, length), parts of speech
     unknown: int
     taken: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
@@ -272,7 +291,7 @@ class _Scorer:
         # Without states to go on from, a sentence is read in one go.
         self.reads_in_parts = not isinstance(model.elmo.encoder, ElmoTransformerEncoder)
 
-    def running(self, texts: Iterator[tuple[int, list[str]]]) -> Iterator[SentenceScore]:
+    def running(self, texts: Iterator[tuple[int, _Given]]) -> Iterator[SentenceScore]:
         """Every row a running text with carried states."""
         readings: list[_Reading | None] = [None] * self.rows
         state: ElmoState | None = None
@@ -302,7 +321,7 @@ class _Scorer:
             state = self._score(runs, state)
             yield from self._finished(runs)
 
-    def independent(self, texts: Iterator[tuple[int, list[str]]]) -> Iterator[SentenceScore]:
+    def independent(self, texts: Iterator[tuple[int, _Given]]) -> Iterator[SentenceScore]:
         """Every sentence from zero states, beside sentences of about its length."""
         while pool := [self._encode(*text) for _, text in zip(range(self.rows * BATCHES_AT_A_TIME), texts)]:
             pool.sort(key=lambda reading: reading.targets)
@@ -320,9 +339,17 @@ class _Scorer:
                     state = self._score(runs, state)
                 yield from self._finished([[(reading, 0, reading.targets)] for reading in batch])
 
-    def _encode(self, index: int, words: list[str]) -> _Reading:
+    def _encode(self, index: int, given: _Given) -> _Reading:
+        words, tagged = given
         ids, characters = self.encoder.encode([self.encoder.bos_token, *words, self.encoder.eos_token])
         read: dict[str, NDArray[Any]] = {"input_ids": ids, "character_ids": characters}
+        if "pos_tag_ids" in self.input_names:
+            if tagged is None:
+                raise ValueError(
+                    f"sentence {index}, {' '.join(words[:8])!r}: no parts of speech beside the words, which the model "
+                    "reads (num_pos_tags): give them (pos_column or pos_separator of a text, pos_tags beside words)"
+                )
+            read["pos_tag_ids"] = np.array(self.encoder.pos_tag_ids(tagged), np.int64)
         inputs = [read[name] for name in self.input_names]
         return _Reading(index, ids, inputs, int((ids[1:-1] == self.unknown_id).sum()))
 

@@ -197,6 +197,7 @@ def write_card(
     *,
     parameters: int,
     vocabulary_size: int,
+    pos_tag_set: list[str] | None = None,
     processes: int,
     curves: str | None,
 ) -> None:
@@ -204,6 +205,7 @@ def write_card(
 
     Args:
         parameters: of the biLM and its softmax.
+        pos_tag_set: the parts of speech that it reads.
         curves: file name of the figure in `folder`.
     """
     held_out = None
@@ -225,6 +227,7 @@ def write_card(
         held_out=held_out,
         parameters=parameters,
         vocabulary_size=vocabulary_size,
+        pos_tag_set=pos_tag_set,
         processes=processes,
         curves=curves,
         versions={module.__name__: module.__version__ for module in (elmo_hf, torch, transformers, accelerate)},

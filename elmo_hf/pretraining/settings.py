@@ -66,6 +66,17 @@ class PretrainingSettings:
         None, "Words of held_out_data read by the evaluations during the run (default: all); the last one reads all."
     )
     text_column: str = option("text", "Column of JSON, Parquet or a data set that holds the sentences.")
+    pos_column: str | None = option(
+        None,
+        "Column of the words' parts of speech, beside lists of words in text_column. A new model reads them with the "
+        "words (num_pos_tags); one without them reads the words alone.",
+    )
+    pos_separator: str | None = option(
+        None, "In place of pos_column: what stands in the text between each word and its part of speech: _ in the_DET."
+    )
+    pos_tag_set: str | None = option(
+        None, "File of a new model's parts of speech, one a line (default: those of train_data, which is read for it)."
+    )
     split: str = option("train", "Split of train_data when it names a data set.")
     held_out_split: str = option("validation", "Split of held_out_data when it names a data set.")
     streaming: bool = option(
@@ -94,6 +105,11 @@ class PretrainingSettings:
     )
     initialize_from: str | None = option(
         None, "Start from the weights of this checkpoint folder instead of random ones."
+    )
+    character_dictionary: str | None = option(
+        None,
+        "File of characters for a new model that reads Unicode code points by a dictionary of its own, from `elmo-hf "
+        "build-characters`; by default it reads bytes.",
     )
     reuse_softmax: bool = option(
         True, "With initialize_from: keep the softmax rows of the words that both vocabularies know."
@@ -212,6 +228,22 @@ class PretrainingSettings:
             raise ValueError(
                 "config_overrides and initialize_from contradict each other: a checkpoint has its own shape"
             )
+        if self.pos_column is not None and self.pos_separator is not None:
+            raise ValueError(
+                f"pos_column={self.pos_column!r} and pos_separator={self.pos_separator!r} contradict each other: parts "
+                "of speech stand in a column of their own or behind each word"
+            )
+        if self.is_tagged and self.pre_tokenization != "whitespace":
+            raise ValueError(
+                f"pre_tokenization={self.pre_tokenization!r} with parts of speech beside the words: these are words "
+                "already, leave it out"
+            )
+        if self.pos_tag_set is not None and not self.is_tagged:
+            raise ValueError(f"pos_tag_set={self.pos_tag_set!r} needs text with tags: name pos_column or pos_separator")
+        if self.initialize_from is not None:
+            for name in ("pos_tag_set", "character_dictionary"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} and initialize_from contradict each other: a checkpoint has its own")
         if self.softmax_cutoffs is not None and self.loss != "adaptive":
             raise ValueError(f"softmax_cutoffs={self.softmax_cutoffs} needs loss='adaptive', not {self.loss!r}")
         if self.evaluate_every is not None and not self.held_out_data:
@@ -222,6 +254,11 @@ class PretrainingSettings:
             raise ValueError(f"schedule={self.schedule!r} needs max_steps, the step at which it reaches zero")
         if self.max_steps is not None and self.warmup_steps >= self.max_steps:
             raise ValueError(f"warmup_steps={self.warmup_steps}: expected fewer than max_steps={self.max_steps}")
+
+    @property
+    def is_tagged(self) -> bool:
+        """Whether the text has parts of speech beside its words."""
+        return self.pos_column is not None or self.pos_separator is not None
 
     def model_config(self, **fields: Any) -> ElmoConfig:
         """Configuration of a new model: the preset, then `config_overrides`, then `fields`.

@@ -1,7 +1,8 @@
 """What a run begins with: its model and tokenizer, the streams of its text, and its held-out text."""
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Container, Iterator
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -17,6 +18,7 @@ from elmo_hf.pretraining.corpus import Corpus, open_corpus
 from elmo_hf.pretraining.perplexity import TextScore, score_sentences
 from elmo_hf.pretraining.settings import PretrainingSettings
 from elmo_hf.pretraining.streams import SentenceStreams
+from elmo_hf.pretraining.tagged_text import TaggedSentence, pos_tags_of, read_pos_tag_set
 from elmo_hf.pretraining.vocabulary import Vocabulary, counts_path
 from elmo_hf.pretraining.warm_start import warm_start
 from elmo_hf.softmax_elmo import ElmoSoftmax
@@ -45,11 +47,13 @@ class Start(NamedTuple):
         assert settings.vocabulary is not None  # the settings saw to it
         config = settings.model_config()
         check_streams(settings, config)
-        longest = config.max_characters_per_word
-        tokenizer = ElmoTokenizer(settings.vocabulary, max_characters_per_word=longest)
-        model = ElmoForPreTraining(settings.model_config(**word_ids(tokenizer)))
+        tokenizer = new_tokenizer(settings, config)
+        model = ElmoForPreTraining(settings.model_config(**fields_of(tokenizer)))
         clear_padding(model)
-        return cls(model, tokenizer, f"new model of {model.num_parameters():,} parameters, {len(tokenizer):,} word ids")
+        note = f"new model of {model.num_parameters():,} parameters, {len(tokenizer):,} word ids"
+        if tokenizer.pos_tag_set is not None:
+            note += f", {len(tokenizer.pos_tag_set)} parts of speech"
+        return cls(model, tokenizer, note)
 
     @classmethod
     def _continued(cls, settings: PretrainingSettings, checkpoint: Path) -> "Start":
@@ -69,10 +73,12 @@ class Start(NamedTuple):
         config, tokenizer = ElmoConfig.from_pretrained(folder), None
         check_streams(settings, config)
         if settings.vocabulary is not None:
+            old = ElmoTokenizer.from_pretrained(folder)
             tokenizer = ElmoTokenizer(
                 settings.vocabulary,
                 max_characters_per_word=config.max_characters_per_word,
-                character_vocabulary=ElmoTokenizer.from_pretrained(folder).character_vocabulary,
+                character_vocabulary=old.character_vocabulary,
+                pos_tag_set=old.pos_tag_set,
             )
         if settings.softmax_only_steps and config.tie_word_embeddings:
             raise ValueError(
@@ -93,6 +99,36 @@ class Start(NamedTuple):
         own_memory(start.model)
         rows = f"softmax rows of {start.kept_words:,} words kept, {start.new_words:,} new"
         return cls(start.model, start.tokenizer, f"weights of {folder}, {rows}")
+
+
+def new_tokenizer(settings: PretrainingSettings, config: ElmoConfig) -> ElmoTokenizer:
+    """The tokenizer of a new model: its words, characters and parts of speech.
+
+    Raises:
+        ValueError: a vocabulary, dictionary or set of tags that is none, or that the configuration does not read.
+    """
+    tags: list[str] | None = None
+    if settings.is_tagged:
+        if settings.pos_tag_set is not None:
+            tags = read_pos_tag_set(settings.pos_tag_set)
+        else:
+            tags = pos_tags_of(open_text(settings, settings.train_data, settings.split))
+    if config.num_pos_tags not in (0, len(tags or ())):
+        raise ValueError(
+            f"num_pos_tags={config.num_pos_tags} in config_overrides and {len(tags or ())} parts of speech in the "
+            "text: leave it out, and name the text's pos_column or pos_separator"
+        )
+    if settings.character_dictionary is not None and not config.character_filters:
+        raise ValueError(
+            f"character_dictionary={settings.character_dictionary!r}: the model reads no characters (character_filters "
+            "is empty); leave the dictionary out"
+        )
+    return ElmoTokenizer(
+        settings.vocabulary,
+        max_characters_per_word=config.max_characters_per_word,
+        character_vocabulary_file=settings.character_dictionary,
+        pos_tag_set=tags,
+    )
 
 
 def check_streams(settings: PretrainingSettings, config: ElmoConfig) -> None:
@@ -119,11 +155,11 @@ def load(folder: str | Path) -> tuple[ElmoForPreTraining, ElmoTokenizer]:
         OSError: the folder or a file of it is missing.
         ValueError: the model has no softmax, or the tokenizer is not the model's.
     """
+    model = load_model(folder, ElmoForPreTraining, device="cpu", dtype=torch.float32)
     try:
-        model = load_model(folder, ElmoForPreTraining, device="cpu", dtype=torch.float32)
         tokenizer = ElmoTokenizer.from_pretrained(folder)
     except OSError as error:
-        raise OSError(f"{folder} is no folder of a model and its tokenizer, nor the name of one: {error}") from error
+        raise OSError(f"{folder} has no tokenizer beside its model: {error}") from error
     own_memory(model)
     if len(tokenizer) != model.config.vocab_size:
         raise ValueError(
@@ -155,10 +191,15 @@ def clear_padding(model: ElmoForPreTraining) -> None:
         model.softmax.weight[model.softmax.excluded_ids] = 0.0
 
 
-def word_ids(tokenizer: ElmoTokenizer) -> dict[str, int]:
+def fields_of(tokenizer: ElmoTokenizer) -> dict[str, int]:
     """The fields of [`ElmoConfig`] that a tokenizer decides."""
     names = ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id")
-    return {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in names}}
+    fields = {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in names}}
+    if tokenizer.pos_tag_set is not None:
+        fields["num_pos_tags"] = len(tokenizer.pos_tag_set)
+    if tokenizer.character_vocabulary is not None:
+        fields["num_characters"] = tokenizer.num_characters
+    return fields
 
 
 def vocabulary_digest(tokenizer: ElmoTokenizer) -> str:
@@ -177,6 +218,8 @@ def open_text(settings: PretrainingSettings, sources: list[str], split: str) -> 
         encoding=settings.encoding,
         undecodable=settings.undecodable,
         blank_lines=settings.blank_lines,
+        pos_column=settings.pos_column,
+        pos_separator=settings.pos_separator,
     )
 
 
@@ -186,9 +229,9 @@ def open_streams(
     process_index: int,
     num_processes: int,
     *,
-    character_ids: bool = True,
+    input_names: Container[str] = ("input_ids", "character_ids"),
 ) -> SentenceStreams:
-    """The batches of one process, with characters unless the model reads words by their id."""
+    """The batches of one process, with what a word layer reads (`input_names`)."""
     return SentenceStreams(
         open_text(settings, settings.train_data, settings.split),
         tokenizer,
@@ -202,18 +245,25 @@ def open_streams(
         shuffle_window=settings.shuffle_window,
         pre_tokenization=settings.pre_tokenization,
         sentence_independent=settings.sentence_independent,
-        character_ids=character_ids,
+        character_ids="character_ids" in input_names,
+        pos_tag_ids="pos_tag_ids" in input_names,
     )
 
 
 def expected_steps(settings: PretrainingSettings, num_processes: int) -> int | None:
-    """Steps of the run: `max_steps`, or fewer by the counts beside the vocabulary; `None` where neither is known."""
+    """Steps of the run: `max_steps`, or fewer by the counts beside the vocabulary; `None` where neither is known.
+
+    A row of a batch is a full unroll of a running stream, or, sentence-independent, a sentence: a few more steps than
+    are expected come of sentences longer than an unroll.
+    """
     expected = None
     if settings.vocabulary is not None and counts_path(settings.vocabulary).exists():
         counted = Vocabulary.load(settings.vocabulary)
-        targets = settings.epochs * (counted.running_words + counted.sentences)
-        words = num_processes * settings.rows * settings.unroll_steps * settings.gradient_accumulation_steps
-        expected = -(-targets // words)
+        rows = (counted.running_words + counted.sentences) / settings.unroll_steps
+        if settings.sentence_independent:
+            rows = max(rows, counted.sentences)
+        rows_of_step = num_processes * settings.rows * settings.gradient_accumulation_steps
+        expected = math.ceil(settings.epochs * rows / rows_of_step)
     return min((steps for steps in (settings.max_steps, expected) if steps is not None), default=None)
 
 
@@ -248,11 +298,11 @@ def held_out_perplexity(
     return total
 
 
-def limited(sentences: Corpus, words: int | None) -> Iterator[str]:
-    """Sentences until they hold `words` words, counted by whitespace."""
+def limited(sentences: Corpus, words: int | None) -> Iterator[str | TaggedSentence]:
+    """Sentences until they hold `words` words, counted by whitespace where they are texts."""
     seen = 0
     for sentence in sentences:
         if words is not None and seen >= words:
             return
-        seen += len(sentence.split())
+        seen += len(sentence.split() if isinstance(sentence, str) else sentence.words)
         yield sentence

@@ -10,7 +10,7 @@ Unlike bilm-tf, the last, incomplete batches of a finite run are given, padded, 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from .corpus import Corpus
 from .sentence_order import SentenceOrder
-from .word_encoder import WordEncoder, word_splitter
+from .tagged_text import tagged_sentence
+from .word_encoder import TAGGED, WordEncoder, word_splitter
 
 if TYPE_CHECKING:
     from ..tokenization_elmo import ElmoTokenizer
@@ -46,6 +47,8 @@ class StreamBatch:
         words: forward targets that are not -100, in this batch.
         backward_words: backward ones. Equal to `words` except in the tail of a finite corpus.
         starts_fresh: whether the recurrent states must be zero before this batch (sentence-independent batches).
+        forward_pos_tag_ids, backward_pos_tag_ids: (rows, steps) int64, the parts of speech of the inputs; 0 for none,
+            as at boundaries and padding. `None` when they were not asked for.
     """
 
     forward_input_ids: Tensor
@@ -57,6 +60,8 @@ class StreamBatch:
     words: int
     backward_words: int = -1
     starts_fresh: bool = False
+    forward_pos_tag_ids: Tensor | None = None
+    backward_pos_tag_ids: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.backward_words < 0:
@@ -76,8 +81,21 @@ class StreamBatch:
         return replace(self, **tensors)
 
 
-# A run of one row: the words between the boundaries included, the first target's number, and how many targets.
-_Run = tuple[list[str], int, int]
+class _Words(NamedTuple):
+    """A sentence in reading order, with boundaries; `tags` are the ids of its parts of speech, if they are read."""
+
+    words: list[str]
+    tags: list[int]
+
+    def backwards(self, start: int, end: int) -> "_Words":
+        """The words `start` to `end` - 1 from the last to the first."""
+        return _Words(self.words[start:end][::-1], self.tags[start:end][::-1])
+
+
+NO_WORDS = _Words([], [])
+
+# A run of one row: its sentence, the first target's number, and how many targets.
+_Run = tuple[_Words, int, int]
 
 
 class _Row:
@@ -87,7 +105,7 @@ class _Row:
 
     def __init__(self) -> None:
         self.sentence = ""
-        self.words: list[str] = []  # with boundaries, in reading order; empty in rows of other processes
+        self.words = NO_WORDS  # in rows of other processes for ever
         self.targets = 0  # targets of the sentence: its words and one boundary
         self.taken = 0  # of these, targets already given
 
@@ -132,9 +150,9 @@ class _RunningStream:
         return True
 
     def _put(self, row: _Row, sentence: str, mine: bool) -> None:
-        words = self.streams.split(sentence)
-        row.sentence, row.taken, row.targets = sentence, 0, len(words) + 1
-        row.words = self.streams.bounded(words, self.reverse) if mine else []
+        row.sentence, row.taken = sentence, 0
+        row.words = self.streams.bounded(sentence, self.reverse) if mine else NO_WORDS
+        row.targets = len(row.words.words) - 1 if mine else len(self.streams.split(sentence)) + 1
 
     def state_dict(self) -> dict[str, Any]:
         unfinished = [[row.sentence, row.taken] if row.taken < row.targets else None for row in self.rows]
@@ -177,7 +195,7 @@ class _IndependentBatches:
         counts = [count for _, _, count in pieces]
         forward: list[list[_Run]] = []
         backward: list[list[_Run]] = []
-        read, words = "", self.streams.bounded([], False)
+        read, words = "", self.streams.bounded("", False)
         for number in self.streams.own_rows:
             if number >= len(pieces):
                 forward.append([])
@@ -186,10 +204,10 @@ class _IndependentBatches:
             sentence, start, count = pieces[number]
             # A very long sentence is many rows of one batch: it is split into words once.
             if sentence is not read:
-                read, words = sentence, self.streams.bounded(self.streams.split(sentence), False)
-            end = len(words) - start
+                read, words = sentence, self.streams.bounded(sentence, False)
+            end = len(words.words) - start
             forward.append([(words, start, count)])
-            backward.append([(words[end - count - 1 : end][::-1], 0, count)])
+            backward.append([(words.backwards(end - count - 1, end), 0, count)])
         return forward, backward, max(counts), sum(counts)
 
     def _fill(self) -> None:
@@ -246,15 +264,17 @@ class SentenceStreams:
         sentence_independent: every row is one sentence, states start at zero, batches are bucketed by length and
             padded to their longest row; both directions read the same sentences.
         character_ids: make character rows; not needed by models with word inputs.
+        pos_tag_ids: make ids of the corpus's parts of speech, for models that read them.
 
     Attributes:
-        character_ids: as above.
+        character_ids, pos_tag_ids: as above.
         batches: batches given so far.
         words: forward targets given so far, of all processes together.
 
     Raises:
-        ValueError: an argument out of range; a vocabulary without `<S>`, `</S>`, `<UNK>`; while iterating: no sentence
-            in the corpus, or fewer sentences than rows.
+        ValueError: an argument out of range; a vocabulary without `<S>`, `</S>`, `<UNK>`; parts of speech that the
+            corpus or the tokenizer does not have; while iterating: no sentence in the corpus, or fewer sentences than
+            rows; a part of speech that the tokenizer does not know.
     """
 
     def __init__(
@@ -273,6 +293,7 @@ class SentenceStreams:
         pre_tokenization: str | None = None,
         sentence_independent: bool = False,
         character_ids: bool = True,
+        pos_tag_ids: bool = False,
     ) -> None:
         for name, value in (("rows", rows), ("steps", steps), ("num_processes", num_processes)):
             if value < 1:
@@ -287,12 +308,22 @@ class SentenceStreams:
         else:
             self.encoder = WordEncoder.from_tokenizer(tokenizer)
             rule = pre_tokenization or tokenizer.pre_tokenization
+        if corpus.is_tagged:
+            rule = TAGGED
+        elif pos_tag_ids:
+            raise ValueError(
+                f"{corpus.name} has no parts of speech beside its words, which the model reads: name their column "
+                "(pos_column), or what stands between a word and its own (pos_separator)"
+            )
+        if pos_tag_ids and self.encoder.pos_tags is None:
+            raise ValueError("the tokenizer has no parts of speech: make it with pos_tag_set=[...]")
         self.split = word_splitter(rule)
         self.corpus = corpus
         self.rows, self.steps = rows, steps
         self.total_rows = rows * num_processes
         self.own_rows = range(process_index * rows, (process_index + 1) * rows)
         self.character_ids = character_ids
+        self.pos_tag_ids = pos_tag_ids
         self.settings = {
             "corpus": corpus.fingerprint,
             "total_rows": self.total_rows,
@@ -336,23 +367,14 @@ class SentenceStreams:
             backward_runs, backward_given = self._running[1].next_runs()
         if forward_given + backward_given == 0:
             raise StopIteration
-        forward_input_ids, forward_character_ids, forward_labels, words = self._encode(forward_runs, length)
-        backward_input_ids, backward_character_ids, backward_labels, backward_words = self._encode(
-            backward_runs, length
-        )
+        forward, words = self._encode(forward_runs, length)
+        backward, backward_words = self._encode(backward_runs, length)
         self.batches += 1
         self.words += forward_given
-        return StreamBatch(
-            forward_input_ids,
-            forward_character_ids,
-            forward_labels,
-            backward_input_ids,
-            backward_character_ids,
-            backward_labels,
-            words,
-            backward_words,
-            starts_fresh=self._independent is not None,
-        )
+        tensors: dict[str, Any] = {f"forward_{name}": tensor for name, tensor in forward.items()}
+        tensors |= {f"backward_{name}": tensor for name, tensor in backward.items()}
+        fresh = self._independent is not None
+        return StreamBatch(**tensors, words=words, backward_words=backward_words, starts_fresh=fresh)
 
     def reset(self) -> None:
         """Go back to the first batch."""
@@ -411,20 +433,28 @@ class SentenceStreams:
             )
         return sentence
 
-    def bounded(self, words: list[str], reverse: bool) -> list[str]:
-        """`words` between the boundaries, in reading order."""
-        if reverse:
-            return [self.encoder.eos_token, *reversed(words), self.encoder.bos_token]
-        return [self.encoder.bos_token, *words, self.encoder.eos_token]
+    def bounded(self, sentence: str, reverse: bool) -> _Words:
+        """The words of a sentence between the boundaries, in reading order."""
+        words = [self.encoder.bos_token, *self.split(sentence), self.encoder.eos_token]
+        tags: list[int] = []
+        if self.pos_tag_ids:
+            try:
+                tags = self.encoder.pos_tag_ids(tagged_sentence(sentence))
+            except ValueError as error:
+                raise ValueError(f"{self.corpus.name}: {error}") from None
+        bounded = _Words(words, tags)
+        return bounded.backwards(0, len(words)) if reverse else bounded
 
-    def _encode(self, runs: list[list[_Run]], length: int) -> tuple[Tensor, Tensor | None, Tensor, int]:
-        """Runs of each row -> input ids, character ids, labels of (rows, length), and the number of labels."""
+    def _encode(self, runs: list[list[_Run]], length: int) -> tuple[dict[str, Tensor | None], int]:
+        """Runs of each row -> input ids and more of the inputs, labels, of (rows, length); the number of labels."""
         words: list[str] = []
+        tags: list[int] = []
         counts: list[int] = []  # of targets, run by run
         filled: list[int] = []  # positions of each row
         for of_row in runs:
             for run, start, count in of_row:
-                words += run[start : start + count + 1]
+                words += run.words[start : start + count + 1]
+                tags += run.tags[start : start + count + 1]
                 counts.append(count)
             filled.append(sum(count for _, _, count in of_row))
         # A run of n targets has n + 1 words; all but its last are inputs, all but its first are targets.
@@ -445,4 +475,13 @@ class SentenceStreams:
             rows = np.zeros((*here.shape, self.encoder.max_characters_per_word), self.encoder.character_ids.dtype)
             rows[here] = self.encoder.character_ids[inputs]
             characters = torch.from_numpy(rows)
-        return torch.from_numpy(input_ids), characters, torch.from_numpy(labels), len(inputs)
+        tensors = {
+            "input_ids": torch.from_numpy(input_ids),
+            "character_ids": characters,
+            "labels": torch.from_numpy(labels),
+        }
+        if self.pos_tag_ids:
+            pos_tags = np.zeros(here.shape, np.int64)
+            pos_tags[here] = np.array(tags, np.int64)[is_input]
+            tensors["pos_tag_ids"] = torch.from_numpy(pos_tags)
+        return tensors, len(inputs)

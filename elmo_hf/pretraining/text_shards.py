@@ -15,13 +15,14 @@ import lzma
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, Protocol, cast
 
 from .shards import BlockReader, Position
+from .tagged_text import tagged_line, tagged_record
 
 BLOCK_BYTES = 2**20
 
@@ -51,6 +52,8 @@ class TextOptions:
             lines, or a list of words.
         max_line_bytes: refuse longer lines, which are no sentences; a bound of memory, and not looked at within blocks
             of 1 MiB.
+        pos_column: a column of parts of speech, one for each word of `json_column`; sentences are then tagged.
+        pos_separator: what stands between each word of a line and its part of speech; sentences are then tagged.
 
     Raises:
         ValueError: an unknown encoding or policy.
@@ -61,6 +64,8 @@ class TextOptions:
     blank_lines: BlankLines = "skip"
     json_column: str | None = None
     max_line_bytes: int = 2**26
+    pos_column: str | None = None
+    pos_separator: str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -105,6 +110,8 @@ class TextShard:
         # Not the folder: a corpus may move.
         options = self.options
         rules = [options.encoding, options.undecodable, options.blank_lines, options.json_column]
+        if options.pos_column is not None or options.pos_separator is not None:
+            rules += [options.pos_column, options.pos_separator]
         return [os.path.basename(self.path), self.size, self.start, self.end, rules]
 
     def open(self, position: Position = None) -> "TextReader":
@@ -256,7 +263,12 @@ class TextReader(BlockReader):
         if options.json_column is not None:
             lines: Iterator[str] = self._from_json(place, text, options.json_column)
         else:
-            lines = iter(text.removesuffix("\n").replace("\r\n", "\n").split("\n"))
+            lines = iter(text.replace("\r\n", "\n").removesuffix("\n").split("\n"))
+            if options.pos_separator is not None:
+                lines = (
+                    tagged_line(line, options.pos_separator, partial(self._where, place, number))
+                    for number, line in enumerate(lines)
+                )
         if options.blank_lines == "keep":
             return lines
         return (line for line in lines if line and not line.isspace())
@@ -288,9 +300,10 @@ class TextReader(BlockReader):
                 try:
                     record = json.loads(line)
                 except json.JSONDecodeError as error:
-                    where = self._where(place, number)
-                    raise ValueError(f"{where} is not JSON ({error}): expected one JSON object a line") from error
-                yield from column_sentences(record, column, self._shard.path, partial(self._where, place, number))
+                    message = f"{self._where(place, number)} is not JSON ({error}): expected one JSON object a line"
+                    raise ValueError(message) from error
+                where = partial(self._where, place, number)
+                yield from record_sentences(record, column, self._shard.options, where)
 
     def _where(self, offset: int, lines: int = 0) -> str:
         """The file and the line that begins at `offset`, or `lines` after it; counted only now that it is needed."""
@@ -302,24 +315,68 @@ class TextReader(BlockReader):
         return f"{self._shard.path}, line {number}"
 
 
-def column_sentences(record: Any, column: str, source: str, where: Callable[[], str]) -> list[str]:
+class TagOptions(Protocol):
+    """Where parts of speech are found: of both fields at most one is not `None`."""
+
+    @property
+    def pos_column(self) -> str | None: ...
+    @property
+    def pos_separator(self) -> str | None: ...
+
+
+def record_sentences(
+    record: Any,
+    column: str,
+    options: TagOptions,
+    where: Callable[[], str],
+    tag_names: Sequence[str] | None = None,
+) -> list[str]:
+    """The sentences of a record: `column_sentences`, or with tags those of `tagged_text`.
+
+    Args:
+        record, column, where: as there.
+        options: where the tags are.
+        tag_names: of tags that are numbers.
+
+    Raises:
+        ValueError: as there; tags that do not fit the words.
+    """
+    if options.pos_column is not None:
+        columns = (column, options.pos_column)
+        words, tags = (column_of(record, name, where) for name in columns)
+        return [tagged_record(words, tags, columns, where, tag_names)]
+    sentences = column_sentences(record, column, where)
+    if options.pos_separator is not None:
+        return [tagged_line(sentence, options.pos_separator, where) for sentence in sentences]
+    return sentences
+
+
+def column_of(record: Any, column: str, where: Callable[[], str]) -> Any:
+    """The value of one column of a record, which should be a mapping.
+
+    Raises:
+        ValueError: it is none, or has no such column.
+    """
+    if not isinstance(record, dict) or column not in record:
+        found = f"the columns {', '.join(map(repr, record))}" if isinstance(record, dict) else type(record).__name__
+        raise ValueError(f"{where()}: no column {column!r}, found {found}. Name the column that holds the text")
+    return record[column]
+
+
+def column_sentences(record: Any, column: str, where: Callable[[], str]) -> list[str]:
     """The sentences in one column of a record: a text's lines, or a list of words as one sentence.
 
     Args:
         record: the record, which should be a mapping.
         column: its column.
-        source: the file or data set, for messages.
         where: called for the record's place in it, for messages.
 
     Raises:
         ValueError: no such column, or its value is neither text nor words.
     """
-    if not isinstance(record, dict) or column not in record:
-        found = f"the columns {', '.join(map(repr, record))}" if isinstance(record, dict) else type(record).__name__
-        raise ValueError(f"{where()}: no column {column!r}, found {found}. Name the column that holds the text")
-    value = record[column]
+    value = column_of(record, column, where)
     if isinstance(value, str):
-        return value.removesuffix("\n").replace("\r\n", "\n").split("\n")
+        return value.replace("\r\n", "\n").removesuffix("\n").split("\n")
     if isinstance(value, list) and all(isinstance(word, str) for word in value):
         return [" ".join(value)]
     raise ValueError(

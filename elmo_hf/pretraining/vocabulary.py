@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ..vocabulary_elmo import MAXIMUM_TERM, read_vocabulary, write_vocabulary
 from .corpus import Corpus
 from .shards import Shard
-from .word_encoder import word_splitter
+from .word_encoder import TAGGED, word_splitter
 
 BOS_TOKEN, EOS_TOKEN, UNK_TOKEN = SPECIAL_TOKENS = ("<S>", "</S>", "<UNK>")
 # Words that no vocabulary file may hold: the tokenizer's own, and a line that bilm-tf skips.
@@ -126,7 +126,8 @@ def build_vocabulary(
 
     Args:
         corpus: read once, shard by shard.
-        pre_tokenization: `"whitespace"` for text tokenised already, `"ptb"` for raw text.
+        pre_tokenization: `"whitespace"` for text tokenised already, `"ptb"` for raw text; of no effect on a corpus
+            with parts of speech, which has words already.
         min_count: leave out rarer words.
         max_size: words at most, `<S>`, `</S>` and `<UNK>` included; `None` for all.
         num_processes: processes that count. Shards are shared out among them, so that a single compressed file
@@ -140,13 +141,10 @@ def build_vocabulary(
         raise ValueError(f"min_count={min_count}: expected at least 1")
     if max_size is not None and max_size <= len(SPECIAL_TOKENS):
         raise ValueError(f"max_size={max_size}: expected more than {len(SPECIAL_TOKENS)}, room for <S>, </S>, <UNK>")
-    if num_processes < 1:
-        raise ValueError(f"num_processes={num_processes}: expected at least 1")
-    word_splitter(pre_tokenization)  # refuses an unknown name before anything is read
     total: Counter[str] = Counter()
     sentences = 0
     with tqdm(desc="words", unit=" words", unit_scale=True, disable=not progress) as bar:
-        for part, part_sentences in _counted(corpus, pre_tokenization, min(num_processes, len(corpus.shards))):
+        for part, part_sentences in counted_parts(corpus, pre_tokenization, num_processes):
             total.update(part)
             sentences += part_sentences
             bar.update(sum(part.values()))
@@ -167,8 +165,18 @@ def build_vocabulary(
     )
 
 
-def _counted(corpus: Corpus, pre_tokenization: str, num_processes: int) -> Iterator[tuple[Counter[str], int]]:
-    """Counts of parts of the corpus, each with its number of sentences."""
+def counted_parts(corpus: Corpus, pre_tokenization: str, num_processes: int) -> Iterator[tuple[Counter[str], int]]:
+    """The words of parts of the corpus, counted, each with its number of sentences; arguments as in `build_vocabulary`.
+
+    Raises:
+        ValueError: no process, or another rule.
+    """
+    if num_processes < 1:
+        raise ValueError(f"num_processes={num_processes}: expected at least 1")
+    if corpus.is_tagged:
+        pre_tokenization = TAGGED
+    word_splitter(pre_tokenization)  # refuses an unknown name before anything is read
+    num_processes = min(num_processes, len(corpus.shards))
     if num_processes == 1:
         for shard in corpus.shards:
             yield from _count_parts(shard, pre_tokenization)

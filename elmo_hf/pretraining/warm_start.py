@@ -71,7 +71,9 @@ def warm_start(
         ValueError: a tokenizer that does not fit the model, or no vocabulary at all.
     """
     old_tokenizer = ElmoTokenizer.from_pretrained(checkpoint)
-    loaded: Any = ElmoForPreTraining.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
+    # A map into another language's space does not outlive the training of what it was fitted on.
+    options: Any = {"dtype": torch.float32, "aligned": False, "output_loading_info": True}
+    loaded: Any = ElmoForPreTraining.from_pretrained(checkpoint, **options)
     model: ElmoForPreTraining = loaded[0]
     loading: dict[str, Any] = loaded[1]
     had_softmax = not any(name.startswith("softmax.") for name in loading["missing_keys"])
@@ -128,6 +130,11 @@ def adopt_vocabulary(
         raise ValueError(
             "the tokenizers have different dictionaries of characters, and the model reads them: make the new one with "
             "character_vocabulary=old_tokenizer.character_vocabulary"
+        )
+    if new_tokenizer.pos_tag_set != old_tokenizer.pos_tag_set and config.num_pos_tags:
+        raise ValueError(
+            "the tokenizers have different parts of speech, and the model reads them: make the new one with "
+            "pos_tag_set=old_tokenizer.pos_tag_set"
         )
     if softmax_cutoffs is not None and config.tie_word_embeddings:
         raise ValueError(

@@ -1,6 +1,6 @@
 """Text to words, words to ids and character rows, at the speed a training run needs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from ..characters_elmo import ByteSpelling
 from ..encodings_elmo import Spelling, without_surrogates
+from ..pos_tags_elmo import NO_TAG, PosTags
 from ..pretokenization_elmo import check_pre_tokenization, word_spans
+from .tagged_text import TaggedSentence, words_of_tagged_text
 
 if TYPE_CHECKING:
     from ..tokenization_elmo import ElmoTokenizer
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 # Distinct words whose rows are kept: 65,536 cover 97 % of running English, and 50 characters each take 6.5 MB. When
 # the table is full it starts afresh, so memory is bounded whatever the corpus holds.
 CACHED_WORDS = 2**16
+TAGGED = "tagged"
+"""The rule of sentences with parts of speech, in place of a pre-tokenisation: they are words already."""
 
 
 def word_splitter(pre_tokenization: str) -> Callable[[str], list[str]]:
@@ -24,11 +28,14 @@ def word_splitter(pre_tokenization: str) -> Callable[[str], list[str]]:
 
     Args:
         pre_tokenization: `"whitespace"` for text that is tokenised already (`str.split`, as bilm-tf reads its
-            corpora), `"ptb"` for raw text (`ElmoTokenizer`'s Penn-Treebank-like rules).
+            corpora), `"ptb"` for raw text (`ElmoTokenizer`'s Penn-Treebank-like rules); `TAGGED` for the texts of
+            tagged sentences.
 
     Raises:
         ValueError: another name.
     """
+    if pre_tokenization == TAGGED:
+        return words_of_tagged_text
     if check_pre_tokenization(pre_tokenization) == "whitespace":
         return str.split
     return split_raw_text
@@ -54,9 +61,11 @@ class WordEncoder:
         max_characters_per_word: length of a character row of bytes.
         spelling: how words become rows of characters, if not so.
         special_boundary_words: as the tokenizer's.
+        pos_tag_set: as the tokenizer's.
         cached_words: size of the table.
 
     Attributes:
+        pos_tags: the parts of speech, `None` without a set of them.
         bos_token, eos_token: what stands for the boundaries in lists of words. Where boundaries spelt in a text are
             not the boundaries themselves, no word of any text is like them.
 
@@ -75,6 +84,7 @@ class WordEncoder:
         max_characters_per_word: int = 50,
         spelling: Spelling | None = None,
         special_boundary_words: bool = True,
+        pos_tag_set: Sequence[str] | None = None,
         cached_words: int = CACHED_WORDS,
     ) -> None:
         missing = [token for token in (bos_token, eos_token, unk_token) if token not in vocabulary]
@@ -86,6 +96,7 @@ class WordEncoder:
         # Words have no line breaks.
         mark = "" if special_boundary_words else "\n"
         self.bos_token, self.eos_token = bos_token + mark, eos_token + mark
+        self.pos_tags = None if pos_tag_set is None else PosTags(pos_tag_set)
         self._boundary_ids = vocabulary[bos_token], vocabulary[eos_token]
         self._spelling = ByteSpelling(max_characters_per_word) if spelling is None else spelling
         self.max_characters_per_word = self._spelling.max_characters_per_word
@@ -114,6 +125,7 @@ class WordEncoder:
             excluded_tokens=tuple(token for token in (tokenizer.pad_token, tokenizer.mask_token) if token is not None),
             spelling=tokenizer.spelling,
             special_boundary_words=tokenizer.special_boundary_words,
+            pos_tag_set=tokenizer.pos_tag_set,
             **specials,
         )
 
@@ -135,6 +147,19 @@ class WordEncoder:
         """Word ids (len(words),) int64 and character rows (len(words), max_characters_per_word)."""
         slots = self.slots(words)
         return self.word_ids[slots], self.character_ids[slots]
+
+    def pos_tag_ids(self, sentence: TaggedSentence) -> list[int]:
+        """The parts of speech of a sentence, those of its boundaries included.
+
+        Raises:
+            ValueError: one that the set does not have; no set.
+        """
+        if self.pos_tags is None:
+            raise ValueError("the tokenizer has no parts of speech: make it with pos_tag_set=[...]")
+        try:
+            return [NO_TAG, *self.pos_tags.ids_of(sentence.tags, sentence.words), NO_TAG]
+        except ValueError as error:
+            raise ValueError(f"{' '.join(sentence.words[:8])!r}: {error}") from None
 
     def encode_ids(self, words: list[str]) -> NDArray[np.int64]:
         """Word ids (len(words),) int64."""

@@ -1,7 +1,6 @@
 """ZIP and tar archives from strangers, unpacked safely: no paths outside, no links, no bombs."""
 
 import gzip
-import io
 import tarfile
 import zipfile
 import zlib
@@ -107,23 +106,6 @@ def is_tar(path: Path) -> bool:
         return tarfile.is_tarfile(path)
     except (OSError, EOFError, zlib.error):
         return False
-
-
-def gunzip(content: bytes, file: Path) -> bytes:
-    """Unpack the content of one gzip file within the same bounds.
-
-    Args:
-        content: The whole file.
-        file: Where it is.
-
-    Raises:
-        CheckpointError: damaged, or unfolds to far too much.
-    """
-    try:
-        with gzip.open(io.BytesIO(content), "rb") as packed:
-            return b"".join(_Budget(file).chunks(packed))  # type: ignore[arg-type]
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise CheckpointError(f"{file}: damaged gzip file ({error}); fetch it again") from error
 
 
 def single_root(folder: Path) -> Path:

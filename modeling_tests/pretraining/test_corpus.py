@@ -11,6 +11,7 @@ import pytest
 
 from elmo_hf.pretraining import text_shards
 from elmo_hf.pretraining.corpus import Corpus, open_corpus
+from elmo_hf.pretraining.tagged_text import TaggedSentence
 
 datasets = pytest.importorskip("datasets")
 
@@ -321,3 +322,72 @@ def test_without_the_datasets_library(tmp_path, monkeypatch):
     assert list(open_corpus(write(tmp_path / "text.txt"))) == LINES
     with pytest.raises(ImportError, match=r"needs the datasets library: pip install 'elmo-hf\[train\]'"):
         open_corpus(tmp_path / "text.parquet")
+
+
+# ---- parts of speech
+
+TAGGED = [TaggedSentence([f"w{n}", "b!", "_"], ["X", None, f"T{n % 3}"]) for n in range(60)]
+
+
+def test_parts_of_speech_in_columns_and_lines(tmp_path, small_blocks):
+    records = [{"words": list(each.words), "pos": list(each.tags)} for each in TAGGED]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    datasets.Dataset.from_list(records).to_parquet(tmp_path / "a.parquet")
+    numbers = datasets.ClassLabel(names=["T2", "T1", "T0", "X"])
+    feature = {"words": datasets.List(datasets.Value("string")), "pos": datasets.List(numbers)}
+    as_numbers = [
+        {**each, "pos": [None if tag is None else numbers.str2int(tag) for tag in each["pos"]]} for each in records
+    ]
+    in_memory = datasets.Dataset.from_list(as_numbers, features=datasets.Features(feature))
+    columns = {"text_column": "words", "pos_column": "pos"}
+    corpora = [open_corpus(tmp_path / f"a.{suffix}", **columns) for suffix in ("jsonl", "json", "parquet")]
+    corpora += [Corpus.from_dataset(each, **columns) for each in (in_memory, in_memory.to_iterable_dataset(2))]
+    corpora.append(Corpus.from_sentences(TAGGED))
+    lines = [" ".join(f"{word}/{tag or ''}" for word, tag in zip(s.words, s.tags, strict=True)) for s in TAGGED]
+    write(tmp_path / "a.txt", lines)
+    corpora += [open_corpus(tmp_path / "a.txt", pos_separator="/", shard_bytes=300)]
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    corpora += [open_corpus(tmp_path / "b.jsonl", pos_separator="/")]
+    for corpus in corpora:
+        assert corpus.is_tagged
+        assert sorted(corpus, key=lambda each: int(each.words[0][1:])) == TAGGED
+        # Workers get shards by pickling; positions count tagged sentences.
+        shard = pickle.loads(pickle.dumps(corpus.shards[0]))
+        whole = read(shard)
+        reader = shard.open()
+        reader.take(3)
+        assert read(shard, json.loads(json.dumps(reader.position))) == whole[3:]
+    assert len(corpora[-2].shards) > 2
+    fingerprints = {corpora[-2].fingerprint, open_corpus(tmp_path / "a.txt", shard_bytes=300).fingerprint}
+    fingerprints.add(open_corpus(tmp_path / "a.txt", pos_separator="!/", shard_bytes=300).fingerprint)
+    assert len(fingerprints) == 3
+    # The words alone.
+    assert list(open_corpus(tmp_path / "a.jsonl", text_column="words")) == [" ".join(each.words) for each in TAGGED]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("a_X b_Y\nc_X d\n", {"pos_separator": "_"}, "line 2: 'd' is no word with a tag behind '_'"),
+        ('{"text": ["a"]}\n', {"pos_column": "pos"}, "line 1: no column 'pos', found the columns 'text'"),
+        ('{"text": ["a"], "pos": []}', {"pos_column": "pos"}, "line 1, columns 'text' and 'pos': 0 tags for the 1"),
+        ("a b", {"pos_column": "pos", "file_format": "text"}, "is plain text, which has no columns"),
+        ("a b", {"pos_column": "pos", "pos_separator": "_"}, "expected parts of speech in a column of their own or"),
+        ("a b", {"pos_separator": ""}, "pos_separator='': expected characters that are no whitespace"),
+        ("a b", {"pos_separator": "a b"}, "pos_separator='a b': expected characters that are no whitespace"),
+    ],
+)
+def test_parts_of_speech_that_are_not_there(tmp_path, content, options, message):
+    path = tmp_path / ("text.jsonl" if "pos_column" in options else "text.txt")
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        list(open_corpus(path, **options))
+
+
+def test_parts_of_speech_of_all_sentences_or_none():
+    with pytest.raises(ValueError, match="1 of 2 sentences have parts of speech: expected all or none"):
+        Corpus.from_sentences(["a b", TAGGED[0]])
+    dataset = datasets.Dataset.from_dict({"text": [["a"]]})
+    with pytest.raises(ValueError, match="no column 'pos' but 'text': name the one that holds the parts of speech"):
+        Corpus.from_dataset(dataset, pos_column="pos")

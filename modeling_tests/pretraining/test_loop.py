@@ -21,6 +21,7 @@ from elmo_hf.pretraining import (
     LossNotFiniteError,
     PretrainingSettings,
     StreamingObjective,
+    build_character_dictionary,
     build_optimiser,
     clip_gradients,
     perplexity,
@@ -28,7 +29,7 @@ from elmo_hf.pretraining import (
 )
 from elmo_hf.pretraining.checkpoint import read_tensors
 from elmo_hf.pretraining.corpus import open_corpus
-from elmo_hf.pretraining.start import open_streams, word_ids
+from elmo_hf.pretraining.start import fields_of, open_streams
 from modeling_tests.pretraining.runs import SHAPE, WORDS, losses, settings, start
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -283,6 +284,87 @@ def test_a_word_model_is_trained_resumed_and_continued(corpus: Path, tmp_path: P
     assert pretrain(settings(corpus, tmp_path / "warm", **warm)).step == 2
 
 
+def tag_corpus(corpus: Path, folder: Path) -> dict[str, Any]:
+    """The corpus with the first letter of each word for its part of speech, but none of one; settings that read it."""
+    for name in ("train", "held_out"):
+        lines = []
+        for line in (corpus / f"{name}.txt").read_text().splitlines():
+            words = line.split()
+            tags = [None if word[0] == "p" else word[0].upper() for word in words]
+            lines.append(json.dumps({"words": words, "tags": tags}) + "\n")
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    return {
+        "train_data": [str(folder / "train.jsonl")],
+        "held_out_data": [str(folder / "held_out.jsonl")],
+        "text_column": "words",
+        "pos_column": "tags",
+    }
+
+
+@pytest.mark.parametrize("kind", ["tied", "joined to characters"])
+def test_a_model_that_reads_parts_of_speech(corpus: Path, tmp_path: Path, kind: str) -> None:
+    shape = {**SHAPE, **WORD_SHAPES[kind], "pos_tag_embedding_size": 3}
+    text = tag_corpus(corpus, tmp_path)
+    changed = {"config_overrides": json.dumps(shape), "max_steps": 8, **text}
+    summary = pretrain(settings(corpus, tmp_path / "whole", **changed))
+    pretrain(settings(corpus, tmp_path / "halves", **changed, stop_after=5))
+    pretrain(settings(corpus, tmp_path / "halves", **changed))
+    assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
+    assert_same_weights(tmp_path / "halves" / "model", tmp_path / "whole" / "model")
+
+    folder = tmp_path / "whole" / "model"
+    model, tokenizer = ElmoForPreTraining.from_pretrained(folder), ElmoTokenizer.from_pretrained(folder)
+    assert tokenizer.pos_tag_set == ["K", "L", "M", "N"]
+    assert model.config.num_pos_tags == 4
+    held_out = open_corpus(text["held_out_data"], text_column="words", pos_column="tags")
+    expected = perplexity(model, tokenizer, held_out)
+    assert summary.held_out_perplexity == pytest.approx(expected.both, rel=1e-6)
+    table = model.elmo.embeddings.pos_tags.pos_tag_embeddings.weight
+    assert not table[0].any() and table[1:].any()
+    assert "pos_tags=" in (folder / "README.md").read_text()
+
+    # Continued with other words; the parts of speech stay the checkpoint's.
+    warm = {**text, "config_overrides": None, "initialize_from": str(folder), "max_steps": 2}
+    (tmp_path / "vocab.txt").write_text("\n".join(["<S>", "</S>", "<UNK>", *WORDS[5:]]) + "\n")
+    summary = pretrain(settings(corpus, tmp_path / "warm", **warm, vocabulary=str(tmp_path / "vocab.txt")))
+    assert ElmoTokenizer.from_pretrained(summary.model_folder).pos_tag_set == ["K", "L", "M", "N"]
+    with pytest.raises(ValueError, match=r"train.jsonl has no parts of speech beside its words, which the model reads"):
+        pretrain(settings(corpus, tmp_path / "none", **{**warm, "pos_column": None}))
+
+
+def test_parts_of_speech_from_a_file(corpus: Path, tmp_path: Path) -> None:
+    tags = tmp_path / "tags.txt"
+    tags.write_text("N\nM\nL\nK\nX\n")
+    changed = {**tag_corpus(corpus, tmp_path), "pos_tag_set": str(tags), "max_steps": 1}
+    summary = pretrain(settings(corpus, tmp_path / "run", **changed))
+    assert ElmoTokenizer.from_pretrained(summary.model_folder).pos_tag_set == ["N", "M", "L", "K", "X"]
+    tags.write_text("N\nM\nK\nX\n")
+    with pytest.raises(ValueError, match="the tag 'L' is none of pos_tag_set: N, M, K, X"):
+        pretrain(settings(corpus, tmp_path / "other", **{**changed, "max_steps": 9}))
+
+
+def test_a_new_model_over_a_dictionary_of_characters(corpus: Path, tmp_path: Path) -> None:
+    dictionary, coverage = build_character_dictionary(open_corpus(str(corpus / "train.txt")), min_count=20)
+    assert 0.9 < coverage <= 1
+    dictionary.save(tmp_path / "characters.json")
+    changed = {"character_dictionary": str(tmp_path / "characters.json"), "max_steps": 6}
+    shape = {**SHAPE, "word_embedding_size": 5, "max_characters_per_word": 7, "character_activation": "tanh"}
+    changed["config_overrides"] = json.dumps(shape)
+    summary = pretrain(settings(corpus, tmp_path / "run", **changed))
+    pretrain(settings(corpus, tmp_path / "halves", **changed, stop_after=4))
+    pretrain(settings(corpus, tmp_path / "halves", **changed))
+    assert losses(tmp_path / "halves") == losses(tmp_path / "run")
+    model = ElmoForPreTraining.from_pretrained(summary.model_folder)
+    tokenizer = ElmoTokenizer.from_pretrained(summary.model_folder)
+    assert tokenizer.character_vocabulary == dictionary.ids
+    assert model.config.num_characters == len(dictionary.ids) + 1
+    assert tokenizer("ka", add_special_tokens=False)["character_ids"][0][1] == dictionary.ids["k"]
+    held_out = open_corpus(str(corpus / "held_out.txt"))
+    expected = perplexity(model, tokenizer, held_out, pre_tokenization="whitespace")
+    assert summary.held_out_perplexity == pytest.approx(expected.both, rel=1e-6)
+    assert not model.elmo.embeddings.characters.character_embeddings.weight[0].any()
+
+
 def test_a_model_with_a_dictionary_of_characters_is_continued(corpus: Path, tmp_path: Path) -> None:
     """As a converted ELMoForManyLangs model is: code points joined to words, boundaries of its own."""
     names = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<oov>", "pad_token": "<none>"}
@@ -293,8 +375,8 @@ def test_a_model_with_a_dictionary_of_characters_is_continued(corpus: Path, tmp_
         **names,
     )
     config = ElmoConfig(
-        **{**SHAPE, "word_embedding_size": 5, "max_characters_per_word": 7, "num_characters": tokenizer.num_characters},
-        **word_ids(tokenizer),
+        **{**SHAPE, "word_embedding_size": 5, "max_characters_per_word": 7},
+        **fields_of(tokenizer),
     )
     ElmoModel(config).save_pretrained(tmp_path / "start")
     tokenizer.save_pretrained(tmp_path / "start")
@@ -484,39 +566,67 @@ def test_names_a_damaged_checkpoint(corpus: Path, tmp_path: Path) -> None:
 # ---- several processes, and memory
 
 
-@pytest.mark.parametrize("reads", ["characters", "words", pytest.param("both", marks=pytest.mark.slow)])
-def test_two_processes_equal_one_with_twice_the_rows(corpus: Path, tmp_path: Path, reads: str) -> None:
-    """By `accelerate launch`, on gloo; through the tail, where one of them has nothing left to read."""
+# `examples/run_pretraining.py` once for each file of settings: starting it takes far longer than these runs.
+IN_A_ROW = f"""
+import runpy, sys
+from accelerate.state import AcceleratorState, GradientState
+for settings in sys.argv[1:]:
+    sys.argv = ["run_pretraining.py", settings]
+    try:
+        runpy.run_path({str(ROOT / "examples" / "run_pretraining.py")!r}, run_name="__main__")
+    except SystemExit as stop:
+        if stop.code:
+            raise
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+"""
+READS = {
+    "characters": SHAPE,
+    "words": {**SHAPE, "character_filters": [], "word_embedding_size": 8, "tie_word_embeddings": True},
+    "both": {**SHAPE, "word_embedding_size": 5},
+}
+
+
+def undivided(corpus: Path, output: Path, reads: str, rows: int) -> PretrainingSettings:
+    """Through the tail of the corpus, where one of two processes has nothing left to read."""
     changed: dict[str, Any] = {"dropout": 0.0, "epochs": 1, "max_steps": None, "held_out_data": None}
-    if reads == "words":
-        shape = {**SHAPE, "character_filters": [], "word_embedding_size": 8, "tie_word_embeddings": True}
-        changed["config_overrides"] = json.dumps(shape)
-    elif reads == "both":
-        changed["config_overrides"] = json.dumps({**SHAPE, "word_embedding_size": 5})
-    pretrain(settings(corpus, tmp_path / "one", rows=4, **changed))
-    values = settings(corpus, tmp_path / "two", rows=2, **changed).to_dict()
-    config = tmp_path / "settings.json"
-    config.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
+    return settings(corpus, output, rows=rows, config_overrides=json.dumps(READS[reads]), **changed)
+
+
+@pytest.fixture(scope="module")
+def two_processes(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with one run for each of `READS`, of two processes by `accelerate launch`, on gloo."""
+    folder = tmp_path_factory.mktemp("two")
+    for reads in READS:
+        values = undivided(corpus, folder / reads, reads, rows=2).to_dict()
+        given = {name: value for name, value in values.items() if value is not None}
+        (folder / f"{reads}.json").write_text(json.dumps(given))
+    script = folder / "in_a_row.py"
+    script.write_text(IN_A_ROW)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
     command += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*command, str(ROOT / "examples" / "run_pretraining.py"), str(config)],
-        env=environment,
-        check=True,
-        timeout=240,
+    files = [str(folder / f"{reads}.json") for reads in READS]
+    subprocess.run([*command, str(script), *files], env=environment, timeout=240, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("reads", READS)
+def test_two_processes_equal_one_with_twice_the_rows(
+    reads: str, two_processes: Path, corpus: Path, tmp_path: Path
+) -> None:
+    two = two_processes / reads
+    pretrain(undivided(corpus, tmp_path, reads, rows=4))
+    expected, found = (
+        [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()] for output in (tmp_path, two)
     )
-    one, two = (
-        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("one", "two")
-    )
-    assert [record["words"] for record in one] == [record["words"] for record in two]
+    assert [record["words"] for record in expected] == [record["words"] for record in found]
     for name in ("forward_loss", "backward_loss"):
-        assert [record[name] for record in one] == pytest.approx([record[name] for record in two], abs=1e-6)
-    assert_same_weights(tmp_path / "one" / "model", tmp_path / "two" / "model", tolerance=1e-6)
-    assert len(list((tmp_path / "two" / "checkpoints").glob("step-*/process-*.pt"))) == 4
+        assert [record[name] for record in expected] == pytest.approx([record[name] for record in found], abs=1e-6)
+    assert_same_weights(tmp_path / "model", two / "model", tolerance=1e-6)
+    assert len(list((two / "checkpoints").glob("step-*/process-*.pt"))) == 4
     with pytest.raises(ValueError, match="written by 2 processes and this run has 1"):
-        pretrain(settings(corpus, tmp_path / "two", rows=2, **changed))
+        pretrain(undivided(corpus, two, reads, rows=2))
 
 
 PEAK = """

@@ -22,7 +22,8 @@ WORD_INPUT: dict[str, Any] = {"character_filters": [], "word_embedding_size": 6}
 TIED = {**WORD_INPUT, "tie_word_embeddings": True}
 # One that reads both, joined, and has a layer over contexts and words.
 JOINED = {"word_embedding_size": 6, "context_word_layer": True, "tie_word_embeddings": True}
-SHAPES = {"characters": {}, "words": WORD_INPUT, "tied": TIED, "joined": JOINED}
+TAGGED = {**TIED, "num_pos_tags": 3, "pos_tag_embedding_size": 4}
+SHAPES = {"characters": {}, "words": WORD_INPUT, "tied": TIED, "joined": JOINED, "tagged": TAGGED}
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
@@ -54,6 +55,8 @@ def small_batch(rows: int = 3, steps: int = 5, seed: int = 0) -> StreamBatch:
         backward_character_ids=ids(1, 262, rows, steps, 8).to(torch.int16),
         backward_labels=ids(1, WORDS + 1, rows, steps),
         words=rows * steps,
+        forward_pos_tag_ids=ids(0, 4, rows, steps),
+        backward_pos_tag_ids=ids(0, 4, rows, steps),
     )
 
 
@@ -130,7 +133,8 @@ def with_tail(batch: StreamBatch) -> StreamBatch:
             labels[row, end:] = -100
             ids[row, end:] = 0
             characters[row, end:] = 0
-        changed |= {f"{direction}_labels": labels, f"{direction}_input_ids": ids}
+        tags = getattr(batch, f"{direction}_pos_tag_ids") * ids.ne(0)
+        changed |= {f"{direction}_labels": labels, f"{direction}_input_ids": ids, f"{direction}_pos_tag_ids": tags}
         changed[f"{direction}_character_ids"] = characters
     return dataclasses.replace(batch, **changed)
 
@@ -233,15 +237,16 @@ def test_sparse_gradients_are_the_dense_ones(shape: dict[str, Any]) -> None:
         torch.testing.assert_close(sparse.to_dense(), dense, atol=1e-7, rtol=0)
 
 
-def test_a_word_model_needs_no_characters_and_waits_for_nobody() -> None:
+@pytest.mark.parametrize("shape", [TIED, TAGGED], ids=["tied", "tagged"])
+def test_a_word_model_needs_no_characters_and_waits_for_nobody(shape: dict[str, Any]) -> None:
     """Where all rows of a process have ended, its gradients are of the kind that the other processes have."""
-    model = ElmoForPreTraining(small_config(**TIED))
+    model = ElmoForPreTraining(small_config(**shape))
     objective = StreamingObjective(model, num_samples=8, sparse_gradients=True)
     batch = dataclasses.replace(small_batch(), forward_character_ids=None, backward_character_ids=None)
     ended = {
         f"{direction}_{name}": torch.full((3, 5), value)
         for direction in ("forward", "backward")
-        for name, value in (("input_ids", 0), ("labels", -100))
+        for name, value in (("input_ids", 0), ("labels", -100), ("pos_tag_ids", 0))
     }
     kinds = []
     for each in (batch, dataclasses.replace(batch, **ended, words=0, backward_words=0)):
@@ -249,14 +254,23 @@ def test_a_word_model_needs_no_characters_and_waits_for_nobody() -> None:
         objective(each).loss.backward()
         kinds.append({name: weight.grad.layout for name, weight in model.named_parameters() if weight.requires_grad})
     assert kinds[0] == kinds[1]
-    assert kinds[0]["elmo.embeddings.word_embeddings.weight"] == torch.sparse_coo
-    with pytest.raises(ValueError, match="reads characters and the batch has none"):
+    table = "elmo.embeddings.words.word_embeddings" if shape is TAGGED else "elmo.embeddings.word_embeddings"
+    assert kinds[0][f"{table}.weight"] == torch.sparse_coo
+    with pytest.raises(ValueError, match="reads character_ids and the batch has none"):
         StreamingObjective(ElmoForPreTraining(small_config()), loss="full")(batch)
 
 
-def test_tags_stand_beside_no_running_text() -> None:
-    with pytest.raises(ValueError, match="num_pos_tags=3: running text has no parts of speech beside its words"):
-        StreamingObjective(ElmoForPreTraining(small_config(num_pos_tags=3)), loss="full")
+def test_parts_of_speech_are_inputs_of_their_direction() -> None:
+    objective = StreamingObjective(ElmoForPreTraining(small_config(**TAGGED)), loss="full")
+    batch = small_batch()
+    losses = objective(batch)
+    for name, moved in (("forward", (True, False)), ("backward", (False, True))):
+        tags = getattr(batch, f"{name}_pos_tag_ids")
+        other = objective(dataclasses.replace(batch, **{f"{name}_pos_tag_ids": (tags + 1) % 4}))
+        changes = (other.forward_loss != losses.forward_loss, other.backward_loss != losses.backward_loss)
+        assert tuple(map(bool, changes)) == moved
+    with pytest.raises(ValueError, match="reads pos_tag_ids and the batch has none: make the streams with pos_tag_ids"):
+        objective(dataclasses.replace(batch, forward_pos_tag_ids=None))
 
 
 def test_samples_resume() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoTokenizer
 from elmo_hf.pretraining.perplexity import TextScore, perplexity, perplexity_of, score_sentences
+from elmo_hf.pretraining.tagged_text import TaggedSentence
 
 WORD_INPUT = {"character_filters": [], "word_embedding_size": 6}
 VOCABULARY = ["<S>", "</S>", "<UNK>", *"the a cat dog sees runs in out of town . ,".split()]
@@ -19,6 +20,10 @@ VOCABULARY = ["<S>", "</S>", "<UNK>", *"the a cat dog sees runs in out of town .
 @pytest.fixture(scope="module")
 def tokenizer() -> ElmoTokenizer:
     return ElmoTokenizer(vocab=VOCABULARY, pre_tokenization="whitespace", max_characters_per_word=8)
+
+
+def tag_of(word: str) -> str | None:
+    return {"the": "D", "a": "D", "sees": "V", "runs": "V", "zebra": "N"}.get(word)
 
 
 def make_model(tokenizer: ElmoTokenizer, **changes: Any) -> ElmoForPreTraining:
@@ -55,7 +60,9 @@ def brute_force(
         states: list[Any] = [None, None]
         of_row = []
         for sentence in row:
-            encoding = tokenizer(sentence.split(), is_split_into_words=True, return_tensors="pt")
+            words = sentence.split()
+            tags = {} if tokenizer.pos_tag_set is None else {"pos_tags": [tag_of(word) for word in words]}
+            encoding = tokenizer(words, is_split_into_words=True, return_tensors="pt", **tags)
             ids = encoding["input_ids"][0]
             inputs = [encoding[name][0] for name in model.elmo.embeddings.input_names]
             if not carry:
@@ -108,9 +115,28 @@ def test_brute_force_of_one_row(tokenizer: ElmoTokenizer, shape: dict[str, Any],
     assert result.both == pytest.approx(math.sqrt(result.forward * result.backward), rel=1e-9)
 
 
-def test_tags_stand_beside_no_running_text(tokenizer: ElmoTokenizer) -> None:
-    with pytest.raises(ValueError, match="num_pos_tags=3: running text has no parts of speech"):
-        next(score_sentences(make_model(tokenizer, num_pos_tags=3), tokenizer, ["a b"]))
+@pytest.mark.parametrize("carry", [True, False])
+def test_parts_of_speech_are_read(tokenizer: ElmoTokenizer, carry: bool) -> None:
+    known = ElmoTokenizer(
+        vocab=VOCABULARY, pre_tokenization="whitespace", max_characters_per_word=8, pos_tag_set=["V", "D", "N"]
+    )
+    model, text = make_model(known, num_pos_tags=3, pos_tag_embedding_size=3), make_text(12)
+    tagged = [TaggedSentence(words := each.split(), [tag_of(word) for word in words]) for each in text]
+    expected = brute_force(model, known, [text], carry)[0]
+    scores = score_sentences(model, known, tagged, rows=1, steps=3, carry_state=carry, per_word=True)
+    for score, (forward, backward) in zip(sorted(scores, key=lambda each: each.index), expected, strict=True):
+        np.testing.assert_allclose(score.forward_log_probs, forward, atol=1e-5)
+        np.testing.assert_allclose(score.backward_log_probs, backward[::-1], atol=1e-5)
+    # A model without them reads the words.
+    plain = make_model(tokenizer)
+    assert perplexity(plain, tokenizer, tagged) == perplexity(plain, tokenizer, text)
+
+    with pytest.raises(ValueError, match="sentence 0, 'a b': no parts of speech beside the words"):
+        next(score_sentences(model, known, ["a b"]))
+    with pytest.raises(ValueError, match="'a b': the tag 'Q' is none of pos_tag_set: V, D, N"):
+        next(score_sentences(model, known, [TaggedSentence(["a", "b"], [None, "Q"])]))
+    with pytest.raises(ValueError, match="the tokenizer has 0 parts of speech and the model num_pos_tags=3"):
+        next(score_sentences(model, tokenizer, tagged))
 
 
 def test_rows_are_running_texts(tokenizer: ElmoTokenizer) -> None:

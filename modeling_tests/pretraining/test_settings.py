@@ -48,6 +48,14 @@ def test_has_every_option_of_the_optimiser() -> None:
         ({"schedule": "noam"}, "schedule='noam' needs warmup_steps"),
         ({"max_steps": 5, "warmup_steps": 5}, "warmup_steps=5: expected fewer than max_steps=5"),
         ({"softmax_cutoffs": [10]}, "softmax_cutoffs=.* needs loss='adaptive'"),
+        ({"pos_column": "a", "pos_separator": "_"}, "pos_column='a' and pos_separator='_' contradict each other"),
+        ({"pos_column": "a", "pre_tokenization": "ptb"}, "pre_tokenization='ptb' with parts of speech"),
+        ({"pos_tag_set": "tags.txt"}, "pos_tag_set='tags.txt' needs text with tags: name pos_column or pos_separator"),
+        (
+            {"initialize_from": "folder", "pos_tag_set": "tags.txt", "pos_separator": "_"},
+            "pos_tag_set and initialize_from contradict each other: a checkpoint has its own",
+        ),
+        ({"initialize_from": "folder", "character_dictionary": "c.json"}, "character_dictionary and initialize_from"),
     ],
 )
 def test_refuses_what_cannot_be(changed: dict[str, Any], message: str) -> None:
@@ -83,6 +91,8 @@ def test_words_may_be_read_by_their_id() -> None:
         ('{"cell_size": }', "is not JSON"),
         ("missing.json", "expected a JSON object .* or the path"),
         ('{"cell_size": 0}', "cell_size=0: expected at least 1"),
+        ('{"cell_size": "large"}', "no such model: .*cell_size"),
+        ('{"character_filters": 3}', "no such model: Field 'character_filters' expected a list, got int"),
         ('{"word_embedding_size": 100, "tie_word_embeddings": true}', "word_embedding_size=100; make them equal"),
         ('{"encoder_type": "transformer", "num_attention_heads": 7}', "num_attention_heads=7: expected a divisor"),
     ],

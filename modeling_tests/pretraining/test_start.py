@@ -1,12 +1,16 @@
-"""What is read from the folder of a language model."""
+"""What is read from the folder of a language model; what a new one has; how many steps a run takes."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from elmo_hf import ElmoForPreTraining, ElmoForTokenClassification, ElmoTokenizer
-from elmo_hf.pretraining.start import load
+from elmo_hf.pretraining import build_vocabulary, open_corpus, pretrain
+from elmo_hf.pretraining.start import Start, expected_steps, load
+from modeling_tests.pretraining.runs import SHAPE, settings
 from modeling_tests.tiny import tiny_config
 
 TOKENIZER = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", "the", "cat"], max_characters_per_word=9)
@@ -34,5 +38,76 @@ def test_another_vocabulary(tmp_path: Path) -> None:
     TOKENIZER.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="a tokenizer of 7 words and a model of vocab_size=9"):
         load(tmp_path)
-    with pytest.raises(OSError, match="nowhere is no folder of a model and its tokenizer"):
+    with pytest.raises(OSError, match="nowhere is no folder of a model, nor the name of one"):
         load(tmp_path / "nowhere")
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        # 120 sentences and their words: a row is six targets of running text, or a sentence.
+        ({}, None),
+        ({"epochs": 1, "gradient_accumulation_steps": 3}, None),
+        ({"sentence_independent": True, "unroll_steps": 20}, 60),
+        ({"sentence_independent": True, "unroll_steps": 20, "gradient_accumulation_steps": 2}, 30),
+        ({"max_steps": 5}, 5),
+    ],
+)
+def test_steps_of_a_run(corpus: Path, tmp_path: Path, changed: dict[str, Any], expected: int | None) -> None:
+    counted = build_vocabulary(open_corpus(str(corpus / "train.txt")), progress=False)
+    counted.save(tmp_path / "vocab.txt")
+    values: dict[str, Any] = {"vocabulary": str(tmp_path / "vocab.txt"), "max_steps": None, "held_out_data": None}
+    values |= {"checkpoint_every": 1000, **changed}
+    run = settings(corpus, tmp_path / "run", **values)
+    if expected is None:
+        targets = run.epochs * (counted.running_words + counted.sentences)
+        expected = -(-targets // (run.rows * run.unroll_steps * run.gradient_accumulation_steps))
+    assert expected_steps(run, 1) == expected
+    if run.max_steps is None:
+        assert expected_steps(run, 2) == (expected + 1) // 2
+    taken = pretrain(run).step
+    # Rows end one after the other, and directions at other places: a few padded steps more.
+    assert expected <= taken <= expected + 3
+    if run.sentence_independent or run.max_steps is not None:
+        assert taken == expected
+
+
+def test_steps_of_sentences_longer_than_an_unroll(corpus: Path, tmp_path: Path) -> None:
+    counted = build_vocabulary(open_corpus(str(corpus / "train.txt")), progress=False)
+    counted.save(tmp_path / "vocab.txt")
+    run = settings(
+        corpus,
+        tmp_path / "run",
+        vocabulary=str(tmp_path / "vocab.txt"),
+        sentence_independent=True,
+        unroll_steps=2,
+        max_steps=None,
+    )
+    # At least as many rows as running text would fill.
+    assert expected_steps(run, 1) == -(-2 * (counted.running_words + 120) // (2 * 4))
+    assert expected_steps(settings(corpus, tmp_path / "run", max_steps=None), 1) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "shape", "message"),
+    [
+        ({}, {"num_pos_tags": 3}, "num_pos_tags=3 in config_overrides and 0 parts of speech in the text"),
+        ({"pos_separator": "_"}, {"num_pos_tags": 3}, "num_pos_tags=3 in config_overrides and 2 parts of speech"),
+        (
+            {"character_dictionary": "c.json"},
+            {"character_filters": [], "word_embedding_size": 4},
+            "character_dictionary='c.json': the model reads no characters",
+        ),
+        ({"character_dictionary": "vocab.txt"}, {}, "vocab.txt: not valid JSON"),
+    ],
+)
+def test_new_models_that_cannot_be(
+    corpus: Path, tmp_path: Path, changed: dict[str, Any], shape: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "train.txt").write_text("a_X b_Y\n")
+    if changed.get("character_dictionary") == "vocab.txt":
+        changed = {"character_dictionary": str(corpus / "vocab.txt")}
+    values = {"train_data": [str(tmp_path / "train.txt")], "config_overrides": json.dumps({**SHAPE, **shape})}
+    with pytest.raises(ValueError, match=message):
+        Start.from_settings(settings(corpus, tmp_path / "run", **values, **changed), None)

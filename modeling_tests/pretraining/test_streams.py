@@ -12,6 +12,7 @@ from elmo_hf import ElmoTokenizer
 from elmo_hf.characters_elmo import character_ids_of_word
 from elmo_hf.pretraining.corpus import Corpus, open_corpus
 from elmo_hf.pretraining.streams import IGNORED_LABEL, SentenceStreams, StreamBatch
+from elmo_hf.pretraining.tagged_text import TaggedSentence
 from elmo_hf.pretraining.word_encoder import WordEncoder
 
 WORDS = ["<S>", "</S>", "<UNK>", "the", "cat", "dog", "sat", "ran", "on", "mat", "."]
@@ -453,3 +454,81 @@ def test_memory_does_not_grow_with_the_steps(tmp_path):
         largest = max(largest, len(encoder.character_ids))
         assert len(encoder._slot) <= 500
     assert largest == 500
+
+
+# ---- parts of speech
+
+TAGS = ["A", "B", "C"]
+
+
+def tag_of(word: str) -> str | None:
+    return (*TAGS, None)[sum(map(ord, word)) % 4]
+
+
+def tagged(corpus: Corpus) -> Corpus:
+    words = [sentence.split() for sentence in corpus]
+    return Corpus.from_sentences([TaggedSentence(each, [tag_of(word) for word in each]) for each in words])
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_parts_of_speech_stand_beside_their_words(independent, tmp_path):
+    plain = random_corpus(61, longest=11)
+    encoder = encoder_of(plain)
+    with_tags = WordEncoder(encoder._vocabulary, max_characters_per_word=12, pos_tag_set=TAGS)
+    words = {number: word for word, number in encoder._vocabulary.items()}
+    ids = {"A": 1, "B": 2, "C": 3, None: 0}
+
+    def streams(**options):
+        given = {"epochs": 2, "seed": 4, "sentence_independent": independent, **options}
+        return SentenceStreams(tagged(plain), with_tags, 5, 7, pos_tag_ids=True, **given)
+
+    batches = list(streams())
+    reference = SentenceStreams(plain, encoder, 5, 7, epochs=2, seed=4, sentence_independent=independent)
+    seen = 0
+    for batch, other in zip(batches, reference, strict=True):
+        assert_equal(batch, other)  # tags change nothing else
+        assert other.forward_pos_tag_ids is None
+        for name in ("forward", "backward"):
+            read, found = getattr(batch, f"{name}_input_ids"), getattr(batch, f"{name}_pos_tag_ids")
+            assert found.dtype == torch.int64 and found.shape == read.shape
+            special = {0, 1, 2}  # padding and boundaries
+            expected = [[0 if i in special else ids[tag_of(words[i])] for i in row] for row in read.tolist()]
+            assert found.tolist() == expected
+            seen += int(found.ne(0).sum())
+    assert seen > 400
+    assert batches[0].to("cpu").forward_pos_tag_ids is not None
+
+    # From a saved position, and shared by two processes.
+    first = streams()
+    for _ in range(3):
+        next(first)
+    again = streams()
+    again.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for batch, expected in zip(again, batches[3:], strict=True):
+        assert_equal(batch, expected)
+        assert torch.equal(batch.backward_pos_tag_ids, expected.backward_pos_tag_ids)
+    parts = [
+        SentenceStreams(
+            tagged(plain), with_tags, 5, 7, pos_tag_ids=True, num_processes=2, process_index=index, epochs=1
+        )
+        for index in range(2)
+    ]
+    whole = SentenceStreams(tagged(plain), with_tags, 10, 7, pos_tag_ids=True, epochs=1)
+    for batch, *shares in zip(whole, *parts, strict=True):
+        assert torch.equal(batch.forward_pos_tag_ids, torch.cat([each.forward_pos_tag_ids for each in shares]))
+        assert torch.equal(batch.backward_pos_tag_ids, torch.cat([each.backward_pos_tag_ids for each in shares]))
+
+
+def test_parts_of_speech_that_are_missing_or_unknown(tokenizer):
+    corpus = Corpus.from_sentences([TaggedSentence(["the", "cat"], ["A", "Q"])])
+    with pytest.raises(ValueError, match=r"the tokenizer has no parts of speech: make it with pos_tag_set"):
+        SentenceStreams(corpus, tokenizer, 1, 3, pos_tag_ids=True)
+    known = ElmoTokenizer(vocab=WORDS, max_characters_per_word=9, pos_tag_set=TAGS)
+    with pytest.raises(ValueError, match="the given sentences: 'the cat': the tag 'Q' is none of pos_tag_set: A, B, C"):
+        next(SentenceStreams(corpus, known, 1, 3, pos_tag_ids=True))
+    with pytest.raises(ValueError, match="the given sentences has no parts of speech beside its words"):
+        SentenceStreams(Corpus.from_sentences(["the cat"]), known, 1, 3, pos_tag_ids=True)
+    # A model without them reads the words alone.
+    batch = next(SentenceStreams(corpus, tokenizer, 1, 3, epochs=1, shuffle=False))
+    assert batch.forward_input_ids.tolist() == [ids("<S> the cat")]
+    assert batch.forward_pos_tag_ids is None

@@ -1,0 +1,43 @@
+"""`elmo-hf tag`: the words of a text with a tagger's labels, for instance parts of speech to pretrain with."""
+
+import json
+from typing import Any
+
+from elmo_hf.cli.perplexity import written
+from elmo_hf.cli.text import add_text_options, open_text
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "tag",
+        dataclass_types=[],
+        help="label the words of a text with a trained tagger",
+        description="Label the words of a text with a trained tagger and write JSON lines, each the words of a "
+        "sentence and their tags: text for elmo-hf pretrain and perplexity with --text_column words --pos_column tags.",
+    )
+    parser.add_argument("model", help="folder of a tagger (ElmoForTokenClassification) and its tokenizer")
+    parser.add_argument("text", nargs="+", help="files, globs, or the name of a data set")
+    parser.add_argument("--output", required=True, help="file of JSON lines to write; - for stdout")
+    parser.add_argument(
+        "--batch_words", "--batch-words", type=int, default=2048, help="words read at a time (default 2048)"
+    )
+    parser.add_argument("--device", help="such as cuda (default: the GPU if there is one)")
+    add_text_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: dict[str, Any]) -> int:
+    """Call [`tag_iter`] and write what it finds."""
+    from elmo_hf.pretraining import TaggedSentence, word_splitter
+    from elmo_hf.tagging import tag_iter
+
+    split = word_splitter(options["pre_tokenization"])
+    words = (list(each.words) if isinstance(each, TaggedSentence) else split(each) for each in open_text(options))
+    batch_words, device = options["batch_words"], options["device"]
+    with written(options["output"]) as file:
+        for sentence in tag_iter(words, options["model"], batch_words=batch_words, device=device):
+            assert file is not None  # there is always an output
+            record = {"words": list(sentence.words), "tags": list(sentence.tags)}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return 0
