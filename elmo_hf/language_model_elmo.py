@@ -53,6 +53,12 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
                 "causal=False: a position of a plain bidirectional encoder has read every word of the sentence, also "
                 "the one that a language model predicts from it; use such an encoder for other tasks, or causal=True"
             )
+        if config.aligned:
+            raise ValueError(
+                "aligned=True: a language model's softmax reads the layers as they were trained, and a map to another "
+                "language joins both directions, so that each would see the word it predicts; load it with "
+                "aligned=False"
+            )
         self.elmo = ElmoModel(config)
         self.softmax = ElmoSoftmax(config) if config.softmax_cutoffs is None else ElmoAdaptiveSoftmax(config)
         # No language model reads the mixes: without a gradient, they would hold up distributed training.
