@@ -14,6 +14,7 @@ from .transforms import COPY, NEGATED_GATE, PAD_ROWS
 
 # Symbols that the program looks up by their names.
 BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN, PADDING = "<bos>", "<eos>", "<oov>", "<pad>"
+WORD_MARKS = (BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN, PADDING)
 CHARACTER_MARKS = (BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN, PADDING, "<bow>", "<eow>")
 # Word id 0 of ours. Their `<pad>` is a word with a row of its own.
 PADDING_WORD = "<|padding|>"
@@ -103,6 +104,15 @@ def rules(config: ElmoConfig) -> tuple[Rule, ...]:
         Rule(
             f"{stack}.state_projection.weight", "P H", (f"{lstm}.output_proj.weight",), COPY, "The same linear layer."
         ),
+        Rule(
+            "softmax/W",
+            "words P",
+            ("softmax.weight",),
+            PAD_ROWS,
+            "Of classifier.pkl, if there is one. Id k of word.dic is word id k + 1; `<pad>` is a class as any other.",
+            "softmax",
+        ),
+        Rule("softmax/b", "words", ("softmax.bias",), PAD_ROWS, "As softmax/W.", "softmax"),
     )
 
 
@@ -111,7 +121,7 @@ def dimensions(config: ElmoConfig, words: int | None) -> Dimensions:
     filters, word_size = config.num_filters, config.word_embedding_size
     rows = {
         "characters": (config.num_characters - 1, "the number of rows of the table of characters"),
-        "words": (words or 0, "the number of rows of the table of words"),
+        "words": (words or 0, "the number of rows of the table of words, or of the softmax where there is none"),
         "W": (word_size, "token_embedder.word_dim"),
         "D": (config.character_embedding_size, "token_embedder.char_dim"),
         "F": (filters, "the sum of the counts in token_embedder.filters"),
@@ -174,8 +184,8 @@ def config_of(source: Source, notes: list[str]) -> ElmoConfig:
 
 
 def rows_of_words(source: Source) -> int | None:
-    """Rows of the table of words, `None` for a model that reads characters alone."""
-    return _rows(source, WORD_TABLE) if WORD_TABLE in source.tensors else None
+    """Rows of the table of words, or of the softmax; `None` for a model that has neither."""
+    return next((_rows(source, name) for name in (WORD_TABLE, "softmax/W") if name in source.tensors), None)
 
 
 def _rows(source: Source, name: str) -> int:
@@ -202,7 +212,7 @@ def tokenizer_of(source: Source, config: ElmoConfig, notes: list[str]) -> ElmoTo
     vocabulary: list[str] | dict[str, int] = [BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN]
     rows = rows_of_words(source)
     if words is not None and rows is not None:
-        words.check(rows, (BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN, PADDING), "table of words")
+        words.check(rows, WORD_MARKS, "table of words")
         by_id = {number: word for word, number in words.ids.items()}
         vocabulary = {by_id.get(row, UNUSED.format(id=row)): row + 1 for row in range(rows)}
         vocabulary[PADDING_WORD] = 0

@@ -15,13 +15,22 @@ from .elmoformanylangs import (
     CHARACTER_TABLE,
     READERS_FORGET_BIAS,
     UNUSED,
+    WORD_MARKS,
     WORD_TABLE,
     architecture_from_config,
     dimensions,
     rules,
 )
 from .errors import CheckpointError
-from .formats.elmoformanylangs import CHARACTERS, CONFIG, STATE_DICTS, WORDS
+from .formats.elmoformanylangs import (
+    CHARACTERS,
+    CLASSIFIER,
+    CONFIG,
+    SOFTMAX_FORMS,
+    STATE_DICTS,
+    TRAINED_LAYERS,
+    WORDS,
+)
 from .names import Entry, expand
 from .options import read_json
 from .output import new_folder
@@ -57,24 +66,26 @@ def write_directory(
     Raises:
         CheckpointError: a tokenizer that is not the model's, or that the format cannot hold.
     """
-    if any(name in parameters for name in SOFTMAX_PARAMETERS):
-        notes.append("the softmax was left out: the files of these models hold none that their program reads")
     tokenizer = read_tokenizer(folder)
     assert tokenizer is not None
-    rows = _rows_of_words(folder, config, tokenizer, parameters)
+    has_softmax = _keeps_softmax(config, tokenizer, parameters, notes)
+    rows = _rows_of_words(folder, config, tokenizer, parameters, has_softmax)
     characters, words = _dictionaries(folder, config, tokenizer, rows)
-    entries = list(expand(rules(config), config, rows, False, False, dimensions(config, rows)))
+    entries = list(expand(rules(config), config, rows, False, has_softmax, dimensions(config, rows)))
     writer = _Writer(config, parameters, notes)
     texts = {name: json.dumps(values, indent=2) + "\n" for name, values in _settings(config).items()}
     for name, lines in ((CHARACTERS, characters), (WORDS, words)):
         if lines is not None:
             texts[name] = "".join(f"{symbol}\t{number}\n" for symbol, number in lines)
+    files = {name: writer.state_dict(part, entries) for part, name in STATE_DICTS.items()}
+    if has_softmax:
+        files[CLASSIFIER] = _classifier(entries, writer)
     with new_folder(output) as partial:
-        for part, name in STATE_DICTS.items():
-            torch.save(writer.state_dict(part, entries), partial / name)
+        for name, state in files.items():
+            torch.save(state, partial / name)
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8", newline="\n")
-    return Written((*STATE_DICTS.values(), *texts), len(entries), writer.lost_bits, READERS_FORGET_BIAS)
+    return Written((*files, *texts), len(entries), writer.lost_bits, READERS_FORGET_BIAS)
 
 
 def _settings(config: ElmoConfig) -> dict[str, dict[str, Any]]:
@@ -102,21 +113,58 @@ def check_config(config: ElmoConfig, folder: Path) -> None:
             )
 
 
+def _keeps_softmax(
+    config: ElmoConfig, tokenizer: ElmoTokenizer, parameters: Mapping[str, Parameter], notes: list[str]
+) -> bool:
+    """Whether there is a softmax that `classifier.pkl` can hold; notes why not."""
+    if not any(name in parameters for name in SOFTMAX_PARAMETERS):
+        return False
+    missing = [mark for mark in WORD_MARKS if mark not in tokenizer.get_vocab()]
+    faults = [
+        fault
+        for condition, fault in (
+            (config.num_hidden_layers != TRAINED_LAYERS, f"the program's reads the second of {TRAINED_LAYERS} layers"),
+            (config.tie_word_embeddings, "its weight is the table of words (tie_word_embeddings)"),
+            (missing, f"the vocabulary lacks {', '.join(missing)}, which the program looks up"),
+        )
+        if condition
+    ]
+    if faults:
+        notes.append(f"the softmax was left out: {faults[0]}")
+    return not faults
+
+
+def _classifier(entries: list[Entry], writer: "_Writer") -> "OrderedDict[str, Tensor]":
+    """The state dict of `classifier.pkl`, as of the sampled softmax that the architecture file names."""
+    weight, bias = (
+        torch.from_numpy(writer.array(next(entry for entry in entries if entry.original == name)))
+        for name in ("softmax/W", "softmax/b")
+    )
+    names = SOFTMAX_FORMS["sampled_softmax"]
+    # A column for unknown words that the program makes, wants to load, and never reads.
+    unread = torch.zeros(weight.shape[1], 1)
+    return OrderedDict({"oov_column": unread, names[0]: weight, names[1]: bias[:, None].contiguous()})
+
+
 def _rows_of_words(
-    folder: Path, config: ElmoConfig, tokenizer: ElmoTokenizer, parameters: Mapping[str, Parameter]
+    folder: Path,
+    config: ElmoConfig,
+    tokenizer: ElmoTokenizer,
+    parameters: Mapping[str, Parameter],
+    has_softmax: bool,
 ) -> int | None:
-    """Rows of the original's table of words: ours without padding, and without a mask that was added behind them."""
-    if not config.word_embedding_size:
+    """Rows of the original's table of words and softmax: ours without padding, and without a mask behind them."""
+    if not (config.word_embedding_size or has_softmax):
         return None
     size = len(tokenizer)
     if size != config.vocab_size:
         raise CheckpointError(
-            f"{folder}: the tokenizer has {size} words, but the table of words has {config.vocab_size} rows; save "
+            f"{folder}: the tokenizer has {size} words, but the model has {config.vocab_size} rows for them; save "
             "model and tokenizer that belong together"
         )
-    entry = next(rule for rule in rules(config) if rule.original == WORD_TABLE)
-    last = parameters[entry.parameters[0]].row(size - 1)
-    return size - 2 if tokenizer.mask_token_id == size - 1 and not last.any() else size - 1
+    tables = [rule.parameters[0] for rule in rules(config) if rule.original in (WORD_TABLE, "softmax/W", "softmax/b")]
+    is_used = any(parameters[name].row(size - 1).any() for name in tables if name in parameters)
+    return size - 2 if tokenizer.mask_token_id == size - 1 and not is_used else size - 1
 
 
 def _dictionaries(
@@ -154,14 +202,15 @@ class _Writer:
     def state_dict(self, part: str, entries: list[Entry]) -> "OrderedDict[str, Tensor]":
         """The tensors of one file, by the names in it."""
         return OrderedDict(
-            (entry.original.removeprefix(f"{part}."), torch.from_numpy(self._array(entry)))
+            (entry.original.removeprefix(f"{part}."), torch.from_numpy(self.array(entry)))
             for entry in entries
             if entry.original.startswith(f"{part}.")
         )
 
-    def _array(self, entry: Entry) -> Array:
+    def array(self, entry: Entry) -> Array:
+        """The array of one entry, float32."""
         arrays = [load_float32(self.parameters, name, self.notes) for name in entry.parameters]
-        if entry.original in (CHARACTER_TABLE, WORD_TABLE) and arrays[0][0].any():
+        if entry.original in (CHARACTER_TABLE, WORD_TABLE, "softmax/W") and arrays[0][0].any():
             self.notes.append(f"the row of padding of {entry.original} is not zero; the original has none: left out")
         if entry.original.endswith("state_linearity.bias") and self.config.forget_bias != READERS_FORGET_BIAS:
             arrays[0], lost = subtract_forget_bias(arrays[0], READERS_FORGET_BIAS - self.config.forget_bias)

@@ -21,7 +21,7 @@ WRITTEN = re.compile(
     r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
     r"|tokenizer\.json|tokenizer_config\.json|character_vocabulary\.json"
     r"|options\.json|weights\.hdf5|softmax_weights\.hdf5|vocab\.txt"
-    r"|model\.tar\.gz|architecture\.json|token_embedder\.pkl|encoder\.pkl|char\.dic|word\.dic"
+    r"|model\.tar\.gz|architecture\.json|token_embedder\.pkl|encoder\.pkl|classifier\.pkl|char\.dic|word\.dic"
 )
 # Not every module of such a name: a user's training script may have one.
 CODE = {path.name for path in Path(elmo_hf.__file__).parent.glob("*_elmo.py")}

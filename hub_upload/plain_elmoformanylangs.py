@@ -110,7 +110,8 @@ def from_elmoformanylangs(
         read,
         architecture["token_embedder"],
         read_dictionary(character_lines) if character_lines is not None else {},
-        read_dictionary(word_lines) if word_lines is not None else {},
+        # The softmax alone may have words.
+        read_dictionary(word_lines) if word_lines is not None and architecture["token_embedder"]["word_dim"] else {},
     )
     return PlainElmo(
         vectors,

@@ -62,7 +62,13 @@ def read_config(folder: Path) -> ElmoConfig:
             f"{folder / 'config.json'}: model_type is {values.get('model_type')!r}, expected "
             f"{ElmoConfig.model_type!r}: not an ELMo that this package made"
         )
-    return make_config(values, str(folder / "config.json"))
+    config = make_config(values, str(folder / "config.json"))
+    if config.weight_precision is not None:
+        raise CheckpointError(
+            f"{folder}: the model is quantised (weight_precision={config.weight_precision!r}) and the originals' files "
+            "hold floating-point numbers: use the folder that was quantised"
+        )
+    return config
 
 
 def read_tokenizer(folder: Path) -> ElmoTokenizer | None:
@@ -141,8 +147,9 @@ def check_parameters(config: ElmoConfig, parameters: Mapping[str, Parameter], fo
         expected["softmax.bias"] = (config.vocab_size,)
         if not config.tie_word_embeddings:
             expected["softmax.weight"] = (config.vocab_size, config.projection_size)
-    # Mixes are not exported, and a model saved for its top layer only has none.
-    expected = {name: shape for name, shape in expected.items() if not name.startswith("scalar_mixes.")}
+    # Mixes are not exported, and a model saved for its top layer only has none; nor is a map into another language.
+    not_exported = ("scalar_mixes.", "alignment.")
+    expected = {name: shape for name, shape in expected.items() if not name.startswith(not_exported)}
     found = {name: item.shape for name, item in parameters.items() if not name.startswith("scalar_mixes.")}
     missing, unused = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     wrong = [

@@ -126,7 +126,8 @@ def verify(
     config = read_config(folder)
     try:
         tokenizer = ElmoTokenizer.from_pretrained(folder)
-        model = ElmoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        # The layers of the original, whatever language they are mapped to.
+        model = ElmoModel.from_pretrained(folder, dtype=torch.float32, aligned=False).eval()
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded ({error})") from error
     with open_source(Path(against), options=given[0], weights=given[1], vocabulary=given[2]) as source:

@@ -17,6 +17,14 @@ from .source import Source, StoredTensor
 CONFIG, CHARACTERS, WORDS, CLASSIFIER = "config.json", "char.dic", "word.dic", "classifier.pkl"
 # The part of a name before its first dot, and the file.
 STATE_DICTS = {"token_embedder": "token_embedder.pkl", "encoder": "encoder.pkl"}
+# What a softmax with a row a word is called in `classifier.pkl`, by `classifier.name` of the architecture file. Its
+# program makes `oov_column` beside the first, and never reads it.
+SOFTMAX_FORMS = {
+    "sampled_softmax": ("column_emb.weight", "column_bias.weight"),
+    "softmax": ("hidden2tag.weight", "hidden2tag.bias"),
+}
+# The softmax is trained on the layer of index 1, the top one of so many.
+TRAINED_LAYERS = 2
 # All characters of whitespace mean this one, because lines are stripped when they are read.
 IDEOGRAPHIC_SPACE = "\u3000"
 
@@ -155,21 +163,59 @@ def open_folder(folder: Path, options_file: Path | None) -> Source:
             tensors[full] = StoredTensor(str(path), full, tuple(tensor.shape), dtype, tensor.detach().numpy)
     embedder = architecture.get("token_embedder")
     sizes = embedder if isinstance(embedder, dict) else {}
-    if (folder / CLASSIFIER).is_file():
-        notes.append(f"{CLASSIFIER} was left out: the softmax of this program is not converted")
+    layers = architecture.get("encoder", {}).get("n_layers")
+    softmax = _softmax(folder, layers, notes) if (folder / CLASSIFIER).is_file() else {}
     return Source(
         description=f"ELMoForManyLangs model: {', '.join(STATE_DICTS.values())}, {Path(where).name}",
         layout="elmoformanylangs",
         file=str(folder),
-        tensors=tensors,
+        tensors=tensors | softmax,
         options=architecture,
         options_file=where,
         dictionaries=Dictionaries(
             _dictionary(folder / CHARACTERS, bool(sizes.get("char_dim"))),
-            _dictionary(folder / WORDS, bool(sizes.get("word_dim"))),
+            # The words of the softmax too, if the model itself reads characters alone.
+            _dictionary(folder / WORDS, bool(sizes.get("word_dim") or softmax)),
         ),
         notes=notes,
     )
+
+
+def _softmax(folder: Path, layers: Any, notes: list[str]) -> dict[str, StoredTensor]:
+    """`softmax/W` and `softmax/b` of the file that the training program adds with `--save_classify_layer`.
+
+    Nothing, and a note, for what a softmax over the layers' top cannot be.
+    """
+    path = folder / CLASSIFIER
+    state = load_state_dict(path)
+    form = next((names for names in SOFTMAX_FORMS.values() if all(name in state for name in names)), None)
+    if form is None:
+        kind = "its rows are made of the words' characters (cnn_softmax)" if "corr.weight" in state else "unknown form"
+        notes.append(f"{CLASSIFIER} was left out: {kind}, and no softmax with a row a word")
+        return {}
+    if layers != TRAINED_LAYERS:
+        notes.append(
+            f"{CLASSIFIER} was left out: the program trains its softmax on the second of {layers} layers, whichever is "
+            "the top"
+        )
+        return {}
+    if not (folder / WORDS).is_file():
+        notes.append(f"{CLASSIFIER} was left out: its rows are the words of {WORDS}, which is missing")
+        return {}
+    weight, bias = (state[name] for name in form)
+    if bias.dim() == 2 and bias.shape[1] == 1:
+        bias = bias[:, 0]
+    if "column_emb.weight" in form:
+        notes.append(
+            f"the softmax of {CLASSIFIER} has a class for every word of {WORDS}; its program evaluates it over the "
+            "words that it has met in training"
+        )
+    return {
+        name: StoredTensor(
+            str(path), name, tuple(value.shape), str(value.dtype).removeprefix("torch."), value.detach().numpy
+        )
+        for name, value in (("softmax/W", weight), ("softmax/b", bias))
+    }
 
 
 def _dictionary(path: Path, is_read: bool) -> Dictionary | None:

@@ -75,6 +75,28 @@ def state_dicts(values, characters=ROWS, words=10, seed=0):
     return {"token_embedder.pkl": tokens, "encoder.pkl": layers}
 
 
+def classifier(kind="sampled_softmax", words=10, width=6, seed=3):
+    """The state dict that the training program adds with `--save_classify_layer`, by the class of the softmax."""
+    random = np.random.default_rng(seed)
+
+    def tensor(*shape):
+        return torch.from_numpy(random.normal(scale=0.6, size=shape).astype(np.float32))
+
+    return {
+        "sampled_softmax": lambda: OrderedDict(
+            {
+                "oov_column": tensor(width, 1),
+                "column_emb.weight": tensor(words, width),
+                "column_bias.weight": tensor(words, 1),
+            }
+        ),
+        "softmax": lambda: OrderedDict({"hidden2tag.weight": tensor(words, width), "hidden2tag.bias": tensor(words)}),
+        "cnn_softmax": lambda: OrderedDict(
+            {"M": tensor(width, 2), "oov_column": tensor(width, 1), "corr.weight": tensor(words, 2)}
+        ),
+    }[kind]()
+
+
 def write_model(folder, values=None, states=None, characters=None, words=None, config="cnn_test.json", legacy=True):
     """Write a directory; dictionaries where the architecture has a size for them. Returns the state dicts.
 

@@ -2,21 +2,34 @@
 
 import json
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from elmo_hf import ElmoConfig, ElmoForTokenClassification, ElmoModel, ElmoTokenizer
+from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, ElmoTokenizer
 from hub_upload import CheckpointError, convert, export, verify
 from hub_upload.elmoformanylangs import PADDING_WORD
 from hub_upload.formats.detect import open_source
 from hub_upload.formats.elmoformanylangs import BUILT_IN
 from hub_upload.plan import make_plan
+from hub_upload.verify import plain_elmo
 
-from .many_languages import LETTERS, MARKS, ROWS, WORDS, architecture, dictionary, state_dicts, write_model
+from .many_languages import (
+    LETTERS,
+    MARKS,
+    ROWS,
+    WORDS,
+    architecture,
+    classifier,
+    dictionary,
+    state_dicts,
+    write_model,
+)
 
 KINDS = {"both": architecture(), "characters": architecture(word_dim=0), "words": architecture(char_dim=0)}
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -341,3 +354,119 @@ def test_another_forget_bias_moves_into_the_biases(bias, tmp_path):
     expected = model.eval()(**batch).last_hidden_state
     torch.testing.assert_close(again(**batch).last_hidden_state, expected, rtol=0, atol=2e-6)
     assert report.reversible != any("last bits" in note for note in report.notes)
+
+
+class TestTheLanguageModel:
+    """`classifier.pkl`, as the training program writes it beside a model."""
+
+    def write(self, folder, kind="both", form="sampled_softmax", **changes):
+        values = {**KINDS[kind], **changes}
+        write_model(folder, values)
+        # The program writes the words in any case.
+        (folder / "word.dic").write_text(dictionary(WORDS), encoding="utf-8")
+        state = classifier(form)
+        torch.save(state, folder / "classifier.pkl", _use_new_zipfile_serialization=False)
+        return state
+
+    @pytest.mark.parametrize("form", ["sampled_softmax", "softmax"])
+    @every_kind
+    def test_its_probabilities(self, kind, form, tmp_path):
+        """By the program's own words: position t of the second layer, forwards, predicts word t + 1."""
+        state = self.write(tmp_path / "m", kind, form)
+        report = convert(tmp_path / "m", tmp_path / "hf")
+        assert report.architecture == "ElmoForPreTraining"
+        model = ElmoForPreTraining.from_pretrained(tmp_path / "hf").eval()
+        tokenizer = ElmoTokenizer.from_pretrained(tmp_path / "hf")
+        names = {"sampled_softmax": "column_emb column_bias", "softmax": "hidden2tag hidden2tag"}[form].split()
+        weight = state[f"{names[0]}.weight"].double().numpy()
+        bias = state[f"{names[1]}.{'weight' if form == 'sampled_softmax' else 'bias'}"].double().numpy().reshape(-1)
+        with open_source(tmp_path / "m") as source:
+            plain = plain_elmo(source)
+        assert bool(plain.vectors.lines) == (kind != "characters")
+        lexicon = {word: number for number, word in enumerate(WORDS)}
+        for words in SENTENCES:
+            batch = tokenizer([words], is_split_into_words=True, return_tensors="pt")
+            with torch.no_grad():
+                output = model(**batch)
+            plain.state.clear()
+            top = plain.embed([words])[0][-1]  # [words + 2, 2P]
+            cut = [word if len(word) <= 4 else word[:4] for word in words]
+            ids = [lexicon.get(word, 0) for word in ["<bos>", *cut, "<eos>"]]
+            for t, (forward, backward) in enumerate(zip(*np.split(top, 2, axis=-1), strict=True)):
+                for context, target, found in (
+                    (forward, t + 1, output.forward_log_probs),
+                    (backward, t - 1, output.backward_log_probs),
+                ):
+                    if 0 <= target < len(ids):
+                        logits = weight @ context + bias
+                        expected = logits[ids[target]] - np.log(np.exp(logits).sum())
+                        assert found[0, target].item() == pytest.approx(expected, abs=1e-5)
+
+    @pytest.mark.parametrize("form", ["sampled_softmax", "softmax"])
+    @every_kind
+    def test_there_and_back(self, kind, form, tmp_path):
+        state = self.write(tmp_path / "m", kind, form)
+        convert(tmp_path / "m", tmp_path / "hf")
+        assert verify(tmp_path / "hf", tmp_path / "m", tolerance=2e-6).passed
+        report = export(tmp_path / "hf", tmp_path / "back")
+        assert "classifier.pkl" in report.files and report.reversible
+        assert_same(tmp_path / "m", tmp_path / "back")
+        back = torch.load(tmp_path / "back" / "classifier.pkl", weights_only=True)
+        weight, bias = (value for name, value in state.items() if name != "oov_column")
+        assert back["column_emb.weight"].numpy().tobytes() == weight.numpy().tobytes()
+        assert back["column_bias.weight"].numpy().tobytes() == bias.numpy().tobytes()
+        assert back["column_bias.weight"].shape == (10, 1) and back["oov_column"].shape == (6, 1)
+        convert(tmp_path / "back", tmp_path / "again")
+        for file in ("model.safetensors", "tokenizer.json"):
+            assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "hf" / file).read_bytes()
+        export(tmp_path / "hf", tmp_path / "back", force=True)
+
+    def test_without_softmax(self, tmp_path):
+        self.write(tmp_path / "m", "characters")
+        report = convert(tmp_path / "m", tmp_path / "hf", without_softmax=True)
+        assert (report.architecture, report.vocab_size) == ("ElmoModel", 5)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"form": "cnn_softmax"}, r"its rows are made of the words' characters \(cnn_softmax\)"),
+            (
+                {"encoder": {**architecture()["encoder"], "n_layers": 1}},
+                "trains its softmax on the second of 1 layers",
+            ),
+        ],
+    )
+    def test_what_is_left_out(self, changes, message, tmp_path):
+        self.write(tmp_path / "m", **changes)
+        report = convert(tmp_path / "m", tmp_path / "hf")
+        assert report.architecture == "ElmoModel"
+        assert any(re.search(f"classifier.pkl was left out: .*{message}", note) for note in report.notes)
+
+    def test_without_its_words(self, tmp_path):
+        self.write(tmp_path / "m", "characters")
+        (tmp_path / "m" / "word.dic").unlink()
+        report = convert(tmp_path / "m", tmp_path / "hf")
+        assert report.architecture == "ElmoModel"
+        assert any("its rows are the words of word.dic, which is missing" in note for note in report.notes)
+
+    @pytest.mark.parametrize("kind", ["both", "characters"])
+    def test_a_softmax_of_another_vocabulary(self, kind, tmp_path):
+        self.write(tmp_path / "m", kind)
+        torch.save(classifier(words=7), tmp_path / "m" / "classifier.pkl")
+        with pytest.raises(CheckpointError, match="'softmax/W' has shape|has the id 9, but the .* has 7 rows"):
+            convert(tmp_path / "m", tmp_path / "hf")
+        assert not (tmp_path / "hf").exists()
+
+    def test_a_pickle_that_runs_code_is_refused(self, tmp_path):
+        self.write(tmp_path / "m")
+        torch.save({"column_emb.weight": Path(tmp_path)}, tmp_path / "m" / "classifier.pkl")
+        with pytest.raises(CheckpointError, match="classifier.pkl: not a plain file of tensors"):
+            convert(tmp_path / "m", tmp_path / "hf")
+
+    def test_softmaxes_that_the_program_cannot_hold(self, tmp_path):
+        write_model(tmp_path / "m", KINDS["characters"])
+        convert(tmp_path / "m", tmp_path / "hf")
+        ElmoForPreTraining.from_pretrained(tmp_path / "hf").save_pretrained(tmp_path / "hf")
+        report = export(tmp_path / "hf", tmp_path / "back")
+        assert any("the softmax was left out: the vocabulary lacks <pad>" in note for note in report.notes)
+        assert "classifier.pkl" not in report.files

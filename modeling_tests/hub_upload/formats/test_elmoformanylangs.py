@@ -122,7 +122,7 @@ class TestFiles:
         with pytest.raises(CheckpointError, match="wants to run code"):
             opened(tmp_path / "m")
 
-    def test_a_classifier_is_noted(self, tmp_path):
+    def test_a_classifier_of_unknown_form_is_noted(self, tmp_path):
         write_model(tmp_path / "m")
         torch.save({}, tmp_path / "m" / "classifier.pkl")
         assert any("classifier.pkl was left out" in note for note in opened(tmp_path / "m").notes)
