@@ -10,6 +10,8 @@ from .character_convolution_elmo import convolution_maxima
 from .configuration_elmo import ElmoConfig
 from .initialization_elmo import starting_with
 from .layer_norm_elmo import ElmoLayerNorm
+from .packed_linear_elmo import PackedLinear, product_of
+from .word_cache_elmo import row_hashes
 
 # Distinct words encoded at a time: bounds the convolutions' memory on large batches (2048 filters x 20 positions x
 # 4096 words are 0.7 GB in float32) and costs nothing on usual ones.
@@ -27,8 +29,7 @@ def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """
     # Sorting one 64-bit hash a row is many times faster than sorting rows. The hash is a polynomial modulo 2 ** 64;
     # what it yields is compared, and a collision only costs the slow way.
-    multipliers = torch.full((rows.shape[1],), 0x5851F42D4C957F2D, dtype=torch.int64, device=rows.device).cumprod(0)
-    hashes, inverse = torch.unique((rows * multipliers).sum(dim=1), return_inverse=True)
+    hashes, inverse = torch.unique(row_hashes(rows), return_inverse=True)
     some_row = torch.zeros_like(hashes).scatter_(0, inverse, torch.arange(len(rows), device=rows.device))
     distinct = rows[some_row]
     if not torch.equal(distinct[inverse], rows):
@@ -49,8 +50,13 @@ class ElmoHighway(nn.Module):
         self.gate = starting_with(nn.Linear(width, width), "normal", width**-0.5, bias=-2.0)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        gate = torch.sigmoid(self.gate(inputs))
-        return gate * torch.relu(self.nonlinear(inputs)) + (1 - gate) * inputs
+        products = product_of(self.nonlinear), product_of(self.gate)
+        nonlinear, gate = (product(inputs) for product in products)
+        if all(isinstance(product, PackedLinear) for product in products) and not inputs.requires_grad:
+            # Both are new, and nothing else reads them.
+            return nonlinear.relu_().sub_(inputs).mul_(gate.sigmoid_()).add_(inputs)
+        gate = torch.sigmoid(gate)
+        return gate * torch.relu(nonlinear) + (1 - gate) * inputs
 
 
 class ElmoCharacterEmbeddings(nn.Module):
@@ -104,33 +110,53 @@ class ElmoCharacterEmbeddings(nn.Module):
         Raises:
             ValueError: a wrong shape or an id outside the character table.
         """
+        rows = self.rows(character_ids, mask)
+        if len(rows) == 0:
+            vectors = self.character_embeddings.weight.new_zeros(0, self.output_size)
+        else:
+            distinct, inverse = distinct_rows(rows)
+            vectors = self.encode_rows(distinct).index_select(0, inverse)  # [n, projection_size]
+        padded = vectors.new_zeros(*mask.shape, vectors.shape[-1])
+        return padded.masked_scatter(mask.unsqueeze(-1), vectors)
+
+    def rows(self, character_ids: Tensor, mask: Tensor) -> Tensor:
+        """[n, characters], int64: what is read of the n words that `mask` marks; shapes and errors as in `forward`."""
         if character_ids.dim() != 3 or character_ids.shape[-1] != self.max_characters_per_word:
             raise ValueError(
                 f"character_ids has shape {tuple(character_ids.shape)}: expected (batch, words, "
                 f"{self.max_characters_per_word}); the tokenizer's max_characters_per_word must be the model's"
             )
-        rows = character_ids[mask].long()  # [n, characters]
-        if len(rows) == 0:
-            vectors = self.character_embeddings.weight.new_zeros(0, self.output_size)
-        else:
-            distinct, inverse = distinct_rows(rows)
-            self._check_range(distinct)
-            distinct = self._trim(distinct)
-            encoded = [self.encode(part) for part in distinct.split(WORDS_AT_A_TIME)]
-            vectors = torch.cat(encoded).index_select(0, inverse)  # [n, projection_size]
-        padded = vectors.new_zeros(*mask.shape, vectors.shape[-1])
-        return padded.masked_scatter(mask.unsqueeze(-1), vectors)
+        return character_ids[mask].long()
+
+    def encode_rows(self, rows: Tensor) -> Tensor:
+        """[n, characters] of at least one word -> [n, output_size], in chunks and without superfluous columns."""
+        self._check_range(rows)
+        parts = [self.encode(part) for part in self._trim(rows).split(WORDS_AT_A_TIME)]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def encode(self, rows: Tensor) -> Tensor:
         """(n, characters) int64 ids of n words -> (n, output_size)."""
         words = self.activation(convolution_maxima(rows, self.character_embeddings, list(self.convolutions)))
+        dtype = self.character_embeddings.weight.dtype
+        if words.dtype != dtype and not self._takes_any_dtype():
+            words = words.to(dtype)
         if self.projection is not None and self.projects_before_highways:
-            words = self.projection(words)
+            words = product_of(self.projection)(words)
         for highway in self.highways:
             words = highway(words)
         if self.projection is not None and not self.projects_before_highways:
-            words = self.projection(words)
+            words = product_of(self.projection)(words)
+        if words.dtype.itemsize > dtype.itemsize:
+            words = words.to(dtype)
         return words if self.layer_norm is None else self.layer_norm(words)
+
+    def _takes_any_dtype(self) -> bool:
+        """Whether no layer behind the convolutions insists on the dtype of its weights."""
+        layers: list[nn.Module] = [] if self.projection is None else [self.projection]
+        for highway in self.highways:
+            assert isinstance(highway, ElmoHighway)
+            layers += [highway.nonlinear, highway.gate]
+        return all(isinstance(product_of(layer), PackedLinear) for layer in layers)
 
     def _trim(self, rows: Tensor) -> Tensor:
         """Cut columns that repeat the last one in every row: they add no new window to the maximum.

@@ -87,9 +87,14 @@ class ElmoScalarMix(nn.Module):
             layers = [normalise_layer(layer, counted, self.layer_norm_epsilon) for layer in layers]
         shares = self.normalised_weights()
         mixed = shares[0] * layers[0]
-        for share, layer in zip(shares[1:], layers[1:], strict=True):
-            mixed = mixed + share * layer
-        mixed = self.gamma * mixed
+        if torch.is_grad_enabled():
+            for share, layer in zip(shares[1:], layers[1:], strict=True):
+                mixed = mixed + share * layer
+            mixed = self.gamma * mixed
+        else:
+            for share, layer in zip(shares[1:], layers[1:], strict=True):
+                mixed.addcmul_(layer, share)
+            mixed.mul_(self.gamma)
         # Normalising moves padding away from zero.
         return mixed.masked_fill(~mask.unsqueeze(-1), 0.0) if self.normalises else mixed
 

@@ -52,11 +52,19 @@ class ElmoWordEmbeddings(nn.Module):
         Raises:
             ValueError: an id outside the table.
         """
-        ids = input_ids[mask].long()  # [n]
-        self._check_range(ids)
-        vectors = self.encode(ids)  # [n, size]
+        vectors = self.encode_rows(self.rows(input_ids, mask))  # [n, size]
         padded = vectors.new_zeros(*mask.shape, vectors.shape[-1])
         return padded.masked_scatter(mask.unsqueeze(-1), vectors)
+
+    def rows(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """[n, 1], int64: the ids of the n words that `mask` marks."""
+        return input_ids[mask].long().unsqueeze(1)
+
+    def encode_rows(self, rows: Tensor) -> Tensor:
+        """[n, 1] ids -> [n, output_size]; errors as in `forward`."""
+        ids = rows.squeeze(1)
+        self._check_range(ids)
+        return self.encode(ids)
 
     def encode(self, ids: Tensor) -> Tensor:
         """(n,) int64 ids of n words -> (n, size)."""

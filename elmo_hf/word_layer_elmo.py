@@ -4,12 +4,17 @@ Its characters, its row of a table, its part of speech, or several of them joine
 others ask a word layer for `input_names`, the tensors that it reads, and call it with those.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from .configuration_elmo import ElmoConfig
-from .embeddings_elmo import ElmoCharacterEmbeddings
+from .embeddings_elmo import ElmoCharacterEmbeddings, distinct_rows
+from .fingerprint_elmo import can_have_fingerprint
 from .initialization_elmo import starting_with
+from .word_cache_elmo import WordCache
 from .word_embeddings_elmo import ElmoWordEmbeddings, glorot_bound, word_embeddings_of
 
 
@@ -31,7 +36,16 @@ class ElmoPosTagEmbeddings(nn.Module):
         Raises:
             ValueError: an id outside the table.
         """
-        ids = pos_tag_ids[mask].long()  # [n]
+        vectors = self.encode_rows(self.rows(pos_tag_ids, mask))
+        return vectors.new_zeros(*mask.shape, vectors.shape[-1]).masked_scatter(mask.unsqueeze(-1), vectors)
+
+    def rows(self, pos_tag_ids: Tensor, mask: Tensor) -> Tensor:
+        """[n, 1], int64: the ids of the n words that `mask` marks."""
+        return pos_tag_ids[mask].long().unsqueeze(1)
+
+    def encode_rows(self, rows: Tensor) -> Tensor:
+        """[n, 1] ids -> [n, output_size]; errors as in `forward`."""
+        ids = rows.squeeze(1)
         last = self.pos_tag_embeddings.num_embeddings - 1
         if len(ids) and (int(ids.min()) < 0 or int(ids.max()) > last):
             wrong = ids[(ids < 0) | (ids > last)]
@@ -39,8 +53,7 @@ class ElmoPosTagEmbeddings(nn.Module):
                 f"pos_tag_ids holds {int(wrong[0])}: expected 0 (none) to num_pos_tags={last}; make them with the "
                 "tokenizer that belongs to the model, whose pos_tag_set has so many tags"
             )
-        vectors = self.pos_tag_embeddings(ids)
-        return vectors.new_zeros(*mask.shape, vectors.shape[-1]).masked_scatter(mask.unsqueeze(-1), vectors)
+        return self.pos_tag_embeddings(ids)
 
 
 Part = ElmoWordEmbeddings | ElmoCharacterEmbeddings | ElmoPosTagEmbeddings
@@ -90,8 +103,66 @@ class ElmoJoinedEmbeddings(nn.Module):
         joined = self.projection(torch.cat([vector[mask] for vector in vectors], dim=-1))  # [n, P]
         return joined.new_zeros(*mask.shape, joined.shape[-1]).masked_scatter(mask.unsqueeze(-1), joined)
 
+    def rows(self, *inputs: Tensor, mask: Tensor) -> Tensor:
+        """[n, integers of all parts], int64: what is read of the n words that `mask` marks."""
+        return torch.cat([part.rows(given, mask) for part, given in zip(self._parts(), inputs, strict=True)], dim=1)
+
+    def encode_rows(self, rows: Tensor) -> Tensor:
+        """[n, integers of all parts] of at least one word -> [n, projection_size]; errors as in `forward`."""
+        parts = self._parts()
+        sizes = [part.max_characters_per_word if isinstance(part, ElmoCharacterEmbeddings) else 1 for part in parts]
+        vectors = [part.encode_rows(given) for part, given in zip(parts, rows.split(sizes, dim=1), strict=True)]
+        return self.projection(torch.cat(vectors, dim=-1))
+
 
 WordLayer = ElmoWordEmbeddings | ElmoCharacterEmbeddings | ElmoJoinedEmbeddings
+
+
+class DistinctWords(NamedTuple):
+    """The words of a batch, those that recur only once.
+
+    Attributes:
+        vectors: [m, projection_size].
+        places: [n], int64: for every real word of the batch, row by row, where it is in `vectors`.
+    """
+
+    vectors: Tensor
+    places: Tensor
+
+
+def distinct_words(
+    layer: WordLayer, inputs: Sequence[Tensor], mask: Tensor, cache: WordCache | None
+) -> DistinctWords | None:
+    """What calling the word layer would give, each word once; `None` where it has to be called.
+
+    That is where something is attached to it, where it trains or is traced, and where there are no words.
+
+    Args:
+        inputs: (batch, words, ...), as for a call.
+        mask: (batch, words), bool.
+        cache: words of earlier batches, to read from and to add to.
+
+    Raises:
+        ValueError: a cache in use while the word layer trains; otherwise as a call.
+    """
+    weights = [*layer.parameters(), *layer.buffers()]
+    trains = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
+    if trains and cache is not None:
+        raise ValueError(
+            "word vectors are kept between batches (cache_word_vectors) and the word layer that makes them is "
+            "trainable: they would go without a gradient. Run without gradients (torch.no_grad()), freeze the biLM "
+            "(freeze_bilm()), or turn the cache off (cache_word_vectors(None))"
+        )
+    attached = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or "forward" in vars(layer)
+    if trains or attached or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return None
+    rows = layer.rows(*inputs, mask=mask)  # type: ignore[misc]  # as many inputs as it has names
+    if not len(rows):
+        return None
+    distinct, places = distinct_rows(rows)
+    if cache is None or not all(map(can_have_fingerprint, weights)):
+        return DistinctWords(layer.encode_rows(distinct), places)
+    return DistinctWords(cache.vectors(distinct, weights, layer.encode_rows), places)
 
 
 def word_layer(config: ElmoConfig) -> WordLayer:

@@ -1,0 +1,48 @@
+"""Whether weights are still what they were when something was made of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Values of a weight that are compared.
+PROBES = 8
+
+
+class Fingerprint:
+    """What some weights are: where they lie, how often they were written to, and a few of their values.
+
+    Optimisers, `load_state_dict` and `to` change the first two. Writing through `weight.data` changes neither; the
+    values tell, unless only a part of a weight was written.
+    """
+
+    def __init__(self, weights: Sequence[Tensor | None]) -> None:
+        present = [weight for weight in weights if weight is not None]
+        self._identities = _identities(present)
+        self._probes = _probes(present)
+
+    def is_of(self, weights: Sequence[Tensor | None]) -> bool:
+        """Whether these are the same weights, unchanged."""
+        present = [weight for weight in weights if weight is not None]
+        return self._identities == _identities(present) and torch.equal(self._probes, _probes(present))
+
+
+def can_have_fingerprint(weight: Tensor) -> bool:
+    """Whether changes of a weight can be seen: not those of an inference tensor, which counts no versions."""
+    return not weight.is_inference() and weight.is_contiguous() and weight.device.type != "meta"
+
+
+def _identities(weights: list[Tensor]) -> list[Any]:
+    return [(weight.data_ptr(), weight._version, weight.shape, weight.dtype) for weight in weights]
+
+
+@torch.no_grad()
+def _probes(weights: list[Tensor]) -> Tensor:
+    """As bits, because NaN is no change."""
+    values = [weight.view(-1)[:: max(1, weight.numel() // PROBES)] for weight in weights]
+    if len(values) == 1:
+        taken = values[0].clone()
+    else:
+        taken = torch.cat([value.to(values[0].dtype) for value in values])
+    return taken.view(torch.uint8)
