@@ -8,8 +8,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_elmo import ElmoConfig
 from .context_word_layer_elmo import ElmoContextWordLayer
 from .initialization_elmo import starting_with
-from .lstm_elmo import ElmoState, projected_lstm
+from .lstm_elmo import ElmoState, bidirectional_lstm, projected_lstm
+from .lstm_gpu_elmo import serves_padded
 from .packing_elmo import PackedBatch
+from .word_layer_elmo import DistinctWords
 
 
 class ElmoLstm(nn.Module):
@@ -31,9 +33,9 @@ class ElmoLstm(nn.Module):
             self.output_proj = starting_with(nn.Linear(cell, width, bias=False), "uniform", scale)
 
     def forward(
-        self, inputs: Tensor, batch_sizes: list[int], hidden: Tensor, cell: Tensor
+        self, inputs: Tensor, batch_sizes: list[int], hidden: Tensor, cell: Tensor, index: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Packed [total, P] -> packed [total, P], final hidden [rows, P], final cell [rows, H]."""
+        """Packed [total, P], or [n, P] with `index` [total] -> packed [total, P], final hidden [rows, P] and cell."""
         return projected_lstm(
             inputs,
             batch_sizes,
@@ -45,6 +47,7 @@ class ElmoLstm(nn.Module):
             cell_clip=self.cell_clip,
             projection_clip=self.projection_clip,
             forget_bias=self.forget_bias,
+            index=index,
         )
 
 
@@ -60,7 +63,13 @@ class ElmoLayer(GradientCheckpointingLayer):
         self.backward_lstm = ElmoLstm(config)
 
     def forward(
-        self, forward_inputs: Tensor, backward_inputs: Tensor, hidden: Tensor, cell: Tensor, batch_sizes: list[int]
+        self,
+        forward_inputs: Tensor,
+        backward_inputs: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        batch_sizes: list[int],
+        indices: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Run both directions.
 
@@ -68,21 +77,34 @@ class ElmoLayer(GradientCheckpointingLayer):
             forward_inputs, backward_inputs: packed [total, P], each in its own reading order.
             hidden: (2, rows, P); cell: (2, rows, H).
             batch_sizes: rows running at each step.
+            indices: for each direction [total], int64: word k is row `index[k]` of its inputs, which are [n, P] then.
 
         Returns:
-            The outputs, shaped and ordered as the inputs, and the final hidden and cell.
+            The outputs [total, P], in the order of the words, and the final hidden and cell.
         """
-        outputs, finals = [], []
-        for direction, (lstm, inputs) in enumerate(
-            ((self.forward_lstm, forward_inputs), (self.backward_lstm, backward_inputs))
-        ):
-            # The skip connection carries the dropped-out input, as in bilm-tf.
-            inputs = functional.dropout(inputs, self.config.lstm_input_dropout, self.training)
-            output, *final = lstm(inputs, batch_sizes, hidden[direction], cell[direction])
-            # The carried hidden state stays without the skip connection.
-            outputs.append(output + inputs if self.has_skip_connection else output)
-            finals.append(final)
-        return outputs[0], outputs[1], *(torch.stack(pair) for pair in zip(*finals, strict=True))
+        inputs = forward_inputs, backward_inputs
+        drops = self.training and self.config.lstm_input_dropout > 0
+        if indices is not None and (drops or self.has_skip_connection):
+            # Each place of a word has a dropout of its own.
+            inputs = forward_inputs.index_select(0, indices[0]), backward_inputs.index_select(0, indices[1])
+            indices = None
+        # The skip connection carries the dropped-out input, as in bilm-tf.
+        forward_inputs, backward_inputs = (
+            functional.dropout(part, self.config.lstm_input_dropout, self.training) for part in inputs
+        )
+        forward, backward, hidden, cell = bidirectional_lstm(
+            (forward_inputs, backward_inputs),
+            batch_sizes,
+            hidden,
+            cell,
+            self.forward_lstm,
+            self.backward_lstm,
+            indices,
+        )
+        # The carried hidden state stays without the skip connection.
+        if self.has_skip_connection:
+            forward, backward = forward + forward_inputs, backward + backward_inputs
+        return forward, backward, hidden, cell
 
 
 class ElmoEncoder(nn.Module):
@@ -96,7 +118,11 @@ class ElmoEncoder(nn.Module):
         self.context_word_layer = ElmoContextWordLayer(config) if config.context_word_layer else None
 
     def forward(
-        self, words: Tensor, mask: Tensor, initial_state: ElmoState | None = None
+        self,
+        words: Tensor,
+        mask: Tensor,
+        initial_state: ElmoState | None = None,
+        distinct: DistinctWords | None = None,
     ) -> tuple[list[Tensor], ElmoState]:
         """Run all layers.
 
@@ -104,6 +130,7 @@ class ElmoEncoder(nn.Module):
             words: (batch, words, P), zero at padding.
             mask: (batch, words), bool.
             initial_state: state of at least, at most or exactly as many rows as the batch has.
+            distinct: the same words, for the first layer to multiply each only once.
 
         Returns:
             All `num_mixed_layers` (batch, words, 2P), the words themselves first, and the new state. Rows that the
@@ -112,14 +139,20 @@ class ElmoEncoder(nn.Module):
         """
         rows = mask.shape[0]
         state = self.state_for(rows, words, initial_state)
-        packing = PackedBatch.from_mask(mask)
-        restore = torch.argsort(packing.row_order)
-        outputs, final = self.run_layers(
-            packing.pack(words, packing.forward_index),
-            packing.pack(words, packing.backward_index),
-            packing.batch_sizes,
-            ElmoState(*(part[:, :, packing.row_order] for part in state)),
+        on_gpu = self.context_word_layer is None and serves_padded(
+            words, state.cell, [(layer.forward_lstm, layer.backward_lstm) for layer in self.layers]
         )
+        packing = PackedBatch.from_mask(mask, with_padding=on_gpu)
+        restore = torch.argsort(packing.row_order)
+        in_order = ElmoState(*(part[:, :, packing.row_order] for part in state))
+        if distinct is None:
+            packed = packing.pack(words, packing.forward_index), packing.pack(words, packing.backward_index)
+            outputs, final = self.run_layers(*packed, packing.batch_sizes, in_order)
+        else:
+            places = torch.zeros_like(mask, dtype=torch.int64).masked_scatter_(mask, distinct.places).flatten()
+            indices = places[packing.forward_index], places[packing.backward_index]
+            vectors = distinct.vectors
+            outputs, final = self.run_layers(vectors, vectors, packing.batch_sizes, in_order, indices)
         layers = [torch.cat([words, words], dim=-1)]
         for forward, backward in outputs:
             unpacked = (
@@ -132,7 +165,12 @@ class ElmoEncoder(nn.Module):
         return layers, ElmoState(*carried)
 
     def run_layers(
-        self, forward: Tensor, backward: Tensor, batch_sizes: list[int], state: ElmoState
+        self,
+        forward: Tensor,
+        backward: Tensor,
+        batch_sizes: list[int],
+        state: ElmoState,
+        indices: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[list[tuple[Tensor, Tensor]], ElmoState]:
         """Run all layers over packed words; the two directions may read different text, as in pretraining.
 
@@ -140,6 +178,8 @@ class ElmoEncoder(nn.Module):
             forward, backward: packed [total, P], each in its own reading order.
             batch_sizes: rows running at each step.
             state: of exactly the rows packed, in their order.
+            indices: for each direction [total], int64: word k is row `index[k]` of `forward` or `backward`, which are
+                [n, P] then.
 
         Returns:
             For each layer the outputs of both directions, packed as the inputs, the layer over contexts and words last
@@ -147,9 +187,12 @@ class ElmoEncoder(nn.Module):
         """
         home = forward.device
         words = forward, backward
+        if indices is not None and self.context_word_layer is not None:
+            words = forward.index_select(0, indices[0]), backward.index_select(0, indices[1])
         outputs, finals = [], []
         for layer, hidden, cell in zip(self.layers, state.hidden, state.cell, strict=True):
-            forward, backward, *final = layer(forward, backward, hidden, cell, batch_sizes)
+            forward, backward, *final = layer(forward, backward, hidden, cell, batch_sizes, indices)
+            indices = None
             # A layer may live on another device than the words (device_map); its results come home.
             outputs.append((forward.to(home), backward.to(home)))
             finals.append([part.to(home) for part in final])

@@ -1,19 +1,24 @@
 """The recurrence of ELMo: a projected LSTM with clipped cell and clipped projection.
 
-`reference_lstm` defines the operator. Everything that runs an ELMo layer calls `projected_lstm`, the one place that
-chooses an implementation; a faster one has the reference's signature and is tested against it, gradients included.
+`reference_lstm` defines the operator. A biLSTM layer calls `bidirectional_lstm`, a single direction `projected_lstm`:
+the two places that choose an implementation. A faster one says what it serves, has the reference's results, and is
+tested against it, gradients included.
 
 Source: TensorFlow 1's `LSTMCell(num_proj, cell_clip, proj_clip)` as bilm-tf uses it, and AllenNLP's
 `LstmCellWithProjection`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .lstm_gpu_elmo import gpu_lstm, serves
+from .lstm_inference_elmo import inference_lstm, inference_products
 from .lstm_training_elmo import trainable_weights, training_lstm
+from .packed_linear_elmo import release
+from .packing_elmo import PaddedSizes
 
 Product = Callable[[Tensor], Tensor]
 
@@ -49,6 +54,7 @@ def reference_lstm(
     cell_clip: float | None,
     projection_clip: float | None,
     forget_bias: float,
+    index: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Run one direction of one layer over packed sequences.
 
@@ -62,7 +68,8 @@ def reference_lstm(
     everything point-wise in float32 or wider, so that bfloat16 does not round the running sum at each step.
 
     Args:
-        inputs: [total, input width], the words of step 0 of all rows, then those of step 1, and so on.
+        inputs: [total, input width], the words of step 0 of all rows, then those of step 1, and so on; with `index`,
+            [n, input width] in any order.
         batch_sizes: rows running at each step, never growing; their sum is `total`.
         hidden: [rows, P] initial projected output. Rows past `batch_sizes[0]` have no words and keep their state.
         cell: [rows, H] initial cell.
@@ -71,11 +78,14 @@ def reference_lstm(
         output_product: [n, H] -> [n, P]; `None` for a cell without projection (H == P), which is not clipped then.
         cell_clip, projection_clip: bounds of the absolute value; `None` for none.
         forget_bias: added to the forget gate.
+        index: [total], int64: word k is `inputs[index[k]]`, for words that recur.
 
     Returns:
-        outputs [total, P] in the order of `inputs`; final hidden [rows, P] and cell [rows, H] of every row, each after
+        outputs [total, P] in the order of the words; final hidden [rows, P] and cell [rows, H] of every row, each after
         its own last step.
     """
+    if index is not None:
+        inputs = inputs.index_select(0, index)
     outputs: list[Tensor] = []
     finished: list[tuple[Tensor, Tensor]] = []
     # The input product of all steps at once: one large matrix product instead of many small ones.
@@ -104,6 +114,43 @@ def reference_lstm(
     return packed, final_hidden, final_cell
 
 
+def bidirectional_lstm(
+    inputs: tuple[Tensor, Tensor],
+    batch_sizes: list[int],
+    hidden: Tensor,
+    cell: Tensor,
+    forward_lstm: nn.Module,
+    backward_lstm: nn.Module,
+    indices: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Choose the implementation of a layer: both directions, which never see each other.
+
+    Args:
+        inputs: packed [total, P], forward and backward, each in its own reading order; with `indices`, [n, P].
+        batch_sizes: rows running at each step, never growing.
+        hidden: (2, rows, P); cell: (2, rows, H): initial states, forward and backward.
+        forward_lstm, backward_lstm: the modules of both directions: called with words, batch sizes, hidden and cell
+            they give outputs, hidden and cell; they have `input_proj`, `hidden_proj`, `output_proj`, and as constants
+            `cell_clip`, `projection_clip`, `forget_bias`. An implementation that does not call them must
+            make sure that nothing is attached to them or to their linear maps.
+        indices: for each direction [total], int64: word k is row `index[k]` of its `inputs`.
+
+    Returns:
+        The outputs of both directions [total, P], in the order of their words; the final hidden and cell, shaped as
+        the initial ones.
+    """
+    if isinstance(batch_sizes, PaddedSizes) or serves(inputs, cell, forward_lstm, backward_lstm):
+        return gpu_lstm(inputs, batch_sizes, hidden, cell, forward_lstm, backward_lstm, indices)
+    outputs, finals = [], []
+    for direction, lstm in enumerate((forward_lstm, backward_lstm)):
+        keywords = {} if indices is None else {"index": indices[direction]}
+        output, *final = lstm(inputs[direction], batch_sizes, hidden[direction], cell[direction], **keywords)
+        outputs.append(output)
+        finals.append(final)
+    last_hidden, last_cell = (torch.stack(pair) for pair in zip(*finals, strict=True))
+    return outputs[0], outputs[1], last_hidden, last_cell
+
+
 def projected_lstm(
     inputs: Tensor,
     batch_sizes: Sequence[int],
@@ -116,33 +163,26 @@ def projected_lstm(
     cell_clip: float | None,
     projection_clip: float | None,
     forget_bias: float,
+    index: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Choose the implementation of one direction of one layer; arguments and results as `reference_lstm`.
 
     It receives the modules and not their weights: a layer wrapped by an adapter (LoRA), a quantiser or an offloading
     hook must be called. An implementation that reads weights may serve only layers that are plain `nn.Linear`.
     """
+    settings: dict[str, Any] = {
+        "cell_clip": cell_clip,
+        "projection_clip": projection_clip,
+        "forget_bias": forget_bias,
+    }
     weights = trainable_weights(inputs, cell, input_proj, hidden_proj, output_proj)
+    layers = input_proj, hidden_proj, output_proj
     if weights is not None:
-        return training_lstm(
-            inputs,
-            batch_sizes,
-            hidden,
-            cell,
-            weights,
-            cell_clip=cell_clip,
-            projection_clip=projection_clip,
-            forget_bias=forget_bias,
-        )
-    return reference_lstm(
-        inputs,
-        batch_sizes,
-        hidden,
-        cell,
-        input_proj,
-        hidden_proj,
-        output_proj,
-        cell_clip=cell_clip,
-        projection_clip=projection_clip,
-        forget_bias=forget_bias,
-    )
+        for layer in layers:
+            release(layer)
+        words = inputs if index is None else inputs.index_select(0, index)
+        return training_lstm(words, batch_sizes, hidden, cell, weights, **settings)
+    products = inference_products(inputs, cell, layers)
+    if products is not None:
+        return inference_lstm(inputs, batch_sizes, hidden, cell, products, **settings, index=index)
+    return reference_lstm(inputs, batch_sizes, hidden, cell, *layers, **settings, index=index)

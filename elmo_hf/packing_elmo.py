@@ -12,6 +12,20 @@ import torch
 from torch import Tensor
 
 
+class PaddedSizes(list[int]):
+    """The `batch_sizes` of a batch that is packed with its padding, because only its device knows how long rows are.
+
+    All rows run at each step. Whoever takes these must end row r after `lengths[r]` steps.
+
+    Attributes:
+        lengths: [rows], on the device of the batch.
+    """
+
+    def __init__(self, steps: int, lengths: Tensor) -> None:
+        super().__init__([len(lengths)] * steps)
+        self.lengths = lengths
+
+
 @dataclass(frozen=True)
 class PackedBatch:
     """Where each word of a padded batch (rows x words) stands in its packed sequences.
@@ -33,19 +47,27 @@ class PackedBatch:
     shape: tuple[int, int]
 
     @classmethod
-    def from_mask(cls, mask: Tensor) -> "PackedBatch":
-        """Pack the positions that `mask` (rows, words), bool, marks as real, on either side or between padding."""
+    def from_mask(cls, mask: Tensor, *, with_padding: bool = False) -> "PackedBatch":
+        """Pack the positions that `mask` (rows, words), bool, marks as real, on either side or between padding.
+
+        Args:
+            with_padding: pack padding too, behind the words of its row, and wait for nothing that a GPU has to do
+                first; `batch_sizes` are `PaddedSizes`, rows keep their order, and `total` is rows * words.
+        """
         rows, words = mask.shape
         lengths = mask.sum(dim=1)
         row_order = torch.argsort(lengths, descending=True, stable=True)
         # Column of the k-th real word of every row; the columns of padding follow and are never selected.
         columns = torch.argsort(mask.logical_not().to(torch.uint8), dim=1, stable=True)  # [rows, words]
         step = torch.arange(words, device=mask.device)
-        # Reading backwards, step k takes real word number length - 1 - k; the clamp only touches steps past the end.
-        mirrored = (lengths[:, None] - 1 - step).clamp(min=0)
+        # Reading backwards, step k takes real word number length - 1 - k, and past the end what reading forwards takes.
+        mirrored = torch.where(step < lengths[:, None], lengths[:, None] - 1 - step, step)
         row_start = torch.arange(rows, device=mask.device)[:, None] * words
         forward = row_start + columns  # [rows, words]
         backward = row_start + columns.gather(1, mirrored)
+        if with_padding:
+            sizes, unchanged = PaddedSizes(words, lengths), torch.arange(rows, device=mask.device)
+            return cls(sizes, unchanged, forward.T.flatten(), backward.T.flatten(), (rows, words))
         running = step[:, None] < lengths[row_order]  # [words, rows], time-major
         return cls(
             batch_sizes=[size for size in running.sum(dim=1).tolist() if size],
