@@ -71,7 +71,8 @@ def is_token(input_ids: Tensor, *tokens: int | list[int] | None) -> Tensor:
     """(batch, words), bool: where a special token stands; a configuration may have none or several of each."""
     lists = [token if isinstance(token, list) else [token] for token in tokens]
     known = [token for several in lists for token in several if token is not None]
-    return torch.isin(input_ids, torch.tensor(known, dtype=torch.int64, device=input_ids.device))
+    # Compared one by one: `torch.isin` searches a sorted list, which no exporter of graphs knows.
+    return (input_ids.unsqueeze(-1) == torch.tensor(known, dtype=torch.int64, device=input_ids.device)).any(dim=-1)
 
 
 def segments_of(input_ids: Tensor | None, mask: Tensor, bos_token_id: int | None) -> Tensor:
@@ -109,4 +110,4 @@ def words_to_pool(sentence: Tensor, without_boundaries: Tensor) -> Tensor:
         (batch, words), bool.
     """
     words = sentence & without_boundaries
-    return torch.where(words.any(dim=1, keepdim=True), words, sentence)
+    return words | (sentence & ~words.any(dim=1, keepdim=True))
