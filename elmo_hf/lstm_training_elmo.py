@@ -3,14 +3,21 @@
 Autograd records some twenty operations a step and adds up the gradient of each weight matrix once a step. Here a step
 keeps its activated gates, raw cell and raw output, overwrites what nobody needs again, and the gradients of the weights
 are one matrix product each over all steps.
+
+Products may be in another dtype than all the rest: bfloat16 under autocast and in models of bfloat16 weights, with the
+state, the gates and the sums in float32. Then the weights are converted once a call, not once a step.
 """
 
+import functools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from .packed_linear_elmo import is_plain_linear
 
 backward_of_sigmoid = torch.ops.aten.sigmoid_backward.grad_input
 backward_of_tanh = torch.ops.aten.tanh_backward.grad_input
@@ -29,8 +36,26 @@ def _bounds(clip: float | None, values: Tensor) -> tuple[float, float] | None:
     return -beyond, beyond
 
 
+def _add_product(target: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """target += left @ right, in place; the factors have one dtype, the target that or a wider one."""
+    return target.addmm_(left, right) if left.dtype == target.dtype else target.add_(torch.mm(left, right))
+
+
+def _set_product(target: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """target = left @ right, in place; dtypes as in `_add_product`."""
+    return torch.mm(left, right, out=target) if left.dtype == target.dtype else target.copy_(torch.mm(left, right))
+
+
+def _without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
 class _ProjectedLstm(torch.autograd.Function):
-    """Arguments and results as `training_lstm`."""
+    """Arguments and results as `training_lstm`; gradients have the dtypes of what they are of.
+
+    Everything is in the cell's dtype (*wide*) but the factors of products, which are in `products_dtype`.
+    """
 
     @staticmethod
     def forward(
@@ -42,17 +67,31 @@ class _ProjectedLstm(torch.autograd.Function):
         input_bias: Tensor,
         hidden_weight: Tensor,
         output_weight: Tensor | None,
+        products_dtype: torch.dtype,
+        outputs_dtype: torch.dtype,
         batch_sizes: Sequence[int],
         cell_clip: float | None,
         projection_clip: float | None,
         forget_bias: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        total, size = len(inputs), cell.shape[1]
-        gates = torch.addmm(input_bias, inputs, input_weight.T)  # [total, 4H]; activated in place, step by step
+        ctx.dtypes = [None if given is None else given.dtype for given in (
+            inputs, hidden, cell, input_weight, input_bias, hidden_weight, output_weight
+        )]  # fmt: skip
+        wide, (total, size) = cell.dtype, (len(inputs), cell.shape[1])
+        inputs, input_weight, hidden_weight = (
+            given.to(products_dtype) for given in (inputs, input_weight, hidden_weight)
+        )
+        output_weight = None if output_weight is None else output_weight.to(products_dtype)
+        hidden = hidden.to(wide)
+        # [total, 4H]; activated in place, step by step.
+        if products_dtype == wide:
+            gates = torch.addmm(input_bias.to(wide), inputs, input_weight.T)
+        else:
+            gates = torch.mm(inputs, input_weight.T) + input_bias.to(wide)
         gates[:, size : 2 * size] += forget_bias
         raw_cells = cell.new_empty(total, size)
         cell_tanhs = cell.new_empty(total, size)
-        raw_outputs = hidden.new_empty(total, hidden.shape[1])
+        raw_outputs = cell.new_empty(total, hidden.shape[1])
         if output_weight is None:
             projection_clip = None
         outputs = raw_outputs if projection_clip is None else torch.empty_like(raw_outputs)
@@ -63,7 +102,7 @@ class _ProjectedLstm(torch.autograd.Function):
             part = slice(start, start + running)
             start += running
             before_hidden, before_cell = final_hidden[:running], final_cell[:running]
-            step = gates[part].addmm_(before_hidden, transposed)
+            step = _add_product(gates[part], before_hidden.to(products_dtype), transposed)
             input_gate, forget_gate, candidate, output_gate = step.chunk(4, dim=1)
             step[:, : 2 * size].sigmoid_()
             candidate.tanh_()
@@ -77,7 +116,8 @@ class _ProjectedLstm(torch.autograd.Function):
             if output_weight is None:
                 torch.mul(output_gate, cell_tanhs[part], out=raw_outputs[part])
             else:
-                torch.mm(output_gate * cell_tanhs[part], output_weight.T, out=raw_outputs[part])
+                exposed = (output_gate * cell_tanhs[part]).to(products_dtype)
+                _set_product(raw_outputs[part], exposed, output_weight.T)
             if projection_clip is not None:
                 torch.clamp(raw_outputs[part], -projection_clip, projection_clip, out=outputs[part])
             before_hidden.copy_(outputs[part])
@@ -86,24 +126,43 @@ class _ProjectedLstm(torch.autograd.Function):
             raw_outputs, outputs,
         )  # fmt: skip
         ctx.batch_sizes, ctx.cell_clip, ctx.projection_clip = batch_sizes, cell_clip, projection_clip
-        return outputs, final_hidden, final_cell
+        return outputs.to(outputs_dtype), final_hidden.to(outputs_dtype), final_cell
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, output_gradient: Tensor, final_hidden_gradient: Tensor, final_cell_gradient: Tensor
     ) -> tuple[Tensor | None, ...]:
+        # Whoever calls `backward` may do so under autocast.
+        with _without_autocast(output_gradient):
+            gradients = _ProjectedLstm._gradients(ctx, output_gradient, final_hidden_gradient, final_cell_gradient)
+        return (
+            *(None if part is None else part.to(dtype) for part, dtype in zip(gradients, ctx.dtypes, strict=True)),
+            *[None] * 6,
+        )
+
+    @staticmethod
+    def _gradients(
+        ctx: Any, output_gradient: Tensor, final_hidden_gradient: Tensor, final_cell_gradient: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """Of the seven tensors."""
         (
             inputs, hidden, cell, input_weight, hidden_weight, output_weight, gates, raw_cells, cell_tanhs,
             raw_outputs, outputs,
         ) = ctx.saved_tensors  # fmt: skip
-        gate_gradient = torch.empty_like(gates)
-        raw_output_gradient = torch.empty_like(raw_outputs)
-        hidden_before = torch.empty_like(outputs)
-        exposed_cells = torch.empty_like(raw_cells)
+        # The factors of the products over all steps; where these are not wide, a step's own are computed beside them.
+        factors = inputs.dtype
+        gate_gradient = torch.empty_like(gates, dtype=factors)
+        raw_output_gradient = torch.empty_like(raw_outputs, dtype=factors)
+        hidden_before = torch.empty_like(outputs, dtype=factors)
+        exposed_cells = torch.empty_like(raw_cells, dtype=factors)
+        narrows = factors != gates.dtype
+        step_gates = torch.empty_like(gates[: max(ctx.batch_sizes)]) if narrows else None
         cell_bounds, output_bounds = _bounds(ctx.cell_clip, cell), _bounds(ctx.projection_clip, outputs)
+        output_gradient = output_gradient.to(outputs.dtype)
         # Of the state after the step at hand: what later steps, or the caller, ask of it.
-        hidden_gradient, cell_gradient = final_hidden_gradient.clone(), final_cell_gradient.clone()
+        hidden_gradient = final_hidden_gradient.to(outputs.dtype, copy=True)
+        cell_gradient = final_cell_gradient.clone()
         end = len(inputs)
         for number in range(len(ctx.batch_sizes) - 1, -1, -1):
             running = ctx.batch_sizes[number]
@@ -119,12 +178,15 @@ class _ProjectedLstm(torch.autograd.Function):
                 hidden_before[part] = hidden[:running]
                 cell_before = cell[:running]
             input_gate, forget_gate, candidate, output_gate = gates[part].chunk(4, dim=1)
-            d_input, d_forget, d_candidate, d_output = gate_gradient[part].chunk(4, dim=1)
+            d_gates = gate_gradient[part] if step_gates is None else step_gates[:running]
+            d_input, d_forget, d_candidate, d_output = d_gates.chunk(4, dim=1)
             # h' = clip(exposed @ output_weight.T)
-            d_hidden = torch.add(output_gradient[part], hidden_gradient[:running], out=raw_output_gradient[part])
+            d_hidden = hidden_gradient[:running].add_(output_gradient[part])
             if output_bounds is not None:
                 backward_of_clip(d_hidden, raw_outputs[part], *output_bounds, grad_input=d_hidden)
-            d_exposed = d_hidden if output_weight is None else torch.mm(d_hidden, output_weight)
+            raw_output_gradient[part] = d_hidden
+            d_exposed = d_hidden if output_weight is None else raw_output_gradient[part] @ output_weight
+            d_exposed = d_exposed.to(gates.dtype)
             # exposed = output_gate * tanh(clip(raw cell))
             cell_tanh = cell_tanhs[part]
             torch.mul(output_gate, cell_tanh, out=exposed_cells[part])
@@ -138,30 +200,45 @@ class _ProjectedLstm(torch.autograd.Function):
             backward_of_sigmoid(d_cell * cell_before, forget_gate, grad_input=d_forget)
             backward_of_tanh(d_cell * input_gate, candidate, grad_input=d_candidate)
             torch.mul(d_cell, forget_gate, out=cell_gradient[:running])
-            torch.mm(gate_gradient[part], hidden_weight, out=hidden_gradient[:running])
+            if step_gates is not None:
+                gate_gradient[part] = d_gates
+            _set_product(hidden_gradient[:running], gate_gradient[part], hidden_weight)
         needed = ctx.needs_input_grad
         return (
             gate_gradient @ input_weight if needed[0] else None,
             hidden_gradient if needed[1] else None,
             cell_gradient if needed[2] else None,
             (inputs.T @ gate_gradient).T.contiguous() if needed[3] else None,
-            gate_gradient.sum(dim=0) if needed[4] else None,
+            gate_gradient.sum(dim=0, dtype=gates.dtype) if needed[4] else None,
             (hidden_before.T @ gate_gradient).T.contiguous() if needed[5] else None,
             raw_output_gradient.T @ exposed_cells if needed[6] else None,
-            None,
-            None,
-            None,
-            None,
         )
 
 
 class LstmWeights(NamedTuple):
-    """Weights of one direction of one layer: [4H, P], [4H], [4H, P], and [P, H] or `None`."""
+    """Weights of one direction of one layer: [4H, P], [4H], [4H, P], and [P, H] or `None`.
+
+    Attributes:
+        products_dtype: of the factors of matrix products; `None` for the cell's.
+        outputs_dtype: of outputs and hidden state; `None` for the inputs'.
+    """
 
     input_weight: Tensor
     input_bias: Tensor
     hidden_weight: Tensor
     output_weight: Tensor | None
+    products_dtype: torch.dtype | None = None
+    outputs_dtype: torch.dtype | None = None
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for products of bfloat16: without, they take many times as long as those
+    of float32."""
+    try:
+        return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        return False
 
 
 def trainable_weights(
@@ -169,14 +246,18 @@ def trainable_weights(
 ) -> LstmWeights | None:
     """The weights with which `training_lstm` serves a call of `projected_lstm`, or `None` where it does not.
 
-    It reads weights, so every layer must be a plain `nn.Linear` that nothing is attached to; it computes in one dtype;
-    it is neither differentiable twice nor known to compilers and function transforms; and it pays in training only.
+    It reads weights, so every layer must be a plain `nn.Linear` that nothing is attached to; it is neither
+    differentiable twice nor known to compilers and function transforms; and it pays in training only.
+
+    Dtypes: all one; or, on a processor, bfloat16 inputs and weights with a cell of float32, or autocast to bfloat16
+    over float32 weights. The last two multiply in bfloat16 where the processor can, else in float32, which is exact and
+    faster there; autocast's outputs are float32.
     """
-    if not torch.is_grad_enabled() or not len(inputs) or torch.is_autocast_enabled(inputs.device.type):
+    if not torch.is_grad_enabled() or not len(inputs):
         return None
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return None
-    if not (_is_plain(input_proj) and _is_plain(hidden_proj) and (output_proj is None or _is_plain(output_proj))):
+    if not all(layer is None or is_plain_linear(layer) for layer in (input_proj, hidden_proj, output_proj)):
         return None
     found = (
         input_proj.weight,
@@ -185,21 +266,38 @@ def trainable_weights(
         None if output_proj is None else output_proj.weight,
     )
     weights = [weight for weight in found if weight is not None]
+    dtype = cast("Tensor", input_proj.weight).dtype
     # A sharded weight is a subclass of a tensor.
-    if cell.dtype != inputs.dtype or any(
-        type(weight) not in (nn.Parameter, Tensor) or weight.dtype != inputs.dtype or weight.device != inputs.device
+    if any(
+        type(weight) not in (nn.Parameter, Tensor) or weight.dtype != dtype or weight.device != inputs.device
         for weight in weights
     ):
         return None
     if input_proj.bias is None or not (inputs.requires_grad or any(weight.requires_grad for weight in weights)):
         return None
-    return LstmWeights(*cast("tuple[Tensor, Tensor, Tensor, Tensor | None]", found))
+    dtypes = _dtypes(inputs, cell, dtype)
+    return (
+        None if dtypes is None else LstmWeights(*cast("tuple[Tensor, Tensor, Tensor, Tensor | None]", found), *dtypes)
+    )
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    """A linear layer that is nothing more: no subclass, no hook, no `forward` of its own (offloading sets one)."""
-    attached = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return type(layer) is nn.Linear and "forward" not in vars(layer) and not any(attached)
+def _dtypes(inputs: Tensor, cell: Tensor, weights: torch.dtype) -> tuple[torch.dtype, torch.dtype] | None:
+    """Of the factors of products, and of the outputs; `None` where `training_lstm` does not serve."""
+    device = inputs.device.type
+    autocasts = torch.is_autocast_enabled(device)
+    if not autocasts and weights == inputs.dtype == cell.dtype:
+        return weights, weights
+    if device != "cpu" or cell.dtype != torch.float32:
+        return None
+    if autocasts and (
+        torch.get_autocast_dtype(device) != torch.bfloat16
+        or weights != torch.float32
+        or inputs.dtype not in (torch.float32, torch.bfloat16)
+    ):
+        return None
+    if not autocasts and not weights == inputs.dtype == torch.bfloat16:
+        return None
+    return torch.bfloat16 if multiplies_bfloat16() else torch.float32, weights
 
 
 def training_lstm(
@@ -213,8 +311,21 @@ def training_lstm(
     projection_clip: float | None,
     forget_bias: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`reference_lstm` for weights of one dtype, outside of autocast; differentiable once.
+    """`reference_lstm` in the dtypes that `weights` says; differentiable once. Autocast adds nothing to it.
 
     Arguments and results as in `reference_lstm`, with the weights in place of the products; at least one word.
     """
-    return _ProjectedLstm.apply(inputs, hidden, cell, *weights, batch_sizes, cell_clip, projection_clip, forget_bias)
+    *tensors, products_dtype, outputs_dtype = weights
+    with _without_autocast(inputs):
+        return _ProjectedLstm.apply(
+            inputs,
+            hidden,
+            cell,
+            *tensors,
+            products_dtype or cell.dtype,
+            outputs_dtype or inputs.dtype,
+            batch_sizes,
+            cell_clip,
+            projection_clip,
+            forget_bias,
+        )

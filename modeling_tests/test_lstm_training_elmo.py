@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from elmo_hf import lstm_elmo
+from elmo_hf import ElmoModel, lstm_elmo, lstm_training_elmo
 from elmo_hf.lstm_elmo import projected_lstm, reference_lstm
 from elmo_hf.lstm_training_elmo import LstmWeights, trainable_weights, training_lstm
+
+from .tiny import WORD_INPUT, batch_of, tiny_config
 
 ROWS, WIDTH = 6, 3
 
@@ -44,7 +46,7 @@ def test_outputs_and_gradients(
 ) -> None:
     """Of everything, also through the final state, and where rows stop early or have no words."""
     # What is never written must not be read.
-    monkeypatch.setattr(torch, "empty_like", lambda tensor: torch.full_like(tensor, float("nan")))
+    monkeypatch.setattr(torch, "empty_like", lambda tensor, **given: torch.full_like(tensor, float("nan"), **given))
     monkeypatch.setattr(Tensor, "new_empty", lambda tensor, *shape: tensor.new_full(shape, float("nan")))
     tensors = problem(sum(sizes), projected)
     settings = {"cell_clip": clips[0], "projection_clip": clips[1], "forget_bias": 1.0}
@@ -89,6 +91,102 @@ def test_frozen_parts_get_no_gradient() -> None:
     assert [tensor.grad is not None for tensor in tensors] == [True, False, False, False, False, True, True]
 
 
+def of_relative_error(found: Tensor, expected: Tensor, bound: float) -> None:
+    """Of the largest value; and all in all in the same direction."""
+    assert found.isfinite().all()
+    assert (found - expected).abs().max() <= bound * expected.abs().max()
+    assert nn.functional.cosine_similarity(found.double().flatten(), expected.double().flatten(), dim=0) > 0.9999
+
+
+class TestBfloat16Products:
+    """Against float32; 8 bits of a factor are a relative error of at most 4e-3.
+
+    Clips are wide: the gradient of a value beside its clip is there or not there, whatever the precision.
+    """
+
+    settings = {"cell_clip": 3.0, "projection_clip": 3.0, "forget_bias": 1.0}
+    sizes = (16, 16, 12, 12, 9, 4, 1)
+
+    @pytest.fixture
+    def tensors(self) -> list[Tensor]:
+        """A layer of width 24 and cell 32 over 16 rows, weights as in training."""
+        width, size = 24, 32
+        shapes = [(sum(self.sizes), width), (18, width), (18, size), (4 * size, width), (4 * size,), (4 * size, width)]
+        tensors = [torch.randn(shape) * (1.0 if index < 3 else 0.15) for index, shape in enumerate(shapes)]
+        return [tensor.requires_grad_() for tensor in [*tensors, torch.randn(width, size) * 0.3]]
+
+    def run(
+        self, tensors: list[Tensor], upstream: list[Tensor] | None, products: torch.dtype, outputs: torch.dtype
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], list[Tensor]]:
+        inputs, hidden, cell, *weights = tensors
+        given = LstmWeights(*weights, products, outputs)
+        results = training_lstm(inputs, self.sizes, hidden, cell, given, **self.settings)
+        upstream = [torch.randn_like(part) for part in results] if upstream is None else upstream
+        pairs = [part.to(result.dtype) for part, result in zip(upstream, results, strict=True)]
+        return results, torch.autograd.grad(results, tensors, pairs), upstream
+
+    def test_wide_weights(self, tensors: list[Tensor]) -> None:
+        """As under autocast: everything that is no factor of a product is float32."""
+        expected, expected_gradients, upstream = self.run(tensors, None, torch.float32, torch.float32)
+        found, gradients, _ = self.run(tensors, upstream, torch.bfloat16, torch.float32)
+        assert {part.dtype for part in (*found, *gradients)} == {torch.float32}
+        for one, other in zip(found, expected, strict=True):
+            of_relative_error(one, other, 1e-2)
+        for one, other in zip(gradients, expected_gradients, strict=True):
+            of_relative_error(one, other, 1e-2)
+
+    @pytest.mark.parametrize("products", [torch.bfloat16, torch.float32])
+    def test_narrow_weights(self, tensors: list[Tensor], products: torch.dtype) -> None:
+        """A model of bfloat16 weights, whose cell is float32; where the processor cannot, with float32 products."""
+        narrow = [tensor.detach().to(torch.float32 if index == 2 else torch.bfloat16) for index, tensor in
+                  enumerate(tensors)]  # fmt: skip
+        wide = [tensor.float().requires_grad_() for tensor in narrow]
+        narrow = [tensor.requires_grad_() for tensor in narrow]
+        expected, expected_gradients, upstream = self.run(wide, None, torch.float32, torch.float32)
+        found, gradients, _ = self.run(narrow, upstream, products, torch.bfloat16)
+        assert [part.dtype for part in found] == [torch.bfloat16, torch.bfloat16, torch.float32]
+        assert [part.dtype for part in gradients] == [tensor.dtype for tensor in narrow]
+        for one, other in zip((*found, *gradients), (*expected, *expected_gradients), strict=True):
+            of_relative_error(one.float(), other, 2e-2 if products == torch.bfloat16 else 1e-2)
+
+    def test_weights_are_converted_once(self, tensors: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+        """A call, and not a step; not again in the backward pass."""
+        converted = []
+
+        class Watching(torch.utils._python_dispatch.TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                if func is torch.ops.aten._to_copy.default and kwargs.get("dtype") == torch.bfloat16:
+                    converted.append(args[0].shape)
+                return func(*args, **(kwargs or {}))
+
+        with Watching():
+            self.run(tensors, None, torch.bfloat16, torch.float32)
+        weights = [tensor.shape for tensor in (tensors[3], tensors[6])]
+        assert [converted.count(shape) for shape in weights] == [2, 1]  # input and hidden weight are shaped alike
+
+    @pytest.mark.parametrize("can_multiply", [True, False])
+    def test_model_under_autocast(self, can_multiply: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As the Trainer and `elmo-hf pretrain` train in bf16: never through the plain loop."""
+        monkeypatch.setattr(lstm_training_elmo, "multiplies_bfloat16", lambda: can_multiply)
+        model = ElmoModel(tiny_config(**WORD_INPUT, cell_clip=3.0, projection_clip=3.0)).train()
+        with torch.no_grad():
+            for parameter in model.encoder.parameters():
+                parameter.normal_(std=0.4)
+        batch = batch_of(["a b c d", "e f", "g"])
+
+        def gradients(autocasts: bool) -> list[Tensor]:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocasts):
+                loss = model(**batch).last_hidden_state.float().square().sum()
+            return list(torch.autograd.grad(loss, [model.encoder.get_parameter(name) for name in names]))
+
+        names = [name for name, _ in model.encoder.named_parameters()]
+        expected = gradients(autocasts=False)
+        monkeypatch.setattr(lstm_elmo, "reference_lstm", None)
+        found = gradients(autocasts=True)
+        for one, other in zip(found, expected, strict=True):
+            of_relative_error(one, other, 0.03 if can_multiply else 2e-6)
+
+
 class TestChoice:
     """When `projected_lstm` takes it: plain float32 layers that train; the reference otherwise."""
 
@@ -119,10 +217,28 @@ class TestChoice:
         assert not self.serves(layers)
 
     def test_other_dtypes(self, layers: list[nn.Module]) -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.float16):
             assert not self.serves(layers)
-        assert not self.serves([layer.bfloat16() for layer in layers], torch.bfloat16)
+        assert not self.serves(layers, torch.bfloat16)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert not self.serves(layers, torch.float64)
+            assert not self.serves([layer.double() for layer in layers])
         assert not self.serves(layers, torch.float32)
+        assert not self.serves([layer.half() for layer in layers], torch.float16)
+
+    @pytest.mark.parametrize("can_multiply", [True, False])
+    def test_bfloat16(self, layers: list[nn.Module], can_multiply: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Products in bfloat16 if that is fast; autocast's outputs are wide."""
+        monkeypatch.setattr(lstm_training_elmo, "multiplies_bfloat16", lambda: can_multiply)
+        products = torch.bfloat16 if can_multiply else torch.float32
+        cell = torch.zeros(2, 5)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            for dtype in (torch.float32, torch.bfloat16):
+                weights = trainable_weights(torch.zeros(4, 3, dtype=dtype), cell, *layers)
+                assert weights is not None and weights[4:] == (products, torch.float32)
+        layers = [layer.bfloat16() for layer in layers]
+        weights = trainable_weights(torch.zeros(4, 3, dtype=torch.bfloat16), cell, *layers)
+        assert weights is not None and weights[4:] == (products, torch.bfloat16)
 
     def test_nothing_to_read(self, layers: list[nn.Module]) -> None:
         assert not self.serves(layers, words=0)
