@@ -1,7 +1,7 @@
 """Sentences to NumPy arrays of contextual word vectors: `embed`, and `embed_iter` for streams."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .loading import Name, check_sentences, load_model, load_tokenizer
-from .model_elmo import ElmoModel
+from .loading import Name, check_sentences, load_model, load_tokenizer, with_pos_tags
+from .model_elmo import ElmoModel, ElmoModelOutput
 from .pretrained_elmo import ElmoPreTrainedModel
+from .pretraining import TaggedSentence
 from .tokenization_elmo import ElmoTokenizer
 
 Layers: TypeAlias = Literal["mix", "top", "average", "all"]
@@ -24,6 +25,7 @@ def embed(
     model: ElmoPreTrainedModel | Name,
     tokenizer: ElmoTokenizer | Name | None = None,
     *,
+    pos_tags: Iterable[Sequence[str | None]] | None = None,
     layers: Layers = "mix",
     boundaries: bool = False,
     batch_words: int = 2048,
@@ -41,6 +43,8 @@ def embed(
         sentences: each a text, which the tokenizer splits into words, or a list of words. Any iterable.
         model: any ELMo model with a biLM, or the folder of its checkpoint.
         tokenizer: the model's; by default the one in its checkpoint's folder.
+        pos_tags: for a model that reads them, the parts of speech of each sentence's words, beside `sentences`, which
+            are lists of words then; `None` for a word without one.
         layers: `"mix"`, the model's (first) mix of layers, learned or not; `"top"`, the last layer; `"average"`, the
             mean of all layers, word layer included; or `"all"` of them.
         boundaries: keep the vectors of `<S>` and `</S>` as first and last word.
@@ -58,13 +62,15 @@ def embed(
 
     Raises:
         TypeError: what is neither a text nor a list of words; the message tells which.
-        ValueError: an impossible option, a model without biLM, a checkpoint of another kind of model.
+        ValueError: an impossible option, a model without biLM, a checkpoint of another kind of model; parts of speech
+            that do not fit the words or the model.
     """
     return list(
         embed_iter(
             sentences,
             model,
             tokenizer,
+            pos_tags=pos_tags,
             layers=layers,
             boundaries=boundaries,
             batch_words=batch_words,
@@ -81,6 +87,7 @@ def embed_iter(
     model: ElmoPreTrainedModel | Name,
     tokenizer: ElmoTokenizer | Name | None = None,
     *,
+    pos_tags: Iterable[Sequence[str | None]] | None = None,
     layers: Layers = "mix",
     boundaries: bool = False,
     batch_words: int = 2048,
@@ -94,23 +101,10 @@ def embed_iter(
     Holds the sentences and vectors of one window, about `window * batch_words` words, whatever the stream's length.
     Options are checked, and models loaded, before the first array is asked for.
     """
-    if layers not in get_args(Layers):
-        raise ValueError(f"layers={layers!r}: expected one of {', '.join(map(repr, get_args(Layers)))}")
-    for name, value in (("batch_words", batch_words), ("window", window)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
-    checked = check_sentences(sentences)
-    source = model.bilm if isinstance(model, ElmoPreTrainedModel) else model
-    if source is None:
-        raise ValueError("the model has no biLM (elmo_at=[]): it has no contextual vectors to give")
-    bilm = load_model(source, ElmoModel, device, dtype)
-    words_of = load_tokenizer(tokenizer, model)
-    if bilm.config.word_embedding_size and len(words_of) != bilm.config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {len(words_of)} words and the model, which reads words by their id, "
-            f"vocab_size={bilm.config.vocab_size}: give the tokenizer that belongs to the model"
-        )
-    embedder = _Embedder(bilm, words_of, layers, boundaries, batch_words, window)
+    checked: Iterator[str | list[str] | TaggedSentence] = check_sentences(sentences)
+    if pos_tags is not None:
+        checked = with_pos_tags(check_sentences(sentences), pos_tags)
+    embedder = open_embedder(model, tokenizer, layers, boundaries, batch_words, window, device, dtype)
     total = len(sentences) if isinstance(sentences, Sequence) else None
     # `disable=None` is tqdm's word for "unless at a terminal".
     disable = None if progress is None else not progress
@@ -127,8 +121,46 @@ def _with_progress(arrays: Iterator[Vectors], total: int | None, disable: bool |
             yield array
 
 
-class _Embedder:
-    """Windows of a stream of sentences through the model."""
+def open_embedder(
+    model: ElmoPreTrainedModel | Name,
+    tokenizer: ElmoTokenizer | Name | None,
+    layers: Layers,
+    boundaries: bool,
+    batch_words: int,
+    window: int,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+    stored: torch.dtype | None = None,
+) -> "Embedder":
+    """What reads sentences; options checked, model and tokenizer loaded. Arguments and errors as of `embed`."""
+    if layers not in get_args(Layers):
+        raise ValueError(f"layers={layers!r}: expected one of {', '.join(map(repr, get_args(Layers)))}")
+    for name, value in (("batch_words", batch_words), ("window", window)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: expected at least 1")
+    source = model.bilm if isinstance(model, ElmoPreTrainedModel) else model
+    if source is None:
+        raise ValueError("the model has no biLM (elmo_at=[]): it has no contextual vectors to give")
+    bilm = load_model(source, ElmoModel, device, dtype)
+    words_of = load_tokenizer(tokenizer, model)
+    if bilm.config.word_embedding_size and len(words_of) != bilm.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(words_of)} words and the model, which reads words by their id, "
+            f"vocab_size={bilm.config.vocab_size}: give the tokenizer that belongs to the model"
+        )
+    return Embedder(bilm, words_of, layers, boundaries, batch_words, window, stored)
+
+
+class Embedder:
+    """Windows of a stream of sentences through the model.
+
+    Attributes:
+        model, tokenizer: the biLM and what makes its inputs.
+        layers, boundaries: what is returned, as in `embed`.
+        is_normalised: whether a mix takes statistics over all that is read together.
+        before, after: boundaries that the tokenizer puts around a sentence, 0 or 1 each.
+        stored: the type of the arrays; by default float32, or float64 of a model in float64.
+    """
 
     def __init__(
         self,
@@ -138,37 +170,46 @@ class _Embedder:
         boundaries: bool,
         batch_words: int,
         window: int,
+        stored: torch.dtype | None = None,
     ) -> None:
         self.model, self.tokenizer, self.layers, self.boundaries = model, tokenizer, layers, boundaries
         self.window_words = window * batch_words
         # Statistics over a batch would make a sentence's vectors depend on its neighbours: batches of one.
-        is_normalised = layers == "mix" and model.config.scalar_mix_layer_norm is not None
-        self.batch_words = 1 if is_normalised else batch_words
+        self.is_normalised = layers == "mix" and model.config.scalar_mix_layer_norm is not None
+        self.batch_words = 1 if self.is_normalised else batch_words
         self.before, self.after = int(tokenizer.add_bos_token), int(tokenizer.add_eos_token)
+        self.stored = stored
 
-    def run(self, sentences: Iterator[str | list[str]]) -> Iterator[Vectors]:
+    def run(self, sentences: Iterable[str | list[str] | TaggedSentence]) -> Iterator[Vectors]:
         """The arrays of all sentences, in their order."""
         pool: list[list[str]] = []
+        tags: list[Sequence[str | None]] = []
         size = 0
         for sentence in sentences:
-            words = [word for word, _ in self.tokenizer.words(sentence)] if isinstance(sentence, str) else sentence
+            if isinstance(sentence, TaggedSentence):
+                words = list(sentence.words)
+                tags.append(sentence.tags)
+            else:
+                words = [word for word, _ in self.tokenizer.words(sentence)] if isinstance(sentence, str) else sentence
             pool.append(words)
-            size += self._length(words)
+            size += self.length(words)
             if size >= self.window_words:
-                yield from self._embed(pool)
-                pool, size = [], 0
-        yield from self._embed(pool)
+                yield from self._embed(pool, tags)
+                pool, tags, size = [], [], 0
+        yield from self._embed(pool, tags)
 
-    def _length(self, words: list[str]) -> int:
+    def length(self, words: Sequence[str]) -> int:
+        """Words of a sentence as the model reads it, boundaries included."""
         return self.before + len(words) + self.after
 
-    def _embed(self, pool: list[list[str]]) -> list[Vectors]:
-        """The arrays of a window."""
+    def _embed(self, pool: list[list[str]], tags: list[Sequence[str | None]]) -> list[Vectors]:
+        """The arrays of a window; `tags` of all sentences or of none."""
         arrays: dict[int, Vectors] = {}
         for places in self._batches(pool):
-            values = self._read([pool[place] for place in places])  # [batch, words, 2P] or [batch, layers, words, 2P]
+            inputs = self.encode([pool[place] for place in places], [tags[place] for place in places] if tags else None)
+            values = self.arrays(self.outputs(inputs))  # [batch, words, 2P] or [batch, layers, words, 2P]
             for place, row in zip(places, values, strict=True):
-                first, end = 0, self._length(pool[place])
+                first, end = 0, self.length(pool[place])
                 if not self.boundaries:
                     first, end = self.before, end - self.after
                 # A copy, lest an array keep its whole batch in memory.
@@ -180,31 +221,41 @@ class _Embedder:
         batch: list[int] = []
         for place in sorted(range(len(pool)), key=lambda place: len(pool[place])):
             # The latest is the longest.
-            if batch and (len(batch) + 1) * self._length(pool[place]) > self.batch_words:
+            if batch and (len(batch) + 1) * self.length(pool[place]) > self.batch_words:
                 yield batch
                 batch = []
             batch.append(place)
         if batch:
             yield batch
 
-    @torch.no_grad()
-    def _read(self, sentences: list[list[str]]) -> Vectors:
+    def encode(
+        self, sentences: list[list[str]], pos_tags: list[Sequence[str | None]] | None = None
+    ) -> dict[str, Tensor]:
+        """The model's inputs for sentences side by side, boundaries added, on its device."""
+        beside = {"pos_tags": pos_tags} if pos_tags is not None and self.model.config.num_pos_tags else {}
         encoding = self.tokenizer(
-            sentences, is_split_into_words=True, padding=True, padding_side="right", return_tensors="pt"
+            sentences, is_split_into_words=True, padding=True, padding_side="right", return_tensors="pt", **beside
         )
+        return dict(encoding.to(self.model.device))
+
+    @torch.no_grad()
+    def outputs(self, inputs: dict[str, Tensor], **options: Any) -> ElmoModelOutput:
+        """The model's outputs, without dropout and gradients."""
         was_training = self.model.training
         self.model.eval()
         try:
-            outputs = self.model(
-                **encoding.to(self.model.device), output_hidden_states=self.layers != "mix", return_dict=True
-            )
+            return self.model(**inputs, output_hidden_states=self.layers != "mix", return_dict=True, **options)
         finally:
             self.model.train(was_training)
-        values = self._choose(outputs.last_hidden_state, outputs.hidden_states)
-        return values.to(torch.promote_types(values.dtype, torch.float32)).cpu().numpy()
 
-    def _choose(self, mix: Tensor, hidden_states: tuple[Tensor, ...] | None) -> Tensor:
+    def arrays(self, outputs: ElmoModelOutput) -> Vectors:
+        """(batch, words, 2P), or (batch, layers, words, 2P) for `"all"`."""
+        values = self._choose(outputs.last_hidden_state, outputs.hidden_states)
+        return values.to(self.stored or torch.promote_types(values.dtype, torch.float32)).cpu().numpy()
+
+    def _choose(self, mix: Tensor | None, hidden_states: tuple[Tensor, ...] | None) -> Tensor:
         if self.layers == "mix" or hidden_states is None:
+            assert mix is not None
             return mix
         if self.layers == "top":
             return hidden_states[-1]

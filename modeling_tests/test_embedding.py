@@ -59,6 +59,30 @@ def test_one_sentence_at_a_time(tokenizer, layers, boundaries, reads):
         assert arrays[2].shape == arrays[5].shape == empty
 
 
+def test_parts_of_speech(tokenizer):
+    tagger = ElmoTokenizer(
+        vocab=WORDS, max_characters_per_word=9, padding_side=tokenizer.padding_side, pos_tag_set=["N", "D"]
+    )
+    model = tiny_model(num_pos_tags=2)
+    words, tags = [["the", "mat", ""], [], ["cat"], ["mat"] * 7], [["D", "N", None], [], ["N"], [None] * 7]
+    for options in ({}, {"batch_words": 4, "window": 1}):
+        arrays = embed(words, model, tagger, pos_tags=iter(tags), **options)
+        for array, sentence, given in zip(arrays, words, tags, strict=True):
+            batch = tagger(sentence, pos_tags=given, is_split_into_words=True, return_tensors="pt")
+            with torch.no_grad():
+                expected = model(**batch).last_hidden_state[0, 1:-1].numpy()
+            np.testing.assert_allclose(array, expected, rtol=0, atol=1e-5)
+    assert (arrays[2] != embed([["cat"]], model, tagger, pos_tags=[["D"]])[0]).any()
+    plain = tiny_model()  # reads none
+    np.testing.assert_array_equal(embed(words, plain, tagger, pos_tags=tags)[0], embed(words, plain, tagger)[0])
+    with pytest.raises(ValueError, match="only one of them has a number 3, from 0"):
+        embed(words, model, tagger, pos_tags=tags[:3])
+    with pytest.raises(ValueError, match="the tag 'Q' is none of pos_tag_set: N, D"):
+        embed([["cat"]], model, tagger, pos_tags=[["Q"]])
+    with pytest.raises(ValueError, match="pos_tag_ids where pos_tags stand beside the words"):
+        embed(words, model, tagger)
+
+
 def test_batches_and_windows_change_nothing():
     model, tokenizer = tiny_model(), ElmoTokenizer(vocab=WORDS, max_characters_per_word=9)
     generator = np.random.default_rng(0)

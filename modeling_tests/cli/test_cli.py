@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from elmo_hf import ElmoForTokenClassification, ElmoTokenizer
 from elmo_hf.cli import main
 from modeling_tests.pretraining.conftest import corpus, fresh_accelerate  # noqa: F401 - fixtures
 from modeling_tests.pretraining.runs import SHAPE
+from modeling_tests.tiny import tiny_config
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -45,6 +47,44 @@ def test_from_text_to_perplexity(
         assert sum(record["backward_log_probs"]) == pytest.approx(record["backward_log_prob"], abs=1e-4)
 
 
+def test_parts_of_speech_from_a_tagger_to_perplexity(
+    corpus: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    labels = {0: "NOUN", 1: "VERB"}
+    tagger = ElmoForTokenClassification(tiny_config(id2label=labels, label2id={"NOUN": 0, "VERB": 1}))
+    tagger.save_pretrained(tmp_path / "tagger")
+    ElmoTokenizer(max_characters_per_word=9).save_pretrained(tmp_path / "tagger")
+    tagged = {}
+    for name in ("train", "held_out"):
+        tagged[name] = str(tmp_path / f"{name}.jsonl")
+        text = str(corpus / f"{name}.txt")
+        assert main(["tag", str(tmp_path / "tagger"), text, "--output", tagged[name], "--device", "cpu"]) == 0
+        records = [json.loads(line) for line in Path(tagged[name]).read_text().splitlines()]
+        assert [record["words"] for record in records] == [line.split() for line in Path(text).read_text().splitlines()]
+        assert {tag for record in records for tag in record["tags"]} <= {"NOUN", "VERB"}
+    columns = ["--text_column", "words", "--pos_column", "tags"]
+    characters, vocabulary = tmp_path / "characters.json", tmp_path / "vocab.txt"
+    assert main(["build-vocab", tagged["train"], *columns, "--output", str(vocabulary)]) == 0
+    assert main(["build-characters", tagged["train"], *columns, "--output", str(characters), "--min-count", "2"]) == 0
+    assert f"{characters}: " in capsys.readouterr().out
+    (tmp_path / "tags.txt").write_text("NOUN\nVERB\n")
+
+    arguments = ["pretrain", "--train_data", tagged["train"], "--vocabulary", str(vocabulary), *columns]
+    arguments += ["--output_dir", str(tmp_path / "run"), "--held_out_data", tagged["held_out"], "--preset", "small"]
+    arguments += ["--config_overrides", json.dumps({**SHAPE, "pos_tag_embedding_size": 3}), "--rows", "4"]
+    arguments += ["--unroll_steps", "6", "--num_samples", "12", "--max_steps", "3"]
+    arguments += ["--character_dictionary", str(characters), "--pos_tag_set", str(tmp_path / "tags.txt")]
+    assert main(arguments) == 0
+    reported = capsys.readouterr().out.split("held-out perplexity ")[1].split(" ")[0]
+    arguments = ["perplexity", str(tmp_path / "run" / "model"), tagged["held_out"], "--device", "cpu"]
+    assert main([*arguments, *columns]) == 0
+    assert float(capsys.readouterr().out.split()[1]) == pytest.approx(float(reported), abs=0.006)
+    assert main([*arguments, "--text_column", "words"]) == 1
+    assert "elmo-hf perplexity: sentence 0, " in capsys.readouterr().err
+
+
 def test_reads_other_encodings_and_blank_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text, vocabulary = tmp_path / "text.txt", tmp_path / "vocab.txt"
     text.write_bytes("café\n\ncafé crème\n".encode("latin-1"))
@@ -63,6 +103,9 @@ def test_reads_other_encodings_and_blank_lines(tmp_path: Path, capsys: pytest.Ca
         (["pretrain", "--train_data", "t.txt", "--output_dir", "run"], "vocabulary is missing"),
         (["perplexity", "folder", "t.txt", "--per_word"], "--per_word needs --per_sentence"),
         (["perplexity", "no-such-folder", "t.txt"], "no-such-folder"),
+        (["tag", "no-such-folder", __file__, "--output", "-"], "no-such-folder"),
+        (["build-characters", "missing.txt", "--output", "c.json"], "no file matches missing.txt"),
+        (["pretrain", "--train_data", "t", "--output_dir", "o", "--vocabulary", "v", "--rows", "0"], "rows=0: exp"),
     ],
 )
 def test_errors_are_one_message(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,122 @@
+"""`elmo-hf embed`: contextual vectors of every sentence of a text, into files."""
+
+import sys
+from typing import Any
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "embed",
+        dataclass_types=[],
+        help="write the contextual vectors of a whole corpus",
+        description="Write the contextual vectors of every sentence of a text. The same command again continues one "
+        "that was interrupted. Several processes: torchrun --nproc_per_node N -m elmo_hf.cli embed ..., or accelerate "
+        "launch --multi_gpu --num_processes N -m elmo_hf.cli embed ...",
+    )
+    parser.add_argument(
+        "input",
+        nargs="+",
+        help="text (a sentence a line), JSON lines, both also .gz or .xz, Parquet; files, globs",
+    )
+    parser.add_argument(
+        "output",
+        help="an HDF5 file (.hdf5, .h5) in the layout of bilm-tf and AllenNLP; or a folder of shards, .parquet or "
+        ".safetensors by its name or --format",
+    )
+    parser.add_argument("--model", required=True, help="folder of a model and its tokenizer")
+    parser.add_argument("--format", choices=("hdf5", "parquet", "safetensors"), help="whatever the output's name is")
+    parser.add_argument(
+        "--layers",
+        choices=("mix", "top", "average", "all"),
+        default="mix",
+        help="which vectors: the model's mix of layers (default), the last layer, the mean of all, or all of them",
+    )
+    parser.add_argument("--boundaries", action="store_true", help="also write the vectors of <S> and </S>")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="of the vectors in the files",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "int8"),
+        help="what the model computes in (default: as it is stored)",
+    )
+    parser.add_argument("--device", help="such as cuda (default: each process's GPU if there is one)")
+    parser.add_argument(
+        "--batch_words", "--batch-words", type=int, default=2048, help="words read at a time (default 2048)"
+    )
+    parser.add_argument(
+        "--shard_words",
+        "--shard-words",
+        type=int,
+        default=100_000,
+        help="words of a shard, about: what an interruption costs at most (default 100000)",
+    )
+    parser.add_argument(
+        "--chunk_words",
+        "--chunk-words",
+        type=int,
+        default=2048,
+        help="longer lines are read by chunks of so many words, with the same result (default 2048)",
+    )
+    parser.add_argument(
+        "--word_cache_mb",
+        "--word-cache-mb",
+        type=float,
+        default=256.0,
+        help="on a processor: megabytes of words' vectors kept within a shard, 0 for none (default 256)",
+    )
+    parser.add_argument("--text_column", "--text-column", default="text", help="column of JSON lines and Parquet")
+    parser.add_argument("--id_column", "--id-column", help="column with names of the sentences, written beside them")
+    parser.add_argument(
+        "--pre_tokenization",
+        "--pre-tokenization",
+        choices=("whitespace", "ptb"),
+        default="whitespace",
+        help="how a line becomes words: tokenised already (default), or raw text",
+    )
+    parser.add_argument("--encoding", default="utf-8", help="encoding of text and JSON files (default utf-8)")
+    parser.add_argument(
+        "--undecodable",
+        choices=("refuse", "replace"),
+        default="refuse",
+        help="lines that are not valid in the encoding: stop (default), or mark the bytes U+FFFD",
+    )
+    parser.add_argument(
+        "--forget_sentences",
+        "--forget-sentences",
+        action="store_true",
+        help="HDF5: leave out sentence_to_index, from which AllenNLP's readers look up; it needs all text in memory",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="start anew, whatever an earlier command has written")
+    parser.set_defaults(run=run)
+
+
+def run(options: dict[str, Any]) -> int:
+    """Call [`embed_corpus`] and print its closing line."""
+    import torch
+
+    from elmo_hf import embed_corpus
+
+    sources, output, model = (options.pop(name) for name in ("input", "output", "model"))
+    precision = options.pop("precision")
+    try:
+        summary = embed_corpus(
+            sources,
+            output,
+            model,
+            model_dtype=None if precision in (None, "int8") else getattr(torch, precision),
+            int8=precision == "int8",
+            word_cache_megabytes=options.pop("word_cache_mb") or None,
+            sentence_index=not options.pop("forget_sentences"),
+            **options,
+        )
+    except KeyboardInterrupt:
+        print("elmo-hf embed: stopped; the same command continues", file=sys.stderr)
+        return 130
+    if summary.is_first_process:
+        print(summary.line())
+    return 0

@@ -1,0 +1,276 @@
+"""Where a corpus's vectors lie: shards that appear complete or not at all, and what a later command finds of them.
+
+Parquet and safetensors: a folder with `embeddings-00000-of-00003.parquet` and so on, and `embeddings.index.json` when
+all are there. HDF5: one file, joined in the end from the shards in the folder `<name>.parts` beside it, which is then
+removed; until then the disk holds the vectors twice.
+
+While shards are missing, `unfinished.json` says in the shards' folder what they are part of.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+
+from .plan import Plan, Shard
+from .writers import RECORD, Format, join_hdf5, read_record
+
+if sys.platform != "win32":
+    import fcntl
+
+INDEX, UNFINISHED, LOCK = "embeddings.index.json", "unfinished.json", ".lock"
+SUFFIXES: dict[str, Format] = {
+    ".hdf5": "hdf5",
+    ".h5": "hdf5",
+    ".parquet": "parquet",
+    ".safetensors": "safetensors",
+}
+_REMEDY = "Give the same settings and input, choose another output, or ask to overwrite it"
+
+
+class OutputConflictError(ValueError):
+    """The output holds something else than what this command would continue; the message tells what."""
+
+
+def format_of_output(output: str | os.PathLike[str], file_format: str | None) -> Format:
+    """The format that is asked for, or that the output's name tells.
+
+    Raises:
+        ValueError: neither says one.
+    """
+    if file_format is None:
+        suffix = Path(output).suffix.lower()
+        if suffix not in SUFFIXES:
+            raise ValueError(
+                f"output {os.fspath(output)}: expected a name that ends in {', '.join(SUFFIXES)}, or format='hdf5', "
+                "'parquet' or 'safetensors'"
+            )
+        return SUFFIXES[suffix]
+    for known in SUFFIXES.values():
+        if known == file_format:
+            return known
+    raise ValueError(f"format={file_format!r}: expected 'hdf5', 'parquet' or 'safetensors'")
+
+
+@dataclass
+class Output:
+    """The output of one command.
+
+    Attributes:
+        target: what is asked for, a file for HDF5 and else a folder.
+        file_format: of its shards.
+    """
+
+    target: Path
+    file_format: Format
+    _lock: BinaryIO | None = None
+
+    @property
+    def is_one_file(self) -> bool:
+        return self.file_format == "hdf5"
+
+    @property
+    def folder(self) -> Path:
+        """Where the shards lie."""
+        return self.target.with_name(f"{self.target.name}.parts") if self.is_one_file else self.target
+
+    def path(self, shard: Shard, plan: Plan) -> Path:
+        """The file of a shard."""
+        return self.folder / f"embeddings-{shard.number:05}-of-{len(plan.shards):05}.{self.file_format}"
+
+    # ---- what is there
+
+    def begin(self, settings: dict[str, Any], plan: Plan, overwrite: bool) -> bool:
+        """Make ready, or check what an earlier command has left.
+
+        Returns:
+            Whether all is complete already.
+
+        Raises:
+            OutputConflictError: what is there belongs to something else, or is being written by another command.
+        """
+        complete = self._complete_record()
+        if complete is not None and not overwrite:
+            self._check(complete, settings, plan)
+            return True
+        self._check_foreign(overwrite)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        for path in self.folder.glob(".*.writing"):
+            path.unlink()
+        unfinished = self.folder / UNFINISHED
+        if overwrite:
+            self._clear()
+        elif unfinished.exists():
+            self._check(_read_json(unfinished), settings, plan)
+            return False
+        # The shards only matter to those who look at an unfinished output.
+        self._write_json(unfinished, {**_record(settings, plan), "shards": plan.to_json()})
+        return False
+
+    def missing(self, plan: Plan) -> list[Shard]:
+        """The shards that are still to be written."""
+        return [shard for shard in plan.shards if not self.path(shard, plan).exists()]
+
+    def _complete_record(self) -> dict[str, Any] | None:
+        """What a complete output of such a command tells of itself; `None` if there is none."""
+        if not self.is_one_file:
+            index = self.target / INDEX
+            return _read_json(index) if index.exists() else None
+        if not self.target.is_file():
+            return None
+        try:
+            with h5py.File(self.target) as file:
+                return json.loads(file.attrs[RECORD])
+        except (OSError, KeyError, ValueError):
+            return None
+
+    def _check(self, found: dict[str, Any], settings: dict[str, Any], plan: Plan) -> None:
+        theirs = found.get("settings", {})
+        for name in {**settings, **theirs}:
+            old, new = theirs.get(name), settings.get(name)
+            if old == new:
+                continue
+            if name == "input_files":
+                raise OutputConflictError(
+                    f"{self.target} was begun with other input: {_first_difference(old, new)}. {_REMEDY}"
+                )
+            raise OutputConflictError(f"{self.target} was begun with {name}={old!r}, not {new!r}. {_REMEDY}")
+        if found.get("digest") != plan.digest:
+            raise OutputConflictError(
+                f"{self.target} was begun with other input: the files' names and sizes are the same, but not their "
+                f"sentences. {_REMEDY}"
+            )
+
+    def _check_foreign(self, overwrite: bool) -> None:
+        """Refuse to write where others' files are."""
+        if self.is_one_file and self.target.exists() and not (overwrite and self.target.is_file()):
+            kind = "a folder" if self.target.is_dir() else "a file that this command has not written"
+            raise OutputConflictError(f"{self.target} exists and is {kind}: choose another output, or overwrite a file")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise OutputConflictError(f"{self.folder} is a file: expected a folder for the shards, or nothing")
+        if not self.folder.is_dir() or (self.folder / UNFINISHED).exists() or (self.folder / INDEX).exists():
+            return
+        others = [path.name for path in self.folder.iterdir() if path.name != LOCK and path.suffix != ".writing"]
+        if others:
+            raise OutputConflictError(
+                f"{self.folder} holds {min(others)}, but neither {INDEX} nor {UNFINISHED}: it is the folder of "
+                "something else. Choose another output, or empty it"
+            )
+
+    def _clear(self) -> None:
+        """Remove the shards and records of an earlier command, and nothing else."""
+        for name in (INDEX, UNFINISHED):
+            (self.folder / name).unlink(missing_ok=True)
+        for path in self.folder.glob(f"embeddings-*-of-*.{self.file_format}"):
+            path.unlink()
+
+    def _take_lock(self) -> None:
+        if sys.platform == "win32":  # nothing is locked there
+            return
+        self._lock = (self.folder / LOCK).open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            self._lock = None
+            raise OutputConflictError(
+                f"{self.target} is being written by another command: wait for it, or choose another output. For "
+                "several processes start one command with torchrun or accelerate launch"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+
+    def release(self) -> None:
+        """Let others write."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+            (self.folder / LOCK).unlink(missing_ok=True)
+
+    # ---- writing
+
+    @contextmanager
+    def appearing(self, path: Path, what: str) -> Iterator[Path]:
+        """A path to write to; the file appears as `path` when it is complete.
+
+        Raises:
+            OSError: it cannot be written, as on a full disk; the message tells what is safe.
+        """
+        aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
+        try:
+            yield aside
+            with aside.open("rb+") as file:
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except OSError as error:
+            raise OSError(
+                f"{what} cannot be written: {error}. What was complete before is unharmed; make room, or remedy what "
+                "is wrong, and give the same command again: it continues from there"
+            ) from error
+        finally:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+
+    def _write_json(self, path: Path, value: dict[str, Any]) -> None:
+        with self.appearing(path, str(path)) as aside:
+            aside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+    def finish(self, settings: dict[str, Any], plan: Plan, sentence_index: bool) -> int:
+        """Complete the output, all shards of which are there; returns the number of words."""
+        paths = [self.path(shard, plan) for shard in plan.shards]
+        records = [read_record(path, self.file_format) for path in paths]
+        words = sum(record["words"] for record in records)
+        complete = {**_record(settings, plan), "sentences": plan.sentences, "words": words}
+        if self.is_one_file:
+            with self.appearing(self.target, str(self.target)) as aside:
+                join_hdf5(paths, aside, complete, sentence_index)
+            self.release()
+            shutil.rmtree(self.folder)
+            return words
+        shards = [
+            {"file": path.name, "first": shard.first, "sentences": shard.sentences, "words": record["words"]}
+            for path, shard, record in zip(paths, plan.shards, records, strict=True)
+        ]
+        self._write_json(self.target / INDEX, {**complete, "shards": shards})
+        (self.folder / UNFINISHED).unlink(missing_ok=True)
+        return words
+
+    def words(self) -> int:
+        """The number of words of a complete output."""
+        record = self._complete_record()
+        assert record is not None
+        return record["words"]
+
+
+def _record(settings: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    return {"settings": settings, "digest": plan.digest}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OutputConflictError(f"{path} is damaged ({error}): choose another output, or empty the folder") from error
+    if not isinstance(value, dict):
+        raise OutputConflictError(f"{path} is not of this command: choose another output, or empty the folder")
+    return value
+
+
+def _first_difference(old: Any, new: Any) -> str:
+    old, new = (value if isinstance(value, list) else [] for value in (old, new))
+    for number, (before, now) in enumerate(zip(old, new, strict=False), start=1):
+        if before != now:
+            return f"file {number} was {_described(before)} and is {_described(now)}"
+    return f"{len(old)} files and not {len(new)}"
+
+
+def _described(identity: Any) -> str:
+    return f"{identity[0]} of {identity[1]:,} bytes"

@@ -1,0 +1,144 @@
+"""Which sentences make which shard: the input read once, before the model is."""
+
+import collections
+import hashlib
+import itertools
+import json
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .inputs import Input, Place, Record
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Consecutive sentences of the input.
+
+    Attributes:
+        number: of the shard, from 0.
+        first: number of its first sentence.
+        sentences: how many there are.
+        words: their words, as far as whitespace tells; for sizes and progress.
+        place: where the input's reader finds the first.
+        digest: of the sentences and their identifiers.
+    """
+
+    number: int
+    first: int
+    sentences: int
+    words: int
+    place: Place
+    digest: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The shards of a corpus, in the order of its sentences."""
+
+    shards: tuple[Shard, ...]
+
+    @property
+    def sentences(self) -> int:
+        return sum(shard.sentences for shard in self.shards)
+
+    @property
+    def words(self) -> int:
+        return sum(shard.words for shard in self.shards)
+
+    @property
+    def digest(self) -> str:
+        """Of all sentences, in their shards."""
+        return hashlib.sha256(" ".join(shard.digest for shard in self.shards).encode()).hexdigest()
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [asdict(shard) for shard in self.shards]
+
+    @classmethod
+    def from_json(cls, shards: list[dict[str, Any]]) -> "Plan":
+        return cls(tuple(Shard(**shard) for shard in shards))
+
+
+def words_by_whitespace(record: Record) -> int:
+    """The number of words of a sentence, estimated for a text."""
+    sentence = record.sentence
+    return len(sentence) if isinstance(sentence, list) else len(sentence.split())
+
+
+def plan_shards(given: Input, shard_words: int) -> Plan:
+    """Cut the input into shards, each of about `shard_words` words; a function of input and size alone.
+
+    Reads the whole input, and so finds what cannot be read before hours have gone into the rest.
+
+    Raises:
+        ValueError: a line or record that cannot be read; the message names it.
+    """
+    shards: list[Shard] = []
+    first = sentences = words = size = 0
+    start: Place = []
+    digest = hashlib.sha256()
+    for place, record in given.read():
+        if not sentences:
+            start = place
+        # Escaped, so that a record ends where the next begins.
+        digest.update(json.dumps([record.identifier, record.sentence]).encode())
+        count = words_by_whitespace(record)
+        sentences, words, size = sentences + 1, words + count, size + max(1, count)
+        if size >= shard_words:
+            shards.append(Shard(len(shards), first, sentences, words, start, digest.hexdigest()))
+            first, sentences, words, size = first + sentences, 0, 0, 0
+            digest = hashlib.sha256()
+    if sentences:
+        shards.append(Shard(len(shards), first, sentences, words, start, digest.hexdigest()))
+    return Plan(tuple(shards))
+
+
+class ShardReader:
+    """Reads the sentences of shards, given by rising number.
+
+    The input stays open between shards: in a compressed file every place is found from the file's beginning.
+    """
+
+    def __init__(self, given: Input) -> None:
+        self._given = given
+        self._stream: Generator[tuple[Place, Record], None, None] | None = None
+        self._next = 0  # number of the stream's next sentence
+        self._file = -1  # of its last one
+
+    def read(self, shard: Shard) -> list[Record]:
+        """The sentences of a shard.
+
+        Raises:
+            ValueError: they are not those that were planned with.
+        """
+        stream = self._at(shard)
+        records: list[Record] = []
+        digest = hashlib.sha256()
+        for place, record in itertools.islice(stream, shard.sentences):
+            digest.update(json.dumps([record.identifier, record.sentence]).encode())
+            records.append(record)
+            self._file = place[0]
+        self._next = shard.first + shard.sentences
+        if digest.hexdigest() != shard.digest:
+            where = records[0].where if records else f"sentence {shard.first}"
+            raise ValueError(
+                f"the input changes while it is read (from {where} on). Leave its files alone until it ends"
+            )
+        return records
+
+    def _at(self, shard: Shard) -> Generator[tuple[Place, Record], None, None]:
+        """The stream of all sentences from a shard on."""
+        file, ahead = shard.place[0], shard.first - self._next
+        goes_on = file == self._file and self._given.files[file].is_compressed
+        if self._stream is None or ahead < 0 or (ahead > 0 and not goes_on):
+            self.close()
+            self._stream = self._given.read(shard.place)
+        else:
+            collections.deque(itertools.islice(self._stream, ahead), maxlen=0)
+        return self._stream
+
+    def close(self) -> None:
+        """Release files."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None

@@ -1,0 +1,360 @@
+"""Whole corpora to files of contextual vectors: `embed_corpus`."""
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..embedding import Embedder, Layers, Vectors, open_embedder
+from ..loading import Name
+from ..long_documents import read_by_chunks, why_not_by_chunks
+from ..pretokenization_elmo import check_pre_tokenization, split_words
+from ..pretrained_elmo import ElmoPreTrainedModel
+from ..quantization import quantize
+from ..tokenization_elmo import ElmoTokenizer
+from .inputs import Columns, Record, import_pyarrow, open_input
+from .output import Output, format_of_output
+from .plan import Plan, Shard, ShardReader, plan_shards, words_by_whitespace
+from .processes import Processes
+from .writers import WRITERS, Entry, Format, VectorType
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class CorpusEmbedding:
+    """What `embed_corpus` has done.
+
+    Attributes:
+        output: where the vectors are.
+        sentences, words: of the corpus, boundaries left out.
+        shards: how many there are.
+        new_shards: how many of them this call has written; the others were there.
+        seconds: that it took, loading left out.
+        words_per_second: of the new shards, of all processes; 0 if there are none.
+        is_first_process: whether this is the process that should tell.
+    """
+
+    output: Path
+    sentences: int
+    words: int
+    shards: int
+    new_shards: int
+    seconds: float
+    words_per_second: float
+    is_first_process: bool = True
+
+    def line(self) -> str:
+        """For people."""
+        counts = f"{self.output}: {self.sentences:,} sentences, {self.words:,} words"
+        if not self.new_shards:
+            return f"{counts}; complete already, nothing was left to do"
+        return f"{counts}; {self.words_per_second:,.0f} words/s over {self.seconds:,.1f} s"
+
+
+def embed_corpus(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    model: ElmoPreTrainedModel | Name,
+    tokenizer: ElmoTokenizer | Name | None = None,
+    *,
+    layers: Layers = "mix",
+    boundaries: bool = False,
+    format: Format | None = None,
+    dtype: Literal["float32", "float16"] = "float32",
+    text_column: str = "text",
+    id_column: str | None = None,
+    pre_tokenization: str = "whitespace",
+    encoding: str = "utf-8",
+    undecodable: Literal["refuse", "replace"] = "refuse",
+    batch_words: int = 2048,
+    shard_words: int = 100_000,
+    chunk_words: int = 2048,
+    sentence_index: bool = True,
+    overwrite: bool = False,
+    device: torch.device | str | None = None,
+    model_dtype: torch.dtype | None = None,
+    int8: bool = False,
+    word_cache_megabytes: float | None = 256.0,
+    progress: bool | None = None,
+) -> CorpusEmbedding:
+    """Write the contextual vectors of all sentences of some files.
+
+    The input is read once to plan the shards, which finds every line that cannot be read, and then shard by shard.
+    Every shard appears complete or not at all, so the same call again continues where one was interrupted. Each
+    sentence is read by itself, as by `embed`; sentences of similar length are read together, and written in their
+    order. A sentence of more than `chunk_words` words is read by chunks, as by `embed_document`, which is exact.
+
+    Several processes (torchrun, `accelerate launch`) share the shards out; the vectors are those of one process.
+
+    Memory does not depend on the number of sentences: it is that of the model, of a window of eight batches' vectors,
+    and of a shard's text. Only `sentence_index` needs all text at once, in the end.
+
+    Args:
+        sources: paths or globs of text, one sentence a line, JSON lines, both also compressed, and Parquet.
+        output: HDF5: a file with a dataset for each sentence, named by its number from 0, as bilm-tf and AllenNLP write
+            it: (words, 2P), or (layers, words, 2P) for all layers. Otherwise a folder: Parquet with a row for each
+            sentence (index, id, words, vectors), or safetensors with a tensor for each, named by its number.
+        model, tokenizer, layers, boundaries: as of `embed`.
+        format: `"hdf5"`, `"parquet"` or `"safetensors"`; by default what the output's name ends in.
+        dtype: of the vectors in the files.
+        text_column: column of JSON lines and Parquet that holds a text, or a list of words, which stays as it is.
+        id_column: column with names of the sentences: `id` in Parquet, the dataset `ids` in HDF5, and a JSON list `ids`
+            in the metadata of safetensors.
+        pre_tokenization: how texts become words: at `"whitespace"`, or by rules for raw text, `"ptb"`.
+        encoding, undecodable: of text and JSON lines; lines that are not valid are refused, or their bytes replaced.
+        batch_words: words read at a time, padding included.
+        shard_words: words of a shard, about; what an interruption costs at most.
+        chunk_words: longer sentences are read by chunks of so many words.
+        sentence_index: HDF5: also write AllenNLP's `sentence_to_index`.
+        overwrite: start anew whatever is there, unless it is the folder of something else.
+        device, model_dtype: of a model that is given as a folder; by default the process's GPU if there is one, and as
+            stored.
+        int8: compute in 8-bit integers, as `quantize` makes them of a model that is given as a folder.
+        word_cache_megabytes: on a processor, of words' vectors kept within a shard (`ElmoModel.cache_word_vectors`),
+            by a model that is given as a folder and reads characters; `None` for none.
+        progress: show a progress bar; by default where the output is a terminal.
+
+    Raises:
+        OutputConflictError: a `ValueError`; the output was begun with other settings or input, or is something else.
+        ValueError: an impossible option; a file, line or record that cannot be read, which the message names.
+        FileNotFoundError: no such input.
+        OSError: the output cannot be written, as on a full disk. Complete shards stay.
+        ImportError: Parquet, and pyarrow is missing.
+    """
+    began = time.monotonic()
+    kind = format_of_output(output, format)
+    _check_options(dtype, pre_tokenization, shard_words, chunk_words, kind)
+    given = open_input(sources, Columns(text_column, id_column), encoding, undecodable)
+    processes = Processes.from_environment()
+    place = Output(Path(output), kind)
+    try:
+        if device is None and torch.cuda.is_available() and not isinstance(model, ElmoPreTrainedModel):
+            device = f"cuda:{processes.local_rank % torch.cuda.device_count()}"
+        embedder = open_embedder(
+            model, tokenizer, layers, boundaries, batch_words, 8, device, model_dtype, _DTYPES[dtype]
+        )
+        is_given = isinstance(model, ElmoPreTrainedModel)
+        if int8:
+            if is_given:
+                raise ValueError("int8=True is for a model given as a folder: this one is loaded, call quantize(model)")
+            quantize(embedder.model)
+        keeps_words = embedder.model.device.type == "cpu" and bool(embedder.model.config.character_filters)
+        cache = None if is_given or not keeps_words else word_cache_megabytes
+        # What the vectors depend on beyond rounding; not how they are computed.
+        settings = {
+            "format": kind,
+            "layers": layers,
+            "boundaries": boundaries,
+            "dtype": dtype,
+            "text_column": text_column,
+            "id_column": id_column,
+            "pre_tokenization": pre_tokenization,
+            "encoding": encoding,
+            "undecodable": undecodable,
+            "shard_words": shard_words,
+        }
+
+        def begin() -> tuple[Plan, bool, list[Shard], dict[str, Any]]:
+            identity = {
+                "input_files": given.identity,
+                "precision": embedder.model.config.weight_precision or str(embedder.model.dtype).removeprefix("torch."),
+                "model": fingerprint(embedder),
+            }
+            plan = plan_shards(given, shard_words)
+            settings_of_all = json.loads(json.dumps({**settings, **identity}))
+            complete = place.begin(settings_of_all, plan, overwrite)
+            return plan, complete, [] if complete else place.missing(plan), settings_of_all
+
+        plan, complete, missing, settings = processes.from_first(begin)
+        began_reading = time.monotonic()
+        error: Exception | None = None
+        reader = ShardReader(given)
+        with _Progress(plan, place, missing, processes, progress) as bar:
+            try:
+                for shard in missing[processes.rank :: processes.size]:
+                    if cache is not None:
+                        # Anew, so that not even rounding depends on which shards a process has read before.
+                        embedder.model.cache_word_vectors(cache)
+                    _embed_shard(shard, plan, reader, embedder, pre_tokenization, chunk_words, place, bar)
+                    bar.look_around()
+            except Exception as raised:
+                error = raised
+            finally:
+                reader.close()
+            processes.check(error)
+        seconds = time.monotonic() - began_reading
+
+        def finish() -> int:
+            return place.words() if complete else place.finish(settings, plan, sentence_index)
+
+        words = processes.from_first(finish)
+        new_words = sum(shard.words for shard in missing)
+        return CorpusEmbedding(
+            place.target,
+            plan.sentences,
+            words,
+            len(plan.shards),
+            len(missing),
+            time.monotonic() - began,
+            new_words / seconds if missing else 0.0,
+            processes.is_first,
+        )
+    finally:
+        place.release()
+        processes.leave()
+
+
+def _check_options(dtype: str, pre_tokenization: str, shard_words: int, chunk_words: int, kind: Format) -> None:
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype={dtype!r}: expected 'float32' or 'float16'")
+    check_pre_tokenization(pre_tokenization)
+    for name, value in (("shard_words", shard_words), ("chunk_words", chunk_words)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: expected at least 1")
+    if kind == "parquet":
+        import_pyarrow()  # now, and not when the first shard is written
+
+
+def fingerprint(embedder: Embedder) -> str:
+    """Of all that a model's vectors depend on: configuration, weights, and how the tokenizer spells."""
+    model, tokenizer = embedder.model, embedder.tokenizer
+    digest = hashlib.sha256()
+    config = model.config.to_diff_dict()
+    for name in ("_name_or_path", "transformers_version", "architectures", "auto_map", "dtype"):
+        config.pop(name, None)
+    spelling = [
+        tokenizer.max_characters_per_word,
+        tokenizer.special_boundary_words,
+        embedder.before,
+        embedder.after,
+        tokenizer.character_vocabulary,
+        sorted(tokenizer.get_vocab().items()) if model.config.word_embedding_size else None,
+    ]
+    digest.update(json.dumps([config, spelling], sort_keys=True, default=str).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        if isinstance(value, torch.Tensor):
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
+
+
+class _Progress:
+    """A bar of words in the first process, which also sees the shards that others complete."""
+
+    def __init__(
+        self, plan: Plan, place: Output, missing: list[Shard], processes: Processes, show: bool | None
+    ) -> None:
+        self._plan, self._place, self._missing = plan, place, missing
+        # `disable=None` is tqdm's word for "unless at a terminal".
+        disable = True if not processes.is_first else (None if show is None else not show)
+        self._is_alone = processes.size == 1
+        done = plan.words - sum(shard.words for shard in missing)
+        self._initial = done
+        self._bar = tqdm(total=plan.words, initial=done, unit=" words", unit_scale=True, disable=disable)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def add(self, words: int) -> None:
+        self._bar.update(words)
+
+    def look_around(self) -> None:
+        """Count what other processes have completed."""
+        if self._is_alone or self._bar.disable:
+            return
+        there = sum(shard.words for shard in self._missing if self._place.path(shard, self._plan).exists())
+        self._bar.update(max(0, self._initial + there - self._bar.n))
+
+
+def _embed_shard(
+    shard: Shard,
+    plan: Plan,
+    reader: ShardReader,
+    embedder: Embedder,
+    pre_tokenization: str,
+    chunk_words: int,
+    place: Output,
+    bar: _Progress,
+) -> None:
+    entries = [
+        _entry(shard.first + number, record, embedder, pre_tokenization)
+        for number, record in enumerate(reader.read(shard))
+    ]
+    path = place.path(shard, plan)
+    record = {"sentences": len(entries), "words": sum(len(entry.words) for entry in entries)}
+    config = embedder.model.config
+    vectors = VectorType(
+        config.num_mixed_layers if embedder.layers == "all" else None,
+        2 * config.projection_size,
+        np.dtype(str(embedder.stored).removeprefix("torch.")),
+    )
+    with place.appearing(path, str(path)) as aside:
+        writer = WRITERS[place.file_format](aside, entries, vectors, record)
+        try:
+            for entry, parts in _embedded(entries, embedder, chunk_words):
+                writer.write(entry, _finite(entry, parts) if vectors.dtype == np.float16 else parts)
+                bar.add(entry.size)
+            writer.close()
+        except BaseException as error:
+            # The first error tells more than what closing a broken file raises.
+            with suppress(Exception):
+                writer.abandon()
+            if isinstance(error, RuntimeError) and os.strerror(errno.ENOSPC) in str(error):  # HDF5's way
+                raise OSError(errno.ENOSPC, str(error)) from error
+            raise
+
+
+def _entry(number: int, record: Record, embedder: Embedder, pre_tokenization: str) -> Entry:
+    sentence = record.sentence
+    words = sentence if isinstance(sentence, list) else split_words(sentence, pre_tokenization)
+    length, config = embedder.length(words), embedder.model.config
+    if config.encoder_type == "transformer" and length > config.max_position_embeddings:
+        raise ValueError(
+            f"{record.where}: a sentence of {length:,} words, boundaries included: this Transformer reads at most "
+            f"{config.max_position_embeddings:,}. Split it"
+        )
+    if not embedder.boundaries:
+        length = len(words)
+    return Entry(number, record.identifier, words, length, record.where, words_by_whitespace(record))
+
+
+def _embedded(entries: list[Entry], embedder: Embedder, chunk_words: int) -> Iterator[tuple[Entry, Iterable[Vectors]]]:
+    """The vectors of each sentence, in their order, those of a long one by chunks."""
+    by_chunks = why_not_by_chunks(embedder) is None
+
+    def is_long(entry: Entry) -> bool:
+        return by_chunks and len(entry.words) > chunk_words
+
+    for long, group in itertools.groupby(entries, is_long):
+        if long:
+            for entry in group:
+                yield entry, read_by_chunks(embedder, entry.words, chunk_words)
+        else:
+            short = list(group)
+            for entry, array in zip(short, embedder.run(entry.words for entry in short), strict=True):
+                yield entry, [array]
+
+
+def _finite(entry: Entry, parts: Iterable[Vectors]) -> Iterator[Vectors]:
+    for part in parts:
+        if not np.isfinite(part).all():
+            raise ValueError(
+                f"{entry.where}: vectors of this sentence are not finite in float16, whose largest number is 65,504. "
+                "Choose dtype='float32'"
+            )
+        yield part

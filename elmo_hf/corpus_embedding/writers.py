@@ -1,0 +1,308 @@
+"""Files of vectors: HDF5 as the original programs write it, Parquet, safetensors.
+
+A writer makes the file of one shard. It is told of all sentences first, then given the vectors of each in their order,
+whole or in consecutive parts.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ..embedding import Vectors
+from .inputs import import_pyarrow
+
+Format = Literal["hdf5", "parquet", "safetensors"]
+
+# Datasets beside the sentences', in HDF5; the first is AllenNLP's.
+SENTENCE_INDEX, IDENTIFIERS, SENTENCES = "sentence_to_index", "ids", "sentences"
+RECORD = "elmo_hf"
+
+_ROW_GROUP_BYTES = 2**26
+# Offsets and pages of a Parquet file are 32-bit numbers in many readers.
+_LARGEST_ROW = 2**30
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A sentence of a shard.
+
+    Attributes:
+        number: its place in the whole input; its name.
+        identifier: from the input, or `None`.
+        words: its words, boundaries left out.
+        length: number of its vectors.
+        where: file and line, for messages.
+        size: its words as the plan counts them.
+    """
+
+    number: int
+    identifier: str | None
+    words: list[str]
+    length: int
+    where: str
+    size: int
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+@dataclass(frozen=True)
+class VectorType:
+    """What all vectors have in common: `layers` (`None` for a single one), `width`, `dtype`."""
+
+    layers: int | None
+    width: int
+    dtype: np.dtype[Any]
+
+    def shape(self, length: int) -> tuple[int, ...]:
+        """(words, width), or (layers, words, width)."""
+        return (length, self.width) if self.layers is None else (self.layers, length, self.width)
+
+
+class ShardWriter(ABC):
+    """Writes the file of one shard.
+
+    Args:
+        path: to write.
+        entries: all of its sentences.
+        vectors: their type.
+        record: what the file tells of itself: numbers of words and sentences.
+    """
+
+    def __init__(self, path: Path, entries: Sequence[Entry], vectors: VectorType, record: dict[str, Any]) -> None:
+        self.path, self.entries, self.vectors, self.record = path, entries, vectors, record
+
+    @abstractmethod
+    def write(self, entry: Entry, parts: Iterable[Vectors]) -> None:
+        """Write the next sentence's vectors, given as consecutive words."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Complete the file."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Release the file as it is."""
+
+
+class Hdf5Writer(ShardWriter):
+    """A dataset a sentence, named by its number; texts and identifiers beside them until the shards are joined."""
+
+    def __init__(self, path: Path, entries: Sequence[Entry], vectors: VectorType, record: dict[str, Any]) -> None:
+        super().__init__(path, entries, vectors, record)
+        self._file = h5py.File(path, "w")
+        text = h5py.string_dtype()
+        self._file.create_dataset(SENTENCES, data=[_storable(entry.text) for entry in entries], dtype=text)
+        if entries[0].identifier is not None:
+            self._file.create_dataset(IDENTIFIERS, data=[_storable(entry.identifier) for entry in entries], dtype=text)
+        self._file.attrs[RECORD] = json.dumps(record)
+
+    def write(self, entry: Entry, parts: Iterable[Vectors]) -> None:
+        dataset = None
+        for start, end, part in _placed(parts):
+            if end - start == entry.length:
+                self._file.create_dataset(str(entry.number), data=part)
+                return
+            if dataset is None:
+                shape = self.vectors.shape(entry.length)
+                dataset = self._file.create_dataset(str(entry.number), shape, self.vectors.dtype)
+            dataset[..., start:end, :] = part
+
+    def close(self) -> None:
+        self._file.close()
+
+    abandon = close
+
+
+class SafetensorsWriter(ShardWriter):
+    """A tensor a sentence, named by its number. Written as vectors come: the header needs their lengths alone."""
+
+    def __init__(self, path: Path, entries: Sequence[Entry], vectors: VectorType, record: dict[str, Any]) -> None:
+        super().__init__(path, entries, vectors, record)
+        metadata = {name: str(value) for name, value in record.items()}
+        if entries[0].identifier is not None:
+            metadata[IDENTIFIERS] = json.dumps([entry.identifier for entry in entries])
+        header: dict[str, Any] = {"__metadata__": metadata}
+        self._offsets: dict[int, int] = {}
+        end = 0
+        for entry in entries:
+            start, shape = end, vectors.shape(entry.length)
+            end += int(np.prod(shape)) * vectors.dtype.itemsize
+            kind = {"float16": "F16", "float32": "F32", "float64": "F64"}[vectors.dtype.name]
+            header[str(entry.number)] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
+            self._offsets[entry.number] = start
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        self._file: BinaryIO = path.open("wb")
+        self._file.write(len(text).to_bytes(8, "little") + text)
+        self._start = self._file.tell()
+
+    def write(self, entry: Entry, parts: Iterable[Vectors]) -> None:
+        offset = self._start + self._offsets[entry.number]
+        row = self.vectors.width * self.vectors.dtype.itemsize
+        for start, _, part in _placed(parts):
+            layers = part[np.newaxis] if self.vectors.layers is None else part
+            for number, layer in enumerate(layers):
+                self._file.seek(offset + (number * entry.length + start) * row)
+                self._file.write(np.ascontiguousarray(layer).data)
+
+    def close(self) -> None:
+        self._file.close()
+
+    abandon = close
+
+
+class ParquetWriter(ShardWriter):
+    """A row a sentence: number, identifier, words, vectors as nested lists, the last of fixed size."""
+
+    def __init__(self, path: Path, entries: Sequence[Entry], vectors: VectorType, record: dict[str, Any]) -> None:
+        super().__init__(path, entries, vectors, record)
+        arrow = self._arrow = import_pyarrow()
+        values = arrow.list_(arrow.from_numpy_dtype(vectors.dtype), vectors.width)
+        kind = arrow.list_(values) if vectors.layers is None else arrow.list_(arrow.list_(values))
+        fields = [("index", arrow.int64()), ("words", arrow.list_(arrow.string())), ("vectors", kind)]
+        if entries[0].identifier is not None:
+            fields.insert(1, ("id", arrow.string()))
+        self._schema = arrow.schema(fields).with_metadata({RECORD: json.dumps(record)})
+        # Vectors hardly repeat and hardly compress.
+        self._file = arrow.parquet.ParquetWriter(path, self._schema, compression="none", use_dictionary=False)
+        self._rows: list[tuple[Entry, Vectors]] = []
+        self._bytes = 0
+
+    def write(self, entry: Entry, parts: Iterable[Vectors]) -> None:
+        size = int(np.prod(self.vectors.shape(entry.length))) * self.vectors.dtype.itemsize
+        if size > _LARGEST_ROW:
+            raise ValueError(
+                f"{entry.where}: the vectors of {entry.length:,} words are {size:,} bytes, too many for one row of "
+                f"Parquet ({_LARGEST_ROW:,}). Choose HDF5 or safetensors, fewer layers, or split the document"
+            )
+        gathered = list(parts)
+        self._rows.append((entry, gathered[0] if len(gathered) == 1 else np.concatenate(gathered, axis=-2)))
+        self._bytes += size
+        if self._bytes >= _ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        arrow = self._arrow
+        entries = [entry for entry, _ in self._rows]
+        flat = np.concatenate([array.reshape(-1) for _, array in self._rows])
+        lists = arrow.FixedSizeListArray.from_arrays(arrow.array(flat), self.vectors.width)
+        layers = self.vectors.layers
+        lengths = np.repeat([entry.length for entry in entries], layers or 1)
+        lists = arrow.ListArray.from_arrays(_offsets(lengths), lists)
+        if layers is not None:
+            lists = arrow.ListArray.from_arrays(_offsets(np.full(len(entries), layers)), lists)
+        columns = {
+            "index": [entry.number for entry in entries],
+            "id": [entry.identifier and _storable(entry.identifier) for entry in entries],
+            "words": [list(map(_storable, entry.words)) for entry in entries],
+            "vectors": lists,
+        }
+        arrays = [
+            value if name == "vectors" else arrow.array(value, self._schema.field(name).type)
+            for name, value in ((name, columns[name]) for name in self._schema.names)
+        ]
+        self._file.write_table(arrow.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(entries))
+        self._rows, self._bytes = [], 0
+
+    def close(self) -> None:
+        self._flush()
+        self._file.close()
+
+    def abandon(self) -> None:
+        self._rows = []
+        self._file.close()
+
+
+WRITERS: dict[Format, type[ShardWriter]] = {
+    "hdf5": Hdf5Writer,
+    "parquet": ParquetWriter,
+    "safetensors": SafetensorsWriter,
+}
+
+
+def read_record(path: Path, file_format: Format) -> dict[str, Any]:
+    """What a shard's file tells of itself.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    try:
+        if file_format == "hdf5":
+            with h5py.File(path) as file:
+                return json.loads(file.attrs[RECORD])
+        if file_format == "parquet":
+            return json.loads(import_pyarrow().parquet.read_schema(path).metadata[RECORD.encode()])
+        with path.open("rb") as header:
+            size = int.from_bytes(header.read(8), "little")
+            metadata = json.loads(header.read(size))["__metadata__"]
+        return {name: int(metadata[name]) for name in ("sentences", "words")}
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged, or no shard of vectors ({error}). Remove it and give the same command again"
+        ) from error
+
+
+def join_hdf5(shards: Iterable[Path], path: Path, record: dict[str, Any], sentence_index: bool) -> None:
+    """Join the files of shards into one with the layout of the original programs.
+
+    Args:
+        shards: in their order.
+        path: to write.
+        record: what the file tells of itself, an attribute of it.
+        sentence_index: write AllenNLP's `sentence_to_index`, one JSON object from text to number, the last of equal
+            texts. It is the only thing held in memory.
+    """
+    numbers: dict[str, str] = {}
+    with h5py.File(path, "w") as file:
+        file.attrs[RECORD] = json.dumps(record)
+        count = 0
+        for shard in shards:
+            with h5py.File(shard) as part:
+                texts = part[SENTENCES]
+                for number in range(count, count + len(texts)):
+                    part.copy(part[str(number)], file, name=str(number))
+                if sentence_index:
+                    for number, text in enumerate(texts.asstr()[...], start=count):
+                        numbers[text] = str(number)
+                if IDENTIFIERS in part:
+                    _append(file, IDENTIFIERS, part[IDENTIFIERS].asstr()[...])
+                count += len(texts)
+        if sentence_index:
+            file.create_dataset(SENTENCE_INDEX, data=[json.dumps(numbers)], dtype=h5py.string_dtype())
+
+
+def _append(file: h5py.File, name: str, values: NDArray[Any]) -> None:
+    if name not in file:
+        file.create_dataset(name, (0,), maxshape=(None,), dtype=h5py.string_dtype(), chunks=(1024,))
+    dataset = file[name]
+    start = len(dataset)
+    dataset.resize((start + len(values),))
+    dataset[start:] = values
+
+
+def _placed(parts: Iterable[Vectors]) -> Iterator[tuple[int, int, Vectors]]:
+    start = 0
+    for part in parts:
+        end = start + part.shape[-2]
+        yield start, end, part
+        start = end
+
+
+def _offsets(lengths: NDArray[np.integer] | Sequence[int]) -> NDArray[np.int32]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+
+
+def _storable(text: str | None) -> str:
+    """Without what the files' UTF-8 cannot hold: half characters, of JSON's \\ud800, and ends of strings."""
+    return (text or "").encode("utf-8", "replace").decode().replace("\0", "\ufffd")

@@ -1,0 +1,184 @@
+"""Files of sentences: every kind, from any place on, and what cannot be read."""
+
+import gzip
+import json
+import lzma
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from elmo_hf.corpus_embedding.inputs import Columns, open_input
+from elmo_hf.corpus_embedding.plan import Plan, ShardReader, plan_shards
+
+LINES = ["the cat", "", "Straße 猫\u2028x", " spaces  here ", "a\tb", "last"]
+
+
+def records(path, columns=None, start=None, **options):
+    return [record for _, record in open_input(path, columns or Columns(), **options).read(start)]
+
+
+def test_lines_of_text(tmp_path):
+    text = "\n".join(LINES)
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\n")
+    (tmp_path / "b").write_bytes(text.replace("\n", "\r\n").encode())
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "d.xz").write_bytes(lzma.compress(text.encode()))
+    for name in ("a.txt", "b", "c.txt.gz", "d.xz"):
+        found = records(tmp_path / name)
+        assert [record.sentence for record in found] == LINES, name
+        assert [record.line for record in found] == [1, 2, 3, 4, 5, 6]
+        assert found[2].where == f"{tmp_path / name}, line 3" and found[0].identifier is None
+    assert [record.sentence for record in records(tmp_path / "*")] == LINES * 4
+    (tmp_path / "latin").write_bytes("café\n".encode("latin-1"))
+    assert records(tmp_path / "latin", encoding="latin-1")[0].sentence == "café"
+    assert records(tmp_path / "latin", undecodable="replace")[0].sentence == "caf\ufffd"
+
+
+def test_words_stay_as_they_are(tmp_path):
+    words = [["New York", "", "<S>", "a\nb"], [], ["x"]]
+    names = [7, "b", "c"]
+    with (tmp_path / "a.jsonl").open("w") as file:
+        for name, sentence in zip(names, words, strict=True):
+            file.write(json.dumps({"id": name, "tokens": sentence, "more": None}) + "\n\n")
+    table = pa.table({"id": [str(name) for name in names], "tokens": words, "more": [1, 2, 3]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
+    for name in ("a.jsonl", "a.parquet"):
+        found = records(tmp_path / name, Columns("tokens", "id"))
+        assert [record.sentence for record in found] == words
+        assert [record.identifier for record in found] == ["7", "b", "c"]
+    assert [record.line for record in records(tmp_path / "a.jsonl", Columns("tokens"))] == [1, 3, 5]
+    assert found[2].where.endswith("a.parquet, row 3")
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    lines = [f"line {number} of text" for number in range(30)]
+    (tmp_path / "1.txt").write_text("\n".join(lines) + "\n")
+    with gzip.open(tmp_path / "2.jsonl.gz", "wt") as file:
+        file.write("".join(json.dumps({"text": line}) + "\n" * (1 + number % 3) for number, line in enumerate(lines)))
+    pq.write_table(pa.table({"text": lines * 20}), tmp_path / "3.parquet", row_group_size=7)
+    return open_input(tmp_path / "*", Columns())
+
+
+def test_any_place_is_a_beginning(mixed):
+    everything = list(mixed.read())
+    assert len(everything) == 660
+    for number in (0, 1, 29, 30, 31, 59, 60, 61, 66, 67, 320, 659):
+        place = json.loads(json.dumps(everything[number][0]))
+        assert list(mixed.read(place)) == everything[number:], number
+
+
+@pytest.mark.parametrize("shard_words", [1, 10, 77, 100_000])
+def test_plan(mixed, shard_words):
+    plan = plan_shards(mixed, shard_words)
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert plan.sentences == 660 and plan.words == 4 * 660
+    everything = [record for _, record in mixed.read()]
+    for order in (plan.shards, plan.shards[1::3], plan.shards[::-1]):
+        reader = ShardReader(mixed)
+        for shard in order:
+            assert reader.read(shard) == everything[shard.first : shard.first + shard.sentences]
+        reader.close()
+    for shard in plan.shards:
+        assert shard.words == 4 * shard.sentences
+        assert shard.words < shard_words + 4
+    assert [shard.first for shard in plan.shards[1:]] == [shard.first + shard.sentences for shard in plan.shards[:-1]]
+    assert plan_shards(mixed, shard_words).digest == plan.digest != plan_shards(mixed, shard_words + 4).digest or (
+        shard_words == 100_000
+    )
+
+
+def test_compressed_files_are_read_once(tmp_path, monkeypatch):
+    with gzip.open(tmp_path / "a.txt.gz", "wt") as file:
+        file.write("one two\n" * 40)
+    given = open_input(tmp_path / "a.txt.gz", Columns())
+    plan, opened, original = plan_shards(given, 10), [], type(given.files[0]).open
+    monkeypatch.setattr(type(given.files[0]), "open", lambda *place: opened.append(place) or original(*place))
+    reader = ShardReader(given)
+    assert sum(len(reader.read(shard)) for shard in plan.shards[1::2]) == 20
+    reader.close()
+    assert len(opened) == 1
+
+
+def test_blank_lines_end_shards_too(tmp_path):
+    (tmp_path / "a.txt").write_text("\n" * 50)
+    assert [shard.sentences for shard in plan_shards(open_input(tmp_path / "a.txt", Columns()), 20).shards] == [
+        20,
+        20,
+        10,
+    ]
+
+
+def test_a_change_is_seen(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one two\nthree four\n")
+    given = open_input(path, Columns())
+    plan = plan_shards(given, 2)
+    path.write_text("one two\nthree five\n")
+    assert plan_shards(given, 2).digest != plan.digest
+    reader = ShardReader(given)
+    assert reader.read(plan.shards[0])[0].sentence == "one two"
+    with pytest.raises(ValueError, match=r"the input changes while it is read \(from .*a.txt, line 2 on\)"):
+        reader.read(plan.shards[1])
+    # Words are not mixed up with their text.
+    for name, value in (("b.jsonl", "a b"), ("c.jsonl", ["a", "b"]), ("d.jsonl", ["a b"])):
+        (tmp_path / name).write_text(json.dumps({"text": value}))
+    digests = {plan_shards(open_input(tmp_path / f"{name}.jsonl", Columns()), 9).digest for name in "bcd"}
+    assert len(digests) == 3
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("a.txt", b"", "a.txt is empty: expected text"),
+            ("a.txt", b"ok\n\xff\xfe\n", r"a.txt, line 2, byte 1 of the line: b'\\xff' is not utf-8"),
+            ("a.csv", b"text\nx\n", "a.csv: CSV files are not read here"),
+            ("a.zip", b"PK", "a.zip: .zip files cannot be read"),
+            ("a.txt.gz", gzip.compress(b"text " * 99, mtime=0)[:-9], "a.txt.gz is damaged or cut short"),
+            ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "a.jsonl, line 3 is not JSON"),
+            ("a.jsonl", b'["text"]\n', "a.jsonl, line 1 holds a JSON list"),
+            ("a.jsonl", b'{"body": "a"}\n', "a.jsonl, line 1: no column 'text' but 'body'. .*: text_column"),
+            ("a.jsonl", b'{"text": 5}\n', "a.jsonl, line 1: column 'text' holds 5: expected text, or a list of words"),
+            ("a.jsonl", b'{"text": ["a", null]}\n', "a.jsonl, line 1: column 'text' holds None among its words"),
+            ("a.parquet", b"PAR1 no", "a.parquet cannot be read as Parquet"),
+        ],
+    )
+    def test_contents(self, tmp_path, name, content, message):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            records(tmp_path / name)
+
+    def test_columns(self, tmp_path):
+        pq.write_table(pa.table({"body": ["a"], "n": [1.5]}), tmp_path / "a.parquet")
+        with pytest.raises(ValueError, match="a.parquet: no column 'text' but 'body', 'n'"):
+            records(tmp_path / "a.parquet")
+        with pytest.raises(ValueError, match="no column 'key' but 'body', 'n'. Name the right one: id_column"):
+            records(tmp_path / "a.parquet", Columns("body", "key"))
+        with pytest.raises(ValueError, match=r"a.parquet, row 1: column 'n' holds 1.5: expected a text or an integer"):
+            records(tmp_path / "a.parquet", Columns("body", "n"))
+        pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "a.parquet")
+        with pytest.raises(ValueError, match="a.parquet, row 2: column 'text' holds None"):
+            records(tmp_path / "a.parquet")
+        pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
+        with pytest.raises(ValueError, match=r"a.parquet has no rows"):
+            records(tmp_path / "a.parquet")
+        (tmp_path / "a.txt").write_text("a\n")
+        with pytest.raises(ValueError, match="a.txt: id_column='id', but text has no columns"):
+            records(tmp_path / "a.txt", Columns("text", "id"))
+
+    def test_files(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="no file matches missing"):
+            records("missing")
+        with pytest.raises(ValueError, match="is a folder"):
+            records(tmp_path)
+        (tmp_path / "a.txt").write_text("a\n")
+        with pytest.raises(ValueError, match="undecodable='skip': expected 'refuse' or 'replace'"):
+            records(tmp_path / "a.txt", undecodable="skip")
+
+    def test_without_pyarrow(self, tmp_path, monkeypatch):
+        (tmp_path / "a.parquet").write_bytes(b"PAR1")
+        monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+        with pytest.raises(ImportError, match=r"Parquet files need pyarrow: pip install 'elmo-hf\[train\]'"):
+            records(tmp_path / "a.parquet")

@@ -1,0 +1,342 @@
+"""`embed_corpus` against `embed`; interruptions, conflicts, memory."""
+
+import errno
+import json
+import shutil
+import tracemalloc
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors import safe_open
+
+import elmo_hf.corpus_embedding.run as run_module
+from elmo_hf import OutputConflictError, embed, embed_corpus
+from elmo_hf.corpus_embedding.writers import Hdf5Writer, ParquetWriter, SafetensorsWriter
+from modeling_tests.tiny import TRANSFORMER, WORD_INPUT
+
+from .corpora import FORMATS, WORDS, check_equal, model_and_tokenizer, read, sentences, write_text
+
+OPTIONS = {"shard_words": 40, "batch_words": 24, "chunk_words": 20, "progress": False}
+
+
+@pytest.fixture
+def text(tmp_path):
+    return write_text(tmp_path / "text.txt", sentences())
+
+
+@pytest.fixture(scope="module")
+def both():
+    torch.manual_seed(0)
+    return model_and_tokenizer()
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("layers", ["mix", "top", "average", "all"])
+def test_equal_to_embed(text, tmp_path, both, kind, layers):
+    model, tokenizer = both
+    output = tmp_path / f"out.{kind}"
+    summary = embed_corpus(text, output, model, tokenizer, layers=layers, **OPTIONS)
+    given = sentences()
+    check_equal(read(output), embed(given, model, tokenizer, layers=layers))
+    assert read(output)[0].dtype == np.float32
+    words = sum(map(len, given))
+    assert (summary.sentences, summary.words) == (40, words) and summary.shards == summary.new_shards > 3
+    assert summary.line().startswith(f"{output}: 40 sentences, {words} words; ")
+    beside = {path.name for path in tmp_path.iterdir()}
+    assert beside == {"text.txt", output.name}
+    if kind != "hdf5":
+        index = json.loads((output / "embeddings.index.json").read_text())
+        assert (index["sentences"], index["words"]) == (40, words)
+        assert [shard["file"] for shard in index["shards"]] == sorted(set(contents(output)) - {"embeddings.index.json"})
+        assert sum(shard["words"] for shard in index["shards"]) == words
+        assert [shard["first"] for shard in index["shards"]][-1] < 40 and index["shards"][0]["first"] == 0
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_half_precision_and_boundaries(text, tmp_path, both, kind):
+    model, tokenizer = both
+    embed_corpus(text, tmp_path / "out", model, tokenizer, format=kind, dtype="float16", boundaries=True, **OPTIONS)
+    found = read(tmp_path / "out")
+    assert all(array.dtype == np.float16 for array in found)
+    check_equal(found, embed(sentences(), model, tokenizer, boundaries=True), 5e-3)
+
+
+def test_layout_of_the_originals(tmp_path, both):
+    """bilm-tf: a dataset a line. AllenNLP: the index of sentences, of equal ones the last."""
+    (tmp_path / "text.txt").write_text("the cat\n\non a mat\n  the cat \n")
+    embed_corpus(tmp_path / "text.txt", tmp_path / "out.h5", *both, layers="all", **OPTIONS)
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert set(file) == {"0", "1", "2", "3", "sentence_to_index"}
+        assert [file[str(number)].shape for number in range(4)] == [(3, 2, 8), (3, 0, 8), (3, 3, 8), (3, 2, 8)]
+        assert file["sentence_to_index"].shape == (1,)
+        assert json.loads(file["sentence_to_index"][0]) == {"the cat": "3", "": "1", "on a mat": "2"}
+    embed_corpus(tmp_path / "text.txt", tmp_path / "bare.h5", *both, sentence_index=False, **OPTIONS)
+    with h5py.File(tmp_path / "bare.h5") as file:
+        assert set(file) == {"0", "1", "2", "3"}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_words_and_names(tmp_path, both, kind):
+    model, tokenizer = both
+    given = [["New York", "", "\ud800x"], [], ["cat"]]
+    (tmp_path / "in.jsonl").write_text(
+        "".join(json.dumps({"n": f"doc-{n}", "w": words}) + "\n" for n, words in enumerate(given))
+    )
+    output = tmp_path / "out"
+    columns = {"text_column": "w", "id_column": "n"}
+    embed_corpus(
+        tmp_path / "in.jsonl", output, model, tokenizer, format=kind, **columns, **{**OPTIONS, "shard_words": 2}
+    )
+    check_equal(read(output), embed(given, model, tokenizer))
+    names = ["doc-0", "doc-1", "doc-2"]
+    if kind == "hdf5":
+        with h5py.File(output) as file:
+            assert file["ids"].asstr()[...].tolist() == names
+    elif kind == "parquet":
+        tables = [pq.read_table(path) for path in sorted(output.glob("*.parquet"))]
+        assert [name for table in tables for name in table["id"].to_pylist()] == names
+        assert tables[0]["words"].to_pylist()[0] == ["New York", "", "?x"]
+        assert tables[0].schema.names == ["index", "id", "words", "vectors"]
+    else:
+        found = []
+        for path in sorted(output.glob("*.safetensors")):
+            with safe_open(path, "numpy") as file:
+                found += json.loads(file.metadata()["ids"])
+        assert found == names
+
+
+def test_raw_text(tmp_path, both):
+    model, tokenizer = both
+    pq.write_table(pa.table({"text": ["The cat (a cat) sat.", "Don't!"]}), tmp_path / "in.parquet")
+    embed_corpus(tmp_path / "in.parquet", tmp_path / "out", *both, format="hdf5", pre_tokenization="ptb", **OPTIONS)
+    check_equal(read(tmp_path / "out"), embed(["The cat (a cat) sat.", "Don't!"], model, tokenizer))
+
+
+@pytest.mark.parametrize("reads", [WORD_INPUT, TRANSFORMER, {"scalar_mix_layer_norm": "tokens"}])
+def test_other_models(tmp_path, reads):
+    """A mix over all words, and a Transformer, read long lines whole."""
+    model, tokenizer = model_and_tokenizer(**reads, **({"vocab_size": 5} if "word_embedding_size" in reads else {}))
+    given = [words[:12] for words in sentences(12)]
+    write_text(tmp_path / "in.txt", given)
+    embed_corpus(tmp_path / "in.txt", tmp_path / "out.hdf5", model, tokenizer, **{**OPTIONS, "chunk_words": 5})
+    check_equal(read(tmp_path / "out.hdf5"), embed(given, model, tokenizer))
+
+
+def test_long_lines_go_by_chunks(tmp_path, both, monkeypatch):
+    model, _ = both
+    write_text(tmp_path / "in.txt", [["cat"], WORDS * 9, ["mat"]])
+    longest, original = [], model.forward
+    monkeypatch.setattr(
+        model, "forward", lambda **inputs: longest.append(inputs["input_ids"].shape[1]) or original(**inputs)
+    )
+    for kind in FORMATS:
+        embed_corpus(tmp_path / "in.txt", tmp_path / f"o.{kind}", *both, layers="all", **OPTIONS)
+    assert max(longest) <= 22
+    monkeypatch.undo()
+    for kind in FORMATS:
+        check_equal(read(tmp_path / f"o.{kind}"), embed([["cat"], WORDS * 9, ["mat"]], *both, layers="all"))
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "writer"), [("hdf5", Hdf5Writer), ("parquet", ParquetWriter), ("safetensors", SafetensorsWriter)]
+)
+def test_the_same_command_continues(text, tmp_path, both, kind, writer, monkeypatch):
+    whole, output = tmp_path / f"whole.{kind}", tmp_path / f"out.{kind}"
+    total = embed_corpus(text, whole, *both, **OPTIONS).shards
+    original = writer.write
+    for error in (Interrupted(), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")):
+        count = [0]
+
+        def write(self, entry, parts, count=count, error=error):
+            count[0] += 1
+            if count[0] > 9:
+                raise error
+            original(self, entry, parts)
+
+        monkeypatch.setattr(writer, "write", write)
+        with pytest.raises(type(error)) as caught:
+            embed_corpus(text, output, *both, **OPTIONS)
+        if isinstance(error, OSError):
+            assert "cannot be written: [Errno 28] No space left on device" in str(caught.value)
+            assert "What was complete before is unharmed" in str(caught.value)
+        folder = output if kind != "hdf5" else tmp_path / "out.hdf5.parts"
+        assert {path.name for path in folder.iterdir() if "embeddings" not in path.name} == {"unfinished.json"}
+        monkeypatch.undo()
+    assert not output.is_file()
+    done = [path for path in folder.iterdir() if path.name.startswith("embeddings-")]
+    assert 0 < len(done) < total
+    before = {path: path.stat().st_mtime_ns for path in done}
+    (folder / ".embeddings-00001-of-00009.x.123.writing").write_text("of a process that was killed")
+    summary = embed_corpus(text, output, *both, **OPTIONS)
+    assert summary.new_shards == total - len(done)
+    if kind == "hdf5":
+        assert not folder.exists()
+        assert all(np.array_equal(a, b) for a, b in zip(read(output), read(whole), strict=True))
+    else:
+        assert contents(output) == contents(whole)
+        assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    again = embed_corpus(text, output, *both, **OPTIONS)
+    assert again.new_shards == 0 and again.line().endswith("complete already, nothing was left to do")
+    assert again.words == summary.words
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "safetensors"])
+@pytest.mark.parametrize("complete", [True, False])
+def test_conflicts(text, tmp_path, both, kind, complete, monkeypatch):
+    output = tmp_path / f"out.{kind}"
+    if not complete:
+        monkeypatch.setattr(run_module, "_embed_shard", lambda *_: (_ for _ in ()).throw(Interrupted))
+        with pytest.raises(Interrupted):
+            embed_corpus(text, output, *both, **OPTIONS)
+        monkeypatch.undo()
+    else:
+        embed_corpus(text, output, *both, **OPTIONS)
+
+    def refused(message, source=text, models=both, **changed):
+        with pytest.raises(OutputConflictError, match=message):
+            embed_corpus(source, output, *models, **{**OPTIONS, **changed})
+
+    refused(r"was begun with layers='mix', not 'top'. Give the same settings", layers="top")
+    refused(r"was begun with dtype='float32', not 'float16'", dtype="float16")
+    refused(r"was begun with shard_words=40, not 41", shard_words=41)
+    torch.manual_seed(5)
+    refused(r"was begun with model='", models=(model_and_tokenizer()[0], both[1]))
+    (tmp_path / "other").mkdir()
+    changed = write_text(tmp_path / "other" / "text.txt", sentences()[:-1])
+    refused(r"was begun with other input: file 1 was text.txt of .* bytes and is text.txt of", changed)
+    given = text.read_text()
+    changed.write_text(given.replace("cat", "tac", 1))
+    refused(r"the files' names and sizes are the same, but not their sentences", changed)
+    # The speed does not matter, nor where the input lies.
+    changed.write_text(given)
+    embed_corpus(changed, output, *both, **{**OPTIONS, "batch_words": 100, "chunk_words": 10})
+    check_equal(read(output), embed(sentences(), *both))
+    embed_corpus(text, output, *both, layers="top", overwrite=True, **OPTIONS)
+    check_equal(read(output), embed(sentences(), *both, layers="top"))
+
+
+def test_the_folder_of_something_else(text, tmp_path, both):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    (tmp_path / "mine.h5").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(OutputConflictError, match=r"holds thesis.txt, but neither .* the folder of something else"):
+            embed_corpus(text, tmp_path / "mine", *both, format="parquet", overwrite=overwrite, **OPTIONS)
+    with pytest.raises(OutputConflictError, match="mine exists and is a folder"):
+        embed_corpus(text, tmp_path / "mine", *both, format="hdf5", overwrite=True, **OPTIONS)
+    with pytest.raises(OutputConflictError, match="exists and is a file that this command has not written"):
+        embed_corpus(text, tmp_path / "mine.h5", *both, **OPTIONS)
+    with pytest.raises(OutputConflictError, match="is a file: expected a folder"):
+        embed_corpus(text, tmp_path / "mine.h5", *both, format="parquet", **OPTIONS)
+    assert contents(tmp_path / "mine") == {"thesis.txt": b"mine"}
+    assert (tmp_path / "mine.h5").read_text() == "mine"
+    embed_corpus(text, tmp_path / "mine.h5", *both, overwrite=True, **OPTIONS)
+    assert len(read(tmp_path / "mine.h5")) == 40
+
+
+def test_one_command_at_a_time(text, tmp_path, both, monkeypatch):
+    original = run_module._embed_shard
+
+    def while_writing(*arguments):
+        with pytest.raises(OutputConflictError, match="is being written by another command"):
+            embed_corpus(text, tmp_path / "out.parquet", *both, **OPTIONS)
+        original(*arguments)
+
+    monkeypatch.setattr(run_module, "_embed_shard", while_writing)
+    embed_corpus(text, tmp_path / "out.parquet", *both, **OPTIONS)
+    assert len(read(tmp_path / "out.parquet")) == 40
+
+
+def test_memory_does_not_depend_on_the_corpus(tmp_path, both):
+    """Python's and NumPy's own."""
+
+    def peak(count):
+        path = tmp_path / f"{count}.txt"
+        path.write_text("the cat sat on a mat\n" * count)
+        tracemalloc.start()
+        try:
+            options = {**OPTIONS, "shard_words": 120, "batch_words": 40}
+            embed_corpus(path, tmp_path / f"{count}.safetensors", *both, **options)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(60)  # caches fill
+    assert peak(400) < 1.3 * peak(100)
+
+
+class TestRefusals:
+    def test_options(self, text, tmp_path, both):
+        for name, value, message in (
+            ("output", "out.txt", "output out.txt: expected a name that ends in .hdf5, .h5, .parquet, .safetensors"),
+            ("format", "npz", "format='npz': expected 'hdf5', 'parquet' or 'safetensors'"),
+            ("dtype", "int8", "dtype='int8': expected 'float32' or 'float16'"),
+            ("shard_words", 0, "shard_words=0: expected at least 1"),
+            ("chunk_words", 0, "chunk_words=0: expected at least 1"),
+            ("batch_words", 0, "batch_words=0: expected at least 1"),
+            ("layers", "last", "layers='last': expected one of"),
+            ("pre_tokenization", "bert", "pre_tokenization is 'bert'"),
+        ):
+            options = {"output": tmp_path / "out.h5", **OPTIONS, name: value}
+            with pytest.raises(ValueError, match=message):
+                embed_corpus(text, options.pop("output"), *both, **options)
+        assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+    def test_a_bad_line_is_found_first(self, text, tmp_path, both):
+        text.write_bytes(text.read_bytes() + b"\xff\n")
+        with pytest.raises(ValueError, match="text.txt, line 41, byte 1 of the line"):
+            embed_corpus(text, tmp_path / "out.h5", *both, **OPTIONS)
+        assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+    def test_too_long_for_a_transformer(self, text, tmp_path):
+        with pytest.raises(
+            ValueError, match=r"text.txt, line 8: a sentence of 45 words, .* reads at most 16. Split it"
+        ):
+            embed_corpus(text, tmp_path / "out.h5", *model_and_tokenizer(**TRANSFORMER), **OPTIONS)
+
+    def test_too_large_for_half_precision(self, text, tmp_path, both):
+        model, tokenizer = model_and_tokenizer()
+        model.scalar_mixes[0].gamma.data.fill_(1e6)
+        with pytest.raises(ValueError, match=r"text.txt, line \d+: vectors of this sentence are not finite in float16"):
+            embed_corpus(text, tmp_path / "out.h5", model, tokenizer, dtype="float16", **OPTIONS)
+
+    def test_a_row_too_large_for_parquet(self, text, tmp_path, both, monkeypatch):
+        monkeypatch.setattr("elmo_hf.corpus_embedding.writers._LARGEST_ROW", 1000)
+        with pytest.raises(ValueError, match=r"line 8: the vectors of 43 words are 1,376 bytes, too many for one row"):
+            embed_corpus(text, tmp_path / "out.parquet", *both, **OPTIONS)
+
+    def test_a_damaged_shard(self, text, tmp_path, both, monkeypatch):
+        output = tmp_path / "out.safetensors"
+        monkeypatch.setattr("elmo_hf.corpus_embedding.output.Output.finish", lambda *_: 1)
+        embed_corpus(text, output, *both, **OPTIONS)
+        monkeypatch.undo()
+        next(output.glob("*.safetensors")).write_bytes(b"\0" * 8)
+        with pytest.raises(ValueError, match="is damaged, or no shard of vectors .* Remove it and give the same"):
+            embed_corpus(text, output, *both, **OPTIONS)
+        shutil.rmtree(output)
+
+
+def test_progress_bar(text, tmp_path, both, capsys):
+    """In words, with those of shards that were there; none beside a terminal unless asked for."""
+    embed_corpus(text, tmp_path / "out.parquet", *both, **{**OPTIONS, "progress": True})
+    words = sum(map(len, sentences()))
+    shown = capsys.readouterr().err
+    assert f"{words}/{words}" in shown and "words/s" in shown
+    next((tmp_path / "out.parquet").glob("*00000-of*")).unlink()
+    (tmp_path / "out.parquet" / "embeddings.index.json").rename(tmp_path / "gone")
+    settings = json.loads((tmp_path / "gone").read_text())
+    (tmp_path / "out.parquet" / "unfinished.json").write_text(json.dumps(settings))
+    assert embed_corpus(text, tmp_path / "out.parquet", *both, **{**OPTIONS, "progress": None}).new_shards == 1
+    assert not capsys.readouterr().err
