@@ -119,6 +119,11 @@ class ElmoConfig(PreTrainedConfig):
             the last layer of the representations, and what the softmax reads. For a biLSTM.
         causal: Transformer: whether a direction sees the words behind it only, as a language model must. False for a
             plain bidirectional encoder, whose stacks both see the whole sentence.
+        aligned: Whether every layer's vectors are mapped by a matrix that is kept with the weights, into the space of
+            another language's model ([`elmo_hf.alignment`]); mixes and task heads read the mapped layers. A language
+            model reads its own: load it with `aligned=False`.
+        weight_precision: `"int8"` for a model whose linear layers [`elmo_hf.quantize`] has turned into 8-bit integers;
+            `None` for floating-point numbers. It says what the saved weights are and cannot be chosen when loading.
         num_representations: Number K of independent layer mixes.
         scalar_mix: `"learned"` weights, `"fixed"` weights, or the `"top"` layer only.
         scalar_mix_parameters: The `num_mixed_layers` initial weights of every mix *before* the softmax; with `"fixed"`
@@ -197,6 +202,8 @@ class ElmoConfig(PreTrainedConfig):
     softmax_dropout: float | int = 0.0
     context_word_layer: bool = False
     causal: bool = True
+    aligned: bool = False
+    weight_precision: Literal["int8"] | None = None
     num_representations: int = 1
     scalar_mix: Literal["learned", "fixed", "top"] = "learned"
     scalar_mix_parameters: list[float | int] | None = None
@@ -247,6 +254,13 @@ class ElmoConfig(PreTrainedConfig):
         derived and no contradiction is found.
         """
         replaced = {name: kwargs.pop(name) for name in list(kwargs) if name in cls.__annotations__}
+        saved = config_dict.get("weight_precision")
+        if replaced.get("weight_precision", saved) != saved:
+            raise ValueError(
+                f"weight_precision={replaced['weight_precision']!r}: the saved weights are "
+                f"{'in float' if saved is None else saved!r}; load them as they are, and turn a model into 8-bit "
+                "integers with elmo_hf.quantize(model)"
+            )
         return super().from_dict({**config_dict, **replaced}, **kwargs)
 
     @property

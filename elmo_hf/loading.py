@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import torch
 from transformers import AutoTokenizer
 
 from .pretrained_elmo import ElmoPreTrainedModel
+from .pretraining import TaggedSentence
 from .tokenization_elmo import ElmoTokenizer
 
 Model = TypeVar("Model", bound=ElmoPreTrainedModel)
@@ -26,12 +28,16 @@ def load_model(
         dtype: of a checkpoint's model; by default as it is stored. An object keeps its own.
 
     Raises:
+        OSError: the folder or a file of it is missing, or there is no such name.
         TypeError: neither a name nor a model of that kind.
         ValueError: a checkpoint that lacks a part of that kind of model; device or dtype for an object.
     """
     if isinstance(model, str | os.PathLike):
         options = {} if dtype is None else {"dtype": dtype}
-        loaded, info = kind.from_pretrained(model, output_loading_info=True, **options)
+        try:
+            loaded, info = kind.from_pretrained(model, output_loading_info=True, **options)
+        except OSError as error:
+            raise OSError(f"{os.fspath(model)} is no folder of a model, nor the name of one: {error}") from error
         missing = sorted(name for name in info["missing_keys"] if "scalar_mixes." not in name)
         if missing:
             raise ValueError(
@@ -77,6 +83,23 @@ def check_sentences(sentences: Iterable[str | Sequence[str]]) -> Iterator[str | 
             "words; put a single one into a list"
         )
     return map(_check_sentence, enumerate(sentences))
+
+
+def with_pos_tags(
+    sentences: Iterator[str | list[str]], pos_tags: Iterable[Sequence[str | None]]
+) -> Iterator[TaggedSentence]:
+    """Lists of words with the part of speech of each word, `None` for none.
+
+    Raises:
+        ValueError: (when it is reached) a text in place of words, another number of tags than of words, or of the one
+            than of the other.
+    """
+    for number, (words, tags) in enumerate(zip_longest(sentences, pos_tags)):
+        if words is None or tags is None:
+            raise ValueError(f"pos_tags and sentences are not as many: only one of them has a number {number}, from 0")
+        if isinstance(words, str):
+            raise ValueError(f"sentence {number} is the text {words!r:.60}: expected a list of words beside pos_tags")
+        yield TaggedSentence(words, tags)
 
 
 def _check_sentence(numbered: tuple[int, str | Sequence[str]]) -> str | list[str]:

@@ -8,13 +8,18 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
+from .alignment_elmo import ElmoAlignment
 from .configuration_elmo import ElmoConfig
 from .encoder_elmo import ElmoEncoder
 from .lstm_elmo import ElmoState
+from .packed_linear_elmo import release
 from .pretrained_elmo import ElmoPreTrainedModel
+from .quantized_linear_elmo import quantize_linear_layers
 from .scalar_mix_elmo import ElmoScalarMix
 from .transformer_elmo import ElmoTransformerEncoder
-from .word_layer_elmo import word_layer
+from .word_cache_elmo import WordCache
+from .word_embeddings_elmo import ElmoWordEmbeddings
+from .word_layer_elmo import DistinctWords, distinct_words, word_layer
 
 ENCODERS: dict[str, type[ElmoEncoder | ElmoTransformerEncoder]] = {
     "lstm": ElmoEncoder,
@@ -58,8 +63,14 @@ class ElmoModel(ElmoPreTrainedModel):
         super().__init__(config)
         self.embeddings = word_layer(config)
         self.encoder: ElmoEncoder | ElmoTransformerEncoder = ENCODERS[config.encoder_type](config)
+        self.alignment = ElmoAlignment(config) if config.aligned else None
         self.scalar_mixes = nn.ModuleList(ElmoScalarMix(config) for _ in range(config.num_representations))
         self.dropout = nn.Dropout(config.representation_dropout)
+        self._word_cache: WordCache | None = None
+        if config.weight_precision == "int8":
+            for part in (self.embeddings, self.encoder):
+                quantize_linear_layers(part, empty=True)
+                part.requires_grad_(False)
         self.post_init()
 
     @can_return_tuple
@@ -97,8 +108,13 @@ class ElmoModel(ElmoPreTrainedModel):
             ValueError: missing, contradicting or out-of-range inputs.
         """
         given = {"input_ids": input_ids, "character_ids": character_ids, "pos_tag_ids": pos_tag_ids}
-        words, mask = self._word_vectors(given, attention_mask, inputs_embeds)
-        layers, state = self.encoder(words, mask, initial_state)
+        words, mask, distinct = self._word_vectors(given, attention_mask, inputs_embeds)
+        if distinct is not None and isinstance(self.encoder, ElmoEncoder):
+            layers, state = self.encoder(words, mask, initial_state, distinct)
+        else:
+            layers, state = self.encoder(words, mask, initial_state)
+        if self.alignment is not None:
+            layers = self.alignment(layers)
         counted = self._normalised_positions(mask, input_ids)
         mixes = [self.dropout(mix(layers, mask, counted)) for mix in self.scalar_mixes]
         if output_hidden_states is None:
@@ -113,8 +129,9 @@ class ElmoModel(ElmoPreTrainedModel):
 
     def _word_vectors(
         self, given: dict[str, Tensor | None], attention_mask: Tensor | None, inputs_embeds: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Check the inputs and return the word layer (batch, words, P), zero at padding, and the mask, bool."""
+    ) -> tuple[Tensor, Tensor, DistinctWords | None]:
+        """Check the inputs and return the word layer (batch, words, P), zero at padding, the mask, bool, and the words
+        that differ, where they were told apart."""
         inputs = self._inputs(given, inputs_embeds)
         name, first = next(iter(inputs.items()))
         shape = tuple(first.shape[:2])
@@ -129,13 +146,44 @@ class ElmoModel(ElmoPreTrainedModel):
                 )
         mask = self.word_mask(given["input_ids"], attention_mask, given["character_ids"], inputs_embeds)
         if inputs_embeds is None:
-            return self.embeddings(*inputs.values(), mask=mask), mask
+            cache = None if getattr(self, "_is_replica", False) else self._word_cache
+            distinct = distinct_words(self.embeddings, list(inputs.values()), mask, cache)
+            if distinct is None:
+                return self.embeddings(*inputs.values(), mask=mask), mask, None
+            words = distinct.vectors.new_zeros(*mask.shape, distinct.vectors.shape[-1])
+            return words.masked_scatter_(mask.unsqueeze(-1), distinct.vectors[distinct.places]), mask, distinct
         if inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != self.config.projection_size:
             raise ValueError(
                 f"inputs_embeds has shape {tuple(inputs_embeds.shape)}: expected (batch, words, "
                 f"{self.config.projection_size})"
             )
-        return inputs_embeds * mask.unsqueeze(-1).to(inputs_embeds.dtype), mask
+        return inputs_embeds * mask.unsqueeze(-1).to(inputs_embeds.dtype), mask, None
+
+    def cache_word_vectors(self, max_megabytes: float | None = 256.0) -> None:
+        """Keep the vectors that the word layer makes of words, for the batches to come; off at first.
+
+        Exact: they depend on nothing but the word, and are forgotten when a weight changes. 256 MB hold some hundred
+        thousand words of the original size; what has not been read for longest makes room. Copies and saved models
+        have no words in their cache.
+
+        Args:
+            max_megabytes: the most that the cache may hold; `None` turns it off.
+
+        Raises:
+            ValueError: a model that reads words by their id alone, whose vectors are a table as it is, or a size that
+                is not positive. And in a forward pass in which the word layer would have to learn.
+        """
+        if max_megabytes is not None and isinstance(self.embeddings, ElmoWordEmbeddings):
+            raise ValueError(
+                "this model reads words by their id: their vectors are a table already, and there is nothing to keep. "
+                "Leave cache_word_vectors out"
+            )
+        self._word_cache = None if max_megabytes is None else WordCache(max_megabytes)
+
+    def train(self, mode: bool = True) -> "ElmoModel":
+        if mode:
+            release(self)
+        return super().train(mode)
 
     def _inputs(self, given: dict[str, Tensor | None], inputs_embeds: Tensor | None) -> dict[str, Tensor]:
         """What this model makes word vectors of: the inputs of its word layer, or word vectors."""

@@ -12,11 +12,13 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from .adaptive_softmax_elmo import ElmoAdaptiveSoftmax
+from .alignment_elmo import ElmoAlignment
 from .configuration_elmo import ElmoConfig
 from .crf_elmo import ElmoCrf
 from .initialization_elmo import initialise
 from .labels_elmo import mean_loss
 from .pooling_elmo import is_token
+from .quantized_linear_elmo import ElmoQuantizedLinear
 from .scalar_mix_elmo import ElmoScalarMix
 from .softmax_elmo import ElmoSoftmax
 from .task_layers_elmo import ElmoTaskLayers
@@ -68,10 +70,14 @@ class ElmoPreTrainedModel(PreTrainedModel):
         "ElmoTaskLayers",
     ]
     # Parts that one kind of model has and another can do without.
-    _keys_to_ignore_on_load_unexpected = [r"^softmax\.", r"scalar_mixes\.\d+\.(weights|gamma)$"]
+    _keys_to_ignore_on_load_unexpected = [
+        r"^softmax\.",
+        r"scalar_mixes\.\d+\.(weights|gamma)$",
+        r"alignment\.maps$",
+    ]
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, ElmoScalarMix | ElmoPositions | ElmoCrf):
+        if isinstance(module, ElmoScalarMix | ElmoPositions | ElmoCrf | ElmoAlignment | ElmoQuantizedLinear):
             module.reset_weights()
         elif not initialise(module):
             super()._init_weights(module)

@@ -57,7 +57,7 @@ def test_refusals(folder, tmp_path):
     ElmoForTokenClassification(tiny_config()).save_pretrained(tmp_path / "tagger")
     with pytest.raises(ValueError, match="tagger lacks 2 weights of ElmoForPreTraining, softmax.bias among them"):
         load_model(tmp_path / "tagger", ElmoForPreTraining)
-    with pytest.raises(OSError, match="nowhere"):
+    with pytest.raises(OSError, match="nowhere is no folder of a model, nor the name of one"):
         load_model(tmp_path / "nowhere", ElmoModel)
 
 

@@ -15,7 +15,13 @@ from elmo_hf import (
     ElmoForTokenClassification,
     ElmoModel,
 )
-from elmo_hf.word_layer_elmo import ElmoJoinedEmbeddings, character_embeddings_of, word_layer, word_table_of
+from elmo_hf.word_layer_elmo import (
+    ElmoJoinedEmbeddings,
+    character_embeddings_of,
+    distinct_words,
+    word_layer,
+    word_table_of,
+)
 
 from .brute_force import BruteForceElmo
 from .tiny import BOTH_INPUTS, WORD_INPUT, batch_of, tiny_config, with_large_weights
@@ -258,3 +264,56 @@ def test_no_combination_contradicts_itself(words, characters):
         output = model(**tagged_batch(), output_hidden_states=True)
         assert len(output.hidden_states) == 3 + layer == model.config.num_mixed_layers
         assert output.last_hidden_state.shape == (3, 8, 8)
+
+
+ALL_KINDS = {
+    **KINDS,
+    "characters": {},
+    "words": WORD_INPUT,
+    "projected words": {**WORD_INPUT, "word_embedding_size": 7},
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_distinct_words_are_those_of_a_call(kind, side):
+    layer = with_large_weights(word_layer(tiny_config(**ALL_KINDS[kind])))
+    batch = tagged_batch(["the cat the cat", "cat", "a the dog dog"], side)
+    inputs, mask = [batch[name] for name in layer.input_names], batch["attention_mask"].bool()
+    expected = layer(*inputs, mask=mask)
+    found = distinct_words(layer, inputs, mask, None)
+    assert found.places.shape == (int(mask.sum()),)
+    torch.testing.assert_close(found.vectors[found.places], expected[mask], rtol=2e-6, atol=2e-6)
+    assert len(found.vectors) < len(found.places)
+
+
+def test_a_word_layer_that_must_be_called():
+    layer, batch = word_layer(tiny_config()), batch_of(SENTENCES)
+    inputs, mask = [batch["character_ids"]], batch["attention_mask"].bool()
+    assert distinct_words(layer, inputs, mask, None) is None  # it trains
+    with torch.no_grad():
+        assert distinct_words(layer, inputs, mask, None) is not None
+        assert distinct_words(layer, inputs, torch.zeros_like(mask), None) is None
+        handle = layer.register_forward_hook(lambda *_: None)
+        assert distinct_words(layer, inputs, mask, None) is None
+        handle.remove()
+        layer.forward = layer.forward
+        assert distinct_words(layer, inputs, mask, None) is None
+    del layer.forward
+    layer.requires_grad_(False)
+    assert distinct_words(layer, inputs, mask, None) is not None
+
+
+@torch.no_grad()
+def test_a_hook_of_the_word_layer_changes_what_the_model_reads():
+    model, batch = with_large_weights(ElmoModel(tiny_config())).eval(), batch_of(SENTENCES)
+    handle = model.embeddings.register_forward_hook(lambda module, given, result: result * 0)
+    silent = model(**batch, output_hidden_states=True).hidden_states
+    handle.remove()
+    zeros = torch.zeros(*batch["input_ids"].shape, 4)
+    expected = model(
+        attention_mask=batch["attention_mask"], inputs_embeds=zeros, output_hidden_states=True
+    ).hidden_states
+    for found, layer in zip(silent, expected, strict=True):
+        torch.testing.assert_close(found, layer, rtol=0, atol=1e-7)

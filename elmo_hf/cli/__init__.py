@@ -4,12 +4,14 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import HfArgumentParser
 
 from elmo_hf import __version__
-from elmo_hf.cli import build_vocab, perplexity, pretrain
+from elmo_hf.cli import align, build_characters, build_vocab, embed, export_onnx, perplexity, pretrain, tag
 
-COMMANDS = (build_vocab, pretrain, perplexity)
+COMMANDS = (build_vocab, build_characters, pretrain, perplexity, embed, align, tag, export_onnx)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return run(options)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError, StrictDataclassError, SafetensorError) as error:
         print(f"elmo-hf {name}: {error}", file=sys.stderr)
         return 1
