@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from .loading import Name, check_sentences, load_model, load_tokenizer, with_pos_tags
 from .model_elmo import ElmoModel, ElmoModelOutput
 from .pretrained_elmo import ElmoPreTrainedModel
-from .pretraining import TaggedSentence
+from .tagged_text import TaggedSentence
 from .tokenization_elmo import ElmoTokenizer
 
 Layers: TypeAlias = Literal["mix", "top", "average", "all"]

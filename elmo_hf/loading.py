@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from .pretrained_elmo import ElmoPreTrainedModel
-from .pretraining import TaggedSentence
+from .tagged_text import TaggedSentence
 from .tokenization_elmo import ElmoTokenizer
 
 Model = TypeVar("Model", bound=ElmoPreTrainedModel)

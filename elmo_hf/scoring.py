@@ -10,7 +10,8 @@ from tqdm.auto import tqdm
 
 from .language_model_elmo import ElmoForPreTraining
 from .loading import Name, check_sentences, load_model, load_tokenizer, with_pos_tags
-from .pretraining import SentenceScore, TaggedSentence, TextScore, score_sentences
+from .pretraining import SentenceScore, TextScore, score_sentences
+from .tagged_text import TaggedSentence
 from .tokenization_elmo import ElmoTokenizer
 
 

@@ -7,7 +7,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .loading import Name, check_sentences, load_model, load_tokenizer
-from .pretraining import TaggedSentence
+from .tagged_text import TaggedSentence
 from .token_classification_elmo import ElmoForTokenClassification
 from .tokenization_elmo import ElmoTokenizer
 

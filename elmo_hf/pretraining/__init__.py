@@ -14,10 +14,10 @@ from elmo_hf.pretraining.perplexity import SentenceScore, TextScore, perplexity,
 from elmo_hf.pretraining.sampled_softmax import LogUniformSampler, log_expected_count
 from elmo_hf.pretraining.settings import PretrainingSettings
 from elmo_hf.pretraining.streams import SentenceStreams, StreamBatch
-from elmo_hf.pretraining.tagged_text import TaggedSentence, pos_tags_of
 from elmo_hf.pretraining.vocabulary import Vocabulary, build_vocabulary
 from elmo_hf.pretraining.warm_start import WarmStart, adopt_vocabulary, warm_start
 from elmo_hf.pretraining.word_encoder import word_splitter
+from elmo_hf.tagged_text import TaggedSentence, pos_tags_of
 
 if TYPE_CHECKING:
     from elmo_hf.pretraining.checkpoint import CheckpointError

@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..tagged_text import TaggedSentence, tagged_sentence, tagged_text
 from .dataset_shards import DatasetSource
 from .shards import MemoryShard, Shard
-from .tagged_text import TaggedSentence, tagged_sentence, tagged_text
 from .text_shards import COMPRESSIONS, BlankLines, TextOptions, Undecodable, open_binary, text_shards
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from ..configuration_elmo import ElmoConfig
 from ..lstm_elmo import ElmoState
 from ..modeling_elmo import ElmoForPreTraining
 from ..packing_elmo import PackedBatch
+from ..tagged_text import TaggedSentence
 from ..transformer_elmo import ElmoTransformerEncoder
-from .tagged_text import TaggedSentence
 from .word_encoder import WordEncoder, word_splitter
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from elmo_hf.pretraining.corpus import Corpus, open_corpus
 from elmo_hf.pretraining.perplexity import TextScore, score_sentences
 from elmo_hf.pretraining.settings import PretrainingSettings
 from elmo_hf.pretraining.streams import SentenceStreams
-from elmo_hf.pretraining.tagged_text import TaggedSentence, pos_tags_of, read_pos_tag_set
 from elmo_hf.pretraining.vocabulary import Vocabulary, counts_path
 from elmo_hf.pretraining.warm_start import warm_start
 from elmo_hf.softmax_elmo import ElmoSoftmax
+from elmo_hf.tagged_text import TaggedSentence, pos_tags_of, read_pos_tag_set
 from elmo_hf.tokenization_elmo import ElmoTokenizer
 from elmo_hf.word_layer_elmo import character_embeddings_of, word_table_of
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..tagged_text import tagged_sentence
 from .corpus import Corpus
 from .sentence_order import SentenceOrder
-from .tagged_text import tagged_sentence
 from .word_encoder import TAGGED, WordEncoder, word_splitter
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, cast
 
+from ..tagged_text import tagged_line, tagged_record
 from .shards import BlockReader, Position
-from .tagged_text import tagged_line, tagged_record
 
 BLOCK_BYTES = 2**20
 

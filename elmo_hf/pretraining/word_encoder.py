@@ -11,7 +11,7 @@ from ..characters_elmo import ByteSpelling
 from ..encodings_elmo import Spelling, without_surrogates
 from ..pos_tags_elmo import NO_TAG, PosTags
 from ..pretokenization_elmo import check_pre_tokenization, word_spans
-from .tagged_text import TaggedSentence, words_of_tagged_text
+from ..tagged_text import TaggedSentence, words_of_tagged_text
 
 if TYPE_CHECKING:
     from ..tokenization_elmo import ElmoTokenizer

@@ -11,7 +11,7 @@ import pytest
 
 from elmo_hf.pretraining import text_shards
 from elmo_hf.pretraining.corpus import Corpus, open_corpus
-from elmo_hf.pretraining.tagged_text import TaggedSentence
+from elmo_hf.tagged_text import TaggedSentence
 
 datasets = pytest.importorskip("datasets")
 

@@ -566,20 +566,6 @@ def test_names_a_damaged_checkpoint(corpus: Path, tmp_path: Path) -> None:
 # ---- several processes, and memory
 
 
-# `examples/run_pretraining.py` once for each file of settings: starting it takes far longer than these runs.
-IN_A_ROW = f"""
-import runpy, sys
-from accelerate.state import AcceleratorState, GradientState
-for settings in sys.argv[1:]:
-    sys.argv = ["run_pretraining.py", settings]
-    try:
-        runpy.run_path({str(ROOT / "examples" / "run_pretraining.py")!r}, run_name="__main__")
-    except SystemExit as stop:
-        if stop.code:
-            raise
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-"""
 READS = {
     "characters": SHAPE,
     "words": {**SHAPE, "character_filters": [], "word_embedding_size": 8, "tie_word_embeddings": True},
@@ -593,37 +579,28 @@ def undivided(corpus: Path, output: Path, reads: str, rows: int) -> PretrainingS
     return settings(corpus, output, rows=rows, config_overrides=json.dumps(READS[reads]), **changed)
 
 
-@pytest.fixture(scope="module")
-def two_processes(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with one run for each of `READS`, of two processes by `accelerate launch`, on gloo."""
-    folder = tmp_path_factory.mktemp("two")
-    for reads in READS:
-        values = undivided(corpus, folder / reads, reads, rows=2).to_dict()
-        given = {name: value for name, value in values.items() if value is not None}
-        (folder / f"{reads}.json").write_text(json.dumps(given))
-    script = folder / "in_a_row.py"
-    script.write_text(IN_A_ROW)
+@pytest.mark.parametrize(
+    "reads", ["characters", *(pytest.param(name, marks=pytest.mark.slow) for name in ("words", "both"))]
+)
+def test_two_processes_equal_one_with_twice_the_rows(reads: str, corpus: Path, tmp_path: Path) -> None:
+    """By `accelerate launch`, on gloo."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    pretrain(undivided(corpus, one, reads, rows=4))
+    values = undivided(corpus, two, reads, rows=2).to_dict()
+    config = tmp_path / "settings.json"
+    config.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
     command += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    files = [str(folder / f"{reads}.json") for reads in READS]
-    subprocess.run([*command, str(script), *files], env=environment, timeout=240, check=True)
-    return folder
-
-
-@pytest.mark.parametrize("reads", READS)
-def test_two_processes_equal_one_with_twice_the_rows(
-    reads: str, two_processes: Path, corpus: Path, tmp_path: Path
-) -> None:
-    two = two_processes / reads
-    pretrain(undivided(corpus, tmp_path, reads, rows=4))
+    script = str(ROOT / "examples" / "run_pretraining.py")
+    subprocess.run([*command, script, str(config)], env=environment, timeout=240, check=True)
     expected, found = (
-        [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()] for output in (tmp_path, two)
+        [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()] for output in (one, two)
     )
     assert [record["words"] for record in expected] == [record["words"] for record in found]
     for name in ("forward_loss", "backward_loss"):
         assert [record[name] for record in expected] == pytest.approx([record[name] for record in found], abs=1e-6)
-    assert_same_weights(tmp_path / "model", two / "model", tolerance=1e-6)
+    assert_same_weights(one / "model", two / "model", tolerance=1e-6)
     assert len(list((two / "checkpoints").glob("step-*/process-*.pt"))) == 4
     with pytest.raises(ValueError, match="written by 2 processes and this run has 1"):
         pretrain(undivided(corpus, two, reads, rows=2))

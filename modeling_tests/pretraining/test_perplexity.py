@@ -11,7 +11,7 @@ import torch
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoTokenizer
 from elmo_hf.pretraining.perplexity import TextScore, perplexity, perplexity_of, score_sentences
-from elmo_hf.pretraining.tagged_text import TaggedSentence
+from elmo_hf.tagged_text import TaggedSentence
 
 WORD_INPUT = {"character_filters": [], "word_embedding_size": 6}
 VOCABULARY = ["<S>", "</S>", "<UNK>", *"the a cat dog sees runs in out of town . ,".split()]

@@ -12,8 +12,8 @@ from elmo_hf import ElmoTokenizer
 from elmo_hf.characters_elmo import character_ids_of_word
 from elmo_hf.pretraining.corpus import Corpus, open_corpus
 from elmo_hf.pretraining.streams import IGNORED_LABEL, SentenceStreams, StreamBatch
-from elmo_hf.pretraining.tagged_text import TaggedSentence
 from elmo_hf.pretraining.word_encoder import WordEncoder
+from elmo_hf.tagged_text import TaggedSentence
 
 WORDS = ["<S>", "</S>", "<UNK>", "the", "cat", "dog", "sat", "ran", "on", "mat", "."]
 TENSORS = (

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from ..pos_tags_elmo import PosTags
-from ..vocabulary_elmo import read_vocabulary
+from .pos_tags_elmo import PosTags
+from .vocabulary_elmo import read_vocabulary
 
 Tags = Sequence[str | None]
 

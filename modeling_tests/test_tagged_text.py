@@ -2,7 +2,7 @@
 
 import pytest
 
-from elmo_hf.pretraining.tagged_text import (
+from elmo_hf.tagged_text import (
     TaggedSentence,
     pos_tags_of,
     read_pos_tag_set,
