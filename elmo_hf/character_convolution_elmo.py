@@ -73,7 +73,10 @@ def _can_look_up(rows: Tensor, table: nn.Module, convolutions: Sequence[nn.Modul
     if table.num_embeddings != LOOKED_UP_ROWS:
         return False
     modules = [table, *convolutions]
-    if any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in modules):
+    if any(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        for module in modules
+    ):
         return False
     parameters = [parameter for module in modules for parameter in module.parameters(recurse=False)]
     dtype = table.weight.dtype

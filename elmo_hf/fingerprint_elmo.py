@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Values of a weight that are compared.
-PROBES = 8
+# Runs of values of a weight that are compared, and their length. Few values are not enough: merging an adapter into
+# bfloat16 weights goes through `.data`, and changes but some of them. Runs touch few pages of a mapped file.
+RUNS, LENGTH = 8, 128
 
 
 class Fingerprint:
@@ -40,9 +41,16 @@ def _identities(weights: list[Tensor]) -> list[Any]:
 @torch.no_grad()
 def _probes(weights: list[Tensor]) -> Tensor:
     """As bits, because NaN is no change."""
-    values = [weight.view(-1)[:: max(1, weight.numel() // PROBES)] for weight in weights]
+    values = [_runs(weight.view(-1)) for weight in weights]
     if len(values) == 1:
         taken = values[0].clone()
     else:
         taken = torch.cat([value.to(values[0].dtype) for value in values])
     return taken.view(torch.uint8)
+
+
+def _runs(values: Tensor) -> Tensor:
+    if values.numel() <= RUNS * LENGTH:
+        return values
+    part = values.numel() // RUNS
+    return values[: RUNS * part].view(RUNS, part)[:, :LENGTH].reshape(-1)

@@ -182,7 +182,7 @@ def projected_lstm(
             release(layer)
         words = inputs if index is None else inputs.index_select(0, index)
         return training_lstm(words, batch_sizes, hidden, cell, weights, **settings)
-    products = inference_products(inputs, cell, layers)
+    products = inference_products(inputs, hidden, cell, layers)
     if products is not None:
         return inference_lstm(inputs, batch_sizes, hidden, cell, products, **settings, index=index)
     return reference_lstm(inputs, batch_sizes, hidden, cell, *layers, **settings, index=index)

@@ -23,7 +23,9 @@ Products = tuple[Product, Product, Product | None]
 _SharedStep = tuple[Tensor, Tensor]
 
 
-def inference_products(inputs: Tensor, cell: Tensor, layers: Sequence[nn.Module | None]) -> Products | None:
+def inference_products(
+    inputs: Tensor, hidden: Tensor, cell: Tensor, layers: Sequence[nn.Module | None]
+) -> Products | None:
     """The products with which `inference_lstm` serves a call of `projected_lstm`, or `None` where it does not.
 
     It runs on a processor, untraced, where no gradient is wanted, over the three maps of a direction, if all are fast:
@@ -32,7 +34,7 @@ def inference_products(inputs: Tensor, cell: Tensor, layers: Sequence[nn.Module 
     """
     if inputs.device.type != "cpu" or not len(inputs) or cell.dtype != torch.float32:
         return None
-    if torch.is_grad_enabled() and (inputs.requires_grad or cell.requires_grad):
+    if torch.is_grad_enabled() and (inputs.requires_grad or hidden.requires_grad or cell.requires_grad):
         return None
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
         return None

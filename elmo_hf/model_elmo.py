@@ -1,5 +1,6 @@
 """The base model: words of a batch of sentences to contextual vectors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,8 +183,14 @@ class ElmoModel(ElmoPreTrainedModel):
 
     def train(self, mode: bool = True) -> "ElmoModel":
         if mode:
-            release(self)
+            # A frozen biLM in a task model keeps its packs: Trainer calls this at every step.
+            release(self, only_trainable=True)
         return super().train(mode)
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> "ElmoModel":
+        # To another device or dtype: packs of what was would stay in memory.
+        release(self)
+        return super()._apply(fn, recurse)
 
     def _inputs(self, given: dict[str, Tensor | None], inputs_embeds: Tensor | None) -> dict[str, Tensor]:
         """What this model makes word vectors of: the inputs of its word layer, or word vectors."""

@@ -12,7 +12,7 @@ import functools
 import mmap
 import weakref
 from collections.abc import Callable
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,9 @@ def packing_works(dtype: torch.dtype) -> bool:
     """Whether this build and processor have oneDNN's product of packed weights in `dtype`, and it is right."""
     if not torch.backends.mkldnn.is_available():
         return False
-    # Small integers: exact in every dtype.
-    inputs, weight = torch.arange(12.0).view(3, 4), torch.arange(20.0).view(5, 4) - 9
+    # Small integers: exact in every dtype. The defaults for new tensors may be another dtype and device.
+    new: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+    inputs, weight = torch.arange(12, **new).view(3, 4), torch.arange(20, **new).view(5, 4) - 9
     try:
         with torch.no_grad():
             packed = _reorder(weight.to(dtype))
@@ -163,6 +164,7 @@ def product_of(layer: nn.Module) -> Callable[[Tensor], Tensor]:
         return layer
     dtype = products_dtype(weight.dtype)
     if dtype is None or weight.numel() == 0 or (bias is not None and bias.dtype != weight.dtype):
+        release(layer)
         return layer
     pack = _packs.get(layer)
     if pack is None or not pack.fingerprint.is_of([weight]):
@@ -189,7 +191,8 @@ def _is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
 
 
-def release(module: nn.Module | None) -> None:
-    """Forget the packed weights of a module and all that it holds."""
+def release(module: nn.Module | None, *, only_trainable: bool = False) -> None:
+    """Forget the packed weights of a module and all that it holds, or of those parts that learn."""
     for part in () if module is None else module.modules():
-        _packs.pop(part, None)
+        if not only_trainable or any(weight.requires_grad for weight in part.parameters(recurse=False)):
+            _packs.pop(part, None)

@@ -3,6 +3,7 @@
 What the word layer makes of a word depends on the word alone, and the 20,000 commonest words are 96 % of running text.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,13 @@ def row_hashes(rows: Tensor) -> Tensor:
     """(n, length) int64 -> (n,) int64: a polynomial modulo 2 ** 64. Rows that differ may have the same."""
     multipliers = torch.full((rows.shape[1],), 0x5851F42D4C957F2D, dtype=torch.int64, device=rows.device).cumprod(0)
     return (rows * multipliers).sum(dim=1)
+
+
+def _kind_of(rows: Tensor) -> tuple[Any, ...]:
+    """What, beside the weights, a word's vector depends on: also in which dtype autocast multiplies."""
+    device = rows.device.type
+    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return rows.device, rows.shape[1], autocast
 
 
 class WordCache:
@@ -38,6 +46,8 @@ class WordCache:
         if not max_megabytes > 0:
             raise ValueError(f"max_megabytes={max_megabytes}: expected more than 0, or None for no cache")
         self.max_megabytes = max_megabytes
+        # Operators let other threads run: nobody may take a slot between its being found and its being read.
+        self._lock = threading.RLock()
         self.clear()
 
     def clear(self) -> None:
@@ -56,7 +66,6 @@ class WordCache:
         """Number of words held."""
         return int(self._asked.count_nonzero())
 
-    @torch.no_grad()
     def vectors(self, rows: Tensor, weights: Sequence[Tensor], encode: Callable[[Tensor], Tensor]) -> Tensor:
         """The vectors of distinct words.
 
@@ -68,13 +77,17 @@ class WordCache:
         Returns:
             (n, width).
         """
+        with self._lock, torch.no_grad():
+            return self._vectors_of(rows, weights, encode)
+
+    def _vectors_of(self, rows: Tensor, weights: Sequence[Tensor], encode: Callable[[Tensor], Tensor]) -> Tensor:
         if self._made_with is None or not self._made_with.is_of(weights):
             self.clear()
             self._made_with = Fingerprint(weights)
         if not len(rows):
             return encode(rows)
         hashes = row_hashes(rows)
-        if self._kind is None or self._kind != (rows.device, rows.shape[1]):
+        if self._kind is None or self._kind != _kind_of(rows):
             vectors = encode(rows)
             self._allocate(rows, vectors)
             self.words_asked += len(rows)
@@ -103,7 +116,7 @@ class WordCache:
         self._hashes = rows.new_empty(slots)
         self._vectors = vectors.new_empty(slots, vectors.shape[1])
         self._asked = rows.new_zeros(slots)
-        self._kind = rows.device, rows.shape[1]
+        self._kind = _kind_of(rows)
 
     def _sets(self, hashes: Tensor) -> Tensor:
         """(n,) hashes -> (n, WAYS) slots in which a word may stand."""

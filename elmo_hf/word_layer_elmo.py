@@ -153,16 +153,33 @@ def distinct_words(
             "trainable: they would go without a gradient. Run without gradients (torch.no_grad()), freeze the biLM "
             "(freeze_bilm()), or turn the cache off (cache_word_vectors(None))"
         )
-    attached = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or "forward" in vars(layer)
-    if trains or attached or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if (
+        trains
+        or any(map(_is_attached_to, (layer, *layer.children())))
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+    ):
         return None
     rows = layer.rows(*inputs, mask=mask)  # type: ignore[misc]  # as many inputs as it has names
     if not len(rows):
         return None
     distinct, places = distinct_rows(rows)
-    if cache is None or not all(map(can_have_fingerprint, weights)):
+    if cache is None or not all(map(can_have_fingerprint, weights)) or not all(map(_is_constant, layer.modules())):
         return DistinctWords(layer.encode_rows(distinct), places)
     return DistinctWords(cache.vectors(distinct, weights, layer.encode_rows), places)
+
+
+def _is_attached_to(module: nn.Module) -> bool:
+    """Whether calling a module does more than its class says."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(module)
+
+
+def _is_constant(module: nn.Module) -> bool:
+    """Whether what a module gives depends on its weights alone: an adapter is switched by attributes of its own."""
+    home = type(module).__module__
+    is_known = home.startswith("torch.nn.modules.") or home.rpartition(".")[0] == __name__.rpartition(".")[0]
+    return is_known and not _is_attached_to(module)
 
 
 def word_layer(config: ElmoConfig) -> WordLayer:

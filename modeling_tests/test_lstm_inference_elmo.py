@@ -53,7 +53,7 @@ def exact(inputs: Tensor, sizes: list[int], hidden: Tensor, cell: Tensor, layers
 
 
 def run(inputs: Tensor, sizes: list[int], hidden: Tensor, cell: Tensor, layers: Any, **keywords: Any) -> Any:
-    products = inference_products(inputs, cell, layers)
+    products = inference_products(inputs, hidden, cell, layers)
     assert products is not None
     return inference_lstm(inputs, sizes, hidden, cell, products, **keywords)
 
@@ -231,7 +231,8 @@ class TestChoice:
 
     def serves(self, layers: Any, dtype: torch.dtype = torch.float32, words: int = 4) -> bool:
         cell = torch.zeros(2, CELL, dtype=torch.promote_types(dtype, torch.float32))
-        return inference_products(torch.zeros(words, WIDTH, dtype=dtype), cell, layers) is not None
+        hidden = torch.zeros(2, WIDTH, dtype=dtype)
+        return inference_products(torch.zeros(words, WIDTH, dtype=dtype), hidden, cell, layers) is not None
 
     @torch.no_grad()
     def test_it_is_chosen(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,8 +251,10 @@ class TestChoice:
         for layer in layers:
             layer.requires_grad_(False)
         assert self.serves(layers)
-        assert inference_products(torch.zeros(4, WIDTH, requires_grad=True), torch.zeros(2, CELL), layers) is None
-        assert inference_products(torch.zeros(4, WIDTH), torch.zeros(2, CELL, requires_grad=True), layers) is None
+        for wanted in range(3):
+            values = [torch.zeros(4, WIDTH), torch.zeros(2, WIDTH), torch.zeros(2, CELL)]
+            values[wanted].requires_grad_()
+            assert inference_products(*values, layers) is None
 
     @torch.no_grad()
     def test_other_kinds(self) -> None:
@@ -262,7 +265,7 @@ class TestChoice:
             assert not self.serves(layers_of())
         meta = [layer.to("meta") for layer in layers_of()]
         inputs, cell = torch.zeros(4, WIDTH, device="meta"), torch.zeros(2, CELL, device="meta")
-        assert inference_products(inputs, cell, meta) is None
+        assert inference_products(inputs, torch.zeros(2, WIDTH, device="meta"), cell, meta) is None
 
     @torch.no_grad()
     def test_anything_attached(self) -> None:

@@ -2,9 +2,12 @@
 
 import copy
 import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch import nn
 
 from elmo_hf import ElmoForTokenClassification, ElmoModel, word_cache_elmo
 from elmo_hf.word_cache_elmo import WAYS, WordCache
@@ -212,3 +215,59 @@ def test_saving_and_copying_a_model(tmp_path):
     half = model.bfloat16()(**batch_of(BATCHES[0])).last_hidden_state
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), expected, rtol=0.05, atol=0.02)
+
+
+def test_threads_that_read_and_evict_at_once():
+    cache, encoder = WordCache(megabytes(16)), Encoder()
+    cache.vectors(rows_of(range(16)), encoder.weights, encoder)
+
+    def read(seed):
+        draw = torch.Generator().manual_seed(seed)
+        for _ in range(60):
+            rows = rows_of(torch.randperm(60, generator=draw)[:12].tolist())
+            if not torch.allclose(cache.vectors(rows, encoder.weights, encoder), encoder(rows), atol=1e-6):
+                return False
+        return True
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(read, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@torch.no_grad()
+def test_autocast_has_vectors_of_its_own():
+    model = with_large_weights(ElmoModel(tiny_config())).eval()
+    batch = batch_of(["a cat sat", "a dog"])
+    plain = model(**batch, output_hidden_states=True).hidden_states[0]
+    model.cache_word_vectors(1.0)
+    for precise in (True, False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
+            found = model(**batch, output_hidden_states=True).hidden_states[0]
+        assert torch.allclose(found.float(), plain, atol=1e-4 if precise else 0.3)
+
+
+@torch.no_grad()
+def test_adapters_are_not_cached():
+    class Adapter(nn.Module):
+        """A layer that is switched by an attribute, as PEFT's are."""
+
+        def __init__(self, layer):
+            super().__init__()
+            self.layer, self.on = layer, True
+
+        def forward(self, inputs):
+            return self.layer(inputs) * (2 if self.on else 1)
+
+    model = with_large_weights(ElmoModel(tiny_config())).eval()
+    batch = batch_of(["a cat sat", "a dog"])
+    plain = model(**batch, output_hidden_states=True).hidden_states[0]
+    adapter = model.embeddings.projection = Adapter(model.embeddings.projection)
+    model.cache_word_vectors(1.0)
+    doubled = model(**batch, output_hidden_states=True).hidden_states[0]
+    adapter.on = False
+    assert torch.allclose(model(**batch, output_hidden_states=True).hidden_states[0], plain, atol=1e-4)
+    assert torch.allclose(doubled, 2 * plain, atol=1e-4)
