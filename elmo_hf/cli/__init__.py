@@ -24,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 for what the user can remedy, then with one line on stderr that says how; 128 plus the
         signal's number for a run that a signal asked to leave.
     """
-    parser = HfArgumentParser([], prog="elmo-hf", description="Pretraining of ELMo's language models.")
+    parser = HfArgumentParser(
+        [], prog="elmo-hf", description="Pretrain ELMo's language models, and read texts with them."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=HfArgumentParser)
     for command in COMMANDS:
