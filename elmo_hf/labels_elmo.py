@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def check_one_a_word(labels: Tensor, shape: tuple[int, ...]) -> None:
@@ -34,3 +35,16 @@ def mean_loss(total: Tensor, count: Tensor | int, num_items_in_batch: Tensor | i
     """
     items = count if num_items_in_batch is None else num_items_in_batch
     return total / torch.as_tensor(items, device=total.device).clamp(min=1)
+
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+    """Mean cross-entropy over the labels that are not -100, as `mean_loss` averages; float32 or wider.
+
+    Args:
+        logits: (..., classes).
+        labels: (...), int64, on the same device.
+        num_items_in_batch: as there.
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    total = functional.cross_entropy(wide.flatten(0, -2), labels.flatten(), reduction="sum")
+    return mean_loss(total, labels.ne(-100).sum(), num_items_in_batch)

@@ -4,13 +4,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers.modeling_outputs import MultipleChoiceModelOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_elmo import ElmoConfig
 from .initialization_elmo import starting_with
-from .labels_elmo import check_class_numbers, mean_loss
+from .labels_elmo import check_class_numbers, mean_cross_entropy
 from .model_elmo import ElmoModel
 from .pretrained_elmo import ElmoPreTrainedModel
 from .sequence_classification_elmo import ElmoSentenceEncoder
@@ -113,6 +112,4 @@ class ElmoForMultipleChoice(ElmoPreTrainedModel):
             )
         labels = labels.to(logits.device, torch.int64)
         check_class_numbers(labels, choices, "it is the number of the right one of the choices")
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        total = functional.cross_entropy(logits, labels, reduction="sum")
-        return mean_loss(total, labels.ne(-100).sum(), num_items_in_batch)
+        return mean_cross_entropy(logits, labels, num_items_in_batch)

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_elmo import ElmoConfig
 from .initialization_elmo import starting_with
-from .labels_elmo import mean_loss
+from .labels_elmo import mean_cross_entropy
 from .model_elmo import ElmoModel
 from .packing_elmo import PackedBatch
 from .pooling_elmo import is_token, segments_of
@@ -166,8 +165,8 @@ class ElmoForQuestionAnswering(ElmoPreTrainedModel):
         if start_positions is not None or end_positions is not None:
             start_positions = _check_positions("start_positions", start_positions, candidates)
             end_positions = _check_positions("end_positions", end_positions, candidates)
-            start_loss = _cross_entropy(start_logits, start_positions, num_items_in_batch)
-            end_loss = _cross_entropy(end_logits, end_positions, num_items_in_batch)
+            start_loss = mean_cross_entropy(start_logits, start_positions, num_items_in_batch)
+            end_loss = mean_cross_entropy(end_logits, end_positions, num_items_in_batch)
             loss = self._penalised((start_loss + end_loss) / 2, start_positions, num_items_in_batch)
         return QuestionAnsweringModelOutput(
             loss=loss,
@@ -229,9 +228,3 @@ def _check_positions(name: str, positions: Tensor | None, candidates: Tensor) ->
             "columns of the padded row"
         )
     return positions
-
-
-def _cross_entropy(logits: Tensor, positions: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
-    """Mean over the positions that are not -100; 0 if there is none."""
-    total = functional.cross_entropy(logits.float(), positions, ignore_index=-100, reduction="sum")
-    return mean_loss(total, positions.ne(-100).sum(), num_items_in_batch)

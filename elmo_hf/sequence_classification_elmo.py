@@ -10,7 +10,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_elmo import ElmoConfig
 from .initialization_elmo import starting_with
-from .labels_elmo import check_class_numbers, mean_loss
+from .labels_elmo import check_class_numbers, mean_cross_entropy, mean_loss
 from .model_elmo import ElmoModel
 from .pooling_elmo import ElmoPooling, segments_of, words_to_pool
 from .pretrained_elmo import ElmoPreTrainedModel
@@ -181,15 +181,13 @@ class ElmoForSequenceClassification(ElmoPreTrainedModel):
         labels = self._checked(labels, problem_type, len(logits)).to(logits.device)
         # Kept for pipelines, which must know it without labels.
         self.config.problem_type = problem_type
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if problem_type == "single_label_classification":
-            total = functional.cross_entropy(logits, labels.long(), reduction="sum")
-        elif problem_type == "multi_label_classification":
-            total = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="sum")
-        else:
-            total = functional.mse_loss(logits, labels.to(logits.dtype), reduction="sum")
-        is_single = problem_type == "single_label_classification"
-        return mean_loss(total, labels.ne(-100).sum() if is_single else labels.numel(), num_items_in_batch)
+            return mean_cross_entropy(logits, labels.long(), num_items_in_batch)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        is_multi_label = problem_type == "multi_label_classification"
+        loss_of = functional.binary_cross_entropy_with_logits if is_multi_label else functional.mse_loss
+        total = loss_of(logits, labels.to(logits.dtype), reduction="sum")
+        return mean_loss(total, labels.numel(), num_items_in_batch)
 
     def _problem_type_of(self, labels: Tensor) -> ProblemType:
         if self.num_labels == 1:

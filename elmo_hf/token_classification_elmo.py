@@ -11,7 +11,7 @@ from transformers.utils import can_return_tuple
 from .configuration_elmo import ElmoConfig
 from .crf_elmo import ElmoCrf, best_tags, log_likelihood, max_marginals
 from .initialization_elmo import starting_with
-from .labels_elmo import check_class_numbers, check_one_a_word, mean_loss
+from .labels_elmo import check_class_numbers, check_one_a_word, mean_cross_entropy, mean_loss
 from .model_elmo import ElmoModel
 from .pretrained_elmo import ElmoPreTrainedModel
 from .task_layers_elmo import ElmoTaskLayers
@@ -94,11 +94,10 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
             if labels is not None:
                 self._check_sequences(self.crf, labels, words)
                 total = -log_likelihood(emissions, labels, words, scores).sum()
+                loss = mean_loss(total, labels.ne(-100).sum(), num_items_in_batch)
         elif labels is not None:
-            wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            total = functional.cross_entropy(wide.flatten(0, 1), labels.flatten(), reduction="sum")
-        if labels is not None:
-            loss = mean_loss(total, labels.ne(-100).sum(), num_items_in_batch)
+            loss = mean_cross_entropy(emissions, labels, num_items_in_batch)
+        if labels is not None and loss is not None:
             loss = self._penalised(loss, labels, num_items_in_batch)
         hidden_states = None if outputs is None else outputs.hidden_states
         return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)

@@ -1,10 +1,12 @@
 """Labels of task models: refusals, and means over one batch or over several."""
 
+import math
+
 import pytest
 import torch
 
 from elmo_hf import ElmoForMaskedLM, ElmoForPreTraining, ElmoForTokenClassification
-from elmo_hf.labels_elmo import check_class_numbers, check_one_a_word, mean_loss
+from elmo_hf.labels_elmo import check_class_numbers, check_one_a_word, mean_cross_entropy, mean_loss
 
 from .tiny import batch_of, tiny_config
 
@@ -49,3 +51,19 @@ def test_means(as_number):
         found.backward(retain_graph=True)
     assert total.grad == 0
     assert mean_loss(total.bfloat16(), as_number(4), None).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_mean_cross_entropy_counted_by_hand(dtype):
+    logits = torch.tensor([[[0.0, 1.0], [2.0, -1.0]], [[0.5, 0.5], [9.0, 9.0]]], dtype=dtype)
+    labels = torch.tensor([[1, 1], [0, -100]])
+    total = math.log1p(math.exp(-1)) + math.log1p(math.exp(3)) + math.log(2)
+    loss = mean_cross_entropy(logits, labels, None)
+    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert loss.item() == pytest.approx(total / 3, rel=1e-6)
+    assert mean_cross_entropy(logits, labels, 6).item() == pytest.approx(total / 6, rel=1e-6)
+    # Rows of classes, as of whole texts; without any label the loss is zero.
+    assert mean_cross_entropy(logits[:, 0], labels[:, 0], None).item() == pytest.approx(
+        (math.log1p(math.exp(-1)) + math.log(2)) / 2, rel=1e-6
+    )
+    assert mean_cross_entropy(logits, torch.full_like(labels, -100), None) == 0
