@@ -12,11 +12,10 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, EvalPrediction
 
@@ -26,6 +25,7 @@ from elmo_hf.metrics import AnswerSpans
 from squad_data import Question, QuestionColumns, encode_questions, read_question_dataset, read_questions, words_of
 from task_training import (
     ModelArguments,
+    SourceArguments,
     TaskTrainer,
     TaskTrainingArguments,
     callbacks,
@@ -37,24 +37,20 @@ from task_training import (
     optimizers,
     parse,
     run_stages,
+    split_readers,
     start,
     write_atomically,
 )
 
 
 @dataclass
-class DataArguments:
+class DataArguments(SourceArguments):
     """Files are SQuAD's JSON, or flat records (`.json`, `.jsonl`)."""
 
     train_file: str | None = field(default=None, metadata={"help": "SQuAD's .json, or .json or .jsonl of records."})
-    validation_file: str | None = field(default=None, metadata={"help": "The same, to choose the best model by."})
     test_file: str | None = field(
         default=None, metadata={"help": "The same, for predictions and, if it has answers, the final score."}
     )
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "In place of files: a dataset with train, validation and test splits."}
-    )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
     id_column: str = field(default="id", metadata={"help": "Field of a question's id in records and datasets."})
     question_column: str = field(default="question", metadata={"help": "Field of the question in them."})
     context_column: str = field(default="context", metadata={"help": "Field of the text that it is about."})
@@ -74,8 +70,7 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.dataset_name and (self.train_file or self.validation_file or self.test_file):
-            raise ValueError("give either --dataset_name or files")
+        super().__post_init__()
         if not 0 <= self.stride < self.max_length:
             raise ValueError(f"--stride {self.stride}: expected 0 or more and less than --max_length {self.max_length}")
 
@@ -91,15 +86,8 @@ class AnswerTrainingArguments(TaskTrainingArguments):
 
 def read_splits(data: DataArguments, args: AnswerTrainingArguments) -> dict[str, list[Question]]:
     """The questions of each split (train, validation, test) that the run reads."""
-    readers = {}
-    if data.dataset_name:
-        for name, split in load_dataset(data.dataset_name, data.dataset_config_name).items():
-            readers[name] = partial(read_question_dataset, split, f"{data.dataset_name}, {name}", data.columns)
-    for name in ("train", "validation", "test"):
-        path = getattr(data, f"{name}_file")
-        if path is not None:
-            readers[name] = partial(read_questions, path, data.columns)
-    splits = {name: readers[name]() for name in needed_splits(args, readers)}
+    readers = split_readers(data, read_questions, read_question_dataset)
+    splits = {name: readers[name](data.columns) for name in needed_splits(args, readers)}
     for name, questions in splits.items():
         if name != "test" and "answers" not in questions[0]:
             raise CorpusError(

@@ -20,13 +20,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.nn import functional
 from transformers import (
@@ -52,6 +51,7 @@ from elmo_hf import ElmoConfig, ElmoModel, ElmoTokenizer
 from elmo_hf.metrics import Bleu, Rouge
 from layer_cache import cache_layers
 from task_training import (
+    BilmArguments,
     TaskTrainingArguments,
     callbacks,
     hold_out,
@@ -59,9 +59,9 @@ from task_training import (
     logger,
     needed_splits,
     optimizers,
-    overrides_of,
     parse,
     run_stages,
+    split_readers,
     start,
     write_atomically,
 )
@@ -73,30 +73,12 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
 
 @dataclass
-class TranslatorArguments:
+class TranslatorArguments(BilmArguments):
     """Where the encoder starts, and what decoder reads it."""
 
     model_name_or_path: str | None = field(
         default=None,
         metadata={"help": "ELMo checkpoint of the encoder, or a whole translator that this script saved."},
-    )
-    preset: str | None = field(
-        default=None, metadata={"help": "An encoder of random weights in a published shape instead: small, medium, ..."}
-    )
-    config_overrides: str | None = field(
-        default=None,
-        metadata={
-            "help": "JSON object of the encoder's configuration fields to replace, such as '{\"cell_size\": 512}'."
-        },
-    )
-    freeze_bilm: bool = field(
-        default=False, metadata={"help": "Train only the layer mix and the decoder, as in the paper."}
-    )
-    cache_layers: float | None = field(
-        default=None,
-        metadata={
-            "help": "With --freeze_bilm: gigabytes in which to keep the layers of sentences after the first epoch."
-        },
     )
     without_elmo: bool = field(
         default=False,
@@ -104,10 +86,6 @@ class TranslatorArguments:
             "help": "The baseline: of the checkpoint or preset only the encoder's shape; it reads words by their id, "
             "from word vectors of its own, and is learned with the translation alone."
         },
-    )
-    min_count: int = field(
-        default=2,
-        metadata={"help": "Occurrences that give a word of the baseline a vector; rarer ones share that of <UNK>."},
     )
     decoder_type: Literal["bert", "gpt2"] = field(
         default="bert", metadata={"help": "Normalises behind (bert) or before (gpt2) each of its sublayers."}
@@ -128,12 +106,11 @@ class TranslatorArguments:
     )
 
     def __post_init__(self) -> None:
-        if (self.model_name_or_path is None) == (self.preset is None):
+        super().__post_init__()
+        if not self.names_a_bilm:
             raise ValueError("give either --model_name_or_path (a checkpoint) or --preset (random weights)")
         if self.without_elmo and self.freeze_bilm:
             raise ValueError("--freeze_bilm: there is no biLM to freeze --without_elmo")
-        if self.min_count < 1:
-            raise ValueError(f"--min_count {self.min_count}: expected 1 or more")
         if self.decoder_hidden_size % self.decoder_heads:
             raise ValueError(
                 f"--decoder_hidden_size {self.decoder_hidden_size}: expected a multiple of --decoder_heads "
@@ -144,12 +121,6 @@ class TranslatorArguments:
                 f"--target_vocab_size {self.target_vocab_size}: expected at least "
                 f"{3 + len(pre_tokenizers.ByteLevel.alphabet())}, three special tokens and every byte"
             )
-
-    # What `load_config` asks of every script's options.
-    new_classifier = False
-
-    def overrides(self) -> dict[str, Any]:
-        return overrides_of(self.config_overrides)
 
 
 @dataclass
@@ -239,19 +210,11 @@ class TranslationTrainingArguments(TaskTrainingArguments, Seq2SeqTrainingArgumen
 
 def read_splits(data: DataArguments, args: TranslationTrainingArguments) -> dict[str, list[Pair]]:
     """The pairs of each split (train, validation, test) that a run reads."""
-    readers: dict[str, Callable[[], list[Pair]]] = {}
-    if data.dataset_name:
-        for name, split in load_dataset(data.dataset_name, data.dataset_config_name).items():
-            readers[name] = partial(read_dataset, split, f"{data.dataset_name}, {name}", data.columns)
-    for name in ("train", "validation", "test"):
-        files = getattr(data, f"{name}_file")
-        if files is not None:
-            readers[name] = partial(read_pairs, files, data.columns)
-
+    readers = split_readers(data, read_pairs, read_dataset)
     holds_out = data.validation_share is not None and "train" in readers and "validation" not in readers
     needed = needed_splits(args, [*readers, "validation"] if holds_out else readers)
     to_read = {"train" if holds_out and name == "validation" else name for name in needed}
-    splits = {name: readers[name]() for name in readers if name in to_read}
+    splits = {name: readers[name](data.columns) for name in readers if name in to_read}
     if holds_out and "train" in splits:
         splits["train"], splits["validation"] = hold_out(splits["train"], data.validation_share or 0.0)
     return {name: splits[name] for name in needed}

@@ -59,8 +59,8 @@ Model = TypeVar("Model", bound=ElmoPreTrainedModel)
 
 
 @dataclass
-class ModelArguments:
-    """Where a task model starts, and what it has between biLM and classifier."""
+class BilmArguments:
+    """Where a model's biLM starts, and how it is trained: what `load_config` reads of every script's options."""
 
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Checkpoint to start from: a folder or a name on the Hub."}
@@ -75,7 +75,7 @@ class ModelArguments:
         },
     )
     freeze_bilm: bool = field(
-        default=False, metadata={"help": "Train only the layer mix and the task's own layers, as in the paper."}
+        default=False, metadata={"help": "Train only the layer mix and what the task adds to it, as in the paper."}
     )
     cache_layers: float | None = field(
         default=None,
@@ -83,6 +83,34 @@ class ModelArguments:
             "help": "With --freeze_bilm: gigabytes in which to keep the layers of sentences after the first epoch."
         },
     )
+    min_count: int = field(
+        default=2,
+        metadata={
+            "help": "For word vectors of the task's own: occurrences that give a training word one; rarer ones share "
+            "that of <UNK>."
+        },
+    )
+    new_classifier = False  # an option of those that have a classifier
+
+    def __post_init__(self) -> None:
+        if self.model_name_or_path is not None and self.preset is not None:
+            raise ValueError("give either --model_name_or_path (a checkpoint) or --preset (random weights), not both")
+        if self.min_count < 1:
+            raise ValueError(f"--min_count {self.min_count}: expected 1 or more")
+
+    @property
+    def names_a_bilm(self) -> bool:
+        return self.model_name_or_path is not None or self.preset is not None
+
+    def overrides(self) -> dict[str, Any]:
+        """Configuration fields that the options set."""
+        return overrides_of(self.config_overrides)
+
+
+@dataclass
+class ModelArguments(BilmArguments):
+    """The biLM of a task model, and what it has between biLM and classifier."""
+
     new_classifier: bool = field(
         default=False,
         metadata={"help": "Take only the biLM of a checkpoint that is fine-tuned already, for other labels or layers."},
@@ -113,20 +141,13 @@ class ModelArguments:
         default=None,
         metadata={"help": 'How raw text becomes words (default: as the checkpoint says, else ptb, as "do n\'t").'},
     )
-    min_count: int = field(
-        default=2,
-        metadata={"help": "Occurrences that give a training word a vector of its own; rarer ones share that of <UNK>."},
-    )
 
     def __post_init__(self) -> None:
-        if self.model_name_or_path is not None and self.preset is not None:
-            raise ValueError("give either --model_name_or_path (a checkpoint) or --preset (random weights), not both")
-        if self.model_name_or_path is None and self.preset is None and not self.without_elmo:
+        super().__post_init__()
+        if not (self.names_a_bilm or self.without_elmo):
             raise ValueError("give either --model_name_or_path (a checkpoint) or --preset (random weights)")
         if self.without_elmo and self.elmo_at:
             raise ValueError(f"--elmo_at {' '.join(self.elmo_at)}: there is none of it --without_elmo")
-        if self.min_count < 1:
-            raise ValueError(f"--min_count {self.min_count}: expected 1 or more")
 
     def overrides(self) -> dict[str, Any]:
         """Configuration fields that the options set; `--config_overrides` goes last and may set any."""
@@ -138,7 +159,7 @@ class ModelArguments:
             fields["word_vector_size"] = read_vectors(self.word_vectors, []).vectors.shape[1]
         if self.freeze_word_vectors:
             fields["train_word_vectors"] = False
-        return fields | overrides_of(self.config_overrides)
+        return fields | super().overrides()
 
 
 @dataclass
@@ -215,7 +236,7 @@ def overrides_of(text: str | None) -> dict[str, Any]:
 
 
 def load_config(
-    model_args: ModelArguments, model_class: type[ElmoPreTrainedModel], **fields: Any
+    model_args: BilmArguments, model_class: type[ElmoPreTrainedModel], **fields: Any
 ) -> tuple[ElmoConfig, bool]:
     """The configuration to start from, and whether the checkpoint is a `model_class` whose head is kept.
 
@@ -484,29 +505,62 @@ def report(trainer: Trainer, name: str, metrics: dict[str, float], samples: int)
 
 
 @dataclass
-class SplitArguments:
-    """Where labelled examples come from; a script adds the columns."""
+class SourceArguments:
+    """Where examples come from; a script adds the columns."""
 
     train_file: str | None = field(default=None, metadata={"help": "Training data; its suffix tells the form."})
     validation_file: str | None = field(default=None, metadata={"help": "The same, to choose the best model by."})
     test_file: str | None = field(default=None, metadata={"help": "The same, for the final score and predictions."})
-    validation_share: float | None = field(
-        default=None,
-        metadata={"help": "Without validation data: hold out this share of the training data, the same for any seed."},
-    )
     dataset_name: str | None = field(
         default=None, metadata={"help": "In place of files: a dataset with train, validation and test splits."}
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
+
+    def __post_init__(self) -> None:
+        if self.dataset_name and (self.train_file or self.validation_file or self.test_file):
+            raise ValueError("give either --dataset_name or files")
+
+
+@dataclass
+class SplitArguments(SourceArguments):
+    """Where labelled examples come from."""
+
+    validation_share: float | None = field(
+        default=None,
+        metadata={"help": "Without validation data: hold out this share of the training data, the same for any seed."},
+    )
     labels: list[str] | None = field(
         default=None, metadata={"help": "All labels, in the order of integer ones (default: the training data's)."}
     )
 
     def __post_init__(self) -> None:
-        if self.dataset_name and (self.train_file or self.validation_file or self.test_file):
-            raise ValueError("give either --dataset_name or files")
+        super().__post_init__()
         if self.validation_share is not None and not 0 < self.validation_share < 1:
             raise ValueError(f"--validation_share {self.validation_share}: expected a number between 0 and 1")
+
+
+def split_readers(
+    data: Any, read_file: Callable[..., list[Any]], read_dataset: Callable[..., list[Any]]
+) -> dict[str, Callable[..., list[Any]]]:
+    """For each split (of train, validation, test) that there is, what reads it.
+
+    Args:
+        data: [`SourceArguments`], or options of the same names that `read_file` understands.
+        read_file: reads what the option of a split's file names, then further arguments.
+        read_dataset: reads a split of a dataset: the split, its name for messages, the same further arguments.
+
+    Returns:
+        A function of the further arguments.
+    """
+    readers: dict[str, Callable[..., list[Any]]] = {}
+    if data.dataset_name:
+        for name, split in load_dataset(data.dataset_name, data.dataset_config_name).items():
+            readers[name] = partial(read_dataset, split, f"{data.dataset_name}, {name}")
+    for name in ("train", "validation", "test"):
+        given = getattr(data, f"{name}_file")
+        if given is not None:
+            readers[name] = partial(read_file, given)
+    return readers
 
 
 def read_splits(
@@ -536,15 +590,7 @@ def read_splits(
         raise ValueError(
             f"--labels {' '.join(data.labels)}: the checkpoint has {' '.join(labels)}; for others give --new_classifier"
         )
-    readers: dict[str, Callable[[list[str] | None], list[Any]]] = {}
-    if data.dataset_name:
-        for name, split in load_dataset(data.dataset_name, data.dataset_config_name).items():
-            readers[name] = partial(read_dataset, split, f"{data.dataset_name}, {name}")
-    for name in ("train", "validation", "test"):
-        path = getattr(data, f"{name}_file")
-        if path is not None:
-            readers[name] = partial(read_file, path)
-
+    readers = split_readers(data, read_file, read_dataset)
     holds_out = data.validation_share is not None and "validation" not in readers
     available = [*readers, "validation"] if holds_out and "train" in readers else list(readers)
     needed = needed_splits(args, available)

@@ -7,7 +7,7 @@ from typing import Any
 
 import evaluate
 
-from .generated_texts import as_texts, text_features
+from .generated_texts import GeneratedTextMetric, as_texts, text_features
 
 DESCRIPTION = "Corpus BLEU (Papineni et al. 2002) by sacrebleu, with the signature that makes it comparable."
 
@@ -46,7 +46,7 @@ CITATION = """
 """
 
 
-class Bleu(evaluate.Metric):
+class Bleu(GeneratedTextMetric):
     """Corpus BLEU; see the module's inputs description for arguments, results and errors."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -57,17 +57,6 @@ class Bleu(evaluate.Metric):
             features=text_features(),
             reference_urls=["https://github.com/mjpost/sacrebleu"],
         )
-
-    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
-        """Score `predictions` against `references`, or what `add` and `add_batch` have gathered if both are `None`."""
-        # Checked here because the base class reports empty and uneven input with an error about its cache file.
-        if predictions is None and references is None:
-            if len(self) == 0 and self.process_id == 0:
-                raise ValueError("no texts to score: give predictions and references, or call add_batch before")
-        else:
-            as_texts(predictions, references)
-        # Not super(): evaluate copies this function into each instance, without its class cell.
-        return evaluate.Metric.compute(self, predictions=predictions, references=references, **options)
 
     def _compute(
         self,

@@ -1,9 +1,11 @@
 """What the metrics of generated text, BLEU and ROUGE, share: their inputs and how these are checked."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import datasets
+import evaluate
 
 
 def text_features() -> list[datasets.Features]:
@@ -44,3 +46,25 @@ def as_texts(predictions: Any, references: Any) -> tuple[list[str], list[list[st
             raise ValueError(f"reference {number} is {given!r}: expected a text (str) or a list of at least one text")
         alternatives.append(list(found))
     return list(predictions), alternatives
+
+
+class GeneratedTextMetric(evaluate.Metric, ABC):
+    """A metric that checks its texts before `evaluate` stores them.
+
+    Abstract, so that `evaluate.load` takes the metric of a file for its main class and not this one.
+    """
+
+    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
+        """Score `predictions` against `references`, or what `add` and `add_batch` have gathered if both are `None`."""
+        # Checked here because the base class reports empty and uneven input with an error about its cache file.
+        if predictions is None and references is None:
+            if len(self) == 0 and self.process_id == 0:
+                raise ValueError("no texts to score: give predictions and references, or call add_batch before")
+        else:
+            as_texts(predictions, references)
+        # Not super(): evaluate copies this function into each instance, without its class cell.
+        return evaluate.Metric.compute(self, predictions=predictions, references=references, **options)
+
+    @abstractmethod
+    def _compute(self, *texts: Any, **options: Any) -> dict[str, Any]:
+        """The scores of `predictions` against `references`: texts, or a list of alternatives for each prediction."""

@@ -5,11 +5,10 @@ Used directly (`from elmo_hf.metrics import Rouge`) or as a local module (`evalu
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import evaluate
 
-from .generated_texts import as_texts, text_features
+from .generated_texts import GeneratedTextMetric, as_texts, text_features
 
 DESCRIPTION = "ROUGE-1, ROUGE-2, ROUGE-L and summary-level ROUGE-L (Lin 2004), F1, by the rouge_score library."
 
@@ -56,7 +55,7 @@ def unicode_words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.lower())
 
 
-class Rouge(evaluate.Metric):
+class Rouge(GeneratedTextMetric):
     """Mean ROUGE F1; see the module's inputs description for arguments, results and errors."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -67,17 +66,6 @@ class Rouge(evaluate.Metric):
             features=text_features(),
             reference_urls=["https://github.com/google-research/google-research/tree/master/rouge"],
         )
-
-    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
-        """Score `predictions` against `references`, or what `add` and `add_batch` have gathered if both are `None`."""
-        # Checked here because the base class reports empty and uneven input with an error about its cache file.
-        if predictions is None and references is None:
-            if len(self) == 0 and self.process_id == 0:
-                raise ValueError("no texts to score: give predictions and references, or call add_batch before")
-        else:
-            as_texts(predictions, references)
-        # Not super(): evaluate copies this function into each instance, without its class cell.
-        return evaluate.Metric.compute(self, predictions=predictions, references=references, **options)
 
     def _compute(
         self,

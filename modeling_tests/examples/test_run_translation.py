@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import AutoTokenizer, EncoderDecoderModel, Seq2SeqTrainer
 
 import run_translation
+import task_training
 from corpus_files import CorpusError
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer
 from elmo_hf.metrics import Bleu, Rouge
@@ -464,7 +465,7 @@ def test_dataset_by_name(corpus: Path, tmp_path: Path, monkeypatch: pytest.Monke
     }
     whole = datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in splits.items()})
     asked: list[Any] = []
-    monkeypatch.setattr(run_translation, "load_dataset", lambda *names: asked.append(names) or whole)
+    monkeypatch.setattr(task_training, "load_dataset", lambda *names: asked.append(names) or whole)
     argv = ["--preset", "small", "--config_overrides", json.dumps(TINY), "--dataset_name", "mine"]
     argv += ["--dataset_config_name", "de-en", "--source_column", "translation.en", "--target_column", "translation.de"]
     argv += ["--output_dir", str(tmp_path), *DECODER.split(), *"--do_train --do_predict --use_cpu".split()]
