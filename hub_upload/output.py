@@ -23,8 +23,6 @@ WRITTEN = re.compile(
     r"|options\.json|weights\.hdf5|softmax_weights\.hdf5|vocab\.txt"
     r"|model\.tar\.gz|architecture\.json|token_embedder\.pkl|encoder\.pkl|classifier\.pkl|char\.dic|word\.dic"
 )
-# Not every module of such a name: a user's training script may have one.
-CODE = {path.name for path in Path(elmo_hf.__file__).parent.glob("*_elmo.py")}
 
 
 def check_output(output: Path, force: bool, *sources: Path) -> None:
@@ -51,13 +49,21 @@ def check_output(output: Path, force: bool, *sources: Path) -> None:
     others = [
         path.name + "/" * path.is_dir()
         for path in sorted(output.iterdir())
-        if path.is_dir() or not (WRITTEN.fullmatch(path.name) or path.name in CODE)
+        if path.is_dir() or not (WRITTEN.fullmatch(path.name) or _is_travelling_code(path.name))
     ]
     if others:
         raise CheckpointError(
             f"{output}: holds {listing(others)}, which elmo-hub does not write and --force would delete; move "
             f"{'it' if len(others) == 1 else 'them'} elsewhere, or choose another output"
         )
+
+
+def _is_travelling_code(name: str) -> bool:
+    """Whether a file has the name of one of the package's modules that go with a checkpoint.
+
+    The ending alone would not do: a user's training script may have it too.
+    """
+    return name.endswith("_elmo.py") and (Path(elmo_hf.__file__).parent / name).is_file()
 
 
 def _is_elmo(folder: Path) -> bool:

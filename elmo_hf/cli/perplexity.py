@@ -2,11 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
+from elmo_hf.cli.output import written
 from elmo_hf.cli.text import add_text_options, open_text
 
 if TYPE_CHECKING:
@@ -100,19 +98,3 @@ def record(score: "SentenceScore") -> dict[str, Any]:
         values["forward_log_probs"] = score.forward_log_probs.tolist()
         values["backward_log_probs"] = score.backward_log_probs.tolist()
     return values
-
-
-@contextmanager
-def written(name: str | None) -> Iterator[TextIO | None]:
-    """A text file that appears under `name` only when it is complete; stdout for "-", nothing for `None`."""
-    if name is None or name == "-":
-        yield None if name is None else sys.stdout
-        return
-    path = Path(name)
-    aside = path.with_name(f".{path.name}.writing")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            yield file
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

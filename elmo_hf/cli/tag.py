@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from elmo_hf.cli.perplexity import written
+from elmo_hf.cli.output import written
 from elmo_hf.cli.text import add_text_options, open_text
 
 

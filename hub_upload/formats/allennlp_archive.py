@@ -7,9 +7,7 @@ Source: AllenNLP `modules/elmo.py`, `modules/elmo_lstm.py`, `modules/scalar_mix.
 """
 
 import json
-import pickle
 import re
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from os.path import abspath, isfile
 from pathlib import Path
@@ -44,29 +42,6 @@ def wanted_member(name: str) -> bool:
 def weights_of_folder(folder: Path) -> Path | None:
     """The state dict of an unpacked archive or a training run, or `None` if this is no such folder."""
     return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-
-
-def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """Load a state dict without running code from it; mapped into memory where the file allows it.
-
-    Raises:
-        CheckpointError: the pickle wants to run code, is damaged, or holds something else.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: not a plain file of tensors. Either it is damaged, or it holds a pickle that wants to run code "
-            f"and is refused for that ({reason})"
-        ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise CheckpointError(
-            f"{path}: damaged weight file ({type(error).__name__}: {error}); fetch it again"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: expected a state dict, a mapping from names to tensors")
-    return state
 
 
 def refuse_other_models(names: Mapping[str, object], file: str) -> None:

@@ -18,6 +18,7 @@ from .bilm_hdf5 import bilm_tensors, content_of, refuse_unsupported
 from .nlpl import ModelFiles
 from .source import Source
 from .tensorflow_checkpoint import is_checkpoint_prefix, tensorflow_tensors
+from .torch_file import read_torch_file
 from .vocabulary import Vocabulary
 
 
@@ -113,7 +114,7 @@ def _refuse_other_folders(folder: Path) -> None:
 
 
 def _open_allennlp(folder: Path, weights: Path, given: ModelFiles) -> Source:
-    state = allennlp_archive.load_state_dict(weights)
+    state = read_torch_file(weights)
     is_language_model = allennlp_language_model.is_language_model(state)
     if given.softmax is not None:
         has = "brings its own softmax" if is_language_model else "has no softmax"

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..options import read_json
-from .allennlp_archive import load_state_dict
 from .source import Source, StoredTensor
+from .torch_file import read_torch_file
 
 CONFIG, CHARACTERS, WORDS, CLASSIFIER = "config.json", "char.dic", "word.dic", "classifier.pkl"
 # The part of a name before its first dot, and the file.
@@ -157,7 +157,7 @@ def open_folder(folder: Path, options_file: Path | None) -> Source:
             raise CheckpointError(
                 f"{path}: no such file; an ELMoForManyLangs model is {' and '.join(STATE_DICTS.values())}"
             )
-        for key, tensor in load_state_dict(path).items():
+        for key, tensor in read_torch_file(path).items():
             dtype = str(tensor.dtype).removeprefix("torch.")
             full = f"{part}.{key}"
             tensors[full] = StoredTensor(str(path), full, tuple(tensor.shape), dtype, tensor.detach().numpy)
@@ -187,7 +187,7 @@ def _softmax(folder: Path, layers: Any, notes: list[str]) -> dict[str, StoredTen
     Nothing, and a note, for what a softmax over the layers' top cannot be.
     """
     path = folder / CLASSIFIER
-    state = load_state_dict(path)
+    state = read_torch_file(path)
     form = next((names for names in SOFTMAX_FORMS.values() if all(name in state for name in names)), None)
     if form is None:
         kind = "its rows are made of the words' characters (cnn_softmax)" if "corr.weight" in state else "unknown form"

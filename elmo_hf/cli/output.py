@@ -1,0 +1,23 @@
+"""Where the commands write text: a file that is complete or absent, or stdout."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+
+@contextmanager
+def written(name: str | None) -> Iterator[TextIO | None]:
+    """A text file that appears under `name` only when it is complete; stdout for "-", nothing for `None`."""
+    if name is None or name == "-":
+        yield None if name is None else sys.stdout
+        return
+    path = Path(name)
+    aside = path.with_name(f".{path.name}.writing")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            yield file
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
