@@ -78,9 +78,16 @@ class Corpus:
         """A corpus of sentences in memory, all of them with parts of speech or none.
 
         Raises:
+            TypeError: what is neither of them.
             ValueError: there are none, or of both kinds.
         """
         given = list(sentences)
+        for number, each in enumerate(given):
+            if not isinstance(each, str | TaggedSentence):
+                raise TypeError(
+                    f"{name}: sentence {number} is {each!r:.60} of type {type(each).__name__}: expected a text, such "
+                    "as its words with spaces between them, or a TaggedSentence"
+                )
         tagged = [each for each in given if isinstance(each, TaggedSentence)]
         texts = [each for each in given if isinstance(each, str)]
         if not given:
@@ -167,13 +174,7 @@ def open_corpus(
         raise ValueError("no corpus is named: expected files, globs, or the name of a data set")
     if shard_bytes < 1:
         raise ValueError(f"shard_bytes={shard_bytes}: expected at least 1")
-    if pos_column is not None and pos_separator is not None:
-        raise ValueError(
-            f"pos_column={pos_column!r} and pos_separator={pos_separator!r}: expected parts of speech in a column of "
-            "their own or behind each word, not both"
-        )
-    if pos_separator is not None and (not pos_separator or any(map(str.isspace, pos_separator))):
-        raise ValueError(f"pos_separator={pos_separator!r}: expected characters that are no whitespace, such as '_'")
+    check_pos_options(pos_column, pos_separator)
     is_tagged = pos_column is not None or pos_separator is not None
     name = patterns[0] if len(patterns) == 1 else f"{patterns[0]} and {len(patterns) - 1} more"
     if len(patterns) == 1 and _names_a_dataset(patterns[0]):
@@ -199,10 +200,7 @@ def open_corpus(
         of_file = file_format or _format_of(file)
         if of_file == "text":
             if pos_column is not None:
-                raise ValueError(
-                    f"pos_column={pos_column!r}: {file} is plain text, which has no columns. Expected JSON, Parquet or "
-                    "another format with columns, or pos_separator for words such as the_DET"
-                )
+                raise no_column_in_text(pos_column, file)
             shards += text_shards(file, options, shard_bytes)
         elif of_file == "json" and not _is_json_list(file):
             shards += text_shards(file, json_options, shard_bytes)
@@ -212,6 +210,25 @@ def open_corpus(
                 file, text_column, blank_lines, arguments, pos_column=pos_column, pos_separator=pos_separator
             ).shards()
     return Corpus(name, tuple(shards), is_tagged)
+
+
+def check_pos_options(pos_column: str | None, pos_separator: str | None) -> None:
+    """Refuse, with a `ValueError`, both ways to give parts of speech at once, and separators that separate nothing."""
+    if pos_column is not None and pos_separator is not None:
+        raise ValueError(
+            f"pos_column={pos_column!r} and pos_separator={pos_separator!r}: expected parts of speech in a column of "
+            "their own or behind each word, not both"
+        )
+    if pos_separator is not None and (not pos_separator or any(map(str.isspace, pos_separator))):
+        raise ValueError(f"pos_separator={pos_separator!r}: expected characters that are no whitespace, such as '_'")
+
+
+def no_column_in_text(pos_column: str, file: str) -> ValueError:
+    """The error of a column of parts of speech asked of a text file."""
+    return ValueError(
+        f"pos_column={pos_column!r}: {file} is plain text, which has no columns. Expected JSON, Parquet or another "
+        "format with columns, or pos_separator for words such as the_DET"
+    )
 
 
 def _names_a_dataset(source: str) -> bool:

@@ -364,7 +364,7 @@ def column_of(record: Any, column: str, where: Callable[[], str]) -> Any:
 
 
 def column_sentences(record: Any, column: str, where: Callable[[], str]) -> list[str]:
-    """The sentences in one column of a record: a text's lines, or a list of words as one sentence.
+    """The sentences in one column of a record: a text's lines, or a list of words as one sentence, spaces between them.
 
     Args:
         record: the record, which should be a mapping.
@@ -372,13 +372,21 @@ def column_sentences(record: Any, column: str, where: Callable[[], str]) -> list
         where: called for the record's place in it, for messages.
 
     Raises:
-        ValueError: no such column, or its value is neither text nor words.
+        ValueError: no such column, or its value is neither text nor words; a word that is none when it is read again
+            from between spaces.
     """
     value = column_of(record, column, where)
     if isinstance(value, str):
         return value.replace("\r\n", "\n").removesuffix("\n").split("\n")
     if isinstance(value, list) and all(isinstance(word, str) for word in value):
-        return [" ".join(value)]
+        sentence = " ".join(value)
+        if sentence.split() != value:
+            wrong = next(word for word in value if word.split() != [word])
+            raise ValueError(
+                f"{where()}: column {column!r} holds the word {wrong!r}: expected characters without whitespace, at "
+                "which a text is split into words again. Leave it out, or put another character in place of the space"
+            )
+        return [sentence]
     raise ValueError(
         f"{where()}: column {column!r} holds {value!r:.60}: expected text, or a list of words as one sentence"
     )

@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 import pickle
+import re
 import sys
 
 import pytest
@@ -64,6 +65,18 @@ def test_json_lines(tmp_path, small_blocks):
     with gzip.open(path, "wt") as file:
         file.write("\n".join(json.dumps(record) for record in records) + "\n\n")
     assert list(open_corpus(path, text_column="sentence")) == ["one two", "a list of words", "x", "y", "z"]
+
+
+@pytest.mark.parametrize("word", ["New York", "1\u00a0000", "a\nb", "c ", "\u3000", ""])
+def test_words_of_lists_stay_whole(tmp_path, word):
+    """A list's words are read again from a text: one that would become two, or none, is refused where it stands."""
+    words = ["in", word, "now"]
+    path = tmp_path / "text.jsonl"
+    path.write_text(json.dumps({"text": ["in", "New_York"]}) + "\n" + json.dumps({"text": words}) + "\n")
+    with pytest.raises(ValueError, match=f"text.jsonl, line 2: column 'text' holds the word {re.escape(repr(word))}:"):
+        list(open_corpus(path))
+    with pytest.raises(ValueError, match=r"the given data set.*column 'text' holds the word"):
+        list(Corpus.from_dataset(datasets.Dataset.from_dict({"text": [words]})))
 
 
 def test_a_json_list(tmp_path):
@@ -383,6 +396,12 @@ def test_parts_of_speech_that_are_not_there(tmp_path, content, options, message)
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
         list(open_corpus(path, **options))
+
+
+@pytest.mark.parametrize("wrong", [["a", "b"], None, 3])
+def test_sentences_in_memory_are_texts(wrong):
+    with pytest.raises(TypeError, match=r"sentence 1 is .* of type (list|NoneType|int): expected a text"):
+        Corpus.from_sentences(["a b", wrong])
 
 
 def test_parts_of_speech_of_all_sentences_or_none():
