@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
 from elmo_hf.lstm_elmo import ElmoState
+from elmo_hf.lstm_training_elmo import multiplies_bfloat16
 from elmo_hf.modeling_elmo import ElmoForPreTraining
 from elmo_hf.pretraining.checkpoint import (
     Checkpoints,
@@ -124,6 +125,12 @@ def pretrain(settings: PretrainingSettings) -> RunSummary:
             f"distributed_type={accelerator.distributed_type.value}: expected one process or data parallelism (DDP). "
             "The weights of a biLM fit one device, and the vocabulary's rows travel as sparse gradients with "
             "loss='sampled' and optimizer='adagrad': launch with `accelerate launch --multi_gpu` or `torchrun`"
+        )
+    if settings.precision == "bf16" and accelerator.device.type == "cpu" and not multiplies_bfloat16():
+        logger.warning(
+            "precision='bf16': this processor has no instructions for products of bfloat16, and with them the run will "
+            "be slower than in float32 and less exact. Expected precision='no' (--precision no) here, or bf16 on a GPU "
+            "or a processor with AVX-512 bf16 or AMX"
         )
     try:
         return Run(settings, accelerator).train()

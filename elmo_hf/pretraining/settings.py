@@ -167,7 +167,11 @@ class PretrainingSettings:
     max_gradient_norm: float = option(10.0, "Bound of the gradients' global norm; 0 for none.")
 
     # Engine
-    precision: Literal["no", "bf16"] = option("no", "bf16: autocast matrix products; weights and state stay fp32.")
+    precision: Literal["no", "bf16"] = option(
+        "no",
+        "bf16: autocast matrix products; weights and state stay fp32. Slower than no on a processor without "
+        "instructions for bfloat16.",
+    )
     seed: int = option(0, "Seed of the initial weights, the order of the text, the samples and the dropout.")
 
     # Written along the way

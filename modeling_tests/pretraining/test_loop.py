@@ -24,6 +24,7 @@ from elmo_hf.pretraining import (
     build_character_dictionary,
     build_optimiser,
     clip_gradients,
+    loop,
     perplexity,
     pretrain,
 )
@@ -138,6 +139,27 @@ def test_bfloat16_keeps_weights_and_state_in_float32(corpus: Path, tmp_path: Pat
     )
     assert exact != rounded
     assert rounded == pytest.approx(exact, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("precision", "can_multiply", "warns"), [("bf16", False, True), ("bf16", True, False), ("no", False, False)]
+)
+def test_a_processor_without_bfloat16_is_told_of(
+    precision: str,
+    can_multiply: bool,
+    warns: bool,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(loop, "multiplies_bfloat16", lambda: can_multiply)
+    with caplog.at_level("WARNING", logger=loop.__name__):
+        pretrain(settings(corpus, tmp_path / "run", precision=precision, max_steps=1, held_out_data=None))
+    messages = [record.message for record in caplog.records if "bf16" in record.message]
+    assert len(messages) == warns
+    if warns:
+        assert "slower than in float32" in messages[0] and "--precision no" in messages[0]
 
 
 def test_trackers_receive_every_record(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
