@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .loading import Name, check_sentences, load_model, load_tokenizer, with_pos_tags
+from .loading import Name, check_pos_tags, check_sentences, load_model, load_tokenizer, with_pos_tags
 from .model_elmo import ElmoModel, ElmoModelOutput
 from .pretrained_elmo import ElmoPreTrainedModel
 from .tagged_text import TaggedSentence
@@ -44,7 +44,7 @@ def embed(
         model: any ELMo model with a biLM, or the folder of its checkpoint.
         tokenizer: the model's; by default the one in its checkpoint's folder.
         pos_tags: for a model that reads them, the parts of speech of each sentence's words, beside `sentences`, which
-            are lists of words then; `None` for a word without one.
+            are lists of words then; `None` for a word without one. Other models ignore them.
         layers: `"mix"`, the model's (first) mix of layers, learned or not; `"top"`, the last layer; `"average"`, the
             mean of all layers, word layer included; or `"all"` of them.
         boundaries: keep the vectors of `<S>` and `</S>` as first and last word.
@@ -105,6 +105,8 @@ def embed_iter(
     if pos_tags is not None:
         checked = with_pos_tags(check_sentences(sentences), pos_tags)
     embedder = open_embedder(model, tokenizer, layers, boundaries, batch_words, window, device, dtype)
+    if pos_tags is None:
+        embedder.refuse_without_pos_tags("pos_tags, the tags of each sentence's words")
     total = len(sentences) if isinstance(sentences, Sequence) else None
     # `disable=None` is tqdm's word for "unless at a terminal".
     disable = None if progress is None else not progress
@@ -148,6 +150,7 @@ def open_embedder(
             f"the tokenizer has {len(words_of)} words and the model, which reads words by their id, "
             f"vocab_size={bilm.config.vocab_size}: give the tokenizer that belongs to the model"
         )
+    check_pos_tags(bilm.config, words_of)
     return Embedder(bilm, words_of, layers, boundaries, batch_words, window, stored)
 
 
@@ -197,6 +200,15 @@ class Embedder:
                 yield from self._embed(pool, tags)
                 pool, tags, size = [], [], 0
         yield from self._embed(pool, tags)
+
+    def refuse_without_pos_tags(self, expected: str) -> None:
+        """Raise a `ValueError` that asks for `expected` if the model reads parts of speech, which were not given."""
+        count = self.model.config.num_pos_tags
+        if count:
+            raise ValueError(
+                f"num_pos_tags={count}: the model reads parts of speech beside the words, and none are given. Expected "
+                f"{expected}"
+            )
 
     def length(self, words: Sequence[str]) -> int:
         """Words of a sentence as the model reads it, boundaries included."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoTokenizer
 
+from .configuration_elmo import ElmoConfig
 from .pretrained_elmo import ElmoPreTrainedModel
 from .tagged_text import TaggedSentence
 from .tokenization_elmo import ElmoTokenizer
@@ -69,6 +70,16 @@ def load_tokenizer(tokenizer: ElmoTokenizer | Name | None, model: ElmoPreTrained
         raise ValueError("tokenizer=None, and the model was not loaded from a checkpoint: give the model's tokenizer")
     loaded: Any = AutoTokenizer.from_pretrained(tokenizer or source)
     return loaded
+
+
+def check_pos_tags(config: ElmoConfig, tokenizer: ElmoTokenizer) -> None:
+    """Refuse, with a `ValueError`, a tokenizer that has other parts of speech than the model reads."""
+    known = len(tokenizer.pos_tag_set or ())
+    if config.num_pos_tags and known != config.num_pos_tags:
+        raise ValueError(
+            f"the tokenizer has {known} parts of speech and the model num_pos_tags={config.num_pos_tags}: load the "
+            "tokenizer that belongs to the model, or make one with its pos_tag_set"
+        )
 
 
 def check_sentences(sentences: Iterable[str | Sequence[str]]) -> Iterator[str | list[str]]:

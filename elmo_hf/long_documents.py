@@ -3,7 +3,8 @@
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import islice, zip_longest
+from typing import cast
 
 import torch
 from safetensors.torch import load, save
@@ -13,6 +14,7 @@ from .embedding import Embedder, Layers, Vectors, open_embedder
 from .loading import Name
 from .lstm_elmo import ElmoState
 from .pretrained_elmo import ElmoPreTrainedModel
+from .tagged_text import TaggedSentence
 from .tokenization_elmo import ElmoTokenizer
 
 # Of words and states kept aside: what is more goes to the disk.
@@ -24,6 +26,7 @@ def embed_document(
     model: ElmoPreTrainedModel | Name,
     tokenizer: ElmoTokenizer | Name | None = None,
     *,
+    pos_tags: Iterable[str | None] | None = None,
     layers: Layers = "mix",
     boundaries: bool = False,
     chunk_words: int = 2048,
@@ -42,6 +45,8 @@ def embed_document(
     Args:
         words: of the document, any iterable; or its text, which the tokenizer splits and which then is in memory.
         model, tokenizer, layers, boundaries, device, dtype: as of `embed`.
+        pos_tags: for a model that reads them, the part of speech of each word, beside words that are no text; `None`
+            for a word without one. Other models ignore them.
         chunk_words: words read at a time.
 
     Yields:
@@ -49,9 +54,9 @@ def embed_document(
         2 * projection_size) for `"all"`. A document without words gives one array of none.
 
     Raises:
-        TypeError: a word that is not a text.
-        ValueError: an impossible option; a Transformer, or a mix that is normalised by the statistics of all words:
-            both need the whole document at once.
+        TypeError: a word that is not a text, or a tag that is neither text nor `None`.
+        ValueError: an impossible option; parts of speech that do not fit the words or the model; a Transformer, or a
+            mix that is normalised by the statistics of all words: both need the whole document at once.
     """
     if chunk_words < 1:
         raise ValueError(f"chunk_words={chunk_words}: expected at least 1")
@@ -61,7 +66,13 @@ def embed_document(
     reason = why_not_by_chunks(embedder)
     if reason is not None:
         raise ValueError(reason)
-    return read_by_chunks(embedder, words, chunk_words)
+    if pos_tags is None:
+        embedder.refuse_without_pos_tags("pos_tags, the tags of the document's words")
+    elif isinstance(words, str):
+        raise ValueError(f"words is the text {words!r:.60}: expected a list, or another iterable, beside pos_tags")
+    elif isinstance(pos_tags, str) or not isinstance(pos_tags, Iterable):
+        raise TypeError(f"pos_tags is {pos_tags!r:.60}: expected a list, or another iterable, of tags")
+    return read_by_chunks(embedder, words, chunk_words, pos_tags)
 
 
 def why_not_by_chunks(embedder: Embedder) -> str | None:
@@ -79,29 +90,54 @@ def why_not_by_chunks(embedder: Embedder) -> str | None:
     return None
 
 
-def read_by_chunks(embedder: Embedder, words: str | Iterable[str], chunk_words: int) -> Iterator[Vectors]:
+def read_by_chunks(
+    embedder: Embedder, words: str | Iterable[str], chunk_words: int, pos_tags: Iterable[str | None] | None = None
+) -> Iterator[Vectors]:
     """As `embed_document`, with what is loaded and checked already."""
     given = (word for word, _ in embedder.tokenizer.words(words)) if isinstance(words, str) else words
     with _Spool() as chunks, _Spool() as states:
-        stream = map(_check_word, enumerate(given))
-        while chunk := list(islice(stream, chunk_words)):
-            chunks.append(json.dumps(chunk).encode())
+        for chunk in _chunks(map(_check_word, enumerate(given)), pos_tags, chunk_words):
+            chunks.append(chunk)
         if len(chunks) < 2:
-            yield from embedder.run(iter([json.loads(chunks[0]) if len(chunks) else []]))
+            some, tags = json.loads(chunks[0]) if len(chunks) else ([], None if pos_tags is None else [])
+            yield from embedder.run([some if tags is None else TaggedSentence(some, tags)])
             return
         reader = _ChunkReader(embedder, len(chunks))
         # From the end: of chunk i + 1, the state is what chunk i needs of its right-hand side.
         later: ElmoState | None = None
         for number in range(len(chunks) - 1, 0, -1):
-            later = reader.read(number, json.loads(chunks[number]), None, later)[1]
+            some, tags = json.loads(chunks[number])
+            later = reader.read(number, some, tags, None, later)[1]
             states.append(_packed(later))
         earlier: ElmoState | None = None
         for number in range(len(chunks)):
             # Stored from the last one on.
             place = len(chunks) - 2 - number
             later = _unpacked(states[place]) if place >= 0 else None
-            array, earlier = reader.read(number, json.loads(chunks[number]), earlier, later)
+            some, tags = json.loads(chunks[number])
+            array, earlier = reader.read(number, some, tags, earlier, later)
             yield array
+
+
+def _chunks(words: Iterator[str], pos_tags: Iterable[str | None] | None, size: int) -> Iterator[bytes]:
+    """JSON: the words of each chunk, and their tags or null."""
+    if pos_tags is None:
+        while chunk := list(islice(words, size)):
+            yield json.dumps([chunk, None]).encode()
+        return
+    pairs = _with_tags(words, pos_tags)
+    while some := list(islice(pairs, size)):
+        yield json.dumps([[word for word, _ in some], [tag for _, tag in some]]).encode()
+
+
+def _with_tags(words: Iterator[str], pos_tags: Iterable[str | None]) -> Iterator[tuple[str, str | None]]:
+    missing = object()
+    for number, (word, tag) in enumerate(zip_longest(words, pos_tags, fillvalue=missing)):
+        if word is missing or tag is missing:
+            raise ValueError(f"pos_tags and words are not as many: only one of them has a number {number}, from 0")
+        if not (tag is None or isinstance(tag, str)):
+            raise TypeError(f"tag {number} is {tag!r} of type {type(tag).__name__}: expected str or None")
+        yield cast("str", word), tag
 
 
 class _ChunkReader:
@@ -111,17 +147,22 @@ class _ChunkReader:
         self._embedder, self._count = embedder, count
 
     def read(
-        self, number: int, words: list[str], earlier: ElmoState | None, later: ElmoState | None
+        self,
+        number: int,
+        words: list[str],
+        tags: list[str | None] | None,
+        earlier: ElmoState | None,
+        later: ElmoState | None,
     ) -> tuple[Vectors, ElmoState]:
         """The vectors of a chunk's words, and the state of both directions behind it, each in its own reading order.
 
         Args:
-            number, words: of the chunk.
+            number, words, tags: of the chunk.
             earlier: state whose forward direction has read all chunks before; `None` for zeros, as `later`.
             later: state whose backward direction has read all chunks after it.
         """
         embedder = self._embedder
-        inputs = embedder.encode([words])
+        inputs = embedder.encode([words], None if tags is None else [tags])
         # Boundaries were put around each chunk; only the document's are read.
         is_first, is_last = number == 0, number == self._count - 1
         start = 0 if is_first else embedder.before

@@ -4,7 +4,8 @@ Shards, windows and saved positions hold every sentence as one text. That of a t
 each, then a tab, then their tags, a line each; no sentence of plain text has a line break. Only this file knows.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -74,18 +75,18 @@ def words_of_tagged_text(text: str) -> list[str]:
     return text.partition("\t")[0].split("\n") if text else []
 
 
-def tagged_line(line: str, separator: str, where: Callable[[], str]) -> str:
-    """The tagged text of a line of words, each with its tag behind the last `separator` in it, as `the_DET cat_NOUN`.
+def sentence_of_tokens(tokens: Sequence[str], separator: str, where: Callable[[], str]) -> TaggedSentence:
+    """The sentence of words that have their tag behind the last `separator` in them, as `the_DET`, `cat_NOUN`.
 
     Args:
-        line: words with their tags, whitespace between them; nothing behind the separator for a word without tag.
+        tokens: words with their tags; nothing behind the separator for a word without tag.
         separator: what stands between word and tag.
         where: called for the line's place, for messages.
 
     Raises:
         ValueError: something that is no word, separator and tag.
     """
-    pairs = [token.rpartition(separator) for token in line.split()]
+    pairs = [token.rpartition(separator) for token in tokens]
     for word, found, tag in pairs:
         if not (word and found):
             token = word + found + tag
@@ -93,13 +94,18 @@ def tagged_line(line: str, separator: str, where: Callable[[], str]) -> str:
                 f"{where()}: {token!r} is no word with a tag behind {separator!r}: expected text such as "
                 f"the{separator}DET cat{separator}NOUN, or another pos_separator"
             )
-    return tagged_text(TaggedSentence([word for word, _, _ in pairs], [tag for _, _, tag in pairs]))
+    return TaggedSentence([word for word, _, _ in pairs], [tag or None for _, _, tag in pairs])
 
 
-def tagged_record(
+def tagged_line(line: str, separator: str, where: Callable[[], str]) -> str:
+    """The tagged text of a line, whose words `sentence_of_tokens` takes apart, whitespace between them."""
+    return tagged_text(sentence_of_tokens(line.split(), separator, where))
+
+
+def sentence_of_record(
     words: Any, tags: Any, columns: tuple[str, str], where: Callable[[], str], names: Sequence[str] | None = None
-) -> str:
-    """The tagged text of a record's words and tags.
+) -> TaggedSentence:
+    """The sentence of a record's words and tags.
 
     Args:
         words, tags: lists of the same length, or texts with whitespace between words and between tags; a tag may be
@@ -119,8 +125,23 @@ def tagged_record(
             )
     if names is not None:
         lists[1] = [names[tag] if isinstance(tag, int) and 0 <= tag < len(names) else tag for tag in lists[1]]
+    with _columns_named(columns, where):
+        return TaggedSentence(lists[0], [None if tag == "" else tag for tag in lists[1]])
+
+
+def tagged_record(
+    words: Any, tags: Any, columns: tuple[str, str], where: Callable[[], str], names: Sequence[str] | None = None
+) -> str:
+    """The tagged text of `sentence_of_record`; also refuses words and tags that it cannot hold."""
+    sentence = sentence_of_record(words, tags, columns, where, names)
+    with _columns_named(columns, where):
+        return tagged_text(sentence)
+
+
+@contextmanager
+def _columns_named(columns: tuple[str, str], where: Callable[[], str]) -> Iterator[None]:
     try:
-        return tagged_text(TaggedSentence(*lists))
+        yield
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{where()}, columns {columns[0]!r} and {columns[1]!r}: {str(error).removesuffix('.')}"

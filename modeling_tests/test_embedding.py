@@ -79,8 +79,11 @@ def test_parts_of_speech(tokenizer):
         embed(words, model, tagger, pos_tags=tags[:3])
     with pytest.raises(ValueError, match="the tag 'Q' is none of pos_tag_set: N, D"):
         embed([["cat"]], model, tagger, pos_tags=[["Q"]])
-    with pytest.raises(ValueError, match="pos_tag_ids where pos_tags stand beside the words"):
-        embed(words, model, tagger)
+    # Before anything is read.
+    with pytest.raises(ValueError, match="num_pos_tags=2: the model reads parts of speech .* Expected pos_tags"):
+        embed_iter(words, model, tagger)
+    with pytest.raises(ValueError, match="the tokenizer has 0 parts of speech and the model num_pos_tags=2"):
+        embed_iter(words, model, tokenizer, pos_tags=tags)
 
 
 def test_batches_and_windows_change_nothing():

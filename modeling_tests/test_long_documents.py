@@ -113,6 +113,48 @@ def test_a_folder_is_enough(tmp_path, tokenizer):
     check_equal(found, embed([words], model, tokenizer)[0])
 
 
+@pytest.mark.parametrize("layers", ["mix", "all"])
+def test_parts_of_speech(tokenizer, layers):
+    tagger = ElmoTokenizer(
+        vocab=WORDS, max_characters_per_word=9, padding_side=tokenizer.padding_side, pos_tag_set=["N", "D"]
+    )
+    model = tiny_model(**WORD_INPUT, num_pos_tags=2)
+    words = document(23)
+    tags = np.random.default_rng(1).choice(["N", "D", None], size=23).tolist()
+    (whole,) = embed([words], model, tagger, pos_tags=[tags], layers=layers)
+    for chunk_words in (1, 5, 23, 100):
+        found = embed_document(iter(words), model, tagger, pos_tags=iter(tags), layers=layers, chunk_words=chunk_words)
+        check_equal(np.concatenate(list(found), axis=-2), whole)
+    others = list(embed_document(words, model, tagger, pos_tags=tags[::-1], layers=layers, chunk_words=5))
+    assert np.abs(np.concatenate(others, axis=-2) - whole).max() > 1e-3
+    (empty,) = embed_document([], model, tagger, pos_tags=[], layers=layers)
+    assert empty.shape[-2] == 0
+    plain = tiny_model(**WORD_INPUT)  # reads none
+    found = np.concatenate(list(embed_document(words, plain, tagger, pos_tags=tags, layers=layers, chunk_words=5)), -2)
+    check_equal(found, embed([words], plain, tagger, layers=layers)[0])
+
+
+def test_refused_parts_of_speech(tokenizer):
+    tagger = ElmoTokenizer(vocab=WORDS, max_characters_per_word=9, pos_tag_set=["N", "D"])
+    model = tiny_model(**WORD_INPUT, num_pos_tags=2)
+    with pytest.raises(ValueError, match="num_pos_tags=2: the model reads parts of speech .* Expected pos_tags"):
+        embed_document(["a"], model, tagger)
+    with pytest.raises(ValueError, match="the tokenizer has 0 parts of speech and the model num_pos_tags=2"):
+        embed_document(["a"], model, tokenizer, pos_tags=["N"])
+    with pytest.raises(ValueError, match="words is the text 'a cat': expected a list"):
+        embed_document("a cat", model, tagger, pos_tags=["N", "D"])
+    with pytest.raises(TypeError, match="pos_tags is 'ND': expected a list"):
+        embed_document(["a", "cat"], model, tagger, pos_tags="ND")
+    for error, tags, message in (
+        (ValueError, ["N"], "only one of them has a number 1, from 0"),
+        (ValueError, ["N", "D", "N"], "only one of them has a number 2, from 0"),
+        (ValueError, ["N", "Q"], "the tag 'Q' is none of pos_tag_set: N, D"),
+        (TypeError, ["N", 1], "tag 1 is 1 of type int: expected str or None"),
+    ):
+        with pytest.raises(error, match=message):
+            list(embed_document(["a", "cat"], model, tagger, pos_tags=tags, chunk_words=1))
+
+
 class Word(str):
     """A text that can be watched."""
 

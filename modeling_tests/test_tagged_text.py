@@ -6,6 +6,8 @@ from elmo_hf.tagged_text import (
     TaggedSentence,
     pos_tags_of,
     read_pos_tag_set,
+    sentence_of_record,
+    sentence_of_tokens,
     tagged_line,
     tagged_record,
     tagged_sentence,
@@ -70,6 +72,17 @@ def test_lines():
     for line, token in (("the_DET cat", "cat"), ("_DET", "_DET")):
         with pytest.raises(ValueError, match=f"file, line 7: '{token}' is no word with a tag behind '_'"):
             tagged_line(line, "_", here)
+
+
+def test_words_that_one_text_cannot_hold():
+    """Beside their tags in memory, words may hold anything."""
+    assert sentence_of_tokens(["New York_N", "a\nb_"], "_", here) == TaggedSentence(["New York", "a\nb"], ["N", None])
+    found = sentence_of_record(["a\tb", ""], ["X", ""], ("words", "tags"), here)
+    assert found == TaggedSentence(["a\tb", ""], ["X", None])
+    with pytest.raises(ValueError, match=r"^file, line 7, columns 'words' and 'tags': 'a\\tb' is no word or tag"):
+        tagged_record(["a\tb", ""], ["X", ""], ("words", "tags"), here)
+    with pytest.raises(ValueError, match="^file, line 7, columns 'words' and 'tags': 1 tags for the 2 words 'a b'"):
+        sentence_of_record(["a", "b"], ["X"], ("words", "tags"), here)
 
 
 def test_records():

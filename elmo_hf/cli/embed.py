@@ -3,6 +3,8 @@
 import sys
 from typing import Any
 
+from elmo_hf.cli.text import add_pos_options
+
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
@@ -70,6 +72,7 @@ def add_parser(commands: Any) -> None:
         help="on a processor: megabytes of words' vectors kept within a shard, 0 for none (default 256)",
     )
     parser.add_argument("--text_column", "--text-column", default="text", help="column of JSON lines and Parquet")
+    add_pos_options(parser)
     parser.add_argument("--id_column", "--id-column", help="column with names of the sentences, written beside them")
     parser.add_argument(
         "--pre_tokenization",

@@ -9,16 +9,7 @@ if TYPE_CHECKING:
 def add_text_options(parser: Any) -> None:
     """Add the options."""
     parser.add_argument("--text_column", "--text-column", default="text", help="column of JSON, Parquet or a data set")
-    parser.add_argument(
-        "--pos_column",
-        "--pos-column",
-        help="column of the words' parts of speech, beside lists of words in --text_column",
-    )
-    parser.add_argument(
-        "--pos_separator",
-        "--pos-separator",
-        help="in place of --pos_column: what stands between each word and its part of speech, as _ in the_DET",
-    )
+    add_pos_options(parser)
     parser.add_argument("--split", default="train", help="split of a data set (default train)")
     parser.add_argument(
         "--pre_tokenization",
@@ -40,6 +31,20 @@ def add_text_options(parser: Any) -> None:
         choices=("skip", "keep"),
         default="skip",
         help="blank lines: no sentences (default), or empty ones as in bilm-tf",
+    )
+
+
+def add_pos_options(parser: Any) -> None:
+    """Add the options of where parts of speech are."""
+    parser.add_argument(
+        "--pos_column",
+        "--pos-column",
+        help="column of the words' parts of speech, beside lists of words in --text_column",
+    )
+    parser.add_argument(
+        "--pos_separator",
+        "--pos-separator",
+        help="in place of --pos_column: what stands between each word and its part of speech, as _ in the_DET",
     )
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-from ..pretraining import open_corpus
+from ..pretraining.corpus import check_pos_options, no_column_in_text, open_corpus
 from ..pretraining.text_shards import COMPRESSIONS, TextShard
+from ..tagged_text import TaggedSentence, sentence_of_record, sentence_of_tokens
 
 # JSON: [number of the file, records before it in that file, where the file's reader goes on]
 Place = list[Any]
@@ -28,12 +29,12 @@ class Record(NamedTuple):
 
     Attributes:
         identifier: from the column of identifiers, as text; `None` without one.
-        sentence: a text, or a list of words.
+        sentence: a text, a list of words, or words with parts of speech beside them.
         path, line: the file, and the line or row in it from 1.
     """
 
     identifier: str | None
-    sentence: str | list[str]
+    sentence: str | list[str] | TaggedSentence
     path: str
     line: int
 
@@ -44,15 +45,23 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of records are read.
+    """Which columns of records are read, and where parts of speech are.
 
     Attributes:
         text: text, or lists of words.
         identifier: names of the sentences, texts or integers.
+        pos_tags: parts of speech beside the words, lists of them or texts.
+        pos_separator: in place of that column, what stands between each word and its part of speech in the text.
     """
 
     text: str = "text"
     identifier: str | None = None
+    pos_tags: str | None = None
+    pos_separator: str | None = None
+
+    @property
+    def is_tagged(self) -> bool:
+        return self.pos_tags is not None or self.pos_separator is not None
 
 
 class RecordReader(Protocol):
@@ -123,13 +132,14 @@ def open_input(
     Args:
         sources: paths or globs of text, JSON lines (`.jsonl`, `.ndjson`, `.json`), both also as `.gz`, `.bz2` or `.xz`,
             and Parquet; in the order of the sources, those of a glob by name.
-        columns: of JSON lines and Parquet.
+        columns: of JSON lines and Parquet; of text, the separator.
         encoding: of text and JSON lines.
         undecodable: of lines whose bytes are not valid: `"refuse"` them, or `"replace"` the bytes by U+FFFD.
 
     Raises:
         FileNotFoundError: nothing matches a path or glob.
-        ValueError: an empty file, a folder, a file of another kind, a missing column.
+        ValueError: an empty file, a folder, a file of another kind, a missing column; both ways to give parts of
+            speech at once.
         ImportError: Parquet files, and pyarrow is missing.
     """
     listed = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
@@ -139,6 +149,7 @@ def open_input(
             raise FileNotFoundError(f"no file matches {source}: expected a file or a glob such as text/*.txt.gz")
     if undecodable not in ("refuse", "replace"):
         raise ValueError(f"undecodable={undecodable!r}: expected 'refuse' or 'replace'")
+    check_pos_options(columns.pos_tags, columns.pos_separator)
     # As one shard each, of lines: which files there are, and that they are not empty.
     corpus = open_corpus(
         listed, file_format="text", encoding=encoding, undecodable=undecodable, blank_lines="keep", shard_bytes=2**62
@@ -173,14 +184,17 @@ def _input_file(lines: TextShard, columns: Columns) -> InputFile:
             f"{lines.path}: id_column={columns.identifier!r}, but text has no columns. Expected .jsonl or .parquet, or "
             "leave id_column out: sentences have their line numbers from 0"
         )
-    return TextLines(lines)
+    if columns.pos_tags is not None:
+        raise no_column_in_text(columns.pos_tags, lines.path)
+    return TextLines(lines, columns.pos_separator)
 
 
 @dataclass(frozen=True)
 class TextLines:
-    """Text, a sentence a line."""
+    """Text, a sentence a line; with a separator, each word with its part of speech behind it."""
 
     shard: TextShard
+    pos_separator: str | None = None
 
     @property
     def is_compressed(self) -> bool:
@@ -191,12 +205,13 @@ class TextLines:
         return self.shard.identity
 
     def open(self, place: Any = None, line: int = 0) -> "_LineReader":
-        return _LineReader(self.shard, place, line)
+        return _LineReader(self.shard, place, line, self.pos_separator)
 
 
 class _LineReader:
-    def __init__(self, shard: TextShard, place: Any, line: int) -> None:
+    def __init__(self, shard: TextShard, place: Any, line: int, pos_separator: str | None = None) -> None:
         self.path, self.line = shard.path, line
+        self._separator = pos_separator
         self._reader = shard.open(place)
 
     @property
@@ -212,7 +227,10 @@ class _LineReader:
 
     def record(self, line: str) -> Record | None:
         """What a line holds; `None` if it is no record."""
-        return Record(None, line, self.path, self.line)
+        sentence: str | TaggedSentence = line
+        if self._separator is not None:
+            sentence = sentence_of_tokens(line.split(), self._separator, lambda: f"{self.path}, line {self.line}")
+        return Record(None, sentence, self.path, self.line)
 
     def close(self) -> None:
         self._reader.close()
@@ -306,7 +324,8 @@ class _RowReader:
             place -= counts[group]
             group += 1
         self._skip = place
-        names = [name for name in (rows.columns.text, rows.columns.identifier) if name is not None]
+        columns = rows.columns
+        names = [name for name in (columns.text, columns.identifier, columns.pos_tags) if name is not None]
         groups = list(range(group, len(counts)))
         self._batches = self._file.iter_batches(_ROWS_AT_A_TIME, groups, columns=list(dict.fromkeys(names)))
         self._pending: list[dict[str, Any]] = []
@@ -333,7 +352,8 @@ class _RowReader:
 
 
 def _check_columns(columns: Columns, found: list[str], where: str) -> None:
-    for option, name in (("text_column", columns.text), ("id_column", columns.identifier)):
+    options = ("text_column", columns.text), ("id_column", columns.identifier), ("pos_column", columns.pos_tags)
+    for option, name in options:
         if name is not None and name not in found:
             raise ValueError(
                 f"{where}: no column {name!r} but {', '.join(map(repr, found)) or 'none at all'}. Name the right one: "
@@ -342,8 +362,11 @@ def _check_columns(columns: Columns, found: list[str], where: str) -> None:
 
 
 def _record(fields: dict[str, Any], columns: Columns, path: str, line: int, where: str) -> Record:
-    value = fields[columns.text]
-    if not isinstance(value, str):
+    sentence = value = fields[columns.text]
+    if columns.pos_tags is not None:
+        names = columns.text, columns.pos_tags
+        sentence = sentence_of_record(value, fields[columns.pos_tags], names, lambda: where)
+    elif not isinstance(value, str):
         if not isinstance(value, list):
             raise ValueError(f"{where}: column {columns.text!r} holds {value!r:.60}: expected text, or a list of words")
         for word in value:
@@ -351,6 +374,9 @@ def _record(fields: dict[str, Any], columns: Columns, path: str, line: int, wher
                 raise ValueError(
                     f"{where}: column {columns.text!r} holds {word!r:.60} among its words: expected texts only"
                 )
+    if columns.pos_separator is not None:
+        tokens = value.split() if isinstance(value, str) else value
+        sentence = sentence_of_tokens(tokens, columns.pos_separator, lambda: where)
     identifier = None
     if columns.identifier is not None:
         identifier = fields[columns.identifier]
@@ -360,7 +386,7 @@ def _record(fields: dict[str, Any], columns: Columns, path: str, line: int, wher
                 "names the sentence"
             )
         identifier = str(identifier)
-    return Record(identifier, value, path, line)
+    return Record(identifier, sentence, path, line)
 
 
 def import_pyarrow() -> Any:

@@ -4,10 +4,11 @@ import collections
 import hashlib
 import itertools
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..tagged_text import TaggedSentence
 from .inputs import Input, Place, Record
 
 
@@ -62,13 +63,27 @@ class Plan:
 def words_by_whitespace(record: Record) -> int:
     """The number of words of a sentence, estimated for a text."""
     sentence = record.sentence
+    if isinstance(sentence, TaggedSentence):
+        return len(sentence.words)
     return len(sentence) if isinstance(sentence, list) else len(sentence.split())
 
 
-def plan_shards(given: Input, shard_words: int) -> Plan:
+def _digested(record: Record) -> bytes:
+    """A record's contents, escaped, so that one ends where the next begins."""
+    sentence: Any = record.sentence
+    if isinstance(sentence, TaggedSentence):
+        sentence = [sentence.words, sentence.tags]
+    return json.dumps([record.identifier, sentence]).encode()
+
+
+def plan_shards(given: Input, shard_words: int, check: Callable[[Record], None] | None = None) -> Plan:
     """Cut the input into shards, each of about `shard_words` words; a function of input and size alone.
 
     Reads the whole input, and so finds what cannot be read before hours have gone into the rest.
+
+    Args:
+        given, shard_words: what to cut, and how.
+        check: called with every record, to raise a `ValueError` for one that the model cannot read.
 
     Raises:
         ValueError: a line or record that cannot be read; the message names it.
@@ -80,8 +95,9 @@ def plan_shards(given: Input, shard_words: int) -> Plan:
     for place, record in given.read():
         if not sentences:
             start = place
-        # Escaped, so that a record ends where the next begins.
-        digest.update(json.dumps([record.identifier, record.sentence]).encode())
+        if check is not None:
+            check(record)
+        digest.update(_digested(record))
         count = words_by_whitespace(record)
         sentences, words, size = sentences + 1, words + count, size + max(1, count)
         if size >= shard_words:
@@ -115,7 +131,7 @@ class ShardReader:
         records: list[Record] = []
         digest = hashlib.sha256()
         for place, record in itertools.islice(stream, shard.sentences):
-            digest.update(json.dumps([record.identifier, record.sentence]).encode())
+            digest.update(_digested(record))
             records.append(record)
             self._file = place[0]
         self._next = shard.first + shard.sentences

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,11 @@ from tqdm.auto import tqdm
 from ..embedding import Embedder, Layers, Vectors, open_embedder
 from ..loading import Name
 from ..long_documents import read_by_chunks, why_not_by_chunks
+from ..pos_tags_elmo import PosTags
 from ..pretokenization_elmo import check_pre_tokenization, split_words
 from ..pretrained_elmo import ElmoPreTrainedModel
 from ..quantization import quantize
+from ..tagged_text import TaggedSentence
 from ..tokenization_elmo import ElmoTokenizer
 from .inputs import Columns, Record, import_pyarrow, open_input
 from .output import Output, format_of_output
@@ -75,6 +77,8 @@ def embed_corpus(
     dtype: Literal["float32", "float16"] = "float32",
     text_column: str = "text",
     id_column: str | None = None,
+    pos_column: str | None = None,
+    pos_separator: str | None = None,
     pre_tokenization: str = "whitespace",
     encoding: str = "utf-8",
     undecodable: Literal["refuse", "replace"] = "refuse",
@@ -112,6 +116,11 @@ def embed_corpus(
         text_column: column of JSON lines and Parquet that holds a text, or a list of words, which stays as it is.
         id_column: column with names of the sentences: `id` in Parquet, the dataset `ids` in HDF5, and a JSON list `ids`
             in the metadata of safetensors.
+        pos_column: for a model that reads parts of speech, the column of those of each word: lists, or texts of them;
+            null or an empty text for a word without one. A text in `text_column` is split at whitespace then. Other
+            models ignore them.
+        pos_separator: in place of `pos_column`, what stands between each word and its part of speech in the text, as
+            `_` in `the_DET`; a model that reads none reads the words without them.
         pre_tokenization: how texts become words: at `"whitespace"`, or by rules for raw text, `"ptb"`.
         encoding, undecodable: of text and JSON lines; lines that are not valid are refused, or their bytes replaced.
         batch_words: words read at a time, padding included.
@@ -128,7 +137,8 @@ def embed_corpus(
 
     Raises:
         OutputConflictError: a `ValueError`; the output was begun with other settings or input, or is something else.
-        ValueError: an impossible option; a file, line or record that cannot be read, which the message names.
+        ValueError: an impossible option; a file, line or record that cannot be read, which the message names; parts of
+            speech that do not fit the words or the model.
         FileNotFoundError: no such input.
         OSError: the output cannot be written, as on a full disk. Complete shards stay.
         ImportError: Parquet, and pyarrow is missing.
@@ -136,7 +146,13 @@ def embed_corpus(
     began = time.monotonic()
     kind = format_of_output(output, format)
     _check_options(dtype, pre_tokenization, shard_words, chunk_words, kind)
-    given = open_input(sources, Columns(text_column, id_column), encoding, undecodable)
+    columns = Columns(text_column, id_column, pos_column, pos_separator)
+    if columns.is_tagged and pre_tokenization != "whitespace":
+        raise ValueError(
+            f"pre_tokenization={pre_tokenization!r} with parts of speech beside the words: these are words already, "
+            "leave it out"
+        )
+    given = open_input(sources, columns, encoding, undecodable)
     processes = Processes.from_environment()
     place = Output(Path(output), kind)
     try:
@@ -145,6 +161,8 @@ def embed_corpus(
         embedder = open_embedder(
             model, tokenizer, layers, boundaries, batch_words, 8, device, model_dtype, _DTYPES[dtype]
         )
+        if not columns.is_tagged:
+            embedder.refuse_without_pos_tags("pos_column or pos_separator, where the input has them")
         is_given = isinstance(model, ElmoPreTrainedModel)
         if int8:
             if is_given:
@@ -160,6 +178,8 @@ def embed_corpus(
             "dtype": dtype,
             "text_column": text_column,
             "id_column": id_column,
+            "pos_column": pos_column,
+            "pos_separator": pos_separator,
             "pre_tokenization": pre_tokenization,
             "encoding": encoding,
             "undecodable": undecodable,
@@ -172,7 +192,7 @@ def embed_corpus(
                 "precision": embedder.model.config.weight_precision or str(embedder.model.dtype).removeprefix("torch."),
                 "model": fingerprint(embedder),
             }
-            plan = plan_shards(given, shard_words)
+            plan = plan_shards(given, shard_words, _check_of_tags(embedder))
             settings_of_all = json.loads(json.dumps({**settings, **identity}))
             complete = place.begin(settings_of_all, plan, overwrite)
             return plan, complete, [] if complete else place.missing(plan), settings_of_all
@@ -234,7 +254,7 @@ def fingerprint(embedder: Embedder) -> str:
     config = model.config.to_diff_dict()
     for name in ("_name_or_path", "transformers_version", "architectures", "auto_map", "dtype"):
         config.pop(name, None)
-    spelling = [
+    spelling: list[Any] = [
         tokenizer.max_characters_per_word,
         tokenizer.special_boundary_words,
         embedder.before,
@@ -242,12 +262,31 @@ def fingerprint(embedder: Embedder) -> str:
         tokenizer.character_vocabulary,
         sorted(tokenizer.get_vocab().items()) if model.config.word_embedding_size else None,
     ]
+    if model.config.num_pos_tags:
+        spelling.append(tokenizer.pos_tag_set)
     digest.update(json.dumps([config, spelling], sort_keys=True, default=str).encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
         if isinstance(value, torch.Tensor):
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
+
+
+def _check_of_tags(embedder: Embedder) -> Callable[[Record], None] | None:
+    """What refuses a record with a part of speech that the model does not know; `None` for one that reads none."""
+    if not embedder.model.config.num_pos_tags or not embedder.tokenizer.pos_tag_set:
+        return None
+    known = PosTags(embedder.tokenizer.pos_tag_set)
+
+    def check(record: Record) -> None:
+        sentence = record.sentence
+        assert isinstance(sentence, TaggedSentence)
+        try:
+            known.ids_of(sentence.tags, sentence.words)
+        except ValueError as error:
+            raise ValueError(f"{record.where}: {error}") from None
+
+    return check
 
 
 class _Progress:
@@ -320,8 +359,11 @@ def _embed_shard(
 
 
 def _entry(number: int, record: Record, embedder: Embedder, pre_tokenization: str) -> Entry:
-    sentence = record.sentence
-    words = sentence if isinstance(sentence, list) else split_words(sentence, pre_tokenization)
+    sentence, tags = record.sentence, None
+    if isinstance(sentence, TaggedSentence):
+        words, tags = list(sentence.words), sentence.tags
+    else:
+        words = sentence if isinstance(sentence, list) else split_words(sentence, pre_tokenization)
     length, config = embedder.length(words), embedder.model.config
     if config.encoder_type == "transformer" and length > config.max_position_embeddings:
         raise ValueError(
@@ -330,7 +372,7 @@ def _entry(number: int, record: Record, embedder: Embedder, pre_tokenization: st
         )
     if not embedder.boundaries:
         length = len(words)
-    return Entry(number, record.identifier, words, length, record.where, words_by_whitespace(record))
+    return Entry(number, record.identifier, words, length, record.where, words_by_whitespace(record), tags)
 
 
 def _embedded(entries: list[Entry], embedder: Embedder, chunk_words: int) -> Iterator[tuple[Entry, Iterable[Vectors]]]:
@@ -343,11 +385,15 @@ def _embedded(entries: list[Entry], embedder: Embedder, chunk_words: int) -> Ite
     for long, group in itertools.groupby(entries, is_long):
         if long:
             for entry in group:
-                yield entry, read_by_chunks(embedder, entry.words, chunk_words)
+                yield entry, read_by_chunks(embedder, entry.words, chunk_words, entry.tags)
         else:
             short = list(group)
-            for entry, array in zip(short, embedder.run(entry.words for entry in short), strict=True):
+            for entry, array in zip(short, embedder.run(map(_sentence, short)), strict=True):
                 yield entry, [array]
+
+
+def _sentence(entry: Entry) -> list[str] | TaggedSentence:
+    return entry.words if entry.tags is None else TaggedSentence(entry.words, entry.tags)
 
 
 def _finite(entry: Entry, parts: Iterable[Vectors]) -> Iterator[Vectors]:

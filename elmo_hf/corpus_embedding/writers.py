@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..embedding import Vectors
+from ..tagged_text import Tags
 from .inputs import import_pyarrow
 
 Format = Literal["hdf5", "parquet", "safetensors"]
@@ -40,6 +41,7 @@ class Entry:
         length: number of its vectors.
         where: file and line, for messages.
         size: its words as the plan counts them.
+        tags: parts of speech of the words, where they have some.
     """
 
     number: int
@@ -48,6 +50,7 @@ class Entry:
     length: int
     where: str
     size: int
+    tags: Tags | None = None
 
     @property
     def text(self) -> str:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..configuration_elmo import ElmoConfig
+from ..loading import check_pos_tags
 from ..lstm_elmo import ElmoState
 from ..modeling_elmo import ElmoForPreTraining
 from ..packing_elmo import PackedBatch
@@ -232,16 +232,6 @@ def score_sentences(
         yield from scorer.running(numbered) if carry_state else scorer.independent(numbered)
     finally:
         model.train(was_training)
-
-
-def check_pos_tags(config: ElmoConfig, tokenizer: "ElmoTokenizer") -> None:
-    """Refuse, with a `ValueError`, a tokenizer that has other parts of speech than the model reads."""
-    known = len(tokenizer.pos_tag_set or ())
-    if config.num_pos_tags and known != config.num_pos_tags:
-        raise ValueError(
-            f"the tokenizer has {known} parts of speech and the model num_pos_tags={config.num_pos_tags}: load the "
-            "tokenizer that belongs to the model, or make one with its pos_tag_set"
-        )
 
 
 # The words of a sentence, and the same with their parts of speech if it has them.

@@ -13,7 +13,15 @@ import elmo_hf
 from elmo_hf import embed
 from elmo_hf.cli import main
 from hub_upload.cli import main as hub
-from modeling_tests.corpus_embedding.corpora import check_equal, model_and_tokenizer, read, sentences, write_text
+from modeling_tests.corpus_embedding.corpora import (
+    check_equal,
+    model_and_tokenizer,
+    read,
+    sentences,
+    tagger_and_tokenizer,
+    tags_of,
+    write_text,
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +73,25 @@ def test_columns_and_raw_text(folder: Path, tmp_path: Path) -> None:
     check_equal(read(tmp_path / "out"), embed([record["body"] for record in records], folder))
     with h5py.File(tmp_path / "out") as file:
         assert set(file) == {"0", "1", "ids"} and file["ids"].asstr()[...].tolist() == ["a", "2"]
+
+
+def test_parts_of_speech(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in tagger_and_tokenizer():
+        part.save_pretrained(tmp_path / "model")
+    given, tags = sentences(), tags_of(sentences())
+    rows = [{"text": words, "tags": beside} for words, beside in zip(given, tags, strict=True)]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    pairs = (zip(words, beside, strict=True) for words, beside in zip(given, tags, strict=True))
+    joined = [[f"{word}_{tag or ''}" for word, tag in pair] for pair in pairs]
+    lines = write_text(tmp_path / "in.txt", joined)
+    options = ["--model", str(tmp_path / "model"), "--device", "cpu"]
+    expected = embed(given, tmp_path / "model", pos_tags=tags, device="cpu")
+    for source, how in ((tmp_path / "in.jsonl", ["--pos_column", "tags"]), (lines, ["--pos-separator", "_"])):
+        output = tmp_path / f"{source.stem}{source.suffix[1:]}.h5"
+        assert main(["embed", str(source), str(output), *options, *how]) == 0
+        check_equal(read(output), expected)
+    assert main(["embed", str(lines), str(tmp_path / "out.h5"), *options]) == 1
+    assert "Expected pos_column or pos_separator" in capsys.readouterr().err
 
 
 def test_the_vectors_of_bilm_tf(reference: Path, tmp_path: Path) -> None:

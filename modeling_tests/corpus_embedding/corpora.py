@@ -8,7 +8,7 @@ import pyarrow.parquet
 from safetensors.numpy import load_file
 
 from elmo_hf import ElmoModel, ElmoTokenizer
-from modeling_tests.tiny import tiny_config, with_large_weights
+from modeling_tests.tiny import WORD_INPUT, tiny_config, with_large_weights
 
 WORDS = "the cat sat on a mat , Straße 猫".split()
 FORMATS = ("hdf5", "parquet", "safetensors")
@@ -31,6 +31,20 @@ def write_text(path: Path, drawn: list[list[str]]) -> Path:
 
 def model_and_tokenizer(**overrides) -> tuple[ElmoModel, ElmoTokenizer]:
     return with_large_weights(ElmoModel(tiny_config(**overrides))).eval(), ElmoTokenizer(max_characters_per_word=9)
+
+
+def tagger_and_tokenizer() -> tuple[ElmoModel, ElmoTokenizer]:
+    """A model that reads words by their id, with their parts of speech, N and D."""
+    vocabulary = ["<S>", "</S>", "<UNK>", *WORDS]
+    tokenizer = ElmoTokenizer(vocab=vocabulary, max_characters_per_word=9, pos_tag_set=["N", "D"])
+    config = tiny_config(**WORD_INPUT, num_pos_tags=2, vocab_size=len(tokenizer))
+    return with_large_weights(ElmoModel(config)).eval(), tokenizer
+
+
+def tags_of(drawn: list[list[str]], seed: int = 1) -> list[list[str | None]]:
+    """A part of speech, or none, for each word."""
+    generator = np.random.default_rng(seed)
+    return [generator.choice(np.array(["N", "D", None]), size=len(words)).tolist() for words in drawn]
 
 
 def read(output: Path) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ import pytest
 
 from elmo_hf.corpus_embedding.inputs import Columns, open_input
 from elmo_hf.corpus_embedding.plan import Plan, ShardReader, plan_shards
+from elmo_hf.tagged_text import TaggedSentence
 
 LINES = ["the cat", "", "Straße 猫\u2028x", " spaces  here ", "a\tb", "last"]
 
@@ -49,6 +50,31 @@ def test_words_stay_as_they_are(tmp_path):
         assert [record.identifier for record in found] == ["7", "b", "c"]
     assert [record.line for record in records(tmp_path / "a.jsonl", Columns("tokens"))] == [1, 3, 5]
     assert found[2].where.endswith("a.parquet, row 3")
+
+
+def test_parts_of_speech(tmp_path):
+    given = [TaggedSentence(["New York", "a"], ["N", None]), TaggedSentence([], []), TaggedSentence(["a_b"], ["D"])]
+    rows = [{"w": list(each.words), "t": list(each.tags)} for each in given]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        found = records(tmp_path / name, Columns("w", None, "t"))
+        assert [record.sentence for record in found] == given
+    (tmp_path / "b.jsonl").write_text('{"text": "the  cat", "t": "D N"}\n{"text": ["the"], "t": [""]}\n')
+    found = [record.sentence for record in records(tmp_path / "b.jsonl", Columns(pos_tags="t"))]
+    assert found == [TaggedSentence(["the", "cat"], ["D", "N"]), TaggedSentence(["the"], [None])]
+    (tmp_path / "c.txt").write_text("the_D a_cat_N\n\nmat_\n")
+    (tmp_path / "c.jsonl").write_text('{"text": "the_D a_cat_N"}\n{"text": []}\n{"text": ["mat_"]}\n')
+    for name in ("c.txt", "c.jsonl"):
+        found = [record.sentence for record in records(tmp_path / name, Columns(pos_separator="_"))]
+        assert found == [
+            TaggedSentence(["the", "a_cat"], ["D", "N"]),
+            TaggedSentence([], []),
+            TaggedSentence(["mat"], [None]),
+        ]
+    plans = [plan_shards(open_input(tmp_path / "c.txt", Columns(pos_separator=each)), 2) for each in ("_", None)]
+    assert [shard.words for shard in plans[0].shards] == [2, 1]
+    assert plans[0].digest != plans[1].digest
 
 
 @pytest.fixture
@@ -167,6 +193,29 @@ class TestRefusals:
         (tmp_path / "a.txt").write_text("a\n")
         with pytest.raises(ValueError, match="a.txt: id_column='id', but text has no columns"):
             records(tmp_path / "a.txt", Columns("text", "id"))
+
+    @pytest.mark.parametrize(
+        ("name", "content", "columns", "message"),
+        [
+            ("a.txt", "a\n", Columns(pos_tags="t"), "pos_column='t': .*a.txt is plain text, which has no columns"),
+            ("a.txt", "a_N\nthe cat_N\n", Columns(pos_separator="_"), "a.txt, line 2: 'the' is no word with a tag"),
+            ("a.txt", "a\n", Columns(pos_separator=" "), "pos_separator=' ': expected characters that are no white"),
+            ("a.jsonl", "{}", Columns(pos_tags="t", pos_separator="_"), "not both"),
+            ("a.jsonl", '{"text": "a"}\n', Columns(pos_tags="t"), "line 1: no column 't' but 'text'.*: pos_column"),
+            (
+                "a.jsonl",
+                '{"text": ["a", "b"], "t": ["N"]}',
+                Columns(pos_tags="t"),
+                "a.jsonl, line 1, columns 'text' and 't': 1 tags for the 2 words 'a b'",
+            ),
+            ("a.jsonl", '{"text": ["a"], "t": [3]}', Columns(pos_tags="t"), "tags holds 3 of type int: expected str"),
+            ("a.jsonl", '{"text": ["a"], "t": null}', Columns(pos_tags="t"), "column 't' holds None: expected a list"),
+        ],
+    )
+    def test_parts_of_speech(self, tmp_path, name, content, columns, message):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match=message):
+            records(tmp_path / name, columns)
 
     def test_files(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no file matches missing"):

@@ -14,11 +14,21 @@ import torch
 from safetensors import safe_open
 
 import elmo_hf.corpus_embedding.run as run_module
-from elmo_hf import OutputConflictError, embed, embed_corpus
+from elmo_hf import ElmoTokenizer, OutputConflictError, embed, embed_corpus
 from elmo_hf.corpus_embedding.writers import Hdf5Writer, ParquetWriter, SafetensorsWriter
 from modeling_tests.tiny import TRANSFORMER, WORD_INPUT
 
-from .corpora import FORMATS, WORDS, check_equal, model_and_tokenizer, read, sentences, write_text
+from .corpora import (
+    FORMATS,
+    WORDS,
+    check_equal,
+    model_and_tokenizer,
+    read,
+    sentences,
+    tagger_and_tokenizer,
+    tags_of,
+    write_text,
+)
 
 OPTIONS = {"shard_words": 40, "batch_words": 24, "chunk_words": 20, "progress": False}
 
@@ -128,6 +138,76 @@ def test_other_models(tmp_path, reads):
     write_text(tmp_path / "in.txt", given)
     embed_corpus(tmp_path / "in.txt", tmp_path / "out.hdf5", model, tokenizer, **{**OPTIONS, "chunk_words": 5})
     check_equal(read(tmp_path / "out.hdf5"), embed(given, model, tokenizer))
+
+
+@pytest.fixture
+def tagged(tmp_path):
+    """The same words and tags as records, and as words with their tags behind them; what reads each."""
+    given, tags = sentences(), tags_of(sentences())
+    with (tmp_path / "in.jsonl").open("w") as file:
+        for words, beside in zip(given, tags, strict=True):
+            file.write(json.dumps({"text": words, "pos": beside}) + "\n")
+    joined = [[f"{word}_{tag or ''}" for word, tag in zip(*pair, strict=True)] for pair in zip(given, tags)]
+    lines = write_text(tmp_path / "in.txt", joined)
+    return [(tmp_path / "in.jsonl", {"pos_column": "pos"}), (lines, {"pos_separator": "_"})]
+
+
+@torch.no_grad()
+def test_parts_of_speech(tmp_path, tagged):
+    model, tokenizer = tagger_and_tokenizer()
+    given, tags = sentences(), tags_of(sentences())
+    expected = []
+    for words, beside in zip(given, tags, strict=True):
+        batch = tokenizer(words, pos_tags=beside, is_split_into_words=True, return_tensors="pt")
+        expected.append(model(**batch).last_hidden_state[0, 1:-1].numpy())
+    for kind, (source, how) in zip(("hdf5", "parquet"), tagged, strict=True):
+        output = tmp_path / f"out.{kind}"
+        # The longest sentence goes by chunks.
+        embed_corpus(source, output, model, tokenizer, **how, **OPTIONS)
+        check_equal(read(output), expected)
+        plain, words_of = model_and_tokenizer()  # reads none
+        embed_corpus(source, output, plain, words_of, **how, overwrite=True, **OPTIONS)
+        check_equal(read(output), embed(given, plain, words_of))
+    assert (
+        np.abs(
+            np.concatenate(embed(given, model, tokenizer, pos_tags=[[None] * len(words) for words in given]))
+            - np.concatenate(expected)
+        ).max()
+        > 1e-3
+    )
+
+
+def test_parts_of_speech_belong_to_what_continues(tmp_path, tagged, monkeypatch):
+    models, output = tagger_and_tokenizer(), tmp_path / "out.safetensors"
+    (source, how), (lines, behind) = tagged
+    whole = tmp_path / "whole.safetensors"
+    total = embed_corpus(source, whole, *models, **how, **OPTIONS).shards
+    count, original = [0], run_module._embed_shard
+
+    def embed_two_shards(*arguments):
+        count[0] += 1
+        if count[0] > 2:
+            raise Interrupted
+        original(*arguments)
+
+    monkeypatch.setattr(run_module, "_embed_shard", embed_two_shards)
+    with pytest.raises(Interrupted):
+        embed_corpus(source, output, *models, **how, **OPTIONS)
+    monkeypatch.undo()
+
+    def refused(message, source=source, models=models, **changed):
+        with pytest.raises(OutputConflictError, match=message):
+            embed_corpus(source, output, *models, **{**how, **changed}, **OPTIONS)
+
+    refused("was begun with pos_column='pos', not None", lines, pos_column=None, **behind)
+    reordered = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", *WORDS], max_characters_per_word=9, pos_tag_set=["D", "N"])
+    refused("was begun with model=", models=(models[0], reordered))
+    text = source.read_text()
+    source.write_text(text.replace('"N"', '"D"', 1))
+    refused("the files' names and sizes are the same, but not their sentences")
+    source.write_text(text)
+    assert embed_corpus(source, output, *models, **how, **OPTIONS).new_shards == total - 2
+    assert contents(output) == contents(whole)
 
 
 def test_long_lines_go_by_chunks(tmp_path, both, monkeypatch):
@@ -293,6 +373,24 @@ class TestRefusals:
             with pytest.raises(ValueError, match=message):
                 embed_corpus(text, options.pop("output"), *both, **options)
         assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+    def test_parts_of_speech(self, text, tmp_path, tagged):
+        models, output = tagger_and_tokenizer(), tmp_path / "out.h5"
+        (source, how), (lines, behind) = tagged
+        for message, given, changed in (
+            ("num_pos_tags=2: the model reads .* Expected pos_column or pos_separator", text, {}),
+            ("pos_column='pos': .* is plain text, which has no columns", text, how),
+            ("pre_tokenization='ptb' with parts of speech", lines, {**behind, "pre_tokenization": "ptb"}),
+            ("pos_column='pos' and pos_separator='_': expected", source, {**how, **behind}),
+        ):
+            with pytest.raises(ValueError, match=message):
+                embed_corpus(given, output, *models, **changed, **OPTIONS)
+        # Before anything is embedded.
+        with source.open("a") as file:
+            file.write('{"text": ["cat"], "pos": ["Q"]}\n')
+        with pytest.raises(ValueError, match="in.jsonl, line 41: the tag 'Q' is none of pos_tag_set: N, D"):
+            embed_corpus(source, output, *models, **how, **OPTIONS)
+        assert not output.exists() and not output.with_name("out.h5.parts").exists()
 
     def test_a_bad_line_is_found_first(self, text, tmp_path, both):
         text.write_bytes(text.read_bytes() + b"\xff\n")
