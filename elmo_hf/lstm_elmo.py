@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from .lstm_gpu_elmo import gpu_lstm, serves
-from .lstm_inference_elmo import inference_lstm, inference_products
+from .lstm_inference_elmo import inference_lstm, inference_recurrence
 from .lstm_training_elmo import trainable_weights, training_lstm
-from .packed_linear_elmo import release
 from .packing_elmo import PaddedSizes
+from .weight_packs_elmo import release
 
 Product = Callable[[Tensor], Tensor]
 
@@ -182,7 +182,7 @@ def projected_lstm(
             release(layer)
         words = inputs if index is None else inputs.index_select(0, index)
         return training_lstm(words, batch_sizes, hidden, cell, weights, **settings)
-    products = inference_products(inputs, hidden, cell, layers)
-    if products is not None:
-        return inference_lstm(inputs, batch_sizes, hidden, cell, products, **settings, index=index)
+    recurrence = inference_recurrence(inputs, hidden, cell, layers, **settings)
+    if recurrence is not None:
+        return inference_lstm(inputs, batch_sizes, hidden, cell, recurrence, index=index)
     return reference_lstm(inputs, batch_sizes, hidden, cell, *layers, **settings, index=index)

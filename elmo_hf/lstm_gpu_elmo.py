@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .packed_linear_elmo import is_plain_linear
 from .packing_elmo import PaddedSizes
+from .weight_packs_elmo import is_plain_linear
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The input terms of this many words at once: enough to fill a GPU and few enough to stay in its cache.

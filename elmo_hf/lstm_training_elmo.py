@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .packed_linear_elmo import is_plain_linear
+from .weight_packs_elmo import is_plain_linear
 
 backward_of_sigmoid = torch.ops.aten.sigmoid_backward.grad_input
 backward_of_tanh = torch.ops.aten.tanh_backward.grad_input

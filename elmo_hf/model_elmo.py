@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,11 @@ from .alignment_elmo import ElmoAlignment
 from .configuration_elmo import ElmoConfig
 from .encoder_elmo import ElmoEncoder
 from .lstm_elmo import ElmoState
-from .packed_linear_elmo import release
 from .pretrained_elmo import ElmoPreTrainedModel
 from .quantized_linear_elmo import quantize_linear_layers
 from .scalar_mix_elmo import ElmoScalarMix
 from .transformer_elmo import ElmoTransformerEncoder
+from .weight_packs_elmo import release
 from .word_cache_elmo import WordCache
 from .word_embeddings_elmo import ElmoWordEmbeddings
 from .word_layer_elmo import DistinctWords, distinct_words, word_layer
@@ -56,6 +56,9 @@ class ElmoModel(ElmoPreTrainedModel):
     """The biLM and its layer mixes: contextual vectors of the words of a batch of sentences.
 
     Stateless: every call starts from `initial_state`, zeros by default, and depends on nothing but its arguments.
+
+    Under `torch.autocast` matrix products are in its dtype; representations, layers and state are in that of the
+    weights, in training and in evaluation alike.
     """
 
     _auto_class = "AutoModel"
@@ -116,6 +119,7 @@ class ElmoModel(ElmoPreTrainedModel):
             layers, state = self.encoder(words, mask, initial_state)
         if self.alignment is not None:
             layers = self.alignment(layers)
+        layers, state = self._as_wide_as_weights(layers, state)
         counted = self._normalised_positions(mask, input_ids)
         mixes = [self.dropout(mix(layers, mask, counted)) for mix in self.scalar_mixes]
         if output_hidden_states is None:
@@ -159,6 +163,19 @@ class ElmoModel(ElmoPreTrainedModel):
                 f"{self.config.projection_size})"
             )
         return inputs_embeds * mask.unsqueeze(-1).to(inputs_embeds.dtype), mask, None
+
+    def _as_wide_as_weights(
+        self, layers: list[Tensor], state: ElmoState | None
+    ) -> tuple[list[Tensor], ElmoState | None]:
+        """What the model gives, in the dtype of its weights also under autocast, which is only for products.
+
+        Which layers come in autocast's dtype depends on the implementation, and so on whether gradients are wanted.
+        """
+        weights = cast("torch.dtype", self.scalar_mixes[0].gamma.dtype)
+        layers = [layer.to(torch.promote_types(layer.dtype, weights)) for layer in layers]
+        if state is not None:
+            state = ElmoState(*(part.to(torch.promote_types(part.dtype, weights)) for part in state))
+        return layers, state
 
     def cache_word_vectors(self, max_megabytes: float | None = 256.0) -> None:
         """Keep the vectors that the word layer makes of words, for the batches to come; off at first.

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoMod
 from elmo_hf import ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, ElmoState
 
 from .brute_force import BruteForceElmo
-from .tiny import BOTH_INPUTS, WORD_INPUT, batch_of, tiny_config, with_large_weights
+from .tiny import BOTH_INPUTS, TRANSFORMER, WORD_INPUT, batch_of, tiny_config, with_large_weights
 
 SENTENCES = ["a cat sat", "why", "the dogs ran off at once", "no no"]
 
@@ -536,6 +536,38 @@ class TestSaving:
             mixed = model(**batch, return_state=True)
         assert mixed.state.cell.dtype == torch.float32
         assert (mixed.last_hidden_state - model(**batch).last_hidden_state).abs().max() < 0.05 * scale
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize(
+        "overrides",
+        [
+            {},
+            {"num_representations": 2, "scalar_mix_layer_norm": "tokens"},
+            {"scalar_mix": "top", "context_word_layer": True},
+            WORD_INPUT,
+            {**BOTH_INPUTS, **TRANSFORMER},
+        ],
+        ids=["characters", "mixes that normalise", "top layer", "words", "Transformer"],
+    )
+    def test_autocast_gives_the_dtype_of_the_weights(self, overrides, dtype):
+        """In training, evaluation, with and without gradients alike; only products are rounded."""
+        model = with_large_weights(ElmoModel(tiny_config(**overrides)), 0.4).to(dtype)
+        batch = batch_of(SENTENCES)
+        with torch.no_grad():
+            expected = model(**batch, output_hidden_states=True)
+        for trains in (True, False):
+            for with_gradients in (True, False):
+                for frozen in (True, False):
+                    model.train(trains).requires_grad_(not frozen)
+                    with torch.set_grad_enabled(with_gradients), torch.autocast("cpu", dtype=torch.bfloat16):
+                        found = model(**batch, output_hidden_states=True, return_state=True)
+                    pairs = [(found.representations, expected.representations)]
+                    pairs += list(zip(found.hidden_states, expected.hidden_states, strict=True))
+                    for values, wanted in pairs:
+                        assert values.dtype == dtype
+                        assert (values - wanted).abs().max() <= 0.05 * wanted.abs().max()
+                    if found.state is not None:
+                        assert [part.dtype for part in found.state] == [dtype, torch.float32]
 
     @reads_either
     def test_device_map_and_meta_device(self, reads, tmp_path):

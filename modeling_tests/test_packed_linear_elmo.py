@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from elmo_hf import ElmoModel, packed_linear_elmo
-from elmo_hf.packed_linear_elmo import PackedLinear, packing_works, product_of, products_dtype, release
+from elmo_hf import ElmoModel, packed_linear_elmo, weight_packs_elmo
+from elmo_hf.packed_linear_elmo import PackedLinear, packing_works, product_of, products_dtype
+from elmo_hf.weight_packs_elmo import release
 
 from .tiny import batch_of, tiny_config, with_large_weights
 
@@ -115,8 +116,8 @@ def test_training_goes_through_the_layer():
     layer = linear()
     with torch.no_grad():
         assert isinstance(product_of(layer), PackedLinear)
-    assert layer in packed_linear_elmo._packs
-    assert product_of(layer) is layer and layer not in packed_linear_elmo._packs
+    assert layer in weight_packs_elmo._packs
+    assert product_of(layer) is layer and layer not in weight_packs_elmo._packs
     layer.requires_grad_(False)
     product, inputs = product_of(layer), torch.randn(3, 17, requires_grad=True)
     assert isinstance(product, PackedLinear)
@@ -193,7 +194,7 @@ def test_copies_and_pickles():
     plain = io.BytesIO()
     torch.save(linear(), plain)
     other = copy.deepcopy(layer)
-    assert other not in packed_linear_elmo._packs
+    assert other not in weight_packs_elmo._packs
     other.weight.zero_()
     close(product_of(layer)(inputs), expected(layer, inputs))
     assert torch.equal(product_of(other)(inputs), other.bias.expand(4, 33))
@@ -208,7 +209,7 @@ def test_copies_and_pickles():
 def test_nothing_outlives_its_layer():
     layer = linear()
     product_of(layer)(torch.randn(2, 17))
-    kept = weakref.ref(layer), weakref.ref(packed_linear_elmo._packs[layer])
+    kept = weakref.ref(layer), weakref.ref(weight_packs_elmo._packs[layer])
     gc.disable()
     try:
         del layer
@@ -218,7 +219,7 @@ def test_nothing_outlives_its_layer():
 
 
 def held(model):
-    return sum(module in packed_linear_elmo._packs for module in model.modules())
+    return sum(module in weight_packs_elmo._packs for module in model.modules())
 
 
 def test_a_model_packs_and_releases():
@@ -246,7 +247,7 @@ def test_a_model_packs_and_releases():
     assert held(model) == 0
 
 
-@pytest.mark.skipif(not hasattr(packed_linear_elmo.mmap, "MAP_PRIVATE"), reason="needs memory-mapped files")
+@pytest.mark.skipif(not hasattr(weight_packs_elmo.mmap, "MAP_PRIVATE"), reason="needs memory-mapped files")
 @torch.no_grad()
 def test_pages_that_were_dropped_come_back(tmp_path):
     """Those of the file, and those that were written after mapping."""
@@ -260,7 +261,7 @@ def test_pages_that_were_dropped_come_back(tmp_path):
     weight[100:200] = 2.0
     inputs = torch.randn(3, 512)
     close(product_of(layer)(inputs), functional.linear(inputs.double(), weight.double()))
-    assert packed_linear_elmo._is_mapped_file(layer.weight.data_ptr(), layer.weight.data_ptr() + 4 * 512 * 512)
+    assert weight_packs_elmo._is_mapped_file(layer.weight.data_ptr(), layer.weight.data_ptr() + 4 * 512 * 512)
     assert torch.equal(layer.weight, weight)
     assert path.read_bytes() != weight.numpy().tobytes()
 
@@ -281,22 +282,22 @@ def test_a_frozen_bilm_keeps_its_packs_while_a_task_trains():
     model = ElmoModel(tiny_config()).eval().requires_grad_(False)
     batch = batch_of(["a cat sat", "a dog"])
     model(**batch)
-    kept = {layer: pack for layer, pack in packed_linear_elmo._packs.items() if layer in set(model.modules())}
+    kept = {layer: pack for layer, pack in weight_packs_elmo._packs.items() if layer in set(model.modules())}
     assert kept
     model.train()
     model(**batch)
-    assert all(packed_linear_elmo._packs[layer] is pack for layer, pack in kept.items())
+    assert all(weight_packs_elmo._packs[layer] is pack for layer, pack in kept.items())
     model.half()
-    assert not any(layer in packed_linear_elmo._packs for layer in model.modules())
+    assert not any(layer in weight_packs_elmo._packs for layer in model.modules())
 
 
 @torch.no_grad()
 def test_an_adapter_merged_into_bfloat16_is_seen():
     layer = linear(64, 256, bias=False, dtype=torch.bfloat16)
     product_of(layer)
-    before, weight = packed_linear_elmo._packs[layer], layer.weight.clone()
+    before, weight = weight_packs_elmo._packs[layer], layer.weight.clone()
     # So little that most values are rounded to what they were.
     layer.weight.data += (3e-3 * weight.float() * torch.randn(256, 64)).to(torch.bfloat16)
     assert 0.02 < layer.weight.ne(weight).float().mean() < 0.5
     product_of(layer)
-    assert packed_linear_elmo._packs[layer] is not before
+    assert weight_packs_elmo._packs[layer] is not before

@@ -1,0 +1,194 @@
+"""The recurrence of `lstm_elmo.reference_lstm` in compiled C, on a processor, where no gradient is wanted.
+
+An implementation of [`lstm_inference_elmo.Recurrence`] for float32 weights; for bfloat16 weights where the processor
+has no bfloat16 products: they take half the memory, and are widened as they are read; and for 8-bit integers where it
+has no product of theirs with sums in 32 bits. All arithmetic between products is in float32, and the hidden state
+between two words too.
+"""
+
+import ctypes
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .fingerprint_elmo import can_have_fingerprint
+from .native_library_elmo import InputProduct, Recurrence, Weight, native_library
+from .packed_linear_elmo import packing_works
+from .quantized_linear_elmo import LEVELS, ElmoQuantizedLinear, signed_levels
+from .weight_packs_elmo import has_nothing_attached, in_huge_pages, may_pack, packed_weight
+
+# Kinds of weights in the C code.
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+
+
+class Map(NamedTuple):
+    """A linear map as the C code takes it: keep it for as long as its `weight` is used."""
+
+    weight: Weight
+    panels: Tensor
+    scale: Tensor | None
+
+    @classmethod
+    def of(cls, layer: nn.Module, panel: int, gates: int = 1) -> "Map":
+        """Of a layer that `native_serves`; with its outputs in `gates` blocks, of which panels are taken in turn."""
+        pack = functools.partial(_panels, panel=panel, gates=gates)
+        if isinstance(layer, ElmoQuantizedLinear):
+            weight = layer.quantized_weight
+            panels = packed_weight(layer, weight, f"panels of {gates}", pack)
+            scale = layer.weight_scale.view(gates, -1, panel).transpose(0, 1).contiguous()
+            levels = signed_levels()
+        else:
+            assert isinstance(layer, nn.Linear)
+            weight, scale, levels = layer.weight, None, 0
+            panels = packed_weight(layer, weight, f"panels of {gates}", pack)
+        address = None if scale is None else scale.data_ptr()
+        return cls(Weight(panels.data_ptr(), address, KINDS[weight.dtype], *weight.shape, levels), panels, scale)
+
+
+class NativeRecurrence:
+    """One direction of a layer, for one call; see [`lstm_inference_elmo.Recurrence`].
+
+    Gates are [4H / (4 * panel), words, 4, panel]: what each step reads of a word lies together.
+    """
+
+    def __init__(
+        self,
+        input_proj: nn.Module,
+        hidden_proj: nn.Module,
+        output_proj: nn.Module | None,
+        cell_clip: float | None,
+        projection_clip: float | None,
+        forget_bias: float,
+    ) -> None:
+        library = native_library()
+        assert library is not None
+        self._library, self._panel = library, library.elmo_panel()
+        self._bias = _gate_bias(input_proj, self._panel, forget_bias)
+        self._input, self._hidden = (Map.of(layer, self._panel, gates=4) for layer in (input_proj, hidden_proj))
+        self._output = None if output_proj is None else Map.of(output_proj, self._panel)
+        self._cell_clip = math.inf if cell_clip is None else cell_clip
+        self._projection_clip = math.inf if projection_clip is None else projection_clip
+
+    def input_gates(self, words: Tensor) -> Tensor:
+        """[n, input width] -> the input product of n words."""
+        words = words.float().contiguous()
+        count, groups = len(words), self._input.weight.outputs // 4 // self._panel
+        gates = in_huge_pages(groups * count * 4 * self._panel, torch.float32).view(groups, count, 4, self._panel)
+        product = InputProduct(
+            inputs=words.data_ptr(),
+            rows=count,
+            weight=self._input.weight,
+            bias=self._bias.data_ptr(),
+            gates=gates.data_ptr(),
+        )
+        _raise_if(self._library.elmo_input_product(ctypes.byref(product), torch.get_num_threads()))
+        return gates
+
+    def run(
+        self,
+        gates: Tensor,
+        start: int,
+        index: Tensor | None,
+        batch_sizes: Sequence[int],
+        hidden: Tensor | None,
+        cell: Tensor,
+    ) -> Tensor:
+        """Read words; arguments and result as [`lstm_inference_elmo.Recurrence.run`]."""
+        rows, total = batch_sizes[0], sum(batch_sizes)
+        running = torch.tensor(batch_sizes, dtype=torch.int64, device="cpu")
+        outputs = torch.empty(total, self._hidden.weight.inputs, dtype=torch.float32, device="cpu")
+        first = 0 if index is not None else start * 4 * self._panel * gates.element_size()
+        if index is not None:
+            index = index[start : start + total].contiguous()
+        if hidden is not None:
+            hidden = hidden[:rows].float().contiguous()
+        assert cell.is_contiguous() and cell.dtype == torch.float32
+        job = Recurrence(
+            steps=len(batch_sizes),
+            running=running.data_ptr(),
+            gates=gates.data_ptr() + first,
+            words=gates.shape[1],
+            index=None if index is None else index.data_ptr(),
+            hidden=None if hidden is None else hidden.data_ptr(),
+            cell=cell.data_ptr(),
+            outputs=outputs.data_ptr(),
+            hidden_weight=self._hidden.weight,
+            output_weight=Weight() if self._output is None else self._output.weight,
+            cell_clip=self._cell_clip,
+            projection_clip=self._projection_clip,
+        )
+        _raise_if(self._library.elmo_recurrence(ctypes.byref(job), torch.get_num_threads()))
+        return outputs
+
+
+def native_serves(input_proj: nn.Module, hidden_proj: nn.Module, output_proj: nn.Module | None) -> bool:
+    """Whether the maps of a direction are such that `NativeRecurrence` can take them, and the library is there."""
+    layers = [layer for layer in (input_proj, hidden_proj, output_proj) if layer is not None]
+    weights = [_weight_of(layer) for layer in layers]
+    if any(weight is None for weight in weights) or len({weight.dtype for weight in weights if weight is not None}) > 1:
+        return False
+    if input_proj.bias is None or any(layer.bias is not None for layer in layers[1:]):
+        return False
+    assert weights[0] is not None and weights[1] is not None
+    if not native_works(weights[0].dtype):
+        return False
+    library = native_library()
+    assert library is not None
+    panel, (gates, width) = library.elmo_panel(), weights[1].shape
+    return gates // 4 % panel == 0 and width % panel == 0
+
+
+def _weight_of(layer: nn.Module) -> Tensor | None:
+    """The weight of a layer that is nothing more, `None` of others."""
+    if may_pack(layer):
+        return layer.weight
+    if type(layer) is not ElmoQuantizedLinear or not has_nothing_attached(layer):
+        return None
+    weight = layer.quantized_weight
+    return weight if weight.device.type == "cpu" and can_have_fingerprint(weight) else None
+
+
+@functools.cache
+def native_works(dtype: torch.dtype) -> bool:
+    """Whether the library is there, knows weights of a dtype, and is the best for them on this processor."""
+    if dtype not in KINDS:
+        return False
+    if dtype == torch.bfloat16 and packing_works(dtype):
+        return False
+    if dtype == torch.int8 and signed_levels() == LEVELS:
+        return False
+    library = native_library()
+    return library is not None and (dtype != torch.int8 or bool(library.elmo_has_integers()))
+
+
+def _panels(weight: Tensor, panel: int, gates: int) -> Tensor:
+    """Lay a weight [out, in] out as the C code reads it: a flat tensor of its dtype."""
+    outputs, inputs = weight.shape
+    packed = in_huge_pages(weight.numel(), weight.dtype)
+    parts = weight.view(gates, outputs // gates // panel, panel, inputs).permute(1, 0, 3, 2)
+    if weight.dtype == torch.bfloat16:
+        # The halves of a panel word by word, so that one shift and one mask widen them.
+        parts = parts.unflatten(-1, (2, panel // 2)).transpose(-1, -2)
+    elif weight.dtype == torch.int8:
+        # Two inputs side by side: their products are added by one instruction.
+        parts = parts.unflatten(-2, (inputs // 2, 2)).transpose(-1, -2)
+    packed.view(parts.shape).copy_(parts)
+    return packed
+
+
+def _gate_bias(input_proj: nn.Module, panel: int, forget_bias: float) -> Tensor:
+    """The bias of all gates, in the order of the panels."""
+    given = input_proj.bias
+    assert isinstance(given, Tensor)
+    bias = given.detach().float().view(4, -1, panel)
+    shift = torch.tensor([0.0, forget_bias, 0.0, 0.0], dtype=torch.float32, device="cpu").view(4, 1, 1)
+    return (bias + shift).transpose(0, 1).contiguous()
+
+
+def _raise_if(failed: int) -> None:
+    if failed:
+        raise MemoryError("no memory for the intermediate values of a biLSTM layer: use smaller batches")

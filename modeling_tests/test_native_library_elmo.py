@@ -1,0 +1,145 @@
+"""Compiling the C code: where, with what, and what happens where that cannot be done."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from elmo_hf import native_library_elmo
+from elmo_hf.native_code_elmo import SOURCE
+from elmo_hf.native_library_elmo import native_library
+
+needs_compiler = pytest.mark.skipif(native_library_elmo._compiler() is None, reason="no C compiler at hand")
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache folder, in which nothing is remembered of the process's own library."""
+    monkeypatch.setattr(native_library_elmo, "native_library", native_library.__wrapped__)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("ELMO_HF_NATIVE", raising=False)
+    return tmp_path / "elmo_hf"
+
+
+@needs_compiler
+def test_compiled_once_and_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = native_library_elmo.native_library()
+    assert library is not None and library.elmo_panel() in (8, 16, 32)
+    (kept,) = fresh.iterdir()
+    assert fresh.stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
+    assert native_library_elmo.native_library() is not None
+    assert list(fresh.iterdir()) == [kept]
+
+
+@needs_compiler
+def test_other_code_has_another_name(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    native_library_elmo.native_library()
+    monkeypatch.setattr(native_library_elmo, "SOURCE", SOURCE + "/* changed */\n")
+    native_library_elmo.native_library()
+    assert len(list(fresh.iterdir())) == 2
+
+
+@pytest.mark.parametrize("value", ["0", "false", "OFF"])
+def test_turned_off(fresh: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("ELMO_HF_NATIVE", value)
+    assert native_library_elmo.native_library() is None
+    assert not fresh.exists()
+
+
+def test_no_compiler(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(fresh))
+    monkeypatch.setenv("CC", "a-compiler-that-nobody-has -O9")
+    assert native_library_elmo.native_library() is None
+
+
+def test_a_compiler_that_fails(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", f"{sys.executable} -c 'raise SystemExit(\"no\")'")
+    assert native_library_elmo.native_library() is None
+    assert list(fresh.iterdir()) == []
+
+
+@needs_compiler
+def test_a_folder_that_others_can_write_to_is_not_trusted(fresh: Path) -> None:
+    fresh.mkdir()
+    fresh.chmod(0o777)
+    assert native_library_elmo.native_library() is None
+
+
+@needs_compiler
+def test_no_home(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: object) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", nobody)
+    assert native_library_elmo.native_library() is None
+
+
+@needs_compiler
+@pytest.mark.parametrize("processor", ["-march=x86-64", "-march=x86-64-v3", "-march=x86-64-v4"])
+def test_compiles_for_every_register_width(processor: str, tmp_path: Path) -> None:
+    """Without a warning, also for wider registers than this processor's."""
+    compiler = native_library_elmo._compiler()
+    assert compiler is not None
+    source = tmp_path / "lstm.c"
+    source.write_text(SOURCE, encoding="utf-8")
+    command = [
+        *compiler,
+        processor,
+        "-Wall",
+        "-Wextra",
+        *native_library_elmo.FLAGS,
+        str(source),
+        "-o",
+        str(tmp_path / "a"),
+    ]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "march" in answer.stderr and answer.returncode:
+        pytest.skip(f"the compiler does not know {processor}")
+    assert answer.returncode == 0 and not answer.stderr, answer.stderr
+
+
+@needs_compiler
+def test_narrow_registers_compute_the_same(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code for processors of 128-bit registers runs on this one too."""
+    from elmo_hf.lstm_native_elmo import NativeRecurrence
+
+    if os.uname().machine != "x86_64":
+        pytest.skip("other processors have other flags")
+    wide = native_library()
+    monkeypatch.setattr(native_library_elmo, "PROCESSOR_FLAGS", (["-march=x86-64"],))
+    narrow = native_library_elmo.native_library()
+    assert narrow is not None and narrow.elmo_panel() == 8 and not narrow.elmo_has_integers()
+    layers = [torch.nn.Linear(16, 4 * 24), torch.nn.Linear(16, 4 * 24, bias=False), torch.nn.Linear(24, 16, bias=False)]
+    monkeypatch.setattr("elmo_hf.lstm_native_elmo.native_library", lambda: narrow)
+    inputs, hidden, cell = torch.randn(13, 16), torch.randn(7, 16), torch.randn(7, 24)
+    with torch.no_grad():
+        recurrence = NativeRecurrence(layers[0], layers[1], layers[2], 3.0, 3.0, 1.0)
+        found = recurrence.run(recurrence.input_gates(inputs), 0, None, [7, 6], hidden, cell.clone())
+        from elmo_hf.lstm_elmo import reference_lstm
+
+        expected = reference_lstm(
+            inputs, [7, 6], hidden, cell, *layers, cell_clip=3.0, projection_clip=3.0, forget_bias=1.0
+        )
+    torch.testing.assert_close(found, expected[0], rtol=1e-5, atol=1e-6)
+    assert wide is None or isinstance(wide, ctypes.CDLL)
+
+
+@needs_compiler
+def test_threads_are_those_of_torch() -> None:
+    """With the OpenMP of PyTorch's own builds; a build with another one starts threads of its own."""
+    library = native_library()
+    assert library is not None
+    if not hasattr(ctypes.CDLL(torch._C.__file__), "GOMP_parallel"):
+        pytest.skip("this PyTorch has another OpenMP")
+    assert ctypes.c_void_p.in_dll(library, "open_mp_parallel").value
+
+
+def test_the_cache_is_where_others_are() -> None:
+    assert shutil.which("cc") is None or native_library_elmo._cache_folder().name == "elmo_hf"
