@@ -8,7 +8,6 @@ Products may be in another dtype than all the rest: bfloat16 under autocast and 
 state, the gates and the sums in float32. Then the weights are converted once a call, not once a step.
 """
 
-import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, cast
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .precision_elmo import multiplies_bfloat16
 from .weight_packs_elmo import is_plain_linear
 
 backward_of_sigmoid = torch.ops.aten.sigmoid_backward.grad_input
@@ -229,16 +229,6 @@ class LstmWeights(NamedTuple):
     output_weight: Tensor | None
     products_dtype: torch.dtype | None = None
     outputs_dtype: torch.dtype | None = None
-
-
-@functools.cache
-def multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for products of bfloat16: without, they take many times as long as those
-    of float32."""
-    try:
-        return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    except (AttributeError, RuntimeError):
-        return False
 
 
 def trainable_weights(

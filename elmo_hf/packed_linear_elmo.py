@@ -87,8 +87,8 @@ class PackedLinear:
 def product_of(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     """A layer's fast product where there is one, else the layer itself.
 
-    A plain `nn.Linear` in float32 or bfloat16 on a processor, outside of training, compilation and autocast, has a
-    [`PackedLinear`]; its weight is packed at the first call and again after every change.
+    A plain `nn.Linear` in float32 or bfloat16 on a processor, outside of training, compilation and autocast that lowers
+    it, has a [`PackedLinear`]; its weight is packed at the first call and again after every change.
     """
     if not may_pack(layer) or not torch.backends.mkldnn.enabled:
         return layer

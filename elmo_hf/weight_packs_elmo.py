@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .fingerprint_elmo import Fingerprint, can_have_fingerprint
+from .precision_elmo import is_lowered_by_autocast
 
 # Of madvise(2), on Linux.
 HUGE_PAGES, PAGE_OUT = 14, 21
@@ -72,7 +73,8 @@ def has_nothing_attached(layer: nn.Module) -> bool:
 
 
 def may_pack(layer: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a layer is plain, on a processor, used outside of training, tracing and autocast, and not empty.
+    """Whether a layer is plain, on a processor, used outside of training, tracing and autocast that lowers
+    its products, and not empty.
 
     In training the weights are out of date after the next step: what was packed is released.
     """
@@ -82,7 +84,7 @@ def may_pack(layer: nn.Module) -> TypeGuard[nn.Linear]:
     if _must_stay(weight) or (bias is not None and _must_stay(bias)):
         release(layer)
         return False
-    if torch.is_autocast_enabled("cpu") or is_traced():
+    if is_lowered_by_autocast() or is_traced():
         return False
     if weight.numel() == 0 or (bias is not None and bias.dtype != weight.dtype):
         release(layer)

@@ -22,6 +22,7 @@ ORDER = [
     "packing_elmo",
     "fingerprint_elmo",
     "word_cache_elmo",
+    "precision_elmo",
     "weight_packs_elmo",
     "packed_linear_elmo",
     "quantized_linear_elmo",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from elmo_hf import ElmoModel, lstm_elmo, lstm_inference_elmo
+from elmo_hf import ElmoModel, lstm_elmo, lstm_inference_elmo, precision_elmo
 from elmo_hf.lstm_elmo import projected_lstm, reference_lstm
 from elmo_hf.lstm_inference_elmo import ProductsRecurrence, inference_lstm, inference_recurrence
 from elmo_hf.lstm_native_elmo import NativeRecurrence, native_works
@@ -290,11 +290,24 @@ class TestChoice:
         assert not self.serves([layer.double() for layer in layers_of()], torch.float64)
         assert self.serves(layers_of(dtype=torch.bfloat16), torch.bfloat16)
         assert not self.serves(layers_of(), words=0)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert not self.serves(layers_of())
         meta = [layer.to("meta") for layer in layers_of()]
         inputs, cell = torch.zeros(4, WIDTH, device="meta"), torch.zeros(2, CELL, device="meta")
         assert inference_recurrence(inputs, torch.zeros(2, WIDTH, device="meta"), cell, meta, **SETTINGS) is None
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("can_multiply", [True, False])
+    def test_autocast(self, can_multiply: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It lowers products where the processor has such products; elsewhere it would only slow them down."""
+        monkeypatch.setattr(precision_elmo, "multiplies_bfloat16", lambda: can_multiply)
+        layers, inputs = layers_of(), torch.randn(4, WIDTH)
+        states = torch.zeros(2, WIDTH), torch.zeros(2, CELL)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert self.serves(layers) is not can_multiply
+            found = projected_lstm(inputs, [2, 2], *states, *layers, **SETTINGS)
+        expected = projected_lstm(inputs, [2, 2], *states, *layers, **SETTINGS)
+        close(found[0].float(), expected[0], 2e-2 if can_multiply else 2e-6)
+        with torch.autocast("cpu", dtype=torch.float16):
+            assert not self.serves(layers)
 
     @torch.no_grad()
     def test_anything_attached(self) -> None:

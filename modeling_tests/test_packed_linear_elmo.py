@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from elmo_hf import ElmoModel, packed_linear_elmo, weight_packs_elmo
 from elmo_hf.packed_linear_elmo import PackedLinear, packing_works, product_of, products_dtype
+from elmo_hf.precision_elmo import multiplies_bfloat16
 from elmo_hf.weight_packs_elmo import release
 
 from .tiny import batch_of, tiny_config, with_large_weights
@@ -143,8 +144,10 @@ def test_what_is_not_served():
     layers += [nn.Linear(3, 2, device="meta"), nn.utils.parametrizations.weight_norm(linear())]
     assert [layer for layer in layers if product_of(layer) is not layer] == []
     layer = linear()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.float16):
         assert product_of(layer) is layer
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (product_of(layer) is layer) is multiplies_bfloat16()
     with torch.backends.mkldnn.flags(enabled=False):
         assert product_of(layer) is layer
     torch.func.vmap(lambda row: [row.sum(), pytest.fail("packed") if product_of(layer) is not layer else 0][0])(

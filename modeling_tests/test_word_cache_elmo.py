@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from elmo_hf import ElmoForTokenClassification, ElmoModel, word_cache_elmo
+from elmo_hf import ElmoForTokenClassification, ElmoModel, precision_elmo, word_cache_elmo
 from elmo_hf.word_cache_elmo import WAYS, WordCache
 
 from .tiny import BOTH_INPUTS, WORD_INPUT, batch_of, tiny_config, with_large_weights
@@ -239,7 +239,8 @@ def test_threads_that_read_and_evict_at_once():
 
 
 @torch.no_grad()
-def test_autocast_has_vectors_of_its_own():
+def test_autocast_has_vectors_of_its_own(monkeypatch):
+    monkeypatch.setattr(precision_elmo, "multiplies_bfloat16", lambda: True)
     model = with_large_weights(ElmoModel(tiny_config())).eval()
     batch = batch_of(["a cat sat", "a dog"])
     plain = model(**batch, output_hidden_states=True).hidden_states[0]

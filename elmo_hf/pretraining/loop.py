@@ -32,8 +32,8 @@ from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
 from elmo_hf.lstm_elmo import ElmoState
-from elmo_hf.lstm_training_elmo import multiplies_bfloat16
 from elmo_hf.modeling_elmo import ElmoForPreTraining
+from elmo_hf.precision_elmo import multiplies_bfloat16
 from elmo_hf.pretraining.checkpoint import (
     Checkpoints,
     random_states,
