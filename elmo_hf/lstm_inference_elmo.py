@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .lstm_native_elmo import NativeRecurrence, native_serves
 from .packed_linear_elmo import PackedLinear, product_of
 from .precision_elmo import is_lowered_by_autocast
-from .weight_packs_elmo import has_nothing_attached
+from .weight_packs_elmo import has_nothing_attached, is_traced
 
 # Rows in the same state are computed as one as long as this share of the rows, or less, differs.
 WORTH_SHARING = 0.85
@@ -78,7 +78,7 @@ def inference_recurrence(
         return None
     if torch.is_grad_enabled() and (inputs.requires_grad or hidden.requires_grad or cell.requires_grad):
         return None
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_lowered_by_autocast():
+    if is_traced() or is_lowered_by_autocast():
         return None
     input_proj, hidden_proj, output_proj = layers
     assert input_proj is not None and hidden_proj is not None

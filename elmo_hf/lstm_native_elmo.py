@@ -8,6 +8,7 @@ between two words too.
 
 import ctypes
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -39,7 +40,7 @@ class Map(NamedTuple):
         if isinstance(layer, ElmoQuantizedLinear):
             weight = layer.quantized_weight
             panels = packed_weight(layer, weight, f"panels of {gates}", pack)
-            scale = layer.weight_scale.view(gates, -1, panel).transpose(0, 1).contiguous()
+            scale = layer.weight_scale.float().view(gates, -1, panel).transpose(0, 1).contiguous()
             levels = signed_levels()
         else:
             assert isinstance(layer, nn.Linear)
@@ -75,6 +76,8 @@ class NativeRecurrence:
 
     def input_gates(self, words: Tensor) -> Tensor:
         """[n, input width] -> the input product of n words."""
+        if words.dim() != 2 or words.shape[1] != self._input.weight.inputs:
+            raise ValueError(f"words have shape {tuple(words.shape)}: expected (words, {self._input.weight.inputs})")
         words = words.float().contiguous()
         count, groups = len(words), self._input.weight.outputs // 4 // self._panel
         gates = in_huge_pages(groups * count * 4 * self._panel, torch.float32).view(groups, count, 4, self._panel)
@@ -103,10 +106,10 @@ class NativeRecurrence:
         outputs = torch.empty(total, self._hidden.weight.inputs, dtype=torch.float32, device="cpu")
         first = 0 if index is not None else start * 4 * self._panel * gates.element_size()
         if index is not None:
-            index = index[start : start + total].contiguous()
+            index = index[start : start + total].to(torch.int64).contiguous()
         if hidden is not None:
             hidden = hidden[:rows].float().contiguous()
-        assert cell.is_contiguous() and cell.dtype == torch.float32
+        self._check(gates, start, index, batch_sizes, hidden, cell)
         job = Recurrence(
             steps=len(batch_sizes),
             running=running.data_ptr(),
@@ -124,6 +127,41 @@ class NativeRecurrence:
         _raise_if(self._library.elmo_recurrence(ctypes.byref(job), torch.get_num_threads()))
         return outputs
 
+    def _check(
+        self,
+        gates: Tensor,
+        start: int,
+        index: Tensor | None,
+        batch_sizes: Sequence[int],
+        hidden: Tensor | None,
+        cell: Tensor,
+    ) -> None:
+        """What would be read or written outside of its memory.
+
+        Raises:
+            ValueError, IndexError.
+        """
+        rows, total = batch_sizes[0], sum(batch_sizes)
+        width, size = self._hidden.weight.inputs, self._hidden.weight.outputs // 4
+        if min(batch_sizes) < 1 or any(one < other for one, other in itertools.pairwise(batch_sizes)):
+            raise ValueError(f"batch_sizes are {list(batch_sizes)}: expected positive numbers that never grow")
+        if hidden is not None and (hidden.shape[0] < rows or hidden.shape[1:] != (width,)):
+            raise ValueError(f"hidden has shape {tuple(hidden.shape)}: expected (at least {rows}, {width})")
+        if cell.dim() != 2 or len(cell) < rows or cell.shape[1] != size:
+            raise ValueError(f"cell has shape {tuple(cell.shape)}: expected (at least {rows}, {size})")
+        if cell.dtype != torch.float32 or not cell.is_contiguous():
+            raise ValueError("cell must be contiguous, in float32: it is written to")
+        words = gates.shape[1]
+        if index is None:
+            if start + total > words:
+                raise ValueError(f"{start + total} words are to be read: there are {words}")
+        elif len(index) != total:
+            raise ValueError(f"index has {start + len(index)} words: expected at least {start + total}")
+        else:
+            low, high = (int(bound) for bound in torch.aminmax(index))
+            if low < 0 or high >= words:
+                raise IndexError(f"index holds {low if low < 0 else high}: expected places from 0 to {words - 1}")
+
 
 def native_serves(input_proj: nn.Module, hidden_proj: nn.Module, output_proj: nn.Module | None) -> bool:
     """Whether the maps of a direction are such that `NativeRecurrence` can take them, and the library is there."""
@@ -139,7 +177,12 @@ def native_serves(input_proj: nn.Module, hidden_proj: nn.Module, output_proj: nn
     library = native_library()
     assert library is not None
     panel, (gates, width) = library.elmo_panel(), weights[1].shape
-    return gates // 4 % panel == 0 and width % panel == 0
+    size = gates // 4
+    fits = weights[0].shape == (gates, width) and gates == 4 * size
+    fits = fits and (
+        weights[2].shape == (width, size) if len(weights) > 2 and weights[2] is not None else width == size
+    )
+    return fits and size % panel == 0 and width % panel == 0
 
 
 def _weight_of(layer: nn.Module) -> Tensor | None:
@@ -149,7 +192,7 @@ def _weight_of(layer: nn.Module) -> Tensor | None:
     if type(layer) is not ElmoQuantizedLinear or not has_nothing_attached(layer):
         return None
     weight = layer.quantized_weight
-    return weight if weight.device.type == "cpu" and can_have_fingerprint(weight) else None
+    return weight if type(weight) is Tensor and weight.device.type == "cpu" and can_have_fingerprint(weight) else None
 
 
 @functools.cache

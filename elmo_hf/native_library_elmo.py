@@ -85,17 +85,22 @@ def native_library() -> ctypes.CDLL | None:
         return None
     if sys.byteorder != "little" or os.name != "posix":
         return None
-    compiler = _compiler()
-    if compiler is None:
-        return None
     try:
+        compiler = _compiler()
+        if compiler is None:
+            return None
         path = _cache_folder() / f"lstm-{_fingerprint(compiler)}.so"
-        if not path.exists():
+        if not _is_whole(path):
             _compile(compiler, path)
-        library = ctypes.CDLL(str(path))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: a user without a home
-        logger.info(f"the C code of the biLSTM was not compiled, PyTorch's products are used instead: {error}")
+        return _load(path)
+    # RuntimeError: a user without a home; ValueError: quotes in CC; AttributeError: a library of something else.
+    except (OSError, RuntimeError, ValueError, AttributeError, subprocess.SubprocessError) as error:
+        logger.warning_once(f"the C code of the biLSTM cannot be used, PyTorch's slower products are: {error}")
         return None
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
     for question in (library.elmo_panel, library.elmo_has_integers):
         question.restype = ctypes.c_int64
     for function, argument in ((library.elmo_input_product, InputProduct), (library.elmo_recurrence, Recurrence)):
@@ -113,6 +118,8 @@ def _share_threads(library: ctypes.CDLL) -> None:
     except (OSError, AttributeError):
         return  # another OpenMP: the code starts threads of its own
     library.elmo_use_open_mp.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    # A forked process has none of these threads, and OpenMP waits for them.
+    os.register_at_fork(after_in_child=functools.partial(library.elmo_use_open_mp, None, None))
     library.elmo_use_open_mp(*(ctypes.cast(function, ctypes.c_void_p) for function in (parallel, number)))
 
 
@@ -152,8 +159,20 @@ def _fingerprint(compiler: list[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a library is there and is what was compiled: one that was cut off would crash the process."""
+    try:
+        return _digest(path) == path.with_suffix(".sha256").read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return False
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _compile(compiler: list[str], path: Path) -> None:
-    """Beside its place, then moved into it: several processes may do so at once."""
+    """Beside its place, then moved into it: several processes may do so at once, and make the same."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         source, made = Path(folder) / "lstm.c", Path(folder) / "lstm.so"
         source.write_text(SOURCE, encoding="utf-8")
@@ -163,6 +182,9 @@ def _compile(compiler: list[str], path: Path) -> None:
                 command, capture_output=True, text=True, errors="replace", timeout=COMPILE_SECONDS, check=False
             )
             if answer.returncode == 0:
+                digest = Path(folder) / "digest"
+                digest.write_text(_digest(made), encoding="ascii")
                 os.replace(made, path)
+                os.replace(digest, path.with_suffix(".sha256"))
                 return
         raise OSError(f"{shlex.join(command)} failed: {answer.stderr.strip()[-500:]}")

@@ -1,5 +1,9 @@
 """The compiled recurrence: every kind of weight, every number of rows, one thread or several."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,9 +132,14 @@ def test_what_is_not_finite_stays_visible(dtype: torch.dtype, value: float) -> N
 
 
 @torch.no_grad()
-def test_a_word_does_not_depend_on_its_neighbours() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=["float32", "bfloat16", "int8"])
+def test_a_word_does_not_depend_on_its_neighbours(dtype: torch.dtype) -> None:
     """Nor on how many there are: bit for bit, with any kind of weights."""
-    layers = layers_of(64, 96)
+    if not native_works(dtype):
+        pytest.skip("served by other products here")
+    layers = layers_of(64, 96, dtype=torch.float32 if dtype == torch.int8 else dtype)
+    if dtype == torch.int8:
+        layers = [ElmoQuantizedLinear.from_linear(layer) for layer in layers]
     inputs, _, hidden, cell = texts([40], 64, 96, 1.0)
     alone = [
         native(inputs[row : row + 1], [1], hidden[row : row + 1], cell[row : row + 1], layers) for row in range(40)
@@ -190,6 +199,97 @@ def test_who_is_served() -> None:
     assert native_serves(first, second, third)
     with torch.autocast("cpu", dtype=torch.float16):
         assert not native_serves(first, second, third)
+
+
+@torch.no_grad()
+def test_layers_that_do_not_fit_together() -> None:
+    first, second, third = layers_of(32, 64)
+    assert not native_serves(layers_of(32, 32)[0], second, third)
+    assert not native_serves(layers_of(64, 64)[0], second, third)
+    assert not native_serves(first, second, layers_of(32, 32)[2])
+    assert not native_serves(first, second, None)
+
+
+@torch.no_grad()
+def test_what_would_leave_its_memory() -> None:
+    layers = layers_of(32, 64)
+    recurrence = NativeRecurrence(*layers, 1.0, 1.0, 1.0)
+    with pytest.raises(ValueError, match="expected \\(words, 32\\)"):
+        recurrence.input_gates(torch.zeros(3, 16))
+    gates = recurrence.input_gates(torch.randn(3, 32))
+    cell, index = torch.zeros(2, 64), torch.tensor([0, 1, 2])
+
+    def refused(error: type[Exception], match: str, **changed: Any) -> None:
+        given = {"start": 0, "index": None, "batch_sizes": [2, 1], "hidden": None, "cell": cell, **changed}
+        with pytest.raises(error, match=match):
+            recurrence.run(gates, **given)
+
+    refused(ValueError, "there are 3", batch_sizes=[2, 2])
+    refused(ValueError, "there are 3", start=1)
+    refused(ValueError, "never grow", batch_sizes=[1, 2])
+    refused(ValueError, "never grow", batch_sizes=[2, 0])
+    refused(ValueError, "hidden", hidden=torch.zeros(1, 32))
+    refused(ValueError, "hidden", hidden=torch.zeros(2, 16))
+    refused(ValueError, "cell", cell=torch.zeros(1, 64))
+    refused(ValueError, "cell", cell=torch.zeros(2, 32))
+    refused(ValueError, "contiguous", cell=torch.zeros(64, 2).T)
+    refused(ValueError, "index", index=index[:2])
+    refused(IndexError, "-1", index=index - 1)
+    refused(IndexError, "3: expected places from 0 to 2", index=index + 1)
+    expected = recurrence.run(gates, 0, index, [2, 1], None, cell.clone())
+    assert torch.equal(recurrence.run(gates, 0, index.int(), [2, 1], None, cell.clone()), expected)
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not native_works(torch.int8), reason="this processor has products of its own for 8-bit integers")
+def test_scales_of_another_dtype() -> None:
+    layers = [ElmoQuantizedLinear.from_linear(layer) for layer in layers_of(32, 64)]
+    arguments = texts([3, 2], 32, 64, 0.0)
+    expected = native(*arguments, layers)
+    for layer in layers:
+        layer.weight_scale = layer.weight_scale.double()
+    assert max(errors(native(*arguments, layers), expected)) < 1e-6
+
+
+@torch.no_grad()
+def test_small_values_stay_exact() -> None:
+    """Relative to themselves: a tangent of 1e-6 is not rounded as one of 1."""
+    layers, (inputs, sizes, hidden, cell) = layers_of(32, 64), texts([4], 32, 64, 0.0)
+    for layer in layers[:1]:
+        layer.weight.mul_(1e-6)
+        layer.bias.zero_()
+    found = native(inputs, sizes, hidden, cell, layers, cell_clip=None)
+    expected = reference_lstm(
+        inputs.double(), sizes, hidden.double(), cell.double(), *map(in_float64, layers), **SETTINGS
+    )
+    assert max(errors(found, expected)) < 2e-6
+
+
+def test_forked_processes_have_threads_of_their_own() -> None:
+    """OpenMP would wait for threads that a fork does not copy."""
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork on this system")
+    script = """
+import os, torch
+from modeling_tests.test_lstm_native_elmo import layers_of, native, texts
+torch.set_num_threads(2)
+with torch.no_grad():
+    layers, arguments = layers_of(32, 64), texts([3, 2], 32, 64, 0.0)
+    expected = native(*arguments, layers)[0]
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(native(*arguments, layers)[0], expected) else 3)
+    print(os.waitpid(child, 0)[1])
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert answer.stdout.strip() == "0"
 
 
 def test_no_gradients_no_packs() -> None:

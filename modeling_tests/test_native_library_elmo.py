@@ -30,11 +30,12 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_compiled_once_and_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = native_library_elmo.native_library()
     assert library is not None and library.elmo_panel() in (8, 16, 32)
-    (kept,) = fresh.iterdir()
+    kept = sorted(fresh.iterdir())
+    assert [path.suffix for path in kept] == [".sha256", ".so"]
     assert fresh.stat().st_mode & 0o077 == 0
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
     assert native_library_elmo.native_library() is not None
-    assert list(fresh.iterdir()) == [kept]
+    assert sorted(fresh.iterdir()) == kept
 
 
 @needs_compiler
@@ -42,7 +43,30 @@ def test_other_code_has_another_name(fresh: Path, monkeypatch: pytest.MonkeyPatc
     native_library_elmo.native_library()
     monkeypatch.setattr(native_library_elmo, "SOURCE", SOURCE + "/* changed */\n")
     native_library_elmo.native_library()
-    assert len(list(fresh.iterdir())) == 2
+    assert len(list(fresh.glob("*.so"))) == 2
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", ["cut", "empty", "no digest"])
+def test_a_damaged_library_is_made_again(fresh: Path, damage: str, tmp_path: Path) -> None:
+    """Loading one that was cut off would crash the process."""
+    native_library_elmo.native_library()
+    (library,) = fresh.glob("*.so")
+    whole = library.read_bytes()
+    # Another file in its place: what is loaded already stays as it is.
+    broken = tmp_path / "broken"
+    broken.write_bytes(whole if damage == "no digest" else whole[: len(whole) // 2] if damage == "cut" else b"")
+    os.replace(broken, library)
+    if damage == "no digest":
+        library.with_suffix(".sha256").unlink()
+    assert native_library_elmo.native_library() is not None
+    assert native_library_elmo._is_whole(library) and len(library.read_bytes()) == len(whole)
+
+
+@needs_compiler
+def test_a_library_of_something_else(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_library_elmo, "SOURCE", "int something_else(void) { return 1; }\n")
+    assert native_library_elmo.native_library() is None
 
 
 @pytest.mark.parametrize("value", ["0", "false", "OFF"])
@@ -50,6 +74,11 @@ def test_turned_off(fresh: Path, monkeypatch: pytest.MonkeyPatch, value: str) ->
     monkeypatch.setenv("ELMO_HF_NATIVE", value)
     assert native_library_elmo.native_library() is None
     assert not fresh.exists()
+
+
+def test_a_compiler_that_is_no_command(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", 'gcc "')
+    assert native_library_elmo.native_library() is None
 
 
 def test_no_compiler(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
