@@ -36,6 +36,7 @@ from elmo_hf.pretraining import (
     build_optimiser,
     clip_gradients,
     log_expected_count,
+    multiplies_bfloat16,
     open_corpus,
 )
 
@@ -154,9 +155,11 @@ def steps(model: ElmoForPreTraining, options: argparse.Namespace) -> dict[str, S
         objective = StreamingObjective(copied, num_samples=options.samples, seed=0, sparse_gradients=True)
         optimiser, _ = build_optimiser(copied, settings)
         state: list[ElmoState | None] = [None]
+        # As `elmo-hf pretrain --precision bf16` decides.
+        rounds = precision == "bf16" and (options.device != "cpu" or multiplies_bfloat16())
 
         def step(batch: StreamBatch) -> Tensor:
-            with torch.autocast(options.device, torch.bfloat16, enabled=precision == "bf16"):
+            with torch.autocast(options.device, torch.bfloat16, enabled=rounds):
                 result = objective(batch, state[0])
             state[0] = result.state
             (result.loss * options.unroll_steps).backward()

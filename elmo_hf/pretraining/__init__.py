@@ -6,6 +6,7 @@ The loop and its reports need the packages of `pip install "elmo-hf[train]"`, an
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from elmo_hf.precision_elmo import multiplies_bfloat16
 from elmo_hf.pretraining.character_dictionary import build_character_dictionary
 from elmo_hf.pretraining.corpus import Corpus, open_corpus
 from elmo_hf.pretraining.objective import PretrainingLoss, StreamingObjective
@@ -57,6 +58,7 @@ __all__ = [
     "build_vocabulary",
     "clip_gradients",
     "log_expected_count",
+    "multiplies_bfloat16",
     "open_corpus",
     "perplexity",
     "pos_tags_of",

@@ -105,10 +105,12 @@ def pretrain(settings: PretrainingSettings) -> RunSummary:
         CheckpointError: a checkpoint cannot be written or read.
     """
     check_trackers(settings.trackers)
+    on_processor = not torch.accelerator.is_available()
+    rounds = settings.precision == "bf16" and not (on_processor and not multiplies_bfloat16())
     accelerator = Accelerator(
         # Said outright: several processes without a GPU would otherwise each believe to be the only one.
-        cpu=not torch.accelerator.is_available(),
-        mixed_precision=settings.precision,
+        cpu=on_processor,
+        mixed_precision="bf16" if rounds else "no",
         log_with=settings.trackers,
         project_config=ProjectConfiguration(
             project_dir=settings.output_dir, logging_dir=str(Path(settings.output_dir) / "trackers")
@@ -126,11 +128,11 @@ def pretrain(settings: PretrainingSettings) -> RunSummary:
             "The weights of a biLM fit one device, and the vocabulary's rows travel as sparse gradients with "
             "loss='sampled' and optimizer='adagrad': launch with `accelerate launch --multi_gpu` or `torchrun`"
         )
-    if settings.precision == "bf16" and accelerator.device.type == "cpu" and not multiplies_bfloat16():
+    if settings.precision == "bf16" and not rounds:
         logger.warning(
-            "precision='bf16': this processor has no instructions for products of bfloat16, and with them the run will "
-            "be slower than in float32 and less exact. Expected precision='no' (--precision no) here, or bf16 on a GPU "
-            "or a processor with AVX-512 bf16 or AMX"
+            "precision='bf16': this processor has no instructions for products of bfloat16, which would take many "
+            "times as long as those of float32. The run multiplies in float32, as with precision='no'; bf16 pays on a "
+            "GPU or a processor with AVX-512 bf16 or AMX"
         )
     try:
         return Run(settings, accelerator).train()

@@ -169,7 +169,7 @@ class PretrainingSettings:
     # Engine
     precision: Literal["no", "bf16"] = option(
         "no",
-        "bf16: autocast matrix products; weights and state stay fp32. Slower than no on a processor without "
+        "bf16: autocast matrix products; weights and state stay fp32. The same as no on a processor without "
         "instructions for bfloat16.",
     )
     seed: int = option(0, "Seed of the initial weights, the order of the text, the samples and the dropout.")
