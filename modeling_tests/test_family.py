@@ -209,14 +209,11 @@ def does_verify(home: Home, member: Member, source: Path, folder: Path, tmp_path
 def does_embed(home: Home, member: Member, source: Path | None, folder: Path, tmp_path: Path) -> None:
     """Sentences side by side against one at a time."""
     model, tokenizer = ElmoModel.from_pretrained(folder).eval(), ElmoTokenizer.from_pretrained(folder)
+    tags = {"pos_tags": map(tags_of, SENTENCES)} if member.is_tagged else {}
+    arrays = embed(SENTENCES, folder, layers="all", device="cpu", **tags)
     if member.is_tagged:
-        batch = encode(tokenizer, SENTENCES, member, padding=True, return_tensors="pt")
-        layers = torch.stack(model(**batch, output_hidden_states=True).hidden_states, dim=1)
-        arrays = [row[:, 1 : len(words) + 1].numpy() for row, words in zip(layers, SENTENCES, strict=True)]
-        with pytest.raises(ValueError, match="needs either .*pos_tag_ids.* or inputs_embeds"):
-            embed(SENTENCES, model, tokenizer)
-    else:
-        arrays = embed(SENTENCES, folder, layers="all", device="cpu")
+        with pytest.raises(ValueError, match="Expected pos_tags, the tags of each sentence's words"):
+            embed(SENTENCES, folder)
     for words, array in zip(SENTENCES, arrays, strict=True):
         one = model(**encode(tokenizer, [words], member, return_tensors="pt"), output_hidden_states=True)
         expected = torch.stack(one.hidden_states)[:, 0, 1:-1].numpy()
