@@ -333,23 +333,32 @@ def sweep(args: argparse.Namespace, sentences: Sentences) -> dict[str, Any]:
     points += [("threads", 20, args.batch_size, count) for count in range(1, torch.get_num_threads() + 1)]
     results: dict[str, Any] = {"machine": {"processor": processor(), "torch": torch.__version__}, "points": []}
     print(f"{'kind':6}{'length':>8}{'batch':>8}{'threads':>9}{'words/s':>10}")
-    for kind in args.kinds:
-        model, tokenizer = load(args, kind)
+    for kind in (["peer"] if args.peer else []) + args.kinds:
+        model_of = None if kind == "peer" else load(args, kind)
         for axis, length, size, threads in points:
-            torch.set_num_threads(threads)
             # Enough words to time, and other ones in every batch.
-            count = max(1, 2048 // (length * size))
-            need = length * size * count
-            stream = (text * (need // len(text) + 1))[:need]
-            rows = [stream[start : start + length] for start in range(0, need, length)]
-            batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-            embed(model, tokenizer, batches[:1])
-            rate = need / min(embed(model, tokenizer, batches) for _ in range(args.rounds))
+            words = max(length * size, 512 if kind == "peer" else 2048) // (length * size) * length * size
+            stream = (text * (words // len(text) + 1))[:words]
+            rows = [stream[start : start + length] for start in range(0, words, length)]
+            if model_of is None:
+                seconds = seconds_of_peer(args, rows, size, threads)
+            else:
+                torch.set_num_threads(threads)
+                batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+                embed(*model_of, batches[:1])
+                seconds = min(embed(*model_of, batches) for _ in range(args.rounds))
             point = {"kind": kind, "axis": axis, "length": length, "batch_size": size, "threads": threads}
-            results["points"].append({**point, "words_per_second": rate})
-            print(f"{kind:6}{length:8}{size:8}{threads:9}{rate:10.0f}", flush=True)
-        del model
+            results["points"].append({**point, "words_per_second": words / seconds})
+            print(f"{kind:6}{length:8}{size:8}{threads:9}{words / seconds:10.0f}", flush=True)
+        del model_of
     return results
+
+
+def seconds_of_peer(args: argparse.Namespace, rows: Sentences, batch_size: int, threads: int) -> float:
+    alone = argparse.Namespace(**{**vars(args), "kinds": [], "threads": threads})
+    with text_file(rows) as path, workers_for(alone, path, batch_size) as workers:
+        workers["peer"].round()
+        return min(workers["peer"].round()["seconds"] for _ in range(args.rounds))
 
 
 def draw_sweep(results: dict[str, Any], path: Path) -> None:
@@ -358,7 +367,7 @@ def draw_sweep(results: dict[str, Any], path: Path) -> None:
     names = {"length": "words a sentence", "batch_size": "sentences a batch", "threads": "threads"}
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True)
     for panel, (axis, label) in zip(axes, names.items(), strict=True):
-        for kind in KINDS:
+        for kind in ("peer", *KINDS):
             line = [point for point in results["points"] if point["axis"] == axis and point["kind"] == kind]
             if line:
                 panel.plot(
@@ -366,6 +375,8 @@ def draw_sweep(results: dict[str, Any], path: Path) -> None:
                 )
         if axis != "threads":
             panel.set_xscale("log", base=2)
+        else:
+            panel.set_xticks(sorted({point[axis] for point in results["points"]}))
         panel.set_yscale("log")
         panel.set_xlabel(label)
     axes[0].set_ylabel("words/s")
