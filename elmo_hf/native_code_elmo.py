@@ -355,6 +355,39 @@ INLINE const void *part_of_panel(const Weight *weight, int64_t panel, int64_t in
     return (const char *)weight->panels + (panel * weight->inputs + input) * NR * bytes_of(weight->kind);
 }
 
+/* One row times four panels of bfloat16 at once: one by one, each sum would wait for its last addition. (In float32 the
+   memory is waited for, and is best read in one stream.) The order of additions is that of `times_panel`, so that a row
+   has the same bits alone and among others.
+
+   The row is [inputs], in stretches of KC that lie `stride` apart; the panels are `panel` to `panel` + 3. */
+static void row_times_four_panels(const float *row, int64_t stride, const Weight *weight, int64_t panel, float *output)
+{
+    const int64_t panel_stride = weight->inputs * VL; /* words of two outputs */
+    for (int64_t start = 0; start < weight->inputs; start += KC) {
+        int64_t count = weight->inputs - start < KC ? weight->inputs - start : KC;
+        const float *input = row + start / KC * stride;
+        const uint32_t *first = part_of_panel(weight, panel, start);
+        vf sums[4][2];
+        UNROLL for (int p = 0; p < 4; p++) sums[p][0] = sums[p][1] = (vf){0};
+        for (int64_t k = 0; k < count; k++) {
+            UNROLL for (int p = 0; p < 4; p++) {
+                const uint32_t *here = first + p * panel_stride + k * VL;
+                __builtin_prefetch(here + AHEAD * VL);
+                vf low, high;
+                widen(here, &low, &high);
+                sums[p][0] += input[k] * low;
+                sums[p][1] += input[k] * high;
+            }
+        }
+        UNROLL for (int p = 0; p < 4; p++) {
+            float *to = output + p * NR;
+            if (start) sums[p][0] += load(to), sums[p][1] += load(to + VL);
+            store(to, sums[p][0]);
+            store(to + VL, sums[p][1]);
+        }
+    }
+}
+
 /* From sums of integers in a panel's outputs to floats; nothing is left to do for other weights. */
 static void finish(const Weight *weight, int64_t panel, const float *sizes, const float *bias, int64_t rows,
                    float *output, int64_t output_stride)
@@ -583,7 +616,9 @@ static void recurrence_work(void *task, int64_t thread, Team *team)
             for (int64_t group = share(groups, thread, team->size); group < share(groups, thread + 1, team->size);
                  group++) {
                 const float *gates = job->gates + group * job->words * 4 * NR;
-                for (int64_t gate = 0; hidden && gate < 4; gate++) {
+                if (hidden && rows == 1 && hidden_weight->kind == BFLOAT16)
+                    row_times_four_panels(hidden + row * width, KC, hidden_weight, 4 * group, recurrent);
+                else for (int64_t gate = 0; hidden && gate < 4; gate++) {
                     for (int64_t k = 0; k < width; k += KC) {
                         int64_t count = width - k < KC ? width - k : KC, at = row * width + k;
                         const void *input = integers ? (const void *)(job->units + at) : hidden + at;
@@ -613,7 +648,12 @@ static void recurrence_work(void *task, int64_t thread, Team *team)
         for (int64_t panel = share(panels, thread, team->size); panel < share(panels, thread + 1, team->size);
              panel++) {
             float *to = outputs + panel * NR;
-            for (int64_t k = 0; k < units; k += KC) {
+            /* The first of four does for all of them. */
+            const int64_t of_four = (panel - share(panels, thread, team->size)) % 4;
+            const int at_once = running == 1 && output_weight->kind == BFLOAT16 &&
+                                panel - of_four + 4 <= share(panels, thread + 1, team->size);
+            if (at_once && of_four == 0) row_times_four_panels(job->exposed, all_rows * KC, output_weight, panel, to);
+            for (int64_t k = 0; k < units && !at_once; k += KC) {
                 int64_t count = units - k < KC ? units - k : KC;
                 const void *input = integers ? (const void *)(job->units + k * all_rows) : job->exposed + k * all_rows;
                 times_panel(input, running, KC, part_of_panel(output_weight, panel, k), output_weight->kind, count, to,
