@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from .fingerprint_elmo import can_have_fingerprint
+from .memory_pages_elmo import in_huge_pages
 from .native_library_elmo import InputProduct, Recurrence, Weight, native_library
 from .packed_linear_elmo import packing_works
 from .quantized_linear_elmo import LEVELS, ElmoQuantizedLinear, signed_levels
-from .weight_packs_elmo import has_nothing_attached, in_huge_pages, may_pack, packed_weight
+from .weight_packs_elmo import has_nothing_attached, may_pack, packed_weight
 
 # Kinds of weights in the C code.
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
@@ -179,9 +180,8 @@ def native_serves(input_proj: nn.Module, hidden_proj: nn.Module, output_proj: nn
     panel, (gates, width) = library.elmo_panel(), weights[1].shape
     size = gates // 4
     fits = weights[0].shape == (gates, width) and gates == 4 * size
-    fits = fits and (
-        weights[2].shape == (width, size) if len(weights) > 2 and weights[2] is not None else width == size
-    )
+    projection = None if output_proj is None else weights[2]
+    fits = fits and (width == size if projection is None else projection.shape == (width, size))
     return fits and size % panel == 0 and width % panel == 0
 
 

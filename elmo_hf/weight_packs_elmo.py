@@ -4,10 +4,6 @@ They are kept beside the layers, not in them: copies, pickles and checkpoints kn
 one; which kernels it serves is the caller's matter.
 """
 
-import ctypes
-import functools
-import mmap
-import sys
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeGuard
@@ -16,11 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .fingerprint_elmo import Fingerprint, can_have_fingerprint
+from .memory_pages_elmo import drop_pages
 from .precision_elmo import is_lowered_by_autocast
-
-# Of madvise(2), on Linux.
-HUGE_PAGES, PAGE_OUT = 14, 21
-HUGE_PAGE = 2 << 20
 
 
 class _Pack:
@@ -32,7 +25,7 @@ class _Pack:
         # A tensor made in inference mode could not be used outside of it.
         with torch.inference_mode(False), torch.no_grad():
             self.packed = pack(weight.detach())
-        _drop_pages(weight)
+        drop_pages(weight)
 
 
 _packs: "weakref.WeakKeyDictionary[nn.Module, _Pack]" = weakref.WeakKeyDictionary()
@@ -73,8 +66,7 @@ def has_nothing_attached(layer: nn.Module) -> bool:
 
 
 def may_pack(layer: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a layer is plain, on a processor, used outside of training, tracing and autocast that lowers
-    its products, and not empty.
+    """Whether a layer is plain, on a processor, not empty, and used outside of training, tracing and lowering autocast.
 
     In training the weights are out of date after the next step: what was packed is released.
     """
@@ -102,63 +94,3 @@ def _must_stay(weight: Tensor) -> bool:
 def is_traced() -> bool:
     """Whether somebody watches which operations run: a compiler, a tracer, a transformation of functions."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-
-
-# Memory
-
-
-def in_huge_pages(count: int, dtype: torch.dtype) -> Tensor:
-    """An empty tensor [count] at the start of a cache line, in huge pages where it is large and the system has them.
-
-    What is read from one end to the other for every word is read faster so: a processor fetches ahead only within a
-    page.
-    """
-    size = dtype.itemsize
-    alignment = HUGE_PAGE if count * size >= 2 * HUGE_PAGE else 64
-    memory = torch.empty(count + alignment // size, dtype=dtype, device="cpu")
-    start = -memory.data_ptr() % alignment // size
-    tensor = memory[start : start + count]
-    if alignment == HUGE_PAGE:
-        _advise(tensor.data_ptr(), tensor.data_ptr() + count * size, HUGE_PAGES)
-    return tensor
-
-
-def _drop_pages(weight: Tensor) -> None:
-    """Let the system take back the memory of a weight that is mapped from a checkpoint's file.
-
-    Once packed, the plain weight is only read again to train, save or convert; its pages then come back from the file.
-    Nothing is lost: pages that were changed are not the file's, and stay. Without effect on other systems than Linux,
-    and on weights in ordinary memory.
-    """
-    start, end = weight.data_ptr(), weight.data_ptr() + weight.numel() * weight.element_size()
-    if _is_mapped_file(start, end):
-        _advise(start, end, PAGE_OUT)
-
-
-def _advise(start: int, end: int, advice: int) -> None:
-    """`madvise` for the whole pages between two addresses."""
-    advise = _madvise()
-    start, end = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
-    if advise is not None and start < end:
-        advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)
-
-
-@functools.cache
-def _madvise() -> Callable[..., int] | None:
-    try:
-        return ctypes.CDLL(None).madvise if sys.platform == "linux" else None
-    except (OSError, AttributeError, TypeError):
-        return None
-
-
-def _is_mapped_file(start: int, end: int) -> bool:
-    try:
-        with open("/proc/self/maps", encoding="ascii", errors="replace") as maps:
-            for line in maps:
-                fields = line.split(maxsplit=5)
-                first, last = (int(part, 16) for part in fields[0].split("-"))
-                if first <= start < last:
-                    return end <= last and len(fields) == 6 and fields[5].startswith("/")
-    except (OSError, ValueError):
-        pass
-    return False

@@ -23,6 +23,7 @@ ORDER = [
     "fingerprint_elmo",
     "word_cache_elmo",
     "precision_elmo",
+    "memory_pages_elmo",
     "weight_packs_elmo",
     "packed_linear_elmo",
     "quantized_linear_elmo",

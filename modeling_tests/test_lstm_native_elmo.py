@@ -15,7 +15,7 @@ from elmo_hf.lstm_elmo import reference_lstm
 from elmo_hf.lstm_inference_elmo import inference_lstm
 from elmo_hf.lstm_native_elmo import NativeRecurrence, native_serves, native_works
 from elmo_hf.quantized_linear_elmo import ElmoQuantizedLinear
-from elmo_hf.weight_packs_elmo import in_huge_pages, release
+from elmo_hf.weight_packs_elmo import release
 
 pytestmark = pytest.mark.skipif(not native_works(torch.float32), reason="no C compiler at hand, or ELMO_HF_NATIVE=0")
 
@@ -354,10 +354,3 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lstm_native_elmo, "native_library", Full)
     with pytest.raises(MemoryError, match="smaller batches"):
         native(*arguments, layers)
-
-
-def test_memory_for_panels() -> None:
-    for count in (1, 1000, 3 << 20):
-        for dtype in (torch.float32, torch.bfloat16, torch.int8):
-            memory = in_huge_pages(count, dtype)
-            assert memory.shape == (count,) and memory.dtype == dtype and memory.data_ptr() % 64 == 0

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,7 +140,6 @@ def test_narrow_registers_compute_the_same(fresh: Path, monkeypatch: pytest.Monk
 
     if os.uname().machine != "x86_64":
         pytest.skip("other processors have other flags")
-    wide = native_library()
     monkeypatch.setattr(native_library_elmo, "PROCESSOR_FLAGS", (["-march=x86-64"],))
     narrow = native_library_elmo.native_library()
     assert narrow is not None and narrow.elmo_panel() == 8 and not narrow.elmo_has_integers()
@@ -157,18 +155,14 @@ def test_narrow_registers_compute_the_same(fresh: Path, monkeypatch: pytest.Monk
             inputs, [7, 6], hidden, cell, *layers, cell_clip=3.0, projection_clip=3.0, forget_bias=1.0
         )
     torch.testing.assert_close(found, expected[0], rtol=1e-5, atol=1e-6)
-    assert wide is None or isinstance(wide, ctypes.CDLL)
 
 
 @needs_compiler
 def test_threads_are_those_of_torch() -> None:
     """With the OpenMP of PyTorch's own builds; a build with another one starts threads of its own."""
     library = native_library()
-    assert library is not None
+    if library is None:
+        pytest.skip("ELMO_HF_NATIVE=0")
     if not hasattr(ctypes.CDLL(torch._C.__file__), "GOMP_parallel"):
         pytest.skip("this PyTorch has another OpenMP")
     assert ctypes.c_void_p.in_dll(library, "open_mp_parallel").value
-
-
-def test_the_cache_is_where_others_are() -> None:
-    assert shutil.which("cc") is None or native_library_elmo._cache_folder().name == "elmo_hf"

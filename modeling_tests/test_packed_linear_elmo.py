@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from elmo_hf import ElmoModel, packed_linear_elmo, weight_packs_elmo
+from elmo_hf import ElmoModel, memory_pages_elmo, packed_linear_elmo, weight_packs_elmo
 from elmo_hf.packed_linear_elmo import PackedLinear, packing_works, product_of, products_dtype
 from elmo_hf.precision_elmo import multiplies_bfloat16
 from elmo_hf.weight_packs_elmo import release
@@ -250,7 +250,7 @@ def test_a_model_packs_and_releases():
     assert held(model) == 0
 
 
-@pytest.mark.skipif(not hasattr(weight_packs_elmo.mmap, "MAP_PRIVATE"), reason="needs memory-mapped files")
+@pytest.mark.skipif(not hasattr(memory_pages_elmo.mmap, "MAP_PRIVATE"), reason="needs memory-mapped files")
 @torch.no_grad()
 def test_pages_that_were_dropped_come_back(tmp_path):
     """Those of the file, and those that were written after mapping."""
@@ -264,7 +264,7 @@ def test_pages_that_were_dropped_come_back(tmp_path):
     weight[100:200] = 2.0
     inputs = torch.randn(3, 512)
     close(product_of(layer)(inputs), functional.linear(inputs.double(), weight.double()))
-    assert weight_packs_elmo._is_mapped_file(layer.weight.data_ptr(), layer.weight.data_ptr() + 4 * 512 * 512)
+    assert memory_pages_elmo._is_mapped_file(layer.weight.data_ptr(), layer.weight.data_ptr() + 4 * 512 * 512)
     assert torch.equal(layer.weight, weight)
     assert path.read_bytes() != weight.numpy().tobytes()
 
