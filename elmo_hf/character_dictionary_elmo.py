@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .characters_elmo import check_max_characters_per_word
+from .complete_files_elmo import appearing
 
 BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN, PADDING = "<bos>", "<eos>", "<oov>", "<pad>"
 # As they are used, not as they are called.
@@ -91,15 +92,10 @@ class CharacterDictionary:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a JSON object of symbols and ids; it appears under its name only when it is complete."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         ids = dict(sorted(self.ids.items(), key=lambda item: item[1]))
-        try:
-            text = json.dumps(ids, ensure_ascii=False, indent=0)
-            temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        text = json.dumps(ids, ensure_ascii=False, indent=0)
+        with appearing(path) as aside:
+            aside.write_text(text + "\n", encoding="utf-8", newline="\n")
 
     @property
     def num_characters(self) -> int:

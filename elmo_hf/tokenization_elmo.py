@@ -28,6 +28,7 @@ from transformers.utils.generic import PaddingStrategy, TensorType
 
 from .character_dictionary_elmo import CharacterDictionary, DictionarySpelling
 from .characters_elmo import NUM_CHARACTERS, ByteSpelling, check_max_characters_per_word
+from .complete_files_elmo import appearing
 from .encodings_elmo import (
     PADDING,
     LazyEncodings,
@@ -534,12 +535,8 @@ class ElmoTokenizer(TokenizersBackend):
         filename_prefix: str | None = None,
     ) -> tuple[str, ...]:
         path = Path(save_directory, (filename_prefix + "-" if filename_prefix else "") + "tokenizer.json")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            self.backend_tokenizer.save(str(temporary))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with appearing(path) as aside:
+            self.backend_tokenizer.save(str(aside))
         if self._dictionary is None:
             return (*file_names, str(path))
         beside = path.with_name(path.name.removesuffix("tokenizer.json") + CHARACTER_VOCABULARY)

@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from .complete_files_elmo import appearing
+
 MAXIMUM_TERM = "!!!MAXTERMID"
 """A line of some published files that is no word; the originals skip it too."""
 
@@ -96,14 +98,8 @@ def write_vocabulary(words: Iterable[str], path: str | os.PathLike[str]) -> None
                 "save the tokenizer with save_pretrained() instead"
             )
         lines.append(word + "\n")
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(lines)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with appearing(path) as aside, aside.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines)
 
 
 def number_words(words: Sequence[str], pad_token: str, mask_token: str, where: str) -> dict[str, int]:

@@ -15,6 +15,7 @@ ORDER = [
     "labels_elmo",
     "layer_norm_elmo",
     "characters_elmo",
+    "complete_files_elmo",
     "character_dictionary_elmo",
     "pos_tags_elmo",
     "pretokenization_elmo",

@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TextIO
+
+from ..complete_files_elmo import appearing
 
 
 @contextmanager
@@ -13,11 +14,5 @@ def written(name: str | None) -> Iterator[TextIO | None]:
     if name is None or name == "-":
         yield None if name is None else sys.stdout
         return
-    path = Path(name)
-    aside = path.with_name(f".{path.name}.writing")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            yield file
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with appearing(name) as aside, aside.open("w", encoding="utf-8") as file:
+        yield file

@@ -12,13 +12,14 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import h5py
 
+from ..complete_files_elmo import appearing
 from .plan import Plan, Shard
 from .writers import RECORD, Format, join_hdf5, read_record
 
@@ -204,20 +205,14 @@ class Output:
         Raises:
             OSError: it cannot be written, as on a full disk; the message tells what is safe.
         """
-        aside = path.with_name(f".{path.name}.{os.getpid()}.writing")
         try:
-            yield aside
-            with aside.open("rb+") as file:
-                os.fsync(file.fileno())
-            aside.replace(path)
+            with appearing(path) as aside:
+                yield aside
         except OSError as error:
             raise OSError(
                 f"{what} cannot be written: {error}. What was complete before is unharmed; make room, or remedy what "
                 "is wrong, and give the same command again: it continues from there"
             ) from error
-        finally:
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
 
     def _write_json(self, path: Path, value: dict[str, Any]) -> None:
         with self.appearing(path, str(path)) as aside:

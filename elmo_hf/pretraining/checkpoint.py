@@ -25,6 +25,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from ..complete_files_elmo import appearing
+
 PREFIX = "step-"
 WRITING, DELETED = ".writing-", ".deleted-"
 
@@ -216,15 +218,8 @@ def replace_folder(path: Path, write: Write) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to a temporary name beside `path` and move it into place."""
-    aside = path.with_name(f".{path.name}.writing")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with appearing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -16,6 +16,7 @@ import transformers
 from huggingface_hub import ModelCard, ModelCardData
 
 import elmo_hf
+from elmo_hf.complete_files_elmo import appearing
 from elmo_hf.pretraining.checkpoint import write_text
 from elmo_hf.pretraining.perplexity import perplexity_of
 from elmo_hf.pretraining.settings import PretrainingSettings
@@ -182,12 +183,8 @@ def draw_curves(log: MetricsLog, path: Path, title: str, loss: str) -> None:
     losses.grid(alpha=0.3, which="both")
     speed.set(xlabel="words seen (millions)", ylabel="words/s", ylim=(0, None))
     speed.grid(alpha=0.3)
-    aside = path.with_name(f".{path.name}.writing")
-    try:
+    with appearing(path) as aside:
         figure.savefig(aside, format="png", dpi=120)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def write_card(

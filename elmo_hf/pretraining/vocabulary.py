@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ..complete_files_elmo import appearing
 from ..vocabulary_elmo import MAXIMUM_TERM, read_vocabulary, write_vocabulary
 from .corpus import Corpus
 from .shards import Shard
@@ -61,14 +62,9 @@ class Vocabulary:
         Each file appears under its name only when it is complete.
         """
         if counts:
-            target = counts_path(path)
-            temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-            try:
-                with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-                    file.writelines(f"{word}\t{count}\n" for word, count in zip(self.words, self.counts, strict=True))
-                os.replace(temporary, target)
-            finally:
-                temporary.unlink(missing_ok=True)
+            lines = (f"{word}\t{count}\n" for word, count in zip(self.words, self.counts, strict=True))
+            with appearing(counts_path(path)) as aside, aside.open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(lines)
         write_vocabulary(self.words, path)
 
     @classmethod
