@@ -7,7 +7,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_elmo import ElmoConfig
 from .context_word_layer_elmo import ElmoContextWordLayer
-from .initialization_elmo import starting_with
+from .initialization_elmo import glorot_bound, starting_with
 from .lstm_elmo import ElmoState, bidirectional_lstm, projected_lstm
 from .lstm_gpu_elmo import serves_padded
 from .packing_elmo import PackedBatch
@@ -24,13 +24,12 @@ class ElmoLstm(nn.Module):
         self.projection_clip = config.projection_clip
         self.forget_bias = config.forget_bias
         # Glorot-uniform over the original's one kernel, whose rows are the input's and the recurrence's.
-        scale = (6 / (2 * width + 4 * cell)) ** 0.5
+        scale = glorot_bound(2 * width, 4 * cell)
         self.input_proj = starting_with(nn.Linear(width, 4 * cell), "uniform", scale)
         self.hidden_proj = starting_with(nn.Linear(width, 4 * cell, bias=False), "uniform", scale)
         self.output_proj = None
         if config.cell_projection:
-            scale = (6 / (cell + width)) ** 0.5
-            self.output_proj = starting_with(nn.Linear(cell, width, bias=False), "uniform", scale)
+            self.output_proj = starting_with(nn.Linear(cell, width, bias=False), "uniform", glorot_bound(cell, width))
 
     def forward(
         self, inputs: Tensor, batch_sizes: list[int], hidden: Tensor, cell: Tensor, index: Tensor | None = None

@@ -2,12 +2,12 @@
 
 Transformers calls `_init_weights` on the module that owns a tensor, and a plain `nn.Linear` does not know what part it
 plays. So every layer of a biLM is marked when it is built, and `initialise` reads the mark. Values are those of
-bilm-tf's training code.
+bilm-tf's training code but for tables of words (see `word_embeddings_elmo`).
 """
 
 from typing import Literal, NamedTuple, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import initialization as init
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -20,6 +20,13 @@ class InitialValues(NamedTuple):
     scale: float
     bias: float = 0.0
 
+    def draw(self, weight: Tensor) -> None:
+        """Fill a weight, or new rows of one; a tensor that was loaded stays."""
+        if self.distribution == "uniform":
+            init.uniform_(weight, -self.scale, self.scale)
+        else:
+            init.normal_(weight, std=self.scale)
+
 
 def starting_with(
     module: Module, distribution: Literal["uniform", "normal"], scale: float, bias: float = 0.0
@@ -29,16 +36,24 @@ def starting_with(
     return module
 
 
+def initial_values_of(module: nn.Module) -> InitialValues | None:
+    """What `module` was marked with; `None` without mark."""
+    values = getattr(module, "initial_values", None)
+    return values if isinstance(values, InitialValues) else None
+
+
+def glorot_bound(inputs: int, outputs: int) -> float:
+    """TensorFlow's default, uniform in [-bound, bound], for a matrix of these sides (Glorot and Bengio 2010)."""
+    return (6 / (inputs + outputs)) ** 0.5
+
+
 def initialise(module: nn.Module) -> bool:
     """Set the initial values of a marked module; tensors that were loaded stay. False for a module without mark."""
-    values = getattr(module, "initial_values", None)
-    if not isinstance(values, InitialValues):
+    values = initial_values_of(module)
+    if values is None:
         return False
     weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
-    if values.distribution == "uniform":
-        init.uniform_(weight, -values.scale, values.scale)
-    else:
-        init.normal_(weight, std=values.scale)
+    values.draw(weight)
     padding = getattr(module, "padding_idx", None)
     # A row of a loaded tensor does not know that it was loaded.
     if padding is not None and not getattr(weight, "_is_hf_initialized", False):

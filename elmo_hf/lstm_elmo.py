@@ -41,6 +41,15 @@ class ElmoState(NamedTuple):
         """The same values cut from the graph that made them (truncated back-propagation through time)."""
         return ElmoState(self.hidden.detach(), self.cell.detach())
 
+    def reset(self, rows: Tensor) -> "ElmoState":
+        """The same values, but zero, as before a first word, where `rows` is true.
+
+        Args:
+            rows: (2, rows) bool, directions forward, backward; on the state's device.
+        """
+        where = rows[None, :, :, None]
+        return ElmoState(self.hidden.masked_fill(where, 0), self.cell.masked_fill(where, 0))
+
 
 def reference_lstm(
     inputs: Tensor,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .configuration_elmo import ElmoConfig
-from .initialization_elmo import starting_with
+from .initialization_elmo import InitialValues, glorot_bound, starting_with
 from .lstm_elmo import projected_lstm
 from .packing_elmo import PackedBatch
 from .word_embeddings_elmo import ElmoWordEmbeddings
@@ -19,8 +19,8 @@ class ElmoWordVectors(ElmoWordEmbeddings):
     """A task's own word vectors; at first uniform, of length one on average, whatever the size of the vocabulary."""
 
     @staticmethod
-    def bound(words: int, size: int) -> float:
-        return (3 / size) ** 0.5
+    def first_values(config: ElmoConfig, size: int) -> InitialValues:
+        return InitialValues("uniform", (3 / size) ** 0.5)
 
 
 class ElmoTaskLstm(nn.Module):
@@ -33,7 +33,7 @@ class ElmoTaskLstm(nn.Module):
         super().__init__()
         self.size = size
         # Glorot-uniform over one kernel, whose rows are the input's and the recurrence's.
-        scale = (6 / (input_size + 5 * size)) ** 0.5
+        scale = glorot_bound(input_size + size, 4 * size)
         self.input_proj = starting_with(nn.Linear(input_size, 4 * size), "uniform", scale)
         self.hidden_proj = starting_with(nn.Linear(size, 4 * size, bias=False), "uniform", scale)
 

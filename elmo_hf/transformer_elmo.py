@@ -18,13 +18,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_elmo import ElmoConfig
-from .initialization_elmo import starting_with
+from .initialization_elmo import glorot_bound, starting_with
 from .layer_norm_elmo import ElmoLayerNorm
 
 
 def glorot_linear(inputs: int, outputs: int) -> nn.Linear:
     """A linear layer that starts as the original's."""
-    return starting_with(nn.Linear(inputs, outputs), "uniform", (6 / (inputs + outputs)) ** 0.5)
+    return starting_with(nn.Linear(inputs, outputs), "uniform", glorot_bound(inputs, outputs))
 
 
 def eager_attention_forward(

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from .configuration_elmo import ElmoConfig
 from .embeddings_elmo import ElmoCharacterEmbeddings, distinct_rows
 from .fingerprint_elmo import can_have_fingerprint
-from .initialization_elmo import starting_with
+from .initialization_elmo import glorot_bound, starting_with
 from .word_cache_elmo import WordCache
-from .word_embeddings_elmo import ElmoWordEmbeddings, glorot_bound, word_embeddings_of
+from .word_embeddings_elmo import ElmoWordEmbeddings, word_embeddings_of
 
 
 class ElmoPosTagEmbeddings(nn.Module):

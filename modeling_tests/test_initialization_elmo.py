@@ -52,11 +52,22 @@ def test_initial_values_of_word_vectors():
         vocab_size=902, character_filters=[], word_embedding_size=64, projection_size=64, cell_size=64
     )  # fmt: skip
     model = ElmoForPreTraining(config)
-    # Glorot-uniform over the original's table, which has neither padding nor mask.
     table = model.get_input_embeddings().weight
-    assert_uniform(table[1:], (6 / (900 + 64)) ** 0.5)
+    assert_uniform(table[1:], 1.0)
     assert (table[0] == 0).all()
     assert_normal(model.softmax.weight, 64**-0.5)
+
+
+def test_initial_values_of_word_vectors_that_are_the_softmax_too():
+    config = ElmoConfig(
+        vocab_size=902, character_filters=[], word_embedding_size=64, projection_size=64, cell_size=64,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    model = ElmoForPreTraining(config)
+    assert model.get_input_embeddings().weight is model.softmax.weight
+    assert_normal(model.softmax.weight[1:], 64**-0.5)
+    # The padding word's row, which no probability is computed from.
+    assert (model.softmax.weight[0] == 0).all()
 
 
 def test_a_loaded_padding_row_survives_initialisation(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from elmo_hf.lstm_elmo import projected_lstm, reference_lstm
+from elmo_hf.lstm_elmo import ElmoState, projected_lstm, reference_lstm
 
 ROWS, WIDTH, CELL = 4, 3, 5
 
@@ -97,3 +97,16 @@ def test_cell_stays_in_single_precision_under_half():
     )  # fmt: skip
     assert outputs.dtype == hidden.dtype == torch.bfloat16
     assert cell.dtype == torch.float32
+
+
+def test_the_state_of_single_rows_is_forgotten():
+    state = ElmoState(torch.randn(2, 2, ROWS, WIDTH), torch.randn(2, 2, ROWS, CELL))
+    rows = torch.rand(2, ROWS) < 0.5
+    rows[0, 0], rows[1, 0] = True, False
+    fresh = state.reset(rows)
+    for before, after in zip(state, fresh, strict=True):
+        assert after.shape == before.shape
+        for direction in range(2):
+            for row in range(ROWS):
+                expected = before[:, direction, row] * (not rows[direction, row])
+                torch.testing.assert_close(after[:, direction, row], expected, atol=0, rtol=0)

@@ -54,6 +54,16 @@ def test_resizing_keeps_padding_and_follows_the_mean_of_real_words(table):
     assert not table.word_embeddings.weight.requires_grad
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_new_rows_start_as_a_new_table_does(tied):
+    table = ElmoWordEmbeddings(tiny_config(**WORD_INPUT, tie_word_embeddings=tied))
+    size = table.word_embeddings.embedding_dim
+    table.resize(2012, mean_resizing=False)
+    new = table.word_embeddings.weight[12:]
+    assert new.std().item() == pytest.approx(size**-0.5 if tied else 3**-0.5, rel=0.05)
+    assert (new.abs().max() <= 1) == (not tied)
+
+
 def test_a_padding_word_elsewhere_or_nowhere():
     table = ElmoWordEmbeddings(tiny_config(**WORD_INPUT, pad_token_id=11))
     assert table.word_embeddings.padding_idx == 11

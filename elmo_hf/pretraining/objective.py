@@ -64,6 +64,8 @@ class StreamingObjective(nn.Module):
             table of words hold the touched rows only. For `optimiser.Adagrad`, whose update of an untouched row is
             none; AdamW and FSDP cannot read them. Distributed data parallelism leaves them to
             `optimiser.reduce_row_gradients`.
+        reset_states: forget the carried state of the rows whose batch begins with a sentence (one in about fifteen), so
+            that the model learns to begin where it has read nothing. bilm-tf never does.
 
     Raises:
         ValueError: a loss that the model's softmax does not have, or more samples than words.
@@ -77,6 +79,7 @@ class StreamingObjective(nn.Module):
         num_samples: int = 8192,
         seed: int = 0,
         sparse_gradients: bool = False,
+        reset_states: bool = False,
     ) -> None:
         super().__init__()
         adaptive = isinstance(model.softmax, ElmoAdaptiveSoftmax)
@@ -93,6 +96,7 @@ class StreamingObjective(nn.Module):
         if loss == "sampled":
             words = model.config.vocab_size - len(model.softmax.excluded_ids)
             self.sampler = LogUniformSampler(words, num_samples, seed)
+        self.reset_states = reset_states
         self.sparse_gradients = sparse_gradients and loss == "sampled"
         sparse: list[Tensor] = list(model.softmax.parameters()) if self.sparse_gradients else []
         table_of_words = word_table_of(model.elmo.embeddings)
@@ -184,6 +188,10 @@ class StreamingObjective(nn.Module):
                 f"the state has {state.hidden.shape[2]} rows and the batch {rows}: a row of the state belongs to the "
                 "same row of the batch; start from state=None when the number of rows changes"
             )
+        if state is not None and self.reset_states:
+            if batch.forward_starts is None or batch.backward_starts is None:
+                raise ValueError("reset_states=True needs batches that say which rows begin with a sentence")
+            state = state.reset(torch.stack([batch.forward_starts, batch.backward_starts]))
         initial = encoder.state_for(rows, words, state)
         outputs, final = encoder.run_layers(forward, backward, [rows] * steps, initial.detach())
         top = torch.cat(outputs[-1])

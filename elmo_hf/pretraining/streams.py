@@ -49,6 +49,7 @@ class StreamBatch:
         starts_fresh: whether the recurrent states must be zero before this batch (sentence-independent batches).
         forward_pos_tag_ids, backward_pos_tag_ids: (rows, steps) int64, the parts of speech of the inputs; 0 for none,
             as at boundaries and padding. `None` when they were not asked for.
+        forward_starts, backward_starts: (rows,) bool, whether a row's first word is the boundary before a sentence.
     """
 
     forward_input_ids: Tensor
@@ -62,6 +63,8 @@ class StreamBatch:
     starts_fresh: bool = False
     forward_pos_tag_ids: Tensor | None = None
     backward_pos_tag_ids: Tensor | None = None
+    forward_starts: Tensor | None = None
+    backward_starts: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.backward_words < 0:
@@ -446,7 +449,7 @@ class SentenceStreams:
         return bounded.backwards(0, len(words)) if reverse else bounded
 
     def _encode(self, runs: list[list[_Run]], length: int) -> tuple[dict[str, Tensor | None], int]:
-        """Runs of each row -> input ids and more of the inputs, labels, of (rows, length); the number of labels."""
+        """Runs of each row -> inputs and labels (rows, length), which rows begin sentences; the number of labels."""
         words: list[str] = []
         tags: list[int] = []
         counts: list[int] = []  # of targets, run by run
@@ -479,6 +482,7 @@ class SentenceStreams:
             "input_ids": torch.from_numpy(input_ids),
             "character_ids": characters,
             "labels": torch.from_numpy(labels),
+            "starts": torch.tensor([bool(of_row) and of_row[0][1] == 0 for of_row in runs]),
         }
         if self.pos_tag_ids:
             pos_tags = np.zeros(here.shape, np.int64)

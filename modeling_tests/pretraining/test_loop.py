@@ -62,17 +62,18 @@ def uninterrupted(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 # ---- what a run does
 
 
-@pytest.mark.parametrize("accumulation", [1, 3])
-def test_takes_the_steps_of_a_plain_loop(corpus: Path, tmp_path: Path, accumulation: int) -> None:
+@pytest.mark.parametrize(("accumulation", "resets"), [(1, False), (3, False), (1, True)])
+def test_takes_the_steps_of_a_plain_loop(corpus: Path, tmp_path: Path, accumulation: int, resets: bool) -> None:
     run = settings(
-        corpus, tmp_path / "run", max_steps=4, dropout=0.0, gradient_accumulation_steps=accumulation, stop_after=4
-    )
+        corpus, tmp_path / "run", max_steps=4, dropout=0.0, gradient_accumulation_steps=accumulation, stop_after=4,
+        reset_states=resets,
+    )  # fmt: skip
     # A run that only writes down its initial weights and leaves.
     first = settings(corpus, tmp_path / "first", dropout=0.0, max_steps=1, learning_rate=1e-30)
     pretrain(first)
     model = ElmoForPreTraining.from_pretrained(tmp_path / "first" / "model").train()
     tokenizer = ElmoTokenizer.from_pretrained(tmp_path / "first" / "model")
-    objective = StreamingObjective(model, num_samples=run.num_samples, seed=run.seed)
+    objective = StreamingObjective(model, num_samples=run.num_samples, seed=run.seed, reset_states=resets)
     optimiser, _ = build_optimiser(model, run)
     streams, state = open_streams(run, tokenizer, 0, 1), None
     for _ in range(4):
@@ -91,6 +92,24 @@ def test_takes_the_steps_of_a_plain_loop(corpus: Path, tmp_path: Path, accumulat
     model.save_pretrained(tmp_path / "plain")
     assert summary.checkpoint is not None
     assert_same_weights(tmp_path / "plain", summary.checkpoint, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("asked", [None, True, False])
+@pytest.mark.parametrize("shape", [{}, {"word_embedding_size": 5}, {"character_filters": [], "word_embedding_size": 8}])
+def test_models_without_characters_forget_states_unless_told_otherwise(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: dict[str, Any], asked: bool | None
+) -> None:
+    seen = []
+
+    class Seen(StreamingObjective):
+        def __init__(self, *args: Any, reset_states: bool, **options: Any) -> None:
+            seen.append(reset_states)
+            super().__init__(*args, reset_states=reset_states, **options)
+
+    monkeypatch.setattr(loop, "StreamingObjective", Seen)
+    overrides = json.dumps({**SHAPE, **shape})
+    pretrain(settings(corpus, tmp_path / "run", config_overrides=overrides, max_steps=1, reset_states=asked))
+    assert seen == ["character_filters" in shape if asked is None else asked]
 
 
 def test_a_whole_run_leaves_a_model_that_others_can_load(corpus: Path, tmp_path: Path) -> None:

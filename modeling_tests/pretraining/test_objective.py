@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from elmo_hf import ElmoConfig, ElmoForPreTraining
+from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoState
 from elmo_hf.adaptive_softmax_elmo import default_cutoffs
 from elmo_hf.pretraining.objective import StreamingObjective
 from elmo_hf.pretraining.optimiser import OptimiserSettings, build_optimiser, clip_gradients
@@ -175,6 +175,29 @@ def test_state_continues_the_text_and_cuts_the_graph() -> None:
     assert not second.state.cell.requires_grad
     fresh = dataclasses.replace(part(slice(3, 6)), starts_fresh=True)
     torch.testing.assert_close(objective(fresh, first.state).loss, objective(fresh).loss, atol=0, rtol=0)
+
+
+def test_states_are_forgotten_where_sentences_begin() -> None:
+    model = ElmoForPreTraining(small_config())
+    objective = StreamingObjective(model, loss="full", reset_states=True).double()
+    starts = {
+        "forward_starts": torch.tensor([True, False, False]),
+        "backward_starts": torch.tensor([False, False, True]),
+    }
+    batch = dataclasses.replace(small_batch(), **starts)
+    carried = objective(small_batch(seed=1)).state
+    by_hand = ElmoState(carried.hidden.clone(), carried.cell.clone())
+    for part in by_hand:
+        part[:, 0, 0] = 0
+        part[:, 1, 2] = 0
+    result = objective(batch, carried)
+    plain = StreamingObjective(model, loss="full")
+    torch.testing.assert_close(result.loss, plain(batch, by_hand).loss, atol=1e-12, rtol=0)
+    torch.testing.assert_close(objective.contexts(batch, carried)[1], plain.contexts(batch, by_hand)[1])
+    assert (result.loss - plain(batch, carried).loss).abs() > 1e-4
+    assert carried.hidden[:, 0, 0].abs().sum() > 0  # the given state is a value, and stays
+    with pytest.raises(ValueError, match="which rows begin with a sentence"):
+        objective(small_batch(), carried)
 
 
 def test_parts_of_a_step_add_up() -> None:

@@ -56,6 +56,7 @@ def test_has_every_option_of_the_optimiser() -> None:
             "pos_tag_set and initialize_from contradict each other: a checkpoint has its own",
         ),
         ({"initialize_from": "folder", "character_dictionary": "c.json"}, "character_dictionary and initialize_from"),
+        ({"reset_states": True, "sentence_independent": True}, "no state is carried that could be forgotten"),
     ],
 )
 def test_refuses_what_cannot_be(changed: dict[str, Any], message: str) -> None:
@@ -106,6 +107,7 @@ def test_the_command_line_has_every_option() -> None:
     parser = HfArgumentParser(PretrainingSettings)
     arguments = ["--train_data", "a.txt", "b/*.gz", "--output-dir", "run", "--vocabulary", "vocab.txt"]
     arguments += ["--no_shuffle", "--max_steps", "5", "--loss", "adaptive", "--softmax_cutoffs", "10", "20"]
+    arguments += ["--reset_states", "false"]
     (settings,) = parser.parse_args_into_dataclasses(arguments)
     assert settings == PretrainingSettings(
         train_data=["a.txt", "b/*.gz"],
@@ -115,6 +117,7 @@ def test_the_command_line_has_every_option() -> None:
         max_steps=5,
         loss="adaptive",
         softmax_cutoffs=[10, 20],
+        reset_states=False,
     )
     assert "%" not in parser.format_help()
     assert all(field.metadata["help"] for field in dataclasses.fields(PretrainingSettings))

@@ -93,6 +93,28 @@ def test_hand_worked_batches(tokenizer):
     assert tail.backward_labels.tolist() == [[*ids("the <S>"), -100], [*ids("<S>"), -100, -100]]
     assert tail.words == tail.backward_words == 3
     assert not any(batch.starts_fresh for batch in (first, second, tail))
+    assert [batch.forward_starts.tolist() for batch in (first, second, tail)] == [
+        [True] * 2,
+        [False, True],
+        [False] * 2,
+    ]
+    assert [batch.backward_starts.tolist() for batch in (first, second, tail)] == [
+        [True] * 2,
+        [False, True],
+        [False] * 2,
+    ]
+
+
+def test_rows_say_whether_they_begin_with_a_sentence():
+    corpus = random_corpus(200)
+    streams = SentenceStreams(corpus, encoder_of(corpus), 5, 4, epochs=1, seed=2)
+    bos, eos = (streams.encoder.word_ids[streams.encoder.slots([word])[0]] for word in ("<S>", "</S>"))
+    seen = set()
+    for batch in streams:
+        assert batch.forward_starts.tolist() == (batch.forward_input_ids[:, 0] == bos).tolist()
+        assert batch.backward_starts.tolist() == (batch.backward_input_ids[:, 0] == eos).tolist()
+        seen |= {*batch.forward_starts.tolist(), *batch.backward_starts.tolist()}
+    assert seen == {True, False}
 
 
 def test_batches_of_bilm_tf_itself(reference):
