@@ -211,14 +211,13 @@ class Run:
         start = Start.from_settings(settings, newest)
         self.tokenizer: ElmoTokenizer = start.tokenizer
         self.model: ElmoForPreTraining = start.model.to(accelerator.device).train()
-        no_characters = character_embeddings_of(self.model.elmo.embeddings) is None
         self.plain_objective = StreamingObjective(
             self.model,
             loss=settings.loss,
             num_samples=settings.num_samples,
             seed=settings.seed,
             sparse_gradients=settings.optimizer == "adagrad",
-            reset_states=no_characters if settings.reset_states is None else settings.reset_states,
+            reset_states=settings.reset_states,
         )
         self.objective: nn.Module = self.plain_objective
         self.optimiser, self.scheduler = build_optimiser(self.model, settings, settings.max_steps)

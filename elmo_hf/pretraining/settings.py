@@ -1,6 +1,6 @@
 """Every option of a pretraining run, in one flat and validated set: the one source of the command line's options.
 
-Defaults are bilm-tf's (`bin/train_elmo.py`) where it has the option.
+Defaults are bilm-tf's (`bin/train_elmo.py`) where it has the option, and its ways otherwise but for `reset_states`.
 """
 
 import dataclasses
@@ -132,11 +132,10 @@ class PretrainingSettings:
         "One sentence a row and no carried state, in batches of similar length, instead of running streams. A "
         "Transformer needs it, and unroll_steps is then the longest sentence that is read uncut.",
     )
-    reset_states: bool | None = option(
-        None,
-        "Forget the carried state of a row whose batch begins with a sentence (about one in fifteen): so a model "
-        "learns to begin at zero, as it later reads sentences. bilm-tf never forgets; by default a model without "
-        "characters does, which otherwise goes astray there.",
+    reset_states: bool = option(
+        True,
+        "Forget the carried state of a row whose batch begins with a sentence (about one in fifteen): so the model "
+        "learns to begin at zero, as it is later given sentences. bilm-tf never forgets (no_reset_states).",
     )
     gradient_accumulation_steps: int = option(1, "Batches whose gradients make one step.")
     epochs: int = option(10, "Passes over train_data.")
@@ -254,11 +253,6 @@ class PretrainingSettings:
             for name in ("pos_tag_set", "character_dictionary"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} and initialize_from contradict each other: a checkpoint has its own")
-        if self.reset_states and self.sentence_independent:
-            raise ValueError(
-                "reset_states=True and sentence_independent=True: no state is carried that could be forgotten; leave "
-                "reset_states out"
-            )
         if self.softmax_cutoffs is not None and self.loss != "adaptive":
             raise ValueError(f"softmax_cutoffs={self.softmax_cutoffs} needs loss='adaptive', not {self.loss!r}")
         if self.evaluate_every is not None and not self.held_out_data:

@@ -94,24 +94,6 @@ def test_takes_the_steps_of_a_plain_loop(corpus: Path, tmp_path: Path, accumulat
     assert_same_weights(tmp_path / "plain", summary.checkpoint, tolerance=1e-6)
 
 
-@pytest.mark.parametrize("asked", [None, True, False])
-@pytest.mark.parametrize("shape", [{}, {"word_embedding_size": 5}, {"character_filters": [], "word_embedding_size": 8}])
-def test_models_without_characters_forget_states_unless_told_otherwise(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: dict[str, Any], asked: bool | None
-) -> None:
-    seen = []
-
-    class Seen(StreamingObjective):
-        def __init__(self, *args: Any, reset_states: bool, **options: Any) -> None:
-            seen.append(reset_states)
-            super().__init__(*args, reset_states=reset_states, **options)
-
-    monkeypatch.setattr(loop, "StreamingObjective", Seen)
-    overrides = json.dumps({**SHAPE, **shape})
-    pretrain(settings(corpus, tmp_path / "run", config_overrides=overrides, max_steps=1, reset_states=asked))
-    assert seen == ["character_filters" in shape if asked is None else asked]
-
-
 def test_a_whole_run_leaves_a_model_that_others_can_load(corpus: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     summary = pretrain(settings(corpus, output, epochs=1, max_steps=None, evaluate_every=20))
