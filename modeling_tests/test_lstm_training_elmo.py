@@ -170,7 +170,7 @@ class TestBfloat16Products:
         monkeypatch.setattr(lstm_training_elmo, "multiplies_bfloat16", lambda: can_multiply)
         model = ElmoModel(tiny_config(**WORD_INPUT, cell_clip=3.0, projection_clip=3.0)).train()
         with torch.no_grad():
-            for parameter in model.encoder.parameters():
+            for parameter in [*model.encoder.parameters(), *model.embeddings.parameters()]:
                 parameter.normal_(std=0.4)
         batch = batch_of(["a b c d", "e f", "g"])
 

@@ -847,7 +847,9 @@ def test_code_travels_with_the_files(tmp_path: Path, tokenizer: ElmoTokenizer) -
     assert config["auto_map"] == {"AutoTokenizer": ["tokenization_elmo.ElmoTokenizer", None]}
     assert {path.name for path in tmp_path.glob("*.py")} == {
         f"{name}_elmo.py"
-        for name in "character_dictionary characters encodings pos_tags pretokenization tokenization vocabulary".split()
+        for name in (
+            "character_dictionary characters complete_files encodings pos_tags pretokenization tokenization vocabulary"
+        ).split()
     }
 
 
