@@ -7,6 +7,7 @@ bilm-tf's training code but for tables of words (see `word_embeddings_elmo`).
 
 from typing import Literal, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
@@ -21,7 +22,7 @@ class InitialValues(NamedTuple):
     bias: float = 0.0
 
     def draw(self, weight: Tensor) -> None:
-        """Fill a weight, or new rows of one; a tensor that was loaded stays."""
+        """Fill a weight, or some of its rows; a tensor that was loaded stays."""
         if self.distribution == "uniform":
             init.uniform_(weight, -self.scale, self.scale)
         else:
@@ -36,12 +37,6 @@ def starting_with(
     return module
 
 
-def initial_values_of(module: nn.Module) -> InitialValues | None:
-    """What `module` was marked with; `None` without mark."""
-    values = getattr(module, "initial_values", None)
-    return values if isinstance(values, InitialValues) else None
-
-
 def glorot_bound(inputs: int, outputs: int) -> float:
     """TensorFlow's default, uniform in [-bound, bound], for a matrix of these sides (Glorot and Bengio 2010)."""
     return (6 / (inputs + outputs)) ** 0.5
@@ -49,8 +44,8 @@ def glorot_bound(inputs: int, outputs: int) -> float:
 
 def initialise(module: nn.Module) -> bool:
     """Set the initial values of a marked module; tensors that were loaded stay. False for a module without mark."""
-    values = initial_values_of(module)
-    if values is None:
+    values = getattr(module, "initial_values", None)
+    if not isinstance(values, InitialValues):
         return False
     weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
     values.draw(weight)
@@ -61,3 +56,11 @@ def initialise(module: nn.Module) -> bool:
     if bias is not None:
         init.constant_(bias, values.bias)
     return True
+
+
+@torch.no_grad()
+def initialise_rows(module: nn.Module, rows: Tensor) -> None:
+    """Fill rows that a marked module's weight is to gain, as a new module's: (n, width), in place."""
+    values = getattr(module, "initial_values", None)
+    assert isinstance(values, InitialValues)
+    values.draw(rows)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .configuration_elmo import ElmoConfig
-from .initialization_elmo import starting_with
+from .initialization_elmo import initialise_rows, starting_with
 
 # Logits computed at a time, words x vocabulary: 256 MB in float32.
 LOGITS_AT_A_TIME = 2**26
@@ -103,7 +103,7 @@ class ElmoSoftmax(nn.Linear):
         if mean_resizing and words.any():
             weight[kept:], bias[kept:] = old_weight[words].mean(0), old_bias[words].mean(0)
         else:
-            weight[kept:].normal_(std=self.in_features**-0.5)
+            initialise_rows(self, weight[kept:])
         self.weight = nn.Parameter(weight, requires_grad=old_weight.requires_grad)
         self.bias = nn.Parameter(bias, requires_grad=old_bias.requires_grad)
         self.out_features = size

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_elmo import ElmoConfig
-from .initialization_elmo import InitialValues, initial_values_of, starting_with
+from .initialization_elmo import InitialValues, initialise_rows, starting_with
 from .softmax_elmo import ids_without_probability
 
 
@@ -87,9 +87,7 @@ class ElmoWordEmbeddings(nn.Module):
         if mean_resizing and words:
             weight[kept:] = old[words].mean(0)
         else:
-            first = initial_values_of(table)
-            assert first is not None
-            first.draw(weight[kept:])
+            initialise_rows(table, weight[kept:])
         table.weight = nn.Parameter(weight, requires_grad=old.requires_grad)
         table.num_embeddings = size
         if table.padding_idx is not None and table.padding_idx >= size:
