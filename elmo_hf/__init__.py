@@ -1,90 +1,85 @@
-"""ELMo (Peters et al. 2018) for Hugging Face Transformers: models, tokenizer, Auto classes."""
+"""ELMo (Peters et al. 2018) for Hugging Face Transformers: models, tokenizer, Auto classes.
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-)
+Public names load on first use, so that `import elmo_hf` costs next to nothing. The Auto classes of Transformers know
+the models as soon as both packages are imported, in either order.
+"""
 
-from .collators import ElmoDataCollatorForMultipleChoice
-from .configuration_elmo import ElmoConfig
-from .corpus_embedding import CorpusEmbedding, OutputConflictError, embed_corpus
-from .embedding import embed, embed_iter
-from .long_documents import embed_document
-from .lstm_elmo import ElmoState
-from .modeling_elmo import (
-    ElmoForMaskedLM,
-    ElmoForMultipleChoice,
-    ElmoForPreTraining,
-    ElmoForPreTrainingOutput,
-    ElmoForQuestionAnswering,
-    ElmoForSequenceClassification,
-    ElmoForTokenClassification,
-    ElmoModel,
-    ElmoModelOutput,
-    ElmoPreTrainedModel,
-)
-from .quantization import quantize
-from .question_answering import Answer, answer_question, answers_from_spans, question_answering_features
-from .scoring import Scores, score
-from .tagging import tag, tag_iter
-from .tokenization_elmo import ElmoTokenizer
-from .vocabulary_elmo import read_vocabulary_lines, words_of_vocabulary_lines
-from .word_vectors import WordVectorReport, WordVectors, read_word_vectors, start_from_word_vectors
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from elmo_hf import registration
+from elmo_hf.version import __version__
 
-__all__ = [
-    "Answer",
-    "CorpusEmbedding",
-    "ElmoConfig",
-    "ElmoDataCollatorForMultipleChoice",
-    "ElmoForMaskedLM",
-    "ElmoForMultipleChoice",
-    "ElmoForPreTraining",
-    "ElmoForPreTrainingOutput",
-    "ElmoForQuestionAnswering",
-    "ElmoForSequenceClassification",
-    "ElmoForTokenClassification",
-    "ElmoModel",
-    "ElmoModelOutput",
-    "ElmoPreTrainedModel",
-    "ElmoState",
-    "ElmoTokenizer",
-    "OutputConflictError",
-    "Scores",
-    "WordVectorReport",
-    "WordVectors",
-    "__version__",
-    "answer_question",
-    "answers_from_spans",
-    "embed",
-    "embed_corpus",
-    "embed_document",
-    "embed_iter",
-    "quantize",
-    "question_answering_features",
-    "read_vocabulary_lines",
-    "read_word_vectors",
-    "score",
-    "start_from_word_vectors",
-    "tag",
-    "tag_iter",
-    "words_of_vocabulary_lines",
-]
+if TYPE_CHECKING:
+    from elmo_hf.collators import ElmoDataCollatorForMultipleChoice
+    from elmo_hf.corpus_embedding import CorpusEmbedding, OutputConflictError, embed_corpus
+    from elmo_hf.inference.answers import Answer, answer_question, answers_from_spans, question_answering_features
+    from elmo_hf.inference.documents import embed_document
+    from elmo_hf.inference.embedding import embed, embed_iter
+    from elmo_hf.inference.quantization import quantize
+    from elmo_hf.inference.scoring import Scores, score
+    from elmo_hf.inference.tagging import tag, tag_iter
+    from elmo_hf.model.configuration_elmo import ElmoConfig
+    from elmo_hf.model.modeling_elmo import (
+        ElmoForMaskedLM,
+        ElmoForMultipleChoice,
+        ElmoForPreTraining,
+        ElmoForPreTrainingOutput,
+        ElmoForQuestionAnswering,
+        ElmoForSequenceClassification,
+        ElmoForTokenClassification,
+        ElmoModel,
+        ElmoModelOutput,
+        ElmoPreTrainedModel,
+    )
+    from elmo_hf.model.state import ElmoState
+    from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
+    from elmo_hf.tokenizer.vocabulary import read_vocabulary_lines, words_of_vocabulary_lines
+    from elmo_hf.word_vectors import WordVectorReport, WordVectors, read_word_vectors, start_from_word_vectors
 
-AutoConfig.register("elmo", ElmoConfig)
-AutoTokenizer.register(ElmoConfig, tokenizer_class=ElmoTokenizer)
-AutoModel.register(ElmoConfig, ElmoModel)
-AutoModelForMaskedLM.register(ElmoConfig, ElmoForMaskedLM)
-AutoModelForPreTraining.register(ElmoConfig, ElmoForPreTraining)
-AutoModelForMultipleChoice.register(ElmoConfig, ElmoForMultipleChoice)
-AutoModelForQuestionAnswering.register(ElmoConfig, ElmoForQuestionAnswering)
-AutoModelForSequenceClassification.register(ElmoConfig, ElmoForSequenceClassification)
-AutoModelForTokenClassification.register(ElmoConfig, ElmoForTokenClassification)
+# Where each public name lives.
+_HOMES = {
+    "collators": ["ElmoDataCollatorForMultipleChoice"],
+    "corpus_embedding": ["CorpusEmbedding", "OutputConflictError", "embed_corpus"],
+    "inference.answers": ["Answer", "answer_question", "answers_from_spans", "question_answering_features"],
+    "inference.documents": ["embed_document"],
+    "inference.embedding": ["embed", "embed_iter"],
+    "inference.quantization": ["quantize"],
+    "inference.scoring": ["Scores", "score"],
+    "inference.tagging": ["tag", "tag_iter"],
+    "model.configuration_elmo": ["ElmoConfig"],
+    "model.modeling_elmo": [
+        "ElmoForMaskedLM",
+        "ElmoForMultipleChoice",
+        "ElmoForPreTraining",
+        "ElmoForPreTrainingOutput",
+        "ElmoForQuestionAnswering",
+        "ElmoForSequenceClassification",
+        "ElmoForTokenClassification",
+        "ElmoModel",
+        "ElmoModelOutput",
+        "ElmoPreTrainedModel",
+    ],
+    "model.state": ["ElmoState"],
+    "tokenizer.tokenization_elmo": ["ElmoTokenizer"],
+    "tokenizer.vocabulary": ["read_vocabulary_lines", "words_of_vocabulary_lines"],
+    "word_vectors": ["WordVectorReport", "WordVectors", "read_word_vectors", "start_from_word_vectors"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
+
+
+registration.install()

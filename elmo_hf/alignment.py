@@ -23,13 +23,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .alignment_elmo import ElmoAlignment
-from .configuration_elmo import ElmoConfig
-from .embedding import embed_iter
-from .language_model_elmo import ElmoForPreTraining
-from .loading import Name, check_sentences, load_tokenizer
-from .pretrained_elmo import ElmoPreTrainedModel
-from .tokenization_elmo import ElmoTokenizer
+from elmo_hf.inference.embedding import embed_iter
+from elmo_hf.inference.loading import Name, check_sentences, load_tokenizer
+from elmo_hf.model.configuration_elmo import ElmoConfig
+from elmo_hf.model.language_model import ElmoForPreTraining
+from elmo_hf.model.layer_alignment import ElmoAlignment
+from elmo_hf.model.pretrained import ElmoPreTrainedModel
+from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 Pair = tuple[str, str]
 Doubles = NDArray[np.float64]

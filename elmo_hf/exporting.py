@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 
-from .embeddings_elmo import ElmoCharacterEmbeddings
-from .encoder_elmo import ElmoEncoder, ElmoLayer, ElmoLstm
-from .model_elmo import ElmoModel
-from .pretrained_elmo import ElmoPreTrainedModel
-from .sequence_classification_elmo import ElmoForSequenceClassification
-from .task_layers_elmo import ElmoTaskLayer, ElmoTaskLayers, ElmoTaskLstm, ElmoWordVectors
-from .token_classification_elmo import ElmoForTokenClassification
-from .transformer_elmo import ElmoTransformerEncoder
-from .word_embeddings_elmo import ElmoProjectedWordEmbeddings, ElmoWordEmbeddings
-from .word_layer_elmo import ElmoJoinedEmbeddings, ElmoPosTagEmbeddings
+from elmo_hf.model.base_model import ElmoModel
+from elmo_hf.model.bilstm import ElmoEncoder, ElmoLayer, ElmoLstm
+from elmo_hf.model.character_embeddings import ElmoCharacterEmbeddings
+from elmo_hf.model.pretrained import ElmoPreTrainedModel
+from elmo_hf.model.sequence_classification import ElmoForSequenceClassification
+from elmo_hf.model.task_layers import ElmoTaskLayer, ElmoTaskLayers, ElmoTaskLstm, ElmoWordVectors
+from elmo_hf.model.token_classification import ElmoForTokenClassification
+from elmo_hf.model.transformer import ElmoTransformerEncoder
+from elmo_hf.model.word_embeddings import ElmoProjectedWordEmbeddings, ElmoWordEmbeddings
+from elmo_hf.model.word_layer import ElmoJoinedEmbeddings, ElmoPosTagEmbeddings
 
 # Of the largest value; onnxruntime's own sums differ from PyTorch's in the last bits.
 TOLERANCE = 1e-5

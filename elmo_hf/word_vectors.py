@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .pretrained_elmo import ElmoPreTrainedModel
-from .word_embeddings_elmo import ElmoWordEmbeddings
+from elmo_hf.model.pretrained import ElmoPreTrainedModel
+from elmo_hf.model.word_embeddings import ElmoWordEmbeddings
 
 Format = Literal["text", "word2vec-binary"]
 

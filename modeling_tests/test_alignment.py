@@ -22,9 +22,9 @@ from elmo_hf.alignment import (
 )
 from elmo_hf.cli import main
 from hub_upload import convert, export, verify
+from modeling_tests.model.test_layer_alignment import FAMILY, random_maps
 
 from .hub_upload.checkpoints import read_hdf5, write_bilm
-from .test_alignment_elmo import FAMILY, random_maps
 from .tiny import batch_of, tiny_config, with_large_weights
 
 VOCABULARY = [f"{first}{second}" for first in "bdgklmnprst" for second in ("a", "ei", "o", "u")]

@@ -28,12 +28,12 @@ from elmo_hf import ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, E
 from elmo_hf.alignment import set_alignment
 from elmo_hf.pretraining import PretrainingSettings, pretrain
 from hub_upload import CheckpointError, convert, export, verify
+from modeling_tests.model.test_layer_alignment import random_maps
 
 from .hub_upload.checkpoints import bilm_arrays, options, read_hdf5, word_options, write_bilm
 from .hub_upload.language_models import pack, read_archive, write_language_model
 from .hub_upload.many_languages import classifier, dictionary, write_model
 from .pretraining.conftest import fresh_accelerate  # noqa: F401 - a fixture
-from .test_alignment_elmo import random_maps
 from .tiny import BOTH_INPUTS, tiny_config, with_large_weights
 
 README = Path(__file__).resolve().parent.parent / "README.md"

@@ -23,7 +23,7 @@ from elmo_hf import (
     ElmoModel,
     ElmoTokenizer,
 )
-from elmo_hf.configuration_elmo import AUTO_MAP
+from elmo_hf.model.configuration_elmo import AUTO_MAP
 
 from .tiny import BOTH_INPUTS, TRANSFORMER, WORD_INPUT, character_row, tiny_config, with_large_weights
 

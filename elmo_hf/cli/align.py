@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from elmo_hf.cli.text import add_text_options, open_text
-from elmo_hf.pretokenization_elmo import split_words
+from elmo_hf.tokenizer.pretokenization import split_words
+
+from .text import add_text_options, open_text
 
 if TYPE_CHECKING:
     from elmo_hf.pretraining import Corpus
@@ -64,7 +65,7 @@ def run(options: dict[str, Any]) -> int:
 
     from elmo_hf import ElmoModel, ElmoTokenizer
     from elmo_hf.alignment import anchors, fit_alignment, read_dictionary, set_alignment, translation_precision
-    from elmo_hf.loading import load_model
+    from elmo_hf.inference.loading import load_model
 
     pairs = read_dictionary(options["dictionary"])
     test_pairs = read_dictionary(options["test_dictionary"]) if options["test_dictionary"] else []

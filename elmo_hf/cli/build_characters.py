@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from elmo_hf.cli.text import add_text_options, open_text
+from .text import add_text_options, open_text
 
 
 def add_parser(commands: Any) -> None:

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from elmo_hf.cli.text import add_pos_options
+from .text import add_pos_options
 
 
 def add_parser(commands: Any) -> None:

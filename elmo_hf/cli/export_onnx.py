@@ -28,8 +28,9 @@ def run(options: dict[str, Any]) -> int:
     """Load, export, and print the file's name."""
     import torch
 
-    from elmo_hf import ElmoConfig, ElmoModel, modeling_elmo
+    from elmo_hf import ElmoConfig, ElmoModel
     from elmo_hf.exporting import export_onnx
+    from elmo_hf.model import modeling_elmo
 
     config = ElmoConfig.from_pretrained(options["model"])
     kinds = {kind.__name__: kind for kind in modeling_elmo.MODELS}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from ..complete_files_elmo import appearing
+from elmo_hf.atomic import appearing
 
 
 @contextmanager

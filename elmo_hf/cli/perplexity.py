@@ -4,8 +4,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from elmo_hf.cli.output import written
-from elmo_hf.cli.text import add_text_options, open_text
+from .output import written
+from .text import add_text_options, open_text
 
 if TYPE_CHECKING:
     from elmo_hf.pretraining import SentenceScore

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from elmo_hf.cli.output import written
-from elmo_hf.cli.text import add_text_options, open_text
+from .output import written
+from .text import add_text_options, open_text
 
 
 def add_parser(commands: Any) -> None:
@@ -29,8 +29,8 @@ def add_parser(commands: Any) -> None:
 
 def run(options: dict[str, Any]) -> int:
     """Call [`tag_iter`] and write what it finds."""
+    from elmo_hf.inference.tagging import tag_iter
     from elmo_hf.pretraining import TaggedSentence, word_splitter
-    from elmo_hf.tagging import tag_iter
 
     split = word_splitter(options["pre_tokenization"])
     words = (list(each.words) if isinstance(each, TaggedSentence) else split(each) for each in open_text(options))

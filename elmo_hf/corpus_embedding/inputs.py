@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-from ..pretraining.corpus import check_pos_options, no_column_in_text, open_corpus
-from ..pretraining.text_shards import COMPRESSIONS, TextShard
-from ..tagged_text import TaggedSentence, sentence_of_record, sentence_of_tokens
+from elmo_hf.corpus.sentences import check_pos_options, no_column_in_text, open_corpus
+from elmo_hf.corpus.tagged_text import TaggedSentence, sentence_of_record, sentence_of_tokens
+from elmo_hf.corpus.text_shards import COMPRESSIONS, TextShard
 
 # JSON: [number of the file, records before it in that file, where the file's reader goes on]
 Place = list[Any]

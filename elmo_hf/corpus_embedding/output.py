@@ -19,7 +19,8 @@ from typing import Any, BinaryIO
 
 import h5py
 
-from ..complete_files_elmo import appearing
+from elmo_hf.atomic import appearing
+
 from .plan import Plan, Shard
 from .writers import RECORD, Format, join_hdf5, read_record
 

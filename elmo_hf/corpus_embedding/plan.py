@@ -8,7 +8,8 @@ from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..tagged_text import TaggedSentence
+from elmo_hf.corpus.tagged_text import TaggedSentence
+
 from .inputs import Input, Place, Record
 
 

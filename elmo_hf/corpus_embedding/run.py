@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..embedding import Embedder, Layers, Vectors, open_embedder
-from ..loading import Name
-from ..long_documents import read_by_chunks, why_not_by_chunks
-from ..pos_tags_elmo import PosTags
-from ..pretokenization_elmo import check_pre_tokenization, split_words
-from ..pretrained_elmo import ElmoPreTrainedModel
-from ..quantization import quantize
-from ..tagged_text import TaggedSentence
-from ..tokenization_elmo import ElmoTokenizer
+from elmo_hf.corpus.tagged_text import TaggedSentence
+from elmo_hf.inference.documents import read_by_chunks, why_not_by_chunks
+from elmo_hf.inference.embedding import Embedder, Layers, Vectors, open_embedder
+from elmo_hf.inference.loading import Name
+from elmo_hf.inference.quantization import quantize
+from elmo_hf.model.pretrained import ElmoPreTrainedModel
+from elmo_hf.tokenizer.pos_tags import PosTags
+from elmo_hf.tokenizer.pretokenization import check_pre_tokenization, split_words
+from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
+
 from .inputs import Columns, Record, import_pyarrow, open_input
 from .output import Output, format_of_output
 from .plan import Plan, Shard, ShardReader, plan_shards, words_by_whitespace

@@ -15,8 +15,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..embedding import Vectors
-from ..tagged_text import Tags
+from elmo_hf.corpus.tagged_text import Tags
+from elmo_hf.inference.embedding import Vectors
+
 from .inputs import import_pyarrow
 
 Format = Literal["hdf5", "parquet", "safetensors"]

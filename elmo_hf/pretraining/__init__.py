@@ -6,24 +6,25 @@ The loop and its reports need the packages of `pip install "elmo-hf[train]"`, an
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from elmo_hf.precision_elmo import multiplies_bfloat16
-from elmo_hf.pretraining.character_dictionary import build_character_dictionary
-from elmo_hf.pretraining.corpus import Corpus, open_corpus
-from elmo_hf.pretraining.objective import PretrainingLoss, StreamingObjective
-from elmo_hf.pretraining.optimiser import OptimiserSettings, build_optimiser, clip_gradients, reduce_row_gradients
-from elmo_hf.pretraining.perplexity import SentenceScore, TextScore, perplexity, score_sentences
-from elmo_hf.pretraining.sampled_softmax import LogUniformSampler, log_expected_count
-from elmo_hf.pretraining.settings import PretrainingSettings
-from elmo_hf.pretraining.streams import SentenceStreams, StreamBatch
-from elmo_hf.pretraining.vocabulary import Vocabulary, build_vocabulary
-from elmo_hf.pretraining.warm_start import WarmStart, adopt_vocabulary, warm_start
-from elmo_hf.pretraining.word_encoder import word_splitter
-from elmo_hf.tagged_text import TaggedSentence, pos_tags_of
+from elmo_hf.corpus.character_dictionary_building import build_character_dictionary
+from elmo_hf.corpus.sentences import Corpus, open_corpus
+from elmo_hf.corpus.tagged_text import TaggedSentence, pos_tags_of
+from elmo_hf.corpus.vocabulary_building import Vocabulary, build_vocabulary
+from elmo_hf.corpus.word_encoder import word_splitter
+from elmo_hf.inference.perplexity import SentenceScore, TextScore, perplexity, score_sentences
+from elmo_hf.kernels.precision import multiplies_bfloat16
+
+from .objective import PretrainingLoss, StreamingObjective
+from .optimiser import OptimiserSettings, build_optimiser, clip_gradients, reduce_row_gradients
+from .sampled_softmax import LogUniformSampler, log_expected_count
+from .settings import PretrainingSettings
+from .streams import SentenceStreams, StreamBatch
+from .warm_start import WarmStart, adopt_vocabulary, warm_start
 
 if TYPE_CHECKING:
-    from elmo_hf.pretraining.checkpoint import CheckpointError
-    from elmo_hf.pretraining.loop import LossNotFiniteError, pretrain
-    from elmo_hf.pretraining.report import MetricsLog, RunSummary
+    from .checkpoint import CheckpointError
+    from .loop import LossNotFiniteError, pretrain
+    from .report import MetricsLog, RunSummary
 
 # What is imported when it is asked for, and where it is.
 LATER = {

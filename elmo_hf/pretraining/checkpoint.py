@@ -25,7 +25,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from ..complete_files_elmo import appearing
+from elmo_hf.atomic import appearing
 
 PREFIX = "step-"
 WRITING, DELETED = ".writing-", ".deleted-"

@@ -1,6 +1,6 @@
 """Cross-entropy of a softmax layer whose logits never exist all at once.
 
-`softmax_elmo.ElmoSoftmax` and `sampled_softmax.sampled_softmax_reference` define the losses. In training, their logits
+`softmax.ElmoSoftmax` and `sampled_softmax.sampled_softmax_reference` define the losses. In training, their logits
 are the largest thing in memory: 2560 words x 50,000 are half a gigabyte, read and written about ten times between the
 matrix products. Here a few hundred words at a time go through logits, loss and gradients while the logits are in the
 cache; what stays are the gradients themselves. That is possible because a loss is a sum over words whose weights

@@ -31,10 +31,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
-from elmo_hf.lstm_elmo import ElmoState
-from elmo_hf.modeling_elmo import ElmoForPreTraining
-from elmo_hf.precision_elmo import multiplies_bfloat16
-from elmo_hf.pretraining.checkpoint import (
+from elmo_hf.inference.perplexity import perplexity_of
+from elmo_hf.kernels.precision import multiplies_bfloat16
+from elmo_hf.model.modeling_elmo import ElmoForPreTraining
+from elmo_hf.model.state import ElmoState
+from elmo_hf.model.word_layer import character_embeddings_of
+from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
+
+from .checkpoint import (
     Checkpoints,
     random_states,
     read_json,
@@ -43,15 +47,12 @@ from elmo_hf.pretraining.checkpoint import (
     set_random_states,
     write_json,
 )
-from elmo_hf.pretraining.objective import StreamingObjective
-from elmo_hf.pretraining.optimiser import build_optimiser, clip_gradients, reduce_row_gradients
-from elmo_hf.pretraining.perplexity import perplexity_of
-from elmo_hf.pretraining.report import MetricsLog, RunSummary, draw_curves, peak_memory, write_card
-from elmo_hf.pretraining.settings import PretrainingSettings
-from elmo_hf.pretraining.start import Start, expected_steps, held_out_perplexity, open_streams
-from elmo_hf.pretraining.streams import StreamBatch
-from elmo_hf.tokenization_elmo import ElmoTokenizer
-from elmo_hf.word_layer_elmo import character_embeddings_of
+from .objective import StreamingObjective
+from .optimiser import build_optimiser, clip_gradients, reduce_row_gradients
+from .report import MetricsLog, RunSummary, draw_curves, peak_memory, write_card
+from .settings import PretrainingSettings
+from .start import Start, expected_steps, held_out_perplexity, open_streams
+from .streams import StreamBatch
 
 logger = get_logger(__name__)
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..adaptive_softmax_elmo import ElmoAdaptiveSoftmax
-from ..lstm_elmo import ElmoState
-from ..modeling_elmo import ElmoForPreTraining
-from ..softmax_elmo import ElmoSoftmax, frequency_ranks, ids_of_ranks
-from ..transformer_elmo import ElmoTransformerEncoder
-from ..word_layer_elmo import word_table_of
+from elmo_hf.model.adaptive_softmax import ElmoAdaptiveSoftmax
+from elmo_hf.model.modeling_elmo import ElmoForPreTraining
+from elmo_hf.model.softmax import ElmoSoftmax, frequency_ranks, ids_of_ranks
+from elmo_hf.model.state import ElmoState
+from elmo_hf.model.transformer import ElmoTransformerEncoder
+from elmo_hf.model.word_layer import word_table_of
+
 from .chunked_softmax import chunked_sampled_loss, chunked_softmax_loss
 from .sampled_softmax import LogUniformSampler, accidental_hits, gather_rows, log_expected_count
 

@@ -15,11 +15,12 @@ import torch
 import transformers
 from huggingface_hub import ModelCard, ModelCardData
 
-import elmo_hf
-from elmo_hf.complete_files_elmo import appearing
-from elmo_hf.pretraining.checkpoint import write_text
-from elmo_hf.pretraining.perplexity import perplexity_of
-from elmo_hf.pretraining.settings import PretrainingSettings
+from elmo_hf.atomic import appearing
+from elmo_hf.inference.perplexity import perplexity_of
+from elmo_hf.version import __version__
+
+from .checkpoint import write_text
+from .settings import PretrainingSettings
 
 CARD_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 # Points drawn of one curve: more than a figure's pixels show, and memory would grow with the run.
@@ -227,7 +228,8 @@ def write_card(
         pos_tag_set=pos_tag_set,
         processes=processes,
         curves=curves,
-        versions={module.__name__: module.__version__ for module in (elmo_hf, torch, transformers, accelerate)},
+        versions={"elmo_hf": __version__}
+        | {module.__name__: module.__version__ for module in (torch, transformers, accelerate)},
         python=platform.python_version(),
     )
     write_text(folder / "README.md", str(card))

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .corpus import Corpus
-from .shards import Position, ShardReader
+from elmo_hf.corpus.sentences import Corpus
+from elmo_hf.corpus.shards import Position, ShardReader
 
 # Sentences asked of a shard at a time, and the mean length at which a window counts as full: windows are bounded in
 # characters too, since a "sentence" may be a document.

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
 
-from elmo_hf.adaptive_softmax_elmo import default_cutoffs
-from elmo_hf.configuration_elmo import PRESETS, ElmoConfig
+from elmo_hf.model.adaptive_softmax import default_cutoffs
+from elmo_hf.model.configuration_elmo import PRESETS, ElmoConfig
 
 # Fields that say where and how often something is written, not what is learnt: a resumed run may change them.
 FREE_ON_RESUME = frozenset(

@@ -10,20 +10,21 @@ from typing import NamedTuple
 
 import torch
 
-from elmo_hf.adaptive_softmax_elmo import default_cutoffs
-from elmo_hf.configuration_elmo import ElmoConfig
-from elmo_hf.loading import load_model
-from elmo_hf.modeling_elmo import ElmoForPreTraining
-from elmo_hf.pretraining.corpus import Corpus, open_corpus
-from elmo_hf.pretraining.perplexity import TextScore, score_sentences
-from elmo_hf.pretraining.settings import PretrainingSettings
-from elmo_hf.pretraining.streams import SentenceStreams
-from elmo_hf.pretraining.vocabulary import Vocabulary, counts_path
-from elmo_hf.pretraining.warm_start import warm_start
-from elmo_hf.softmax_elmo import ElmoSoftmax
-from elmo_hf.tagged_text import TaggedSentence, pos_tags_of, read_pos_tag_set
-from elmo_hf.tokenization_elmo import ElmoTokenizer
-from elmo_hf.word_layer_elmo import character_embeddings_of, word_table_of
+from elmo_hf.corpus.sentences import Corpus, open_corpus
+from elmo_hf.corpus.tagged_text import TaggedSentence, pos_tags_of, read_pos_tag_set
+from elmo_hf.corpus.vocabulary_building import Vocabulary, counts_path
+from elmo_hf.inference.loading import load_model
+from elmo_hf.inference.perplexity import TextScore, score_sentences
+from elmo_hf.model.adaptive_softmax import default_cutoffs
+from elmo_hf.model.configuration_elmo import ElmoConfig
+from elmo_hf.model.modeling_elmo import ElmoForPreTraining
+from elmo_hf.model.softmax import ElmoSoftmax
+from elmo_hf.model.word_layer import character_embeddings_of, word_table_of
+from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
+
+from .settings import PretrainingSettings
+from .streams import SentenceStreams
+from .warm_start import warm_start
 
 
 class Start(NamedTuple):

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..tagged_text import tagged_sentence
-from .corpus import Corpus
+from elmo_hf.corpus.sentences import Corpus
+from elmo_hf.corpus.tagged_text import tagged_sentence
+from elmo_hf.corpus.word_encoder import TAGGED, WordEncoder, word_splitter
+
 from .sentence_order import SentenceOrder
-from .word_encoder import TAGGED, WordEncoder, word_splitter
 
 if TYPE_CHECKING:
-    from ..tokenization_elmo import ElmoTokenizer
+    from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 IGNORED_LABEL = -100
 STATE_VERSION = 1

@@ -13,14 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..adaptive_softmax_elmo import ElmoAdaptiveSoftmax
-from ..configuration_elmo import ElmoConfig
-from ..initialization_elmo import initialise
-from ..modeling_elmo import ElmoForPreTraining
-from ..softmax_elmo import ElmoSoftmax
-from ..tokenization_elmo import ElmoTokenizer
-from ..word_embeddings_elmo import ElmoWordEmbeddings
-from ..word_layer_elmo import word_table_of
+from elmo_hf.model.adaptive_softmax import ElmoAdaptiveSoftmax
+from elmo_hf.model.configuration_elmo import ElmoConfig
+from elmo_hf.model.initialization import initialise
+from elmo_hf.model.modeling_elmo import ElmoForPreTraining
+from elmo_hf.model.softmax import ElmoSoftmax
+from elmo_hf.model.word_embeddings import ElmoWordEmbeddings
+from elmo_hf.model.word_layer import word_table_of
+from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 NewRows = Literal["mean", "random"]
 

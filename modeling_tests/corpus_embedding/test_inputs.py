@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from elmo_hf.corpus.tagged_text import TaggedSentence
 from elmo_hf.corpus_embedding.inputs import Columns, open_input
 from elmo_hf.corpus_embedding.plan import Plan, ShardReader, plan_shards
-from elmo_hf.tagged_text import TaggedSentence
 
 LINES = ["the cat", "", "Straße 猫\u2028x", " spaces  here ", "a\tb", "last"]
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer
+from elmo_hf.corpus.sentences import open_corpus
 from elmo_hf.pretraining import (
     CheckpointError,
     LossNotFiniteError,
@@ -30,7 +31,6 @@ from elmo_hf.pretraining import (
     pretrain,
 )
 from elmo_hf.pretraining.checkpoint import read_tensors
-from elmo_hf.pretraining.corpus import open_corpus
 from elmo_hf.pretraining.start import fields_of, open_streams
 from modeling_tests.pretraining.runs import SHAPE, WORDS, losses, settings, start
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from elmo_hf.pretraining.corpus import Corpus, open_corpus
+from elmo_hf.corpus.sentences import Corpus, open_corpus
 from elmo_hf.pretraining.sentence_order import SentenceOrder
 
 LINES = [f"sentence {number}" for number in range(230)]

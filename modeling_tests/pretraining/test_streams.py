@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from elmo_hf import ElmoTokenizer
-from elmo_hf.characters_elmo import character_ids_of_word
-from elmo_hf.pretraining.corpus import Corpus, open_corpus
+from elmo_hf.corpus.sentences import Corpus, open_corpus
+from elmo_hf.corpus.tagged_text import TaggedSentence
+from elmo_hf.corpus.word_encoder import WordEncoder
 from elmo_hf.pretraining.streams import IGNORED_LABEL, SentenceStreams, StreamBatch
-from elmo_hf.pretraining.word_encoder import WordEncoder
-from elmo_hf.tagged_text import TaggedSentence
+from elmo_hf.tokenizer.characters import character_ids_of_word
 
 WORDS = ["<S>", "</S>", "<UNK>", "the", "cat", "dog", "sat", "ran", "on", "mat", "."]
 TENSORS = (

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoTokenizer
+from elmo_hf.corpus.sentences import open_corpus
+from elmo_hf.inference.perplexity import score_sentences
 from elmo_hf.pretraining import StreamingObjective, perplexity, pretrain, warm_start
-from elmo_hf.pretraining.corpus import open_corpus
-from elmo_hf.pretraining.perplexity import score_sentences
 from elmo_hf.pretraining.start import open_streams
 from elmo_hf.pretraining.streams import StreamBatch
 from modeling_tests.pretraining.runs import losses, settings

@@ -1,0 +1,1 @@
+"""Text of any source as sentences, lazily and resumably; vocabularies built from it."""

@@ -1,0 +1,229 @@
+"""The vocabulary of a corpus: its words by falling frequency, as the log-uniform sampler assumes.
+
+A vocabulary file has one word a line and begins with `<S>`, `</S>` and `<UNK>` (bilm-tf `data.Vocabulary`); beside it
+stands a file of counts. `ElmoTokenizer(vocab_file)` reads the first.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import chain, islice
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from elmo_hf.atomic import appearing
+from elmo_hf.tokenizer.vocabulary import MAXIMUM_TERM, read_vocabulary, write_vocabulary
+
+from .sentences import Corpus
+from .shards import Shard
+from .word_encoder import TAGGED, word_splitter
+
+BOS_TOKEN, EOS_TOKEN, UNK_TOKEN = SPECIAL_TOKENS = ("<S>", "</S>", "<UNK>")
+# Words that no vocabulary file may hold: the tokenizer's own, and a line that bilm-tf skips.
+RESERVED = frozenset({*SPECIAL_TOKENS, "<pad>", "<mask>", MAXIMUM_TERM})
+COUNTS_SUFFIX = ".counts.tsv"
+_SENTENCES_AT_A_TIME = 1024
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words with their counts, as `build_vocabulary` finds them.
+
+    Attributes:
+        words: `<S>`, `</S>`, `<UNK>`, then words by falling count, equal counts in the order of their characters.
+        counts: of each of them. Of the boundaries, the sentences; of `<UNK>`, the running words that were left out.
+    """
+
+    words: tuple[str, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def sentences(self) -> int:
+        """Sentences of the corpus."""
+        return self.counts[0]
+
+    @property
+    def running_words(self) -> int:
+        """Words of the corpus, known or not, without boundaries."""
+        return sum(self.counts) - 2 * self.sentences
+
+    @property
+    def coverage(self) -> float:
+        """Share of the running words that are in the vocabulary."""
+        return 1 - self.counts[2] / max(1, self.running_words)
+
+    def save(self, path: str | os.PathLike[str], *, counts: bool = True) -> None:
+        """Write the vocabulary file and, beside it, `<its name without suffix>.counts.tsv` of `word<TAB>count` lines.
+
+        Each file appears under its name only when it is complete.
+        """
+        if counts:
+            lines = (f"{word}\t{count}\n" for word, count in zip(self.words, self.counts, strict=True))
+            with appearing(counts_path(path)) as aside, aside.open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(lines)
+        write_vocabulary(self.words, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Vocabulary":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: one of the two files is missing.
+            ValueError: the vocabulary is none (see `check_vocabulary_file`), or its counts are of other words.
+        """
+        words = check_vocabulary_file(path)
+        target = counts_path(path)
+        with open(target, encoding="utf-8", newline="\n") as file:
+            rows = [line.rstrip("\n").split("\t") for line in file]
+        if [row[0] for row in rows] != words or not all(len(row) == 2 and row[1].isdecimal() for row in rows):
+            raise ValueError(f"{target} does not count the words of {path}: expected the same words, each with a count")
+        return cls(tuple(words), tuple(int(row[1]) for row in rows))
+
+
+def counts_path(path: str | os.PathLike[str]) -> Path:
+    """The file of counts beside a vocabulary file."""
+    return Path(path).with_suffix(COUNTS_SUFFIX)
+
+
+def check_vocabulary_file(path: str | os.PathLike[str]) -> list[str]:
+    """The words of a vocabulary file a language model can be trained with.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no text, lists a word twice, or lacks `<S>`, `</S>` or `<UNK>`; names file, line and remedy.
+    """
+    words = read_vocabulary(path)
+    missing = [token for token in SPECIAL_TOKENS if token not in words]
+    if missing:
+        raise ValueError(
+            f"{path}: no line for {', '.join(missing)}, expected <S>, </S>, <UNK> as the first three. Add them (to a "
+            "vocabulary without weights), or build the vocabulary with `elmo-hf build-vocab`"
+        )
+    return words
+
+
+def build_vocabulary(
+    corpus: Corpus,
+    *,
+    pre_tokenization: str = "whitespace",
+    min_count: int = 1,
+    max_size: int | None = None,
+    num_processes: int = 1,
+    progress: bool = True,
+) -> Vocabulary:
+    """Count the words of a corpus.
+
+    Memory grows with the distinct words, not with the corpus. The result does not depend on the processes. Words spelt
+    like a special token are left out.
+
+    Args:
+        corpus: read once, shard by shard.
+        pre_tokenization: `"whitespace"` for text tokenised already, `"ptb"` for raw text; of no effect on a corpus
+            with parts of speech, which has words already.
+        min_count: leave out rarer words.
+        max_size: words at most, `<S>`, `</S>` and `<UNK>` included; `None` for all.
+        num_processes: processes that count. Shards are shared out among them, so that a single compressed file
+            occupies only one. A script that calls this with more than one needs `if __name__ == "__main__":`.
+        progress: show a bar on stderr.
+
+    Raises:
+        ValueError: an argument out of range, or no word in the corpus, or none that is frequent enough.
+    """
+    if min_count < 1:
+        raise ValueError(f"min_count={min_count}: expected at least 1")
+    if max_size is not None and max_size <= len(SPECIAL_TOKENS):
+        raise ValueError(f"max_size={max_size}: expected more than {len(SPECIAL_TOKENS)}, room for <S>, </S>, <UNK>")
+    total: Counter[str] = Counter()
+    sentences = 0
+    with tqdm(desc="words", unit=" words", unit_scale=True, disable=not progress) as bar:
+        for part, part_sentences in counted_parts(corpus, pre_tokenization, num_processes):
+            total.update(part)
+            sentences += part_sentences
+            bar.update(sum(part.values()))
+    if not total:
+        raise ValueError(f"{corpus.name} holds no word: expected text with one sentence a line")
+    kept = [(word, count) for word, count in total.items() if count >= min_count and word not in RESERVED]
+    if not kept:
+        raise ValueError(
+            f"no word of {corpus.name} occurs {min_count} times: expected a min_count of at most {max(total.values())}"
+        )
+    kept.sort(key=lambda item: (-item[1], item[0]))
+    if max_size is not None:
+        del kept[max_size - len(SPECIAL_TOKENS) :]
+    left_out = sum(total.values()) - sum(count for _, count in kept)
+    return Vocabulary(
+        (*SPECIAL_TOKENS, *(word for word, _ in kept)),
+        (sentences, sentences, left_out, *(count for _, count in kept)),
+    )
+
+
+def counted_parts(corpus: Corpus, pre_tokenization: str, num_processes: int) -> Iterator[tuple[Counter[str], int]]:
+    """The words of parts of the corpus, counted, each with its number of sentences; arguments as in `build_vocabulary`.
+
+    Raises:
+        ValueError: no process, or another rule.
+    """
+    if num_processes < 1:
+        raise ValueError(f"num_processes={num_processes}: expected at least 1")
+    if corpus.is_tagged:
+        pre_tokenization = TAGGED
+    word_splitter(pre_tokenization)  # refuses an unknown name before anything is read
+    num_processes = min(num_processes, len(corpus.shards))
+    if num_processes == 1:
+        for shard in corpus.shards:
+            yield from _count_parts(shard, pre_tokenization)
+        return
+    with ProcessPoolExecutor(num_processes, mp_context=_process_context()) as pool:
+        waiting = iter(corpus.shards)
+        running: set[Future[tuple[Counter[str], int]]] = set()
+        try:
+            # Two shards a process at a time, so that finished counts do not pile up.
+            while running or (running := _submit(pool, waiting, pre_tokenization, 2 * num_processes)):
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                running |= _submit(pool, waiting, pre_tokenization, len(done))
+                for task in done:
+                    yield task.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _process_context() -> BaseContext:
+    # Forking this process may hang, since torch runs threads in it. A server that has only imported the package
+    # may be forked, and spares every process the seconds that the import takes.
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _submit(
+    pool: ProcessPoolExecutor, waiting: Iterator[Shard], pre_tokenization: str, count: int
+) -> "set[Future[tuple[Counter[str], int]]]":
+    return {pool.submit(count_shard, shard, pre_tokenization) for shard in islice(waiting, count)}
+
+
+def _count_parts(shard: Shard, pre_tokenization: str) -> Iterator[tuple[Counter[str], int]]:
+    split = word_splitter(pre_tokenization)
+    reader = shard.open()
+    try:
+        while sentences := reader.take(_SENTENCES_AT_A_TIME):
+            yield Counter(chain.from_iterable(map(split, sentences))), len(sentences)
+    finally:
+        reader.close()
+
+
+def count_shard(shard: Shard, pre_tokenization: str) -> tuple[Counter[str], int]:
+    """The words of one shard, counted, and its sentences: what a process does."""
+    total: Counter[str] = Counter()
+    sentences = 0
+    for part, part_sentences in _count_parts(shard, pre_tokenization):
+        total.update(part)
+        sentences += part_sentences
+    return total, sentences

@@ -1,0 +1,205 @@
+"""Text to words, words to ids and character rows, at the speed a training run needs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elmo_hf.tokenizer.characters import ByteSpelling
+from elmo_hf.tokenizer.encodings import Spelling, without_surrogates
+from elmo_hf.tokenizer.pos_tags import NO_TAG, PosTags
+from elmo_hf.tokenizer.pretokenization import check_pre_tokenization, word_spans
+
+from .tagged_text import TaggedSentence, words_of_tagged_text
+
+if TYPE_CHECKING:
+    from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
+
+# Distinct words whose rows are kept: 65,536 cover 97 % of running English, and 50 characters each take 6.5 MB. When
+# the table is full it starts afresh, so memory is bounded whatever the corpus holds.
+CACHED_WORDS = 2**16
+TAGGED = "tagged"
+"""The rule of sentences with parts of speech, in place of a pre-tokenisation: they are words already."""
+
+
+def word_splitter(pre_tokenization: str) -> Callable[[str], list[str]]:
+    """The function that splits a sentence into words.
+
+    Args:
+        pre_tokenization: `"whitespace"` for text that is tokenised already (`str.split`, as bilm-tf reads its
+            corpora), `"ptb"` for raw text (`ElmoTokenizer`'s Penn-Treebank-like rules); `TAGGED` for the texts of
+            tagged sentences.
+
+    Raises:
+        ValueError: another name.
+    """
+    if pre_tokenization == TAGGED:
+        return words_of_tagged_text
+    if check_pre_tokenization(pre_tokenization) == "whitespace":
+        return str.split
+    return split_raw_text
+
+
+def split_raw_text(sentence: str) -> list[str]:
+    """The words of one raw sentence by `ElmoTokenizer`'s Penn-Treebank-like rules."""
+    return [sentence[start:end] for start, end in word_spans(sentence, "ptb")]
+
+
+class WordEncoder:
+    """Word ids and character rows of running text, through a bounded table of the words seen lately.
+
+    Ids are the tokenizer's: padding 0, then the vocabulary file's lines. A word outside the vocabulary keeps its own
+    characters and gets the id of `<UNK>`. As in bilm-tf, `<S>` and `</S>` *are* the boundaries, also where a text
+    spells them, unless `special_boundary_words` is false. `<pad>` and `<mask>` spelt in a text are unknown words: no
+    original predicts them.
+
+    Args:
+        vocabulary: word -> id.
+        bos_token, eos_token, unk_token: the boundaries and the unknown word, in `vocabulary`.
+        excluded_tokens: words of `vocabulary` that no text can mean: padding and mask.
+        max_characters_per_word: length of a character row of bytes.
+        spelling: how words become rows of characters, if not so.
+        special_boundary_words: as the tokenizer's.
+        pos_tag_set: as the tokenizer's.
+        cached_words: size of the table.
+
+    Attributes:
+        pos_tags: the parts of speech, `None` without a set of them.
+        bos_token, eos_token: what stands for the boundaries in lists of words. Where boundaries spelt in a text are
+            not the boundaries themselves, no word of any text is like them.
+
+    Raises:
+        ValueError: a special token is missing from the vocabulary.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Mapping[str, int],
+        *,
+        bos_token: str = "<S>",
+        eos_token: str = "</S>",
+        unk_token: str = "<UNK>",
+        excluded_tokens: tuple[str, ...] = ("<pad>", "<mask>"),
+        max_characters_per_word: int = 50,
+        spelling: Spelling | None = None,
+        special_boundary_words: bool = True,
+        pos_tag_set: Sequence[str] | None = None,
+        cached_words: int = CACHED_WORDS,
+    ) -> None:
+        missing = [token for token in (bos_token, eos_token, unk_token) if token not in vocabulary]
+        if missing:
+            raise ValueError(
+                f"the vocabulary of {len(vocabulary)} words lacks {', '.join(missing)}: a language model needs "
+                f"{bos_token}, {eos_token} and {unk_token}. `elmo-hf build-vocab` writes them as the first three lines"
+            )
+        # Words have no line breaks.
+        mark = "" if special_boundary_words else "\n"
+        self.bos_token, self.eos_token = bos_token + mark, eos_token + mark
+        self.pos_tags = None if pos_tag_set is None else PosTags(pos_tag_set)
+        self._boundary_ids = vocabulary[bos_token], vocabulary[eos_token]
+        self._spelling = ByteSpelling(max_characters_per_word) if spelling is None else spelling
+        self.max_characters_per_word = self._spelling.max_characters_per_word
+        # Longer words may be cut to a boundary before they are looked up.
+        self._boundary_forms = (bos_token, eos_token) if special_boundary_words else ()
+        self._vocabulary = dict(vocabulary)
+        for token in excluded_tokens:
+            self._vocabulary.pop(token, None)
+        self._unknown = self._vocabulary[unk_token]
+        self._capacity = max(cached_words, 2)
+        self._restart(self._capacity)
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: "ElmoTokenizer") -> "WordEncoder":
+        """The encoder that agrees with a tokenizer, id by id and character by character.
+
+        Raises:
+            ValueError: the tokenizer has no `<S>`, `</S>` or `<UNK>`.
+        """
+        specials = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "unk_token")}
+        absent = [name for name, token in specials.items() if token is None]
+        if absent:
+            raise ValueError(f"the tokenizer's {', '.join(absent)} is None: expected '<S>', '</S>' and '<UNK>'")
+        return cls(
+            tokenizer.get_vocab(),
+            excluded_tokens=tuple(token for token in (tokenizer.pad_token, tokenizer.mask_token) if token is not None),
+            spelling=tokenizer.spelling,
+            special_boundary_words=tokenizer.special_boundary_words,
+            pos_tag_set=tokenizer.pos_tag_set,
+            **specials,
+        )
+
+    def slots(self, words: list[str]) -> NDArray[np.int64]:
+        """Places of `words` in `word_ids` and `character_ids`, (len(words),); valid until the next call."""
+        if not words:
+            return np.zeros(0, np.int64)
+        slots = self._slot.find(words)
+        if len(self._slot) > len(self.word_ids):
+            # A single list with more distinct words than the table holds gets a larger table.
+            self._restart(max(self._capacity, len(set(words)) + 2))
+            slots = self._slot.find(words)
+        if self._slot.new:
+            self._fill(self._slot.new)
+            self._slot.new = []
+        return slots
+
+    def encode(self, words: list[str]) -> tuple[NDArray[np.int64], NDArray[np.signedinteger]]:
+        """Word ids (len(words),) int64 and character rows (len(words), max_characters_per_word)."""
+        slots = self.slots(words)
+        return self.word_ids[slots], self.character_ids[slots]
+
+    def pos_tag_ids(self, sentence: TaggedSentence) -> list[int]:
+        """The parts of speech of a sentence, those of its boundaries included.
+
+        Raises:
+            ValueError: one that the set does not have; no set.
+        """
+        if self.pos_tags is None:
+            raise ValueError("the tokenizer has no parts of speech: make it with pos_tag_set=[...]")
+        try:
+            return [NO_TAG, *self.pos_tags.ids_of(sentence.tags, sentence.words), NO_TAG]
+        except ValueError as error:
+            raise ValueError(f"{' '.join(sentence.words[:8])!r}: {error}") from None
+
+    def encode_ids(self, words: list[str]) -> NDArray[np.int64]:
+        """Word ids (len(words),) int64."""
+        return self.word_ids[self.slots(words)]
+
+    def _fill(self, new: list[str]) -> None:
+        """Write the rows of the words that were given the last slots."""
+        last = slice(len(self._slot) - len(new), len(self._slot))
+        find = self._vocabulary.get
+        forms = list(map(self._spelling.lookup_form, new))
+        self.word_ids[last] = [
+            find(form if form.isascii() else without_surrogates(form), self._unknown) for form in forms
+        ]
+        self.character_ids[last] = self._spelling.rows(new)
+        for place, form in enumerate(forms, last.start):
+            if form in self._boundary_forms:
+                self.character_ids[place] = self.character_ids[self._boundary_forms.index(form)]
+
+    def _restart(self, capacity: int) -> None:
+        self.word_ids = np.zeros(capacity, np.int64)
+        self.character_ids = np.zeros((capacity, self.max_characters_per_word), self._spelling.dtype)
+        self._slot = _Slots({self.bos_token: 0, self.eos_token: 1})
+        self.word_ids[:2] = self._boundary_ids
+        self.character_ids[:2] = self._spelling.boundary_rows()
+
+
+class _Slots(dict[str, int]):
+    """Word -> slot, which gives a word that it lacks the next slot and notes it in `new`."""
+
+    def __init__(self, slots: dict[str, int]) -> None:
+        super().__init__(slots)
+        self.new: list[str] = []
+
+    def __missing__(self, word: str) -> int:
+        slot = self[word] = len(self)
+        self.new.append(word)
+        return slot
+
+    def find(self, words: list[str]) -> NDArray[np.int64]:
+        """The slots of at least one word."""
+        # One call in C for all words; with one word it would not return a tuple.
+        return np.array(itemgetter(*words, words[0])(self)[:-1], np.int64)

@@ -1,0 +1,1 @@
+"""Reading text with a trained model: vectors, scores, tags, answers."""

@@ -1,0 +1,276 @@
+"""Sentences to NumPy arrays of contextual word vectors: `embed`, and `embed_iter` for streams."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from elmo_hf.corpus.tagged_text import TaggedSentence
+from elmo_hf.model.base_model import ElmoModel, ElmoModelOutput
+from elmo_hf.model.pretrained import ElmoPreTrainedModel
+from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
+
+from .loading import Name, check_pos_tags, check_sentences, load_model, load_tokenizer, with_pos_tags
+
+Layers: TypeAlias = Literal["mix", "top", "average", "all"]
+Sentences: TypeAlias = Iterable[str | Sequence[str]]
+Vectors: TypeAlias = NDArray[np.floating]
+
+
+def embed(
+    sentences: Sentences,
+    model: ElmoPreTrainedModel | Name,
+    tokenizer: ElmoTokenizer | Name | None = None,
+    *,
+    pos_tags: Iterable[Sequence[str | None]] | None = None,
+    layers: Layers = "mix",
+    boundaries: bool = False,
+    batch_words: int = 2048,
+    window: int = 8,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool | None = None,
+) -> list[Vectors]:
+    """Contextual vectors of the words of sentences.
+
+    Every sentence is read by itself, from zero states. Sentences of about the same length are read together, and
+    their vectors returned in the order of the sentences.
+
+    Args:
+        sentences: each a text, which the tokenizer splits into words, or a list of words. Any iterable.
+        model: any ELMo model with a biLM, or the folder of its checkpoint.
+        tokenizer: the model's; by default the one in its checkpoint's folder.
+        pos_tags: for a model that reads them, the parts of speech of each sentence's words, beside `sentences`, which
+            are lists of words then; `None` for a word without one. Other models ignore them.
+        layers: `"mix"`, the model's (first) mix of layers, learned or not; `"top"`, the last layer; `"average"`, the
+            mean of all layers, word layer included; or `"all"` of them.
+        boundaries: keep the vectors of `<S>` and `</S>` as first and last word.
+        batch_words: how many words, padding and boundaries included, are read at a time; a longer sentence alone.
+        window: how many batches' sentences are sorted by length together.
+        device, dtype: of a model that is given as a folder; by default a GPU if there is one, and as stored.
+        progress: show a progress bar; by default where the output is a terminal.
+
+    Returns:
+        One array a sentence: (words, 2 * projection_size), or (layers, words, 2 * projection_size) for `"all"`, the
+        word layer first. Float32, or float64 of a model in float64. A sentence without words has 0 of them.
+
+        A mix with `scalar_mix_layer_norm` normalises by the statistics of a batch. Such a model reads sentence by
+        sentence, so that no sentence's vectors depend on others.
+
+    Raises:
+        TypeError: what is neither a text nor a list of words; the message tells which.
+        ValueError: an impossible option, a model without biLM, a checkpoint of another kind of model; parts of speech
+            that do not fit the words or the model.
+    """
+    return list(
+        embed_iter(
+            sentences,
+            model,
+            tokenizer,
+            pos_tags=pos_tags,
+            layers=layers,
+            boundaries=boundaries,
+            batch_words=batch_words,
+            window=window,
+            device=device,
+            dtype=dtype,
+            progress=progress,
+        )
+    )
+
+
+def embed_iter(
+    sentences: Sentences,
+    model: ElmoPreTrainedModel | Name,
+    tokenizer: ElmoTokenizer | Name | None = None,
+    *,
+    pos_tags: Iterable[Sequence[str | None]] | None = None,
+    layers: Layers = "mix",
+    boundaries: bool = False,
+    batch_words: int = 2048,
+    window: int = 8,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool | None = None,
+) -> Iterator[Vectors]:
+    """As `embed`, over a stream: the arrays one by one, in the order of the sentences.
+
+    Holds the sentences and vectors of one window, about `window * batch_words` words, whatever the stream's length.
+    Options are checked, and models loaded, before the first array is asked for.
+    """
+    checked: Iterator[str | list[str] | TaggedSentence] = check_sentences(sentences)
+    if pos_tags is not None:
+        checked = with_pos_tags(check_sentences(sentences), pos_tags)
+    embedder = open_embedder(model, tokenizer, layers, boundaries, batch_words, window, device, dtype)
+    if pos_tags is None:
+        embedder.refuse_without_pos_tags("pos_tags, the tags of each sentence's words")
+    total = len(sentences) if isinstance(sentences, Sequence) else None
+    # `disable=None` is tqdm's word for "unless at a terminal".
+    disable = None if progress is None else not progress
+    return _with_progress(embedder.run(checked), total, disable)
+
+
+def _with_progress(arrays: Iterator[Vectors], total: int | None, disable: bool | None) -> Iterator[Vectors]:
+    with tqdm(total=total, unit=" sentences", disable=disable) as bar:
+        words = 0
+        for array in arrays:
+            words += array.shape[-2]
+            bar.set_postfix_str(f"{words:,} words", refresh=False)
+            bar.update()
+            yield array
+
+
+def open_embedder(
+    model: ElmoPreTrainedModel | Name,
+    tokenizer: ElmoTokenizer | Name | None,
+    layers: Layers,
+    boundaries: bool,
+    batch_words: int,
+    window: int,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+    stored: torch.dtype | None = None,
+) -> "Embedder":
+    """What reads sentences; options checked, model and tokenizer loaded. Arguments and errors as of `embed`."""
+    if layers not in get_args(Layers):
+        raise ValueError(f"layers={layers!r}: expected one of {', '.join(map(repr, get_args(Layers)))}")
+    for name, value in (("batch_words", batch_words), ("window", window)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: expected at least 1")
+    source = model.bilm if isinstance(model, ElmoPreTrainedModel) else model
+    if source is None:
+        raise ValueError("the model has no biLM (elmo_at=[]): it has no contextual vectors to give")
+    bilm = load_model(source, ElmoModel, device, dtype)
+    words_of = load_tokenizer(tokenizer, model)
+    if bilm.config.word_embedding_size and len(words_of) != bilm.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(words_of)} words and the model, which reads words by their id, "
+            f"vocab_size={bilm.config.vocab_size}: give the tokenizer that belongs to the model"
+        )
+    check_pos_tags(bilm.config, words_of)
+    return Embedder(bilm, words_of, layers, boundaries, batch_words, window, stored)
+
+
+class Embedder:
+    """Windows of a stream of sentences through the model.
+
+    Attributes:
+        model, tokenizer: the biLM and what makes its inputs.
+        layers, boundaries: what is returned, as in `embed`.
+        is_normalised: whether a mix takes statistics over all that is read together.
+        before, after: boundaries that the tokenizer puts around a sentence, 0 or 1 each.
+        stored: the type of the arrays; by default float32, or float64 of a model in float64.
+    """
+
+    def __init__(
+        self,
+        model: ElmoModel,
+        tokenizer: ElmoTokenizer,
+        layers: Layers,
+        boundaries: bool,
+        batch_words: int,
+        window: int,
+        stored: torch.dtype | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.layers, self.boundaries = model, tokenizer, layers, boundaries
+        self.window_words = window * batch_words
+        # Statistics over a batch would make a sentence's vectors depend on its neighbours: batches of one.
+        self.is_normalised = layers == "mix" and model.config.scalar_mix_layer_norm is not None
+        self.batch_words = 1 if self.is_normalised else batch_words
+        self.before, self.after = int(tokenizer.add_bos_token), int(tokenizer.add_eos_token)
+        self.stored = stored
+
+    def run(self, sentences: Iterable[str | list[str] | TaggedSentence]) -> Iterator[Vectors]:
+        """The arrays of all sentences, in their order."""
+        pool: list[list[str]] = []
+        tags: list[Sequence[str | None]] = []
+        size = 0
+        for sentence in sentences:
+            if isinstance(sentence, TaggedSentence):
+                words = list(sentence.words)
+                tags.append(sentence.tags)
+            else:
+                words = [word for word, _ in self.tokenizer.words(sentence)] if isinstance(sentence, str) else sentence
+            pool.append(words)
+            size += self.length(words)
+            if size >= self.window_words:
+                yield from self._embed(pool, tags)
+                pool, tags, size = [], [], 0
+        yield from self._embed(pool, tags)
+
+    def refuse_without_pos_tags(self, expected: str) -> None:
+        """Raise a `ValueError` that asks for `expected` if the model reads parts of speech, which were not given."""
+        count = self.model.config.num_pos_tags
+        if count:
+            raise ValueError(
+                f"num_pos_tags={count}: the model reads parts of speech beside the words, and none are given. Expected "
+                f"{expected}"
+            )
+
+    def length(self, words: Sequence[str]) -> int:
+        """Words of a sentence as the model reads it, boundaries included."""
+        return self.before + len(words) + self.after
+
+    def _embed(self, pool: list[list[str]], tags: list[Sequence[str | None]]) -> list[Vectors]:
+        """The arrays of a window; `tags` of all sentences or of none."""
+        arrays: dict[int, Vectors] = {}
+        for places in self._batches(pool):
+            inputs = self.encode([pool[place] for place in places], [tags[place] for place in places] if tags else None)
+            values = self.arrays(self.outputs(inputs))  # [batch, words, 2P] or [batch, layers, words, 2P]
+            for place, row in zip(places, values, strict=True):
+                first, end = 0, self.length(pool[place])
+                if not self.boundaries:
+                    first, end = self.before, end - self.after
+                # A copy, lest an array keep its whole batch in memory.
+                arrays[place] = row[..., first:end, :].copy()
+        return [arrays[place] for place in range(len(pool))]
+
+    def _batches(self, pool: list[list[str]]) -> Iterator[list[int]]:
+        """Places of sentences of about the same length, at most `batch_words` with padding, or of a single one."""
+        batch: list[int] = []
+        for place in sorted(range(len(pool)), key=lambda place: len(pool[place])):
+            # The latest is the longest.
+            if batch and (len(batch) + 1) * self.length(pool[place]) > self.batch_words:
+                yield batch
+                batch = []
+            batch.append(place)
+        if batch:
+            yield batch
+
+    def encode(
+        self, sentences: list[list[str]], pos_tags: list[Sequence[str | None]] | None = None
+    ) -> dict[str, Tensor]:
+        """The model's inputs for sentences side by side, boundaries added, on its device."""
+        beside = {"pos_tags": pos_tags} if pos_tags is not None and self.model.config.num_pos_tags else {}
+        encoding = self.tokenizer(
+            sentences, is_split_into_words=True, padding=True, padding_side="right", return_tensors="pt", **beside
+        )
+        return dict(encoding.to(self.model.device))
+
+    @torch.no_grad()
+    def outputs(self, inputs: dict[str, Tensor], **options: Any) -> ElmoModelOutput:
+        """The model's outputs, without dropout and gradients."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            return self.model(**inputs, output_hidden_states=self.layers != "mix", return_dict=True, **options)
+        finally:
+            self.model.train(was_training)
+
+    def arrays(self, outputs: ElmoModelOutput) -> Vectors:
+        """(batch, words, 2P), or (batch, layers, words, 2P) for `"all"`."""
+        values = self._choose(outputs.last_hidden_state, outputs.hidden_states)
+        return values.to(self.stored or torch.promote_types(values.dtype, torch.float32)).cpu().numpy()
+
+    def _choose(self, mix: Tensor | None, hidden_states: tuple[Tensor, ...] | None) -> Tensor:
+        if self.layers == "mix" or hidden_states is None:
+            assert mix is not None
+            return mix
+        if self.layers == "top":
+            return hidden_states[-1]
+        layers = torch.stack(hidden_states, dim=1)  # [batch, layers, words, 2P]
+        return layers if self.layers == "all" else layers.mean(dim=1)

@@ -1,0 +1,127 @@
+"""What `embed` and `score` are given: a model and tokenizer, as objects or by the name of a checkpoint; sentences."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+from typing import Any, TypeVar
+
+import torch
+from transformers import AutoTokenizer
+
+from elmo_hf.corpus.tagged_text import TaggedSentence
+from elmo_hf.model.configuration_elmo import ElmoConfig
+from elmo_hf.model.pretrained import ElmoPreTrainedModel
+from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
+
+Model = TypeVar("Model", bound=ElmoPreTrainedModel)
+Name = str | os.PathLike[str]
+
+
+def load_model(
+    model: Model | Name, kind: type[Model], device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Model:
+    """The model itself, or the one of a checkpoint.
+
+    Args:
+        model: an object, or a folder or name on the Hub.
+        kind: the class of an object, and the one to load a checkpoint as.
+        device: of a checkpoint's model; by default the GPU if there is one. An object stays where it is.
+        dtype: of a checkpoint's model; by default as it is stored. An object keeps its own.
+
+    Raises:
+        OSError: the folder or a file of it is missing, or there is no such name.
+        TypeError: neither a name nor a model of that kind.
+        ValueError: a checkpoint that lacks a part of that kind of model; device or dtype for an object.
+    """
+    if isinstance(model, str | os.PathLike):
+        options = {} if dtype is None else {"dtype": dtype}
+        try:
+            loaded, info = kind.from_pretrained(model, output_loading_info=True, **options)
+        except OSError as error:
+            raise OSError(f"{os.fspath(model)} is no folder of a model, nor the name of one: {error}") from error
+        missing = sorted(name for name in info["missing_keys"] if "scalar_mixes." not in name)
+        if missing:
+            raise ValueError(
+                f"{os.fspath(model)} lacks {len(missing)} weights of {kind.__name__}, {missing[0]} among them: give a "
+                "checkpoint that holds them"
+            )
+        loaded.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        return loaded
+    if not isinstance(model, kind):
+        raise TypeError(f"model is of type {type(model).__name__}: expected {kind.__name__}, or a checkpoint's folder")
+    for name, value in (("device", device), ("dtype", dtype)):
+        if value is not None:
+            raise ValueError(
+                f"{name}={value!r} is for a model given as a folder: this one is loaded, call model.to({value!r})"
+            )
+    return model
+
+
+def load_tokenizer(tokenizer: ElmoTokenizer | Name | None, model: ElmoPreTrainedModel | Name) -> ElmoTokenizer:
+    """The tokenizer itself, that of a checkpoint, or by default the one beside the model.
+
+    Raises:
+        ValueError: none is given, and the model does not come from a checkpoint.
+    """
+    if tokenizer is not None and not isinstance(tokenizer, str | os.PathLike):
+        return tokenizer
+    source = model.name_or_path if isinstance(model, ElmoPreTrainedModel) else model
+    if not (tokenizer or source):
+        raise ValueError("tokenizer=None, and the model was not loaded from a checkpoint: give the model's tokenizer")
+    loaded: Any = AutoTokenizer.from_pretrained(tokenizer or source)
+    return loaded
+
+
+def check_pos_tags(config: ElmoConfig, tokenizer: ElmoTokenizer) -> None:
+    """Refuse, with a `ValueError`, a tokenizer that has other parts of speech than the model reads."""
+    known = len(tokenizer.pos_tag_set or ())
+    if config.num_pos_tags and known != config.num_pos_tags:
+        raise ValueError(
+            f"the tokenizer has {known} parts of speech and the model num_pos_tags={config.num_pos_tags}: load the "
+            "tokenizer that belongs to the model, or make one with its pos_tag_set"
+        )
+
+
+def check_sentences(sentences: Iterable[str | Sequence[str]]) -> Iterator[str | list[str]]:
+    """The sentences one by one, each a text or a list of words.
+
+    Raises:
+        TypeError: a single text in place of the list; or, when it is reached, a sentence that is neither.
+    """
+    if isinstance(sentences, str) or not isinstance(sentences, Iterable):
+        raise TypeError(
+            f"sentences is {sentences!r}: expected a list, or another iterable, of sentences, each a text or a list of "
+            "words; put a single one into a list"
+        )
+    return map(_check_sentence, enumerate(sentences))
+
+
+def with_pos_tags(
+    sentences: Iterator[str | list[str]], pos_tags: Iterable[Sequence[str | None]]
+) -> Iterator[TaggedSentence]:
+    """Lists of words with the part of speech of each word, `None` for none.
+
+    Raises:
+        ValueError: (when it is reached) a text in place of words, another number of tags than of words, or of the one
+            than of the other.
+    """
+    for number, (words, tags) in enumerate(zip_longest(sentences, pos_tags)):
+        if words is None or tags is None:
+            raise ValueError(f"pos_tags and sentences are not as many: only one of them has a number {number}, from 0")
+        if isinstance(words, str):
+            raise ValueError(f"sentence {number} is the text {words!r:.60}: expected a list of words beside pos_tags")
+        yield TaggedSentence(words, tags)
+
+
+def _check_sentence(numbered: tuple[int, str | Sequence[str]]) -> str | list[str]:
+    number, sentence = numbered
+    if isinstance(sentence, str):
+        return sentence
+    is_list = isinstance(sentence, list | tuple)
+    for value in sentence if is_list else [sentence]:
+        if not isinstance(value, str):
+            raise TypeError(
+                f"sentence {number} {'holds' if is_list else 'is'} {value!r} of type {type(value).__name__}: expected "
+                "a text, or a list of words of type str"
+            )
+    return list(sentence)

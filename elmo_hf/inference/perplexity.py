@@ -1,0 +1,412 @@
+"""Held-out perplexity of a biLM, each direction for itself, with the full softmax and every word counted once.
+
+bilm-tf's `run_test.py` averages the losses of batches and drops the incomplete ones, so its result depends on the
+batch size. Here the log-probabilities of all words are summed, in float64, whatever the batches were.
+
+Memory does not depend on the length of the text: sentences are read one by one, scored, and forgotten.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from elmo_hf.corpus.tagged_text import TaggedSentence
+from elmo_hf.corpus.word_encoder import WordEncoder, word_splitter
+from elmo_hf.model.modeling_elmo import ElmoForPreTraining
+from elmo_hf.model.packing import PackedBatch
+from elmo_hf.model.state import ElmoState
+from elmo_hf.model.transformer import ElmoTransformerEncoder
+
+from .loading import check_pos_tags
+
+if TYPE_CHECKING:
+    from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
+
+# Sentences scored independently are sorted by length among so many batches' worth: rows of one length, no padding.
+BATCHES_AT_A_TIME = 16
+
+
+@dataclass(frozen=True)
+class SentenceScore:
+    """How probable one sentence is to each direction.
+
+    Forwards, the words and then `</S>` are predicted; backwards, the words from the last to the first and then `<S>`.
+    So both directions have one target more than the sentence has words.
+
+    Attributes:
+        index: place of the sentence in the text, from 0.
+        words: its words, without boundaries.
+        unknown: how many of them are not in the vocabulary and are scored as `<UNK>`.
+        forward, backward: the directions' log-probabilities in nats, boundaries included.
+        forward_log_probs: (words + 1,) float32 on request: of each word in the order of the text, then of `</S>`.
+        backward_log_probs: (words + 1,) float32 on request: of `<S>`, then of each word in the order of the text.
+    """
+
+    index: int
+    words: int
+    unknown: int
+    forward: float
+    backward: float
+    forward_log_probs: NDArray[np.float32] | None = None
+    backward_log_probs: NDArray[np.float32] | None = None
+
+    @property
+    def targets(self) -> int:
+        """Predictions of each direction."""
+        return self.words + 1
+
+    @property
+    def forward_perplexity(self) -> float:
+        return perplexity_of(-self.forward / self.targets)
+
+    @property
+    def backward_perplexity(self) -> float:
+        return perplexity_of(-self.backward / self.targets)
+
+
+@dataclass
+class TextScore:
+    """How probable a text is: sums over its sentences; those of two texts, as of several processes, add up.
+
+    Attributes:
+        sentences, words, unknown: counts, boundaries excluded.
+        forward_log_prob, backward_log_prob: sums in nats over `targets` predictions each.
+    """
+
+    sentences: int = 0
+    words: int = 0
+    unknown: int = 0
+    forward_log_prob: float = 0.0
+    backward_log_prob: float = 0.0
+
+    def add(self, score: SentenceScore) -> None:
+        """Count one more sentence."""
+        self.sentences += 1
+        self.words += score.words
+        self.unknown += score.unknown
+        self.forward_log_prob += score.forward
+        self.backward_log_prob += score.backward
+
+    def __add__(self, other: "TextScore") -> "TextScore":
+        return TextScore(
+            self.sentences + other.sentences,
+            self.words + other.words,
+            self.unknown + other.unknown,
+            self.forward_log_prob + other.forward_log_prob,
+            self.backward_log_prob + other.backward_log_prob,
+        )
+
+    @property
+    def targets(self) -> int:
+        """Predictions of each direction: the words and one boundary a sentence."""
+        return self.words + self.sentences
+
+    @property
+    def forward(self) -> float:
+        """Perplexity of the forward direction."""
+        return self._perplexity(self.forward_log_prob)
+
+    @property
+    def backward(self) -> float:
+        """Perplexity of the backward direction."""
+        return self._perplexity(self.backward_log_prob)
+
+    @property
+    def both(self) -> float:
+        """exp of the mean of both directions' losses, the number that bilm-tf reports: their geometric mean."""
+        return self._perplexity((self.forward_log_prob + self.backward_log_prob) / 2)
+
+    def _perplexity(self, log_prob: float) -> float:
+        if not self.targets:
+            raise ValueError("no sentence was scored: perplexity needs text with at least one line")
+        return perplexity_of(-log_prob / self.targets)
+
+
+def perplexity_of(loss: float) -> float:
+    """exp(loss), infinite where a float is too small for it: an untrained or broken model may be that bad."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+def perplexity(
+    model: ElmoForPreTraining,
+    tokenizer: "ElmoTokenizer",
+    sentences: Iterable[str | Sequence[str] | TaggedSentence],
+    *,
+    rows: int = 32,
+    steps: int = 20,
+    carry_state: bool = True,
+    pre_tokenization: str | None = None,
+) -> TextScore:
+    """Perplexity of a text; arguments and errors as in `score_sentences`.
+
+    Raises:
+        ValueError: in addition, a text without any sentence.
+    """
+    total = TextScore()
+    for score in score_sentences(
+        model,
+        tokenizer,
+        sentences,
+        rows=rows,
+        steps=steps,
+        carry_state=carry_state,
+        pre_tokenization=pre_tokenization,
+    ):
+        total.add(score)
+    if not total.sentences:
+        raise ValueError("the text has no sentence: perplexity needs at least one line")
+    return total
+
+
+@torch.no_grad()
+def score_sentences(
+    model: ElmoForPreTraining,
+    tokenizer: "ElmoTokenizer",
+    sentences: Iterable[str | Sequence[str] | TaggedSentence],
+    *,
+    rows: int = 32,
+    steps: int = 20,
+    carry_state: bool = True,
+    per_word: bool = False,
+    pre_tokenization: str | None = None,
+) -> Iterator[SentenceScore]:
+    """Score every sentence of a text with the full softmax.
+
+    Args:
+        model: in evaluation mode while it scores, whatever its mode was; on its own device.
+        tokenizer: the model's.
+        sentences: each a string, its words, or a [`TaggedSentence`], which a model that reads parts of speech needs and
+            of which others read the words. Read as a stream.
+        rows: sentences read side by side.
+        steps: words of a row read at a time.
+        carry_state: as bilm-tf trains and tests: every row is a running text that takes the next sentence when its
+            own has ended, and its recurrent states go on. `False` starts every sentence from zero states, and the
+            result is then independent of `rows` and of the order of sentences. A Transformer, which reads whole
+            sentences whatever `steps` is, needs `False`.
+        per_word: also give the log-probability of every word.
+        pre_tokenization: how strings become words, `"whitespace"` or `"ptb"`; by default the tokenizer's way.
+
+    Yields:
+        One score a sentence, as sentences end; `index` tells which. With carried states they come nearly, and
+        otherwise within a bounded window, in the order of the text.
+
+    Raises:
+        ValueError: impossible sizes, a vocabulary or parts of speech that are not the model's, a sentence without
+            them, or carried states of a Transformer.
+    """
+    if carry_state and isinstance(model.elmo.encoder, ElmoTransformerEncoder):
+        raise ValueError(
+            "carry_state=True: this model is a Transformer, which has no state to carry from sentence to sentence: set "
+            "carry_state=False (--sentence_independent)"
+        )
+    for name, value in (("rows", rows), ("steps", steps)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: expected at least 1")
+    if len(tokenizer) != model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} words and the model vocab_size={model.config.vocab_size}: load the "
+            "tokenizer that belongs to the model"
+        )
+    check_pos_tags(model.config, tokenizer)
+    encoder = WordEncoder.from_tokenizer(tokenizer)
+    split = word_splitter(pre_tokenization or tokenizer.pre_tokenization)
+
+    def given(sentence: str | Sequence[str] | TaggedSentence) -> _Given:
+        if isinstance(sentence, TaggedSentence):
+            return list(sentence.words), sentence
+        return split(sentence) if isinstance(sentence, str) else list(sentence), None
+
+    scorer = _Scorer(model, encoder, tokenizer.unk_token_id, rows, steps, per_word)
+    was_training = model.training
+    model.eval()
+    try:
+        numbered = enumerate(map(given, sentences))
+        yield from scorer.running(numbered) if carry_state else scorer.independent(numbered)
+    finally:
+        model.train(was_training)
+
+
+# The words of a sentence, and the same with their parts of speech if it has them.
+_Given = tuple[list[str], TaggedSentence | None]
+
+
+@dataclass
+class _Reading:
+    """A sentence that a row reads: its ids and what the model reads of it, and what is known of its scores."""
+
+    index: int
+    ids: NDArray[np.int64]  # (words + 2,), with boundaries
+    inputs: list[NDArray[Any]]  # what the model reads: ids, character rows (words + 2, length), parts of speech
+    unknown: int
+    taken: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    parts: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = field(default_factory=lambda: ([], []))
+
+    @property
+    def targets(self) -> int:
+        return len(self.ids) - 1
+
+    def finish(self, per_word: bool) -> SentenceScore:
+        forward = backward = None
+        if per_word:
+            forward = np.concatenate(self.parts[0])
+            backward = np.concatenate(self.parts[1])[::-1].copy()
+        return SentenceScore(self.index, self.targets - 1, self.unknown, self.sums[0], self.sums[1], forward, backward)
+
+
+class _Scorer:
+    """Rows of sentences through the model, a few words at a time."""
+
+    def __init__(
+        self,
+        model: ElmoForPreTraining,
+        encoder: WordEncoder,
+        unknown_id: int,
+        rows: int,
+        steps: int,
+        per_word: bool,
+    ) -> None:
+        self.model, self.encoder, self.unknown_id = model, encoder, unknown_id
+        self.rows, self.steps, self.per_word = rows, steps, per_word
+        self.device = next(model.parameters()).device
+        self.input_names: tuple[str, ...] = model.elmo.embeddings.input_names
+        # Without states to go on from, a sentence is read in one go.
+        self.reads_in_parts = not isinstance(model.elmo.encoder, ElmoTransformerEncoder)
+
+    def running(self, texts: Iterator[tuple[int, _Given]]) -> Iterator[SentenceScore]:
+        """Every row a running text with carried states."""
+        readings: list[_Reading | None] = [None] * self.rows
+        state: ElmoState | None = None
+        exhausted = False
+        while True:
+            runs: list[list[tuple[_Reading, int, int]]] = []
+            for row in range(self.rows):
+                of_row: list[tuple[_Reading, int, int]] = []
+                missing = self.steps
+                while missing:
+                    reading = readings[row]
+                    if reading is None:
+                        following = None if exhausted else next(texts, None)
+                        if following is None:
+                            exhausted = True
+                            break
+                        reading = readings[row] = self._encode(*following)
+                    count = min(missing, reading.targets - reading.taken)
+                    of_row.append((reading, reading.taken, count))
+                    reading.taken += count
+                    missing -= count
+                    if reading.taken == reading.targets:
+                        readings[row] = None
+                runs.append(of_row)
+            if not any(runs):
+                return
+            state = self._score(runs, state)
+            yield from self._finished(runs)
+
+    def independent(self, texts: Iterator[tuple[int, _Given]]) -> Iterator[SentenceScore]:
+        """Every sentence from zero states, beside sentences of about its length."""
+        while pool := [self._encode(*text) for _, text in zip(range(self.rows * BATCHES_AT_A_TIME), texts)]:
+            pool.sort(key=lambda reading: reading.targets)
+            for start in range(0, len(pool), self.rows):
+                # Longest first, so that the rows that go on are the first ones.
+                batch = pool[start : start + self.rows][::-1]
+                state: ElmoState | None = None
+                while batch[0].taken < batch[0].targets:
+                    runs = []
+                    for reading in batch:
+                        left = reading.targets - reading.taken
+                        count = min(self.steps, left) if self.reads_in_parts else left
+                        runs.append([(reading, reading.taken, count)] if count else [])
+                        reading.taken += count
+                    state = self._score(runs, state)
+                yield from self._finished([[(reading, 0, reading.targets)] for reading in batch])
+
+    def _encode(self, index: int, given: _Given) -> _Reading:
+        words, tagged = given
+        ids, characters = self.encoder.encode([self.encoder.bos_token, *words, self.encoder.eos_token])
+        read: dict[str, NDArray[Any]] = {"input_ids": ids, "character_ids": characters}
+        if "pos_tag_ids" in self.input_names:
+            if tagged is None:
+                raise ValueError(
+                    f"sentence {index}, {' '.join(words[:8])!r}: no parts of speech beside the words, which the model "
+                    "reads (num_pos_tags): give them (pos_column or pos_separator of a text, pos_tags beside words)"
+                )
+            read["pos_tag_ids"] = np.array(self.encoder.pos_tag_ids(tagged), np.int64)
+        inputs = [read[name] for name in self.input_names]
+        return _Reading(index, ids, inputs, int((ids[1:-1] == self.unknown_id).sum()))
+
+    def _finished(self, runs: list[list[tuple[_Reading, int, int]]]) -> Iterator[SentenceScore]:
+        for of_row in runs:
+            for reading, start, count in of_row:
+                if start + count == reading.targets:
+                    yield reading.finish(self.per_word)
+
+    def _score(self, runs: list[list[tuple[_Reading, int, int]]], state: ElmoState | None) -> ElmoState | None:
+        """Read a run of words in every row, note their scores, and return the state."""
+        steps = max(sum(count for _, _, count in of_row) for of_row in runs)
+        examples = next(of_row[0][0].inputs for of_row in runs if of_row)
+        inputs = [np.zeros((2, len(runs), steps, *example.shape[1:]), example.dtype) for example in examples]
+        labels = np.full((2, len(runs), steps), -1, np.int64)
+        for row, of_row in enumerate(runs):
+            place = 0
+            for reading, start, count in of_row:
+                here = slice(place, place + count)
+                for direction, step in enumerate((1, -1)):
+                    for given, own in zip(inputs, reading.inputs, strict=True):
+                        given[direction, row, here] = own[::step][start : start + count]
+                    labels[direction, row, here] = reading.ids[::step][start + 1 : start + 1 + count]
+                place += count
+        tensors = [torch.from_numpy(given) for given in inputs]
+        scores, state = self._log_probabilities(tensors, torch.from_numpy(labels), state)
+        for row, of_row in enumerate(runs):
+            place = 0
+            for reading, _, count in of_row:
+                for direction in range(2):
+                    part = scores[direction, row, place : place + count]
+                    reading.sums[direction] += float(part.sum(dtype=np.float64))
+                    if self.per_word:
+                        reading.parts[direction].append(part)
+                place += count
+        return state
+
+    def _log_probabilities(
+        self, inputs: list[Tensor], labels: Tensor, state: ElmoState | None
+    ) -> tuple[NDArray[np.float32], ElmoState | None]:
+        """What the model reads, each (2, rows, steps, ...), and labels (2, rows, steps) -> log-probabilities.
+
+        Labels of -1, at the end of rows, have none: 0.
+        """
+        elmo, encoder = self.model.elmo, self.model.elmo.encoder
+        rows = labels.shape[1]
+        labels = labels.to(self.device)
+        real = labels[0] >= 0  # the same positions in both directions: the two read the same sentences
+        packing = PackedBatch.from_mask(real)
+        given = [each.to(self.device).flatten(0, 1) for each in inputs]
+        words = elmo.embeddings(*given, mask=real.repeat(2, 1))  # [2 * rows, steps, P]
+        # Both streams stand in their own reading order already: the forward index packs them both.
+        if isinstance(encoder, ElmoTransformerEncoder):
+            read = encoder.read_streams(words[:rows], words[rows:], real)
+            top = torch.cat([packing.pack(each, packing.forward_index) for each in read])
+        else:
+            forward, backward = (packing.pack(each, packing.forward_index) for each in words.split(rows))
+            initial = encoder.state_for(rows, words, state)
+            outputs, final = encoder.run_layers(
+                forward, backward, packing.batch_sizes, ElmoState(*(part[:, :, packing.row_order] for part in initial))
+            )
+            top = torch.cat(outputs[-1])
+            restore = torch.argsort(packing.row_order)
+            state = ElmoState(*(part[:, :, restore] for part in final))
+        targets = labels.flatten(1)[:, packing.forward_index]  # [2, total]
+        found = self.model.softmax.log_probabilities(top, targets.flatten())
+        scores = found.new_zeros(2, real.numel())
+        scores[:, packing.forward_index] = found.view(2, -1)
+        return scores.view(labels.shape).float().cpu().numpy(), state

@@ -1,0 +1,76 @@
+"""A trained model in 8-bit integers: a quarter of the size, and faster on a processor."""
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from elmo_hf.model.modeling_elmo import ElmoPreTrainedModel
+from elmo_hf.model.quantized_linear import ElmoQuantizedLinear, quantize_linear_layers
+
+Model = TypeVar("Model", bound=ElmoPreTrainedModel)
+
+
+def quantize(model: Model) -> Model:
+    """Turn the linear layers of a model's biLM into 8-bit integers, for inference.
+
+    Those are the products of the LSTM (or of the Transformer), the highways and the projections of words. Characters,
+    the cell, clipping, mixes, a task's own layers and a softmax stay as they are. Weights have a scale for each output,
+    inputs a scale for each word, found at every call ([`ElmoQuantizedLinear`] defines the numbers), so no data are
+    needed. The mix of the original's layers changes by about 2 percent of its largest value (cosine above 0.9997), a
+    single upper layer by up to 4 (0.9995).
+
+    The model itself is changed, as by `model.half()`, layer by layer: no second copy of its weights is made. The biLM's
+    weights are frozen; a task's layers on top can still be trained. `save_pretrained` and `from_pretrained` work as
+    before (`config.weight_precision` tells), with or without this package. There is no way back but the original.
+
+    Args:
+        model: any ELMo model that has a biLM, in any floating dtype, best loaded in float32.
+
+    Returns:
+        The same object.
+
+    Raises:
+        TypeError: not a model of this package.
+        ValueError: no biLM, quantised already, a layer that an adapter or another quantiser has wrapped, weights that
+            are not finite or not loaded. Nothing is changed then.
+    """
+    if not isinstance(model, ElmoPreTrainedModel):
+        raise TypeError(f"quantize got {type(model).__name__}: expected a model of elmo_hf, e.g. an ElmoModel")
+    _check(model)
+    bilm = model.bilm
+    for part in (bilm.embeddings, bilm.encoder):
+        quantize_linear_layers(part)
+    # The biLM inside a task model has the same configuration, or one of its own.
+    for config in (model.config, bilm.config):
+        config.weight_precision = "int8"
+    model.freeze_bilm()
+    return model
+
+
+def _check(model: ElmoPreTrainedModel) -> None:
+    """Raise before anything is changed."""
+    if model.bilm is None:
+        raise ValueError("quantize got a model without biLM (elmo_at=[]): there is nothing to quantise in it")
+    if model.config.weight_precision is not None or any(
+        isinstance(part, ElmoQuantizedLinear) for part in model.modules()
+    ):
+        raise ValueError("quantize got a model that is quantised already: load the one in float again")
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise ValueError(
+            "quantize got a model that Transformers has quantised (quantization_config): load it without that"
+        )
+    if getattr(model, "_hf_peft_config_loaded", False) or getattr(model, "peft_config", None):
+        raise ValueError("quantize got a model with an adapter: merge it first (merge_and_unload())")
+    for part in (model.bilm.embeddings, model.bilm.encoder):
+        for name, layer in part.named_modules():
+            if isinstance(layer, nn.Linear) and type(layer) is not nn.Linear:
+                raise ValueError(f"{name} is a {type(layer).__name__}: expected nn.Linear; merge adapters first")
+            if type(layer) is not nn.Linear:
+                continue
+            if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
+                raise ValueError(f"{name} has a hook or an offloaded weight: load the model whole on one device")
+            if layer.weight.device.type == "meta":
+                raise ValueError(f"{name}.weight is on the meta device: load the model whole first")
+            if not bool(torch.isfinite(layer.weight).all()):
+                raise ValueError(f"{name}.weight holds values that are not finite: no 8-bit scale fits them")

@@ -1,0 +1,299 @@
+"""The recurrence of `operators.reference_lstm` on a processor, where no gradient is wanted.
+
+What surrounds the recurrence itself is here: the input product of all words at once, only once for words that recur;
+and rows that have read the same words from the same zero state, which are in the same state and are computed as one
+until they part. All rows of a batch begin so, at `<S>`; backwards, many part only before their full stop.
+
+The recurrence is a [`Recurrence`]: compiled C (`native_lstm`) where that serves, else PyTorch's operators around
+products with packed weights (`onednn`) or fast layers, as quantised ones are.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from elmo_hf.kernels.precision import is_lowered_by_autocast
+from elmo_hf.model.prepared_weights import has_nothing_attached, is_traced
+
+from .native_lstm import NativeRecurrence, native_serves
+from .onednn import PackedLinear, product_of
+
+# Rows in the same state are computed as one as long as this share of the rows, or less, differs.
+WORTH_SHARING = 0.85
+
+
+Product = Callable[[Tensor], Tensor]
+_SharedStep = tuple[Tensor, Tensor]
+
+
+class Recurrence(Protocol):
+    """One direction of a layer, for one call."""
+
+    def input_gates(self, words: Tensor) -> Tensor:
+        """[n, input width] -> the input product of n words, as `run` takes it."""
+
+    def run(
+        self,
+        gates: Tensor,
+        start: int,
+        index: Tensor | None,
+        batch_sizes: Sequence[int],
+        hidden: Tensor | None,
+        cell: Tensor,
+    ) -> Tensor:
+        """Read packed words.
+
+        Args:
+            gates: of all words, from `input_gates`; what is read of them without `index` may be overwritten.
+            start: the first word to read: word k is number start + k of `gates`, or number `index[start + k]`.
+            index: int64, or `None`.
+            batch_sizes: rows running at each step, never growing; not empty.
+            hidden: of at least the running rows [n, P], `None` for zeros.
+            cell: [n, H], float32, likewise; becomes the last of each row.
+
+        Returns:
+            The hidden state after every word read, [sum of batch_sizes, P].
+        """
+
+
+def inference_recurrence(
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    layers: Sequence[nn.Module | None],
+    *,
+    cell_clip: float | None,
+    projection_clip: float | None,
+    forget_bias: float,
+) -> Recurrence | None:
+    """What `inference_lstm` serves a call of `projected_lstm` with, or `None` where it does not.
+
+    It runs on a processor, untraced, where no gradient is wanted, over the three maps of a direction, if all are fast:
+    an `nn.Linear` that packs, or a layer whose class says that a call is a fast product (`is_fast_product = True`: a
+    quantised layer) and that nothing is attached to.
+    """
+    if inputs.device.type != "cpu" or not len(inputs) or cell.dtype != torch.float32:
+        return None
+    if torch.is_grad_enabled() and (inputs.requires_grad or hidden.requires_grad or cell.requires_grad):
+        return None
+    if is_traced() or is_lowered_by_autocast():
+        return None
+    input_proj, hidden_proj, output_proj = layers
+    assert input_proj is not None and hidden_proj is not None
+    if native_serves(input_proj, hidden_proj, output_proj):
+        return NativeRecurrence(input_proj, hidden_proj, output_proj, cell_clip, projection_clip, forget_bias)
+    products: list[Product | None] = []
+    for layer in layers:
+        product = None if layer is None else product_of(layer)
+        if product is not None and not isinstance(product, PackedLinear) and not _is_declared_fast(product):
+            return None
+        products.append(product)
+    input_product, hidden_product, output_product = products
+    assert input_product is not None and hidden_product is not None
+    return ProductsRecurrence(input_product, hidden_product, output_product, cell_clip, projection_clip, forget_bias)
+
+
+def _is_declared_fast(layer: Any) -> bool:
+    return bool(getattr(type(layer), "is_fast_product", False)) and has_nothing_attached(layer)
+
+
+class ProductsRecurrence:
+    """A [`Recurrence`] of PyTorch's operators around fast products, with the arithmetic between them in place."""
+
+    def __init__(
+        self,
+        input_product: Product,
+        hidden_product: Product,
+        output_product: Product | None,
+        cell_clip: float | None,
+        projection_clip: float | None,
+        forget_bias: float,
+    ) -> None:
+        self.input_product, self.hidden_product, self.output_product = input_product, hidden_product, output_product
+        # A product that adds to something what it computes saves a pass over the gates.
+        self.hidden_product_plus = getattr(hidden_product, "plus", None)
+        self.cell_clip, self.projection_clip = cell_clip, projection_clip
+        self.forget_bias = forget_bias
+
+    def input_gates(self, words: Tensor) -> Tensor:
+        """[n, input width] -> [n, 4H]."""
+        gates = self.input_product(words)
+        if gates.dtype == torch.float32:
+            # Once for all steps, but not in half precision: the bias would round what it is added to.
+            gates[:, gates.shape[1] // 4 : gates.shape[1] // 2] += self.forget_bias
+        return gates
+
+    def run(
+        self,
+        gates: Tensor,
+        start: int,
+        index: Tensor | None,
+        batch_sizes: Sequence[int],
+        hidden: Tensor | None,
+        cell: Tensor,
+    ) -> Tensor:
+        """See [`Recurrence.run`]."""
+        outputs: list[Tensor] = []
+        for running in batch_sizes:
+            if index is None:
+                read = gates[start : start + running]
+            else:
+                read = gates.index_select(0, index[start : start + running])
+            hidden = self._step(read, None if hidden is None else hidden[:running], cell[:running])
+            outputs.append(hidden)
+            start += running
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _step(self, gates: Tensor, hidden: Tensor | None, cell: Tensor) -> Tensor:
+        """Read one word a row: gates [n, 4H], overwritten; hidden [n, P]; cell [n, H] becomes the new one."""
+        half_precision = gates.dtype != cell.dtype
+        if hidden is None:
+            pass
+        elif self.hidden_product_plus is not None:
+            gates = self.hidden_product_plus(hidden, gates)
+        else:
+            gates = self.hidden_product(hidden).add_(gates)
+        size = cell.shape[1]
+        gates = gates.to(cell.dtype)
+        if half_precision:
+            gates[:, size : 2 * size] += self.forget_bias
+        input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=1)
+        gates[:, : 2 * size].sigmoid_()
+        candidate.tanh_()
+        output_gate.sigmoid_()
+        cell.mul_(forget_gate).addcmul_(input_gate, candidate)
+        if self.cell_clip is not None:
+            cell.clamp_(-self.cell_clip, self.cell_clip)
+        exposed = torch.tanh(cell).mul_(output_gate)
+        if self.output_product is None:
+            return exposed
+        hidden = self.output_product(exposed)
+        return hidden if self.projection_clip is None else hidden.clamp_(-self.projection_clip, self.projection_clip)
+
+
+@torch.no_grad()
+def inference_lstm(
+    inputs: Tensor,
+    batch_sizes: Sequence[int],
+    hidden: Tensor,
+    cell: Tensor,
+    recurrence: Recurrence,
+    *,
+    index: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`reference_lstm` with what `inference_recurrence` found, which is to say at least one word."""
+    rows = batch_sizes[0]
+    last_hidden, last_cell = hidden.to(inputs.dtype, copy=True), cell.clone(memory_format=torch.contiguous_format)
+    starts_at_zero = not bool(hidden[:rows].any())
+    shared: list[_SharedStep] = []
+    if starts_at_zero and rows > 1 and not bool(cell[:rows].any()):
+        shared = _shared_steps(inputs if index is None else index, batch_sizes)
+    if index is None:
+        gates = recurrence.input_gates(_words_read(inputs, shared))
+    else:
+        gates, index = recurrence.input_gates(inputs), _words_read(index, shared)
+
+    state = None if starts_at_zero else hidden[:rows]  # hidden of the rows that run
+    outputs: list[Tensor] = []
+    read = 0
+    if shared:
+        group = torch.zeros(rows, dtype=torch.int64, device="cpu")  # of each row that runs: its place among the states
+        states_hidden, states_cell = None, cell.new_zeros(1, cell.shape[1])
+        for one_of_each, next_group in shared:
+            running = len(next_group)
+            if states_hidden is not None:
+                last_hidden[running : len(group)] = states_hidden[group[running:]]
+                last_cell[running : len(group)] = states_cell[group[running:]]
+            before = group[one_of_each]
+            states_cell = states_cell[before]
+            states_hidden = None if states_hidden is None else states_hidden[before]
+            states_hidden = recurrence.run(gates, read, index, [len(one_of_each)], states_hidden, states_cell)
+            read += len(one_of_each)
+            group = next_group
+            outputs.append(states_hidden[group])
+        assert states_hidden is not None
+        state = states_hidden[group]
+        last_cell[: len(group)] = states_cell[group]
+        last_hidden[: len(group)] = state
+    rest = batch_sizes[len(shared) :]
+    if rest:
+        outputs.append(recurrence.run(gates, read, index, rest, state, last_cell))
+        last_hidden[: rest[0]] = outputs[-1][_last_places(rest)]
+    packed = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return packed.to(inputs.dtype), last_hidden, last_cell
+
+
+def _last_places(batch_sizes: Sequence[int]) -> Tensor:
+    """Of each row that runs, the place of its last word among the packed ones: [batch_sizes[0]]."""
+    places = torch.arange(batch_sizes[0], device="cpu")
+    start = 0
+    for before, running in itertools.pairwise(batch_sizes):
+        start += before
+        places[:running] = torch.arange(start, start + running, device="cpu")
+    return places
+
+
+def _places(shared: list[_SharedStep]) -> tuple[Tensor, int]:
+    """For every state of the shared steps the place of a word that it reads, and how many words these steps have."""
+    places, start = [], 0
+    for one_of_each, group in shared:
+        places.append(start + one_of_each)
+        start += len(group)
+    return torch.cat(places), start
+
+
+def _words_read(words: Tensor, shared: list[_SharedStep]) -> Tensor:
+    """Packed words without those that several rows read in one state: [total, ...] -> [states of all steps, ...]."""
+    if not shared:
+        return words
+    places, start = _places(shared)
+    return torch.cat([words[places], words[start:]])
+
+
+def _shared_steps(words: Tensor, batch_sizes: Sequence[int]) -> list[_SharedStep]:
+    """The first steps from one state, as long as many rows have read the same.
+
+    Args:
+        words: packed [total] indices of words, or [total, width] their vectors.
+
+    Returns:
+        For each of these steps: for each group of rows that have read the same, one of them; and the group of each row.
+    """
+    group = torch.zeros(batch_sizes[0], dtype=torch.int64, device="cpu")
+    found: list[_SharedStep] = []
+    start = 0
+    for running in batch_sizes:
+        one_of_each, group = _parted(group[:running], words[start : start + running])
+        if len(one_of_each) > WORTH_SHARING * running:
+            break
+        found.append((one_of_each, group))
+        start += running
+    return found
+
+
+def _parted(group: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+    """Part the rows of every group by the word that they read.
+
+    Args:
+        group: [n], int64, smaller than n.
+        words: [n] indices of words, or [n, width] their vectors.
+
+    Returns:
+        For each new group one of its rows [m], and for each row its new group [n].
+    """
+    if words.dim() == 1:
+        keys = words
+    else:
+        bits = words.contiguous().view(torch.int16).to(torch.int64)
+        odd = torch.arange(1, 2 * bits.shape[1], 2, device="cpu") * 0x5851F42D4C957F2D
+        keys = (bits * odd).sum(dim=1)
+    _, keys = torch.unique(keys, return_inverse=True)
+    found, new_group = torch.unique(group * len(group) + keys, return_inverse=True)
+    one_of_each = torch.empty_like(found).scatter_(0, new_group, torch.arange(len(group), device="cpu"))
+    if words.dim() > 1 and not torch.equal(words[one_of_each][new_group], words):
+        # Two vectors of one hash: every row for itself.
+        return torch.arange(len(group), device="cpu"), torch.arange(len(group), device="cpu")
+    return one_of_each, new_group

@@ -1,0 +1,238 @@
+"""The recurrence of `operators.reference_lstm` in compiled C, on a processor, where no gradient is wanted.
+
+An implementation of [`inference.Recurrence`] for float32 weights; for bfloat16 weights where the processor
+has no bfloat16 products: they take half the memory, and are widened as they are read; and for 8-bit integers where it
+has no product of theirs with sums in 32 bits. All arithmetic between products is in float32, and the hidden state
+between two words too.
+"""
+
+import ctypes
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from elmo_hf.model.fingerprint import can_have_fingerprint
+from elmo_hf.model.prepared_weights import has_nothing_attached, may_pack, packed_weight
+from elmo_hf.model.quantized_linear import LEVELS, ElmoQuantizedLinear, signed_levels
+
+from .builder import InputProduct, Recurrence, Weight, native_library
+from .memory_pages import in_huge_pages
+from .onednn import packing_works
+
+# Kinds of weights in the C code.
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+
+
+class Map(NamedTuple):
+    """A linear map as the C code takes it: keep it for as long as its `weight` is used."""
+
+    weight: Weight
+    panels: Tensor
+    scale: Tensor | None
+
+    @classmethod
+    def of(cls, layer: nn.Module, panel: int, gates: int = 1) -> "Map":
+        """Of a layer that `native_serves`; with its outputs in `gates` blocks, of which panels are taken in turn."""
+        pack = functools.partial(_panels, panel=panel, gates=gates)
+        if isinstance(layer, ElmoQuantizedLinear):
+            weight = layer.quantized_weight
+            panels = packed_weight(layer, weight, f"panels of {gates}", pack)
+            scale = layer.weight_scale.float().view(gates, -1, panel).transpose(0, 1).contiguous()
+            levels = signed_levels()
+        else:
+            assert isinstance(layer, nn.Linear)
+            weight, scale, levels = layer.weight, None, 0
+            panels = packed_weight(layer, weight, f"panels of {gates}", pack)
+        address = None if scale is None else scale.data_ptr()
+        return cls(Weight(panels.data_ptr(), address, KINDS[weight.dtype], *weight.shape, levels), panels, scale)
+
+
+class NativeRecurrence:
+    """One direction of a layer, for one call; see [`inference.Recurrence`].
+
+    Gates are [4H / (4 * panel), words, 4, panel]: what each step reads of a word lies together.
+    """
+
+    def __init__(
+        self,
+        input_proj: nn.Module,
+        hidden_proj: nn.Module,
+        output_proj: nn.Module | None,
+        cell_clip: float | None,
+        projection_clip: float | None,
+        forget_bias: float,
+    ) -> None:
+        library = native_library()
+        assert library is not None
+        self._library, self._panel = library, library.elmo_panel()
+        self._bias = _gate_bias(input_proj, self._panel, forget_bias)
+        self._input, self._hidden = (Map.of(layer, self._panel, gates=4) for layer in (input_proj, hidden_proj))
+        self._output = None if output_proj is None else Map.of(output_proj, self._panel)
+        self._cell_clip = math.inf if cell_clip is None else cell_clip
+        self._projection_clip = math.inf if projection_clip is None else projection_clip
+
+    def input_gates(self, words: Tensor) -> Tensor:
+        """[n, input width] -> the input product of n words."""
+        if words.dim() != 2 or words.shape[1] != self._input.weight.inputs:
+            raise ValueError(f"words have shape {tuple(words.shape)}: expected (words, {self._input.weight.inputs})")
+        words = words.float().contiguous()
+        count, groups = len(words), self._input.weight.outputs // 4 // self._panel
+        gates = in_huge_pages(groups * count * 4 * self._panel, torch.float32).view(groups, count, 4, self._panel)
+        product = InputProduct(
+            inputs=words.data_ptr(),
+            rows=count,
+            weight=self._input.weight,
+            bias=self._bias.data_ptr(),
+            gates=gates.data_ptr(),
+        )
+        _raise_if(self._library.elmo_input_product(ctypes.byref(product), torch.get_num_threads()))
+        return gates
+
+    def run(
+        self,
+        gates: Tensor,
+        start: int,
+        index: Tensor | None,
+        batch_sizes: Sequence[int],
+        hidden: Tensor | None,
+        cell: Tensor,
+    ) -> Tensor:
+        """Read words; arguments and result as [`inference.Recurrence.run`]."""
+        rows, total = batch_sizes[0], sum(batch_sizes)
+        running = torch.tensor(batch_sizes, dtype=torch.int64, device="cpu")
+        outputs = torch.empty(total, self._hidden.weight.inputs, dtype=torch.float32, device="cpu")
+        first = 0 if index is not None else start * 4 * self._panel * gates.element_size()
+        if index is not None:
+            index = index[start : start + total].to(torch.int64).contiguous()
+        if hidden is not None:
+            hidden = hidden[:rows].float().contiguous()
+        self._check(gates, start, index, batch_sizes, hidden, cell)
+        job = Recurrence(
+            steps=len(batch_sizes),
+            running=running.data_ptr(),
+            gates=gates.data_ptr() + first,
+            words=gates.shape[1],
+            index=None if index is None else index.data_ptr(),
+            hidden=None if hidden is None else hidden.data_ptr(),
+            cell=cell.data_ptr(),
+            outputs=outputs.data_ptr(),
+            hidden_weight=self._hidden.weight,
+            output_weight=Weight() if self._output is None else self._output.weight,
+            cell_clip=self._cell_clip,
+            projection_clip=self._projection_clip,
+        )
+        _raise_if(self._library.elmo_recurrence(ctypes.byref(job), torch.get_num_threads()))
+        return outputs
+
+    def _check(
+        self,
+        gates: Tensor,
+        start: int,
+        index: Tensor | None,
+        batch_sizes: Sequence[int],
+        hidden: Tensor | None,
+        cell: Tensor,
+    ) -> None:
+        """What would be read or written outside of its memory.
+
+        Raises:
+            ValueError, IndexError.
+        """
+        rows, total = batch_sizes[0], sum(batch_sizes)
+        width, size = self._hidden.weight.inputs, self._hidden.weight.outputs // 4
+        if min(batch_sizes) < 1 or any(one < other for one, other in itertools.pairwise(batch_sizes)):
+            raise ValueError(f"batch_sizes are {list(batch_sizes)}: expected positive numbers that never grow")
+        if hidden is not None and (hidden.shape[0] < rows or hidden.shape[1:] != (width,)):
+            raise ValueError(f"hidden has shape {tuple(hidden.shape)}: expected (at least {rows}, {width})")
+        if cell.dim() != 2 or len(cell) < rows or cell.shape[1] != size:
+            raise ValueError(f"cell has shape {tuple(cell.shape)}: expected (at least {rows}, {size})")
+        if cell.dtype != torch.float32 or not cell.is_contiguous():
+            raise ValueError("cell must be contiguous, in float32: it is written to")
+        words = gates.shape[1]
+        if index is None:
+            if start + total > words:
+                raise ValueError(f"{start + total} words are to be read: there are {words}")
+        elif len(index) != total:
+            raise ValueError(f"index has {start + len(index)} words: expected at least {start + total}")
+        else:
+            low, high = (int(bound) for bound in torch.aminmax(index))
+            if low < 0 or high >= words:
+                raise IndexError(f"index holds {low if low < 0 else high}: expected places from 0 to {words - 1}")
+
+
+def native_serves(input_proj: nn.Module, hidden_proj: nn.Module, output_proj: nn.Module | None) -> bool:
+    """Whether the maps of a direction are such that `NativeRecurrence` can take them, and the library is there."""
+    layers = [layer for layer in (input_proj, hidden_proj, output_proj) if layer is not None]
+    weights = [_weight_of(layer) for layer in layers]
+    if any(weight is None for weight in weights) or len({weight.dtype for weight in weights if weight is not None}) > 1:
+        return False
+    if input_proj.bias is None or any(layer.bias is not None for layer in layers[1:]):
+        return False
+    assert weights[0] is not None and weights[1] is not None
+    if not native_works(weights[0].dtype):
+        return False
+    library = native_library()
+    assert library is not None
+    panel, (gates, width) = library.elmo_panel(), weights[1].shape
+    size = gates // 4
+    fits = weights[0].shape == (gates, width) and gates == 4 * size
+    projection = None if output_proj is None else weights[2]
+    fits = fits and (width == size if projection is None else projection.shape == (width, size))
+    return fits and size % panel == 0 and width % panel == 0
+
+
+def _weight_of(layer: nn.Module) -> Tensor | None:
+    """The weight of a layer that is nothing more, `None` of others."""
+    if may_pack(layer):
+        return layer.weight
+    if type(layer) is not ElmoQuantizedLinear or not has_nothing_attached(layer):
+        return None
+    weight = layer.quantized_weight
+    return weight if type(weight) is Tensor and weight.device.type == "cpu" and can_have_fingerprint(weight) else None
+
+
+@functools.cache
+def native_works(dtype: torch.dtype) -> bool:
+    """Whether the library is there, knows weights of a dtype, and is the best for them on this processor."""
+    if dtype not in KINDS:
+        return False
+    if dtype == torch.bfloat16 and packing_works(dtype):
+        return False
+    if dtype == torch.int8 and signed_levels() == LEVELS:
+        return False
+    library = native_library()
+    return library is not None and (dtype != torch.int8 or bool(library.elmo_has_integers()))
+
+
+def _panels(weight: Tensor, panel: int, gates: int) -> Tensor:
+    """Lay a weight [out, in] out as the C code reads it: a flat tensor of its dtype."""
+    outputs, inputs = weight.shape
+    packed = in_huge_pages(weight.numel(), weight.dtype)
+    parts = weight.view(gates, outputs // gates // panel, panel, inputs).permute(1, 0, 3, 2)
+    if weight.dtype == torch.bfloat16:
+        # The halves of a panel word by word, so that one shift and one mask widen them.
+        parts = parts.unflatten(-1, (2, panel // 2)).transpose(-1, -2)
+    elif weight.dtype == torch.int8:
+        # Two inputs side by side: their products are added by one instruction.
+        parts = parts.unflatten(-2, (inputs // 2, 2)).transpose(-1, -2)
+    packed.view(parts.shape).copy_(parts)
+    return packed
+
+
+def _gate_bias(input_proj: nn.Module, panel: int, forget_bias: float) -> Tensor:
+    """The bias of all gates, in the order of the panels."""
+    given = input_proj.bias
+    assert isinstance(given, Tensor)
+    bias = given.detach().float().view(4, -1, panel)
+    shift = torch.tensor([0.0, forget_bias, 0.0, 0.0], dtype=torch.float32, device="cpu").view(4, 1, 1)
+    return (bias + shift).transpose(0, 1).contiguous()
+
+
+def _raise_if(failed: int) -> None:
+    if failed:
+        raise MemoryError("no memory for the intermediate values of a biLSTM layer: use smaller batches")

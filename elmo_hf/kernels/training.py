@@ -1,0 +1,322 @@
+"""The recurrence of `operators.reference_lstm` with a hand-written backward pass, for training.
+
+Autograd records some twenty operations a step and adds up the gradient of each weight matrix once a step. Here a step
+keeps its activated gates, raw cell and raw output, overwrites what nobody needs again, and the gradients of the weights
+are one matrix product each over all steps.
+
+Products may be in another dtype than all the rest: bfloat16 under autocast and in models of bfloat16 weights, with the
+state, the gates and the sums in float32. Then the weights are converted once a call, not once a step.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from elmo_hf.model.prepared_weights import is_plain_linear
+
+from .precision import multiplies_bfloat16
+
+backward_of_sigmoid = torch.ops.aten.sigmoid_backward.grad_input
+backward_of_tanh = torch.ops.aten.tanh_backward.grad_input
+backward_of_clip = torch.ops.aten.hardtanh_backward.grad_input
+
+
+def _bounds(clip: float | None, values: Tensor) -> tuple[float, float] | None:
+    """The open interval whose numbers in the dtype of `values` are those of [-clip, clip].
+
+    A gradient passes a clip at its very bounds too, unlike a hard tanh.
+    """
+    if clip is None:
+        return None
+    bound = torch.tensor(clip, dtype=values.dtype)
+    beyond = float(torch.nextafter(bound, torch.full_like(bound, float("inf"))))
+    return -beyond, beyond
+
+
+def _add_product(target: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """target += left @ right, in place; the factors have one dtype, the target that or a wider one."""
+    return target.addmm_(left, right) if left.dtype == target.dtype else target.add_(torch.mm(left, right))
+
+
+def _set_product(target: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """target = left @ right, in place; dtypes as in `_add_product`."""
+    return torch.mm(left, right, out=target) if left.dtype == target.dtype else target.copy_(torch.mm(left, right))
+
+
+def _without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+class _ProjectedLstm(torch.autograd.Function):
+    """Arguments and results as `training_lstm`; gradients have the dtypes of what they are of.
+
+    Everything is in the cell's dtype (*wide*) but the factors of products, which are in `products_dtype`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        input_weight: Tensor,
+        input_bias: Tensor,
+        hidden_weight: Tensor,
+        output_weight: Tensor | None,
+        products_dtype: torch.dtype,
+        outputs_dtype: torch.dtype,
+        batch_sizes: Sequence[int],
+        cell_clip: float | None,
+        projection_clip: float | None,
+        forget_bias: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.dtypes = [None if given is None else given.dtype for given in (
+            inputs, hidden, cell, input_weight, input_bias, hidden_weight, output_weight
+        )]  # fmt: skip
+        wide, (total, size) = cell.dtype, (len(inputs), cell.shape[1])
+        inputs, input_weight, hidden_weight = (
+            given.to(products_dtype) for given in (inputs, input_weight, hidden_weight)
+        )
+        output_weight = None if output_weight is None else output_weight.to(products_dtype)
+        hidden = hidden.to(wide)
+        # [total, 4H]; activated in place, step by step.
+        if products_dtype == wide:
+            gates = torch.addmm(input_bias.to(wide), inputs, input_weight.T)
+        else:
+            gates = torch.mm(inputs, input_weight.T) + input_bias.to(wide)
+        gates[:, size : 2 * size] += forget_bias
+        raw_cells = cell.new_empty(total, size)
+        cell_tanhs = cell.new_empty(total, size)
+        raw_outputs = cell.new_empty(total, hidden.shape[1])
+        if output_weight is None:
+            projection_clip = None
+        outputs = raw_outputs if projection_clip is None else torch.empty_like(raw_outputs)
+        final_hidden, final_cell = hidden.clone(), cell.clone()
+        transposed = hidden_weight.T
+        start = 0
+        for running in batch_sizes:
+            part = slice(start, start + running)
+            start += running
+            before_hidden, before_cell = final_hidden[:running], final_cell[:running]
+            step = _add_product(gates[part], before_hidden.to(products_dtype), transposed)
+            input_gate, forget_gate, candidate, output_gate = step.chunk(4, dim=1)
+            step[:, : 2 * size].sigmoid_()
+            candidate.tanh_()
+            output_gate.sigmoid_()
+            after = torch.mul(forget_gate, before_cell, out=raw_cells[part]).addcmul_(input_gate, candidate)
+            if cell_clip is None:
+                before_cell.copy_(after)
+            else:
+                torch.clamp(after, -cell_clip, cell_clip, out=before_cell)
+            torch.tanh(before_cell, out=cell_tanhs[part])
+            if output_weight is None:
+                torch.mul(output_gate, cell_tanhs[part], out=raw_outputs[part])
+            else:
+                exposed = (output_gate * cell_tanhs[part]).to(products_dtype)
+                _set_product(raw_outputs[part], exposed, output_weight.T)
+            if projection_clip is not None:
+                torch.clamp(raw_outputs[part], -projection_clip, projection_clip, out=outputs[part])
+            before_hidden.copy_(outputs[part])
+        ctx.save_for_backward(
+            inputs, hidden, cell, input_weight, hidden_weight, output_weight, gates, raw_cells, cell_tanhs,
+            raw_outputs, outputs,
+        )  # fmt: skip
+        ctx.batch_sizes, ctx.cell_clip, ctx.projection_clip = batch_sizes, cell_clip, projection_clip
+        return outputs.to(outputs_dtype), final_hidden.to(outputs_dtype), final_cell
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, output_gradient: Tensor, final_hidden_gradient: Tensor, final_cell_gradient: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        # Whoever calls `backward` may do so under autocast.
+        with _without_autocast(output_gradient):
+            gradients = _ProjectedLstm._gradients(ctx, output_gradient, final_hidden_gradient, final_cell_gradient)
+        return (
+            *(None if part is None else part.to(dtype) for part, dtype in zip(gradients, ctx.dtypes, strict=True)),
+            *[None] * 6,
+        )
+
+    @staticmethod
+    def _gradients(
+        ctx: Any, output_gradient: Tensor, final_hidden_gradient: Tensor, final_cell_gradient: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """Of the seven tensors."""
+        (
+            inputs, hidden, cell, input_weight, hidden_weight, output_weight, gates, raw_cells, cell_tanhs,
+            raw_outputs, outputs,
+        ) = ctx.saved_tensors  # fmt: skip
+        # The factors of the products over all steps; where these are not wide, a step's own are computed beside them.
+        factors = inputs.dtype
+        gate_gradient = torch.empty_like(gates, dtype=factors)
+        raw_output_gradient = torch.empty_like(raw_outputs, dtype=factors)
+        hidden_before = torch.empty_like(outputs, dtype=factors)
+        exposed_cells = torch.empty_like(raw_cells, dtype=factors)
+        narrows = factors != gates.dtype
+        step_gates = torch.empty_like(gates[: max(ctx.batch_sizes)]) if narrows else None
+        cell_bounds, output_bounds = _bounds(ctx.cell_clip, cell), _bounds(ctx.projection_clip, outputs)
+        output_gradient = output_gradient.to(outputs.dtype)
+        # Of the state after the step at hand: what later steps, or the caller, ask of it.
+        hidden_gradient = final_hidden_gradient.to(outputs.dtype, copy=True)
+        cell_gradient = final_cell_gradient.clone()
+        end = len(inputs)
+        for number in range(len(ctx.batch_sizes) - 1, -1, -1):
+            running = ctx.batch_sizes[number]
+            part = slice(end - running, end)
+            end -= running
+            if number:
+                before = slice(end - ctx.batch_sizes[number - 1], end - ctx.batch_sizes[number - 1] + running)
+                hidden_before[part] = outputs[before]
+                cell_before = raw_cells[before]
+                if ctx.cell_clip is not None:
+                    cell_before = cell_before.clamp(-ctx.cell_clip, ctx.cell_clip)
+            else:
+                hidden_before[part] = hidden[:running]
+                cell_before = cell[:running]
+            input_gate, forget_gate, candidate, output_gate = gates[part].chunk(4, dim=1)
+            d_gates = gate_gradient[part] if step_gates is None else step_gates[:running]
+            d_input, d_forget, d_candidate, d_output = d_gates.chunk(4, dim=1)
+            # h' = clip(exposed @ output_weight.T)
+            d_hidden = hidden_gradient[:running].add_(output_gradient[part])
+            if output_bounds is not None:
+                backward_of_clip(d_hidden, raw_outputs[part], *output_bounds, grad_input=d_hidden)
+            raw_output_gradient[part] = d_hidden
+            d_exposed = d_hidden if output_weight is None else raw_output_gradient[part] @ output_weight
+            d_exposed = d_exposed.to(gates.dtype)
+            # exposed = output_gate * tanh(clip(raw cell))
+            cell_tanh = cell_tanhs[part]
+            torch.mul(output_gate, cell_tanh, out=exposed_cells[part])
+            backward_of_sigmoid(d_exposed * cell_tanh, output_gate, grad_input=d_output)
+            d_cell = torch.mul(d_exposed, output_gate)
+            backward_of_tanh(d_cell, cell_tanh, grad_input=d_cell).add_(cell_gradient[:running])
+            if cell_bounds is not None:
+                backward_of_clip(d_cell, raw_cells[part], *cell_bounds, grad_input=d_cell)
+            # raw cell = forget_gate * cell_before + input_gate * candidate
+            backward_of_sigmoid(d_cell * candidate, input_gate, grad_input=d_input)
+            backward_of_sigmoid(d_cell * cell_before, forget_gate, grad_input=d_forget)
+            backward_of_tanh(d_cell * input_gate, candidate, grad_input=d_candidate)
+            torch.mul(d_cell, forget_gate, out=cell_gradient[:running])
+            if step_gates is not None:
+                gate_gradient[part] = d_gates
+            _set_product(hidden_gradient[:running], gate_gradient[part], hidden_weight)
+        needed = ctx.needs_input_grad
+        return (
+            gate_gradient @ input_weight if needed[0] else None,
+            hidden_gradient if needed[1] else None,
+            cell_gradient if needed[2] else None,
+            (inputs.T @ gate_gradient).T.contiguous() if needed[3] else None,
+            gate_gradient.sum(dim=0, dtype=gates.dtype) if needed[4] else None,
+            (hidden_before.T @ gate_gradient).T.contiguous() if needed[5] else None,
+            raw_output_gradient.T @ exposed_cells if needed[6] else None,
+        )
+
+
+class LstmWeights(NamedTuple):
+    """Weights of one direction of one layer: [4H, P], [4H], [4H, P], and [P, H] or `None`.
+
+    Attributes:
+        products_dtype: of the factors of matrix products; `None` for the cell's.
+        outputs_dtype: of outputs and hidden state; `None` for the inputs'.
+    """
+
+    input_weight: Tensor
+    input_bias: Tensor
+    hidden_weight: Tensor
+    output_weight: Tensor | None
+    products_dtype: torch.dtype | None = None
+    outputs_dtype: torch.dtype | None = None
+
+
+def trainable_weights(
+    inputs: Tensor, cell: Tensor, input_proj: nn.Module, hidden_proj: nn.Module, output_proj: nn.Module | None
+) -> LstmWeights | None:
+    """The weights with which `training_lstm` serves a call of `projected_lstm`, or `None` where it does not.
+
+    It reads weights, so every layer must be a plain `nn.Linear` that nothing is attached to; it is neither
+    differentiable twice nor known to compilers and function transforms; and it pays in training only.
+
+    Dtypes: all one; or, on a processor, bfloat16 inputs and weights with a cell of float32, or autocast to bfloat16
+    over float32 weights. The last two multiply in bfloat16 where the processor can, else in float32, which is exact and
+    faster there; autocast's outputs are float32.
+    """
+    if not torch.is_grad_enabled() or not len(inputs):
+        return None
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return None
+    if not all(layer is None or is_plain_linear(layer) for layer in (input_proj, hidden_proj, output_proj)):
+        return None
+    found = (
+        input_proj.weight,
+        input_proj.bias,
+        hidden_proj.weight,
+        None if output_proj is None else output_proj.weight,
+    )
+    weights = [weight for weight in found if weight is not None]
+    dtype = cast("Tensor", input_proj.weight).dtype
+    # A sharded weight is a subclass of a tensor.
+    if any(
+        type(weight) not in (nn.Parameter, Tensor) or weight.dtype != dtype or weight.device != inputs.device
+        for weight in weights
+    ):
+        return None
+    if input_proj.bias is None or not (inputs.requires_grad or any(weight.requires_grad for weight in weights)):
+        return None
+    dtypes = _dtypes(inputs, cell, dtype)
+    return (
+        None if dtypes is None else LstmWeights(*cast("tuple[Tensor, Tensor, Tensor, Tensor | None]", found), *dtypes)
+    )
+
+
+def _dtypes(inputs: Tensor, cell: Tensor, weights: torch.dtype) -> tuple[torch.dtype, torch.dtype] | None:
+    """Of the factors of products, and of the outputs; `None` where `training_lstm` does not serve."""
+    device = inputs.device.type
+    autocasts = torch.is_autocast_enabled(device)
+    if not autocasts and weights == inputs.dtype == cell.dtype:
+        return weights, weights
+    if device != "cpu" or cell.dtype != torch.float32:
+        return None
+    if autocasts and (
+        torch.get_autocast_dtype(device) != torch.bfloat16
+        or weights != torch.float32
+        or inputs.dtype not in (torch.float32, torch.bfloat16)
+    ):
+        return None
+    if not autocasts and not weights == inputs.dtype == torch.bfloat16:
+        return None
+    return torch.bfloat16 if multiplies_bfloat16() else torch.float32, weights
+
+
+def training_lstm(
+    inputs: Tensor,
+    batch_sizes: Sequence[int],
+    hidden: Tensor,
+    cell: Tensor,
+    weights: LstmWeights,
+    *,
+    cell_clip: float | None,
+    projection_clip: float | None,
+    forget_bias: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`reference_lstm` in the dtypes that `weights` says; differentiable once. Autocast adds nothing to it.
+
+    Arguments and results as in `reference_lstm`, with the weights in place of the products; at least one word.
+    """
+    *tensors, products_dtype, outputs_dtype = weights
+    with _without_autocast(inputs):
+        return _ProjectedLstm.apply(
+            inputs,
+            hidden,
+            cell,
+            *tensors,
+            products_dtype or cell.dtype,
+            outputs_dtype or inputs.dtype,
+            batch_sizes,
+            cell_clip,
+            projection_clip,
+            forget_bias,
+        )

@@ -1,0 +1,1 @@
+"""The models: plain PyTorch. The files of this folder travel with a checkpoint as remote code."""

@@ -1,0 +1,126 @@
+"""Word probabilities by clusters of frequency: a softmax that is cheap to train over a large vocabulary."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_elmo import ElmoConfig
+from .initialization import initialise_rows, starting_with
+from .softmax import LOGITS_AT_A_TIME, frequency_ranks, ids_of_ranks, ids_without_probability
+
+# Each cluster of rarer words is predicted from a vector this many times narrower than the one before it.
+DIVISOR = 4.0
+
+
+class ElmoAdaptiveSoftmax(nn.Module):
+    """The frequent words in one small softmax, the others behind a few cluster entries of it.
+
+    Takes the place of `ElmoSoftmax` in a model whose configuration has `softmax_cutoffs`, with the same methods, and
+    is saved and loaded with it. It has no row a word, and no original has one like it: it is neither tied nor
+    exported to the original formats; the biLM below it is.
+
+    Source: Grave et al. 2017, "Efficient softmax approximation for GPUs"; `torch.nn.AdaptiveLogSoftmaxWithLoss`.
+
+    Attributes:
+        clusters: the weights, over the ranks of the words with a probability.
+
+    Raises:
+        ValueError: cutoffs that do not rise within the vocabulary, or too many for the model's width.
+    """
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__()
+        if config.softmax_cutoffs is None:
+            raise ValueError("an adaptive softmax needs softmax_cutoffs: ranks where its clusters begin")
+        self.in_features, self.out_features = config.projection_size, config.vocab_size
+        self.excluded_ids = ids_without_probability(config)
+        self.cutoffs = list(config.softmax_cutoffs)
+        words = config.vocab_size - len(self.excluded_ids)
+        check_cutoffs(self.cutoffs, words)
+        if config.projection_size < DIVISOR ** len(self.cutoffs):
+            raise ValueError(
+                f"softmax_cutoffs={self.cutoffs}: {len(self.cutoffs)} clusters, each {DIVISOR:g} times narrower than "
+                f"the one before, leave nothing of projection_size={config.projection_size}; use fewer cutoffs"
+            )
+        self.clusters = nn.AdaptiveLogSoftmaxWithLoss(
+            config.projection_size, words, self.cutoffs, div_value=DIVISOR, head_bias=True
+        )
+        for layer in self.clusters.modules():
+            if isinstance(layer, nn.Linear):
+                starting_with(layer, "normal", layer.in_features**-0.5)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., projection_size) -> (..., vocab_size): log-probabilities, minus infinity for padding and mask."""
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        scores = flat.new_full((len(flat), self.out_features), float("-inf"))
+        ranks = torch.arange(self.clusters.n_classes, device=flat.device)
+        scores = scores.index_copy(1, ids_of_ranks(ranks, self.excluded_ids), self.clusters.log_prob(flat))
+        return scores.view(*hidden.shape[:-1], -1)
+
+    def has_probability(self, word_ids: Tensor) -> Tensor:
+        """As `ElmoSoftmax.has_probability`."""
+        known = word_ids >= 0
+        for token in self.excluded_ids:
+            known = known & (word_ids != token)
+        return known
+
+    def log_probabilities(self, hidden: Tensor, word_ids: Tensor) -> Tensor:
+        """As `ElmoSoftmax.log_probabilities`: [n, projection_size], [n] -> [n], float32 or wider."""
+        ranks = frequency_ranks(word_ids, self.excluded_ids)
+        step = max(1, LOGITS_AT_A_TIME // max(1, self.out_features))
+        parts = [
+            self.clusters(part, these).output for part, these in zip(hidden.split(step), ranks.split(step), strict=True)
+        ]
+        scores = torch.cat(parts) if parts else hidden.new_zeros(0)
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+    @torch.no_grad()
+    def resize(self, size: int, mean_resizing: bool) -> None:
+        """Grow or shrink the cluster of the rarest words; arguments as `ElmoSoftmax.resize`."""
+        excluded = [token for token in self.excluded_ids if token < size]
+        words = size - len(excluded)
+        check_cutoffs(self.cutoffs, words)
+        last = self.clusters.tail[-1].get_submodule("1")
+        assert isinstance(last, nn.Linear)
+        rows = words - self.cutoffs[-1]
+        kept = min(rows, last.out_features)
+        weight = last.weight.new_empty(rows, last.in_features)
+        weight[:kept] = last.weight[:kept]
+        if mean_resizing:
+            weight[kept:] = last.weight.mean(0)
+        else:
+            initialise_rows(last, weight[kept:])
+        last.weight = nn.Parameter(weight, requires_grad=last.weight.requires_grad)
+        last.out_features = rows
+        self.clusters.n_classes = self.clusters.cutoffs[-1] = words
+        self.out_features, self.excluded_ids = size, excluded
+
+
+def check_cutoffs(cutoffs: list[int], words: int) -> None:
+    """Refuse cutoffs that are not rising ranks within a vocabulary of `words` words.
+
+    Raises:
+        ValueError: names the cutoffs and the bound.
+    """
+    rising = all(low < high for low, high in pairwise(cutoffs))
+    if not cutoffs or not rising or cutoffs[0] < 1 or cutoffs[-1] >= words:
+        raise ValueError(
+            f"softmax_cutoffs={cutoffs}: expected rising ranks from 1 to {words - 1}, since the vocabulary has {words} "
+            "words with a probability"
+        )
+
+
+def default_cutoffs(vocab_size: int) -> list[int]:
+    """Cutoffs for a vocabulary of that size: about the 1st, 5th and 25th per cent, the proportions of Grave et al.
+
+    Raises:
+        ValueError: a vocabulary too small for clusters.
+    """
+    cutoffs = sorted({max(1, vocab_size * share // 100) for share in (1, 5, 25)})
+    if vocab_size < 100:
+        raise ValueError(
+            f"vocab_size={vocab_size}: an adaptive softmax pays from tens of thousands of words on and is refused "
+            "below 100; use the full softmax"
+        )
+    return cutoffs

@@ -1,0 +1,179 @@
+"""Words from their characters: embedding, convolutions, highways, projection (paper, section 3.4).
+
+Source: bilm-tf `BidirectionalLanguageModelGraph._build_word_char_embeddings`, AllenNLP `_ElmoCharacterEncoder`.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from elmo_hf.kernels.cpu.character_tables import convolution_maxima
+from elmo_hf.kernels.cpu.onednn import PackedLinear, product_of
+
+from .configuration_elmo import ElmoConfig
+from .initialization import starting_with
+from .layer_norm import ElmoLayerNorm
+from .word_cache import row_hashes
+
+# Distinct words encoded at a time: bounds the convolutions' memory on large batches (2048 filters x 20 positions x
+# 4096 words are 0.7 GB in float32) and costs nothing on usual ones.
+WORDS_AT_A_TIME = 4096
+
+
+def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct rows of a matrix of integers, and where each row went: `rows == distinct[inverse]`.
+
+    Args:
+        rows: (n, length), int64.
+
+    Returns:
+        distinct (m, length) in no meaningful order; inverse (n,) of indices into it.
+    """
+    # Sorting one 64-bit hash a row is many times faster than sorting rows. The hash is a polynomial modulo 2 ** 64;
+    # what it yields is compared, and a collision only costs the slow way.
+    hashes, inverse = torch.unique(row_hashes(rows), return_inverse=True)
+    some_row = torch.zeros_like(hashes).scatter_(0, inverse, torch.arange(len(rows), device=rows.device))
+    distinct = rows[some_row]
+    if not torch.equal(distinct[inverse], rows):
+        distinct, inverse = torch.unique(rows, dim=0, return_inverse=True)
+    return distinct, inverse
+
+
+class ElmoHighway(nn.Module):
+    """y = g * relu(nonlinear(x)) + (1 - g) * x with g = sigmoid(gate(x)).
+
+    `gate` has the sign of bilm-tf's `W_carry`, which despite its name opens the *non-linear* branch.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.nonlinear = starting_with(nn.Linear(width, width), "normal", width**-0.5)
+        # The bias lets the input through at first.
+        self.gate = starting_with(nn.Linear(width, width), "normal", width**-0.5, bias=-2.0)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        products = product_of(self.nonlinear), product_of(self.gate)
+        nonlinear, gate = (product(inputs) for product in products)
+        if all(isinstance(product, PackedLinear) for product in products) and not inputs.requires_grad:
+            # Both are new, and nothing else reads them.
+            return nonlinear.relu_().sub_(inputs).mul_(gate.sigmoid_()).add_(inputs)
+        gate = torch.sigmoid(gate)
+        return gate * torch.relu(nonlinear) + (1 - gate) * inputs
+
+
+class ElmoCharacterEmbeddings(nn.Module):
+    """(batch, words, characters) ids -> (batch, words, output_size) vectors independent of their context.
+
+    `output_size` is `projection_size`, or the number of filters where characters are joined to other parts of a word
+    and all are projected together.
+    """
+
+    input_names = ("character_ids",)
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__()
+        self.max_characters_per_word = config.max_characters_per_word
+        self.widest_filter = max(width for width, _ in config.character_filters)
+        self.activation = torch.relu if config.character_activation == "relu" else torch.tanh
+        size = config.character_embedding_size
+        self.character_embeddings = starting_with(
+            nn.Embedding(config.num_characters, size, padding_idx=0), "uniform", 1.0
+        )
+        self.convolutions = nn.ModuleList(
+            starting_with(nn.Conv1d(size, count, width), "uniform", 0.05)
+            if config.character_activation == "relu"
+            else starting_with(nn.Conv1d(size, count, width), "normal", (width * size) ** -0.5)
+            for width, count in config.character_filters
+        )
+        self.projects_before_highways = config.character_projection_location == "after_cnn"
+        projected_first = config.character_projection and self.projects_before_highways
+        width = config.projection_size if projected_first else config.num_filters
+        self.highways = nn.ModuleList(ElmoHighway(width) for _ in range(config.num_highway_layers))
+        self.output_size: int = config.projection_size if config.character_projection else config.num_filters
+        self.projection = None
+        if config.character_projection:
+            linear = nn.Linear(config.num_filters, config.projection_size)
+            self.projection = starting_with(linear, "normal", config.num_filters**-0.5)
+        self.layer_norm = None
+        if config.character_layer_norm:
+            self.layer_norm = ElmoLayerNorm(self.output_size, config.layer_norm_epsilon)
+
+    def real_words(self, character_ids: Tensor) -> Tensor:
+        """(batch, words, characters) ids -> (batch, words), bool: words that are not all zeros."""
+        return character_ids.ne(0).any(dim=-1)
+
+    def forward(self, character_ids: Tensor, mask: Tensor) -> Tensor:
+        """Encode the words that `mask` marks; the others become zero.
+
+        Args:
+            character_ids: (batch, words, max_characters_per_word), any integer dtype.
+            mask: (batch, words), bool.
+
+        Raises:
+            ValueError: a wrong shape or an id outside the character table.
+        """
+        rows = self.rows(character_ids, mask)
+        if len(rows) == 0:
+            vectors = self.character_embeddings.weight.new_zeros(0, self.output_size)
+        else:
+            distinct, inverse = distinct_rows(rows)
+            vectors = self.encode_rows(distinct).index_select(0, inverse)  # [n, projection_size]
+        padded = vectors.new_zeros(*mask.shape, vectors.shape[-1])
+        return padded.masked_scatter(mask.unsqueeze(-1), vectors)
+
+    def rows(self, character_ids: Tensor, mask: Tensor) -> Tensor:
+        """[n, characters], int64: what is read of the n words that `mask` marks; shapes and errors as in `forward`."""
+        if character_ids.dim() != 3 or character_ids.shape[-1] != self.max_characters_per_word:
+            raise ValueError(
+                f"character_ids has shape {tuple(character_ids.shape)}: expected (batch, words, "
+                f"{self.max_characters_per_word}); the tokenizer's max_characters_per_word must be the model's"
+            )
+        return character_ids[mask].long()
+
+    def encode_rows(self, rows: Tensor) -> Tensor:
+        """[n, characters] of at least one word -> [n, output_size], in chunks and without superfluous columns."""
+        self._check_range(rows)
+        parts = [self.encode(part) for part in self._trim(rows).split(WORDS_AT_A_TIME)]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def encode(self, rows: Tensor) -> Tensor:
+        """(n, characters) int64 ids of n words -> (n, output_size)."""
+        words = self.activation(convolution_maxima(rows, self.character_embeddings, list(self.convolutions)))
+        dtype = self.character_embeddings.weight.dtype
+        if words.dtype != dtype and not self._takes_any_dtype():
+            words = words.to(dtype)
+        if self.projection is not None and self.projects_before_highways:
+            words = product_of(self.projection)(words)
+        for highway in self.highways:
+            words = highway(words)
+        if self.projection is not None and not self.projects_before_highways:
+            words = product_of(self.projection)(words)
+        if words.dtype.itemsize > dtype.itemsize:
+            words = words.to(dtype)
+        return words if self.layer_norm is None else self.layer_norm(words)
+
+    def _takes_any_dtype(self) -> bool:
+        """Whether no layer behind the convolutions insists on the dtype of its weights."""
+        layers: list[nn.Module] = [] if self.projection is None else [self.projection]
+        for highway in self.highways:
+            assert isinstance(highway, ElmoHighway)
+            layers += [highway.nonlinear, highway.gate]
+        return all(isinstance(product_of(layer), PackedLinear) for layer in layers)
+
+    def _trim(self, rows: Tensor) -> Tensor:
+        """Cut columns that repeat the last one in every row: they add no new window to the maximum.
+
+        Windows that lie wholly in the repeated tail are all alike, so one window of the widest filter behind the last
+        differing column stands for all of them. Exact, and most of the work: words are short, rows are not.
+        """
+        differs = (rows != rows[:, -1:]).any(dim=0).nonzero()
+        last = int(differs[-1]) if len(differs) else -1
+        return rows[:, : last + 1 + self.widest_filter]
+
+    def _check_range(self, rows: Tensor) -> None:
+        low, high = int(rows.min()), int(rows.max())
+        count = self.character_embeddings.num_embeddings
+        if low < 0 or high >= count:
+            raise ValueError(
+                f"character_ids holds {low if low < 0 else high}: expected ids from 0 to {count - 1}; make them with "
+                "the tokenizer that belongs to the model"
+            )

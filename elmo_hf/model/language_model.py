@@ -1,0 +1,148 @@
+"""ELMo as the language model it was trained as."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+from transformers.modeling_outputs import ModelOutput
+from transformers.utils import can_return_tuple
+
+from .adaptive_softmax import ElmoAdaptiveSoftmax
+from .base_model import ElmoModel
+from .configuration_elmo import ElmoConfig
+from .labels import check_one_a_word, mean_loss
+from .pretrained import ElmoPreTrainedModel
+from .softmax import ElmoSoftmax
+from .state import ElmoState
+
+
+@dataclass
+class ElmoForPreTrainingOutput(ModelOutput):
+    """Output of [`ElmoForPreTraining`].
+
+    Attributes:
+        loss: with `labels`, the mean of the two directions' losses, in nats a word.
+        forward_loss, backward_loss: the two directions'.
+        forward_log_probs: (batch, words), log P(word | the words before it); zero where nothing is predicted (the
+            first word, padding, words without a probability).
+        backward_log_probs: (batch, words), log P(word | the words after it), likewise.
+        hidden_states, state: as in [`ElmoModelOutput`].
+    """
+
+    loss: Tensor | None = None
+    forward_loss: Tensor | None = None
+    backward_loss: Tensor | None = None
+    forward_log_probs: Tensor | None = None
+    backward_log_probs: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    state: ElmoState | None = None
+
+
+class ElmoForPreTraining(ElmoPreTrainedModel):
+    """The bidirectional language model: a biLM and the softmax over words that both directions share."""
+
+    _auto_class = "AutoModelForPreTraining"
+    # With `config.tie_word_embeddings`, which needs a table of words; one that is joined to other parts is in `words`.
+    _tied_weights_keys = {"softmax.weight": r"elmo\.embeddings\.(words\.)?word_embeddings\.weight"}
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__(config)
+        if not config.causal:
+            raise ValueError(
+                "causal=False: a position of a plain bidirectional encoder has read every word of the sentence, also "
+                "the one that a language model predicts from it; use such an encoder for other tasks, or causal=True"
+            )
+        if config.aligned:
+            raise ValueError(
+                "aligned=True: a language model's softmax reads the layers as they were trained, and a map to another "
+                "language joins both directions, so that each would see the word it predicts; load it with "
+                "aligned=False"
+            )
+        self.elmo = ElmoModel(config)
+        self.softmax = ElmoSoftmax(config) if config.softmax_cutoffs is None else ElmoAdaptiveSoftmax(config)
+        # No language model reads the mixes: without a gradient, they would hold up distributed training.
+        self.elmo.scalar_mixes.requires_grad_(False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> ElmoSoftmax | ElmoAdaptiveSoftmax:
+        return self.softmax
+
+    def set_output_embeddings(self, new_embeddings: ElmoSoftmax | ElmoAdaptiveSoftmax) -> None:
+        self.softmax = new_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        character_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        initial_state: ElmoState | None = None,
+        return_state: bool = False,
+        output_hidden_states: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        pos_tag_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> ElmoForPreTrainingOutput:
+        """Predict every word from the words before it, and from the words after it.
+
+        The forward direction predicts w_t from its top layer at t - 1, the backward one from its own at t + 1; so
+        `</S>` is predicted forwards and `<S>` backwards.
+
+        Args:
+            input_ids: (batch, words), boundaries included; the words predicted.
+            labels: (batch, words), the words to predict in the loss, -100 for none: usually `input_ids`.
+            num_items_in_batch: divides the summed losses in place of this batch's number of predictions.
+
+        Other arguments and errors as in [`ElmoModel`].
+        """
+        outputs = self.elmo(
+            input_ids,
+            attention_mask,
+            character_ids,
+            initial_state=initial_state,
+            return_state=return_state,
+            output_hidden_states=True,
+            pos_tag_ids=pos_tag_ids,
+            return_dict=True,
+        )
+        top = functional.dropout(outputs.hidden_states[-1], self.config.top_layer_dropout, self.training)
+        real = self.elmo.word_mask(input_ids, attention_mask, character_ids)
+        if labels is not None:
+            check_one_a_word(labels, input_ids.shape)
+        targets = input_ids if labels is None else labels.where(labels.ge(0), input_ids)
+        self._check_range(targets)
+        predicted = real & self.softmax.has_probability(targets)
+        log_probs, losses = [], []
+        for half, shift in zip(top.chunk(2, dim=-1), (1, -1), strict=True):
+            # Position t reads its context at t - 1 (forward) or t + 1 (backward); no sentence wraps around.
+            context, context_is_real = half.roll(shift, dims=1), real.roll(shift, dims=1).clone()
+            context_is_real[:, 0 if shift == 1 else -1] = False
+            here = predicted & context_is_real
+            scores = self.softmax.log_probabilities(context[here], targets[here])
+            log_probs.append(scores.new_zeros(here.shape).masked_scatter(here, scores))
+            if labels is not None:
+                in_loss = here & labels.ge(0)
+                losses.append(mean_loss(-(log_probs[-1] * in_loss).sum(), in_loss.sum(), num_items_in_batch))
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        return ElmoForPreTrainingOutput(
+            loss=(losses[0] + losses[1]) / 2 if losses else None,
+            forward_loss=losses[0].detach() if losses else None,
+            backward_loss=losses[1].detach() if losses else None,
+            forward_log_probs=log_probs[0],
+            backward_log_probs=log_probs[1],
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
+            state=outputs.state,
+        )
+
+    def _check_range(self, word_ids: Tensor) -> None:
+        if not word_ids.numel():
+            return
+        low, high, count = int(word_ids.min()), int(word_ids.max()), self.config.vocab_size
+        if low < 0 or high >= count:
+            raise ValueError(
+                f"word id {low if low < 0 else high}: expected ids from 0 to {count - 1}; the model's vocab_size is "
+                "not the tokenizer's. Load the tokenizer that belongs to the model, or call resize_token_embeddings"
+            )

@@ -1,0 +1,115 @@
+"""Choosing one of several texts: an answer, an ending."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import MultipleChoiceModelOutput
+from transformers.utils import can_return_tuple
+
+from .base_model import ElmoModel
+from .configuration_elmo import ElmoConfig
+from .initialization import starting_with
+from .labels import check_class_numbers, mean_cross_entropy
+from .pretrained import ElmoPreTrainedModel
+from .sequence_classification import ElmoSentenceEncoder
+from .task_layers import ElmoTaskLayers
+
+
+class ElmoForMultipleChoice(ElmoPreTrainedModel):
+    """Scores every choice of a question by itself, and learns to give the right one the highest score.
+
+    A choice is a text or a pair (the question and one answer), encoded as by [`ElmoForSequenceClassification`], with
+    one number for its score. Batches are those of `ElmoDataCollatorForMultipleChoice`.
+    """
+
+    _auto_class = "AutoModelForMultipleChoice"
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__(config)
+        self.elmo = ElmoModel(config) if config.elmo_at else None
+        self.task_layers = ElmoTaskLayers(config)
+        self._freeze_unread_mixes()
+        self.sentence_encoder = ElmoSentenceEncoder(config, self.task_layers.output_size)
+        width = self.sentence_encoder.output_size
+        self.classifier = starting_with(nn.Linear(width, 1), "normal", width**-0.5)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        character_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        pos_tag_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> MultipleChoiceModelOutput:
+        """Score every choice.
+
+        Args:
+            input_ids: (batch, choices, words), always needed: they tell sentence boundaries, which are not pooled.
+            attention_mask: (batch, choices, words).
+            character_ids: (batch, choices, words, max_characters_per_word).
+            inputs_embeds: (batch, choices, words, projection_size).
+            labels: (batch,), the number of the right choice, -100 for none.
+            num_items_in_batch: divides the summed loss in place of this batch's number of labels.
+            pos_tag_ids: (batch, choices, words).
+
+        Returns:
+            logits (batch, choices); with `labels`, the mean cross-entropy, plus `scalar_mix_penalty()`; hidden states
+            (batch * choices, words, 2 * projection_size), where they are asked for.
+
+        Raises:
+            ValueError: inputs without an axis of choices, or of different numbers of choices; a label that is none of
+                the choices; and what [`ElmoForSequenceClassification`] refuses.
+        """
+        if input_ids is None:
+            raise ValueError(
+                "input_ids missing: pass all that ElmoDataCollatorForMultipleChoice returns, model(**batch)"
+            )
+        given = {
+            "input_ids": (input_ids, "(batch, choices, words)"),
+            "attention_mask": (attention_mask, "(batch, choices, words)"),
+            "character_ids": (character_ids, "(batch, choices, words, characters)"),
+            "inputs_embeds": (inputs_embeds, "(batch, choices, words, projection_size)"),
+            "pos_tag_ids": (pos_tag_ids, "(batch, choices, words)"),
+        }
+        flat = {name: self._flattened(name, *value, input_ids) for name, value in given.items()}
+        words, mask, outputs = self.encode_words(**flat, output_hidden_states=output_hidden_states)
+        ids = input_ids.flatten(0, 1)
+        choices = self.sentence_encoder(words, mask, ids, self.without_boundaries(mask, ids))
+        logits = self.classifier(choices).view(input_ids.shape[:2])  # [batch, choices]
+        loss = None
+        if labels is not None:
+            loss = self._penalised(self._loss(logits, labels, num_items_in_batch), labels, num_items_in_batch)
+        return MultipleChoiceModelOutput(
+            loss=loss, logits=logits, hidden_states=None if outputs is None else outputs.hidden_states
+        )
+
+    @staticmethod
+    def _flattened(name: str, value: Tensor | None, axes: str, input_ids: Tensor) -> Tensor | None:
+        """(batch, choices, ...) -> (batch * choices, ...)."""
+        if value is None:
+            return None
+        if value.dim() != axes.count(",") + 1 or value.shape[:2] != input_ids.shape[:2]:
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}: expected {axes}, batch and choices as in input_ids "
+                f"{tuple(input_ids.shape)}. ElmoDataCollatorForMultipleChoice makes such batches; the collator of "
+                "Transformers joins the rows of characters of a text into one"
+            )
+        return value.flatten(0, 1)
+
+    def _loss(self, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+        batch_size, choices = logits.shape
+        if tuple(labels.shape) != (batch_size,) or labels.is_floating_point():
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)} and type {labels.dtype}: expected ({batch_size},) integers, "
+                "the number of the right choice of each question"
+            )
+        labels = labels.to(logits.device, torch.int64)
+        check_class_numbers(labels, choices, "it is the number of the right one of the choices")
+        return mean_cross_entropy(logits, labels, num_items_in_batch)

@@ -1,0 +1,291 @@
+"""What all ELMo models share: initial values, saving, the word vocabulary, frozen biLMs."""
+
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
+
+from .adaptive_softmax import ElmoAdaptiveSoftmax
+from .configuration_elmo import ElmoConfig
+from .crf import ElmoCrf
+from .initialization import initialise
+from .labels import mean_loss
+from .layer_alignment import ElmoAlignment
+from .pooling import is_token
+from .quantized_linear import ElmoQuantizedLinear
+from .scalar_mix import ElmoScalarMix
+from .softmax import ElmoSoftmax
+from .task_layers import ElmoTaskLayers
+from .transformer import ElmoPositions
+from .word_embeddings import ElmoWordEmbeddings
+from .word_layer import character_embeddings_of, word_table_of
+
+
+def _install(staging: Path, folder: Path, variant: str | None) -> None:
+    """Move a saved model into `folder`; weights of the same variant that it replaces are removed.
+
+    A rank that saves nothing, or a model that saves only its adapter, replaces no weights.
+    """
+    suffix = f".{re.escape(variant)}" if variant else ""
+    weights = re.compile(
+        rf"model{suffix}(-\d{{5}}-of-\d{{5}})?\.safetensors|{re.escape(SAFE_WEIGHTS_NAME)}\.index{suffix}\.json"
+    )
+    written = sorted(path.name for path in staging.iterdir())
+    if CONFIG_NAME in written:
+        written.remove(CONFIG_NAME)
+        written.append(CONFIG_NAME)
+        (folder / CONFIG_NAME).unlink(missing_ok=True)
+    if any(weights.fullmatch(name) for name in written):
+        for path in folder.iterdir():
+            if weights.fullmatch(path.name):
+                path.unlink()
+    for name in written:
+        os.replace(staging / name, folder / name)
+
+
+class ElmoPreTrainedModel(PreTrainedModel):
+    """Initialisation, loading and the word-vocabulary rules shared by all ELMo models."""
+
+    config: ElmoConfig
+    config_class = ElmoConfig
+    base_model_prefix = "elmo"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    # Only a Transformer has attention to choose an implementation of.
+    _supports_sdpa = True
+    _no_split_modules = [
+        "ElmoCharacterEmbeddings",
+        "ElmoWordEmbeddings",
+        "ElmoProjectedWordEmbeddings",
+        "ElmoJoinedEmbeddings",
+        "ElmoContextWordLayer",
+        "ElmoLayer",
+        "ElmoTransformerLayer",
+        "ElmoTaskLayers",
+    ]
+    # Parts that one kind of model has and another can do without.
+    _keys_to_ignore_on_load_unexpected = [
+        r"^softmax\.",
+        r"scalar_mixes\.\d+\.(weights|gamma)$",
+        r"alignment\.maps$",
+    ]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, ElmoScalarMix | ElmoPositions | ElmoCrf | ElmoAlignment | ElmoQuantizedLinear):
+            module.reset_weights()
+        elif not initialise(module):
+            super()._init_weights(module)
+
+    def post_init(self) -> None:
+        super().post_init()
+        # What the configuration asks to leave as it is: mixes that a model does not read, fixed word vectors.
+        self._untrained = {name for name, weight in self.named_parameters() if not weight.requires_grad}
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a model; arguments as in `PreTrainedModel.from_pretrained`.
+
+        What the constructor froze is frozen here too: Transformers makes every weight that it loads trainable.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name, weight in model.named_parameters():
+            if name in model._untrained:
+                weight.requires_grad_(False)
+        return loaded
+
+    @property
+    def bilm(self) -> Any:
+        """The biLM and its mixes, an [`ElmoModel`]: this model or the one inside it; `None` for one without biLM."""
+        return getattr(self, self.base_model_prefix, self)
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The biLM, or this model if it has none."""
+        return self if self.bilm is None else self.bilm
+
+    @property
+    def _task_word_vectors(self) -> ElmoWordEmbeddings | None:
+        """A task's own word vectors."""
+        task_layers = getattr(self, "task_layers", None)
+        return task_layers.word_vectors if isinstance(task_layers, ElmoTaskLayers) else None
+
+    def word_tables(self) -> dict[Literal["bilm", "task"], ElmoWordEmbeddings]:
+        """Every table of one row a word: the biLM's words and a task's own word vectors, as far as there are any."""
+        bilm, task = word_table_of(getattr(self.bilm, "embeddings", None)), self._task_word_vectors
+        tables: dict[Literal["bilm", "task"], ElmoWordEmbeddings] = {}
+        if bilm is not None:
+            tables["bilm"] = bilm
+        if task is not None:
+            tables["task"] = task
+        return tables
+
+    def _input_table(self) -> tuple[nn.Module, str]:
+        """The module that holds the input embeddings, and their name in it."""
+        layer = self._task_word_vectors if self.bilm is None else self.bilm.embeddings
+        table, characters = word_table_of(layer), character_embeddings_of(layer)
+        if table is not None:
+            return table, "word_embeddings"
+        assert characters is not None
+        return characters, "character_embeddings"
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The table of a word model's words, else that of characters; without a biLM, the task's own word vectors.
+
+        Rows of the second are bytes, not words: `resize_token_embeddings` never touches it.
+        """
+        holder, name = self._input_table()
+        return getattr(holder, name)
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
+        setattr(*self._input_table(), value)
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """Resize the *word* vocabulary: `config.vocab_size`, every table of words, and the softmax, if there is one.
+
+        A character model reads words of any spelling, so its character table stays as it is.
+
+        Args:
+            new_num_tokens: `len(tokenizer)`; `None` keeps the size.
+            pad_to_multiple_of: rounds the size up.
+            mean_resizing: new rows start as the mean of the old words', not at random.
+
+        Returns:
+            The input embeddings: a table of words, or the unchanged character table.
+        """
+        size = self.config.vocab_size if new_num_tokens is None else new_num_tokens
+        if size < 1:
+            raise ValueError(f"new_num_tokens={new_num_tokens}: expected at least 1, usually len(tokenizer)")
+        if pad_to_multiple_of is not None:
+            size = -(-size // pad_to_multiple_of) * pad_to_multiple_of
+        softmax = self.get_output_embeddings()
+        for table in self.word_tables().values():
+            table.resize(size, mean_resizing)
+        if isinstance(softmax, ElmoSoftmax | ElmoAdaptiveSoftmax):
+            softmax.resize(size, mean_resizing)
+        self.config.vocab_size = size
+        self.tie_weights()
+        return self.get_input_embeddings()
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Save the model and the code that reads it; arguments as in `PreTrainedModel.save_pretrained`.
+
+        Everything is written to a hidden folder inside `save_directory` first and moved into place when it is
+        complete, so that a disk that fills up costs nothing. The configuration comes last, and goes first: a folder in
+        which moving stopped half way has none and does not load.
+        """
+        if kwargs.get("push_to_hub") or kwargs.get("distributed_checkpoint"):
+            super().save_pretrained(save_directory, *args, **kwargs)
+            return
+        folder = Path(save_directory)
+        if folder.is_file():
+            raise NotADirectoryError(f"{folder} is a file: expected a folder to save the model in")
+        is_new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            # Inside, not beside: the folder may be the only writable place of its file system.
+            with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
+                super().save_pretrained(staging, *args, **kwargs)
+                _install(Path(staging), folder, kwargs.get("variant"))
+        except BaseException:
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
+            raise
+
+    def freeze_bilm(self, frozen: bool = True) -> None:
+        """Stop (or resume) training of the biLM's weights. The scalar mixes stay trainable, as in the paper."""
+        if self.bilm is None:
+            return
+        for part in (self.bilm.embeddings, self.bilm.encoder):
+            part.requires_grad_(not frozen)
+
+    def _freeze_unread_mixes(self) -> None:
+        """For a task model: mixes that no place of `elmo_at` reads have no gradient; they would hold up distributed
+        training."""
+        if self.bilm is not None:
+            self.bilm.scalar_mixes[len(self.config.elmo_at) :].requires_grad_(False)
+
+    def encode_words(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        character_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        pos_tag_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Any]:
+        """What a task's classifier reads: the biLM, its mixes, and the task's own layers over a batch.
+
+        For a model with `elmo` (an [`ElmoModel`], or `None` for the baseline without biLM) and `task_layers`.
+        Arguments as in [`ElmoModel`]; without biLM only `input_ids` and `attention_mask` are read, and in absence of
+        the latter the padding word is padding.
+
+        Returns:
+            features (batch, words, task_layers.output_size), zero at padding; the mask of real words and boundaries
+            (batch, words), bool; the [`ElmoModelOutput`], `None` without biLM.
+
+        Raises:
+            ValueError: missing, contradicting or out-of-range inputs.
+        """
+        task_layers = self.get_submodule("task_layers")
+        if self.bilm is None:
+            mask = self._mask_of_words(input_ids, attention_mask)
+            return task_layers(None, input_ids, mask), mask, None
+        outputs = self.bilm(
+            input_ids,
+            attention_mask,
+            character_ids,
+            inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            pos_tag_ids=pos_tag_ids,
+            return_dict=True,
+        )
+        mask = self.bilm.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
+        return task_layers(outputs.representations, input_ids, mask), mask, outputs
+
+    def _mask_of_words(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+        """(batch, words), bool, for a model that reads nothing but word ids."""
+        if input_ids is None or input_ids.dim() != 2:
+            raise ValueError(
+                f"input_ids {'missing' if input_ids is None else f'of shape {tuple(input_ids.shape)}'}: expected "
+                "(batch, words), because a model without biLM (elmo_at=[]) looks up words by their id. ElmoTokenizer "
+                "returns input_ids: pass all it returns, model(**encoding)"
+            )
+        if attention_mask is None:
+            pad = self.config.pad_token_id
+            return torch.ones_like(input_ids, dtype=torch.bool) if pad is None else input_ids.ne(pad)
+        if attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}: expected {tuple(input_ids.shape)}, the batch "
+                "and words of input_ids"
+            )
+        return attention_mask.bool()
+
+    def without_boundaries(self, mask: Tensor, input_ids: Tensor) -> Tensor:
+        """(batch, words), bool: the positions of `mask` that hold words and no sentence boundaries."""
+        return mask & ~is_token(input_ids, self.config.bos_token_id, self.config.eos_token_id)
+
+    def scalar_mix_penalty(self) -> Tensor:
+        """`config.scalar_mix_l2` times the sum of squares of all raw mixing weights: to add to a task's loss."""
+        if self.bilm is None:
+            return next(self.parameters()).new_zeros(())
+        penalties: list[Tensor] = [mix.penalty() for mix in self.bilm.scalar_mixes]
+        return self.config.scalar_mix_l2 * torch.stack(penalties).sum()
+
+    def _penalised(self, loss: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+        """Add the mixing weights' penalty to a loss, once an optimiser step also when gradients are accumulated."""
+        if not self.config.scalar_mix_l2:
+            return loss
+        count = labels.ne(-100).sum().to(loss.device)
+        return loss + mean_loss(self.scalar_mix_penalty().to(loss.device) * count, count, num_items_in_batch)

@@ -1,0 +1,230 @@
+"""Answers to questions as spans of a text.
+
+The paper's model for SQuAD (Peters et al. 2018, section 4) follows Clark and Gardner (2018), and they the bidirectional
+attention flow of Seo et al. (2017, section 2, layers 4 to 6), which is what stands here. A biLM alone lets question
+and context meet only in its running state.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import QuestionAnsweringModelOutput
+from transformers.utils import can_return_tuple
+
+from .base_model import ElmoModel
+from .configuration_elmo import ElmoConfig
+from .initialization import starting_with
+from .labels import mean_cross_entropy
+from .packing import PackedBatch
+from .pooling import is_token, segments_of
+from .pretrained import ElmoPreTrainedModel
+from .task_layers import ElmoTaskLayer, ElmoTaskLayers
+
+
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the last axis of the scores that `mask` marks, zeros elsewhere and where it marks none."""
+    # A finite number, so that nothing to weigh gives weights to be set to zero and not NaN.
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1).masked_fill(~mask, 0.0)
+
+
+class ElmoBidirectionalAttention(nn.Module):
+    """Question and context attend to each other (Seo et al. 2017, "attention flow layer").
+
+    The similarity of context word c and question word q is w . [c; q; c * q], without a bias, which both softmaxes
+    would cancel. The context's words attend to the question, a_i = sum_j softmax_j(S_ij) q_j, and the question to the
+    context, b = sum_i softmax_i(max_j S_ij) c_i. The result is [c; a; c * a; c * b].
+
+    Attributes:
+        output_size: width of the result, 4 * `width`.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.similarity = starting_with(nn.Linear(3 * width, 1, bias=False), "normal", (3 * width) ** -0.5)
+        self.output_size = 4 * width
+
+    def forward(self, words: Tensor, question: Tensor, context: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            words: (batch, words, width), question and context in one row.
+            question, context: (batch, words), bool: which words are of the one and of the other.
+
+        Returns:
+            (batch, words, 4 * width), for the context's words and every other one as if it were one of them: but only
+            the context's words are attended to. In a row without question a and b are zero; without context, b is.
+        """
+        if words.shape[1] == 0:  # nothing to take a maximum of
+            return words.new_zeros(*words.shape[:2], self.output_size)
+        asked, is_asked = self._gather(words, question)  # [batch, question words, width], [batch, question words]
+        of_context, of_question, of_product = self.similarity.weight.view(3, -1)
+        similarity = (
+            (words @ of_context).unsqueeze(2)
+            + (asked @ of_question).unsqueeze(1)
+            + (words * of_product) @ asked.transpose(1, 2)
+        )  # [batch, words, question words]
+        is_asked = is_asked.unsqueeze(1)
+        to_question = masked_softmax(similarity, is_asked).to(asked.dtype) @ asked  # [batch, words, width]
+        closest = similarity.masked_fill(~is_asked, torch.finfo(similarity.dtype).min).amax(dim=-1)
+        weights = masked_softmax(closest, context & is_asked.any(dim=-1))  # [batch, words]
+        to_context = weights.to(words.dtype).unsqueeze(1) @ words  # [batch, 1, width]
+        return torch.cat([words, to_question, words * to_question, words * to_context], dim=-1)
+
+    @staticmethod
+    def _gather(words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The words that `mask` marks, moved to the front of rows as long as the longest: (vectors, mask).
+
+        Questions are short: against all words of a row the similarities would take many times the memory.
+        """
+        counts = mask.sum(dim=1)
+        # At least one column, which is masked if no row has a word.
+        longest = max(1, int(counts.max())) if len(counts) else 1
+        columns = torch.argsort(mask.logical_not().to(torch.uint8), dim=1, stable=True)[:, :longest]
+        vectors = words.gather(1, columns.unsqueeze(-1).expand(-1, -1, words.shape[-1]))
+        return vectors, torch.arange(columns.shape[1], device=mask.device) < counts.unsqueeze(1)
+
+
+class ElmoForQuestionAnswering(ElmoPreTrainedModel):
+    """Start and end of an answer, or of none, in the context of `<S> question </S> <S> context </S>`.
+
+    Task layers over ELMo, the attention between question and context, a biLSTM over the context if `task_lstm_size` is
+    not 0 (the "modelling layer"), and a linear map from both, [attention; biLSTM], to the two logits of every word.
+
+    An answer is a span of the context's words. "No answer" is the span of the first word alone, the boundary `<S>`, as
+    in SQuAD 2.0 models; in the modelling layer it stands before the context.
+    """
+
+    _auto_class = "AutoModelForQuestionAnswering"
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__(config)
+        self.elmo = ElmoModel(config) if config.elmo_at else None
+        self.task_layers = ElmoTaskLayers(config)
+        self._freeze_unread_mixes()
+        self.attention = ElmoBidirectionalAttention(self.task_layers.output_size)
+        width, size = self.attention.output_size, config.task_lstm_size
+        self.modelling_layer = ElmoTaskLayer(width, size) if size else None
+        width += 2 * size
+        self.qa_outputs = starting_with(nn.Linear(width, 2), "normal", width**-0.5)
+        self.dropout = nn.Dropout(config.task_dropout)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        character_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        pos_tag_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> QuestionAnsweringModelOutput:
+        """Score every word as the first and as the last of the answer.
+
+        Args:
+            input_ids: (batch, words), always needed: the boundaries in it tell question and context apart.
+            start_positions, end_positions: (batch,), the column of the answer's first and last word; that of the first
+                word for no answer. Values outside of the row, such as -100 or those of an answer that was cut off, are
+                ignored.
+            num_items_in_batch: divides the summed losses in place of this batch's number of positions.
+
+        Other arguments and errors as in [`ElmoModel`].
+
+        Returns:
+            start_logits, end_logits (batch, words), the smallest number of their type where no answer can be: question,
+            boundaries, padding. With both positions, the mean of their two mean cross-entropies, plus
+            `scalar_mix_penalty()`.
+
+        Raises:
+            ValueError: no `input_ids`, a row that is no pair, positions of a wrong shape, only one of them, or one at
+                a word that cannot be an answer.
+        """
+        if input_ids is None:
+            raise ValueError(
+                "input_ids missing: only they tell the question from the context. Pass all that the tokenizer returns, "
+                "model(**encoding), also beside inputs_embeds"
+            )
+        words, mask, outputs = self.encode_words(
+            input_ids, attention_mask, character_ids, inputs_embeds, output_hidden_states, pos_tag_ids
+        )
+        question, context = self._question_and_context(input_ids, mask)
+        candidates = context | _first(mask)
+        features = self.attention(self.dropout(words), question, context)  # [batch, words, 4 * width]
+        if self.modelling_layer is not None:
+            features = torch.cat([features, self._model(self.dropout(features), candidates)], dim=-1)
+        logits = self.qa_outputs(self.dropout(features))  # [batch, words, 2]
+        logits = logits.masked_fill(~candidates.unsqueeze(-1), torch.finfo(logits.dtype).min)
+        start_logits, end_logits = (part.contiguous() for part in logits.unbind(dim=-1))
+        loss = None
+        if start_positions is not None or end_positions is not None:
+            start_positions = _check_positions("start_positions", start_positions, candidates)
+            end_positions = _check_positions("end_positions", end_positions, candidates)
+            start_loss = mean_cross_entropy(start_logits, start_positions, num_items_in_batch)
+            end_loss = mean_cross_entropy(end_logits, end_positions, num_items_in_batch)
+            loss = self._penalised((start_loss + end_loss) / 2, start_positions, num_items_in_batch)
+        return QuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=start_logits,
+            end_logits=end_logits,
+            hidden_states=None if outputs is None else outputs.hidden_states,
+        )
+
+    def _question_and_context(self, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, words), bool: the words of either, without the boundaries around it."""
+        segments = segments_of(input_ids, mask, self.config.bos_token_id)
+        question, context = segments.eq(0), segments.gt(0)
+        wrong = mask.any(dim=1) & ~context.any(dim=1)
+        if wrong.any():
+            raise ValueError(
+                f"row {int(wrong.nonzero()[0])} of the batch has no context: expected <S> question </S> <S> context "
+                "</S>. Encode pairs, tokenizer(question, context)"
+            )
+        return self._between(question, input_ids), self._between(context, input_ids)
+
+    def _between(self, part: Tensor, input_ids: Tensor) -> Tensor:
+        """`part` without the boundary at either end; one that stands in the text itself is a word."""
+        is_end = is_token(input_ids, self.config.eos_token_id)
+        return part & ~_first(part) & ~(_first(part.flip(1)).flip(1) & is_end)
+
+    def _model(self, features: Tensor, candidates: Tensor) -> Tensor:
+        """(batch, words, width) -> (batch, words, 2 * task_lstm_size) over the words that can be an answer; else 0."""
+        assert self.modelling_layer is not None
+        packing = PackedBatch.from_mask(candidates)
+        packed = self.modelling_layer(packing.pack(features, packing.forward_index), packing)
+        return packing.unpack(packed, packing.forward_index)
+
+
+def _first(mask: Tensor) -> Tensor:
+    """(batch, words), bool: only the first that `mask` marks in each row."""
+    return mask & mask.cumsum(dim=1).eq(1)
+
+
+def _check_positions(name: str, positions: Tensor | None, candidates: Tensor) -> Tensor:
+    """(batch,) int64 columns, -100 for those to ignore."""
+    rows, words = candidates.shape
+    if positions is None:
+        raise ValueError(f"{name} missing: a loss needs both start_positions and end_positions")
+    # Gathered from several devices, a batch of numbers comes as a column.
+    if tuple(positions.shape) not in ((rows,), (rows, 1)) or positions.is_floating_point():
+        raise ValueError(
+            f"{name} has shape {tuple(positions.shape)} and type {positions.dtype}: expected ({rows},) and integers, "
+            "one word a row"
+        )
+    positions = positions.reshape(rows).to(device=candidates.device, dtype=torch.int64)
+    positions = torch.where((positions >= 0) & (positions < words), positions, -100)
+    given = positions.ne(-100)
+    wrong = given & ~candidates.gather(1, positions.clamp(min=0).unsqueeze(1)).squeeze(1) if words else given
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"{name} of row {row} is {int(positions[row])}, no word of the context: expected one of those, the row's "
+            f"first word {int(candidates[row].int().argmax())} for no answer, or -100 for no label. Positions are "
+            "columns of the padded row"
+        )
+    return positions

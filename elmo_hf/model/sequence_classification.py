@@ -1,0 +1,234 @@
+"""Labels and scores of sentences, texts and pairs of sentences: sentiment, entailment, similarity."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import can_return_tuple
+
+from .base_model import ElmoModel
+from .configuration_elmo import ElmoConfig
+from .initialization import starting_with
+from .labels import check_class_numbers, mean_cross_entropy, mean_loss
+from .pooling import ElmoPooling, segments_of, words_to_pool
+from .pretrained import ElmoPreTrainedModel
+from .task_layers import ElmoTaskLayers
+
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+
+class ElmoMaxout(nn.Module):
+    """A layer whose every unit is the largest of several linear maps (Goodfellow et al. 2013)."""
+
+    def __init__(self, input_size: int, output_size: int, pieces: int) -> None:
+        super().__init__()
+        self.pieces = pieces
+        self.linear = starting_with(nn.Linear(input_size, output_size * pieces), "normal", input_size**-0.5)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(..., input_size) -> (..., output_size)."""
+        return self.linear(values).unflatten(-1, (-1, self.pieces)).amax(dim=-1)
+
+
+class ElmoSentenceEncoder(nn.Module):
+    """The vector that a text is classified by: its words pooled, a pair compared, max-out layers.
+
+    Pooling and max-out are those of the biattentive classification network (McCann et al. 2017, section 4), the paper's
+    sentiment model. Unlike there, no layer has batch norm: with it, what a sentence is trained
+    to would depend on the batch that it stands in, and accumulated small batches would not equal a large one.
+
+    A pair is one text to the biLM. With `config.sentence_pairs` its two sentences a and b are pooled apart and compared
+    as [a; b; |a - b|; a * b] (Mou et al. 2016; Conneau et al. 2017).
+
+    Args:
+        config: its `pooling`, `sentence_pairs`, `maxout_sizes`, `maxout_pieces` and `task_dropout`, which acts on the
+            input of every max-out layer and on the result, the input of the classifier.
+        width: of a word's vector.
+
+    Attributes:
+        output_size: width of the result.
+    """
+
+    def __init__(self, config: ElmoConfig, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.pooling = ElmoPooling(config, width)
+        size = self.pooling.output_size * (4 if config.sentence_pairs else 1)
+        self.maxout = nn.ModuleList()
+        for output_size in config.maxout_sizes:
+            self.maxout.append(ElmoMaxout(size, output_size, config.maxout_pieces))
+            size = output_size
+        self.dropout = nn.Dropout(config.task_dropout)
+        self.output_size = size
+
+    def forward(self, words: Tensor, mask: Tensor, input_ids: Tensor, without_boundaries: Tensor) -> Tensor:
+        """Encode a batch of texts.
+
+        Args:
+            words: (batch, words, width).
+            mask: (batch, words), bool: words and sentence boundaries.
+            input_ids: (batch, words), which tell the sentences of a pair apart.
+            without_boundaries: (batch, words), bool: the words of `mask` that are no sentence boundaries.
+
+        Returns:
+            (batch, output_size).
+
+        Raises:
+            ValueError: a text that is no pair, where pairs are compared.
+        """
+        if self.config.sentence_pairs:
+            first, second = (
+                self.pooling(words, words_to_pool(sentence, without_boundaries))
+                for sentence in self._pair(mask, input_ids)
+            )
+            vectors = torch.cat([first, second, (first - second).abs(), first * second], dim=-1)
+        else:
+            vectors = self.pooling(words, words_to_pool(mask, without_boundaries))
+        for layer in self.maxout:
+            vectors = layer(self.dropout(vectors))
+        return self.dropout(vectors)
+
+    def _pair(self, mask: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The masks of both sentences of every row."""
+        segments = segments_of(input_ids, mask, self.config.bos_token_id)
+        first, second = segments.eq(0), segments.eq(1)
+        wrong = ~second.any(dim=1) | segments.gt(1).any(dim=1)
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            count = int(segments[row].max()) + 1 if segments.shape[1] else 0
+            raise ValueError(
+                f"row {row} of the batch: sentence_pairs=True compares two sentences, <S> A </S> <S> B </S>, and this "
+                f"is {count}. Encode pairs, tokenizer(text, text_pair), or set sentence_pairs=False for single texts"
+            )
+        return first, second
+
+
+class ElmoForSequenceClassification(ElmoPreTrainedModel):
+    """A classifier of texts: task layers over ELMo, pooled, with or without max-out layers, and a linear map.
+
+    `config.problem_type` says what it learns, as everywhere in Transformers; where it is `None`, the first labels
+    decide: `num_labels=1` is `"regression"`, integers are `"single_label_classification"`, and other numbers
+    `"multi_label_classification"`.
+    """
+
+    _auto_class = "AutoModelForSequenceClassification"
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__(config)
+        self.num_labels: int = config.num_labels or 0
+        self.elmo = ElmoModel(config) if config.elmo_at else None
+        self.task_layers = ElmoTaskLayers(config)
+        self._freeze_unread_mixes()
+        self.sentence_encoder = ElmoSentenceEncoder(config, self.task_layers.output_size)
+        width = self.sentence_encoder.output_size
+        self.classifier = starting_with(nn.Linear(width, self.num_labels), "normal", width**-0.5)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        character_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        pos_tag_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Classify every text.
+
+        Args:
+            input_ids: (batch, words), always needed: they tell sentence boundaries, which are not pooled.
+            labels: single label: (batch,), class numbers, -100 for none. Several labels: (batch, num_labels), floating,
+                from 0 to 1. Regression: (batch,) for one value, else (batch, num_labels), floating.
+            num_items_in_batch: divides the summed loss in place of this batch's number of labels: in multi-label
+                classification and regression, of all numbers in `labels`, as the Trainer counts them. The Trainer
+                leaves dividing to the model, but the losses of Transformers do it for single labels only.
+
+        Other arguments and errors as in [`ElmoModel`].
+
+        Returns:
+            logits (batch, num_labels); with `labels`, the mean cross-entropy, binary cross-entropy or squared error,
+            plus `scalar_mix_penalty()`.
+
+        Raises:
+            ValueError: no `input_ids`; with `sentence_pairs`, a text that is no pair; labels of a wrong type, shape or
+                value.
+        """
+        if input_ids is None:
+            raise ValueError(
+                "input_ids missing: a text's words are pooled without its sentence boundaries, which only input_ids "
+                "tell. Pass all that the tokenizer returns, model(**encoding), also beside inputs_embeds"
+            )
+        words, mask, outputs = self.encode_words(
+            input_ids, attention_mask, character_ids, inputs_embeds, output_hidden_states, pos_tag_ids
+        )
+        sentences = self.sentence_encoder(words, mask, input_ids, self.without_boundaries(mask, input_ids))
+        logits = self.classifier(sentences)
+        loss = None
+        if labels is not None:
+            loss = self._penalised(self._loss(logits, labels, num_items_in_batch), labels, num_items_in_batch)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=None if outputs is None else outputs.hidden_states
+        )
+
+    def _loss(self, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+        problem_type: ProblemType = self.config.problem_type or self._problem_type_of(labels)
+        labels = self._checked(labels, problem_type, len(logits)).to(logits.device)
+        # Kept for pipelines, which must know it without labels.
+        self.config.problem_type = problem_type
+        if problem_type == "single_label_classification":
+            return mean_cross_entropy(logits, labels.long(), num_items_in_batch)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        is_multi_label = problem_type == "multi_label_classification"
+        loss_of = functional.binary_cross_entropy_with_logits if is_multi_label else functional.mse_loss
+        total = loss_of(logits, labels.to(logits.dtype), reduction="sum")
+        return mean_loss(total, labels.numel(), num_items_in_batch)
+
+    def _problem_type_of(self, labels: Tensor) -> ProblemType:
+        if self.num_labels == 1:
+            return "regression"
+        is_whole = not labels.is_floating_point() and labels.dtype != torch.bool
+        return "single_label_classification" if is_whole else "multi_label_classification"
+
+    def _checked(self, labels: Tensor, problem_type: ProblemType, batch_size: int) -> Tensor:
+        """The labels in the shape of the loss, after all that can be wrong with them."""
+        single = problem_type == "single_label_classification"
+        one_each = single or (problem_type == "regression" and self.num_labels == 1)
+        shape = (batch_size,) if one_each else (batch_size, self.num_labels)
+        found = tuple(labels.shape)
+        if found != shape and not (one_each and found == (batch_size, 1)):
+            remedy = (
+                'for several labels a text set problem_type="multi_label_classification" and give 0.0 or 1.0 for each '
+                "label"
+                if single
+                else "give one number for each label of each text, or set num_labels and problem_type of the "
+                "configuration to the data's"
+            )
+            raise ValueError(f"labels of {problem_type} have shape {found}: expected {shape}; {remedy}")
+        if labels.is_floating_point() == single or labels.dtype == torch.bool:
+            expected, cast = ("integers, class numbers", "long") if single else ("floating-point numbers", "float")
+            raise ValueError(
+                f"labels of {problem_type} are {labels.dtype}: expected {expected}; convert them, labels.{cast}(), or "
+                f"set problem_type of the configuration (num_labels={self.num_labels})"
+            )
+        if single:
+            labels = labels.reshape(-1)
+            check_class_numbers(labels, self.num_labels)
+            return labels
+        if problem_type == "multi_label_classification":
+            wrong = labels[~((labels >= 0) & (labels <= 1))]
+            if len(wrong):
+                raise ValueError(
+                    f"label {float(wrong[0])}: expected 0.0 or 1.0 for each of the {self.num_labels} labels, or a "
+                    'number between; for other numbers set problem_type="regression"'
+                )
+            return labels
+        wrong = labels[~labels.isfinite()]
+        if len(wrong):
+            raise ValueError(f"label {float(wrong[0])}: expected finite numbers; leave such texts out of the data")
+        return labels.reshape(batch_size, self.num_labels)

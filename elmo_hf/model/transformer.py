@@ -1,0 +1,287 @@
+"""Transformer ELMo: a forward and a backward stack of causal Transformer layers over the same word vectors.
+
+Peters et al. 2018b, "Dissecting contextual word embeddings", section 3. Source: AllenNLP
+`bidirectional_lm_transformer.py`.
+
+Each direction works in its own reading order, padding behind its last word. Then "sees the words behind it only" is one
+and the same triangle for both, and no word sees padding, whatever side the padding is on in the batch.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_elmo import ElmoConfig
+from .initialization import glorot_bound, starting_with
+from .layer_norm import ElmoLayerNorm
+
+
+def glorot_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer that starts as the original's."""
+    return starting_with(nn.Linear(inputs, outputs), "uniform", glorot_bound(inputs, outputs))
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention as it is defined, under Transformers' name and with the signature of all its implementations.
+
+    Args:
+        module: with `is_causal`: whether position i sees positions 0..i only where there is no mask.
+        query, key, value: (rows, heads, steps, head width).
+        attention_mask: broadcast to (rows, heads, steps, steps), bool, true where a query (third axis) sees a key;
+            every query sees one at least. `None` for all keys that `module.is_causal` lets it see.
+        scaling: factor of the scores.
+        dropout: probability of a share to be dropped.
+
+    Returns:
+        (rows, steps, heads, head width), and the shares (rows, heads, steps, steps).
+    """
+    scores = query @ key.transpose(-2, -1) * scaling
+    if attention_mask is None and module.is_causal:
+        steps = scores.shape[-1]
+        attention_mask = torch.ones(steps, steps, dtype=torch.bool, device=scores.device).tril()
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, float("-inf"))
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    shares = functional.dropout(scores.softmax(dim=-1, dtype=wide).to(value.dtype), dropout)
+    return (shares @ value).transpose(1, 2).contiguous(), shares
+
+
+class ElmoPositions(nn.Module):
+    """Sinusoids of each position: sin(p / 10000 ** (2i / P)) in column 2i, the cosine in column 2i + 1.
+
+    Saved with the weights: a sine of a large number in float32 differs in its last bits from library to library, and a
+    converted checkpoint keeps its own.
+    """
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__()
+        self.encodings: Tensor
+        self.register_buffer("encodings", torch.empty(config.max_position_embeddings, config.projection_size))
+        self.reset_weights()
+
+    def reset_weights(self) -> None:
+        """Compute the sinusoids anew, rounded to float32 at each step as the original's; loaded ones stay."""
+        positions, width = self.encodings.shape
+        frequencies = torch.exp(torch.arange(0, width, 2).float() * -(math.log(10000.0) / width))
+        angles = torch.arange(positions).float()[:, None] * frequencies  # [positions, width / 2]
+        init.copy_(self.encodings, torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width])
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """(rows, steps), int64 -> (rows, steps, width)."""
+        return self.encodings[positions]
+
+
+class ElmoSelfAttention(nn.Module):
+    """Multi-head attention of a sequence to itself, and to what is behind each position only if `config.causal`."""
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.is_causal = config.causal
+        self.head_width = config.projection_size // config.num_attention_heads
+        width = config.projection_size
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (glorot_linear(width, width) for _ in range(4))
+
+    def forward(self, inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """(rows, steps, P) -> (rows, steps, P); the mask as in `eager_attention_forward`."""
+        heads = (*inputs.shape[:2], -1, self.head_width)
+        query, key, value = (
+            product(inputs).view(heads).transpose(1, 2) for product in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        outputs, _ = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            scaling=self.head_width**-0.5,
+        )
+        return self.o_proj(outputs.reshape(inputs.shape))
+
+
+class ElmoFeedForward(nn.Module):
+    """Two linear maps with relu between them, of every position for itself."""
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.up_proj = glorot_linear(config.projection_size, config.feed_forward_size)
+        self.down_proj = glorot_linear(config.feed_forward_size, config.projection_size)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        inner = torch.relu(self.up_proj(inputs))
+        return self.down_proj(functional.dropout(inner, self.config.transformer_dropout, self.training))
+
+
+class ElmoTransformerBlock(nn.Module):
+    """One direction of one layer: attention and feed-forward layer, each added to what it read normalised."""
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.attention_norm = ElmoLayerNorm(config.projection_size, config.layer_norm_epsilon)
+        self.attention = ElmoSelfAttention(config)
+        self.feed_forward_norm = ElmoLayerNorm(config.projection_size, config.layer_norm_epsilon)
+        self.feed_forward = ElmoFeedForward(config)
+
+    def forward(self, inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """(rows, steps, P) -> (rows, steps, P); the mask as in `eager_attention_forward`."""
+        hidden = inputs + self._drop(self.attention(self.attention_norm(inputs), attention_mask))
+        return hidden + self._drop(self.feed_forward(self.feed_forward_norm(hidden)))
+
+    def _drop(self, added: Tensor) -> Tensor:
+        return functional.dropout(added, self.config.transformer_dropout, self.training)
+
+
+class ElmoTransformerLayer(GradientCheckpointingLayer):
+    """A forward and a backward block side by side; neither sees the other."""
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__()
+        self.forward_block = ElmoTransformerBlock(config)
+        self.backward_block = ElmoTransformerBlock(config)
+
+    def forward(
+        self, forward_inputs: Tensor, backward_inputs: Tensor, attention_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Both (rows, steps, P), each in its own reading order, to outputs alike."""
+        return self.forward_block(forward_inputs, attention_mask), self.backward_block(backward_inputs, attention_mask)
+
+
+class ElmoTransformerEncoder(nn.Module):
+    """The two stacks of Transformer layers over word vectors.
+
+    Reads each sentence whole and carries nothing from one batch to the next.
+    """
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.positions = ElmoPositions(config)
+        self.layers = nn.ModuleList(ElmoTransformerLayer(config) for _ in range(config.num_hidden_layers))
+        # Of the top layer only; the layers below are the sums as they run.
+        self.forward_norm = ElmoLayerNorm(config.projection_size, config.layer_norm_epsilon)
+        self.backward_norm = ElmoLayerNorm(config.projection_size, config.layer_norm_epsilon)
+
+    def forward(self, words: Tensor, mask: Tensor, initial_state: Any = None) -> tuple[list[Tensor], None]:
+        """Run all layers.
+
+        Args:
+            words: (batch, words, P), zero at padding.
+            mask: (batch, words), bool: real words, with padding on either side or between them.
+            initial_state: must be `None`.
+
+        Returns:
+            N + 1 layers (batch, words, 2P), zero at padding, the words themselves first, without positions; and `None`
+            for the state.
+
+        Raises:
+            ValueError: a sentence longer than `max_position_embeddings`, or a state.
+        """
+        if initial_state is not None:
+            raise ValueError(
+                "initial_state was given to a Transformer, which has no state: it reads each sentence whole and by "
+                "itself; leave initial_state out"
+            )
+        layers = [torch.cat([words, words], dim=-1)]
+        if not mask.numel():
+            return layers * (1 + len(self.layers)), None
+        lengths = mask.sum(dim=1)
+        longest = int(lengths.max())
+        self._check_length(longest)
+        position = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        inputs = self._drop(words + self.positions(position).to(words.dtype))
+        # Columns in reading order, padding behind: forwards, and backwards within the length of each row.
+        forward = torch.argsort(mask.logical_not().to(torch.uint8), dim=1, stable=True)  # [batch, words]
+        step = torch.arange(mask.shape[1], device=mask.device)
+        backward = forward.gather(1, torch.where(step < lengths[:, None], lengths[:, None] - 1 - step, step))
+        # Where every row has padding at the end, nothing is computed for it.
+        steps = max(longest, 1)
+        orders = [order[:, :steps, None].expand(-1, -1, words.shape[2]) for order in (forward, backward)]
+        in_order = (inputs.gather(1, orders[0]), inputs.gather(1, orders[1]))
+        outputs = self.run_layers(*in_order, step[:steps] < lengths[:, None])
+        for pair in outputs:
+            placed = (
+                torch.zeros_like(words, dtype=part.dtype).scatter(1, order, part)
+                for order, part in zip(orders, pair, strict=True)
+            )
+            layers.append(torch.cat(list(placed), dim=-1))
+        return layers, None
+
+    def read_streams(self, forward: Tensor, backward: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """The top layer over what the two directions read of the same sentences in pretraining.
+
+        The forward direction reads all but a sentence's last word, the backward direction all but its first, from the
+        end: their positions in the sentence differ by one.
+
+        Args:
+            forward, backward: word vectors (rows, steps, P), each in its own reading order.
+            real: (rows, steps), bool: words of either direction, from the first step on, and padding behind them.
+
+        Returns:
+            forward, backward: (rows, steps, P), in reading order, zero at padding.
+        """
+        lengths = real.sum(dim=1, keepdim=True)  # [rows, 1]
+        self._check_length(int(lengths.max()) + 1)
+        step = torch.arange(real.shape[1], device=real.device)
+        places = (step.expand(real.shape).where(real, 0), (lengths - step).clamp(min=0))
+        forward, backward = (
+            self._drop(words + self.positions(place).to(words.dtype))
+            for words, place in zip((forward, backward), places, strict=True)
+        )
+        return self.run_layers(forward, backward, real)[-1]
+
+    def run_layers(self, forward: Tensor, backward: Tensor, real: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Run all layers over words that have their positions.
+
+        Args:
+            forward, backward: (rows, steps, P), each in its own reading order.
+            real: (rows, steps), bool, true from the first step to the row's last word.
+
+        Returns:
+            For each layer the outputs of both directions, shaped and ordered as the inputs, zero at padding.
+        """
+        home = forward.device
+        # A causal layer needs no mask: padding stands behind all that could see it. A plain one sees words only, and
+        # where there is no word at all, anything: what comes of that is set to zero.
+        attention_mask = None
+        if not self.config.causal:
+            attention_mask = (real | ~real.any(dim=1, keepdim=True))[:, None, None, :]  # [rows, 1, 1, steps]
+            attention_mask = attention_mask.expand(-1, 1, real.shape[1], -1)
+        outputs = []
+        for number, layer in enumerate(self.layers, 1):
+            # A layer may live on another device than the words (device_map); its results come home.
+            forward, backward = (part.to(home) for part in layer(forward, backward, attention_mask))
+            pair = (forward, backward)
+            if number == len(self.layers):
+                pair = (self.forward_norm(forward).to(home), self.backward_norm(backward).to(home))
+            outputs.append((pair[0] * real.unsqueeze(-1), pair[1] * real.unsqueeze(-1)))
+        return outputs
+
+    def _drop(self, inputs: Tensor) -> Tensor:
+        return functional.dropout(inputs, self.config.transformer_input_dropout, self.training)
+
+    def _check_length(self, words: int) -> None:
+        if words > self.config.max_position_embeddings:
+            raise ValueError(
+                f"a sentence of {words} words, boundaries included: expected at most max_position_embeddings="
+                f"{self.config.max_position_embeddings}; split it, or let the tokenizer cut it "
+                f"(truncation=True, max_length={self.config.max_position_embeddings})"
+            )

@@ -1,0 +1,157 @@
+"""Vectors of words kept from batch to batch.
+
+What the word layer makes of a word depends on the word alone, and the 20,000 commonest words are 96 % of running text.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .fingerprint import Fingerprint
+
+# Slots among which a word may choose.
+WAYS = 8
+
+
+def row_hashes(rows: Tensor) -> Tensor:
+    """(n, length) int64 -> (n,) int64: a polynomial modulo 2 ** 64. Rows that differ may have the same."""
+    multipliers = torch.full((rows.shape[1],), 0x5851F42D4C957F2D, dtype=torch.int64, device=rows.device).cumprod(0)
+    return (rows * multipliers).sum(dim=1)
+
+
+def _kind_of(rows: Tensor) -> tuple[Any, ...]:
+    """What, beside the weights, a word's vector depends on: also in which dtype autocast multiplies."""
+    device = rows.device.type
+    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return rows.device, rows.shape[1], autocast
+
+
+class WordCache:
+    """A table of bounded size, from the integers that a word layer reads of a word to the vector that it makes of them.
+
+    A word may stand in one of `WAYS` slots, by its hash; a new one takes the slot that has not been asked for longest.
+    Rows are compared in full: words of the same hash are told apart. Copies and pickles are empty and have the bound.
+
+    Args:
+        max_megabytes: of all that the table holds (1 MB is 10 ** 6 bytes).
+
+    Raises:
+        ValueError: a size that is not positive.
+    """
+
+    def __init__(self, max_megabytes: float) -> None:
+        if not max_megabytes > 0:
+            raise ValueError(f"max_megabytes={max_megabytes}: expected more than 0, or None for no cache")
+        self.max_megabytes = max_megabytes
+        # Operators let other threads run: nobody may take a slot between its being found and its being read.
+        self._lock = threading.RLock()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all words."""
+        self._made_with: Fingerprint | None = None
+        self._kind: tuple[Any, ...] | None = None
+        self._clock = 0
+        # Per slot: the row of its word, the row's hash, the word's vector, and when it was last asked for (0: empty).
+        self._rows = self._hashes = self._vectors = self._asked = torch.empty(0)
+        self.words_asked = self.words_found = 0
+
+    def __reduce__(self) -> tuple[type["WordCache"], tuple[float]]:
+        return type(self), (self.max_megabytes,)
+
+    def __len__(self) -> int:
+        """Number of words held."""
+        return int(self._asked.count_nonzero())
+
+    def vectors(self, rows: Tensor, weights: Sequence[Tensor], encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """The vectors of distinct words.
+
+        Args:
+            rows: (n, length), int64, no two the same.
+            weights: all that `encode` reads; when they change, every word is forgotten.
+            encode: (m, length) rows -> (m, width) vectors.
+
+        Returns:
+            (n, width).
+        """
+        with self._lock, torch.no_grad():
+            return self._vectors_of(rows, weights, encode)
+
+    def _vectors_of(self, rows: Tensor, weights: Sequence[Tensor], encode: Callable[[Tensor], Tensor]) -> Tensor:
+        if self._made_with is None or not self._made_with.is_of(weights):
+            self.clear()
+            self._made_with = Fingerprint(weights)
+        if not len(rows):
+            return encode(rows)
+        hashes = row_hashes(rows)
+        if self._kind is None or self._kind != _kind_of(rows):
+            vectors = encode(rows)
+            self._allocate(rows, vectors)
+            self.words_asked += len(rows)
+            self._keep(rows, hashes, vectors)
+            return vectors
+        slots, found = self._find(rows, hashes)
+        self._clock += 1
+        self._asked[slots[found]] = self._clock
+        self.words_asked += len(rows)
+        self.words_found += int(found.sum())
+        if bool(found.all()):
+            return self._vectors[slots]
+        missing = found.logical_not().nonzero().squeeze(1)
+        made = encode(rows[missing])
+        result = self._vectors[slots.masked_fill(~found, 0)]
+        result[missing] = made
+        self._keep(rows[missing], hashes[missing], made)
+        return result
+
+    @torch.inference_mode(False)  # what is made in inference mode cannot be written outside of it
+    def _allocate(self, rows: Tensor, vectors: Tensor) -> None:
+        slot_bytes = 4 * rows.shape[1] + 8 + 8 + vectors.element_size() * vectors.shape[1]
+        slots = max(1, int(self.max_megabytes * 1e6 / slot_bytes / WAYS)) * WAYS
+        # Memory that nothing is written to is not taken from the system.
+        self._rows = rows.new_empty(slots, rows.shape[1], dtype=torch.int32)
+        self._hashes = rows.new_empty(slots)
+        self._vectors = vectors.new_empty(slots, vectors.shape[1])
+        self._asked = rows.new_zeros(slots)
+        self._kind = _kind_of(rows)
+
+    def _sets(self, hashes: Tensor) -> Tensor:
+        """(n,) hashes -> (n, WAYS) slots in which a word may stand."""
+        # The low bits of a polynomial know little of the row; the middle ones all.
+        first = (hashes >> 20).remainder(len(self._asked) // WAYS) * WAYS
+        return first[:, None] + torch.arange(WAYS, device=hashes.device)
+
+    def _find(self, rows: Tensor, hashes: Tensor) -> tuple[Tensor, Tensor]:
+        """Each word's slot (n,), and whether it is there (n,)."""
+        sets = self._sets(hashes)
+        alike = self._hashes[sets].eq(hashes[:, None]) & self._asked[sets].ne(0)  # [n, WAYS]
+        # Among words of one hash in one set, the first stands for all; the others are made each time.
+        slots = sets.gather(1, alike.to(torch.uint8).argmax(dim=1, keepdim=True)).squeeze(1)
+        found = alike.any(dim=1)
+        candidates = found.nonzero().squeeze(1)
+        same = self._rows[slots[candidates]].eq(rows[candidates]).all(dim=1)
+        found[candidates] = same
+        return slots, found
+
+    def _keep(self, rows: Tensor, hashes: Tensor, vectors: Tensor) -> None:
+        """Write new words over those of their sets that were asked for longest ago."""
+        self._clock += 1
+        sets = self._sets(hashes)
+        oldest = sets.gather(1, self._asked[sets].argsort(dim=1, stable=True))  # [n, WAYS]
+        # Several words of this batch may choose among the same slots: the k-th takes the k-th oldest.
+        order = sets[:, 0].argsort(stable=True)
+        first = sets[order, 0]
+        place = torch.arange(len(first), device=first.device)
+        begins = torch.ones_like(first, dtype=torch.bool)
+        begins[1:] = first[1:] != first[:-1]
+        rank = place - place.where(begins, torch.zeros_like(place)).cummax(0).values
+        fits = rank < WAYS
+        chosen, rank = order[fits], rank[fits]
+        slots = oldest[chosen, rank]
+        self._rows[slots] = rows[chosen].to(self._rows.dtype)
+        self._hashes[slots] = hashes[chosen]
+        self._vectors[slots] = vectors[chosen]
+        self._asked[slots] = self._clock

@@ -1,0 +1,91 @@
+"""Registration of ELMo with Transformers' Auto classes, without importing Transformers for it.
+
+Each Auto class learns of ELMo when the module that defines it is imported: at once if it has been, otherwise by a hook
+on its import.
+"""
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+# By Auto class: the ELMo class that it builds.
+MODELS = {
+    "AutoModel": "ElmoModel",
+    "AutoModelForMaskedLM": "ElmoForMaskedLM",
+    "AutoModelForMultipleChoice": "ElmoForMultipleChoice",
+    "AutoModelForPreTraining": "ElmoForPreTraining",
+    "AutoModelForQuestionAnswering": "ElmoForQuestionAnswering",
+    "AutoModelForSequenceClassification": "ElmoForSequenceClassification",
+    "AutoModelForTokenClassification": "ElmoForTokenClassification",
+}
+
+
+def _register_configuration(module: ModuleType) -> None:
+    from elmo_hf.model.configuration_elmo import ElmoConfig
+
+    module.AutoConfig.register("elmo", ElmoConfig, exist_ok=True)
+
+
+def _register_tokenizer(module: ModuleType) -> None:
+    from elmo_hf.model.configuration_elmo import ElmoConfig
+    from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
+
+    module.AutoTokenizer.register(ElmoConfig, tokenizer_class=ElmoTokenizer, exist_ok=True)
+
+
+def _register_models(module: ModuleType) -> None:
+    from elmo_hf.model import modeling_elmo
+    from elmo_hf.model.configuration_elmo import ElmoConfig
+
+    for auto, model in MODELS.items():
+        getattr(module, auto).register(ElmoConfig, getattr(modeling_elmo, model), exist_ok=True)
+
+
+_AUTO = "transformers.models.auto"
+HOOKS: dict[str, Callable[[ModuleType], None]] = {
+    f"{_AUTO}.configuration_auto": _register_configuration,
+    f"{_AUTO}.tokenization_auto": _register_tokenizer,
+    f"{_AUTO}.modeling_auto": _register_models,
+}
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the hooked modules as the other finders do, and calls their hook once they have been executed."""
+
+    def __init__(self) -> None:
+        self._looking_for: str | None = None
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        hook = HOOKS.get(fullname)
+        if hook is None or self._looking_for == fullname:
+            return None
+        self._looking_for = fullname
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._looking_for = None
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module: ModuleType) -> None:
+            execute(module)
+            hook(module)
+
+        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+def install() -> None:
+    """Register with the Auto classes that are imported already, and with the others when they will be."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+    for name, hook in HOOKS.items():
+        module = sys.modules.get(name)
+        if module is not None:
+            hook(module)

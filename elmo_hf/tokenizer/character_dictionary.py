@@ -1,0 +1,188 @@
+"""Words to character rows by a model's own dictionary of code points, as ELMoForManyLangs makes them.
+
+A word is its Unicode code points between two marks, padded to a fixed length; a code point that the dictionary lacks is
+`<oov>`. Ids begin at 1, so that 0 is free for padding *words*, as it is for bytes (`characters`).
+
+The original takes its marks from the wrong entries: a word begins with the id of `<eow>` and ends with that of `<bow>`.
+Its maintainers keep this, because every released model was trained so, and so does this file, the only one that knows.
+
+Source: ELMoForManyLangs `elmoformanylangs/elmo.py` (`read_list`, `Embedder`), `biLM.py` (`create_one_batch`).
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .characters import check_max_characters_per_word
+from .complete_files import appearing
+
+BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN, PADDING = "<bos>", "<eos>", "<oov>", "<pad>"
+# As they are used, not as they are called.
+BEGIN_OF_WORD, END_OF_WORD = "<eow>", "<bow>"
+MARKS = (BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN, PADDING, END_OF_WORD, BEGIN_OF_WORD)
+IDEOGRAPHIC_SPACE = "\u3000"
+"""The only whitespace that a dictionary file can hold: a line without another symbol means it."""
+
+
+class CharacterDictionary:
+    """Symbols and their ids, from 1 on.
+
+    Args:
+        symbols: a list of symbols, the first of which has id 1, or a mapping from symbols to ids; ids that no symbol
+            has are rows of the table that no character uses. Symbols of several code points, but the marks, are met
+            in no word.
+        where: names the source of the symbols in error messages.
+
+    Raises:
+        TypeError: symbols or ids of another type.
+        ValueError: a symbol listed twice, empty or of whitespace, an id out of range or given twice, a missing mark.
+    """
+
+    def __init__(self, symbols: Sequence[str] | Mapping[str, int], where: str = "character_vocabulary") -> None:
+        if isinstance(symbols, str):
+            raise TypeError(f"{where} is the text {symbols!r}: expected a list of symbols, or a mapping to their ids")
+        ids: dict[str, int] = {}
+        owners: dict[int, str] = {}
+        entries = symbols.items() if isinstance(symbols, Mapping) else ((each, n) for n, each in enumerate(symbols, 1))
+        for symbol, number in entries:
+            if not isinstance(symbol, str) or isinstance(number, bool) or not isinstance(number, int):
+                raise TypeError(f"{where}: {symbol!r} has the id {number!r}; expected a str and an int")
+            if fault := _fault(symbol):
+                raise ValueError(
+                    f"{where}: {symbol!r}, id {number}, {fault}, which no dictionary file can hold (of all whitespace "
+                    f"only {IDEOGRAPHIC_SPACE!r}). Take it out of the dictionary, and its row of the table"
+                )
+            if symbol in ids:
+                raise ValueError(
+                    f"{where}: {symbol!r} has the ids {ids[symbol]} and {number}; each symbol can stand only once. "
+                    "Take one out, and its row of the table"
+                )
+            if number < 1 or number in owners:
+                taken = f"which {owners[number]!r} has already" if number in owners else "0 is for padding words"
+                raise ValueError(f"{where}: {symbol!r} has the id {number}, {taken}; expected ids from 1 on, each once")
+            ids[symbol] = number
+            owners[number] = symbol
+        missing = [mark for mark in MARKS if mark not in ids]
+        if missing:
+            raise ValueError(
+                f"{where}: no entry for {', '.join(missing)}; a dictionary holds {', '.join(MARKS)} beside its "
+                "characters. Add the missing ones, with rows of the table"
+            )
+        self.ids = ids
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "CharacterDictionary":
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: damaged; the message names the file.
+        """
+        try:
+            ids = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique_names(str(path)))
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"{path}: not valid JSON ({error}); save the tokenizer again") from error
+        if not isinstance(ids, dict):
+            raise ValueError(f"{path}: holds a {type(ids).__name__}; expected an object of symbols and their ids")
+        return cls(ids, str(path))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a JSON object of symbols and ids; it appears under its name only when it is complete."""
+        ids = dict(sorted(self.ids.items(), key=lambda item: item[1]))
+        text = json.dumps(ids, ensure_ascii=False, indent=0)
+        with appearing(path) as aside:
+            aside.write_text(text + "\n", encoding="utf-8", newline="\n")
+
+    @property
+    def num_characters(self) -> int:
+        """Rows of the model's table of characters: the largest id, and 0."""
+        return max(self.ids.values()) + 1
+
+    @property
+    def dtype(self) -> type[np.signedinteger]:
+        """Of rows of characters: the type of bytes' rows, where the ids fit."""
+        return np.int16 if self.num_characters <= np.iinfo(np.int16).max else np.int32
+
+    @cached_property
+    def _sorted(self) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """The code points that have an id, rising, and their ids."""
+        pairs = sorted((ord(symbol), number) for symbol, number in self.ids.items() if len(symbol) == 1)
+        return np.array([code for code, _ in pairs], np.uint32), np.array([number for _, number in pairs], np.int64)
+
+    def find(self, text: str) -> NDArray[np.int64]:
+        """The id of every code point of a text."""
+        codes, ids = self._sorted
+        wanted = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+        if not len(codes):
+            return np.full(len(wanted), self.ids[UNKNOWN], np.int64)
+        places = np.searchsorted(codes, wanted).clip(max=len(codes) - 1)
+        return np.where(codes[places] == wanted, ids[places], self.ids[UNKNOWN])
+
+
+class DictionarySpelling:
+    """How words become rows by a [`CharacterDictionary`]; beside `ByteSpelling` of `characters`.
+
+    Args:
+        dictionary: the characters.
+        max_characters_per_word: length of a row, both marks included.
+    """
+
+    def __init__(self, dictionary: CharacterDictionary, max_characters_per_word: int) -> None:
+        self.dictionary = dictionary
+        self.max_characters_per_word = check_max_characters_per_word(max_characters_per_word)
+        self.dtype = dictionary.dtype
+
+    def lookup_form(self, word: str) -> str:
+        """What a vocabulary is asked for: the code points that fit between the marks."""
+        return word[: self.max_characters_per_word - 2]
+
+    def rows(self, words: Sequence[str]) -> NDArray[np.signedinteger]:
+        """(words, max_characters_per_word)."""
+        cut = [self.lookup_form(word) for word in words]
+        lengths = np.fromiter(map(len, cut), dtype=np.int64, count=len(cut))
+        rows = self._padded(len(cut))
+        # Row-major order of the mask is the order of the joined code points.
+        inside = np.arange(self.max_characters_per_word - 2) < lengths[:, None]  # [words, width]
+        rows[:, 1:-1][inside] = self.dictionary.find("".join(cut))
+        rows[np.arange(len(cut)), lengths + 1] = self.dictionary.ids[END_OF_WORD]
+        return rows
+
+    def boundary_rows(self) -> NDArray[np.signedinteger]:
+        """The rows of the begin and of the end of a sentence, (2, max_characters_per_word)."""
+        ids = self.dictionary.ids
+        rows = self._padded(2)
+        rows[:, 1] = ids[BEGIN_OF_SENTENCE], ids[END_OF_SENTENCE]
+        rows[:, 2] = ids[END_OF_WORD]
+        return rows
+
+    def _padded(self, count: int) -> NDArray[np.signedinteger]:
+        rows = np.full((count, self.max_characters_per_word), self.dictionary.ids[PADDING], dtype=self.dtype)
+        rows[:, 0] = self.dictionary.ids[BEGIN_OF_WORD]
+        return rows
+
+
+def _fault(symbol: str) -> str | None:
+    """What keeps a symbol out of a dictionary."""
+    if not symbol:
+        return "is empty"
+    if symbol.isspace() and symbol != IDEOGRAPHIC_SPACE:
+        return "is whitespace"
+    return "holds a lone surrogate" if any("\ud800" <= character <= "\udfff" for character in symbol) else None
+
+
+def _unique_names(where: str) -> Callable[[list[tuple[str, object]]], dict[str, object]]:
+    """Refuse an object of JSON that has a name twice, of which only the last would be kept."""
+
+    def build(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        values = dict(pairs)
+        if len(values) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{where}: lists {twice!r} twice; each symbol can stand only once")
+        return values
+
+    return build

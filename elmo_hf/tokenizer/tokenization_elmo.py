@@ -1,0 +1,818 @@
+"""ElmoTokenizer: words to ids in the language model's vocabulary, offsets, and rows of characters.
+
+A model reads a word by its characters, so `character_ids` (words x characters) stand beside the usual `input_ids` and
+`attention_mask`, which stay two-dimensional and let collators, pipelines and `datasets` work unmodified.
+
+Words are found and looked up here, whole, rather than by the `tokenizers` library, which would split given words again
+and cut special tokens out of the middle of them. The library still holds the vocabulary, the template that puts the
+sentence boundaries around a sentence, and the `Encoding` objects that answer `word_ids()`, `char_to_token()` and so on.
+"""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Encoding, Tokenizer
+from tokenizers.models import WordPiece
+from transformers.tokenization_utils_base import BatchEncoding, TruncationStrategy
+from transformers.tokenization_utils_tokenizers import TokenizersBackend
+from transformers.utils.generic import PaddingStrategy, TensorType
+
+from .character_dictionary import CharacterDictionary, DictionarySpelling
+from .characters import NUM_CHARACTERS, ByteSpelling, check_max_characters_per_word
+from .complete_files import appearing
+from .encodings import (
+    PADDING,
+    LazyEncodings,
+    Lexicon,
+    Sentence,
+    SpecialTokens,
+    Spelling,
+    Template,
+    align_with_encoding,
+    numbers_of_encoding,
+    truncate,
+)
+from .pos_tags import PosTags
+from .pretokenization import (
+    added_token_expression,
+    backend_pre_tokenizer,
+    check_pre_tokenization,
+    split_words,
+    word_spans,
+)
+from .vocabulary import (
+    check_numbering,
+    check_words,
+    is_vocabulary_word,
+    number_words,
+    read_vocabulary,
+    write_vocabulary,
+)
+
+CHARACTER_VOCABULARY = "character_vocabulary.json"
+VOCAB_FILES_NAMES = {
+    "vocab_file": "vocab.txt",
+    "tokenizer_file": "tokenizer.json",
+    "character_vocabulary_file": CHARACTER_VOCABULARY,
+}
+
+# The backend is a WordPiece model without pieces: no word holds a NUL, so no entry continues another one. Unlike a
+# WordLevel model it tells the token-classification pipeline that its tokens are words.
+_CONTINUATION = "\0"
+
+
+class ElmoTokenizer(TokenizersBackend):
+    """Tokenizer of ELMo models.
+
+    Every call returns `input_ids` (word ids), `attention_mask` and `character_ids`: while lists are returned, one int16
+    array of shape (words, max_characters_per_word) an example; with `return_tensors`, one int64 tensor of shape
+    (batch, words, max_characters_per_word). Rows are those of bilm-tf and AllenNLP (see `characters`), or with a
+    `character_vocabulary` those of ELMoForManyLangs (see `character_dictionary`); padding words are rows of zeros.
+    A sentence becomes `<S> A </S>`, a pair `<S> A </S> <S> B </S>`.
+
+    Given words (`is_split_into_words=True`) stay whole whatever they hold, and each gives exactly one token, also the
+    empty word, so that labels stay aligned. `tokens()` returns the words as they were typed; ids of words outside of
+    the vocabulary are `unk_token_id`.
+
+    With a `pos_tag_set`, given words can have their parts of speech beside them, as models with `num_pos_tags` read
+    them: `tokenizer(words, pos_tags=tags, is_split_into_words=True)`, with `pos_tags_pair` beside `text_pair`, shaped
+    as the words are. Then `pos_tag_ids` are returned too, like `input_ids`: 1 for the first tag of the set; 0 at
+    boundaries, padding, and words whose tag is `None`.
+
+    Args:
+        vocab_file: vocabulary of the language model, one word a line (bilm-tf's format; gzip is recognised). Without
+            one the vocabulary holds the special tokens only, which is all that a model needs to embed words.
+        vocab: the same as a list of words, or as a complete mapping from words to ids.
+        pre_tokenization: how raw text becomes words: `"ptb"` (Penn-Treebank-like: "do n't", punctuation apart) or
+            `"whitespace"`.
+        max_characters_per_word: length of a row of characters, marks included; 50 in the published models.
+        special_boundary_words: whether the words `<S>` and `</S>` in a text get the row of the sentence boundary, as
+            in both original programs, instead of their letters. `<UNK>`, `<pad>` and `<mask>` are always letters.
+        bos_token, eos_token, unk_token, pad_token, mask_token: the special tokens; the first three must be in the
+            vocabulary, the padding token has id 0, and the mask token is appended where the vocabulary lacks it.
+        character_vocabulary: the characters of words as a list, or a mapping to their ids from 1 on, for models that
+            read code points by a dictionary of their own; `None` for bytes. It is saved as `character_vocabulary.json`.
+        character_vocabulary_file: that file.
+        character_units: `"bytes"` or `"code_points"`, saved so that a dictionary that was lost is missed.
+        pos_tag_set: the parts of speech in the order of their ids, which begin at 1.
+        tokenizer_object, tokenizer_file: a backend, or the `tokenizer.json` of a saved one, instead of a vocabulary.
+        kwargs: options of `PreTrainedTokenizerFast`, among them `add_bos_token` and `add_eos_token`.
+
+    Raises:
+        ValueError: for a vocabulary that lacks a special token, lists a word twice or is not UTF-8 text, and for
+            options outside of their range; the message names the file, the line and the remedy.
+    """
+
+    vocab_files_names = VOCAB_FILES_NAMES
+    model_input_names = ["input_ids", "attention_mask", "character_ids"]
+    # Saved folders bring this code along, for where the package is not installed.
+    _auto_class = "AutoTokenizer"
+
+    def __init__(
+        self,
+        vocab_file: str | os.PathLike[str] | None = None,
+        vocab: Sequence[str] | Mapping[str, int] | None = None,
+        pre_tokenization: str = "ptb",
+        max_characters_per_word: int = 50,
+        special_boundary_words: bool = True,
+        bos_token: str | AddedToken = "<S>",
+        eos_token: str | AddedToken = "</S>",
+        unk_token: str | AddedToken = "<UNK>",
+        pad_token: str | AddedToken = "<pad>",
+        mask_token: str | AddedToken = "<mask>",
+        character_vocabulary: Sequence[str] | Mapping[str, int] | None = None,
+        character_vocabulary_file: str | os.PathLike[str] | None = None,
+        character_units: str | None = None,
+        pos_tag_set: Sequence[str] | None = None,
+        tokenizer_object: Tokenizer | None = None,
+        tokenizer_file: str | os.PathLike[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._max_characters_per_word = check_max_characters_per_word(max_characters_per_word)
+        self._pre_tokenization = check_pre_tokenization(pre_tokenization)
+        self.special_boundary_words = special_boundary_words
+        self._dictionary = _read_dictionary(character_vocabulary, character_vocabulary_file, character_units)
+        self._pos_tags = None if pos_tag_set is None else PosTags(pos_tag_set)
+        self._added_token_expressions: dict[bool, re.Pattern[str] | None] = {}
+
+        if tokenizer_object is not None:
+            backend = _check_backend(Tokenizer.from_str(tokenizer_object.to_str()), "tokenizer_object")
+        elif tokenizer_file is not None:
+            backend = _read_backend(tokenizer_file)
+        else:
+            special_tokens = {
+                "bos_token": str(bos_token),
+                "eos_token": str(eos_token),
+                "unk_token": str(unk_token),
+                "pad_token": str(pad_token),
+                "mask_token": str(mask_token),
+            }
+            backend = _make_backend(_word_ids(vocab_file, vocab, special_tokens), str(unk_token))
+        # Truncation and padding belong to a call, never to the tokenizer.
+        backend.no_truncation()
+        backend.no_padding()
+        backend.pre_tokenizer = backend_pre_tokenizer(pre_tokenization)
+        self._tokenizer = backend
+
+        # from_pretrained() passes these on, and save_pretrained() would write them down.
+        for name in ("is_local", "local_files_only"):
+            kwargs.pop(name, None)
+        # A saved template says which boundaries it adds; the saved options do not.
+        stored = _template_tokens(backend)
+        if kwargs.get("add_bos_token") is None:
+            kwargs["add_bos_token"] = stored is None or str(bos_token) in stored
+        if kwargs.get("add_eos_token") is None:
+            kwargs["add_eos_token"] = stored is None or str(eos_token) in stored
+        super().__init__(
+            bos_token=bos_token,
+            eos_token=eos_token,
+            unk_token=unk_token,
+            pad_token=pad_token,
+            mask_token=mask_token,
+            pre_tokenization=pre_tokenization,
+            max_characters_per_word=max_characters_per_word,
+            special_boundary_words=special_boundary_words,
+            character_units="bytes" if self._dictionary is None else "code_points",
+            pos_tag_set=self.pos_tag_set,
+            **kwargs,
+        )
+        if self._pos_tags is not None:
+            self.model_input_names = [*type(self).model_input_names, "pos_tag_ids"]
+
+    # ---- options
+
+    @property
+    def pre_tokenization(self) -> str:
+        """How raw text becomes words: "ptb" or "whitespace"."""
+        return self._pre_tokenization
+
+    @pre_tokenization.setter
+    def pre_tokenization(self, value: str) -> None:
+        self._pre_tokenization = check_pre_tokenization(value)
+        self.backend_tokenizer.pre_tokenizer = backend_pre_tokenizer(value)
+
+    @property
+    def max_characters_per_word(self) -> int:
+        """Length of a row of characters, the marks of the word's begin and end included."""
+        return self._max_characters_per_word
+
+    @max_characters_per_word.setter
+    def max_characters_per_word(self, value: int) -> None:
+        self._max_characters_per_word = check_max_characters_per_word(value)
+
+    @property
+    def character_vocabulary(self) -> dict[str, int] | None:
+        """Ids of the characters that words are spelt with, or `None` where they are bytes."""
+        return None if self._dictionary is None else dict(self._dictionary.ids)
+
+    @property
+    def num_characters(self) -> int:
+        """Rows of a model's table of characters (`ElmoConfig.num_characters`)."""
+        return NUM_CHARACTERS if self._dictionary is None else self._dictionary.num_characters
+
+    @property
+    def spelling(self) -> Spelling:
+        """What makes words into rows of characters."""
+        if self._dictionary is None:
+            return ByteSpelling(self._max_characters_per_word)
+        return DictionarySpelling(self._dictionary, self._max_characters_per_word)
+
+    @property
+    def pos_tag_set(self) -> list[str] | None:
+        """The parts of speech in the order of their ids, which begin at 1; `None` for a tokenizer without."""
+        return None if self._pos_tags is None else list(self._pos_tags.ids)
+
+    # ---- text to words
+
+    def words(self, text: str, split_special_tokens: bool | None = None) -> list[tuple[str, tuple[int, int]]]:
+        """The words of a raw text, each with its (start, end) characters.
+
+        Tokens that were added to the tokenizer are found wherever they stand, unless they are special and
+        `split_special_tokens` is true; everything else follows `pre_tokenization`.
+        """
+        sentence = self._sentence_of_text(text, split_special_tokens)
+        return list(zip(sentence.words, sentence.find_spans() if sentence.find_spans else ()))
+
+    def _sentence_of_text(self, text: str, split_special_tokens: bool | None) -> Sentence:
+        if not isinstance(text, str):
+            raise TypeError(f"expected a text of type str, got {text!r} of type {type(text).__name__}")
+        added = self._added_token_expression(
+            self.split_special_tokens if split_special_tokens is None else split_special_tokens
+        )
+        rule = self._pre_tokenization
+        if added is None:
+            return Sentence(split_words(text, rule), partial(word_spans, text, rule))
+
+        words: list[str] = []
+        spans: list[tuple[int, int]] = []
+        known = self.backend_tokenizer.token_to_id
+        position = 0
+        # The end of the text stands for one more added token, an empty one.
+        for start, end in chain(map(re.Match.span, added.finditer(text)), [(len(text), len(text))]):
+            between = text[position:start]
+            words += split_words(between, self._pre_tokenization)
+            spans += [
+                (position + first, position + last) for first, last in word_spans(between, self._pre_tokenization)
+            ]
+            if start < end:
+                # It may have taken in the whitespace around it.
+                found = text[start:end]
+                words.append(found if known(found) is not None else found.strip())
+                spans.append((start, end))
+            position = end
+        return Sentence(words, lambda: spans)
+
+    def _added_token_expression(self, split_special_tokens: bool) -> re.Pattern[str] | None:
+        """What finds added tokens in raw text. Words of the vocabulary, `<S>` among them, are looked up as words."""
+        if split_special_tokens not in self._added_token_expressions:
+            base = self.vocab_size
+            self._added_token_expressions[split_special_tokens] = added_token_expression(
+                token
+                for number, token in self.added_tokens_decoder.items()
+                if number >= base and not (token.special and split_special_tokens)
+            )
+        return self._added_token_expressions[split_special_tokens]
+
+    def _add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
+        self._added_token_expressions.clear()
+        return super()._add_tokens(new_tokens, special_tokens=special_tokens)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Left out so that using a tokenizer does not change its pickle, from which `datasets` makes cache keys.
+        return {**self.__dict__, "_added_token_expressions": {}}
+
+    # ---- words to ids and characters
+
+    def _encode_plus(
+        self,
+        text: Any,
+        text_pair: Any = None,
+        add_special_tokens: bool = True,
+        padding_strategy: PaddingStrategy = PaddingStrategy.DO_NOT_PAD,
+        truncation_strategy: TruncationStrategy = TruncationStrategy.DO_NOT_TRUNCATE,
+        max_length: int | None = None,
+        stride: int = 0,
+        is_split_into_words: bool = False,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: Any = None,
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool | None = None,
+        return_overflowing_tokens: bool = False,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        return_length: bool = False,
+        verbose: bool = True,
+        split_special_tokens: bool | None = None,
+        pos_tags: Any = None,
+        pos_tags_pair: Any = None,
+        **kwargs: Any,
+    ) -> BatchEncoding:
+        if kwargs.get("sanitize_control_tokens"):
+            raise NotImplementedError("ElmoTokenizer has no control tokens; leave sanitize_control_tokens=False")
+        if return_tensors is not None:
+            return_tensors = TensorType(return_tensors)
+        samples, is_batched = _samples(text, text_pair, is_split_into_words)
+
+        # 1. The words of every sample, looked up.
+        if is_split_into_words:
+            batch = [[Sentence(tuple(words), None) for words in sample] for sample in samples]
+        else:
+            batch = [[self._sentence_of_text(text, split_special_tokens) for text in sample] for sample in samples]
+        lexicon = Lexicon(
+            (sentence.words for sample in batch for sentence in sample),
+            self._special_tokens(),
+            self.backend_tokenizer.token_to_id,
+            self.special_boundary_words,
+            self.spelling,
+        )
+        tags = self._pos_tag_ids(batch, is_batched, is_split_into_words, pos_tags, pos_tags_pair)
+
+        # 2. Sentence boundaries and truncation: each row is one example, as numbers of the lexicon.
+        template = Template(self.backend_tokenizer.post_processor, add_special_tokens)
+        limit = None if truncation_strategy == TruncationStrategy.DO_NOT_TRUNCATE else max_length
+        rows: list[list[int]] = []
+        tag_rows: list[list[int]] = []
+        encodings: list[Encoding | Callable[[], Encoding]] = []
+        sample_of: list[int] = []
+        for index, sample in enumerate(batch):
+            numbers = [lexicon.numbers(sentence.words) for sentence in sample]
+            added = template.count_added(len(sample))
+            if limit is not None and sum(map(len, numbers)) + added > limit:
+                parts = [lexicon.encoding(sentence) for sentence in sample]
+                truncate(parts, limit - added, limit, stride, truncation_strategy.value, self.truncation_side)
+                whole = template.apply(parts)
+                chunks = [whole, *whole.overflowing] if return_overflowing_tokens else [whole]
+                rows += [numbers_of_encoding(chunk, numbers, lexicon) for chunk in chunks]
+                if tags is not None:
+                    tag_rows += [align_with_encoding(chunk, tags[index]) for chunk in chunks]
+                encodings += chunks
+                sample_of += [index] * len(chunks)
+            else:
+                rows.append(template.arrange(numbers, lexicon))
+                if tags is not None:
+                    tag_rows.append(template.align(tags[index], lexicon))
+                encodings.append(partial(_make_encoding, sample, lexicon, template))
+                sample_of.append(index)
+
+        # 3. Padding.
+        length = _padded_length(rows, padding_strategy, max_length, pad_to_multiple_of)
+        if length is not None:
+            side = _check_side(self.padding_side if padding_side is None else padding_side)
+            token = {"pad_id": self.pad_token_id, "pad_token": self.pad_token, "direction": side}
+            for index, row in enumerate(rows):
+                fill = [PADDING] * (length - len(row))
+                if fill:
+                    rows[index] = row + fill if side == "right" else fill + row
+                    if tags is not None:
+                        none = [0] * len(fill)
+                        tag_rows[index] = tag_rows[index] + none if side == "right" else none + tag_rows[index]
+                    encodings[index] = partial(_pad_encoding, encodings[index], length, token)
+
+        # 4. What the caller asked for.
+        lengths = list(map(len, rows))
+        longest = max(lengths, default=0)
+        if longest > self.model_max_length:
+            self._eventual_warn_about_too_long_sequence([0] * longest, max_length, verbose)
+        numbers_of_all = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=sum(lengths))
+        arrange = _Arrangement(lengths, return_tensors)
+        names = self.model_input_names
+        lazy = LazyEncodings(encodings)
+        data: dict[str, Any] = {"input_ids": arrange.integers(lexicon.word_ids()[numbers_of_all])}
+        if "token_type_ids" in names if return_token_type_ids is None else return_token_type_ids:
+            data["token_type_ids"] = [encoding.type_ids for encoding in lazy]
+        if "attention_mask" in names if return_attention_mask is None else return_attention_mask:
+            data["attention_mask"] = arrange.integers((numbers_of_all != PADDING).astype(np.int64))
+        if "character_ids" in names:
+            data["character_ids"] = arrange.rows(lexicon.character_ids(), numbers_of_all)
+        if tags is not None:
+            data["pos_tag_ids"] = arrange.integers(np.array(list(chain.from_iterable(tag_rows)), np.int64))
+        if return_special_tokens_mask:
+            data["special_tokens_mask"] = [encoding.special_tokens_mask for encoding in lazy]
+        if return_offsets_mapping:
+            data["offset_mapping"] = [encoding.offsets for encoding in lazy]
+        if return_length:
+            data["length"] = lengths
+        if return_overflowing_tokens:
+            data["overflow_to_sample_mapping"] = sample_of
+        if not is_batched and return_tensors is None and not return_overflowing_tokens:
+            data = {name: value[0] for name, value in data.items()}
+        return BatchEncoding(data, lazy, tensor_type=return_tensors, n_sequences=len(batch[0]) if batch else None)
+
+    def _pos_tag_ids(
+        self,
+        batch: list[list[Sentence]],
+        is_batched: bool,
+        is_split_into_words: bool,
+        pos_tags: Any,
+        pos_tags_pair: Any,
+    ) -> list[list[list[int]]] | None:
+        """The tags of every word of every sentence of every sample, as ids; `None` if none were given."""
+        if pos_tags is None:
+            if pos_tags_pair is not None:
+                raise ValueError("pos_tags_pair without pos_tags: expected the tags of both sequences")
+            return None
+        if self._pos_tags is None:
+            raise ValueError(
+                "pos_tags were given, and this tokenizer has no tags: make it with pos_tag_set=[...], the tags in the "
+                "order of the model's ids"
+            )
+        if not is_split_into_words:
+            raise ValueError(
+                "pos_tags beside raw text: expected words that are split already, one for each tag; pass lists of "
+                "words and is_split_into_words=True"
+            )
+        tags, tags_are_batched = _samples(pos_tags, pos_tags_pair, True)
+        if tags_are_batched != is_batched or list(map(len, tags)) != list(map(len, batch)):
+            raise ValueError(
+                f"pos_tags are {len(tags)} samples of {[len(each) for each in tags][:4]} sequences for {len(batch)} "
+                f"samples of {[len(each) for each in batch][:4]}; expected tags shaped as the words"
+            )
+        return [
+            [self._pos_tags.ids_of(some, sentence.words) for some, sentence in zip(sample_tags, sample)]
+            for sample_tags, sample in zip(tags, batch)
+        ]
+
+    def _special_tokens(self) -> SpecialTokens:
+        return SpecialTokens(
+            pad=self.pad_token,
+            pad_id=self.pad_token_id,
+            begin=self.bos_token,
+            begin_id=self.bos_token_id,
+            end=self.eos_token,
+            end_id=self.eos_token_id,
+            unknown_id=self.unk_token_id,
+        )
+
+    # ---- padding afterwards: tokenizer.pad() and with it the collators
+
+    def _pad(
+        self,
+        encoded_inputs: Any,
+        max_length: int | None = None,
+        padding_strategy: PaddingStrategy = PaddingStrategy.DO_NOT_PAD,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_attention_mask: bool | None = None,
+    ) -> Any:
+        character_ids, tags = encoded_inputs.get("character_ids"), encoded_inputs.get("pos_tag_ids")
+        words = len(encoded_inputs[self.model_input_names[0]])
+        padded = super()._pad(
+            encoded_inputs, max_length, padding_strategy, pad_to_multiple_of, padding_side, return_attention_mask
+        )
+        missing = len(padded[self.model_input_names[0]]) - words
+        side = self.padding_side if padding_side is None else padding_side
+        if tags is not None:
+            if len(tags) != words:
+                raise ValueError(
+                    f"pos_tag_ids has {len(tags)} values for {words} input_ids; expected one for each word. Pad both "
+                    "together, as this tokenizer returned them"
+                )
+            none = [0] * missing
+            padded["pos_tag_ids"] = [*tags, *none] if side == "right" else [*none, *tags]
+        if character_ids is None:
+            return padded
+        rows = np.asarray(character_ids, dtype=self.spelling.dtype)
+        if rows.size == 0:
+            rows = rows.reshape(0, self.max_characters_per_word)
+        if rows.ndim != 2 or len(rows) != words:
+            raise ValueError(
+                f"character_ids has shape {rows.shape} for {words} input_ids; expected one row of characters for each "
+                "word. Pad both together, as this tokenizer returned them"
+            )
+        if missing > 0:
+            rows = np.pad(rows, ((0, missing) if side == "right" else (missing, 0), (0, 0)))
+        padded["character_ids"] = rows
+        return padded
+
+    def pad(self, encoded_inputs: Any, *args: Any, **kwargs: Any) -> BatchEncoding:
+        """`PreTrainedTokenizerBase.pad`, with rows of zeros in `character_ids` at padding words.
+
+        As everywhere, `character_ids` are int16 arrays in lists and int64 in tensors.
+        """
+        padded = super().pad(encoded_inputs, *args, **kwargs)
+        character_ids = padded.get("character_ids")
+        if isinstance(character_ids, np.ndarray):
+            # One example and no tensors asked for, or a batch of NumPy's.
+            if isinstance(padded[self.model_input_names[0]], np.ndarray):
+                padded["character_ids"] = character_ids.astype(np.int64)
+        elif character_ids is not None and not isinstance(character_ids, list):
+            padded["character_ids"] = character_ids.long()
+        return padded
+
+    # ---- files
+
+    @classmethod
+    def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
+        """Leave the files to the constructor: by default a saved pre-tokenizer silently comes back as another one."""
+        if all(kwargs.get(name) is None for name in ("tokenizer_file", "vocab_file", "vocab", "tokenizer_object")):
+            # A folder that lost its vocabulary must not load as a tokenizer without one.
+            raise ValueError(
+                f"{kwargs.get('name_or_path')}: neither tokenizer.json nor vocab.txt; expected the folder of a saved "
+                "ElmoTokenizer. Save it again, or make one without a vocabulary by ElmoTokenizer()"
+            )
+        return kwargs
+
+    @classmethod
+    def _patch_mistral_regex(cls, tokenizer: Tokenizer, *args: Any, **kwargs: Any) -> Tokenizer:
+        """Nothing to patch. The default asks the Hub about every vocabulary of more than 100,000 words."""
+        return tokenizer
+
+    def _save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        file_names: tuple[str, ...],
+        legacy_format: bool | None = None,
+        filename_prefix: str | None = None,
+    ) -> tuple[str, ...]:
+        path = Path(save_directory, (filename_prefix + "-" if filename_prefix else "") + "tokenizer.json")
+        with appearing(path) as aside:
+            self.backend_tokenizer.save(str(aside))
+        if self._dictionary is None:
+            return (*file_names, str(path))
+        beside = path.with_name(path.name.removesuffix("tokenizer.json") + CHARACTER_VOCABULARY)
+        self._dictionary.save(beside)
+        return (*file_names, str(path), str(beside))
+
+    def save_vocabulary(self, save_directory: str | os.PathLike[str], filename_prefix: str | None = None) -> tuple[str]:
+        """Write `vocab.txt` in the originals' format and return its path.
+
+        The padding token has no line, nor has a mask token that comes last, since reading the file appends it again.
+        Added tokens are in `tokenizer.json` only.
+        """
+        if not os.path.isdir(save_directory):
+            raise NotADirectoryError(f"{save_directory}: expected an existing folder to write vocab.txt into")
+        vocabulary = self.backend_tokenizer.get_vocab(with_added_tokens=False)
+        words = sorted(vocabulary, key=vocabulary.__getitem__)[1:]
+        if words and words[-1] == self.mask_token:
+            words.pop()
+        path = Path(save_directory, (filename_prefix + "-" if filename_prefix else "") + "vocab.txt")
+        write_vocabulary(words, path)
+        return (str(path),)
+
+    def train_new_from_iterator(
+        self,
+        text_iterator: Iterable[Any],
+        vocab_size: int,
+        length: int | None = None,
+        new_special_tokens: Sequence[str | AddedToken] | None = None,
+        special_tokens_map: Mapping[str, str] | None = None,
+        min_frequency: int = 1,
+        **kwargs: Any,
+    ) -> "ElmoTokenizer":
+        """A tokenizer with this one's options and the commonest words of a corpus, most frequent first.
+
+        That order is the one which the log-uniform sampling of bilm-tf's softmax assumes.
+
+        Args:
+            text_iterator: texts, lists of texts, or lists of sentences that are lists of words.
+            vocab_size: ids of the new tokenizer, special tokens included, `new_special_tokens` not.
+            length: not needed.
+            new_special_tokens: further special tokens.
+            special_tokens_map: new names for special tokens.
+            min_frequency: how often a word must occur to be taken in.
+        """
+        renamed = dict(special_tokens_map or {})
+        named = {
+            name: renamed.get(token, token)
+            for name in self.SPECIAL_TOKENS_ATTRIBUTES
+            if (token := getattr(self, name)) is not None
+        }
+        first = [named["bos_token"], named["eos_token"], named["unk_token"]]
+        base = {*first, named["pad_token"], named["mask_token"]}
+        if vocab_size < len(base):
+            raise ValueError(f"vocab_size is {vocab_size}; expected at least {len(base)}, the special tokens alone")
+        extra = [*self._extra_special_tokens, *(new_special_tokens or ())]
+
+        counts: Counter[str] = Counter()
+        for words in self._corpus_words(text_iterator):
+            counts.update(words)
+        special = base.union(map(str, extra))
+        frequent = sorted(
+            (
+                word
+                for word, count in counts.items()
+                if count >= min_frequency and word and word not in special and is_vocabulary_word(word)
+            ),
+            key=lambda word: (-counts[word], word),
+        )
+        options: dict[str, Any] = {**self.init_kwargs, **named}
+        for name in ("added_tokens_decoder", "name_or_path", "extra_special_tokens"):
+            options.pop(name, None)
+        # The present values, where they were changed since.
+        for name in ("pre_tokenization", "max_characters_per_word", "special_boundary_words", "padding_side"):
+            options[name] = getattr(self, name)
+        options["add_bos_token"], options["add_eos_token"] = self.add_bos_token, self.add_eos_token
+        if extra:
+            options["extra_special_tokens"] = extra
+        options["character_vocabulary"] = self.character_vocabulary
+        return type(self)(vocab=[*first, *frequent[: vocab_size - len(base)]], **options)
+
+    def _corpus_words(self, texts: Iterable[Any]) -> Iterator[Sequence[str]]:
+        """Words of each text in nested lists of texts; a list of lists of words is a list of given sentences."""
+        for text in texts:
+            if isinstance(text, str):
+                yield self._sentence_of_text(text, None).words
+            elif text and isinstance(text[0], str):
+                yield from self._corpus_words(text)
+            else:
+                yield from text
+
+
+def _samples(text: Any, text_pair: Any, is_split_into_words: bool) -> tuple[list[tuple[Any, ...]], bool]:
+    """Samples of one or two sequences each, and whether they came as a batch. A sequence is a text or a list of words.
+
+    Accepts what `PreTrainedTokenizerFast` does: one sequence or a batch of them, with the seconds in `text_pair` or in
+    the batch, as pairs.
+    """
+
+    def is_sequence(value: Any) -> bool:
+        if not is_split_into_words:
+            return isinstance(value, str)
+        return isinstance(value, (list, tuple)) and not (value and isinstance(value[0], (list, tuple)))
+
+    expected = "a list of words" if is_split_into_words else "a text (str)"
+    if not isinstance(text, (str, list, tuple)):
+        raise ValueError(
+            f"text input is {text!r} of type {type(text).__name__}; expected {expected} or a list of such sequences or "
+            "of pairs of them (turn columns and arrays into lists)"
+        )
+    if is_split_into_words and isinstance(text, str):
+        raise ValueError(f"is_split_into_words=True, but the input is the text {text!r}; expected a list of words")
+
+    if is_sequence(text):
+        if text_pair is None:
+            return [(text,)], False
+        if not is_sequence(text_pair):
+            raise ValueError(f"text_pair is {text_pair!r}; expected {expected}, like the first sequence")
+        return [(text, text_pair)], False
+
+    if text_pair is not None:
+        if not isinstance(text_pair, (list, tuple)):
+            raise TypeError(f"text_pair is {text_pair!r}; expected a list with one sequence for each of the batch")
+        if len(text_pair) != len(text):
+            raise ValueError(
+                f"batch length of `text`: {len(text)} does not match batch length of `text_pair`: {len(text_pair)}"
+            )
+        text = list(zip(text, text_pair))
+
+    samples: list[tuple[Any, ...]] = []
+    for index, sample in enumerate(text):
+        if is_sequence(sample):
+            samples.append((sample,))
+        elif isinstance(sample, (list, tuple)) and len(sample) == 2 and all(map(is_sequence, sample)):
+            samples.append(tuple(sample))
+        else:
+            raise ValueError(
+                f"item {index} of the batch is {sample!r}; expected {expected} or a pair of such sequences"
+                + ("" if is_split_into_words else ". For lists of words pass is_split_into_words=True")
+            )
+    return samples, True
+
+
+def _padded_length(
+    rows: list[list[int]], strategy: PaddingStrategy, max_length: int | None, multiple: int | None
+) -> int | None:
+    """The length to pad to, None for none."""
+    if strategy == PaddingStrategy.DO_NOT_PAD or not rows:
+        return None
+    if strategy == PaddingStrategy.MAX_LENGTH and max_length is not None:
+        length = max_length
+    else:
+        length = max(map(len, rows))
+    return -(-length // multiple) * multiple if multiple else length
+
+
+def _check_side(side: str) -> str:
+    if side not in ("left", "right"):
+        raise ValueError(f"padding_side is {side!r}; expected 'left' or 'right'")
+    return side
+
+
+def _make_encoding(sample: list[Sentence], lexicon: Lexicon, template: Template) -> Encoding:
+    return template.apply([lexicon.encoding(sentence) for sentence in sample])
+
+
+def _pad_encoding(encoding: Encoding | Callable[[], Encoding], length: int, token: dict[str, Any]) -> Encoding:
+    made = encoding if isinstance(encoding, Encoding) else encoding()
+    made.pad(length, **token)
+    return made
+
+
+class _Arrangement:
+    """Values of all tokens, one after the other, to one list an example, or to one tensor where all are as long."""
+
+    def __init__(self, lengths: list[int], return_tensors: TensorType | None) -> None:
+        self._ends = np.cumsum(lengths, dtype=np.int64).tolist()
+        self._lengths = lengths
+        self._tensors = return_tensors
+        # Of ragged examples no tensor can be made: BatchEncoding gets the lists, and says what to do about it.
+        self._as_lists = return_tensors is None or len(set(lengths)) > 1
+
+    def integers(self, values: NDArray[np.int64]) -> Any:
+        """Values of shape (tokens,) as lists or as (batch, words)."""
+        return self._split(values.tolist()) if self._as_lists else self._tensor(values)
+
+    def rows(self, table: NDArray[np.signedinteger], numbers: NDArray[np.int64]) -> Any:
+        """Rows of a table as arrays of its type of shape (words, width), or as int64 of shape (batch, words, width)."""
+        rows = table.take(numbers, axis=0)
+        return self._split(rows) if self._as_lists else self._tensor(rows.astype(np.int64))
+
+    def _split(self, values: Any) -> list[Any]:
+        return [values[end - length : end] for end, length in zip(self._ends, self._lengths)]
+
+    def _tensor(self, values: NDArray[np.int64]) -> Any:
+        values = values.reshape(len(self._lengths), self._lengths[0] if self._lengths else 0, *values.shape[1:])
+        if self._tensors != TensorType.PYTORCH:
+            return values
+        import torch
+
+        return torch.from_numpy(values)
+
+
+def _read_dictionary(
+    symbols: Sequence[str] | Mapping[str, int] | None, path: str | os.PathLike[str] | None, units: str | None
+) -> CharacterDictionary | None:
+    if symbols is not None and path is not None:
+        raise ValueError("expected either character_vocabulary or character_vocabulary_file, not both")
+    if units not in (None, "bytes", "code_points"):
+        raise ValueError(f"character_units is {units!r}; expected 'bytes' or 'code_points'")
+    given = symbols is not None or path is not None
+    if units is not None and given != (units == "code_points"):
+        raise ValueError(
+            f"character_units is {units!r}, and there is {'a' if given else 'no'} dictionary of characters; "
+            + (
+                "leave one of the two out"
+                if given
+                else f"a saved tokenizer has it in {CHARACTER_VOCABULARY}: save it again, or pass character_vocabulary"
+            )
+        )
+    if path is not None:
+        return CharacterDictionary.load(path)
+    return None if symbols is None else CharacterDictionary(symbols)
+
+
+def _word_ids(
+    vocab_file: str | os.PathLike[str] | None,
+    vocab: Sequence[str] | Mapping[str, int] | None,
+    special_tokens: Mapping[str, str],
+) -> dict[str, int]:
+    """Ids of all words, from a file, a list, a mapping, or of the special tokens alone."""
+    if vocab_file is not None and vocab is not None:
+        raise ValueError("expected either vocab_file or vocab, not both")
+    pad, mask = special_tokens["pad_token"], special_tokens["mask_token"]
+    words: Sequence[str]
+    if isinstance(vocab, Mapping):
+        where = "vocab"
+        ids = check_numbering(vocab, pad, mask, where)
+    else:
+        if vocab_file is not None:
+            where, words = str(vocab_file), read_vocabulary(vocab_file)
+        elif vocab is not None:
+            where, words = "vocab", vocab
+        else:
+            where, words = "the special tokens", [special_tokens[f"{name}_token"] for name in ("bos", "eos", "unk")]
+        ids = number_words(words, pad, mask, where)
+    check_words(ids, special_tokens, where)
+    return ids
+
+
+def _make_backend(ids: dict[str, int], unk_token: str) -> Tokenizer:
+    # A longer word is unknown without a search for its pieces, whose cost grows with the square of the length.
+    longest = max(map(len, ids))
+    return Tokenizer(
+        WordPiece(ids, unk_token=unk_token, continuing_subword_prefix=_CONTINUATION, max_input_chars_per_word=longest)
+    )
+
+
+def _read_backend(path: str | os.PathLike[str]) -> Tokenizer:
+    try:
+        backend = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more special
+        raise ValueError(f"{path}: no readable tokenizer.json ({error}); save the tokenizer again") from error
+    return _check_backend(backend, str(path))
+
+
+def _check_backend(backend: Tokenizer, where: str) -> Tokenizer:
+    if getattr(backend.model, "continuing_subword_prefix", None) != _CONTINUATION:
+        raise ValueError(
+            f"{where}: holds a {type(backend.model).__name__} model of another tokenizer; expected the tokenizer.json "
+            "of an ElmoTokenizer. Load it with the class that wrote it"
+        )
+    return backend
+
+
+def _template_tokens(backend: Tokenizer) -> set[str] | None:
+    """The tokens that a loaded backend puts around a sentence; None for a new backend, which has no template yet."""
+    if backend.post_processor is None:
+        return None
+    return set(json.loads(backend.post_processor.__getstate__()).get("special_tokens", {}))

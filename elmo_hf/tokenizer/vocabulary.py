@@ -1,0 +1,173 @@
+"""Vocabulary files of the original programs and the numbering of their words.
+
+A vocabulary file holds one word a line, stripped of whitespace, in UTF-8 (bilm-tf `data.Vocabulary`). Its lines are the
+rows of the language model's softmax. Here id 0 is the padding token and line r, counted from 0, is id r + 1; the mask
+token comes last unless the file has it.
+"""
+
+import gzip
+import io
+import os
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from .complete_files import appearing
+
+MAXIMUM_TERM = "!!!MAXTERMID"
+"""A line of some published files that is no word; the originals skip it too."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+# Words hardly compress: what unfolds to more than this many times its size, and to more than a gigabyte, is none.
+MAXIMUM_RATIO = 20
+ANY_RATIO_UP_TO = 2**30
+
+
+def read_vocabulary(path: str | os.PathLike[str]) -> list[str]:
+    """The words of a vocabulary file in order; errors as in `read_vocabulary_lines` and `words_of_vocabulary_lines`."""
+    return words_of_vocabulary_lines(read_vocabulary_lines(path), f"{path}, line")
+
+
+def words_of_vocabulary_lines(lines: Iterable[str], place: str) -> list[str]:
+    """The words of the lines of a vocabulary file: stripped of whitespace, and without `MAXIMUM_TERM`.
+
+    A blank line is the empty word, as in the originals, so that ids stay aligned with the softmax.
+    Raises a `ValueError` for a word that is listed twice; `place` and the line's number name it.
+    """
+    words = (line.strip() for line in lines)
+    return _unique(((n, word) for n, word in enumerate(words, 1) if word != MAXIMUM_TERM), place)
+
+
+def read_vocabulary_lines(path: str | os.PathLike[str]) -> list[str]:
+    """The lines of a vocabulary file as they stand there, without line ends; the file may be compressed with gzip.
+
+    Raises `FileNotFoundError`, or a `ValueError` that names the file, the line and the remedy for a file that is not
+    UTF-8, is damaged, unfolds to far too much, or holds a NUL byte.
+    """
+    data = Path(path).read_bytes()
+    if data.startswith(_GZIP_MAGIC):
+        limit = max(ANY_RATIO_UP_TO, MAXIMUM_RATIO * len(data))
+        try:
+            with gzip.open(io.BytesIO(data)) as packed:
+                data = packed.read(limit + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path}: damaged gzip file ({error}); fetch or make it again") from error
+        if len(data) > limit:
+            raise ValueError(
+                f"{path}: unpacks to more than {limit} bytes, which no vocabulary of its size does; unpack it yourself "
+                "if you trust it"
+            )
+    if b"\0" in data:
+        line = data[: data.index(b"\0")].count(b"\n") + 1
+        raise ValueError(
+            f"{path}, line {line}: a NUL byte; expected UTF-8 text with one word a line. The file is binary, damaged "
+            "or in another encoding such as UTF-16: convert it to UTF-8"
+        )
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8; expected UTF-8 text with one word a "
+            "line. Convert the file to UTF-8"
+        ) from error
+    # Universal newlines, and not str.splitlines(), which breaks words at U+2028 and the like.
+    return [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
+
+
+def is_vocabulary_word(word: str) -> bool:
+    """Whether a line of a vocabulary file can hold the word."""
+    return (
+        word == word.strip()
+        and word != MAXIMUM_TERM
+        and not any(character in word for character in "\0\n\r")
+        and _is_utf8(word)
+    )
+
+
+def write_vocabulary(words: Iterable[str], path: str | os.PathLike[str]) -> None:
+    """Write a vocabulary file; it appears under its name only when it is complete.
+
+    Raises a `ValueError` for a word that a line cannot hold, such as one with a line break or a space at an end.
+    """
+    lines = []
+    for word in words:
+        if not is_vocabulary_word(word):
+            raise ValueError(
+                f"the word {word!r} cannot stand in a vocabulary file, whose lines are stripped of whitespace; "
+                "save the tokenizer with save_pretrained() instead"
+            )
+        lines.append(word + "\n")
+    with appearing(path) as aside, aside.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines)
+
+
+def number_words(words: Sequence[str], pad_token: str, mask_token: str, where: str) -> dict[str, int]:
+    """Ids of the words of a vocabulary file: the padding token first, the mask token last unless it is listed.
+
+    `where` names the source of the words in error messages.
+    """
+    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+        raise TypeError(f"{where}: expected a list of words, all of them str")
+    words = _unique(enumerate(words), f"{where}, entry")
+    if pad_token in words:
+        raise ValueError(
+            f"{where}: lists {pad_token!r}, which is the padding token and always has id 0; take the entry out, or "
+            "name another padding token with pad_token=..."
+        )
+    ids = {word: number for number, word in enumerate(words, 1)}
+    ids[pad_token] = 0
+    ids.setdefault(mask_token, len(ids))
+    return ids
+
+
+def check_numbering(vocabulary: Mapping[str, int], pad_token: str, mask_token: str, where: str) -> dict[str, int]:
+    """A complete mapping from words to ids, checked: ids are 0 ... n-1, each once, and the padding token has id 0.
+
+    The mask token is appended where it is missing.
+    """
+    ids = dict(vocabulary)
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise ValueError(f"{where}: expected the ids 0 to {len(ids) - 1}, each of them once")
+    if ids.get(pad_token) != 0:
+        raise ValueError(
+            f"{where}: the padding token {pad_token!r} has id {ids.get(pad_token)}; expected 0. Number the words from "
+            "1, or pass a list of words, which is numbered for you"
+        )
+    ids.setdefault(mask_token, len(ids))
+    return ids
+
+
+def check_words(ids: Mapping[str, int], special_tokens: Mapping[str, str], where: str) -> None:
+    """Raise a `ValueError` where a special token is missing or a word cannot be kept in UTF-8 text."""
+    missing = [f"{name}={token!r}" for name, token in special_tokens.items() if token not in ids]
+    if missing:
+        raise ValueError(
+            f"{where}: no entry for {', '.join(missing)}; the vocabulary of an ELMo begins with '<S>', '</S>', "
+            "'<UNK>'. Add the missing words, or name the ones that this vocabulary uses with bos_token=..., "
+            "eos_token=..., unk_token=..."
+        )
+    for word in ids:
+        if "\0" in word or not _is_utf8(word):
+            raise ValueError(f"{where}: the word {word!r} holds a NUL or a lone surrogate; take it out")
+
+
+def _is_utf8(word: str) -> bool:
+    try:
+        word.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _unique(entries: Iterable[tuple[int, str]], place: str) -> list[str]:
+    """The words of numbered entries, or a `ValueError` that names the first word listed twice."""
+    seen: dict[str, int] = {}
+    for number, word in entries:
+        first = seen.setdefault(word, number)
+        if first != number:
+            raise ValueError(
+                f"{place} {number}: the word {word!r} is listed already at {first}; ids follow the order of the "
+                "words, so each can stand only once. Take one out, and its row of the softmax if there is one"
+            )
+    return list(seen)

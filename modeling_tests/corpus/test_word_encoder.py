@@ -1,0 +1,90 @@
+"""Ids and character rows of running text, through a table that starts afresh when it is full."""
+
+import numpy as np
+import pytest
+
+from elmo_hf import ElmoTokenizer
+from elmo_hf.corpus.word_encoder import WordEncoder, word_splitter
+from elmo_hf.tokenizer.characters import character_ids_of_boundaries, character_ids_of_word
+
+VOCABULARY = {"<pad>": 0, "<S>": 1, "</S>": 2, "<UNK>": 3, "the": 4, "café": 5, "<mask>": 6}
+
+
+@pytest.mark.parametrize("cached_words", [1, 7, 50, 10_000])
+def test_every_size_of_table_gives_the_same(cached_words):
+    generator = np.random.default_rng(0)
+    encoder = WordEncoder(VOCABULARY, max_characters_per_word=8, cached_words=cached_words)
+    for _ in range(60):
+        words = [f"w{n}" for n in generator.integers(0, 90, generator.integers(0, 30))] + ["the", "café", "<S>", "</S>"]
+        ids, characters = encoder.encode(words)
+        assert ids.tolist() == [VOCABULARY.get(word, 3) for word in words]
+        boundaries = dict(zip(("<S>", "</S>"), character_ids_of_boundaries(8).tolist()))
+        assert characters.tolist() == [boundaries.get(word, character_ids_of_word(word, 8)) for word in words]
+        assert np.array_equal(encoder.encode_ids(words), ids)
+
+
+def test_a_dictionary_of_characters():
+    names = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<oov>", "pad_token": "<none>"}
+    tokenizer = ElmoTokenizer(
+        vocab=["<oov>", "<bos>", "<eos>", "<pad>", "the", "中文字", "<bos>x"[:5] + "z"],
+        character_vocabulary=["<bos>", "<eos>", "<oov>", "<pad>", "<bow>", "<eow>", *"thex中文字"],
+        max_characters_per_word=7,
+        pre_tokenization="whitespace",
+        **names,
+    )
+    encoder = WordEncoder.from_tokenizer(tokenizer)
+    # Cut to five characters: a word of the vocabulary, a boundary, and one that is unknown.
+    words = ["the", "中文字", "thexx中", "<bos>x", "<eos>", "<pad>", "<none>", "", "théx"]
+    expected = tokenizer(words, is_split_into_words=True, add_special_tokens=False)
+    ids, characters = encoder.encode(words)
+    # Padding spelt in a text is unknown to a language model.
+    expected["input_ids"][6] = tokenizer.unk_token_id
+    assert ids.tolist() == expected["input_ids"]
+    assert np.array_equal(characters, expected["character_ids"])
+    boundaries = encoder.encode([encoder.bos_token, encoder.eos_token])[1]
+    whole = tokenizer([], is_split_into_words=True)["character_ids"]
+    assert np.array_equal(boundaries, whole)
+
+
+def test_no_word_and_one_word():
+    encoder = WordEncoder(VOCABULARY)
+    assert encoder.encode([])[1].shape == (0, 50)
+    assert encoder.encode_ids(["the"]).tolist() == [4]
+
+
+def test_special_tokens_in_a_text():
+    encoder = WordEncoder(VOCABULARY)
+    assert encoder.encode_ids(["<pad>", "<mask>", "<UNK>", "<S>"]).tolist() == [3, 3, 3, 1]
+    plain = WordEncoder(VOCABULARY, special_boundary_words=False)
+    ids, characters = plain.encode([plain.bos_token, "<S>"])
+    assert ids.tolist() == [1, 1]
+    assert characters[1].tolist() == character_ids_of_word("<S>", 50)
+    assert characters[0].tolist() != characters[1].tolist()
+
+
+def test_lone_surrogates_are_no_part_of_a_word():
+    ids, characters = WordEncoder(VOCABULARY).encode(["caf\ud800é"])
+    assert ids.tolist() == [5]
+    assert characters[0].tolist() == character_ids_of_word("café", 50)
+
+
+def test_a_vocabulary_without_special_tokens_is_refused():
+    with pytest.raises(ValueError, match="the vocabulary of 2 words lacks </S>, <UNK>"):
+        WordEncoder({"<S>": 1, "the": 2})
+
+
+def test_the_encoder_of_a_tokenizer_agrees_with_it():
+    tokenizer = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", "the"], max_characters_per_word=7)
+    encoder = WordEncoder.from_tokenizer(tokenizer)
+    words = ["the", "unknowable", "<UNK>", "<S>"]
+    expected = tokenizer(words, is_split_into_words=True, add_special_tokens=False)
+    ids, characters = encoder.encode(words)
+    assert ids.tolist() == expected["input_ids"]
+    assert np.array_equal(characters, expected["character_ids"])
+
+
+def test_splitters():
+    assert word_splitter("whitespace")(" a  b\u00a0c.\t") == ["a", "b", "c."]
+    assert word_splitter("ptb")("Don't stop.") == ["Do", "n't", "stop", "."]
+    with pytest.raises(ValueError, match="expected 'ptb'"):
+        word_splitter("words")

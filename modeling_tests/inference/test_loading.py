@@ -1,0 +1,88 @@
+"""Models and tokenizers by object or by folder; sentences of every kind."""
+
+import pytest
+import torch
+
+from elmo_hf import ElmoForMaskedLM, ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, ElmoTokenizer
+from elmo_hf.inference.loading import check_sentences, load_model, load_tokenizer
+from modeling_tests.tiny import tiny_config, with_large_weights
+
+
+@pytest.fixture
+def folder(tmp_path):
+    with_large_weights(ElmoForPreTraining(tiny_config(vocab_size=5))).save_pretrained(tmp_path)
+    ElmoTokenizer(max_characters_per_word=9).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_folder_and_an_object_are_the_same_model(folder):
+    model = ElmoForPreTraining.from_pretrained(folder)
+    assert load_model(model, ElmoForPreTraining) is model
+    for name in (folder, str(folder)):
+        loaded = load_model(name, ElmoForPreTraining, device="cpu")
+        assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())
+        assert not loaded.training
+    # A language model in place of a plain one, and the reverse, as objects.
+    masked = ElmoForMaskedLM(tiny_config())
+    assert load_model(masked, ElmoForPreTraining) is masked
+    assert type(load_model(folder, ElmoModel)) is ElmoModel
+
+
+def test_dtype_of_a_folder(folder):
+    assert load_model(folder, ElmoModel, dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert load_model(folder, ElmoModel).dtype == torch.float32
+
+
+def test_the_tokenizer_beside_the_model(folder):
+    vocabulary = load_tokenizer(None, folder).get_vocab()
+    assert vocabulary == ElmoTokenizer().get_vocab()
+    assert load_tokenizer(None, ElmoModel.from_pretrained(folder)).get_vocab() == vocabulary
+    assert load_tokenizer(str(folder), ElmoModel(tiny_config())).get_vocab() == vocabulary
+    tokenizer = ElmoTokenizer()
+    assert load_tokenizer(tokenizer, folder) is tokenizer
+    with pytest.raises(ValueError, match="tokenizer=None, and the model was not loaded from a checkpoint"):
+        load_tokenizer(None, ElmoModel(tiny_config()))
+
+
+def test_refusals(folder, tmp_path):
+    with pytest.raises(TypeError, match="model is of type ElmoModel: expected ElmoForPreTraining, or a checkpoint's"):
+        load_model(ElmoModel(tiny_config()), ElmoForPreTraining)
+    with pytest.raises(TypeError, match="model is of type NoneType"):
+        load_model(None, ElmoModel)
+    with pytest.raises(ValueError, match=r"device='cpu' is for a model given as a folder.*model.to\('cpu'\)"):
+        load_model(ElmoModel(tiny_config()), ElmoModel, device="cpu")
+    with pytest.raises(ValueError, match="dtype=torch.float16 is for a model given as a folder"):
+        load_model(ElmoModel(tiny_config()), ElmoModel, dtype=torch.float16)
+    ElmoForTokenClassification(tiny_config()).save_pretrained(tmp_path / "tagger")
+    with pytest.raises(ValueError, match="tagger lacks 2 weights of ElmoForPreTraining, softmax.bias among them"):
+        load_model(tmp_path / "tagger", ElmoForPreTraining)
+    with pytest.raises(OSError, match="nowhere is no folder of a model, nor the name of one"):
+        load_model(tmp_path / "nowhere", ElmoModel)
+
+
+def test_mixes_that_a_checkpoint_lacks_start_anew(folder):
+    assert isinstance(load_model(folder, ElmoModel), ElmoModel)
+    plain = ElmoModel.from_pretrained(folder, num_representations=3)
+    assert len(plain.scalar_mixes) == 3
+
+
+def test_sentences():
+    given = ["a text", ["two", "words"], ("one",), "", []]
+    assert list(check_sentences(iter(given))) == ["a text", ["two", "words"], ["one"], "", []]
+    assert list(check_sentences([])) == []
+
+
+@pytest.mark.parametrize(
+    ("sentences", "message"),
+    [
+        ("a text", "sentences is 'a text': expected a list.*put a single one into a list"),
+        (5, "sentences is 5: expected a list"),
+        (["a", 5], "sentence 1 is 5 of type int: expected a text, or a list of words"),
+        ([["a"], ["b", None]], "sentence 1 holds None of type NoneType"),
+        ([[["a"]]], r"sentence 0 holds \['a'\] of type list"),
+        ([{"text": "a"}], "sentence 0 is .* of type dict"),
+    ],
+)
+def test_what_is_no_sentence(sentences, message):
+    with pytest.raises(TypeError, match=message):
+        list(check_sentences(sentences))

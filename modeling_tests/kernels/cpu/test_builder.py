@@ -1,0 +1,168 @@
+"""Compiling the C code: where, with what, and what happens where that cannot be done."""
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from elmo_hf.kernels.cpu import builder
+from elmo_hf.kernels.cpu.builder import native_library
+from elmo_hf.kernels.cpu.source import SOURCE
+
+needs_compiler = pytest.mark.skipif(builder._compiler() is None, reason="no C compiler at hand")
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache folder, in which nothing is remembered of the process's own library."""
+    monkeypatch.setattr(builder, "native_library", native_library.__wrapped__)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("ELMO_HF_NATIVE", raising=False)
+    return tmp_path / "elmo_hf"
+
+
+@needs_compiler
+def test_compiled_once_and_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = builder.native_library()
+    assert library is not None and library.elmo_panel() in (8, 16, 32)
+    kept = sorted(fresh.iterdir())
+    assert [path.suffix for path in kept] == [".sha256", ".so"]
+    assert fresh.stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
+    assert builder.native_library() is not None
+    assert sorted(fresh.iterdir()) == kept
+
+
+@needs_compiler
+def test_other_code_has_another_name(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder.native_library()
+    monkeypatch.setattr(builder, "SOURCE", SOURCE + "/* changed */\n")
+    builder.native_library()
+    assert len(list(fresh.glob("*.so"))) == 2
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", ["cut", "empty", "no digest"])
+def test_a_damaged_library_is_made_again(fresh: Path, damage: str, tmp_path: Path) -> None:
+    """Loading one that was cut off would crash the process."""
+    builder.native_library()
+    (library,) = fresh.glob("*.so")
+    whole = library.read_bytes()
+    # Another file in its place: what is loaded already stays as it is.
+    broken = tmp_path / "broken"
+    broken.write_bytes(whole if damage == "no digest" else whole[: len(whole) // 2] if damage == "cut" else b"")
+    os.replace(broken, library)
+    if damage == "no digest":
+        library.with_suffix(".sha256").unlink()
+    assert builder.native_library() is not None
+    assert builder._is_whole(library) and len(library.read_bytes()) == len(whole)
+
+
+@needs_compiler
+def test_a_library_of_something_else(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder, "SOURCE", "int something_else(void) { return 1; }\n")
+    assert builder.native_library() is None
+
+
+@pytest.mark.parametrize("value", ["0", "false", "OFF"])
+def test_turned_off(fresh: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("ELMO_HF_NATIVE", value)
+    assert builder.native_library() is None
+    assert not fresh.exists()
+
+
+def test_a_compiler_that_is_no_command(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", 'gcc "')
+    assert builder.native_library() is None
+
+
+def test_no_compiler(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(fresh))
+    monkeypatch.setenv("CC", "a-compiler-that-nobody-has -O9")
+    assert builder.native_library() is None
+
+
+def test_a_compiler_that_fails(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", f"{sys.executable} -c 'raise SystemExit(\"no\")'")
+    assert builder.native_library() is None
+    assert list(fresh.iterdir()) == []
+
+
+@needs_compiler
+def test_a_folder_that_others_can_write_to_is_not_trusted(fresh: Path) -> None:
+    fresh.mkdir()
+    fresh.chmod(0o777)
+    assert builder.native_library() is None
+
+
+@needs_compiler
+def test_no_home(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: object) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", nobody)
+    assert builder.native_library() is None
+
+
+@needs_compiler
+@pytest.mark.parametrize("processor", ["-march=x86-64", "-march=x86-64-v3", "-march=x86-64-v4"])
+def test_compiles_for_every_register_width(processor: str, tmp_path: Path) -> None:
+    """Without a warning, also for wider registers than this processor's."""
+    compiler = builder._compiler()
+    assert compiler is not None
+    source = tmp_path / "lstm.c"
+    source.write_text(SOURCE, encoding="utf-8")
+    command = [
+        *compiler,
+        processor,
+        "-Wall",
+        "-Wextra",
+        *builder.FLAGS,
+        str(source),
+        "-o",
+        str(tmp_path / "a"),
+    ]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "march" in answer.stderr and answer.returncode:
+        pytest.skip(f"the compiler does not know {processor}")
+    assert answer.returncode == 0 and not answer.stderr, answer.stderr
+
+
+@needs_compiler
+def test_narrow_registers_compute_the_same(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code for processors of 128-bit registers runs on this one too."""
+    from elmo_hf.kernels.cpu.native_lstm import NativeRecurrence
+
+    if os.uname().machine != "x86_64":
+        pytest.skip("other processors have other flags")
+    monkeypatch.setattr(builder, "PROCESSOR_FLAGS", (["-march=x86-64"],))
+    narrow = builder.native_library()
+    assert narrow is not None and narrow.elmo_panel() == 8 and not narrow.elmo_has_integers()
+    layers = [torch.nn.Linear(16, 4 * 24), torch.nn.Linear(16, 4 * 24, bias=False), torch.nn.Linear(24, 16, bias=False)]
+    monkeypatch.setattr("elmo_hf.kernels.cpu.native_lstm.native_library", lambda: narrow)
+    inputs, hidden, cell = torch.randn(13, 16), torch.randn(7, 16), torch.randn(7, 24)
+    with torch.no_grad():
+        recurrence = NativeRecurrence(layers[0], layers[1], layers[2], 3.0, 3.0, 1.0)
+        found = recurrence.run(recurrence.input_gates(inputs), 0, None, [7, 6], hidden, cell.clone())
+        from elmo_hf.model.operators import reference_lstm
+
+        expected = reference_lstm(
+            inputs, [7, 6], hidden, cell, *layers, cell_clip=3.0, projection_clip=3.0, forget_bias=1.0
+        )
+    torch.testing.assert_close(found, expected[0], rtol=1e-5, atol=1e-6)
+
+
+@needs_compiler
+def test_threads_are_those_of_torch() -> None:
+    """With the OpenMP of PyTorch's own builds; a build with another one starts threads of its own."""
+    library = native_library()
+    if library is None:
+        pytest.skip("ELMO_HF_NATIVE=0")
+    if not hasattr(ctypes.CDLL(torch._C.__file__), "GOMP_parallel"):
+        pytest.skip("this PyTorch has another OpenMP")
+    assert ctypes.c_void_p.in_dll(library, "open_mp_parallel").value

@@ -1,0 +1,326 @@
+"""The field against all sequences, one by one."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from elmo_hf.model.crf import (
+    FORBIDDEN,
+    CrfScores,
+    ElmoCrf,
+    best_tags,
+    forbidden_transitions,
+    label_scores,
+    log_likelihood,
+    log_partition,
+    max_marginals,
+    path_scores,
+)
+from modeling_tests.tiny import tiny_config
+
+BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+BIOES = ["O", "B-PER", "I-PER", "E-PER", "S-PER", "S-LOC"]
+
+# Padding on the right, on the left, on both sides and inside; no word at all, one, all of them.
+MASKS = torch.tensor(
+    [
+        [1, 1, 1, 1, 1],
+        [1, 1, 1, 0, 0],
+        [0, 0, 1, 1, 1],
+        [0, 1, 1, 1, 0],
+        [1, 0, 0, 1, 1],
+        [0, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0],
+        [1, 0, 0, 0, 0],
+        [0, 0, 0, 1, 1],
+    ]
+).bool()
+
+
+def field_of(labels: list[str], scheme: str | None) -> ElmoCrf:
+    names = dict(enumerate(labels))
+    config = tiny_config(
+        use_crf=True, tag_scheme=scheme, id2label=names, label2id={label: index for index, label in names.items()}
+    )
+    field = ElmoCrf(config)
+    field.reset_weights()
+    return field
+
+
+def scores_of(labels: list[str], scheme: str | None, dtype=torch.float64) -> CrfScores:
+    field = field_of(labels, scheme).to(dtype)
+    with torch.no_grad():
+        for parameter in field.parameters():
+            parameter.normal_()
+    return field()
+
+
+def emissions_of(tags: int, mask=MASKS, dtype=torch.float64) -> torch.Tensor:
+    return torch.randn(*mask.shape, tags, dtype=dtype) * 2
+
+
+FIELDS = {"free": (["a", "b", "c"], None), "one tag": (["a"], None), "BIO": (BIO, "BIO"), "BIOES": (BIOES, "BIOES")}
+any_field = pytest.mark.parametrize(("labels", "scheme"), FIELDS.values(), ids=FIELDS)
+
+
+class EverySequence:
+    """Scores of all sequences of one sentence, in NumPy; nothing is shared with the package."""
+
+    def __init__(self, emissions, mask, scores):
+        words = emissions[mask].detach().double().numpy()
+        start, transitions, end = (part.detach().double().numpy() for part in scores)
+        self.tags = list(itertools.product(range(words.shape[1]), repeat=len(words)))
+        self.scores = []
+        for tags in self.tags:
+            score = sum(words[place, tag] for place, tag in enumerate(tags))
+            score += sum(transitions[pair] for pair in itertools.pairwise(tags))
+            self.scores.append(score + (start[tags[0]] + end[tags[-1]] if tags else 0))
+        self.scores = np.array(self.scores)
+
+    def log_sum(self, agrees=lambda tags: True):
+        chosen = self.scores[[agrees(tags) for tags in self.tags]]
+        return chosen.max() + np.log(np.exp(chosen - chosen.max()).sum())
+
+    def best(self, agrees=lambda tags: True):
+        return self.scores[[agrees(tags) for tags in self.tags]].max()
+
+
+class TestSchemes:
+    @pytest.mark.parametrize(
+        ("labels", "scheme", "valid"),
+        [
+            (BIO, "BIO", r"(O|(B-PER)(I-PER)*|(B-LOC)(I-LOC)*)*"),
+            (BIOES, "BIOES", r"(O|S-PER|S-LOC|(B-PER)(I-PER)*(E-PER))*"),
+            (["I", "O", "B"], "BIO", r"(O|BI*)*"),
+            (["E-a-b", "B-a-b"], "BIOES", r"((B-a-b)(E-a-b))*"),
+        ],
+    )
+    def test_exactly_the_sequences_of_the_scheme_are_allowed(self, labels, scheme, valid):
+        forbidden = forbidden_transitions(labels, scheme)
+        count = len(labels)
+        for length in range(1, 5):
+            for tags in itertools.product(range(count), repeat=length):
+                steps = itertools.pairwise([count, *tags, count])
+                allowed = not any(forbidden[before, after] for before, after in steps)
+                assert allowed == bool(re.fullmatch(valid, "".join(labels[tag] for tag in tags))), tags
+
+    def test_labels_that_are_no_scheme_are_free(self):
+        assert not forbidden_transitions(["NOUN", "VERB"], None).any()
+
+    @pytest.mark.parametrize(
+        ("labels", "scheme", "message"),
+        [
+            (["O", "B-PER", "NOUN"], "BIO", "label 'NOUN' is no tag of tag_scheme='BIO': expected O, or one of B, I "),
+            (["O", "B-PER", "E-PER"], "BIO", "label 'E-PER' is no tag of tag_scheme='BIO'"),
+            (["O", "U-PER"], "BIOES", "label 'U-PER' is no tag .* one of B, I, E, S "),
+            (["O", "B-"], "BIO", "label 'B-' is no tag"),
+            (["O", "BI-PER"], "BIO", "label 'BI-PER' is no tag"),
+            (["LABEL_0"], "BIO", "label 'LABEL_0' is no tag .*Give id2label the tags of the data"),
+            (["O", "I-PER"], "BIO", "label 'I-PER' can stand in no BIO sequence .*expected 'B-PER' .*IOB1"),
+            (["O", "B-PER", "I-PER"], "BIOES", "label 'B-PER' can stand in no BIOES sequence.* expected 'E-PER'"),
+            (["O", "B-PER", "I-LOC"], "BIO", "label 'I-LOC' can stand in no BIO sequence .*expected 'B-LOC'"),
+            (["O", "E-PER", "S-PER"], "BIOES", "label 'E-PER' can stand in no BIOES sequence .*expected 'B-PER'"),
+        ],
+    )
+    def test_labels_that_contradict_the_scheme_are_refused(self, labels, scheme, message):
+        with pytest.raises(ValueError, match=message):
+            field_of(labels, scheme)
+
+
+class TestScores:
+    @any_field
+    def test_sums_agree_with_all_sequences(self, labels, scheme):
+        scores, emissions = scores_of(labels, scheme), emissions_of(len(labels))
+        found = log_partition(emissions, MASKS, scores)
+        assert found.dtype == torch.float64
+        for row, mask in enumerate(MASKS):
+            expected = EverySequence(emissions[row], mask, scores).log_sum()
+            np.testing.assert_allclose(found[row].item(), expected, rtol=0, atol=1e-10)
+
+    @any_field
+    def test_scores_of_labels_agree_with_all_sequences(self, labels, scheme):
+        scores, emissions = scores_of(labels, scheme), emissions_of(len(labels))
+        for unknown in (0.0, 0.5, 1.0):
+            gold = torch.randint(len(labels), MASKS.shape)
+            gold[torch.rand(MASKS.shape) < unknown] = -100
+            # What stands outside of the field is not read.
+            gold[~MASKS] = torch.tensor([-100, 0, 10**6])[torch.randint(3, ((~MASKS).sum(),))]
+            found = label_scores(emissions, gold, MASKS, scores)
+            for row, mask in enumerate(MASKS):
+                every = EverySequence(emissions[row], mask, scores)
+                wanted = gold[row][mask].tolist()
+                expected = every.log_sum(
+                    lambda tags, wanted=wanted: all(w in (-100, t) for w, t in zip(wanted, tags, strict=True))
+                )
+                if expected > FORBIDDEN / 2:
+                    np.testing.assert_allclose(found[row].item(), expected, rtol=0, atol=1e-9)
+                else:
+                    assert found[row] < FORBIDDEN / 2
+            if unknown == 0:
+                assert torch.equal(found, path_scores(emissions, gold, MASKS, scores))
+
+    def test_probabilities_of_all_sequences_sum_to_one(self):
+        scores, emissions = scores_of(BIO, "BIO"), emissions_of(len(BIO), MASKS[:1, :3])
+        total = 0.0
+        for tags in itertools.product(range(len(BIO)), repeat=3):
+            total += log_likelihood(emissions, torch.tensor([tags]), MASKS[:1, :3], scores).exp().item()
+        assert total == pytest.approx(1, abs=1e-12)
+
+    def test_rows_without_labels_count_nothing(self):
+        scores = scores_of(BIO, "BIO")
+        emissions = emissions_of(len(BIO)).requires_grad_()
+        gold = torch.full(MASKS.shape, -100)
+        gold[0, 2] = 0
+        found = log_likelihood(emissions, gold, MASKS, scores)
+        assert found[0] < 0 and (found[1:] == 0).all()
+        found.sum().backward()
+        assert (emissions.grad[0] != 0).any() and (emissions.grad[1:] == 0).all()
+
+    @any_field
+    def test_gradients_agree_with_finite_differences(self, labels, scheme):
+        field = field_of(labels, scheme).double()
+        values = [torch.randn_like(parameter).requires_grad_() for parameter in field.parameters()]
+        names = [name for name, _ in field.named_parameters()]
+        mask = MASKS[1:7]
+        emissions = emissions_of(len(labels), mask).requires_grad_()
+        gold = best_tags(emissions, mask, field())  # a possible sequence of any scheme
+        gold[3, 3], gold[0] = -100, -100
+
+        def run(emissions, *values):
+            scores = torch.func.functional_call(field, dict(zip(names, values, strict=True)), ())
+            return log_likelihood(emissions, gold, mask, scores)
+
+        assert torch.autograd.gradcheck(run, (emissions, *values), eps=1e-6, atol=1e-7)
+
+    def test_gradients_of_a_strict_scheme_are_finite(self):
+        field = field_of(BIOES, "BIOES")
+        emissions = (emissions_of(len(BIOES), dtype=torch.float32) * 100).requires_grad_()
+        gold = best_tags(emissions, MASKS, field())
+        log_likelihood(emissions, gold, MASKS, field()).sum().backward()
+        assert emissions.grad.isfinite().all()
+        # A forbidden transition is nothing to learn.
+        assert (field.transitions.grad[field.forbidden[:-1, :-1]] == 0).all()
+        assert all(parameter.grad.isfinite().all() for parameter in field.parameters())
+
+    def test_long_sentences(self):
+        """The sums stay exact where products of probabilities would not even be numbers."""
+        scores = scores_of(BIO, "BIO", torch.float32)
+        mask = torch.ones(2, 700).bool()
+        mask[1, 500:] = False
+        emissions = emissions_of(len(BIO), mask, torch.float32) * 10
+        wide = CrfScores(*(part.double() for part in scores))
+        found, expected = log_partition(emissions, mask, scores), log_partition(emissions.double(), mask, wide)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+        assert torch.equal(best_tags(emissions, mask, scores), best_tags(emissions.double(), mask, wide))
+
+
+class TestDecoding:
+    @any_field
+    def test_the_best_of_all_sequences(self, labels, scheme):
+        scores, emissions = scores_of(labels, scheme), emissions_of(len(labels))
+        found = best_tags(emissions, MASKS, scores)
+        assert (found[~MASKS] == -100).all()
+        for row, mask in enumerate(MASKS):
+            every = EverySequence(emissions[row], mask, scores)
+            assert tuple(found[row][mask].tolist()) == every.tags[every.scores.argmax()]
+
+    @any_field
+    def test_max_marginals_agree_with_all_sequences(self, labels, scheme):
+        scores, emissions = scores_of(labels, scheme), emissions_of(len(labels))
+        found = max_marginals(emissions, MASKS, scores)
+        assert (found[~MASKS] == 0).all()
+        for row, mask in enumerate(MASKS):
+            every = EverySequence(emissions[row], mask, scores)
+            for place, values in enumerate(found[row][mask]):
+                for tag, value in enumerate(values.tolist()):
+                    expected = every.best(lambda tags, place=place, tag=tag: tags[place] == tag) - every.best()
+                    np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-8)
+
+    @any_field
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_the_largest_max_marginals_are_the_best_sequence(self, labels, scheme, dtype):
+        """Also where sequences tie, which whole numbers often do, or all of them."""
+        mask = torch.rand(64, 9) < 0.8
+        for emissions in (
+            emissions_of(len(labels), mask, dtype),
+            emissions_of(len(labels), mask, dtype).round(),
+            torch.zeros(*mask.shape, len(labels), dtype=dtype),
+        ):
+            scores = scores_of(labels, scheme, torch.float32)
+            scores = CrfScores(*(part.round() for part in scores))
+            tags, marginals = best_tags(emissions, mask, scores), max_marginals(emissions, mask, scores)
+            assert marginals.dtype == torch.float32
+            for values in (marginals, marginals.to(torch.bfloat16), marginals.softmax(-1)):
+                assert torch.equal(values.argmax(-1)[mask], tags[mask])
+            forbidden = forbidden_transitions(labels, scheme)
+            for row, kept in zip(tags, mask, strict=True):
+                steps = itertools.pairwise([len(labels), *row[kept].tolist(), len(labels)])
+                assert not kept.any() or not any(forbidden[before, after] for before, after in steps)
+
+    def test_a_sentence_does_not_depend_on_its_batch(self):
+        scores, emissions = scores_of(BIO, "BIO", torch.float32), emissions_of(len(BIO), dtype=torch.float32)
+        together = max_marginals(emissions, MASKS, scores), log_partition(emissions, MASKS, scores)
+        for row, mask in enumerate(MASKS):
+            words = emissions[row][mask][None]
+            real = torch.ones(words.shape[:2]).bool()
+            torch.testing.assert_close(together[0][row][mask], max_marginals(words, real, scores)[0], rtol=0, atol=1e-5)
+            torch.testing.assert_close(together[1][row], log_partition(words, real, scores)[0], rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("shape", [(0, 4), (3, 0), (0, 0)])
+    def test_nothing_to_tag(self, shape):
+        scores, mask = scores_of(BIO, "BIO"), torch.zeros(shape).bool()
+        emissions, gold = torch.zeros(*shape, len(BIO)), torch.zeros(shape, dtype=torch.int64)
+        assert best_tags(emissions, mask, scores).shape == shape
+        assert max_marginals(emissions, mask, scores).shape == (*shape, len(BIO))
+        assert log_likelihood(emissions, gold, mask, scores).tolist() == [0.0] * shape[0]
+
+    def test_half_precision_is_computed_in_single(self):
+        scores = scores_of(BIO, "BIO", torch.float32)
+        emissions = emissions_of(len(BIO), dtype=torch.bfloat16)
+        assert torch.equal(log_partition(emissions, MASKS, scores), log_partition(emissions.float(), MASKS, scores))
+        assert field_of(BIO, "BIO").to(torch.bfloat16)().transitions.dtype == torch.float32
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = log_partition(emissions.float(), MASKS, scores)
+        assert torch.equal(found, log_partition(emissions.float(), MASKS, scores))
+
+
+class TestImpossibleLabels:
+    @pytest.mark.parametrize(
+        ("labels", "scheme", "gold", "message"),
+        [
+            (BIO, "BIO", "I-PER O O", "'I-PER' at word 0, at the beginning of the sentence, which no BIO sequence"),
+            (BIO, "BIO", "B-LOC I-PER O", "'I-PER' at word 1, after 'B-LOC' at word 0"),
+            (BIO, "BIO", "O ? O I-PER", "'I-PER' at word 3, after 'O' at word 2"),
+            (BIO, "BIO", "? I-PER O", None),
+            (BIOES, "BIOES", "O B-PER O", "'O' at word 2, after 'B-PER' at word 1"),
+            (BIOES, "BIOES", "O B-PER I-PER", "the end of the sentence, after 'I-PER' at word 2"),
+            (BIOES, "BIOES", "B-PER ? ? S-LOC", None),
+            (BIOES, "BIOES", "O ? S-LOC", None),
+            (["O", "B", "E"], "BIOES", "B ? O", None),
+            (["O", "B", "E"], "BIOES", "B ? ? O", None),
+            (["O", "B", "E"], "BIOES", "B ? ? E", None),
+            (["B", "E"], "BIOES", "B ? E", "'E' at word 2, after 'B' at word 0"),
+            (["B", "E"], "BIOES", "B ? ?", "the end of the sentence, after 'B' at word 0"),
+        ],
+    )
+    def test_are_refused_and_named(self, labels, scheme, gold, message):
+        field = field_of(labels, scheme)
+        tags = [-100 if tag == "?" else labels.index(tag) for tag in gold.split()]
+        # A possible row before it, boundaries and padding around it.
+        rows = torch.full((2, len(tags) + 3), -100)
+        rows[1, 2 : 2 + len(tags)] = torch.tensor(tags)
+        mask = torch.zeros_like(rows).bool()
+        mask[:, 2 : 2 + len(tags)] = True
+        if message is None:
+            field.check_labels(rows, mask)
+        else:
+            with pytest.raises(ValueError, match=f"labels of row 1: {message}.*tag_scheme=None"):
+                field.check_labels(rows, mask)
+        scores = label_scores(torch.zeros(*mask.shape, len(labels)), rows, mask, field())
+        assert (scores[1] < FORBIDDEN / 2) == (message is not None)
+
+    def test_without_a_scheme_nothing_is_impossible(self):
+        field_of(BIO, None).check_labels(torch.tensor([[2, 4]]), torch.ones(1, 2).bool())

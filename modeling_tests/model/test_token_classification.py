@@ -1,0 +1,371 @@
+"""The tagger with a field, with layers of its own, and in the hands of an unmodified Trainer."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, Trainer, TrainingArguments
+
+from elmo_hf import ElmoForTokenClassification, ElmoTokenizer, start_from_word_vectors
+from elmo_hf.model.crf import forbidden_transitions
+from modeling_tests.tiny import batch_of, tiny_config, with_large_weights
+
+SENTENCES = ["a cat sat", "why", "the dogs ran off at once", "no no", ""]
+BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+
+
+def named(labels):
+    return {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+
+
+FIELD = {"use_crf": True, "tag_scheme": "BIO", **named(BIO)}
+WHOLE = {
+    **FIELD,
+    "elmo_at": ["input", "output"],
+    "word_vector_size": 5,
+    "task_lstm_size": 3,
+    "task_lstm_layers": 2,
+}
+
+
+def words_of(batch):
+    """Real words, no boundaries."""
+    return batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], torch.tensor([1, 2]))
+
+
+def tiny_tagger(**overrides):
+    model = with_large_weights(ElmoForTokenClassification(tiny_config(**overrides))).eval()
+    batch = batch_of(SENTENCES)
+    with torch.no_grad():
+        # Scores of deviation 2 around 0: the word decides, and the field now and then against it.
+        model.classifier.bias.zero_()
+        scores = model.classifier(model.encode_words(**batch)[0])[words_of(batch)]
+        model.classifier.weight.mul_(2 / scores.std(0).unsqueeze(1))
+        model.classifier.bias.sub_(scores.mean(0) * 2 / scores.std(0))
+    return model
+
+
+def labelled(batch, tags):
+    """`labels` of a batch from one list of tags a sentence."""
+    labels = torch.full_like(batch["input_ids"], -100)
+    labels[words_of(batch)] = torch.tensor([tag for row in tags for tag in row])
+    return labels
+
+
+GOLD = [[1, 2, 0], [3], [0, 0, 1, 2, 2, 3], [0, 0], []]
+
+
+def brute_force(model, emissions, gold=None):
+    """Log-likelihood of tags, or the best tags, of one sentence by all sequences, in NumPy."""
+    crf = model.crf
+    forbidden = forbidden_transitions(crf.labels, crf.tag_scheme).numpy() * -1e6
+    start, end, between = (
+        weight.detach().double().numpy() + penalty
+        for weight, penalty in (
+            (crf.start_transitions, forbidden[-1, :-1]),
+            (crf.end_transitions, forbidden[:-1, -1]),
+            (crf.transitions, forbidden[:-1, :-1]),
+        )
+    )
+    emissions = emissions.detach().double().numpy()
+
+    def score(tags):
+        if not tags:
+            return 0.0
+        pairs = sum(between[pair] for pair in itertools.pairwise(tags))
+        return emissions[range(len(tags)), tags].sum() + start[tags[0]] + end[tags[-1]] + pairs
+
+    every = list(itertools.product(range(emissions.shape[1]), repeat=len(emissions)))
+    scores = np.array([score(list(tags)) for tags in every])
+    if gold is None:
+        return list(every[scores.argmax()])
+    return score(gold) - (scores.max() + np.log(np.exp(scores - scores.max()).sum()))
+
+
+@pytest.mark.parametrize("options", [FIELD, WHOLE, {**FIELD, "tag_scheme": None}], ids=["field", "whole", "free"])
+@pytest.mark.parametrize("side", ["right", "left"])
+class TestField:
+    def test_loss_is_the_negative_log_likelihood_of_a_word(self, options, side):
+        model, batch = tiny_tagger(**options).double(), batch_of(SENTENCES, side, 9)
+        labels = labelled(batch, GOLD)
+        emissions = model.classifier(model.encode_words(**batch)[0])
+        total = sum(
+            brute_force(model, values[kept], gold)
+            for values, kept, gold in zip(emissions, words_of(batch), GOLD, strict=True)
+        )
+        loss = model(**batch, labels=labels).loss
+        assert loss.item() == pytest.approx(-total / 12, abs=1e-9)
+        assert model.train()(**batch, labels=labels).loss.item() == pytest.approx(loss.item(), abs=1e-12)
+        assert model(**batch, labels=labels, num_items_in_batch=24).loss.item() == pytest.approx(-total / 24, abs=1e-9)
+        count = torch.tensor(24)
+        assert model(**batch, labels=labels, num_items_in_batch=count).loss.item() == pytest.approx(-total / 24)
+
+    def test_logits_and_predictions_are_the_best_sequences(self, options, side):
+        model, batch = tiny_tagger(**options).double(), batch_of(SENTENCES, side, 9)
+        emissions = model.classifier(model.encode_words(**batch)[0])
+        kept = words_of(batch)
+        expected = [brute_force(model, values[row]) for values, row in zip(emissions, kept, strict=True)]
+        assert model.predict(**batch) == expected
+        logits = model(**batch).logits
+        assert [values[row].argmax(-1).tolist() for values, row in zip(logits, kept, strict=True)] == expected
+        assert (logits.amax(-1) == 0).all() and (logits[~kept] == 0).all()
+        # In training the classifier's own scores, whose argmax is another: the field decides.
+        model.train()
+        assert torch.equal(model(**batch).logits, emissions)
+        assert [values[row].argmax(-1).tolist() for values, row in zip(emissions, kept, strict=True)] != expected
+        assert model.predict(**batch) == expected
+
+
+def test_gradients_of_small_batches_add_up_to_the_large_one():
+    model, batch = tiny_tagger(**WHOLE, scalar_mix_l2=0.1).double().train(), batch_of(SENTENCES)
+    labels = labelled(batch, GOLD)
+    labels[2, 3] = -100  # some tag, in the middle of a sentence
+    model(**batch, labels=labels, num_items_in_batch=11).loss.backward()
+    whole = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    assert all(gradient.abs().sum() > 0 for name, gradient in whole.items() if name.startswith(("crf", "task_layers")))
+    model.zero_grad()
+    for part in (slice(0, 2), slice(2, 4), slice(4, 5)):
+        rows = {name: value[part] for name, value in batch.items()}
+        model(**rows, labels=labels[part], num_items_in_batch=11).loss.backward()
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight.grad, whole[name], rtol=0, atol=1e-10)
+
+
+def test_a_word_of_unknown_tag_has_every_tag():
+    model, batch = tiny_tagger(**FIELD).double(), batch_of(["a cat sat"])
+    unknown = labelled(batch, [[1, -100, 0]])
+    # After B-PER and before O stand five tags; I-LOC is none of them.
+    each = [model(**batch, labels=labelled(batch, [[1, tag, 0]])).loss * 3 for tag in (0, 1, 2, 3)]
+    expected = -torch.logsumexp(-torch.stack(each), 0) / 2
+    torch.testing.assert_close(model(**batch, labels=unknown).loss, expected)
+    nothing = torch.full_like(unknown, -100)
+    output = model(**batch, labels=nothing)
+    assert output.loss == 0
+    output.loss.backward()
+
+
+@pytest.mark.parametrize("options", [{"num_labels": 5}, FIELD], ids=["linear", "field"])
+class TestLabels:
+    def test_a_batch_without_labels_teaches_nothing(self, options):
+        model, batch = tiny_tagger(**options), batch_of(SENTENCES)
+        nothing = torch.full_like(batch["input_ids"], -100)
+        for count in (None, 0, 7):
+            loss = model(**batch, labels=nothing, num_items_in_batch=count).loss
+            assert loss == 0
+            loss.backward()
+        assert all(weight.grad is None or (weight.grad == 0).all() for weight in model.parameters())
+
+    def test_of_any_integer_type(self, options):
+        model, batch = tiny_tagger(**options), batch_of(SENTENCES)
+        labels = labelled(batch, GOLD)
+        assert model(**batch, labels=labels.int()).loss == model(**batch, labels=labels).loss
+
+    def test_of_another_shape_or_type(self, options):
+        model, batch = tiny_tagger(**options), batch_of(SENTENCES)
+        labels = labelled(batch, GOLD)
+        with pytest.raises(ValueError, match=r"labels have shape \(5, 7\).*expected \(5, 8\) integers, one for each"):
+            model(**batch, labels=labels[:, :-1])
+        with pytest.raises(ValueError, match="type torch.float32: expected"):
+            model(**batch, labels=labels.float())
+
+
+def test_predictions_of_a_linear_tagger():
+    model, batch = tiny_tagger(num_labels=3), batch_of(SENTENCES, "left")
+    logits, kept = model(**batch).logits, words_of(batch)
+    expected = [values[row].argmax(-1).tolist() for values, row in zip(logits, kept, strict=True)]
+    assert model.predict(**batch) == expected
+    assert [len(row) for row in expected] == [3, 1, 6, 2, 0]
+
+
+def test_tuple_output_and_half_precision():
+    model, batch = tiny_tagger(**WHOLE), batch_of(SENTENCES)
+    labels = labelled(batch, GOLD)
+    loss, logits = model(**batch, labels=labels, return_dict=False)[:2]
+    assert torch.equal(logits, model(**batch).logits)
+    with_large_weights(model, 0.3)
+    loss = model(**batch, labels=labels).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(**batch, labels=labels)
+    assert output.loss.dtype == torch.float32
+    assert output.loss.item() == pytest.approx(loss.item(), rel=0.02)
+    output = model.to(torch.bfloat16)(**batch, labels=labels)
+    assert output.loss.item() == pytest.approx(loss.item(), rel=0.02)
+    output.loss.backward()
+    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
+
+
+@pytest.mark.parametrize("options", [WHOLE, {**WHOLE, "elmo_at": []}], ids=["ELMo", "no biLM"])
+def test_round_trip(options, tmp_path):
+    model, batch = tiny_tagger(**options), batch_of(SENTENCES)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForTokenClassification.from_pretrained(tmp_path)
+    assert type(again) is ElmoForTokenClassification
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    assert again.predict(**batch) == model.predict(**batch)
+    torch.testing.assert_close(again(**batch).logits, model(**batch).logits, rtol=0, atol=1e-5)
+    with torch.device("meta"):
+        assert all(weight.is_meta for weight in ElmoForTokenClassification(tiny_config(**options)).parameters())
+
+
+def test_device_map(tmp_path):
+    """Every part can live elsewhere than the others; here on disk."""
+    model, batch = tiny_tagger(**WHOLE), batch_of(SENTENCES)
+    model.save_pretrained(tmp_path / "model")
+    placed = AutoModelForTokenClassification.from_pretrained(
+        tmp_path / "model",
+        device_map={"elmo": "cpu", "task_layers": "disk", "classifier": "cpu", "crf": "disk"},
+        offload_folder=tmp_path / "offload",
+    )
+    assert placed.crf.transitions.is_meta
+    labels = labelled(batch, GOLD)
+    for found, expected in zip(placed(**batch, labels=labels)[:2], model(**batch, labels=labels)[:2], strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert placed.predict(**batch) == model.predict(**batch)
+
+
+def test_lora_beside_a_field_of_its_own():
+    peft = pytest.importorskip("peft")
+    model, batch = tiny_tagger(**WHOLE), batch_of(SENTENCES)
+    before, labels = model(**batch).logits, labelled(batch, GOLD)
+    settings = peft.LoraConfig(r=2, target_modules=["input_proj", "hidden_proj"], modules_to_save=["classifier", "crf"])
+    adapted = peft.get_peft_model(model, settings)
+    torch.testing.assert_close(adapted(**batch).logits, before, rtol=0, atol=1e-5)
+    optimiser = torch.optim.SGD([weight for weight in adapted.parameters() if weight.requires_grad], lr=0.02)
+    losses = []
+    for _ in range(5):
+        loss = adapted(**batch, labels=labels).loss
+        losses.append(loss.item())
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    assert losses[-1] < 0.9 * losses[0]
+    trained = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
+    for part in ("task_layers.layers.0.forward_lstm.input_proj.lora_A", "crf.modules_to_save.default.transitions"):
+        assert any(part in name for name in trained)
+    after = adapted(**batch).logits
+    torch.testing.assert_close(adapted.merge_and_unload()(**batch).logits, after, rtol=0, atol=1e-4)
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("label", [5, -1])
+    def test_labels_out_of_range(self, label):
+        model, batch = tiny_tagger(**FIELD), batch_of(SENTENCES)
+        labels = labelled(batch, GOLD)
+        labels[1, 1] = label
+        with pytest.raises(ValueError, match=f"label {label}: expected 0 to 4, or -100 for none"):
+            model(**batch, labels=labels)
+
+    def test_labels_outside_of_the_sentence(self):
+        model, batch = tiny_tagger(**FIELD), batch_of(SENTENCES)
+        for column in (0, 2, 4):  # both boundaries and padding
+            labels = labelled(batch, GOLD)
+            labels[1, column] = 0
+            with pytest.raises(ValueError, match=f"label 0 at row 1, position {column}, .*boundary or padding"):
+                model(**batch, labels=labels)
+
+    def test_labels_that_no_sequence_has(self):
+        model, batch = tiny_tagger(**FIELD), batch_of(SENTENCES)
+        labels = labelled(batch, [[1, 2, 0], [3], [0, 0, 3, 2, 2, 3], [0, 0], []])
+        with pytest.raises(
+            ValueError, match="labels of row 2: 'I-PER' at word 3, after 'B-LOC' at word 2, which no BIO"
+        ):
+            model(**batch, labels=labels)
+        assert torch.isfinite(tiny_tagger(**{**FIELD, "tag_scheme": None})(**batch, labels=labels).loss)
+
+    def test_a_scheme_that_the_labels_are_not_of(self, tmp_path):
+        with pytest.raises(ValueError, match="label 'LABEL_0' is no tag of tag_scheme='BIO'"):
+            ElmoForTokenClassification(tiny_config(use_crf=True, tag_scheme="BIO"))
+        with pytest.raises(ValueError, match="'B-PER' can stand in no BIOES sequence .* expected 'E-PER' among them"):
+            ElmoForTokenClassification(tiny_config(**{**FIELD, "tag_scheme": "BIOES"}))
+        tiny_tagger(**FIELD).save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="label 'I-PER' can stand in no BIO sequence .*IOB1"):
+            ElmoForTokenClassification.from_pretrained(tmp_path, **named(["O", "I-PER"]), ignore_mismatched_sizes=True)
+        with pytest.raises(StrictDataclassClassValidationError, match="tag_scheme='BIO' without use_crf"):
+            ElmoForTokenClassification.from_pretrained(tmp_path, use_crf=False)
+
+    def test_a_field_needs_word_ids(self):
+        model, batch = tiny_tagger(**FIELD), batch_of(SENTENCES)
+        with pytest.raises(ValueError, match="input_ids is missing to tell words from sentence boundaries"):
+            model(character_ids=batch["character_ids"])
+
+
+class TestTrainer:
+    TEXTS = [
+        ("Ada Lovelace met Grace in London .", "B-PER I-PER O B-PER O B-LOC O"),
+        ("London is big .", "B-LOC O O O"),
+        ("They saw New York and Ada .", "O O B-LOC I-LOC O B-PER O"),
+        ("No !", "O O"),
+        ("Grace Hopper left York", "B-PER I-PER O B-LOC"),
+        ("Why did York win ?", "O O B-PER O O"),
+    ]
+
+    def test_overfits_and_reloads_bit_for_bit(self, tmp_path):
+        sentences = [(text.split(), [BIO.index(tag) for tag in tags.split()]) for text, tags in self.TEXTS]
+        vocabulary = sorted({word for words, _ in sentences for word in words})
+        tokenizer = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", *vocabulary], max_characters_per_word=9)
+        options = {**WHOLE, "task_lstm_size": 8, "vocab_size": len(tokenizer), "cell_clip": 3.0, "projection_clip": 3.0}
+        model = ElmoForTokenClassification(tiny_config(**options, task_dropout=0.1, scalar_mix_l2=0.001))
+        (tmp_path / "vectors.txt").write_text("ada 1 0 0 0 1\nlondon 0 1 0 -1 0\nYork 0 2 0 1 1\n")
+        start_from_word_vectors(model, tokenizer, tmp_path / "vectors.txt")
+        encodings = []
+        for words, tags in sentences:
+            encoding = dict(tokenizer(words, is_split_into_words=True))
+            encodings.append({**encoding, "labels": [-100, *tags, -100]})
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(
+                tmp_path / "out", max_steps=60, per_device_train_batch_size=2, gradient_accumulation_steps=2,
+                learning_rate=0.05, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True,
+                dataloader_pin_memory=False, logging_steps=10,
+            ),
+            train_dataset=encodings,
+            processing_class=tokenizer,
+            data_collator=DataCollatorForTokenClassification(tokenizer),
+        )  # fmt: skip
+        trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        assert losses[-1] < 0.05 < losses[0]
+        prediction = trainer.predict(encodings)
+        gold = prediction.label_ids
+        assert (prediction.predictions.argmax(-1) == gold)[gold != -100].all()
+        trainer.save_model(tmp_path / "model")
+        again = ElmoForTokenClassification.from_pretrained(tmp_path / "model")
+        loaded = again.state_dict()
+        assert loaded.keys() == model.state_dict().keys()
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, loaded[name]), name
+        batch = DataCollatorForTokenClassification(tokenizer)(encodings)
+        assert again.predict(**batch) == [tags for _, tags in sentences]
+
+    def test_accumulated_steps_are_the_large_batchs(self, tmp_path):
+        """Sentences of different length: the loss is a mean over words and not over batches."""
+        weights = []
+        for rows, steps in ((4, 1), (1, 4)):
+            torch.manual_seed(0)
+            model = ElmoForTokenClassification(tiny_config(**WHOLE, vocab_size=12)).double()
+            tokenizer = ElmoTokenizer(max_characters_per_word=9)
+            data = [
+                {
+                    **tokenizer(words := text.split(), is_split_into_words=True),
+                    "labels": [-100, *[0] * len(words), -100],
+                }
+                for text, _ in self.TEXTS[:4]
+            ]
+            args = TrainingArguments(
+                tmp_path / "out", max_steps=2, per_device_train_batch_size=rows, gradient_accumulation_steps=steps,
+                learning_rate=0.1, optim="sgd", report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True,
+                dataloader_pin_memory=False, lr_scheduler_type="constant", max_grad_norm=0.0,
+            )  # fmt: skip
+            collator = DataCollatorForTokenClassification(tokenizer)
+            Trainer(
+                model=model, args=args, train_dataset=data, processing_class=tokenizer, data_collator=collator
+            ).train()
+            weights.append(model.state_dict())
+        for name, expected in weights[0].items():
+            torch.testing.assert_close(weights[1][name], expected, rtol=0, atol=1e-9)
