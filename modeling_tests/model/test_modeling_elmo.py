@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForTokenClassification
 
 from elmo_hf import ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, ElmoState
+from elmo_hf.model import softmax
 from modeling_tests.brute_force import BruteForceElmo
 from modeling_tests.tiny import BOTH_INPUTS, TRANSFORMER, WORD_INPUT, batch_of, tiny_config, with_large_weights
 
