@@ -1,67 +1,42 @@
-"""The house rules that a reader relies on: who may import whom."""
+"""The house's arrows: who may import whom, and what the files that travel with a checkpoint may do."""
 
 import ast
+import io
+import sys
+import tokenize
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TRAVELLING = sorted((ROOT / "elmo_hf").glob("*_elmo.py"))
+PACKAGE = ROOT / "elmo_hf"
+TRAVELING = ("model", "tokenizer")
 
-# What a file that travels with a checkpoint may import of its siblings, lowest first: data flows one way.
-ORDER = [
-    "configuration_elmo",
-    "initialization",
-    "labels",
-    "layer_norm",
-    "characters",
-    "complete_files",
-    "character_dictionary",
-    "pos_tags",
-    "pretokenization",
-    "vocabulary",
-    "packing",
-    "fingerprint",
-    "word_cache",
-    "precision",
-    "memory_pages",
-    "prepared_weights",
-    "onednn",
-    "quantized_linear",
-    "source",
-    "builder",
-    "native_lstm",
-    "training",
-    "inference_lstm",
-    "step_kernels",
-    "lstm",
-    "operators",
-    "character_tables",
-    "character_embeddings",
-    "scalar_mix",
-    "softmax",
-    "adaptive_softmax",
-    "word_embeddings",
-    "word_layer",
-    "layer_alignment",
-    "encodings",
-    "tokenization_elmo",
-    "context_word_layer",
-    "bilstm",
-    "transformer",
-    "task_layers",
-    "crf",
-    "pooling",
-    "pretrained",
-    "base_model",
-    "language_model",
-    "masked_language_model",
-    "token_classification",
-    "sequence_classification",
-    "multiple_choice",
-    "question_answering",
-    "modeling_elmo",
-]
+# Each room, and the rooms or files that it may import beside itself. Data flows one way: no room imports one below it.
+MAY_IMPORT: dict[str, set[str]] = {
+    "version": set(),
+    "tokenizer": set(),
+    "model": set(),
+    "kernels": set(),
+    "atomic": {"tokenizer"},
+    "corpus": {"tokenizer", "atomic"},
+    "inference": {"model", "tokenizer", "corpus", "atomic"},
+    "collators": set(),
+    "metrics": {"inference"},
+    "alignment": {"model", "tokenizer", "corpus", "inference", "atomic"},
+    "word_vectors": {"model", "tokenizer", "corpus", "inference", "atomic"},
+    "exporting": {"model", "tokenizer", "inference", "atomic"},
+    "corpus_embedding": {"model", "tokenizer", "corpus", "inference", "atomic"},
+    "pretraining": {"model", "tokenizer", "corpus", "inference", "atomic", "version", "kernels"},
+}
+# Front doors, which may import every room.
+FREE = {"__init__", "__main__", "registration", "cli"}
+# The one arrow that leaves a traveling room, taken lazily and by absolute name.
+KERNELS_ARE_ASKED_BY = "operators"
+
+
+def modules(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
 
 
 def imports_of(path: Path) -> list[tuple[int, str, list[str]]]:
@@ -75,25 +50,108 @@ def imports_of(path: Path) -> list[tuple[int, str, list[str]]]:
     return found
 
 
-def test_every_travelling_file_has_its_place():
-    assert {path.stem for path in TRAVELLING} == set(ORDER)
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-@pytest.mark.parametrize("path", TRAVELLING, ids=lambda path: path.stem)
-def test_travelling_files_import_lower_siblings_only(path):
-    for level, module, _ in imports_of(path):
-        assert level <= 1, f"{path.name} imports from above its folder"
-        assert not module.startswith(("elmo_hf", "hub_upload")), f"{path.name} would need the package"
-        if level == 1:
-            assert module in ORDER, f"{path.name} imports {module!r}, which does not travel"
-            assert ORDER.index(module) < ORDER.index(path.stem), f"{path.name} imports {module}, which is above it"
+@pytest.mark.parametrize("path", modules(PACKAGE), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_rooms_import_along_the_arrows(path: Path) -> None:
+    room = room_of(path)
+    if room in FREE:
+        return
+    assert room in MAY_IMPORT, f"{room} has no place in the table of arrows"
+    for level, module, names in imports_of(path):
+        if level:
+            # Siblings, within the room.
+            assert level <= len(path.relative_to(PACKAGE).parts) - 1, f"{path.name} imports from above its room"
+            continue
+        if module.split(".")[0] not in ("elmo_hf", "hub_upload"):
+            continue
+        assert module.startswith("elmo_hf."), f"{path.name} imports {module}: name the room and the file"
+        target = module.split(".")[1]
+        assert target == room or target in MAY_IMPORT[room], f"{room} must not import {target} ({names})"
 
 
 @pytest.mark.parametrize("folder", ["hub_upload", "examples", "benchmarks"])
-def test_the_outside_uses_the_public_interface(folder):
-    """`elmo_hf` itself, or one of its packages; never a module that holds internals."""
-    public = {"elmo_hf", "elmo_hf.metrics", "elmo_hf.pretraining"}
-    for path in (ROOT / folder).rglob("*.py"):
+def test_the_outside_uses_the_public_interface(folder: str) -> None:
+    """`elmo_hf` itself, or one of its public rooms; never a module that holds internals."""
+    public = {"elmo_hf", "elmo_hf.metrics", "elmo_hf.pretraining", "elmo_hf.finetuning"}
+    for path in modules(ROOT / folder):
         for level, module, _ in imports_of(path):
             if level == 0 and module.split(".")[0] == "elmo_hf":
                 assert module in public, f"{path.relative_to(ROOT)} imports {module}"
+
+
+TRAVELERS = [path for room in TRAVELING for path in modules(PACKAGE / room) if path.stem != "__init__"]
+
+
+def test_traveling_files_have_names_of_their_own() -> None:
+    """All lie in one folder of a checkpoint."""
+    names = [path.name for path in TRAVELERS]
+    assert len(set(names)) == len(names)
+    assert all(path.parent.parent == PACKAGE for path in TRAVELERS)  # flat
+
+
+@pytest.mark.parametrize("path", TRAVELERS, ids=lambda path: path.stem)
+def test_what_travels_can_be_audited(path: Path) -> None:
+    """No compiler, foreign library, network or pickle; siblings imported as Transformers copies them."""
+    forbidden = {
+        "ctypes", "subprocess", "socket", "urllib", "http", "requests", "pickle", "marshal", "shelve", "triton",
+        "multiprocessing", "elmo_hf",
+    }  # fmt: skip
+    for level, module, names in imports_of(path):
+        assert level <= 1, f"{path.name} imports from above its folder"
+        assert level == 0 or (module and "." not in module), f"{path.name}: only `from .sibling import name` is copied"
+        assert level or module.split(".")[0] not in forbidden, f"{path.name} imports {module} ({names})"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("eval", "exec", "compile", "__import__"), f"{path.name} calls {node.func.id}"
+        if isinstance(node, ast.Attribute):
+            assert (ast.unparse(node.value), node.attr) not in {("os", "system"), ("os", "popen"), ("torch", "load")}
+
+
+def test_each_traveling_room_has_one_writer() -> None:
+    """Files that open something for writing: each inside the folder that it is given."""
+    writes = {"write_text", "write_bytes", "replace", "unlink", "mkdir", "rename", "rmdir", "TemporaryDirectory"}
+    writers: dict[str, set[str]] = {room: set() for room in TRAVELING}
+    for path in TRAVELERS:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            owner = ast.unparse(node.func.value)
+            # What `complete_files.appearing` yields may be written to.
+            if (owner, node.func.attr) == ("aside", "write_text"):
+                continue
+            if node.func.attr in writes and owner in ("os", "path", "aside", "folder", "tempfile", "temporary"):
+                writers[path.parent.name].add(path.stem)
+    assert writers == {"model": {"pretrained"}, "tokenizer": {"complete_files"}}
+
+
+def code_lines(path: Path) -> int:
+    """Lines that hold code: no comments, no docstrings, no blank lines."""
+    lines: set[int] = set()
+    previous = tokenize.INDENT
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
+        skipped = token.type in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+        docstring = token.type == tokenize.STRING and previous in (tokenize.INDENT, tokenize.NEWLINE, tokenize.NL)
+        if not skipped and not docstring:
+            lines.update(range(token.start[0], token.end[0] + 1))
+        if token.type not in (tokenize.COMMENT, tokenize.NL) or previous == tokenize.INDENT:
+            previous = token.type
+    return len(lines)
+
+
+def test_what_travels_is_small() -> None:
+    assert sum(map(code_lines, TRAVELERS)) <= 5700
+
+
+def test_kernels_import_nothing_but_torch() -> None:
+    """Nor does anything but the dispatch look for them."""
+    allowed = {"torch", "triton"}
+    for path in modules(PACKAGE / "kernels"):
+        for level, module, _ in imports_of(path):
+            if level == 0:
+                top = module.split(".")[0]
+                assert top in allowed or top in sys.stdlib_module_names, f"{path.relative_to(PACKAGE)} imports {module}"
+    askers = {path.stem for path in TRAVELERS if "elmo_hf.kernels" in path.read_text(encoding="utf-8")}
+    assert askers == {KERNELS_ARE_ASKED_BY}

@@ -10,10 +10,10 @@ from tqdm.auto import tqdm
 
 from elmo_hf.corpus.tagged_text import TaggedSentence
 from elmo_hf.model.language_model import ElmoForPreTraining
-from elmo_hf.pretraining import SentenceScore, TextScore, score_sentences
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 from .loading import Name, check_sentences, load_model, load_tokenizer, with_pos_tags
+from .perplexity import SentenceScore, TextScore, score_sentences
 
 
 @dataclass(frozen=True)

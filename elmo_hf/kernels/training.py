@@ -10,13 +10,11 @@ state, the gates and the sums in float32. Then the weights are converted once a 
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-
-from elmo_hf.model.prepared_weights import is_plain_linear
 
 from .precision import multiplies_bfloat16
 
@@ -232,43 +230,57 @@ class LstmWeights(NamedTuple):
     outputs_dtype: torch.dtype | None = None
 
 
-def trainable_weights(
-    inputs: Tensor, cell: Tensor, input_proj: nn.Module, hidden_proj: nn.Module, output_proj: nn.Module | None
-) -> LstmWeights | None:
-    """The weights with which `training_lstm` serves a call of `projected_lstm`, or `None` where it does not.
+def projected_lstm(
+    inputs: Tensor,
+    batch_sizes: Sequence[int],
+    hidden: Tensor,
+    cell: Tensor,
+    input_map: Any,
+    hidden_map: Any,
+    output_map: Any | None,
+    *,
+    cell_clip: float | None,
+    projection_clip: float | None,
+    forget_bias: float,
+    index: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor] | str:
+    """`training_lstm` for a call of `operators.projected_lstm`, or why it does not serve.
 
-    It reads weights, so every layer must be a plain `nn.Linear` that nothing is attached to; it is neither
-    differentiable twice nor known to compilers and function transforms; and it pays in training only.
-
-    Dtypes: all one; or, on a processor, bfloat16 inputs and weights with a cell of float32, or autocast to bfloat16
-    over float32 weights. The last two multiply in bfloat16 where the processor can, else in float32, which is exact and
-    faster there; autocast's outputs are float32.
+    It pays in training only. Dtypes: all one; or, on a CPU, bfloat16 inputs and weights with a cell of float32, or
+    autocast to bfloat16 over float32 weights. The last two multiply in bfloat16 where the CPU can, else in float32,
+    which is exact and faster there; autocast's outputs are float32.
     """
-    if not torch.is_grad_enabled() or not len(inputs):
-        return None
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return None
-    if not all(layer is None or is_plain_linear(layer) for layer in (input_proj, hidden_proj, output_proj)):
-        return None
-    found = (
-        input_proj.weight,
-        input_proj.bias,
-        hidden_proj.weight,
-        None if output_proj is None else output_proj.weight,
-    )
-    weights = [weight for weight in found if weight is not None]
-    dtype = cast("Tensor", input_proj.weight).dtype
+    if not torch.is_grad_enabled():
+        return "no gradients are recorded"
+    maps = [input_map, hidden_map] + ([] if output_map is None else [output_map])
+    if input_map.bias is None or any(each.bias is not None for each in maps[1:]):
+        return "biases are not those of an LSTM"
+    tensors = [each.weight for each in maps] + [input_map.bias]
+    dtype = input_map.weight.dtype
     # A sharded weight is a subclass of a tensor.
     if any(
-        type(weight) not in (nn.Parameter, Tensor) or weight.dtype != dtype or weight.device != inputs.device
-        for weight in weights
+        type(tensor) not in (nn.Parameter, Tensor) or tensor.dtype != dtype or tensor.device != inputs.device
+        for tensor in tensors
     ):
-        return None
-    if input_proj.bias is None or not (inputs.requires_grad or any(weight.requires_grad for weight in weights)):
-        return None
+        return "weights of several dtypes, devices or kinds"
+    if not (inputs.requires_grad or any(tensor.requires_grad for tensor in tensors)):
+        return "nothing trains"
     dtypes = _dtypes(inputs, cell, dtype)
-    return (
-        None if dtypes is None else LstmWeights(*cast("tuple[Tensor, Tensor, Tensor, Tensor | None]", found), *dtypes)
+    if dtypes is None:
+        return f"dtypes {inputs.dtype}, {cell.dtype}, {dtype}"
+    weights = LstmWeights(
+        input_map.weight, input_map.bias, hidden_map.weight, None if output_map is None else output_map.weight, *dtypes
+    )
+    words = inputs if index is None else inputs.index_select(0, index)
+    return training_lstm(
+        words,
+        batch_sizes,
+        hidden,
+        cell,
+        weights,
+        cell_clip=cell_clip,
+        projection_clip=projection_clip,
+        forget_bias=forget_bias,
     )
 
 

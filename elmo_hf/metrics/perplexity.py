@@ -94,7 +94,7 @@ class Perplexity(evaluate.Metric):
 
 
 def _of_texts(sentences: list[Any], model: Any, tokenizer: Any, batch_size: int) -> dict[str, Any]:
-    from elmo_hf import score
+    from elmo_hf.inference.scoring import score
 
     scores = score(sentences, model, tokenizer, batch_size=batch_size, progress=False)
     total = scores.total

@@ -5,12 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from elmo_hf.kernels.gpu.lstm import serves_padded
-
 from .configuration_elmo import ElmoConfig
 from .context_word_layer import ElmoContextWordLayer
 from .initialization import glorot_bound, starting_with
-from .operators import bidirectional_lstm, projected_lstm
+from .operators import bidirectional_lstm, projected_lstm, reads_padding
 from .packing import PackedBatch
 from .state import ElmoState
 from .word_layer import DistinctWords
@@ -140,7 +138,7 @@ class ElmoEncoder(nn.Module):
         """
         rows = mask.shape[0]
         state = self.state_for(rows, words, initial_state)
-        on_gpu = self.context_word_layer is None and serves_padded(
+        on_gpu = self.context_word_layer is None and reads_padding(
             words, state.cell, [(layer.forward_lstm, layer.backward_lstm) for layer in self.layers]
         )
         packing = PackedBatch.from_mask(mask, with_padding=on_gpu)

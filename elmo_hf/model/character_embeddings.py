@@ -6,12 +6,10 @@ Source: bilm-tf `BidirectionalLanguageModelGraph._build_word_char_embeddings`, A
 import torch
 from torch import Tensor, nn
 
-from elmo_hf.kernels.cpu.character_tables import convolution_maxima
-from elmo_hf.kernels.cpu.onednn import PackedLinear, product_of
-
 from .configuration_elmo import ElmoConfig
 from .initialization import starting_with
 from .layer_norm import ElmoLayerNorm
+from .operators import character_maxima, fast_linear
 from .word_cache import row_hashes
 
 # Distinct words encoded at a time: bounds the convolutions' memory on large batches (2048 filters x 20 positions x
@@ -51,9 +49,10 @@ class ElmoHighway(nn.Module):
         self.gate = starting_with(nn.Linear(width, width), "normal", width**-0.5, bias=-2.0)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        products = product_of(self.nonlinear), product_of(self.gate)
-        nonlinear, gate = (product(inputs) for product in products)
-        if all(isinstance(product, PackedLinear) for product in products) and not inputs.requires_grad:
+        products = fast_linear(self.nonlinear), fast_linear(self.gate)
+        nonlinear = (products[0] or self.nonlinear)(inputs)
+        gate = (products[1] or self.gate)(inputs)
+        if None not in products and not inputs.requires_grad:
             # Both are new, and nothing else reads them.
             return nonlinear.relu_().sub_(inputs).mul_(gate.sigmoid_()).add_(inputs)
         gate = torch.sigmoid(gate)
@@ -137,16 +136,16 @@ class ElmoCharacterEmbeddings(nn.Module):
 
     def encode(self, rows: Tensor) -> Tensor:
         """(n, characters) int64 ids of n words -> (n, output_size)."""
-        words = self.activation(convolution_maxima(rows, self.character_embeddings, list(self.convolutions)))
+        words = self.activation(character_maxima(rows, self.character_embeddings, list(self.convolutions)))
         dtype = self.character_embeddings.weight.dtype
         if words.dtype != dtype and not self._takes_any_dtype():
             words = words.to(dtype)
         if self.projection is not None and self.projects_before_highways:
-            words = product_of(self.projection)(words)
+            words = (fast_linear(self.projection) or self.projection)(words)
         for highway in self.highways:
             words = highway(words)
         if self.projection is not None and not self.projects_before_highways:
-            words = product_of(self.projection)(words)
+            words = (fast_linear(self.projection) or self.projection)(words)
         if words.dtype.itemsize > dtype.itemsize:
             words = words.to(dtype)
         return words if self.layer_norm is None else self.layer_norm(words)
@@ -157,7 +156,7 @@ class ElmoCharacterEmbeddings(nn.Module):
         for highway in self.highways:
             assert isinstance(highway, ElmoHighway)
             layers += [highway.nonlinear, highway.gate]
-        return all(isinstance(product_of(layer), PackedLinear) for layer in layers)
+        return all(fast_linear(layer) is not None for layer in layers)
 
     def _trim(self, rows: Tensor) -> Tensor:
         """Cut columns that repeat the last one in every row: they add no new window to the maximum.

@@ -1,27 +1,44 @@
-"""The recurrence of ELMo: a projected LSTM with clipped cell and clipped projection.
+"""The operators of the model by definition, and the one place that asks for a faster implementation of them.
 
-`reference_lstm` defines the operator. A biLSTM layer calls `bidirectional_lstm`, a single direction `projected_lstm`:
-the two places that choose an implementation. A faster one says what it serves, has the reference's results, and is
-tested against it, gradients included.
+`reference_lstm` and `reference_maxima` define the numbers; a plain `nn.Linear` and
+`quantized_linear.quantized_linear` define the other two operators. Where the package `elmo_hf` is installed, its
+kernels are asked in turn; each has the definition's results, gradients included, or says why it does not serve. A copy
+of this file that travels with a checkpoint finds the installed kernels too, and works without them.
+
+`ELMO_HF_KERNELS` in the environment forces a choice: `reference` (no kernel), `torch` (kernels in PyTorch), `native`
+(compiled C) or `gpu` (Triton).
 
 Source: TensorFlow 1's `LSTMCell(num_proj, cell_clip, proj_clip)` as bilm-tf uses it, and AllenNLP's
 `LstmCellWithProjection`.
 """
 
+import functools
+import importlib
+import importlib.util
+import os
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import logging
 
-from elmo_hf.kernels.cpu.inference import inference_lstm, inference_recurrence
-from elmo_hf.kernels.gpu.lstm import gpu_lstm, serves
-from elmo_hf.kernels.training import trainable_weights, training_lstm
+from .conditions import has_nothing_attached, is_plain, is_traced
+from .prepared_weights import can_have_fingerprint, prepared, release
 
-from .packing import PaddedSizes
-from .prepared_weights import release
+logger = logging.get_logger(__name__)
+
+# Version of the kernels' interface that this file knows; kernels of another version are not asked.
+KERNELS_VERSION = 1
+CHOICES = ("reference", "torch", "native", "gpu")
 
 Product = Callable[[Tensor], Tensor]
+
+
+# ------------------------------------------------------------------------------------------------ definitions
 
 
 def reference_lstm(
@@ -96,6 +113,150 @@ def reference_lstm(
     return packed, final_hidden, final_cell
 
 
+def reference_maxima(rows: Tensor, table: nn.Module, convolutions: Sequence[nn.Module]) -> Tensor:
+    """Convolve and take the maximum.
+
+    Args:
+        rows: (n, characters), int64 ids of n words, at least as long as the widest filter.
+        table: the character table, ids -> (..., D).
+        convolutions: of widths w_k, (n, D, characters) -> (n, F_k, characters - w_k + 1).
+
+    Returns:
+        (n, sum of F_k), each filter's largest value over all windows of a word.
+    """
+    characters = table(rows).transpose(1, 2)  # [n, D, characters]
+    return torch.cat([convolution(characters).amax(dim=-1) for convolution in convolutions], dim=-1)
+
+
+# ------------------------------------------------------------------------------------------------ kernels
+
+
+class LinearMap(NamedTuple):
+    """Tensors of a linear layer that is nothing more; all that a kernel sees of it.
+
+    Attributes:
+        weight: [out, in], floating, or int8.
+        bias: [out], or `None`.
+        scale: [out], of an int8 weight; else `None`.
+        keep: `keep(layout, make)` returns what `make()` returned, called again after every change of the weight;
+            `None` where nothing may be prepared, as while the layer trains.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: Tensor | None
+    keep: Callable[[str, Callable[[], Any]], Any] | None
+
+
+class LstmTensors(NamedTuple):
+    """Weights of one direction of one layer: [4H, width], [4H], [4H, P], and [P, H] or `None`."""
+
+    input_weight: Tensor
+    input_bias: Tensor | None
+    hidden_weight: Tensor
+    output_weight: Tensor | None
+
+
+@functools.cache
+def _kernels() -> ModuleType | None:
+    """The kernels of the installed package, `None` without it or where their version is another.
+
+    `elmo_hf` itself is not imported for it, because that registers its classes with the Auto classes: a copy of this
+    file has to leave them as they are.
+    """
+    name = "elmo_hf.kernels"
+    if name not in sys.modules and "elmo_hf" not in sys.modules:
+        package = importlib.util.find_spec("elmo_hf")
+        folders = (
+            [] if package is None else [Path(part) / "kernels" for part in package.submodule_search_locations or ()]
+        )
+        file = next((folder / "__init__.py" for folder in folders if (folder / "__init__.py").is_file()), None)
+        if file is None:
+            return None
+        spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(file.parent)])
+        if spec is None or spec.loader is None:
+            return None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    try:
+        module = importlib.import_module(name)
+    except ImportError:
+        return None
+    return module if getattr(module, "VERSION", None) == KERNELS_VERSION else None
+
+
+@functools.cache
+def _ways(operator: str, choice: str) -> list[tuple[str, Callable[..., Any]]]:
+    """Faster implementations of an operator, in the order of asking."""
+    if choice not in ("", *CHOICES):
+        raise ValueError(f"ELMO_HF_KERNELS={choice!r}: expected one of {', '.join(CHOICES)}, or unset")
+    kernels = None if choice == "reference" else _kernels()
+    if kernels is None:
+        return []
+    return [(name, way) for name, way in kernels.ways(operator) if choice in ("", name)]
+
+
+def _ask(operator: str, *args: Any, **keywords: Any) -> Any:
+    """Result of the first kernel that serves; `None` where the definition has to."""
+    declined: list[str] = []
+    for name, way in _ways(operator, os.environ.get("ELMO_HF_KERNELS", "")):
+        result = way(*args, **keywords)
+        if result is not None and not isinstance(result, str):
+            _log_once(operator, name, tuple(declined))
+            return result
+        declined.append(f"{name}: {result or 'does not serve'}")
+    _log_once(operator, "reference", tuple(declined))
+    return None
+
+
+@functools.cache
+def _log_once(operator: str, chosen: str, declined: tuple[str, ...]) -> None:
+    logger.debug("%s: %s%s", operator, chosen, f" (declined: {'; '.join(declined)})" if declined else "")
+
+
+def linear_map(layer: nn.Module) -> LinearMap | None:
+    """Tensors of a plain `nn.Linear` or an int8 layer, with nothing attached; `None` for any other layer.
+
+    What was prepared of a layer that trains is released: it is out of date after the next step.
+    """
+    given: Any = layer
+    if is_plain(layer, nn.Linear):
+        weight, scale = given.weight, None
+    elif getattr(type(layer), "is_int8_linear", False) and has_nothing_attached(layer):
+        weight, scale = given.quantized_weight, given.weight_scale
+    else:
+        return None
+    bias = given.bias
+    present = [tensor for tensor in (weight, bias, scale) if tensor is not None]
+    if not all(map(_may_be_kept, present)) or not weight.numel():
+        release(layer)
+        return LinearMap(weight, bias, scale, None)
+    read = (weight,) if scale is None else (weight, scale)
+    return LinearMap(weight, bias, scale, functools.partial(prepared, layer, read))
+
+
+def _may_be_kept(tensor: Tensor) -> bool:
+    """True if what is made of a tensor can be kept: it does not train, and changes of it can be seen."""
+    if torch.is_grad_enabled() and tensor.requires_grad:
+        return False
+    return type(tensor) in (nn.Parameter, Tensor) and tensor.device.type == "cpu" and can_have_fingerprint(tensor)
+
+
+def _lstm_tensors(lstm: Any) -> LstmTensors | None:
+    """Weights of a direction whose three maps are plain floating ones; `None` for any other."""
+    layers = lstm.input_proj, lstm.hidden_proj, lstm.output_proj
+    if not has_nothing_attached(lstm) or not all(layer is None or is_plain(layer, nn.Linear) for layer in layers):
+        return None
+    if any(layer is not None and layer.bias is not None for layer in layers[1:]):
+        return None
+    first, second, third = layers
+    return LstmTensors(first.weight, first.bias, second.weight, None if third is None else third.weight)
+
+
+# ------------------------------------------------------------------------------------------------ dispatch
+
+
 def bidirectional_lstm(
     inputs: tuple[Tensor, Tensor],
     batch_sizes: list[int],
@@ -105,24 +266,39 @@ def bidirectional_lstm(
     backward_lstm: nn.Module,
     indices: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Choose the implementation of a layer: both directions, which never see each other.
+    """Run both directions of a layer, which never see each other.
 
     Args:
         inputs: packed [total, P], forward and backward, each in its own reading order; with `indices`, [n, P].
         batch_sizes: rows running at each step, never growing.
         hidden: (2, rows, P); cell: (2, rows, H): initial states, forward and backward.
-        forward_lstm, backward_lstm: the modules of both directions: called with words, batch sizes, hidden and cell
-            they give outputs, hidden and cell; they have `input_proj`, `hidden_proj`, `output_proj`, and as constants
-            `cell_clip`, `projection_clip`, `forget_bias`. An implementation that does not call them must
-            make sure that nothing is attached to them or to their linear maps.
+        forward_lstm, backward_lstm: the modules of both directions. Called with words, batch sizes, hidden and cell
+            they return outputs, hidden and cell; they have `input_proj`, `hidden_proj`, `output_proj`, and as constants
+            `cell_clip`, `projection_clip`, `forget_bias`.
         indices: for each direction [total], int64: word k is row `index[k]` of its `inputs`.
 
     Returns:
         The outputs of both directions [total, P], in the order of their words; the final hidden and cell, shaped as
         the initial ones.
     """
-    if isinstance(batch_sizes, PaddedSizes) or serves(inputs, cell, forward_lstm, backward_lstm):
-        return gpu_lstm(inputs, batch_sizes, hidden, cell, forward_lstm, backward_lstm, indices)
+    lengths = getattr(batch_sizes, "lengths", None)
+    pair = _pair_of_tensors(forward_lstm, backward_lstm)
+    if pair is not None and len(inputs[0]) and not is_traced():
+        results = _ask(
+            "bidirectional_lstm",
+            inputs,
+            batch_sizes,
+            hidden,
+            cell,
+            *pair,
+            **_constants(forward_lstm),
+            indices=indices,
+            lengths=lengths,
+        )
+        if results is not None:
+            return results
+    if lengths is not None:
+        raise RuntimeError("a batch was packed with its padding and no kernel reads it: ask reads_padding first")
     outputs, finals = [], []
     for direction, lstm in enumerate((forward_lstm, backward_lstm)):
         keywords = {} if indices is None else {"index": indices[direction]}
@@ -131,6 +307,34 @@ def bidirectional_lstm(
         finals.append(final)
     last_hidden, last_cell = (torch.stack(pair) for pair in zip(*finals, strict=True))
     return outputs[0], outputs[1], last_hidden, last_cell
+
+
+def reads_padding(words: Tensor, cell: Tensor, layers: Sequence[tuple[Any, Any]]) -> bool:
+    """True if a kernel takes all layers of a padded batch, so that its lengths need not leave the GPU.
+
+    Args:
+        words: (batch, words, width); cell: (layers, 2, rows, H), of at least so many rows.
+        layers: the forward and the backward module of each layer.
+    """
+    # Only a GPU has something to wait for.
+    if words.device.type != "cuda" or is_traced():
+        return False
+    pairs = [_pair_of_tensors(*layer) for layer in layers]
+    return all(pair is not None for pair in pairs) and bool(_ask("reads_padding", words, cell, pairs))
+
+
+def _pair_of_tensors(forward_lstm: Any, backward_lstm: Any) -> tuple[LstmTensors, LstmTensors] | None:
+    """Weights of both directions, if all are plain and the directions differ in nothing else."""
+    if _constants(forward_lstm) != _constants(backward_lstm):
+        return None
+    first, second = _lstm_tensors(forward_lstm), _lstm_tensors(backward_lstm)
+    if first is None or second is None or (first.output_weight is None) != (second.output_weight is None):
+        return None
+    return first, second
+
+
+def _constants(lstm: Any) -> dict[str, Any]:
+    return {name: getattr(lstm, name) for name in ("cell_clip", "projection_clip", "forget_bias")}
 
 
 def projected_lstm(
@@ -147,24 +351,74 @@ def projected_lstm(
     forget_bias: float,
     index: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose the implementation of one direction of one layer; arguments and results as `reference_lstm`.
+    """Run one direction of one layer; arguments and results as `reference_lstm`.
 
-    It receives the modules and not their weights: a layer wrapped by an adapter (LoRA), a quantiser or an offloading
-    hook must be called. An implementation that reads weights may serve only layers that are plain `nn.Linear`.
+    It receives the modules and not their weights: a layer wrapped by an adapter (LoRA), a quantizer or an offloading
+    hook must be called.
     """
     settings: dict[str, Any] = {
         "cell_clip": cell_clip,
         "projection_clip": projection_clip,
         "forget_bias": forget_bias,
+        "index": index,
     }
-    weights = trainable_weights(inputs, cell, input_proj, hidden_proj, output_proj)
     layers = input_proj, hidden_proj, output_proj
-    if weights is not None:
-        for layer in layers:
-            release(layer)
-        words = inputs if index is None else inputs.index_select(0, index)
-        return training_lstm(words, batch_sizes, hidden, cell, weights, **settings)
-    recurrence = inference_recurrence(inputs, hidden, cell, layers, **settings)
-    if recurrence is not None:
-        return inference_lstm(inputs, batch_sizes, hidden, cell, recurrence, index=index)
-    return reference_lstm(inputs, batch_sizes, hidden, cell, *layers, **settings, index=index)
+    if len(inputs) and not is_traced():
+        maps = [None if layer is None else linear_map(layer) for layer in layers]
+        if all(layer is None or found is not None for layer, found in zip(layers, maps, strict=True)):
+            results = _ask("projected_lstm", inputs, batch_sizes, hidden, cell, *maps, **settings)
+            if results is not None:
+                return results
+    return reference_lstm(inputs, batch_sizes, hidden, cell, *layers, **settings)
+
+
+def fast_linear(layer: nn.Module) -> Any | None:
+    """A faster product of a plain `nn.Linear`, to be called as the layer is; `None` where the layer has to be called.
+
+    It has a `dtype`, that of its results, and holds for as long as the layer is not changed: ask anew for each batch.
+    """
+    if is_traced():
+        return None
+    found = linear_map(layer)
+    return None if found is None or found.keep is None or found.scale is not None else _ask("linear", found)
+
+
+def fast_int8_linear(layer: nn.Module) -> Any | None:
+    """A faster product of an int8 layer, called with float32 [n, in]; `None` where its definition has to do."""
+    if is_traced():
+        return None
+    found = linear_map(layer)
+    return None if found is None or found.keep is None else _ask("int8_linear", found)
+
+
+def signed_levels(levels: int) -> int:
+    """Largest absolute integer that int8 inputs with negative values are rounded to on this CPU.
+
+    `levels` where no kernel multiplies integers; see [`quantized_linear`].
+    """
+    kernels = _kernels()
+    return levels if kernels is None else kernels.signed_levels()
+
+
+def character_maxima(rows: Tensor, table: nn.Module, convolutions: Sequence[nn.Module]) -> Tensor:
+    """Convolve and take the maxima; arguments and result as `reference_maxima`, but float32 where half precision would
+    be."""
+    # Tracing first of all: a length that is asked for is a constant to an exporter.
+    if (
+        not is_traced()
+        and len(rows)
+        and is_plain(table, nn.Embedding)
+        and all(is_plain(convolution, nn.Conv1d) for convolution in convolutions)
+    ):
+        weights: list[Any] = [convolution.weight for convolution in convolutions]
+        biases: list[Any] = [convolution.bias for convolution in convolutions]
+        read: list[Any] = [table.weight, *weights, *biases]
+        keep = None
+        if all(tensor is None or _may_be_kept(tensor) for tensor in read):
+            keep = functools.partial(prepared, table, read)
+        else:
+            release(table)
+        maxima = _ask("character_maxima", rows, table.weight, table.padding_idx, weights, biases, keep)
+        if maxima is not None:
+            return maxima
+    return reference_maxima(rows, table, convolutions)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .fingerprint import Fingerprint
+from .prepared_weights import Fingerprint
 
 # Slots among which a word may choose.
 WAYS = 8

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from .character_embeddings import ElmoCharacterEmbeddings, distinct_rows
+from .conditions import has_nothing_attached, is_traced
 from .configuration_elmo import ElmoConfig
-from .fingerprint import can_have_fingerprint
 from .initialization import glorot_bound, starting_with
+from .prepared_weights import can_have_fingerprint
 from .word_cache import WordCache
 from .word_embeddings import ElmoWordEmbeddings, word_embeddings_of
 
@@ -153,12 +154,7 @@ def distinct_words(
             "trainable: they would go without a gradient. Run without gradients (torch.no_grad()), freeze the biLM "
             "(freeze_bilm()), or turn the cache off (cache_word_vectors(None))"
         )
-    if (
-        trains
-        or any(map(_is_attached_to, (layer, *layer.children())))
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-    ):
+    if trains or is_traced() or not all(map(has_nothing_attached, (layer, *layer.children()))):
         return None
     rows = layer.rows(*inputs, mask=mask)  # type: ignore[misc]  # as many inputs as it has names
     if not len(rows):
@@ -169,17 +165,11 @@ def distinct_words(
     return DistinctWords(cache.vectors(distinct, weights, layer.encode_rows), places)
 
 
-def _is_attached_to(module: nn.Module) -> bool:
-    """Whether calling a module does more than its class says."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or "forward" in vars(module)
-
-
 def _is_constant(module: nn.Module) -> bool:
     """Whether what a module gives depends on its weights alone: an adapter is switched by attributes of its own."""
     home = type(module).__module__
     is_known = home.startswith("torch.nn.modules.") or home.rpartition(".")[0] == __name__.rpartition(".")[0]
-    return is_known and not _is_attached_to(module)
+    return is_known and has_nothing_attached(module)
 
 
 def word_layer(config: ElmoConfig) -> WordLayer:

@@ -1,5 +1,6 @@
 """The hand-written backward pass against autograd over the reference, and when it is chosen."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.nn import functional
 
 from elmo_hf import ElmoModel
 from elmo_hf.kernels import training
-from elmo_hf.kernels.training import LstmWeights, trainable_weights, training_lstm
+from elmo_hf.kernels.training import LstmWeights, training_lstm
 from elmo_hf.model import operators
 from elmo_hf.model.operators import projected_lstm, reference_lstm
 from modeling_tests.tiny import WORD_INPUT, batch_of, tiny_config
@@ -188,6 +189,35 @@ class TestBfloat16Products:
             of_relative_error(one, other, 0.03 if can_multiply else 2e-6)
 
 
+class Chosen(Exception):
+    """Raised in place of the kernel's work."""
+
+
+def trainable_weights(inputs: Tensor, cell: Tensor, *layers: nn.Module) -> LstmWeights | None:
+    """Weights with which the training kernel would serve a call of `projected_lstm`; `None` where it would not."""
+    found: list[LstmWeights] = []
+
+    def record(*args: Any, **settings: Any) -> None:
+        found.append(args[4])
+        raise Chosen
+
+    hidden = torch.zeros(2, 3, dtype=inputs.dtype)
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Chosen):
+        patch.setattr(training, "training_lstm", record)
+        patch.setattr(operators, "reference_lstm", lambda *args, **settings: None)
+        projected_lstm(
+            inputs,
+            [2, 2][: len(inputs) // 2],
+            hidden,
+            cell,
+            *layers,
+            cell_clip=3.0,
+            projection_clip=2.0,
+            forget_bias=1.0,
+        )
+    return found[0] if found else None
+
+
 class TestChoice:
     """When `projected_lstm` takes it: plain float32 layers that train; the reference otherwise."""
 
@@ -203,7 +233,7 @@ class TestChoice:
         assert self.serves(layers)
         assert self.serves([layer.double() for layer in layers], torch.float64)
         calls = []
-        monkeypatch.setattr(operators, "training_lstm", lambda *args, **settings: calls.append(settings))
+        monkeypatch.setattr(training, "training_lstm", lambda *args, **settings: calls.append(settings))
         projected_lstm(
             torch.zeros(4, 3, dtype=torch.float64), [2, 2], torch.zeros(2, 3).double(), torch.zeros(2, 5).double(),
             *layers, cell_clip=3.0, projection_clip=2.0, forget_bias=1.0,

@@ -7,20 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from elmo_hf.model import quantized_linear as module
-from elmo_hf.model.quantized_linear import (
+from elmo_hf.kernels.cpu import int8
+from elmo_hf.kernels.cpu.int8 import (
     FBGEMM,
     ONEDNN,
     REDUCED_LEVELS,
-    ElmoQuantizedLinear,
     IntegerKernel,
-    integer_inputs,
     integer_kernel,
-    integer_weights,
     is_exact,
-    quantized_linear,
     signed_levels,
 )
+from elmo_hf.model.operators import fast_int8_linear
+from elmo_hf.model.quantized_linear import ElmoQuantizedLinear, integer_inputs, integer_weights, quantized_linear
 
 ROWS = {
     "signed": lambda rows, width: torch.randn(rows, width),
@@ -111,7 +109,7 @@ def test_any_processor_computes_its_plain_product(kind, levels, monkeypatch):
     """Both kinds of processors, whichever runs this test."""
     kernel = exact_kernel(None if levels == 127 else 16)
     assert is_exact(kernel, levels)
-    monkeypatch.setattr(module, "integer_kernel", lambda: (kernel, levels))
+    monkeypatch.setattr(int8, "integer_kernel", lambda: (kernel, levels))
     layer = layer_of(65, 12)
     for rows in (1, 6):
         values = ROWS[kind](rows, 65)
@@ -143,7 +141,7 @@ def test_the_kernel_chosen_is_exact():
 
 
 def test_no_kernel_is_the_plain_product(monkeypatch):
-    monkeypatch.setattr(module, "integer_kernel", lambda: (None, 127))
+    monkeypatch.setattr(int8, "integer_kernel", lambda: (None, 127))
     layer, values = layer_of(20, 6), torch.randn(3, 20)
     assert torch.equal(layer(values), plain(layer, values, 127))
 
@@ -199,7 +197,9 @@ def test_shapes_and_dtypes():
 def test_a_product_added_to_something():
     layer, values, addend = layer_of(8, 5, bias=False), torch.randn(3, 8), torch.randn(3, 5)
     kept = addend.clone()
-    torch.testing.assert_close(layer.plus(values, addend), layer(values) + addend, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        fast_int8_linear(layer).plus(values, addend), layer(values) + addend, rtol=1e-6, atol=1e-6
+    )
     assert torch.equal(addend, kept)
 
 

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shlex
@@ -19,11 +20,10 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers.utils import logging
 
 from .source import SOURCE
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 # The processor's own instructions, as GCC and Clang call them on different processors.
 PROCESSOR_FLAGS = (["-march=native"], ["-mcpu=native"])
@@ -95,7 +95,7 @@ def native_library() -> ctypes.CDLL | None:
         return _load(path)
     # RuntimeError: a user without a home; ValueError: quotes in CC; AttributeError: a library of something else.
     except (OSError, RuntimeError, ValueError, AttributeError, subprocess.SubprocessError) as error:
-        logger.warning_once(f"the C code of the biLSTM cannot be used, PyTorch's slower products are: {error}")
+        logger.warning(f"the C code of the biLSTM cannot be used, PyTorch's slower products are: {error}")
         return None
 
 

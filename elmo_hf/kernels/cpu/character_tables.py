@@ -1,23 +1,18 @@
 """Convolutions over the characters of words, and the largest value of every filter.
 
-`reference_maxima` defines the operation. Everything that encodes words calls `convolution_maxima`, which chooses an
-implementation; a faster one has the reference's signature and is tested against it, gradients included.
-
-The fast one looks values up instead of multiplying: a filter of width w over a character table of 262 rows can only
-ever see 262 vectors at each of its w places. Their products are a table of w x 262 rows for each width, made once a
-call, or once for all where nothing trains, and the value of a window is the sum of w of its rows.
+`operators.reference_maxima` defines the operation. This one looks values up instead of multiplying: a filter of width w
+over a character table of 262 rows can only ever see 262 vectors at each of its w places. Their products are a table of
+w x 262 rows for each width, made once a call, or once for all where nothing trains, and the value of a window is the
+sum of w of its rows.
 """
 
-import weakref
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-
-from elmo_hf.model.fingerprint import Fingerprint, can_have_fingerprint
 
 # Rows of the one table that is looked up in, that of bytes. A dictionary of code points may have twenty thousand, most
 # of which no batch holds: their products alone would take a gigabyte.
@@ -27,91 +22,53 @@ EVERY_DTYPE = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 WORDS_OF_A_CHUNK = 256
 
 
-# The tables of a character table's filters, until their weights change.
-_kept: "weakref.WeakKeyDictionary[nn.Module, tuple[Fingerprint, list[Tensor]]]" = weakref.WeakKeyDictionary()
-
-
-def reference_maxima(rows: Tensor, table: nn.Module, convolutions: Sequence[nn.Module]) -> Tensor:
-    """Convolve and take the maximum.
+def character_maxima(
+    rows: Tensor,
+    table: Tensor,
+    padding_index: int | None,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    keep: Callable[[str, Callable[[], Any]], Any] | None,
+) -> Tensor | str:
+    """Maxima of convolutions over characters, or why this does not serve.
 
     Args:
-        rows: (n, characters), int64 ids of n words, at least as long as the widest filter.
-        table: the character table, ids -> (..., D).
-        convolutions: of widths w_k, (n, D, characters) -> (n, F_k, characters - w_k + 1).
+        rows: (n, characters), int64 ids of n > 0 words, at least as long as the widest filter.
+        table: (262, D), the character table.
+        padding_index: row of `table` without gradient, or `None`.
+        weights, biases: of the convolutions, (F_k, D, w_k) and (F_k,).
+        keep: as in `operators.LinearMap`; `None` where nothing may be kept.
 
     Returns:
-        (n, sum of F_k), each filter's largest value over all windows of a word.
+        (n, sum of F_k), in the dtype of the weights, or float32 where that is half precision.
     """
-    characters = table(rows).transpose(1, 2)  # [n, D, characters]
-    return torch.cat([convolution(characters).amax(dim=-1) for convolution in convolutions], dim=-1)
-
-
-def convolution_maxima(rows: Tensor, table: nn.Module, convolutions: Sequence[nn.Module]) -> Tensor:
-    """Choose the implementation; arguments and result as `reference_maxima`, but float32 where half precision would
-    be."""
-    if _can_look_up(rows, table, convolutions):
-        if not _trains(table, convolutions):
-            plain = cast("nn.Embedding", table), cast("Sequence[nn.Conv1d]", convolutions)
-            widths = [convolution.weight.shape[2] for convolution in plain[1]]
-            return _largest_sums(rows, _kept_products(*plain), widths, False)[0]
-        _kept.pop(table, None)
-        weights = [convolution.weight for convolution in convolutions]
-        biases = [convolution.bias for convolution in convolutions]
-        # The sums are exact in the weights' own precision and no faster in a lower one.
-        with torch.autocast("cpu", enabled=False):
-            return _LookedUpMaxima.apply(rows, table.weight, table.padding_idx, len(weights), *weights, *biases)
-    return reference_maxima(rows, table, convolutions)
-
-
-def _can_look_up(rows: Tensor, table: nn.Module, convolutions: Sequence[nn.Module]) -> bool:
-    """Whether all modules are plain ones in full precision, on a processor whose sums over table rows are fast."""
-    # First of all: a length that is asked for is a constant to an exporter.
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or rows.device.type != "cpu" or not len(rows):
-        return False
-    if type(table) is not nn.Embedding or any(type(convolution) is not nn.Conv1d for convolution in convolutions):
-        return False
-    if table.num_embeddings != LOOKED_UP_ROWS:
-        return False
-    modules = [table, *convolutions]
+    if rows.device.type != "cpu":
+        return "not on a CPU"
+    if len(table) != LOOKED_UP_ROWS:
+        return f"a character table of {len(table)} rows"
+    parameters = [table, *weights, *(bias for bias in biases if bias is not None)]
     if any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-        for module in modules
+        type(each) is not nn.Parameter or each.dtype != table.dtype or each.device != rows.device for each in parameters
     ):
-        return False
-    parameters = [parameter for module in modules for parameter in module.parameters(recurse=False)]
-    dtype = table.weight.dtype
-    served = (torch.float32, torch.float64) if _trains(table, convolutions) else EVERY_DTYPE
-    return dtype in served and all(
-        type(parameter) is nn.Parameter and parameter.dtype == dtype and parameter.device == rows.device
-        for parameter in parameters
-    )
+        return "weights of several dtypes, devices or kinds"
+    trains = torch.is_grad_enabled() and any(each.requires_grad for each in parameters)
+    if table.dtype not in ((torch.float32, torch.float64) if trains else EVERY_DTYPE):
+        return f"weights in {table.dtype}"
+    # The sums are exact in the weights' own precision and no faster in a lower one.
+    with torch.autocast("cpu", enabled=False):
+        if trains:
+            return _LookedUpMaxima.apply(rows, table, padding_index, len(weights), *weights, *biases)
 
+        def make() -> list[Tensor]:
+            dtype = torch.promote_types(table.dtype, torch.float32)
+            wide = table.to(dtype)
+            return [
+                _products(wide, weight.to(dtype), None if bias is None else bias.to(dtype))
+                for weight, bias in zip(weights, biases, strict=True)
+            ]
 
-def _trains(table: nn.Module, convolutions: Sequence[nn.Module]) -> bool:
-    return torch.is_grad_enabled() and any(
-        parameter.requires_grad for module in (table, *convolutions) for parameter in module.parameters(recurse=False)
-    )
-
-
-def _kept_products(table: nn.Embedding, convolutions: Sequence[nn.Conv1d]) -> list[Tensor]:
-    """The tables of all filters, in float32 or wider, made again when a weight has changed."""
-    weights: list[Tensor | None] = [table.weight]
-    for convolution in convolutions:
-        weights += [convolution.weight, convolution.bias]
-    can_be_kept = all(weight is None or can_have_fingerprint(weight) for weight in weights)
-    if can_be_kept and table in _kept and _kept[table][0].is_of(weights):
-        return _kept[table][1]
-    dtype = torch.promote_types(table.weight.dtype, torch.float32)
-    # Tensors made in inference mode could not be used outside of it.
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
-        rows = table.weight.to(dtype)
-        products = [
-            _products(rows, layer.weight.to(dtype), None if layer.bias is None else layer.bias.to(dtype))
-            for layer in convolutions
-        ]
-    if can_be_kept:
-        _kept[table] = Fingerprint(weights), products
-    return products
+        products = make() if keep is None else keep("character tables", make)
+        return _largest_sums(rows, products, [weight.shape[2] for weight in weights], False)[0]
 
 
 def _largest_sums(

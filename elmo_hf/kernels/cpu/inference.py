@@ -13,13 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from elmo_hf.kernels.precision import is_lowered_by_autocast
-from elmo_hf.model.prepared_weights import has_nothing_attached, is_traced
-
-from .native_lstm import NativeRecurrence, native_serves
-from .onednn import PackedLinear, product_of
+from ..precision import is_lowered_by_autocast
+from .int8 import int8_linear
+from .native_lstm import NativeRecurrence, native_declines
+from .onednn import packed_linear
 
 # Rows in the same state are computed as one as long as this share of the rows, or less, differs.
 WORTH_SHARING = 0.85
@@ -59,45 +58,56 @@ class Recurrence(Protocol):
         """
 
 
-def inference_recurrence(
-    inputs: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    layers: Sequence[nn.Module | None],
-    *,
-    cell_clip: float | None,
-    projection_clip: float | None,
-    forget_bias: float,
-) -> Recurrence | None:
-    """What `inference_lstm` serves a call of `projected_lstm` with, or `None` where it does not.
+def native_projected_lstm(
+    inputs: Tensor, batch_sizes: Sequence[int], hidden: Tensor, cell: Tensor, *maps: Any, **settings: Any
+) -> tuple[Tensor, Tensor, Tensor] | str:
+    """`operators.projected_lstm` in compiled C, or why not; arguments as those of `torch_projected_lstm`."""
+    index = settings.pop("index", None)
+    reason = _declines(inputs, hidden, cell, maps) or native_declines(*maps)
+    if reason:
+        return reason
+    return inference_lstm(inputs, batch_sizes, hidden, cell, NativeRecurrence(*maps, **settings), index=index)
 
-    It runs on a processor, untraced, where no gradient is wanted, over the three maps of a direction, if all are fast:
-    an `nn.Linear` that packs, or a layer whose class says that a call is a fast product (`is_fast_product = True`: a
-    quantised layer) and that nothing is attached to.
+
+def torch_projected_lstm(
+    inputs: Tensor, batch_sizes: Sequence[int], hidden: Tensor, cell: Tensor, *maps: Any, **settings: Any
+) -> tuple[Tensor, Tensor, Tensor] | str:
+    """`operators.projected_lstm` with PyTorch's operators around fast products, or why not.
+
+    Args:
+        inputs, batch_sizes, hidden, cell: as in `operators.reference_lstm`.
+        maps: three of `operators.LinearMap`, the last `None` for a cell without projection.
+        settings: `cell_clip`, `projection_clip`, `forget_bias`, `index`.
     """
-    if inputs.device.type != "cpu" or not len(inputs) or cell.dtype != torch.float32:
-        return None
+    index = settings.pop("index", None)
+    reason = _declines(inputs, hidden, cell, maps)
+    if reason:
+        return reason
+    products = [
+        each if each is None else packed_linear(each) if each.scale is None else int8_linear(each) for each in maps
+    ]
+    reason = next((product for product in products if isinstance(product, str)), None)
+    if reason:
+        return reason
+    recurrence = ProductsRecurrence(*products, **settings)  # type: ignore[arg-type]
+    return inference_lstm(inputs, batch_sizes, hidden, cell, recurrence, index=index)
+
+
+def _declines(inputs: Tensor, hidden: Tensor, cell: Tensor, maps: Sequence[Any]) -> str | None:
+    """Why a call is not served on a CPU without gradients; `None` if it may be."""
+    if inputs.device.type != "cpu":
+        return "not on a CPU"
+    if cell.dtype != torch.float32:
+        return f"a cell in {cell.dtype}"
     if torch.is_grad_enabled() and (inputs.requires_grad or hidden.requires_grad or cell.requires_grad):
-        return None
-    if is_traced() or is_lowered_by_autocast():
-        return None
-    input_proj, hidden_proj, output_proj = layers
-    assert input_proj is not None and hidden_proj is not None
-    if native_serves(input_proj, hidden_proj, output_proj):
-        return NativeRecurrence(input_proj, hidden_proj, output_proj, cell_clip, projection_clip, forget_bias)
-    products: list[Product | None] = []
-    for layer in layers:
-        product = None if layer is None else product_of(layer)
-        if product is not None and not isinstance(product, PackedLinear) and not _is_declared_fast(product):
-            return None
-        products.append(product)
-    input_product, hidden_product, output_product = products
-    assert input_product is not None and hidden_product is not None
-    return ProductsRecurrence(input_product, hidden_product, output_product, cell_clip, projection_clip, forget_bias)
-
-
-def _is_declared_fast(layer: Any) -> bool:
-    return bool(getattr(type(layer), "is_fast_product", False)) and has_nothing_attached(layer)
+        return "gradients are wanted"
+    if is_lowered_by_autocast():
+        return "autocast lowers it"
+    if any(each is not None and each.keep is None for each in maps):
+        return "a weight trains, or its changes cannot be seen"
+    if maps[0].bias is None or any(each is not None and each.bias is not None for each in maps[1:]):
+        return "biases are not those of an LSTM"
+    return None
 
 
 class ProductsRecurrence:
@@ -184,7 +194,7 @@ def inference_lstm(
     *,
     index: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`reference_lstm` with what `inference_recurrence` found, which is to say at least one word."""
+    """`reference_lstm` with a [`Recurrence`], over at least one word."""
     rows = batch_sizes[0]
     last_hidden, last_cell = hidden.to(inputs.dtype, copy=True), cell.clone(memory_format=torch.contiguous_format)
     starts_at_zero = not bool(hidden[:rows].any())

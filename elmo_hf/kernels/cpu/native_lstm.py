@@ -11,17 +11,14 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-
-from elmo_hf.model.fingerprint import can_have_fingerprint
-from elmo_hf.model.prepared_weights import has_nothing_attached, may_pack, packed_weight
-from elmo_hf.model.quantized_linear import LEVELS, ElmoQuantizedLinear, signed_levels
+from torch import Tensor
 
 from .builder import InputProduct, Recurrence, Weight, native_library
-from .memory_pages import in_huge_pages
+from .int8 import LEVELS, signed_levels
+from .memory_pages import drop_pages, in_huge_pages
 from .onednn import packing_works
 
 # Kinds of weights in the C code.
@@ -36,18 +33,14 @@ class Map(NamedTuple):
     scale: Tensor | None
 
     @classmethod
-    def of(cls, layer: nn.Module, panel: int, gates: int = 1) -> "Map":
-        """Of a layer that `native_serves`; with its outputs in `gates` blocks, of which panels are taken in turn."""
-        pack = functools.partial(_panels, panel=panel, gates=gates)
-        if isinstance(layer, ElmoQuantizedLinear):
-            weight = layer.quantized_weight
-            panels = packed_weight(layer, weight, f"panels of {gates}", pack)
-            scale = layer.weight_scale.float().view(gates, -1, panel).transpose(0, 1).contiguous()
+    def of(cls, linear_map: Any, panel: int, gates: int = 1) -> "Map":
+        """Of an `operators.LinearMap`; with its outputs in `gates` blocks, of which panels are taken in turn."""
+        weight, scale = linear_map.weight, linear_map.scale
+        panels = linear_map.keep(f"panels of {gates}", lambda: _panels(weight.detach(), panel, gates))
+        levels = 0
+        if scale is not None:
+            scale = scale.float().view(gates, -1, panel).transpose(0, 1).contiguous()
             levels = signed_levels()
-        else:
-            assert isinstance(layer, nn.Linear)
-            weight, scale, levels = layer.weight, None, 0
-            panels = packed_weight(layer, weight, f"panels of {gates}", pack)
         address = None if scale is None else scale.data_ptr()
         return cls(Weight(panels.data_ptr(), address, KINDS[weight.dtype], *weight.shape, levels), panels, scale)
 
@@ -60,9 +53,9 @@ class NativeRecurrence:
 
     def __init__(
         self,
-        input_proj: nn.Module,
-        hidden_proj: nn.Module,
-        output_proj: nn.Module | None,
+        input_map: Any,
+        hidden_map: Any,
+        output_map: Any | None,
         cell_clip: float | None,
         projection_clip: float | None,
         forget_bias: float,
@@ -70,9 +63,9 @@ class NativeRecurrence:
         library = native_library()
         assert library is not None
         self._library, self._panel = library, library.elmo_panel()
-        self._bias = _gate_bias(input_proj, self._panel, forget_bias)
-        self._input, self._hidden = (Map.of(layer, self._panel, gates=4) for layer in (input_proj, hidden_proj))
-        self._output = None if output_proj is None else Map.of(output_proj, self._panel)
+        self._bias = _gate_bias(input_map.bias, self._panel, forget_bias)
+        self._input, self._hidden = (Map.of(layer, self._panel, gates=4) for layer in (input_map, hidden_map))
+        self._output = None if output_map is None else Map.of(output_map, self._panel)
         self._cell_clip = math.inf if cell_clip is None else cell_clip
         self._projection_clip = math.inf if projection_clip is None else projection_clip
 
@@ -165,35 +158,20 @@ class NativeRecurrence:
                 raise IndexError(f"index holds {low if low < 0 else high}: expected places from 0 to {words - 1}")
 
 
-def native_serves(input_proj: nn.Module, hidden_proj: nn.Module, output_proj: nn.Module | None) -> bool:
-    """Whether the maps of a direction are such that `NativeRecurrence` can take them, and the library is there."""
-    layers = [layer for layer in (input_proj, hidden_proj, output_proj) if layer is not None]
-    weights = [_weight_of(layer) for layer in layers]
-    if any(weight is None for weight in weights) or len({weight.dtype for weight in weights if weight is not None}) > 1:
-        return False
-    if input_proj.bias is None or any(layer.bias is not None for layer in layers[1:]):
-        return False
-    assert weights[0] is not None and weights[1] is not None
+def native_declines(input_map: Any, hidden_map: Any, output_map: Any | None) -> str | None:
+    """Why the maps of a direction are not such that `NativeRecurrence` takes them here; `None` if they are."""
+    weights = [each.weight for each in (input_map, hidden_map, output_map) if each is not None]
+    if len({weight.dtype for weight in weights}) > 1:
+        return "weights of several dtypes"
     if not native_works(weights[0].dtype):
-        return False
+        return f"no compiled kernel for {weights[0].dtype} here"
     library = native_library()
     assert library is not None
     panel, (gates, width) = library.elmo_panel(), weights[1].shape
     size = gates // 4
     fits = weights[0].shape == (gates, width) and gates == 4 * size
-    projection = None if output_proj is None else weights[2]
-    fits = fits and (width == size if projection is None else projection.shape == (width, size))
-    return fits and size % panel == 0 and width % panel == 0
-
-
-def _weight_of(layer: nn.Module) -> Tensor | None:
-    """The weight of a layer that is nothing more, `None` of others."""
-    if may_pack(layer):
-        return layer.weight
-    if type(layer) is not ElmoQuantizedLinear or not has_nothing_attached(layer):
-        return None
-    weight = layer.quantized_weight
-    return weight if type(weight) is Tensor and weight.device.type == "cpu" and can_have_fingerprint(weight) else None
+    fits = fits and (width == size if output_map is None else weights[2].shape == (width, size))
+    return None if fits and size % panel == 0 and width % panel == 0 else f"sizes that are no multiples of {panel}"
 
 
 @functools.cache
@@ -221,13 +199,12 @@ def _panels(weight: Tensor, panel: int, gates: int) -> Tensor:
         # Two inputs side by side: their products are added by one instruction.
         parts = parts.unflatten(-2, (inputs // 2, 2)).transpose(-1, -2)
     packed.view(parts.shape).copy_(parts)
+    drop_pages(weight)
     return packed
 
 
-def _gate_bias(input_proj: nn.Module, panel: int, forget_bias: float) -> Tensor:
+def _gate_bias(given: Tensor, panel: int, forget_bias: float) -> Tensor:
     """The bias of all gates, in the order of the panels."""
-    given = input_proj.bias
-    assert isinstance(given, Tensor)
     bias = given.detach().float().view(4, -1, panel)
     shift = torch.tensor([0.0, forget_bias, 0.0, 0.0], dtype=torch.float32, device="cpu").view(4, 1, 1)
     return (bias + shift).transpose(0, 1).contiguous()

@@ -6,14 +6,14 @@ and every case that they do not serve goes through the layer itself.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from elmo_hf.model.prepared_weights import may_pack, packed_weight, release
+from ..precision import is_lowered_by_autocast
+from .memory_pages import drop_pages
 
 
 @functools.cache
@@ -50,57 +50,70 @@ def _linear_sum(inputs: Tensor, addend: Tensor, packed: Tensor) -> Tensor:
 
 
 class PackedLinear:
-    """`nn.Linear` as a product with a packed weight, for as long as the layer is not changed: ask `product_of` anew.
+    """`nn.Linear` as a product with a packed weight, for as long as the layer is not changed.
 
     Attributes:
         dtype: of the products; inputs are converted to it. That of the weight, or float32 for a bfloat16 weight on a
-            processor that cannot multiply bfloat16.
+            CPU that cannot multiply bfloat16.
     """
 
-    def __init__(self, layer: nn.Linear, packed: Tensor) -> None:
-        self._layer, self._packed = layer, packed
+    def __init__(self, weight: Tensor, bias: Tensor | None, packed: Tensor) -> None:
+        self._weight, self._given_bias, self._packed = weight, bias, packed
         self.dtype = packed.dtype
-        self._bias = None if layer.bias is None else layer.bias.detach().to(packed.dtype)
+        self._bias = None if bias is None else bias.detach().to(packed.dtype)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """[n, in] -> [n, out], in `dtype`."""
         if torch.is_grad_enabled() and inputs.requires_grad:
-            return functional.linear(inputs, self._layer.weight, self._layer.bias)
-        if len(inputs) == 1 and self._layer.weight.dtype == torch.bfloat16:
+            return functional.linear(inputs, self._weight, self._given_bias)
+        if len(inputs) == 1 and self._weight.dtype == torch.bfloat16:
             return self._vector_product(inputs, self._bias)
         return _linear(inputs.to(self.dtype), self._packed, self._bias)
 
     def plus(self, inputs: Tensor, addend: Tensor) -> Tensor:
         """addend + inputs @ weight.T for a layer without bias: [n, in], [n, out] -> [n, out], in `dtype`."""
-        if len(inputs) == 1 and self._layer.weight.dtype == torch.bfloat16:
+        if len(inputs) == 1 and self._weight.dtype == torch.bfloat16:
             return self._vector_product(inputs, addend)
         return _linear_sum(inputs.to(self.dtype), addend, self._packed)
 
     def _vector_product(self, inputs: Tensor, addend: Tensor | None) -> Tensor:
-        """One row is bound by the memory that the weight takes, and torch's own product reads bfloat16 on any
-        processor."""
-        weight = self._layer.weight.detach()
+        """One row is bound by the memory that the weight takes, and torch's own product reads bfloat16 on any CPU."""
+        weight = self._weight.detach()
         product = torch.mv(weight, inputs.view(-1).to(weight.dtype)).to(self.dtype).view(1, -1)
         return product if addend is None else product.add_(addend)
 
 
-def product_of(layer: nn.Module) -> Callable[[Tensor], Tensor]:
-    """A layer's fast product where there is one, else the layer itself.
+def packed_linear(linear_map: Any) -> PackedLinear | str:
+    """A plain layer's product with its weight packed at the first call and again after every change, or why not.
 
-    A plain `nn.Linear` in float32 or bfloat16 on a processor, outside of training, compilation and autocast that lowers
-    it, has a [`PackedLinear`]; its weight is packed at the first call and again after every change.
+    Serves float32 and bfloat16 on a CPU, outside of training and of autocast that lowers it.
+
+    Args:
+        linear_map: `operators.LinearMap`.
     """
-    if not may_pack(layer) or not torch.backends.mkldnn.enabled:
-        return layer
-    dtype = products_dtype(layer.weight.dtype)
+    weight, bias = linear_map.weight, linear_map.bias
+    if linear_map.keep is None:
+        return "the weight trains, or its changes cannot be seen"
+    if bias is not None and bias.dtype != weight.dtype:
+        return "weight and bias differ in dtype"
+    if is_lowered_by_autocast():
+        return "autocast lowers it"
+    if not torch.backends.mkldnn.enabled:
+        return "oneDNN is switched off"
+    dtype = products_dtype(weight.dtype)
     if dtype is None:
-        release(layer)
-        return layer
-    return PackedLinear(layer, packed_weight(layer, layer.weight, "oneDNN", lambda weight: _reorder(weight.to(dtype))))
+        return f"no packed product in {weight.dtype}"
+
+    def pack() -> Tensor:
+        packed = _reorder(weight.detach().to(dtype))
+        drop_pages(weight)
+        return packed
+
+    return PackedLinear(weight, bias, linear_map.keep("oneDNN", pack))
 
 
 def products_dtype(dtype: torch.dtype) -> torch.dtype | None:
-    """In which dtype a weight of `dtype` is packed; `None` where it is not."""
+    """Dtype in which a weight of `dtype` is packed; `None` where it is not."""
     if dtype not in (torch.float32, torch.bfloat16):
         return None
     return next((kind for kind in (dtype, torch.float32) if packing_works(kind)), None)

@@ -23,9 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from elmo_hf.model.packing import PaddedSizes
-from elmo_hf.model.prepared_weights import is_plain_linear
-
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The input terms of this many words at once: enough to fill a GPU and few enough to stay in its cache.
 WORDS_AT_ONCE = 1024
@@ -55,13 +52,12 @@ class BidirectionalWeights(NamedTuple):
 
     @classmethod
     def of(cls, first: Any, second: Any) -> "BidirectionalWeights":
-        """Of two modules with `input_proj`, `hidden_proj` and `output_proj`, which may be `None`."""
-        projects = first.output_proj is not None
+        """Of the tensors of two directions."""
         return cls(
-            (first.input_proj.weight, second.input_proj.weight),
-            (first.input_proj.bias, second.input_proj.bias),
-            (first.hidden_proj.weight, second.hidden_proj.weight),
-            (first.output_proj.weight, second.output_proj.weight) if projects else None,
+            (first.input_weight, second.input_weight),
+            (first.input_bias, second.input_bias),
+            (first.hidden_weight, second.hidden_weight),
+            None if first.output_weight is None else (first.output_weight, second.output_weight),
         )
 
     def flat(self) -> list[Tensor | None]:
@@ -83,74 +79,60 @@ def compute_dtype(inputs: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
 
 
-def serves(inputs: Sequence[Tensor], cell: Tensor, forward_lstm: Any, backward_lstm: Any) -> bool:
-    """Whether `gpu_lstm` takes a call of `bidirectional_lstm`.
-
-    On a GPU with Triton, for plain `nn.Linear` layers of the inputs' dtype, or of any under autocast; not while a
-    compiler, an exporter or a function transform looks on.
-    """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
-        return False
-    if not has_kernels(inputs[0].device) or not len(inputs[0]):
-        return False
-    directions = (forward_lstm, backward_lstm)
-    layers = [(lstm.input_proj, lstm.hidden_proj, lstm.output_proj) for lstm in directions]
-    if (layers[0][2] is None) != (layers[1][2] is None) or _constants(forward_lstm) != _constants(backward_lstm):
-        return False
-    linear = [layer for pair in layers for layer in pair if layer is not None]
-    if not all(map(is_plain_linear, linear)) or any(map(_has_attachment, directions)):
-        return False
-    if any(lstm.input_proj.bias is None or lstm.hidden_proj.bias is not None for lstm in directions):
-        return False
+def _declines(inputs: Sequence[Tensor], cell: Tensor, pair: Sequence[Any]) -> str | None:
+    """Why a call is not served; `None` if it is."""
+    if not has_kernels(inputs[0].device):
+        return "not on a GPU with Triton"
     device, dtype = inputs[0].device, compute_dtype(inputs[0])
     if dtype not in DTYPES or cell.dtype != torch.float32:
-        return False
-    weights = [weight for layer in linear for weight in (layer.weight, layer.bias) if weight is not None]
+        return f"dtypes {dtype}, {cell.dtype}"
+    weights = [weight for each in pair for weight in each if weight is not None]
+    if any(each.input_bias is None for each in pair):
+        return "no bias"
     # A sharded weight is a subclass of a tensor. Autocast casts weights, whatever their dtype.
     dtypes = DTYPES if torch.is_autocast_enabled(device.type) else (dtype,)
-    return all(tensor.device == device for tensor in (*inputs, cell)) and all(
+    if any(tensor.device != device for tensor in (*inputs, cell)) or not all(
         type(weight) in (nn.Parameter, Tensor) and weight.dtype in dtypes and weight.device == device
         for weight in weights
-    )
+    ):
+        return "weights of several dtypes, devices or kinds"
+    return None
 
 
-def _has_attachment(module: nn.Module) -> bool:
-    """Whether a call of this module may do more than its class says."""
-    hooks = (
-        module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    )  # fmt: skip
-    return "forward" in vars(module) or any(hooks)
-
-
-def serves_padded(words: Tensor, cell: Tensor, directions: Sequence[tuple[Any, Any]]) -> bool:
-    """Whether `gpu_lstm` would take all layers of a padded batch, so that its lengths need not leave the GPU.
+def serves_padded(words: Tensor, cell: Tensor, layers: Sequence[tuple[Any, Any]]) -> bool:
+    """True if `bidirectional_lstm` would take all layers of a padded batch.
 
     Args:
         words: (batch, words, width); cell: (layers, 2, rows, H), of at least so many rows.
-        directions: the forward and the backward module of each layer.
+        layers: the weights of both directions of each layer.
     """
     if torch.is_grad_enabled() or not 0 < words.shape[0] <= LARGEST_REPLAYED_BATCH or not words.shape[1]:
         return False
-    return all(serves((words, words), cell, *pair) for pair in directions)
+    return all(_declines((words, words), cell, pair) is None for pair in layers)
 
 
-def _constants(lstm: Any) -> LstmConstants:
-    return LstmConstants(lstm.cell_clip, lstm.projection_clip, lstm.forget_bias)
-
-
-def gpu_lstm(
+def bidirectional_lstm(
     inputs: tuple[Tensor, Tensor],
     batch_sizes: Sequence[int],
     hidden: Tensor,
     cell: Tensor,
-    forward_lstm: Any,
-    backward_lstm: Any,
+    forward: Any,
+    backward: Any,
+    *,
+    cell_clip: float | None,
+    projection_clip: float | None,
+    forget_bias: float,
     indices: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A layer that `serves` approves of; arguments and results as `bidirectional_lstm`."""
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor] | str:
+    """`operators.bidirectional_lstm` over the weights of both directions, or why it does not serve."""
+    reason = _declines(inputs, cell, (forward, backward))
+    if reason:
+        return reason
     if indices is not None:
         inputs = inputs[0].index_select(0, indices[0]), inputs[1].index_select(0, indices[1])
-    weights, constants = BidirectionalWeights.of(forward_lstm, backward_lstm), _constants(forward_lstm)
+    weights = BidirectionalWeights.of(forward, backward)
+    constants = LstmConstants(cell_clip, projection_clip, forget_bias)
     dtype = compute_dtype(inputs[0])
     inputs, hidden = (inputs[0].to(dtype), inputs[1].to(dtype)), hidden.to(dtype)
     learns = torch.is_grad_enabled() and any(
@@ -159,8 +141,8 @@ def gpu_lstm(
     # Padding costs little while a step mostly reads weights.
     padding = batch_sizes[0] * len(batch_sizes) / len(inputs[0])
     replays = batch_sizes[0] <= (128 if padding > 1.5 else LARGEST_REPLAYED_BATCH) and _captures(inputs[0].device)
-    if isinstance(batch_sizes, PaddedSizes):
-        return replayed_lstm(inputs, batch_sizes, hidden, cell, weights, constants, graphs=replays)
+    if lengths is not None:
+        return replayed_lstm(inputs, batch_sizes, hidden, cell, weights, constants, graphs=replays, lengths=lengths)
     if learns or not replays:
         return packed_lstm(inputs, batch_sizes, hidden, cell, weights, constants)
     return replayed_lstm(inputs, batch_sizes, hidden, cell, weights, constants)
@@ -714,6 +696,7 @@ def replayed_lstm(
     constants: LstmConstants,
     *,
     graphs: bool = True,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`packed_lstm` without gradients, padded on the GPU and replayed from CUDA graphs.
 
@@ -725,7 +708,7 @@ def replayed_lstm(
         constants = constants._replace(projection_clip=None)
     steps, rows, width = len(batch_sizes), batch_sizes[0], inputs[0].shape[1]
     with torch.no_grad(), _unaided(hidden.device):
-        place, lengths = None, batch_sizes.lengths if isinstance(batch_sizes, PaddedSizes) else None
+        place = None
         padded = list(inputs)
         if batch_sizes[-1] < rows:
             place, lengths = _places(batch_sizes, inputs[0].device)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from elmo_hf.kernels.cpu import character_tables
-from elmo_hf.kernels.cpu.character_tables import convolution_maxima, reference_maxima
+from elmo_hf.model.operators import character_maxima, reference_maxima
 from modeling_tests.tiny import character_row
 
 WORDS = ["", "a", "cat", "<S>", "</S>", "abcdefg", "abcdefghijkl", "aaaaaaa", "\u00e9\u00df", "cat"]
@@ -40,7 +40,7 @@ def gradients(function, rows, table, convolutions):
 def test_equals_the_reference(rows, chunk, padding_index, monkeypatch):
     monkeypatch.setattr(character_tables, "WORDS_OF_A_CHUNK", chunk)
     parts = modules(padding_index=padding_index)
-    fast, fast_gradients = gradients(convolution_maxima, rows, *parts)
+    fast, fast_gradients = gradients(character_maxima, rows, *parts)
     plain, plain_gradients = gradients(reference_maxima, rows, *parts)
     assert is_looked_up(fast) and not is_looked_up(plain)
     torch.testing.assert_close(fast, plain, rtol=0, atol=1e-14)
@@ -52,7 +52,7 @@ def test_a_dictionary_of_code_points_is_not_looked_up():
     _, convolutions = modules()
     rows = torch.randint(0, 3000, (5, 12))
     table = nn.Embedding(3000, 3).double()
-    values = convolution_maxima(rows, table, convolutions)
+    values = character_maxima(rows, table, convolutions)
     assert not is_looked_up(values)
     assert torch.equal(values, reference_maxima(rows, table, convolutions))
 
@@ -60,7 +60,7 @@ def test_a_dictionary_of_code_points_is_not_looked_up():
 def test_random_rows_without_a_common_tail():
     rows = torch.randint(0, 262, (300, 50))
     parts = modules(torch.float32, widths=((1, 32), (3, 16), (7, 8)))
-    fast, fast_gradients = gradients(convolution_maxima, rows, *parts)
+    fast, fast_gradients = gradients(character_maxima, rows, *parts)
     plain, plain_gradients = gradients(reference_maxima, rows, *parts)
     torch.testing.assert_close(fast, plain, rtol=2e-6, atol=2e-6)
     for ours, theirs in zip(fast_gradients, plain_gradients, strict=True):
@@ -71,7 +71,7 @@ def test_long_rows():
     """More positions than eight bits count."""
     rows = torch.randint(1, 262, (4, 300))
     parts = modules(widths=((2, 64),))
-    fast, fast_gradients = gradients(convolution_maxima, rows, *parts)
+    fast, fast_gradients = gradients(character_maxima, rows, *parts)
     plain, plain_gradients = gradients(reference_maxima, rows, *parts)
     torch.testing.assert_close(fast, plain, rtol=0, atol=1e-14)
     for ours, theirs in zip(fast_gradients, plain_gradients, strict=True):
@@ -98,7 +98,7 @@ class _Maxima(nn.Module):
         self.table, self.convolutions = table, nn.ModuleList(convolutions)
 
     def forward(self, rows):
-        return convolution_maxima(rows, self.table, list(self.convolutions))
+        return character_maxima(rows, self.table, list(self.convolutions))
 
 
 def test_frozen_and_inference():
@@ -106,9 +106,9 @@ def test_frozen_and_inference():
     rows = rows_of(WORDS)
     expected = reference_maxima(rows, table, convolutions)
     with torch.no_grad():
-        torch.testing.assert_close(convolution_maxima(rows, table, convolutions), expected, rtol=0, atol=1e-14)
+        torch.testing.assert_close(character_maxima(rows, table, convolutions), expected, rtol=0, atol=1e-14)
     table.requires_grad_(False)
-    values = convolution_maxima(rows, table, convolutions)
+    values = character_maxima(rows, table, convolutions)
     values.sum().backward()
     assert table.weight.grad is None and convolutions[0].weight.grad is not None
 
@@ -118,25 +118,25 @@ def test_other_modules_take_the_plain_way():
     rows = rows_of(WORDS)
     called = []
     handle = convolutions[1].register_forward_hook(lambda *_: called.append(1))
-    assert not is_looked_up(convolution_maxima(rows, table, convolutions)) and called == [1]
+    assert not is_looked_up(character_maxima(rows, table, convolutions)) and called == [1]
     handle.remove()
-    assert is_looked_up(convolution_maxima(rows, table, convolutions))
+    assert is_looked_up(character_maxima(rows, table, convolutions))
 
     class Adapted(nn.Conv1d):
         pass
 
     adapted = Adapted(3, 4, 1).double()
-    assert not is_looked_up(convolution_maxima(rows, table, [adapted]))
+    assert not is_looked_up(character_maxima(rows, table, [adapted]))
     half = modules(torch.bfloat16)
-    assert not is_looked_up(convolution_maxima(rows, *half))
+    assert not is_looked_up(character_maxima(rows, *half))
 
 
 def test_autocast_keeps_full_precision():
     table, convolutions = modules(torch.float32)
     rows = rows_of(WORDS)
-    expected = convolution_maxima(rows, table, convolutions)
+    expected = character_maxima(rows, table, convolutions)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(convolution_maxima(rows, table, convolutions), expected)
+        assert torch.equal(character_maxima(rows, table, convolutions), expected)
 
 
 def test_not_a_number_goes_through():
@@ -145,7 +145,7 @@ def test_not_a_number_goes_through():
     with torch.no_grad():
         table.weight[98] = float("nan")
     rows = rows_of(WORDS)
-    values = convolution_maxima(rows, table, convolutions)
+    values = character_maxima(rows, table, convolutions)
     expected = reference_maxima(rows, table, convolutions)
     assert values.isnan().any()
     torch.testing.assert_close(values, expected, rtol=0, atol=1e-14, equal_nan=True)

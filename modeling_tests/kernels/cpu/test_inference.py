@@ -1,6 +1,7 @@
 """The recurrence without gradients, in C and in PyTorch, against the reference, and when it is chosen."""
 
 import copy
+import os
 from typing import Any
 
 import pytest
@@ -10,11 +11,14 @@ from torch.nn import functional
 
 from elmo_hf import ElmoModel
 from elmo_hf.kernels import precision
-from elmo_hf.kernels.cpu import inference
-from elmo_hf.kernels.cpu.inference import ProductsRecurrence, inference_lstm, inference_recurrence
+from elmo_hf.kernels.cpu.inference import (
+    ProductsRecurrence,
+    native_projected_lstm,
+    torch_projected_lstm,
+)
 from elmo_hf.kernels.cpu.native_lstm import NativeRecurrence, native_works
 from elmo_hf.model import operators
-from elmo_hf.model.operators import projected_lstm, reference_lstm
+from elmo_hf.model.operators import linear_map, projected_lstm, reference_lstm
 from elmo_hf.model.prepared_weights import release
 from modeling_tests.tiny import batch_of, tiny_config, with_large_weights
 
@@ -26,8 +30,10 @@ SETTINGS = {"cell_clip": 0.9, "projection_clip": 0.5, "forget_bias": 1.0}
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Everything is tested with the compiled code and without."""
     if request.param == "products":
-        monkeypatch.setattr(inference, "native_serves", lambda *_: False)
-    elif not native_works(torch.float32):
+        monkeypatch.setenv("ELMO_HF_KERNELS", "torch")
+    else:
+        monkeypatch.setenv("ELMO_HF_KERNELS", "native")
+    if request.param == "native" and not native_works(torch.float32):
         pytest.skip("no C compiler at hand, or ELMO_HF_NATIVE=0")
     return request.param
 
@@ -74,16 +80,19 @@ def run(
     index: Tensor | None = None,
     **settings: Any,
 ) -> Any:
-    recurrence = inference_recurrence(inputs, hidden, cell, layers, **settings)
-    assert recurrence is not None
-    return inference_lstm(inputs, sizes, hidden, cell, recurrence, index=index)
+    found = served(inputs, sizes, hidden, cell, layers, index=index, **settings)
+    assert found is not None
+    return found
 
 
-@torch.no_grad()
-def test_both_kinds_are_tested(kind: str) -> None:
-    values = torch.randn(3, WIDTH), torch.zeros(3, WIDTH), torch.zeros(3, CELL)
-    found = inference_recurrence(*values, layers_of(), **SETTINGS)
-    assert isinstance(found, NativeRecurrence if kind == "native" else ProductsRecurrence)
+def served(inputs: Tensor, sizes: list[int], hidden: Tensor, cell: Tensor, layers: Any, **settings: Any) -> Any:
+    """Results of the kernel under test; `None` where it does not serve."""
+    maps = [None if layer is None else linear_map(layer) for layer in layers]
+    if any(found is None for found, layer in zip(maps, layers, strict=True) if layer is not None):
+        return None
+    kernel = native_projected_lstm if os.environ["ELMO_HF_KERNELS"] == "native" else torch_projected_lstm
+    found = kernel(inputs, sizes, hidden, cell, *maps, **settings)
+    return None if isinstance(found, str) else found
 
 
 @torch.no_grad()
@@ -137,11 +146,12 @@ def test_same_texts_are_computed_once() -> None:
 
     def rows(inputs: Tensor, start: float, index: Tensor | None) -> list[int]:
         hidden, cell = torch.full((4, WIDTH), start), torch.zeros(4, CELL)
-        recurrence = inference_recurrence(inputs, hidden, cell, layers, **SETTINGS)
-        assert recurrence is not None
-        read, run = [], recurrence.run
-        recurrence.run = lambda *args: read.extend(args[3]) or run(*args)  # type: ignore[method-assign]
-        inference_lstm(inputs, [4, 4, 4], hidden, cell, recurrence, index=index)
+        read: list[int] = []
+        kind = NativeRecurrence if os.environ["ELMO_HF_KERNELS"] == "native" else ProductsRecurrence
+        plain = kind.run
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kind, "run", lambda *args: read.extend(args[4]) or plain(*args))
+            run(inputs, [4, 4, 4], hidden, cell, layers, index=index, **SETTINGS)
         return read
 
     inputs = torch.randn(3, WIDTH)
@@ -242,36 +252,20 @@ def test_a_bfloat16_model() -> None:
         assert functional.cosine_similarity(one[real].float(), other[real], dim=-1).min() > 0.9999
 
 
-class Fast(nn.Module):
-    """A layer that is neither `nn.Linear` nor wrapped, as a quantised one."""
-
-    is_fast_product = True
-
-    def __init__(self, layer: nn.Linear) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.layer(inputs)
-
-
 class TestChoice:
     """When `projected_lstm` takes it: without gradients, on a processor, over plain or declared layers."""
 
     def serves(self, layers: Any, dtype: torch.dtype = torch.float32, words: int = 4) -> bool:
         cell = torch.zeros(2, CELL, dtype=torch.promote_types(dtype, torch.float32))
         hidden = torch.zeros(2, WIDTH, dtype=dtype)
-        values = torch.zeros(words, WIDTH, dtype=dtype), hidden, cell
-        return inference_recurrence(*values, layers, **SETTINGS) is not None
+        inputs = torch.zeros(words, WIDTH, dtype=dtype)
+        return served(inputs, [1] * words, hidden, cell, layers, **SETTINGS) is not None
 
     @torch.no_grad()
     def test_it_is_chosen(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        calls: list[Any] = []
-        monkeypatch.setattr(operators, "inference_lstm", lambda *args, **keywords: calls.append(keywords))
-        index = torch.zeros(4, dtype=torch.int64)
+        monkeypatch.setattr(operators, "reference_lstm", None)
         arguments = (torch.zeros(4, WIDTH), [2, 2], torch.zeros(2, WIDTH), torch.zeros(2, CELL))
-        projected_lstm(*arguments, *layers_of(), **SETTINGS, index=index)
-        assert calls == [{"index": index}]
+        projected_lstm(*arguments, *layers_of(), **SETTINGS, index=torch.zeros(4, dtype=torch.int64))
 
     def test_gradients(self) -> None:
         layers = layers_of()
@@ -284,16 +278,15 @@ class TestChoice:
         for wanted in range(3):
             values = [torch.zeros(4, WIDTH), torch.zeros(2, WIDTH), torch.zeros(2, CELL)]
             values[wanted].requires_grad_()
-            assert inference_recurrence(*values, layers, **SETTINGS) is None
+            assert served(values[0], [2, 2], *values[1:], layers, **SETTINGS) is None
 
     @torch.no_grad()
     def test_other_kinds(self) -> None:
         assert not self.serves([layer.double() for layer in layers_of()], torch.float64)
         assert self.serves(layers_of(dtype=torch.bfloat16), torch.bfloat16)
-        assert not self.serves(layers_of(), words=0)
         meta = [layer.to("meta") for layer in layers_of()]
         inputs, cell = torch.zeros(4, WIDTH, device="meta"), torch.zeros(2, CELL, device="meta")
-        assert inference_recurrence(inputs, torch.zeros(2, WIDTH, device="meta"), cell, meta, **SETTINGS) is None
+        assert served(inputs, [2, 2], torch.zeros(2, WIDTH, device="meta"), cell, meta, **SETTINGS) is None
 
     @torch.no_grad()
     @pytest.mark.parametrize("can_multiply", [True, False])
@@ -318,19 +311,6 @@ class TestChoice:
         handle.remove()
         assert self.serves(layers)
         assert not self.serves([layers[0], nn.Sequential(layers[1]), layers[2]])
-
-    @torch.no_grad()
-    def test_a_declared_layer_is_called(self) -> None:
-        layers = layers_of()
-        declared = [Fast(layer) for layer in layers]
-        assert self.serves(declared)
-        inputs, hidden, cell = torch.randn(7, WIDTH), torch.randn(3, WIDTH), torch.randn(3, CELL)
-        found = projected_lstm(inputs, [3, 3, 1], hidden, cell, *declared, **SETTINGS)
-        for one, other in zip(found, exact(inputs, [3, 3, 1], hidden, cell, layers, **SETTINGS), strict=True):
-            close(one, other)
-        handle = declared[2].register_forward_hook(lambda *_: None)
-        assert not self.serves(declared)
-        handle.remove()
 
     @torch.no_grad()
     def test_changed_weights_are_seen(self) -> None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from elmo_hf.kernels.cpu import builder, native_lstm
-from elmo_hf.kernels.cpu.inference import inference_lstm
-from elmo_hf.kernels.cpu.native_lstm import NativeRecurrence, native_serves, native_works
-from elmo_hf.model.operators import reference_lstm
+from elmo_hf.kernels.cpu.inference import inference_lstm, native_projected_lstm
+from elmo_hf.kernels.cpu.native_lstm import NativeRecurrence, native_works
+from elmo_hf.model.operators import linear_map, reference_lstm
 from elmo_hf.model.prepared_weights import release
 from elmo_hf.model.quantized_linear import ElmoQuantizedLinear
 
@@ -38,9 +38,28 @@ def texts(sizes: list[int], width: int, size: int, start: float) -> tuple[Tensor
     return torch.randn(sum(sizes), width), sizes, start * torch.randn(rows, width), start * torch.randn(rows, size)
 
 
+def maps_of(layers: Any) -> list[Any]:
+    return [None if layer is None else linear_map(layer) for layer in layers]
+
+
+def native_serves(*layers: Any) -> bool:
+    """Whether the compiled recurrence takes these layers."""
+    maps = maps_of(layers)
+    if any(found is None for found, layer in zip(maps, layers, strict=True) if layer is not None):
+        return False
+    width = layers[1].in_features
+    arguments = (
+        torch.zeros(1, layers[0].in_features),
+        [1],
+        torch.zeros(1, width),
+        torch.zeros(1, layers[1].out_features // 4),
+    )
+    return not isinstance(native_projected_lstm(*arguments, *maps, **SETTINGS), str)
+
+
 def native(inputs: Tensor, sizes: list[int], hidden: Tensor, cell: Tensor, layers: list[Any], **settings: Any) -> Any:
     assert native_serves(*layers)
-    return inference_lstm(inputs, sizes, hidden, cell, NativeRecurrence(*layers, **{**SETTINGS, **settings}))
+    return inference_lstm(inputs, sizes, hidden, cell, NativeRecurrence(*maps_of(layers), **{**SETTINGS, **settings}))
 
 
 def in_float64(layer: Any) -> Any:
@@ -213,7 +232,7 @@ def test_layers_that_do_not_fit_together() -> None:
 @torch.no_grad()
 def test_what_would_leave_its_memory() -> None:
     layers = layers_of(32, 64)
-    recurrence = NativeRecurrence(*layers, 1.0, 1.0, 1.0)
+    recurrence = NativeRecurrence(*maps_of(layers), 1.0, 1.0, 1.0)
     with pytest.raises(ValueError, match="expected \\(words, 32\\)"):
         recurrence.input_gates(torch.zeros(3, 16))
     gates = recurrence.input_gates(torch.randn(3, 32))

@@ -13,9 +13,10 @@ from torch.nn import functional
 
 from elmo_hf import ElmoModel
 from elmo_hf.kernels.cpu import memory_pages, onednn
-from elmo_hf.kernels.cpu.onednn import PackedLinear, packing_works, product_of, products_dtype
+from elmo_hf.kernels.cpu.onednn import PackedLinear, packing_works, products_dtype
 from elmo_hf.kernels.precision import multiplies_bfloat16
 from elmo_hf.model import prepared_weights
+from elmo_hf.model.operators import fast_linear
 from elmo_hf.model.prepared_weights import release
 from modeling_tests.tiny import batch_of, tiny_config, with_large_weights
 
@@ -44,7 +45,7 @@ def close(found, exact, bound=2e-6):
 def test_equals_the_layer(rows, shape, bias, dtype):
     layer = linear(*shape, bias, dtype)
     inputs = torch.randn(rows, shape[0]).to(dtype)
-    product = product_of(layer)
+    product = fast_linear(layer)
     assert isinstance(product, PackedLinear)
     bound = 2e-6 if dtype == torch.float32 else 1e-2
     found = product(inputs)
@@ -61,8 +62,8 @@ def test_equals_the_layer(rows, shape, bias, dtype):
 def test_rows_that_are_a_part_of_others():
     layer = linear(bias=False)
     inputs, addend = torch.randn(9, 40)[2:7, 3:20], torch.randn(9, 70)[1:6, 4:37]
-    close(product_of(layer)(inputs), expected(layer, inputs))
-    close(product_of(layer).plus(inputs, addend), expected(layer, inputs) + addend.double())
+    close(fast_linear(layer)(inputs), expected(layer, inputs))
+    close(fast_linear(layer).plus(inputs, addend), expected(layer, inputs) + addend.double())
 
 
 CHANGES = {
@@ -83,9 +84,9 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_changed_weight_is_packed_again(change):
     layer, inputs = linear(), torch.randn(5, 17)
-    before = product_of(layer)(inputs)
+    before = fast_linear(layer)(inputs)
     change(layer)
-    after = product_of(layer)(inputs)
+    after = fast_linear(layer)(inputs)
     close(after, expected(layer, inputs))
     assert not torch.equal(after, before)
 
@@ -97,7 +98,7 @@ def test_a_step_of_an_optimiser():
             steps = optimiser(layer.parameters(), lr=0.1, fused=fused)
             for _ in range(2):
                 with torch.no_grad():
-                    close(product_of(layer)(inputs), expected(layer, inputs))
+                    close(fast_linear(layer)(inputs), expected(layer, inputs))
                 layer(inputs).square().sum().backward()
                 steps.step()
 
@@ -110,18 +111,18 @@ def test_an_unchanged_weight_is_packed_once(monkeypatch):
     layer = linear()
     layer.weight[0, 0] = float("nan")
     for _ in range(3):
-        product_of(layer)(torch.randn(2, 17))
+        fast_linear(layer)(torch.randn(2, 17))
     assert packed == [1]
 
 
 def test_training_goes_through_the_layer():
     layer = linear()
     with torch.no_grad():
-        assert isinstance(product_of(layer), PackedLinear)
-    assert layer in prepared_weights._packs
-    assert product_of(layer) is layer and layer not in prepared_weights._packs
+        assert isinstance(fast_linear(layer), PackedLinear)
+    assert layer in prepared_weights._prepared
+    assert fast_linear(layer) is None and layer not in prepared_weights._prepared
     layer.requires_grad_(False)
-    product, inputs = product_of(layer), torch.randn(3, 17, requires_grad=True)
+    product, inputs = fast_linear(layer), torch.randn(3, 17, requires_grad=True)
     assert isinstance(product, PackedLinear)
     # A frozen layer passes gradients on.
     (gradient,) = torch.autograd.grad(product(inputs).sum(), inputs)
@@ -143,15 +144,15 @@ def test_what_is_not_served():
         inference = linear()
     layers = [Other(3, 2), hooked, offloaded, turned, inference, nn.Identity(), linear().double(), linear().half()]
     layers += [nn.Linear(3, 2, device="meta"), nn.utils.parametrizations.weight_norm(linear())]
-    assert [layer for layer in layers if product_of(layer) is not layer] == []
+    assert [layer for layer in layers if fast_linear(layer) is not None] == []
     layer = linear()
     with torch.autocast("cpu", dtype=torch.float16):
-        assert product_of(layer) is layer
+        assert fast_linear(layer) is None
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert (product_of(layer) is layer) is multiplies_bfloat16()
+        assert (fast_linear(layer) is None) is multiplies_bfloat16()
     with torch.backends.mkldnn.flags(enabled=False):
-        assert product_of(layer) is layer
-    torch.func.vmap(lambda row: [row.sum(), pytest.fail("packed") if product_of(layer) is not layer else 0][0])(
+        assert fast_linear(layer) is None
+    torch.func.vmap(lambda row: [row.sum(), pytest.fail("packed") if fast_linear(layer) is not None else 0][0])(
         torch.zeros(2, 17)
     )
 
@@ -165,7 +166,7 @@ def test_a_build_without_the_operator(monkeypatch):
     packing_works.cache_clear()
     try:
         layer = linear()
-        assert product_of(layer) is layer
+        assert fast_linear(layer) is None
     finally:
         monkeypatch.undo()
         packing_works.cache_clear()
@@ -186,7 +187,7 @@ def test_an_operator_that_errs(monkeypatch):
 def test_bfloat16_on_a_processor_without_it(monkeypatch):
     monkeypatch.setattr(onednn, "packing_works", lambda dtype: dtype == torch.float32)
     layer, inputs = linear(dtype=torch.bfloat16), torch.randn(5, 17).bfloat16()
-    found = product_of(layer)(inputs)
+    found = fast_linear(layer)(inputs)
     assert found.dtype == torch.float32
     close(found, expected(layer, inputs))
 
@@ -194,26 +195,26 @@ def test_bfloat16_on_a_processor_without_it(monkeypatch):
 @torch.no_grad()
 def test_copies_and_pickles():
     layer, inputs = linear(), torch.randn(4, 17)
-    product_of(layer)(inputs)
+    fast_linear(layer)(inputs)
     plain = io.BytesIO()
     torch.save(linear(), plain)
     other = copy.deepcopy(layer)
-    assert other not in prepared_weights._packs
+    assert other not in prepared_weights._prepared
     other.weight.zero_()
-    close(product_of(layer)(inputs), expected(layer, inputs))
-    assert torch.equal(product_of(other)(inputs), other.bias.expand(4, 33))
+    close(fast_linear(layer)(inputs), expected(layer, inputs))
+    assert torch.equal(fast_linear(other)(inputs), other.bias.expand(4, 33))
     stored = io.BytesIO()
     torch.save(layer, stored)
     assert len(stored.getvalue()) == len(plain.getvalue())
-    close(product_of(pickle.loads(pickle.dumps(layer)))(inputs), expected(layer, inputs))
+    close(fast_linear(pickle.loads(pickle.dumps(layer)))(inputs), expected(layer, inputs))
     assert list(layer.state_dict()) == ["weight", "bias"]
 
 
 @torch.no_grad()
 def test_nothing_outlives_its_layer():
     layer = linear()
-    product_of(layer)(torch.randn(2, 17))
-    kept = weakref.ref(layer), weakref.ref(prepared_weights._packs[layer])
+    fast_linear(layer)(torch.randn(2, 17))
+    kept = weakref.ref(layer), weakref.ref(prepared_weights._prepared[layer])
     gc.disable()
     try:
         del layer
@@ -223,7 +224,7 @@ def test_nothing_outlives_its_layer():
 
 
 def held(model):
-    return sum(module in prepared_weights._packs for module in model.modules())
+    return sum(module in prepared_weights._prepared for module in model.modules())
 
 
 def test_a_model_packs_and_releases():
@@ -264,7 +265,7 @@ def test_pages_that_were_dropped_come_back(tmp_path):
     layer.weight[100:200] = 2.0
     weight[100:200] = 2.0
     inputs = torch.randn(3, 512)
-    close(product_of(layer)(inputs), functional.linear(inputs.double(), weight.double()))
+    close(fast_linear(layer)(inputs), functional.linear(inputs.double(), weight.double()))
     assert memory_pages._is_mapped_file(layer.weight.data_ptr(), layer.weight.data_ptr() + 4 * 512 * 512)
     assert torch.equal(layer.weight, weight)
     assert path.read_bytes() != weight.numpy().tobytes()
@@ -286,22 +287,22 @@ def test_a_frozen_bilm_keeps_its_packs_while_a_task_trains():
     model = ElmoModel(tiny_config()).eval().requires_grad_(False)
     batch = batch_of(["a cat sat", "a dog"])
     model(**batch)
-    kept = {layer: pack for layer, pack in prepared_weights._packs.items() if layer in set(model.modules())}
+    kept = {layer: pack for layer, pack in prepared_weights._prepared.items() if layer in set(model.modules())}
     assert kept
     model.train()
     model(**batch)
-    assert all(prepared_weights._packs[layer] is pack for layer, pack in kept.items())
+    assert all(prepared_weights._prepared[layer] is pack for layer, pack in kept.items())
     model.half()
-    assert not any(layer in prepared_weights._packs for layer in model.modules())
+    assert not any(layer in prepared_weights._prepared for layer in model.modules())
 
 
 @torch.no_grad()
 def test_an_adapter_merged_into_bfloat16_is_seen():
     layer = linear(64, 256, bias=False, dtype=torch.bfloat16)
-    product_of(layer)
-    before, weight = prepared_weights._packs[layer], layer.weight.clone()
+    fast_linear(layer)
+    before, weight = prepared_weights._prepared[layer], layer.weight.clone()
     # So little that most values are rounded to what they were.
     layer.weight.data += (3e-3 * weight.float() * torch.randn(256, 64)).to(torch.bfloat16)
     assert 0.02 < layer.weight.ne(weight).float().mean() < 0.5
-    product_of(layer)
-    assert prepared_weights._packs[layer] is not before
+    fast_linear(layer)
+    assert prepared_weights._prepared[layer] is not before

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from elmo_hf.model.fingerprint import Fingerprint, can_have_fingerprint
+from elmo_hf.model.prepared_weights import Fingerprint, can_have_fingerprint
 
 
 def weights():

@@ -1,0 +1,23 @@
+"""Conditions under which a module's weights may be read instead of calling it."""
+
+import torch
+from torch import nn
+
+
+def has_nothing_attached(module: nn.Module) -> bool:
+    """True if calling a module runs its class's `forward` and nothing more: no hook, no `forward` of its own.
+
+    Offloading replaces `forward` on the instance.
+    """
+    attached = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return "forward" not in vars(module) and not any(attached)
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """True if a module is exactly of a class, no subclass, with nothing attached."""
+    return type(module) is kind and has_nothing_attached(module)
+
+
+def is_traced() -> bool:
+    """True while torch.compile, the JIT tracer or a functorch transform is tracing."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
