@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elmo_hf.inference.embedding import embed_iter
-from elmo_hf.inference.loading import Name, check_sentences, load_tokenizer
+from elmo_hf.inference.loading import Name, check_sentences, is_a, load_tokenizer
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.language_model import ElmoForPreTraining
 from elmo_hf.model.layer_alignment import ElmoAlignment
@@ -378,7 +378,7 @@ def set_alignment(model: ElmoPreTrainedModel, maps: Doubles | Tensor) -> None:
     bilm = model.bilm
     if bilm is None:
         raise ValueError("the model has no biLM (elmo_at=[]): there are no layers to map")
-    if isinstance(model, ElmoForPreTraining):
+    if is_a(model, ElmoForPreTraining):
         raise ValueError(
             f"{type(model).__name__} is a language model, whose softmax reads its layers as they were trained: load "
             "its checkpoint as ElmoModel and align that"

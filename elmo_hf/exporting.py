@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 
+from elmo_hf.inference.loading import is_a
 from elmo_hf.model.base_model import ElmoModel
 from elmo_hf.model.bilstm import ElmoEncoder, ElmoLayer, ElmoLstm
 from elmo_hf.model.character_embeddings import ElmoCharacterEmbeddings
@@ -28,6 +29,7 @@ from elmo_hf.model.token_classification import ElmoForTokenClassification
 from elmo_hf.model.transformer import ElmoTransformerEncoder
 from elmo_hf.model.word_embeddings import ElmoProjectedWordEmbeddings, ElmoWordEmbeddings
 from elmo_hf.model.word_layer import ElmoJoinedEmbeddings, ElmoPosTagEmbeddings
+from elmo_hf.version import __version__
 
 # Of the largest value; onnxruntime's own sums differ from PyTorch's in the last bits.
 TOLERANCE = 1e-5
@@ -256,7 +258,13 @@ def exportable(model: ElmoPreTrainedModel, output_hidden_states: bool = False) -
         TypeError: another model.
         ValueError: a CRF, sentence pairs, or 8-bit weights.
     """
-    if not isinstance(model, ElmoModel | ElmoForTokenClassification | ElmoForSequenceClassification):
+    kinds = ElmoModel, ElmoForTokenClassification, ElmoForSequenceClassification
+    if not isinstance(model, kinds):
+        if any(is_a(model, kind) for kind in kinds):
+            raise TypeError(
+                f"cannot export a {type(model).__name__} of {type(model).__module__}, a copy of the code that came "
+                f"with its checkpoint: load the checkpoint without trust_remote_code, by elmo_hf {__version__}"
+            )
         raise TypeError(
             f"cannot export {type(model).__name__}: expected ElmoModel, ElmoForTokenClassification or "
             "ElmoForSequenceClassification"

@@ -157,14 +157,14 @@ def embed_corpus(
     processes = Processes.from_environment()
     place = Output(Path(output), kind)
     try:
-        if device is None and torch.cuda.is_available() and not isinstance(model, ElmoPreTrainedModel):
+        if device is None and torch.cuda.is_available() and isinstance(model, str | os.PathLike):
             device = f"cuda:{processes.local_rank % torch.cuda.device_count()}"
         embedder = open_embedder(
             model, tokenizer, layers, boundaries, batch_words, 8, device, model_dtype, _DTYPES[dtype]
         )
         if not columns.is_tagged:
             embedder.refuse_without_pos_tags("pos_column or pos_separator, where the input has them")
-        is_given = isinstance(model, ElmoPreTrainedModel)
+        is_given = not isinstance(model, str | os.PathLike)
         if int8:
             if is_given:
                 raise ValueError("int8=True is for a model given as a folder: this one is loaded, call quantize(model)")

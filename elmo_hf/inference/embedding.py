@@ -1,5 +1,6 @@
 """Sentences to NumPy arrays of contextual word vectors: `embed`, and `embed_iter` for streams."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -141,7 +142,7 @@ def open_embedder(
     for name, value in (("batch_words", batch_words), ("window", window)):
         if value < 1:
             raise ValueError(f"{name}={value}: expected at least 1")
-    source = model.bilm if isinstance(model, ElmoPreTrainedModel) else model
+    source = model if isinstance(model, str | os.PathLike) else getattr(model, "bilm", model)
     if source is None:
         raise ValueError("the model has no biLM (elmo_at=[]): it has no contextual vectors to give")
     bilm = load_model(source, ElmoModel, device, dtype)

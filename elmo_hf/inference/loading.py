@@ -1,6 +1,7 @@
 """What `embed` and `score` are given: a model and tokenizer, as objects or by the name of a checkpoint; sentences."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from elmo_hf.corpus.tagged_text import TaggedSentence
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
+from elmo_hf.version import __version__
 
 Model = TypeVar("Model", bound=ElmoPreTrainedModel)
 Name = str | os.PathLike[str]
@@ -47,14 +49,44 @@ def load_model(
             )
         loaded.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
         return loaded
-    if not isinstance(model, kind):
+    if not is_a(model, kind):
         raise TypeError(f"model is of type {type(model).__name__}: expected {kind.__name__}, or a checkpoint's folder")
+    check_copy(model)
     for name, value in (("device", device), ("dtype", dtype)):
         if value is not None:
             raise ValueError(
                 f"{name}={value!r} is for a model given as a folder: this one is loaded, call model.to({value!r})"
             )
     return model
+
+
+def is_a(model: Any, kind: type[ElmoPreTrainedModel]) -> bool:
+    """True for a model of a class, of whichever copy of its code.
+
+    `trust_remote_code=True` loads classes from the checkpoint's own folder, to which `isinstance` is blind.
+    """
+    if isinstance(model, kind):
+        return True
+    names = {base.__name__ for base in type(model).__mro__}
+    return getattr(getattr(model, "config", None), "model_type", None) == "elmo" and kind.__name__ in names
+
+
+def check_copy(model: Any) -> None:
+    """Refuse a model whose code, loaded from its checkpoint, is too old for the functions of this package.
+
+    Raises:
+        TypeError: names both origins and versions.
+    """
+    bilm = getattr(model, "bilm", model)
+    if bilm is None or hasattr(bilm.encoder, "carries_state"):
+        return
+    home = sys.modules[type(model).__module__]
+    version = getattr(home, "CODE_VERSION", "before 0.1.0")
+    raise TypeError(
+        f"model is a {type(model).__name__} of {home.__name__}, version {version}; "
+        f"this function is of elmo_hf {__version__} and needs a newer copy: load the checkpoint without "
+        "trust_remote_code, or save it again with this package"
+    )
 
 
 def load_tokenizer(tokenizer: ElmoTokenizer | Name | None, model: ElmoPreTrainedModel | Name) -> ElmoTokenizer:
@@ -65,7 +97,7 @@ def load_tokenizer(tokenizer: ElmoTokenizer | Name | None, model: ElmoPreTrained
     """
     if tokenizer is not None and not isinstance(tokenizer, str | os.PathLike):
         return tokenizer
-    source = model.name_or_path if isinstance(model, ElmoPreTrainedModel) else model
+    source = model if isinstance(model, str | os.PathLike) else model.name_or_path
     if not (tokenizer or source):
         raise ValueError("tokenizer=None, and the model was not loaded from a checkpoint: give the model's tokenizer")
     loaded: Any = AutoTokenizer.from_pretrained(tokenizer or source)

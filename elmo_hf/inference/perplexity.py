@@ -21,7 +21,6 @@ from elmo_hf.corpus.word_encoder import WordEncoder, word_splitter
 from elmo_hf.model.modeling_elmo import ElmoForPreTraining
 from elmo_hf.model.packing import PackedBatch
 from elmo_hf.model.state import ElmoState
-from elmo_hf.model.transformer import ElmoTransformerEncoder
 
 from .loading import check_pos_tags
 
@@ -203,7 +202,7 @@ def score_sentences(
         ValueError: impossible sizes, a vocabulary or parts of speech that are not the model's, a sentence without
             them, or carried states of a Transformer.
     """
-    if carry_state and isinstance(model.elmo.encoder, ElmoTransformerEncoder):
+    if carry_state and not model.elmo.encoder.carries_state:
         raise ValueError(
             "carry_state=True: this model is a Transformer, which has no state to carry from sentence to sentence: set "
             "carry_state=False (--sentence_independent)"
@@ -280,7 +279,7 @@ class _Scorer:
         self.device = next(model.parameters()).device
         self.input_names: tuple[str, ...] = model.elmo.embeddings.input_names
         # Without states to go on from, a sentence is read in one go.
-        self.reads_in_parts = not isinstance(model.elmo.encoder, ElmoTransformerEncoder)
+        self.reads_in_parts = model.elmo.encoder.carries_state
 
     def running(self, texts: Iterator[tuple[int, _Given]]) -> Iterator[SentenceScore]:
         """Every row a running text with carried states."""
@@ -393,7 +392,7 @@ class _Scorer:
         given = [each.to(self.device).flatten(0, 1) for each in inputs]
         words = elmo.embeddings(*given, mask=real.repeat(2, 1))  # [2 * rows, steps, P]
         # Both streams stand in their own reading order already: the forward index packs them both.
-        if isinstance(encoder, ElmoTransformerEncoder):
+        if not encoder.carries_state:
             read = encoder.read_streams(words[:rows], words[rows:], real)
             top = torch.cat([packing.pack(each, packing.forward_index) for each in read])
         else:

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from elmo_hf.model.modeling_elmo import ElmoPreTrainedModel
-from elmo_hf.model.quantized_linear import ElmoQuantizedLinear, quantize_linear_layers
+from elmo_hf.model.quantized_linear import quantize_linear_layers
+
+from .loading import check_copy, is_a
 
 Model = TypeVar("Model", bound=ElmoPreTrainedModel)
 
@@ -35,8 +37,9 @@ def quantize(model: Model) -> Model:
         ValueError: no biLM, quantised already, a layer that an adapter or another quantiser has wrapped, weights that
             are not finite or not loaded. Nothing is changed then.
     """
-    if not isinstance(model, ElmoPreTrainedModel):
+    if not is_a(model, ElmoPreTrainedModel):
         raise TypeError(f"quantize got {type(model).__name__}: expected a model of elmo_hf, e.g. an ElmoModel")
+    check_copy(model)
     _check(model)
     bilm = model.bilm
     for part in (bilm.embeddings, bilm.encoder):
@@ -53,7 +56,7 @@ def _check(model: ElmoPreTrainedModel) -> None:
     if model.bilm is None:
         raise ValueError("quantize got a model without biLM (elmo_at=[]): there is nothing to quantise in it")
     if model.config.weight_precision is not None or any(
-        isinstance(part, ElmoQuantizedLinear) for part in model.modules()
+        getattr(type(part), "is_int8_linear", False) for part in model.modules()
     ):
         raise ValueError("quantize got a model that is quantised already: load the one in float again")
     if getattr(model, "hf_quantizer", None) is not None:

@@ -113,7 +113,7 @@ class ElmoModel(ElmoPreTrainedModel):
         """
         given = {"input_ids": input_ids, "character_ids": character_ids, "pos_tag_ids": pos_tag_ids}
         words, mask, distinct = self._word_vectors(given, attention_mask, inputs_embeds)
-        if distinct is not None and isinstance(self.encoder, ElmoEncoder):
+        if distinct is not None and self.encoder.carries_state:
             layers, state = self.encoder(words, mask, initial_state, distinct)
         else:
             layers, state = self.encoder(words, mask, initial_state)

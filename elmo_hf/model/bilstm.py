@@ -109,6 +109,8 @@ class ElmoLayer(GradientCheckpointingLayer):
 class ElmoEncoder(nn.Module):
     """The stack of biLSTM layers over word vectors."""
 
+    carries_state = True
+
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__()
         self.projection_size = config.projection_size

@@ -13,6 +13,9 @@ from .question_answering import ElmoForQuestionAnswering
 from .sequence_classification import ElmoForSequenceClassification
 from .token_classification import ElmoForTokenClassification
 
+# Of the package that these files come from.
+CODE_VERSION = "0.1.0"
+
 MODELS = (
     ElmoModel,
     ElmoForPreTraining,

@@ -3,6 +3,7 @@
 import os
 import re
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,28 @@ from .transformer import ElmoPositions
 from .word_embeddings import ElmoWordEmbeddings
 from .word_layer import character_embeddings_of, word_table_of
 
+# Code files of versions before the rooms, without their suffix `_elmo.py`, and the checksum of their first line.
+OLD_CODE = (
+    "adaptive_softmax:1f25e7ef alignment:304f23ba character_convolution:b90030e9 context_word_layer:df646e65 "
+    "crf:edb33506 embeddings:d0985895 encoder:22beb35d fingerprint:99faaaac initialization:68edb9d7 labels:4da83916 "
+    "language_model:687deb81 layer_norm:8770f672 lstm:1a1114bd lstm_gpu:a63d6bf8 lstm_inference:e05d7daf "
+    "lstm_kernels:66bf7506 lstm_native:41304565 lstm_training:09764016 masked_language_model:6593291c "
+    "memory_pages:4ebef030 model:e38559cb multiple_choice:7031fb09 native_code:ebf78238 native_library:d80356ce "
+    "packed_linear:1a49e28d packing:8f73a453 pooling:e0d4a614 precision:c58b65e9 pretrained:aaaa1917 "
+    "quantized_linear:bd646726 question_answering:a19962cf scalar_mix:b42bbeaa sequence_classification:4f22575f "
+    "softmax:ccba7a54 task_layers:db296be0 token_classification:b0833c38 transformer:b9e6e87a weight_packs:e8f7dcaa "
+    "word_cache:2795194f word_embeddings:139c3bb9 word_layer:a0fc4862"
+)
+
+
+def _remove_old_code(folder: Path) -> None:
+    """Delete the files of this room's code that an older version wrote, known by name and first line, and no others."""
+    for entry in OLD_CODE.split():
+        stem, checksum = entry.split(":")
+        path = folder / f"{stem}_elmo.py"
+        if path.is_file() and zlib.crc32(path.read_bytes().split(b"\n")[0]) == int(checksum, 16):
+            path.unlink()
+
 
 def _install(staging: Path, folder: Path, variant: str | None) -> None:
     """Move a saved model into `folder`; weights of the same variant that it replaces are removed.
@@ -47,6 +70,8 @@ def _install(staging: Path, folder: Path, variant: str | None) -> None:
                 path.unlink()
     for name in written:
         os.replace(staging / name, folder / name)
+    if "modeling_elmo.py" in written:
+        _remove_old_code(folder)
 
 
 class ElmoPreTrainedModel(PreTrainedModel):

@@ -171,6 +171,8 @@ class ElmoTransformerEncoder(nn.Module):
     Reads each sentence whole and carries nothing from one batch to the next.
     """
 
+    carries_state = False
+
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__()
         self.config = config

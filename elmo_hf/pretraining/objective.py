@@ -175,7 +175,7 @@ class StreamingObjective(nn.Module):
         """
         model = self.model.elmo
         encoder = model.encoder
-        if isinstance(encoder, ElmoTransformerEncoder):
+        if not encoder.carries_state:
             return self._contexts_of_sentences(encoder, batch), None
         if batch.starts_fresh:
             state = None

@@ -28,7 +28,7 @@ from transformers.utils.generic import PaddingStrategy, TensorType
 
 from .character_dictionary import CharacterDictionary, DictionarySpelling
 from .characters import NUM_CHARACTERS, ByteSpelling, check_max_characters_per_word
-from .complete_files import appearing
+from .complete_files import appearing, remove_old_code
 from .encodings import (
     PADDING,
     LazyEncodings,
@@ -557,6 +557,7 @@ class ElmoTokenizer(TokenizersBackend):
             words.pop()
         path = Path(save_directory, (filename_prefix + "-" if filename_prefix else "") + "vocab.txt")
         write_vocabulary(words, path)
+        remove_old_code(path.parent)
         return (str(path),)
 
     def train_new_from_iterator(
