@@ -52,6 +52,19 @@ HOOKS: dict[str, Callable[[ModuleType], None]] = {
 }
 
 
+class _Found(importlib.abc.Loader):
+    """Loader of a module that has been imported in the meantime."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module, self._spec = module, module.__spec__
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec
+
+
 class _Finder(importlib.abc.MetaPathFinder):
     """Finds the hooked modules as the other finders do, and calls their hook once they have been executed."""
 
@@ -61,6 +74,8 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        if fullname.startswith("elmo_hf.model.") and fullname != "elmo_hf.model.configuration_elmo":
+            return self._after_auto_classes(fullname)
         hook = HOOKS.get(fullname)
         if hook is None or self._looking_for == fullname:
             return None
@@ -79,6 +94,18 @@ class _Finder(importlib.abc.MetaPathFinder):
 
         spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec
+
+    @staticmethod
+    def _after_auto_classes(fullname: str) -> importlib.machinery.ModuleSpec | None:
+        """Import the Auto classes before any model: a model imports them, and their hook imports all models.
+
+        The other way around, the hook would find a model that is half imported.
+        """
+        if f"{_AUTO}.modeling_auto" in sys.modules:
+            return None
+        importlib.import_module(f"{_AUTO}.modeling_auto")
+        module = sys.modules.get(fullname)
+        return None if module is None else importlib.machinery.ModuleSpec(fullname, _Found(module))
 
 
 def install() -> None:

@@ -2,6 +2,8 @@
 
 A kernel sees tensors and flags, never modules, and imports nothing of this package but its siblings: copies of the
 model that travel with checkpoints use it too. It returns its result, or a short text that says why it does not serve.
+
+Siblings are imported relatively: a model's copy loads this folder under another name, without the package above it.
 """
 
 from collections.abc import Callable
@@ -13,21 +15,24 @@ VERSION = 1
 
 def ways(operator: str) -> list[tuple[str, Callable[..., Any]]]:
     """Implementations of an operator in the order of asking, each with the name of its kind: torch, native or gpu."""
-    from . import training
-    from .cpu import character_tables, inference, int8, onednn
-    from .gpu import lstm as gpu
+    from .cpu.character_tables import character_maxima
+    from .cpu.inference import native_projected_lstm, torch_projected_lstm
+    from .cpu.int8 import int8_linear
+    from .cpu.onednn import packed_linear
+    from .gpu.lstm import bidirectional_lstm, serves_padded
+    from .training import projected_lstm
 
     found: dict[str, list[tuple[str, Callable[..., Any]]]] = {
-        "bidirectional_lstm": [("gpu", gpu.bidirectional_lstm)],
-        "reads_padding": [("gpu", gpu.serves_padded)],
+        "bidirectional_lstm": [("gpu", bidirectional_lstm)],
+        "reads_padding": [("gpu", serves_padded)],
         "projected_lstm": [
-            ("torch", training.projected_lstm),
-            ("native", inference.native_projected_lstm),
-            ("torch", inference.torch_projected_lstm),
+            ("torch", projected_lstm),
+            ("native", native_projected_lstm),
+            ("torch", torch_projected_lstm),
         ],
-        "linear": [("torch", onednn.packed_linear)],
-        "int8_linear": [("torch", int8.int8_linear)],
-        "character_maxima": [("torch", character_tables.character_maxima)],
+        "linear": [("torch", packed_linear)],
+        "int8_linear": [("torch", int8_linear)],
+        "character_maxima": [("torch", character_maxima)],
     }
     return found[operator]
 

@@ -161,28 +161,27 @@ class LstmTensors(NamedTuple):
 def _kernels() -> ModuleType | None:
     """The kernels of the installed package, `None` without it or where their version is another.
 
-    `elmo_hf` itself is not imported for it, because that registers its classes with the Auto classes: a copy of this
-    file has to leave them as they are.
+    `elmo_hf` is not imported for it, because its import registers its classes with the Auto classes, and a copy of this
+    file has to leave them as they are: where the package is not imported already, its kernels are loaded from their
+    folder under a name of their own.
     """
-    name = "elmo_hf.kernels"
-    if name not in sys.modules and "elmo_hf" not in sys.modules:
+    if sys.modules.get("elmo_hf") is not None:
+        module = importlib.import_module("elmo_hf.kernels")
+    else:
         package = importlib.util.find_spec("elmo_hf")
-        folders = (
-            [] if package is None else [Path(part) / "kernels" for part in package.submodule_search_locations or ()]
-        )
-        file = next((folder / "__init__.py" for folder in folders if (folder / "__init__.py").is_file()), None)
+        folders = () if package is None else package.submodule_search_locations or ()
+        files = [Path(folder) / "kernels" / "__init__.py" for folder in folders]
+        file = next((file for file in files if file.is_file()), None)
         if file is None:
             return None
-        spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(file.parent)])
-        if spec is None or spec.loader is None:
-            return None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    try:
-        module = importlib.import_module(name)
-    except ImportError:
-        return None
+        name = "elmo_hf_kernels"
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(file.parent)])
+            if spec is None or spec.loader is None:
+                return None
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+        module = sys.modules[name]
     return module if getattr(module, "VERSION", None) == KERNELS_VERSION else None
 
 

@@ -137,6 +137,7 @@ def test_compiles_for_every_register_width(processor: str, tmp_path: Path) -> No
 def test_narrow_registers_compute_the_same(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The code for processors of 128-bit registers runs on this one too."""
     from elmo_hf.kernels.cpu.native_lstm import NativeRecurrence
+    from elmo_hf.model.operators import linear_map, reference_lstm
 
     if os.uname().machine != "x86_64":
         pytest.skip("other processors have other flags")
@@ -147,10 +148,8 @@ def test_narrow_registers_compute_the_same(fresh: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("elmo_hf.kernels.cpu.native_lstm.native_library", lambda: narrow)
     inputs, hidden, cell = torch.randn(13, 16), torch.randn(7, 16), torch.randn(7, 24)
     with torch.no_grad():
-        recurrence = NativeRecurrence(layers[0], layers[1], layers[2], 3.0, 3.0, 1.0)
+        recurrence = NativeRecurrence(*map(linear_map, layers), 3.0, 3.0, 1.0)
         found = recurrence.run(recurrence.input_gates(inputs), 0, None, [7, 6], hidden, cell.clone())
-        from elmo_hf.model.operators import reference_lstm
-
         expected = reference_lstm(
             inputs, [7, 6], hidden, cell, *layers, cell_clip=3.0, projection_clip=3.0, forget_bias=1.0
         )

@@ -48,12 +48,9 @@ def native_serves(*layers: Any) -> bool:
     if any(found is None for found, layer in zip(maps, layers, strict=True) if layer is not None):
         return False
     width = layers[1].in_features
-    arguments = (
-        torch.zeros(1, layers[0].in_features),
-        [1],
-        torch.zeros(1, width),
-        torch.zeros(1, layers[1].out_features // 4),
-    )
+    new: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+    states = torch.zeros(1, width, **new), torch.zeros(1, layers[1].out_features // 4, **new)
+    arguments = torch.zeros(1, layers[0].in_features, **new), [1], *states
     return not isinstance(native_projected_lstm(*arguments, *maps, **SETTINGS), str)
 
 

@@ -1,0 +1,173 @@
+"""Copies of the same code side by side: that of a checkpoint's folder, and that of the installed package.
+
+A process each for the package absent, installed but not imported, imported before and imported after the model; folders
+saved by this version and by the last one before the rooms, from a local folder and from the Hub's cache.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from elmo_hf import ElmoForTokenClassification, ElmoTokenizer
+from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer as Tokenizer
+
+from .tiny import tiny_config, with_large_weights
+
+ROOT = Path(__file__).resolve().parent.parent
+OLD_FOLDER = ROOT / "modeling_tests" / "data" / "folder_before_rooms.tar.xz"
+MODES = ("absent", "installed", "imported before", "imported after")
+LAYOUTS = ("local", "hub")
+TEXTS = ["Ada met Grace.", "No"]
+
+READER = """
+import json, os, sys, traceback
+mode, jobs = sys.argv[1], json.load(sys.stdin)
+if mode == "absent":
+    sys.modules["elmo_hf"] = None
+if mode == "imported before":
+    import elmo_hf
+import torch
+import transformers.modeling_utils
+from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
+
+
+def read(name, again):
+    model = AutoModelForTokenClassification.from_pretrained(name, trust_remote_code=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
+    origin = type(model).__module__.split(".")[0]
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**batch).logits
+    found = {
+        "origin": origin, "logits": logits.tolist(), "imported": bool(sys.modules.get("elmo_hf")),
+        "next_origin": type(AutoModelForTokenClassification.from_pretrained(name, trust_remote_code=True)).__module__,
+        "tags": len(pipeline("token-classification", model=model, tokenizer=tokenizer)(TEXTS[0])),
+    }
+    if mode.startswith("imported"):
+        import elmo_hf
+        try:
+            found["embedded"] = [each.tolist() for each in elmo_hf.embed(TEXTS, model, tokenizer)]
+        except TypeError as error:
+            found["refused"] = str(error)
+    model.save_pretrained(again)
+    tokenizer.save_pretrained(again)
+    second = AutoModelForTokenClassification.from_pretrained(again, trust_remote_code=True).eval()
+    with torch.no_grad():
+        found["second"] = second(**batch).logits.tolist()
+    return found
+
+
+TEXTS = jobs.pop("texts")
+for name, (again, answer) in jobs.items():
+    child = os.fork()
+    if not child:
+        try:
+            result = read(name, again)
+        except BaseException:
+            result = {"error": traceback.format_exc()}
+        with open(answer, "w") as file:
+            json.dump(result, file)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def put_into_hub_cache(folder: Path, cache: Path, name: str) -> None:
+    """Lay a folder out as `huggingface_hub` keeps a download."""
+    repository, revision = cache / f"models--{name.replace('/', '--')}", "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(folder, repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`new` and `old`, saved by both versions, and the Hub's cache with both."""
+    base = tmp_path_factory.mktemp("copies")
+    torch.manual_seed(0)
+    config = tiny_config(vocab_size=5, id2label={0: "O", 1: "B-PER"}, label2id={"O": 0, "B-PER": 1})
+    model = with_large_weights(ElmoForTokenClassification(config)).eval()
+    tokenizer = ElmoTokenizer(max_characters_per_word=9)
+    model.save_pretrained(base / "new")
+    tokenizer.save_pretrained(base / "new")
+    with torch.no_grad():
+        logits = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
+    (base / "new" / "expected.json").write_text(json.dumps(logits.tolist()))
+    with tarfile.open(OLD_FOLDER) as archive:
+        archive.extractall(base / "old", filter="data")
+    for version in ("new", "old"):
+        put_into_hub_cache(base / version, base / "home" / "hub", f"someone/{version}")
+    return base
+
+
+@pytest.fixture(scope="module", params=MODES)
+def answers(request: pytest.FixtureRequest, folders: Path) -> tuple[str, Any]:
+    mode, answers = request.param, folders / request.param.replace(" ", "_")
+    answers.mkdir()
+    jobs: dict[str, Any] = {"texts": TEXTS}
+    for version in ("new", "old"):
+        for layout in LAYOUTS:
+            name = str(folders / version) if layout == "local" else f"someone/{version}"
+            jobs[name] = str(answers / f"{version}_{layout}"), str(answers / f"{version}_{layout}.json")
+    environment = {
+        **os.environ, "HF_HOME": str(folders / "home"), "HF_MODULES_CACHE": str(answers / "modules"),
+        "PYTHONPATH": "" if mode == "absent" else str(ROOT), "HF_HUB_OFFLINE": "1",
+    }  # fmt: skip
+    process = subprocess.run(
+        [sys.executable, "-c", READER, mode],
+        cwd=answers,
+        env=environment,
+        input=json.dumps(jobs),
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    return mode, answers
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("version", ["new", "old"])
+def test_every_copy_reads_every_folder(answers: tuple[str, Path], folders: Path, version: str, layout: str) -> None:
+    mode, where = answers
+    found = json.loads((where / f"{version}_{layout}.json").read_text())
+    assert "error" not in found, found["error"]
+    expected = torch.tensor(json.loads((folders / version / "expected.json").read_text()))
+    for values in (found["logits"], found["second"]):
+        torch.testing.assert_close(torch.tensor(values), expected, rtol=0, atol=1e-6)
+    # Finding the installed kernels registers nothing: the same class before and after the first forward pass.
+    assert found["next_origin"].split(".")[0] == found["origin"]
+    # The pipeline leaves out words that are outside of entities: Ada met Grace . between the boundaries.
+    assert found["tags"] == int(expected[0, 1:5].argmax(dim=-1).sum())
+    if not mode.startswith("imported"):
+        assert found["origin"] == "transformers_modules" and not found["imported"]
+        return
+    if found["origin"] == "transformers_modules" and version == "old":
+        # An old copy is refused by its name; both origins are named.
+        assert "transformers_modules" in found["refused"] and "elmo_hf" in found["refused"]
+    else:
+        assert len(found["embedded"]) == len(TEXTS)
+
+
+def test_code_of_versions_before_the_rooms_goes(tmp_path: Path) -> None:
+    """Only what that version wrote: a file of the user's stays, whatever its name."""
+    with tarfile.open(OLD_FOLDER) as archive:
+        archive.extractall(tmp_path, filter="data")
+    old = {path.name for path in tmp_path.glob("*_elmo.py")}
+    assert len(old) == 51
+    (tmp_path / "lstm_elmo.py").write_text("# mine\n")
+    (tmp_path / "notes.py").write_text("# mine too\n")
+    model = ElmoForTokenClassification.from_pretrained(tmp_path)
+    tokenizer = Tokenizer.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    kept = {path.name for path in tmp_path.glob("*_elmo.py")}
+    assert kept == {"configuration_elmo.py", "modeling_elmo.py", "tokenization_elmo.py", "lstm_elmo.py"}
+    assert (tmp_path / "notes.py").is_file() and (tmp_path / "operators.py").is_file()
