@@ -7,8 +7,8 @@ from pathlib import Path
 
 from elmo_hf import __version__
 
+from .common.errors import CheckpointError
 from .convert import convert
-from .errors import CheckpointError
 from .export import export
 from .verify import TOLERANCE, verify
 

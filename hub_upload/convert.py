@@ -12,14 +12,15 @@ from transformers import PreTrainedModel
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer
 
-from . import allennlp_language_model, elmoformanylangs
-from .errors import CheckpointError
-from .formats.detect import open_source
-from .formats.source import Source
-from .names import listing
-from .options import is_word_model
-from .output import check_output, new_folder
-from .plan import SOFTMAX, Plan, check_words, make_plan
+from .common.errors import CheckpointError
+from .common.options import is_word_model
+from .common.output import check_output, new_folder
+from .common.plan import SOFTMAX, Plan, check_words, make_plan
+from .common.rules import listing
+from .common.source import Source
+from .detect import open_source
+from .many_languages import rules as elmoformanylangs
+from .transformer_lm import rules as allennlp_language_model
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,16 @@ import h5py
 
 from elmo_hf import ElmoConfig
 
-from . import export_allennlp
-from .errors import CheckpointError
-from .export_elmoformanylangs import check_config, has_dictionary, write_directory
-from .names import BILM_RULES, Entry, expand
-from .options import (
+from .common.errors import CheckpointError
+from .common.options import (
     BILM_TF_MAX_LAYERS,
     DEFAULT_CHARACTERS_PER_WORD,
     NUM_CHARACTERS,
     options_from_config,
 )
-from .output import check_output, new_folder
-from .saved_model import (
+from .common.output import check_output, new_folder
+from .common.rules import BILM_RULES, Entry, expand
+from .common.saved_model import (
     SOFTMAX_PARAMETERS,
     WORD_TABLE,
     Parameter,
@@ -36,7 +34,9 @@ from .saved_model import (
     read_config,
     read_tokenizer,
 )
-from .transforms import Array, subtract_forget_bias
+from .common.transforms import Array, subtract_forget_bias
+from .many_languages.export import check_config, has_dictionary, write_directory
+from .transformer_lm import export as export_allennlp
 
 OPTIONS, WEIGHTS, SOFTMAX, VOCABULARY = "options.json", "weights.hdf5", "softmax_weights.hdf5", "vocab.txt"
 # What the tokenizer holds if it was made without a vocabulary file.

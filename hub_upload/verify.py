@@ -12,14 +12,14 @@ from safetensors import SafetensorError
 
 from elmo_hf import ElmoConfig, ElmoModel, ElmoState, ElmoTokenizer
 
-from .errors import CheckpointError
-from .formats.detect import open_source
-from .formats.source import Source
-from .plain import PlainElmo, from_allennlp, from_bilm
-from .plain_elmoformanylangs import from_elmoformanylangs
-from .plain_transformer import PlainTransformer, from_language_model
-from .plan import SOFTMAX, check_words, make_plan
-from .saved_model import read_config
+from .common.errors import CheckpointError
+from .common.plain import PlainElmo, from_allennlp, from_bilm
+from .common.plan import SOFTMAX, check_words, make_plan
+from .common.saved_model import read_config
+from .common.source import Source
+from .detect import open_source
+from .many_languages.plain import from_elmoformanylangs
+from .transformer_lm.plain import PlainTransformer, from_language_model
 
 TOLERANCE = 1e-5
 

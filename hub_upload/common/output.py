@@ -1,0 +1,131 @@
+"""Output folders that are either complete or absent."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import elmo_hf
+from elmo_hf import ElmoConfig
+
+from ..transformer_lm.reader import is_archive_of_language_model
+from .errors import CheckpointError
+from .options import read_json
+from .rules import listing
+
+# What `convert` and `export` write, and all that `force` may delete: folders are replaced as a whole.
+WRITTEN = re.compile(
+    r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+    r"|tokenizer\.json|tokenizer_config\.json|character_vocabulary\.json"
+    r"|options\.json|weights\.hdf5|softmax_weights\.hdf5|vocab\.txt"
+    r"|model\.tar\.gz|architecture\.json|token_embedder\.pkl|encoder\.pkl|classifier\.pkl|char\.dic|word\.dic"
+)
+
+
+def check_output(output: Path, force: bool, *sources: Path) -> None:
+    """Refuse, before any work is done, an output folder that must not be written.
+
+    Raises:
+        CheckpointError: it is a file, it is not empty (without `force`), it holds anything else than a model that this
+            package wrote (with `force`), or replacing it would delete a source.
+    """
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise CheckpointError(f"{output}: exists and is not a folder; choose another output")
+    for source in sources:
+        if output.resolve() in (source.resolve(), *source.resolve().parents):
+            raise CheckpointError(f"{output}: holds the source {source}; choose another output")
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if not force:
+        raise CheckpointError(f"{output}: exists and is not empty; choose another output or add --force to replace it")
+    if not _is_elmo(output):
+        raise CheckpointError(
+            f"{output}: not empty, and no ELMo by its config.json (model_type {ElmoConfig.model_type!r}) or "
+            "options.json (with 'lstm'); choose another output, or remove it yourself if it is not needed"
+        )
+    others = [
+        path.name + "/" * path.is_dir()
+        for path in sorted(output.iterdir())
+        if path.is_dir() or not (WRITTEN.fullmatch(path.name) or _is_travelling_code(path.name))
+    ]
+    if others:
+        raise CheckpointError(
+            f"{output}: holds {listing(others)}, which elmo-hub does not write and --force would delete; move "
+            f"{'it' if len(others) == 1 else 'them'} elsewhere, or choose another output"
+        )
+
+
+def _is_travelling_code(name: str) -> bool:
+    """Whether a file has the name of one of the package's modules that go with a checkpoint.
+
+    The ending alone would not do: a user's training script may have it too.
+    """
+    return name.endswith("_elmo.py") and (Path(elmo_hf.__file__).parent / name).is_file()
+
+
+def _is_elmo(folder: Path) -> bool:
+    """Whether a folder holds an ELMo as `convert` or `export` leave it."""
+    for name, holds in (
+        (
+            "config.json",
+            # Of an ELMoForManyLangs directory only one that `export` wrote: others may be somebody's only copy.
+            lambda values: (
+                values.get("model_type") == ElmoConfig.model_type or values.get("config_path") == "architecture.json"
+            ),
+        ),
+        ("options.json", lambda values: "lstm" in values),
+    ):
+        if (folder / name).is_file():
+            try:
+                return holds(read_json(folder / name))
+            except CheckpointError:
+                return False
+    return is_archive_of_language_model(folder / "model.tar.gz")
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """Yield a hidden sibling of `output` that takes its place when the block ends well and vanishes when it fails.
+
+    Whatever goes wrong (a full disk, an interrupt), `output` is what it was before or complete. `check_output` has
+    said that an existing folder may be replaced.
+    """
+    output = output.absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+    try:
+        yield partial
+        _open_to_readers(partial)
+        _replace(partial, output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _replace(partial: Path, output: Path) -> None:
+    if not output.is_dir():
+        partial.rename(output)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.old-", dir=output.parent)) / "folder"
+    output.rename(aside)
+    try:
+        partial.rename(output)
+    except BaseException:
+        aside.rename(output)
+        aside.parent.rmdir()
+        raise
+    # The new folder stands; what cannot be removed of the old one is no reason to fail.
+    shutil.rmtree(aside.parent, ignore_errors=True)
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Give a folder made privately, and what is in it, the permissions of newly made ones."""
+    # Readable only by setting it; the two calls leave it as it was.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    folder.chmod(0o777 & ~mask)
+    for path in folder.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
