@@ -5,12 +5,4 @@ from .convert import ConversionReport, convert
 from .export import ExportReport, export
 from .verify import VerificationReport, verify
 
-__all__ = [
-    "CheckpointError",
-    "ConversionReport",
-    "ExportReport",
-    "VerificationReport",
-    "convert",
-    "export",
-    "verify",
-]
+__all__ = ["CheckpointError", "ConversionReport", "ExportReport", "VerificationReport", "convert", "export", "verify"]

@@ -8,7 +8,8 @@ Source: AllenNLP `modules/elmo.py`, `modules/elmo_lstm.py`, `modules/scalar_mix.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from os.path import abspath, isfile
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common.errors import CheckpointError
+from ..common.errors import CheckpointError, listing
 from ..common.options import DEFAULT_CHARACTERS_PER_WORD, NUM_CHARACTERS, read_json
-from ..common.rules import ALLENNLP_IGNORED, ignored, listing
-from ..common.source import MixOptions, Source, StoredTensor
+from ..common.source import Place, Source, StoredTensor
+from ..common.vocabulary import Vocabulary
 
 WEIGHTS = ("weights.th", "best.th", "model.th")
 _EMBEDDER = "_elmo_lstm._token_embedder."
 _TABLE = _EMBEDDER + "_char_embedding_weights"
+# Vectors of a cached vocabulary, which the character CNN gives again.
+CACHED_WORDS = "_elmo_lstm._word_embedding.weight"
 # Clips of every published model; used only if no options are found, and reported.
 DEFAULT_CLIP = 3.0
 FLOAT32_MAX = torch.finfo(torch.float32).max
+
+
+@dataclass(frozen=True)
+class MixOptions:
+    """How an AllenNLP `Elmo` was set up beyond its language model.
+
+    Attributes:
+        layer_norm: `do_layer_norm`.
+        dropout: Dropout on the representations.
+        fixed: `scalar_mix_parameters`, or `None` for learned mixes.
+    """
+
+    layer_norm: bool = False
+    dropout: float = 0.5
+    fixed: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class ElmoSource(Source):
+    """An open archive; `mixes` is how its `Elmo` was set up."""
+
+    mixes: MixOptions = MixOptions()
 
 
 def wanted_member(name: str) -> bool:
@@ -42,6 +67,14 @@ def wanted_member(name: str) -> bool:
 def weights_of_folder(folder: Path) -> Path | None:
     """The state dict of an unpacked archive or a training run, or `None` if this is no such folder."""
     return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+
+
+def find_weights(place: Place) -> Path | None:
+    """The state dict of a folder or file, or `None` if there is none of AllenNLP's."""
+    if place.path.is_dir() and place.weights is None:
+        return weights_of_folder(place.path)
+    path = place.weights if place.path.is_dir() and place.weights is not None else place.path
+    return path if path.suffix == ".th" and path.is_file() else None
 
 
 def refuse_other_models(names: Mapping[str, object], file: str) -> None:
@@ -226,37 +259,32 @@ def _stored(state: Mapping[str, Tensor], file: str) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     scalars: dict[str, dict[int, Tensor]] = {}
 
-    def add(name: str, shape: tuple[int, ...], dtype: torch.dtype, load: Callable[[], Any]) -> None:
-        tensors[name] = StoredTensor(file, name, shape, str(dtype).removeprefix("torch."), load)
-
     for name, tensor in state.items():
         match = re.fullmatch(r"(scalar_mix_\d+\.scalar_parameters)\.(\d+)", name)
         if match:
             scalars.setdefault(match[1], {})[int(match[2])] = tensor
-        elif ignored(name, ALLENNLP_IGNORED) is None:
-            add(name, tuple(tensor.shape), tensor.dtype, tensor.detach().numpy)
+        elif name != CACHED_WORDS:
+            tensors[name] = StoredTensor.of(file, name, tensor)
     for name, parts in scalars.items():
         if sorted(parts) != list(range(len(parts))) or any(part.shape != (1,) for part in parts.values()):
             raise CheckpointError(
                 f"{file}: {name} has the parts {sorted(parts)}, expected one number a layer from 0 on"
             )
-        joined = torch.cat([parts[j] for j in range(len(parts))]).detach()
-        add(name, tuple(joined.shape), joined.dtype, joined.numpy)
+        tensors[name] = StoredTensor.of(file, name, torch.cat([parts[j] for j in range(len(parts))]))
     return tensors
 
 
-def open_allennlp(folder: Path, weights: Path, state: Mapping[str, Tensor], options_file: Path | None) -> Source:
-    """Read an unpacked archive or training folder.
-
-    Args:
-        folder: Where `config.json` and `fta/` are, if they are.
-        weights: The state dict's file.
-        state: Its content.
-        options_file: Given by the user, before all others.
+def open_place(place: Place) -> ElmoSource | None:
+    """Open a state dict, an unpacked archive or a training folder; `None` for other places.
 
     Raises:
         CheckpointError: no Elmo in it, several, or damaged files.
     """
+    weights = find_weights(place)
+    if weights is None:
+        return None
+    folder, state = place.folder, place.state_dict(weights)
+    place.refuse(weights, "an AllenNLP model has no softmax", "softmax")
     notes: list[str] = []
     prefix = find_prefix(state, str(weights))
     elmo = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
@@ -274,20 +302,22 @@ def open_allennlp(folder: Path, weights: Path, state: Mapping[str, Tensor], opti
         path, settings = _find_settings(read_archive_config(config_file), prefix, notes)
     else:
         notes.append("no config.json beside the weights: dropout and layer norm of the mixes are AllenNLP's defaults")
-    if options_file is not None:
-        options, name = read_json(options_file), str(options_file)
+    if place.options is not None:
+        options, name = read_json(place.options), str(place.options)
     elif found := _find_options(folder, path, settings, notes):
         options, name = found
     else:
         options, name = options_from_shapes(elmo, str(weights), notes), str(weights)
     tensors = _stored(elmo, str(weights))
-    return Source(
+    return ElmoSource(
         description=f"AllenNLP model with an Elmo at {prefix or 'the top'!r}: {weights.name}",
         layout="allennlp",
         file=str(weights),
         tensors=tensors,
         options=options,
         options_file=name,
+        # The archive's own vocabulary is the task's.
+        vocabulary=Vocabulary(place.vocabulary) if place.vocabulary is not None else None,
         mixes=_mix_options(settings, str(config_file)),
         notes=notes,
     )

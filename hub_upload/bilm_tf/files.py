@@ -8,8 +8,7 @@ softmax weights or dumped embeddings beside a model are never taken for it.
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..common.errors import CheckpointError
-from ..common.rules import listing
+from ..common.errors import CheckpointError, listing
 from .hdf5 import Content, inspect_hdf5, refuse_unsupported
 from .tensorflow_checkpoint import checkpoint_prefixes, is_checkpoint_prefix
 

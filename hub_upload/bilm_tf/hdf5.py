@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 import h5py
 
-from ..common.errors import CheckpointError
-from ..common.rules import listing
+from ..common.errors import CheckpointError, listing
 from ..common.source import StoredTensor
 
 SOFTMAX = {"softmax/W", "softmax/b"}
@@ -88,7 +87,7 @@ def inspect_hdf5(path: Path) -> Content:
 
 
 def refuse_unsupported(content: Content, file: str) -> None:
-    """Raise `CheckpointError` for language models that are recognised and not supported."""
+    """Raise `CheckpointError` for language models that are recognized and not supported."""
     if content == "unidirectional":
         raise CheckpointError(f"{file}: a bilm-tf language model of one direction; ElmoModel needs both directions")
     if content == "token vectors":

@@ -5,15 +5,18 @@ TensorFlow is an optional dependency and imported only here, when such a checkpo
 
 import importlib.util
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..common.errors import CheckpointError
-from ..common.rules import BILM_IGNORED, ignored
 from ..common.source import StoredTensor
 
 INDEX = ".index"
+# Variables that belong to the training program and not to the model: accumulators of the optimizer, the number of
+# training steps, the last value shown while training.
+IGNORED = re.compile(r".*/Adagrad|global_step|train_perplexity")
 
 
 def checkpoint_prefixes(folder: Path) -> list[Path]:
@@ -48,7 +51,7 @@ def _load_checkpoint(prefix: Path) -> Any:
 
 
 def tensorflow_tensors(prefix: Path) -> dict[str, StoredTensor]:
-    """The model's variables, by stored name; those of the optimiser and the training loop are left out by table.
+    """The model's variables, by stored name; those of the optimizer and the training loop are left out.
 
     Raises:
         CheckpointError: TensorFlow is missing (with the remedy), or the checkpoint is damaged.
@@ -59,7 +62,7 @@ def tensorflow_tensors(prefix: Path) -> dict[str, StoredTensor]:
     return {
         name: StoredTensor(str(prefix), name, tuple(shape), dtypes[name].name, _variable(reader, name))
         for name, shape in sorted(shapes.items())
-        if ignored(name, BILM_IGNORED) is None
+        if not IGNORED.fullmatch(name)
     }
 
 

@@ -4,29 +4,33 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import elmo_hf
 from elmo_hf import ElmoConfig
 
-from ..transformer_lm.reader import is_archive_of_language_model
-from .errors import CheckpointError
+from .errors import CheckpointError, listing
+from .format import Export
 from .options import read_json
-from .rules import listing
 
-# What `convert` and `export` write, and all that `force` may delete: folders are replaced as a whole.
-WRITTEN = re.compile(
+# The names that `convert` writes. With those of every export they are all that `force` may delete: folders are replaced
+# as a whole.
+CONVERTED = re.compile(
     r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
     r"|tokenizer\.json|tokenizer_config\.json|character_vocabulary\.json"
-    r"|options\.json|weights\.hdf5|softmax_weights\.hdf5|vocab\.txt"
-    r"|model\.tar\.gz|architecture\.json|token_embedder\.pkl|encoder\.pkl|classifier\.pkl|char\.dic|word\.dic"
 )
 
 
-def check_output(output: Path, force: bool, *sources: Path) -> None:
+def check_output(output: Path, force: bool, sources: Iterable[Path], exports: Iterable[Export]) -> None:
     """Refuse, before any work is done, an output folder that must not be written.
+
+    Args:
+        output: The folder.
+        force: Whether an older model may be replaced.
+        sources: Files and folders that must stay.
+        exports: The table of formats that are written, whose folders may be replaced too.
 
     Raises:
         CheckpointError: it is a file, it is not empty (without `force`), it holds anything else than a model that this
@@ -41,15 +45,18 @@ def check_output(output: Path, force: bool, *sources: Path) -> None:
         return
     if not force:
         raise CheckpointError(f"{output}: exists and is not empty; choose another output or add --force to replace it")
-    if not _is_elmo(output):
+    exports = tuple(exports)
+    if not _is_elmo(output, exports):
         raise CheckpointError(
             f"{output}: not empty, and no ELMo by its config.json (model_type {ElmoConfig.model_type!r}) or "
             "options.json (with 'lstm'); choose another output, or remove it yourself if it is not needed"
         )
+    exported = {name for export in exports for name in export.files}
     others = [
         path.name + "/" * path.is_dir()
         for path in sorted(output.iterdir())
-        if path.is_dir() or not (WRITTEN.fullmatch(path.name) or _is_travelling_code(path.name))
+        if path.is_dir()
+        or not (path.name in exported or CONVERTED.fullmatch(path.name) or _is_traveling_code(path.name))
     ]
     if others:
         raise CheckpointError(
@@ -58,7 +65,7 @@ def check_output(output: Path, force: bool, *sources: Path) -> None:
         )
 
 
-def _is_travelling_code(name: str) -> bool:
+def _is_traveling_code(name: str) -> bool:
     """Whether a file has the name of one of the package's modules that go with a checkpoint.
 
     The ending alone would not do: a user's training script may have it too.
@@ -66,24 +73,15 @@ def _is_travelling_code(name: str) -> bool:
     return name.endswith("_elmo.py") and (Path(elmo_hf.__file__).parent / name).is_file()
 
 
-def _is_elmo(folder: Path) -> bool:
-    """Whether a folder holds an ELMo as `convert` or `export` leave it."""
-    for name, holds in (
-        (
-            "config.json",
-            # Of an ELMoForManyLangs directory only one that `export` wrote: others may be somebody's only copy.
-            lambda values: (
-                values.get("model_type") == ElmoConfig.model_type or values.get("config_path") == "architecture.json"
-            ),
-        ),
-        ("options.json", lambda values: "lstm" in values),
-    ):
-        if (folder / name).is_file():
-            try:
-                return holds(read_json(folder / name))
-            except CheckpointError:
-                return False
-    return is_archive_of_language_model(folder / "model.tar.gz")
+def _is_elmo(folder: Path, exports: Iterable[Export]) -> bool:
+    """Whether a folder holds an ELMo as `convert` or `export` leave it; the first marker that there is decides."""
+    markers = [("config.json", lambda path: read_json(path).get("model_type") == ElmoConfig.model_type)]
+    markers += [(export.marker, export.is_marker) for export in exports]
+    found = next((name for name, _ in markers if (folder / name).is_file()), None)
+    try:
+        return any(is_marker(folder / name) for name, is_marker in markers if name == found)
+    except CheckpointError:
+        return False
 
 
 @contextmanager

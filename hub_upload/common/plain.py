@@ -1,7 +1,7 @@
 """ELMo once more, as plainly as it can be written: NumPy, float64, one word at a time, straight from the files.
 
 This is the second opinion that `verify` asks. It shares no line with the model, the tokenizer or the conversion: its
-own reading of the layouts, its own character rows, its own formulas. Speed does not matter.
+own reading of the layouts in each room, its own character rows, its own formulas. Speed does not matter.
 
 Sources: bilm-tf `bilm/data.py` (characters, vocabulary), `bilm/model.py` (encoder, LSTM), TensorFlow 1 `LSTMCell`,
 AllenNLP `elmo.py`, `highway.py`, `lstm_cell_with_projection.py`.
@@ -44,6 +44,11 @@ def sigmoid(x: Array) -> Array:
     return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
 
 
+def activation(name: str) -> Callable[[Array], Array]:
+    """Tanh or relu, by the name that options have for it."""
+    return np.tanh if name == "tanh" else lambda x: np.maximum(x, 0)
+
+
 def clipped(x: Array, bound: float | None) -> Array:
     return x if not bound else np.minimum(np.maximum(x, -bound), bound)
 
@@ -56,6 +61,12 @@ class Highway:
     b: Array
     v: Array
     d: Array
+
+    @classmethod
+    def carrying(cls, w: Array, b: Array) -> "Highway":
+        """AllenNLP's, (2F, F) and (2F): y = g x + (1 - g) relu(.), and sigmoid(-z) = 1 - sigmoid(z)."""
+        size = w.shape[1]
+        return cls(w[:size].T, b[:size], -w[size:].T, -b[size:])
 
     def __call__(self, x: Array) -> Array:
         c = sigmoid(x @ self.v + self.d)
@@ -79,29 +90,33 @@ class Cell:
 
 
 @dataclass
-class Characters:
-    """The character encoder.
+class Linear:
+    """y = x W + b."""
+
+    w: Array
+    b: Array
+
+    def __call__(self, x: Array) -> Array:
+        return x @ self.w + self.b
+
+
+@dataclass
+class CharacterCnn:
+    """The vector of one word from the ids of its characters.
 
     Attributes:
         table: (characters, D), row = id.
         filters: for each width a list of (width, D) kernels stacked to (width, D, n), and the biases (n).
-        length: characters of a word, boundaries included.
+        activation: over the largest value of each filter.
+        layers: what follows: highways, a projection, a norm, in the order in which they are applied.
     """
 
     table: Array
     filters: list[tuple[Array, Array]]
     activation: Callable[[Array], Array]
-    highways: list[Highway]
-    projection: tuple[Array, Array] | None
-    length: int
-    lines: Mapping[str, int] = field(default_factory=dict)
+    layers: list[Callable[[Array], Array]]
 
-    def __call__(self, words: Sequence[str]) -> Array:
-        """The vectors of a sentence with both boundaries around it, (words + 2, P)."""
-        return np.stack([self.word(row) for row in sentence_rows(words, self.length)])
-
-    def word(self, row: Sequence[int]) -> Array:
-        """The vector of one word, (P,)."""
+    def __call__(self, row: Sequence[int]) -> Array:
         x = self.table[list(row)]  # (characters, D)
         parts = []
         for kernel, bias in self.filters:
@@ -109,32 +124,32 @@ class Characters:
             windows = [np.tensordot(x[t : t + width], kernel, axes=2) for t in range(len(x) - width + 1)]
             parts.append(self.activation(np.max(windows, axis=0) + bias))
         y = np.concatenate(parts)
-        for highway in self.highways:
-            y = highway(y)
-        return y if self.projection is None else y @ self.projection[0] + self.projection[1]
+        for layer in self.layers:
+            y = layer(y)
+        return y
 
 
 @dataclass
-class Words:
-    """A table of words, (V, P): row = line of the vocabulary file."""
+class Characters:
+    """The character encoder over bytes.
 
-    table: Array
-    lines: Mapping[str, int]
+    Attributes:
+        cnn: the vector of a word.
+        length: characters of a word, boundaries included.
+        lines: none: no word is known by its row.
+    """
 
-    @classmethod
-    def of(cls, table: Array, vocabulary: Sequence[str]) -> "Words":
-        # bilm-tf strips each line, and skips a count that some files begin with.
-        words = [line.strip() for line in vocabulary]
-        return cls(table, {word: row for row, word in enumerate(word for word in words if word != "!!!MAXTERMID")})
+    cnn: CharacterCnn
+    length: int
+    lines: Mapping[str, int] = field(default_factory=dict)
 
     def __call__(self, words: Sequence[str]) -> Array:
-        """As `Characters`; words that the vocabulary lacks are `<UNK>`."""
-        unknown = self.lines["<UNK>"]
-        return self.table[[self.lines.get(word, unknown) for word in ("<S>", *words, "</S>")]]
+        """The vectors of a sentence with both boundaries around it, (words + 2, P)."""
+        return np.stack([self.cnn(row) for row in sentence_rows(words, self.length)])
 
 
 class WordVectors(Protocol):
-    """What makes a sentence's words into vectors."""
+    """The vectors of a sentence's words."""
 
     @property
     def lines(self) -> Mapping[str, int]:
@@ -142,6 +157,26 @@ class WordVectors(Protocol):
 
     def __call__(self, words: Sequence[str]) -> Array:
         """The vectors of a sentence with both boundaries around it, (words + 2, P)."""
+
+
+class Plain(Protocol):
+    """A plain implementation, as `verify` uses it.
+
+    Attributes:
+        vectors: the layer of words.
+        state: of each row, carried from call to call until it is cleared; always empty without `has_state`.
+    """
+
+    vectors: WordVectors
+    state: dict[int, Any]
+    has_state: bool
+
+    @property
+    def depth(self) -> int:
+        """Layers of each direction."""
+
+    def embed(self, batch: Sequence[Sequence[str]]) -> list[Array]:
+        """All layers of each sentence, (layers + 1, words + 2, 2P)."""
 
 
 @dataclass
@@ -160,6 +195,7 @@ class PlainElmo:
     cell_clip: float | None
     projection_clip: float | None
     state: dict[int, dict[tuple[int, int], tuple[Array, Array]]] = field(default_factory=dict)
+    has_state = True
 
     @property
     def depth(self) -> int:
@@ -192,121 +228,32 @@ class PlainElmo:
         return np.stack(layers)
 
 
-def _common(options: Mapping[str, Any]) -> dict[str, Any]:
-    lstm = options["lstm"]
-    return {
-        "skip": bool(lstm.get("use_skip_connections")),
-        "cell_clip": lstm.get("cell_clip"),
-        "projection_clip": lstm.get("proj_clip"),
-    }
+def torch_linear(read: Read, name: str) -> Linear:
+    """A linear layer as PyTorch stores it, (out, in)."""
+    return Linear(read(f"{name}.weight").T, read(f"{name}.bias"))
 
 
-def _character_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    characters = options["char_cnn"]
-    return {
-        "activation": np.tanh if characters["activation"] == "tanh" else lambda x: np.maximum(x, 0),
-        "length": characters.get("max_characters_per_token", 50),
-    }
-
-
-def _bilm_characters(names: set[str], read: Read, options: Mapping[str, Any], scope: str) -> Characters:
-    table = read(scope + "char_embed")
-    n_filters, n_highways = len(options["char_cnn"]["filters"]), options["char_cnn"].get("n_highway") or 0
-    projection = None
-    if scope + "CNN_proj/W_proj" in names:
-        projection = read(scope + "CNN_proj/W_proj"), read(scope + "CNN_proj/b_proj")
-    return Characters(
-        table=np.concatenate([np.zeros((1, table.shape[1])), table]),
-        filters=[(read(f"{scope}CNN/W_cnn_{i}")[0], read(f"{scope}CNN/b_cnn_{i}")) for i in range(n_filters)],
-        highways=[
-            Highway(
-                *(read(f"{scope}CNN_high_{k}/{part}") for part in ("W_transform", "b_transform", "W_carry", "b_carry"))
-            )
-            for k in range(n_highways)
-        ],
-        projection=projection,
-        **_character_options(options),
+def allennlp_cnn(
+    read: Read, table: str, convolution: str, highway: str, filters: int, highways: int, maximum: str
+) -> CharacterCnn:
+    """A character CNN as PyTorch and AllenNLP store it; names of convolutions, (n, D, width), and highways lack their
+    number, and `maximum` is the activation over the largest values."""
+    kernels = [(read(f"{convolution}{i}.weight"), read(f"{convolution}{i}.bias")) for i in range(filters)]
+    return CharacterCnn(
+        read(table),
+        [(kernel.transpose(2, 1, 0), bias) for kernel, bias in kernels],
+        activation(maximum),
+        [Highway.carrying(read(f"{highway}{k}.weight"), read(f"{highway}{k}.bias")) for k in range(highways)],
     )
 
 
-def from_bilm(
-    names: set[str], read: Read, options: Mapping[str, Any], vocabulary: Sequence[str] | None = None
-) -> PlainElmo:
-    """From bilm-tf's arrays, HDF5 or TensorFlow names alike: gates i, g, f, o; 1 is added to f when it runs.
+def allennlp_cells(read: Read, stack: str, count: int) -> list[list[Cell]]:
+    """AllenNLP's cells: gates i, f, g, o, the forget bias inside."""
 
-    `vocabulary`, the lines of its file, is what a model with word input needs.
-    """
-    scope = "lm/" if any(name.startswith("lm/") for name in names) else ""
-
-    def cell(direction: int, layer: int) -> Cell:
-        # (kernel, bias, projection) as dumped, as dumped for one layer, as in a checkpoint, and there for one layer.
-        places = [
-            (f"RNN_{direction}/RNN/MultiRNNCell/Cell{layer}/LSTMCell/", ("W_0", "B", "W_P_0")),
-            (f"RNN_{direction}/RNN/LSTMCell/", ("W_0", "B", "W_P_0")),
-            (
-                f"lm/RNN_{direction}/rnn/multi_rnn_cell/cell_{layer}/lstm_cell/",
-                ("kernel", "bias", "projection/kernel"),
-            ),
-            (f"lm/RNN_{direction}/rnn/lstm_cell/", ("kernel", "bias", "projection/kernel")),
-        ]
-        kernel, bias, out = next(
-            tuple(place + end for end in ends) for place, ends in places if place + ends[0] in names
-        )
-        w, b = read(kernel), read(bias)
-        size, inputs = len(b) // 4, len(w) // 2
-        gates = {}
-        for number, gate in enumerate("igfo"):
-            part = slice(number * size, (number + 1) * size)
-            gates[gate] = w[:inputs, part], w[inputs:, part], b[part] + (1.0 if gate == "f" else 0.0)
-        return Cell(gates, read(out) if out in names else None)
-
-    vectors: Characters | Words
-    if vocabulary is not None and scope + "embedding" in names:
-        vectors = Words.of(read(scope + "embedding"), vocabulary)
-    else:
-        vectors = _bilm_characters(names, read, options, scope)
-    return PlainElmo(
-        vectors,
-        cells=[[cell(d, layer) for d in (0, 1)] for layer in range(options["lstm"].get("n_layers", 1))],
-        **_common(options),
-    )
-
-
-def from_allennlp(names: set[str], read: Read, options: Mapping[str, Any]) -> PlainElmo:
-    """From the parameters of AllenNLP's `Elmo`: gates i, f, g, o, the forget bias inside, a gate that carries."""
-    words, stack = "_elmo_lstm._token_embedder.", "_elmo_lstm._elmo_lstm."
-    highways = []
-    for k in range(sum(name.startswith(words + "_highways.") and name.endswith(".weight") for name in names)):
-        w, b = (read(f"{words}_highways._layers.{k}.{part}") for part in ("weight", "bias"))
-        width = w.shape[1]
-        # y = g x + (1 - g) relu(.): what carries is one minus what transforms, sigmoid(-z) = 1 - sigmoid(z).
-        highways.append(Highway(w[:width].T, b[:width], -w[width:].T, -b[width:]))
-
-    def cell(side: str, layer: int) -> Cell:
-        place = f"{stack}{side}_layer_{layer}."
-        w, u = (read(f"{place}{part}_linearity.weight").T for part in ("input", "state"))
-        b = read(f"{place}state_linearity.bias")
-        size = len(b) // 4
-        gates = {}
-        for number, gate in enumerate("ifgo"):
-            part = slice(number * size, (number + 1) * size)
-            gates[gate] = w[:, part], u[:, part], b[part]
+    def cell(place: str) -> Cell:
+        parts = ("input_linearity.weight", "state_linearity.weight", "state_linearity.bias")
+        w, u, b = (np.split(read(place + part), 4) for part in parts)
+        gates = {gate: (w[n].T, u[n].T, b[n]) for n, gate in enumerate("ifgo")}
         return Cell(gates, read(f"{place}state_projection.weight").T)
 
-    n_filters = sum(name.startswith(words + "char_conv_") and name.endswith(".weight") for name in names)
-    n_layers = sum(name.startswith(stack + "forward_layer_") and name.endswith(".bias") for name in names)
-    characters = Characters(
-        table=read(words + "_char_embedding_weights"),
-        filters=[
-            (read(f"{words}char_conv_{i}.weight").transpose(2, 1, 0), read(f"{words}char_conv_{i}.bias"))
-            for i in range(n_filters)
-        ],
-        highways=highways,
-        projection=(read(words + "_projection.weight").T, read(words + "_projection.bias")),
-        **_character_options(options),
-    )
-    return PlainElmo(
-        characters,
-        cells=[[cell(side, layer) for side in ("forward", "backward")] for layer in range(n_layers)],
-        **_common(options),
-    )
+    return [[cell(f"{stack}{side}_layer_{layer}.") for side in ("forward", "backward")] for layer in range(count)]

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from elmo_hf import ElmoConfig, ElmoModel, ElmoTokenizer
 
-from .errors import CheckpointError
+from .errors import CheckpointError, listing
 from .options import make_config, read_json
-from .rules import listing
-from .transforms import Array
+from .rules import Entry
+from .transforms import Array, subtract_forget_bias
 
 SOFTMAX_PARAMETERS = ("softmax.weight", "softmax.bias")
-WORD_TABLE = "embeddings.word_embeddings.weight"
+WORD_TABLE, JOINED_WORD_TABLE = "embeddings.word_embeddings.weight", "embeddings.words.word_embeddings.weight"
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,16 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Written:
-    """What was written of a model.
+    """The files that were written of a model.
 
     Attributes:
         files: Their names.
         tensors: Number of tensors in them.
-        lost_bits: How many values of biases do not come back bit for bit.
         forget_bias: The constant that readers of these files add to the forget gate.
     """
 
     files: tuple[str, ...]
     tensors: int
-    lost_bits: int
     forget_bias: float
 
 
@@ -135,7 +133,7 @@ def bilm_parameters(parameters: Mapping[str, Parameter], config: ElmoConfig, not
         # One table, saved under either name; the original's is the table of words.
         softmax = kept.pop("softmax.weight", None)
         if softmax is not None:
-            kept.setdefault(WORD_TABLE.replace("word_", "words.word_") if config.joins_words else WORD_TABLE, softmax)
+            kept.setdefault(JOINED_WORD_TABLE if config.joins_words else WORD_TABLE, softmax)
     return kept
 
 
@@ -165,21 +163,66 @@ def check_parameters(config: ElmoConfig, parameters: Mapping[str, Parameter], fo
         )
 
 
-def load_float32(parameters: Mapping[str, Parameter], name: str, notes: list[str]) -> Array:
-    """The values of a parameter; lower precisions are widened, which is exact and noted once.
+@dataclass
+class SavedModel:
+    """A Transformers folder whose tensors fit its configuration.
 
-    Raises:
-        CheckpointError: unreadable, of another type, or not finite.
+    Attributes:
+        folder: Where it is.
+        config: Its sizes.
+        parameters: The tensors of the biLM and its softmax, not read yet.
+        notes: Receives a sentence for everything that a format has no place for.
+        lost_bits: Values of biases so far that do not come back bit for bit.
     """
-    try:
-        tensor = parameters[name].load()
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{name} cannot be read ({error}); fetch or save the model again") from error
-    if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise CheckpointError(f"{name} is {tensor.dtype}: expected float32, or a half precision that fits into it")
-    if tensor.dtype != torch.float32 and not any("precision" in note for note in notes):
-        notes.append(f"weights of lower precision ({tensor.dtype}) were written as float32, exactly")
-    values: Array = tensor.float().numpy()
-    if not np.isfinite(values).all():
-        raise CheckpointError(f"{name} holds values that are not finite")
-    return values
+
+    folder: Path
+    config: ElmoConfig
+    parameters: Mapping[str, Parameter]
+    notes: list[str]
+    lost_bits: int = 0
+
+    def load(self, name: str) -> Array:
+        """The values of a parameter; lower precisions are widened, which is exact and noted once.
+
+        Raises:
+            CheckpointError: unreadable, of another type, or not finite.
+        """
+        try:
+            tensor = self.parameters[name].load()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{name} cannot be read ({error}); fetch or save the model again") from error
+        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise CheckpointError(f"{name} is {tensor.dtype}: expected float32, or a half precision that fits into it")
+        if tensor.dtype != torch.float32 and not any("precision" in note for note in self.notes):
+            self.notes.append(f"weights of lower precision ({tensor.dtype}) were written as float32, exactly")
+        values: Array = tensor.float().numpy()
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{name} holds values that are not finite")
+        return values
+
+    def original(self, entry: Entry, forget_bias: float, padding: str = "") -> Array:
+        """The array of one entry, float32, of exactly the shape that readers expect.
+
+        Args:
+            entry: A row of the format's table.
+            forget_bias: The constant that readers add to the forget gate; it is moved out of the bias.
+            padding: Note for a row of padding that is not zero, if that is of interest.
+        """
+        arrays = [self.load(name) for name in entry.parameters]
+        if padding and arrays[0][0].any():
+            self.notes.append(padding)
+        if entry.parameters[0].endswith("input_proj.bias") and self.config.forget_bias != forget_bias:
+            arrays[0], lost = subtract_forget_bias(arrays[0], forget_bias - self.config.forget_bias)
+            self.lost_bits += lost
+        return entry.transform.to_original(arrays, entry.shape[0])
+
+    def is_used(self, word_id: int) -> bool:
+        """Whether the softmax or the table of words has a non-zero row for a word: an added mask has none."""
+        names = (WORD_TABLE, JOINED_WORD_TABLE, *SOFTMAX_PARAMETERS)
+        return any(bool(self.parameters[name].row(word_id).any()) for name in names if name in self.parameters)
+
+    def listed_words(self, tokenizer: ElmoTokenizer) -> list[str]:
+        """The words in the order of their ids, without padding and without a mask that was only added."""
+        ids = tokenizer.get_vocab()
+        words, last = sorted(ids, key=ids.__getitem__)[1:], len(ids) - 1
+        return words[:-1] if tokenizer.mask_token_id == last and not self.is_used(last) else words

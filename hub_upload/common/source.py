@@ -1,19 +1,55 @@
-"""What every format reader hands on: named tensors that are not read yet, options, and where they come from."""
+"""A place that the user points at, and a checkpoint that a room has opened there: tensors that are not read yet."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .errors import CheckpointError
+from .torch_file import read_torch_file
 from .vocabulary import Vocabulary
 
-if TYPE_CHECKING:
-    from ..many_languages.reader import Dictionaries
 
-Layout = Literal["bilm-tf", "tensorflow", "allennlp", "allennlp-language-model", "elmoformanylangs"]
+@dataclass(frozen=True)
+class Place:
+    """A file, folder or prefix that may be a checkpoint.
+
+    Attributes:
+        path: The file, folder or prefix.
+        options, weights, vocabulary, softmax: Files that are elsewhere or not to be guessed.
+        stack: Closes what a reader keeps open.
+        states: State dicts that were read already: several formats look into the same file.
+    """
+
+    path: Path
+    options: Path | None = None
+    weights: Path | None = None
+    vocabulary: Path | None = None
+    softmax: Path | None = None
+    stack: ExitStack = field(default_factory=ExitStack)
+    states: dict[Path, dict[str, Tensor]] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The folder, or that of the file."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def state_dict(self, path: Path) -> dict[str, Tensor]:
+        """The tensors of a file that `torch.save` wrote, read once."""
+        if path not in self.states:
+            self.states[path] = read_torch_file(path)
+        return self.states[path]
+
+    def refuse(self, file: Path, reason: str, *options: str) -> None:
+        """Raise `CheckpointError` if one of these options names a file that the format has no place for."""
+        for option in options:
+            if (path := getattr(self, option)) is not None:
+                raise CheckpointError(f"{file}: {reason}; leave --{option} {path} out")
 
 
 @dataclass(frozen=True)
@@ -33,6 +69,12 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: str
     load: Callable[[], NDArray[Any]]
+
+    @classmethod
+    def of(cls, file: Path | str, name: str, tensor: Tensor) -> "StoredTensor":
+        """A tensor of a state dict."""
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        return cls(str(file), name, tuple(tensor.shape), dtype, lambda: tensor.detach().contiguous().numpy())
 
     def read(self) -> NDArray[np.float32]:
         """The values.
@@ -61,47 +103,27 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
-class MixOptions:
-    """How an AllenNLP `Elmo` was set up beyond its language model.
-
-    Attributes:
-        layer_norm: `do_layer_norm`.
-        dropout: Dropout on the representations.
-        fixed: `scalar_mix_parameters`, or `None` for learned mixes.
-    """
-
-    layer_norm: bool = False
-    dropout: float = 0.5
-    fixed: list[float] | None = None
-
-
-@dataclass(frozen=True)
 class Source:
-    """An original checkpoint, open for reading.
+    """An original checkpoint, open for reading. A room whose format has more to say has a subclass of its own.
 
     Attributes:
         description: One line for the user: the format and the files.
-        layout: Which tables and which plain implementation understand the names.
+        layout: Name of the format in the table of formats, whose room understands the names.
         file: The file that holds the weights, for messages.
         tensors: By stored name; for AllenNLP below the prefix of the `Elmo` module.
-        options: Content of `options.json`; `None` if there is none and sizes must come from the shapes.
+        options: Content of `options.json`, or of the file that has its place.
         options_file: Its name, for messages.
         vocabulary: Vocabulary file, if any.
-        mixes: AllenNLP only.
-        dictionaries: ELMoForManyLangs only.
-        layer_norm_epsilon: AllenNLP language models only, which do not hold it: the user's, `None` to tell by the age
-            of the program that wrote the archive.
+        layer_norm_epsilon: For formats that do not hold it: the user's, `None` to tell by other signs.
         notes: Sentences about choices that were made; shown to the user.
     """
 
     description: str
-    layout: Layout
+    layout: str
     file: str
     tensors: Mapping[str, StoredTensor]
-    options: dict[str, Any] | None
+    options: dict[str, Any]
     options_file: str
     vocabulary: Vocabulary | None = None
-    mixes: MixOptions | None = None
-    dictionaries: "Dictionaries | None" = None
     layer_norm_epsilon: float | None = None
     notes: list[str] = field(default_factory=list)

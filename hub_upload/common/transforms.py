@@ -1,4 +1,4 @@
-"""How a stored array becomes parameters and back: named, exact, invertible.
+"""Transforms of a stored array into parameters and back: named, exact, invertible.
 
 Each transform goes both ways. Bits are only moved, never computed with, except for the sign of AllenNLP's highway gate
 (flipping a sign is exact).
@@ -21,16 +21,14 @@ GATES_FROM_TENSORFLOW = (0, 2, 1, 3)
 
 @dataclass(frozen=True)
 class Transform:
-    """A named, invertible map between one array of an original checkpoint and one or more parameters.
+    """An invertible map between one array of an original checkpoint and one or more parameters.
 
     Attributes:
-        name: What it does, for reports and error messages.
         to_parameters: (array, rows) -> parameters, in the order of the rule's names. `rows` is the number of rows of
             the first parameter; only tables that gain rows look at it.
         to_original: parameters -> array; `rows` is the number of rows of the original.
     """
 
-    name: str
     to_parameters: Callable[[Array, int], tuple[Array, ...]]
     to_original: Callable[[Sequence[Array], int], Array]
 
@@ -73,30 +71,20 @@ def _join_highway(arrays: Sequence[Array], rows: int) -> Array:
     return np.concatenate([nonlinear, np.negative(gate)])
 
 
-COPY = Transform("copy", lambda array, rows: (array,), lambda arrays, rows: arrays[0])
+COPY = Transform(lambda array, rows: (array,), lambda arrays, rows: arrays[0])
 TRANSPOSE = Transform(
-    "transpose",
-    lambda array, rows: (np.ascontiguousarray(array.T),),
-    lambda arrays, rows: np.ascontiguousarray(arrays[0].T),
+    lambda array, rows: (np.ascontiguousarray(array.T),), lambda arrays, rows: np.ascontiguousarray(arrays[0].T)
 )
-PAD_ROWS = Transform("add zero rows", _pad_rows, _cut_rows)
+PAD_ROWS = Transform(_pad_rows, _cut_rows)
+# The height of 1 goes, the axes are reversed.
 CONVOLUTION = Transform(
-    "drop the height of 1, reverse the axes",
     lambda array, rows: (np.ascontiguousarray(array[0].T),),
     lambda arrays, rows: np.ascontiguousarray(arrays[0].T)[None],
 )
-FIRST_OF_ONE = Transform(
-    "drop the axis of 1 at the front",
-    lambda array, rows: (np.ascontiguousarray(array[0]),),
-    lambda arrays, rows: arrays[0][None],
-)
-LSTM_KERNEL = Transform("transpose, reorder gates, split input | recurrent", _split_lstm_kernel, _join_lstm_kernel)
-LSTM_BIAS = Transform(
-    "reorder gates",
-    lambda array, rows: (_reorder_gates(array),),
-    lambda arrays, rows: _reorder_gates(arrays[0]),
-)
-NEGATED_GATE = Transform("split non-linear | gate, negate the gate", _split_highway, _join_highway)
+FIRST_OF_ONE = Transform(lambda array, rows: (np.ascontiguousarray(array[0]),), lambda arrays, rows: arrays[0][None])
+LSTM_KERNEL = Transform(_split_lstm_kernel, _join_lstm_kernel)
+LSTM_BIAS = Transform(lambda array, rows: (_reorder_gates(array),), lambda arrays, rows: _reorder_gates(arrays[0]))
+NEGATED_GATE = Transform(_split_highway, _join_highway)
 
 
 def subtract_forget_bias(bias: Array, constant: float) -> tuple[Array, int]:

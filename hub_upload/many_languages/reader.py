@@ -11,13 +11,14 @@ from typing import Any
 
 from ..common.errors import CheckpointError
 from ..common.options import read_json
-from ..common.source import Source, StoredTensor
+from ..common.source import Place, Source, StoredTensor
 from ..common.torch_file import read_torch_file
+from ..common.vocabulary import read_text
 
 CONFIG, CHARACTERS, WORDS, CLASSIFIER = "config.json", "char.dic", "word.dic", "classifier.pkl"
 # The part of a name before its first dot, and the file.
 STATE_DICTS = {"token_embedder": "token_embedder.pkl", "encoder": "encoder.pkl"}
-# What a softmax with a row a word is called in `classifier.pkl`, by `classifier.name` of the architecture file. Its
+# Names of a softmax with a row a word in `classifier.pkl`, by `classifier.name` of the architecture file. Its
 # program makes `oov_column` beside the first, and never reads it.
 SOFTMAX_FORMS = {
     "sampled_softmax": ("column_emb.weight", "column_bias.weight"),
@@ -31,14 +32,7 @@ IDEOGRAPHIC_SPACE = "\u3000"
 # What the originals' package brings along as `configs/cnn_50_100_512_4096_sample.json`: every published model has it.
 BUILT_IN = "cnn_50_100_512_4096_sample.json"
 BUILT_IN_ARCHITECTURE: dict[str, Any] = {
-    "encoder": {
-        "name": "elmo",
-        "projection_dim": 512,
-        "cell_clip": 3,
-        "proj_clip": 3,
-        "dim": 4096,
-        "n_layers": 2,
-    },
+    "encoder": {"name": "elmo", "projection_dim": 512, "cell_clip": 3, "proj_clip": 3, "dim": 4096, "n_layers": 2},
     "token_embedder": {
         "name": "cnn",
         "activation": "relu",
@@ -70,15 +64,7 @@ class Dictionary:
         Raises:
             CheckpointError: not UTF-8; the message names the line.
         """
-        content = self.file.read_bytes()
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = content[: error.start].count(b"\n") + 1
-            raise CheckpointError(
-                f"{self.file}, line {line}: byte {content[error.start]:#04x} is not UTF-8; expected lines of a symbol, "
-                "a tab and its id. Fetch the file again"
-            ) from None
+        text = read_text(self.file, "lines of a symbol, a tab and its id", "utf-8-sig")
         # Some symbols are line ends to str.splitlines().
         return text.removesuffix("\n").split("\n")
 
@@ -128,8 +114,15 @@ class Dictionary:
 class Dictionaries:
     """The dictionaries of a model; `None` for a part that it lacks."""
 
-    characters: Dictionary | None
-    words: Dictionary | None
+    characters: Dictionary | None = None
+    words: Dictionary | None = None
+
+
+@dataclass(frozen=True)
+class LanguageSource(Source):
+    """An open directory, with its dictionaries."""
+
+    dictionaries: Dictionaries = Dictionaries()
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -137,18 +130,18 @@ def is_model_folder(folder: Path) -> bool:
     return any((folder / name).is_file() for name in STATE_DICTS.values())
 
 
-def open_folder(folder: Path, options_file: Path | None) -> Source:
-    """Read a model directory.
-
-    Args:
-        folder: With `encoder.pkl` and `token_embedder.pkl`.
-        options_file: The architecture file, if the user names one.
+def open_place(place: Place) -> LanguageSource | None:
+    """Open a model directory, or one of its `*.pkl` files; `None` for other places.
 
     Raises:
         CheckpointError: files are missing, damaged, or of a variant that is not supported.
     """
+    folder, is_file = place.folder, place.path.suffix == ".pkl" and place.path.is_file()
+    if not is_model_folder(folder) or not (is_file or (place.path.is_dir() and place.weights is None)):
+        return None
+    place.refuse(folder, "an ELMoForManyLangs model has its own files", "vocabulary", "softmax")
     notes: list[str] = []
-    architecture, where = _find_architecture(folder, options_file, notes)
+    architecture, where = _find_architecture(folder, place.options, notes)
     _refuse_variants(architecture, where)
     tensors: dict[str, StoredTensor] = {}
     for part, name in STATE_DICTS.items():
@@ -158,14 +151,12 @@ def open_folder(folder: Path, options_file: Path | None) -> Source:
                 f"{path}: no such file; an ELMoForManyLangs model is {' and '.join(STATE_DICTS.values())}"
             )
         for key, tensor in read_torch_file(path).items():
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            full = f"{part}.{key}"
-            tensors[full] = StoredTensor(str(path), full, tuple(tensor.shape), dtype, tensor.detach().numpy)
+            tensors[f"{part}.{key}"] = StoredTensor.of(path, f"{part}.{key}", tensor)
     embedder = architecture.get("token_embedder")
     sizes = embedder if isinstance(embedder, dict) else {}
     layers = architecture.get("encoder", {}).get("n_layers")
     softmax = _softmax(folder, layers, notes) if (folder / CLASSIFIER).is_file() else {}
-    return Source(
+    return LanguageSource(
         description=f"ELMoForManyLangs model: {', '.join(STATE_DICTS.values())}, {Path(where).name}",
         layout="elmoformanylangs",
         file=str(folder),
@@ -210,12 +201,7 @@ def _softmax(folder: Path, layers: Any, notes: list[str]) -> dict[str, StoredTen
             f"the softmax of {CLASSIFIER} has a class for every word of {WORDS}; its program evaluates it over the "
             "words that it has met in training"
         )
-    return {
-        name: StoredTensor(
-            str(path), name, tuple(value.shape), str(value.dtype).removeprefix("torch."), value.detach().numpy
-        )
-        for name, value in (("softmax/W", weight), ("softmax/b", bias))
-    }
+    return {name: StoredTensor.of(path, name, value) for name, value in (("softmax/W", weight), ("softmax/b", bias))}
 
 
 def _dictionary(path: Path, is_read: bool) -> Dictionary | None:

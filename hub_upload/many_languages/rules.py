@@ -1,4 +1,4 @@
-"""What of an ELMoForManyLangs model becomes what: its sizes, its tensors, its tokenizer, and all of it back."""
+"""Sizes, names and dictionaries of an ELMoForManyLangs model, and what they become, there and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,10 +7,11 @@ from elmo_hf import ElmoConfig, ElmoTokenizer
 
 from ..common.errors import CheckpointError
 from ..common.options import OptionsReader, make_config
-from ..common.rules import Dimensions, Rule
+from ..common.plan import Plan, fit
+from ..common.rules import SOFTMAX_RULES, Rule, allennlp_characters, allennlp_lstm, copied
 from ..common.source import Source
-from ..common.transforms import COPY, NEGATED_GATE, PAD_ROWS
-from .reader import BUILT_IN_ARCHITECTURE
+from ..common.transforms import PAD_ROWS
+from .reader import BUILT_IN_ARCHITECTURE, LanguageSource
 
 # Symbols that the program looks up by their names.
 BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN, PADDING = "<bos>", "<eos>", "<oov>", "<pad>"
@@ -25,7 +26,7 @@ CHARACTER_TABLE = "token_embedder.char_emb_layer.embedding.weight"
 WORD_TABLE = "token_embedder.word_emb_layer.embedding.weight"
 # The constant of the forget gates is inside their biases.
 READERS_FORGET_BIAS = 0.0
-# What every published architecture has, and nothing that is converted depends on.
+# Every published architecture has these, and nothing that is converted depends on them.
 TRAINING_OPTIONS = {name: BUILT_IN_ARCHITECTURE[name] for name in ("classifier", "dropout")}
 
 
@@ -33,109 +34,49 @@ def rules(config: ElmoConfig) -> tuple[Rule, ...]:
     """The conversion table of a configuration; names begin with that of their file."""
     joined = config.joins_words
     words, characters = ("embeddings.words.", "embeddings.characters.") if joined else ("embeddings.", "embeddings.")
-    highway = f"{characters}highways.{{highway}}"
-    stack, lstm = "encoder.{side}_layer_{layer}", "encoder.layers.{layer}.{side}_lstm"
     return (
         Rule(
             WORD_TABLE,
             "words W",
-            (f"{words}word_embeddings.weight",),
+            f"{words}word_embeddings.weight",
             PAD_ROWS,
             "Id k of word.dic is word id k + 1, behind padding; an added mask has a zero row at the end.",
             "word_input",
         ),
         Rule(
             CHARACTER_TABLE,
-            "characters D",
-            (f"{characters}character_embeddings.weight",),
+            "C-1 D",
+            f"{characters}character_embeddings.weight",
             PAD_ROWS,
             "Id k of char.dic is character k + 1, because 0 stands for padded words; `<pad>` keeps its row.",
             "character_input",
         ),
-        Rule(
-            "token_embedder.convolutions.{filter}.weight",
-            "count D width",
-            (f"{characters}convolutions.{{filter}}.weight",),
-            COPY,
-            "The same convolution.",
-            "character_input",
+        *allennlp_characters(
+            "token_embedder.convolutions.{filter}", "token_embedder.highways._layers.{highway}", characters
         ),
-        Rule(
-            "token_embedder.convolutions.{filter}.bias",
-            "count",
-            (f"{characters}convolutions.{{filter}}.bias",),
-            COPY,
-            "The same vector.",
-            "character_input",
-        ),
-        Rule(
-            "token_embedder.highways._layers.{highway}.weight",
-            "2F F",
-            (f"{highway}.nonlinear.weight", f"{highway}.gate.weight"),
-            NEGATED_GATE,
-            "AllenNLP's highway: its gate carries the input, ours opens the other branch.",
-            "character_input",
-        ),
-        Rule(
-            "token_embedder.highways._layers.{highway}.bias",
-            "2F",
-            (f"{highway}.nonlinear.bias", f"{highway}.gate.bias"),
-            NEGATED_GATE,
-            "As its weight.",
-            "character_input",
-        ),
-        Rule(
-            "token_embedder.projection.weight",
-            "P W+F",
-            ("embeddings.projection.weight",),
-            COPY,
-            "Over [word; characters] in both.",
-        ),
-        Rule("token_embedder.projection.bias", "P", ("embeddings.projection.bias",), COPY, "The same vector."),
-        Rule(f"{stack}.input_linearity.weight", "4H P", (f"{lstm}.input_proj.weight",), COPY, "Gates are i, f, g, o."),
-        Rule(f"{stack}.state_linearity.weight", "4H P", (f"{lstm}.hidden_proj.weight",), COPY, "Gates are i, f, g, o."),
-        Rule(
-            f"{stack}.state_linearity.bias",
-            "4H",
-            (f"{lstm}.input_proj.bias",),
-            COPY,
-            "The one bias of the cell, the forget bias of 1 already inside: `config.forget_bias` is 0.",
-        ),
-        Rule(
-            f"{stack}.state_projection.weight", "P H", (f"{lstm}.output_proj.weight",), COPY, "The same linear layer."
-        ),
-        Rule(
-            "softmax/W",
-            "words P",
-            ("softmax.weight",),
-            PAD_ROWS,
-            "Of classifier.pkl, if there is one. Id k of word.dic is word id k + 1; `<pad>` is a class as any other.",
-            "softmax",
-        ),
-        Rule("softmax/b", "words", ("softmax.bias",), PAD_ROWS, "As softmax/W.", "softmax"),
+        *copied("token_embedder.projection", "embeddings.projection", "P W+F", "Over [word; characters] in both."),
+        *allennlp_lstm("encoder.{side}_layer_{layer}"),
+        # Of classifier.pkl, if there is one; `<pad>` is a class as any other.
+        *SOFTMAX_RULES,
     )
 
 
-def dimensions(config: ElmoConfig, words: int | None) -> Dimensions:
-    """Values of the symbols in `rules`, each with the key of the architecture file that it comes from."""
-    filters, word_size = config.num_filters, config.word_embedding_size
-    rows = {
-        "characters": (config.num_characters - 1, "the number of rows of the table of characters"),
-        "words": (words or 0, "the number of rows of the table of words, or of the softmax where there is none"),
-        "W": (word_size, "token_embedder.word_dim"),
-        "D": (config.character_embedding_size, "token_embedder.char_dim"),
-        "F": (filters, "the sum of the counts in token_embedder.filters"),
-        "2F": (2 * filters, "twice the sum of the counts in token_embedder.filters"),
-        "W+F": (word_size + filters, "token_embedder.word_dim and the sum of the counts in token_embedder.filters"),
-        "P": (config.projection_size, "encoder.projection_dim"),
-        "H": (config.cell_size, "encoder.dim"),
-        "4H": (4 * config.cell_size, "four times encoder.dim"),
-    }
-    return Dimensions(
-        {symbol: value for symbol, (value, _) in rows.items()},
-        {symbol: origin for symbol, (_, origin) in rows.items()},
-        filters="token_embedder.filters",
-    )
+# The key of the architecture file that each symbol of a shape comes from.
+ORIGINS = {
+    "filters": "token_embedder.filters",
+    "C-1": "the number of rows of the table of characters",
+    "words": "the number of rows of the table of words, or of the softmax where there is none",
+    "W": "token_embedder.word_dim",
+    "D": "token_embedder.char_dim",
+    "P": "encoder.projection_dim",
+    "H": "encoder.dim",
+}
+
+
+def make_plan(source: Source, notes: list[str]) -> Plan:
+    """Compare a source with its options."""
+    config = config_of(source, notes)
+    return fit(source, config, rows_of_words(source), rules(config), ORIGINS)
 
 
 def config_of(source: Source, notes: list[str]) -> ElmoConfig:
@@ -144,7 +85,7 @@ def config_of(source: Source, notes: list[str]) -> ElmoConfig:
     Raises:
         CheckpointError: the architecture file lacks a size or has an impossible one; the message names file and key.
     """
-    reader = OptionsReader(source.options or {}, source.options_file)
+    reader = OptionsReader(source.options, source.options_file)
     word_size = reader.size("token_embedder.word_dim", default=0, lowest=0)
     character_size = reader.size("token_embedder.char_dim", default=0, lowest=0)
     size = reader.size("encoder.projection_dim")
@@ -201,7 +142,7 @@ def tokenizer_of(source: Source, config: ElmoConfig, notes: list[str]) -> ElmoTo
     Raises:
         CheckpointError: a dictionary that is damaged or not the model's.
     """
-    assert source.dictionaries is not None
+    assert isinstance(source, LanguageSource)
     characters, words = source.dictionaries.characters, source.dictionaries.words
     # A model without characters cuts words before it looks them up all the same.
     symbols: Mapping[str, int] = {mark: number for number, mark in enumerate(CHARACTER_MARKS)}

@@ -17,27 +17,10 @@ from ..common.errors import CheckpointError
 from ..common.options import DEFAULT_CHARACTERS_PER_WORD, NUM_CHARACTERS
 from ..common.output import new_folder
 from ..common.rules import expand
-from ..common.saved_model import SOFTMAX_PARAMETERS, Parameter, Written, load_float32, read_tokenizer
+from ..common.saved_model import SOFTMAX_PARAMETERS, SavedModel, Written, read_tokenizer
 from ..common.transforms import Array
-from .reader import (
-    CONFIG,
-    DEAD_BUFFER,
-    DEAD_CLASS,
-    SOFTMAX,
-    SOFTMAX_LAYOUTS,
-    UNKNOWN,
-    WORDS,
-)
-from .rules import (
-    EPSILON_FROM_1_0,
-    EPSILON_UP_TO_0_9,
-    HEADS,
-    POSITION_TABLE,
-    POSITIONS,
-    archive_config,
-    dimensions,
-    rules,
-)
+from .reader import CONFIG, DEAD_BUFFER, DEAD_CLASS, SOFTMAX, SOFTMAX_LAYOUTS, UNKNOWN, WORDS
+from .rules import EPSILON_FROM_1_0, EPSILON_UP_TO_0_9, HEADS, POSITION_TABLE, POSITIONS, archive_config, origins, rules
 
 ARCHIVE, WEIGHTS, NAMESPACES = "model.tar.gz", "weights.th", "vocabulary/non_padded_namespaces.txt"
 NAME = "token_characters"
@@ -45,15 +28,11 @@ NAME = "token_characters"
 DEAD_BIAS = -1e9
 
 
-def check_config(config: ElmoConfig, folder: Path) -> None:
+def check_config(folder: Path, config: ElmoConfig, notes: list[str]) -> None:
     """Refuse what the format cannot hold."""
     for condition, fault, holds in (
         (not config.causal, "causal=False", "causal ones only"),
-        (
-            config.num_attention_heads != HEADS,
-            f"num_attention_heads={config.num_attention_heads}",
-            f"{HEADS} always",
-        ),
+        (config.num_attention_heads != HEADS, f"num_attention_heads={config.num_attention_heads}", f"{HEADS} always"),
         (not config.character_filters, "words read by their id", "those that read characters"),
         (config.joins_words, "characters joined to other parts of a word", "characters alone"),
         (config.context_word_layer, "context_word_layer=True", "none with such a layer"),
@@ -71,42 +50,23 @@ def check_config(config: ElmoConfig, folder: Path) -> None:
             )
 
 
-def write_archive(
-    folder: Path,
-    output: Path,
-    config: ElmoConfig,
-    parameters: Mapping[str, Parameter],
-    notes: list[str],
-    softmax_layout: str = "sparse",
-) -> Written:
-    """Write a model of the checked configuration.
-
-    Args:
-        folder: Where its tokenizer is.
-        output: The folder to make, of one file, `model.tar.gz`.
-        config, parameters: Its sizes and tensors, which fit each other.
-        notes: Receives a sentence for everything that the format has no place for.
-        softmax_layout: One of `SOFTMAX_LAYOUTS`.
-
-    Raises:
-        CheckpointError: a tokenizer that is not the model's, or that the format cannot hold.
-    """
+def write(model: SavedModel, output: Path, softmax_layout: str) -> Written:
+    """Write a model of the checked configuration; `softmax_layout` is one of `SOFTMAX_LAYOUTS`."""
+    config, notes = model.config, model.notes
     _note_epsilon(config, notes)
-    words = _words(folder, config, parameters, notes)
+    words = _words(model)
     has_dead_class = words[-1] == DEAD_CLASS
     words = words[:-1] if has_dead_class else words
     tensors: OrderedDict[str, Array] = OrderedDict({DEAD_BUFFER: np.zeros(1, np.float32)})
-    entries = list(expand(rules(config, NAME), config, None, dimensions=dimensions(config, None, NAME)))
-    for entry in entries:
-        arrays = [load_float32(parameters, name, notes) for name in entry.parameters]
-        tensors[entry.original] = entry.transform.to_original(arrays, entry.shape[0])
+    for entry in expand(rules(config, NAME), config, None, origins(NAME), softmax=False):
+        tensors[entry.original] = model.original(entry, config.forget_bias)
     tensors[POSITION_TABLE] = _positions(tensors[POSITION_TABLE], notes)
     if not config.character_projection:
         # Made by the program in any case, and not used.
         place = f"_text_field_embedder.token_embedder_{NAME}._encoder._module._projection."
         tensors[f"{place}weight"] = np.eye(config.projection_size, dtype=np.float32)
         tensors[f"{place}bias"] = np.zeros(config.projection_size, np.float32)
-    matrix, vector = _softmax(config, parameters, len(words), has_dead_class, notes)
+    matrix, vector = _softmax(model, len(words), has_dead_class)
     shapes = {"sparse": (matrix, vector[:, None]), "dense": (matrix, vector), "unsampled": (matrix.T, vector)}
     for name, array in zip(SOFTMAX_LAYOUTS[softmax_layout], shapes[softmax_layout], strict=True):
         tensors[SOFTMAX + name] = array
@@ -123,7 +83,7 @@ def write_archive(
     }
     with new_folder(output) as partial:
         _write_tar(partial / ARCHIVE, members)
-    return Written((ARCHIVE,), len(tensors), 0, config.forget_bias)
+    return Written((ARCHIVE,), len(tensors), config.forget_bias)
 
 
 def _write_tar(path: Path, members: Mapping[str, bytes]) -> None:
@@ -155,8 +115,9 @@ def _note_epsilon(config: ElmoConfig, notes: list[str]) -> None:
         )
 
 
-def _words(folder: Path, config: ElmoConfig, parameters: Mapping[str, Parameter], notes: list[str]) -> list[str]:
+def _words(model: SavedModel) -> list[str]:
     """The lines of `tokens.txt`, and last the class without a word if the model has it."""
+    folder, config, notes = model.folder, model.config, model.notes
     tokenizer = read_tokenizer(folder)
     if tokenizer is None:
         raise CheckpointError(
@@ -164,16 +125,13 @@ def _words(folder: Path, config: ElmoConfig, parameters: Mapping[str, Parameter]
             "tokenizer there too"
         )
     _check_boundaries(tokenizer, folder)
-    ids = tokenizer.get_vocab()
-    if len(ids) != config.vocab_size:
+    size = len(tokenizer.get_vocab())
+    if size != config.vocab_size:
         raise CheckpointError(
-            f"{folder}: the tokenizer has {len(ids)} words, but the model vocab_size {config.vocab_size}; save model "
+            f"{folder}: the tokenizer has {size} words, but the model vocab_size {config.vocab_size}; save model "
             "and tokenizer that belong together"
         )
-    words = sorted(ids, key=ids.__getitem__)[1:]
-    softmax = [parameters[name] for name in SOFTMAX_PARAMETERS if name in parameters]
-    if tokenizer.mask_token_id == len(ids) - 1 and not any(bool(each.row(len(ids) - 1).any()) for each in softmax):
-        words.pop()
+    words = model.listed_words(tokenizer)
     unknown = words.index(str(tokenizer.unk_token))
     if words[unknown] != UNKNOWN:
         notes.append(f"the unknown word {words[unknown]!r} is called {UNKNOWN!r} there")
@@ -182,7 +140,7 @@ def _words(folder: Path, config: ElmoConfig, parameters: Mapping[str, Parameter]
     unfit += [UNKNOWN] if words.count(UNKNOWN) > 1 else []
     if unfit:
         raise CheckpointError(f"{folder}: the word {unfit[0]!r} cannot stand in an AllenNLP vocabulary")
-    if any(bool(each.row(0).any()) for each in softmax):
+    if model.is_used(0):
         notes.append("the softmax row of the padding word is not zero; AllenNLP has no such word: left out")
     return words
 
@@ -212,21 +170,19 @@ def _positions(table: Array, notes: list[str]) -> Array:
     return table[:, :POSITIONS]
 
 
-def _softmax(
-    config: ElmoConfig, parameters: Mapping[str, Parameter], words: int, has_dead_class: bool, notes: list[str]
-) -> tuple[Array, Array]:
+def _softmax(model: SavedModel, words: int, has_dead_class: bool) -> tuple[Array, Array]:
     """Weight (words + 1, P) and bias (words + 1): a row for each word, and behind them one for the class without."""
-    weight, bias = np.zeros((words + 1, config.projection_size), np.float32), np.zeros(words + 1, np.float32)
-    if any(name not in parameters for name in SOFTMAX_PARAMETERS):
-        notes.append("the model has no softmax and AllenNLP loads none without: written as zeros")
+    weight, bias = np.zeros((words + 1, model.config.projection_size), np.float32), np.zeros(words + 1, np.float32)
+    if any(name not in model.parameters for name in SOFTMAX_PARAMETERS):
+        model.notes.append("the model has no softmax and AllenNLP loads none without: written as zeros")
         return weight, bias
     # Ours have a row for padding before the first word.
     known = words + has_dead_class
     for stored, name in zip((weight, bias), SOFTMAX_PARAMETERS, strict=True):
-        stored[:known] = load_float32(parameters, name, notes)[1 : known + 1]
+        stored[:known] = model.load(name)[1 : known + 1]
     if not has_dead_class:
         bias[-1] = DEAD_BIAS
-        notes.append(
+        model.notes.append(
             f"AllenNLP's softmax has one class more, which is no word: written with a bias of {DEAD_BIAS:g}, so that "
             "it takes no part"
         )

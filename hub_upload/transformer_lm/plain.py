@@ -1,76 +1,29 @@
-"""Transformer ELMo once more, as plainly as it can be written; see `plain`.
+"""Transformer ELMo once more, as plainly as it can be written; see `common.plain`, whose character CNN it shares.
 
-Its own reading of the archive's names, its own encoder of characters, its own formulas: one sentence, one direction,
-one head, one position at a time, in float64.
+Its own reading of the archive's names, its own formulas: one sentence, one direction, one head, one position at a
+time, in float64.
 
 Sources: AllenNLP `cnn_highway_encoder.py`, `layer_norm.py`; allennlp-models `bidirectional_lm_transformer.py`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from ..common.plain import Array, Read, sentence_rows, sigmoid
+from ..common.plain import Array, Characters, Read, WordVectors, allennlp_cnn, torch_linear
 
 HEADS = 8
 # The indexer of that program makes so many ids a word.
 CHARACTERS = 50
 
 
-@dataclass
-class CharacterEncoder:
-    """The vector of a word from its characters.
-
-    Attributes:
-        read: the arrays, by their names below `_text_field_embedder.token_embedder_*.`.
-        options: `encoder` of that part of `config.json`.
-        epsilon: of the layer norm.
-    """
-
-    read: Read
-    options: Mapping[str, Any]
-    epsilon: float
-    lines: Mapping[str, int] = field(default_factory=dict)
-
-    def __call__(self, words: Sequence[str]) -> Array:
-        """The vectors of a sentence with both boundaries around it, (words + 2, P)."""
-        return np.stack([self.word(row) for row in sentence_rows(words, CHARACTERS)])
-
-    def word(self, row: Sequence[int]) -> Array:
-        x = self.read("_embedding._module.weight")[list(row)]  # (characters, D)
-        maxima = []
-        for i, (width, _) in enumerate(self.options["filters"]):
-            kernel, bias = (self.part(f"char_conv_{i}.{name}") for name in ("weight", "bias"))
-            values = [np.einsum("ndw,wd->n", kernel, x[t : t + width]) + bias for t in range(len(x) - width + 1)]
-            maxima.append(np.max(values, axis=0))
-        y = np.concatenate(maxima)
-        y = np.tanh(y) if self.options.get("activation", "relu") == "tanh" else np.maximum(y, 0)
-        place = self.options.get("projection_location", "after_highway")
-        if place == "after_cnn":
-            y = self.project(y)
-        for k in range(self.options["num_highway"]):
-            z = self.part(f"_highways._layers.{k}.weight") @ y + self.part(f"_highways._layers.{k}.bias")
-            new, carried = np.split(z, 2)
-            y = sigmoid(carried) * y + (1 - sigmoid(carried)) * np.maximum(new, 0)
-        if place == "after_highway":
-            y = self.project(y)
-        if self.options.get("do_layer_norm"):
-            y = normalised(y, self.part("_layer_norm.gamma"), self.part("_layer_norm.beta"), self.epsilon)
-        return y
-
-    def project(self, y: Array) -> Array:
-        return self.part("_projection.weight") @ y + self.part("_projection.bias")
-
-    def part(self, name: str) -> Array:
-        return self.read(f"_encoder._module.{name}")
-
-
-def normalised(x: Array, gamma: Array, beta: Array, epsilon: float) -> Array:
+def normalized(x: Array, gamma: Array, beta: Array, epsilon: float) -> Array:
     """The last axis to mean 0 and deviation 1, the biased one; epsilon is outside of the root."""
-    centred = x - x.mean(axis=-1, keepdims=True)
-    return gamma * centred / (np.sqrt((centred**2).mean(axis=-1, keepdims=True)) + epsilon) + beta
+    centered = x - x.mean(axis=-1, keepdims=True)
+    return gamma * centered / (np.sqrt((centered**2).mean(axis=-1, keepdims=True)) + epsilon) + beta
 
 
 @dataclass
@@ -84,11 +37,12 @@ class PlainTransformer:
         state: always empty, for nothing is carried.
     """
 
-    vectors: CharacterEncoder
+    vectors: WordVectors
     read: Read
     depth: int
     epsilon: float
     state: dict[int, Any] = field(default_factory=dict)
+    has_state = False
 
     def embed(self, batch: Sequence[Sequence[str]]) -> list[Array]:
         """All layers of each sentence, (layers + 1, words + 2, 2P)."""
@@ -113,7 +67,7 @@ class PlainTransformer:
             inner = np.maximum(self._linear(f"{layer}feed_forward.w_1", self._norm(f"{layer}sublayer.1.norm", x)), 0)
             x = x + self._linear(f"{layer}feed_forward.w_2", inner)
             outputs.append(x)
-        # Only what leaves the stack at its top is normalised once more.
+        # Only what leaves the stack at its top is normalized once more.
         outputs[-1] = self._norm(f"{place}norm", x)
         return outputs
 
@@ -133,7 +87,28 @@ class PlainTransformer:
         return x @ self.read(f"{place}.weight").T + self.read(f"{place}.bias")
 
     def _norm(self, place: str, x: Array) -> Array:
-        return normalised(x, self.read(f"{place}.gamma"), self.read(f"{place}.beta"), self.epsilon)
+        return normalized(x, self.read(f"{place}.gamma"), self.read(f"{place}.beta"), self.epsilon)
+
+
+def _characters(read: Read, options: Mapping[str, Any], epsilon: float) -> Characters:
+    """The encoder of words; `options` are those of its part of `config.json`."""
+    encoder = "_encoder._module."
+    cnn = allennlp_cnn(
+        read,
+        "_embedding._module.weight",
+        f"{encoder}char_conv_",
+        f"{encoder}_highways._layers.",
+        len(options["filters"]),
+        options["num_highway"],
+        options.get("activation", "relu"),
+    )
+    place = options.get("projection_location", "after_highway")
+    if place is not None:
+        cnn.layers.insert(0 if place == "after_cnn" else len(cnn.layers), torch_linear(read, f"{encoder}_projection"))
+    if options.get("do_layer_norm"):
+        gamma, beta = (read(f"{encoder}_layer_norm.{part}") for part in ("gamma", "beta"))
+        cnn.layers.append(lambda x: normalized(x, gamma, beta, epsilon))
+    return Characters(cnn, CHARACTERS)
 
 
 def from_language_model(
@@ -142,21 +117,11 @@ def from_language_model(
     """From the arrays of an archive and its `config.json`; no archive holds the epsilon of its layer norms."""
     end = "._embedding._module.weight"
     prefix = next(name for name in sorted(names) if name.endswith(end)).removesuffix(end)
-    arrays: dict[str, Array] = {}
-
-    def below(place: str) -> Read:
-        def cached(name: str) -> Array:
-            if place + name not in arrays:
-                arrays[place + name] = read(place + name)
-            return arrays[place + name]
-
-        return cached
-
     embedders = options["model"]["text_field_embedder"]["token_embedders"]
     encoder = embedders[prefix.partition("token_embedder_")[2]]["encoder"]
     return PlainTransformer(
-        CharacterEncoder(below(prefix + "."), encoder, layer_norm_epsilon),
-        below("_contextualizer."),
+        _characters(lambda name: read(f"{prefix}.{name}"), encoder, layer_norm_epsilon),
+        cache(lambda name: read(f"_contextualizer.{name}")),
         depth=options["model"]["contextualizer"]["num_layers"],
         epsilon=layer_norm_epsilon,
     )

@@ -1,6 +1,6 @@
 """AllenNLP language models: the `model.tar.gz` of a training run, with `config.json`, `weights.th` and `vocabulary/`.
 
-Those with a Transformer over characters are Transformer ELMo. Others are recognised and refused by their type.
+Those with a Transformer over characters are Transformer ELMo. Others are recognized and refused by their type.
 
 Source: AllenNLP `models/archival.py`, `data/vocabulary.py`; allennlp-models `lm/models/language_model.py`.
 """
@@ -17,11 +17,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..allennlp.reader import read_archive_config
+from ..allennlp.reader import find_weights, read_archive_config
 from ..common.errors import CheckpointError
 from ..common.options import read_json
-from ..common.source import Source, StoredTensor
-from ..common.vocabulary import Vocabulary
+from ..common.source import Place, Source, StoredTensor
+from ..common.vocabulary import Vocabulary, read_text
 
 CONFIG, META, WORDS = "config.json", "meta.json", "vocabulary/tokens.txt"
 MODEL_TYPES = ("language_model", "bidirectional-language-model")
@@ -75,15 +75,7 @@ class LanguageModelVocabulary(Vocabulary):
         Raises:
             CheckpointError: not UTF-8.
         """
-        content = self.file.read_bytes()
-        try:
-            lines = re.split(r"\r?\n", content.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            line = content[: error.start].count(b"\n") + 1
-            raise CheckpointError(
-                f"{self.file}, line {line}: byte {content[error.start]:#04x} is not UTF-8; expected UTF-8 text with "
-                "one word a line. Fetch the file again"
-            ) from None
+        lines = re.split(r"\r?\n", read_text(self.file, "UTF-8 text with one word a line"))
         return lines[:-1] if lines[-1] == "" else lines
 
     @cached_property
@@ -107,22 +99,18 @@ class LanguageModelVocabulary(Vocabulary):
         return list(first)
 
 
-def open_language_model(
-    folder: Path, weights: Path, state: Mapping[str, Tensor], options: Path | None, vocabulary: Path | None
-) -> Source:
-    """Read an unpacked archive or training folder.
-
-    Args:
-        folder: Where `config.json` and `vocabulary/` are.
-        weights: The state dict's file.
-        state: Its content.
-        options: `config.json`, if the user names another one.
-        vocabulary: `tokens.txt`, likewise.
+def open_place(place: Place) -> Source | None:
+    """Open an archive that was unpacked, or a training folder; `None` for other places and for task models.
 
     Raises:
         CheckpointError: a language model of another kind, or damaged files.
     """
-    path = options or folder / CONFIG
+    weights = find_weights(place)
+    if weights is None or not is_language_model(place.state_dict(weights)):
+        return None
+    folder, state = place.folder, place.state_dict(weights)
+    place.refuse(weights, "an AllenNLP model brings its own softmax", "softmax")
+    path = place.options or folder / CONFIG
     if not path.is_file():
         raise CheckpointError(
             f"{weights}: an AllenNLP language model, and there is no {CONFIG} beside it, which says what its parts do; "
@@ -130,29 +118,20 @@ def open_language_model(
         )
     config = read_archive_config(path)
     _check_kind(config, state, str(path))
-    file = str(weights)
-    notes: list[str] = []
     named = {name: tensor for name, tensor in state.items() if name != DEAD_BUFFER and not name.startswith(SOFTMAX)}
     named |= _softmax(state, sampled=config["model"].get("num_samples") is not None)
-    tensors = {name: _stored(file, name, tensor.detach()) for name, tensor in named.items()}
-    words = vocabulary or folder / WORDS
+    words = place.vocabulary or folder / WORDS
     if (folder / META).is_file():
         config = {**config, META: read_json(folder / META)}
     return Source(
         description=f"AllenNLP Transformer language model: {weights.name}, {path.name}",
         layout="allennlp-language-model",
-        file=file,
-        tensors=tensors,
+        file=str(weights),
+        tensors={name: StoredTensor.of(weights, name, tensor) for name, tensor in named.items()},
         options=config,
         options_file=str(path),
         vocabulary=LanguageModelVocabulary(words) if words.is_file() else None,
-        notes=notes,
     )
-
-
-def _stored(file: str, name: str, tensor: Tensor) -> StoredTensor:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return StoredTensor(file, name, tuple(tensor.shape), dtype, tensor.contiguous().numpy)
 
 
 def _softmax(state: Mapping[str, Tensor], sampled: bool) -> dict[str, Tensor]:

@@ -1,20 +1,22 @@
-"""What of an AllenNLP Transformer language model becomes what: its sizes, its tensors, its tokenizer, and back.
+"""Sizes, names and words of an AllenNLP Transformer language model, and what they become, there and back.
 
 Source: allennlp-models `lm/modules/seq2seq_encoders/bidirectional_lm_transformer.py`, AllenNLP
 `modules/seq2vec_encoders/cnn_highway_encoder.py`.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from elmo_hf import ElmoConfig, ElmoTokenizer
 
 from ..common.errors import CheckpointError
 from ..common.options import DEFAULT_CHARACTERS_PER_WORD, NUM_CHARACTERS, OptionsReader, make_config
-from ..common.rules import Dimensions, Rule
+from ..common.plan import Plan, fit, rows_of_softmax
+from ..common.rules import SOFTMAX_RULES, Rule, allennlp_characters, copied
 from ..common.source import Source
-from ..common.transforms import COPY, FIRST_OF_ONE, NEGATED_GATE, PAD_ROWS, Transform
+from ..common.tokenizer import make_tokenizer
+from ..common.transforms import COPY, FIRST_OF_ONE
 from .reader import META, TRANSFORMER, UNKNOWN
 
 # No archive says how many heads there are: the program always makes so many.
@@ -27,7 +29,7 @@ EPSILON_UP_TO_0_9, EPSILON_FROM_1_0 = 1e-6, 1e-13
 
 
 def embedder_name(names: Iterable[str], file: str) -> str:
-    """What the archive calls the characters of a word, usually `token_characters`.
+    """The name that the archive has for the characters of a word, usually `token_characters`.
 
     Raises:
         CheckpointError: no such part, or several.
@@ -51,122 +53,73 @@ def embedder_name(names: Iterable[str], file: str) -> str:
 def rules(config: ElmoConfig, name: str) -> tuple[Rule, ...]:
     """The conversion table of a configuration; `name` as `embedder_name` gives it."""
     embedder = EMBEDDER.format(name=name.replace("{", "{{").replace("}", "}}"))
-    encoder = embedder + "_encoder._module."
+    encoder = f"{embedder}_encoder._module."
     stack, block = "_contextualizer._{side}_transformer.", "encoder.layers.{layer}.{side}_block."
-    layer = stack + "layers.{layer}."
-    rows: list[tuple[str, str, str | tuple[str, ...], Transform, str]] = [
-        (
-            embedder + "_embedding._module.weight",
-            "characters D",
+    layer = f"{stack}layers.{{layer}}."
+    norms = {
+        f"{stack}norm": "encoder.{side}_norm",
+        f"{layer}sublayer.0.norm": f"{block}attention_norm",
+        f"{layer}sublayer.1.norm": f"{block}feed_forward_norm",
+    }
+    if config.character_layer_norm:
+        norms[f"{encoder}_layer_norm"] = "embeddings.layer_norm"
+    linear, order = "The same linear layer.", "Query, key, value and output are numbered in this order."
+    return (
+        Rule(
+            f"{embedder}_embedding._module.weight",
+            "C D",
             "embeddings.character_embeddings.weight",
             COPY,
             "Ids are the same, 0 for padded words; the row of that id is kept, though no word reads it.",
         ),
-        (
-            encoder + "char_conv_{filter}.weight",
-            "count D width",
-            "embeddings.convolutions.{filter}.weight",
-            COPY,
-            "The same convolution.",
+        *allennlp_characters(f"{encoder}char_conv_{{filter}}", f"{encoder}_highways._layers.{{highway}}"),
+        *copied(f"{encoder}_projection", "embeddings.projection", "P F", linear, "character_projection"),
+        *(
+            Rule(f"{theirs}.{name}", "P", f"{ours}.{part}", COPY, "The same layer norm.")
+            for theirs, ours in norms.items()
+            for name, part in (("gamma", "weight"), ("beta", "bias"))
         ),
-        (
-            encoder + "char_conv_{filter}.bias",
-            "count",
-            "embeddings.convolutions.{filter}.bias",
-            COPY,
-            "The same vector.",
+        *(
+            rule
+            for number, letter in enumerate("qkvo")
+            for rule in copied(f"{layer}self_attn.linears.{number}", f"{block}attention.{letter}_proj", "P P", order)
         ),
-    ]
-    for part, shape in (("weight", "2h h"), ("bias", "2h")):
-        highway = "embeddings.highways.{highway}."
-        rows.append(
-            (
-                f"{encoder}_highways._layers.{{highway}}.{part}",
-                shape,
-                (f"{highway}nonlinear.{part}", f"{highway}gate.{part}"),
-                NEGATED_GATE,
-                "AllenNLP's gate carries the input, y = g x + (1 - g) relu(.), ours the other branch.",
-            )
-        )
-    if config.character_projection:
-        for part, shape in (("weight", "P F"), ("bias", "P")):
-            rows.append((f"{encoder}_projection.{part}", shape, f"embeddings.projection.{part}", COPY, "The same map."))
-    norms = [(stack + "norm", "encoder.{side}_norm")]
-    norms += [(layer + "sublayer.0.norm", block + "attention_norm")]
-    norms += [(layer + "sublayer.1.norm", block + "feed_forward_norm")]
-    if config.character_layer_norm:
-        norms.append((encoder + "_layer_norm", "embeddings.layer_norm"))
-    for original, ours in norms:
-        for theirs, part in (("gamma", "weight"), ("beta", "bias")):
-            rows.append((f"{original}.{theirs}", "P", f"{ours}.{part}", COPY, "The same layer norm."))
-    for number, letter in enumerate("qkvo"):
-        for part, shape in (("weight", "P P"), ("bias", "P")):
-            rows.append(
-                (
-                    f"{layer}self_attn.linears.{number}.{part}",
-                    shape,
-                    f"{block}attention.{letter}_proj.{part}",
-                    COPY,
-                    "Query, key, value and output are numbered in this order.",
-                )
-            )
-    for place, ours, to, of in (("w_1", "up_proj", "hidden", "P"), ("w_2", "down_proj", "P", "hidden")):
-        for part, shape in (("weight", f"{to} {of}"), ("bias", to)):
-            theirs = f"{layer}feed_forward.{place}.{part}"
-            rows.append((theirs, shape, f"{block}feed_forward.{ours}.{part}", COPY, "The same map."))
-    rows.append(
-        (
+        *copied(f"{layer}feed_forward.w_1", f"{block}feed_forward.up_proj", "hidden P", linear),
+        *copied(f"{layer}feed_forward.w_2", f"{block}feed_forward.down_proj", "P hidden", linear),
+        Rule(
             POSITION_TABLE,
             "1 positions P",
             "encoder.positions.encodings",
             FIRST_OF_ONE,
             "Both directions share it; kept as stored, because a sine's last bits differ from library to library.",
-        )
+        ),
+        *SOFTMAX_RULES,
     )
-    table = [
-        Rule(original, shape, (ours,) if isinstance(ours, str) else ours, transform, reason)
-        for original, shape, ours, transform, reason in rows
-    ]
-    reason = (
-        "Line r of the vocabulary file is word id r + 1, behind padding; the class behind the last line has an id too, "
-        "and an added mask a zero row at the end."
-    )
-    table.append(Rule("softmax/W", "words P", ("softmax.weight",), PAD_ROWS, reason, "softmax"))
-    table.append(Rule("softmax/b", "words", ("softmax.bias",), PAD_ROWS, reason, "softmax"))
-    return tuple(table)
 
 
-def without_unused(stored: Mapping[str, str], config: ElmoConfig) -> dict[str, str]:
-    """The names without the projection of characters that `projection_location` null leaves unused."""
-    unused = "_encoder._module._projection."
-    return {name: value for name, value in stored.items() if config.character_projection or unused not in name}
-
-
-def dimensions(config: ElmoConfig, words: int | None, name: str) -> Dimensions:
-    """Values of the symbols in `rules`, each with the key of `config.json` that it comes from."""
+def origins(name: str) -> dict[str, str]:
+    """The key of `config.json` that each symbol of a shape comes from; `name` as `embedder_name` gives it."""
     embedder = f"model.text_field_embedder.token_embedders.{name}"
-    encoder, contextualizer = f"{embedder}.encoder", "model.contextualizer"
-    filters = (config.num_filters, f"the sum of the counts in {encoder}.filters")
-    projected = (config.projection_size, f"{contextualizer}.input_dim")
-    before = config.character_projection and config.character_projection_location == "after_cnn"
-    width, origin = projected if before else filters
-    rows = {
-        "characters": (config.num_characters, "the number of ids that the indexer makes"),
-        "D": (config.character_embedding_size, f"{embedder}.embedding.embedding_dim"),
-        "F": filters,
-        "h": (width, origin),
-        "2h": (2 * width, f"twice {origin}"),
-        "P": projected,
-        "hidden": (config.feed_forward_size, f"{contextualizer}.hidden_dim"),
-        "positions": (config.max_position_embeddings, "its own"),
-        "1": (1, "always"),
-        "words": (words or 0, "the number of lines of the vocabulary file and one"),
+    return {
+        "filters": f"{embedder}.encoder.filters",
+        "C": "the number of ids that the indexer makes",
+        "D": f"{embedder}.embedding.embedding_dim",
+        "P": "model.contextualizer.input_dim",
+        "hidden": "model.contextualizer.hidden_dim",
+        "positions": "its own",
+        "words": "the number of lines of the vocabulary file and one",
     }
-    return Dimensions(
-        {symbol: value for symbol, (value, _) in rows.items()},
-        {symbol: text for symbol, (_, text) in rows.items()},
-        filters=f"{encoder}.filters",
-    )
+
+
+def make_plan(source: Source, notes: list[str]) -> Plan:
+    """Compare a source with its options."""
+    config = config_of(source, notes)
+    words = rows_of_softmax(source, {name: name for name in source.tensors})
+    name = embedder_name(source.tensors, source.file)
+    # With `projection_location` null, the program makes a projection of characters and does not use it.
+    unused = "_encoder._module._projection."
+    stored = {name: name for name in source.tensors if config.character_projection or unused not in name}
+    return fit(source, config, words, rules(config, name), origins(name), stored)
 
 
 def config_of(source: Source, notes: list[str]) -> ElmoConfig:
@@ -176,7 +129,6 @@ def config_of(source: Source, notes: list[str]) -> ElmoConfig:
         CheckpointError: `config.json` lacks a size, has an impossible one or another kind of part, or the vocabulary
             is not the softmax's; the message names file and key.
     """
-    assert source.options is not None
     name, reader = embedder_name(source.tensors, source.file), OptionsReader(source.options, source.options_file)
     embedder = f"model.text_field_embedder.token_embedders.{name}"
     reader.choice(f"{embedder}.type", ("character_encoding",))
@@ -225,7 +177,7 @@ def config_of(source: Source, notes: list[str]) -> ElmoConfig:
 def _projection(
     source: Source, reader: OptionsReader, encoder: str, size: int, notes: list[str]
 ) -> dict[str, bool | str]:
-    """Where the characters' projection stands. With `null`, AllenNLP makes one and does not use it."""
+    """The place of the characters' projection. With `null`, AllenNLP makes one and does not use it."""
     place = reader.get(f"{encoder}.projection_location")
     if place is None and "projection_location" in (reader.get(encoder) or {}):
         count = sum(pair[1] for pair in reader.filters(f"{encoder}.filters"))
@@ -248,7 +200,7 @@ def _projection(
 
 def _epsilon(source: Source, notes: list[str]) -> float:
     """The layer norms' epsilon, which changed between AllenNLP 0.9 and 1.0; no archive holds it."""
-    options = source.options or {}
+    options = source.options
     if source.layer_norm_epsilon is not None:
         return source.layer_norm_epsilon
     if META in options or "data_loader" in options:
@@ -288,25 +240,13 @@ def _note_boundaries(reader: OptionsReader, notes: list[str]) -> None:
             )
 
 
-def tokenizer_of(source: Source, config: ElmoConfig) -> ElmoTokenizer:
+def tokenizer_of(source: Source, config: ElmoConfig, notes: list[str]) -> ElmoTokenizer:
     """The tokenizer with the archive's words; the softmax's class without a word is the last of them.
 
     Raises:
         CheckpointError: a vocabulary that lacks a boundary symbol or is damaged; the message names the file.
     """
-    words = source.vocabulary.words if source.vocabulary is not None else None
-    try:
-        return ElmoTokenizer(
-            vocab=words,
-            max_characters_per_word=config.max_characters_per_word,
-            unk_token=UNKNOWN if words is not None else "<UNK>",
-        )
-    except ValueError as error:
-        file = source.vocabulary.file if source.vocabulary is not None else source.file
-        raise CheckpointError(
-            f"{file}: {str(error).removeprefix('vocab: ')}. A character model also works without it: "
-            "--without-vocabulary"
-        ) from error
+    return make_tokenizer(source, config, unk_token=UNKNOWN if source.vocabulary is not None else "<UNK>")
 
 
 def archive_config(config: ElmoConfig, layout: str, classes: int) -> dict[str, Any]:

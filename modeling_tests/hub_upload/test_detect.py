@@ -64,7 +64,7 @@ def test_directories_of_many_languages(tmp_path):
 def test_wrong_files(tmp_path):
     refuse(tmp_path / "absent", "no such file or folder")
     (tmp_path / "text").write_text("hello")
-    refuse(tmp_path / "text", "not recognised")
+    refuse(tmp_path / "text", "not recognized")
     (tmp_path / "empty.hdf5").touch()
     refuse(tmp_path / "empty.hdf5", "not a complete HDF5 file", options=tmp_path / "text")
     refuse(tmp_path, "no such file", options=tmp_path / "absent.json")

@@ -4,7 +4,8 @@ import pytest
 
 from elmo_hf import ElmoConfig
 from hub_upload import CheckpointError
-from hub_upload.common.options import config_from_options, options_from_config, read_json
+from hub_upload.bilm_tf.options import config_from_options, options_from_config
+from hub_upload.common.options import read_json
 
 from ..checkpoints import options, word_options
 

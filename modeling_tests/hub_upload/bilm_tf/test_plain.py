@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from hub_upload.common.plain import Cell, PlainElmo, Words, character_row, from_bilm, sentence_rows, sigmoid
+from hub_upload.bilm_tf.plain import Words, from_bilm
+from hub_upload.common.plain import Cell, PlainElmo, character_row, sentence_rows, sigmoid
 
 from ..checkpoints import read_hdf5
 

@@ -5,7 +5,11 @@ import torch
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining
 from hub_upload import CheckpointError
-from hub_upload.common.rules import ALLENNLP_RULES, BILM_RENAMINGS, BILM_RULES, check_complete, expand, listing, rename
+from hub_upload.allennlp.rules import RULES as ALLENNLP_RULES
+from hub_upload.bilm_tf.rules import ORIGINS, RENAMINGS, rename
+from hub_upload.bilm_tf.rules import RULES as BILM_RULES
+from hub_upload.common.errors import listing
+from hub_upload.common.rules import check_complete, expand
 
 from ..checkpoints import bilm_arrays, options
 
@@ -30,7 +34,7 @@ def test_tables_name_every_parameter_of_the_model_once(config, rules):
     expected = {key.removeprefix("elmo.") for key in model.state_dict()}
     # Either side lacks a part: a language model its mixes, AllenNLP's module the softmax.
     absent = "scalar_mixes." if rules is BILM_RULES else "softmax."
-    named = [parameter for entry in expand(rules, config, words=5) for parameter in entry.parameters]
+    named = [parameter for entry in expand(rules, config, 5, ORIGINS) for parameter in entry.parameters]
     assert sorted(named) == sorted(key for key in expected if not key.startswith(absent))
 
 
@@ -40,21 +44,22 @@ def test_expanded_names_and_shapes_are_those_of_the_original():
     config = ElmoConfig(
         character_embedding_size=3, character_filters=values["char_cnn"]["filters"], projection_size=6, cell_size=10
     )
-    assert {entry.original: entry.shape for entry in expand(BILM_RULES, config, 7)} == {
+    assert {entry.original: entry.shape for entry in expand(BILM_RULES, config, 7, ORIGINS)} == {
         name: array.shape for name, array in arrays.items()
     }
 
 
 def test_a_shared_table_has_one_name():
     config = ElmoConfig(**{**WORD_INPUT.to_dict(), "tie_word_embeddings": True})
-    names = {entry.original for entry in expand(BILM_RULES, config, 5)}
+    names = {entry.original for entry in expand(BILM_RULES, config, 5, ORIGINS)}
     assert {"embedding", "softmax/b"} <= names and "softmax/W" not in names
-    assert "softmax/b" not in {entry.original for entry in expand(BILM_RULES, config, 5, softmax=False)}
+    assert "softmax/b" not in {entry.original for entry in expand(BILM_RULES, config, 5, ORIGINS, softmax=False)}
 
 
 def test_a_wrong_shape_names_dataset_shapes_and_option():
     config = ElmoConfig(character_embedding_size=4, character_filters=[[2, 5]])
-    entry = next(entry for entry in expand(BILM_RULES, config, None) if entry.original == "CNN/W_cnn_0")
+    entries = expand(BILM_RULES, config, None, ORIGINS)
+    entry = next(entry for entry in entries if entry.original == "CNN/W_cnn_0")
     entry.check_shape((1, 2, 4, 5), "w.hdf5")
     with pytest.raises(
         CheckpointError,
@@ -67,7 +72,7 @@ def test_a_wrong_shape_names_dataset_shapes_and_option():
 
 
 def test_missing_and_unused_names_are_listed():
-    entries = list(expand(BILM_RULES, ElmoConfig(), None))
+    entries = list(expand(BILM_RULES, ElmoConfig(), None, ORIGINS, softmax=False))
     names = [entry.original for entry in entries]
     check_complete(entries, names, "f")
     with pytest.raises(CheckpointError, match=r"missing: char_embed; not part of the model .*: extra"):
@@ -94,7 +99,7 @@ def test_other_spellings_are_renamed():
 
 
 def test_every_row_gives_its_reason_in_a_sentence():
-    for row in (*BILM_RULES, *ALLENNLP_RULES, *BILM_RENAMINGS):
+    for row in (*BILM_RULES, *ALLENNLP_RULES, *RENAMINGS):
         assert row.reason.endswith(".")
 
 

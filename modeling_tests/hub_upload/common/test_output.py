@@ -6,9 +6,15 @@ import pytest
 
 from elmo_hf import ElmoForPreTraining
 from hub_upload import CheckpointError, convert, export
-from hub_upload.common.output import check_output, new_folder
+from hub_upload.common import output
+from hub_upload.common.output import new_folder
+from hub_upload.formats import EXPORTS
 
 from ..checkpoints import VOCABULARY, leftovers, write_bilm
+
+
+def check_output(folder, force, *sources):
+    output.check_output(folder, force, sources, EXPORTS)
 
 
 def test_a_new_folder_appears_only_at_the_end(tmp_path):
@@ -137,8 +143,8 @@ def test_force_replaces_all_that_this_package_writes(tmp_path):
     write_bilm(tmp_path / "source", vocabulary=VOCABULARY, separate_softmax=True)
     convert(tmp_path / "source", tmp_path / "folder")
     export(tmp_path / "folder", tmp_path / "back")
-    for output in ("folder", "back"):
-        check_output(tmp_path / output, True)
+    for name in ("folder", "back"):
+        check_output(tmp_path / name, True)
     model = ElmoForPreTraining.from_pretrained(tmp_path / "folder")
     model.save_pretrained(tmp_path / "folder", max_shard_size="2KB")
     assert (tmp_path / "folder" / "model.safetensors.index.json").is_file()

@@ -13,10 +13,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, ElmoTokenizer
 from hub_upload import CheckpointError, convert, export, verify
-from hub_upload.common.plan import make_plan
 from hub_upload.detect import open_source
 from hub_upload.many_languages.reader import BUILT_IN
-from hub_upload.many_languages.rules import PADDING_WORD
+from hub_upload.many_languages.rules import PADDING_WORD, make_plan
 from hub_upload.verify import plain_elmo
 
 from . import (

@@ -9,7 +9,7 @@ import torch
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer
 from hub_upload import CheckpointError, convert, verify
 from hub_upload.common.rules import expand
-from hub_upload.transformer_lm.rules import dimensions, embedder_name, rules
+from hub_upload.transformer_lm.rules import embedder_name, origins, rules
 
 from ..language_models import EMBEDDER, LINES, language_model_config, language_model_state, pack, write_language_model
 
@@ -303,6 +303,6 @@ def test_the_table_names_every_parameter_of_the_model_once():
             model = ElmoForPreTraining(config)
         names = sorted(key.removeprefix("elmo.") for key in model.state_dict() if "scalar_mixes" not in key)
         table = rules(config, "token_characters")
-        entries = expand(table, config, 5, mixes=False, dimensions=dimensions(config, 5, "token_characters"))
+        entries = expand(table, config, 5, origins("token_characters"))
         assert sorted(parameter for entry in entries for parameter in entry.parameters) == names
         assert all(rule.reason.endswith(".") for rule in table)

@@ -182,7 +182,7 @@ def test_parts_that_bilm_tf_lacks(tmp_path):
     lstm = {"encoder_type": "lstm", "cell_size": 8}
     for number, (overrides, message) in enumerate(
         (
-            ({"character_layer_norm": True}, "normalises words made of characters"),
+            ({"character_layer_norm": True}, "normalizes words made of characters"),
             ({"character_projection_location": "after_cnn"}, "projects characters before the highways"),
             ({"character_filters": [], "word_embedding_size": 4}, "word_embedding_size=4 to projection_size=16"),
         )
