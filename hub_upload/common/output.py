@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import elmo_hf
 from elmo_hf import ElmoConfig
 
 from .errors import CheckpointError, listing
@@ -51,12 +50,11 @@ def check_output(output: Path, force: bool, sources: Iterable[Path], exports: It
             f"{output}: not empty, and no ELMo by its config.json (model_type {ElmoConfig.model_type!r}) or "
             "options.json (with 'lstm'); choose another output, or remove it yourself if it is not needed"
         )
-    exported = {name for export in exports for name in export.files}
+    known = {name for export in exports for name in export.files} | _traveling_code(output)
     others = [
         path.name + "/" * path.is_dir()
         for path in sorted(output.iterdir())
-        if path.is_dir()
-        or not (path.name in exported or CONVERTED.fullmatch(path.name) or _is_traveling_code(path.name))
+        if path.is_dir() or not (path.name in known or CONVERTED.fullmatch(path.name))
     ]
     if others:
         raise CheckpointError(
@@ -65,12 +63,19 @@ def check_output(output: Path, force: bool, sources: Iterable[Path], exports: It
         )
 
 
-def _is_traveling_code(name: str) -> bool:
-    """Whether a file has the name of one of the package's modules that go with a checkpoint.
+def _traveling_code(folder: Path) -> set[str]:
+    """Names of the code files that go with a checkpoint: its three entry points and what they import, of any version.
 
-    The ending alone would not do: a user's training script may have it too.
+    The ending alone would not do: a user's training script may lie there too.
     """
-    return name.endswith("_elmo.py") and (Path(elmo_hf.__file__).parent / name).is_file()
+    found: set[str] = set()
+    names = ["configuration_elmo", "modeling_elmo", "tokenization_elmo"]
+    while names:
+        path = folder / f"{names.pop()}.py"
+        if path.name not in found and path.is_file():
+            found.add(path.name)
+            names += re.findall(r"^\s*from \.(\w+) import", path.read_text("utf-8", errors="replace"), re.MULTILINE)
+    return found
 
 
 def _is_elmo(folder: Path, exports: Iterable[Export]) -> bool:

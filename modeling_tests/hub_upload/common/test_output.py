@@ -149,3 +149,14 @@ def test_force_replaces_all_that_this_package_writes(tmp_path):
     model.save_pretrained(tmp_path / "folder", max_shard_size="2KB")
     assert (tmp_path / "folder" / "model.safetensors.index.json").is_file()
     check_output(tmp_path / "folder", True)
+
+
+def test_force_knows_the_code_of_a_checkpoint_by_its_imports(tmp_path):
+    """Whichever version wrote it; a file that no part of the model imports is somebody's own."""
+    (tmp_path / "config.json").write_text('{"model_type": "elmo"}')
+    (tmp_path / "modeling_elmo.py").write_text("from .lstm_elmo import (\n    ElmoLstm,\n)\n")
+    (tmp_path / "lstm_elmo.py").write_text("from .modeling_elmo import x\n")
+    check_output(tmp_path, True)
+    (tmp_path / "crf.py").touch()
+    with pytest.raises(CheckpointError, match=r"holds crf\.py, which elmo-hub does not write"):
+        check_output(tmp_path, True)
