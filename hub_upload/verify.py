@@ -73,7 +73,7 @@ class VerificationReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every difference is a number and within the tolerance."""
+        """True if every difference is a number and within the tolerance."""
         return math.isfinite(self.largest) and self.largest <= self.tolerance
 
 

@@ -34,7 +34,7 @@ FLOAT32_MAX = torch.finfo(torch.float32).max
 
 @dataclass(frozen=True)
 class MixOptions:
-    """How an AllenNLP `Elmo` was set up beyond its language model.
+    """Settings of an AllenNLP `Elmo` beyond its language model.
 
     Attributes:
         layer_norm: `do_layer_norm`.
@@ -55,7 +55,7 @@ class ElmoSource(Source):
 
 
 def wanted_member(name: str) -> bool:
-    """Whether a member of `model.tar.gz` is of use."""
+    """True if a member of `model.tar.gz` is of use."""
     base = name.rsplit("/", 1)[-1]
     return (
         base in (*WEIGHTS, "config.json", "meta.json")

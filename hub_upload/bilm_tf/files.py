@@ -40,7 +40,7 @@ class ModelFiles:
 
 
 def wanted_member(name: str) -> bool:
-    """Whether a member of a ZIP can belong to a model."""
+    """True if a member of a ZIP can belong to a model."""
     return name.endswith(ARCHIVE_MEMBERS) or ".data-" in name
 
 

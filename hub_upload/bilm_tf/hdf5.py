@@ -63,7 +63,7 @@ def _reader(dataset: h5py.Dataset) -> Callable[[], Any]:
 
 
 def content_of(names: set[str]) -> Content:
-    """What a file is, from the names in it."""
+    """The kind of a file, from the names in it."""
     if any(name.startswith(("rnn/", "lm/rnn/")) for name in names):
         return "unidirectional"
     recurrent = any(name.startswith(("RNN_", "lm/RNN_")) for name in names)
@@ -77,7 +77,7 @@ def content_of(names: set[str]) -> Content:
 
 
 def inspect_hdf5(path: Path) -> Content:
-    """What the file at `path` is; "other" for an HDF5 file of some other program.
+    """The kind of the file at `path`; "other" for an HDF5 file of some other program.
 
     Raises:
         CheckpointError: not a readable HDF5 file.

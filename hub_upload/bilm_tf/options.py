@@ -12,7 +12,7 @@ ACCEPTED_CHARACTERS = (261, 262)
 
 
 def is_word_model(options: dict[str, Any]) -> bool:
-    """Whether the options describe a language model over words, without characters."""
+    """True if the options describe a language model over words, without characters."""
     return "lstm" in options and "char_cnn" not in options
 
 

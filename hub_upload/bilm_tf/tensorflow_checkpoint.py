@@ -31,7 +31,7 @@ def checkpoint_prefixes(folder: Path) -> list[Path]:
 
 
 def is_checkpoint_prefix(path: Path) -> bool:
-    """Whether `path` names a checkpoint without being a file itself, as TensorFlow's tools want it."""
+    """True if `path` names a checkpoint without being a file itself, as TensorFlow's tools want it."""
     return path.with_name(path.name + INDEX).is_file()
 
 

@@ -23,7 +23,7 @@ def _safe_parts(name: str, archive: Path) -> tuple[str, ...]:
 
 
 class _Budget:
-    """What an archive may unfold to; counts what it really does, whatever its headers say."""
+    """The bytes that an archive may unfold to; counts what it really does, whatever its headers say."""
 
     def __init__(self, archive: Path) -> None:
         self.archive, self.limit = archive, max(SMALL, MAX_RATIO * archive.stat().st_size)
@@ -101,7 +101,7 @@ def _unpack_tar(archive: Path, unpacker: _Unpacker, wanted: Callable[[str], bool
 
 
 def is_tar(path: Path) -> bool:
-    """Whether the file is a tar archive, compressed or not."""
+    """True if the file is a tar archive, compressed or not."""
     try:
         return tarfile.is_tarfile(path)
     except (OSError, EOFError, zlib.error):

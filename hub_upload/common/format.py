@@ -14,7 +14,7 @@ from .source import Place, Source
 
 @dataclass(frozen=True)
 class Format:
-    """How `convert` and `verify` use a format. Each function raises `CheckpointError` that names file and value.
+    """A format as `convert` and `verify` use it. Each function raises `CheckpointError` that names file and value.
 
     Attributes:
         open: (place) -> an open source, or `None` if the place holds no checkpoint of this format.
@@ -37,7 +37,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Export:
-    """How `export` uses a format. Each function raises `CheckpointError` that names folder and value.
+    """A format as `export` uses it. Each function raises `CheckpointError` that names folder and value.
 
     Attributes:
         serves: (folder, config) -> whether a Transformers folder is written in this format.

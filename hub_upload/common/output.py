@@ -79,7 +79,7 @@ def _traveling_code(folder: Path) -> set[str]:
 
 
 def _is_elmo(folder: Path, exports: Iterable[Export]) -> bool:
-    """Whether a folder holds an ELMo as `convert` or `export` leave it; the first marker that there is decides."""
+    """True if a folder holds an ELMo as `convert` or `export` leave it; the first marker that there is decides."""
     markers = [("config.json", lambda path: read_json(path).get("model_type") == ElmoConfig.model_type)]
     markers += [(export.marker, export.is_marker) for export in exports]
     found = next((name for name, _ in markers if (folder / name).is_file()), None)

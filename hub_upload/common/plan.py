@@ -1,4 +1,4 @@
-"""What a source is to become, from names, shapes and options alone: no value of a weight is read here.
+"""The plan of what a source becomes, from names, shapes and options alone: no value of a weight is read here.
 
 `convert` reads what a plan allows, and so does `verify`: nothing is allocated for a file that does not fit its options.
 """

@@ -217,7 +217,7 @@ class SavedModel:
         return entry.transform.to_original(arrays, entry.shape[0])
 
     def is_used(self, word_id: int) -> bool:
-        """Whether the softmax or the table of words has a non-zero row for a word: an added mask has none."""
+        """True if the softmax or the table of words has a non-zero row for a word: an added mask has none."""
         names = (WORD_TABLE, JOINED_WORD_TABLE, *SOFTMAX_PARAMETERS)
         return any(bool(self.parameters[name].row(word_id).any()) for name in names if name in self.parameters)
 

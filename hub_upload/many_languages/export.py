@@ -32,13 +32,13 @@ FILES = (CONFIG, ARCHITECTURE, *STATE_DICTS.values(), CLASSIFIER, CHARACTERS, WO
 
 
 def has_dictionary(folder: Path, config: ElmoConfig) -> bool:
-    """Whether the tokenizer of a Transformers folder spells words by a dictionary, as only these models do."""
+    """True if the tokenizer of a Transformers folder spells words by a dictionary, as only these models do."""
     path = folder / "tokenizer_config.json"
     return path.is_file() and read_json(path).get("character_units") == "code_points"
 
 
 def is_written(path: Path) -> bool:
-    """Whether a `config.json` is of a directory that `write` made: others may be somebody's only copy."""
+    """True if a `config.json` is of a directory that `write` made: others may be somebody's only copy."""
     return read_json(path).get("config_path") == ARCHITECTURE
 
 
@@ -89,7 +89,7 @@ def check_config(folder: Path, config: ElmoConfig, notes: list[str]) -> None:
 
 
 def _keeps_softmax(model: SavedModel, tokenizer: ElmoTokenizer) -> bool:
-    """Whether there is a softmax that `classifier.pkl` can hold; notes why not."""
+    """True if there is a softmax that `classifier.pkl` can hold; otherwise a note says why not."""
     config = model.config
     if not any(name in model.parameters for name in SOFTMAX_PARAMETERS):
         return False

@@ -126,7 +126,7 @@ class LanguageSource(Source):
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Whether a folder holds an ELMoForManyLangs model, or what is left of one."""
+    """True if a folder holds an ELMoForManyLangs model, or what is left of one."""
     return any((folder / name).is_file() for name in STATE_DICTS.values())
 
 

@@ -47,12 +47,12 @@ SOFTMAX_LAYOUTS = {
 
 
 def is_language_model(names: Mapping[str, object]) -> bool:
-    """Whether a state dict is that of a language model as a whole."""
+    """True if a state dict is that of a language model as a whole."""
     return any(name.startswith(("_contextualizer.", "_softmax_loss.")) for name in names)
 
 
 def is_archive_of_language_model(path: Path) -> bool:
-    """Whether a file is an archive that begins with the `config.json` of a language model, as exported ones do."""
+    """True if a file is an archive that begins with the `config.json` of a language model, as exported ones do."""
     try:
         with tarfile.open(path, "r:gz") as archive:
             first = archive.next()

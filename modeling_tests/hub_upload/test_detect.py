@@ -1,4 +1,4 @@
-"""Sources are recognised by content, and refused by name."""
+"""Sources are recognized by content, and refused by name."""
 
 import os
 import tempfile

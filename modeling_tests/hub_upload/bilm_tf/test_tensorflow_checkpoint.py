@@ -76,7 +76,7 @@ def test_word_input_of_one_layer(tmp_path, share):
 
 
 @needs_tensorflow
-def test_optimiser_and_training_variables_are_left_out_by_table(reference):
+def test_optimizer_and_training_variables_are_left_out_by_table(reference):
     names = set(tensorflow_tensors(reference / "bilm_tf_checkpoint" / "model.ckpt-120"))
     assert "lm/char_embed" in names
     assert len(names) == 27

@@ -127,7 +127,7 @@ def test_softmax_and_vocabulary(tmp_path, layout, packed):
     assert torch.equal(model.softmax.weight[1:10], weight)
     assert torch.equal(model.softmax.bias[1:10], bias)
     assert not model.softmax.weight[[0, 10]].any()
-    # The class that is no word takes part in the normalisation, and no text has it for a target.
+    # The class that is no word takes part in the normalization, and no text has it for a target.
     encoding = tokenizer([["the", "zebra"]], is_split_into_words=True, return_tensors="pt")
     with torch.no_grad():
         output = model(**encoding, output_hidden_states=True)

@@ -1,4 +1,4 @@
-"""AllenNLP language models are recognised, and other kinds than Transformer ELMo refused by name."""
+"""AllenNLP language models are recognized, and other kinds than Transformer ELMo refused by name."""
 
 import json
 
