@@ -1,16 +1,8 @@
 """Original ELMo checkpoints to Transformers folders and back, and the check that nothing was lost on the way."""
 
+from .common.errors import CheckpointError
 from .convert import ConversionReport, convert
-from .errors import CheckpointError
 from .export import ExportReport, export
 from .verify import VerificationReport, verify
 
-__all__ = [
-    "CheckpointError",
-    "ConversionReport",
-    "ExportReport",
-    "VerificationReport",
-    "convert",
-    "export",
-    "verify",
-]
+__all__ = ["CheckpointError", "ConversionReport", "ExportReport", "VerificationReport", "convert", "export", "verify"]

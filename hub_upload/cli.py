@@ -7,8 +7,8 @@ from pathlib import Path
 
 from elmo_hf import __version__
 
+from .common.errors import CheckpointError
 from .convert import convert
-from .errors import CheckpointError
 from .export import export
 from .verify import TOLERANCE, verify
 
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--options", type=Path, help=OPTIONS_HELP)
     command.add_argument("--weights", type=Path, help="weight file, if it is not to be guessed")
     command.add_argument("--vocabulary", type=Path, help="vocabulary, if it is not beside the weights")
-    command.add_argument("--sentences", type=Path, help="tokenised sentences, one a line, instead of built-in ones")
+    command.add_argument("--sentences", type=Path, help="tokenized sentences, one a line, instead of built-in ones")
     command.add_argument("--tolerance", type=float, default=TOLERANCE, help="default: %(default)g")
     return main_parser
 

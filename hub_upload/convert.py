@@ -5,29 +5,26 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer
+from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel
 
-from . import allennlp_language_model, elmoformanylangs
-from .errors import CheckpointError
-from .formats.detect import open_source
-from .formats.source import Source
-from .names import listing
-from .options import is_word_model
-from .output import check_output, new_folder
-from .plan import SOFTMAX, Plan, check_words, make_plan
+from .common.errors import CheckpointError, listing
+from .common.output import check_output, new_folder
+from .common.plan import SOFTMAX, Plan, check_words
+from .common.source import Source
+from .detect import open_source
+from .formats import EXPORTS, FORMATS
 
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What `convert` did.
+    """The outcome of `convert`.
 
     Attributes:
-        source: The format and files that were recognised.
+        source: The format and files that were recognized.
         output: The folder.
         architecture: Class of the model that was saved.
         tensors: Number of tensors converted.
@@ -63,7 +60,7 @@ def convert(
 
     Args:
         source: A folder, ZIP or `model.tar.gz`, an HDF5 weight file, or the prefix of a TensorFlow checkpoint. The
-            format is recognised by content.
+            format is recognized by content.
         output: The folder to make; written beside and moved into place when it is complete.
         options, weights, vocabulary, softmax: Files that are not beside the source, or not to be guessed.
         without_vocabulary: Leave the vocabulary out, and with it the softmax, whose rows are its lines. A character
@@ -80,27 +77,20 @@ def convert(
     """
     paths = [Path(path) if path is not None else None for path in (options, weights, vocabulary, softmax)]
     source, output = Path(source), Path(output)
-    check_output(output, force, source, *(path for path in paths if path is not None))
+    check_output(output, force, [source, *(path for path in paths if path is not None)], EXPORTS)
     without_softmax = without_softmax or without_vocabulary
     if (without_vocabulary and vocabulary is not None) or (without_softmax and softmax is not None):
         raise CheckpointError("a file cannot both be given and left out: drop one of the two options")
     with open_source(source, options=paths[0], weights=paths[1], vocabulary=paths[2], softmax=paths[3]) as opened:
+        room = FORMATS[opened.layout]
         if layer_norm_epsilon is not None:
-            if opened.layout != "allennlp-language-model":
+            if not room.chooses_epsilon:
                 raise CheckpointError(
                     f"{opened.file}: has no layer norm: leave --layer-norm-epsilon {layer_norm_epsilon:g} out"
                 )
             opened = replace(opened, layer_norm_epsilon=layer_norm_epsilon)
-        if without_vocabulary and is_word_model(opened.options or {}):
-            raise CheckpointError(
-                f"{opened.file}: reads words by the line they have in its vocabulary and cannot do without: drop "
-                "--without-vocabulary"
-            )
-        if without_vocabulary and opened.dictionaries is not None:
-            raise CheckpointError(
-                f"{opened.file}: an ELMoForManyLangs model reads nothing without its dictionaries: drop "
-                "--without-vocabulary"
-            )
+        if without_vocabulary and (reason := room.needs_vocabulary(opened)):
+            raise CheckpointError(f"{opened.file}: {reason}: drop --without-vocabulary")
         if without_softmax:
             tensors = {name: value for name, value in opened.tensors.items() if not name.endswith(SOFTMAX)}
             opened = replace(opened, tensors=tensors, vocabulary=None if without_vocabulary else opened.vocabulary)
@@ -108,16 +98,15 @@ def convert(
 
 
 def _convert(source: Source, output: Path, remote_code: bool) -> ConversionReport:
-    notes = list(source.notes)
-    plan = make_plan(source, notes)
+    notes, room = list(source.notes), FORMATS[source.layout]
+    plan = room.make_plan(source, notes)
     config = plan.config
-    tokenizer = _tokenizer(source, config, notes)
+    tokenizer = room.make_tokenizer(source, config, notes)
     check_words(plan, source)
     config.vocab_size = len(tokenizer)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id"):
         setattr(config, name, getattr(tokenizer, name))
-    if source.mixes is not None and source.mixes.fixed is not None:
-        _fix_mixes(config, source, source.mixes.fixed, notes)
+    room.complete(config, source, notes)
     model = _build(config, plan.has_softmax)
     parameters = _read(source, plan, model)
     model.load_state_dict(parameters, strict=True, assign=True)
@@ -137,53 +126,6 @@ def _convert(source: Source, output: Path, remote_code: bool) -> ConversionRepor
         vocab_size=config.vocab_size,
         notes=tuple(notes),
     )
-
-
-def _tokenizer(source: Source, config: ElmoConfig, notes: list[str]) -> ElmoTokenizer:
-    if source.layout == "elmoformanylangs":
-        return elmoformanylangs.tokenizer_of(source, config, notes)
-    if source.layout == "allennlp-language-model":
-        return allennlp_language_model.tokenizer_of(source, config)
-    remedy = "" if config.word_embedding_size else ". A character model also works without it: --without-vocabulary"
-    try:
-        words = source.vocabulary.words if source.vocabulary is not None else None
-        return ElmoTokenizer(vocab=words, max_characters_per_word=config.max_characters_per_word)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}{remedy}") from None
-    except ValueError as error:
-        # The tokenizer got a list and does not know the file.
-        where = source.vocabulary.file if source.vocabulary is not None else source.options_file
-        raise CheckpointError(f"{where}: {str(error).removeprefix('vocab: ')}{remedy}") from error
-
-
-def _fix_mixes(config: ElmoConfig, source: Source, configured: list[float], notes: list[str]) -> None:
-    """Move the stored values of mixes that AllenNLP did not train into the configuration, where fixed mixes are kept.
-
-    What is stored counts: AllenNLP computes with it once an archive is loaded, whatever the archive's config.json says.
-    Values that one fixed mix cannot hold stay what they are stored as, weights.
-    """
-    mixes = [name.removesuffix(".gamma") for name in source.tensors if name.endswith(".gamma")]
-    if not mixes:
-        return
-    weights = [source.tensors[f"{name}.scalar_parameters"].read() for name in mixes]
-    gammas = [float(source.tensors[f"{name}.gamma"].read()[0]) for name in mixes]
-    if any(gamma != 1 for gamma in gammas) or any(not np.array_equal(weights[0], other) for other in weights[1:]):
-        notes.append(
-            f"config.json has scalar_mix_parameters {configured}, which AllenNLP would not have trained, but the "
-            f"stored mixes are trained or differ (gamma {', '.join(f'{gamma:.9g}' for gamma in gammas)}): kept as "
-            'learned mixes (scalar_mix="learned"), with every stored value; freeze them with '
-            "model.scalar_mixes.requires_grad_(False) if they shall stay"
-        )
-        return
-    # As the configuration writes them, if that means the same float32 numbers.
-    if not np.array_equal(np.array(configured, np.float32), weights[0]):
-        notes.append(
-            f"config.json has scalar_mix_parameters {configured}, the weight file {weights[0].tolist()}: took those of "
-            "the weight file, as AllenNLP does"
-        )
-        configured = weights[0].tolist()
-    config.scalar_mix_parameters = list(configured)
-    config.scalar_mix = "fixed"
 
 
 def _build(config: ElmoConfig, with_softmax: bool) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""Does a converted folder give the numbers of the file it was made from?"""
+"""The check that a converted folder gives the numbers of the file it was made from."""
 
 import math
 from collections.abc import Sequence
@@ -12,36 +12,22 @@ from safetensors import SafetensorError
 
 from elmo_hf import ElmoConfig, ElmoModel, ElmoState, ElmoTokenizer
 
-from .errors import CheckpointError
-from .formats.detect import open_source
-from .formats.source import Source
-from .plain import PlainElmo, from_allennlp, from_bilm
-from .plain_elmoformanylangs import from_elmoformanylangs
-from .plain_transformer import PlainTransformer, from_language_model
-from .plan import SOFTMAX, check_words, make_plan
-from .saved_model import read_config
+from .common.errors import CheckpointError
+from .common.plain import Plain
+from .common.plan import SOFTMAX, check_words
+from .common.saved_model import read_config
+from .common.source import Source
+from .detect import open_source
+from .formats import FORMATS
 
 TOLERANCE = 1e-5
 
-# What the sizes of all tensors follow from; the table of words has those of the vocabulary besides.
+# The sizes of all tensors follow from these; the table of words has those of the vocabulary besides.
 SIZES = (
-    "num_characters",
-    "character_embedding_size",
-    "character_filters",
-    "num_highway_layers",
-    "character_projection",
-    "word_embedding_size",
-    "character_projection_location",
-    "character_layer_norm",
-    "projection_size",
-    "encoder_type",
-    "num_attention_heads",
-    "feed_forward_size",
-    "max_position_embeddings",
-    "cell_size",
-    "cell_projection",
-    "num_hidden_layers",
-)
+    "num_characters character_embedding_size character_filters num_highway_layers character_projection "
+    "word_embedding_size character_projection_location character_layer_norm projection_size encoder_type "
+    "num_attention_heads feed_forward_size max_position_embeddings cell_size cell_projection num_hidden_layers"
+).split()
 
 # Short, long and odd words; boundaries spelled out are left to the tokenizer's options.
 SENTENCES = (
@@ -61,7 +47,7 @@ BATCH_SIZES = (3, 2, 4)
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """What `verify` found.
+    """The outcome of `verify`.
 
     Attributes:
         source: The format and files that were read.
@@ -87,7 +73,7 @@ class VerificationReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every difference is a number and within the tolerance."""
+        """True if every difference is a number and within the tolerance."""
         return math.isfinite(self.largest) and self.largest <= self.tolerance
 
 
@@ -138,8 +124,7 @@ def verify(
             batch += _own_sentences(list(plain.vectors.lines))
         differences = _compare(model, tokenizer, plain, [batch], carry=False)
         carried = _compare(model, tokenizer, plain, _batches(batch), carry=True)
-        has_state = isinstance(plain, PlainElmo)
-    return VerificationReport(source.description, differences, carried, tolerance, len(batch), has_state)
+    return VerificationReport(source.description, differences, carried, tolerance, len(batch), plain.has_state)
 
 
 def _check_sizes(folder: Path, config: ElmoConfig, source: Source) -> None:
@@ -153,7 +138,7 @@ def _check_sizes(folder: Path, config: ElmoConfig, source: Source) -> None:
     # The softmax takes no part in a comparison of layers.
     tensors = {name: value for name, value in source.tensors.items() if not name.endswith(SOFTMAX)}
     source = replace(source, tensors=tensors)
-    plan = make_plan(source, [])
+    plan = FORMATS[source.layout].make_plan(source, [])
     check_words(plan, source)
     different = [
         f"{name} is {getattr(config, name)} and {getattr(plan.config, name)}"
@@ -164,7 +149,7 @@ def _check_sizes(folder: Path, config: ElmoConfig, source: Source) -> None:
         raise CheckpointError(f"{folder} and {source.file} are not of the same model: {', '.join(different)}")
 
 
-def plain_elmo(source: Source, layer_norm_epsilon: float = 1e-6) -> PlainElmo | PlainTransformer:
+def plain_elmo(source: Source, layer_norm_epsilon: float = 1e-6) -> Plain:
     """The independent implementation over an open source.
 
     Args:
@@ -174,26 +159,14 @@ def plain_elmo(source: Source, layer_norm_epsilon: float = 1e-6) -> PlainElmo | 
     Raises:
         CheckpointError: the source lacks what the implementation looks for.
     """
-    assert source.options is not None
 
     def read(name: str) -> np.ndarray:
         if name not in source.tensors:
             raise CheckpointError(f"{source.file}: missing {name!r}")
         return source.tensors[name].read().astype(np.float64)
 
-    names = set(source.tensors)
-    plain: PlainElmo | PlainTransformer
     try:
-        if source.layout == "allennlp-language-model":
-            plain = from_language_model(names, read, source.options, layer_norm_epsilon)
-        elif source.layout == "allennlp":
-            plain = from_allennlp(names, read, source.options)
-        elif source.dictionaries is not None:
-            files = (source.dictionaries.characters, source.dictionaries.words)
-            characters, words = (None if file is None else file.lines for file in files)
-            plain = from_elmoformanylangs(names, read, source.options, characters, words)
-        else:
-            plain = from_bilm(names, read, source.options, source.vocabulary.lines if source.vocabulary else None)
+        plain = FORMATS[source.layout].plain(source, read, layer_norm_epsilon)
         # Every matrix is used once here, and a word that no vocabulary has.
         plain.embed([[""]])
     except CheckpointError:
@@ -226,11 +199,7 @@ def _batches(sentences: list[list[str]]) -> list[list[list[str]]]:
 
 @torch.no_grad()
 def _compare(
-    model: ElmoModel,
-    tokenizer: ElmoTokenizer,
-    plain: PlainElmo | PlainTransformer,
-    batches: list[list[list[str]]],
-    carry: bool,
+    model: ElmoModel, tokenizer: ElmoTokenizer, plain: Plain, batches: list[list[list[str]]], carry: bool
 ) -> tuple[float, ...]:
     """Largest difference of each layer over all batches and all words, boundaries included."""
     largest = np.zeros(plain.depth + 1)

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer
 from hub_upload import CheckpointError, convert, verify
-from hub_upload.formats.detect import open_source
+from hub_upload.detect import open_source
 from hub_upload.verify import plain_elmo
 
 from .checkpoints import (

@@ -1,0 +1,323 @@
+"""AllenNLP task models that hold an `Elmo`: `model.tar.gz`, or the folder of a training run.
+
+The module is found in the state dict by the names of its parameters, wherever it sits. Its options come from the
+archive (`fta/`, inlined, or a file of its folder), or else from the shapes.
+
+Source: AllenNLP `modules/elmo.py`, `modules/elmo_lstm.py`, `modules/scalar_mix.py`, `models/archival.py`.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from os.path import abspath, isfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..common.errors import CheckpointError, listing
+from ..common.options import DEFAULT_CHARACTERS_PER_WORD, NUM_CHARACTERS, read_json
+from ..common.source import Place, Source, StoredTensor
+from ..common.vocabulary import Vocabulary
+
+WEIGHTS = ("weights.th", "best.th", "model.th")
+_EMBEDDER = "_elmo_lstm._token_embedder."
+_TABLE = _EMBEDDER + "_char_embedding_weights"
+# Vectors of a cached vocabulary, which the character CNN gives again.
+CACHED_WORDS = "_elmo_lstm._word_embedding.weight"
+# Clips of every published model; used only if no options are found, and reported.
+DEFAULT_CLIP = 3.0
+FLOAT32_MAX = torch.finfo(torch.float32).max
+
+
+@dataclass(frozen=True)
+class MixOptions:
+    """Settings of an AllenNLP `Elmo` beyond its language model.
+
+    Attributes:
+        layer_norm: `do_layer_norm`.
+        dropout: Dropout on the representations.
+        fixed: `scalar_mix_parameters`, or `None` for learned mixes.
+    """
+
+    layer_norm: bool = False
+    dropout: float = 0.5
+    fixed: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class ElmoSource(Source):
+    """An open archive; `mixes` is how its `Elmo` was set up."""
+
+    mixes: MixOptions = MixOptions()
+
+
+def wanted_member(name: str) -> bool:
+    """True if a member of `model.tar.gz` is of use."""
+    base = name.rsplit("/", 1)[-1]
+    return (
+        base in (*WEIGHTS, "config.json", "meta.json")
+        or ("fta/" in name and base.endswith("options_file"))
+        or name.endswith("vocabulary/tokens.txt")
+    )
+
+
+def weights_of_folder(folder: Path) -> Path | None:
+    """The state dict of an unpacked archive or a training run, or `None` if this is no such folder."""
+    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+
+
+def find_weights(place: Place) -> Path | None:
+    """The state dict of a folder or file, or `None` if there is none of AllenNLP's."""
+    if place.path.is_dir() and place.weights is None:
+        return weights_of_folder(place.path)
+    path = place.weights if place.path.is_dir() and place.weights is not None else place.path
+    return path if path.suffix == ".th" and path.is_file() else None
+
+
+def refuse_other_models(names: Mapping[str, object], file: str) -> None:
+    """Raise `CheckpointError` that says what a state dict without an `Elmo` is."""
+    inside = sorted({name[: name.index("_contextualizer.")] for name in names if "_contextualizer." in name})
+    if inside:
+        raise CheckpointError(
+            f"{file}: a task model with a language model inside, at {listing(inside)}: give the language model's own "
+            "archive, which the archive_file of the task's config.json names"
+        )
+    raise CheckpointError(
+        f"{file}: no `Elmo` in this state dict: no name ends in {_TABLE!r} among {listing(sorted(names)) or 'no names'}"
+    )
+
+
+def find_prefix(state: Mapping[str, Tensor], file: str) -> str:
+    """The prefix of the one `Elmo` module.
+
+    Raises:
+        CheckpointError: none, or several.
+    """
+    prefixes = sorted(name.removesuffix(_TABLE) for name in state if name.endswith(_TABLE))
+    # The module may be registered twice under two names, with the same tensors.
+    distinct = {state[prefix + _TABLE].data_ptr(): prefix for prefix in reversed(prefixes)}
+    if not prefixes:
+        refuse_other_models(state, file)
+    if len(distinct) > 1:
+        raise CheckpointError(
+            f"{file}: holds several Elmo modules, at {listing(prefixes)}; save the state dict of the one you want"
+        )
+    return next(iter(distinct.values()))
+
+
+def read_archive_config(path: Path) -> dict[str, Any]:
+    """Read an archive's `config.json`, which may be the Jsonnet it was written as: comments and trailing commas."""
+    try:
+        return read_json(path)
+    except CheckpointError:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    comment_or_comma = r'("(?:\\.|[^"\\])*")|//[^\n]*|#[^\n]*|/\*.*?\*/'
+    text = re.sub(comment_or_comma, lambda match: match.group(1) or "", text, flags=re.DOTALL)
+    text = re.sub(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])', lambda match: match.group(1) or "", text)
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: neither JSON nor simple Jsonnet ({error}): only comments and trailing commas are understood. "
+            "Evaluate it (jsonnet FILE) and give the result"
+        ) from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds a {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def _elmo_settings(config: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every place of a configuration that sets up an `Elmo`, with its dotted path."""
+    if isinstance(config, dict):
+        if "options_file" in config or config.get("type") == "elmo_token_embedder":
+            yield path, config
+            return
+        children: Iterator[tuple[Any, Any]] = iter(config.items())
+    elif isinstance(config, list):
+        children = iter(enumerate(config))
+    else:
+        return
+    for key, value in children:
+        yield from _elmo_settings(value, f"{path}.{key}" if path else str(key))
+
+
+def _find_settings(config: dict[str, Any], prefix: str, notes: list[str]) -> tuple[str, dict[str, Any]]:
+    """The settings of the module at `prefix`, and their path; empty if the configuration does not show them."""
+    # The embedder's own name stands in the prefix: `token_embedder_elmo` for token_embedders.elmo.
+    found = [(path, settings) for path, settings in _elmo_settings(config) if "model" in path.split(".")] or list(
+        _elmo_settings(config)
+    )
+    if len(found) > 1:
+        named = [item for item in found if f"token_embedder_{item[0].rsplit('.', 1)[-1]}." in prefix]
+        found = named or found
+    if len(found) == 1:
+        return found[0]
+    notes.append(
+        "config.json does not show one set-up of the Elmo module: its dropout, layer norm and options are AllenNLP's "
+        "defaults"
+    )
+    return "", {}
+
+
+def _find_options(
+    folder: Path, path: str, settings: dict[str, Any], notes: list[str]
+) -> tuple[dict[str, Any], str] | None:
+    """Content and name of the options that the settings refer to, if they are in the folder.
+
+    A configuration is data from elsewhere: it may name files of its own folder only.
+    """
+    value = settings.get("options_file")
+    if isinstance(value, dict):
+        return value, f"{folder / 'config.json'} ({path}.options_file)"
+    candidates = [_inside(folder, f"fta/{path}.options_file"), folder / "options.json"]
+    named = value if isinstance(value, str) and "://" not in value else None
+    if named is not None:
+        candidates += [_inside(folder, named), _inside(folder, Path(named).name)]
+    chosen = next((candidate for candidate in candidates if candidate is not None and isfile(candidate)), None)
+    if chosen is not None:
+        return read_json(chosen), str(chosen)
+    if named is not None:
+        notes.append(
+            f"config.json names the options file {named!r}, which is not in the folder; files elsewhere are read only "
+            "if you name them: --options"
+        )
+    return None
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """The path `name` below `folder`, or `None` if it leads out of it; links of the user's own folder may."""
+    base = Path(abspath(folder))
+    path = Path(abspath(base / name))
+    return path if base in path.parents else None
+
+
+def options_from_shapes(state: Mapping[str, Tensor], file: str, notes: list[str]) -> dict[str, Any]:
+    """The options of an `Elmo` whose options file is lost: sizes from its tensors, the rest AllenNLP's constants.
+
+    Args:
+        state: Tensors below the prefix.
+    """
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in state:
+            raise CheckpointError(f"{file}: missing {name!r}: not a complete Elmo")
+        return tuple(state[name].shape)
+
+    def count(pattern: str) -> int:
+        return sum(re.fullmatch(pattern, name) is not None for name in state)
+
+    convolutions = count(re.escape(_EMBEDDER) + r"char_conv_\d+\.weight")
+    shapes = [shape(f"{_EMBEDDER}char_conv_{i}.weight") for i in range(convolutions)]
+    projection = shape("_elmo_lstm._elmo_lstm.forward_layer_0.state_projection.weight")
+    if len(projection) != 2 or any(len(one) != 3 for one in shapes) or len(shape(_TABLE)) != 2:
+        raise CheckpointError(f"{file}: its tensors do not have the shapes of an Elmo")
+    notes.append(
+        "no options file was found: sizes are those of the tensors, and assumed are relu, "
+        f"{DEFAULT_CHARACTERS_PER_WORD} characters a word, and clips of {DEFAULT_CLIP:g}, as in every published model; "
+        "give the file with --options if it is another model"
+    )
+    return {
+        "lstm": {
+            "projection_dim": projection[0],
+            "dim": projection[1],
+            "n_layers": count(r"_elmo_lstm\._elmo_lstm\.forward_layer_\d+\.state_projection\.weight"),
+            "use_skip_connections": True,
+            "cell_clip": DEFAULT_CLIP,
+            "proj_clip": DEFAULT_CLIP,
+        },
+        "char_cnn": {
+            "activation": "relu",
+            "embedding": {"dim": shape(_TABLE)[1]},
+            "filters": [[one[2], one[0]] for one in shapes],
+            "n_highway": count(re.escape(_EMBEDDER) + r"_highways\._layers\.\d+\.weight"),
+            "n_characters": NUM_CHARACTERS,
+            "max_characters_per_token": DEFAULT_CHARACTERS_PER_WORD,
+        },
+    }
+
+
+def _is_float32(value: Any) -> bool:
+    # A NaN compares false, and so does an integer beyond all floats.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= FLOAT32_MAX
+
+
+def _mix_options(settings: dict[str, Any], file: str) -> MixOptions:
+    fixed = settings.get("scalar_mix_parameters")
+    dropout = settings.get("dropout", 0.5)
+    if fixed is not None and not (isinstance(fixed, list) and all(map(_is_float32, fixed))):
+        raise CheckpointError(f"{file}: scalar_mix_parameters is {fixed!r}, expected a list of finite numbers")
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise CheckpointError(f"{file}: dropout of the Elmo is {dropout!r}, expected a probability below 1")
+    return MixOptions(bool(settings.get("do_layer_norm", False)), float(dropout), fixed)
+
+
+def _stored(state: Mapping[str, Tensor], file: str) -> dict[str, StoredTensor]:
+    """Tensors below the prefix; the scalars of each mix as one vector."""
+    tensors: dict[str, StoredTensor] = {}
+    scalars: dict[str, dict[int, Tensor]] = {}
+
+    for name, tensor in state.items():
+        match = re.fullmatch(r"(scalar_mix_\d+\.scalar_parameters)\.(\d+)", name)
+        if match:
+            scalars.setdefault(match[1], {})[int(match[2])] = tensor
+        elif name != CACHED_WORDS:
+            tensors[name] = StoredTensor.of(file, name, tensor)
+    for name, parts in scalars.items():
+        if sorted(parts) != list(range(len(parts))) or any(part.shape != (1,) for part in parts.values()):
+            raise CheckpointError(
+                f"{file}: {name} has the parts {sorted(parts)}, expected one number a layer from 0 on"
+            )
+        tensors[name] = StoredTensor.of(file, name, torch.cat([parts[j] for j in range(len(parts))]))
+    return tensors
+
+
+def open_place(place: Place) -> ElmoSource | None:
+    """Open a state dict, an unpacked archive or a training folder; `None` for other places.
+
+    Raises:
+        CheckpointError: no Elmo in it, several, or damaged files.
+    """
+    weights = find_weights(place)
+    if weights is None:
+        return None
+    folder, state = place.folder, place.state_dict(weights)
+    place.refuse(weights, "an AllenNLP model has no softmax", "softmax")
+    notes: list[str] = []
+    prefix = find_prefix(state, str(weights))
+    elmo = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    # Next to the module there may be others whose names start alike; they are the task's.
+    elmo = {name: tensor for name, tensor in elmo.items() if name.startswith(("_elmo_lstm.", "scalar_mix_"))}
+    others = len(state) - len(elmo)
+    if others:
+        notes.append(f"left out {others} tensors of the task model around {prefix or 'the module'!r}")
+    if prefix.endswith("._elmo.") and prefix.removesuffix("_elmo.") + "_projection.weight" in state:
+        notes.append("the task model projects ELMo's vectors (projection_dim); that layer is not part of ELMo")
+    config_file = folder / "config.json"
+    path: str = ""
+    settings: dict[str, Any] = {}
+    if config_file.is_file():
+        path, settings = _find_settings(read_archive_config(config_file), prefix, notes)
+    else:
+        notes.append("no config.json beside the weights: dropout and layer norm of the mixes are AllenNLP's defaults")
+    if place.options is not None:
+        options, name = read_json(place.options), str(place.options)
+    elif found := _find_options(folder, path, settings, notes):
+        options, name = found
+    else:
+        options, name = options_from_shapes(elmo, str(weights), notes), str(weights)
+    tensors = _stored(elmo, str(weights))
+    return ElmoSource(
+        description=f"AllenNLP model with an Elmo at {prefix or 'the top'!r}: {weights.name}",
+        layout="allennlp",
+        file=str(weights),
+        tensors=tensors,
+        options=options,
+        options_file=name,
+        # The archive's own vocabulary is the task's.
+        vocabulary=Vocabulary(place.vocabulary) if place.vocabulary is not None else None,
+        mixes=_mix_options(settings, str(config_file)),
+        notes=notes,
+    )

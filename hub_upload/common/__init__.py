@@ -1,0 +1,1 @@
+"""Parts that the rooms of the formats share."""

@@ -1,0 +1,111 @@
+"""JSON files of options: typed access, and the step from their values to `ElmoConfig`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+
+from elmo_hf import ElmoConfig
+
+from .errors import CheckpointError
+
+# Ids that embedding programs use: 256 bytes, begin and end of a sentence and of a word, padding; and 0 for padded
+# words. The training program does without the last and writes 261, `bilm-tf`'s own reader insists on 262.
+NUM_CHARACTERS = 262
+DEFAULT_CHARACTERS_PER_WORD = 50
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: missing, not UTF-8, not JSON (the message has line and column), or not an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error}); fetch the file again") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds a {type(value).__name__}, expected a JSON object")
+    return value
+
+
+class OptionsReader:
+    """Typed access to nested options; errors name the file and the key."""
+
+    def __init__(self, values: dict[str, Any], file: str) -> None:
+        self.values, self.file = values, file
+
+    def get(self, key: str) -> Any:
+        """The value at a dotted key, `None` where it or its parent is missing."""
+        value: Any = self.values
+        for part in key.split("."):
+            if not isinstance(value, dict):
+                raise CheckpointError(f"{self.file}: expected an object around {key!r}, found {value!r}")
+            value = value.get(part)
+            if value is None:
+                return None
+        return value
+
+    def size(self, key: str, default: int | None = None, lowest: int = 1) -> int:
+        value = self.get(key)
+        if value is None:
+            value = default
+        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+            found = "is missing" if value is None else f"is {value!r}"
+            raise CheckpointError(f"{self.file}: {key} {found}, expected an integer of at least {lowest}")
+        return value
+
+    def clip(self, key: str, notes: list[str]) -> float | None:
+        value = self.get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            raise CheckpointError(f"{self.file}: {key} is {value!r}, expected a number of at least 0, or null")
+        if value == 0:
+            notes.append(
+                f"{key} is 0, which switches clipping off in AllenNLP (and would set every value to zero in "
+                "TensorFlow): read as no clipping"
+            )
+            return None
+        return float(value)
+
+    def probability(self, key: str, default: float) -> float:
+        value = self.get(key)
+        if value is None:
+            value = default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise CheckpointError(f"{self.file}: {key} is {value!r}, expected a probability below 1")
+        return value
+
+    def filters(self, key: str) -> list[list[int]]:
+        value = self.get(key)
+        good = isinstance(value, list) and len(value) > 0
+        for pair in value if good else ():
+            good = good and isinstance(pair, list) and len(pair) == 2
+            good = good and all(isinstance(number, int) and number > 0 for number in pair)
+        if not good:
+            raise CheckpointError(f"{self.file}: {key} is {value!r}, expected a list of [width, count]")
+        return value
+
+    def choice(self, key: str, accepted: tuple[Any, ...], default: Any = None) -> Any:
+        value = self.get(key)
+        if value is None:
+            value = default
+        # `1 == True`: the type counts too.
+        if not any(type(value) is type(one) and value == one for one in accepted):
+            found = "is missing" if value is None else f"is {value!r}"
+            raise CheckpointError(f"{self.file}: {key} {found}, expected one of {', '.join(map(repr, accepted))}")
+        return value
+
+
+def make_config(values: dict[str, Any], file: str) -> ElmoConfig:
+    """A configuration of these fields; what it refuses becomes a `CheckpointError` that names the file."""
+    try:
+        return ElmoConfig.from_dict(values)
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        # The strict dataclass wraps the message that says what is wrong.
+        raise CheckpointError(f"{file}: {error.__cause__ or error}") from error

@@ -1,0 +1,242 @@
+"""The rows of conversion tables, and their one interpreter.
+
+The names in a rule hold placeholders that are filled from the configuration:
+
+| placeholder   | runs over                                                        |
+|---------------|------------------------------------------------------------------|
+| `{filter}`    | the convolutions, 0 ...                                          |
+| `{highway}`   | the highway layers, 0 ...                                        |
+| `{direction}` | 0 and 1; beside it `{side}` is "forward" and "backward"          |
+| `{layer}`     | the layers, 0 ...                                                |
+| `{mix}`       | the scalar mixes, 0 ...                                          |
+
+Shapes are written in the symbols of `symbols`, each with the option that it comes from, so that an error can say which
+option a wrong shape contradicts.
+"""
+
+import string
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+from elmo_hf import ElmoConfig
+
+from .errors import CheckpointError, listing
+from .transforms import COPY, NEGATED_GATE, PAD_ROWS, Transform
+
+# When a row applies: always, or where the model or the checkpoint has the part.
+Condition = Literal[
+    "", "character_input", "word_input", "character_projection", "cell_projection", "softmax", "own_softmax", "mixes"
+]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row of a conversion table.
+
+    Attributes:
+        original: Name in the original checkpoint, with placeholders.
+        shape: Shape there, in symbols divided by spaces.
+        parameters: Names in `ElmoModel` (`softmax.*`: `ElmoForPreTraining`), with placeholders, divided by spaces.
+        transform: How the one becomes the other.
+        reason: Why, in a sentence.
+        condition: When the row applies.
+    """
+
+    original: str
+    shape: str
+    parameters: str
+    transform: Transform
+    reason: str
+    condition: Condition = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A rule with its placeholders filled."""
+
+    original: str
+    shape: tuple[int, ...]
+    origins: tuple[str, ...]
+    parameters: tuple[str, ...]
+    transform: Transform
+
+    def check_shape(self, found: tuple[int, ...], file: str) -> None:
+        """Raise `CheckpointError` if the array of this name has another shape than the options say."""
+        if found == self.shape:
+            return
+        if len(found) != len(self.shape):
+            detail = f"it has {len(found)} axes instead of {len(self.shape)}"
+        else:
+            detail = "; ".join(
+                f"axis {axis} is {have}, but {origin} is {want}"
+                for axis, (have, want, origin) in enumerate(zip(found, self.shape, self.origins, strict=True))
+                if have != want
+            )
+        raise CheckpointError(
+            f"{file}: {self.original!r} has shape {found}, expected {self.shape}: {detail}. "
+            "Give the options and the weights of one and the same model"
+        )
+
+
+def symbols(config: ElmoConfig, words: int | None, origins: Mapping[str, str]) -> dict[str, tuple[int, str]]:
+    """Values of the symbols in shapes and the options that they come from.
+
+    Args:
+        config: Sizes of the model.
+        words: Rows of the softmax and the table of words.
+        origins: The option of each symbol that stands for itself, and of "filters", the list of convolutions.
+    """
+    projects_first = config.character_projection and config.character_projection_location == "after_cnn"
+    sizes = {
+        "C": config.num_characters,
+        "C-1": config.num_characters - 1,
+        "D": config.character_embedding_size,
+        "F": config.num_filters,
+        "W": config.word_embedding_size,
+        "P": config.projection_size,
+        "H": config.cell_size,
+        "hidden": config.feed_forward_size,
+        "positions": config.max_position_embeddings,
+        "layers+1": config.num_hidden_layers + 1,
+        "words": words or 0,
+        "1": 1,
+    }
+    origins = {**origins, "F": f"the sum of the counts in {origins['filters']}", "1": "always"}
+    found = {symbol: (size, origins[symbol]) for symbol, size in sizes.items() if symbol in origins}
+    # The width of the highways.
+    found["h"] = found["P" if projects_first else "F"]
+    for symbol, factor, times in (("h", 2, "twice"), ("P", 2, "twice"), ("H", 4, "four times")):
+        if symbol in found:
+            size, origin = found[symbol]
+            found[f"{factor}{symbol}"] = (factor * size, f"{times} {origin}")
+    if "W" in found:
+        found["W+F"] = (found["W"][0] + found["F"][0], f"{found['W'][1]} and {found['F'][1]}")
+    return found
+
+
+def _indices(config: ElmoConfig) -> dict[str, list[dict[str, Any]]]:
+    """For every placeholder the values it takes."""
+    return {
+        "filter": [
+            {"filter": i, "width": width, "count": count} for i, (width, count) in enumerate(config.character_filters)
+        ],
+        "highway": [{"highway": k} for k in range(config.num_highway_layers if config.character_filters else 0)],
+        "direction": [{"direction": 0, "side": "forward"}, {"direction": 1, "side": "backward"}],
+        "layer": [{"layer": layer} for layer in range(config.num_hidden_layers)],
+        "mix": [{"mix": k} for k in range(config.num_representations)],
+    }
+
+
+def expand(
+    rules: Iterable[Rule],
+    config: ElmoConfig,
+    words: int | None,
+    origins: Mapping[str, str],
+    *,
+    mixes: bool = True,
+    softmax: bool = True,
+) -> Iterator[Entry]:
+    """Fill a table for one configuration.
+
+    Args:
+        rules: The table.
+        config: Sizes and parts of the model.
+        words, origins: As for `symbols`.
+        mixes: Whether scalar mixes are part of the checkpoint.
+        softmax: Whether a softmax is.
+    """
+    applies = {
+        "": True,
+        "character_input": bool(config.character_filters),
+        "word_input": config.word_embedding_size > 0,
+        "character_projection": bool(config.character_projection),
+        "cell_projection": bool(config.cell_projection),
+        "softmax": softmax,
+        "own_softmax": softmax and not config.tie_word_embeddings,
+        "mixes": mixes,
+    }
+    indices, found = _indices(config), symbols(config, words, origins)
+    for rule in rules:
+        if not applies[rule.condition]:
+            continue
+        fields = {name for _, name, _, _ in string.Formatter().parse(rule.original) if name}
+        axes = [name for name in indices if name in fields or (name == "direction" and "side" in fields)]
+        for choice in product(*(indices[axis] for axis in axes)):
+            values: dict[str, Any] = {key: value for part in choice for key, value in part.items()}
+            local = {key: (values[key], origins["filters"]) for key in ("width", "count") if key in values}
+            sizes = [local[symbol] if symbol in local else found[symbol] for symbol in rule.shape.split()]
+            yield Entry(
+                original=rule.original.format(**values),
+                shape=tuple(size for size, _ in sizes),
+                origins=tuple(origin for _, origin in sizes),
+                parameters=tuple(name.format(**values) for name in rule.parameters.split()),
+                transform=rule.transform,
+            )
+
+
+def check_complete(entries: Iterable[Entry], stored: Iterable[str], file: str) -> None:
+    """Nothing missing, nothing unused.
+
+    Raises:
+        CheckpointError: the message lists the names on either side.
+    """
+    expected, present = {entry.original for entry in entries}, set(stored)
+    missing, unused = sorted(expected - present), sorted(present - expected)
+    if missing or unused:
+        parts = [f"missing: {listing(missing)}"] if missing else []
+        parts += [f"not part of the model that the options describe: {listing(unused)}"] if unused else []
+        raise CheckpointError(f"{file}: {'; '.join(parts)}. The options and the weights must be of one model")
+
+
+# Rows that several programs share.
+
+SOFTMAX_RULES = (
+    Rule(
+        "softmax/W",
+        "words P",
+        "softmax.weight",
+        PAD_ROWS,
+        "Line r of the vocabulary is word id r + 1, behind padding; a class behind the last line has an id too, and an "
+        "added mask a zero row at the end.",
+        "own_softmax",
+    ),
+    Rule("softmax/b", "words", "softmax.bias", PAD_ROWS, "As softmax/W.", "softmax"),
+)
+
+
+def copied(original: str, parameter: str, shape: str, reason: str, condition: Condition = "") -> tuple[Rule, Rule]:
+    """Weight and bias that are copied; the bias has the first axis of the weight's shape."""
+    return (
+        Rule(f"{original}.weight", shape, f"{parameter}.weight", COPY, reason, condition),
+        Rule(f"{original}.bias", shape.split()[0], f"{parameter}.bias", COPY, "As its weight.", condition),
+    )
+
+
+def allennlp_characters(convolution: str, highway: str, embeddings: str = "embeddings.") -> list[Rule]:
+    """Convolutions and highways as PyTorch and AllenNLP store them, by their names there and the place of ours."""
+    ours = f"{embeddings}highways.{{highway}}"
+    reason = "AllenNLP's gate carries the input, y = g x + (1 - g) relu(.), ours the other branch."
+    return [
+        *copied(convolution, f"{embeddings}convolutions.{{filter}}", "count D width", "The same convolution."),
+        *(
+            Rule(f"{highway}.{part}", shape, f"{ours}.nonlinear.{part} {ours}.gate.{part}", NEGATED_GATE, reason)
+            for part, shape in (("weight", "2h h"), ("bias", "2h"))
+        ),
+    ]
+
+
+def allennlp_lstm(cell: str) -> list[Rule]:
+    """AllenNLP's LSTM cell with projection; `cell` is its name, with placeholders for side and layer."""
+    lstm, inside = "encoder.layers.{layer}.{side}_lstm", "The only bias of the cell, with the forget bias of 1 in it:"
+    table: tuple[tuple[str, str, str, str, Condition], ...] = (
+        ("input_linearity.weight", "4H P", "input_proj.weight", "Gates are already i, f, g, o.", ""),
+        ("state_linearity.weight", "4H P", "hidden_proj.weight", "Gates are already i, f, g, o.", ""),
+        ("state_linearity.bias", "4H", "input_proj.bias", f"{inside} `config.forget_bias` is 0.", ""),
+        ("state_projection.weight", "P H", "output_proj.weight", "The same linear layer.", "cell_projection"),
+    )
+    return [
+        Rule(f"{cell}.{theirs}", shape, f"{lstm}.{ours}", COPY, reason, condition)
+        for theirs, shape, ours, reason, condition in table
+    ]

@@ -1,0 +1,228 @@
+"""A Transformers folder of an ELMo, opened for export: its configuration and tensors, checked, not read yet."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from elmo_hf import ElmoConfig, ElmoModel, ElmoTokenizer
+
+from .errors import CheckpointError, listing
+from .options import make_config, read_json
+from .rules import Entry
+from .transforms import Array, subtract_forget_bias
+
+SOFTMAX_PARAMETERS = ("softmax.weight", "softmax.bias")
+WORD_TABLE, JOINED_WORD_TABLE = "embeddings.word_embeddings.weight", "embeddings.words.word_embeddings.weight"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A tensor of a safetensors file: shape known, values or single rows read when asked for."""
+
+    shape: tuple[int, ...]
+    load: Callable[[], Tensor]
+    row: Callable[[int], Tensor]
+
+
+@dataclass(frozen=True)
+class Written:
+    """The files that were written of a model.
+
+    Attributes:
+        files: Their names.
+        tensors: Number of tensors in them.
+        forget_bias: The constant that readers of these files add to the forget gate.
+    """
+
+    files: tuple[str, ...]
+    tensors: int
+    forget_bias: float
+
+
+def read_config(folder: Path) -> ElmoConfig:
+    """The configuration of a Transformers folder.
+
+    Raises:
+        CheckpointError: no such folder, not an ELMo, or damaged.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder")
+    values = read_json(folder / "config.json")
+    if values.get("model_type") != ElmoConfig.model_type:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: model_type is {values.get('model_type')!r}, expected "
+            f"{ElmoConfig.model_type!r}: not an ELMo that this package made"
+        )
+    config = make_config(values, str(folder / "config.json"))
+    if config.weight_precision is not None:
+        raise CheckpointError(
+            f"{folder}: the model is quantised (weight_precision={config.weight_precision!r}) and the originals' files "
+            "hold floating-point numbers: use the folder that was quantised"
+        )
+    return config
+
+
+def read_tokenizer(folder: Path) -> ElmoTokenizer | None:
+    """The tokenizer of a Transformers folder, `None` if there is none.
+
+    Raises:
+        CheckpointError: damaged.
+    """
+    if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+        return None
+    try:
+        return ElmoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: the tokenizer cannot be read ({error}); save it again") from error
+
+
+def open_parameters(folder: Path, stack: ExitStack) -> dict[str, Parameter]:
+    """All tensors of a folder's safetensors files, not read yet."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        mapping = read_json(index).get("weight_map")
+        names = mapping.values() if isinstance(mapping, dict) else []
+        # An index is data from elsewhere: it may name files of this folder only.
+        paths = [folder / Path(str(name)).name for name in dict.fromkeys(names)]
+    else:
+        paths = [folder / "model.safetensors"]
+    parameters: dict[str, Parameter] = {}
+    for path in paths:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file; save the model with save_pretrained")
+        try:
+            file = stack.enter_context(safe_open(path, framework="pt"))
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                parameters[name] = _parameter(file, name)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: damaged safetensors file ({error}); fetch or save it again") from error
+    return parameters
+
+
+def _parameter(file: Any, name: str) -> Parameter:
+    view = file.get_slice(name)
+    return Parameter(tuple(view.get_shape()), lambda: file.get_tensor(name), lambda row: view[row : row + 1])
+
+
+def bilm_parameters(parameters: Mapping[str, Parameter], config: ElmoConfig, notes: list[str]) -> dict[str, Parameter]:
+    """Names as in `ElmoModel`; the layers of a task model and an adaptive softmax are left out and noted."""
+    parts = ("embeddings.", "encoder.", "scalar_mixes.")
+    kept: dict[str, Parameter] = {}
+    left: list[str] = []
+    for name, parameter in parameters.items():
+        plain = name.removeprefix("elmo.")
+        if plain in SOFTMAX_PARAMETERS or plain.startswith(parts):
+            kept[plain] = parameter
+        else:
+            left.append(name)
+    if left:
+        notes.append(f"left out, as the originals have no place for it: {listing(sorted(left))}")
+    if config.softmax_cutoffs is not None and any(name.startswith("softmax.") for name in left):
+        notes.append(
+            f"the softmax is adaptive (softmax_cutoffs={config.softmax_cutoffs}), without a row a word: exported "
+            "without softmax"
+        )
+    if config.tie_word_embeddings and "softmax.bias" in kept:
+        # One table, saved under either name; the original's is the table of words.
+        softmax = kept.pop("softmax.weight", None)
+        if softmax is not None:
+            kept.setdefault(JOINED_WORD_TABLE if config.joins_words else WORD_TABLE, softmax)
+    return kept
+
+
+def check_parameters(config: ElmoConfig, parameters: Mapping[str, Parameter], folder: Path) -> None:
+    """Compare names and shapes with the model that config.json describes, before anything is read."""
+    with torch.device("meta"):
+        expected = {name: tuple(value.shape) for name, value in ElmoModel(config).state_dict().items()}
+    if "softmax.weight" in parameters or "softmax.bias" in parameters:
+        expected["softmax.bias"] = (config.vocab_size,)
+        if not config.tie_word_embeddings:
+            expected["softmax.weight"] = (config.vocab_size, config.projection_size)
+    # Mixes are not exported, and a model saved for its top layer only has none; nor is a map into another language.
+    not_exported = ("scalar_mixes.", "alignment.")
+    expected = {name: shape for name, shape in expected.items() if not name.startswith(not_exported)}
+    found = {name: item.shape for name, item in parameters.items() if not name.startswith("scalar_mixes.")}
+    missing, unused = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    wrong = [
+        f"{name} has shape {found[name]}, expected {expected[name]}"
+        for name in sorted(found.keys() & expected.keys())
+        if found[name] != expected[name]
+    ]
+    parts = [f"missing: {listing(missing)}"] if missing else []
+    parts += [f"not part of the model: {listing(unused)}"] if unused else []
+    if parts + wrong:
+        raise CheckpointError(
+            f"{folder}: {'; '.join([*parts, *wrong[:3]])}; config.json and the weights must be of one model"
+        )
+
+
+@dataclass
+class SavedModel:
+    """A Transformers folder whose tensors fit its configuration.
+
+    Attributes:
+        folder: Where it is.
+        config: Its sizes.
+        parameters: The tensors of the biLM and its softmax, not read yet.
+        notes: Receives a sentence for everything that a format has no place for.
+        lost_bits: Values of biases so far that do not come back bit for bit.
+    """
+
+    folder: Path
+    config: ElmoConfig
+    parameters: Mapping[str, Parameter]
+    notes: list[str]
+    lost_bits: int = 0
+
+    def load(self, name: str) -> Array:
+        """The values of a parameter; lower precisions are widened, which is exact and noted once.
+
+        Raises:
+            CheckpointError: unreadable, of another type, or not finite.
+        """
+        try:
+            tensor = self.parameters[name].load()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{name} cannot be read ({error}); fetch or save the model again") from error
+        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise CheckpointError(f"{name} is {tensor.dtype}: expected float32, or a half precision that fits into it")
+        if tensor.dtype != torch.float32 and not any("precision" in note for note in self.notes):
+            self.notes.append(f"weights of lower precision ({tensor.dtype}) were written as float32, exactly")
+        values: Array = tensor.float().numpy()
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{name} holds values that are not finite")
+        return values
+
+    def original(self, entry: Entry, forget_bias: float, padding: str = "") -> Array:
+        """The array of one entry, float32, of exactly the shape that readers expect.
+
+        Args:
+            entry: A row of the format's table.
+            forget_bias: The constant that readers add to the forget gate; it is moved out of the bias.
+            padding: Note for a row of padding that is not zero, if that is of interest.
+        """
+        arrays = [self.load(name) for name in entry.parameters]
+        if padding and arrays[0][0].any():
+            self.notes.append(padding)
+        if entry.parameters[0].endswith("input_proj.bias") and self.config.forget_bias != forget_bias:
+            arrays[0], lost = subtract_forget_bias(arrays[0], forget_bias - self.config.forget_bias)
+            self.lost_bits += lost
+        return entry.transform.to_original(arrays, entry.shape[0])
+
+    def is_used(self, word_id: int) -> bool:
+        """True if the softmax or the table of words has a non-zero row for a word: an added mask has none."""
+        names = (WORD_TABLE, JOINED_WORD_TABLE, *SOFTMAX_PARAMETERS)
+        return any(bool(self.parameters[name].row(word_id).any()) for name in names if name in self.parameters)
+
+    def listed_words(self, tokenizer: ElmoTokenizer) -> list[str]:
+        """The words in the order of their ids, without padding and without a mask that was only added."""
+        ids = tokenizer.get_vocab()
+        words, last = sorted(ids, key=ids.__getitem__)[1:], len(ids) - 1
+        return words[:-1] if tokenizer.mask_token_id == last and not self.is_used(last) else words

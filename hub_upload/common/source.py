@@ -1,0 +1,129 @@
+"""A place that the user points at, and a checkpoint that a room has opened there: tensors that are not read yet."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .errors import CheckpointError
+from .torch_file import read_torch_file
+from .vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file, folder or prefix that may be a checkpoint.
+
+    Attributes:
+        path: The file, folder or prefix.
+        options, weights, vocabulary, softmax: Files that are elsewhere or not to be guessed.
+        stack: Closes what a reader keeps open.
+        states: State dicts that were read already: several formats look into the same file.
+    """
+
+    path: Path
+    options: Path | None = None
+    weights: Path | None = None
+    vocabulary: Path | None = None
+    softmax: Path | None = None
+    stack: ExitStack = field(default_factory=ExitStack)
+    states: dict[Path, dict[str, Tensor]] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The folder, or that of the file."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def state_dict(self, path: Path) -> dict[str, Tensor]:
+        """The tensors of a file that `torch.save` wrote, read once."""
+        if path not in self.states:
+            self.states[path] = read_torch_file(path)
+        return self.states[path]
+
+    def refuse(self, file: Path, reason: str, *options: str) -> None:
+        """Raise `CheckpointError` if one of these options names a file that the format has no place for."""
+        for option in options:
+            if (path := getattr(self, option)) is not None:
+                raise CheckpointError(f"{file}: {reason}; leave --{option} {path} out")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a file: its shape is known, its values are read when asked for.
+
+    Attributes:
+        file: For messages.
+        name: As stored.
+        shape: As stored.
+        dtype: Name of the stored dtype, such as "float32".
+        load: Reads the values.
+    """
+
+    file: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    load: Callable[[], NDArray[Any]]
+
+    @classmethod
+    def of(cls, file: Path | str, name: str, tensor: Tensor) -> "StoredTensor":
+        """A tensor of a state dict."""
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        return cls(str(file), name, tuple(tensor.shape), dtype, lambda: tensor.detach().contiguous().numpy())
+
+    def read(self) -> NDArray[np.float32]:
+        """The values.
+
+        Raises:
+            CheckpointError: not float32, unreadable, or not all finite.
+        """
+        if self.dtype != "float32":
+            raise CheckpointError(
+                f"{self.file}: {self.name!r} is stored as {self.dtype}; every original program writes float32"
+            )
+        try:
+            values = np.asarray(self.load())
+        # h5py raises OSError, RuntimeError or ValueError for damaged storage, depending on the layer that notices.
+        except (OSError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.file}: {self.name!r} cannot be read ({error}); fetch the file again"
+            ) from error
+        if values.shape != self.shape or values.dtype != np.float32:
+            raise CheckpointError(
+                f"{self.file}: {self.name!r} read as {values.dtype} {values.shape}; the file is damaged"
+            )
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{self.file}: {self.name!r} holds values that are not finite; the file is damaged")
+        return values
+
+
+@dataclass(frozen=True)
+class Source:
+    """An original checkpoint, open for reading. A room whose format has more to say has a subclass of its own.
+
+    Attributes:
+        description: One line for the user: the format and the files.
+        layout: Name of the format in the table of formats, whose room understands the names.
+        file: The file that holds the weights, for messages.
+        tensors: By stored name; for AllenNLP below the prefix of the `Elmo` module.
+        options: Content of `options.json`, or of the file that has its place.
+        options_file: Its name, for messages.
+        vocabulary: Vocabulary file, if any.
+        layer_norm_epsilon: For formats that do not hold it: the user's, `None` to tell by other signs.
+        notes: Sentences about choices that were made; shown to the user.
+    """
+
+    description: str
+    layout: str
+    file: str
+    tensors: Mapping[str, StoredTensor]
+    options: dict[str, Any]
+    options_file: str
+    vocabulary: Vocabulary | None = None
+    layer_norm_epsilon: float | None = None
+    notes: list[str] = field(default_factory=list)

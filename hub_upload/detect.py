@@ -1,0 +1,88 @@
+"""Recognize a checkpoint by its content and open it."""
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from .allennlp import reader as allennlp
+from .bilm_tf import files as bilm_tf
+from .bilm_tf.tensorflow_checkpoint import is_checkpoint_prefix
+from .common.archives import is_tar, single_root, unpack
+from .common.errors import CheckpointError
+from .common.source import Place, Source
+from .formats import FORMATS
+
+# A tar first: one may hold a stored ZIP near its end, by which it would pass for a ZIP.
+ARCHIVES = ((is_tar, allennlp.wanted_member), (zipfile.is_zipfile, bilm_tf.wanted_member))
+
+
+@contextmanager
+def open_source(
+    source: Path,
+    *,
+    options: Path | None = None,
+    weights: Path | None = None,
+    vocabulary: Path | None = None,
+    softmax: Path | None = None,
+) -> Iterator[Source]:
+    """Open an original checkpoint for reading; what was unpacked for it vanishes when the block ends.
+
+    Args:
+        source: Folder, archive, weight file, or prefix of a TensorFlow checkpoint.
+        options, weights, vocabulary, softmax: Files that are elsewhere or not to be guessed.
+
+    Raises:
+        CheckpointError: missing, damaged, not recognized, or recognized and not supported.
+    """
+    for given in (options, weights, vocabulary, softmax):
+        if given is not None and not given.is_file() and not is_checkpoint_prefix(given):
+            raise CheckpointError(f"{given}: no such file")
+    # The result of an AllenNLP training run.
+    archive = source / "model.tar.gz"
+    if archive.is_file() and weights is None and allennlp.weights_of_folder(source) is None:
+        source = archive
+    with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="elmo-hub-") as scratch:
+        folder = Path(scratch, "archive")
+        try:
+            yield _open(Place(source, options, weights, vocabulary, softmax, stack), folder)
+        except CheckpointError as error:
+            # The user knows the archive, not where it was unpacked.
+            raise CheckpointError(str(error).replace(str(folder), str(source))) from error
+
+
+def _open(place: Place, unpacked: Path) -> Source:
+    path = place.path
+    if path.is_dir():
+        _refuse_converted(path)
+    for room in FORMATS.values():
+        if (source := room.open(place)) is not None:
+            return source
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder")
+    for is_archive, wanted in ARCHIVES:
+        if is_archive(path):
+            unpacked.mkdir()
+            unpack(path, unpacked, wanted)
+            return _open(replace(place, path=single_root(unpacked)), unpacked)
+    raise CheckpointError(
+        f"{path}: not recognized: neither HDF5 weights, a TensorFlow checkpoint, a ZIP, nor an AllenNLP archive "
+        "(model.tar.gz); if it is one of them, it is damaged: fetch it again"
+    )
+
+
+def _refuse_converted(folder: Path) -> None:
+    """Raise `CheckpointError` for a folder of Transformers."""
+    config = folder / "config.json"
+    if config.is_file():
+        try:
+            model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+        except (ValueError, AttributeError):
+            return  # Jsonnet, or nothing of ours: the readers will say.
+        if model_type is not None:
+            raise CheckpointError(
+                f"{folder}: a Transformers model already (model_type {model_type!r}); expected an original checkpoint"
+            )

@@ -1,1 +1,0 @@
-"""Formats of original checkpoints: each module reads one of them into a `Source`."""

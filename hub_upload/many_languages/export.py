@@ -1,0 +1,165 @@
+"""From a Transformers folder back to a directory that ELMoForManyLangs reads."""
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from elmo_hf import ElmoConfig, ElmoTokenizer
+
+from ..common.errors import CheckpointError
+from ..common.options import read_json
+from ..common.output import new_folder
+from ..common.rules import Entry, expand
+from ..common.saved_model import SOFTMAX_PARAMETERS, SavedModel, Written, read_tokenizer
+from .reader import CHARACTERS, CLASSIFIER, CONFIG, SOFTMAX_FORMS, STATE_DICTS, TRAINED_LAYERS, WORDS
+from .rules import (
+    CHARACTER_TABLE,
+    ORIGINS,
+    READERS_FORGET_BIAS,
+    UNUSED,
+    WORD_MARKS,
+    WORD_TABLE,
+    architecture_from_config,
+    rules,
+)
+
+ARCHITECTURE = "architecture.json"
+FILES = (CONFIG, ARCHITECTURE, *STATE_DICTS.values(), CLASSIFIER, CHARACTERS, WORDS)
+
+
+def has_dictionary(folder: Path, config: ElmoConfig) -> bool:
+    """True if the tokenizer of a Transformers folder spells words by a dictionary, as only these models do."""
+    path = folder / "tokenizer_config.json"
+    return path.is_file() and read_json(path).get("character_units") == "code_points"
+
+
+def is_written(path: Path) -> bool:
+    """True if a `config.json` is of a directory that `write` made: others may be somebody's only copy."""
+    return read_json(path).get("config_path") == ARCHITECTURE
+
+
+def write(model: SavedModel, output: Path, softmax_layout: str) -> Written:
+    """Write a model of the checked configuration; there is one layout of the softmax."""
+    config, tokenizer = model.config, read_tokenizer(model.folder)
+    assert tokenizer is not None
+    has_softmax = _keeps_softmax(model, tokenizer)
+    listed = _listed_words(model, tokenizer) if config.word_embedding_size or has_softmax else None
+    characters, words = _dictionaries(model, tokenizer, listed)
+    filled = expand(rules(config), config, len(listed or ()), ORIGINS, softmax=has_softmax)
+    entries = {entry.original: entry for entry in filled}
+    settings = {CONFIG: {"config_path": ARCHITECTURE}, ARCHITECTURE: architecture_from_config(config)}
+    texts = {name: json.dumps(values, indent=2) + "\n" for name, values in settings.items()}
+    for name, lines in ((CHARACTERS, characters), (WORDS, words)):
+        if lines is not None:
+            texts[name] = "".join(f"{symbol}\t{number}\n" for symbol, number in lines)
+    files = {name: _state_dict(model, part, entries) for part, name in STATE_DICTS.items()}
+    if has_softmax:
+        files[CLASSIFIER] = _classifier(model, entries)
+    with new_folder(output) as partial:
+        for name, state in files.items():
+            torch.save(state, partial / name)
+        for name, text in texts.items():
+            (partial / name).write_text(text, encoding="utf-8", newline="\n")
+    return Written((*files, *texts), len(entries), READERS_FORGET_BIAS)
+
+
+def check_config(folder: Path, config: ElmoConfig, notes: list[str]) -> None:
+    """Refuse what the format cannot hold."""
+    for condition, fault in (
+        (config.encoder_type != "lstm", f"encoder_type={config.encoder_type!r}"),
+        (not config.use_skip_connections, "use_skip_connections=False"),
+        (not config.cell_projection, "cell_projection=False"),
+        (config.num_pos_tags > 0, f"num_pos_tags={config.num_pos_tags}"),
+        (config.context_word_layer, "context_word_layer=True"),
+        (config.character_layer_norm, "character_layer_norm=True"),
+        (config.joins_words and config.character_projection, "characters projected before they are joined to words"),
+        (not config.joins_words and not config.character_projection and config.character_filters, "no projection"),
+        (config.character_projection_location != "after_highway", "a projection before the highways"),
+        (config.cell_clip == 0 or config.projection_clip == 0, "a clip of 0, which means none there"),
+    ):
+        if condition:
+            raise CheckpointError(
+                f"{folder}: {fault}: no ELMoForManyLangs model is so, and of all original formats only theirs holds a "
+                "dictionary of characters"
+            )
+
+
+def _keeps_softmax(model: SavedModel, tokenizer: ElmoTokenizer) -> bool:
+    """True if there is a softmax that `classifier.pkl` can hold; otherwise a note says why not."""
+    config = model.config
+    if not any(name in model.parameters for name in SOFTMAX_PARAMETERS):
+        return False
+    missing = [mark for mark in WORD_MARKS if mark not in tokenizer.get_vocab()]
+    faults = [
+        fault
+        for condition, fault in (
+            (config.num_hidden_layers != TRAINED_LAYERS, f"the program's reads the second of {TRAINED_LAYERS} layers"),
+            (config.tie_word_embeddings, "its weight is the table of words (tie_word_embeddings)"),
+            (missing, f"the vocabulary lacks {', '.join(missing)}, which the program looks up"),
+        )
+        if condition
+    ]
+    if faults:
+        model.notes.append(f"the softmax was left out: {faults[0]}")
+    return not faults
+
+
+def _tensor(model: SavedModel, entry: Entry) -> Tensor:
+    note = f"the row of padding of {entry.original} is not zero; the original has none: left out"
+    is_table = entry.original in (CHARACTER_TABLE, WORD_TABLE, "softmax/W")
+    return torch.from_numpy(model.original(entry, READERS_FORGET_BIAS, note if is_table else ""))
+
+
+def _state_dict(model: SavedModel, part: str, entries: Mapping[str, Entry]) -> "OrderedDict[str, Tensor]":
+    """The tensors of one file, by the names in it."""
+    place = f"{part}."
+    return OrderedDict(
+        (name.removeprefix(place), _tensor(model, entry)) for name, entry in entries.items() if name.startswith(place)
+    )
+
+
+def _classifier(model: SavedModel, entries: Mapping[str, Entry]) -> "OrderedDict[str, Tensor]":
+    """The state dict of `classifier.pkl`, as of the sampled softmax that the architecture file names."""
+    weight, bias = (_tensor(model, entries[name]) for name in ("softmax/W", "softmax/b"))
+    names = SOFTMAX_FORMS["sampled_softmax"]
+    # A column for unknown words that the program makes, wants to load, and never reads.
+    unread = torch.zeros(weight.shape[1], 1)
+    return OrderedDict({"oov_column": unread, names[0]: weight, names[1]: bias[:, None].contiguous()})
+
+
+def _listed_words(model: SavedModel, tokenizer: ElmoTokenizer) -> list[str]:
+    """The words of the rows of the original's table and softmax: ours without padding, and without an added mask."""
+    size = len(tokenizer)
+    if size != model.config.vocab_size:
+        raise CheckpointError(
+            f"{model.folder}: the tokenizer has {size} words, but the model has {model.config.vocab_size} rows for "
+            "them; save model and tokenizer that belong together"
+        )
+    return model.listed_words(tokenizer)
+
+
+def _dictionaries(
+    model: SavedModel, tokenizer: ElmoTokenizer, listed: list[str] | None
+) -> tuple[list[tuple[str, int]] | None, list[tuple[str, int]] | None]:
+    """Symbols and ids of both files, in the order of the ids; `None` for a part that the model lacks."""
+    folder, config, symbols = model.folder, model.config, tokenizer.character_vocabulary or {}
+    if config.character_filters and max(symbols.values(), default=0) >= config.num_characters:
+        raise CheckpointError(
+            f"{folder}: the tokenizer's characters have ids up to {max(symbols.values())}, but the table of characters "
+            f"has {config.num_characters} rows; save model and tokenizer that belong together"
+        )
+    characters = words = None
+    if config.character_filters:
+        characters = sorted(((symbol, number - 1) for symbol, number in symbols.items()), key=lambda item: item[1])
+    if listed is not None:
+        words = [(word, number) for number, word in enumerate(listed) if word != UNUSED.format(id=number)]
+    for symbol, _ in (*(characters or ()), *(words or ())):
+        if (symbol != symbol.strip() and symbol != "\u3000") or not symbol or "\t" in symbol or "\n" in symbol:
+            raise CheckpointError(
+                f"{folder}: {symbol!r} cannot stand in a dictionary file, whose lines are stripped of whitespace"
+            )
+    return characters, words

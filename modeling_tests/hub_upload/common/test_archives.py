@@ -1,0 +1,100 @@
+"""Archives from strangers stay in their folder and within bounds."""
+
+import io
+import os
+import tarfile
+import zipfile
+
+import pytest
+
+from hub_upload import CheckpointError
+from hub_upload.common import archives
+from hub_upload.common.archives import is_tar, single_root, unpack
+
+
+def make(path, members):
+    """An archive of (name, content) pairs; ZIP or tar by its name."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            for name, content in members:
+                file.writestr(name, content)
+    else:
+        with tarfile.open(path, "w:gz") as file:
+            for name, content in members:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                file.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "unpacked"
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
+def test_wanted_members_are_unpacked(tmp_path, folder, kind):
+    path = make(tmp_path / kind, [("m/options.json", b"{}"), ("m/other.bin", b"x")])
+    unpack(path, folder, lambda name: name.endswith(".json"))
+    assert [str(item.relative_to(folder)) for item in folder.rglob("*") if item.is_file()] == ["m/options.json"]
+    assert single_root(folder) == folder / "m"
+    assert is_tar(path) == kind.endswith(".tar.gz")
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
+@pytest.mark.parametrize("name", ["../evil.json", "/tmp/evil.json", "a/../../evil.json", "..\\evil.json", "C:\\e.json"])
+def test_paths_out_of_the_folder_are_refused(tmp_path, folder, kind, name):
+    path = make(tmp_path / kind, [(name, b"{}")])
+    with pytest.raises(CheckpointError, match="outside its folder"):
+        unpack(path, folder, lambda name: True)
+    assert not any(folder.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
+def test_bombs_are_stopped_by_what_they_unfold_to(tmp_path, folder, kind, monkeypatch):
+    monkeypatch.setattr(archives, "SMALL", 1 << 20)
+    path = make(tmp_path / kind, [("bomb.json", bytes(4 << 20))])
+    with pytest.raises(CheckpointError, match="unpacks to more than"):
+        unpack(path, folder, lambda name: True)
+
+
+def test_skipped_members_of_a_tar_count_too(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(archives, "SMALL", 1 << 20)
+    path = make(tmp_path / "a.tar.gz", [("bomb", bytes(4 << 20))])
+    with pytest.raises(CheckpointError, match="unpacks to more than"):
+        unpack(path, folder, lambda name: False)
+
+
+def test_links_are_not_unpacked(tmp_path, folder):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as file:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+            member = tarfile.TarInfo(f"link{kind.decode()}.json")
+            member.type, member.linkname = kind, "/etc/passwd"
+            file.addfile(member)
+    unpack(path, folder, lambda name: True)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        member = zipfile.ZipInfo("link.json")
+        member.external_attr = 0o120777 << 16
+        file.writestr(member, "/etc/passwd")
+    unpack(tmp_path / "a.zip", folder, lambda name: True)
+    assert not any(folder.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
+def test_damaged_archives(tmp_path, folder, kind):
+    path = make(tmp_path / kind, [("options.json", os.urandom(5000))])
+    content = bytearray(path.read_bytes())
+    content[200:260] = bytes(60)
+    path.write_bytes(content if kind == "a.zip" else content[:2000])
+    with pytest.raises(CheckpointError, match="damaged"):
+        unpack(path, folder, lambda name: True)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_members_of_one_name(tmp_path, folder):
+    path = make(tmp_path / "a.zip", [("options.json", b"{}"), ("options.json", b"[]")])
+    with pytest.raises(CheckpointError, match="two members"):
+        unpack(path, folder, lambda name: True)
