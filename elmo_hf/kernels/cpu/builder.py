@@ -74,6 +74,47 @@ class Recurrence(ctypes.Structure):
     ]
 
 
+class TrainingForward(ctypes.Structure):
+    _fields_ = [
+        ("steps", ctypes.c_int64),
+        ("running", ctypes.c_void_p),
+        ("input_width", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("size", ctypes.c_int64),
+        ("inputs", ctypes.c_void_p),
+        ("hidden", ctypes.c_void_p),
+        ("cell", ctypes.c_void_p),
+        ("input_weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("hidden_weight", ctypes.c_void_p),
+        ("output_weight", ctypes.c_void_p),
+        ("cell_clip", ctypes.c_float),
+        ("projection_clip", ctypes.c_float),
+        ("forget_bias", ctypes.c_float),
+        ("gates", ctypes.c_void_p),
+        ("raw_cells", ctypes.c_void_p),
+        ("cell_outputs", ctypes.c_void_p),
+        ("raw_outputs", ctypes.c_void_p),
+        ("outputs", ctypes.c_void_p),
+        ("final_hidden", ctypes.c_void_p),
+        ("final_cell", ctypes.c_void_p),
+    ]
+
+
+class TrainingBackward(ctypes.Structure):
+    _fields_ = [
+        ("forward", TrainingForward),
+        ("output_gradient", ctypes.c_void_p),
+        ("hidden_gradient", ctypes.c_void_p),
+        ("cell_gradient", ctypes.c_void_p),
+        ("input_gradient", ctypes.c_void_p),
+        ("input_weight_gradient", ctypes.c_void_p),
+        ("bias_gradient", ctypes.c_void_p),
+        ("hidden_weight_gradient", ctypes.c_void_p),
+        ("output_weight_gradient", ctypes.c_void_p),
+    ]
+
+
 @functools.cache
 def native_library() -> ctypes.CDLL | None:
     """Load the library, compiled now if need be; `None` where that cannot be done or is turned off."""
@@ -101,7 +142,12 @@ def _load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     for question in (library.elmo_panel, library.elmo_has_integers):
         question.restype = ctypes.c_int64
-    for function, argument in ((library.elmo_input_product, InputProduct), (library.elmo_recurrence, Recurrence)):
+    for function, argument in (
+        (library.elmo_input_product, InputProduct),
+        (library.elmo_recurrence, Recurrence),
+        (library.elmo_training_forward, TrainingForward),
+        (library.elmo_training_backward, TrainingBackward),
+    ):
         function.argtypes = [ctypes.POINTER(argument), ctypes.c_int64]
         function.restype = ctypes.c_int
     _share_threads(library)

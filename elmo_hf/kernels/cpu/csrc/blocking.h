@@ -47,4 +47,31 @@ INLINE void prefetch_next(Prefetch *plan)
 /* Rows of the next tile, where `tiles` tiles are left for `rows` rows: tiles differ by at most one row. */
 INLINE int rows_of_tile(int64_t rows, int64_t tiles) { return (int)((rows + tiles - 1) / tiles); }
 
+/* Run a statement in which ROWS is a constant, equal to `rows`, from 1 to MR. */
+#define CASE_OF_ROWS(number, statement) \
+    case number: {                      \
+        enum { ROWS = number };         \
+        statement;                      \
+        break;                          \
+    }
+#define SIX_CASES_OF_ROWS(first, statement) \
+    CASE_OF_ROWS(first, statement)          \
+    CASE_OF_ROWS(first + 1, statement)      \
+    CASE_OF_ROWS(first + 2, statement)      \
+    CASE_OF_ROWS(first + 3, statement)      \
+    CASE_OF_ROWS(first + 4, statement)      \
+    CASE_OF_ROWS(first + 5, statement)
+#if MR == 12
+#define SWITCH_ROWS(rows, statement)    \
+    switch (rows) {                     \
+        SIX_CASES_OF_ROWS(1, statement) \
+        SIX_CASES_OF_ROWS(7, statement) \
+    }
+#else
+#define SWITCH_ROWS(rows, statement)    \
+    switch (rows) {                     \
+        SIX_CASES_OF_ROWS(1, statement) \
+    }
+#endif
+
 #endif

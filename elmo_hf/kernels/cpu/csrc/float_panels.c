@@ -1,81 +1,8 @@
 #include "float_panels.h"
 
-/* A pair of bfloat16, the first in the low half of a word, to two vectors of float32. */
-INLINE void expand_bfloat16(const uint32_t *pairs, vfloat *low, vfloat *high)
-{
-    vuint_memory both = *(const vuint_memory *)pairs;
-    *low = (vfloat)(both << 16);
-    *high = (vfloat)(both & 0xffff0000u);
-}
+#include <stddef.h>
 
-/* The register tile: `rows` is at most MR and known to the compiler. */
-INLINE void tile(const int rows, const int is_bfloat16, const float *input, int64_t input_stride, const void *panel,
-                 int64_t inputs, float *output, int64_t output_stride, const float *start, int accumulate,
-                 Prefetch prefetch)
-{
-    const int64_t bytes_per_input = (is_bfloat16 ? 2 : 4) * NR;
-    const char *weights = panel;
-    vfloat sums[MR][2];
-    const vfloat start_low = start ? load(start) : (vfloat){0}, start_high = start ? load(start + LANES) : (vfloat){0};
-    UNROLL
-    for (int r = 0; r < rows; r++) sums[r][0] = start_low, sums[r][1] = start_high;
-    for (int64_t k = 0; k < inputs; k++) {
-        prefetch_next(&prefetch);
-        vfloat low, high;
-        if (is_bfloat16) expand_bfloat16((const uint32_t *)weights, &low, &high);
-        else low = load((const float *)weights), high = load((const float *)weights + LANES);
-        weights += bytes_per_input;
-        UNROLL
-        for (int r = 0; r < rows; r++) {
-            float value = input[r * input_stride + k];
-            sums[r][0] += value * low;
-            sums[r][1] += value * high;
-        }
-    }
-    UNROLL
-    for (int r = 0; r < rows; r++) {
-        float *target = output + r * output_stride;
-        if (accumulate) sums[r][0] += load(target), sums[r][1] += load(target + LANES);
-        store(target, sums[r][0]);
-        store(target + LANES, sums[r][1]);
-    }
-}
-
-/* `tile` for each number of rows. */
-static void run_tile(int rows, int is_bfloat16, const float *input, int64_t input_stride, const void *panel,
-                     int64_t inputs, float *output, int64_t output_stride, const float *start, int accumulate,
-                     Prefetch prefetch)
-{
-#define CASE(rows, is_bfloat16)                                                                               \
-    case rows:                                                                                                \
-        tile(rows, is_bfloat16, input, input_stride, panel, inputs, output, output_stride, start, accumulate, \
-             prefetch);                                                                                       \
-        return;
-#define SIX_CASES(first, is_bfloat16) \
-    CASE(first, is_bfloat16)          \
-    CASE(first + 1, is_bfloat16)      \
-    CASE(first + 2, is_bfloat16)      \
-    CASE(first + 3, is_bfloat16)      \
-    CASE(first + 4, is_bfloat16)      \
-    CASE(first + 5, is_bfloat16)
-    if (is_bfloat16) {
-        switch (rows) {
-            SIX_CASES(1, 1)
-#if MR > 6
-            SIX_CASES(7, 1)
-#endif
-        }
-    } else {
-        switch (rows) {
-            SIX_CASES(1, 0)
-#if MR > 6
-            SIX_CASES(7, 0)
-#endif
-        }
-    }
-#undef SIX_CASES
-#undef CASE
-}
+#include "float_tile.h"
 
 void multiply_float_panel(const float *input, int64_t rows, int64_t input_stride, const void *panel, int is_bfloat16,
                           int64_t inputs, float *output, int64_t output_stride, const float *start, int accumulate,
@@ -95,9 +22,54 @@ void multiply_float_panel(const float *input, int64_t rows, int64_t input_stride
     }
     for (int64_t number = 0, row = 0; number < tiles; number++) {
         int of_tile = rows_of_tile(rows - row, tiles - number);
-        run_tile(of_tile, is_bfloat16, input + row * input_stride, input_stride, panel, inputs,
-                 output + row * output_stride, output_stride, start, accumulate, prefetch_of_tile(plan, number, 1));
+        const float *rows_of_input = input + row * input_stride;
+        float *target = output + row * output_stride;
+        const Prefetch prefetch = prefetch_of_tile(plan, number, 1);
+        const RowLayout layout = {input_stride, 1, 0, 0};
+        if (is_bfloat16)
+            SWITCH_ROWS(of_tile, float_tile(ROWS, 1, rows_of_input, layout, panel, inputs, target, output_stride, start,
+                                            accumulate, prefetch))
+        else
+            SWITCH_ROWS(of_tile, float_tile(ROWS, 0, rows_of_input, layout, panel, inputs, target, output_stride, start,
+                                            accumulate, prefetch))
         row += of_tile;
+    }
+}
+
+/* Every tile fetches its share of the `inputs` * NR floats at `next`. */
+INLINE Prefetch prefetch_elsewhere(const float *next, int64_t inputs, int64_t tiles)
+{
+    Prefetch plan = prefetch_plan(NULL, inputs, NR * sizeof(float), tiles == 1 ? 2 : tiles);
+    plan.address = (const char *)next;
+    return plan;
+}
+
+void multiply_rows_of_panels(const float *input, int64_t rows, int64_t panel_stride, const float *panel, int64_t inputs,
+                             float *output, int64_t output_stride, int accumulate, const float *next)
+{
+    const int64_t tiles = (rows + MR - 1) / MR;
+    const Prefetch plan = prefetch_elsewhere(next, inputs, tiles);
+    for (int64_t number = 0, row = 0; number < tiles; number++) {
+        const int of_tile = rows_of_tile(rows - row, tiles - number);
+        const RowLayout layout = {NR, 1, NR, panel_stride};
+        SWITCH_ROWS(of_tile, float_tile(ROWS, 0, input + row * NR, layout, panel, inputs, output + row * output_stride,
+                                        output_stride, NULL, accumulate, prefetch_of_tile(plan, number, 1)))
+        row += of_tile;
+    }
+}
+
+void multiply_rows_of_tiles(const float *input, int64_t rows, int64_t tile_stride, const float *panel, int64_t inputs,
+                            float *output, int64_t output_stride, int accumulate, const float *next)
+{
+    const int64_t tiles = (rows + MR - 1) / MR;
+    const Prefetch plan = prefetch_elsewhere(next, inputs, tiles);
+    for (int64_t number = 0; number < tiles; number++) {
+        const int64_t row = number * MR;
+        const int of_tile = (int)(rows - row < MR ? rows - row : MR);
+        const RowLayout layout = {1, MR, 0, 0};
+        SWITCH_ROWS(of_tile, float_tile(ROWS, 0, input + number * tile_stride, layout, panel, inputs,
+                                        output + row * output_stride, output_stride, NULL, accumulate,
+                                        prefetch_of_tile(plan, number, 1)))
     }
 }
 

@@ -19,7 +19,6 @@ INLINE vpairs add_dot_products(vpairs sum, vpairs left, vpairs right)
 {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(left, right));
 }
-#define REGISTER_CONSTRAINT "+v"
 #else
 typedef __m256i vpairs;
 INLINE vpairs expand_pairs(const char *source)
@@ -33,11 +32,7 @@ INLINE vpairs add_dot_products(vpairs sum, vpairs left, vpairs right)
 {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(left, right));
 }
-#define REGISTER_CONSTRAINT "+x"
 #endif
-
-/* Keep a compiler from loading the inputs of all rows at once, which would push sums out of their registers. */
-#define KEEP_IN_REGISTERS(one, other) __asm__("" : REGISTER_CONSTRAINT(one), REGISTER_CONSTRAINT(other))
 
 /* The register tile: `rows` is at most MR and known to the compiler. `bytes` of a weight: 1 in a panel as it is, 2 in
    one that was expanded. */
@@ -73,40 +68,6 @@ INLINE void tile(const int rows, const int bytes, const int16_t *input, int64_t 
     }
 }
 
-/* `tile` for each number of rows. */
-static void run_tile(int rows, int bytes, const int16_t *input, int64_t input_stride, const char *panel, int64_t inputs,
-                     float *output, int64_t output_stride, int accumulate, Prefetch prefetch)
-{
-#define CASE(rows, bytes)                                                                                   \
-    case rows:                                                                                              \
-        tile(rows, bytes, input, input_stride, panel, inputs, output, output_stride, accumulate, prefetch); \
-        return;
-#define SIX_CASES(first, bytes) \
-    CASE(first, bytes)          \
-    CASE(first + 1, bytes)      \
-    CASE(first + 2, bytes)      \
-    CASE(first + 3, bytes)      \
-    CASE(first + 4, bytes)      \
-    CASE(first + 5, bytes)
-    if (bytes == 1) {
-        switch (rows) {
-            SIX_CASES(1, 1)
-#if MR > 6
-            SIX_CASES(7, 1)
-#endif
-        }
-    } else {
-        switch (rows) {
-            SIX_CASES(1, 2)
-#if MR > 6
-            SIX_CASES(7, 2)
-#endif
-        }
-    }
-#undef SIX_CASES
-#undef CASE
-}
-
 void multiply_int8_panel(const int16_t *input, int64_t rows, int64_t input_stride, const void *panel, int64_t inputs,
                          float *output, int64_t output_stride, int accumulate, void *expanded)
 {
@@ -122,8 +83,15 @@ void multiply_int8_panel(const int16_t *input, int64_t rows, int64_t input_strid
     }
     for (int64_t number = 0, row = 0; number < tiles; number++) {
         int of_tile = rows_of_tile(rows - row, tiles - number);
-        run_tile(of_tile, bytes, input + row * input_stride, input_stride, weights, inputs,
-                 output + row * output_stride, output_stride, accumulate, prefetch_of_tile(plan, number, 2));
+        const int16_t *rows_of_input = input + row * input_stride;
+        float *target = output + row * output_stride;
+        const Prefetch prefetch = prefetch_of_tile(plan, number, 2);
+        if (bytes == 1)
+            SWITCH_ROWS(of_tile, tile(ROWS, 1, rows_of_input, input_stride, weights, inputs, target, output_stride,
+                                      accumulate, prefetch))
+        else
+            SWITCH_ROWS(of_tile, tile(ROWS, 2, rows_of_input, input_stride, weights, inputs, target, output_stride,
+                                      accumulate, prefetch))
         row += of_tile;
     }
 }

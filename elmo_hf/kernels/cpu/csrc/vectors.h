@@ -16,6 +16,17 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
+/* Keep two vectors in registers: a compiler that loads the operands of several rows ahead would run out of them. */
+#if defined(__AVX512F__)
+#define KEEP_IN_REGISTERS(one, other) __asm__("" : "+v"(one), "+v"(other))
+#elif defined(__x86_64__)
+#define KEEP_IN_REGISTERS(one, other) __asm__("" : "+x"(one), "+x"(other))
+#elif defined(__aarch64__)
+#define KEEP_IN_REGISTERS(one, other) __asm__("" : "+w"(one), "+w"(other))
+#else
+#define KEEP_IN_REGISTERS(one, other) ((void)0)
+#endif
+
 typedef float vfloat __attribute__((vector_size(4 * LANES)));
 typedef int32_t vint __attribute__((vector_size(4 * LANES)));
 
