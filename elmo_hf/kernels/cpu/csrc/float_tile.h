@@ -39,6 +39,10 @@ INLINE void float_tile(const int rows, const int is_bfloat16, const float *input
     for (int r = 0; r < rows; r++) sums[r][0] = start_low, sums[r][1] = start_high;
     for (int64_t first = 0; first < inputs; first += run, input += layout.run_stride) {
         const float *column = input;
+        if (layout.run) {
+            UNROLL
+            for (int r = 0; r < rows; r++) __builtin_prefetch(input + (r + MR) * layout.row_stride);
+        }
         for (int64_t k = 0; k < run; k++) {
             prefetch_next(&prefetch);
             vfloat low, high;

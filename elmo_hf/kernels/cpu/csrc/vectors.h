@@ -14,7 +14,12 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
+/* Unroll the loop that follows completely: its arrays become registers. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 /* Keep two vectors in registers: a compiler that loads the operands of several rows ahead would run out of them. */
 #if defined(__AVX512F__)
