@@ -2,7 +2,8 @@
 
 Autograd records some twenty operations a step and adds up the gradient of each weight matrix once a step. Here a step
 keeps its activated gates, raw cell and raw output, overwrites what nobody needs again, and the gradients of the weights
-are one matrix product each over all steps.
+are one matrix product each over all steps. Where everything is float32 on a CPU and a C compiler is at hand,
+[`cpu.native_training`] does the same, faster.
 
 Products may be in another dtype than all the rest: bfloat16 under autocast and in models of bfloat16 weights, with the
 state, the gates and the sums in float32. Then the weights are converted once a call, not once a step.
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .cpu.native_training import native_training_lstm
 from .precision import multiplies_bfloat16
 
 backward_of_sigmoid = torch.ops.aten.sigmoid_backward.grad_input
@@ -319,14 +321,29 @@ def training_lstm(
     Arguments and results as in `reference_lstm`, with the weights in place of the products; at least one word.
     """
     *tensors, products_dtype, outputs_dtype = weights
+    products_dtype, outputs_dtype = products_dtype or cell.dtype, outputs_dtype or inputs.dtype
     with _without_autocast(inputs):
+        if inputs.device.type == "cpu" and products_dtype == cell.dtype == torch.float32:
+            results = native_training_lstm(
+                inputs,
+                batch_sizes,
+                hidden,
+                cell,
+                *tensors,
+                cell_clip=cell_clip,
+                projection_clip=projection_clip,
+                forget_bias=forget_bias,
+            )
+            if results is not None:
+                outputs, final_hidden, final_cell = results
+                return outputs.to(outputs_dtype), final_hidden.to(outputs_dtype), final_cell
         return _ProjectedLstm.apply(
             inputs,
             hidden,
             cell,
             *tensors,
-            products_dtype or cell.dtype,
-            outputs_dtype or inputs.dtype,
+            products_dtype,
+            outputs_dtype,
             batch_sizes,
             cell_clip,
             projection_clip,

@@ -1,14 +1,15 @@
-"""The C code of `source`, compiled for the processor at hand when it is first wanted.
+"""The C code of `csrc/`, compiled at first use for the CPU at hand.
 
-Nothing has to be installed for it: where there is no C compiler, the products of PyTorch do the work, more slowly.
-Compiling takes some seconds, once: the library is kept in the user's cache folder, under a name that changes with the
-code, the compiler and the processor. `ELMO_HF_NATIVE=0` in the environment turns it off.
+Nothing has to be installed for it: without a C compiler, PyTorch's matmuls do the work, more slowly. Compiling takes
+some seconds, once: the library is kept in the user's cache folder, under a name that changes with the code, the
+compiler and the CPU. `ELMO_HF_NATIVE=0` in the environment turns it off.
 """
 
 import contextlib
 import ctypes
 import functools
 import hashlib
+import itertools
 import logging
 import os
 import platform
@@ -21,18 +22,20 @@ from pathlib import Path
 
 import torch
 
-from .source import SOURCE
-
 logger = logging.getLogger(__name__)
 
-# The processor's own instructions, as GCC and Clang call them on different processors.
-PROCESSOR_FLAGS = (["-march=native"], ["-mcpu=native"])
-FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread"]
+SOURCE_FOLDER = Path(__file__).parent / "csrc"
+# The CPU's own instructions, as GCC and Clang call them on different architectures.
+TARGET_FLAGS = (["-march=native"], ["-mcpu=native"])
+FLAGS = [
+    *("-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno"),
+    *("-fPIC", "-shared", "-pthread", "-fvisibility=hidden"),
+]
 COMPILE_SECONDS = 120
 
 
 class Weight(ctypes.Structure):
-    """As in the C code, like the other structures."""
+    """`Weight` of `csrc/panels.h`; the other structures are those of `csrc/library.h`."""
 
     _fields_ = [
         ("panels", ctypes.c_void_p),
@@ -51,9 +54,6 @@ class InputProduct(ctypes.Structure):
         ("weight", Weight),
         ("bias", ctypes.c_void_p),
         ("gates", ctypes.c_void_p),
-        ("scratch", ctypes.c_void_p),
-        ("units", ctypes.c_void_p),
-        ("sizes", ctypes.c_void_p),
     ]
 
 
@@ -71,16 +71,53 @@ class Recurrence(ctypes.Structure):
         ("output_weight", Weight),
         ("cell_clip", ctypes.c_float),
         ("projection_clip", ctypes.c_float),
-        ("exposed", ctypes.c_void_p),
-        ("scratch", ctypes.c_void_p),
-        ("units", ctypes.c_void_p),
-        ("sizes", ctypes.c_void_p),
+    ]
+
+
+class TrainingForward(ctypes.Structure):
+    _fields_ = [
+        ("steps", ctypes.c_int64),
+        ("running", ctypes.c_void_p),
+        ("input_width", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("size", ctypes.c_int64),
+        ("inputs", ctypes.c_void_p),
+        ("hidden", ctypes.c_void_p),
+        ("cell", ctypes.c_void_p),
+        ("input_weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("hidden_weight", ctypes.c_void_p),
+        ("output_weight", ctypes.c_void_p),
+        ("cell_clip", ctypes.c_float),
+        ("projection_clip", ctypes.c_float),
+        ("forget_bias", ctypes.c_float),
+        ("gates", ctypes.c_void_p),
+        ("raw_cells", ctypes.c_void_p),
+        ("cell_outputs", ctypes.c_void_p),
+        ("raw_outputs", ctypes.c_void_p),
+        ("outputs", ctypes.c_void_p),
+        ("final_hidden", ctypes.c_void_p),
+        ("final_cell", ctypes.c_void_p),
+    ]
+
+
+class TrainingBackward(ctypes.Structure):
+    _fields_ = [
+        ("forward", TrainingForward),
+        ("output_gradient", ctypes.c_void_p),
+        ("hidden_gradient", ctypes.c_void_p),
+        ("cell_gradient", ctypes.c_void_p),
+        ("input_gradient", ctypes.c_void_p),
+        ("input_weight_gradient", ctypes.c_void_p),
+        ("bias_gradient", ctypes.c_void_p),
+        ("hidden_weight_gradient", ctypes.c_void_p),
+        ("output_weight_gradient", ctypes.c_void_p),
     ]
 
 
 @functools.cache
 def native_library() -> ctypes.CDLL | None:
-    """The library, compiled now if need be; `None` where that cannot be done or is turned off."""
+    """Load the library, compiled now if need be; `None` where that cannot be done or is turned off."""
     if os.environ.get("ELMO_HF_NATIVE", "1").lower() in ("0", "false", "off"):
         return None
     if sys.byteorder != "little" or os.name != "posix":
@@ -89,13 +126,15 @@ def native_library() -> ctypes.CDLL | None:
         compiler = _compiler()
         if compiler is None:
             return None
-        path = _cache_folder() / f"lstm-{_fingerprint(compiler)}.so"
+        sources = _sources()
+        path = _cache_folder() / f"lstm-{_fingerprint(compiler, sources)}.so"
         if not _is_whole(path):
-            _compile(compiler, path)
+            _compile(compiler, sources, path)
         return _load(path)
     # RuntimeError: a user without a home; ValueError: quotes in CC; AttributeError: a library of something else.
     except (OSError, RuntimeError, ValueError, AttributeError, subprocess.SubprocessError) as error:
-        logger.warning(f"the C code of the biLSTM cannot be used, PyTorch's slower products are: {error}")
+        # Said once: the result is cached.
+        logger.warning("compiled biLSTM kernel unavailable (%s); falling back to PyTorch", error)
         return None
 
 
@@ -103,7 +142,12 @@ def _load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     for question in (library.elmo_panel, library.elmo_has_integers):
         question.restype = ctypes.c_int64
-    for function, argument in ((library.elmo_input_product, InputProduct), (library.elmo_recurrence, Recurrence)):
+    for function, argument in (
+        (library.elmo_input_product, InputProduct),
+        (library.elmo_recurrence, Recurrence),
+        (library.elmo_training_forward, TrainingForward),
+        (library.elmo_training_backward, TrainingBackward),
+    ):
         function.argtypes = [ctypes.POINTER(argument), ctypes.c_int64]
         function.restype = ctypes.c_int
     _share_threads(library)
@@ -111,12 +155,12 @@ def _load(path: Path) -> ctypes.CDLL:
 
 
 def _share_threads(library: ctypes.CDLL) -> None:
-    """Let the code use PyTorch's own OpenMP threads: they wait busily for some milliseconds after each operator."""
+    """Let the library use PyTorch's OpenMP threads, which wait busily for some milliseconds after each operator."""
     try:
         torch_library = ctypes.CDLL(torch._C.__file__)  # a symbol is looked up in all that it depends on
         parallel, number = torch_library.GOMP_parallel, torch_library.omp_get_num_threads
     except (OSError, AttributeError):
-        return  # another OpenMP: the code starts threads of its own
+        return  # another OpenMP: the library starts threads of its own
     library.elmo_use_open_mp.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     # A forked process has none of these threads, and OpenMP waits for them.
     os.register_at_fork(after_in_child=functools.partial(library.elmo_use_open_mp, None, None))
@@ -124,7 +168,7 @@ def _share_threads(library: ctypes.CDLL) -> None:
 
 
 def _compiler() -> list[str] | None:
-    """The command of a C compiler: `CC`, as everywhere, or a usual one."""
+    """The command of a C compiler: `CC`, or a usual name."""
     chosen = shlex.split(os.environ.get("CC", ""))
     for command in ([chosen] if chosen else []) + [["cc"], ["gcc"], ["clang"]]:
         path = shutil.which(command[0])
@@ -143,10 +187,22 @@ def _cache_folder() -> Path:
     return folder
 
 
-def _fingerprint(compiler: list[str]) -> str:
-    """What the compiled library depends on; a home folder may be shared by several machines."""
+def _sources() -> dict[str, str]:
+    """The C files by name.
+
+    Raises:
+        OSError: there are none: the package was installed without its data files.
+    """
+    sources = {path.name: path.read_text(encoding="utf-8") for path in sorted(SOURCE_FOLDER.glob("*.[ch]"))}
+    if not sources:
+        raise OSError(f"{SOURCE_FOLDER} holds no C files: install the package again")
+    return sources
+
+
+def _fingerprint(compiler: list[str], sources: dict[str, str]) -> str:
+    """Hash of everything the library depends on, the CPU too: several machines may share a home folder."""
     parts = [
-        SOURCE,
+        *itertools.chain(*sources.items()),
         " ".join(FLAGS + compiler),
         str(os.stat(compiler[0]).st_mtime_ns),
         platform.machine(),
@@ -160,7 +216,7 @@ def _fingerprint(compiler: list[str]) -> str:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a library is there and is what was compiled: one that was cut off would crash the process."""
+    """Whether a library is there, and complete: loading a truncated one would crash the process."""
     try:
         return _digest(path) == path.with_suffix(".sha256").read_text(encoding="ascii")
     except (OSError, ValueError):
@@ -171,20 +227,25 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _compile(compiler: list[str], path: Path) -> None:
-    """Beside its place, then moved into it: several processes may do so at once, and make the same."""
+def _compile(compiler: list[str], sources: dict[str, str], path: Path) -> None:
+    """Compile beside `path`, then move the library into place: several processes may do so at once.
+
+    The C files are compiled as they were read, not as they are by now: the name of the library tells their content.
+    """
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        source, made = Path(folder) / "lstm.c", Path(folder) / "lstm.so"
-        source.write_text(SOURCE, encoding="utf-8")
-        for flags in PROCESSOR_FLAGS:
-            command = [*compiler, *flags, *FLAGS, str(source), "-o", str(made)]
+        built = Path(folder) / "lstm.so"
+        for name, text in sources.items():
+            (Path(folder) / name).write_text(text, encoding="utf-8")
+        units = [str(Path(folder) / name) for name in sources if name.endswith(".c")]
+        for flags in TARGET_FLAGS:
+            command = [*compiler, *flags, *FLAGS, *units, "-o", str(built)]
             answer = subprocess.run(
                 command, capture_output=True, text=True, errors="replace", timeout=COMPILE_SECONDS, check=False
             )
             if answer.returncode == 0:
                 digest = Path(folder) / "digest"
-                digest.write_text(_digest(made), encoding="ascii")
-                os.replace(made, path)
+                digest.write_text(_digest(built), encoding="ascii")
+                os.replace(built, path)
                 os.replace(digest, path.with_suffix(".sha256"))
                 return
         raise OSError(f"{shlex.join(command)} failed: {answer.stderr.strip()[-500:]}")

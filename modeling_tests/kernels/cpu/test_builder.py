@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,6 @@ import torch
 
 from elmo_hf.kernels.cpu import builder
 from elmo_hf.kernels.cpu.builder import native_library
-from elmo_hf.kernels.cpu.source import SOURCE
 
 needs_compiler = pytest.mark.skipif(builder._compiler() is None, reason="no C compiler at hand")
 
@@ -38,11 +39,15 @@ def test_compiled_once_and_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @needs_compiler
-def test_other_code_has_another_name(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    builder.native_library()
-    monkeypatch.setattr(builder, "SOURCE", SOURCE + "/* changed */\n")
-    builder.native_library()
-    assert len(list(fresh.glob("*.so"))) == 2
+@pytest.mark.parametrize("name", ["panels.c", "blocking.h"])
+def test_other_code_has_another_name(fresh: Path, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = builder._fingerprint([sys.executable], builder._sources())
+    changed = tmp_path / "csrc"
+    shutil.copytree(builder.SOURCE_FOLDER, changed)
+    with open(changed / name, "a", encoding="utf-8") as file:
+        file.write("/* changed */\n")
+    monkeypatch.setattr(builder, "SOURCE_FOLDER", changed)
+    assert builder._fingerprint([sys.executable], builder._sources()) != before
 
 
 @needs_compiler
@@ -64,8 +69,17 @@ def test_a_damaged_library_is_made_again(fresh: Path, damage: str, tmp_path: Pat
 
 @needs_compiler
 def test_a_library_of_something_else(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builder, "SOURCE", "int something_else(void) { return 1; }\n")
+    monkeypatch.setattr(builder, "_sources", lambda: {"other.c": "int something_else(void) { return 1; }\n"})
     assert builder.native_library() is None
+
+
+def test_installed_without_its_c_files(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(builder, "SOURCE_FOLDER", tmp_path)
+    monkeypatch.setattr(builder, "_compiler", lambda: [sys.executable])
+    assert builder.native_library() is None
+    assert str(tmp_path) in caplog.text
 
 
 @pytest.mark.parametrize("value", ["0", "false", "OFF"])
@@ -109,27 +123,17 @@ def test_no_home(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert builder.native_library() is None
 
 
-@needs_compiler
-@pytest.mark.parametrize("processor", ["-march=x86-64", "-march=x86-64-v3", "-march=x86-64-v4"])
-def test_compiles_for_every_register_width(processor: str, tmp_path: Path) -> None:
-    """Without a warning, also for wider registers than this processor's."""
-    compiler = builder._compiler()
-    assert compiler is not None
-    source = tmp_path / "lstm.c"
-    source.write_text(SOURCE, encoding="utf-8")
-    command = [
-        *compiler,
-        processor,
-        "-Wall",
-        "-Wextra",
-        *builder.FLAGS,
-        str(source),
-        "-o",
-        str(tmp_path / "a"),
-    ]
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("target", ["-march=x86-64", "-march=x86-64-v3", "-march=x86-64-v4"])
+def test_compiles_for_every_register_width(compiler: str, target: str, tmp_path: Path) -> None:
+    """Without a warning, also for wider registers than this CPU's."""
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    units = map(str, sorted(builder.SOURCE_FOLDER.glob("*.c")))
+    command = [compiler, target, "-Wall", "-Wextra", *builder.FLAGS, "-O1", *units, "-o", str(tmp_path / "a")]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if "march" in answer.stderr and answer.returncode:
-        pytest.skip(f"the compiler does not know {processor}")
+        pytest.skip(f"the compiler does not know {target}")
     assert answer.returncode == 0 and not answer.stderr, answer.stderr
 
 
@@ -141,7 +145,7 @@ def test_narrow_registers_compute_the_same(fresh: Path, monkeypatch: pytest.Monk
 
     if os.uname().machine != "x86_64":
         pytest.skip("other processors have other flags")
-    monkeypatch.setattr(builder, "PROCESSOR_FLAGS", (["-march=x86-64"],))
+    monkeypatch.setattr(builder, "TARGET_FLAGS", (["-march=x86-64"],))
     narrow = builder.native_library()
     assert narrow is not None and narrow.elmo_panel() == 8 and not narrow.elmo_has_integers()
     layers = [torch.nn.Linear(16, 4 * 24), torch.nn.Linear(16, 4 * 24, bias=False), torch.nn.Linear(24, 16, bias=False)]
@@ -165,3 +169,13 @@ def test_threads_are_those_of_torch() -> None:
     if not hasattr(ctypes.CDLL(torch._C.__file__), "GOMP_parallel"):
         pytest.skip("this PyTorch has another OpenMP")
     assert ctypes.c_void_p.in_dll(library, "open_mp_parallel").value
+
+
+def test_structures_are_those_of_the_c_code() -> None:
+    """Field by field, in order: ctypes cannot see the C declarations."""
+    text = "".join(path.read_text(encoding="utf-8") for path in builder.SOURCE_FOLDER.glob("*.h"))
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    for structure in (builder.Weight, builder.InputProduct, builder.Recurrence):
+        (fields,) = re.findall(r"typedef struct \{([^}]*)\} " + structure.__name__ + ";", text)
+        names = re.findall(r"(\w+)\s*[,;]", fields)
+        assert [name for name, *_ in structure._fields_] == names

@@ -1,0 +1,238 @@
+/* The projected, clipped LSTM where no gradient is wanted.
+
+   The four gates of NR units are four panels in a row, so that the point-wise arithmetic of these units follows while
+   their gates are in the caches. Threads divide the units of a step, wait for each other, divide the outputs of its
+   projection, and wait again. */
+
+#include <stddef.h>
+
+#include "activations.h"
+#include "library.h"
+#include "memory.h"
+#include "threads.h"
+
+INLINE int64_t smaller(int64_t one, int64_t other) { return one < other ? one : other; }
+
+/* Input product */
+
+typedef struct {
+    const InputProduct *job;
+    float *expanded;    /* [threads][KC][NR] */
+    int16_t *quantized; /* [rows][weight.inputs], for a weight of integers */
+    float *row_scales;  /* [rows], likewise */
+} InputProductTask;
+
+static void run_input_product(void *argument, int64_t thread, Team *team)
+{
+    const InputProductTask *task = argument;
+    const InputProduct *job = task->job;
+    const Weight *weight = &job->weight;
+    const int is_int8 = weight->kind == INT8;
+    const int64_t width = weight->inputs, groups = weight->outputs / (4 * NR);
+    const int64_t first_panel = 4 * share_start(groups, thread, team->size);
+    const int64_t end_panel = 4 * share_start(groups, thread + 1, team->size);
+    float *expanded = task->expanded + thread * KC * NR;
+    if (is_int8) {
+        const int64_t end = share_start(job->rows, thread + 1, team->size);
+        for (int64_t row = share_start(job->rows, thread, team->size); row < end; row++)
+            task->row_scales[row] = quantize_row(job->inputs + row * width, width, KC, weight->signed_levels,
+                                                 task->quantized + row * width);
+        team_barrier(team);
+    }
+    for (int64_t row = 0; row < job->rows; row += ROW_BLOCK) {
+        const int64_t rows = smaller(job->rows - row, ROW_BLOCK);
+        for (int64_t panel = first_panel; panel < end_panel; panel++) {
+            float *gates = job->gates + (panel / 4 * job->rows + row) * 4 * NR + panel % 4 * NR;
+            const float *bias = job->bias + panel * NR;
+            for (int64_t k = 0; k < width; k += KC) {
+                const int64_t offset = row * width + k;
+                const void *input = is_int8 ? (const void *)(task->quantized + offset) : job->inputs + offset;
+                multiply_panel(weight, panel_at(weight, panel, k), input, rows, width, smaller(width - k, KC), gates,
+                               4 * NR, k ? NULL : bias, k > 0, expanded);
+            }
+            dequantize_outputs(weight, panel, task->row_scales + row, bias, rows, gates, 4 * NR);
+        }
+    }
+}
+
+int elmo_input_product(const InputProduct *job, int64_t threads)
+{
+    const int is_int8 = job->weight.kind == INT8;
+    threads = smaller(threads, MAX_THREADS);
+    InputProductTask task = {
+        .job = job,
+        .expanded = allocate(threads * KC * NR, sizeof(float)),
+        .quantized = allocate(is_int8 ? job->rows * job->weight.inputs : 0, sizeof(int16_t)),
+        .row_scales = allocate(is_int8 ? job->rows : 0, sizeof(float)),
+    };
+    const int allocated = task.expanded && task.quantized && task.row_scales;
+    if (allocated) run_team(run_input_product, &task, threads);
+    free(task.expanded), free(task.quantized), free(task.row_scales);
+    return !allocated;
+}
+
+/* Recurrence */
+
+typedef struct {
+    const Recurrence *job;
+    float *cell_outputs; /* [ceil(H / KC)][running[0]][KC]: what is projected, sigmoid(o) * tanh(cell) */
+    float *scratch;      /* [threads][KC * NR + ROW_BLOCK * 4 * NR] */
+    int16_t *quantized;  /* for weights of integers: [running[0]][P], or as `cell_outputs`: what is multiplied next */
+    float *row_scales;   /* [running[0]], likewise */
+} RecurrenceTask;
+
+/* NR units of one row: from gates to the new cell and its output. */
+INLINE void update_cell(const float *input_gates, const float *hidden_gates, float *cell, float *cell_output,
+                        float cell_clip)
+{
+    UNROLL
+    for (int half = 0; half < NR; half += LANES) {
+        vfloat gate[4];
+        UNROLL
+        for (int g = 0; g < 4; g++) {
+            gate[g] = load(input_gates + g * NR + half);
+            if (hidden_gates) gate[g] += load(hidden_gates + g * NR + half);
+        }
+        vfloat new_cell = sigmoid(gate[1]) * load(cell + half) + sigmoid(gate[0]) * hyperbolic_tangent(gate[2]);
+        new_cell = clip(new_cell, cell_clip);
+        store(cell + half, new_cell);
+        store(cell_output + half, sigmoid(gate[3]) * hyperbolic_tangent(new_cell));
+    }
+}
+
+/* Gates and cells of a thread's groups of NR units, for the rows of one step. `word` is the first row's word. */
+static void run_units(const RecurrenceTask *task, const float *hidden, int64_t word, int64_t running, int64_t thread,
+                      const Team *team)
+{
+    const Recurrence *job = task->job;
+    const Weight *weight = &job->hidden_weight;
+    const int64_t width = weight->inputs, size = weight->outputs / 4, all_rows = job->running[0];
+    const int is_int8 = weight->kind == INT8, is_projected = job->output_weight.outputs > 0;
+    const int64_t first_group = share_start(size / NR, thread, team->size);
+    const int64_t end_group = share_start(size / NR, thread + 1, team->size);
+    float *expanded = task->scratch + thread * (KC * NR + ROW_BLOCK * 4 * NR), *hidden_gates = expanded + KC * NR;
+    for (int64_t row = 0; row < running; row += ROW_BLOCK) {
+        const int64_t rows = smaller(running - row, ROW_BLOCK);
+        for (int64_t group = first_group; group < end_group; group++) {
+            if (hidden && rows == 1 && weight->kind == BFLOAT16) {
+                multiply_row_by_four_panels(hidden + row * width, KC, weight, 4 * group, hidden_gates);
+            } else if (hidden) {
+                for (int64_t gate = 0; gate < 4; gate++) {
+                    const int64_t panel = 4 * group + gate;
+                    float *output = hidden_gates + gate * NR;
+                    for (int64_t k = 0; k < width; k += KC) {
+                        const int64_t offset = row * width + k;
+                        const void *input = is_int8 ? (const void *)(task->quantized + offset) : hidden + offset;
+                        multiply_panel(weight, panel_at(weight, panel, k), input, rows, width, smaller(width - k, KC),
+                                       output, 4 * NR, NULL, k > 0, expanded);
+                    }
+                    dequantize_outputs(weight, panel, task->row_scales + row, NULL, rows, output, 4 * NR);
+                }
+            }
+            const float *input_gates = job->gates + group * job->words * 4 * NR;
+            const int64_t unit = group * NR;
+            for (int64_t r = row; r < row + rows; r++) {
+                const int64_t place = job->index ? job->index[word + r] : word + r;
+                float *cell_output = is_projected ? task->cell_outputs + (unit / KC * all_rows + r) * KC + unit % KC
+                                                  : job->outputs + (word + r) * width + unit;
+                update_cell(input_gates + place * 4 * NR, hidden ? hidden_gates + (r - row) * 4 * NR : NULL,
+                            job->cell + r * size + unit, cell_output, job->cell_clip);
+            }
+        }
+    }
+}
+
+/* A thread's panels of the projection, for the rows of one step; outputs are [running][P]. */
+static void run_projection(const RecurrenceTask *task, float *outputs, int64_t running, int64_t thread,
+                           const Team *team)
+{
+    const Recurrence *job = task->job;
+    const Weight *weight = &job->output_weight;
+    const int64_t size = weight->inputs, width = weight->outputs, all_rows = job->running[0];
+    const int is_int8 = weight->kind == INT8;
+    const int64_t first_panel = share_start(width / NR, thread, team->size);
+    const int64_t end_panel = share_start(width / NR, thread + 1, team->size);
+    float *expanded = task->scratch + thread * (KC * NR + ROW_BLOCK * 4 * NR);
+    for (int64_t panel = first_panel; panel < end_panel; panel++) {
+        float *output = outputs + panel * NR;
+        const int64_t number_in_four = (panel - first_panel) % 4;
+        const int four_at_once = running == 1 && weight->kind == BFLOAT16 && panel - number_in_four + 4 <= end_panel;
+        if (four_at_once) {
+            /* The first of the four computes all of them. */
+            if (number_in_four == 0)
+                multiply_row_by_four_panels(task->cell_outputs, all_rows * KC, weight, panel, output);
+        } else {
+            for (int64_t k = 0; k < size; k += KC) {
+                const int64_t offset = k * all_rows;
+                const void *input = is_int8 ? (const void *)(task->quantized + offset) : task->cell_outputs + offset;
+                multiply_panel(weight, panel_at(weight, panel, k), input, running, KC, smaller(size - k, KC), output,
+                               width, NULL, k > 0, expanded);
+            }
+        }
+        dequantize_outputs(weight, panel, task->row_scales, NULL, running, output, width);
+        for (int64_t row = 0; row < running; row++) {
+            UNROLL
+            for (int half = 0; half < NR; half += LANES) {
+                float *value = output + row * width + half;
+                store(value, clip(load(value), job->projection_clip));
+            }
+        }
+    }
+}
+
+static void run_recurrence(void *argument, int64_t thread, Team *team)
+{
+    const RecurrenceTask *task = argument;
+    const Recurrence *job = task->job;
+    const Weight *hidden_weight = &job->hidden_weight, *output_weight = &job->output_weight;
+    const int64_t width = hidden_weight->inputs, size = hidden_weight->outputs / 4, all_rows = job->running[0];
+    const int is_int8 = hidden_weight->kind == INT8, is_projected = output_weight->outputs > 0;
+    const float *hidden = job->hidden;
+    int64_t word = 0;
+    for (int64_t step = 0; step < job->steps; step++) {
+        const int64_t running = job->running[step];
+        const int64_t first = share_start(running, thread, team->size);
+        const int64_t end = share_start(running, thread + 1, team->size);
+        if (is_int8 && hidden) {
+            for (int64_t row = first; row < end; row++)
+                task->row_scales[row] = quantize_row(hidden + row * width, width, KC, hidden_weight->signed_levels,
+                                                     task->quantized + row * width);
+            team_barrier(team);
+        }
+        run_units(task, hidden, word, running, thread, team);
+        team_barrier(team);
+        float *outputs = job->outputs + word * width;
+        if (is_projected) {
+            if (is_int8) {
+                for (int64_t row = first; row < end; row++)
+                    task->row_scales[row] = quantize_row(task->cell_outputs + row * KC, size, all_rows * KC,
+                                                         output_weight->signed_levels, task->quantized + row * KC);
+                team_barrier(team);
+            }
+            run_projection(task, outputs, running, thread, team);
+            team_barrier(team);
+        }
+        hidden = outputs;
+        word += running;
+    }
+}
+
+int elmo_recurrence(const Recurrence *job, int64_t threads)
+{
+    const int is_int8 = job->hidden_weight.kind == INT8;
+    const int64_t size = job->hidden_weight.outputs / 4, width = job->hidden_weight.inputs, rows = job->running[0];
+    const int64_t cell_outputs = rows * ((size + KC - 1) / KC) * KC;
+    const int64_t largest = cell_outputs > rows * width ? cell_outputs : rows * width;
+    threads = smaller(threads, MAX_THREADS);
+    RecurrenceTask task = {
+        .job = job,
+        .cell_outputs = allocate(job->output_weight.outputs ? cell_outputs : 0, sizeof(float)),
+        .scratch = allocate(threads * (KC * NR + ROW_BLOCK * 4 * NR), sizeof(float)),
+        .quantized = allocate(is_int8 ? largest : 0, sizeof(int16_t)),
+        .row_scales = allocate(is_int8 ? rows : 0, sizeof(float)),
+    };
+    const int allocated = task.cell_outputs && task.scratch && task.quantized && task.row_scales;
+    if (allocated) run_team(run_recurrence, &task, threads);
+    free(task.cell_outputs), free(task.scratch), free(task.quantized), free(task.row_scales);
+    return !allocated;
+}

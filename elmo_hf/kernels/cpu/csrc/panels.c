@@ -1,0 +1,80 @@
+#include "panels.h"
+
+#include <math.h>
+
+#include "float_panels.h"
+#include "int8_panels.h"
+#include "library.h"
+
+int64_t elmo_panel(void) { return NR; }
+int64_t elmo_has_integers(void) { return HAS_INT8; }
+
+const void *panel_at(const Weight *weight, int64_t panel, int64_t input)
+{
+    const int64_t bytes = weight->kind == INT8 ? 1 : weight->kind == BFLOAT16 ? 2 : 4;
+    return (const char *)weight->panels + (panel * weight->inputs + input) * NR * bytes;
+}
+
+void multiply_panel(const Weight *weight, const void *part_of_panel, const void *input, int64_t rows,
+                    int64_t input_stride, int64_t inputs, float *output, int64_t output_stride, const float *start,
+                    int accumulate, float *expanded)
+{
+#if HAS_INT8
+    if (weight->kind == INT8) {
+        multiply_int8_panel(input, rows, input_stride, part_of_panel, inputs, output, output_stride, accumulate,
+                            expanded);
+        return;
+    }
+#endif
+    multiply_float_panel(input, rows, input_stride, part_of_panel, weight->kind == BFLOAT16, inputs, output,
+                         output_stride, start, accumulate, expanded);
+}
+
+void multiply_row_by_four_panels(const float *row, int64_t row_stride, const Weight *weight, int64_t panel,
+                                 float *output)
+{
+    multiply_row_by_four_bfloat16_panels(row, row_stride, panel_at(weight, panel, 0), weight->inputs, output);
+}
+
+void dequantize_outputs(const Weight *weight, int64_t panel, const float *row_scales, const float *bias, int64_t rows,
+                        float *output, int64_t output_stride)
+{
+    if (weight->kind != INT8) return;
+    UNROLL
+    for (int half = 0; half < NR; half += LANES) {
+        vfloat scale = load(weight->scale + panel * NR + half), start = bias ? load(bias + half) : (vfloat){0};
+        for (int64_t r = 0; r < rows; r++) {
+            float *target = output + r * output_stride + half;
+            store(target, __builtin_convertvector(*(vint_memory *)target, vfloat) * scale * row_scales[r] + start);
+        }
+    }
+}
+
+float quantize_row(const float *row, int64_t count, int64_t stride, int64_t signed_levels, int16_t *quantized)
+{
+    vfloat low = (vfloat){0}, high = (vfloat){0};
+    vint is_nan = (vint){0};
+    for (int64_t k = 0; k < count; k += LANES) {
+        vfloat value = load(row + k / KC * stride + k % KC);
+        low = select_lanes(value < low, value, low), high = select_lanes(value > high, value, high);
+        is_nan |= value != value;
+    }
+    int has_nan = 0;
+    for (int l = 0; l < LANES; l++) has_nan |= is_nan[l];
+    float least = 0.0f, most = 0.0f;
+    for (int l = 0; l < LANES; l++) least = fminf(least, low[l]), most = fmaxf(most, high[l]);
+    int64_t levels = least < 0.0f ? signed_levels : 127;
+    float scale = fmaxf(fmaxf(most, -least) / levels, 1e-36f), inverse = 1.0f / scale;
+    float zero = least < 0.0f ? levels + levels % 2 : 0.0f;
+    const float to_integer = 12582912.0f;
+    for (int64_t k = 0; k < count; k += LANES) {
+        int64_t offset = k / KC * stride + k % KC;
+        vfloat value = load(row + offset) * inverse;
+        __asm__("" : "+m"(value)); /* rounded before the zero is added, as the definition has it */
+        value = value + zero;
+        value = ((value + to_integer) - to_integer) - zero;
+        *(vshort_memory *)(quantized + offset) =
+            __builtin_convertvector(__builtin_convertvector(value, vint), vshort_memory);
+    }
+    return has_nan ? NAN : scale;
+}

@@ -1,0 +1,172 @@
+"""The LSTM of `operators.reference_lstm` in training, in compiled C: the forward pass keeps what the backward pass reads.
+
+Everything is float32. Between the two passes it keeps, of every word, the activated gates, the raw cell, what is
+projected, and the raw output: 6H + P floats, of which 2P more where outputs are clipped.
+"""
+
+import ctypes
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .builder import TrainingBackward, TrainingForward, native_library
+
+
+def native_training_lstm(
+    inputs: Tensor,
+    batch_sizes: Sequence[int],
+    hidden: Tensor,
+    cell: Tensor,
+    input_weight: Tensor,
+    input_bias: Tensor,
+    hidden_weight: Tensor,
+    output_weight: Tensor | None,
+    *,
+    cell_clip: float | None,
+    projection_clip: float | None,
+    forget_bias: float,
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Run one direction of one layer; differentiable once.
+
+    Args:
+        inputs: [total, I], on a CPU like all the rest.
+        hidden: [rows, P]; cell: [rows, H].
+        input_weight: [4H, I]; input_bias: [4H]; hidden_weight: [4H, P]; output_weight: [P, H], or `None` where H == P.
+            See `operators.reference_lstm` for the other arguments and the results, which are float32.
+
+    Returns:
+        `None` where no library is compiled, or where sizes are no multiples of its panels.
+    """
+    library = native_library()
+    if library is None or not batch_sizes:
+        return None
+    panel = library.elmo_panel()
+    if any(size % panel for size in (inputs.shape[1], hidden.shape[1], cell.shape[1])):
+        return None
+    return _NativeLstm.apply(
+        inputs,
+        hidden,
+        cell,
+        input_weight,
+        input_bias,
+        hidden_weight,
+        output_weight,
+        batch_sizes,
+        math.inf if cell_clip is None else cell_clip,
+        math.inf if projection_clip is None or output_weight is None else projection_clip,
+        forget_bias,
+    )
+
+
+class _NativeLstm(torch.autograd.Function):
+    """Arguments and results as `native_training_lstm`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        input_weight: Tensor,
+        input_bias: Tensor,
+        hidden_weight: Tensor,
+        output_weight: Tensor | None,
+        batch_sizes: Sequence[int],
+        cell_clip: float,
+        projection_clip: float,
+        forget_bias: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        given = (inputs, hidden, cell, input_weight, input_bias, hidden_weight, output_weight)
+        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in given]
+        wide = [None if tensor is None else tensor.detach().float().contiguous() for tensor in given]
+        total, width, size = len(inputs), hidden.shape[1], cell.shape[1]
+        gates, raw_cells, cell_outputs = (_empty(count * total) for count in (4 * size, size, size))
+        outputs = _empty(total, width)
+        raw_outputs = outputs if math.isinf(projection_clip) else _empty(total, width)
+        # Rows that have no words keep their state.
+        final_hidden, final_cell = hidden.detach().float().clone(), cell.detach().float().clone()
+        ctx.batch_sizes = torch.tensor(batch_sizes, dtype=torch.int64, device="cpu")
+        ctx.settings = cell_clip, projection_clip, forget_bias
+        kept = [*wide, gates, raw_cells, cell_outputs, raw_outputs, outputs]
+        job = _job(ctx, kept)
+        job.final_hidden, job.final_cell = final_hidden.data_ptr(), final_cell.data_ptr()
+        _run("elmo_training_forward", job)
+        ctx.save_for_backward(*kept)
+        return outputs, final_hidden, final_cell
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, output_gradient: Tensor, final_hidden_gradient: Tensor, final_cell_gradient: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        kept = ctx.saved_tensors
+        # Of the state after the steps; the kernel makes of it that of the state before.
+        state = [final_hidden_gradient.float().contiguous(), final_cell_gradient.float().contiguous()]
+        hidden_gradient, cell_gradient = (part.clone() for part in state)
+        shapes = [None if tensor is None else tensor.shape for tensor in kept[:7]]
+        needed = [
+            None if shape is None or not wanted else _empty(*shape)
+            for shape, wanted in zip(shapes, ctx.needs_input_grad, strict=False)
+        ]
+        output_gradient = output_gradient.float().contiguous()
+        job = TrainingBackward(
+            forward=_job(ctx, kept),
+            output_gradient=output_gradient.data_ptr(),
+            hidden_gradient=hidden_gradient.data_ptr(),
+            cell_gradient=cell_gradient.data_ptr(),
+            input_gradient=_address(needed[0]),
+            input_weight_gradient=_address(needed[3]),
+            bias_gradient=_address(needed[4]),
+            hidden_weight_gradient=_address(needed[5]),
+            output_weight_gradient=_address(needed[6]),
+        )
+        _run("elmo_training_backward", job)
+        gradients = [needed[0], hidden_gradient, cell_gradient, *needed[3:]]
+        return (
+            *(
+                gradient.to(dtype) if wanted and gradient is not None else None
+                for gradient, dtype, wanted in zip(gradients, ctx.dtypes, ctx.needs_input_grad, strict=False)
+            ),
+            *[None] * 4,
+        )
+
+
+def _job(ctx: Any, kept: Sequence[Tensor | None]) -> TrainingForward:
+    """The structure of a call; `kept` has the seven arguments, and what the forward pass writes for the backward."""
+    names = (
+        *("inputs", "hidden", "cell", "input_weight", "bias", "hidden_weight", "output_weight"),
+        *("gates", "raw_cells", "cell_outputs", "raw_outputs", "outputs"),
+    )
+    inputs, hidden, cell = kept[:3]
+    assert inputs is not None and hidden is not None and cell is not None
+    cell_clip, projection_clip, forget_bias = ctx.settings
+    return TrainingForward(
+        steps=len(ctx.batch_sizes),
+        running=ctx.batch_sizes.data_ptr(),
+        input_width=inputs.shape[1],
+        width=hidden.shape[1],
+        size=cell.shape[1],
+        cell_clip=cell_clip,
+        projection_clip=projection_clip,
+        forget_bias=forget_bias,
+        **{name: _address(tensor) for name, tensor in zip(names, kept, strict=True)},
+    )
+
+
+def _run(name: str, job: ctypes.Structure) -> None:
+    library = native_library()
+    assert library is not None
+    if getattr(library, name)(ctypes.byref(job), torch.get_num_threads()):
+        raise MemoryError("no memory for the intermediate values of a biLSTM layer: use smaller batches")
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _empty(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
