@@ -78,10 +78,10 @@ class Gradients(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Steps that run together: `count` of them from `start` on, over the first `rows` rows."""
+    """Steps that run together, from `start` on, over the first `rows` rows."""
 
     start: int
-    count: int
+    steps: int
     rows: int
 
 
@@ -97,7 +97,7 @@ def chunks_of(sizes: Sequence[int], most_words: int | None = None) -> list[Chunk
         if most_words is not None:
             most = min(most, max(1, most_words // sizes[start]))
         chunks.append(Chunk(start, 1 << (most.bit_length() - 1), sizes[start]))
-        start += chunks[-1].count
+        start += chunks[-1].steps
     return chunks
 
 
@@ -118,7 +118,7 @@ def workspace_for(shape: Shape, like: Tensor, kind: str, chunks: Sequence[Chunk]
             try:
                 owned = stack.enter_context(owners.workspace(shape, like))
                 for chunk in chunks:
-                    owned.prepare(kind, chunk.rows, chunk.count)
+                    owned.prepare(kind, chunk.rows, chunk.steps)
                 space = owned
             except Exception as error:
                 captures.end(error)
@@ -146,7 +146,7 @@ def run_forward(
     starts = _starts(layout.sizes)
     # Nothing is written to padding.
     outputs = hidden.new_zeros(total, 2, width) if layout.padded else hidden.new_empty(total, 2, width)
-    most = total if saves else max(starts[chunk.start + chunk.count] - starts[chunk.start] for chunk in chunks)
+    most = total if saves else max(starts[chunk.start + chunk.steps] - starts[chunk.start] for chunk in chunks)
     gates = hidden.new_empty(most, 2, 4 * size)
     words, trace = Words(layout.offsets, gates, outputs), None
     if saves:
@@ -175,13 +175,13 @@ def run_forward(
         if saves:
             for direction in range(2):
                 torch.mm(inputs[direction], input_weights[direction], out=gates[:, direction])
-        for start, count, running in chunks:
+        for start, steps, running in chunks:
             if not saves:
-                part = slice(starts[start], starts[start + count])
+                part = slice(starts[start], starts[start + steps])
                 for direction in range(2):
                     terms = gates[: part.stop - part.start, direction]
                     torch.mm(inputs[direction][part], input_weights[direction], out=terms)
-            space.run(kind, running, count)
+            space.run(kind, running, steps)
         # Rows without words keep their state.
         final_hidden, final_cell = (part.clone(memory_format=torch.contiguous_format) for part in (hidden, cell))
         final_hidden[:, :rows].copy_(space.hidden[:rows].transpose(0, 1))
@@ -217,8 +217,8 @@ def run_backward(
         space.cell[:rows].copy_(trace.cell[:, :rows].transpose(0, 1))
         space.hidden_gradient[:rows].copy_(upstream.hidden[:, :rows].transpose(0, 1))
         space.cell_gradient[:rows].copy_(upstream.cell[:, :rows].transpose(0, 1))
-        for _, count, running in reversed(chunks):
-            space.run("backward", running, count)
+        for _, steps, running in reversed(chunks):
+            space.run("backward", running, steps)
         # Of rows without words, what was asked of their final state.
         d_hidden, d_cell = (
             part.clone(memory_format=torch.contiguous_format) for part in (upstream.hidden, upstream.cell)
