@@ -15,6 +15,7 @@ def ways(operator: str) -> list[tuple[str, Callable[..., Any]]]:
     """Implementations of an operator in the order of asking, each with the name of its kind: torch, native or gpu."""
     from . import training
     from .cpu import character_tables, inference, int8, onednn
+    from .gpu import characters
     from .gpu import lstm as gpu
 
     found: dict[str, list[tuple[str, Callable[..., Any]]]] = {
@@ -27,7 +28,7 @@ def ways(operator: str) -> list[tuple[str, Callable[..., Any]]]:
         ],
         "linear": [("torch", onednn.packed_linear)],
         "int8_linear": [("torch", int8.int8_linear)],
-        "character_maxima": [("torch", character_tables.character_maxima)],
+        "character_maxima": [("torch", character_tables.character_maxima), ("gpu", characters.character_maxima)],
     }
     return found[operator]
 
