@@ -19,6 +19,7 @@ def ways(operator: str) -> list[tuple[str, Callable[..., Any]]]:
     from .cpu.inference import native_projected_lstm, torch_projected_lstm
     from .cpu.int8 import int8_linear
     from .cpu.onednn import packed_linear
+    from .gpu.characters import character_maxima as gpu_character_maxima
     from .gpu.lstm import bidirectional_lstm, serves_padded
     from .training import projected_lstm
 
@@ -32,7 +33,7 @@ def ways(operator: str) -> list[tuple[str, Callable[..., Any]]]:
         ],
         "linear": [("torch", packed_linear)],
         "int8_linear": [("torch", int8_linear)],
-        "character_maxima": [("torch", character_maxima)],
+        "character_maxima": [("torch", character_maxima), ("gpu", gpu_character_maxima)],
     }
     return found[operator]
 

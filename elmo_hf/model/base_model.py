@@ -178,7 +178,7 @@ class ElmoModel(ElmoPreTrainedModel):
         return layers, state
 
     def cache_word_vectors(self, max_megabytes: float | None = 256.0) -> None:
-        """Keep the vectors that the word layer makes of words, for the batches to come; off at first.
+        """Keep the vectors that the word layer makes of words, for the batches to come; off at first, and on a GPU.
 
         Exact: they depend on nothing but the word, and are forgotten when a weight changes. 256 MB hold some hundred
         thousand words of the original size; what has not been read for longest makes room. Copies and saved models

@@ -130,7 +130,6 @@ class ElmoCharacterEmbeddings(nn.Module):
 
     def encode_rows(self, rows: Tensor) -> Tensor:
         """[n, characters] of at least one word -> [n, output_size], in chunks and without superfluous columns."""
-        self._check_range(rows)
         parts = [self.encode(part) for part in self._trim(rows).split(WORDS_AT_A_TIME)]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
@@ -159,20 +158,19 @@ class ElmoCharacterEmbeddings(nn.Module):
         return all(fast_linear(layer) is not None for layer in layers)
 
     def _trim(self, rows: Tensor) -> Tensor:
-        """Cut columns that repeat the last one in every row: they add no new window to the maximum.
+        """Check the ids, and cut columns that repeat the last one in every row: they add no new window to the maximum.
 
         Windows that lie wholly in the repeated tail are all alike, so one window of the widest filter behind the last
         differing column stands for all of them. Exact, and most of the work: words are short, rows are not.
         """
-        differs = (rows != rows[:, -1:]).any(dim=0).nonzero()
-        last = int(differs[-1]) if len(differs) else -1
-        return rows[:, : last + 1 + self.widest_filter]
-
-    def _check_range(self, rows: Tensor) -> None:
-        low, high = int(rows.min()), int(rows.max())
+        columns = torch.arange(1, rows.shape[1] + 1, device=rows.device)
+        needed = ((rows != rows[:, -1:]).any(dim=0) * columns).amax()
+        # One question, for which a GPU is waited for once.
+        low, high, length = torch.stack([*rows.aminmax(), needed]).tolist()
         count = self.character_embeddings.num_embeddings
         if low < 0 or high >= count:
             raise ValueError(
                 f"character_ids holds {low if low < 0 else high}: expected ids from 0 to {count - 1}; make them with "
                 "the tokenizer that belongs to the model"
             )
+        return rows[:, : length + self.widest_filter]

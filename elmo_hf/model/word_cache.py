@@ -22,6 +22,11 @@ def row_hashes(rows: Tensor) -> Tensor:
     return (rows * multipliers).sum(dim=1)
 
 
+def pays_on(device: torch.device) -> bool:
+    """True on a CPU. A GPU makes vectors anew in less time than it takes to ask it which ones are kept."""
+    return device.type == "cpu"
+
+
 def _kind_of(rows: Tensor) -> tuple[Any, ...]:
     """What, beside the weights, a word's vector depends on: also in which dtype autocast multiplies."""
     device = rows.device.type
@@ -77,6 +82,8 @@ class WordCache:
         Returns:
             (n, width).
         """
+        if not pays_on(rows.device):
+            return encode(rows)
         with self._lock, torch.no_grad():
             return self._vectors_of(rows, weights, encode)
 

@@ -66,6 +66,15 @@ class OptimiserSettings:
     warmup_steps: int = 0
 
 
+def fused_adagrad(devices: set[str], version: Any = torch.__version__) -> bool | None:
+    """What to ask of torch for weights on these types of devices: `True` where it has a fused Adagrad.
+
+    It has one on a CPU, and since version 2.12 on a GPU. `None` leaves it the choice, `foreach` on a GPU; `False` would
+    forbid that.
+    """
+    return True if devices == {"cpu"} or (devices == {"cuda"} and version >= (2, 12)) else None
+
+
 class Adagrad(torch.optim.Adagrad):
     """TensorFlow 1's Adagrad: sum += g ** 2; w -= learning rate * g / sqrt(sum), without epsilon.
 
@@ -86,8 +95,16 @@ class Adagrad(torch.optim.Adagrad):
             )
         params = list(params)
         weights = [weight for each in params for weight in (each["params"] if isinstance(each, dict) else [each])]
-        fused = all(weight.device.type in ("cpu", "cuda") for weight in weights)
+        fused = fused_adagrad({weight.device.type for weight in weights})
         super().__init__(params, lr=lr, initial_accumulator_value=initial_accumulator_value, eps=0.0, fused=fused)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state that another device or version of torch may have written, and fused otherwise."""
+        groups = [
+            {**saved, "fused": own["fused"]}
+            for saved, own in zip(state_dict["param_groups"], self.param_groups, strict=True)
+        ]
+        super().load_state_dict({**state_dict, "param_groups": groups})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

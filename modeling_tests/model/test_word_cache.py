@@ -12,7 +12,7 @@ from torch import nn
 from elmo_hf import ElmoForTokenClassification, ElmoModel
 from elmo_hf.kernels import precision
 from elmo_hf.model import word_cache
-from elmo_hf.model.word_cache import WAYS, WordCache
+from elmo_hf.model.word_cache import WAYS, WordCache, pays_on
 from modeling_tests.tiny import BOTH_INPUTS, WORD_INPUT, batch_of, tiny_config, with_large_weights
 
 LENGTH, WIDTH = 6, 5
@@ -60,6 +60,15 @@ def test_words_are_made_once():
     assert check(cache, encoder, [41, 0]) == []
     assert len(cache) == 12
     assert (cache.words_asked, cache.words_found) == (26, 14)
+
+
+def test_a_gpu_is_not_asked(monkeypatch):
+    assert pays_on(torch.device("cpu")) and not pays_on(torch.device("cuda"))
+    monkeypatch.setattr(word_cache, "pays_on", lambda device: False)
+    cache, encoder = WordCache(megabytes(100)), Encoder()
+    for _ in range(2):
+        assert check(cache, encoder, range(4)) == list(range(4))
+    assert len(cache) == 0 and cache.words_asked == 0
 
 
 def test_bounded_and_the_oldest_go_first():

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining
 from elmo_hf.pretraining.optimiser import (
@@ -17,6 +18,7 @@ from elmo_hf.pretraining.optimiser import (
     OptimiserSettings,
     build_optimiser,
     clip_gradients,
+    fused_adagrad,
     reduce_row_gradients,
 )
 
@@ -51,6 +53,31 @@ def test_adagrad_formula() -> None:
         torch.testing.assert_close(weight.detach(), expected, atol=1e-12, rtol=0)
     with pytest.raises(ValueError, match="initial_accumulator_value=0"):
         Adagrad([weight], initial_accumulator_value=0)
+
+
+@pytest.mark.parametrize(
+    ("version", "devices", "fused"),
+    [
+        ("2.11.1+cu130", {"cpu"}, True),
+        ("2.11.1+cu130", {"cuda"}, None),
+        ("2.12.0", {"cuda"}, True),
+        ("2.13.0+cpu", {"xpu"}, None),
+        ("2.13.0", {"cpu", "cuda"}, None),
+    ],
+)
+def test_fused_where_torch_has_it(version: str, devices: set[str], fused: bool | None) -> None:
+    """Elsewhere torch chooses; it refuses `fused=True`, and `False` is the slowest of all."""
+    assert fused_adagrad(devices, TorchVersion(version)) is fused
+
+
+def test_fused_is_not_taken_from_a_saved_state() -> None:
+    weights = [nn.Parameter(torch.randn(3)) for _ in range(2)]
+    saved = Adagrad(weights[:1]).state_dict()
+    saved["param_groups"][0]["fused"] = None
+    other = Adagrad(weights[1:])
+    assert other.param_groups[0]["fused"] is True
+    other.load_state_dict(saved)
+    assert other.param_groups[0]["fused"] is True
 
 
 def test_sparse_updates_are_the_dense_ones() -> None:

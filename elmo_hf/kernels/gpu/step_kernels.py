@@ -1,9 +1,12 @@
-"""Triton kernels of one step of ELMo's recurrence: what stands between the matrix products, each read and written once.
+"""Triton kernels of one step of ELMo's recurrence: all that stands between the matmuls, each read and written once.
 
-Tensors are [2, rows, width], forward direction first, with rows next to each other; the stride between the directions
-is an argument, so that a step may be a slice of a sequence. A program takes one block of one row. Everything is
-computed in float32 whatever the dtype of the tensors, and the cell is float32. Each kernel also runs on processor
-tensors under `TRITON_INTERPRET=1`.
+Tensors are [rows, 2, width], forward direction first, contiguous; of words, [total, 2, width] in packed order. A
+program takes one block of one row and direction. Everything is computed in float32 whatever the dtype of the tensors,
+and the cell is float32. Each kernel also runs on CPU tensors under `TRITON_INTERPRET=1`.
+
+A kernel runs alike from Python and from a CUDA graph, whose arguments are fixed. What differs from call to call stands
+in memory: `table`, int64, holds the addresses of the tensors of words, in the order of `workspace.Words`; the step is
+`position` steps from `clock`; row r takes part in it while the step is below `lengths[r]`, else it keeps its state.
 """
 
 try:  # Within `try`, or loading a checkpoint with its code would demand it.
@@ -11,6 +14,18 @@ try:  # Within `try`, or loading a checkpoint with its code would demand it.
     import triton.language as tl
 except ImportError as error:
     raise ImportError("the LSTM kernels for GPUs need Triton: pip install 'elmo-hf[gpu]'") from error
+
+# Places in the table of addresses.
+OFFSETS = tl.constexpr(0)
+GATES = tl.constexpr(1)
+OUTPUTS = tl.constexpr(2)
+RAW_CELLS = tl.constexpr(3)
+RAW_OUTPUTS = tl.constexpr(4)
+HIDDEN_BEFORE = tl.constexpr(5)
+OUTPUT_GRADIENT = tl.constexpr(6)
+GATE_GRADIENT = tl.constexpr(7)
+RAW_OUTPUT_GRADIENT = tl.constexpr(8)
+EXPOSED = tl.constexpr(9)
 
 
 @triton.jit
@@ -44,202 +59,261 @@ def passes(x, bound):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def gate(gates, recurrent, bias, columns, inside):  # type: ignore[no-untyped-def]
-    """The sum of a gate's three terms, rounded to the dtype in which it is kept."""
-    total = tl.load(gates + columns, mask=inside, other=0.0).to(tl.float32)
+def word_of(table, step, row, takes_part):  # type: ignore[no-untyped-def]
+    """Number of a row's word at a step; of no meaning where the row takes no part."""
+    offsets = tl.load(table + OFFSETS).to(tl.pointer_type(tl.int64))
+    return tl.load(offsets + tl.where(takes_part, step, 0)) + row
+
+
+@triton.jit
+def of_words(table, SLOT: tl.constexpr, like):  # type: ignore[no-untyped-def]
+    """Pointer to a tensor of words whose elements are those of `like`; allocated tensors are aligned."""
+    return tl.multiple_of(tl.load(table + SLOT).to(like.dtype), 16)
+
+
+@triton.jit
+def gate(terms, recurrent, bias, columns, inside):  # type: ignore[no-untyped-def]
+    """Sum of a gate's three terms, rounded to the dtype in which it is kept."""
+    total = tl.load(terms + columns, mask=inside, other=0.0).to(tl.float32)
     total += tl.load(recurrent + columns, mask=inside, other=0.0).to(tl.float32)
     total += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
-    return total.to(gates.dtype.element_ty).to(tl.float32)
+    return total.to(recurrent.dtype.element_ty).to(tl.float32)
 
 
-@triton.jit(do_not_specialize=["step"])
+@triton.jit(do_not_specialize=["position"])
 def cell_forward(  # type: ignore[no-untyped-def]
-    gates,
-    gates_direction,
+    table,
+    clock,
+    position,
+    lengths,
     recurrent,
-    recurrent_direction,
     bias,
     cell,
-    cell_direction,
-    raw_cells,
-    raw_direction,
     exposed,
-    exposed_direction,
-    remaining,
-    step,
     size,
     cell_clip,
     forget_bias,
     CLIPS: tl.constexpr,
     SAVES: tl.constexpr,
-    MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Gates i, f, g, o of [4 * size] and the cell before -> the cell after (in place) and output gate * tanh(cell).
 
-    SAVES: the sums of the gates replace their input terms, and the cell before clipping goes to `raw_cells`.
-    MASKED: a row whose `remaining` is not above `step` keeps its cell, and its `exposed` means nothing.
+    The input terms of the gates are words of GATES: with SAVES of the whole batch, and the sums replace them while the
+    cell before clipping goes to RAW_CELLS; else of the words from step `clock` on.
     """
     row = tl.program_id(0).to(tl.int64)
     direction = tl.program_id(2).to(tl.int64)
+    first = tl.load(clock)
+    step = first + position
+    takes_part = step < tl.load(lengths + row)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = columns < size
-    gates += direction * gates_direction + row * 4 * size
-    recurrent += direction * recurrent_direction + row * 4 * size
+    inside = columns < tl.where(takes_part, size, 0)
+    word = word_of(table, step, row, takes_part)
+    place = row * 2 + direction
+    terms = of_words(table, GATES, recurrent)
+    if SAVES:
+        terms += (word * 2 + direction) * 4 * size
+    else:
+        terms += ((word - word_of(table, first, 0, takes_part)) * 2 + direction) * 4 * size
+    recurrent += place * 4 * size
     bias += direction * 4 * size
-    cell += direction * cell_direction + row * size
-    input_sum = gate(gates, recurrent, bias, columns, inside)
-    forget_sum = gate(gates, recurrent, bias, columns + size, inside)
-    candidate_sum = gate(gates, recurrent, bias, columns + 2 * size, inside)
-    output_sum = gate(gates, recurrent, bias, columns + 3 * size, inside)
+    cell += place * size
+    input_sum = gate(terms, recurrent, bias, columns, inside)
+    forget_sum = gate(terms, recurrent, bias, columns + size, inside)
+    candidate_sum = gate(terms, recurrent, bias, columns + 2 * size, inside)
+    output_sum = gate(terms, recurrent, bias, columns + 3 * size, inside)
     before = tl.load(cell + columns, mask=inside, other=0.0)
     after = sigmoid(forget_sum + forget_bias) * before + sigmoid(input_sum) * tanh(candidate_sum)
     if SAVES:
-        tl.store(gates + columns, input_sum, mask=inside)
-        tl.store(gates + columns + size, forget_sum, mask=inside)
-        tl.store(gates + columns + 2 * size, candidate_sum, mask=inside)
-        tl.store(gates + columns + 3 * size, output_sum, mask=inside)
-        tl.store(raw_cells + direction * raw_direction + row * size + columns, after, mask=inside)
+        tl.store(terms + columns, input_sum, mask=inside)
+        tl.store(terms + columns + size, forget_sum, mask=inside)
+        tl.store(terms + columns + 2 * size, candidate_sum, mask=inside)
+        tl.store(terms + columns + 3 * size, output_sum, mask=inside)
+        raw_cells = of_words(table, RAW_CELLS, cell) + (word * 2 + direction) * size
+        tl.store(raw_cells + columns, after, mask=inside)
     if CLIPS:
         after = clip(after, cell_clip)
-    kept = size
-    if MASKED:
-        kept = tl.where(tl.load(remaining + row) > step, size, 0)
-    tl.store(cell + columns, after, mask=columns < kept)
-    exposed += direction * exposed_direction + row * size
-    tl.store(exposed + columns, sigmoid(output_sum) * tanh(after), mask=inside)
+    tl.store(cell + columns, after, mask=inside)
+    tl.store(exposed + place * size + columns, sigmoid(output_sum) * tanh(after), mask=inside)
 
 
-@triton.jit(do_not_specialize=["following_rows", "step"])
+@triton.jit(do_not_specialize=["position"])
 def output_forward(  # type: ignore[no-untyped-def]
-    raw,
-    raw_direction,
-    outputs,
-    outputs_direction,
-    following,
-    following_direction,
-    following_rows,
-    final,
-    final_direction,
-    remaining,
-    step,
+    table,
+    clock,
+    position,
+    lengths,
+    parts,
+    hidden,
     size,
     projection_clip,
+    SPLITS: tl.constexpr,
     CLIPS: tl.constexpr,
-    MASKED: tl.constexpr,
+    SAVES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Clip a step's raw outputs into `outputs` and into the hidden state that the next step reads.
+    """Sum the parts of a step's raw outputs, [rows, 2, SPLITS, size], and clip them into OUTPUTS and `hidden`.
 
-    The first `following_rows` rows run on and go to `following`, the others have ended and go to `final`.
-    MASKED: a row whose `remaining` is not above `step` puts out zeros and keeps its hidden state.
+    SAVES: what the row's next word begins with goes to HIDDEN_BEFORE; and with CLIPS, the raw output to RAW_OUTPUTS.
     """
     row = tl.program_id(0).to(tl.int64)
     direction = tl.program_id(2).to(tl.int64)
+    step = tl.load(clock) + position
+    length = tl.load(lengths + row)
+    takes_part = step < length
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = columns < size
-    value = tl.load(raw + direction * raw_direction + row * size + columns, mask=inside, other=0.0).to(tl.float32)
+    inside = columns < tl.where(takes_part, size, 0)
+    place = row * 2 + direction
+    parts += place * SPLITS * size
+    value = tl.load(parts + columns, mask=inside, other=0.0).to(tl.float32)
+    for split in tl.static_range(1, SPLITS):
+        value += tl.load(parts + split * size + columns, mask=inside, other=0.0).to(tl.float32)
+    value = value.to(hidden.dtype.element_ty).to(tl.float32)
+    here = (word_of(table, step, row, takes_part) * 2 + direction) * size
     if CLIPS:
+        if SAVES:
+            tl.store(of_words(table, RAW_OUTPUTS, hidden) + here + columns, value, mask=inside)
         value = clip(value, projection_clip)
-    # How many columns of this row each destination takes.
-    kept = size
-    if MASKED:
-        kept = tl.where(tl.load(remaining + row) > step, size, 0)
-        value = tl.where(columns < kept, value, 0.0)
-    runs_on = tl.where(row < following_rows, kept, 0)
-    place = row * size + columns
-    tl.store(outputs + direction * outputs_direction + place, value, mask=inside)
-    tl.store(following + direction * following_direction + place, value, mask=columns < runs_on)
-    tl.store(final + direction * final_direction + place, value, mask=columns < kept - runs_on)
+    tl.store(of_words(table, OUTPUTS, hidden) + here + columns, value, mask=inside)
+    tl.store(hidden + place * size + columns, value, mask=inside)
+    if SAVES:
+        goes_on = step + 1 < length
+        following = (word_of(table, step + 1, row, goes_on) * 2 + direction) * size
+        within = columns < tl.where(goes_on, size, 0)
+        tl.store(of_words(table, HIDDEN_BEFORE, hidden) + following + columns, value, mask=within)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["position"])
 def output_backward(  # type: ignore[no-untyped-def]
-    output_gradient,
-    output_direction,
+    table,
+    clock,
+    position,
+    lengths,
+    parts,
     hidden_gradient,
-    hidden_direction,
-    raw,
-    raw_direction,
     raw_gradient,
-    raw_gradient_direction,
     size,
     projection_clip,
+    SPLITS: tl.constexpr,
     CLIPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Gradients of a step's output and of the hidden state after it -> `raw_gradient`, of the raw output."""
+    """Gradients of a step's output and of the hidden state after it -> of the raw output.
+
+    That of the hidden state is the sum of the `parts` that the step after it left, [rows, 2, SPLITS, size]; at a row's
+    last step it is `hidden_gradient`, that of its final state. The result goes to `raw_gradient`, for the next matmul,
+    and to RAW_OUTPUT_GRADIENT.
+    """
     row = tl.program_id(0).to(tl.int64)
     direction = tl.program_id(2).to(tl.int64)
+    step = tl.load(clock) - position
+    length = tl.load(lengths + row)
+    takes_part = step < length
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = columns < size
-    place = row * size + columns
-    gradient = tl.load(output_gradient + direction * output_direction + place, mask=inside, other=0.0).to(tl.float32)
-    gradient += tl.load(hidden_gradient + direction * hidden_direction + place, mask=inside, other=0.0).to(tl.float32)
+    inside = columns < tl.where(takes_part, size, 0)
+    place = row * 2 + direction
+    goes_on = columns < tl.where(step + 1 < length, size, 0)
+    ends = columns < tl.where(step + 1 == length, size, 0)
+    here = (word_of(table, step, row, takes_part) * 2 + direction) * size
+    gradient = tl.load(hidden_gradient + place * size + columns, mask=ends, other=0.0).to(tl.float32)
+    parts += place * SPLITS * size
+    for split in tl.static_range(SPLITS):
+        gradient += tl.load(parts + split * size + columns, mask=goes_on, other=0.0).to(tl.float32)
+    of_output = of_words(table, OUTPUT_GRADIENT, raw_gradient) + here
+    gradient += tl.load(of_output + columns, mask=inside, other=0.0).to(tl.float32)
     if CLIPS:
-        value = tl.load(raw + direction * raw_direction + place, mask=inside, other=0.0).to(tl.float32)
-        gradient = tl.where(passes(value, projection_clip), gradient, 0.0)
-    tl.store(raw_gradient + direction * raw_gradient_direction + place, gradient, mask=inside)
+        raw = tl.load(of_words(table, RAW_OUTPUTS, raw_gradient) + here + columns, mask=inside, other=0.0)
+        gradient = tl.where(passes(raw.to(tl.float32), projection_clip), gradient, 0.0)
+    tl.store(raw_gradient + place * size + columns, gradient, mask=inside)
+    tl.store(of_words(table, RAW_OUTPUT_GRADIENT, raw_gradient) + here + columns, gradient, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["position"])
 def cell_backward(  # type: ignore[no-untyped-def]
-    gates,
-    gates_direction,
-    raw_cells,
-    raw_direction,
-    before,
-    before_direction,
+    table,
+    clock,
+    position,
+    lengths,
     exposed_gradient,
-    exposed_gradient_direction,
+    initial_cell,
     cell_gradient,
-    cell_direction,
     gate_gradient,
-    gate_gradient_direction,
-    exposed,
-    exposed_direction,
     size,
     cell_clip,
     forget_bias,
     CLIPS: tl.constexpr,
-    CLIPS_BEFORE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Gradient of what a step exposed -> of the sums of its gates; that of the cell goes one step back, in place.
 
-    `gates` and `raw_cells` are as `cell_forward` saved them; `before` is the cell of the step before, not yet clipped
-    if CLIPS_BEFORE. `exposed` is computed anew, for the gradient of the output weights.
+    The sums of the gates and the raw cells are words of GATES and RAW_CELLS, as `cell_forward` saved them. The result
+    goes to `gate_gradient`, for the next matmul, and to GATE_GRADIENT; what the step exposed is computed anew into
+    EXPOSED, for the gradient of the output weights.
     """
     row = tl.program_id(0).to(tl.int64)
     direction = tl.program_id(2).to(tl.int64)
+    step = tl.load(clock) - position
+    takes_part = step < tl.load(lengths + row)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = columns < size
-    place = row * size + columns
-    gates += direction * gates_direction + row * 4 * size + columns
+    inside = columns < tl.where(takes_part, size, 0)
+    place = row * 2 + direction
+    here = word_of(table, step, row, takes_part) * 2 + direction
+    gates = of_words(table, GATES, gate_gradient) + here * 4 * size + columns
     input_gate = sigmoid(tl.load(gates, mask=inside, other=0.0).to(tl.float32))
     forget_gate = sigmoid(tl.load(gates + size, mask=inside, other=0.0).to(tl.float32) + forget_bias)
     candidate = tanh(tl.load(gates + 2 * size, mask=inside, other=0.0).to(tl.float32))
     output_gate = sigmoid(tl.load(gates + 3 * size, mask=inside, other=0.0).to(tl.float32))
-    raw = tl.load(raw_cells + direction * raw_direction + place, mask=inside, other=0.0)
-    cell_before = tl.load(before + direction * before_direction + place, mask=inside, other=0.0)
-    if CLIPS_BEFORE:
-        cell_before = clip(cell_before, cell_clip)
+    raw_cells = of_words(table, RAW_CELLS, cell_gradient)
+    raw = tl.load(raw_cells + here * size + columns, mask=inside, other=0.0)
+    # The cell before: clipped, but the initial one is taken as it is.
+    has_before = takes_part & (step > 0)
+    within = columns < tl.where(has_before, size, 0)
+    at_start = columns < tl.where(takes_part & (step == 0), size, 0)
+    earlier = word_of(table, step - 1, row, has_before) * 2 + direction
+    before = tl.load(raw_cells + earlier * size + columns, mask=within, other=0.0)
+    if CLIPS:
+        before = clip(before, cell_clip)
+    before += tl.load(initial_cell + place * size + columns, mask=at_start, other=0.0)
     cell = raw
     if CLIPS:
         cell = clip(raw, cell_clip)
     cell_tanh = tanh(cell)
-    tl.store(exposed + direction * exposed_direction + place, output_gate * cell_tanh, mask=inside)
-    d_exposed = tl.load(exposed_gradient + direction * exposed_gradient_direction + place, mask=inside, other=0.0)
-    d_exposed = d_exposed.to(tl.float32)
+    exposed = of_words(table, EXPOSED, gate_gradient) + here * size + columns
+    tl.store(exposed, output_gate * cell_tanh, mask=inside)
+    d_exposed = tl.load(exposed_gradient + place * size + columns, mask=inside, other=0.0).to(tl.float32)
     d_output = d_exposed * cell_tanh * output_gate * (1.0 - output_gate)
-    carried = cell_gradient + direction * cell_direction + place
+    carried = cell_gradient + place * size + columns
     d_cell = d_exposed * output_gate * (1.0 - cell_tanh * cell_tanh)
     d_cell += tl.load(carried, mask=inside, other=0.0)
     if CLIPS:
         d_cell = tl.where(passes(raw, cell_clip), d_cell, 0.0)
     tl.store(carried, d_cell * forget_gate, mask=inside)
-    gate_gradient += direction * gate_gradient_direction + row * 4 * size + columns
-    tl.store(gate_gradient, d_cell * candidate * input_gate * (1.0 - input_gate), mask=inside)
-    tl.store(gate_gradient + size, d_cell * cell_before * forget_gate * (1.0 - forget_gate), mask=inside)
-    tl.store(gate_gradient + 2 * size, d_cell * input_gate * (1.0 - candidate * candidate), mask=inside)
+    d_input = d_cell * candidate * input_gate * (1.0 - input_gate)
+    d_forget = d_cell * before * forget_gate * (1.0 - forget_gate)
+    d_candidate = d_cell * input_gate * (1.0 - candidate * candidate)
+    gate_gradient += place * 4 * size + columns
+    tl.store(gate_gradient, d_input, mask=inside)
+    tl.store(gate_gradient + size, d_forget, mask=inside)
+    tl.store(gate_gradient + 2 * size, d_candidate, mask=inside)
     tl.store(gate_gradient + 3 * size, d_output, mask=inside)
+    kept = of_words(table, GATE_GRADIENT, gate_gradient) + here * 4 * size + columns
+    tl.store(kept, d_input, mask=inside)
+    tl.store(kept + size, d_forget, mask=inside)
+    tl.store(kept + 2 * size, d_candidate, mask=inside)
+    tl.store(kept + 3 * size, d_output, mask=inside)
+
+
+@triton.jit
+def write_addresses(table, a, b, c, d, e, f, g, h, i, j):  # type: ignore[no-untyped-def]
+    """Where ten tensors lie, into a table: nothing leaves the host but the launch."""
+    tl.store(table + 0, a.to(tl.int64))
+    tl.store(table + 1, b.to(tl.int64))
+    tl.store(table + 2, c.to(tl.int64))
+    tl.store(table + 3, d.to(tl.int64))
+    tl.store(table + 4, e.to(tl.int64))
+    tl.store(table + 5, f.to(tl.int64))
+    tl.store(table + 6, g.to(tl.int64))
+    tl.store(table + 7, h.to(tl.int64))
+    tl.store(table + 8, i.to(tl.int64))
+    tl.store(table + 9, j.to(tl.int64))

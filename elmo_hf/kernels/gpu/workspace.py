@@ -1,0 +1,291 @@
+"""One step of both directions of a layer, forward and backward, on buffers that a CUDA graph can be captured over.
+
+A step is two batched matmuls, each followed by a Triton kernel (`step_kernels`, imported when the first one runs) that
+does everything else. Tensors of rows are [rows, 2, width], of words [total, 2, width] in packed order, contiguous: any
+number of first rows, or of words, is a plain slice.
+"""
+
+from functools import cache, cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# What a large GPU has, and the outputs that one thread block of a matmul computes, side by side.
+MULTIPROCESSORS = 132
+TILE = 128
+# A split matmul's parts are no shorter than this.
+SHORTEST_PART = 512
+
+
+class LstmConstants(NamedTuple):
+    cell_clip: float | None
+    projection_clip: float | None
+    forget_bias: float
+
+
+class BidirectionalWeights(NamedTuple):
+    """Weights of one layer, each a pair, forward and backward: [4H, width], [4H], [4H, P], and [P, H] or `None`."""
+
+    input_weights: tuple[Tensor, Tensor]
+    input_biases: tuple[Tensor, Tensor]
+    hidden_weights: tuple[Tensor, Tensor]
+    output_weights: tuple[Tensor, Tensor] | None
+
+    def flat(self) -> list[Tensor | None]:
+        """All eight, pair by pair."""
+        return [*self.input_weights, *self.input_biases, *self.hidden_weights, *(self.output_weights or (None, None))]
+
+
+class Words(NamedTuple):
+    """Tensors of words that the steps read and write, in the order of the kernels' table of addresses.
+
+    Attributes:
+        offsets: [steps + 1], int64: the first word of each step, and their number.
+        gates: [total, 2, 4H], the input terms of the gates; their sums, once a pass that saves has been there.
+        outputs: [total, 2, P].
+        raw_cells: [total, 2, H], float32: before clipping. This and what follows where the pass saves.
+        raw_outputs: [total, 2, P]: before clipping, if they are clipped.
+        hidden_before: [total, 2, P]: what the step of each word begins with; given for a row's first word.
+        output_gradient: [total, 2, P]. This and what follows in the backward pass.
+        gate_gradient: [total, 2, 4H], of the sums.
+        raw_output_gradient: [total, 2, P].
+        exposed: [total, 2, H]: output gate * tanh(cell), the factor of the output weights.
+    """
+
+    offsets: Tensor
+    gates: Tensor
+    outputs: Tensor | None = None
+    raw_cells: Tensor | None = None
+    raw_outputs: Tensor | None = None
+    hidden_before: Tensor | None = None
+    output_gradient: Tensor | None = None
+    gate_gradient: Tensor | None = None
+    raw_output_gradient: Tensor | None = None
+    exposed: Tensor | None = None
+
+
+class Shape(NamedTuple):
+    """What the buffers of a layer depend on."""
+
+    rows: int
+    hidden_size: int  # P
+    cell_size: int  # H
+    projects: bool
+    dtype: torch.dtype  # of the matmuls
+    constants: LstmConstants
+
+
+def splits_of(rows: int, inner: int, width: int) -> int:
+    """In how many parts a matmul of both directions, [rows, inner] by [inner, width], is to be done.
+
+    A thread block computes its outputs over the whole inner dimension. Few outputs are few blocks, which leave most of
+    a GPU idle for as long as it takes: parts of the inner dimension are blocks of their own, and the kernel that reads
+    the outputs adds them up.
+    """
+    blocks, parts = 2 * -(-rows // TILE) * -(-width // TILE), 1
+    while 2 * parts * blocks <= MULTIPROCESSORS and inner % (2 * parts) == 0 and inner // (2 * parts) >= SHORTEST_PART:
+        parts *= 2
+    return parts
+
+
+@cache
+def rounded(clip: float | None, dtype: torch.dtype) -> float:
+    """A bound as `torch.clamp` has it for tensors of this dtype."""
+    return 0.0 if clip is None else float(torch.tensor(clip, dtype=dtype, device="cpu"))
+
+
+class Workspace:
+    """Buffers for steps over at most `shape.rows` rows, and the steps.
+
+    Attributes:
+        hidden: [rows, 2, P]; cell: [rows, 2, H], float32: the state. In the backward pass `cell` is the initial one.
+        hidden_gradient, cell_gradient: of the state after a row's last step; the latter becomes that of the state
+            before the step at hand.
+        lengths: [rows], int32: steps of each row.
+        clock: [1], int64: the step at which `run` begins; it moves on by as many as it runs.
+    """
+
+    def __init__(self, shape: Shape, device: torch.device) -> None:
+        self.shape = shape
+        rows, width, size, projects, dtype, _ = shape
+        self.output_splits = splits_of(rows, size, width) if projects else 1
+        self.gate_splits = splits_of(rows, 4 * size, width)
+
+        def of_rows(*sizes: int, kind: torch.dtype = dtype) -> Tensor:
+            return torch.empty(rows, 2, *sizes, dtype=kind, device=device)
+
+        self.hidden, self.cell = of_rows(width), of_rows(size, kind=torch.float32)
+        # Of a step: the recurrent terms, then the gradients, of its gates; what it exposes, then the gradient of that.
+        self.gates, self.exposed = of_rows(4 * size), of_rows(size)
+        self.output_parts = of_rows(self.output_splits, width) if projects else self.exposed
+        self.lengths = torch.zeros(rows, dtype=torch.int32, device=device)
+        self.clock = torch.zeros(1, dtype=torch.int64, device=device)
+        self.bias = torch.empty(2, 4 * size, dtype=dtype, device=device)
+        self.hidden_weight = torch.empty(2, 4 * size, width, dtype=dtype, device=device)
+        self.output_weight = torch.empty(width, 2, size, dtype=dtype, device=device) if projects else None
+        self._addresses = torch.empty(len(Words._fields), dtype=torch.int64, device=device)
+        self.point_to_nothing()
+
+    @cached_property
+    def _gradients(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        rows, width, size = self.shape[:3]
+        new = self.hidden.new_empty
+        state = new(rows, 2, width), self.cell.new_empty(rows, 2, size)
+        return *state, new(rows, 2, width), new(rows, 2, self.gate_splits, width)
+
+    @property
+    def hidden_gradient(self) -> Tensor:
+        return self._gradients[0]
+
+    @property
+    def cell_gradient(self) -> Tensor:
+        return self._gradients[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        values = [*vars(self).values(), *self.__dict__.get("_gradients", ())]
+        return sum(each.nbytes for each in values if isinstance(each, Tensor))
+
+    def load_weights(self, weights: BidirectionalWeights) -> None:
+        """Copy the weights of the steps in: nothing here belongs to particular ones, and nothing can go stale."""
+        for direction in range(2):
+            self.bias[direction].copy_(weights.input_biases[direction])
+            self.hidden_weight[direction].copy_(weights.hidden_weights[direction])
+            if self.output_weight is not None and weights.output_weights is not None:
+                self.output_weight[:, direction].copy_(weights.output_weights[direction])
+
+    def point_to(self, words: Words) -> None:
+        """Let the steps read and write these tensors, which must live as long as steps run."""
+        from .step_kernels import write_addresses
+
+        given = [self._addresses if tensor is None else tensor for tensor in words]
+        _check_contiguous(*given)
+        write_addresses[(1,)](self._addresses, *given)
+
+    def point_to_nothing(self) -> None:
+        """For steps in which no row takes part: they read the first offset, and nothing else."""
+        self.point_to(Words(self.clock, self.gates))
+
+    def run(self, kind: str, rows: int, count: int) -> None:
+        """Run the steps from `clock` on over the first `rows` rows, and move the clock.
+
+        Args:
+            kind: `"infer"`; `"train"`, which saves what the backward pass reads; `"backward"`, whose steps go down.
+            rows: at least those that take part.
+            count: how many steps.
+        """
+        for position in range(count):
+            if kind == "backward":
+                self._step_back(rows, position)
+            else:
+                self._step(rows, position, saves=kind == "train")
+        self.clock.add_(-count if kind == "backward" else count)
+
+    def _step(self, rows: int, position: int, saves: bool) -> None:
+        hidden, gates, exposed = self.hidden[:rows], self.gates[:rows], self.exposed[:rows]
+        torch.bmm(hidden.transpose(0, 1), self.hidden_weight.transpose(1, 2), out=gates.transpose(0, 1))
+        cell_forward(self, rows, position, saves)
+        if self.output_weight is not None:
+            # [2 * splits, rows, part of H] by [2 * splits, part of H, P]
+            parts, (width, _, size) = self.output_splits, self.output_weight.shape
+            factor = exposed.view(rows, 2 * parts, size // parts).transpose(0, 1)
+            weight = self.output_weight.view(width, 2 * parts, size // parts).permute(1, 2, 0)
+            torch.bmm(factor, weight, out=self.output_parts[:rows].view(rows, 2 * parts, width).transpose(0, 1))
+        output_forward(self, rows, position, saves)
+
+    def _step_back(self, rows: int, position: int) -> None:
+        _, _, raw_gradient, hidden_parts = (each[:rows] for each in self._gradients)
+        output_backward(self, rows, position, raw_gradient, hidden_parts)
+        exposed_gradient, gates = raw_gradient, self.gates[:rows]
+        if self.output_weight is not None:
+            exposed_gradient = self.exposed[:rows]
+            weight = self.output_weight.transpose(0, 1)  # [2, P, H]
+            torch.bmm(raw_gradient.transpose(0, 1), weight, out=exposed_gradient.transpose(0, 1))
+        cell_backward(self, rows, position, exposed_gradient)
+        # [2 * splits, rows, part of 4H] by [2 * splits, part of 4H, P]
+        parts, (_, size, width) = self.gate_splits, self.hidden_weight.shape
+        factor = gates.view(rows, 2 * parts, size // parts).transpose(0, 1)
+        weight = self.hidden_weight.view(2 * parts, size // parts, width)
+        torch.bmm(factor, weight, out=hidden_parts.view(rows, 2 * parts, width).transpose(0, 1))
+
+    def initial_hidden_gradient(self, rows: int) -> Tensor:
+        """[rows, 2, P], when all steps are done; of a row without words, that of its final state."""
+        hidden_gradient, _, _, hidden_parts = (each[:rows] for each in self._gradients)
+        total = hidden_parts.sum(dim=2, dtype=torch.float32).to(hidden_gradient.dtype)
+        return torch.where(self.lengths[:rows, None, None] > 0, total, hidden_gradient)
+
+
+# ------------------------------------------------------------------------------------------------ launchers
+
+
+def _grid(rows: int, width: int) -> tuple[tuple[int, int, int], int]:
+    """Programs over the rows of both directions, and the block of each."""
+    block = min(1024, 1 << max(width - 1, 0).bit_length())
+    return (rows, -(-width // block), 2), block
+
+
+def _check_contiguous(*tensors: Tensor) -> None:
+    """The kernels know no strides: a tensor that is laid out otherwise would be read as another one."""
+    for tensor in tensors:
+        if not tensor.is_contiguous():
+            raise ValueError(
+                f"a tensor of strides {tensor.stride()} was given to a GPU kernel: expected a contiguous one"
+            )
+
+
+def cell_forward(space: Workspace, rows: int, position: int, saves: bool) -> None:
+    """Gates of a step -> cell and `exposed`; see the kernel."""
+    from .step_kernels import cell_forward as kernel
+
+    size, constants = space.shape.cell_size, space.shape.constants
+    grid, block = _grid(rows, size)
+    kernel[grid](
+        space._addresses, space.clock, position, space.lengths,
+        space.gates, space.bias, space.cell, space.exposed,
+        size, rounded(constants.cell_clip, torch.float32), constants.forget_bias,
+        CLIPS=constants.cell_clip is not None, SAVES=saves, BLOCK=block,
+    )  # fmt: skip
+
+
+def output_forward(space: Workspace, rows: int, position: int, saves: bool) -> None:
+    """Raw outputs of a step -> outputs and hidden state; see the kernel."""
+    from .step_kernels import output_forward as kernel
+
+    width, clip = space.shape.hidden_size, space.shape.constants.projection_clip
+    grid, block = _grid(rows, width)
+    kernel[grid](
+        space._addresses, space.clock, position, space.lengths,
+        space.output_parts, space.hidden,
+        width, rounded(clip, space.shape.dtype),
+        SPLITS=space.output_splits, CLIPS=clip is not None, SAVES=saves, BLOCK=block,
+    )  # fmt: skip
+
+
+def output_backward(space: Workspace, rows: int, position: int, raw_gradient: Tensor, hidden_parts: Tensor) -> None:
+    """Gradients of output and hidden state -> of the raw output; see the kernel."""
+    from .step_kernels import output_backward as kernel
+
+    width, clip = space.shape.hidden_size, space.shape.constants.projection_clip
+    grid, block = _grid(rows, width)
+    kernel[grid](
+        space._addresses, space.clock, position, space.lengths,
+        hidden_parts, space.hidden_gradient, raw_gradient,
+        width, rounded(clip, space.shape.dtype),
+        SPLITS=space.gate_splits, CLIPS=clip is not None, BLOCK=block,
+    )  # fmt: skip
+
+
+def cell_backward(space: Workspace, rows: int, position: int, exposed_gradient: Tensor) -> None:
+    """Gradient of what a step exposed -> of its gates and of the cell before it; see the kernel."""
+    from .step_kernels import cell_backward as kernel
+
+    size, constants = space.shape.cell_size, space.shape.constants
+    grid, block = _grid(rows, size)
+    kernel[grid](
+        space._addresses, space.clock, position, space.lengths,
+        exposed_gradient, space.cell, space.cell_gradient, space.gates,
+        size, rounded(constants.cell_clip, torch.float32), constants.forget_bias,
+        CLIPS=constants.cell_clip is not None, BLOCK=block,
+    )  # fmt: skip

@@ -1,0 +1,65 @@
+"""Fixtures of the GPU kernels' tests: CPU tensors under Triton's interpreter, and a GPU if there is one."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from elmo_hf.kernels.gpu import availability, graphs
+
+KERNELS = "elmo_hf.kernels.gpu.step_kernels"
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU at hand")),
+]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Tensors of the interpreter's kernels, or of a GPU's."""
+    pytest.importorskip("triton", reason="Triton is not installed (there is none for this system?)")
+    monkeypatch.setenv("TRITON_INTERPRET", str(int(request.param == "cpu")))
+    monkeypatch.delitem(sys.modules, KERNELS, raising=False)
+    importlib.import_module(KERNELS)  # `triton.jit` looks at the environment when a kernel is defined
+    yield request.param
+    sys.modules.pop(KERNELS, None)
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    """No buffers, no verdicts of an earlier test, and none for the next."""
+
+    def forget() -> None:
+        graphs.owners.clear()
+        graphs.captures.failed = False
+        availability._right.clear()
+
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture
+def as_if_graphed(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """Static buffers on a CPU too, a few rows larger than the batch; what a graph would replay is run again."""
+    if device == "cpu":
+        monkeypatch.setattr(graphs.Captures, "work", lambda captures, device: not captures.failed)
+        monkeypatch.setattr(graphs, "CAPACITIES", (5, 9))
+        monkeypatch.setattr(graphs, "rounded_up", lambda rows: rows + 1)
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is never written must not be read."""
+    new = {"empty": torch.empty, "empty_like": torch.empty_like}
+
+    def nan(tensor: Tensor) -> Tensor:
+        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor.zero_()
+
+    for name, made in new.items():
+        monkeypatch.setattr(torch, name, lambda *args, made=made, **settings: nan(made(*args, **settings)))
+    new_empty = Tensor.new_empty
+    monkeypatch.setattr(Tensor, "new_empty", lambda tensor, *shape, **kw: nan(new_empty(tensor, *shape, **kw)))
