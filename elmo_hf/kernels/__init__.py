@@ -6,6 +6,7 @@ model that travel with checkpoints use it too. It returns its result, or a short
 Siblings are imported relatively: a model's copy loads this folder under another name, without the package above it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,7 @@ def ways(operator: str) -> list[tuple[str, Callable[..., Any]]]:
         "bidirectional_lstm": [("gpu", bidirectional_lstm)],
         "reads_padding": [("gpu", serves_padded)],
         "projected_lstm": [
+            ("native", functools.partial(projected_lstm, native=True)),
             ("torch", projected_lstm),
             ("native", native_projected_lstm),
             ("torch", torch_projected_lstm),

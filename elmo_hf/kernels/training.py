@@ -245,6 +245,7 @@ def projected_lstm(
     projection_clip: float | None,
     forget_bias: float,
     index: Tensor | None = None,
+    native: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor] | str:
     """`training_lstm` for a call of `operators.projected_lstm`, or why it does not serve.
 
@@ -274,7 +275,8 @@ def projected_lstm(
         input_map.weight, input_map.bias, hidden_map.weight, None if output_map is None else output_map.weight, *dtypes
     )
     words = inputs if index is None else inputs.index_select(0, index)
-    return training_lstm(
+    train = native_lstm if native else training_lstm
+    results = train(
         words,
         batch_sizes,
         hidden,
@@ -284,6 +286,7 @@ def projected_lstm(
         projection_clip=projection_clip,
         forget_bias=forget_bias,
     )
+    return "no compiled kernel for these sizes and dtypes here" if results is None else results
 
 
 def _dtypes(inputs: Tensor, cell: Tensor, weights: torch.dtype) -> tuple[torch.dtype, torch.dtype] | None:
@@ -321,31 +324,32 @@ def training_lstm(
     Arguments and results as in `reference_lstm`, with the weights in place of the products; at least one word.
     """
     *tensors, products_dtype, outputs_dtype = weights
-    products_dtype, outputs_dtype = products_dtype or cell.dtype, outputs_dtype or inputs.dtype
     with _without_autocast(inputs):
-        if inputs.device.type == "cpu" and products_dtype == cell.dtype == torch.float32:
-            results = native_training_lstm(
-                inputs,
-                batch_sizes,
-                hidden,
-                cell,
-                *tensors,
-                cell_clip=cell_clip,
-                projection_clip=projection_clip,
-                forget_bias=forget_bias,
-            )
-            if results is not None:
-                outputs, final_hidden, final_cell = results
-                return outputs.to(outputs_dtype), final_hidden.to(outputs_dtype), final_cell
         return _ProjectedLstm.apply(
             inputs,
             hidden,
             cell,
             *tensors,
-            products_dtype,
-            outputs_dtype,
+            products_dtype or cell.dtype,
+            outputs_dtype or inputs.dtype,
             batch_sizes,
             cell_clip,
             projection_clip,
             forget_bias,
         )
+
+
+def native_lstm(
+    inputs: Tensor, batch_sizes: Sequence[int], hidden: Tensor, cell: Tensor, weights: LstmWeights, **settings: Any
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """`training_lstm` in compiled C; `None` where that does not serve."""
+    *tensors, products_dtype, outputs_dtype = weights
+    if inputs.device.type != "cpu" or not (products_dtype or cell.dtype) == cell.dtype == torch.float32:
+        return None
+    with _without_autocast(inputs):
+        results = native_training_lstm(inputs, batch_sizes, hidden, cell, *tensors, **settings)
+    if results is None:
+        return None
+    outputs, final_hidden, final_cell = results
+    dtype = outputs_dtype or inputs.dtype
+    return outputs.to(dtype), final_hidden.to(dtype), final_cell

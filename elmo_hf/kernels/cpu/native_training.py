@@ -1,4 +1,4 @@
-"""The LSTM of `operators.reference_lstm` in training, in compiled C: the forward pass keeps what the backward pass reads.
+"""`operators.reference_lstm` in training, in compiled C: the forward pass keeps what the backward pass reads.
 
 Everything is float32. Between the two passes it keeps, of every word, the activated gates, the raw cell, what is
 projected, and the raw output: 6H + P floats, of which 2P more where outputs are clipped.
