@@ -7,12 +7,11 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from huggingface_hub.errors import StrictDataclassError
+if TYPE_CHECKING:
+    from elmo_hf.model.configuration_elmo import ElmoConfig
 
-from elmo_hf.model.adaptive_softmax import default_cutoffs
-from elmo_hf.model.configuration_elmo import PRESETS, ElmoConfig
 
 # Fields that say where and how often something is written, not what is learnt: a resumed run may change them.
 FREE_ON_RESUME = frozenset(
@@ -33,7 +32,7 @@ FREE_ON_RESUME = frozenset(
 
 
 def option(default: Any, help: str) -> Any:
-    """A dataclass field with its line of help, which `HfArgumentParser` passes on to the command line."""
+    """A dataclass field with its line of help, which the command line shows."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
@@ -95,7 +94,9 @@ class PretrainingSettings:
     shuffle_window: int = option(2**16, "Sentences shuffled together and held in memory, after the shards.")
 
     # Model
-    preset: str = option("original", f"Shape of a new model: {', '.join(PRESETS)}.")
+    preset: str = option(
+        "original", "Shape of a new model: small, medium, original, 5.5B, transformer or transformer-words."
+    )
     config_overrides: str | None = option(
         None,
         "Fields of the model's configuration that replace the preset's: JSON such as '{\"cell_size\": 512}', or "
@@ -218,6 +219,8 @@ class PretrainingSettings:
                 raise ValueError(
                     f"{spec.name}={getattr(self, spec.name)!r}: expected one of {', '.join(map(repr, choices))}"
                 )
+        from elmo_hf.model.configuration_elmo import PRESETS
+
         if self.preset not in PRESETS:
             raise ValueError(f"preset={self.preset!r}: expected one of {', '.join(map(repr, PRESETS))}")
 
@@ -269,12 +272,17 @@ class PretrainingSettings:
         """Whether the text has parts of speech beside its words."""
         return self.pos_column is not None or self.pos_separator is not None
 
-    def model_config(self, **fields: Any) -> ElmoConfig:
+    def model_config(self, **fields: Any) -> "ElmoConfig":
         """Configuration of a new model: the preset, then `config_overrides`, then `fields`.
 
         Raises:
             ValueError: `config_overrides` is no JSON object, or names what [`ElmoConfig`] refuses.
         """
+        from huggingface_hub.errors import StrictDataclassError
+
+        from elmo_hf.model.adaptive_softmax import default_cutoffs
+        from elmo_hf.model.configuration_elmo import ElmoConfig
+
         overrides: dict[str, Any] = {}
         if self.config_overrides is not None:
             text = self.config_overrides

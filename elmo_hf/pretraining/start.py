@@ -24,7 +24,7 @@ from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 from .settings import PretrainingSettings
 from .streams import SentenceStreams
-from .warm_start import warm_start
+from .warm_starts import warm_start
 
 
 class Start(NamedTuple):

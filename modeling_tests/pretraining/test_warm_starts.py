@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer
-from elmo_hf.pretraining.warm_start import warm_start
+from elmo_hf.pretraining.warm_starts import warm_start
 
 SPECIALS = ["<S>", "</S>", "<UNK>"]
 OLD = [*SPECIALS, "the", "cat", "dog", "a", "runs"]

@@ -1,0 +1,61 @@
+"""Imports stay light: what a command's help and the package's import may load."""
+
+import subprocess
+import sys
+
+from elmo_hf.cli import COMMANDS
+
+HELP = """
+import sys
+from elmo_hf.cli import main
+for arguments in [["--version"], ["--help"], *([name, "--help"] for name in sys.argv[1:])]:
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        assert stop.code == 0, arguments
+    heavy = {"torch", "transformers", "numpy", "datasets"} & set(sys.modules)
+    assert not heavy, (arguments, heavy)
+"""
+
+PACKAGE = """
+import sys
+import elmo_hf
+assert not {"torch", "transformers", "numpy"} & set(sys.modules)
+assert not [name for name in sys.modules if name.startswith("elmo_hf.") and name not in
+            ("elmo_hf.registration", "elmo_hf.version")]
+assert set(elmo_hf.__all__) <= set(dir(elmo_hf))
+elmo_hf.ElmoModel
+assert "torch._dynamo" not in sys.modules
+missing = [name for name in elmo_hf.__all__ if not hasattr(elmo_hf, name)]
+assert not missing, missing
+import elmo_hf.pretraining as pretraining
+missing = [name for name in pretraining.__all__ if not hasattr(pretraining, name)]
+assert not missing, missing
+"""
+
+ORDER = """
+import elmo_hf.model.bilstm as first  # a model's file before the Auto classes
+from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer
+import elmo_hf
+assert sys.modules["elmo_hf.model.bilstm"] is first
+assert AutoModel._model_mapping[elmo_hf.ElmoConfig] is elmo_hf.ElmoModel
+"""
+
+
+def run(code: str, *arguments: str) -> None:
+    process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+
+
+def test_help_needs_no_torch() -> None:
+    run(HELP, *COMMANDS)
+
+
+def test_names_load_on_first_use() -> None:
+    run(PACKAGE)
+
+
+def test_registration_in_any_order() -> None:
+    run("import sys\n" + ORDER)
+    run("import transformers.modeling_utils, elmo_hf, sys\n" + ORDER)
+    run("import sys, elmo_hf, transformers.modeling_utils\n" + ORDER)
