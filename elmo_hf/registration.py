@@ -36,19 +36,30 @@ def _register_tokenizer(module: ModuleType) -> None:
     module.AutoTokenizer.register(ElmoConfig, tokenizer_class=ElmoTokenizer, exist_ok=True)
 
 
-def _register_models(module: ModuleType) -> None:
+def _register_models(executed: ModuleType) -> None:
+    """Register the models, once all of Transformers that they import is there."""
+    for name in (*_MODELS_IMPORT, f"{_AUTO}.modeling_auto"):
+        module = sys.modules.get(name)
+        waits = name.endswith("modeling_auto") if module is None else getattr(module.__spec__, "_initializing", False)
+        if waits and module is not executed:
+            return  # its own hook will be the one that does it
     from elmo_hf.model import modeling_elmo
     from elmo_hf.model.configuration_elmo import ElmoConfig
 
     for auto, model in MODELS.items():
-        getattr(module, auto).register(ElmoConfig, getattr(modeling_elmo, model), exist_ok=True)
+        getattr(sys.modules[f"{_AUTO}.modeling_auto"], auto).register(
+            ElmoConfig, getattr(modeling_elmo, model), exist_ok=True
+        )
 
 
 _AUTO = "transformers.models.auto"
+# Modules that models import, and that import the Auto classes themselves.
+_MODELS_IMPORT = ("transformers.modeling_utils", "transformers.modeling_layers")
 HOOKS: dict[str, Callable[[ModuleType], None]] = {
     f"{_AUTO}.configuration_auto": _register_configuration,
     f"{_AUTO}.tokenization_auto": _register_tokenizer,
     f"{_AUTO}.modeling_auto": _register_models,
+    **dict.fromkeys(_MODELS_IMPORT, _register_models),
 }
 
 
@@ -114,5 +125,5 @@ def install() -> None:
         sys.meta_path.insert(0, _Finder())
     for name, hook in HOOKS.items():
         module = sys.modules.get(name)
-        if module is not None:
+        if module is not None and not getattr(module.__spec__, "_initializing", False):
             hook(module)

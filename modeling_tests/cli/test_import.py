@@ -24,8 +24,13 @@ assert not {"torch", "transformers", "numpy"} & set(sys.modules)
 assert not [name for name in sys.modules if name.startswith("elmo_hf.") and name not in
             ("elmo_hf.registration", "elmo_hf.version")]
 assert set(elmo_hf.__all__) <= set(dir(elmo_hf))
+import transformers.modeling_layers
+from transformers import AutoModel, PreTrainedModel
+before = set(sys.modules)
 elmo_hf.ElmoModel
-assert "torch._dynamo" not in sys.modules
+# What a model adds to that of Transformers: this package's files and the Auto classes' own.
+added = {name for name in set(sys.modules) - before if not name.startswith(("elmo_hf", "transformers"))}
+assert len(added) <= 10, added
 missing = [name for name in elmo_hf.__all__ if not hasattr(elmo_hf, name)]
 assert not missing, missing
 import elmo_hf.pretraining as pretraining
@@ -59,3 +64,4 @@ def test_registration_in_any_order() -> None:
     run("import sys\n" + ORDER)
     run("import transformers.modeling_utils, elmo_hf, sys\n" + ORDER)
     run("import sys, elmo_hf, transformers.modeling_utils\n" + ORDER)
+    run("import sys, elmo_hf\nfrom transformers import BertModel\n" + ORDER)
