@@ -220,9 +220,8 @@ def score_sentences(
     split = word_splitter(pre_tokenization or tokenizer.pre_tokenization)
 
     def given(sentence: str | Sequence[str] | TaggedSentence) -> _Given:
-        if isinstance(sentence, TaggedSentence):
-            return list(sentence.words), sentence
-        return split(sentence) if isinstance(sentence, str) else list(sentence), None
+        tagged = sentence if isinstance(sentence, TaggedSentence) else None
+        return split(sentence if isinstance(sentence, str | TaggedSentence) else list(sentence)), tagged
 
     scorer = _Scorer(model, encoder, tokenizer.unk_token_id, rows, steps, per_word)
     was_training = model.training
