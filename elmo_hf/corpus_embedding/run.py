@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from tqdm.auto import tqdm
 
+from elmo_hf.atomic import appearing
 from elmo_hf.corpus.sentences import Corpus, open_corpus
 from elmo_hf.corpus.shards import Record
 from elmo_hf.corpus.table_shards import import_pyarrow
@@ -276,7 +277,7 @@ class _Run:
             try:
                 for shard in work.missing[self.processes.rank :: self.processes.size]:
                     path = self.output.path(shard, work.plan)
-                    with self.output.appearing(path, str(path)) as aside:
+                    with appearing(path) as aside:
                         for words in self.shard_embedder.write(
                             shard, reader.read(shard), aside, self.output.file_format
                         ):

@@ -1,7 +1,5 @@
 """The vectors of one shard's sentences to its file."""
 
-import errno
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -67,12 +65,10 @@ class ShardEmbedder:
                 writer.write(entry, _finite(entry, parts) if vectors.dtype == np.float16 else parts)
                 yield entry.size
             writer.close()
-        except BaseException as error:
+        except BaseException:
             # The first error tells more than what closing a broken file raises.
             with suppress(Exception):
                 writer.abandon()
-            if isinstance(error, RuntimeError) and os.strerror(errno.ENOSPC) in str(error):  # HDF5's way
-                raise OSError(errno.ENOSPC, str(error)) from error
             raise
 
     def _entry(self, number: int, record: Record) -> Entry:
