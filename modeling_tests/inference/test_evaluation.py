@@ -85,8 +85,8 @@ def test_several_threads_and_one_that_trains():
     trainer = threading.Thread(target=train)
     trainer.start()
     try:
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(read, range(8)))
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(read, range(3)))
     finally:
         stop.set()
         trainer.join()

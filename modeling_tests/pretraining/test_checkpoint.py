@@ -77,7 +77,7 @@ def test_a_failure_leaves_the_earlier_one(
         (folder / "file").write_text("fine")
 
     if failing == "flush":
-        monkeypatch.setattr(checkpoint, "flush", full)
+        monkeypatch.setattr("elmo_hf.atomic.flush", full)
     with pytest.raises(CheckpointError, match=r"step-00000002 cannot be written .*No space left.*step-00000001"):
         checkpoints.write(2, full if failing == "shared" else fine, full if failing == "own" else fine)
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step-00000001"]
