@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from elmo_hf.pretraining import open_corpus
+from elmo_hf.pretraining import open_corpus, word_splitter
 
 Ids = NDArray[np.int64]
 BEGIN, END, UNKNOWN = "<S>", "</S>", "<UNK>"
@@ -130,7 +130,7 @@ def main() -> None:
         ids = {line.strip(): number for number, line in enumerate(file)}
 
     def windows_of(paths: list[str], order: int, backward: bool) -> Ids:
-        return read_windows((line.split() for line in open_corpus(paths)), ids, order, backward)
+        return read_windows(map(word_splitter("whitespace"), open_corpus(paths)), ids, order, backward)
 
     def show(name: str, direction: str, path: str, log_probabilities: NDArray[np.float64]) -> None:
         perplexity = np.exp(-log_probabilities.mean())

@@ -7,7 +7,6 @@ and the recurrence is one `scan` over the words, which ONNX has as an operator.
 """
 
 import os
-import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 
+from elmo_hf.atomic import filling
+from elmo_hf.inference.evaluation import in_evaluation
 from elmo_hf.inference.loading import is_a
 from elmo_hf.model.base_model import ElmoModel
 from elmo_hf.model.bilstm import ElmoEncoder, ElmoLayer, ElmoLstm
@@ -400,14 +401,9 @@ def export_onnx(
         )
     assert onnx_program is not None
     bytes_of_weights = sum(weight.nbytes for weight in [*model.parameters(), *model.buffers()])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Inside the folder, so that the file is moved and not copied.
-    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as staging:
-        written = Path(staging) / path.name
-        onnx_program.save(written, external_data=bytes_of_weights > LARGEST_SINGLE_FILE)
-        _check_file(model, written, module.output_names, tolerance)
-        for file in sorted(Path(staging).iterdir(), reverse=True):  # the weights before what refers to them
-            os.replace(file, path.parent / file.name)
+    with filling(path.parent) as staging:  # the weights appear before what refers to them
+        onnx_program.save(staging / path.name, external_data=bytes_of_weights > LARGEST_SINGLE_FILE)
+        _check_file(model, staging / path.name, module.output_names, tolerance)
     return path
 
 
@@ -432,21 +428,17 @@ def _check_file(model: ElmoPreTrainedModel, path: Path, names: Sequence[str], to
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    was_training = model.training
-    model.eval()
-    try:
-        for rows, words, side in ((1, 2, "right"), (2, 9, "left")):
-            inputs = example_inputs(model, rows, words, side)
-            found = session.run(list(names), {name: value.numpy() for name, value in inputs.items()})
-            given = {name: value.to(model.device) for name, value in inputs.items()}
-            outputs = model(**given, output_hidden_states="hidden_states" in names, return_dict=True)
-            for (name, expected), value in zip(named_outputs(outputs, names).items(), found, strict=True):
-                difference = (expected.cpu() - torch.from_numpy(value)).abs().max()
-                if not difference <= tolerance * expected.abs().max().cpu():
-                    raise RuntimeError(
-                        f"onnxruntime {onnxruntime.__version__} computes another {name} than the model on {rows} x "
-                        f"{words} words: they differ by {float(difference):.1e}, expected at most {tolerance} of the "
-                        f"largest value, {float(expected.abs().max()):.1e}"
-                    )
-    finally:
-        model.train(was_training)
+    model = in_evaluation(model)
+    for rows, words, side in ((1, 2, "right"), (2, 9, "left")):
+        inputs = example_inputs(model, rows, words, side)
+        found = session.run(list(names), {name: value.numpy() for name, value in inputs.items()})
+        given = {name: value.to(model.device) for name, value in inputs.items()}
+        outputs = model(**given, output_hidden_states="hidden_states" in names, return_dict=True)
+        for (name, expected), value in zip(named_outputs(outputs, names).items(), found, strict=True):
+            difference = (expected.cpu() - torch.from_numpy(value)).abs().max()
+            if not difference <= tolerance * expected.abs().max().cpu():
+                raise RuntimeError(
+                    f"onnxruntime {onnxruntime.__version__} computes another {name} than the model on {rows} x "
+                    f"{words} words: they differ by {float(difference):.1e}, expected at most {tolerance} of the "
+                    f"largest value, {float(expected.abs().max()):.1e}"
+                )

@@ -12,7 +12,7 @@ draws Figure 2 and Table 4 of Peters et al. 2018 as PNG files, and writes their 
 import os
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from transformers import HfArgumentParser
 
 from elmo_hf import ElmoModel, embed
-from elmo_hf.pretraining import open_corpus
+from elmo_hf.pretraining import open_corpus, word_splitter
 
 
 @dataclass
@@ -130,11 +130,12 @@ class Neighbours(NamedTuple):
     nearest: list[tuple[float, str]]
 
 
-def occurrences(sentences: Iterator[str] | Sequence[str], word: str) -> Iterator[Occurrence]:
+def occurrences(sentences: Iterable[str | list[str]], word: str) -> Iterator[Occurrence]:
     """Every occurrence of a word, in either case, in sentences that are not repeated."""
     seen = set()
     for sentence in sentences:
-        words = sentence.split()
+        words = sentence.split() if isinstance(sentence, str) else sentence
+        sentence = " ".join(words)
         if sentence not in seen and word.lower() in map(str.lower, words):
             seen.add(sentence)
             yield from (Occurrence(words, n) for n, other in enumerate(words) if other.lower() == word.lower())
@@ -231,7 +232,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.word is not None:
         if args.model_name_or_path is None or not args.text_files:
             raise ValueError(f"--word {args.word} needs --model_name_or_path and --text_files")
-        text = list(islice(occurrences(open_corpus(args.text_files), args.word), args.max_occurrences))
+        text = list(
+            islice(
+                occurrences(map(word_splitter("whitespace"), open_corpus(args.text_files)), args.word),
+                args.max_occurrences,
+            )
+        )
         if len(text) < 2:
             raise ValueError(f"--word {args.word}: {len(text)} occurrences in the text, expected several to compare")
         queries = list(occurrences(args.queries, args.word))

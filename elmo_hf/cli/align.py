@@ -1,15 +1,9 @@
 """`elmo-hf align`: a model mapped into the space of another language's model, by a dictionary."""
 
-from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
-
-from elmo_hf.tokenizer.pretokenization import split_words
+from typing import Any
 
 from .text import add_text_options, open_text
-
-if TYPE_CHECKING:
-    from elmo_hf.pretraining import Corpus
 
 
 def add_parser(commands: Any) -> None:
@@ -66,6 +60,9 @@ def run(options: dict[str, Any]) -> int:
     from elmo_hf import ElmoModel, ElmoTokenizer
     from elmo_hf.alignment import anchors, fit_alignment, read_dictionary, set_alignment, translation_precision
     from elmo_hf.inference.loading import load_model
+    from elmo_hf.pretraining import word_splitter
+
+    split = word_splitter(options["pre_tokenization"])
 
     pairs = read_dictionary(options["dictionary"])
     test_pairs = read_dictionary(options["test_dictionary"]) if options["test_dictionary"] else []
@@ -84,7 +81,7 @@ def run(options: dict[str, Any]) -> int:
         corpus = open_text({**options, "text": options[f"{name}_text"]})
         found.append(
             anchors(
-                islice(_sentences(corpus, options["pre_tokenization"]), options["max_sentences"]),
+                islice(map(split, corpus), options["max_sentences"]),
                 model,
                 tokenizer,
                 words=(pair[side] for pair in (*pairs, *test_pairs)),
@@ -102,9 +99,3 @@ def run(options: dict[str, Any]) -> int:
     if test_pairs:
         print(translation_precision(alignment.apply(ours), theirs, test_pairs))
     return 0
-
-
-def _sentences(corpus: "Corpus", pre_tokenization: str) -> Iterator[list[str]]:
-    """The words of each sentence."""
-    for sentence in corpus:
-        yield split_words(sentence, pre_tokenization) if isinstance(sentence, str) else list(sentence.words)

@@ -30,10 +30,9 @@ def add_parser(commands: Any) -> None:
 def run(options: dict[str, Any]) -> int:
     """Call [`tag_iter`] and write what it finds."""
     from elmo_hf.inference.tagging import tag_iter
-    from elmo_hf.pretraining import TaggedSentence, word_splitter
+    from elmo_hf.pretraining import word_splitter
 
-    split = word_splitter(options["pre_tokenization"])
-    words = (list(each.words) if isinstance(each, TaggedSentence) else split(each) for each in open_text(options))
+    words = map(word_splitter(options["pre_tokenization"]), open_text(options))
     batch_words, device = options["batch_words"], options["device"]
     with written(options["output"]) as file:
         for sentence in tag_iter(words, options["model"], batch_words=batch_words, device=device):

@@ -1,16 +1,17 @@
-"""Data sets of the `datasets` library as shards: Parquet, Arrow, CSV and JSON files, data sets of the Hub.
+"""Data sets of the `datasets` library as shards: those of the Hub, and objects in hand.
 
 Streamed data sets are read as they come, through the library's own shards (usually files) and its own resumable
 state; those that lie on the disk are cut into ranges of records.
 """
 
-import itertools
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .shards import BlockReader, Position
-from .text_shards import BlankLines, column_of, record_sentences
+from .records import check_columns
+from .rules import ReadingRules
+from .shards import Block, BlockReader, Position, RecordSentences
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -25,20 +26,15 @@ class DatasetSource:
 
     Args:
         name: for messages and, with the shards' numbers, the identity of the corpus.
+        rules: how its records become sentences.
         arguments: of `datasets.load_dataset`; `None` with a `given` data set.
         given: a data set that is loaded already.
-        column: the column that holds the text.
-        blank_lines: `"skip"` or `"keep"` them.
-        pos_column, pos_separator: where parts of speech are, as in [`TextOptions`].
     """
 
     name: str
-    column: str
-    blank_lines: BlankLines
+    rules: ReadingRules
     arguments: dict[str, Any] | None = None
     given: "Dataset | IterableDataset | None" = field(default=None, repr=False)
-    pos_column: str | None = None
-    pos_separator: str | None = None
 
     @cached_property
     def dataset(self) -> "Dataset | IterableDataset":
@@ -60,7 +56,8 @@ class DatasetSource:
     def tag_names(self) -> list[str] | None:
         """The names of tags that are numbers of a `ClassLabel`."""
         features = self.dataset.features
-        of_words = None if features is None or self.pos_column is None else features.get(self.pos_column)
+        column = self.rules.pos_column
+        of_words = None if features is None or column is None else features.get(column)
         return getattr(getattr(of_words, "feature", None), "names", None)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -77,12 +74,8 @@ class DatasetSource:
         if isinstance(dataset, dict):
             raise ValueError(f"{self.name} has the splits {', '.join(dataset)}: give one of them")
         names = dataset.column_names
-        for column, what in ((self.column, "text"), (self.pos_column, "parts of speech")):
-            if names is not None and column is not None and column not in names:
-                raise ValueError(
-                    f"data set {self.name} has no column {column!r} but {', '.join(map(repr, names))}: name the one "
-                    f"that holds the {what}"
-                )
+        if names is not None:
+            check_columns(self.rules, names, lambda: f"data set {self.name}")
         if isinstance(dataset, datasets.IterableDataset):
             count, records = max(1, dataset.num_shards), -1
         elif isinstance(dataset, datasets.Dataset):
@@ -113,18 +106,24 @@ class DatasetShard:
         return False
 
     @property
+    def is_sequential(self) -> bool:
+        return self.records < 0
+
+    @property
     def identity(self) -> list[Any]:
         given = getattr(self.source.given, "_fingerprint", None)
-        source = self.source
-        identity = [source.name, given, source.column, source.blank_lines, self.count, self.records]
-        if source.pos_column is not None or source.pos_separator is not None:
-            identity += [source.pos_column, source.pos_separator]
-        return identity
+        rules = self.source.rules
+        identity = [self.source.name, given, rules.text_column, rules.blank_lines, self.count, self.records]
+        return [*identity, rules.pos_column, rules.pos_separator] if rules.is_tagged else identity
 
     def open(self, position: Position = None) -> "IterableDatasetReader | DatasetReader":
         if self.records < 0:
             return IterableDatasetReader(self, position)
         return DatasetReader(self, position)
+
+    def where(self, place: Any, number: int) -> str:
+        # A streamed data set counts its records nowhere.
+        return self.name if self.records < 0 else f"{self.source.name}, record {place + number + 1}"
 
 
 class _RecordReader(BlockReader):
@@ -133,25 +132,22 @@ class _RecordReader(BlockReader):
     def __init__(self, shard: DatasetShard, position: Position) -> None:
         super().__init__(position)
         self.shard = shard
+        self._records = RecordSentences(shard, shard.source.rules)
 
-    def sentences(self, records: dict[str, list[Any]]) -> list[str]:
-        """The sentences of a batch of records, given by column."""
-        source = self.shard.source
-        columns = [column for column in (source.column, source.pos_column) if column is not None]
+    @abstractmethod
+    def next_records(self) -> tuple[Any, dict[str, list[Any]]] | None:
+        """The place of the next records, and they by column; `None` at the end."""
 
-        def where() -> str:
-            return self.shard.name
-
-        values = [column_of(records, column, where) for column in columns]
-        parts = (
-            record_sentences(dict(zip(columns, value, strict=True)), source.column, source, where, source.tag_names)
-            for value in zip(*values, strict=True)
-            if value[0] is not None
-        )
-        lines = list(itertools.chain.from_iterable(parts))
-        if source.blank_lines == "keep":
-            return lines
-        return [line for line in lines if line and not line.isspace()]
+    def next_block(self) -> Block | None:
+        found = self.next_records()
+        if found is None:
+            self._records.tell()
+            return None
+        place, columns = found
+        check_columns(self.shard.source.rules, list(columns), lambda: self.shard.name)
+        names = self.shard.source.rules.columns
+        rows = (dict(zip(names, values, strict=True)) for values in zip(*map(columns.get, names), strict=True))
+        return self._records.block(place, enumerate(rows), self.shard.source.tag_names)
 
     def close(self) -> None:
         pass
@@ -169,12 +165,12 @@ class IterableDatasetReader(_RecordReader):
         self._dataset.load_state_dict(place)
         self._batches = None
 
-    def next_block(self) -> tuple[dict[str, Any], list[str]] | None:
+    def next_records(self) -> tuple[Any, dict[str, list[Any]]] | None:
         place = self._dataset.state_dict()
         if self._batches is None:
             self._batches = self._dataset.iter(batch_size=RECORDS_AT_A_TIME)
         records = next(self._batches, None)
-        return None if records is None else (place, self.sentences(records))
+        return None if records is None else (place, records)
 
     def close(self) -> None:
         self._batches = None
@@ -191,12 +187,12 @@ class DatasetReader(_RecordReader):
     def seek(self, place: int) -> None:
         self._next = place
 
-    def next_block(self) -> tuple[int, list[str]] | None:
+    def next_records(self) -> tuple[Any, dict[str, list[Any]]] | None:
         place = self._next
         if place >= self._end:
             return None
         self._next = min(place + RECORDS_AT_A_TIME, self._end)
-        return place, self.sentences(self.shard.source.dataset[place : self._next])
+        return place, self.shard.source.dataset[place : self._next]
 
 
 def import_datasets() -> Any:
@@ -209,7 +205,6 @@ def import_datasets() -> Any:
         import datasets
     except ImportError as error:
         raise ImportError(
-            "reading Parquet files and data sets of the Hub needs the datasets library: pip install 'elmo-hf[train]'. "
-            "Text files and JSON lines do not"
+            "data sets of the Hub need the datasets library: pip install 'elmo-hf[train]'. Files do not"
         ) from error
     return datasets

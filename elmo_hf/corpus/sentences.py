@@ -1,35 +1,42 @@
-"""A corpus for language models: sentences in files or data sets, read lazily, however many there are."""
+"""A corpus: sentences in files or data sets, read lazily, however many there are. Every command reads text by it."""
 
 import glob
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .dataset_shards import DatasetSource
-from .shards import MemoryShard, Shard
-from .tagged_text import TaggedSentence, tagged_sentence, tagged_text
-from .text_shards import COMPRESSIONS, BlankLines, TextOptions, Undecodable, open_binary, text_shards
+from .lines import COMPRESSIONS, check_file, damage_named, open_binary
+from .rules import BlankLines, ReadingRules, Undecodable
+from .shards import MemoryShard, Record, Shard, records_of
+from .table_shards import table_shard
+from .tagged_text import Sentence, TaggedSentence
+from .text_shards import text_shards
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-Format = Literal["text", "json", "parquet", "arrow", "csv"]
+Format = Literal["text", "json", "parquet", "arrow", "csv", "tsv", "conllu"]
+# JSON: the number of a shard, and a position in it.
+Place = list[Any]
 
 SHARD_BYTES = 2**26
-_SENTENCES_AT_A_TIME = 1024
 _FORMATS: dict[str, Format] = {
     ".json": "json",
     ".jsonl": "json",
     ".ndjson": "json",
     ".parquet": "parquet",
     ".arrow": "arrow",
+    ".feather": "arrow",
     ".csv": "csv",
+    ".tsv": "tsv",
+    ".conllu": "conllu",
 }
 # owner/name or name, and a configuration after a colon: what the Hub allows.
 _DATASET_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?", re.ASCII)
@@ -40,12 +47,12 @@ class Corpus:
     """Sentences in shards, which are read one at a time and lazily.
 
     Make one with `open_corpus`, `from_dataset` or `from_sentences`. Iterating gives every sentence once, in the order
-    of the shards: a text, or a [`TaggedSentence`] where words have parts of speech beside them.
+    of the shards: a text, a list of words, or a [`TaggedSentence`] where words have parts of speech beside them.
 
     Attributes:
         name: for messages.
         shards: the parts; their number and order belong to the corpus's identity.
-        is_tagged: whether words have parts of speech; sentences of the shards are then those of `tagged_text`.
+        is_tagged: whether words have parts of speech.
     """
 
     name: str
@@ -62,20 +69,26 @@ class Corpus:
         identity = json.dumps([shard.identity for shard in self.shards], ensure_ascii=True)
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
-    def __iter__(self) -> Iterator[str | TaggedSentence]:
+    def __iter__(self) -> Iterator[Sentence]:
         for shard in self.shards:
             reader = shard.open()
             try:
-                while sentences := reader.take(_SENTENCES_AT_A_TIME):
-                    yield from map(tagged_sentence, sentences) if self.is_tagged else sentences
+                for block in reader.blocks():
+                    yield from block.sentences
             finally:
                 reader.close()
 
+    def records(self, start: Place | None = None) -> Generator[tuple[Place, Record], None, None]:
+        """All sentences of a corpus of numbered rules from a place on, each with its own place, its name and origin."""
+        first, position = start or (0, None)
+        for number in range(first, len(self.shards)):
+            for here, record in records_of(self.shards[number], position):
+                yield [number, here], record
+            position = None
+
     @classmethod
-    def from_sentences(
-        cls, sentences: Iterable[str] | Iterable[TaggedSentence], name: str = "the given sentences"
-    ) -> "Corpus":
-        """A corpus of sentences in memory, all of them with parts of speech or none.
+    def from_sentences(cls, sentences: Iterable[Sentence], name: str = "the given sentences") -> "Corpus":
+        """A corpus of sentences in memory, texts or lists of words, all of them with parts of speech or none.
 
         Raises:
             TypeError: what is neither of them.
@@ -83,20 +96,18 @@ class Corpus:
         """
         given = list(sentences)
         for number, each in enumerate(given):
-            if not isinstance(each, str | TaggedSentence):
+            is_words = isinstance(each, list) and all(isinstance(word, str) for word in each)
+            if not (is_words or isinstance(each, str | TaggedSentence)):
                 raise TypeError(
-                    f"{name}: sentence {number} is {each!r:.60} of type {type(each).__name__}: expected a text, such "
-                    "as its words with spaces between them, or a TaggedSentence"
+                    f"{name}: sentence {number} is {each!r:.60} of type {type(each).__name__}: expected a text, a list "
+                    "of words, or a TaggedSentence"
                 )
-        tagged = [each for each in given if isinstance(each, TaggedSentence)]
-        texts = [each for each in given if isinstance(each, str)]
+        tagged = sum(isinstance(each, TaggedSentence) for each in given)
         if not given:
             raise ValueError(f"{name} holds no sentence: expected at least one")
-        if tagged and texts:
-            raise ValueError(
-                f"{name}: {len(tagged)} of {len(given)} sentences have parts of speech: expected all or none"
-            )
-        return cls(name, (MemoryShard(name, tuple(map(tagged_text, tagged)) or tuple(texts)),), bool(tagged))
+        if tagged not in (0, len(given)):
+            raise ValueError(f"{name}: {tagged} of {len(given)} sentences have parts of speech: expected all or none")
+        return cls(name, (MemoryShard(name, tuple(given)),), bool(tagged))
 
     @classmethod
     def from_dataset(
@@ -120,8 +131,8 @@ class Corpus:
         Raises:
             ValueError: no data set, no record or no such column.
         """
-        source = DatasetSource(name, text_column, blank_lines, given=dataset, pos_column=pos_column)
-        return cls(name, tuple(source.shards()), pos_column is not None)
+        rules = ReadingRules(text_column, pos_column=pos_column, blank_lines=blank_lines)
+        return cls(name, tuple(DatasetSource(name, rules, given=dataset).shards()), rules.is_tagged)
 
 
 def open_corpus(
@@ -139,34 +150,43 @@ def open_corpus(
     pos_separator: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     max_line_bytes: int = 2**26,
+    id_column: str | None = None,
+    numbered: bool = False,
 ) -> Corpus:
     """The corpus in files, or in one data set.
 
     Args:
-        sources: paths or globs (`**` for folders below) of text files, JSON lines, JSON, Parquet, Arrow or CSV, each
-            also as `.gz`, `.bz2` or `.xz` where it is text or JSON lines; or the name of one data set,
-            `owner/name` or `owner/name:configuration`, in which case no file of that name may exist. Files are put in
-            the order of the sources, those of a glob by name, and none twice.
+        sources: paths or globs (`**` for folders below) of text, CoNLL-U, JSON lines, JSON, CSV or TSV, each also as
+            `.gz`, `.bz2` or `.xz`, Parquet or Arrow; or the name of one data set, `owner/name` or
+            `owner/name:configuration`, in which case no file of that name may exist. Files are put in the order of the
+            sources, those of a glob by name, and none twice.
         file_format: of all files; by default by each file's name, text if it says nothing.
-        text_column: of all formats but text.
+        text_column: of all formats but text: holds text, each line a sentence, or a list of words as one sentence.
+            CoNLL-U's is the words' form unless another of its columns is named.
         split: of a data set.
         streaming: read a data set as it comes; otherwise it is first fetched to the disk. Files always stream.
         revision: of a data set.
-        encoding: of text and JSON lines.
-        undecodable: lines whose bytes are not valid: `"refuse"`, `"skip"` or `"replace"` (see [`TextOptions`]).
+        encoding: of text, CoNLL-U, JSON, CSV and TSV.
+        undecodable: lines whose bytes are not valid: `"refuse"`, `"skip"` or `"replace"` (see [`ReadingRules`]).
         blank_lines: `"skip"` them, or `"keep"` them as empty sentences, as bilm-tf does.
         pos_column: of all formats but text: holds the part of speech of each word of `text_column`, `None` for a word
-            without one. Both columns hold lists, or text split at whitespace.
+            without one. Both columns hold lists, or text split at whitespace. In CoNLL-U `upos`, `xpos` or another of
+            its columns, by name or number.
         pos_separator: what stands between each word and its part of speech in the text itself, as `_` in
             `the_DET cat_NOUN`; the last one in a word counts.
         shard_bytes: larger plain text files are read as several shards.
         max_line_bytes: refuse longer lines.
+        id_column: of all formats but text: names the sentences; in CoNLL-U the name of a comment, `sent_id`.
+        numbered: make each line or record of files one sentence, also an empty one (see [`ReadingRules`]).
+
+    Warns:
+        UserWarning: lines or records that are left out, with their number and the place of the first.
 
     Raises:
         FileNotFoundError: nothing matches a path or glob.
-        ValueError: an empty file, a folder, an unknown format, a data set that cannot be loaded, a missing column, a
-            column of parts of speech of a text file.
-        ImportError: the `datasets` library is needed and missing.
+        ValueError: an empty file, a folder or device, an unknown format, a data set that cannot be loaded, a missing
+            column, a column of a text file.
+        ImportError: the `datasets` library or pyarrow is needed and missing.
     """
     listed = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     patterns = [os.fspath(source) for source in listed]
@@ -174,10 +194,19 @@ def open_corpus(
         raise ValueError("no corpus is named: expected files, globs, or the name of a data set")
     if shard_bytes < 1:
         raise ValueError(f"shard_bytes={shard_bytes}: expected at least 1")
-    check_pos_options(pos_column, pos_separator)
-    is_tagged = pos_column is not None or pos_separator is not None
+    rules = ReadingRules(
+        text_column,
+        id_column,
+        pos_column,
+        pos_separator,
+        encoding,
+        undecodable,
+        blank_lines,
+        max_line_bytes,
+        numbered,
+    )
     name = patterns[0] if len(patterns) == 1 else f"{patterns[0]} and {len(patterns) - 1} more"
-    if len(patterns) == 1 and _names_a_dataset(patterns[0]):
+    if len(patterns) == 1 and not numbered and _names_a_dataset(patterns[0]):
         path, _, configuration = patterns[0].partition(":")
         arguments: dict[str, Any] = {
             "path": path,
@@ -186,49 +215,17 @@ def open_corpus(
             "streaming": streaming,
             "revision": revision,
         }
-        source_name = f"{patterns[0]}, split {split}"
-        source = DatasetSource(
-            source_name, text_column, blank_lines, arguments, pos_column=pos_column, pos_separator=pos_separator
-        )
-        return Corpus(name, tuple(source.shards()), is_tagged)
-    options = TextOptions(
-        encoding, undecodable, blank_lines, max_line_bytes=max_line_bytes, pos_separator=pos_separator
-    )
-    json_options = replace(options, json_column=text_column, pos_column=pos_column)
+        source = DatasetSource(f"{patterns[0]}, split {split}", rules, arguments)
+        return Corpus(name, tuple(source.shards()), rules.is_tagged)
     shards: list[Shard] = []
-    for file in _matching_files(patterns):
-        of_file = file_format or _format_of(file)
-        if of_file == "text":
-            if pos_column is not None:
-                raise no_column_in_text(pos_column, file)
-            shards += text_shards(file, options, shard_bytes)
-        elif of_file == "json" and not _is_json_list(file):
-            shards += text_shards(file, json_options, shard_bytes)
+    for file in _matching_files(patterns, numbered):
+        kind = file_format or _format_of(file)
+        if kind == "text" or kind == "conllu" or (kind == "json" and not _is_json_list(file)):
+            # Sentences are counted through the whole file where they are numbered.
+            shards += text_shards(file, kind, rules, 2**62 if numbered else shard_bytes)
         else:
-            arguments = {"path": of_file, "data_files": file, "split": "train", "streaming": True}
-            shards += DatasetSource(
-                file, text_column, blank_lines, arguments, pos_column=pos_column, pos_separator=pos_separator
-            ).shards()
-    return Corpus(name, tuple(shards), is_tagged)
-
-
-def check_pos_options(pos_column: str | None, pos_separator: str | None) -> None:
-    """Refuse, with a `ValueError`, both ways to give parts of speech at once, and separators that separate nothing."""
-    if pos_column is not None and pos_separator is not None:
-        raise ValueError(
-            f"pos_column={pos_column!r} and pos_separator={pos_separator!r}: expected parts of speech in a column of "
-            "their own or behind each word, not both"
-        )
-    if pos_separator is not None and (not pos_separator or any(map(str.isspace, pos_separator))):
-        raise ValueError(f"pos_separator={pos_separator!r}: expected characters that are no whitespace, such as '_'")
-
-
-def no_column_in_text(pos_column: str, file: str) -> ValueError:
-    """The error of a column of parts of speech asked of a text file."""
-    return ValueError(
-        f"pos_column={pos_column!r}: {file} is plain text, which has no columns. Expected JSON, Parquet or another "
-        "format with columns, or pos_separator for words such as the_DET"
-    )
+            shards.append(table_shard(file, kind, rules))
+    return Corpus(name, tuple(shards), rules.is_tagged)
 
 
 def _names_a_dataset(source: str) -> bool:
@@ -239,12 +236,11 @@ def _names_a_dataset(source: str) -> bool:
         *_FORMATS,
         *COMPRESSIONS,
         ".txt",
-        ".tsv",
         ".tok",
     )
 
 
-def _matching_files(patterns: list[str]) -> list[str]:
+def _matching_files(patterns: list[str], numbered: bool) -> list[str]:
     files: dict[str, None] = {}
     for pattern in patterns:
         # A file's own name comes first: it may hold the characters of a glob.
@@ -253,9 +249,9 @@ def _matching_files(patterns: list[str]) -> list[str]:
         if matches and not plain:
             raise ValueError(f"{pattern} is a folder: expected files; for all of its files write {pattern}/*")
         if not plain:
+            others = "" if numbered else ", or the name of one data set alone"
             raise FileNotFoundError(
-                f"no file matches {pattern}. Expected a file or a glob such as text/*.txt.gz, or the name of one data "
-                "set alone"
+                f"no file matches {pattern}: expected a file or a glob such as text/*.txt.gz{others}"
             )
         files.update(dict.fromkeys(plain))
     return list(files)
@@ -270,5 +266,6 @@ def _format_of(file: str) -> Format:
 
 def _is_json_list(file: str) -> bool:
     """Whether a JSON file is one list of records rather than one record a line."""
-    with open_binary(file) as opened:
+    check_file(file)
+    with open_binary(file) as opened, damage_named(file):
         return opened.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")

@@ -1,19 +1,22 @@
-"""Sentences whose words have parts of speech beside them, and how files hold them.
+"""Sentences, and how each is one text: a text, a list of words, or words with parts of speech beside them.
 
-Shards, windows and saved positions hold every sentence as one text. That of a tagged sentence is its words, a line
-each, then a tab, then their tags, a line each; no sentence of plain text has a line break. Only this file knows.
+Shuffled windows and saved positions hold every sentence as one text. No line of a file holds a line break, so a line
+break marks what is no line: at the beginning a list of words, or words with tags, as JSON; between words the older form
+of words with tags, a line each, then a tab, then their tags, a line each. Only this file knows.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, TypeAlias
 
 from elmo_hf.tokenizer.pos_tags import PosTags
 from elmo_hf.tokenizer.vocabulary import read_vocabulary
 
 Tags = Sequence[str | None]
+_MARK = "\n"
 
 
 @dataclass(frozen=True)
@@ -46,33 +49,53 @@ class TaggedSentence:
             )
 
 
-def tagged_text(sentence: TaggedSentence) -> str:
-    """The sentence as one text, empty for one without words.
+Sentence: TypeAlias = str | list[str] | TaggedSentence
 
-    Raises:
-        ValueError: a word that is empty or holds a tab or line break, a tag that does.
-    """
-    lines = "\n".join(sentence.words), "\n".join(tag or "" for tag in sentence.tags)
-    words, tags = lines
-    breaks = max(len(sentence.words) - 1, 0)
-    if not all(sentence.words) or any("\t" in each or each.count("\n") != breaks for each in lines):
-        values = (*sentence.words, *(tag for tag in sentence.tags if tag))
-        wrong = next((each for each in values if not each or "\t" in each or "\n" in each), "")
-        raise ValueError(f"{wrong!r} is no word or tag: expected some characters without tab and line break")
-    return f"{words}\t{tags}" if words else ""
+
+def text_of(sentence: Sentence) -> str:
+    """The sentence as one text."""
+    if isinstance(sentence, str):
+        # White space before the first word is no part of a sentence.
+        return f" {sentence}" if sentence.startswith(_MARK) else sentence
+    if isinstance(sentence, TaggedSentence):
+        return tagged_text(sentence)
+    return _MARK + json.dumps(sentence) if sentence else ""
+
+
+def is_blank(sentence: Sentence) -> bool:
+    """True for a sentence without words, or a text of nothing but whitespace."""
+    if isinstance(sentence, str):
+        return not sentence or sentence.isspace()
+    return not (sentence.words if isinstance(sentence, TaggedSentence) else sentence)
+
+
+def tagged_text(sentence: TaggedSentence) -> str:
+    """The sentence as one text, empty for one without words."""
+    if not sentence.words:
+        return ""
+    words, tags = "\n".join(sentence.words), "\n".join(tag or "" for tag in sentence.tags)
+    breaks = len(sentence.words) - 1
+    if all(sentence.words) and not any("\t" in each or each.count("\n") != breaks for each in (words, tags)):
+        return f"{words}\t{tags}"
+    return _MARK + json.dumps([list(sentence.words), list(sentence.tags)])
 
 
 def tagged_sentence(text: str) -> TaggedSentence:
     """What `tagged_text` was made of."""
     if not text:
         return TaggedSentence((), ())
+    if text.startswith(_MARK):
+        words, tags = json.loads(text)
+        return TaggedSentence(words, [tag or None for tag in tags])
     words, _, tags = text.partition("\t")
     return TaggedSentence(words.split("\n"), [tag or None for tag in tags.split("\n")])
 
 
-def words_of_tagged_text(text: str) -> list[str]:
-    """The words of what `tagged_text` made."""
-    return text.partition("\t")[0].split("\n") if text else []
+def sentence_of(text: str, is_tagged: bool) -> Sentence:
+    """What `text_of` was given; `is_tagged` for a corpus whose words have parts of speech."""
+    if is_tagged:
+        return tagged_sentence(text)
+    return json.loads(text) if text.startswith(_MARK) else text
 
 
 def sentence_of_tokens(tokens: Sequence[str], separator: str, where: Callable[[], str]) -> TaggedSentence:
@@ -95,11 +118,6 @@ def sentence_of_tokens(tokens: Sequence[str], separator: str, where: Callable[[]
                 f"the{separator}DET cat{separator}NOUN, or another pos_separator"
             )
     return TaggedSentence([word for word, _, _ in pairs], [tag or None for _, _, tag in pairs])
-
-
-def tagged_line(line: str, separator: str, where: Callable[[], str]) -> str:
-    """The tagged text of a line, whose words `sentence_of_tokens` takes apart, whitespace between them."""
-    return tagged_text(sentence_of_tokens(line.split(), separator, where))
 
 
 def sentence_of_record(
@@ -129,15 +147,6 @@ def sentence_of_record(
         return TaggedSentence(lists[0], [None if tag == "" else tag for tag in lists[1]])
 
 
-def tagged_record(
-    words: Any, tags: Any, columns: tuple[str, str], where: Callable[[], str], names: Sequence[str] | None = None
-) -> str:
-    """The tagged text of `sentence_of_record`; also refuses words and tags that it cannot hold."""
-    sentence = sentence_of_record(words, tags, columns, where, names)
-    with _columns_named(columns, where):
-        return tagged_text(sentence)
-
-
 @contextmanager
 def _columns_named(columns: tuple[str, str], where: Callable[[], str]) -> Iterator[None]:
     try:
@@ -148,7 +157,7 @@ def _columns_named(columns: tuple[str, str], where: Callable[[], str]) -> Iterat
         ) from None
 
 
-def pos_tags_of(sentences: Iterable[str | TaggedSentence]) -> list[str]:
+def pos_tags_of(sentences: Iterable[Sentence]) -> list[str]:
     """The parts of speech of tagged sentences, in the order of their characters.
 
     Raises:

@@ -21,13 +21,12 @@ from elmo_hf.tokenizer.vocabulary import MAXIMUM_TERM, read_vocabulary, write_vo
 
 from .sentences import Corpus
 from .shards import Shard
-from .word_encoder import TAGGED, word_splitter
+from .word_encoder import word_splitter
 
 BOS_TOKEN, EOS_TOKEN, UNK_TOKEN = SPECIAL_TOKENS = ("<S>", "</S>", "<UNK>")
 # Words that no vocabulary file may hold: the tokenizer's own, and a line that bilm-tf skips.
 RESERVED = frozenset({*SPECIAL_TOKENS, "<pad>", "<mask>", MAXIMUM_TERM})
 COUNTS_SUFFIX = ".counts.tsv"
-_SENTENCES_AT_A_TIME = 1024
 
 
 @dataclass(frozen=True)
@@ -123,8 +122,8 @@ def build_vocabulary(
 
     Args:
         corpus: read once, shard by shard.
-        pre_tokenization: `"whitespace"` for text tokenised already, `"ptb"` for raw text; of no effect on a corpus
-            with parts of speech, which has words already.
+        pre_tokenization: `"whitespace"` for text tokenized already, `"ptb"` for raw text; of no effect on lists of
+            words.
         min_count: leave out rarer words.
         max_size: words at most, `<S>`, `</S>` and `<UNK>` included; `None` for all.
         num_processes: processes that count. Shards are shared out among them, so that a single compressed file
@@ -170,8 +169,6 @@ def counted_parts(corpus: Corpus, pre_tokenization: str, num_processes: int) -> 
     """
     if num_processes < 1:
         raise ValueError(f"num_processes={num_processes}: expected at least 1")
-    if corpus.is_tagged:
-        pre_tokenization = TAGGED
     word_splitter(pre_tokenization)  # refuses an unknown name before anything is read
     num_processes = min(num_processes, len(corpus.shards))
     if num_processes == 1:
@@ -213,8 +210,8 @@ def _count_parts(shard: Shard, pre_tokenization: str) -> Iterator[tuple[Counter[
     split = word_splitter(pre_tokenization)
     reader = shard.open()
     try:
-        while sentences := reader.take(_SENTENCES_AT_A_TIME):
-            yield Counter(chain.from_iterable(map(split, sentences))), len(sentences)
+        for block in reader.blocks():
+            yield Counter(chain.from_iterable(map(split, block.sentences))), len(block.sentences)
     finally:
         reader.close()
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from elmo_hf.tokenizer.characters import ByteSpelling
 from elmo_hf.tokenizer.encodings import Spelling, without_surrogates
 from elmo_hf.tokenizer.pos_tags import NO_TAG, PosTags
-from elmo_hf.tokenizer.pretokenization import check_pre_tokenization, word_spans
+from elmo_hf.tokenizer.pretokenization import check_pre_tokenization, split_words
 
-from .tagged_text import TaggedSentence, words_of_tagged_text
+from .tagged_text import Sentence, TaggedSentence
 
 if TYPE_CHECKING:
     from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
@@ -20,31 +20,26 @@ if TYPE_CHECKING:
 # Distinct words whose rows are kept: 65,536 cover 97 % of running English, and 50 characters each take 6.5 MB. When
 # the table is full it starts afresh, so memory is bounded whatever the corpus holds.
 CACHED_WORDS = 2**16
-TAGGED = "tagged"
-"""The rule of sentences with parts of speech, in place of a pre-tokenisation: they are words already."""
 
 
-def word_splitter(pre_tokenization: str) -> Callable[[str], list[str]]:
-    """The function that splits a sentence into words.
+def word_splitter(pre_tokenization: str) -> Callable[[Sentence], list[str]]:
+    """The function that gives the words of a sentence: it splits texts; lists of words are words already.
 
     Args:
-        pre_tokenization: `"whitespace"` for text that is tokenised already (`str.split`, as bilm-tf reads its
-            corpora), `"ptb"` for raw text (`ElmoTokenizer`'s Penn-Treebank-like rules); `TAGGED` for the texts of
-            tagged sentences.
+        pre_tokenization: `"whitespace"` for text that is tokenized already (`str.split`, as bilm-tf reads its
+            corpora), `"ptb"` for raw text (`ElmoTokenizer`'s Penn-Treebank-like rules).
 
     Raises:
         ValueError: another name.
     """
-    if pre_tokenization == TAGGED:
-        return words_of_tagged_text
-    if check_pre_tokenization(pre_tokenization) == "whitespace":
-        return str.split
-    return split_raw_text
+    check_pre_tokenization(pre_tokenization)
 
+    def split(sentence: Sentence) -> list[str]:
+        if isinstance(sentence, str):
+            return split_words(sentence, pre_tokenization)
+        return list(sentence.words if isinstance(sentence, TaggedSentence) else sentence)
 
-def split_raw_text(sentence: str) -> list[str]:
-    """The words of one raw sentence by `ElmoTokenizer`'s Penn-Treebank-like rules."""
-    return [sentence[start:end] for start, end in word_spans(sentence, "ptb")]
+    return split
 
 
 class WordEncoder:

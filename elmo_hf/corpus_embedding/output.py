@@ -11,8 +11,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -199,24 +197,8 @@ class Output:
 
     # ---- writing
 
-    @contextmanager
-    def appearing(self, path: Path, what: str) -> Iterator[Path]:
-        """A path to write to; the file appears as `path` when it is complete.
-
-        Raises:
-            OSError: it cannot be written, as on a full disk; the message tells what is safe.
-        """
-        try:
-            with appearing(path) as aside:
-                yield aside
-        except OSError as error:
-            raise OSError(
-                f"{what} cannot be written: {error}. What was complete before is unharmed; make room, or remedy what "
-                "is wrong, and give the same command again: it continues from there"
-            ) from error
-
     def _write_json(self, path: Path, value: dict[str, Any]) -> None:
-        with self.appearing(path, str(path)) as aside:
+        with appearing(path) as aside:
             aside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
     def finish(self, settings: dict[str, Any], plan: Plan, sentence_index: bool) -> int:
@@ -226,7 +208,7 @@ class Output:
         words = sum(record["words"] for record in records)
         complete = {**_record(settings, plan), "sentences": plan.sentences, "words": words}
         if self.is_one_file:
-            with self.appearing(self.target, str(self.target)) as aside:
+            with appearing(self.target) as aside:
                 join_hdf5(paths, aside, complete, sentence_index)
             self.release()
             shutil.rmtree(self.folder)

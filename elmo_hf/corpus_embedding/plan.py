@@ -8,9 +8,9 @@ from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from elmo_hf.corpus.sentences import Corpus, Place
+from elmo_hf.corpus.shards import Record
 from elmo_hf.corpus.tagged_text import TaggedSentence
-
-from .inputs import Input, Place, Record
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Shard:
         first: number of its first sentence.
         sentences: how many there are.
         words: their words, as far as whitespace tells; for sizes and progress.
-        place: where the input's reader finds the first.
+        place: where the corpus's reader finds the first.
         digest: of the sentences and their identifiers.
     """
 
@@ -77,7 +77,7 @@ def _digested(record: Record) -> bytes:
     return json.dumps([record.identifier, sentence]).encode()
 
 
-def plan_shards(given: Input, shard_words: int, check: Callable[[Record], None] | None = None) -> Plan:
+def plan_shards(given: Corpus, shard_words: int, check: Callable[[Record], None] | None = None) -> Plan:
     """Cut the input into shards, each of about `shard_words` words; a function of input and size alone.
 
     Reads the whole input, and so finds what cannot be read before hours have gone into the rest.
@@ -93,7 +93,7 @@ def plan_shards(given: Input, shard_words: int, check: Callable[[Record], None] 
     first = sentences = words = size = 0
     start: Place = []
     digest = hashlib.sha256()
-    for place, record in given.read():
+    for place, record in given.records():
         if not sentences:
             start = place
         if check is not None:
@@ -116,7 +116,7 @@ class ShardReader:
     The input stays open between shards: in a compressed file every place is found from the file's beginning.
     """
 
-    def __init__(self, given: Input) -> None:
+    def __init__(self, given: Corpus) -> None:
         self._given = given
         self._stream: Generator[tuple[Place, Record], None, None] | None = None
         self._next = 0  # number of the stream's next sentence
@@ -146,10 +146,10 @@ class ShardReader:
     def _at(self, shard: Shard) -> Generator[tuple[Place, Record], None, None]:
         """The stream of all sentences from a shard on."""
         file, ahead = shard.place[0], shard.first - self._next
-        goes_on = file == self._file and self._given.files[file].is_compressed
+        goes_on = file == self._file and self._given.shards[file].is_sequential
         if self._stream is None or ahead < 0 or (ahead > 0 and not goes_on):
             self.close()
-            self._stream = self._given.read(shard.place)
+            self._stream = self._given.records(shard.place)
         else:
             collections.deque(itertools.islice(self._stream, ahead), maxlen=0)
         return self._stream

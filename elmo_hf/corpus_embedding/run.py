@@ -1,36 +1,35 @@
 """Whole corpora to files of contextual vectors: `embed_corpus`."""
 
-import errno
 import hashlib
-import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from elmo_hf.atomic import appearing
+from elmo_hf.corpus.sentences import Corpus, open_corpus
+from elmo_hf.corpus.shards import Record
+from elmo_hf.corpus.table_shards import import_pyarrow
 from elmo_hf.corpus.tagged_text import TaggedSentence
-from elmo_hf.inference.documents import read_by_chunks, why_not_by_chunks
-from elmo_hf.inference.embedding import Embedder, Layers, Vectors, open_embedder
+from elmo_hf.inference.embedding import Embedder, Layers, open_embedder
 from elmo_hf.inference.loading import Name
 from elmo_hf.inference.quantization import quantize
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.tokenizer.pos_tags import PosTags
-from elmo_hf.tokenizer.pretokenization import check_pre_tokenization, split_words
+from elmo_hf.tokenizer.pretokenization import check_pre_tokenization
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
-from .inputs import Columns, Record, import_pyarrow, open_input
 from .output import Output, format_of_output
-from .plan import Plan, Shard, ShardReader, plan_shards, words_by_whitespace
+from .plan import Plan, Shard, ShardReader, plan_shards
 from .processes import Processes
-from .writers import WRITERS, Entry, Format, VectorType
+from .shard_embedding import ShardEmbedder
+from .writers import Format
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -147,30 +146,36 @@ def embed_corpus(
     began = time.monotonic()
     kind = format_of_output(output, format)
     _check_options(dtype, pre_tokenization, shard_words, chunk_words, kind)
-    columns = Columns(text_column, id_column, pos_column, pos_separator)
-    if columns.is_tagged and pre_tokenization != "whitespace":
+    corpus = open_corpus(
+        sources,
+        text_column=text_column,
+        id_column=id_column,
+        pos_column=pos_column,
+        pos_separator=pos_separator,
+        encoding=encoding,
+        undecodable=undecodable,
+        numbered=True,
+    )
+    if corpus.is_tagged and pre_tokenization != "whitespace":
         raise ValueError(
             f"pre_tokenization={pre_tokenization!r} with parts of speech beside the words: these are words already, "
             "leave it out"
         )
-    given = open_input(sources, columns, encoding, undecodable)
     processes = Processes.from_environment()
     place = Output(Path(output), kind)
     try:
-        if device is None and torch.cuda.is_available() and isinstance(model, str | os.PathLike):
+        is_given = not isinstance(model, str | os.PathLike)
+        if device is None and torch.cuda.is_available() and not is_given:
             device = f"cuda:{processes.local_rank % torch.cuda.device_count()}"
         embedder = open_embedder(
             model, tokenizer, layers, boundaries, batch_words, 8, device, model_dtype, _DTYPES[dtype]
         )
-        if not columns.is_tagged:
+        if not corpus.is_tagged:
             embedder.refuse_without_pos_tags("pos_column or pos_separator, where the input has them")
-        is_given = not isinstance(model, str | os.PathLike)
+        if int8 and is_given:
+            raise ValueError("int8=True is for a model given as a folder: this one is loaded, call quantize(model)")
         if int8:
-            if is_given:
-                raise ValueError("int8=True is for a model given as a folder: this one is loaded, call quantize(model)")
             quantize(embedder.model)
-        keeps_words = embedder.model.device.type == "cpu" and bool(embedder.model.config.character_filters)
-        cache = None if is_given or not keeps_words else word_cache_megabytes
         # What the vectors depend on beyond rounding; not how they are computed.
         settings = {
             "format": kind,
@@ -186,50 +191,22 @@ def embed_corpus(
             "undecodable": undecodable,
             "shard_words": shard_words,
         }
-
-        def begin() -> tuple[Plan, bool, list[Shard], dict[str, Any]]:
-            identity = {
-                "input_files": given.identity,
-                "precision": embedder.model.config.weight_precision or str(embedder.model.dtype).removeprefix("torch."),
-                "model": fingerprint(embedder),
-            }
-            plan = plan_shards(given, shard_words, _check_of_tags(embedder))
-            settings_of_all = json.loads(json.dumps({**settings, **identity}))
-            complete = place.begin(settings_of_all, plan, overwrite)
-            return plan, complete, [] if complete else place.missing(plan), settings_of_all
-
-        plan, complete, missing, settings = processes.from_first(begin)
+        keeps_words = embedder.model.device.type == "cpu" and bool(embedder.model.config.character_filters)
+        cache = word_cache_megabytes if keeps_words and not is_given else None
+        run = _Run(corpus, processes, place, ShardEmbedder(embedder, pre_tokenization, chunk_words, cache), settings)
+        work = run.begin(shard_words, overwrite)
         began_reading = time.monotonic()
-        error: Exception | None = None
-        reader = ShardReader(given)
-        with _Progress(plan, place, missing, processes, progress) as bar:
-            try:
-                for shard in missing[processes.rank :: processes.size]:
-                    if cache is not None:
-                        # Anew, so that not even rounding depends on which shards a process has read before.
-                        embedder.model.cache_word_vectors(cache)
-                    _embed_shard(shard, plan, reader, embedder, pre_tokenization, chunk_words, place, bar)
-                    bar.look_around()
-            except Exception as raised:
-                error = raised
-            finally:
-                reader.close()
-            processes.check(error)
+        run.write(work, progress)
         seconds = time.monotonic() - began_reading
-
-        def finish() -> int:
-            return place.words() if complete else place.finish(settings, plan, sentence_index)
-
-        words = processes.from_first(finish)
-        new_words = sum(shard.words for shard in missing)
+        words = run.finish(work, sentence_index)
         return CorpusEmbedding(
             place.target,
-            plan.sentences,
+            work.plan.sentences,
             words,
-            len(plan.shards),
-            len(missing),
+            len(work.plan.shards),
+            len(work.missing),
             time.monotonic() - began,
-            new_words / seconds if missing else 0.0,
+            sum(shard.words for shard in work.missing) / seconds if work.missing else 0.0,
             processes.is_first,
         )
     finally:
@@ -246,6 +223,81 @@ def _check_options(dtype: str, pre_tokenization: str, shard_words: int, chunk_wo
             raise ValueError(f"{name}={value}: expected at least 1")
     if kind == "parquet":
         import_pyarrow()  # now, and not when the first shard is written
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What there is to do, the same in all processes.
+
+    Attributes:
+        plan: all shards.
+        missing: those that are not written yet.
+        is_complete: whether the output is complete already.
+        settings: what the output tells of itself.
+    """
+
+    plan: Plan
+    missing: list[Shard]
+    is_complete: bool
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One command in one process: its steps, in their order."""
+
+    corpus: Corpus
+    processes: Processes
+    output: Output
+    shard_embedder: ShardEmbedder
+    settings: dict[str, Any]
+
+    def begin(self, shard_words: int, overwrite: bool) -> _Work:
+        """Read the corpus through, and find what an earlier command has left to do."""
+        return self.processes.from_first(lambda: self._planned(shard_words, overwrite))
+
+    def _planned(self, shard_words: int, overwrite: bool) -> _Work:
+        embedder = self.shard_embedder.embedder
+        config = embedder.model.config
+        identity = {
+            "input_files": [shard.identity for shard in self.corpus.shards],
+            "precision": config.weight_precision or str(embedder.model.dtype).removeprefix("torch."),
+            "model": fingerprint(embedder),
+        }
+        plan = plan_shards(self.corpus, shard_words, _check_of_tags(embedder))
+        settings = json.loads(json.dumps({**self.settings, **identity}))
+        is_complete = self.output.begin(settings, plan, overwrite)
+        return _Work(plan, [] if is_complete else self.output.missing(plan), is_complete, settings)
+
+    def write(self, work: _Work, progress: bool | None) -> None:
+        """Write this process's share of the missing shards, and wait for all processes."""
+        error: Exception | None = None
+        reader = ShardReader(self.corpus)
+        with _Progress(work, self.output, self.processes, progress) as bar:
+            try:
+                for shard in work.missing[self.processes.rank :: self.processes.size]:
+                    path = self.output.path(shard, work.plan)
+                    with appearing(path) as aside:
+                        for words in self.shard_embedder.write(
+                            shard, reader.read(shard), aside, self.output.file_format
+                        ):
+                            bar.add(words)
+                    bar.look_around()
+            except Exception as raised:
+                error = raised
+            finally:
+                reader.close()
+            self.processes.check(error)
+
+    def finish(self, work: _Work, sentence_index: bool) -> int:
+        """Complete the output; the number of its words."""
+
+        def complete() -> int:
+            if work.is_complete:
+                return self.output.words()
+            return self.output.finish(work.settings, work.plan, sentence_index)
+
+        return self.processes.from_first(complete)
 
 
 def fingerprint(embedder: Embedder) -> str:
@@ -293,16 +345,13 @@ def _check_of_tags(embedder: Embedder) -> Callable[[Record], None] | None:
 class _Progress:
     """A bar of words in the first process, which also sees the shards that others complete."""
 
-    def __init__(
-        self, plan: Plan, place: Output, missing: list[Shard], processes: Processes, show: bool | None
-    ) -> None:
-        self._plan, self._place, self._missing = plan, place, missing
+    def __init__(self, work: _Work, output: Output, processes: Processes, show: bool | None) -> None:
+        self._work, self._output = work, output
         # `disable=None` is tqdm's word for "unless at a terminal".
         disable = True if not processes.is_first else (None if show is None else not show)
         self._is_alone = processes.size == 1
-        done = plan.words - sum(shard.words for shard in missing)
-        self._initial = done
-        self._bar = tqdm(total=plan.words, initial=done, unit=" words", unit_scale=True, disable=disable)
+        self._initial = work.plan.words - sum(shard.words for shard in work.missing)
+        self._bar = tqdm(total=work.plan.words, initial=self._initial, unit=" words", unit_scale=True, disable=disable)
 
     def __enter__(self) -> "_Progress":
         return self
@@ -317,91 +366,6 @@ class _Progress:
         """Count what other processes have completed."""
         if self._is_alone or self._bar.disable:
             return
-        there = sum(shard.words for shard in self._missing if self._place.path(shard, self._plan).exists())
+        written = (shard for shard in self._work.missing if self._output.path(shard, self._work.plan).exists())
+        there = sum(shard.words for shard in written)
         self._bar.update(max(0, self._initial + there - self._bar.n))
-
-
-def _embed_shard(
-    shard: Shard,
-    plan: Plan,
-    reader: ShardReader,
-    embedder: Embedder,
-    pre_tokenization: str,
-    chunk_words: int,
-    place: Output,
-    bar: _Progress,
-) -> None:
-    entries = [
-        _entry(shard.first + number, record, embedder, pre_tokenization)
-        for number, record in enumerate(reader.read(shard))
-    ]
-    path = place.path(shard, plan)
-    record = {"sentences": len(entries), "words": sum(len(entry.words) for entry in entries)}
-    config = embedder.model.config
-    vectors = VectorType(
-        config.num_mixed_layers if embedder.layers == "all" else None,
-        2 * config.projection_size,
-        np.dtype(str(embedder.stored).removeprefix("torch.")),
-    )
-    with place.appearing(path, str(path)) as aside:
-        writer = WRITERS[place.file_format](aside, entries, vectors, record)
-        try:
-            for entry, parts in _embedded(entries, embedder, chunk_words):
-                writer.write(entry, _finite(entry, parts) if vectors.dtype == np.float16 else parts)
-                bar.add(entry.size)
-            writer.close()
-        except BaseException as error:
-            # The first error tells more than what closing a broken file raises.
-            with suppress(Exception):
-                writer.abandon()
-            if isinstance(error, RuntimeError) and os.strerror(errno.ENOSPC) in str(error):  # HDF5's way
-                raise OSError(errno.ENOSPC, str(error)) from error
-            raise
-
-
-def _entry(number: int, record: Record, embedder: Embedder, pre_tokenization: str) -> Entry:
-    sentence, tags = record.sentence, None
-    if isinstance(sentence, TaggedSentence):
-        words, tags = list(sentence.words), sentence.tags
-    else:
-        words = sentence if isinstance(sentence, list) else split_words(sentence, pre_tokenization)
-    length, config = embedder.length(words), embedder.model.config
-    if config.encoder_type == "transformer" and length > config.max_position_embeddings:
-        raise ValueError(
-            f"{record.where}: a sentence of {length:,} words, boundaries included: this Transformer reads at most "
-            f"{config.max_position_embeddings:,}. Split it"
-        )
-    if not embedder.boundaries:
-        length = len(words)
-    return Entry(number, record.identifier, words, length, record.where, words_by_whitespace(record), tags)
-
-
-def _embedded(entries: list[Entry], embedder: Embedder, chunk_words: int) -> Iterator[tuple[Entry, Iterable[Vectors]]]:
-    """The vectors of each sentence, in their order, those of a long one by chunks."""
-    by_chunks = why_not_by_chunks(embedder) is None
-
-    def is_long(entry: Entry) -> bool:
-        return by_chunks and len(entry.words) > chunk_words
-
-    for long, group in itertools.groupby(entries, is_long):
-        if long:
-            for entry in group:
-                yield entry, read_by_chunks(embedder, entry.words, chunk_words, entry.tags)
-        else:
-            short = list(group)
-            for entry, array in zip(short, embedder.run(map(_sentence, short)), strict=True):
-                yield entry, [array]
-
-
-def _sentence(entry: Entry) -> list[str] | TaggedSentence:
-    return entry.words if entry.tags is None else TaggedSentence(entry.words, entry.tags)
-
-
-def _finite(entry: Entry, parts: Iterable[Vectors]) -> Iterator[Vectors]:
-    for part in parts:
-        if not np.isfinite(part).all():
-            raise ValueError(
-                f"{entry.where}: vectors of this sentence are not finite in float16, whose largest number is 65,504. "
-                "Choose dtype='float32'"
-            )
-        yield part

@@ -15,15 +15,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from elmo_hf.corpus.shards import Record
+from elmo_hf.corpus.table_shards import import_pyarrow
 from elmo_hf.corpus.tagged_text import Tags
 from elmo_hf.inference.embedding import Vectors
 
-from .inputs import import_pyarrow
-
 Format = Literal["hdf5", "parquet", "safetensors"]
 
-# Datasets beside the sentences', in HDF5; the first is AllenNLP's.
-SENTENCE_INDEX, IDENTIFIERS, SENTENCES = "sentence_to_index", "ids", "sentences"
+# Datasets beside the sentences', in HDF5; the first is AllenNLP's. Texts are JSON, since HDF5 holds no NUL.
+SENTENCE_INDEX, IDENTIFIERS, TEXTS = "sentence_to_index", "ids", "texts"
 RECORD = "elmo_hf"
 
 _ROW_GROUP_BYTES = 2**26
@@ -37,25 +37,35 @@ class Entry:
 
     Attributes:
         number: its place in the whole input; its name.
-        identifier: from the input, or `None`.
+        record: what the input has of it.
         words: its words, boundaries left out.
         length: number of its vectors.
-        where: file and line, for messages.
         size: its words as the plan counts them.
         tags: parts of speech of the words, where they have some.
     """
 
     number: int
-    identifier: str | None
+    record: Record
     words: list[str]
     length: int
-    where: str
     size: int
     tags: Tags | None = None
 
     @property
+    def identifier(self) -> str | None:
+        """Its name in the input, if it has one."""
+        return self.record.identifier
+
+    @property
+    def where(self) -> str:
+        """File and line, for messages."""
+        return self.record.where
+
+    @property
     def text(self) -> str:
-        return " ".join(self.words)
+        """What AllenNLP's index looks a sentence up by: a text stripped at its ends, or words with spaces between."""
+        sentence = self.record.sentence
+        return sentence.strip() if isinstance(sentence, str) else " ".join(self.words)
 
 
 @dataclass(frozen=True)
@@ -104,9 +114,9 @@ class Hdf5Writer(ShardWriter):
         super().__init__(path, entries, vectors, record)
         self._file = h5py.File(path, "w")
         text = h5py.string_dtype()
-        self._file.create_dataset(SENTENCES, data=[_storable(entry.text) for entry in entries], dtype=text)
+        self._file.create_dataset(TEXTS, data=[json.dumps(entry.text) for entry in entries], dtype=text)
         if entries[0].identifier is not None:
-            self._file.create_dataset(IDENTIFIERS, data=[_storable(entry.identifier) for entry in entries], dtype=text)
+            self._file.create_dataset(IDENTIFIERS, data=[entry.identifier for entry in entries], dtype=text)
         self._file.attrs[RECORD] = json.dumps(record)
 
     def write(self, entry: Entry, parts: Iterable[Vectors]) -> None:
@@ -208,7 +218,7 @@ class ParquetWriter(ShardWriter):
             lists = arrow.ListArray.from_arrays(_offsets(np.full(len(entries), layers)), lists)
         columns = {
             "index": [entry.number for entry in entries],
-            "id": [entry.identifier and _storable(entry.identifier) for entry in entries],
+            "id": [entry.identifier for entry in entries],
             "words": [list(map(_storable, entry.words)) for entry in entries],
             "vectors": lists,
         }
@@ -273,12 +283,14 @@ def join_hdf5(shards: Iterable[Path], path: Path, record: dict[str, Any], senten
         count = 0
         for shard in shards:
             with h5py.File(shard) as part:
-                texts = part[SENTENCES]
+                if TEXTS not in part:
+                    raise ValueError(f"{shard} is of another version of elmo_hf: ask to overwrite the output")
+                texts = part[TEXTS]
                 for number in range(count, count + len(texts)):
                     part.copy(part[str(number)], file, name=str(number))
                 if sentence_index:
                     for number, text in enumerate(texts.asstr()[...], start=count):
-                        numbers[text] = str(number)
+                        numbers[json.loads(text)] = str(number)
                 if IDENTIFIERS in part:
                     _append(file, IDENTIFIERS, part[IDENTIFIERS].asstr()[...])
                 count += len(texts)
@@ -307,6 +319,6 @@ def _offsets(lengths: NDArray[np.integer] | Sequence[int]) -> NDArray[np.int32]:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
 
 
-def _storable(text: str | None) -> str:
-    """Without what the files' UTF-8 cannot hold: half characters, of JSON's \\ud800, and ends of strings."""
-    return (text or "").encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+def _storable(word: str) -> str:
+    """A word without what UTF-8 cannot hold: half characters, of JSON's \\ud800."""
+    return word.encode("utf-8", "replace").decode()

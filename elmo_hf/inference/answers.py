@@ -16,6 +16,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from elmo_hf.model.question_answering import ElmoForQuestionAnswering
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
+from .batching import BatchSize, batches_of_similar_length
+from .evaluation import in_evaluation
 from .loading import Name, load_model, load_tokenizer
 
 COLUMNS = ("id", "question", "context")
@@ -418,7 +420,7 @@ def answer_question(
     """Answer one question about a text, or many: several about one text, one about several, or pairs.
 
     Args:
-        model: runs in evaluation mode and is left as it was; or the folder of its checkpoint.
+        model: read in evaluation mode whatever its own is; or the folder of its checkpoint.
         tokenizer: the model's; `None` for the one in its checkpoint's folder.
         question, context: a text or a sequence of texts, of equal lengths if both are sequences.
         max_length, stride: windows, as in [`question_answering_features`].
@@ -449,7 +451,7 @@ def answer_question(
     columns = {"id": names, "question": questions, "context": contexts}
     features = question_answering_features(columns, tokenizer, max_length, stride)
     inputs = {name: features[name] for name in tokenizer.model_input_names}
-    start, end = _logits(model, tokenizer, inputs, batch_size)
+    start, end = _logits(in_evaluation(model), tokenizer, inputs, batch_size)
     answers = answers_from_spans(
         [{"id": name, "context": text} for name, text in zip(names, contexts)],
         features,
@@ -467,22 +469,15 @@ def _logits(
     model: ElmoForQuestionAnswering, tokenizer: ElmoTokenizer, inputs: dict[str, list[Any]], batch_size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Start and end logits (windows, words of the longest), in the order of the windows."""
-    lengths = np.array([len(row) for row in inputs["input_ids"]])
-    start, end = (np.zeros((len(lengths), lengths.max()), dtype=np.float32) for _ in range(2))
-    order = np.argsort(-lengths, kind="stable")
-    training = model.training
-    model.eval()
-    try:
-        for first in range(0, len(order), batch_size):
-            rows = order[first : first + batch_size]
-            batch = tokenizer.pad(
-                {name: [values[row] for row in rows] for name, values in inputs.items()}, return_tensors="pt"
-            )
-            with torch.no_grad():
-                outputs = model(**batch.to(model.device))
-            words = outputs.start_logits.shape[1]
-            start[rows, :words] = outputs.start_logits.float().cpu().numpy()
-            end[rows, :words] = outputs.end_logits.float().cpu().numpy()
-    finally:
-        model.train(training)
+    lengths = [len(row) for row in inputs["input_ids"]]
+    start, end = (np.zeros((len(lengths), max(lengths)), dtype=np.float32) for _ in range(2))
+    for rows in batches_of_similar_length(lengths, BatchSize(rows=batch_size)):
+        batch = tokenizer.pad(
+            {name: [values[row] for row in rows] for name, values in inputs.items()}, return_tensors="pt"
+        )
+        with torch.no_grad():
+            outputs = model(**batch.to(model.device))
+        words = outputs.start_logits.shape[1]
+        start[rows, :words] = outputs.start_logits.float().cpu().numpy()
+        end[rows, :words] = outputs.end_logits.float().cpu().numpy()
     return start, end

@@ -15,6 +15,8 @@ from elmo_hf.model.base_model import ElmoModel, ElmoModelOutput
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
+from .batching import BatchSize, read_in_batches
+from .evaluation import in_evaluation
 from .loading import Name, check_pos_tags, check_sentences, load_model, load_tokenizer, with_pos_tags
 
 Layers: TypeAlias = Literal["mix", "top", "average", "all"]
@@ -156,11 +158,15 @@ def open_embedder(
     return Embedder(bilm, words_of, layers, boundaries, batch_words, window, stored)
 
 
+# The words of a sentence, and the part of speech of each if they have some.
+_Words: TypeAlias = tuple[list[str], Sequence[str | None] | None]
+
+
 class Embedder:
     """Windows of a stream of sentences through the model.
 
     Attributes:
-        model, tokenizer: the biLM and what makes its inputs.
+        model, tokenizer: the biLM, in evaluation mode, and what makes its inputs.
         layers, boundaries: what is returned, as in `embed`.
         is_normalised: whether a mix takes statistics over all that is read together.
         before, after: boundaries that the tokenizer puts around a sentence, 0 or 1 each.
@@ -177,31 +183,29 @@ class Embedder:
         window: int,
         stored: torch.dtype | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.layers, self.boundaries = model, tokenizer, layers, boundaries
-        self.window_words = window * batch_words
-        # Statistics over a batch would make a sentence's vectors depend on its neighbours: batches of one.
+        self.model, self.tokenizer = in_evaluation(model), tokenizer
+        self.layers, self.boundaries = layers, boundaries
+        # Statistics over a batch would make a sentence's vectors depend on its neighbors: batches of one.
         self.is_normalised = layers == "mix" and model.config.scalar_mix_layer_norm is not None
-        self.batch_words = 1 if self.is_normalised else batch_words
+        self.batch_size = BatchSize(rows=1) if self.is_normalised else BatchSize(words=batch_words)
+        self.window = window
         self.before, self.after = int(tokenizer.add_bos_token), int(tokenizer.add_eos_token)
         self.stored = stored
 
     def run(self, sentences: Iterable[str | list[str] | TaggedSentence]) -> Iterator[Vectors]:
         """The arrays of all sentences, in their order."""
-        pool: list[list[str]] = []
-        tags: list[Sequence[str | None]] = []
-        size = 0
-        for sentence in sentences:
-            if isinstance(sentence, TaggedSentence):
-                words = list(sentence.words)
-                tags.append(sentence.tags)
-            else:
-                words = [word for word, _ in self.tokenizer.words(sentence)] if isinstance(sentence, str) else sentence
-            pool.append(words)
-            size += self.length(words)
-            if size >= self.window_words:
-                yield from self._embed(pool, tags)
-                pool, tags, size = [], [], 0
-        yield from self._embed(pool, tags)
+        return read_in_batches(
+            map(self._split, sentences),
+            self._embed,
+            lambda sentence: self.length(sentence[0]),
+            self.batch_size,
+            self.window,
+        )
+
+    def _split(self, sentence: str | list[str] | TaggedSentence) -> _Words:
+        if isinstance(sentence, TaggedSentence):
+            return list(sentence.words), sentence.tags
+        return [word for word, _ in self.tokenizer.words(sentence)] if isinstance(sentence, str) else sentence, None
 
     def refuse_without_pos_tags(self, expected: str) -> None:
         """Raise a `ValueError` that asks for `expected` if the model reads parts of speech, which were not given."""
@@ -216,31 +220,19 @@ class Embedder:
         """Words of a sentence as the model reads it, boundaries included."""
         return self.before + len(words) + self.after
 
-    def _embed(self, pool: list[list[str]], tags: list[Sequence[str | None]]) -> list[Vectors]:
-        """The arrays of a window; `tags` of all sentences or of none."""
-        arrays: dict[int, Vectors] = {}
-        for places in self._batches(pool):
-            inputs = self.encode([pool[place] for place in places], [tags[place] for place in places] if tags else None)
-            values = self.arrays(self.outputs(inputs))  # [batch, words, 2P] or [batch, layers, words, 2P]
-            for place, row in zip(places, values, strict=True):
-                first, end = 0, self.length(pool[place])
-                if not self.boundaries:
-                    first, end = self.before, end - self.after
-                # A copy, lest an array keep its whole batch in memory.
-                arrays[place] = row[..., first:end, :].copy()
-        return [arrays[place] for place in range(len(pool))]
-
-    def _batches(self, pool: list[list[str]]) -> Iterator[list[int]]:
-        """Places of sentences of about the same length, at most `batch_words` with padding, or of a single one."""
-        batch: list[int] = []
-        for place in sorted(range(len(pool)), key=lambda place: len(pool[place])):
-            # The latest is the longest.
-            if batch and (len(batch) + 1) * self.length(pool[place]) > self.batch_words:
-                yield batch
-                batch = []
-            batch.append(place)
-        if batch:
-            yield batch
+    def _embed(self, batch: list[_Words]) -> list[Vectors]:
+        """The arrays of sentences that are read together; all of them have tags, or none."""
+        tags = [tags for _, tags in batch if tags is not None]
+        inputs = self.encode([words for words, _ in batch], tags or None)
+        values = self.arrays(self.outputs(inputs))  # [batch, words, 2P] or [batch, layers, words, 2P]
+        arrays = []
+        for (words, _), row in zip(batch, values, strict=True):
+            first, end = 0, self.length(words)
+            if not self.boundaries:
+                first, end = self.before, end - self.after
+            # A copy, lest an array keep its whole batch in memory.
+            arrays.append(row[..., first:end, :].copy())
+        return arrays
 
     def encode(
         self, sentences: list[list[str]], pos_tags: list[Sequence[str | None]] | None = None
@@ -255,12 +247,7 @@ class Embedder:
     @torch.no_grad()
     def outputs(self, inputs: dict[str, Tensor], **options: Any) -> ElmoModelOutput:
         """The model's outputs, without dropout and gradients."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            return self.model(**inputs, output_hidden_states=self.layers != "mix", return_dict=True, **options)
-        finally:
-            self.model.train(was_training)
+        return self.model(**inputs, output_hidden_states=self.layers != "mix", return_dict=True, **options)
 
     def arrays(self, outputs: ElmoModelOutput) -> Vectors:
         """(batch, words, 2P), or (batch, layers, words, 2P) for `"all"`."""

@@ -9,6 +9,7 @@ Memory does not depend on the length of the text: sentences are read one by one,
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from elmo_hf.model.modeling_elmo import ElmoForPreTraining
 from elmo_hf.model.packing import PackedBatch
 from elmo_hf.model.state import ElmoState
 
+from .batching import BatchSize, read_in_batches
+from .evaluation import in_evaluation
 from .loading import check_pos_tags
 
 if TYPE_CHECKING:
@@ -181,7 +184,7 @@ def score_sentences(
     """Score every sentence of a text with the full softmax.
 
     Args:
-        model: in evaluation mode while it scores, whatever its mode was; on its own device.
+        model: read in evaluation mode, whatever its own is; on its own device.
         tokenizer: the model's.
         sentences: each a string, its words, or a [`TaggedSentence`], which a model that reads parts of speech needs and
             of which others read the words. Read as a stream.
@@ -195,8 +198,7 @@ def score_sentences(
         pre_tokenization: how strings become words, `"whitespace"` or `"ptb"`; by default the tokenizer's way.
 
     Yields:
-        One score a sentence, as sentences end; `index` tells which. With carried states they come nearly, and
-        otherwise within a bounded window, in the order of the text.
+        One score a sentence, in the order of the text.
 
     Raises:
         ValueError: impossible sizes, a vocabulary or parts of speech that are not the model's, a sentence without
@@ -220,18 +222,23 @@ def score_sentences(
     split = word_splitter(pre_tokenization or tokenizer.pre_tokenization)
 
     def given(sentence: str | Sequence[str] | TaggedSentence) -> _Given:
-        if isinstance(sentence, TaggedSentence):
-            return list(sentence.words), sentence
-        return split(sentence) if isinstance(sentence, str) else list(sentence), None
+        tagged = sentence if isinstance(sentence, TaggedSentence) else None
+        return split(sentence if isinstance(sentence, str | TaggedSentence) else list(sentence)), tagged
 
-    scorer = _Scorer(model, encoder, tokenizer.unk_token_id, rows, steps, per_word)
-    was_training = model.training
-    model.eval()
-    try:
-        numbered = enumerate(map(given, sentences))
-        yield from scorer.running(numbered) if carry_state else scorer.independent(numbered)
-    finally:
-        model.train(was_training)
+    scorer = _Scorer(in_evaluation(model), encoder, tokenizer.unk_token_id, rows, steps, per_word)
+    numbered = enumerate(map(given, sentences))
+    yield from _in_order(scorer.running(numbered)) if carry_state else scorer.independent(numbered)
+
+
+def _in_order(scores: Iterator[SentenceScore]) -> Iterator[SentenceScore]:
+    """Scores in the order of their sentences; what has overtaken a longer sentence is held until it has ended."""
+    waiting: dict[int, SentenceScore] = {}
+    following = 0
+    for score in scores:
+        waiting[score.index] = score
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
 
 
 # The words of a sentence, and the same with their parts of speech if it has them.
@@ -313,21 +320,26 @@ class _Scorer:
 
     def independent(self, texts: Iterator[tuple[int, _Given]]) -> Iterator[SentenceScore]:
         """Every sentence from zero states, beside sentences of about its length."""
-        while pool := [self._encode(*text) for _, text in zip(range(self.rows * BATCHES_AT_A_TIME), texts)]:
-            pool.sort(key=lambda reading: reading.targets)
-            for start in range(0, len(pool), self.rows):
-                # Longest first, so that the rows that go on are the first ones.
-                batch = pool[start : start + self.rows][::-1]
-                state: ElmoState | None = None
-                while batch[0].taken < batch[0].targets:
-                    runs = []
-                    for reading in batch:
-                        left = reading.targets - reading.taken
-                        count = min(self.steps, left) if self.reads_in_parts else left
-                        runs.append([(reading, reading.taken, count)] if count else [])
-                        reading.taken += count
-                    state = self._score(runs, state)
-                yield from self._finished([[(reading, 0, reading.targets)] for reading in batch])
+        return read_in_batches(
+            starmap(self._encode, texts),
+            self._read_independently,
+            lambda reading: reading.targets,
+            BatchSize(rows=self.rows),
+            BATCHES_AT_A_TIME,
+        )
+
+    def _read_independently(self, batch: list[_Reading]) -> list[SentenceScore]:
+        longest_first = batch[::-1]  # so that the rows that go on are the first ones
+        state: ElmoState | None = None
+        while longest_first[0].taken < longest_first[0].targets:
+            runs = []
+            for reading in longest_first:
+                left = reading.targets - reading.taken
+                count = min(self.steps, left) if self.reads_in_parts else left
+                runs.append([(reading, reading.taken, count)] if count else [])
+                reading.taken += count
+            state = self._score(runs, state)
+        return [reading.finish(self.per_word) for reading in batch]
 
     def _encode(self, index: int, given: _Given) -> _Reading:
         words, tagged = given

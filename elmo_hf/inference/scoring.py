@@ -81,7 +81,7 @@ def score(
     count = len(texts) if isinstance(texts, Sequence) else None
     # `disable=None` is tqdm's word for "unless at a terminal".
     bar = tqdm(found, total=count, unit=" sentences", disable=None if progress is None else not progress)
-    scores = sorted(bar, key=lambda each: each.index)
+    scores = list(bar)
     total = TextScore()
     for each in scores:
         total.add(each)

@@ -1,6 +1,7 @@
 """Sentences to their words with a tagger's labels: `tag`, and `tag_iter` for streams."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from elmo_hf.corpus.tagged_text import TaggedSentence
 from elmo_hf.model.token_classification import ElmoForTokenClassification
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
+from .batching import BatchSize, read_in_batches
+from .evaluation import in_evaluation
 from .loading import Name, check_sentences, load_model, load_tokenizer
 
 
@@ -78,55 +81,28 @@ def tag_iter(
             "one that reads words alone"
         )
     words_of = load_tokenizer(tokenizer, model)
-    split = (sentence if isinstance(sentence, list) else _words(words_of, sentence) for sentence in checked)
+    words_and_labels = read_in_batches(
+        (sentence if isinstance(sentence, list) else _words(words_of, sentence) for sentence in checked),
+        partial(_tag, in_evaluation(tagger), words_of),
+        lambda words: len(words) + 2,
+        BatchSize(words=batch_words),
+        window,
+    )
     count = len(sentences) if isinstance(sentences, Sequence) else None
     # `disable=None` is tqdm's word for "unless at a terminal".
     disable = None if progress is None else not progress
-    tagged = _tag(split, tagger, words_of, batch_words, window * batch_words)
-    return iter(tqdm(tagged, total=count, unit=" sentences", disable=disable))
+    return iter(tqdm(words_and_labels, total=count, unit=" sentences", disable=disable))
 
 
 def _words(tokenizer: ElmoTokenizer, text: str) -> list[str]:
     return [word for word, _ in tokenizer.words(text)]
 
 
-def _tag(
-    sentences: Iterator[list[str]],
-    model: ElmoForTokenClassification,
-    tokenizer: ElmoTokenizer,
-    batch_words: int,
-    window_words: int,
-) -> Iterator[TaggedSentence]:
-    pool: list[list[str]] = []
-    size = 0
-    for words in sentences:
-        pool.append(words)
-        size += len(words) + 2
-        if size >= window_words:
-            yield from _tag_window(pool, model, tokenizer, batch_words)
-            pool, size = [], 0
-    yield from _tag_window(pool, model, tokenizer, batch_words)
-
-
-def _tag_window(
-    pool: list[list[str]], model: ElmoForTokenClassification, tokenizer: ElmoTokenizer, batch_words: int
-) -> list[TaggedSentence]:
+def _tag(model: ElmoForTokenClassification, tokenizer: ElmoTokenizer, batch: list[list[str]]) -> list[TaggedSentence]:
     names: Any = model.config.id2label  # by number; Transformers' own type is wider
-    found: dict[int, TaggedSentence] = {}
-    order = sorted(range(len(pool)), key=lambda place: len(pool[place]), reverse=True)
-    was_training = model.training
-    model.eval()
-    try:
-        while order:
-            # The first is the longest, boundaries included.
-            count = max(1, batch_words // (len(pool[order[0]]) + 2))
-            places, order = order[:count], order[count:]
-            batch = [pool[place] for place in places]
-            encoding = tokenizer(
-                batch, is_split_into_words=True, padding=True, padding_side="right", return_tensors="pt"
-            )
-            for place, words, labels in zip(places, batch, model.predict(**encoding.to(model.device)), strict=True):
-                found[place] = TaggedSentence(words, [names[label] for label in labels])
-    finally:
-        model.train(was_training)
-    return [found[place] for place in range(len(pool))]
+    encoding = tokenizer(batch, is_split_into_words=True, padding=True, padding_side="right", return_tensors="pt")
+    labels = model.predict(**encoding.to(model.device))
+    return [
+        TaggedSentence(words, [names[label] for label in of_words])
+        for words, of_words in zip(batch, labels, strict=True)
+    ]

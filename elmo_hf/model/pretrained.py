@@ -1,7 +1,9 @@
 """What all ELMo models share: initial values, saving, the word vocabulary, frozen biLMs."""
 
+import errno
 import os
 import re
+import shutil
 import tempfile
 import zlib
 from pathlib import Path
@@ -27,6 +29,11 @@ from .transformer import ElmoPositions
 from .word_embeddings import ElmoWordEmbeddings
 from .word_layer import character_embeddings_of, word_table_of
 
+# Names of the folders that models are written to before they are moved into place; the process follows.
+STAGING = ".saving-"
+# What the system says of a full disk. Libraries that write in Rust and C++ raise errors of their own with its words.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 # Code files of versions before the rooms, without their suffix `_elmo.py`, and the checksum of their first line.
 OLD_CODE = (
     "adaptive_softmax:1f25e7ef alignment:304f23ba character_convolution:b90030e9 context_word_layer:df646e65 "
@@ -48,6 +55,19 @@ def _remove_old_code(folder: Path) -> None:
         path = folder / f"{stem}_elmo.py"
         if path.is_file() and zlib.crc32(path.read_bytes().split(b"\n")[0]) == int(checksum, 16):
             path.unlink()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what processes that are gone have left half-written in a folder."""
+    for path in folder.glob(f"{STAGING}*-*"):
+        process = path.name.removeprefix(STAGING).split("-")[0]
+        if process.isdecimal() and os.name == "posix":  # elsewhere asking ends a process
+            try:
+                os.kill(int(process), 0)
+            except ProcessLookupError:
+                shutil.rmtree(path, ignore_errors=True)
+            except (OSError, OverflowError):  # another user's
+                pass
 
 
 def _install(staging: Path, folder: Path, variant: str | None) -> None:
@@ -208,7 +228,11 @@ class ElmoPreTrainedModel(PreTrainedModel):
 
         Everything is written to a hidden folder inside `save_directory` first and moved into place when it is
         complete, so that a disk that fills up costs nothing. The configuration comes last, and goes first: a folder in
-        which moving stopped half way has none and does not load.
+        which moving stopped half way has none and does not load. What processes that were killed have left there is
+        removed.
+
+        Raises:
+            OSError: the model cannot be written; of a full disk, the message says so and what is unharmed.
         """
         if kwargs.get("push_to_hub") or kwargs.get("distributed_checkpoint"):
             super().save_pretrained(save_directory, *args, **kwargs)
@@ -218,15 +242,23 @@ class ElmoPreTrainedModel(PreTrainedModel):
             raise NotADirectoryError(f"{folder} is a file: expected a folder to save the model in")
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
         try:
             # Inside, not beside: the folder may be the only writable place of its file system.
-            with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
+            with tempfile.TemporaryDirectory(prefix=f"{STAGING}{os.getpid()}-", dir=folder) as staging:
                 super().save_pretrained(staging, *args, **kwargs)
                 _install(Path(staging), folder, kwargs.get("variant"))
-        except BaseException:
+        except BaseException as error:
             if is_new and not any(folder.iterdir()):
                 folder.rmdir()
-            raise
+            full = next((number for number in FULL_DISK if os.strerror(number) in str(error)), None)
+            if full is None:
+                raise
+            raise OSError(
+                full,
+                f"the model cannot be saved in {folder}: {os.strerror(full)}. What was saved there before is unharmed; "
+                "make room, or choose another folder",
+            ) from error
 
     def freeze_bilm(self, frozen: bool = True) -> None:
         """Stop (or resume) training of the biLM's weights. The scalar mixes stay trainable, as in the paper."""

@@ -16,7 +16,6 @@ import os
 import random
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from elmo_hf.atomic import appearing
+from elmo_hf.atomic import appearing, put_folder
 
 PREFIX = "step-"
 WRITING, DELETED = ".writing-", ".deleted-"
@@ -126,9 +125,7 @@ class Checkpoints:
             self._together(write_parts, failure)
 
             def move() -> None:
-                flush(aside)
-                os.rename(aside, path)
-                flush_folder(self.folder)
+                put_folder(aside, path)
 
             self._together(move if is_main else None, failure)
         except CheckpointError:
@@ -170,50 +167,6 @@ class Checkpoints:
                 f"{failure} ({'; '.join(messages)}). {last}; the same command continues from there once the cause is "
                 "removed"
             )
-
-
-def flush(folder: Path) -> None:
-    """Force the files of `folder` and their names onto the disk."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        else:
-            flush_folder(path)
-    flush_folder(folder)
-
-
-def flush_folder(folder: Path) -> None:
-    """Force the names in `folder` onto the disk, where the system can."""
-    with suppress(OSError):  # not every system lets a folder be opened
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def replace_folder(path: Path, write: Write) -> None:
-    """Let `write` fill a folder beside `path` and move it into place of an earlier one."""
-    aside, deleted = path.with_name(f"{WRITING}{path.name}"), path.with_name(f"{DELETED}{path.name}")
-    for leftover in (aside, deleted):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        aside.mkdir(parents=True)
-        write(aside)
-        flush(aside)
-        if path.exists():
-            os.rename(path, deleted)
-        try:
-            os.rename(aside, path)
-        except OSError:
-            if deleted.exists():
-                os.rename(deleted, path)
-            raise
-        flush_folder(path.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    shutil.rmtree(deleted, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

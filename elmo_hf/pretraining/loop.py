@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
+from elmo_hf.atomic import appearing_folder
 from elmo_hf.inference.perplexity import perplexity_of
 from elmo_hf.kernels.precision import multiplies_bfloat16
 from elmo_hf.model.modeling_elmo import ElmoForPreTraining
@@ -43,7 +44,6 @@ from .checkpoint import (
     random_states,
     read_json,
     read_tensors,
-    replace_folder,
     set_random_states,
     write_json,
 )
@@ -472,7 +472,7 @@ class Run:
             curves = self.folder / CURVES
             draw_curves(self.log, curves, self.settings.run_name, self.settings.loss)
 
-            def write(folder: Path) -> None:
+            with appearing_folder(self.folder / "model") as folder:
                 self._save_model(folder)
                 shutil.copy(curves, folder / CURVES)
                 write_card(
@@ -487,8 +487,6 @@ class Run:
                     processes=self.accelerator.num_processes,
                     curves=CURVES,
                 )
-
-            replace_folder(self.folder / "model", write)
         self.accelerator.wait_for_everyone()
         return summary
 

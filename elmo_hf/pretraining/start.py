@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 
 from elmo_hf.corpus.sentences import Corpus, open_corpus
-from elmo_hf.corpus.tagged_text import TaggedSentence, pos_tags_of, read_pos_tag_set
+from elmo_hf.corpus.tagged_text import Sentence, pos_tags_of, read_pos_tag_set
 from elmo_hf.corpus.vocabulary_building import Vocabulary, counts_path
+from elmo_hf.corpus.word_encoder import word_splitter
 from elmo_hf.inference.loading import load_model
 from elmo_hf.inference.perplexity import TextScore, score_sentences
 from elmo_hf.model.adaptive_softmax import default_cutoffs
@@ -299,11 +300,12 @@ def held_out_perplexity(
     return total
 
 
-def limited(sentences: Corpus, words: int | None) -> Iterator[str | TaggedSentence]:
+def limited(sentences: Corpus, words: int | None) -> Iterator[Sentence]:
     """Sentences until they hold `words` words, counted by whitespace where they are texts."""
+    words_of = word_splitter("whitespace")
     seen = 0
     for sentence in sentences:
         if words is not None and seen >= words:
             return
-        seen += len(sentence.split() if isinstance(sentence, str) else sentence.words)
+        seen += len(words_of(sentence))
         yield sentence

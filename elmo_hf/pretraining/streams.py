@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from elmo_hf.corpus.sentences import Corpus
-from elmo_hf.corpus.tagged_text import tagged_sentence
-from elmo_hf.corpus.word_encoder import TAGGED, WordEncoder, word_splitter
+from elmo_hf.corpus.tagged_text import TaggedSentence, sentence_of
+from elmo_hf.corpus.word_encoder import WordEncoder, word_splitter
 
 from .sentence_order import SentenceOrder
 
@@ -312,16 +312,14 @@ class SentenceStreams:
         else:
             self.encoder = WordEncoder.from_tokenizer(tokenizer)
             rule = pre_tokenization or tokenizer.pre_tokenization
-        if corpus.is_tagged:
-            rule = TAGGED
-        elif pos_tag_ids:
+        if pos_tag_ids and not corpus.is_tagged:
             raise ValueError(
                 f"{corpus.name} has no parts of speech beside its words, which the model reads: name their column "
                 "(pos_column), or what stands between a word and its own (pos_separator)"
             )
         if pos_tag_ids and self.encoder.pos_tags is None:
             raise ValueError("the tokenizer has no parts of speech: make it with pos_tag_set=[...]")
-        self.split = word_splitter(rule)
+        self._words_of = word_splitter(rule)
         self.corpus = corpus
         self.rows, self.steps = rows, steps
         self.total_rows = rows * num_processes
@@ -335,7 +333,7 @@ class SentenceStreams:
             "seed": seed,
             "shuffle": shuffle,
             "shuffle_window": shuffle_window,
-            "pre_tokenization": rule,
+            "pre_tokenization": "tagged" if corpus.is_tagged else rule,
             "sentence_independent": sentence_independent,
         }
         self._orders = [
@@ -437,13 +435,18 @@ class SentenceStreams:
             )
         return sentence
 
-    def bounded(self, sentence: str, reverse: bool) -> _Words:
+    def split(self, text: str) -> list[str]:
+        """The words of a sentence that an order gave."""
+        return self._words_of(sentence_of(text, self.corpus.is_tagged))
+
+    def bounded(self, text: str, reverse: bool) -> _Words:
         """The words of a sentence between the boundaries, in reading order."""
-        words = [self.encoder.bos_token, *self.split(sentence), self.encoder.eos_token]
+        sentence = sentence_of(text, self.corpus.is_tagged)
+        words = [self.encoder.bos_token, *self._words_of(sentence), self.encoder.eos_token]
         tags: list[int] = []
-        if self.pos_tag_ids:
+        if self.pos_tag_ids and isinstance(sentence, TaggedSentence):
             try:
-                tags = self.encoder.pos_tag_ids(tagged_sentence(sentence))
+                tags = self.encoder.pos_tag_ids(sentence)
             except ValueError as error:
                 raise ValueError(f"{self.corpus.name}: {error}") from None
         bounded = _Words(words, tags)

@@ -128,7 +128,7 @@ def test_stopped_by_hand(
     [
         (["missing.txt", "out.h5"], "no file matches missing.txt"),
         (["{text}", "out.txt"], "output out.txt: expected a name that ends in .hdf5"),
-        (["{text}", "out.h5", "--id_column", "id"], "id_column='id', but text has no columns"),
+        (["{text}", "out.h5", "--id_column", "id"], "is plain text, which has no columns"),
         (["{text}", "out.h5", "--chunk_words", "0"], "chunk_words=0: expected at least 1"),
         (["{text}", "out.h5", "--model", "no-such-folder"], "no-such-folder"),
     ],

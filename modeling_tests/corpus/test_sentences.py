@@ -4,15 +4,17 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import pickle
 import re
 import sys
 
 import pytest
 
+from elmo_hf.corpus import lines
 from elmo_hf.corpus.sentences import Corpus, open_corpus
-from elmo_hf.corpus.tagged_text import TaggedSentence
-from elmo_hf.pretraining import text_shards
+from elmo_hf.corpus.tagged_text import TaggedSentence, sentence_of
+from elmo_hf.pretraining import build_vocabulary
 
 datasets = pytest.importorskip("datasets")
 
@@ -23,7 +25,7 @@ COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of some lines, so that a small file has many."""
-    monkeypatch.setattr(text_shards, "BLOCK_BYTES", 256)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 256)
 
 
 def write(path, lines=LINES, end="\n"):
@@ -64,19 +66,23 @@ def test_json_lines(tmp_path, small_blocks):
     ]
     with gzip.open(path, "wt") as file:
         file.write("\n".join(json.dumps(record) for record in records) + "\n\n")
-    assert list(open_corpus(path, text_column="sentence")) == ["one two", "a list of words", "x", "y", "z"]
+    words = ["a", "list", "of", "words"]
+    assert list(open_corpus(path, text_column="sentence")) == ["one two", words, "x", "y", "z"]
 
 
-@pytest.mark.parametrize("word", ["New York", "1\u00a0000", "a\nb", "c ", "\u3000", ""])
-def test_words_of_lists_stay_whole(tmp_path, word):
-    """A list's words are read again from a text: one that would become two, or none, is refused where it stands."""
-    words = ["in", word, "now"]
+def test_words_of_lists_stay_whole(tmp_path):
+    """A list's words are never put together and split again, whatever they hold."""
+    words = ["New York", "1\u00a0000", "a\nb", "c ", "\u3000", "", "\t", "\ud800", "don't"]
     path = tmp_path / "text.jsonl"
-    path.write_text(json.dumps({"text": ["in", "New_York"]}) + "\n" + json.dumps({"text": words}) + "\n")
-    with pytest.raises(ValueError, match=f"text.jsonl, line 2: column 'text' holds the word {re.escape(repr(word))}:"):
-        list(open_corpus(path))
-    with pytest.raises(ValueError, match=r"the given data set.*column 'text' holds the word"):
-        list(Corpus.from_dataset(datasets.Dataset.from_dict({"text": [words]})))
+    path.write_text(json.dumps({"text": words}) + "\n" + json.dumps({"text": []}) + "\n")
+    whole = datasets.Dataset.from_dict({"text": [words[:-2]]})
+    for corpus, expected in ((open_corpus(path), words), (Corpus.from_dataset(whole), words[:-2])):
+        assert list(corpus) == [expected]
+        assert [sentence_of(text, False) for text in read(corpus.shards[0])] == [expected]
+        for rule in ("whitespace", "ptb"):
+            counted = build_vocabulary(corpus, pre_tokenization=rule, progress=False)
+            assert counted.running_words == len(expected)
+            assert "New York" in counted.words and ("don't" in counted.words) == (expected == words)
 
 
 def test_a_json_list(tmp_path):
@@ -95,11 +101,11 @@ def test_parquet(tmp_path):
 
 def test_data_sets_in_hand():
     table = datasets.Dataset.from_dict({"words": [line.split() for line in LINES]})
-    assert list(Corpus.from_dataset(table, "words")) == LINES
+    assert list(Corpus.from_dataset(table, "words")) == [line.split() for line in LINES]
     stream = table.to_iterable_dataset(num_shards=4)
     corpus = Corpus.from_dataset(stream, "words")
     assert len(corpus.shards) == 4
-    assert list(corpus) == LINES
+    assert list(corpus) == [line.split() for line in LINES]
 
 
 def test_names_of_data_sets(tmp_path, monkeypatch):
@@ -138,12 +144,108 @@ def test_globs_and_order(tmp_path):
 
 @pytest.mark.parametrize("policy", ["skip", "keep"])
 def test_lines(tmp_path, policy):
-    """Only a line feed ends a line; a byte-order mark and a carriage return are no text."""
+    """Line feeds and carriage returns end lines, alone or together; a byte-order mark is no text, all else is."""
     path = tmp_path / "text.txt"
-    path.write_bytes("\ufeffone\r\n\r\n two\u2028\x0b\x85three \n \nlast".encode())
-    expected = ["one", "", " two\u2028\x0b\x85three ", " ", "last"]
+    path.write_bytes("\ufeffone\r\n\r\n two\u2028\x0b\x0c\x1c\x85three \rfour\r\r\n \nlast".encode())
+    expected = ["one", "", " two\u2028\x0b\x0c\x1c\x85three ", "four", "", " ", "last"]
     kept = expected if policy == "keep" else [line for line in expected if line.strip()]
     assert list(open_corpus(path, blank_lines=policy)) == kept
+
+
+ONE_TEXT = ["one two .", "three\u2028four .", "five\x85\x0c."]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_every_container_of_text_has_the_same_lines(tmp_path, end, small_blocks):
+    text = end.join(ONE_TEXT) + end
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    (tmp_path / "a.jsonl").write_bytes(end.join(json.dumps({"text": line}) for line in ONE_TEXT).encode())
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": text}))
+    (tmp_path / "a.json").write_text(json.dumps([{"text": text}]))
+    (tmp_path / "a.csv").write_bytes(end.join(["text", *(f'"{line}"' for line in ONE_TEXT)]).encode())
+    (tmp_path / "a.tsv").write_bytes(end.join(["text", *ONE_TEXT]).encode())
+    write_parquet(tmp_path / "a.parquet", [text])
+    for path in tmp_path.iterdir():
+        assert list(open_corpus(path)) == ONE_TEXT, path.name
+    assert list(Corpus.from_dataset(datasets.Dataset.from_dict({"text": [text]}))) == ONE_TEXT
+
+
+SOME_MISSING = ["null", "NA", None, "None", "nan", "N/A word", None, "", "not missing at all"]
+
+
+def test_words_that_look_missing_and_text_that_is(tmp_path):
+    """A null is left out, counted and told of, wherever it stands; nothing else is."""
+    records = [{"text": text} for text in SOME_MISSING]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    write_parquet(tmp_path / "a.parquet", SOME_MISSING)
+    table = datasets.Dataset.from_list(records)
+    corpora = [open_corpus(tmp_path / f"a.{suffix}") for suffix in ("jsonl", "json", "parquet")]
+    corpora += [Corpus.from_dataset(table), Corpus.from_dataset(table.to_iterable_dataset())]
+    expected = [text for text in SOME_MISSING if text]
+    for corpus in corpora:
+        with pytest.warns(
+            UserWarning, match="left out 2 records whose column 'text' is null, the first of them at"
+        ) as told:
+            assert list(corpus) == expected
+        assert len(told) == 1
+        if corpus is not corpora[-1]:  # a streamed data set does not count
+            assert re.search("at .*(line|row|record) 3$", str(told[0].message))
+    for suffix in ("jsonl", "json", "parquet"):
+        numbered = open_corpus(tmp_path / f"a.{suffix}", numbered=True)
+        with pytest.raises(ValueError, match=rf"a\.{suffix}, (line|row) 3: column 'text' holds None: expected text"):
+            list(numbered.records())
+
+
+def test_words_that_look_missing_in_csv(tmp_path):
+    """The issue's file: 6 sentences of 9 words."""
+    rows = ["null", "NA", "None", "nan", "one two", "three four five"]
+    (tmp_path / "a.csv").write_text("text,n\n" + "".join(f"{row},1\n" for row in rows))
+    (tmp_path / "a.tsv").write_text("text\tn\n" + "".join(f"{row}\t1\n" for row in rows))
+    for name in ("a.csv", "a.tsv"):
+        assert list(open_corpus(tmp_path / name)) == rows
+        counted = build_vocabulary(open_corpus(tmp_path / name), progress=False)
+        assert (counted.sentences, counted.running_words) == (6, 9)
+
+
+def test_csv_is_text_as_it_is_written(tmp_path):
+    """No cell is a number, a date or a truth; quoted cells hold commas, quotes and lines."""
+    (tmp_path / "a.csv").write_text('n,text\n1,007\n2,1.50\n3,True\n4,"a ""b"", c\nd"\n\n5,\n6,2024-01-01\n')
+    assert list(open_corpus(tmp_path / "a.csv")) == ["007", "1.50", "True", 'a "b", c', "d", "2024-01-01"]
+    assert len(list(open_corpus(tmp_path / "a.csv", blank_lines="keep"))) == 6
+    long = "word " * 60_000  # more than Python's csv module reads by default
+    (tmp_path / "b.csv").write_text(f"text\n{long}\n\nend\n")
+    assert list(open_corpus(tmp_path / "b.csv")) == [long, "end"]
+    assert [record.sentence for _, record in open_corpus(tmp_path / "b.csv", numbered=True).records()] == [
+        long,
+        "",
+        "end",
+    ]
+
+
+def test_conllu(tmp_path, small_blocks):
+    """Ranges, empty nodes and comments are no words; words may hold spaces."""
+    path = tmp_path / "a.conllu"
+    rest = "\t_\t_\t_\t_\t_\t_"
+    rows = [("1", "The", "DET"), ("2-3", "don't", "_"), ("2", "do", "AUX"), ("3", "n't", "PART"), ("4", "go", "VERB")]
+    rows += [("4.1", "going", "VERB"), ("5", ".", "PUNCT")]
+    first = "".join(f"{number}\t{form}\t{form.lower()}\t{tag}{rest}\n" for number, form, tag in rows)
+    text = f"# newdoc\n# sent_id = a-1\n# text = The don't go.\n{first}\n"
+    text += "".join(f"# sent_id = b-{n}\n1\t#\t#\tSYM{rest}\n2\t1 000\t_\t_{rest}\n\n" for n in range(60))
+    path.write_text(text)
+    words = [["The", "do", "n't", "go", "."], *[["#", "1 000"]] * 60]
+    assert list(open_corpus(path)) == words
+    tags = [["DET", "AUX", "PART", "VERB", "PUNCT"], *[["SYM", None]] * 60]
+    assert list(open_corpus(path, pos_column="upos")) == [
+        TaggedSentence(*each) for each in zip(words, tags, strict=True)
+    ]
+    assert list(open_corpus(path, pos_column="3")) == list(open_corpus(path, pos_column="UPOS"))
+    assert next(iter(open_corpus(path, text_column="lemma"))) == ["the", "do", "n't", "go", "."]
+    numbered = [record for _, record in open_corpus(path, numbered=True, id_column="sent_id").records()]
+    assert [record.identifier for record in numbered] == ["a-1", *(f"b-{n}" for n in range(60))]
+    assert numbered[1].where == f"{path}, line 12"
+    path.write_bytes(text.replace("\n", "\r").encode())
+    assert list(open_corpus(path)) == words
 
 
 def test_other_encodings(tmp_path):
@@ -156,11 +258,12 @@ def test_other_encodings(tmp_path):
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 7, 30, 100, 1000, 5000, 10**6])
-@pytest.mark.parametrize("end", [True, False])
-def test_a_large_file_is_read_once_in_spans(tmp_path, shard_bytes, end, small_blocks):
-    path = write(tmp_path / "text.txt", LINES[:60])
-    if not end:
-        path.write_bytes(path.read_bytes()[:-1])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("last_has_end", [True, False])
+def test_a_large_file_is_read_once_in_spans(tmp_path, shard_bytes, end, last_has_end, small_blocks):
+    path = write(tmp_path / "text.txt", LINES[:60], end)
+    if not last_has_end:
+        path.write_bytes(path.read_bytes().removesuffix(end.encode()))
     corpus = open_corpus(path, shard_bytes=shard_bytes)
     assert len(corpus.shards) == -(-path.stat().st_size // shard_bytes)
     assert list(corpus) == LINES[:60]
@@ -177,11 +280,25 @@ def every_kind_of_shard(tmp_path):
     yield Corpus.from_sentences(LINES).shards[0]
     yield open_corpus(write_parquet(tmp_path / "text.parquet", ["a\nb", *LINES])).shards[0]
     yield Corpus.from_dataset(datasets.Dataset.from_dict({"text": ["a\nb", *LINES]})).shards[0]
+    path = tmp_path / "returns.txt"
+    path.write_bytes("\r".join(LINES).encode())
+    yield open_corpus(path).shards[0]
+    yield open_corpus(path, shard_bytes=4000).shards[1]
+    (tmp_path / "text.csv").write_text("n,text\n" + "".join(f'1,"{line}\nnext line"\n' for line in LINES))
+    yield open_corpus(tmp_path / "text.csv").shards[0]
+    (tmp_path / "text.json").write_text(json.dumps([{"text": line.split()} for line in LINES]))
+    yield open_corpus(tmp_path / "text.json").shards[0]
+    rest = "\t_" * 8
+    (tmp_path / "text.conllu").write_text("".join(f"1\t{line}{rest}\n\n" for line in LINES))
+    yield open_corpus(tmp_path / "text.conllu").shards[0]
+    datasets.Dataset.from_dict({"text": LINES}).save_to_disk(tmp_path / "saved")
+    yield open_corpus(tmp_path / "saved" / "*.arrow").shards[0]
 
 
 def test_every_position_of_every_shard(tmp_path, small_blocks, monkeypatch):
     """Positions through JSON, shards through pickle, blocks far smaller than the shard."""
     monkeypatch.setattr("elmo_hf.corpus.dataset_shards.RECORDS_AT_A_TIME", 40)
+    monkeypatch.setattr("elmo_hf.corpus.table_shards.ROWS_AT_A_TIME", 40)
     monkeypatch.setattr("elmo_hf.corpus.shards.MEMORY_BLOCK", 40)
     kinds = 0
     for shard in every_kind_of_shard(tmp_path):
@@ -197,7 +314,7 @@ def test_every_position_of_every_shard(tmp_path, small_blocks, monkeypatch):
             assert reader.take(13) == sentences[start : start + 13]
         assert reader.take(5) == []
         reader.close()
-    assert kinds == 8
+    assert kinds == 14
 
 
 def test_the_fingerprint_knows_the_content_not_the_folder(tmp_path):
@@ -214,7 +331,7 @@ def test_only_what_is_needed_is_read(tmp_path, small_blocks):
     path = write(tmp_path / "text.txt", LINES * 100)
     reader = open_corpus(path).shards[0].open()
     reader.take(10)
-    assert reader._file.tell() < path.stat().st_size / 10
+    assert reader._lines._file.tell() < path.stat().st_size / 10
 
 
 # ---- bad input
@@ -226,9 +343,11 @@ def test_undecodable_bytes_are_refused_skipped_or_replaced(tmp_path, small_block
     for shard_bytes in (300, 10**6):
         with pytest.raises(ValueError, match=r"text\.txt, line 201, byte 2 of the line: b'\\xff' is not utf-8"):
             list(open_corpus(path, shard_bytes=shard_bytes))
-    with pytest.warns(UserWarning, match=r"line 201, byte 2.*left the line out") as caught:
+    with pytest.warns(UserWarning, match="left") as caught:
         assert list(open_corpus(path, undecodable="skip")) == ["good"] * 201
-    assert len(caught) == 1
+    first, last = [str(each.message) for each in caught]
+    assert "line 201, byte 2" in first and first.endswith("left the line out")
+    assert last == f"{path}: left out 2 lines that are not utf-8"
     with pytest.warns(UserWarning, match=r"line 201, byte 2.*put U\+FFFD"):
         lines = list(open_corpus(path, undecodable="replace"))
     assert lines[200:] == ["b\ufffdd one", "good", "b\ufffdd two"]
@@ -286,7 +405,7 @@ def test_what_is_no_corpus(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"encoding": "utf-16"}, "writes a line break as .*Convert the files to UTF-8"),
+        ({"encoding": "utf-16"}, "writes line ends as .*Convert the files to UTF-8"),
         ({"encoding": "no-such"}, "encoding 'no-such' is unknown"),
         ({"undecodable": "ignore"}, "undecodable='ignore': expected 'refuse', 'skip' or 'replace'"),
         ({"blank_lines": "drop"}, "blank_lines='drop'"),
@@ -304,36 +423,127 @@ def test_bad_records_are_named(tmp_path):
     path.write_text('{"text": "fine"}\n{"text": 3}\n')
     with pytest.raises(ValueError, match=r"text\.jsonl, line 2: column 'text' holds 3"):
         list(open_corpus(path))
-    with pytest.raises(ValueError, match=r"line 1: no column 'sentence', found the columns 'text'"):
+    with pytest.raises(ValueError, match=r"line 1: no column 'sentence', found 'text'. .*text_column"):
         list(open_corpus(path, text_column="sentence"))
     path.write_text('{"text": "fine"}\n\n{"text": \n')
     with pytest.raises(ValueError, match=r"text\.jsonl, line 3 is not JSON"):
         list(open_corpus(path))
+    for damaged in ("[" * 100_000, '{"text": ' + "9" * 5000 + "}", '{"text": "a"} x'):
+        path.write_text('{"text": "fine"}\n' + damaged)
+        with pytest.raises(ValueError, match=r"text\.jsonl, line 2 is not JSON .*: expected one JSON object a line"):
+            list(open_corpus(path, file_format="json"))
+        (tmp_path / "text.json").write_text(f"[{damaged}")
+        with pytest.raises(ValueError, match=r"text\.json is not JSON .*: expected a list of records, or one record a"):
+            list(open_corpus(tmp_path / "text.json"))
     path.write_text('"text"\n')
-    with pytest.raises(ValueError, match=r"line 1: no column 'text', found str"):
+    with pytest.raises(ValueError, match=r"line 1 holds a str: expected an object"):
         list(open_corpus(path))
     write_parquet(tmp_path / "text.parquet", ["a"], numbers=[1])
-    with pytest.raises(ValueError, match="has no column 'words' but 'text', 'numbers'"):
+    with pytest.raises(ValueError, match=r"text\.parquet: no column 'words', found 'text', 'numbers'"):
         open_corpus(tmp_path / "text.parquet", text_column="words")
-    with pytest.raises(ValueError, match=r"column 'numbers' holds 1: expected text"):
+    with pytest.raises(ValueError, match=r"text\.parquet, row 1: column 'numbers' holds 1: expected text"):
         list(open_corpus(tmp_path / "text.parquet", text_column="numbers"))
 
 
 def test_bad_data_sets(monkeypatch):
     with pytest.raises(ValueError, match="the given data set is empty"):
         Corpus.from_dataset(datasets.Dataset.from_dict({"text": []}))
-    with pytest.raises(ValueError, match="has no column 'text' but 'words'"):
+    with pytest.raises(ValueError, match="data set the given data set: no column 'text', found 'words'"):
         Corpus.from_dataset(datasets.Dataset.from_dict({"words": ["a"]}))
     both = datasets.DatasetDict({name: datasets.Dataset.from_dict({"text": ["a"]}) for name in ("train", "test")})
     with pytest.raises(ValueError, match="has the splits train, test: give one of them"):
         Corpus.from_dataset(both)
 
 
-def test_without_the_datasets_library(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b'text,n\n"a,1\n', r"a\.csv, line 2: unexpected end of data: expected cells with commas, quotes"),
+        ("a.csv", b"text,n\na\n", r"a\.csv, line 2: 1 cells, and the first line has 2: expected as many"),
+        ("a.tsv", b"text\tn\na\tb\tc\n", r"a\.tsv, line 2: 3 cells, and the first line has 2: .* tabs between"),
+        ("a.csv", b"sentence,n\na,1\n", r"a\.csv, line 1: no column 'text', found 'sentence', 'n'. .*text_column"),
+        ("a.csv", b"text,n\n", r"a\.csv has no rows"),
+        ("a.csv", b"text\nb\xff\n", r"a\.csv, line 2, byte 2 of the line: b'\\xff' is not utf-8"),
+        ("a.json", b'[{"text": "b\xff"}]', r"a\.json, line 1: byte 0xff is not utf-8"),
+        ("a.json", b"[]", r"a\.json has no rows"),
+        ("a.json", b'["text"]', r"a\.json, row 1 holds a str: expected an object with columns"),
+        ("a.parquet", b"PAR1 no", r"a\.parquet is damaged, or no Parquet file"),
+        ("a.arrow", b"ARROW1 no", r"a\.arrow is damaged, or no Arrow file"),
+        (
+            "a.conllu",
+            b"1\tThe\tDET\n",
+            r"a\.conllu, line 1: '1\\tThe\\tDET' has 3 columns between tabs: expected the 10",
+        ),
+        ("a.conllu", b"x\ta" + b"\t_" * 8, r"a\.conllu, line 1: id 'x' and form 'a': expected a number"),
+        ("a.conllu", b"1\t" + b"\t_" * 8, r"a\.conllu, line 1: id '1' and form '': expected"),
+        ("a.conllu", b"1\ta" + b"\t_" * 8 + b"\n\n# text = b\n\n", r"a\.conllu, line 3: comments without words"),
+    ],
+)
+def test_damaged_tables_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        list(open_corpus(tmp_path / name))
+
+
+def test_columns_that_a_format_lacks(tmp_path):
+    (tmp_path / "a.conllu").write_text("1\ta" + "\t_" * 8 + "\n")
+    (tmp_path / "a.txt").write_text("a\n")
+    for name, options, message in (
+        (
+            "a.conllu",
+            {"pos_column": "tags"},
+            r"a\.conllu: column 'tags' of CoNLL-U: expected one of id, form, .* number",
+        ),
+        ("a.conllu", {"text_column": "10"}, r"a\.conllu: column '10' of CoNLL-U"),
+        ("a.conllu", {"pos_separator": "_"}, "is CoNLL-U, which has columns of parts of speech: .*pos_column"),
+        ("a.txt", {"id_column": "id"}, "id_column='id': .*a.txt is plain text, which has no columns"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            open_corpus(tmp_path / name, **options)
+    with pytest.raises(ValueError, match=r"a\.conllu, line 1: no comment '# sent_id = ...' before the words"):
+        list(open_corpus(tmp_path / "a.conllu", id_column="sent_id", numbered=True).records())
+
+
+def test_what_can_be_read_only_once_is_refused(tmp_path):
+    """A pipe would lose what looking at its beginning takes, and without a writer waits for ever."""
+    os.mkfifo(tmp_path / "pipe.txt")
+    for path in (tmp_path / "pipe.txt", "/dev/zero"):
+        with pytest.raises(ValueError, match=r"is no regular file: expected one that can be read several times"):
+            open_corpus(path)
+
+
+def test_a_list_of_gigabytes(tmp_path, monkeypatch):
+    monkeypatch.setattr("elmo_hf.corpus.table_shards.LARGEST_LIST", 1000)
+    with gzip.open(tmp_path / "a.json.gz", "wb") as file:
+        file.write(b"[" + b" " * 10**6 + b"]")
+    with pytest.raises(ValueError, match=r"a\.json\.gz: unfolds to more than .* bytes: .* one record a line"):
+        open_corpus(tmp_path / "a.json.gz")
+
+
+def test_places_that_the_datasets_library_saved(tmp_path):
+    """Runs over tables that began when these were read by that library go on where they were."""
+    texts = [f"line {number}" for number in range(2500)]
+    write_parquet(tmp_path / "a.parquet", texts)
+    (tmp_path / "a.json").write_text(json.dumps([{"text": text} for text in texts]))
+    for suffix in ("parquet", "json"):
+        path = str(tmp_path / f"a.{suffix}")
+        stream = datasets.load_dataset(suffix, data_files=path, split="train", streaming=True).shard(1, 0)
+        batches = stream.iter(batch_size=1000)
+        next(batches)
+        place = json.loads(json.dumps(stream.state_dict()))
+        assert read(open_corpus(path).shards[0], [place, 7]) == texts[1007:]
+        assert open_corpus(path).shards[0].identity == [path, None, "text", "skip", 1, -1]
+
+
+def test_without_libraries(tmp_path, monkeypatch):
     write_parquet(tmp_path / "text.parquet", ["a"])
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert list(open_corpus(write(tmp_path / "text.txt"))) == LINES
-    with pytest.raises(ImportError, match=r"needs the datasets library: pip install 'elmo-hf\[train\]'"):
+    assert list(open_corpus(tmp_path / "text.parquet")) == ["a"]
+    with pytest.raises(ImportError, match=r"need the datasets library: pip install 'elmo-hf\[train\]'"):
+        open_corpus("owner/name")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ImportError, match=r"Parquet and Arrow files need pyarrow: pip install 'elmo-hf\[train\]'"):
         open_corpus(tmp_path / "text.parquet")
 
 
@@ -376,14 +586,14 @@ def test_parts_of_speech_in_columns_and_lines(tmp_path, small_blocks):
     fingerprints.add(open_corpus(tmp_path / "a.txt", pos_separator="!/", shard_bytes=300).fingerprint)
     assert len(fingerprints) == 3
     # The words alone.
-    assert list(open_corpus(tmp_path / "a.jsonl", text_column="words")) == [" ".join(each.words) for each in TAGGED]
+    assert list(open_corpus(tmp_path / "a.jsonl", text_column="words")) == [list(each.words) for each in TAGGED]
 
 
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
         ("a_X b_Y\nc_X d\n", {"pos_separator": "_"}, "line 2: 'd' is no word with a tag behind '_'"),
-        ('{"text": ["a"]}\n', {"pos_column": "pos"}, "line 1: no column 'pos', found the columns 'text'"),
+        ('{"text": ["a"]}\n', {"pos_column": "pos"}, "line 1: no column 'pos', found 'text'. .*pos_column"),
         ('{"text": ["a"], "pos": []}', {"pos_column": "pos"}, "line 1, columns 'text' and 'pos': 0 tags for the 1"),
         ("a b", {"pos_column": "pos", "file_format": "text"}, "is plain text, which has no columns"),
         ("a b", {"pos_column": "pos", "pos_separator": "_"}, "expected parts of speech in a column of their own or"),
@@ -398,15 +608,20 @@ def test_parts_of_speech_that_are_not_there(tmp_path, content, options, message)
         list(open_corpus(path, **options))
 
 
-@pytest.mark.parametrize("wrong", [["a", "b"], None, 3])
-def test_sentences_in_memory_are_texts(wrong):
-    with pytest.raises(TypeError, match=r"sentence 1 is .* of type (list|NoneType|int): expected a text"):
+@pytest.mark.parametrize("wrong", [["a", 1], None, 3])
+def test_sentences_in_memory_are_texts_or_words(wrong):
+    with pytest.raises(
+        TypeError, match=r"sentence 1 is .* of type (list|NoneType|int): expected a text, a list of words"
+    ):
         Corpus.from_sentences(["a b", wrong])
+    assert list(Corpus.from_sentences(["a b", ["a b"]])) == ["a b", ["a b"]]
 
 
 def test_parts_of_speech_of_all_sentences_or_none():
     with pytest.raises(ValueError, match="1 of 2 sentences have parts of speech: expected all or none"):
         Corpus.from_sentences(["a b", TAGGED[0]])
     dataset = datasets.Dataset.from_dict({"text": [["a"]]})
-    with pytest.raises(ValueError, match="no column 'pos' but 'text': name the one that holds the parts of speech"):
+    with pytest.raises(
+        ValueError, match="no column 'pos', found 'text'. Name the one that holds the parts of speech: pos_column"
+    ):
         Corpus.from_dataset(dataset, pos_column="pos")

@@ -4,15 +4,15 @@ import pytest
 
 from elmo_hf.corpus.tagged_text import (
     TaggedSentence,
+    is_blank,
     pos_tags_of,
     read_pos_tag_set,
+    sentence_of,
     sentence_of_record,
     sentence_of_tokens,
-    tagged_line,
-    tagged_record,
     tagged_sentence,
     tagged_text,
-    words_of_tagged_text,
+    text_of,
 )
 
 SENTENCES = [
@@ -20,6 +20,9 @@ SENTENCES = [
     TaggedSentence(["a\u2028b", "1 000", "\x1f"], [None, "NUM", "X Y"]),
     TaggedSentence(["x"], [None]),
     TaggedSentence([], []),
+    TaggedSentence(["a", ""], ["X", "Y"]),
+    TaggedSentence(["a\tb", "c\nd", "\n"], ["X\nY", "X\tY", None]),
+    TaggedSentence([""], [None]),
 ]
 
 
@@ -32,24 +35,22 @@ def test_one_text_and_back(sentence):
     text = tagged_text(sentence)
     again = tagged_sentence(text)
     assert (list(again.words), list(again.tags)) == (list(sentence.words), list(sentence.tags))
-    assert words_of_tagged_text(text) == list(sentence.words)
-    assert bool(text) == bool(sentence.words)
+    assert bool(text) == bool(sentence.words) != is_blank(sentence)
 
 
-@pytest.mark.parametrize(
-    ("words", "tags", "wrong"),
-    [
-        (["a", ""], ["X", "Y"], "''"),
-        (["a\tb"], ["X"], r"'a\\tb'"),
-        (["a\nb"], ["X"], r"'a\\nb'"),
-        (["a"], ["X\nY"], r"'X\\nY'"),
-        (["a"], ["X\tY"], r"'X\\tY'"),
-        ([""], [None], "''"),
-    ],
-)
-def test_what_one_text_cannot_hold(words, tags, wrong):
-    with pytest.raises(ValueError, match=f"^{wrong} is no word or tag"):
-        tagged_text(TaggedSentence(words, tags))
+def test_the_older_form_is_read():
+    """Saved positions hold it; what it can hold is still written so."""
+    sentence = TaggedSentence(["the", "1 000"], ["DET", None])
+    assert tagged_text(sentence) == "the\n1 000\tDET\n"
+    assert tagged_sentence("the\n1 000\tDET\n") == sentence
+
+
+def test_texts_and_lists_of_words():
+    for sentence in ("a  b", "", " ", "[a]", ["a b", "", "\n", "\ud800"], [""], ["a"]):
+        assert sentence_of(text_of(sentence), False) == sentence
+    assert sentence_of(text_of("\n[1]"), False).strip() == "[1]"  # a text never looks like a list
+    assert text_of([]) == ""
+    assert list(map(is_blank, ["", " \u2028", "a", [], [""], ["a"]])) == [True, True, False, True, False, False]
 
 
 def test_sentences_are_checked():
@@ -63,50 +64,40 @@ def test_sentences_are_checked():
         TaggedSentence("a b", ["X", "Y"])
 
 
-def test_lines():
-    assert tagged_sentence(tagged_line("the_DET  cat_NOUN a_b_X\t!_", "_", here)) == TaggedSentence(
-        ["the", "cat", "a_b", "!"], ["DET", "NOUN", "X", None]
-    )
-    assert tagged_sentence(tagged_line("1//2//NUM", "//", here)) == TaggedSentence(["1//2"], ["NUM"])
-    assert tagged_line("", "_", here) == tagged_line(" ", "_", here) == ""
+def test_tokens():
+    def of(line, separator="_"):
+        return sentence_of_tokens(line.split(), separator, here)
+
+    assert of("the_DET  cat_NOUN a_b_X\t!_") == TaggedSentence(["the", "cat", "a_b", "!"], ["DET", "NOUN", "X", None])
+    assert of("1//2//NUM", "//") == TaggedSentence(["1//2"], ["NUM"])
+    assert of("") == of(" ") == TaggedSentence([], [])
     for line, token in (("the_DET cat", "cat"), ("_DET", "_DET")):
         with pytest.raises(ValueError, match=f"file, line 7: '{token}' is no word with a tag behind '_'"):
-            tagged_line(line, "_", here)
-
-
-def test_words_that_one_text_cannot_hold():
-    """Beside their tags in memory, words may hold anything."""
+            of(line)
     assert sentence_of_tokens(["New York_N", "a\nb_"], "_", here) == TaggedSentence(["New York", "a\nb"], ["N", None])
-    found = sentence_of_record(["a\tb", ""], ["X", ""], ("words", "tags"), here)
-    assert found == TaggedSentence(["a\tb", ""], ["X", None])
-    with pytest.raises(ValueError, match=r"^file, line 7, columns 'words' and 'tags': 'a\\tb' is no word or tag"):
-        tagged_record(["a\tb", ""], ["X", ""], ("words", "tags"), here)
-    with pytest.raises(ValueError, match="^file, line 7, columns 'words' and 'tags': 1 tags for the 2 words 'a b'"):
-        sentence_of_record(["a", "b"], ["X"], ("words", "tags"), here)
 
 
 def test_records():
     columns = ("words", "tags")
     for words, tags in ((["a", "b"], ["X", None]), ("a b", ["X", ""]), (["a", "b"], [1, None])):
-        text = tagged_record(words, tags, columns, here, ["Y", "X"])
-        assert tagged_sentence(text) == TaggedSentence(["a", "b"], ["X", None])
+        assert sentence_of_record(words, tags, columns, here, ["Y", "X"]) == TaggedSentence(["a", "b"], ["X", None])
+    assert sentence_of_record(["a\tb", ""], ["X", ""], columns, here) == TaggedSentence(["a\tb", ""], ["X", None])
     for words, tags, message in (
         (["a"], ["X", "Y"], "columns 'words' and 'tags': 2 tags for the 1 words"),
         (["a"], [1], "tags holds 1 of type int"),
         ({"a": 1}, ["X"], "column 'words' holds .*: expected a list with one entry for each word"),
         (["a"], None, "column 'tags' holds None: expected a list"),
-        (["a\tb"], ["X"], "is no word or tag"),
     ):
         with pytest.raises(ValueError, match=f"file, line 7.*{message}"):
-            tagged_record(words, tags, columns, here)
+            sentence_of_record(words, tags, columns, here)
     with pytest.raises(ValueError, match="tags holds 2 of type int"):
-        tagged_record(["a"], [2], columns, here, ["Y", "X"])
+        sentence_of_record(["a"], [2], columns, here, ["Y", "X"])
 
 
 def test_sets_of_tags(tmp_path):
-    assert pos_tags_of(SENTENCES) == ["DET", "NOUN", "NUM", "X Y"]
+    assert pos_tags_of(SENTENCES[:4]) == ["DET", "NOUN", "NUM", "X Y"]
     with pytest.raises(ValueError, match="the text has no part of speech"):
-        pos_tags_of(SENTENCES[2:])
+        pos_tags_of(SENTENCES[2:4])
     path = tmp_path / "tags.txt"
     path.write_text("VERB\nNOUN\n")
     assert read_pos_tag_set(path) == ["VERB", "NOUN"]

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-import elmo_hf.corpus_embedding.run as run_module
 from elmo_hf import ElmoTokenizer, OutputConflictError, embed, embed_corpus
+from elmo_hf.corpus_embedding.shard_embedding import ShardEmbedder
 from elmo_hf.corpus_embedding.writers import Hdf5Writer, ParquetWriter, SafetensorsWriter
 from modeling_tests.tiny import TRANSFORMER, WORD_INPUT
 
@@ -81,16 +81,18 @@ def test_half_precision_and_boundaries(text, tmp_path, both, kind):
 
 def test_layout_of_the_originals(tmp_path, both):
     """bilm-tf: a dataset a line. AllenNLP: the index of sentences, of equal ones the last."""
-    (tmp_path / "text.txt").write_text("the cat\n\non a mat\n  the cat \n")
+    (tmp_path / "text.txt").write_text("the cat\n\non a mat\n  the cat \n\tthe  cat\ton\u00a0a \0mat\u00a0\n")
     embed_corpus(tmp_path / "text.txt", tmp_path / "out.h5", *both, layers="all", **OPTIONS)
     with h5py.File(tmp_path / "out.h5") as file:
-        assert set(file) == {"0", "1", "2", "3", "sentence_to_index"}
-        assert [file[str(number)].shape for number in range(4)] == [(3, 2, 8), (3, 0, 8), (3, 3, 8), (3, 2, 8)]
+        assert set(file) == {"0", "1", "2", "3", "4", "sentence_to_index"}
+        assert [file[str(number)].shape[1] for number in range(5)] == [2, 0, 3, 2, 5]
         assert file["sentence_to_index"].shape == (1,)
-        assert json.loads(file["sentence_to_index"][0]) == {"the cat": "3", "": "1", "on a mat": "2"}
+        # The line, stripped at its ends alone.
+        names = {"the cat": "3", "": "1", "on a mat": "2", "the  cat\ton\u00a0a \0mat": "4"}
+        assert json.loads(file["sentence_to_index"][0]) == names
     embed_corpus(tmp_path / "text.txt", tmp_path / "bare.h5", *both, sentence_index=False, **OPTIONS)
     with h5py.File(tmp_path / "bare.h5") as file:
-        assert set(file) == {"0", "1", "2", "3"}
+        assert set(file) == {"0", "1", "2", "3", "4"}
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -182,15 +184,15 @@ def test_parts_of_speech_belong_to_what_continues(tmp_path, tagged, monkeypatch)
     (source, how), (lines, behind) = tagged
     whole = tmp_path / "whole.safetensors"
     total = embed_corpus(source, whole, *models, **how, **OPTIONS).shards
-    count, original = [0], run_module._embed_shard
+    count, original = [0], ShardEmbedder.write
 
-    def embed_two_shards(*arguments):
+    def write_two_shards(*arguments):
         count[0] += 1
         if count[0] > 2:
             raise Interrupted
-        original(*arguments)
+        return original(*arguments)
 
-    monkeypatch.setattr(run_module, "_embed_shard", embed_two_shards)
+    monkeypatch.setattr(ShardEmbedder, "write", write_two_shards)
     with pytest.raises(Interrupted):
         embed_corpus(source, output, *models, **how, **OPTIONS)
     monkeypatch.undo()
@@ -249,8 +251,8 @@ def test_the_same_command_continues(text, tmp_path, both, kind, writer, monkeypa
         with pytest.raises(type(error)) as caught:
             embed_corpus(text, output, *both, **OPTIONS)
         if isinstance(error, OSError):
-            assert "cannot be written: [Errno 28] No space left on device" in str(caught.value)
-            assert "What was complete before is unharmed" in str(caught.value)
+            assert "cannot be written: No space left on device" in str(caught.value)
+            assert "What stood there before is unharmed" in str(caught.value)
         folder = output if kind != "hdf5" else tmp_path / "out.hdf5.parts"
         assert {path.name for path in folder.iterdir() if "embeddings" not in path.name} == {"unfinished.json"}
         monkeypatch.undo()
@@ -277,7 +279,7 @@ def test_the_same_command_continues(text, tmp_path, both, kind, writer, monkeypa
 def test_conflicts(text, tmp_path, both, kind, complete, monkeypatch):
     output = tmp_path / f"out.{kind}"
     if not complete:
-        monkeypatch.setattr(run_module, "_embed_shard", lambda *_: (_ for _ in ()).throw(Interrupted))
+        monkeypatch.setattr(ShardEmbedder, "write", lambda *_: (_ for _ in ()).throw(Interrupted))
         with pytest.raises(Interrupted):
             embed_corpus(text, output, *both, **OPTIONS)
         monkeypatch.undo()
@@ -327,14 +329,14 @@ def test_the_folder_of_something_else(text, tmp_path, both):
 
 
 def test_one_command_at_a_time(text, tmp_path, both, monkeypatch):
-    original = run_module._embed_shard
+    original = ShardEmbedder.write
 
     def while_writing(*arguments):
         with pytest.raises(OutputConflictError, match="is being written by another command"):
             embed_corpus(text, tmp_path / "out.parquet", *both, **OPTIONS)
-        original(*arguments)
+        return original(*arguments)
 
-    monkeypatch.setattr(run_module, "_embed_shard", while_writing)
+    monkeypatch.setattr(ShardEmbedder, "write", while_writing)
     embed_corpus(text, tmp_path / "out.parquet", *both, **OPTIONS)
     assert len(read(tmp_path / "out.parquet")) == 40
 

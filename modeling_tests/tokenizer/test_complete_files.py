@@ -71,3 +71,30 @@ def test_a_process_that_is_killed_leaves_the_earlier_file(tmp_path):
     )
     assert process.returncode == -signal.SIGKILL
     assert path.read_text() == "old"
+    # What it has left is removed when the same file is next written, and nothing else is.
+    left = [each.name for each in tmp_path.iterdir() if each != path]
+    assert len(left) == 1 and left[0].startswith(".a.txt.") and left[0].endswith(".writing")
+    others = [f".a.txt.{os.getppid()}.writing", ".b.txt.4194304.writing", ".a.txt.4194304.other", ".a.txt.x.writing"]
+    for name in others:
+        (tmp_path / name).touch()
+    with appearing(path) as aside:
+        aside.write_text("new")
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([*others, "a.txt"])
+    assert path.read_text() == "new"
+
+
+class OfALibrary(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OfALibrary("io: No space left on device")])
+def test_a_full_disk_is_told_of_plainly(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with (
+        pytest.raises(OSError, match=r"a\.txt cannot be written: No space left on device\. .* unharmed") as told,
+        appearing(path),
+    ):
+        raise error
+    assert told.value.errno == 28 and told.value.__cause__ is error
+    assert path.read_text() == "old" and [each.name for each in tmp_path.iterdir()] == ["a.txt"]

@@ -1,4 +1,4 @@
-"""Files of sentences: every kind, from any place on, and what cannot be read."""
+"""The input of corpus embedding: sentences that are numbered, from any place on; shards of them."""
 
 import gzip
 import json
@@ -9,14 +9,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from elmo_hf.corpus.tagged_text import TaggedSentence
-from elmo_hf.corpus_embedding.inputs import Columns, open_input
 from elmo_hf.corpus_embedding.plan import Plan, ShardReader, plan_shards
+from elmo_hf.pretraining import open_corpus
 
 LINES = ["the cat", "", "Straße 猫\u2028x", " spaces  here ", "a\tb", "last"]
 
 
-def records(path, columns=None, start=None, **options):
-    return [record for _, record in open_input(path, columns or Columns(), **options).read(start)]
+def numbered(path, **options):
+    return open_corpus(path, numbered=True, **options)
+
+
+def records(path, start=None, **options):
+    return [record for _, record in numbered(path, **options).records(start)]
 
 
 def test_lines_of_text(tmp_path):
@@ -28,8 +32,8 @@ def test_lines_of_text(tmp_path):
     for name in ("a.txt", "b", "c.txt.gz", "d.xz"):
         found = records(tmp_path / name)
         assert [record.sentence for record in found] == LINES, name
-        assert [record.line for record in found] == [1, 2, 3, 4, 5, 6]
-        assert found[2].where == f"{tmp_path / name}, line 3" and found[0].identifier is None
+        assert [record.where for record in found] == [f"{tmp_path / name}, line {n}" for n in range(1, 7)]
+        assert found[0].identifier is None
     assert [record.sentence for record in records(tmp_path / "*")] == LINES * 4
     (tmp_path / "latin").write_bytes("café\n".encode("latin-1"))
     assert records(tmp_path / "latin", encoding="latin-1")[0].sentence == "café"
@@ -45,10 +49,11 @@ def test_words_stay_as_they_are(tmp_path):
     table = pa.table({"id": [str(name) for name in names], "tokens": words, "more": [1, 2, 3]})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
     for name in ("a.jsonl", "a.parquet"):
-        found = records(tmp_path / name, Columns("tokens", "id"))
+        found = records(tmp_path / name, text_column="tokens", id_column="id")
         assert [record.sentence for record in found] == words
         assert [record.identifier for record in found] == ["7", "b", "c"]
-    assert [record.line for record in records(tmp_path / "a.jsonl", Columns("tokens"))] == [1, 3, 5]
+    lines = [record.where.rpartition(" ")[2] for record in records(tmp_path / "a.jsonl", text_column="tokens")]
+    assert lines == ["1", "3", "5"]
     assert found[2].where.endswith("a.parquet, row 3")
 
 
@@ -58,21 +63,21 @@ def test_parts_of_speech(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     for name in ("a.jsonl", "a.parquet"):
-        found = records(tmp_path / name, Columns("w", None, "t"))
+        found = records(tmp_path / name, text_column="w", pos_column="t")
         assert [record.sentence for record in found] == given
     (tmp_path / "b.jsonl").write_text('{"text": "the  cat", "t": "D N"}\n{"text": ["the"], "t": [""]}\n')
-    found = [record.sentence for record in records(tmp_path / "b.jsonl", Columns(pos_tags="t"))]
+    found = [record.sentence for record in records(tmp_path / "b.jsonl", pos_column="t")]
     assert found == [TaggedSentence(["the", "cat"], ["D", "N"]), TaggedSentence(["the"], [None])]
     (tmp_path / "c.txt").write_text("the_D a_cat_N\n\nmat_\n")
     (tmp_path / "c.jsonl").write_text('{"text": "the_D a_cat_N"}\n{"text": []}\n{"text": ["mat_"]}\n')
     for name in ("c.txt", "c.jsonl"):
-        found = [record.sentence for record in records(tmp_path / name, Columns(pos_separator="_"))]
+        found = [record.sentence for record in records(tmp_path / name, pos_separator="_")]
         assert found == [
             TaggedSentence(["the", "a_cat"], ["D", "N"]),
             TaggedSentence([], []),
             TaggedSentence(["mat"], [None]),
         ]
-    plans = [plan_shards(open_input(tmp_path / "c.txt", Columns(pos_separator=each)), 2) for each in ("_", None)]
+    plans = [plan_shards(numbered(tmp_path / "c.txt", pos_separator=each), 2) for each in ("_", None)]
     assert [shard.words for shard in plans[0].shards] == [2, 1]
     assert plans[0].digest != plans[1].digest
 
@@ -84,15 +89,15 @@ def mixed(tmp_path):
     with gzip.open(tmp_path / "2.jsonl.gz", "wt") as file:
         file.write("".join(json.dumps({"text": line}) + "\n" * (1 + number % 3) for number, line in enumerate(lines)))
     pq.write_table(pa.table({"text": lines * 20}), tmp_path / "3.parquet", row_group_size=7)
-    return open_input(tmp_path / "*", Columns())
+    return numbered(tmp_path / "*")
 
 
 def test_any_place_is_a_beginning(mixed):
-    everything = list(mixed.read())
+    everything = list(mixed.records())
     assert len(everything) == 660
     for number in (0, 1, 29, 30, 31, 59, 60, 61, 66, 67, 320, 659):
         place = json.loads(json.dumps(everything[number][0]))
-        assert list(mixed.read(place)) == everything[number:], number
+        assert list(mixed.records(place)) == everything[number:], number
 
 
 @pytest.mark.parametrize("shard_words", [1, 10, 77, 100_000])
@@ -100,7 +105,7 @@ def test_plan(mixed, shard_words):
     plan = plan_shards(mixed, shard_words)
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     assert plan.sentences == 660 and plan.words == 4 * 660
-    everything = [record for _, record in mixed.read()]
+    everything = [record for _, record in mixed.records()]
     for order in (plan.shards, plan.shards[1::3], plan.shards[::-1]):
         reader = ShardReader(mixed)
         for shard in order:
@@ -118,9 +123,9 @@ def test_plan(mixed, shard_words):
 def test_compressed_files_are_read_once(tmp_path, monkeypatch):
     with gzip.open(tmp_path / "a.txt.gz", "wt") as file:
         file.write("one two\n" * 40)
-    given = open_input(tmp_path / "a.txt.gz", Columns())
-    plan, opened, original = plan_shards(given, 10), [], type(given.files[0]).open
-    monkeypatch.setattr(type(given.files[0]), "open", lambda *place: opened.append(place) or original(*place))
+    given = numbered(tmp_path / "a.txt.gz")
+    plan, opened, original = plan_shards(given, 10), [], type(given.shards[0]).open
+    monkeypatch.setattr(type(given.shards[0]), "open", lambda *place: opened.append(place) or original(*place))
     reader = ShardReader(given)
     assert sum(len(reader.read(shard)) for shard in plan.shards[1::2]) == 20
     reader.close()
@@ -129,7 +134,7 @@ def test_compressed_files_are_read_once(tmp_path, monkeypatch):
 
 def test_blank_lines_end_shards_too(tmp_path):
     (tmp_path / "a.txt").write_text("\n" * 50)
-    assert [shard.sentences for shard in plan_shards(open_input(tmp_path / "a.txt", Columns()), 20).shards] == [
+    assert [shard.sentences for shard in plan_shards(numbered(tmp_path / "a.txt"), 20).shards] == [
         20,
         20,
         10,
@@ -139,7 +144,7 @@ def test_blank_lines_end_shards_too(tmp_path):
 def test_a_change_is_seen(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one two\nthree four\n")
-    given = open_input(path, Columns())
+    given = numbered(path)
     plan = plan_shards(given, 2)
     path.write_text("one two\nthree five\n")
     assert plan_shards(given, 2).digest != plan.digest
@@ -150,7 +155,7 @@ def test_a_change_is_seen(tmp_path):
     # Words are not mixed up with their text.
     for name, value in (("b.jsonl", "a b"), ("c.jsonl", ["a", "b"]), ("d.jsonl", ["a b"])):
         (tmp_path / name).write_text(json.dumps({"text": value}))
-    digests = {plan_shards(open_input(tmp_path / f"{name}.jsonl", Columns()), 9).digest for name in "bcd"}
+    digests = {plan_shards(numbered(tmp_path / f"{name}.jsonl"), 9).digest for name in "bcd"}
     assert len(digests) == 3
 
 
@@ -160,15 +165,15 @@ class TestRefusals:
         [
             ("a.txt", b"", "a.txt is empty: expected text"),
             ("a.txt", b"ok\n\xff\xfe\n", r"a.txt, line 2, byte 1 of the line: b'\\xff' is not utf-8"),
-            ("a.csv", b"text\nx\n", "a.csv: CSV files are not read here"),
             ("a.zip", b"PK", "a.zip: .zip files cannot be read"),
             ("a.txt.gz", gzip.compress(b"text " * 99, mtime=0)[:-9], "a.txt.gz is damaged or cut short"),
             ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "a.jsonl, line 3 is not JSON"),
-            ("a.jsonl", b'["text"]\n', "a.jsonl, line 1 holds a JSON list"),
-            ("a.jsonl", b'{"body": "a"}\n', "a.jsonl, line 1: no column 'text' but 'body'. .*: text_column"),
+            ("a.jsonl", b'["text"]\n', "a.jsonl, row 1 holds a str: expected an object"),
+            ("a.jsonl", b'{"body": "a"}\n', "a.jsonl, line 1: no column 'text', found 'body'. .*: text_column"),
+            ("a.jsonl", b'{"text": null}\n', "a.jsonl, line 1: column 'text' holds None: expected text, or a list"),
             ("a.jsonl", b'{"text": 5}\n', "a.jsonl, line 1: column 'text' holds 5: expected text, or a list of words"),
             ("a.jsonl", b'{"text": ["a", null]}\n', "a.jsonl, line 1: column 'text' holds None among its words"),
-            ("a.parquet", b"PAR1 no", "a.parquet cannot be read as Parquet"),
+            ("a.parquet", b"PAR1 no", "a.parquet is damaged, or no Parquet file"),
         ],
     )
     def test_contents(self, tmp_path, name, content, message):
@@ -178,12 +183,12 @@ class TestRefusals:
 
     def test_columns(self, tmp_path):
         pq.write_table(pa.table({"body": ["a"], "n": [1.5]}), tmp_path / "a.parquet")
-        with pytest.raises(ValueError, match="a.parquet: no column 'text' but 'body', 'n'"):
+        with pytest.raises(ValueError, match="a.parquet: no column 'text', found 'body', 'n'"):
             records(tmp_path / "a.parquet")
-        with pytest.raises(ValueError, match="no column 'key' but 'body', 'n'. Name the right one: id_column"):
-            records(tmp_path / "a.parquet", Columns("body", "key"))
+        with pytest.raises(ValueError, match="no column 'key', found 'body', 'n'. Name .*: id_column"):
+            records(tmp_path / "a.parquet", text_column="body", id_column="key")
         with pytest.raises(ValueError, match=r"a.parquet, row 1: column 'n' holds 1.5: expected a text or an integer"):
-            records(tmp_path / "a.parquet", Columns("body", "n"))
+            records(tmp_path / "a.parquet", text_column="body", id_column="n")
         pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "a.parquet")
         with pytest.raises(ValueError, match="a.parquet, row 2: column 'text' holds None"):
             records(tmp_path / "a.parquet")
@@ -191,34 +196,34 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"a.parquet has no rows"):
             records(tmp_path / "a.parquet")
         (tmp_path / "a.txt").write_text("a\n")
-        with pytest.raises(ValueError, match="a.txt: id_column='id', but text has no columns"):
-            records(tmp_path / "a.txt", Columns("text", "id"))
+        with pytest.raises(ValueError, match="id_column='id': .*a.txt is plain text, which has no columns"):
+            records(tmp_path / "a.txt", id_column="id")
 
     @pytest.mark.parametrize(
-        ("name", "content", "columns", "message"),
+        ("name", "content", "options", "message"),
         [
-            ("a.txt", "a\n", Columns(pos_tags="t"), "pos_column='t': .*a.txt is plain text, which has no columns"),
-            ("a.txt", "a_N\nthe cat_N\n", Columns(pos_separator="_"), "a.txt, line 2: 'the' is no word with a tag"),
-            ("a.txt", "a\n", Columns(pos_separator=" "), "pos_separator=' ': expected characters that are no white"),
-            ("a.jsonl", "{}", Columns(pos_tags="t", pos_separator="_"), "not both"),
-            ("a.jsonl", '{"text": "a"}\n', Columns(pos_tags="t"), "line 1: no column 't' but 'text'.*: pos_column"),
+            ("a.txt", "a\n", {"pos_column": "t"}, "pos_column='t': .*a.txt is plain text, which has no columns"),
+            ("a.txt", "a_N\nthe cat_N\n", {"pos_separator": "_"}, "a.txt, line 2: 'the' is no word with a tag"),
+            ("a.txt", "a\n", {"pos_separator": " "}, "pos_separator=' ': expected characters that are no white"),
+            ("a.jsonl", "{}", {"pos_column": "t", "pos_separator": "_"}, "not both"),
+            ("a.jsonl", '{"text": "a"}\n', {"pos_column": "t"}, "line 1: no column 't', found 'text'.*: pos_column"),
             (
                 "a.jsonl",
                 '{"text": ["a", "b"], "t": ["N"]}',
-                Columns(pos_tags="t"),
+                {"pos_column": "t"},
                 "a.jsonl, line 1, columns 'text' and 't': 1 tags for the 2 words 'a b'",
             ),
-            ("a.jsonl", '{"text": ["a"], "t": [3]}', Columns(pos_tags="t"), "tags holds 3 of type int: expected str"),
-            ("a.jsonl", '{"text": ["a"], "t": null}', Columns(pos_tags="t"), "column 't' holds None: expected a list"),
+            ("a.jsonl", '{"text": ["a"], "t": [3]}', {"pos_column": "t"}, "tags holds 3 of type int: expected str"),
+            ("a.jsonl", '{"text": ["a"], "t": null}', {"pos_column": "t"}, "column 't' holds None: expected a list"),
         ],
     )
-    def test_parts_of_speech(self, tmp_path, name, content, columns, message):
+    def test_parts_of_speech(self, tmp_path, name, content, options, message):
         (tmp_path / name).write_text(content)
         with pytest.raises(ValueError, match=message):
-            records(tmp_path / name, columns)
+            records(tmp_path / name, **options)
 
     def test_files(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="no file matches missing"):
+        with pytest.raises(FileNotFoundError, match="no file matches missing: expected a file or a glob .*txt.gz$"):
             records("missing")
         with pytest.raises(ValueError, match="is a folder"):
             records(tmp_path)
@@ -226,8 +231,9 @@ class TestRefusals:
         with pytest.raises(ValueError, match="undecodable='skip': expected 'refuse' or 'replace'"):
             records(tmp_path / "a.txt", undecodable="skip")
 
-    def test_without_pyarrow(self, tmp_path, monkeypatch):
-        (tmp_path / "a.parquet").write_bytes(b"PAR1")
-        monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
-        with pytest.raises(ImportError, match=r"Parquet files need pyarrow: pip install 'elmo-hf\[train\]'"):
-            records(tmp_path / "a.parquet")
+    def test_names(self, tmp_path):
+        """A name stands in files as it is, or nowhere."""
+        for name in ("a\0", "\ud800", None, 1.5, True):
+            (tmp_path / "a.jsonl").write_text(json.dumps({"text": "a", "id": name}))
+            with pytest.raises(ValueError, match="a.jsonl, line 1: column 'id' holds .*: expected a (name|text)"):
+                records(tmp_path / "a.jsonl", id_column="id")

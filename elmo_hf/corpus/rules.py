@@ -1,0 +1,85 @@
+"""How what stands in files becomes sentences: the options that all readers share."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Undecodable = Literal["refuse", "skip", "replace"]
+BlankLines = Literal["skip", "keep"]
+
+
+@dataclass(frozen=True)
+class ReadingRules:
+    """How files are read.
+
+    Args:
+        text_column: of records (all formats but text): the column that holds text or lists of words.
+        id_column: the column that names the sentences.
+        pos_column: the column of the words' parts of speech; sentences are then tagged.
+        pos_separator: in place of it, what stands between each word and its part of speech in the text.
+        encoding: of text, JSON, CSV and CoNLL-U; one that extends ASCII.
+        undecodable: what to do with a line whose bytes are not valid: `"refuse"` it with an error, `"skip"` the line,
+            `"replace"` the bytes by U+FFFD. The last two warn.
+        blank_lines: `"skip"` them, or `"keep"` them as empty sentences, as bilm-tf does.
+        max_line_bytes: refuse longer lines, which are no sentences; a bound of memory, and not looked at within blocks
+            of 1 MiB.
+        numbered: make each line or record one sentence, also an empty one, so that its number names it: a record's
+            text is not split into lines, nothing is left out, and a record without text is refused.
+
+    Raises:
+        ValueError: an unknown encoding or policy, or both ways to give parts of speech at once.
+    """
+
+    text_column: str = "text"
+    id_column: str | None = None
+    pos_column: str | None = None
+    pos_separator: str | None = None
+    encoding: str = "utf-8"
+    undecodable: Undecodable = "refuse"
+    blank_lines: BlankLines = "skip"
+    max_line_bytes: int = 2**26
+    numbered: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            line_ends = "\r\n".encode(self.encoding)
+        except LookupError:
+            raise ValueError(
+                f"encoding {self.encoding!r} is unknown: expected one of Python's, such as utf-8"
+            ) from None
+        if line_ends != b"\r\n":
+            raise ValueError(
+                f"encoding {self.encoding!r} writes line ends as {line_ends!r}: expected an encoding that extends "
+                "ASCII. Convert the files to UTF-8 first, for instance with iconv"
+            )
+        policies = ("refuse", "replace") if self.numbered else ("refuse", "skip", "replace")
+        if self.undecodable not in policies:
+            listed = ", ".join(map(repr, policies[:-1]))
+            raise ValueError(f"undecodable={self.undecodable!r}: expected {listed} or {policies[-1]!r}")
+        if self.blank_lines not in ("skip", "keep"):
+            raise ValueError(f"blank_lines={self.blank_lines!r}: expected 'skip' or 'keep'")
+        if self.max_line_bytes < 1:
+            raise ValueError(f"max_line_bytes={self.max_line_bytes}: expected at least 1")
+        if self.pos_column is not None and self.pos_separator is not None:
+            raise ValueError(
+                f"pos_column={self.pos_column!r} and pos_separator={self.pos_separator!r}: expected parts of speech in "
+                "a column of their own or behind each word, not both"
+            )
+        if self.pos_separator is not None and (not self.pos_separator or any(map(str.isspace, self.pos_separator))):
+            raise ValueError(
+                f"pos_separator={self.pos_separator!r}: expected characters that are no whitespace, such as '_'"
+            )
+
+    @property
+    def is_tagged(self) -> bool:
+        """True if sentences have parts of speech beside their words."""
+        return self.pos_column is not None or self.pos_separator is not None
+
+    @property
+    def keeps_blank_lines(self) -> bool:
+        return self.numbered or self.blank_lines == "keep"
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read."""
+        named = (self.text_column, self.id_column, self.pos_column)
+        return list(dict.fromkeys(name for name in named if name is not None))

@@ -1,0 +1,117 @@
+"""The vectors of one shard's sentences to its file."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from elmo_hf.corpus.shards import Record
+from elmo_hf.corpus.tagged_text import TaggedSentence
+from elmo_hf.inference.documents import read_by_chunks, why_not_by_chunks
+from elmo_hf.inference.embedding import Embedder, Vectors
+from elmo_hf.tokenizer.pretokenization import split_words
+
+from .plan import Shard, words_by_whitespace
+from .writers import WRITERS, Entry, Format, VectorType
+
+
+@dataclass(frozen=True)
+class ShardEmbedder:
+    """Embeds shards, each by itself.
+
+    Attributes:
+        embedder: the model and its tokenizer.
+        pre_tokenization: how texts become words.
+        chunk_words: longer sentences are read by chunks of so many words.
+        word_cache_megabytes: of words' vectors kept within a shard; `None` for none.
+    """
+
+    embedder: Embedder
+    pre_tokenization: str
+    chunk_words: int
+    word_cache_megabytes: float | None
+
+    def write(self, shard: Shard, records: list[Record], path: Path, file_format: Format) -> Iterator[int]:
+        """Write the file of a shard.
+
+        Args:
+            shard, records: the shard and its sentences.
+            path, file_format: of the file.
+
+        Yields:
+            The words of each sentence that has been written, as the plan counts them.
+
+        Raises:
+            ValueError: a sentence that is too long for the model or the format, or vectors that `float16` cannot hold.
+            OSError: the file cannot be written.
+        """
+        if self.word_cache_megabytes is not None:
+            # Anew, so that not even rounding depends on which shards a process has read before.
+            self.embedder.model.cache_word_vectors(self.word_cache_megabytes)
+        entries = [self._entry(shard.first + number, record) for number, record in enumerate(records)]
+        config = self.embedder.model.config
+        vectors = VectorType(
+            config.num_mixed_layers if self.embedder.layers == "all" else None,
+            2 * config.projection_size,
+            np.dtype(str(self.embedder.stored).removeprefix("torch.")),
+        )
+        numbers = {"sentences": len(entries), "words": sum(len(entry.words) for entry in entries)}
+        writer = WRITERS[file_format](path, entries, vectors, numbers)
+        try:
+            for entry, parts in self._embedded(entries):
+                writer.write(entry, _finite(entry, parts) if vectors.dtype == np.float16 else parts)
+                yield entry.size
+            writer.close()
+        except BaseException:
+            # The first error tells more than what closing a broken file raises.
+            with suppress(Exception):
+                writer.abandon()
+            raise
+
+    def _entry(self, number: int, record: Record) -> Entry:
+        sentence, tags = record.sentence, None
+        if isinstance(sentence, TaggedSentence):
+            words, tags = list(sentence.words), sentence.tags
+        else:
+            words = sentence if isinstance(sentence, list) else split_words(sentence, self.pre_tokenization)
+        length, config = self.embedder.length(words), self.embedder.model.config
+        if config.encoder_type == "transformer" and length > config.max_position_embeddings:
+            raise ValueError(
+                f"{record.where}: a sentence of {length:,} words, boundaries included: this Transformer reads at most "
+                f"{config.max_position_embeddings:,}. Split it"
+            )
+        if not self.embedder.boundaries:
+            length = len(words)
+        return Entry(number, record, words, length, words_by_whitespace(record), tags)
+
+    def _embedded(self, entries: list[Entry]) -> Iterator[tuple[Entry, Iterable[Vectors]]]:
+        """The vectors of each sentence, in their order, those of a long one by chunks."""
+        by_chunks = why_not_by_chunks(self.embedder) is None
+
+        def is_long(entry: Entry) -> bool:
+            return by_chunks and len(entry.words) > self.chunk_words
+
+        for long, group in groupby(entries, is_long):
+            if long:
+                for entry in group:
+                    yield entry, read_by_chunks(self.embedder, entry.words, self.chunk_words, entry.tags)
+            else:
+                short = list(group)
+                sentences = (
+                    entry.words if entry.tags is None else TaggedSentence(entry.words, entry.tags) for entry in short
+                )
+                for entry, array in zip(short, self.embedder.run(sentences), strict=True):
+                    yield entry, [array]
+
+
+def _finite(entry: Entry, parts: Iterable[Vectors]) -> Iterator[Vectors]:
+    for part in parts:
+        if not np.isfinite(part).all():
+            raise ValueError(
+                f"{entry.where}: vectors of this sentence are not finite in float16, whose largest number is 65,504. "
+                "Choose dtype='float32'"
+            )
+        yield part

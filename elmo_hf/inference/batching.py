@@ -1,0 +1,84 @@
+"""Sentences of similar length are read together, and their results given in the order in which the sentences came."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """How much is read at a time: as many rows, or rows of as many words in all, padding included.
+
+    Attributes:
+        rows, words: the bounds; `None` for none. A row of more words is read alone.
+    """
+
+    rows: int | None = None
+    words: int | None = None
+
+    def holds(self, rows: int, longest: int) -> bool:
+        """True if a batch can have `rows` rows, the longest of them of `longest` words."""
+        if self.rows is not None and rows > self.rows:
+            return False
+        return self.words is None or rows == 1 or rows * longest <= self.words
+
+    def fills(self, batches: int, rows: int, words: int) -> bool:
+        """True if `rows` rows of `words` words in all, without padding, are enough for so many batches."""
+        if self.rows is not None and rows >= batches * self.rows:
+            return True
+        return self.words is not None and words >= batches * self.words
+
+
+def read_in_batches(
+    items: Iterable[Item],
+    read: Callable[[list[Item]], Iterable[Result]],
+    length: Callable[[Item], int],
+    size: BatchSize,
+    window: int | None = None,
+) -> Iterator[Result]:
+    """Read items, those of similar length together.
+
+    Args:
+        items: a stream of them.
+        read: gives the result of each item of a batch, in their order; the last one is the longest.
+        length: words of an item as they are read, boundaries included.
+        size: of a batch.
+        window: so many batches' items are sorted together, and held in memory; `None` for all.
+
+    Yields:
+        The result of each item, in the order of the items.
+    """
+    pool: list[Item] = []
+    words = 0
+    for item in items:
+        pool.append(item)
+        words += length(item)
+        if window is not None and size.fills(window, len(pool), words):
+            yield from _read_pool(pool, read, length, size)
+            pool, words = [], 0
+    yield from _read_pool(pool, read, length, size)
+
+
+def _read_pool(
+    pool: list[Item], read: Callable[[list[Item]], Iterable[Result]], length: Callable[[Item], int], size: BatchSize
+) -> list[Result]:
+    results: dict[int, Result] = {}
+    for places in batches_of_similar_length([length(item) for item in pool], size):
+        results.update(zip(places, read([pool[place] for place in places]), strict=True))
+    return [results[place] for place in range(len(pool))]
+
+
+def batches_of_similar_length(lengths: Sequence[int], size: BatchSize) -> Iterator[list[int]]:
+    """The places of rows in batches, from the shortest rows to the longest."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        # The latest is the longest.
+        if batch and not size.holds(len(batch) + 1, lengths[place]):
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch

@@ -1,0 +1,51 @@
+"""Similar lengths together, results in order."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from elmo_hf.inference.batching import BatchSize, batches_of_similar_length, read_in_batches
+
+LENGTHS = np.random.default_rng(0).integers(1, 60, 300).tolist()
+
+
+@pytest.mark.parametrize("size", [BatchSize(rows=7), BatchSize(words=100), BatchSize(rows=3, words=90), BatchSize()])
+@pytest.mark.parametrize("window", [1, 4, None])
+def test_results_in_order_batches_within_bounds(size: BatchSize, window: int | None) -> None:
+    batches: list[list[int]] = []
+    taken = 0
+
+    def items():
+        nonlocal taken
+        for taken, length in enumerate(LENGTHS, 1):
+            yield taken - 1, length
+
+    def read(batch):
+        lengths = [length for _, length in batch]
+        assert lengths == sorted(lengths)
+        batches.append(lengths)
+        return [number for number, _ in batch]
+
+    found = read_in_batches(items(), read, lambda item: item[1], size, window)
+    first = list(itertools.islice(found, 1))
+    if window is not None and (size.words or size.rows):
+        # No more than a window and the item that fills it has been asked for.
+        assert taken <= window * (size.rows or size.words) + 1
+    assert first + list(found) == list(range(len(LENGTHS)))
+    for lengths in batches:
+        assert len(lengths) == 1 or size.rows is None or len(lengths) <= size.rows
+        assert len(lengths) == 1 or size.words is None or len(lengths) * max(lengths) <= size.words
+
+
+def test_little_is_padded() -> None:
+    padded = sum(
+        len(rows) * max(LENGTHS[row] for row in rows)
+        for rows in batches_of_similar_length(LENGTHS, BatchSize(words=600))
+    )
+    assert padded < 1.1 * sum(LENGTHS)
+
+
+def test_nothing_and_a_row_that_is_too_long() -> None:
+    assert list(read_in_batches([], list, len, BatchSize(rows=2), 3)) == []
+    assert list(batches_of_similar_length([5, 900, 5], BatchSize(words=100))) == [[0, 2], [1]]
