@@ -1,7 +1,6 @@
 """Sentences to their words with a tagger's labels: `tag`, and `tag_iter` for streams."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -111,7 +110,7 @@ def _tag(
 def _tag_window(
     pool: list[list[str]], model: ElmoForTokenClassification, tokenizer: ElmoTokenizer, batch_words: int
 ) -> list[TaggedSentence]:
-    names: Any = model.config.id2label  # by number; Transformers' own type is wider
+    names = model.config.label_names
     found: dict[int, TaggedSentence] = {}
     order = sorted(range(len(pool)), key=lambda place: len(pool[place]), reverse=True)
     was_training = model.training

@@ -6,7 +6,7 @@ The defaults are the published *original* model (Peters et al. 2018, section 3.4
 
 import math
 from dataclasses import field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -154,7 +154,16 @@ class ElmoConfig(PreTrainedConfig):
         task_lstm_layers: Its layers.
         task_dropout: Dropout on the input of every layer of a task model's own, in training.
         use_crf: Whether a tagger scores whole sequences of tags by a conditional random field.
-        tag_scheme: `"BIO"` or `"BIOES"`: transitions that no such sequence has are impossible in the field.
+        tag_scheme: How the tags of a tagger write entities: `"BIO"` (IOB2), `"BIOES"`, `"BIOUL"`, `"BMES"` or `"IOB1"`;
+            `None` for other labels. A random field finds transitions impossible that no such sequence has.
+        tag_names: The tags of `tag_scheme` in the order of the logits, set by the tagger; `id2label` then has the tags
+            of BIO that say the same, which Transformers' pipeline joins to entities.
+        crf_constraints: When transitions that `tag_scheme` forbids are impossible: `"always"`, in `"decoding"` only (as
+            in AllenNLP), or `"never"`.
+        crf_start_end_transitions: Whether the field scores the first and the last tag of a sentence.
+        crf_label_weights: Weight of each label in the field's loss, in the order of the logits; `None` for none.
+        crf_weight_strategy: What they scale: `"emission"`, `"transition"` (and emissions), or `"lannoy"`, each word's
+            factor of the probability (de Lannoy et al. 2012).
         pooling: How a sentence's words become one vector; several ways are concatenated.
         maxout_sizes: Widths of a sentence classifier's max-out layers (McCann et al. 2017, section 4), as in the
             paper's sentiment model; empty for none.
@@ -228,7 +237,12 @@ class ElmoConfig(PreTrainedConfig):
     task_lstm_layers: int = 1
     task_dropout: float | int = 0.0
     use_crf: bool = False
-    tag_scheme: Literal["BIO", "BIOES"] | None = None
+    tag_scheme: Literal["BIO", "BIOES", "BIOUL", "BMES", "IOB1"] | None = None
+    tag_names: list[str] | None = None
+    crf_constraints: Literal["always", "decoding", "never"] = "always"
+    crf_start_end_transitions: bool = True
+    crf_label_weights: list[float | int] | None = None
+    crf_weight_strategy: Literal["emission", "transition", "lannoy"] = "emission"
     pooling: list[Literal["mean", "max", "min", "attention"]] = field(default_factory=lambda: ["mean"])
     maxout_sizes: list[int] = field(default_factory=list)
     maxout_pieces: int = 4
@@ -291,6 +305,12 @@ class ElmoConfig(PreTrainedConfig):
         }
         for name in names[self.encoder_type]:
             setattr(self, name, rate)
+
+    @property
+    def label_names(self) -> list[str]:
+        """The labels of a task model in the order of its logits: `tag_names`, else those of `id2label`."""
+        names = cast("dict[int, str]", self.id2label)
+        return list(self.tag_names or (names[index] for index in range(len(names))))
 
     @property
     def hidden_size(self) -> int:
@@ -443,5 +463,5 @@ class ElmoConfig(PreTrainedConfig):
             raise ValueError('pooling is empty: expected at least one of "mean", "max", "min", "attention"')
         if any(size < 1 for size in self.maxout_sizes):
             raise ValueError(f"maxout_sizes={self.maxout_sizes}: expected widths of at least 1")
-        if self.tag_scheme is not None and not self.use_crf:
-            raise ValueError(f"tag_scheme={self.tag_scheme!r} without use_crf: only a field has transitions to forbid")
+        if any(not 0 <= weight < math.inf for weight in self.crf_label_weights or []):
+            raise ValueError(f"crf_label_weights={self.crf_label_weights}: expected finite numbers of 0 or more")

@@ -10,10 +10,11 @@ from transformers.utils import can_return_tuple
 
 from .base_model import ElmoModel
 from .configuration_elmo import ElmoConfig
-from .crf import ElmoCrf, best_tags, log_likelihood, max_marginals
+from .crf import ElmoCrf, best_tags, max_marginals
 from .initialization import starting_with
 from .labels import check_class_numbers, check_one_a_word, mean_cross_entropy, mean_loss
 from .pretrained import ElmoPreTrainedModel
+from .tag_schemes import name_tags
 from .task_layers import ElmoTaskLayers
 
 
@@ -35,6 +36,7 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
     _auto_class = "AutoModelForTokenClassification"
 
     def __init__(self, config: ElmoConfig) -> None:
+        name_tags(config)
         super().__init__(config)
         self.num_labels: int = config.num_labels or 0
         self.elmo = ElmoModel(config) if config.elmo_at else None
@@ -88,12 +90,11 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
         logits, loss = emissions, None
         if self.crf is not None:
             words = self._words(mask, input_ids)
-            scores = self.crf()
             if not self.training:
-                logits = max_marginals(emissions, words, scores)
+                logits = max_marginals(emissions, words, self.crf())
             if labels is not None:
-                self._check_sequences(self.crf, labels, words)
-                total = -log_likelihood(emissions, labels, words, scores).sum()
+                self._check_places(labels, words)
+                total = -self.crf.log_likelihood(emissions, labels, words).sum()
                 loss = mean_loss(total, labels.ne(-100).sum(), num_items_in_batch)
         elif labels is not None:
             loss = mean_cross_entropy(emissions, labels, num_items_in_batch)
@@ -151,8 +152,9 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
             )
         return self.without_boundaries(mask, input_ids)
 
-    def _check_sequences(self, crf: ElmoCrf, labels: Tensor, words: Tensor) -> None:
-        """Refuse labels that no sequence of the field has."""
+    @staticmethod
+    def _check_places(labels: Tensor, words: Tensor) -> None:
+        """Refuse labels where a field has no words."""
         outside = labels.ne(-100) & ~words
         if outside.any():
             row, column = outside.nonzero()[0].tolist()
@@ -160,4 +162,3 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
                 f"label {int(labels[row, column])} at row {row}, position {column}, which is a sentence boundary or "
                 "padding: expected -100 there, as the tokenizer's word_ids() tell; a field is over words only"
             )
-        crf.check_labels(labels, words)

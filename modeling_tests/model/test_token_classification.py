@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, Trainer, TrainingArguments
 
 from elmo_hf import ElmoForTokenClassification, ElmoTokenizer, start_from_word_vectors
-from elmo_hf.model.crf import forbidden_transitions
+from elmo_hf.model.tag_schemes import forbidden_transitions
 from modeling_tests.tiny import batch_of, tiny_config, with_large_weights
 
 SENTENCES = ["a cat sat", "why", "the dogs ran off at once", "no no", ""]
@@ -286,8 +286,8 @@ class TestBadInput:
         tiny_tagger(**FIELD).save_pretrained(tmp_path)
         with pytest.raises(ValueError, match="label 'I-PER' can stand in no BIO sequence .*IOB1"):
             ElmoForTokenClassification.from_pretrained(tmp_path, **named(["O", "I-PER"]), ignore_mismatched_sizes=True)
-        with pytest.raises(StrictDataclassClassValidationError, match="tag_scheme='BIO' without use_crf"):
-            ElmoForTokenClassification.from_pretrained(tmp_path, use_crf=False)
+        with pytest.raises(StrictDataclassClassValidationError, match=r"crf_label_weights=\[-1\]"):
+            ElmoForTokenClassification.from_pretrained(tmp_path, crf_label_weights=[-1])
 
     def test_a_field_needs_word_ids(self):
         model, batch = tiny_tagger(**FIELD), batch_of(SENTENCES)
