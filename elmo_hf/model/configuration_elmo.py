@@ -60,6 +60,12 @@ AUTO_MAP = {
 }
 
 
+def _has_task(config_dict: dict[str, Any]) -> bool:
+    """Whether a saved configuration is that of a tagger or sentence classifier."""
+    tasks = ("ForTokenClassification", "ForSequenceClassification")
+    return any(str(name).endswith(tasks) for name in config_dict.get("architectures") or [])
+
+
 @strict
 class ElmoConfig(PreTrainedConfig):
     r"""Configuration of an [`ElmoModel`] and its task models.
@@ -310,6 +316,9 @@ class ElmoConfig(PreTrainedConfig):
                 f"{'in float' if saved is None else saved!r}; load them as they are, and turn a model into 8-bit "
                 "integers with elmo_hf.quantize(model)"
             )
+        if _has_task(config_dict):
+            # Saved before there was the choice: such a model's layers have learned to read the boundaries.
+            config_dict = {"words_only": False, **config_dict}
         return super().from_dict({**config_dict, **replaced}, **kwargs)
 
     @property

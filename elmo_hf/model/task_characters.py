@@ -35,6 +35,7 @@ class ElmoTaskCharacters(nn.Module):
             for width, count in config.task_character_filters
         )
         self.activation = ACTIVATIONS[config.task_character_activation]
+        self.widest_filter = max(width for width, _ in config.task_character_filters)
         self.output_size: int = sum(count for _, count in config.task_character_filters)
 
     def forward(self, code_point_ids: Tensor, mask: Tensor) -> Tensor:
@@ -50,7 +51,8 @@ class ElmoTaskCharacters(nn.Module):
         """
         ids = code_point_ids.to(mask.device).long()
         self._check(ids, mask)
-        ids = ids[ids != PADDING]  # [total], all words one after the other
+        # All words one after the other, [total], and so many empty ones that every filter has a window.
+        ids = torch.cat([ids[ids != PADDING], ids.new_full((self.widest_filter,), END_OF_WORD)])
         is_end = ids == END_OF_WORD
         word = is_end.cumsum(0) - is_end.long()  # the word of each character, its end included
         # Row 0, of what stands for no character, is only read by windows that do not count.
@@ -64,13 +66,12 @@ class ElmoTaskCharacters(nn.Module):
         """[count, filters]: each filter's largest value over the windows that lie wholly inside a word."""
         assert isinstance(convolution, nn.Conv1d)
         beyond = convolution.kernel_size[0] - 1
-        maxima = characters.new_full((count, convolution.out_channels), -torch.inf)
-        if len(word) > beyond:
-            windows = convolution(characters)[0].T  # [total - beyond, filters]
-            is_inside = (word[: len(windows)] == word[beyond:]) & ~is_end[beyond:]
-            maxima = maxima.to(windows.dtype)
-            where = word[: len(windows)][is_inside].unsqueeze(-1).expand(-1, windows.shape[-1])
-            maxima = maxima.scatter_reduce(0, where, self.activation(windows[is_inside]), "amax")
+        windows = convolution(characters)[0].T  # [total - beyond, filters]
+        first = word[: len(windows)]
+        is_inside = (first == word[beyond:]) & ~is_end[beyond:]
+        maxima = windows.new_full((count, windows.shape[-1]), -torch.inf)
+        where = first[is_inside].unsqueeze(-1).expand(-1, windows.shape[-1])
+        maxima = maxima.scatter_reduce(0, where, self.activation(windows[is_inside]), "amax")
         return maxima.masked_fill(maxima.isneginf(), 0.0)
 
     def _check(self, ids: Tensor, mask: Tensor) -> None:

@@ -1,7 +1,6 @@
 """The field against all sequences, one by one."""
 
 import itertools
-import re
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from elmo_hf.model.crf import (
     max_marginals,
     path_scores,
 )
-from elmo_hf.model.tag_schemes import bio_name, forbidden_transitions
+from elmo_hf.model.tag_schemes import forbidden_transitions
 from modeling_tests.tiny import tiny_config
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -91,75 +90,6 @@ class EverySequence:
 
     def best(self, agrees=lambda tags: True):
         return self.scores[[agrees(tags) for tags in self.tags]].max()
-
-
-class TestSchemes:
-    @pytest.mark.parametrize(
-        ("labels", "scheme", "valid"),
-        [
-            (BIO, "BIO", r"(O|(B-PER)(I-PER)*|(B-LOC)(I-LOC)*)*"),
-            (BIOES, "BIOES", r"(O|S-PER|S-LOC|(B-PER)(I-PER)*(E-PER))*"),
-            (["I", "O", "B"], "BIO", r"(O|BI*)*"),
-            (["E-a-b", "B-a-b"], "BIOES", r"((B-a-b)(E-a-b))*"),
-            (["O", "B-X", "I-X", "L-X", "U-X", "U-Y"], "BIOUL", r"(O|U-X|U-Y|(B-X)(I-X)*(L-X))*"),
-            (["B", "M", "E", "S"], "BMES", r"(S|BM*E)*"),
-            (["O", "B-X", "M-X", "E-X", "S-Y"], "BMES", r"(O|S-Y|(B-X)(M-X)*(E-X))*"),
-            # B only where an entity of the same type ends just before.
-            (["O", "I-X", "B-X", "I-Y"], "IOB1", r"(O|I-Y|(I-X)(I-X|B-X)*)*"),
-        ],
-    )
-    def test_exactly_the_sequences_of_the_scheme_are_allowed(self, labels, scheme, valid):
-        forbidden = forbidden_transitions(labels, scheme)
-        count = len(labels)
-        for length in range(1, 5):
-            for tags in itertools.product(range(count), repeat=length):
-                steps = itertools.pairwise([count, *tags, count])
-                allowed = not any(forbidden[before, after] for before, after in steps)
-                assert allowed == bool(re.fullmatch(valid, "".join(labels[tag] for tag in tags))), tags
-
-    def test_labels_that_are_no_scheme_are_free(self):
-        assert not forbidden_transitions(["NOUN", "VERB"], None).any()
-
-    @pytest.mark.parametrize(
-        ("labels", "scheme", "message"),
-        [
-            (["O", "B-PER", "NOUN"], "BIO", "label 'NOUN' is no tag of tag_scheme='BIO': expected O, or one of B, I "),
-            (["O", "B-PER", "E-PER"], "BIO", "label 'E-PER' is no tag of tag_scheme='BIO'"),
-            (["O", "U-PER"], "BIOES", "label 'U-PER' is no tag .* one of B, I, E, S "),
-            (["O", "B-"], "BIO", "label 'B-' is no tag"),
-            (["O", "BI-PER"], "BIO", "label 'BI-PER' is no tag"),
-            (["LABEL_0"], "BIO", "label 'LABEL_0' is no tag .*Give id2label the tags of the data"),
-            (["O", "I-PER"], "BIO", "label 'I-PER' can stand in no BIO sequence .*expected 'B-PER' .*IOB1"),
-            (["O", "B-PER", "I-PER"], "BIOES", "label 'B-PER' can stand in no BIOES sequence.* expected 'E-PER'"),
-            (["O", "B-PER", "I-LOC"], "BIO", "label 'I-LOC' can stand in no BIO sequence .*expected 'B-LOC'"),
-            (["O", "E-PER", "S-PER"], "BIOES", "label 'E-PER' can stand in no BIOES sequence .*expected 'B-PER'"),
-            (["O", "B-PER", "I-PER"], "BIOUL", "label 'B-PER' can stand in no BIOUL sequence .*expected 'L-PER'"),
-            (["O", "M-PER", "E-PER"], "BMES", "label 'M-PER' can stand in no BMES sequence .*expected 'B-PER'"),
-            (["O", "B-PER", "I-LOC"], "IOB1", "label 'B-PER' can stand in no IOB1 sequence .*expected 'I-PER'"),
-        ],
-    )
-    def test_labels_that_contradict_the_scheme_are_refused(self, labels, scheme, message):
-        with pytest.raises(ValueError, match=message):
-            field_of(labels, scheme)
-
-    def test_labels_that_decoding_never_reaches_are_only_unreachable(self):
-        """An archive may have them: its training data was not held against the scheme."""
-        field = field_of(["O", "B-PER", "I-LOC"], "BIO", crf_constraints="decoding")
-        emissions = torch.tensor([[[0.0, 1.0, 9.0], [0.0, 1.0, 9.0]]])
-        assert best_tags(emissions, torch.ones(1, 2).bool(), field()).tolist() == [[1, 1]]
-
-    @pytest.mark.parametrize(
-        ("scheme", "tags", "names"),
-        [
-            ("BIO", "O B-X I-X", "O B-X I-X"),
-            ("BIOES", "B-X I-X E-X S-Y", "B-X I-X I-X B-Y"),
-            ("BIOUL", "B-X I-X L-X U-Y-Z", "B-X I-X I-X B-Y-Z"),
-            ("BMES", "B M E S O", "B I I B O"),
-            ("IOB1", "I-X B-X O", "I-X B-X O"),
-        ],
-    )
-    def test_names_in_bio(self, scheme, tags, names):
-        assert [bio_name(tag, scheme) for tag in tags.split()] == names.split()
 
 
 class TestScores:
@@ -251,6 +181,12 @@ class TestScores:
 
 class TestConstraints:
     LABELS = ["O", "B-X", "I-X"]
+
+    def test_labels_that_decoding_never_reaches_are_only_unreachable(self):
+        """An archive may have them: its training data was not held against the scheme."""
+        field = field_of(["O", "B-PER", "I-LOC"], "BIO", crf_constraints="decoding")
+        emissions = torch.tensor([[[0.0, 1.0, 9.0], [0.0, 1.0, 9.0]]])
+        assert best_tags(emissions, torch.ones(1, 2).bool(), field()).tolist() == [[1, 1]]
 
     def test_in_decoding_only(self):
         free, field = field_of(self.LABELS, None), field_of(self.LABELS, "BIO", crf_constraints="decoding")
