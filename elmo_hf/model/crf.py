@@ -89,10 +89,11 @@ class ElmoCrf(nn.Module):
 
     def forward(self, is_constrained: bool = True) -> CrfScores:
         """The scores, float32 or wider, with what the scheme forbids as decoding needs them, or without."""
-        start, transitions, end = self.start_transitions, _widened(self.transitions), self.end_transitions
-        if start is None or end is None:
-            start = end = transitions.new_zeros(len(transitions))
-        scores = CrfScores(_widened(start), transitions, _widened(end))
+        transitions = _widened(self.transitions)
+        nothing = transitions.new_zeros(len(transitions))
+        ends = (self.start_transitions, self.end_transitions)
+        start, end = (nothing if scores is None else _widened(scores) for scores in ends)
+        scores = CrfScores(start, transitions, end)
         return self._forbid(scores) if is_constrained else scores
 
     def log_likelihood(self, emissions: Tensor, labels: Tensor, mask: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ Two kinds of cell: the plain one, and one with a highway from its input around t
 al. 2017), AllenNLP's `stacked_bidirectional_lstm`.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -45,7 +47,7 @@ class ElmoTaskLstm(nn.Module):
 
     def _run(self, inputs: Tensor, batch_sizes: list[int], hidden: Tensor, cell: Tensor, kept: Tensor | None) -> Tensor:
         """The recurrence; `kept` [rows, size] scales every output of a row."""
-        settings = {"cell_clip": None, "projection_clip": None, "forget_bias": self.forget_bias}
+        settings: dict[str, Any] = {"cell_clip": None, "projection_clip": None, "forget_bias": self.forget_bias}
         state = inputs, batch_sizes, hidden, cell, self.input_proj, self.hidden_proj
         if kept is None:
             return projected_lstm(*state, None, **settings)[0]

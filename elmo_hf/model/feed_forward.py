@@ -1,7 +1,7 @@
 """Layers that map each vector by itself: feed-forward and max-out layers."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn import functional
 from .configuration_elmo import ACTIVATION_NAMES
 from .initialization import starting_with
 
-_FUNCTIONS = (
+_FUNCTIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda values: values,
     torch.relu,
     torch.tanh,

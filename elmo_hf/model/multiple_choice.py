@@ -81,7 +81,7 @@ class ElmoForMultipleChoice(ElmoPreTrainedModel):
             "pos_tag_ids": (pos_tag_ids, "(batch, choices, words)"),
             "code_point_ids": (code_point_ids, "(batch, choices, characters)"),
         }
-        flat = {name: self._flattened(name, *value, input_ids) for name, value in given.items()}
+        flat: dict[str, Any] = {name: self._flattened(name, *value, input_ids) for name, value in given.items()}
         words, mask, outputs = self.encode_words(**flat, output_hidden_states=output_hidden_states)
         ids = input_ids.flatten(0, 1)
         choices = self.sentence_encoder(words, mask, ids, self.without_boundaries(mask, ids))
