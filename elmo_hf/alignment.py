@@ -40,7 +40,10 @@ SIMILARITIES_AT_A_TIME = 2**22
 TASK_FIELDS = (
     "num_representations scalar_mix scalar_mix_parameters scalar_mix_layer_norm scalar_mix_layer_norm_epsilon "
     "scalar_mix_l2 representation_dropout elmo_at word_vector_size train_word_vectors task_lstm_size task_lstm_layers "
-    "task_dropout use_crf tag_scheme pooling maxout_sizes maxout_pieces sentence_pairs"
+    "task_encoder task_forget_bias task_recurrent_dropout words_only task_character_size num_task_characters "
+    "task_character_filters task_character_activation pre_encoder_layers classifier_layers integrator_size "
+    "integrator_layers task_dropout use_crf tag_scheme tag_names crf_constraints crf_start_end_transitions "
+    "crf_label_weights crf_weight_strategy pooling maxout_sizes maxout_pieces maxout_classifier sentence_pairs"
 ).split()
 
 

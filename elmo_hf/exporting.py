@@ -23,9 +23,10 @@ from elmo_hf.inference.loading import is_a
 from elmo_hf.model.base_model import ElmoModel
 from elmo_hf.model.bilstm import ElmoEncoder, ElmoLayer, ElmoLstm
 from elmo_hf.model.character_embeddings import ElmoCharacterEmbeddings
+from elmo_hf.model.encoders import ElmoTaskLayer, ElmoTaskLstm
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.model.sequence_classification import ElmoForSequenceClassification
-from elmo_hf.model.task_layers import ElmoTaskLayer, ElmoTaskLayers, ElmoTaskLstm, ElmoWordVectors
+from elmo_hf.model.task_layers import ElmoTaskLayers, ElmoWordVectors
 from elmo_hf.model.token_classification import ElmoForTokenClassification
 from elmo_hf.model.transformer import ElmoTransformerEncoder
 from elmo_hf.model.word_embeddings import ElmoProjectedWordEmbeddings, ElmoWordEmbeddings
@@ -162,11 +163,20 @@ class _DenseTransformerEncoder(ElmoTransformerEncoder):
 
 
 class _DenseTaskLayers(ElmoTaskLayers):
-    def _run_layers(self, words: Tensor, mask: Tensor) -> Tensor:
-        for layer in cast("Iterable[ElmoTaskLayer]", self.layers):
+    def _run_layers(self, layers: nn.ModuleList, words: Tensor, mask: Tensor) -> Tensor:
+        for layer in cast("Iterable[ElmoTaskLayer]", layers):
             lstms = layer.forward_lstm, layer.backward_lstm
             outputs = [
-                _scan(lstm, words, mask, lstm.size, reverse, cell_clip=None, projection_clip=None, forget_bias=1.0)
+                _scan(
+                    lstm,
+                    words,
+                    mask,
+                    lstm.size,
+                    reverse,
+                    cell_clip=None,
+                    projection_clip=None,
+                    forget_bias=lstm.forget_bias,
+                )
                 for lstm, reverse in zip(lstms, (False, True), strict=True)
             ]
             words = torch.cat(outputs, dim=-1)
@@ -257,7 +267,7 @@ def exportable(model: ElmoPreTrainedModel, output_hidden_states: bool = False) -
 
     Raises:
         TypeError: another model.
-        ValueError: a CRF, sentence pairs, or 8-bit weights.
+        ValueError: a CRF, sentence pairs, code points or highways of a task's own, or 8-bit weights.
     """
     kinds = ElmoModel, ElmoForTokenClassification, ElmoForSequenceClassification
     if not isinstance(model, kinds):
@@ -277,6 +287,12 @@ def exportable(model: ElmoPreTrainedModel, output_hidden_states: bool = False) -
         )
     if isinstance(model, ElmoForSequenceClassification) and model.config.sentence_pairs:
         raise ValueError("cannot export sentence_pairs=True, which checks every row of a batch to be a pair")
+    for name, other in (("task_character_size", 0), ("task_encoder", "lstm")):
+        if getattr(model.config, name) != other and not isinstance(model, ElmoModel):
+            raise ValueError(
+                f"cannot export {name}={getattr(model.config, name)!r} of a task model: expected {other!r}; export its "
+                "biLM, model.elmo, and run the task's layers outside"
+            )
     if model.config.weight_precision is not None:
         raise ValueError(
             f"cannot export weight_precision={model.config.weight_precision!r}, whose products are PyTorch's own: "

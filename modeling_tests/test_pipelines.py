@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, EncoderDecoderConfig, EncoderDecoderModel, pipeline
 
+import elmo_hf
 from elmo_hf import (
     ElmoForMaskedLM,
     ElmoForSequenceClassification,
@@ -170,6 +171,69 @@ class TestTokenClassificationByAField:
         assert len(entities) > len(found) > 2
         assert [[item["entity_group"], item["start"], item["end"]] for item in found] == [e[:3] for e in expected]
         assert [item["score"] for item in found] == pytest.approx([entity[3] for entity in expected], abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_token_classification_by_code_points(tokenizer, batch_size):
+    """Rows of their own lengths, which the pipeline pads as it pads all others."""
+    words = ElmoTokenizer(
+        max_characters_per_word=9, code_point_set=["A", "d", "a"], padding_side=tokenizer.padding_side
+    )
+    fields = {"task_character_size": 3, "num_task_characters": words.num_code_points, "words_only": True}
+    config = tiny_config(**fields, task_lstm_size=3, id2label={0: "O", 1: "B-PER"}, label2id={"O": 0, "B-PER": 1})
+    model = with_large_weights(ElmoForTokenClassification(config)).eval()
+    tag = pipeline("token-classification", model=model, tokenizer=words, ignore_labels=[])
+    for text, found in zip(TEXTS, tag(TEXTS, batch_size=batch_size), strict=True):
+        probabilities = model(**words(text, return_tensors="pt")).logits[0, 1:-1].softmax(-1)
+        assert [item["score"] for item in found] == pytest.approx(probabilities.max(-1).values.tolist(), abs=1e-5)
+
+
+class TestEntitiesOfEveryScheme:
+    """Whole entities from the unmodified pipeline, with a field and without; the logits keep the scheme's order."""
+
+    TEXT = "Marie Curie met Ada Lovelace Grace in New South Wales ."
+    # Two entities of one type side by side, one of a single word, one of three.
+    ENTITIES = [("PER", "Marie Curie"), ("PER", "Ada Lovelace"), ("PER", "Grace"), ("LOC", "New South Wales")]
+    TAGS = {
+        "BIO": "B-PER I-PER O B-PER I-PER B-PER O B-LOC I-LOC I-LOC O",
+        "BIOES": "B-PER E-PER O B-PER E-PER S-PER O B-LOC I-LOC E-LOC O",
+        "BIOUL": "B-PER L-PER O B-PER L-PER U-PER O B-LOC I-LOC L-LOC O",
+        "BMES": "B-PER E-PER O B-PER E-PER S-PER O B-LOC M-LOC E-LOC O",
+        "IOB1": "I-PER I-PER O I-PER I-PER B-PER O I-LOC I-LOC I-LOC O",
+    }
+
+    def tagger(self, scheme, use_crf):
+        """A model that has learned this sentence: scores from a table of word vectors, large enough for every field."""
+        gold = self.TAGS[scheme].split()
+        labels = sorted({*gold, *(f"{letter}-PER" for letter in {tag[0] for tag in gold} - {"O"})})
+        words = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", *dict.fromkeys(self.TEXT.split())])
+        config = tiny_config(
+            vocab_size=len(words), elmo_at=[], word_vector_size=len(labels), use_crf=use_crf, tag_scheme=scheme,
+            crf_constraints="decoding", id2label=dict(enumerate(labels)),
+        )  # fmt: skip
+        model = ElmoForTokenClassification(config).eval()
+        with torch.no_grad():
+            model.classifier.weight.copy_(torch.eye(len(labels)))
+            model.classifier.bias.zero_()
+            table = model.task_layers.word_vectors.word_embeddings.weight.zero_()
+            for word, tag in zip(self.TEXT.split(), gold, strict=True):
+                table[words.convert_tokens_to_ids(word), labels.index(tag)] = 20
+        return model, words
+
+    @pytest.mark.parametrize("use_crf", [True, False])
+    @pytest.mark.parametrize("scheme", TAGS)
+    def test_whole_entities(self, scheme, use_crf, tmp_path):
+        model, words = self.tagger(scheme, use_crf)
+        model.save_pretrained(tmp_path)
+        words.save_pretrained(tmp_path)
+        for strategy in ("simple", "first", "average", "max"):
+            tag = pipeline("token-classification", model=str(tmp_path), aggregation_strategy=strategy)
+            found = [(one["entity_group"], self.TEXT[one["start"] : one["end"]]) for one in tag(self.TEXT)]
+            assert found == self.ENTITIES
+        # The scheme's own names are what `tag` gives, in the order of the logits.
+        assert elmo_hf.tag([self.TEXT.split()], str(tmp_path))[0].tags == self.TAGS[scheme].split()
+        ids = model(**words(self.TEXT, return_tensors="pt")).logits[0, 1:-1].argmax(-1).tolist()
+        assert [model.config.tag_names[index] for index in ids] == self.TAGS[scheme].split()
 
 
 class TestTextClassification:

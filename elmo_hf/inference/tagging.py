@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -99,7 +98,7 @@ def _words(tokenizer: ElmoTokenizer, text: str) -> list[str]:
 
 
 def _tag(model: ElmoForTokenClassification, tokenizer: ElmoTokenizer, batch: list[list[str]]) -> list[TaggedSentence]:
-    names: Any = model.config.id2label  # by number; Transformers' own type is wider
+    names = model.config.label_names
     encoding = tokenizer(batch, is_split_into_words=True, padding=True, padding_side="right", return_tensors="pt")
     labels = model.predict(**encoding.to(model.device))
     return [

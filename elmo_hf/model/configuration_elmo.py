@@ -6,7 +6,7 @@ The defaults are the published *original* model (Peters et al. 2018, section 3.4
 
 import math
 from dataclasses import field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -43,6 +43,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+# Of a task's feed-forward layers (`feed_forward.ACTIVATIONS`).
+ACTIVATION_NAMES = ("linear", "relu", "tanh", "sigmoid", "elu", "gelu", "leaky_relu")
+
 # Every class that can be loaded from a checkpoint's own code. `save_pretrained` alone would write only the entry of
 # the class that is saved, and a fine-tuned tagger could then not be loaded as a plain `AutoModel`.
 AUTO_MAP = {
@@ -55,6 +58,12 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "modeling_elmo.ElmoForSequenceClassification",
     "AutoModelForTokenClassification": "modeling_elmo.ElmoForTokenClassification",
 }
+
+
+def _has_task(config_dict: dict[str, Any]) -> bool:
+    """Whether a saved configuration is that of a tagger or sentence classifier."""
+    tasks = ("ForTokenClassification", "ForSequenceClassification")
+    return any(str(name).endswith(tasks) for name in config_dict.get("architectures") or [])
 
 
 @strict
@@ -152,13 +161,41 @@ class ElmoConfig(PreTrainedConfig):
         train_word_vectors: Whether those vectors are trained.
         task_lstm_size: Width of each direction of a task model's own biLSTM; 0 for none.
         task_lstm_layers: Its layers.
+        task_encoder: Its cell: `"lstm"`, or `"highway_lstm"` with a gated way around it (AllenNLP's
+            `stacked_bidirectional_lstm`).
+        task_forget_bias: Constant added to its forget gate when the model runs; 0.0 for AllenNLP's.
+        task_recurrent_dropout: Dropout on the cell's output, and so on the state that the next word reads, of the same
+            components at all words of a sentence, in training.
+        words_only: Whether the biLSTM of a tagger, or of a classifier of single sentences, reads the words alone, as in
+            the paper, and not the vectors of `<S>` and `</S>` too.
+        task_character_size: Width of a code point's vector in a character CNN of the task's own, joined to ELMo at the
+            input; 0 for none.
+        num_task_characters: Rows of its table, `tokenizer.num_code_points`.
+        task_character_filters: `[width, count]` of each of its convolutions.
+        task_character_activation: Non-linearity behind them, a name as in `pre_encoder_layers`.
+        pre_encoder_layers: `[width, activation]` of feed-forward layers between the words' vectors and the biLSTM. An
+            activation is `"linear"`, `"relu"`, `"tanh"`, `"sigmoid"`, `"elu"`, `"gelu"` or `"leaky_relu"`.
+        classifier_layers: Likewise, below the classifier of every word or of a pooled text.
+        integrator_size: Width of each direction of a second biLSTM, over the biattention of the sentence with itself
+            (McCann et al. 2017, section 4); 0 for none.
+        integrator_layers: Its layers.
         task_dropout: Dropout on the input of every layer of a task model's own, in training.
         use_crf: Whether a tagger scores whole sequences of tags by a conditional random field.
-        tag_scheme: `"BIO"` or `"BIOES"`: transitions that no such sequence has are impossible in the field.
+        tag_scheme: How the tags of a tagger write entities: `"BIO"` (IOB2), `"BIOES"`, `"BIOUL"`, `"BMES"` or `"IOB1"`;
+            `None` for other labels. A random field finds transitions impossible that no such sequence has.
+        tag_names: The tags of `tag_scheme` in the order of the logits, set by the tagger; `id2label` then has the tags
+            of BIO that say the same, which Transformers' pipeline joins to entities.
+        crf_constraints: When transitions that `tag_scheme` forbids are impossible: `"always"`, in `"decoding"` only (as
+            in AllenNLP), or `"never"`.
+        crf_start_end_transitions: Whether the field scores the first and the last tag of a sentence.
+        crf_label_weights: Weight of each label in the field's loss, in the order of the logits; `None` for none.
+        crf_weight_strategy: What they scale: `"emission"`, `"transition"` (and emissions), or `"lannoy"`, each word's
+            factor of the probability (de Lannoy et al. 2012).
         pooling: How a sentence's words become one vector; several ways are concatenated.
         maxout_sizes: Widths of a sentence classifier's max-out layers (McCann et al. 2017, section 4), as in the
             paper's sentiment model; empty for none.
         maxout_pieces: Linear maps whose largest value is taken by a max-out unit.
+        maxout_classifier: Whether the classifier of a sentence is itself a max-out layer, as in McCann et al.
         sentence_pairs: Whether a sentence classifier pools the two sentences of a pair apart and compares them.
 
     Raises:
@@ -167,7 +204,7 @@ class ElmoConfig(PreTrainedConfig):
 
     model_type = "elmo"
     _auto_class = "AutoConfig"
-    keys_to_ignore_at_inference = ["representations", "state"]
+    keys_to_ignore_at_inference = ["representations", "state", "emissions"]
 
     vocab_size: int = 5
     word_embedding_size: int = 0
@@ -226,12 +263,30 @@ class ElmoConfig(PreTrainedConfig):
     train_word_vectors: bool = True
     task_lstm_size: int = 0
     task_lstm_layers: int = 1
+    task_encoder: Literal["lstm", "highway_lstm"] = "lstm"
+    task_forget_bias: float | int = 1.0
+    task_recurrent_dropout: float | int = 0.0
+    words_only: bool = False
+    task_character_size: int = 0
+    num_task_characters: int = 2
+    task_character_filters: list[list[int]] = field(default_factory=lambda: [[3, 128]])
+    task_character_activation: str = "relu"
+    pre_encoder_layers: list[list[int | str]] = field(default_factory=list)
+    classifier_layers: list[list[int | str]] = field(default_factory=list)
+    integrator_size: int = 0
+    integrator_layers: int = 1
     task_dropout: float | int = 0.0
     use_crf: bool = False
-    tag_scheme: Literal["BIO", "BIOES"] | None = None
+    tag_scheme: Literal["BIO", "BIOES", "BIOUL", "BMES", "IOB1"] | None = None
+    tag_names: list[str] | None = None
+    crf_constraints: Literal["always", "decoding", "never"] = "always"
+    crf_start_end_transitions: bool = True
+    crf_label_weights: list[float | int] | None = None
+    crf_weight_strategy: Literal["emission", "transition", "lannoy"] = "emission"
     pooling: list[Literal["mean", "max", "min", "attention"]] = field(default_factory=lambda: ["mean"])
     maxout_sizes: list[int] = field(default_factory=list)
     maxout_pieces: int = 4
+    maxout_classifier: bool = False
     sentence_pairs: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -261,6 +316,9 @@ class ElmoConfig(PreTrainedConfig):
                 f"{'in float' if saved is None else saved!r}; load them as they are, and turn a model into 8-bit "
                 "integers with elmo_hf.quantize(model)"
             )
+        if _has_task(config_dict):
+            # Saved before there was the choice: such a model's layers have learned to read the boundaries.
+            config_dict = {"words_only": False, **config_dict}
         return super().from_dict({**config_dict, **replaced}, **kwargs)
 
     @property
@@ -293,6 +351,12 @@ class ElmoConfig(PreTrainedConfig):
             setattr(self, name, rate)
 
     @property
+    def label_names(self) -> list[str]:
+        """The labels of a task model in the order of its logits: `tag_names`, else those of `id2label`."""
+        names = cast("dict[int, str]", self.id2label)
+        return list(self.tag_names or (names[index] for index in range(len(names))))
+
+    @property
     def hidden_size(self) -> int:
         """Width of the model's output: both directions, 2 * `projection_size`."""
         return 2 * self.projection_size
@@ -313,20 +377,21 @@ class ElmoConfig(PreTrainedConfig):
         """Part of the `@strict` validation: refuse what no model can be, before anything is allocated."""
         positive = (
             "num_characters character_embedding_size projection_size cell_size num_hidden_layers num_representations "
-            "task_lstm_layers maxout_pieces num_attention_heads feed_forward_size max_position_embeddings "
-            "pos_tag_embedding_size"
+            "task_lstm_layers integrator_layers num_task_characters maxout_pieces num_attention_heads "
+            "feed_forward_size max_position_embeddings pos_tag_embedding_size"
         )
         for name in positive.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
         not_negative = (
             "vocab_size word_embedding_size num_highway_layers scalar_mix_l2 scalar_mix_layer_norm_epsilon "
-            "word_vector_size task_lstm_size mask_prior_weight num_pos_tags"
+            "word_vector_size task_lstm_size task_character_size integrator_size mask_prior_weight num_pos_tags"
         )
         for name in not_negative.split():
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
-        for name in ("forget_bias", "scalar_mix_l2", "scalar_mix_layer_norm_epsilon", "mask_prior_weight"):
+        finite = "forget_bias task_forget_bias scalar_mix_l2 scalar_mix_layer_norm_epsilon mask_prior_weight"
+        for name in finite.split():
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)}: expected a finite number")
         for name in ("cell_clip", "projection_clip"):
@@ -335,16 +400,18 @@ class ElmoConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={value}: expected a bound of 0 or more, or None for no clipping")
         for name in (
             "lstm_input_dropout representation_dropout task_dropout transformer_input_dropout attention_dropout "
-            "transformer_dropout softmax_dropout"
+            "transformer_dropout softmax_dropout task_recurrent_dropout"
         ).split():
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a probability in [0, 1)")
         self._validate_words()
         self._validate_encoder()
         self._validate_task()
+        for name in ("character_filters", "task_character_filters"):
+            for pair in getattr(self, name):
+                if len(pair) != 2 or min(pair) < 1:
+                    raise ValueError(f"{name} holds {pair}: expected [width, count], both at least 1")
         for pair in self.character_filters:
-            if len(pair) != 2 or min(pair) < 1:
-                raise ValueError(f"character_filters holds {pair}: expected [width, count], both at least 1")
             if pair[0] > self.max_characters_per_word:
                 raise ValueError(
                     f"character_filters holds {pair}, wider than a word of "
@@ -434,14 +501,33 @@ class ElmoConfig(PreTrainedConfig):
                 f"elmo_at={self.elmo_at} without task_lstm_size: only layers of the task's own have an output to join "
                 'ELMo to; set task_lstm_size or elmo_at=["input"]'
             )
-        if "input" not in self.elmo_at and not self.word_vector_size:
+        if "input" not in self.elmo_at and not (self.word_vector_size or self.task_character_size):
             raise ValueError(
                 f"elmo_at={self.elmo_at} without word_vector_size: the task has nothing to read at its input; set "
-                'word_vector_size or add "input" to elmo_at'
+                'word_vector_size or task_character_size, or add "input" to elmo_at'
             )
+        for name in ("pre_encoder_layers", "integrator_size"):
+            if getattr(self, name) and not self.task_lstm_size:
+                raise ValueError(f"{name}={getattr(self, name)} without task_lstm_size, the biLSTM that it belongs to")
+        for name in ("pre_encoder_layers", "classifier_layers"):
+            for layer in getattr(self, name):
+                if [type(value) for value in layer] != [int, str] or layer[0] < 1 or layer[1] not in ACTIVATION_NAMES:
+                    raise ValueError(
+                        f"{name} holds {layer}: expected [width, activation], a width of at least 1 and one of "
+                        f"{', '.join(ACTIVATION_NAMES)}"
+                    )
+        if self.task_character_activation not in ACTIVATION_NAMES:
+            raise ValueError(
+                f"task_character_activation={self.task_character_activation!r}: expected one of "
+                f"{', '.join(ACTIVATION_NAMES)}"
+            )
+        if self.task_character_size and not self.task_character_filters:
+            raise ValueError("task_character_filters is empty: expected [width, count] pairs, or task_character_size=0")
+        if self.integrator_size and self.sentence_pairs:
+            raise ValueError("integrator_size with sentence_pairs: biattention is of one sentence with itself")
         if not self.pooling:
             raise ValueError('pooling is empty: expected at least one of "mean", "max", "min", "attention"')
         if any(size < 1 for size in self.maxout_sizes):
             raise ValueError(f"maxout_sizes={self.maxout_sizes}: expected widths of at least 1")
-        if self.tag_scheme is not None and not self.use_crf:
-            raise ValueError(f"tag_scheme={self.tag_scheme!r} without use_crf: only a field has transitions to forbid")
+        if any(not 0 <= weight < math.inf for weight in self.crf_label_weights or []):
+            raise ValueError(f"crf_label_weights={self.crf_label_weights}: expected finite numbers of 0 or more")

@@ -8,15 +8,18 @@ Everything is computed in float32 or wider. Loops run over words and never over 
 the rows that are still running, so there are no masks inside a loop.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import initialization as init
 
 from .configuration_elmo import ElmoConfig
 from .packing import PackedBatch
+from .tag_schemes import forbidden_transitions
 
 # The score of what a tag scheme forbids. Finite, so that no gradient is NaN, and beyond all that a model learns.
 FORBIDDEN = -1e6
@@ -25,8 +28,6 @@ FORBIDDEN = -1e6
 TIE = 1e-6
 
 IGNORED = -100
-
-PREFIXES = {"BIO": ("B", "I"), "BIOES": ("B", "I", "E", "S")}
 
 
 class CrfScores(NamedTuple):
@@ -47,78 +48,6 @@ class CrfScores(NamedTuple):
         return CrfScores(self.end, self.transitions.T, self.start)
 
 
-# -- What a tag scheme allows ------------------------------------------------------------------------------------------
-
-
-def _parse(label: str, scheme: str) -> tuple[str, str]:
-    """Prefix and type of a label, `("O", "")` outside of an entity."""
-    if label == "O":
-        return "O", ""
-    prefix, dash, kind = label.partition("-")
-    if prefix not in PREFIXES[scheme] or bool(dash) != bool(kind):
-        raise ValueError(
-            f"label {label!r} is no tag of tag_scheme={scheme!r}: expected O, or one of "
-            f"{', '.join(PREFIXES[scheme])} with a dash and a type, such as B-PER. Give id2label the tags of the data, "
-            "or set tag_scheme=None for labels that are no such scheme"
-        )
-    return prefix, kind
-
-
-def _may_follow(before: tuple[str, str] | None, after: tuple[str, str] | None, scheme: str) -> bool:
-    """Whether a tag may stand behind another; `None` is the beginning or the end of the sentence."""
-    prefix_before, kind_before = before or ("O", "")
-    prefix_after, kind_after = after or ("O", "")
-    continues = prefix_before in ("B", "I") and prefix_after in ("I", "E") and kind_before == kind_after
-    if scheme == "BIO":
-        return continues or prefix_after != "I"
-    # An entity that began goes on until it ends, and only such a one goes on.
-    return continues or (prefix_before not in ("B", "I") and prefix_after not in ("I", "E"))
-
-
-def forbidden_transitions(labels: Sequence[str], scheme: str | None) -> Tensor:
-    """What no sequence of tags has, for instance I-PER behind B-LOC.
-
-    Args:
-        labels: the L tags, in the order of their ids.
-        scheme: `"BIO"` (also called IOB2), `"BIOES"`, or `None` for labels that may follow each other freely.
-
-    Returns:
-        (L + 1, L + 1), bool, on the CPU: true where a tag (row) must not be followed by another (column). The last row
-        stands for the beginning of a sentence and the last column for its end.
-
-    Raises:
-        ValueError: a label is no tag of the scheme, or can stand in no sequence of these labels.
-    """
-    count = len(labels)
-    if scheme is None:
-        return torch.zeros(count + 1, count + 1, dtype=torch.bool, device="cpu")
-    tags = [*(_parse(label, scheme) for label in labels), None]
-    allowed = [[_may_follow(before, after, scheme) for after in tags] for before in tags]
-    begins = _reached(allowed, count)
-    ends = _reached([list(column) for column in zip(*allowed, strict=True)], count)
-    for index, label in enumerate(labels):
-        if index not in begins or index not in ends:
-            prefix, kind = "E" if index in begins else "B", _parse(label, scheme)[1]
-            raise ValueError(
-                f"label {label!r} can stand in no {scheme} sequence of the labels {', '.join(labels)}: expected "
-                f"{f'{prefix}-{kind}' if kind else prefix!r} among them. Convert data of another scheme (IOB1 "
-                f"begins entities with I) to {scheme}, or set tag_scheme=None"
-            )
-    # Models are also built where the default device holds no values.
-    return torch.tensor([[not may for may in row] for row in allowed], device="cpu")
-
-
-def _reached(allowed: Sequence[Sequence[bool]], boundary: int) -> set[int]:
-    """The tags that some path from the boundary leads to, without passing the boundary again."""
-    found, ahead = {boundary}, [boundary]
-    while ahead:
-        before = ahead.pop()
-        new = {after for after, may in enumerate(allowed[before]) if may} - found
-        found |= new
-        ahead += new
-    return found
-
-
 # -- The field ---------------------------------------------------------------------------------------------------------
 
 
@@ -127,33 +56,67 @@ class ElmoCrf(nn.Module):
 
     They start at zero, so that a new field is one softmax a word over what its scheme allows.
 
+    Args:
+        config: its `tag_scheme` and the fields that begin with `crf_`.
+
     Attributes:
-        start_transitions, end_transitions: (num_labels,).
+        start_transitions, end_transitions: (num_labels,); absent without `crf_start_end_transitions`.
         transitions: (num_labels, num_labels), from row to column.
     """
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__()
         count = config.num_labels or 0
-        names = cast("dict[int, str]", config.id2label)
-        self.labels = [names[index] for index in range(count)]
-        self.tag_scheme = config.tag_scheme
-        self.start_transitions = nn.Parameter(torch.empty(count))
+        self.labels = config.label_names
+        self.tag_scheme = config.tag_scheme if config.crf_constraints != "never" else None
+        self.constrains_training = config.crf_constraints == "always"
+        self.label_weights, self.weight_strategy = config.crf_label_weights, config.crf_weight_strategy
+        if self.label_weights is not None and len(self.label_weights) != count:
+            raise ValueError(
+                f"crf_label_weights has {len(self.label_weights)} values: expected {count}, one for each label"
+            )
+        has_ends = config.crf_start_end_transitions
+        self.start_transitions = nn.Parameter(torch.empty(count)) if has_ends else None
         self.transitions = nn.Parameter(torch.empty(count, count))
-        self.end_transitions = nn.Parameter(torch.empty(count))
+        self.end_transitions = nn.Parameter(torch.empty(count)) if has_ends else None
         # Known from the configuration. No buffer: loading leaves the values of those that a checkpoint lacks undefined.
-        self.forbidden = forbidden_transitions(self.labels, self.tag_scheme)
+        self.forbidden = forbidden_transitions(self.labels, self.tag_scheme, is_strict=self.constrains_training)
 
     def reset_weights(self) -> None:
         """Set the initial scores; tensors that were loaded stay."""
-        for scores in (self.start_transitions, self.transitions, self.end_transitions):
+        for scores in self.parameters():
             init.zeros_(scores)
 
-    def forward(self) -> CrfScores:
-        """The scores, float32 or wider."""
-        scores = CrfScores(self.start_transitions, self.transitions, self.end_transitions)
-        dtype = torch.promote_types(self.transitions.dtype, torch.float32)
-        return self._forbid(CrfScores(*(part.to(dtype) for part in scores)))
+    def forward(self, is_constrained: bool = True) -> CrfScores:
+        """The scores, float32 or wider, with what the scheme forbids as decoding needs them, or without."""
+        transitions = _widened(self.transitions)
+        nothing = transitions.new_zeros(len(transitions))
+        ends = (self.start_transitions, self.end_transitions)
+        start, end = (nothing if scores is None else _widened(scores) for scores in ends)
+        scores = CrfScores(start, transitions, end)
+        return self._forbid(scores) if is_constrained else scores
+
+    def log_likelihood(self, emissions: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """What training raises: the labels' log-likelihood, with `crf_label_weights` a weighted one.
+
+        Arguments and result as in the function `log_likelihood`. The scheme's constraints count unless
+        `crf_constraints="decoding"`.
+
+        Raises:
+            ValueError: labels that the scheme forbids, if its constraints count.
+        """
+        scores = self(is_constrained=False)
+        weights = None
+        if self.label_weights is not None:
+            weights = torch.tensor(self.label_weights, dtype=scores.start.dtype, device=scores.start.device)
+            if self.weight_strategy != "lannoy":
+                emissions, scores = weighted(emissions, scores, weights, self.weight_strategy == "transition")
+        if self.constrains_training:
+            self.check_labels(labels, mask)
+            scores = self._forbid(scores)
+        if weights is not None and self.weight_strategy == "lannoy":
+            return lannoy_log_likelihood(emissions, labels, mask, scores, weights)
+        return log_likelihood(emissions, labels, mask, scores)
 
     def _forbid(self, scores: CrfScores) -> CrfScores:
         forbidden = self.forbidden.to(scores.start.device)
@@ -326,6 +289,67 @@ def log_likelihood(emissions: Tensor, labels: Tensor, mask: Tensor, scores: CrfS
     return difference.masked_fill(~is_labelled, 0.0)
 
 
+def weighted(
+    emissions: Tensor, scores: CrfScores, weights: Tensor, weighs_transitions: bool
+) -> tuple[Tensor, CrfScores]:
+    """Emissions and scores of a field in which labels count differently: scaled by the weight of their label.
+
+    Source: AllenNLP's `weight_strategy`, `"emission"` and `"transition"`; the latter weighs transitions too, by the
+    label that they come from. First and last tags' own scores stay.
+
+    Args:
+        emissions: (batch, words, L).
+        scores: without constraints, which no weight may scale.
+        weights: (L,), not negative.
+        weighs_transitions: the strategy.
+    """
+    if weighs_transitions:
+        scores = scores._replace(transitions=scores.transitions * weights.unsqueeze(1))
+    return _widened(emissions) * weights, scores
+
+
+def lannoy_log_likelihood(
+    emissions: Tensor, labels: Tensor, mask: Tensor, scores: CrfScores, weights: Tensor
+) -> Tensor:
+    """Log-likelihood in which every word counts by the weight of its label (de Lannoy et al. 2012).
+
+    A sentence's probability is a product of one factor a word, the label's score over what normalizes the sum up to
+    this word; each is raised to the power of the label's weight. First and last tags' own scores stay.
+
+    Source: AllenNLP's `weight_strategy="lannoy"`.
+
+    Args:
+        weights: (L,), not negative.
+
+    Other arguments and the result as in `log_likelihood`, but that every word of a row, or none, has a label.
+
+    Raises:
+        ValueError: a row with and without labels, whose weights are not known.
+    """
+    is_labelled = (mask & labels.ne(IGNORED)).any(dim=1)
+    if (mask & labels.eq(IGNORED) & is_labelled.unsqueeze(1)).any():
+        raise ValueError(
+            'labels hold -100 inside a sentence: crf_weight_strategy="lannoy" weighs each word by its label; expected '
+            'labels of all words, or "emission" or "transition"'
+        )
+    packing = PackedBatch.from_mask(mask)
+    if not packing.batch_sizes:
+        return _widened(emissions).new_zeros(len(mask))
+    weight = weights[labels.clamp(min=0, max=len(weights) - 1)]  # [batch, words]
+    steps = _run(packing.pack(_widened(emissions), packing.forward_index), packing.batch_sizes, scores, torch.logsumexp)
+    sums = [torch.logsumexp(step, dim=1) for step in steps]
+    # What each word adds to the logarithm of the sum over all sequences up to it.
+    added = [sums[0], *(after - before[: len(after)] for before, after in itertools.pairwise(sums))]
+    total = torch.cat(added) * packing.pack(weight.unsqueeze(-1), packing.forward_index).squeeze(-1)
+    partition = packing.unpack(total.unsqueeze(-1), packing.forward_index).sum(dim=(1, 2))
+    last = _last(steps)
+    ends = torch.logsumexp(last + scores.end, dim=1) - torch.logsumexp(last, dim=1)
+    scaled, scaled_scores = weighted(emissions, scores, weights, weighs_transitions=True)
+    score = path_scores(scaled, labels, mask, scaled_scores)
+    difference = score - partition - _of_rows(ends, packing)
+    return difference.masked_fill(~is_labelled, 0.0)
+
+
 @torch.no_grad()
 def best_tags(emissions: Tensor, mask: Tensor, scores: CrfScores) -> Tensor:
     """The sequence of the highest score (Viterbi decoding); arguments as in [`log_partition`].
@@ -334,6 +358,57 @@ def best_tags(emissions: Tensor, mask: Tensor, scores: CrfScores) -> Tensor:
         (batch, words), int64, -100 where `mask` is false.
     """
     return _decode(emissions, mask, scores)[0]
+
+
+@torch.no_grad()
+def best_paths(emissions: Tensor, mask: Tensor, scores: CrfScores, count: int) -> tuple[Tensor, Tensor]:
+    """The sequences of the highest scores, best first (Viterbi decoding of `count` paths).
+
+    Args:
+        count: how many, at least 1.
+
+    Other arguments as in [`log_partition`].
+
+    Returns:
+        tags (batch, count, words), int64, -100 where `mask` is false; scores (batch, count), float32 or wider. A row
+        with fewer sequences has -100 and minus infinity behind them. What a scheme forbids scores below
+        `FORBIDDEN / 2` and comes last.
+    """
+    packing = PackedBatch.from_mask(mask)
+    rows, words = mask.shape
+    values = _widened(emissions).new_full((rows, count), -torch.inf)
+    values[~mask.any(dim=1), 0] = 0.0  # the empty sequence
+    tags = torch.full((count, rows * words), IGNORED, device=mask.device)
+    if not packing.batch_sizes:
+        return tags.view(count, rows, words).transpose(0, 1), values
+    labels = emissions.shape[-1]
+    best: list[Tensor] = []  # [rows, paths kept, L]: scores of the best paths to every tag
+    arrived: list[Tensor] = []  # the same paths a word before: place in its flattened [paths kept, L]
+    for step in packing.pack(_widened(emissions), packing.forward_index).split(packing.batch_sizes):
+        if not best:
+            best.append((scores.start + step).unsqueeze(1))
+            continue
+        ahead = (best[-1][: len(step)].unsqueeze(-1) + scores.transitions).flatten(1, 2)  # [rows, paths * from, to]
+        kept = ahead.topk(min(count, ahead.shape[1]), dim=1)
+        best.append(kept.values + step.unsqueeze(1))
+        arrived.append(kept.indices)
+    # From each row's last word to its first.
+    behind, found, ends = best[-1].new_empty(0, count, dtype=torch.int64), [], []
+    for place in reversed(range(len(best))):
+        paths = best[place]
+        final = (paths[len(behind) :] + scores.end).flatten(1)
+        kept = final.topk(min(count, final.shape[1]), dim=1)
+        missing = (0, count - kept.values.shape[1])
+        ends.append(functional.pad(kept.values, missing, value=-torch.inf))
+        if place + 1 < len(best):
+            behind = arrived[place].flatten(1).gather(1, behind)
+        behind = torch.cat([behind, functional.pad(kept.indices, missing)])
+        found.append(behind % labels)
+    order = packing.row_order[: len(behind)]
+    values[order] = torch.cat(ends)
+    tags[:, packing.forward_index] = torch.cat(found[::-1]).T
+    tags = tags.view(count, rows, words).transpose(0, 1)
+    return tags.masked_fill(values.isneginf().unsqueeze(-1), IGNORED), values
 
 
 @torch.no_grad()

@@ -46,6 +46,7 @@ class ElmoForMultipleChoice(ElmoPreTrainedModel):
         output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         pos_tag_ids: Tensor | None = None,
+        code_point_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> MultipleChoiceModelOutput:
         """Score every choice.
@@ -58,6 +59,7 @@ class ElmoForMultipleChoice(ElmoPreTrainedModel):
             labels: (batch,), the number of the right choice, -100 for none.
             num_items_in_batch: divides the summed loss in place of this batch's number of labels.
             pos_tag_ids: (batch, choices, words).
+            code_point_ids: (batch, choices, characters).
 
         Returns:
             logits (batch, choices); with `labels`, the mean cross-entropy, plus `scalar_mix_penalty()`; hidden states
@@ -77,8 +79,9 @@ class ElmoForMultipleChoice(ElmoPreTrainedModel):
             "character_ids": (character_ids, "(batch, choices, words, characters)"),
             "inputs_embeds": (inputs_embeds, "(batch, choices, words, projection_size)"),
             "pos_tag_ids": (pos_tag_ids, "(batch, choices, words)"),
+            "code_point_ids": (code_point_ids, "(batch, choices, characters)"),
         }
-        flat = {name: self._flattened(name, *value, input_ids) for name, value in given.items()}
+        flat: dict[str, Any] = {name: self._flattened(name, *value, input_ids) for name, value in given.items()}
         words, mask, outputs = self.encode_words(**flat, output_hidden_states=output_hidden_states)
         ids = input_ids.flatten(0, 1)
         choices = self.sentence_encoder(words, mask, ids, self.without_boundaries(mask, ids))

@@ -24,6 +24,7 @@ from .pooling import is_token
 from .quantized_linear import ElmoQuantizedLinear
 from .scalar_mix import ElmoScalarMix
 from .softmax import ElmoSoftmax
+from .state import ElmoState
 from .task_layers import ElmoTaskLayers
 from .transformer import ElmoPositions
 from .word_embeddings import ElmoWordEmbeddings
@@ -114,6 +115,8 @@ class ElmoPreTrainedModel(PreTrainedModel):
         "ElmoTransformerLayer",
         "ElmoTaskLayers",
     ]
+    # Whether a row is a sentence: otherwise its boundaries tell more than where it begins and ends.
+    _reads_sentences = False
     # Parts that one kind of model has and another can do without.
     _keys_to_ignore_on_load_unexpected = [
         r"^softmax\.",
@@ -281,12 +284,15 @@ class ElmoPreTrainedModel(PreTrainedModel):
         inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
         pos_tag_ids: Tensor | None = None,
+        code_point_ids: Tensor | None = None,
+        initial_state: ElmoState | None = None,
+        return_state: bool = False,
     ) -> tuple[Tensor, Tensor, Any]:
         """What a task's classifier reads: the biLM, its mixes, and the task's own layers over a batch.
 
         For a model with `elmo` (an [`ElmoModel`], or `None` for the baseline without biLM) and `task_layers`.
-        Arguments as in [`ElmoModel`]; without biLM only `input_ids` and `attention_mask` are read, and in absence of
-        the latter the padding word is padding.
+        Arguments as in [`ElmoModel`], and `code_point_ids` as in [`ElmoTaskCharacters`]; without biLM only `input_ids`,
+        `attention_mask` and these are read, and in absence of the mask the padding word is padding.
 
         Returns:
             features (batch, words, task_layers.output_size), zero at padding; the mask of real words and boundaries
@@ -298,7 +304,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
         task_layers = self.get_submodule("task_layers")
         if self.bilm is None:
             mask = self._mask_of_words(input_ids, attention_mask)
-            return task_layers(None, input_ids, mask), mask, None
+            return task_layers(None, input_ids, mask, code_point_ids, self._words_only(mask, input_ids)), mask, None
         outputs = self.bilm(
             input_ids,
             attention_mask,
@@ -306,10 +312,25 @@ class ElmoPreTrainedModel(PreTrainedModel):
             inputs_embeds,
             output_hidden_states=output_hidden_states,
             pos_tag_ids=pos_tag_ids,
+            initial_state=initial_state,
+            return_state=return_state,
             return_dict=True,
         )
         mask = self.bilm.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
-        return task_layers(outputs.representations, input_ids, mask), mask, outputs
+        words_only = self._words_only(mask, input_ids)
+        return task_layers(outputs.representations, input_ids, mask, code_point_ids, words_only), mask, outputs
+
+    def _words_only(self, mask: Tensor, input_ids: Tensor | None) -> Tensor | None:
+        """(batch, words), bool: what a task's recurrent layers read, where that is not all of `mask`."""
+        config = self.config
+        if not (self._reads_sentences and config.words_only and config.task_lstm_size) or config.sentence_pairs:
+            return None
+        if input_ids is None:
+            raise ValueError(
+                "input_ids missing to tell words from sentence boundaries, which this model's biLSTM does not read "
+                "(words_only=True). ElmoTokenizer returns it: pass all it returns, model(**encoding)"
+            )
+        return self.without_boundaries(mask, input_ids)
 
     def _mask_of_words(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
         """(batch, words), bool, for a model that reads nothing but word ids."""

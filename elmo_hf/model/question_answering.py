@@ -12,21 +12,16 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 from transformers.utils import can_return_tuple
 
+from .attention import masked_softmax
 from .base_model import ElmoModel
 from .configuration_elmo import ElmoConfig
+from .encoders import ElmoTaskLayer
 from .initialization import starting_with
 from .labels import mean_cross_entropy
 from .packing import PackedBatch
 from .pooling import is_token, segments_of
 from .pretrained import ElmoPreTrainedModel
-from .task_layers import ElmoTaskLayer, ElmoTaskLayers
-
-
-def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the last axis of the scores that `mask` marks, zeros elsewhere and where it marks none."""
-    # A finite number, so that nothing to weigh gives weights to be set to zero and not NaN.
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1).masked_fill(~mask, 0.0)
+from .task_layers import ElmoTaskLayers
 
 
 class ElmoBidirectionalAttention(nn.Module):
@@ -105,7 +100,7 @@ class ElmoForQuestionAnswering(ElmoPreTrainedModel):
         self._freeze_unread_mixes()
         self.attention = ElmoBidirectionalAttention(self.task_layers.output_size)
         width, size = self.attention.output_size, config.task_lstm_size
-        self.modelling_layer = ElmoTaskLayer(width, size) if size else None
+        self.modelling_layer = ElmoTaskLayer(config, width, size) if size else None
         width += 2 * size
         self.qa_outputs = starting_with(nn.Linear(width, 2), "normal", width**-0.5)
         self.dropout = nn.Dropout(config.task_dropout)
@@ -123,6 +118,7 @@ class ElmoForQuestionAnswering(ElmoPreTrainedModel):
         output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         pos_tag_ids: Tensor | None = None,
+        code_point_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> QuestionAnsweringModelOutput:
         """Score every word as the first and as the last of the answer.
@@ -151,7 +147,7 @@ class ElmoForQuestionAnswering(ElmoPreTrainedModel):
                 "model(**encoding), also beside inputs_embeds"
             )
         words, mask, outputs = self.encode_words(
-            input_ids, attention_mask, character_ids, inputs_embeds, output_hidden_states, pos_tag_ids
+            input_ids, attention_mask, character_ids, inputs_embeds, output_hidden_states, pos_tag_ids, code_point_ids
         )
         question, context = self._question_and_context(input_ids, mask)
         candidates = context | _first(mask)

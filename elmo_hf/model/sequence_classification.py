@@ -1,5 +1,6 @@
 """Labels and scores of sentences, texts and pairs of sentences: sentiment, entailment, similarity."""
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -10,30 +11,19 @@ from transformers.utils import can_return_tuple
 
 from .base_model import ElmoModel
 from .configuration_elmo import ElmoConfig
+from .feed_forward import ElmoFeedForward, ElmoMaxout
 from .initialization import starting_with
 from .labels import check_class_numbers, mean_cross_entropy, mean_loss
 from .pooling import ElmoPooling, segments_of, words_to_pool
 from .pretrained import ElmoPreTrainedModel
+from .state import ElmoState
 from .task_layers import ElmoTaskLayers
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
-class ElmoMaxout(nn.Module):
-    """A layer whose every unit is the largest of several linear maps (Goodfellow et al. 2013)."""
-
-    def __init__(self, input_size: int, output_size: int, pieces: int) -> None:
-        super().__init__()
-        self.pieces = pieces
-        self.linear = starting_with(nn.Linear(input_size, output_size * pieces), "normal", input_size**-0.5)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """(..., input_size) -> (..., output_size)."""
-        return self.linear(values).unflatten(-1, (-1, self.pieces)).amax(dim=-1)
-
-
 class ElmoSentenceEncoder(nn.Module):
-    """The vector that a text is classified by: its words pooled, a pair compared, max-out layers.
+    """The vector that a text is classified by: its words pooled, a pair compared, max-out and feed-forward layers.
 
     Pooling and max-out are those of the biattentive classification network (McCann et al. 2017, section 4), the paper's
     sentiment model. Unlike there, no layer has batch norm: with it, what a sentence is trained
@@ -43,8 +33,8 @@ class ElmoSentenceEncoder(nn.Module):
     as [a; b; |a - b|; a * b] (Mou et al. 2016; Conneau et al. 2017).
 
     Args:
-        config: its `pooling`, `sentence_pairs`, `maxout_sizes`, `maxout_pieces` and `task_dropout`, which acts on the
-            input of every max-out layer and on the result, the input of the classifier.
+        config: its `pooling`, `sentence_pairs`, `maxout_sizes`, `maxout_pieces`, `classifier_layers` and
+            `task_dropout`, which acts on the input of every layer and on the result, the input of the classifier.
         width: of a word's vector.
 
     Attributes:
@@ -60,8 +50,9 @@ class ElmoSentenceEncoder(nn.Module):
         for output_size in config.maxout_sizes:
             self.maxout.append(ElmoMaxout(size, output_size, config.maxout_pieces))
             size = output_size
+        self.hidden_layers = ElmoFeedForward(size, config.classifier_layers, config.task_dropout)
         self.dropout = nn.Dropout(config.task_dropout)
-        self.output_size = size
+        self.output_size = self.hidden_layers.output_size
 
     def forward(self, words: Tensor, mask: Tensor, input_ids: Tensor, without_boundaries: Tensor) -> Tensor:
         """Encode a batch of texts.
@@ -88,7 +79,7 @@ class ElmoSentenceEncoder(nn.Module):
             vectors = self.pooling(words, words_to_pool(mask, without_boundaries))
         for layer in self.maxout:
             vectors = layer(self.dropout(vectors))
-        return self.dropout(vectors)
+        return self.dropout(self.hidden_layers(vectors))
 
     def _pair(self, mask: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """The masks of both sentences of every row."""
@@ -105,6 +96,17 @@ class ElmoSentenceEncoder(nn.Module):
         return first, second
 
 
+@dataclass
+class ElmoSequenceClassifierOutput(SequenceClassifierOutput):
+    """Output of [`ElmoForSequenceClassification`].
+
+    Attributes:
+        state: with `return_state=True`, the biLM's state to carry to the next batch.
+    """
+
+    state: ElmoState | None = None
+
+
 class ElmoForSequenceClassification(ElmoPreTrainedModel):
     """A classifier of texts: task layers over ELMo, pooled, with or without max-out layers, and a linear map.
 
@@ -114,6 +116,7 @@ class ElmoForSequenceClassification(ElmoPreTrainedModel):
     """
 
     _auto_class = "AutoModelForSequenceClassification"
+    _reads_sentences = True
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)
@@ -123,7 +126,11 @@ class ElmoForSequenceClassification(ElmoPreTrainedModel):
         self._freeze_unread_mixes()
         self.sentence_encoder = ElmoSentenceEncoder(config, self.task_layers.output_size)
         width = self.sentence_encoder.output_size
-        self.classifier = starting_with(nn.Linear(width, self.num_labels), "normal", width**-0.5)
+        self.classifier: nn.Module
+        if config.maxout_classifier:
+            self.classifier = ElmoMaxout(width, self.num_labels, config.maxout_pieces)
+        else:
+            self.classifier = starting_with(nn.Linear(width, self.num_labels), "normal", width**-0.5)
         self.post_init()
 
     @can_return_tuple
@@ -137,8 +144,11 @@ class ElmoForSequenceClassification(ElmoPreTrainedModel):
         output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         pos_tag_ids: Tensor | None = None,
+        code_point_ids: Tensor | None = None,
+        initial_state: ElmoState | None = None,
+        return_state: bool = False,
         **kwargs: Any,
-    ) -> SequenceClassifierOutput:
+    ) -> ElmoSequenceClassifierOutput:
         """Classify every text.
 
         Args:
@@ -148,6 +158,7 @@ class ElmoForSequenceClassification(ElmoPreTrainedModel):
             num_items_in_batch: divides the summed loss in place of this batch's number of labels: in multi-label
                 classification and regression, of all numbers in `labels`, as the Trainer counts them. The Trainer
                 leaves dividing to the model, but the losses of Transformers do it for single labels only.
+            code_point_ids: (batch, characters), what a model with `task_character_size` reads of the words.
 
         Other arguments and errors as in [`ElmoModel`].
 
@@ -165,15 +176,26 @@ class ElmoForSequenceClassification(ElmoPreTrainedModel):
                 "tell. Pass all that the tokenizer returns, model(**encoding), also beside inputs_embeds"
             )
         words, mask, outputs = self.encode_words(
-            input_ids, attention_mask, character_ids, inputs_embeds, output_hidden_states, pos_tag_ids
+            input_ids,
+            attention_mask,
+            character_ids,
+            inputs_embeds,
+            output_hidden_states,
+            pos_tag_ids,
+            code_point_ids,
+            initial_state,
+            return_state,
         )
         sentences = self.sentence_encoder(words, mask, input_ids, self.without_boundaries(mask, input_ids))
         logits = self.classifier(sentences)
         loss = None
         if labels is not None:
             loss = self._penalised(self._loss(logits, labels, num_items_in_batch), labels, num_items_in_batch)
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=None if outputs is None else outputs.hidden_states
+        return ElmoSequenceClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=None if outputs is None else outputs.hidden_states,
+            state=None if outputs is None else outputs.state,
         )
 
     def _loss(self, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a task model has between the biLM and its classifier: word vectors of its own and a biLSTM (paper, section 3.2).
+"""A task model between its biLM and its classifier: vectors of words and biLSTMs of its own (paper, section 3.2).
 
 The paper joins ELMo to the input of a task's recurrent layers, [x; ELMo], to their output, [h; ELMo], or to both, each
 place with a mix of its own.
@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .attention import biattention
 from .configuration_elmo import ElmoConfig
-from .initialization import InitialValues, glorot_bound, starting_with
-from .operators import projected_lstm
+from .encoders import task_layers
+from .feed_forward import ElmoFeedForward
+from .initialization import InitialValues
 from .packing import PackedBatch
+from .task_characters import ElmoTaskCharacters
 from .word_embeddings import ElmoWordEmbeddings
 
 
@@ -23,66 +26,18 @@ class ElmoWordVectors(ElmoWordEmbeddings):
         return InitialValues("uniform", (3 / size) ** 0.5)
 
 
-class ElmoTaskLstm(nn.Module):
-    """One direction of one layer: an LSTM without projection and clips; gates in the order i, f, g, o.
-
-    1.0 is added to the forget gate at run time, as in the biLM.
-    """
-
-    def __init__(self, input_size: int, size: int) -> None:
-        super().__init__()
-        self.size = size
-        # Glorot-uniform over one kernel, whose rows are the input's and the recurrence's.
-        scale = glorot_bound(input_size + size, 4 * size)
-        self.input_proj = starting_with(nn.Linear(input_size, 4 * size), "uniform", scale)
-        self.hidden_proj = starting_with(nn.Linear(size, 4 * size, bias=False), "uniform", scale)
-
-    def forward(self, inputs: Tensor, batch_sizes: list[int]) -> Tensor:
-        """Packed [total, input_size] -> packed [total, size]; `batch_sizes` are the rows running at each step."""
-        rows = batch_sizes[0] if batch_sizes else 0
-        hidden = inputs.new_zeros(rows, self.size)
-        cell = hidden.to(torch.promote_types(inputs.dtype, torch.float32))
-        outputs, _, _ = projected_lstm(
-            inputs,
-            batch_sizes,
-            hidden,
-            cell,
-            self.input_proj,
-            self.hidden_proj,
-            None,
-            cell_clip=None,
-            projection_clip=None,
-            forget_bias=1.0,
-        )
-        return outputs
-
-
-class ElmoTaskLayer(nn.Module):
-    """One biLSTM layer: both directions read the outputs of both directions of the layer below."""
-
-    def __init__(self, input_size: int, size: int) -> None:
-        super().__init__()
-        self.forward_lstm = ElmoTaskLstm(input_size, size)
-        self.backward_lstm = ElmoTaskLstm(input_size, size)
-
-    def forward(self, inputs: Tensor, packing: PackedBatch) -> Tensor:
-        """Packed [total, input_size], first word first -> [total, 2 * size] likewise, forward direction first."""
-        mirrored = packing.mirrored
-        forward = self.forward_lstm(inputs, packing.batch_sizes)
-        # Mirroring twice restores the order.
-        backward = self.backward_lstm(inputs[mirrored], packing.batch_sizes)[mirrored]
-        return torch.cat([forward, backward], dim=-1)
-
-
 class ElmoTaskLayers(nn.Module):
     """ELMo at the input or output of a task's own layers, as the configuration asks.
 
     Without any option the result is the first mix of the biLM's layers, unchanged. What a head feeds to layers of its
     own behind these it drops out itself.
 
+    In turn: [mix; characters; word vector], the layers of `pre_encoder_layers`, a biLSTM; with `integrator_size`, the
+    biattention of the sentence with itself and a second biLSTM over it (McCann et al. 2017, section 4); ELMo joined to
+    the output.
+
     Attributes:
-        output_size: width of the result: (2 * `task_lstm_size` or the width of the input) + (2P with ELMo at the
-            output); the input is [mix; word vector].
+        output_size: width of the result: of the last part of these that there is, and 2P more with ELMo at the output.
         input_mix, output_mix: index of the mix that each place reads; `None` for a place without ELMo.
     """
 
@@ -91,21 +46,34 @@ class ElmoTaskLayers(nn.Module):
         places = [place for place in ("input", "output") if place in config.elmo_at]
         self.input_mix = places.index("input") if "input" in places else None
         self.output_mix = places.index("output") if "output" in places else None
+        width = config.hidden_size if self.input_mix is not None else 0
+        self.characters = None
+        if config.task_character_size:
+            self.characters = ElmoTaskCharacters(config)
+            width += self.characters.output_size
         self.word_vectors = None
         if config.word_vector_size:
             self.word_vectors = ElmoWordVectors(config, config.word_vector_size)
             self.word_vectors.requires_grad_(config.train_word_vectors)
+            width += config.word_vector_size
         self.dropout = config.task_dropout
-        width = config.word_vector_size + (config.hidden_size if self.input_mix is not None else 0)
-        size = config.task_lstm_size
-        self.layers = nn.ModuleList(
-            ElmoTaskLayer(2 * size if index else width, size) for index in range(config.task_lstm_layers if size else 0)
-        )
+        self.pre_encoder = ElmoFeedForward(width, config.pre_encoder_layers, self.dropout)
+        width, size = self.pre_encoder.output_size, config.task_lstm_size
+        self.layers = task_layers(config, width, size, config.task_lstm_layers if size else 0)
+        width, size = 2 * size or width, config.integrator_size
+        self.integrator = task_layers(config, 3 * width, size, config.integrator_layers if size else 0)
         self.output_size: int = 2 * size or width
         if self.output_mix is not None:
             self.output_size += config.hidden_size
 
-    def forward(self, representations: Tensor | None, input_ids: Tensor | None, mask: Tensor) -> Tensor:
+    def forward(
+        self,
+        representations: Tensor | None,
+        input_ids: Tensor | None,
+        mask: Tensor,
+        code_point_ids: Tensor | None = None,
+        words_only: Tensor | None = None,
+    ) -> Tensor:
         """Encode the words that `mask` marks; padding on either side is never read.
 
         Args:
@@ -113,37 +81,50 @@ class ElmoTaskLayers(nn.Module):
                 without biLM.
             input_ids: (batch, words), any integer dtype: the words of the task's own vectors; `None` without them.
             mask: (batch, words), bool.
+            code_point_ids: (batch, characters), what [`ElmoTaskCharacters`] reads of these words; `None` without them.
+            words_only: (batch, words), bool: the words of `mask` that the recurrent layers read; by default all.
 
         Returns:
-            (batch, words, output_size), zero at padding.
+            (batch, words, output_size), zero at padding; with recurrent layers, zero where these read nothing but for
+            ELMo at the output.
 
         Raises:
-            ValueError: missing `input_ids`, or ids outside the table of vectors.
+            ValueError: missing `input_ids` or `code_point_ids`, or ids outside their tables.
         """
         parts = []
         if self.input_mix is not None:
             assert representations is not None
             parts.append(representations[:, self.input_mix])
+        if self.characters is not None:
+            parts.append(self.characters(self._given("code_point_ids", code_point_ids), mask))
         if self.word_vectors is not None:
-            if input_ids is None:
-                raise ValueError(
-                    "this model looks up word vectors (word_vector_size) and needs input_ids. ElmoTokenizer returns "
-                    "them: pass all it returns, model(**encoding)"
-                )
-            parts.append(self.word_vectors(input_ids, mask))
+            parts.append(self.word_vectors(self._given("input_ids", input_ids), mask))
         words = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         if len(self.layers):
-            words = self._run_layers(words, mask)
+            read = mask if words_only is None else words_only
+            words = self._run_layers(self.layers, self.pre_encoder(words), read)
+            if len(self.integrator):
+                words = self._run_layers(self.integrator, biattention(words, read), read)
         if self.output_mix is not None:
             assert representations is not None
             words = torch.cat([words, representations[:, self.output_mix]], dim=-1)
         return words
 
-    def _run_layers(self, words: Tensor, mask: Tensor) -> Tensor:
-        """(batch, words, width) -> (batch, words, 2 * task_lstm_size), zero at padding."""
+    @staticmethod
+    def _given(name: str, value: Tensor | None) -> Tensor:
+        if value is None:
+            reads = {"input_ids": "looks up word vectors (word_vector_size)", "code_point_ids": "reads code points"}
+            raise ValueError(
+                f"this model {reads[name]} and needs {name}. ElmoTokenizer returns what its model reads: pass all it "
+                "returns, model(**encoding)"
+            )
+        return value
+
+    def _run_layers(self, layers: nn.ModuleList, words: Tensor, mask: Tensor) -> Tensor:
+        """(batch, words, width) -> (batch, words, 2 * size of a layer), zero at padding."""
         packing = PackedBatch.from_mask(mask)
         packed = packing.pack(words, packing.forward_index)  # [total, width]
-        for layer in self.layers:
+        for layer in layers:
             packed = functional.dropout(packed, self.dropout, self.training)
             packed = layer(packed, packing)
         return packing.unpack(packed, packing.forward_index)

@@ -1,5 +1,6 @@
 """Labels of words: named entities, parts of speech."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,11 +11,27 @@ from transformers.utils import can_return_tuple
 
 from .base_model import ElmoModel
 from .configuration_elmo import ElmoConfig
-from .crf import ElmoCrf, best_tags, log_likelihood, max_marginals
+from .crf import FORBIDDEN, ElmoCrf, best_paths, best_tags, max_marginals
+from .feed_forward import ElmoFeedForward
 from .initialization import starting_with
 from .labels import check_class_numbers, check_one_a_word, mean_cross_entropy, mean_loss
 from .pretrained import ElmoPreTrainedModel
+from .state import ElmoState
+from .tag_schemes import name_tags
 from .task_layers import ElmoTaskLayers
+
+
+@dataclass
+class ElmoTokenClassifierOutput(TokenClassifierOutput):
+    """Output of [`ElmoForTokenClassification`].
+
+    Attributes:
+        emissions: (batch, words, num_labels), the classifier's scores before a field; `None` without one.
+        state: with `return_state=True`, the biLM's state to carry to the next batch.
+    """
+
+    emissions: Tensor | None = None
+    state: ElmoState | None = None
 
 
 class ElmoForTokenClassification(ElmoPreTrainedModel):
@@ -33,13 +50,18 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
     """
 
     _auto_class = "AutoModelForTokenClassification"
+    _reads_sentences = True
 
     def __init__(self, config: ElmoConfig) -> None:
+        name_tags(config)
         super().__init__(config)
         self.num_labels: int = config.num_labels or 0
         self.elmo = ElmoModel(config) if config.elmo_at else None
         self.task_layers = ElmoTaskLayers(config)
-        size = self.task_layers.output_size
+        self.hidden_layers = ElmoFeedForward(
+            self.task_layers.output_size, config.classifier_layers, config.task_dropout
+        )
+        size = self.hidden_layers.output_size
         self.classifier = starting_with(nn.Linear(size, self.num_labels), "normal", size**-0.5)
         self.crf = ElmoCrf(config) if config.use_crf else None
         self._freeze_unread_mixes()
@@ -56,8 +78,11 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
         output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         pos_tag_ids: Tensor | None = None,
+        code_point_ids: Tensor | None = None,
+        initial_state: ElmoState | None = None,
+        return_state: bool = False,
         **kwargs: Any,
-    ) -> TokenClassifierOutput:
+    ) -> ElmoTokenClassifierOutput:
         """Classify every word.
 
         Args:
@@ -65,6 +90,7 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
             labels: (batch, words), class numbers, -100 where there is none (boundaries, padding). To a field, a word
                 with -100 inside a sentence has some label, which is summed over.
             num_items_in_batch: divides the summed loss in place of this batch's number of labels.
+            code_point_ids: (batch, characters), what a model with `task_character_size` reads of the words.
 
         Other arguments and errors as in [`ElmoModel`].
 
@@ -79,7 +105,15 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
                 sentence, or in a sequence that `tag_scheme` forbids.
         """
         emissions, mask, outputs = self._emissions(
-            input_ids, attention_mask, character_ids, inputs_embeds, output_hidden_states, pos_tag_ids
+            input_ids,
+            attention_mask,
+            character_ids,
+            inputs_embeds,
+            output_hidden_states,
+            pos_tag_ids,
+            code_point_ids,
+            initial_state,
+            return_state,
         )
         if labels is not None:
             check_one_a_word(labels, emissions.shape[:2])
@@ -88,30 +122,26 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
         logits, loss = emissions, None
         if self.crf is not None:
             words = self._words(mask, input_ids)
-            scores = self.crf()
             if not self.training:
-                logits = max_marginals(emissions, words, scores)
+                logits = max_marginals(emissions, words, self.crf())
             if labels is not None:
-                self._check_sequences(self.crf, labels, words)
-                total = -log_likelihood(emissions, labels, words, scores).sum()
+                self._check_places(labels, words)
+                total = -self.crf.log_likelihood(emissions, labels, words).sum()
                 loss = mean_loss(total, labels.ne(-100).sum(), num_items_in_batch)
         elif labels is not None:
             loss = mean_cross_entropy(emissions, labels, num_items_in_batch)
         if labels is not None and loss is not None:
             loss = self._penalised(loss, labels, num_items_in_batch)
-        hidden_states = None if outputs is None else outputs.hidden_states
-        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
+        return ElmoTokenClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=None if outputs is None else outputs.hidden_states,
+            emissions=None if self.crf is None else emissions,
+            state=None if outputs is None else outputs.state,
+        )
 
     @torch.no_grad()
-    def predict(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        character_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        pos_tag_ids: Tensor | None = None,
-        **kwargs: Any,
-    ) -> list[list[int]]:
+    def predict(self, input_ids: Tensor, *args: Any, **inputs: Any) -> list[list[int]]:
         """The best labels of each sentence: Viterbi decoding with a field, else each word's likeliest.
 
         Arguments and errors as in `forward`; like there, dropout acts in training mode.
@@ -119,27 +149,39 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
         Returns:
             For each row of the batch the class numbers of its words, without sentence boundaries and padding.
         """
-        emissions, mask, _ = self._emissions(
-            input_ids, attention_mask, character_ids, inputs_embeds, pos_tag_ids=pos_tag_ids
-        )
+        emissions, mask, _ = self._emissions(input_ids, *args, **inputs)
         words = self._words(mask, input_ids)
         tags = emissions.argmax(dim=-1) if self.crf is None else best_tags(emissions, words, self.crf())
         return [row[kept].tolist() for row, kept in zip(tags, words, strict=True)]
 
-    def _emissions(
-        self,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        character_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        output_hidden_states: bool | None = None,
-        pos_tag_ids: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Any]:
+    @torch.no_grad()
+    def predict_paths(
+        self, count: int, input_ids: Tensor, *args: Any, **inputs: Any
+    ) -> list[list[tuple[list[int], float]]]:
+        """The best label sequences of each sentence with their scores, for a tagger with a field.
+
+        Args:
+            count: how many, at least 1. Sentences that have fewer possible sequences get fewer.
+
+        Other arguments and errors as in `predict`.
+
+        Returns:
+            For each row the labels of its words, as `predict` returns them, and the sequence's score; best first.
+        """
+        if self.crf is None:
+            raise ValueError("use_crf=False: only a tagger with a random field scores sequences of labels")
+        emissions, mask, _ = self._emissions(input_ids, *args, **inputs)
+        words = self._words(mask, input_ids)
+        found = []
+        for paths, scores, kept in zip(*best_paths(emissions, words, self.crf(), count), words, strict=True):
+            possible = zip(paths[:, kept].tolist(), scores.tolist(), strict=True)
+            found.append([(tags, score) for tags, score in possible if score > FORBIDDEN / 2])
+        return found
+
+    def _emissions(self, *args: Any, **inputs: Any) -> tuple[Tensor, Tensor, Any]:
         """The classifier's scores (batch, words, num_labels), the mask and the biLM's output, as `encode_words`."""
-        features, mask, outputs = self.encode_words(
-            input_ids, attention_mask, character_ids, inputs_embeds, output_hidden_states, pos_tag_ids
-        )
-        features = functional.dropout(features, self.config.task_dropout, self.training)
+        features, mask, outputs = self.encode_words(*args, **inputs)
+        features = functional.dropout(self.hidden_layers(features), self.config.task_dropout, self.training)
         return self.classifier(features), mask, outputs
 
     def _words(self, mask: Tensor, input_ids: Tensor | None) -> Tensor:
@@ -151,8 +193,9 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
             )
         return self.without_boundaries(mask, input_ids)
 
-    def _check_sequences(self, crf: ElmoCrf, labels: Tensor, words: Tensor) -> None:
-        """Refuse labels that no sequence of the field has."""
+    @staticmethod
+    def _check_places(labels: Tensor, words: Tensor) -> None:
+        """Refuse labels where a field has no words."""
         outside = labels.ne(-100) & ~words
         if outside.any():
             row, column = outside.nonzero()[0].tolist()
@@ -160,4 +203,3 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
                 f"label {int(labels[row, column])} at row {row}, position {column}, which is a sentence boundary or "
                 "padding: expected -100 there, as the tokenizer's word_ids() tell; a field is over words only"
             )
-        crf.check_labels(labels, words)

@@ -131,6 +131,10 @@ class Lexicon:
                 rows[self._numbers_of_form[word]] = row
         return rows
 
+    def spelled(self, spell: Callable[[str], list[int]]) -> list[list[int]]:
+        """What `spell` makes of the word of every number; of an empty word at boundaries, nothing at padding."""
+        return [[], spell(""), spell(""), *map(spell, self._numbers)]
+
     def encoding(self, sentence: Sentence) -> Encoding:
         """What `Tokenizer.encode` would return for a sentence before truncation and template.
 

@@ -28,6 +28,8 @@ from transformers.utils.generic import PaddingStrategy, TensorType
 
 from .character_dictionary import CharacterDictionary, DictionarySpelling
 from .characters import NUM_CHARACTERS, ByteSpelling, check_max_characters_per_word
+from .code_points import CodePoints
+from .code_points import padded as padded_code_points
 from .complete_files import appearing, remove_old_code
 from .encodings import (
     PADDING,
@@ -88,6 +90,9 @@ class ElmoTokenizer(TokenizersBackend):
     as the words are. Then `pos_tag_ids` are returned too, like `input_ids`: 1 for the first tag of the set; 0 at
     boundaries, padding, and words whose tag is `None`.
 
+    With a `code_point_set`, `code_point_ids` are returned too, which task models with `task_character_size` read (see
+    `code_points`): one row an example, as lists of their own lengths, or padded to the longest of the batch.
+
     Args:
         vocab_file: vocabulary of the language model, one word a line (bilm-tf's format; gzip is recognised). Without
             one the vocabulary holds the special tokens only, which is all that a model needs to embed words.
@@ -104,6 +109,9 @@ class ElmoTokenizer(TokenizersBackend):
         character_vocabulary_file: that file.
         character_units: `"bytes"` or `"code_points"`, saved so that a dictionary that was lost is missed.
         pos_tag_set: the parts of speech in the order of their ids, which begin at 1.
+        code_point_set: the code points that a task's own character CNN knows, in the order of their ids.
+        lowercase_lookup: whether words are looked up in the vocabulary in lower case (`str.lower`); their characters
+            keep their case.
         tokenizer_object, tokenizer_file: a backend, or the `tokenizer.json` of a saved one, instead of a vocabulary.
         kwargs: options of `PreTrainedTokenizerFast`, among them `add_bos_token` and `add_eos_token`.
 
@@ -133,6 +141,8 @@ class ElmoTokenizer(TokenizersBackend):
         character_vocabulary_file: str | os.PathLike[str] | None = None,
         character_units: str | None = None,
         pos_tag_set: Sequence[str] | None = None,
+        code_point_set: Sequence[str] | None = None,
+        lowercase_lookup: bool = False,
         tokenizer_object: Tokenizer | None = None,
         tokenizer_file: str | os.PathLike[str] | None = None,
         **kwargs: Any,
@@ -142,6 +152,8 @@ class ElmoTokenizer(TokenizersBackend):
         self.special_boundary_words = special_boundary_words
         self._dictionary = _read_dictionary(character_vocabulary, character_vocabulary_file, character_units)
         self._pos_tags = None if pos_tag_set is None else PosTags(pos_tag_set)
+        self._code_points = None if code_point_set is None else CodePoints(code_point_set)
+        self.lowercase_lookup = lowercase_lookup
         self._added_token_expressions: dict[bool, re.Pattern[str] | None] = {}
 
         if tokenizer_object is not None:
@@ -183,10 +195,15 @@ class ElmoTokenizer(TokenizersBackend):
             special_boundary_words=special_boundary_words,
             character_units="bytes" if self._dictionary is None else "code_points",
             pos_tag_set=self.pos_tag_set,
+            code_point_set=self.code_point_set,
+            lowercase_lookup=lowercase_lookup,
             **kwargs,
         )
-        if self._pos_tags is not None:
-            self.model_input_names = [*type(self).model_input_names, "pos_tag_ids"]
+        beside = {"pos_tag_ids": self._pos_tags, "code_point_ids": self._code_points}
+        self.model_input_names = [
+            *type(self).model_input_names,
+            *(name for name, part in beside.items() if part is not None),
+        ]
 
     # ---- options
 
@@ -230,6 +247,20 @@ class ElmoTokenizer(TokenizersBackend):
     def pos_tag_set(self) -> list[str] | None:
         """The parts of speech in the order of their ids, which begin at 1; `None` for a tokenizer without."""
         return None if self._pos_tags is None else list(self._pos_tags.ids)
+
+    @property
+    def code_point_set(self) -> list[str] | None:
+        """The code points of `code_point_ids` in the order of their ids; `None` for a tokenizer without."""
+        return None if self._code_points is None else list(self._code_points.ids)
+
+    @property
+    def num_code_points(self) -> int:
+        """Rows of a task's table of code points (`ElmoConfig.num_task_characters`); 0 for a tokenizer without."""
+        return 0 if self._code_points is None else self._code_points.num_code_points
+
+    def _find(self, word: str) -> int | None:
+        """The id of a word of the vocabulary."""
+        return self.backend_tokenizer.token_to_id(word.lower() if self.lowercase_lookup else word)
 
     # ---- text to words
 
@@ -331,7 +362,7 @@ class ElmoTokenizer(TokenizersBackend):
         lexicon = Lexicon(
             (sentence.words for sample in batch for sentence in sample),
             self._special_tokens(),
-            self.backend_tokenizer.token_to_id,
+            self._find,
             self.special_boundary_words,
             self.spelling,
         )
@@ -394,6 +425,12 @@ class ElmoTokenizer(TokenizersBackend):
             data["attention_mask"] = arrange.integers((numbers_of_all != PADDING).astype(np.int64))
         if "character_ids" in names:
             data["character_ids"] = arrange.rows(lexicon.character_ids(), numbers_of_all)
+        if self._code_points is not None and "code_point_ids" in names:
+            spelled = lexicon.spelled(self._code_points.spell)
+            code_points = [list(chain.from_iterable(map(spelled.__getitem__, row))) for row in rows]
+            data["code_point_ids"] = arrange.padded(
+                code_points, None if length is None else self.padding_side if padding_side is None else padding_side
+            )
         if tags is not None:
             data["pos_tag_ids"] = arrange.integers(np.array(list(chain.from_iterable(tag_rows)), np.int64))
         if return_special_tokens_mask:
@@ -499,7 +536,10 @@ class ElmoTokenizer(TokenizersBackend):
 
         As everywhere, `character_ids` are int16 arrays in lists and int64 in tensors.
         """
+        rows, encoded_inputs = _without_code_points(encoded_inputs)
         padded = super().pad(encoded_inputs, *args, **kwargs)
+        if rows is not None:
+            padded["code_point_ids"] = self._pad_code_points(rows, padded, kwargs.get("padding_side"))
         character_ids = padded.get("character_ids")
         if isinstance(character_ids, np.ndarray):
             # One example and no tensors asked for, or a batch of NumPy's.
@@ -508,6 +548,17 @@ class ElmoTokenizer(TokenizersBackend):
         elif character_ids is not None and not isinstance(character_ids, list):
             padded["character_ids"] = character_ids.long()
         return padded
+
+    def _pad_code_points(self, rows: Any, padded: BatchEncoding, side: str | None) -> Any:
+        """The rows of `code_point_ids` of one example or a batch, in the form that the other padded inputs have."""
+        ids = padded[self.model_input_names[0]]
+        is_single = isinstance(ids, list) and not (ids and isinstance(ids[0], list))
+        if is_single:
+            return rows
+        table = padded_code_points(rows, self.padding_side if side is None else side)
+        if isinstance(ids, list):
+            return table.tolist()
+        return table if isinstance(ids, np.ndarray) else ids.new_tensor(table)
 
     # ---- files
 
@@ -596,7 +647,7 @@ class ElmoTokenizer(TokenizersBackend):
 
         counts: Counter[str] = Counter()
         for words in self._corpus_words(text_iterator):
-            counts.update(words)
+            counts.update(map(str.lower, words) if self.lowercase_lookup else words)
         special = base.union(map(str, extra))
         frequent = sorted(
             (
@@ -610,7 +661,8 @@ class ElmoTokenizer(TokenizersBackend):
         for name in ("added_tokens_decoder", "name_or_path", "extra_special_tokens"):
             options.pop(name, None)
         # The present values, where they were changed since.
-        for name in ("pre_tokenization", "max_characters_per_word", "special_boundary_words", "padding_side"):
+        present = "pre_tokenization max_characters_per_word special_boundary_words padding_side lowercase_lookup"
+        for name in present.split():
             options[name] = getattr(self, name)
         options["add_bos_token"], options["add_eos_token"] = self.add_bos_token, self.add_eos_token
         if extra:
@@ -680,6 +732,17 @@ def _samples(text: Any, text_pair: Any, is_split_into_words: bool) -> tuple[list
     return samples, True
 
 
+def _without_code_points(encoded: Any) -> tuple[Any, Any]:
+    """The `code_point_ids` of encodings that are to be padded, if they have any, and the encodings without them."""
+    name = "code_point_ids"
+    if isinstance(encoded, Mapping):
+        rest = {other: value for other, value in encoded.items() if other != name}
+        return (encoded[name], rest) if name in encoded else (None, encoded)
+    if not encoded or name not in encoded[0]:
+        return None, encoded
+    return [each[name] for each in encoded], [_without_code_points(each)[1] for each in encoded]
+
+
 def _padded_length(
     rows: list[list[int]], strategy: PaddingStrategy, max_length: int | None, multiple: int | None
 ) -> int | None:
@@ -727,6 +790,17 @@ class _Arrangement:
         """Rows of a table as arrays of its type of shape (words, width), or as int64 of shape (batch, words, width)."""
         rows = table.take(numbers, axis=0)
         return self._split(rows) if self._as_lists else self._tensor(rows.astype(np.int64))
+
+    def padded(self, rows: list[list[int]], side: str | None) -> Any:
+        """Rows of lengths of their own as lists, zeros on `side` if it is not `None`, or as (batch, longest)."""
+        if self._as_lists:
+            return rows if side is None else padded_code_points(rows, side).tolist()
+        table = padded_code_points(rows, side or "right")
+        if self._tensors != TensorType.PYTORCH:
+            return table
+        import torch
+
+        return torch.from_numpy(table)
 
     def _split(self, values: Any) -> list[Any]:
         return [values[end - length : end] for end, length in zip(self._ends, self._lengths)]

@@ -1,7 +1,6 @@
 """The field against all sequences, one by one."""
 
 import itertools
-import re
 
 import numpy as np
 import pytest
@@ -11,14 +10,15 @@ from elmo_hf.model.crf import (
     FORBIDDEN,
     CrfScores,
     ElmoCrf,
+    best_paths,
     best_tags,
-    forbidden_transitions,
     label_scores,
     log_likelihood,
     log_partition,
     max_marginals,
     path_scores,
 )
+from elmo_hf.model.tag_schemes import forbidden_transitions
 from modeling_tests.tiny import tiny_config
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -40,10 +40,14 @@ MASKS = torch.tensor(
 ).bool()
 
 
-def field_of(labels: list[str], scheme: str | None) -> ElmoCrf:
+def field_of(labels: list[str], scheme: str | None, **fields) -> ElmoCrf:
     names = dict(enumerate(labels))
     config = tiny_config(
-        use_crf=True, tag_scheme=scheme, id2label=names, label2id={label: index for index, label in names.items()}
+        use_crf=True,
+        tag_scheme=scheme,
+        id2label=names,
+        label2id={label: index for index, label in names.items()},
+        **fields,
     )
     field = ElmoCrf(config)
     field.reset_weights()
@@ -86,48 +90,6 @@ class EverySequence:
 
     def best(self, agrees=lambda tags: True):
         return self.scores[[agrees(tags) for tags in self.tags]].max()
-
-
-class TestSchemes:
-    @pytest.mark.parametrize(
-        ("labels", "scheme", "valid"),
-        [
-            (BIO, "BIO", r"(O|(B-PER)(I-PER)*|(B-LOC)(I-LOC)*)*"),
-            (BIOES, "BIOES", r"(O|S-PER|S-LOC|(B-PER)(I-PER)*(E-PER))*"),
-            (["I", "O", "B"], "BIO", r"(O|BI*)*"),
-            (["E-a-b", "B-a-b"], "BIOES", r"((B-a-b)(E-a-b))*"),
-        ],
-    )
-    def test_exactly_the_sequences_of_the_scheme_are_allowed(self, labels, scheme, valid):
-        forbidden = forbidden_transitions(labels, scheme)
-        count = len(labels)
-        for length in range(1, 5):
-            for tags in itertools.product(range(count), repeat=length):
-                steps = itertools.pairwise([count, *tags, count])
-                allowed = not any(forbidden[before, after] for before, after in steps)
-                assert allowed == bool(re.fullmatch(valid, "".join(labels[tag] for tag in tags))), tags
-
-    def test_labels_that_are_no_scheme_are_free(self):
-        assert not forbidden_transitions(["NOUN", "VERB"], None).any()
-
-    @pytest.mark.parametrize(
-        ("labels", "scheme", "message"),
-        [
-            (["O", "B-PER", "NOUN"], "BIO", "label 'NOUN' is no tag of tag_scheme='BIO': expected O, or one of B, I "),
-            (["O", "B-PER", "E-PER"], "BIO", "label 'E-PER' is no tag of tag_scheme='BIO'"),
-            (["O", "U-PER"], "BIOES", "label 'U-PER' is no tag .* one of B, I, E, S "),
-            (["O", "B-"], "BIO", "label 'B-' is no tag"),
-            (["O", "BI-PER"], "BIO", "label 'BI-PER' is no tag"),
-            (["LABEL_0"], "BIO", "label 'LABEL_0' is no tag .*Give id2label the tags of the data"),
-            (["O", "I-PER"], "BIO", "label 'I-PER' can stand in no BIO sequence .*expected 'B-PER' .*IOB1"),
-            (["O", "B-PER", "I-PER"], "BIOES", "label 'B-PER' can stand in no BIOES sequence.* expected 'E-PER'"),
-            (["O", "B-PER", "I-LOC"], "BIO", "label 'I-LOC' can stand in no BIO sequence .*expected 'B-LOC'"),
-            (["O", "E-PER", "S-PER"], "BIOES", "label 'E-PER' can stand in no BIOES sequence .*expected 'B-PER'"),
-        ],
-    )
-    def test_labels_that_contradict_the_scheme_are_refused(self, labels, scheme, message):
-        with pytest.raises(ValueError, match=message):
-            field_of(labels, scheme)
 
 
 class TestScores:
@@ -217,7 +179,129 @@ class TestScores:
         assert torch.equal(best_tags(emissions, mask, scores), best_tags(emissions.double(), mask, wide))
 
 
+class TestConstraints:
+    LABELS = ["O", "B-X", "I-X"]
+
+    def test_labels_that_decoding_never_reaches_are_only_unreachable(self):
+        """An archive may have them: its training data was not held against the scheme."""
+        field = field_of(["O", "B-PER", "I-LOC"], "BIO", crf_constraints="decoding")
+        emissions = torch.tensor([[[0.0, 1.0, 9.0], [0.0, 1.0, 9.0]]])
+        assert best_tags(emissions, torch.ones(1, 2).bool(), field()).tolist() == [[1, 1]]
+
+    def test_in_decoding_only(self):
+        free, field = field_of(self.LABELS, None), field_of(self.LABELS, "BIO", crf_constraints="decoding")
+        strict, never = field_of(self.LABELS, "BIO"), field_of(self.LABELS, "BIO", crf_constraints="never")
+        emissions, mask = torch.tensor([[[0.0, 1.0, 5.0], [0.0, 1.0, 5.0]]]), torch.ones(1, 2).bool()
+        gold = torch.tensor([[2, 2]])
+        for other in (field, never):
+            assert other.log_likelihood(emissions, gold, mask) == free.log_likelihood(emissions, gold, mask)
+        with pytest.raises(ValueError, match="'I-X' at word 0"):
+            strict.log_likelihood(emissions, gold, mask)
+        assert best_tags(emissions, mask, field()).tolist() == best_tags(emissions, mask, strict()).tolist() == [[1, 2]]
+        assert best_tags(emissions, mask, never()).tolist() == [[2, 2]]
+
+    def test_without_scores_of_first_and_last_tags(self):
+        field = field_of(self.LABELS, None, crf_start_end_transitions=False)
+        assert [name for name, _ in field.named_parameters()] == ["transitions"]
+        assert field().start.tolist() == field().end.tolist() == [0, 0, 0]
+
+
+class TestLabelWeights:
+    """Against AllenNLP's definitions, over all sequences or step by step, in NumPy."""
+
+    WEIGHTS = [0.5, 2.0, 0.0, 1.0, 3.5]
+
+    def field(self, strategy, weights=None, scheme=None, **fields):
+        field = field_of(
+            BIO, scheme, crf_label_weights=self.WEIGHTS if weights is None else weights, crf_weight_strategy=strategy,
+            **fields,
+        ).double()  # fmt: skip
+        with torch.no_grad():
+            for parameter in field.parameters():
+                parameter.normal_()
+        return field
+
+    @pytest.mark.parametrize("strategy", ["emission", "transition"])
+    def test_scaled_scores(self, strategy):
+        field, emissions = self.field(strategy), emissions_of(len(BIO))
+        gold = torch.randint(len(BIO), MASKS.shape)
+        found = field.log_likelihood(emissions, gold, MASKS)
+        weights = np.array(self.WEIGHTS)
+        for row, mask in enumerate(MASKS):
+            words = emissions[row][mask].numpy() * weights
+            start, transitions, end = (part.detach().numpy() for part in field(is_constrained=False))
+            if strategy == "transition":
+                transitions = transitions * weights[:, None]
+            every = EverySequence(
+                torch.tensor(words),
+                torch.ones(len(words)).bool(),
+                CrfScores(torch.tensor(start), torch.tensor(transitions), torch.tensor(end)),
+            )
+            tags = tuple(gold[row][mask].tolist())
+            expected = every.scores[every.tags.index(tags)] - every.log_sum() if tags else 0
+            np.testing.assert_allclose(found[row].item(), expected, rtol=0, atol=1e-9)
+
+    @pytest.mark.parametrize("has_ends", [True, False])
+    def test_lannoy(self, has_ends):
+        field = self.field("lannoy", crf_start_end_transitions=has_ends)
+        emissions, gold = emissions_of(len(BIO)), torch.randint(len(BIO), MASKS.shape)
+        found = field.log_likelihood(emissions, gold, MASKS)
+        start, transitions, end = (part.detach().numpy() for part in field(is_constrained=False))
+        for row, mask in enumerate(MASKS):
+            words, tags = emissions[row][mask].numpy(), gold[row][mask].tolist()
+            expected, alpha = 0.0, None
+            for place, tag in enumerate(tags):
+                before = np.exp(start) if alpha is None else alpha @ np.exp(transitions)
+                alpha = before * np.exp(words[place])
+                expected += self.WEIGHTS[tag] * (words[place, tag] - np.log(alpha.sum()))
+                alpha /= alpha.sum()
+                if place:
+                    expected += self.WEIGHTS[tags[place - 1]] * transitions[tags[place - 1], tag]
+            if tags:
+                expected += start[tags[0]] + end[tags[-1]] - np.log((alpha * np.exp(end)).sum())
+            np.testing.assert_allclose(found[row].item(), expected, rtol=0, atol=1e-9)
+        with pytest.raises(ValueError, match="-100 inside a sentence"):
+            field.log_likelihood(emissions, gold.masked_fill(torch.eye(9, 5).bool(), -100), MASKS)
+        gold[0] = -100
+        assert field.log_likelihood(emissions, gold, MASKS)[0] == 0
+
+    @pytest.mark.parametrize("strategy", ["emission", "transition", "lannoy"])
+    def test_weights_of_one_change_nothing(self, strategy):
+        field, emissions = self.field(strategy, [1.0] * len(BIO), "BIO"), emissions_of(len(BIO))
+        gold = best_tags(emissions, MASKS, field())
+        found = field.log_likelihood(emissions, gold, MASKS)
+        torch.testing.assert_close(found, log_likelihood(emissions, gold, MASKS, field()), rtol=0, atol=1e-8)
+
+    def test_no_weight_allows_what_the_scheme_forbids(self):
+        field = self.field("transition", [0.0] * len(BIO), "BIO")
+        gold = torch.tensor([[0, 2]])
+        with pytest.raises(ValueError, match="'I-PER' at word 1"):
+            field.log_likelihood(emissions_of(len(BIO), torch.ones(1, 2).bool()), gold, torch.ones(1, 2).bool())
+
+    def test_one_weight_for_each_label(self):
+        with pytest.raises(ValueError, match="crf_label_weights has 2 values: expected 5"):
+            self.field("emission", [1.0, 2.0])
+
+
 class TestDecoding:
+    @any_field
+    @pytest.mark.parametrize("count", [1, 3, 40])
+    def test_the_best_several_of_all_sequences(self, labels, scheme, count):
+        scores, emissions = scores_of(labels, scheme), emissions_of(len(labels))
+        tags, values = best_paths(emissions, MASKS, scores, count)
+        assert tags.shape == (len(MASKS), count, MASKS.shape[1]) and values.shape == (len(MASKS), count)
+        for row, mask in enumerate(MASKS):
+            every = EverySequence(emissions[row], mask, scores)
+            order = np.argsort(-every.scores, kind="stable")[:count]
+            found = values[row, : len(order)].numpy()
+            np.testing.assert_allclose(found, every.scores[order], rtol=1e-12, atol=1e-9)
+            possible = sum(every.scores[order] > FORBIDDEN / 2)
+            paths = [tuple(path[mask].tolist()) for path in tags[row, : len(order)]]
+            assert paths[:possible] == [every.tags[place] for place in order[:possible]]
+            assert len(set(paths)) == len(order)
+            assert values[row, len(order) :].isneginf().all() and (tags[row, len(order) :] == -100).all()
+            assert (tags[row][:, ~mask] == -100).all()
+
     @any_field
     def test_the_best_of_all_sequences(self, labels, scheme):
         scores, emissions = scores_of(labels, scheme), emissions_of(len(labels))
@@ -274,6 +358,7 @@ class TestDecoding:
         scores, mask = scores_of(BIO, "BIO"), torch.zeros(shape).bool()
         emissions, gold = torch.zeros(*shape, len(BIO)), torch.zeros(shape, dtype=torch.int64)
         assert best_tags(emissions, mask, scores).shape == shape
+        assert best_paths(emissions, mask, scores, 2)[0].shape == (shape[0], 2, shape[1])
         assert max_marginals(emissions, mask, scores).shape == (*shape, len(BIO))
         assert log_likelihood(emissions, gold, mask, scores).tolist() == [0.0] * shape[0]
 

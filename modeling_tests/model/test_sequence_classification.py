@@ -5,11 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch import nn
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
 
 from elmo_hf import ElmoForPreTraining, ElmoForSequenceClassification, ElmoTokenizer
-from elmo_hf.model.sequence_classification import ElmoMaxout, ElmoSentenceEncoder
+from elmo_hf.model.feed_forward import ElmoMaxout
+from elmo_hf.model.sequence_classification import ElmoSentenceEncoder
 from modeling_tests.brute_force import BruteForceElmo
 from modeling_tests.model.test_pooling import plain_pooling
 from modeling_tests.tiny import WORD_INPUT, tiny_config, with_large_weights
@@ -29,7 +31,15 @@ VARIANTS = {
     "word input": WORD_INPUT,
     "everything": EVERYTHING,
     "no biLM": {"elmo_at": [], "word_vector_size": 3, **MAXOUT},
+    "feed-forward": {"classifier_layers": [[5, "tanh"], [4, "relu"]]},
 }
+# Of single texts only: biattention is of a text with itself.
+BCN = {
+    "words_only": True, "pre_encoder_layers": [[4, "relu"]], "task_lstm_size": 3, "integrator_size": 2,
+    "pooling": ["max", "min", "mean", "attention"], "maxout_sizes": [5], "maxout_pieces": 2, "maxout_classifier": True,
+    "elmo_at": ["input", "output"],
+}  # fmt: skip
+SINGLE = {**VARIANTS, "bcn": BCN}
 BOUNDARIES = [1, 2]
 
 
@@ -47,15 +57,29 @@ def encode_pairs(pairs, **options):
     return encode([first for first, _ in pairs], [second for _, second in pairs], **options)
 
 
+def plain_maxout(layer, vectors):
+    weight, bias = layer.linear.weight.detach().numpy(), layer.linear.bias.detach().numpy()
+    units = []
+    for start in range(0, len(weight), layer.pieces):
+        units.append(max(weight[row] @ vectors + bias[row] for row in range(start, start + layer.pieces)))
+    return np.array(units)
+
+
+def plain_linear(layer, vectors):
+    return layer.weight.detach().numpy() @ vectors + layer.bias.detach().numpy()
+
+
 def plain_head(model, vectors):
-    """Max-out layers and classifier over one NumPy vector."""
+    """Max-out and feed-forward layers and the classifier over one NumPy vector."""
     for layer in model.sentence_encoder.maxout:
-        weight, bias = layer.linear.weight.detach().numpy(), layer.linear.bias.detach().numpy()
-        units = []
-        for start in range(0, len(weight), layer.pieces):
-            units.append(max(weight[row] @ vectors + bias[row] for row in range(start, start + layer.pieces)))
-        vectors = np.array(units)
-    return model.classifier.weight.detach().numpy() @ vectors + model.classifier.bias.detach().numpy()
+        vectors = plain_maxout(layer, vectors)
+    for layer, (_, activation) in zip(
+        model.sentence_encoder.hidden_layers.layers, model.config.classifier_layers, strict=True
+    ):
+        vectors = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}[activation](plain_linear(layer, vectors))
+    if isinstance(model.classifier, ElmoMaxout):
+        return plain_maxout(model.classifier, vectors)
+    return plain_linear(model.classifier, vectors)
 
 
 def plain_pooled(model, words, ids):
@@ -73,9 +97,9 @@ def rows_of(model, batch):
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", SINGLE)
 def test_logits_spelled_out(variant, side):
-    model = make_model(**VARIANTS[variant]).double()
+    model = make_model(**SINGLE[variant]).double()
     batch = encode(TEXTS, side=side, length=10)
     logits = model(**batch).logits
     assert logits.shape == (4, 3)
@@ -499,3 +523,54 @@ def test_accumulated_small_batches_equal_a_large_one(problem, tmp_path):
         for other in weights[1:]:
             torch.testing.assert_close(other[name], value, rtol=0, atol=1e-9, msg=name)
     assert moved > 0.1
+
+
+class TestBiattentiveNetwork:
+    """The paper's sentiment model; its layers below the pooling are those of `test_task_layers`."""
+
+    def test_neither_padding_nor_other_texts_matter(self):
+        model = make_model(**BCN).double()
+        together = model(**encode(TEXTS)).logits
+        for other in (encode(TEXTS, side="left"), encode(TEXTS, length=15, side="left")):
+            torch.testing.assert_close(model(**other).logits, together, rtol=0, atol=1e-10)
+        for row, text in enumerate(TEXTS):
+            torch.testing.assert_close(model(**encode([text])).logits[0], together[row], rtol=0, atol=1e-10)
+
+    def test_boundaries_are_read_by_the_bilm_only(self):
+        model, batch = make_model(**BCN), encode(TEXTS)
+        seen = []
+        model.task_layers.layers[0].register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+        model(**batch)
+        assert seen == [sum(len(text.split()) for text in TEXTS)]
+
+    def test_the_next_batch_goes_on_from_the_state(self):
+        model = make_model(**BCN)
+        state = model(**encode(["a cat"]), return_state=True).state
+        found = model(**encode(["why"]), initial_state=state)
+        assert found.state is None
+        assert not torch.allclose(found.logits, model(**encode(["why"])).logits, atol=1e-4)
+        words, mask, _ = model.encode_words(**encode(["why"]), initial_state=state)
+        assert (words[mask][1] != 0).all() and (words[mask][0, :4] == 0).all()
+
+    def test_pairs_are_refused(self):
+        with pytest.raises(StrictDataclassClassValidationError, match="integrator_size with sentence_pairs"):
+            make_model(**BCN, sentence_pairs=True)
+
+    def test_round_trip_and_training(self, tmp_path):
+        torch.manual_seed(1)
+        tokenizer = ElmoTokenizer(max_characters_per_word=9)
+        config = tiny_config(
+            **{**BCN, "task_lstm_size": 8, "integrator_size": 8, "pre_encoder_layers": [[8, "relu"]]}, num_labels=3,
+            projection_size=8, cell_size=8, cell_clip=3.0, projection_clip=3.0,
+        )  # fmt: skip
+        examples = examples_of("single_label_classification", tokenizer)
+        options = {"num_train_epochs": 25, "learning_rate": 0.02}
+        trainer = train(ElmoForSequenceClassification(config), examples, tokenizer, tmp_path, **options)
+        result = trainer.predict(examples)
+        assert (result.predictions.argmax(-1) == result.label_ids).mean() > 0.95
+        trainer.save_model(tmp_path / "model")
+        again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+        assert again.config.words_only
+        batch = tokenizer("cat good bad", return_tensors="pt")
+        with torch.no_grad():
+            assert torch.equal(again(**batch).logits, trainer.model.eval()(**batch).logits)

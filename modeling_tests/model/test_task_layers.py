@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from elmo_hf import ElmoForPreTraining, ElmoForTokenClassification, ElmoModel
+from elmo_hf import ElmoForPreTraining, ElmoForSequenceClassification, ElmoForTokenClassification, ElmoModel
+from elmo_hf.model.packing import PackedBatch
 from elmo_hf.model.task_layers import ElmoTaskLayers
 from modeling_tests.tiny import batch_of, tiny_config, with_large_weights
 
@@ -307,3 +308,90 @@ def test_mixes_follow_the_places_whatever_their_order():
         assert (layers.input_mix, layers.output_mix) == (0, 1)
     layers = ElmoTaskLayers(tiny_config(elmo_at=["output"], task_lstm_size=3, word_vector_size=2))
     assert (layers.input_mix, layers.output_mix, layers.output_size) == (None, 0, 6 + 8)
+
+
+class TestPartsOfTheBiattentiveNetwork:
+    """Feed-forward layers, encoder, biattention, integrator; over the words alone or with the boundaries."""
+
+    FIELDS = {
+        "elmo_at": ["input", "output"],
+        "word_vector_size": 5,
+        "task_character_size": 2,
+        "num_task_characters": 6,
+        "task_character_filters": [[1, 2], [2, 3]],
+        "pre_encoder_layers": [[7, "tanh"], [6, "relu"]],
+        "task_lstm_size": 3,
+        "integrator_size": 2,
+        "integrator_layers": 2,
+    }
+
+    @staticmethod
+    def code_points(batch):
+        """A word of as many code points as its place in the sentence, boundaries none."""
+        rows = []
+        for ids in batch["input_ids"]:
+            row = [
+                [2 + place % 4] * (0 if word in (1, 2) else place) for place, word in enumerate(ids.tolist()) if word
+            ]
+            rows.append([number for word in row for number in [*word, 1]])
+        width = max(map(len, rows))
+        return torch.tensor([row + [0] * (width - len(row)) for row in rows])
+
+    @pytest.mark.parametrize("words_only", [True, False])
+    @pytest.mark.parametrize("encoder", ["lstm", "highway_lstm"])
+    def test_one_sentence_at_a_time(self, words_only, encoder):
+        model = tiny_model(**self.FIELDS, words_only=words_only, task_encoder=encoder).double()
+        layers, batch = model.task_layers, batch_of(SENTENCES)
+        characters = self.code_points(batch)
+        features, mask, outputs = model.encode_words(**batch, code_point_ids=characters)
+        assert layers.output_size == 2 * 2 + 8 and features.shape[-1] == layers.output_size
+        read = model.without_boundaries(mask, batch["input_ids"]) if words_only else mask
+        encoded = layers.characters(characters, mask)
+        for row, real in enumerate(read):
+            if not real.any():
+                assert (features[row, :, :4] == 0).all()
+                continue
+            mixes = outputs.representations[row][:, real]
+            vectors = layers.word_vectors.word_embeddings.weight[batch["input_ids"][row][real]]
+            x = torch.cat([mixes[0], encoded[row][real], vectors], -1)[None]
+            for layer, activation in zip(layers.pre_encoder.layers, (torch.tanh, torch.relu), strict=True):
+                x = activation(layer(x))
+            alone = PackedBatch.from_mask(torch.ones(x.shape[:2]).bool())
+            for layer in layers.layers:
+                x = layer(x[0], alone)[None]
+            y = (x @ x.mT).softmax(-1) @ x
+            x = torch.cat([x, x - y, x * y], -1)
+            for layer in layers.integrator:
+                x = layer(x[0], alone)[None]
+            expected = torch.cat([x[0], mixes[1]], -1)
+            torch.testing.assert_close(features[row][real], expected, rtol=0, atol=1e-12)
+
+    def test_what_is_read_of_a_word_has_to_be_given(self):
+        model, batch = tiny_model(**self.FIELDS, words_only=True), batch_of(SENTENCES)
+        with pytest.raises(ValueError, match="reads code points and needs code_point_ids"):
+            model.encode_words(**batch)
+        del batch["input_ids"]
+        with pytest.raises(ValueError, match="input_ids missing to tell words from sentence boundaries"):
+            model.encode_words(**batch, code_point_ids=self.code_points(batch_of(SENTENCES)))
+
+    def test_without_recurrent_layers_nothing_has_to_be_told_apart(self):
+        model, batch = tiny_model(words_only=True), batch_of(SENTENCES)
+        expected = model.encode_words(**batch)[0]
+        del batch["input_ids"]
+        assert torch.equal(model.encode_words(**batch)[0], expected)
+
+    def test_pairs_are_told_apart_by_their_boundaries(self):
+        fields = {"task_lstm_size": 3, "words_only": True, "sentence_pairs": True}
+        model = tiny_model(ElmoForSequenceClassification, **fields)
+        batch = batch_of(["a cat </S> <S> sat"])
+        batch["input_ids"][0, 3:5] = torch.tensor([2, 1])
+        features, mask, _ = model.encode_words(**batch)
+        assert (features[mask] != 0).all()
+
+    def test_every_part_learns(self):
+        model = tiny_model(**self.FIELDS, words_only=True, task_encoder="highway_lstm").train()
+        batch = batch_of(SENTENCES)
+        features = model.encode_words(**batch, code_point_ids=self.code_points(batch))[0]
+        features.square().sum().backward()
+        for name, weight in model.task_layers.named_parameters():
+            assert weight.grad is not None and (weight.grad != 0).any(), name

@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, Trainer, TrainingArguments
 
 from elmo_hf import ElmoForTokenClassification, ElmoTokenizer, start_from_word_vectors
-from elmo_hf.model.crf import forbidden_transitions
+from elmo_hf.model.tag_schemes import forbidden_transitions
 from modeling_tests.tiny import batch_of, tiny_config, with_large_weights
 
 SENTENCES = ["a cat sat", "why", "the dogs ran off at once", "no no", ""]
@@ -286,8 +286,8 @@ class TestBadInput:
         tiny_tagger(**FIELD).save_pretrained(tmp_path)
         with pytest.raises(ValueError, match="label 'I-PER' can stand in no BIO sequence .*IOB1"):
             ElmoForTokenClassification.from_pretrained(tmp_path, **named(["O", "I-PER"]), ignore_mismatched_sizes=True)
-        with pytest.raises(StrictDataclassClassValidationError, match="tag_scheme='BIO' without use_crf"):
-            ElmoForTokenClassification.from_pretrained(tmp_path, use_crf=False)
+        with pytest.raises(StrictDataclassClassValidationError, match=r"crf_label_weights=\[-1\]"):
+            ElmoForTokenClassification.from_pretrained(tmp_path, crf_label_weights=[-1])
 
     def test_a_field_needs_word_ids(self):
         model, batch = tiny_tagger(**FIELD), batch_of(SENTENCES)
@@ -369,3 +369,77 @@ class TestTrainer:
             weights.append(model.state_dict())
         for name, expected in weights[0].items():
             torch.testing.assert_close(weights[1][name], expected, rtol=0, atol=1e-9)
+
+
+class TestBestPaths:
+    def test_all_sequences_in_order(self):
+        model, batch = tiny_tagger(**FIELD), batch_of(SENTENCES)
+        model.requires_grad_(False)
+        emissions = model(**batch).emissions
+        found = model.predict_paths(6, **batch)
+        for row, (paths, words) in enumerate(zip(found, words_of(batch), strict=True)):
+            scores = emissions[row][words]
+            if len(scores) > 3:
+                assert len(paths) == 6
+                continue
+            transitions, start, end = model.crf().transitions, model.crf().start, model.crf().end
+            every = []
+            for tags in itertools.product(range(len(BIO)), repeat=len(scores)):
+                score = sum(scores[place, tag] for place, tag in enumerate(tags))
+                score += sum(transitions[pair] for pair in itertools.pairwise(tags))
+                every.append((float(score + (start[tags[0]] + end[tags[-1]] if tags else 0)), list(tags)))
+            possible = [one for one in sorted(every, reverse=True) if one[0] > -1e5]
+            assert [tags for tags, _ in paths] == [tags for _, tags in possible[:6]]
+            assert [score for _, score in paths] == pytest.approx([score for score, _ in possible[:6]], abs=1e-4)
+        assert [paths[0][0] for paths in found] == model.predict(**batch)
+        # The sentence without words has one sequence, and a word of five tags three that BIO allows.
+        assert [len(paths) for paths in found] == [6, 3, 6, 6, 1]
+
+    def test_only_a_field_scores_sequences(self):
+        with pytest.raises(ValueError, match="use_crf=False"):
+            tiny_tagger(**named(BIO)).predict_paths(2, **batch_of(SENTENCES))
+
+
+class TestCarriedState:
+    @pytest.mark.parametrize("options", [FIELD, WHOLE], ids=["field", "whole"])
+    def test_the_next_batch_goes_on(self, options):
+        """As the biLM itself would: the state is the only thing that a batch leaves behind."""
+        model = tiny_tagger(**options)
+        first, second = batch_of(["a cat", "why not"]), batch_of(["the dogs ran"])
+        state = model(**first, return_state=True).state
+        found = model(**second, initial_state=state)
+        assert found.state is None
+        features = model.elmo(**second, initial_state=state).representations
+        mask = second["attention_mask"].bool()
+        expected = model.classifier(model.task_layers(features, second["input_ids"], mask))
+        torch.testing.assert_close(found.emissions, expected, rtol=0, atol=1e-6)
+        assert not torch.allclose(found.emissions, model(**second).emissions, atol=1e-3)
+        paths = model.predict_paths(1, **second, initial_state=state)
+        assert model.predict(**second, initial_state=state) == [row[0][0] for row in paths]
+
+    def test_a_model_without_bilm_has_none(self):
+        model = tiny_tagger(elmo_at=[], word_vector_size=4, **named(BIO))
+        assert model(**batch_of(SENTENCES), return_state=True).state is None
+
+
+class TestLayersOverTheEncoder:
+    def test_classifier_layers(self):
+        config, batch = tiny_config(classifier_layers=[[7, "tanh"]], **named(BIO)), batch_of(SENTENCES)
+        model = with_large_weights(ElmoForTokenClassification(config)).eval()
+        features, layer = model.encode_words(**batch)[0], model.hidden_layers.layers[0]
+        expected = model.classifier(torch.tanh(layer(features)))
+        torch.testing.assert_close(model(**batch).logits, expected)
+
+    @pytest.mark.parametrize("strategy", ["emission", "transition", "lannoy"])
+    def test_label_weights_change_the_loss_and_nothing_else(self, strategy):
+        plain, batch = tiny_tagger(**FIELD), batch_of(SENTENCES)
+        weights = [0.2, 1.0, 2.0, 3.0, 1.0]
+        model = ElmoForTokenClassification(
+            tiny_config(**FIELD, crf_label_weights=weights, crf_weight_strategy=strategy)
+        ).eval()
+        model.load_state_dict(plain.state_dict())
+        labels = labelled(batch, GOLD)
+        found, expected = model(**batch, labels=labels), plain(**batch, labels=labels)
+        assert torch.equal(found.logits, expected.logits) and found.loss != expected.loss
+        total = -model.crf.log_likelihood(found.emissions, labels, words_of(batch)).sum()
+        torch.testing.assert_close(found.loss, total / sum(map(len, GOLD)))

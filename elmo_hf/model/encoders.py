@@ -1,0 +1,111 @@
+"""The recurrent layers of a task: biLSTMs that read the outputs of both directions below, and carry no state.
+
+Two kinds of cell: the plain one, and one with a highway from its input around the recurrence (Zhang et al. 2016; He et
+al. 2017), AllenNLP's `stacked_bidirectional_lstm`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .configuration_elmo import ElmoConfig
+from .initialization import glorot_bound, starting_with
+from .operators import projected_lstm, reference_lstm
+from .packing import PackedBatch
+
+
+class ElmoTaskLstm(nn.Module):
+    """One direction of one layer: an LSTM without projection and clips; gates in the order i, f, g, o.
+
+    `config.task_forget_bias` is added to the forget gate at run time. With `config.task_recurrent_dropout` the outputs
+    of all words of a row, which are also what the next word reads, lose the same components, in training.
+    """
+
+    input_gates, state_gates = 4, 4
+
+    def __init__(self, config: ElmoConfig, input_size: int, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.forget_bias = float(config.task_forget_bias)
+        self.recurrent_dropout = config.task_recurrent_dropout
+        # Glorot-uniform over one kernel, whose rows are the input's and the recurrence's.
+        scale = glorot_bound(input_size + size, self.state_gates * size)
+        self.input_proj = starting_with(nn.Linear(input_size, self.input_gates * size), "uniform", scale)
+        self.hidden_proj = starting_with(nn.Linear(size, self.state_gates * size, bias=False), "uniform", scale)
+
+    def forward(self, inputs: Tensor, batch_sizes: list[int]) -> Tensor:
+        """Packed [total, input_size] -> packed [total, size]; `batch_sizes` are the rows running at each step."""
+        rows = batch_sizes[0] if batch_sizes else 0
+        hidden = inputs.new_zeros(rows, self.size)
+        cell = hidden.to(torch.promote_types(inputs.dtype, torch.float32))
+        kept = None
+        if self.training and self.recurrent_dropout:
+            kept = functional.dropout(torch.ones_like(hidden), self.recurrent_dropout)
+        return self._run(inputs, batch_sizes, hidden, cell, kept)
+
+    def _run(self, inputs: Tensor, batch_sizes: list[int], hidden: Tensor, cell: Tensor, kept: Tensor | None) -> Tensor:
+        """The recurrence; `kept` [rows, size] scales every output of a row."""
+        settings: dict[str, Any] = {"cell_clip": None, "projection_clip": None, "forget_bias": self.forget_bias}
+        state = inputs, batch_sizes, hidden, cell, self.input_proj, self.hidden_proj
+        if kept is None:
+            return projected_lstm(*state, None, **settings)[0]
+        return reference_lstm(*state, lambda exposed: exposed * kept[: len(exposed)], **settings)[0]
+
+
+class ElmoHighwayLstm(ElmoTaskLstm):
+    """An LSTM whose output is mixed with its input by a gate r of its own.
+
+    With a = input_proj(x) and s = a + hidden_proj(h), but for the last part of a, gates i, f, g, o, r in this order::
+
+        c' = sigmoid(s_i) * tanh(s_g) + sigmoid(s_f + forget_bias) * c
+        h' = sigmoid(s_r) * sigmoid(s_o) * tanh(c') + (1 - sigmoid(s_r)) * a_6
+
+    Source: AllenNLP `modules/augmented_lstm.py`.
+    """
+
+    input_gates, state_gates = 6, 5
+
+    def _run(self, inputs: Tensor, batch_sizes: list[int], hidden: Tensor, cell: Tensor, kept: Tensor | None) -> Tensor:
+        outputs = [inputs.new_zeros(0, self.size)]
+        for gates in self.input_proj(inputs).split(batch_sizes):
+            rows = len(gates)
+            gates, carried = gates.to(cell.dtype).split([5 * self.size, self.size], dim=-1)
+            i, f, g, o, r = (gates + self.hidden_proj(hidden[:rows])).chunk(5, dim=-1)
+            cell = torch.sigmoid(i) * torch.tanh(g) + torch.sigmoid(f + self.forget_bias) * cell[:rows]
+            mixed = torch.lerp(carried, torch.sigmoid(o) * torch.tanh(cell), torch.sigmoid(r))
+            hidden = mixed.to(inputs.dtype) if kept is None else mixed.to(inputs.dtype) * kept[:rows]
+            outputs.append(hidden)
+        return torch.cat(outputs)
+
+
+CELLS: dict[str, type[ElmoTaskLstm]] = {"lstm": ElmoTaskLstm, "highway_lstm": ElmoHighwayLstm}
+
+
+class ElmoTaskLayer(nn.Module):
+    """One biLSTM layer: both directions read the outputs of both directions of the layer below.
+
+    Args:
+        config: its `task_encoder` names the kind of cell.
+        input_size: width of what it reads.
+        size: width of each direction.
+    """
+
+    def __init__(self, config: ElmoConfig, input_size: int, size: int) -> None:
+        super().__init__()
+        self.forward_lstm = CELLS[config.task_encoder](config, input_size, size)
+        self.backward_lstm = CELLS[config.task_encoder](config, input_size, size)
+
+    def forward(self, inputs: Tensor, packing: PackedBatch) -> Tensor:
+        """Packed [total, input_size], first word first -> [total, 2 * size] likewise, forward direction first."""
+        mirrored = packing.mirrored
+        forward = self.forward_lstm(inputs, packing.batch_sizes)
+        # Mirroring twice restores the order.
+        backward = self.backward_lstm(inputs[mirrored], packing.batch_sizes)[mirrored]
+        return torch.cat([forward, backward], dim=-1)
+
+
+def task_layers(config: ElmoConfig, input_size: int, size: int, count: int) -> nn.ModuleList:
+    """A stack of `count` biLSTM layers of `size` a direction."""
+    return nn.ModuleList(ElmoTaskLayer(config, 2 * size if index else input_size, size) for index in range(count))

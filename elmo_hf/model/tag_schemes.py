@@ -1,0 +1,148 @@
+"""Schemes that write entities as one tag a word, and what each of them allows.
+
+A tag is a letter and a type, `B-PER`, or `O` outside of an entity. The letters say where in an entity a word stands:
+
+    ==========  ======  =======  =====  =============
+    scheme      first   between  last   the only word
+    ==========  ======  =======  =====  =============
+    BIO (IOB2)  B       I        I      B
+    BIOES       B       I        E      S
+    BIOUL       B       I        L      U
+    BMES        B       M        E      S
+    ==========  ======  =======  =====  =============
+
+In IOB1 every word of an entity is I, but B the first one where an entity of the same type ends just before it.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from .configuration_elmo import ElmoConfig
+
+# What a letter means in terms of BIOES.
+ROLES = {
+    "BIO": {"B": "B", "I": "I"},
+    "BIOES": {"B": "B", "I": "I", "E": "E", "S": "S"},
+    "BIOUL": {"B": "B", "I": "I", "L": "E", "U": "S"},
+    "BMES": {"B": "B", "M": "I", "E": "E", "S": "S"},
+    "IOB1": {"B": "B", "I": "I"},
+}
+
+
+def parse_tag(tag: str, scheme: str) -> tuple[str, str]:
+    """Role and type of a tag, `("O", "")` outside of an entity.
+
+    Raises:
+        ValueError: no tag of the scheme.
+    """
+    if tag == "O":
+        return "O", ""
+    letter, dash, kind = tag.partition("-")
+    if letter not in ROLES[scheme] or bool(dash) != bool(kind):
+        raise ValueError(
+            f"label {tag!r} is no tag of tag_scheme={scheme!r}: expected O, or one of "
+            f"{', '.join(ROLES[scheme])} with a dash and a type, such as B-PER. Give id2label the tags of the data, "
+            "or set tag_scheme=None for labels that are no such scheme"
+        )
+    return ROLES[scheme][letter], kind
+
+
+def bio_name(tag: str, scheme: str) -> str:
+    """The tag that says the same to a reader of BIO: E-PER is I-PER, and S-PER is B-PER.
+
+    The tags of IOB1 stay: who joins neighbors of one type up to the next B reads them rightly.
+    """
+    role, kind = parse_tag(tag, scheme)
+    letter = {"E": "I", "S": "B"}.get(role, role)
+    return f"{letter}-{kind}" if kind else letter
+
+
+def name_tags(config: ElmoConfig) -> None:
+    """Set `tag_names` to the tags of `tag_scheme`, and `id2label` to the tags of BIO that say the same.
+
+    Transformers' pipeline knows no other scheme, and would split their entities. The tags are those of `tag_names`, or
+    of `id2label` where that was given anew.
+
+    Raises:
+        ValueError: a label is no tag of the scheme.
+    """
+    scheme, names = config.tag_scheme, cast("dict[int, str]", config.id2label)
+    labels = [names[index] for index in range(len(names))]
+    if scheme is None:
+        config.tag_names = None
+        return
+    if config.tag_names is None or [bio_name(tag, scheme) for tag in config.tag_names] != labels:
+        config.tag_names = labels
+    config.id2label = {index: bio_name(tag, scheme) for index, tag in enumerate(config.tag_names)}
+    config.label2id = {name: index for index, name in config.id2label.items()}
+
+
+def _may_follow(before: tuple[str, str] | None, after: tuple[str, str] | None, scheme: str) -> bool:
+    """Whether a tag may stand behind another; `None` is the beginning or the end of the sentence."""
+    role_before, kind_before = before or ("O", "")
+    role_after, kind_after = after or ("O", "")
+    is_inside = role_before in ("B", "I") and kind_before == kind_after
+    if scheme == "IOB1":
+        return role_after != "B" or is_inside
+    continues = is_inside and role_after in ("I", "E")
+    if scheme == "BIO":
+        return continues or role_after != "I"
+    # An entity that began goes on until it ends, and only such a one goes on.
+    return continues or (role_before not in ("B", "I") and role_after not in ("I", "E"))
+
+
+def forbidden_transitions(labels: Sequence[str], scheme: str | None, is_strict: bool = True) -> Tensor:
+    """What no sequence of tags has, for instance I-PER behind B-LOC.
+
+    The rules are those of AllenNLP's `allowed_transitions`, which in BMES has no O, where this has one.
+
+    Args:
+        labels: the L tags, in the order of their ids.
+        scheme: a key of `ROLES`, or `None` for labels that may follow each other freely.
+        is_strict: refuse a label that can stand in no sequence of these labels.
+
+    Returns:
+        (L + 1, L + 1), bool, on the CPU: true where a tag (row) must not be followed by another (column). The last row
+        stands for the beginning of a sentence and the last column for its end.
+
+    Raises:
+        ValueError: a label is no tag of the scheme, or can stand in no sequence.
+    """
+    count = len(labels)
+    if scheme is None:
+        return torch.zeros(count + 1, count + 1, dtype=torch.bool, device="cpu")
+    tags = [*(parse_tag(label, scheme) for label in labels), None]
+    allowed = [[_may_follow(before, after, scheme) for after in tags] for before in tags]
+    if is_strict:
+        _check_reachable(allowed, labels, scheme)
+    # Models are also built where the default device holds no values.
+    return torch.tensor([[not may for may in row] for row in allowed], device="cpu")
+
+
+def _check_reachable(allowed: Sequence[Sequence[bool]], labels: Sequence[str], scheme: str) -> None:
+    begins = _reached(allowed, len(labels))
+    ends = _reached([list(column) for column in zip(*allowed, strict=True)], len(labels))
+    letters = {role: letter for letter, role in ROLES[scheme].items()}
+    for index, label in enumerate(labels):
+        if index not in begins or index not in ends:
+            lacks, kind = ("E" if index in begins else "B"), parse_tag(label, scheme)[1]
+            letter = "I" if scheme == "IOB1" else letters[lacks]
+            raise ValueError(
+                f"label {label!r} can stand in no {scheme} sequence of the labels {', '.join(labels)}: expected "
+                f"{f'{letter}-{kind}' if kind else letter!r} among them. Name the scheme of the data in tag_scheme, "
+                f"one of {', '.join(ROLES)} (in IOB1, I begins entities), or set tag_scheme=None"
+            )
+
+
+def _reached(allowed: Sequence[Sequence[bool]], boundary: int) -> set[int]:
+    """The tags that some path from the boundary leads to, without passing the boundary again."""
+    found, ahead = {boundary}, [boundary]
+    while ahead:
+        before = ahead.pop()
+        new = {after for after, may in enumerate(allowed[before]) if may} - found
+        found |= new
+        ahead += new
+    return found
