@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from elmo_hf.kernels.cpu.native_softmax import native_softmax_loss
+
 # Logits held at a time. On a CPU they fit the caches of one core; a GPU wants larger matrix products.
 LOGITS_AT_A_TIME = {"cpu": 2**21, "other": 2**25}
 SMALLEST_CHUNK = 128
@@ -55,6 +57,16 @@ class _ChunkedSoftmax(torch.autograd.Function):
         device = hidden.device.type
         product_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         wide = torch.promote_types(product_dtype, torch.float32)
+        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias, true_logits)]
+        if product_dtype == torch.float32:
+            found = native_softmax_loss(
+                hidden, weight, bias, true_logits, targets, shares, gradients=any(ctx.needs_input_grad)
+            )
+            if found is not None:
+                if found.hidden is not None:
+                    ctx.save_for_backward(found.hidden, found.weight.T, found.bias, found.true_logits)
+                ctx.mark_non_differentiable(found.nll)
+                return (found.nll * shares).sum(), found.nll
         words, columns = len(hidden), len(weight)
         # The gradient of the weights is read and written once a chunk: chunks of few words would be all traffic.
         step = min(words, max(SMALLEST_CHUNK, LOGITS_AT_A_TIME.get(device, LOGITS_AT_A_TIME["other"]) // columns))
@@ -114,7 +126,6 @@ class _ChunkedSoftmax(torch.autograd.Function):
             loss = (nll * wide_shares).sum()
         if gradients is not None:
             ctx.save_for_backward(*gradients)
-        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias, true_logits)]
         ctx.mark_non_differentiable(nll)
         return loss, nll
 

@@ -115,6 +115,25 @@ class TrainingBackward(ctypes.Structure):
     ]
 
 
+class SoftmaxLoss(ctypes.Structure):
+    _fields_ = [
+        ("words", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("hidden", ctypes.c_void_p),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("true_logits", ctypes.c_void_p),
+        ("targets", ctypes.c_void_p),
+        ("shares", ctypes.c_void_p),
+        ("nll", ctypes.c_void_p),
+        ("hidden_gradient", ctypes.c_void_p),
+        ("weight_gradient", ctypes.c_void_p),
+        ("bias_gradient", ctypes.c_void_p),
+        ("true_logit_gradient", ctypes.c_void_p),
+    ]
+
+
 @functools.cache
 def native_library() -> ctypes.CDLL | None:
     """Load the library, compiled now if need be; `None` where that cannot be done or is turned off."""
@@ -147,6 +166,7 @@ def _load(path: Path) -> ctypes.CDLL:
         (library.elmo_recurrence, Recurrence),
         (library.elmo_training_forward, TrainingForward),
         (library.elmo_training_backward, TrainingBackward),
+        (library.elmo_softmax_loss, SoftmaxLoss),
     ):
         function.argtypes = [ctypes.POINTER(argument), ctypes.c_int64]
         function.restype = ctypes.c_int

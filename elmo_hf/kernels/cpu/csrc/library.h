@@ -83,4 +83,22 @@ typedef struct {
 
 EXPORT int elmo_training_backward(const TrainingBackward *job, int64_t threads);
 
+/* The weighted sum of the negative log-likelihoods of words under a softmax, and its gradients.
+
+   P is a multiple of NR. Gradients may be NULL, all together. */
+typedef struct {
+    int64_t words, columns, width;          /* n, columns, P */
+    const float *hidden;                    /* [n][P] */
+    const float *weight, *bias;             /* [columns][P], [columns]; a bias of minus infinity: no probability */
+    const float *true_logits;               /* [n] of words that are no columns; NULL: the true words are columns */
+    const int64_t *targets;                 /* [n] the true column; with true logits, one without probability, or -1 */
+    const float *shares;                    /* [n]: of each word in the loss */
+    float *nll;                             /* [n] */
+    float *hidden_gradient;                 /* [n][P] */
+    float *weight_gradient, *bias_gradient; /* [columns][P], [columns] */
+    float *true_logit_gradient;             /* [n]; NULL without true logits */
+} SoftmaxLoss;
+
+EXPORT int elmo_softmax_loss(const SoftmaxLoss *job, int64_t threads);
+
 #endif

@@ -18,61 +18,11 @@
 #include "float_panels.h"
 #include "library.h"
 #include "memory.h"
+#include "packing.h"
 #include "threads.h"
-
-#define K_BLOCK 256 /* inputs, or words, summed in one go: half of the L1 cache holds that part of a panel */
-
-INLINE int64_t smaller(int64_t one, int64_t other) { return one < other ? one : other; }
-INLINE int64_t larger(int64_t one, int64_t other) { return one > other ? one : other; }
-INLINE int64_t ceil_divide(int64_t items, int64_t per_block) { return (items + per_block - 1) / per_block; }
-
-/* The part of some items that a thread has. */
-typedef struct {
-    int64_t first, end;
-} Share;
-
-INLINE Share share_of(int64_t items, int64_t thread, const Team *team)
-{
-    return (Share){share_start(items, thread, team->size), share_start(items, thread + 1, team->size)};
-}
-
-/* Packing */
 
 /* The first of the NR rows of a gate weight [4H][...] that one panel holds. */
 INLINE int64_t gate_row(int64_t panel, int64_t size) { return panel % 4 * size + panel / 4 * NR; }
-
-/* NR rows of a weight [...][inputs] to a panel [inputs][NR]. */
-static void pack_transposed(const float *rows, int64_t inputs, float *panel)
-{
-    for (int64_t l = 0; l < NR; l++)
-        for (int64_t k = 0; k < inputs; k++) panel[k * NR + l] = rows[l * inputs + k];
-}
-
-/* NR columns of `count` rows of a weight, `stride` apart, to (part of) a panel [count][NR]. */
-static void pack_columns(const float *columns, int64_t count, int64_t stride, float *panel)
-{
-    for (int64_t k = 0; k < count; k++) {
-        store(panel + k * NR, load(columns + k * stride));
-        store(panel + k * NR + LANES, load(columns + k * stride + LANES));
-    }
-}
-
-/* Rows [rows][...], `stride` apart, to tiles [tile][...][MR] over their columns: those of the tiles of a thread. */
-static void pack_tiles(const float *input, int64_t rows, int64_t stride, int64_t width, float *tiles,
-                       int64_t tile_stride, Share of_tiles)
-{
-    for (int64_t tile = of_tiles.first; tile < of_tiles.end; tile++) {
-        const float *columns = input + tile * MR;
-        float *target = tiles + tile * tile_stride;
-        const int64_t count = smaller(width - tile * MR, MR);
-        if (count == MR)
-            for (int64_t row = 0; row < rows; row++)
-                memcpy(target + row * MR, columns + row * stride, MR * sizeof(float));
-        else
-            for (int64_t row = 0; row < rows; row++)
-                for (int64_t m = 0; m < count; m++) target[row * MR + m] = columns[row * stride + m];
-    }
-}
 
 /* Forward pass */
 
@@ -93,15 +43,15 @@ static void pack_forward_weights(const ForwardTask *task, int64_t thread, const 
     for (int64_t panel = gates.first; panel < gates.end; panel++) {
         const int64_t row = gate_row(panel, size);
         float *target = task->gate_panels + panel * (inputs + width) * NR;
-        pack_transposed(job->input_weight + row * inputs, inputs, target);
-        pack_transposed(job->hidden_weight + row * width, width, target + inputs * NR);
+        pack_transposed(job->input_weight + row * inputs, inputs, NR, target);
+        pack_transposed(job->hidden_weight + row * width, width, NR, target + inputs * NR);
         for (int64_t l = 0; l < NR; l++)
             task->bias[panel * NR + l] = job->bias[row + l] + (panel % 4 == 1 ? job->forget_bias : 0.0f);
     }
     if (!job->output_weight) return;
     const Share outputs = share_of(width / NR, thread, team);
     for (int64_t panel = outputs.first; panel < outputs.end; panel++)
-        pack_transposed(job->output_weight + panel * NR * size, size, task->output_panels + panel * size * NR);
+        pack_transposed(job->output_weight + panel * NR * size, size, NR, task->output_panels + panel * size * NR);
 }
 
 /* Copy the inputs of a step's rows to where they are multiplied. */
@@ -463,13 +413,6 @@ static void add_weight_gradient(const BackwardTask *task, const float *tiles, in
     }
 }
 
-/* From sums [rows][NR] of a panel to NR rows of a weight's gradient [...][rows]. */
-static void unpack_transposed(const float *sums, int64_t rows, float *gradient)
-{
-    for (int64_t l = 0; l < NR; l++)
-        for (int64_t k = 0; k < rows; k++) gradient[l * rows + k] = sums[k * NR + l];
-}
-
 static void write_weight_gradients(const BackwardTask *task, Share gates, Share groups)
 {
     const TrainingBackward *job = task->job;
@@ -478,10 +421,10 @@ static void write_weight_gradients(const BackwardTask *task, Share gates, Share 
     for (int64_t panel = gates.first; panel < gates.end; panel++) {
         const int64_t row = gate_row(panel, size);
         if (job->input_weight_gradient)
-            unpack_transposed(task->input_weight_sums + panel * inputs * NR, inputs,
+            unpack_transposed(task->input_weight_sums + panel * inputs * NR, inputs, NR,
                               job->input_weight_gradient + row * inputs);
         if (job->hidden_weight_gradient)
-            unpack_transposed(task->hidden_weight_sums + panel * width * NR, width,
+            unpack_transposed(task->hidden_weight_sums + panel * width * NR, width, NR,
                               job->hidden_weight_gradient + row * width);
         if (job->bias_gradient) memcpy(job->bias_gradient + row, task->bias_sums + panel * NR, NR * sizeof(float));
     }
