@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from elmo_hf.inference.tagging import tag, tag_iter
     from elmo_hf.model.configuration_elmo import ElmoConfig
     from elmo_hf.model.modeling_elmo import (
+        ElmoCache,
+        ElmoForCausalLM,
         ElmoForMaskedLM,
         ElmoForMultipleChoice,
         ElmoForPreTraining,
@@ -49,6 +51,8 @@ _HOMES = {
     "inference.tagging": ["tag", "tag_iter"],
     "model.configuration_elmo": ["ElmoConfig"],
     "model.modeling_elmo": [
+        "ElmoCache",
+        "ElmoForCausalLM",
         "ElmoForMaskedLM",
         "ElmoForMultipleChoice",
         "ElmoForPreTraining",

@@ -48,6 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 AUTO_MAP = {
     "AutoConfig": "configuration_elmo.ElmoConfig",
     "AutoModel": "modeling_elmo.ElmoModel",
+    "AutoModelForCausalLM": "modeling_elmo.ElmoForCausalLM",
     "AutoModelForMaskedLM": "modeling_elmo.ElmoForMaskedLM",
     "AutoModelForMultipleChoice": "modeling_elmo.ElmoForMultipleChoice",
     "AutoModelForPreTraining": "modeling_elmo.ElmoForPreTraining",
@@ -105,7 +106,8 @@ class ElmoConfig(PreTrainedConfig):
         num_attention_heads: Transformer: attention heads of each layer, which divide `projection_size` (AllenNLP:
             always 8).
         feed_forward_size: Transformer: width of the feed-forward layer between its two maps.
-        max_position_embeddings: Transformer: words of the longest sentence, boundaries included (AllenNLP: 5000).
+        max_position_embeddings: Transformer: words of the longest sentence, boundaries included; 5000 by default, as in
+            AllenNLP. `None` for a biLSTM, which reads sentences of any length.
         layer_norm_epsilon: Added to the standard deviation by the layer norms of the Transformer and of the characters
             (AllenNLP up to 0.9: 1e-6; from 1.0 on: 1e-13).
         transformer_input_dropout: Transformer: dropout on the words with their positions, in training.
@@ -139,6 +141,11 @@ class ElmoConfig(PreTrainedConfig):
             softmax (Grave et al. 2017); no original format can hold one. `None` for the plain softmax.
         tie_word_embeddings: Whether the softmax of a word model has the table of words for its weight (bilm-tf's
             `share_embedding_softmax`).
+        mask_token_id: Id of the mask, which is no word and has no probability. `None` until a tokenizer is known: the
+            tokenizer puts its mask last, behind the words, so whoever makes the pair of both sets
+            `mask_token_id=tokenizer.mask_token_id` with `vocab_size=len(tokenizer)`.
+        direction: Which direction a causal language model reads: `"forward"`, or `"backward"`, from a sentence's last
+            word to its first.
         mask_prior_weight: How much of the words' prior (Zipf's law over the order of the vocabulary) a masked language
             model divides out of the product of both directions' distributions: 1 as Bayes' rule has it for independent
             sides, 0 for the plain product, also for a vocabulary that is not ordered by frequency.
@@ -167,7 +174,7 @@ class ElmoConfig(PreTrainedConfig):
 
     model_type = "elmo"
     _auto_class = "AutoConfig"
-    keys_to_ignore_at_inference = ["representations", "state"]
+    keys_to_ignore_at_inference = ["representations", "state", "past_key_values"]
 
     vocab_size: int = 5
     word_embedding_size: int = 0
@@ -194,7 +201,7 @@ class ElmoConfig(PreTrainedConfig):
     lstm_input_dropout: float | int = 0.0
     num_attention_heads: int = 8
     feed_forward_size: int = 2048
-    max_position_embeddings: int = 5000
+    max_position_embeddings: int | None = None
     layer_norm_epsilon: float | int = 1e-6
     transformer_input_dropout: float | int = 0.0
     attention_dropout: float | int = 0.0
@@ -216,8 +223,9 @@ class ElmoConfig(PreTrainedConfig):
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
     unk_token_id: int | None = 3
-    mask_token_id: int | None = 4
+    mask_token_id: int | None = None
     tie_word_embeddings: bool = False
+    direction: Literal["forward", "backward"] = "forward"
     mask_prior_weight: float | int = 1.0
     sparse_prediction: bool = False
     # What a task adds to the biLM.
@@ -235,6 +243,16 @@ class ElmoConfig(PreTrainedConfig):
     sentence_pairs: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
+        width = kwargs.pop("hidden_size", None)
+        if width not in (None, self.hidden_size):
+            raise ValueError(
+                f"hidden_size={width}: it is 2 * projection_size={self.hidden_size} and cannot be chosen; set "
+                "projection_size"
+            )
+        if self.encoder_type == "lstm":
+            self.max_position_embeddings = None
+        elif self.max_position_embeddings is None:
+            self.max_position_embeddings = 5000
         self.character_filters = [list(pair) for pair in self.character_filters]
         if self.character_projection is None:
             alone = bool(self.character_filters) and not self.joins_words
@@ -254,6 +272,7 @@ class ElmoConfig(PreTrainedConfig):
         derived and no contradiction is found.
         """
         replaced = {name: kwargs.pop(name) for name in list(kwargs) if name in cls.__annotations__}
+        config_dict = {name: value for name, value in config_dict.items() if name != "hidden_size"}
         saved = config_dict.get("weight_precision")
         if replaced.get("weight_precision", saved) != saved:
             raise ValueError(
@@ -262,6 +281,10 @@ class ElmoConfig(PreTrainedConfig):
                 "integers with elmo_hf.quantize(model)"
             )
         return super().from_dict({**config_dict, **replaced}, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `PreTrainedConfig.to_dict`, with `hidden_size`, which clients read from `config.json`."""
+        return {**super().to_dict(), "hidden_size": self.hidden_size}
 
     @property
     def num_filters(self) -> int:
@@ -313,8 +336,7 @@ class ElmoConfig(PreTrainedConfig):
         """Part of the `@strict` validation: refuse what no model can be, before anything is allocated."""
         positive = (
             "num_characters character_embedding_size projection_size cell_size num_hidden_layers num_representations "
-            "task_lstm_layers maxout_pieces num_attention_heads feed_forward_size max_position_embeddings "
-            "pos_tag_embedding_size"
+            "task_lstm_layers maxout_pieces num_attention_heads feed_forward_size pos_tag_embedding_size"
         )
         for name in positive.split():
             if getattr(self, name) < 1:
@@ -390,6 +412,8 @@ class ElmoConfig(PreTrainedConfig):
                 'context_word_layer=True needs encoder_type="lstm": a Transformer adds its word to the top layer '
                 "already; set context_word_layer=False"
             )
+        elif self.max_position_embeddings is None or self.max_position_embeddings < 1:
+            raise ValueError(f"max_position_embeddings={self.max_position_embeddings}: expected at least 1")
         elif self.projection_size % self.num_attention_heads:
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads}: expected a divisor of projection_size="

@@ -146,3 +146,13 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
                 f"word id {low if low < 0 else high}: expected ids from 0 to {count - 1}; the model's vocab_size is "
                 "not the tokenizer's. Load the tokenizer that belongs to the model, or call resize_token_embeddings"
             )
+
+    def _check_labels(self, labels: Tensor) -> None:
+        """Refuse a label that is neither a word nor -100, with a `ValueError`."""
+        size = self.config.vocab_size
+        wrong = labels[labels.ne(-100) & (labels.ge(size) | ~self.softmax.has_probability(labels))]
+        if len(wrong):
+            raise ValueError(
+                f"label {int(wrong[0])}: expected a word of the vocabulary, 0 to {size - 1} and neither padding nor "
+                "mask, or -100 for none. Labels are the ids of the true words, as the tokenizer gives them"
+            )

@@ -154,15 +154,6 @@ class ElmoForMaskedLM(ElmoForPreTraining):
         excluded = torch.tensor(self.softmax.excluded_ids, dtype=torch.int64, device=scores.device)
         return scores.index_fill_(1, excluded, float("-inf")).log_softmax(1).index_fill(1, excluded, IMPOSSIBLE)
 
-    def _check_labels(self, labels: Tensor) -> None:
-        size = self.config.vocab_size
-        wrong = labels[labels.ne(-100) & (labels.ge(size) | ~self.softmax.has_probability(labels))]
-        if len(wrong):
-            raise ValueError(
-                f"label {int(wrong[0])}: expected a word of the vocabulary, 0 to {size - 1} and neither padding nor "
-                "mask, or -100 for none. Labels are the ids of the true words, as the tokenizer gives them"
-            )
-
 
 def log_uniform_prior(vocab_size: int, excluded_ids: Sequence[int], like: Tensor) -> Tensor:
     """[vocab_size], log p(w) by a word's rank, summing to one over the words; zero at `excluded_ids`.

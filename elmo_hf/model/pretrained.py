@@ -25,7 +25,7 @@ from .softmax import ElmoSoftmax
 from .task_layers import ElmoTaskLayers
 from .transformer import ElmoPositions
 from .word_embeddings import ElmoWordEmbeddings
-from .word_layer import character_embeddings_of, word_table_of
+from .word_layer import word_table_of
 
 # Code files of versions before the rooms, without their suffix `_elmo.py`, and the checksum of their first line.
 OLD_CODE = (
@@ -74,6 +74,48 @@ def _install(staging: Path, folder: Path, variant: str | None) -> None:
         _remove_old_code(folder)
 
 
+class ElmoSpelledWords(nn.Embedding):
+    """What a character model has in place of a table of words: its shape, and no values.
+
+    Such a model computes a word's vector from its characters. Transformers and its clients read the number of words
+    from the rows of the input embeddings, and attach hooks to them, which here go to the word layer.
+
+    Args:
+        layer: the word layer.
+        words: the size of the vocabulary.
+    """
+
+    def __init__(self, layer: nn.Module, words: int) -> None:
+        super().__init__(words, layer.output_size, device="meta")
+        self.requires_grad_(False)
+        self._layer = (layer,)  # in a tuple: no submodule
+
+    def stands_for(self, layer: nn.Module, words: int) -> bool:
+        """Whether it was made of these."""
+        return self._layer[0] is layer and self.num_embeddings == words
+
+    @property
+    def training(self) -> bool:
+        """As the word layer's."""
+        layers = self.__dict__.get("_layer")
+        return layers is not None and layers[0].training
+
+    @training.setter
+    def training(self, value: bool) -> None:
+        pass
+
+    def register_forward_hook(self, hook: Any, **kwargs: Any) -> Any:
+        """Attach a hook to the word layer, whose outputs are the words' vectors."""
+        return self._layer[0].register_forward_hook(lambda _, inputs, outputs: hook(self, inputs, outputs), **kwargs)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Refused, with a `ValueError`."""
+        raise ValueError(
+            "this model reads words by their characters: their ids have no vectors. Pass character_ids, all that "
+            "ElmoTokenizer returns"
+        )
+
+
 class ElmoPreTrainedModel(PreTrainedModel):
     """Initialisation, loading and the word-vocabulary rules shared by all ELMo models."""
 
@@ -109,7 +151,10 @@ class ElmoPreTrainedModel(PreTrainedModel):
 
     def post_init(self) -> None:
         super().post_init()
-        # What the configuration asks to leave as it is: mixes that a model does not read, fixed word vectors.
+        self._note_untrained()
+
+    def _note_untrained(self) -> None:
+        """Remember what a constructor froze: mixes that a model does not read, fixed word vectors."""
         self._untrained = {name for name, weight in self.named_parameters() if not weight.requires_grad}
 
     @classmethod
@@ -151,25 +196,37 @@ class ElmoPreTrainedModel(PreTrainedModel):
             tables["task"] = task
         return tables
 
-    def _input_table(self) -> tuple[nn.Module, str]:
-        """The module that holds the input embeddings, and their name in it."""
-        layer = self._task_word_vectors if self.bilm is None else self.bilm.embeddings
-        table, characters = word_table_of(layer), character_embeddings_of(layer)
-        if table is not None:
-            return table, "word_embeddings"
-        assert characters is not None
-        return characters, "character_embeddings"
+    def _table_of_words(self) -> ElmoWordEmbeddings | None:
+        """The table that the model reads words from; `None` for one that reads their characters."""
+        return self._task_word_vectors if self.bilm is None else word_table_of(self.bilm.embeddings)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The table of a word model's words, else that of characters; without a biLM, the task's own word vectors.
+        """The table of a word model's words; without a biLM, that of the task's own word vectors.
 
-        Rows of the second are bytes, not words: `resize_token_embeddings` never touches it.
+        A character model has none. It gets a stand-in ([`ElmoSpelledWords`]) of the right shape, because clients ask
+        how many words a model knows by the rows of its input embeddings. Its table of characters is in
+        `model.bilm.embeddings`.
         """
-        holder, name = self._input_table()
-        return getattr(holder, name)
+        table = self._table_of_words()
+        if table is not None:
+            return table.word_embeddings
+        words = self.__dict__.get("_spelled_words")
+        layer = self.bilm.embeddings
+        if words is None or not words.stands_for(layer, self.config.vocab_size):
+            # Not as a submodule: it holds nothing to save.
+            words = self.__dict__["_spelled_words"] = ElmoSpelledWords(layer, self.config.vocab_size)
+        return words
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
-        setattr(*self._input_table(), value)
+        """Replace the table of words; refused with a `ValueError` for a model that reads their characters."""
+        table = self._table_of_words()
+        if table is not None:
+            table.word_embeddings = value
+        elif value is not self.get_input_embeddings():
+            raise ValueError(
+                "this model reads words by their characters and has no table of words to replace; its table of "
+                "characters is model.bilm.embeddings.character_embeddings"
+            )
 
     def resize_token_embeddings(
         self,
@@ -187,7 +244,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
             mean_resizing: new rows start as the mean of the old words', not at random.
 
         Returns:
-            The input embeddings: a table of words, or the unchanged character table.
+            The input embeddings: a table of words, or what stands for one.
         """
         size = self.config.vocab_size if new_num_tokens is None else new_num_tokens
         if size < 1:

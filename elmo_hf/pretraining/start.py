@@ -13,7 +13,7 @@ import torch
 from elmo_hf.corpus.sentences import Corpus, open_corpus
 from elmo_hf.corpus.tagged_text import TaggedSentence, pos_tags_of, read_pos_tag_set
 from elmo_hf.corpus.vocabulary_building import Vocabulary, counts_path
-from elmo_hf.inference.loading import load_model
+from elmo_hf.inference.loading import check_mask, load_model
 from elmo_hf.inference.perplexity import TextScore, score_sentences
 from elmo_hf.model.adaptive_softmax import default_cutoffs
 from elmo_hf.model.configuration_elmo import ElmoConfig
@@ -167,6 +167,7 @@ def load(folder: str | Path) -> tuple[ElmoForPreTraining, ElmoTokenizer]:
             f"{folder} has a tokenizer of {len(tokenizer)} words and a model of vocab_size={model.config.vocab_size}: "
             "the vocabulary belongs to another checkpoint"
         )
+    check_mask(model.config, tokenizer)
     return model, tokenizer
 
 
