@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from elmo_hf.inference.scoring import Scores, score
     from elmo_hf.inference.tagging import tag, tag_iter
     from elmo_hf.model.configuration_elmo import ElmoConfig
+    from elmo_hf.model.configuration_encoder_decoder import ElmoEncoderDecoderConfig
+    from elmo_hf.model.encoder_decoder import ElmoEncoderDecoderModel
     from elmo_hf.model.modeling_elmo import (
         ElmoCache,
         ElmoForCausalLM,
@@ -50,6 +52,8 @@ _HOMES = {
     "inference.scoring": ["Scores", "score"],
     "inference.tagging": ["tag", "tag_iter"],
     "model.configuration_elmo": ["ElmoConfig"],
+    "model.configuration_encoder_decoder": ["ElmoEncoderDecoderConfig"],
+    "model.encoder_decoder": ["ElmoEncoderDecoderModel"],
     "model.modeling_elmo": [
         "ElmoCache",
         "ElmoForCausalLM",

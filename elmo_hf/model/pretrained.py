@@ -4,6 +4,7 @@ import os
 import re
 import tempfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,6 +73,33 @@ def _install(staging: Path, folder: Path, variant: str | None) -> None:
         os.replace(staging / name, folder / name)
     if "modeling_elmo.py" in written:
         _remove_old_code(folder)
+
+
+def save_in_one_piece(
+    save: Callable[..., None], save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
+) -> None:
+    """Call a `save_pretrained` so that the folder has all of the new files or none.
+
+    Raises:
+        NotADirectoryError: the path of a file.
+    """
+    if kwargs.get("push_to_hub") or kwargs.get("distributed_checkpoint"):
+        save(save_directory, *args, **kwargs)
+        return
+    folder = Path(save_directory)
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file: expected a folder to save the model in")
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        # Inside, not beside: the folder may be the only writable place of its file system.
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
+            save(staging, *args, **kwargs)
+            _install(Path(staging), folder, kwargs.get("variant"))
+    except BaseException:
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
 
 
 class ElmoSpelledWords(nn.Embedding):
@@ -165,10 +193,14 @@ class ElmoPreTrainedModel(PreTrainedModel):
         """
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        for name, weight in model.named_parameters():
-            if name in model._untrained:
-                weight.requires_grad_(False)
+        model.freeze_untrained()
         return loaded
+
+    def freeze_untrained(self) -> None:
+        """Freeze again what the constructor froze."""
+        for name, weight in self.named_parameters():
+            if name in self._untrained:
+                weight.requires_grad_(False)
 
     @property
     def bilm(self) -> Any:
@@ -267,23 +299,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
         complete, so that a disk that fills up costs nothing. The configuration comes last, and goes first: a folder in
         which moving stopped half way has none and does not load.
         """
-        if kwargs.get("push_to_hub") or kwargs.get("distributed_checkpoint"):
-            super().save_pretrained(save_directory, *args, **kwargs)
-            return
-        folder = Path(save_directory)
-        if folder.is_file():
-            raise NotADirectoryError(f"{folder} is a file: expected a folder to save the model in")
-        is_new = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            # Inside, not beside: the folder may be the only writable place of its file system.
-            with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
-                super().save_pretrained(staging, *args, **kwargs)
-                _install(Path(staging), folder, kwargs.get("variant"))
-        except BaseException:
-            if is_new and not any(folder.iterdir()):
-                folder.rmdir()
-            raise
+        save_in_one_piece(super().save_pretrained, save_directory, *args, **kwargs)
 
     def freeze_bilm(self, frozen: bool = True) -> None:
         """Stop (or resume) training of the biLM's weights. The scalar mixes stay trainable, as in the paper."""
