@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from transformers import HfArgumentParser
 
 from elmo_hf import __version__
-from elmo_hf.cli import align, build_characters, build_vocab, embed, export_onnx, perplexity, pretrain, tag
+from elmo_hf.cli import align, build_characters, build_vocab, embed, export_onnx, perplexity, pretrain, run, tag
 
-COMMANDS = (build_vocab, build_characters, pretrain, perplexity, embed, align, tag, export_onnx)
+COMMANDS = (build_vocab, build_characters, pretrain, perplexity, embed, align, tag, export_onnx, run)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

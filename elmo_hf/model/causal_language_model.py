@@ -18,7 +18,6 @@ from .language_model import ElmoForPreTraining
 from .masked_language_model import IMPOSSIBLE
 from .packing import PackedBatch
 from .state import ElmoState
-from .transformer import ElmoTransformerEncoder
 
 # What finds a tokenizer where the model was found.
 _TOKENIZER_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -117,7 +116,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         given = {"input_ids": input_ids, "character_ids": character_ids, "pos_tag_ids": pos_tag_ids}
         vectors, mask, _ = self.elmo._word_vectors(given, mask_here, inputs_embeds)
         wants_cache = bool(use_cache) or (use_cache is None and past_key_values is not None)
-        read = self._read_keys if isinstance(self.elmo.encoder, ElmoTransformerEncoder) else self._read_states
+        read = self._read_states if self.elmo.encoder.carries_state else self._read_keys
         layers, cache = read(vectors, mask, attention_mask, past_key_values, wants_cache)
         top = functional.dropout(layers[-1], self.config.top_layer_dropout, self.training)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
@@ -182,7 +181,6 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
                 "without a cache, or use a biLSTM"
             )
         encoder = self.elmo.encoder
-        assert isinstance(encoder, ElmoTransformerEncoder)
         if wants_cache and past is None:
             past = encoder.empty_cache()
         before = 0 if past is None else past.get_seq_length()
@@ -229,7 +227,8 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
             ValueError: a tokenizer of another vocabulary or another length of words.
         """
         words = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-        if [number for _, number in words] != list(range(self.config.vocab_size)):
+        # The model may have been made larger, to a multiple of something.
+        if [number for _, number in words] != list(range(len(words))) or len(words) > self.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {len(words)} words and the model vocab_size={self.config.vocab_size}: give the "
                 "tokenizer that belongs to the model, or call resize_token_embeddings(len(tokenizer))"
@@ -261,7 +260,10 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         assert self._spellings is not None
         if self._spellings.device != input_ids.device:
             self._spellings = self._spellings.to(input_ids.device)
-        self._check_range(input_ids)
+        count = len(self._spellings)
+        wrong = input_ids[(input_ids < 0) | (input_ids >= count)]
+        if len(wrong):
+            raise ValueError(f"word id {int(wrong[0])}: expected ids from 0 to {count - 1}, the tokenizer's words")
         return self._spellings[input_ids].long()
 
     def _own_tokenizer(self) -> Any:
@@ -328,7 +330,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
         """Give `generate` the cache that this model has."""
-        if isinstance(self.elmo.encoder, ElmoTransformerEncoder):
+        if not self.elmo.encoder.carries_state:
             if self.config.direction == "backward":
                 raise ValueError(
                     'generate with direction="backward": the Transformer ELMo numbers positions from the left in both '

@@ -27,7 +27,7 @@ class ElmoForPreTrainingOutput(ModelOutput):
         forward_log_probs: (batch, words), log P(word | the words before it); zero where nothing is predicted (the
             first word, padding, words without a probability).
         backward_log_probs: (batch, words), log P(word | the words after it), likewise.
-        hidden_states, state: as in [`ElmoModelOutput`].
+        hidden_states, attentions, state: as in [`ElmoModelOutput`].
     """
 
     loss: Tensor | None = None
@@ -36,6 +36,7 @@ class ElmoForPreTrainingOutput(ModelOutput):
     forward_log_probs: Tensor | None = None
     backward_log_probs: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
     state: ElmoState | None = None
 
 
@@ -105,6 +106,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             return_state=return_state,
             output_hidden_states=True,
             pos_tag_ids=pos_tag_ids,
+            output_attentions=kwargs.get("output_attentions"),
             return_dict=True,
         )
         top = functional.dropout(outputs.hidden_states[-1], self.config.top_layer_dropout, self.training)
@@ -134,6 +136,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             forward_log_probs=log_probs[0],
             backward_log_probs=log_probs[1],
             hidden_states=outputs.hidden_states if output_hidden_states else None,
+            attentions=outputs.attentions,
             state=outputs.state,
         )
 

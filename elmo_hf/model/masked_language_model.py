@@ -87,6 +87,7 @@ class ElmoForMaskedLM(ElmoForPreTraining):
             inputs_embeds,
             output_hidden_states=True,
             pos_tag_ids=pos_tag_ids,
+            output_attentions=kwargs.get("output_attentions"),
             return_dict=True,
         )
         top = functional.dropout(outputs.hidden_states[-1], self.config.top_layer_dropout, self.training)
@@ -110,7 +111,10 @@ class ElmoForMaskedLM(ElmoForPreTraining):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         return MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states if output_hidden_states else None
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
+            attentions=outputs.attentions,
         )
 
     def _without_masks(self, input_ids: Tensor | None) -> Tensor | None:

@@ -144,6 +144,10 @@ class ElmoSpelledWords(nn.Embedding):
         )
 
 
+# What says that a row of a batch is several sentences, one after the other.
+_OF_JOINED_ROWS = ("position_ids", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k")
+
+
 class ElmoPreTrainedModel(PreTrainedModel):
     """Initialisation, loading and the word-vocabulary rules shared by all ELMo models."""
 
@@ -170,6 +174,29 @@ class ElmoPreTrainedModel(PreTrainedModel):
         r"scalar_mixes\.\d+\.(weights|gamma)$",
         r"alignment\.maps$",
     ]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model. Sentences joined to one row, as `DataCollatorWithFlattening` does it, are refused."""
+        joined = [name for name in _OF_JOINED_ROWS if kwargs.get(name) is not None]
+        if joined:
+            raise ValueError(
+                f"{', '.join(joined)} given: expected a row for each sentence. ELMo reads a row from end to end, also "
+                "where DataCollatorWithFlattening has joined several sentences to one row, without their character_ids; "
+                "use DataCollatorWithPadding, or the collator of the task"
+            )
+        return super().__call__(*args, **kwargs)
+
+    @property
+    def dummy_inputs(self) -> dict[str, Tensor]:
+        """A smallest batch, for clients that look at a model by running it: two sentences, of one word and none."""
+        rows = torch.arange(6).view(2, 3) % self.config.vocab_size
+        mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+        inputs = {"input_ids": rows, "attention_mask": mask}
+        if self.bilm is not None and "character_ids" in self.bilm.embeddings.input_names:
+            inputs["character_ids"] = mask[:, :, None].repeat(1, 1, self.config.max_characters_per_word)
+        if self.config.num_pos_tags:
+            inputs["pos_tag_ids"] = mask
+        return {name: value.to(self.device) for name, value in inputs.items()}
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ElmoScalarMix | ElmoPositions | ElmoCrf | ElmoAlignment | ElmoQuantizedLinear):
@@ -282,6 +309,11 @@ class ElmoPreTrainedModel(PreTrainedModel):
         if size < 1:
             raise ValueError(f"new_num_tokens={new_num_tokens}: expected at least 1, usually len(tokenizer)")
         if pad_to_multiple_of is not None:
+            if not isinstance(pad_to_multiple_of, int) or pad_to_multiple_of < 1:
+                raise ValueError(
+                    f"Asking to pad the embeddings to a multiple of `{pad_to_multiple_of}`, which is not and integer. "
+                    "Please make sure to pass an integer of at least 1"
+                )
             size = -(-size // pad_to_multiple_of) * pad_to_multiple_of
         softmax = self.get_output_embeddings()
         for table in self.word_tables().values():
@@ -322,6 +354,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
         inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
         pos_tag_ids: Tensor | None = None,
+        output_attentions: bool | None = None,
     ) -> tuple[Tensor, Tensor, Any]:
         """What a task's classifier reads: the biLM, its mixes, and the task's own layers over a batch.
 
@@ -347,6 +380,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
             inputs_embeds,
             output_hidden_states=output_hidden_states,
             pos_tag_ids=pos_tag_ids,
+            output_attentions=output_attentions,
             return_dict=True,
         )
         mask = self.bilm.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
@@ -370,8 +404,13 @@ class ElmoPreTrainedModel(PreTrainedModel):
             )
         return attention_mask.bool()
 
-    def without_boundaries(self, mask: Tensor, input_ids: Tensor) -> Tensor:
-        """(batch, words), bool: the positions of `mask` that hold words and no sentence boundaries."""
+    def without_boundaries(self, mask: Tensor, input_ids: Tensor | None) -> Tensor:
+        """(batch, words), bool: the positions of `mask` that hold words and no sentence boundaries.
+
+        Without `input_ids`, as beside `inputs_embeds` of a client's own making, all of `mask`.
+        """
+        if input_ids is None:
+            return mask
         return mask & ~is_token(input_ids, self.config.bos_token_id, self.config.eos_token_id)
 
     def scalar_mix_penalty(self) -> Tensor:

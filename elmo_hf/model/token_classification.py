@@ -79,7 +79,13 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
                 sentence, or in a sequence that `tag_scheme` forbids.
         """
         emissions, mask, outputs = self._emissions(
-            input_ids, attention_mask, character_ids, inputs_embeds, output_hidden_states, pos_tag_ids
+            input_ids,
+            attention_mask,
+            character_ids,
+            inputs_embeds,
+            output_hidden_states,
+            pos_tag_ids,
+            kwargs.get("output_attentions"),
         )
         if labels is not None:
             check_one_a_word(labels, emissions.shape[:2])
@@ -99,8 +105,12 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
             loss = mean_cross_entropy(emissions, labels, num_items_in_batch)
         if labels is not None and loss is not None:
             loss = self._penalised(loss, labels, num_items_in_batch)
-        hidden_states = None if outputs is None else outputs.hidden_states
-        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
+        return TokenClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=None if outputs is None else outputs.hidden_states,
+            attentions=None if outputs is None else outputs.attentions,
+        )
 
     @torch.no_grad()
     def predict(
@@ -134,10 +144,17 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
         inputs_embeds: Tensor | None,
         output_hidden_states: bool | None = None,
         pos_tag_ids: Tensor | None = None,
+        output_attentions: bool | None = None,
     ) -> tuple[Tensor, Tensor, Any]:
         """The classifier's scores (batch, words, num_labels), the mask and the biLM's output, as `encode_words`."""
         features, mask, outputs = self.encode_words(
-            input_ids, attention_mask, character_ids, inputs_embeds, output_hidden_states, pos_tag_ids
+            input_ids,
+            attention_mask,
+            character_ids,
+            inputs_embeds,
+            output_hidden_states,
+            pos_tag_ids,
+            output_attentions,
         )
         features = functional.dropout(features, self.config.task_dropout, self.training)
         return self.classifier(features), mask, outputs

@@ -207,8 +207,8 @@ def test_refusals():
         model(**batch, labels=labels)
     with pytest.raises(ValueError, match="word id 99"):
         model(input_ids=torch.tensor([[1, 99]]))
-    with pytest.raises(ValueError, match="vocab_size=12"):
-        model.set_tokenizer(ElmoTokenizer(max_characters_per_word=9))
+    with pytest.raises(ValueError, match="vocab_size=4"):
+        ElmoForCausalLM(tiny_config(vocab_size=4)).set_tokenizer(ElmoTokenizer(max_characters_per_word=9))
     with pytest.raises(ValueError, match="cannot unread words"):
         ElmoCache().crop(-1)
     with pytest.raises(ValueError, match="cache_implementation"):
