@@ -7,7 +7,7 @@ the models as soon as both packages are imported, in either order.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from elmo_hf import registration
+from elmo_hf import registration, requirements
 from elmo_hf.version import __version__
 
 if TYPE_CHECKING:
@@ -90,4 +90,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
 
 
+requirements.check()
 registration.install()

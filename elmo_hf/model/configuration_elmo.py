@@ -8,8 +8,17 @@ import math
 from dataclasses import field
 from typing import Any, Literal
 
-from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+import transformers
+
+# A checkpoint's code runs with whatever is installed: an older version lacks what is imported next.
+if not (5, 17) <= tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (6, 0):
+    raise ImportError(
+        f"ELMo needs transformers>=5.17,<6, and {transformers.__version__} is installed: "
+        "pip install 'transformers>=5.17,<6'"
+    )
+
+from huggingface_hub.dataclasses import strict  # noqa: E402
+from transformers import PreTrainedConfig  # noqa: E402
 
 # Widths and filter counts shared by every published character model (their `options.json`, `char_cnn.filters`).
 PUBLISHED_FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
@@ -42,6 +51,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 6,
     },
 }
+
+# For clients that cut texts at `max_position_embeddings`.
+NO_LIMIT = 2**31 - 1
 
 # Every class that can be loaded from a checkpoint's own code. `save_pretrained` alone would write only the entry of
 # the class that is saved, and a fine-tuned tagger could then not be loaded as a plain `AutoModel`.
@@ -107,7 +119,8 @@ class ElmoConfig(PreTrainedConfig):
             always 8).
         feed_forward_size: Transformer: width of the feed-forward layer between its two maps.
         max_position_embeddings: Transformer: words of the longest sentence, boundaries included; 5000 by default, as in
-            AllenNLP. `None` for a biLSTM, which reads sentences of any length.
+            AllenNLP. A biLSTM has no limit: it reads sentences of any length, and this is always 2 ** 31 - 1, an
+            integer because clients take the smaller one of it and the tokenizer's own limit.
         layer_norm_epsilon: Added to the standard deviation by the layer norms of the Transformer and of the characters
             (AllenNLP up to 0.9: 1e-6; from 1.0 on: 1e-13).
         transformer_input_dropout: Transformer: dropout on the words with their positions, in training.
@@ -250,7 +263,7 @@ class ElmoConfig(PreTrainedConfig):
                 "projection_size"
             )
         if self.encoder_type == "lstm":
-            self.max_position_embeddings = None
+            self.max_position_embeddings = NO_LIMIT
         elif self.max_position_embeddings is None:
             self.max_position_embeddings = 5000
         self.character_filters = [list(pair) for pair in self.character_filters]

@@ -114,7 +114,7 @@ class ElmoForMultipleChoice(ElmoPreTrainedModel):
             return None
         if value.dim() != axes.count(",") + 1 or value.shape[:2] != shaped.shape[:2]:
             raise ValueError(
-                f"{name} has shape {tuple(value.shape)}: expected {axes}, batch and choices as in "
+                f"{name} has shape {tuple(value.shape)}: expected {axes}, batch and choices as in input_ids "
                 f"{tuple(shaped.shape)}. ElmoDataCollatorForMultipleChoice makes such batches"
             )
         return value.flatten(0, 1)

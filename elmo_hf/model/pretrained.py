@@ -188,8 +188,8 @@ class ElmoPreTrainedModel(PreTrainedModel):
 
     @property
     def dummy_inputs(self) -> dict[str, Tensor]:
-        """A smallest batch, for clients that look at a model by running it: two sentences, of one word and none."""
-        rows = torch.arange(6).view(2, 3) % self.config.vocab_size
+        """A smallest batch, for clients that look at a model by running it: two sentences of unknown words."""
+        rows = torch.full((2, 3), min(self.config.unk_token_id or 0, self.config.vocab_size - 1))
         mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
         inputs = {"input_ids": rows, "attention_mask": mask}
         if self.bilm is not None and "character_ids" in self.bilm.embeddings.input_names:

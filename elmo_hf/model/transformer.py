@@ -72,6 +72,7 @@ class ElmoPositions(nn.Module):
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__()
         self.encodings: Tensor
+        assert config.max_position_embeddings is not None  # of a Transformer
         self.register_buffer("encodings", torch.empty(config.max_position_embeddings, config.projection_size))
         self.reset_weights()
 
@@ -156,9 +157,7 @@ class ElmoTransformerBlock(nn.Module):
         self.feed_forward_norm = ElmoLayerNorm(config.projection_size, config.layer_norm_epsilon)
         self.feed_forward = ElmoFeedForward(config)
 
-    def forward(
-        self, inputs: Tensor, attention_mask: Tensor | None, *args: Any
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, inputs: Tensor, attention_mask: Tensor | None, *args: Any) -> tuple[Tensor, Tensor | None]:
         """As [`ElmoSelfAttention`]."""
         attended, shares = self.attention(self.attention_norm(inputs), attention_mask, *args)
         hidden = inputs + self._drop(attended)
@@ -381,7 +380,7 @@ class ElmoTransformerEncoder(nn.Module):
         return functional.dropout(inputs, self.config.transformer_input_dropout, self.training)
 
     def _check_length(self, words: int) -> None:
-        if words > self.config.max_position_embeddings:
+        if words > len(self.positions.encodings):
             raise ValueError(
                 f"a sentence of {words} words, boundaries included: expected at most max_position_embeddings="
                 f"{self.config.max_position_embeddings}; split it, or let the tokenizer cut it "

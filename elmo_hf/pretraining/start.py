@@ -129,6 +129,7 @@ def new_tokenizer(settings: PretrainingSettings, config: ElmoConfig) -> ElmoToke
         max_characters_per_word=config.max_characters_per_word,
         character_vocabulary_file=settings.character_dictionary,
         pos_tag_set=tags,
+        model_max_length=config.max_position_embeddings if config.encoder_type == "transformer" else None,
     )
 
 
@@ -142,6 +143,7 @@ def check_streams(settings: PretrainingSettings, config: ElmoConfig) -> None:
             "--sentence_independent, with unroll_steps the longest sentence to be read uncut"
         )
     # Both boundaries have a position.
+    assert config.max_position_embeddings is not None  # of a Transformer
     if settings.unroll_steps >= config.max_position_embeddings:
         raise ValueError(
             f"unroll_steps={settings.unroll_steps}: expected less than the model's max_position_embeddings="

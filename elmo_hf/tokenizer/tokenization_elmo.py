@@ -292,7 +292,9 @@ class ElmoTokenizer(TokenizersBackend):
         base, added = self.vocab_size, self.added_tokens_decoder
         self._added_token_expressions: dict[bool, re.Pattern[str] | None] = {
             split_special_tokens: added_token_expression(
-                token for number, token in added.items() if number >= base and not (token.special and split_special_tokens)
+                token
+                for number, token in added.items()
+                if number >= base and not (token.special and split_special_tokens)
             )
             for split_special_tokens in (False, True)
         }
@@ -795,7 +797,10 @@ def _word_ids(
         elif vocab is not None:
             where, words = "vocab", vocab
         else:
-            where, words = "the special tokens", [special_tokens[name] for name in FIRST_TOKENS if name in special_tokens]
+            where, words = (
+                "the special tokens",
+                [special_tokens[name] for name in FIRST_TOKENS if name in special_tokens],
+            )
         ids = number_words(words, pad, mask, where)
     check_words(ids, special_tokens, where)
     return ids

@@ -93,14 +93,18 @@ def test_saved_and_loaded_by_both_classes(tmp_path):
     torch.testing.assert_close(
         stock(**inputs, decoder_input_ids=labels).logits, model(**inputs, decoder_input_ids=labels).logits
     )
-    assert torch.equal(model.generate(**inputs, num_beams=2, max_new_tokens=5), again.generate(**inputs, num_beams=2, max_new_tokens=5))
+    assert torch.equal(
+        model.generate(**inputs, num_beams=2, max_new_tokens=5), again.generate(**inputs, num_beams=2, max_new_tokens=5)
+    )
 
 
 def test_from_pretrained_parts(tmp_path):
     encoder, decoder = ElmoModel(tiny_config()), BertGenerationDecoder(decoder_config())
     encoder.save_pretrained(tmp_path / "encoder")
     decoder.save_pretrained(tmp_path / "decoder")
-    model = ElmoEncoderDecoderModel.from_encoder_decoder_pretrained(str(tmp_path / "encoder"), str(tmp_path / "decoder"))
+    model = ElmoEncoderDecoderModel.from_encoder_decoder_pretrained(
+        str(tmp_path / "encoder"), str(tmp_path / "decoder")
+    )
     assert torch.equal(model.encoder.scalar_mixes[0].weights, encoder.scalar_mixes[0].weights)
     assert model.config.decoder.add_cross_attention and type(model.config) is ElmoEncoderDecoderConfig
 
@@ -143,7 +147,11 @@ def test_trains_with_the_stock_trainer(tmp_path):
             disable_tqdm=True,
         )
         trainer = Seq2SeqTrainer(
-            model, arguments, train_dataset=data, eval_dataset=data, processing_class=TOKENIZER,
+            model,
+            arguments,
+            train_dataset=data,
+            eval_dataset=data,
+            processing_class=TOKENIZER,
             data_collator=DataCollatorForSeq2Seq(TOKENIZER, model=model),
         )
         trainer.train()
