@@ -1,5 +1,8 @@
-"""The calls that Transformers' example scripts make, on every model: run_ner, run_glue, run_qa, run_swag, run_mlm, run_clm,
-run_translation. (Their own code is not part of this project; see docs/transformers.md for how they run.)"""
+"""The calls that Transformers' example scripts make: run_ner, run_glue, run_qa, run_swag, run_mlm and run_clm.
+
+Their own code is not part of this project; docs/transformers.md says how they run. What `run_translation` calls is in
+`model/test_encoder_decoder.py`.
+"""
 
 from itertools import chain
 

@@ -14,8 +14,8 @@ def add_parser(commands: Any) -> None:
         "run",
         dataclass_types=[],
         help="run a Python script with ELMo registered, such as Transformers' example scripts",
-        description="Run a Python script as `python SCRIPT ARGS...` would, with ELMo registered with Transformers' Auto "
-        "classes. On several processes: torchrun --nproc_per_node N -m elmo_hf.cli run SCRIPT ARGS...",
+        description="Run a Python script as `python SCRIPT ARGS...` would, with ELMo registered with the Auto classes "
+        "of Transformers. On several processes: torchrun --nproc_per_node N -m elmo_hf.cli run SCRIPT ARGS...",
     )
     parser.add_argument("script", help="the script's file")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own arguments")

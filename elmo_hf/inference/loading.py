@@ -124,8 +124,8 @@ def check_mask(config: ElmoConfig, tokenizer: ElmoTokenizer) -> None:
         return
     raise ValueError(
         f"mask_token_id={mask} in the model's configuration is {tokenizer.convert_ids_to_tokens(mask)!r} in the "
-        f"tokenizer's vocabulary, whose mask has id {tokenizer.mask_token_id}: the model would never predict that word. "
-        f"Load the tokenizer that belongs to the model, or set config.mask_token_id={tokenizer.mask_token_id}"
+        f"tokenizer's vocabulary, whose mask has id {tokenizer.mask_token_id}: the model would never predict it. Load "
+        f"the tokenizer that belongs to the model, or set config.mask_token_id={tokenizer.mask_token_id}"
     )
 
 

@@ -339,8 +339,8 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
             return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         if generation_config.cache_implementation is not None:
             raise ValueError(
-                f"cache_implementation={generation_config.cache_implementation!r}: a biLSTM carries a state of constant "
-                "size; leave it out"
+                f"cache_implementation={generation_config.cache_implementation!r}: a biLSTM carries a state of "
+                "constant size; leave it out"
             )
         if generation_config.use_cache:
             model_kwargs["past_key_values"] = ElmoCache.of(model_kwargs.get("past_key_values"))

@@ -17,8 +17,8 @@ if not (5, 17) <= tuple(int(part) for part in transformers.__version__.split("."
         "pip install 'transformers>=5.17,<6'"
     )
 
-from huggingface_hub.dataclasses import strict  # noqa: E402
-from transformers import PreTrainedConfig  # noqa: E402
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
 
 # Widths and filter counts shared by every published character model (their `options.json`, `char_cnn.filters`).
 PUBLISHED_FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import EncoderDecoderModel, PreTrainedConfig, PreTrainedModel
-from transformers.models.encoder_decoder.modeling_encoder_decoder import shift_tokens_right
 from transformers.modeling_outputs import Seq2SeqLMOutput
+from transformers.models.encoder_decoder.modeling_encoder_decoder import shift_tokens_right
 from transformers.utils import can_return_tuple
 
 from .configuration_encoder_decoder import ElmoEncoderDecoderConfig

@@ -52,8 +52,8 @@ class ElmoForMultipleChoice(ElmoPreTrainedModel):
         """Score every choice.
 
         Args:
-            input_ids: (batch, choices, words). They tell sentence boundaries, which are not pooled; without them, beside
-                `inputs_embeds`, every position is.
+            input_ids: (batch, choices, words). They tell sentence boundaries, which are not pooled; without them,
+                beside `inputs_embeds`, every position is.
             attention_mask: (batch, choices, words).
             character_ids: (batch, choices, words, max_characters_per_word), or the same values as
                 (batch, choices, words * max_characters_per_word).
@@ -80,9 +80,9 @@ class ElmoForMultipleChoice(ElmoPreTrainedModel):
                 "input_ids missing: sentence_pairs=True compares two sentences, and only input_ids tell them apart"
             )
         length = self.config.max_characters_per_word
-        if character_ids is not None and character_ids.dim() == 3 and shaped.dim() >= 3:
-            if character_ids.shape[2] == shaped.shape[2] * length:
-                character_ids = character_ids.unflatten(2, (shaped.shape[2], length))
+        is_joined = character_ids is not None and character_ids.dim() == 3 and shaped.dim() >= 3
+        if is_joined and character_ids.shape[2] == shaped.shape[2] * length:
+            character_ids = character_ids.unflatten(2, (shaped.shape[2], length))
         given = {
             "input_ids": (input_ids, "(batch, choices, words)"),
             "attention_mask": (attention_mask, "(batch, choices, words)"),

@@ -181,8 +181,8 @@ class ElmoPreTrainedModel(PreTrainedModel):
         if joined:
             raise ValueError(
                 f"{', '.join(joined)} given: expected a row for each sentence. ELMo reads a row from end to end, also "
-                "where DataCollatorWithFlattening has joined several sentences to one row, without their character_ids; "
-                "use DataCollatorWithPadding, or the collator of the task"
+                "where DataCollatorWithFlattening has joined several sentences to one row, without characters; use "
+                "DataCollatorWithPadding, or the collator of the task"
             )
         return super().__call__(*args, **kwargs)
 

@@ -201,9 +201,9 @@ def test_loads_from_a_pretraining_checkpoint(tmp_path):
 
 def test_refusals():
     model, batch = model_of("characters"), batch_of()
+    labels = batch["input_ids"].clone()
+    labels[0, 1] = 0
     with pytest.raises(ValueError, match="label 0: expected a word"):
-        labels = batch["input_ids"].clone()
-        labels[0, 1] = 0
         model(**batch, labels=labels)
     with pytest.raises(ValueError, match="word id 99"):
         model(input_ids=torch.tensor([[1, 99]]))

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from transformers import DataCollatorForMultipleChoice, AutoModelForMultipleChoice, Trainer, TrainingArguments
+from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice, Trainer, TrainingArguments
 
 from elmo_hf import (
     ElmoDataCollatorForMultipleChoice,
