@@ -4,6 +4,8 @@
 #   make test    what continuous integration runs: make check, then the tests
 #   make check   ruff (lint and format) and mypy
 #   make slow    the tests marked slow
+#   make clients minicons, lm-evaluation-harness and sentence-transformers read our models, in an environment of their own
+#   make oldest  the oldest supported transformers, torch and huggingface_hub; make newest: the newest ones
 #   make clean   caches and outputs; the environment stays
 
 PYTHON ?= python3
@@ -15,7 +17,7 @@ WORKERS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test check slow clean
+.PHONY: demo test check slow clients oldest newest clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.train
@@ -31,6 +33,22 @@ check: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(PYTEST) -m slow
+
+clients: $(VENV)-clients/.installed
+	$(TEST_ENV) $(<D)/bin/python -m pytest modeling_tests/clients
+
+oldest newest: %: $(VENV)-%/.installed
+	$(TEST_ENV) $(<D)/bin/python -m pytest modeling_tests/model modeling_tests/tokenizer modeling_tests/test_pipelines.py \
+	    modeling_tests/test_remote_code.py modeling_tests/test_requirements.py -m "not slow"
+
+# What each of these environments holds beside the package.
+$(VENV)-clients/.installed: REQUIREMENTS := -e '.[clients]'
+$(VENV)-oldest/.installed: REQUIREMENTS := -e '.[range]' -c oldest.txt
+$(VENV)-newest/.installed: REQUIREMENTS := --upgrade -e '.[range]'
+$(VENV)-%/.installed: pyproject.toml oldest.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet $(REQUIREMENTS)
+	touch $@
 
 clean:
 	rm -rf .demo build dist outputs *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -7,7 +7,7 @@ the models as soon as both packages are imported, in either order.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from elmo_hf import registration
+from elmo_hf import registration, requirements
 from elmo_hf.version import __version__
 
 if TYPE_CHECKING:
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from elmo_hf.inference.scoring import Scores, score
     from elmo_hf.inference.tagging import tag, tag_iter
     from elmo_hf.model.configuration_elmo import ElmoConfig
+    from elmo_hf.model.configuration_encoder_decoder import ElmoEncoderDecoderConfig
+    from elmo_hf.model.encoder_decoder import ElmoEncoderDecoderModel
     from elmo_hf.model.modeling_elmo import (
+        ElmoCache,
+        ElmoForCausalLM,
         ElmoForMaskedLM,
         ElmoForMultipleChoice,
         ElmoForPreTraining,
@@ -48,7 +52,11 @@ _HOMES = {
     "inference.scoring": ["Scores", "score"],
     "inference.tagging": ["tag", "tag_iter"],
     "model.configuration_elmo": ["ElmoConfig"],
+    "model.configuration_encoder_decoder": ["ElmoEncoderDecoderConfig"],
+    "model.encoder_decoder": ["ElmoEncoderDecoderModel"],
     "model.modeling_elmo": [
+        "ElmoCache",
+        "ElmoForCausalLM",
         "ElmoForMaskedLM",
         "ElmoForMultipleChoice",
         "ElmoForPreTraining",
@@ -82,4 +90,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
 
 
+requirements.check()
 registration.install()

@@ -14,6 +14,7 @@ from types import ModuleType
 # By Auto class: the ELMo class that it builds.
 MODELS = {
     "AutoModel": "ElmoModel",
+    "AutoModelForCausalLM": "ElmoForCausalLM",
     "AutoModelForMaskedLM": "ElmoForMaskedLM",
     "AutoModelForMultipleChoice": "ElmoForMultipleChoice",
     "AutoModelForPreTraining": "ElmoForPreTraining",

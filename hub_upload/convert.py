@@ -106,6 +106,8 @@ def _convert(source: Source, output: Path, remote_code: bool) -> ConversionRepor
     config.vocab_size = len(tokenizer)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id"):
         setattr(config, name, getattr(tokenizer, name))
+    if config.encoder_type == "transformer" and config.max_position_embeddings is not None:
+        tokenizer.model_max_length = config.max_position_embeddings
     room.complete(config, source, notes)
     model = _build(config, plan.has_softmax)
     parameters = _read(source, plan, model)

@@ -15,6 +15,7 @@ TRAVELING = ("model", "tokenizer")
 # Each room, and the rooms or files that it may import beside itself. Data flows one way: no room imports one below it.
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
+    "requirements": set(),
     "tokenizer": set(),
     "model": set(),
     "kernels": set(),

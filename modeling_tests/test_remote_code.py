@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from elmo_hf import (
+    ElmoForCausalLM,
     ElmoForMaskedLM,
     ElmoForMultipleChoice,
     ElmoForPreTraining,
@@ -95,6 +96,14 @@ def whole(folder, auto, again):
     }
 
 
+def generated(folder, words):
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+    batch = tokenizer(words, is_split_into_words=True, return_tensors="pt")
+    # By their ids alone: it finds its words' characters in the folder's tokenizer.
+    return model.generate(batch["input_ids"][:, :-1], max_new_tokens=3, do_sample=False).tolist()
+
+
 def tagged(folder, words, tags):
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     model = AutoModelForTokenClassification.from_pretrained(folder, trust_remote_code=True).eval()
@@ -132,6 +141,8 @@ for job in json.load(sys.stdin):
 ROWS = [
     (ElmoModel, "AutoModel", {}),
     (ElmoForPreTraining, "AutoModelForPreTraining", {}),
+    (ElmoForCausalLM, "AutoModelForCausalLM", {}),
+    (ElmoForCausalLM, "AutoModelForCausalLM", {**TRANSFORMER, "direction": "backward"}),
     (ElmoForMaskedLM, "AutoModelForMaskedLM", {}),
     (ElmoForTokenClassification, "AutoModelForTokenClassification", {}),
     (
@@ -165,6 +176,12 @@ def tagger_of_characters_and_tags() -> tuple[ElmoForTokenClassification, ElmoTok
     )
     config = tiny_config(**BOTH_INPUTS, num_pos_tags=2, num_characters=tokenizer.num_characters)
     return with_large_weights(ElmoForTokenClassification(config)).eval(), tokenizer
+
+
+def language_model() -> tuple[ElmoForCausalLM, ElmoTokenizer]:
+    tokenizer = ElmoTokenizer(vocab=VOCABULARY, max_characters_per_word=9)
+    config = tiny_config(vocab_size=len(tokenizer), mask_token_id=tokenizer.mask_token_id)
+    return with_large_weights(ElmoForCausalLM(config)).eval(), tokenizer
 
 
 VOCABULARY = ["<S>", "</S>", "<UNK>", "Mary"]
@@ -232,6 +249,7 @@ def strangers(tmp_path_factory: pytest.TempPathFactory) -> Strangers:
     for name, (_, auto, _) in CASES.items():
         again = str(strangers.folder / f"{name}Again")
         strangers.add(name, partial(model_and_tokenizer, name), "whole", auto, again)
+    strangers.add("spelled", language_model, "generated", ["Mary"])
     strangers.add("tagged", tagger_of_characters_and_tags, "tagged", *TAGGED)
     strangers.add("alone", lambda: (None, ElmoTokenizer(vocab=VOCABULARY)), "characters", "Mary knows")
     strangers.run()
@@ -263,6 +281,15 @@ def test_a_dictionary_of_characters_and_a_tag_set_load_without_the_package(stran
     words, tags = TAGGED
     batch = tokenizer(words, pos_tags=tags, is_split_into_words=True, padding=True, return_tensors="pt")
     torch.testing.assert_close(found, strangers.models["tagged"](**batch)[0], rtol=0, atol=1e-6)
+
+
+def test_a_language_model_generates_without_the_package(strangers):
+    _, tokenizer = language_model()
+    model = strangers.models["spelled"]
+    batch = tokenizer(["Mary"], is_split_into_words=True, return_tensors="pt")
+    prompt = {name: value[:, :-1] for name, value in batch.items()}
+    model.set_tokenizer(tokenizer)
+    assert strangers.answer("spelled") == model.generate(**prompt, max_new_tokens=3, do_sample=False).tolist()
 
 
 def test_a_tokenizer_alone_loads_without_the_package(strangers):

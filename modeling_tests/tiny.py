@@ -11,6 +11,7 @@ def tiny_config(**overrides) -> ElmoConfig:
     """A model of every part in a few hundred weights."""
     values = dict(
         vocab_size=12,
+        mask_token_id=4,
         max_characters_per_word=9,
         character_embedding_size=3,
         character_filters=[[1, 4], [2, 3], [4, 5]],

@@ -19,6 +19,7 @@ COMMANDS = {
     "align": "map a model's layers into the space of another model's",
     "tag": "label the words of a text with a trained tagger",
     "export-onnx": "write a model as an ONNX file",
+    "run": "run a script of Transformers, with ELMo registered",
 }
 
 

@@ -114,6 +114,21 @@ def check_pos_tags(config: ElmoConfig, tokenizer: ElmoTokenizer) -> None:
         )
 
 
+def check_mask(config: ElmoConfig, tokenizer: ElmoTokenizer) -> None:
+    """Refuse, with a `ValueError`, a language model whose mask is a word of the tokenizer's vocabulary.
+
+    Masks have no probability, so that the word would never be predicted.
+    """
+    mask = config.mask_token_id
+    if mask is None or mask == tokenizer.mask_token_id or not 0 <= mask < len(tokenizer):
+        return
+    raise ValueError(
+        f"mask_token_id={mask} in the model's configuration is {tokenizer.convert_ids_to_tokens(mask)!r} in the "
+        f"tokenizer's vocabulary, whose mask has id {tokenizer.mask_token_id}: the model would never predict it. Load "
+        f"the tokenizer that belongs to the model, or set config.mask_token_id={tokenizer.mask_token_id}"
+    )
+
+
 def check_sentences(sentences: Iterable[str | Sequence[str]]) -> Iterator[str | list[str]]:
     """The sentences one by one, each a text or a list of words.
 

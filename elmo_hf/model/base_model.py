@@ -41,7 +41,9 @@ class ElmoModelOutput(ModelOutput):
             encoder, forward direction first.
         representations: (batch, num_representations, words, 2 * projection_size), all mixes; the first is
             `last_hidden_state`. One tensor, batch first, because pipelines take a batch apart by its first axis.
-        attentions: always `None`; ELMo has none, and encoder-decoder models ask.
+        attentions: with `output_attentions=True`, of a Transformer: for each of its layers
+            (batch, 2 * num_attention_heads, words, words), the forward direction's heads first; the third axis reads
+            the fourth, and padding neither reads nor is read. `None` for a biLSTM, which has none.
         state: with `return_state=True`, the state to carry to the next batch; `None` for a Transformer, which has none.
     """
 
@@ -88,6 +90,7 @@ class ElmoModel(ElmoPreTrainedModel):
         return_state: bool = False,
         output_hidden_states: bool | None = None,
         pos_tag_ids: Tensor | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> ElmoModelOutput:
         """Embed a batch.
@@ -107,13 +110,22 @@ class ElmoModel(ElmoPreTrainedModel):
             output_hidden_states: also return all layers (default: the configuration's).
             pos_tag_ids: (batch, words), integers, the parts of speech that a model with `num_pos_tags` reads beside
                 each word; 0 for none, as at boundaries and padding. Other models ignore them.
+            output_attentions: also return a Transformer's attention (default: the configuration's).
 
         Raises:
             ValueError: missing, contradicting or out-of-range inputs.
         """
         given = {"input_ids": input_ids, "character_ids": character_ids, "pos_tag_ids": pos_tag_ids}
         words, mask, distinct = self._word_vectors(given, attention_mask, inputs_embeds)
-        if distinct is not None and self.encoder.carries_state:
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        attentions = None
+        if output_attentions and not self.encoder.carries_state:
+            if initial_state is not None:
+                self.encoder(words, mask, initial_state)  # which refuses it
+            layers, attentions = self.encoder.attend(words, mask)
+            state = None
+        elif distinct is not None and self.encoder.carries_state:
             layers, state = self.encoder(words, mask, initial_state, distinct)
         else:
             layers, state = self.encoder(words, mask, initial_state)
@@ -129,6 +141,7 @@ class ElmoModel(ElmoPreTrainedModel):
             hidden_states=tuple(layers) if output_hidden_states else None,
             # A single mix is only looked at from another side.
             representations=mixes[0].unsqueeze(1) if len(mixes) == 1 else torch.stack(mixes, dim=1),
+            attentions=None if attentions is None else tuple(attentions),
             state=state if return_state else None,
         )
 

@@ -167,7 +167,7 @@ class ElmoCharacterEmbeddings(nn.Module):
         needed = ((rows != rows[:, -1:]).any(dim=0) * columns).amax()
         # One question, for which a GPU is waited for once.
         low, high, length = torch.stack([*rows.aminmax(), needed]).tolist()
-        count = self.character_embeddings.num_embeddings
+        count = len(self.character_embeddings.weight)
         if low < 0 or high >= count:
             raise ValueError(
                 f"character_ids holds {low if low < 0 else high}: expected ids from 0 to {count - 1}; make them with "

@@ -8,6 +8,15 @@ import math
 from dataclasses import field
 from typing import Any, Literal, cast
 
+import transformers
+
+# A checkpoint's code runs with whatever is installed: an older version lacks what is imported next.
+if not (5, 17) <= tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (6, 0):
+    raise ImportError(
+        f"ELMo needs transformers>=5.17,<6, and {transformers.__version__} is installed: "
+        "pip install 'transformers>=5.17,<6'"
+    )
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -45,12 +54,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # Of a task's feed-forward layers (`feed_forward.ACTIVATIONS`).
 ACTIVATION_NAMES = ("linear", "relu", "tanh", "sigmoid", "elu", "gelu", "leaky_relu")
+# For clients that cut texts at `max_position_embeddings`.
+NO_LIMIT = 2**31 - 1
 
 # Every class that can be loaded from a checkpoint's own code. `save_pretrained` alone would write only the entry of
 # the class that is saved, and a fine-tuned tagger could then not be loaded as a plain `AutoModel`.
 AUTO_MAP = {
     "AutoConfig": "configuration_elmo.ElmoConfig",
     "AutoModel": "modeling_elmo.ElmoModel",
+    "AutoModelForCausalLM": "modeling_elmo.ElmoForCausalLM",
     "AutoModelForMaskedLM": "modeling_elmo.ElmoForMaskedLM",
     "AutoModelForMultipleChoice": "modeling_elmo.ElmoForMultipleChoice",
     "AutoModelForPreTraining": "modeling_elmo.ElmoForPreTraining",
@@ -114,7 +126,9 @@ class ElmoConfig(PreTrainedConfig):
         num_attention_heads: Transformer: attention heads of each layer, which divide `projection_size` (AllenNLP:
             always 8).
         feed_forward_size: Transformer: width of the feed-forward layer between its two maps.
-        max_position_embeddings: Transformer: words of the longest sentence, boundaries included (AllenNLP: 5000).
+        max_position_embeddings: Transformer: words of the longest sentence, boundaries included; 5000 by default, as in
+            AllenNLP. A biLSTM has no limit: it reads sentences of any length, and this is always 2 ** 31 - 1, an
+            integer because clients take the smaller one of it and the tokenizer's own limit.
         layer_norm_epsilon: Added to the standard deviation by the layer norms of the Transformer and of the characters
             (AllenNLP up to 0.9: 1e-6; from 1.0 on: 1e-13).
         transformer_input_dropout: Transformer: dropout on the words with their positions, in training.
@@ -148,6 +162,11 @@ class ElmoConfig(PreTrainedConfig):
             softmax (Grave et al. 2017); no original format can hold one. `None` for the plain softmax.
         tie_word_embeddings: Whether the softmax of a word model has the table of words for its weight (bilm-tf's
             `share_embedding_softmax`).
+        mask_token_id: Id of the mask, which is no word and has no probability. `None` until a tokenizer is known: the
+            tokenizer puts its mask last, behind the words, so whoever makes the pair of both sets
+            `mask_token_id=tokenizer.mask_token_id` with `vocab_size=len(tokenizer)`.
+        direction: Which direction a causal language model reads: `"forward"`, or `"backward"`, from a sentence's last
+            word to its first.
         mask_prior_weight: How much of the words' prior (Zipf's law over the order of the vocabulary) a masked language
             model divides out of the product of both directions' distributions: 1 as Bayes' rule has it for independent
             sides, 0 for the plain product, also for a vocabulary that is not ordered by frequency.
@@ -204,7 +223,7 @@ class ElmoConfig(PreTrainedConfig):
 
     model_type = "elmo"
     _auto_class = "AutoConfig"
-    keys_to_ignore_at_inference = ["representations", "state", "emissions"]
+    keys_to_ignore_at_inference = ["representations", "state", "emissions", "past_key_values"]
 
     vocab_size: int = 5
     word_embedding_size: int = 0
@@ -231,7 +250,7 @@ class ElmoConfig(PreTrainedConfig):
     lstm_input_dropout: float | int = 0.0
     num_attention_heads: int = 8
     feed_forward_size: int = 2048
-    max_position_embeddings: int = 5000
+    max_position_embeddings: int | None = None
     layer_norm_epsilon: float | int = 1e-6
     transformer_input_dropout: float | int = 0.0
     attention_dropout: float | int = 0.0
@@ -253,8 +272,9 @@ class ElmoConfig(PreTrainedConfig):
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
     unk_token_id: int | None = 3
-    mask_token_id: int | None = 4
+    mask_token_id: int | None = None
     tie_word_embeddings: bool = False
+    direction: Literal["forward", "backward"] = "forward"
     mask_prior_weight: float | int = 1.0
     sparse_prediction: bool = False
     # What a task adds to the biLM.
@@ -290,6 +310,16 @@ class ElmoConfig(PreTrainedConfig):
     sentence_pairs: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
+        width = kwargs.pop("hidden_size", None)
+        if width not in (None, self.hidden_size):
+            raise ValueError(
+                f"hidden_size={width}: it is 2 * projection_size={self.hidden_size} and cannot be chosen; set "
+                "projection_size"
+            )
+        if self.encoder_type == "lstm":
+            self.max_position_embeddings = NO_LIMIT
+        elif self.max_position_embeddings is None:
+            self.max_position_embeddings = 5000
         self.character_filters = [list(pair) for pair in self.character_filters]
         if self.character_projection is None:
             alone = bool(self.character_filters) and not self.joins_words
@@ -309,6 +339,7 @@ class ElmoConfig(PreTrainedConfig):
         derived and no contradiction is found.
         """
         replaced = {name: kwargs.pop(name) for name in list(kwargs) if name in cls.__annotations__}
+        config_dict = {name: value for name, value in config_dict.items() if name != "hidden_size"}
         saved = config_dict.get("weight_precision")
         if replaced.get("weight_precision", saved) != saved:
             raise ValueError(
@@ -320,6 +351,10 @@ class ElmoConfig(PreTrainedConfig):
             # Saved before there was the choice: such a model's layers have learned to read the boundaries.
             config_dict = {"words_only": False, **config_dict}
         return super().from_dict({**config_dict, **replaced}, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `PreTrainedConfig.to_dict`, with `hidden_size`, which clients read from `config.json`."""
+        return {**super().to_dict(), "hidden_size": self.hidden_size}
 
     @property
     def num_filters(self) -> int:
@@ -378,7 +413,7 @@ class ElmoConfig(PreTrainedConfig):
         positive = (
             "num_characters character_embedding_size projection_size cell_size num_hidden_layers num_representations "
             "task_lstm_layers integrator_layers num_task_characters maxout_pieces num_attention_heads "
-            "feed_forward_size max_position_embeddings pos_tag_embedding_size"
+            "feed_forward_size pos_tag_embedding_size"
         )
         for name in positive.split():
             if getattr(self, name) < 1:
@@ -457,6 +492,8 @@ class ElmoConfig(PreTrainedConfig):
                 'context_word_layer=True needs encoder_type="lstm": a Transformer adds its word to the top layer '
                 "already; set context_word_layer=False"
             )
+        elif self.max_position_embeddings is None or self.max_position_embeddings < 1:
+            raise ValueError(f"max_position_embeddings={self.max_position_embeddings}: expected at least 1")
         elif self.projection_size % self.num_attention_heads:
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads}: expected a divisor of projection_size="

@@ -27,7 +27,7 @@ class ElmoForPreTrainingOutput(ModelOutput):
         forward_log_probs: (batch, words), log P(word | the words before it); zero where nothing is predicted (the
             first word, padding, words without a probability).
         backward_log_probs: (batch, words), log P(word | the words after it), likewise.
-        hidden_states, state: as in [`ElmoModelOutput`].
+        hidden_states, attentions, state: as in [`ElmoModelOutput`].
     """
 
     loss: Tensor | None = None
@@ -36,6 +36,7 @@ class ElmoForPreTrainingOutput(ModelOutput):
     forward_log_probs: Tensor | None = None
     backward_log_probs: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
     state: ElmoState | None = None
 
 
@@ -105,6 +106,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             return_state=return_state,
             output_hidden_states=True,
             pos_tag_ids=pos_tag_ids,
+            output_attentions=kwargs.get("output_attentions"),
             return_dict=True,
         )
         top = functional.dropout(outputs.hidden_states[-1], self.config.top_layer_dropout, self.training)
@@ -134,6 +136,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             forward_log_probs=log_probs[0],
             backward_log_probs=log_probs[1],
             hidden_states=outputs.hidden_states if output_hidden_states else None,
+            attentions=outputs.attentions,
             state=outputs.state,
         )
 
@@ -145,4 +148,14 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             raise ValueError(
                 f"word id {low if low < 0 else high}: expected ids from 0 to {count - 1}; the model's vocab_size is "
                 "not the tokenizer's. Load the tokenizer that belongs to the model, or call resize_token_embeddings"
+            )
+
+    def _check_labels(self, labels: Tensor) -> None:
+        """Refuse a label that is neither a word nor -100, with a `ValueError`."""
+        size = self.config.vocab_size
+        wrong = labels[labels.ne(-100) & (labels.ge(size) | ~self.softmax.has_probability(labels))]
+        if len(wrong):
+            raise ValueError(
+                f"label {int(wrong[0])}: expected a word of the vocabulary, 0 to {size - 1} and neither padding nor "
+                "mask, or -100 for none. Labels are the ids of the true words, as the tokenizer gives them"
             )

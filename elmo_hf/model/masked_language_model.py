@@ -87,6 +87,7 @@ class ElmoForMaskedLM(ElmoForPreTraining):
             inputs_embeds,
             output_hidden_states=True,
             pos_tag_ids=pos_tag_ids,
+            output_attentions=kwargs.get("output_attentions"),
             return_dict=True,
         )
         top = functional.dropout(outputs.hidden_states[-1], self.config.top_layer_dropout, self.training)
@@ -110,7 +111,10 @@ class ElmoForMaskedLM(ElmoForPreTraining):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         return MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states if output_hidden_states else None
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
+            attentions=outputs.attentions,
         )
 
     def _without_masks(self, input_ids: Tensor | None) -> Tensor | None:
@@ -153,15 +157,6 @@ class ElmoForMaskedLM(ElmoForPreTraining):
             scores.addr_(priors.to(wide), log_prior, alpha=float(self.config.mask_prior_weight))
         excluded = torch.tensor(self.softmax.excluded_ids, dtype=torch.int64, device=scores.device)
         return scores.index_fill_(1, excluded, float("-inf")).log_softmax(1).index_fill(1, excluded, IMPOSSIBLE)
-
-    def _check_labels(self, labels: Tensor) -> None:
-        size = self.config.vocab_size
-        wrong = labels[labels.ne(-100) & (labels.ge(size) | ~self.softmax.has_probability(labels))]
-        if len(wrong):
-            raise ValueError(
-                f"label {int(wrong[0])}: expected a word of the vocabulary, 0 to {size - 1} and neither padding nor "
-                "mask, or -100 for none. Labels are the ids of the true words, as the tokenizer gives them"
-            )
 
 
 def log_uniform_prior(vocab_size: int, excluded_ids: Sequence[int], like: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ and all that this file imports: a folder written by any class can be loaded as e
 """
 
 from .base_model import ElmoModel, ElmoModelOutput
+from .causal_language_model import ElmoForCausalLM
+from .generation_cache import ElmoCache
 from .language_model import ElmoForPreTraining, ElmoForPreTrainingOutput
 from .masked_language_model import ElmoForMaskedLM
 from .multiple_choice import ElmoForMultipleChoice
@@ -19,6 +21,7 @@ CODE_VERSION = "0.1.0"
 MODELS = (
     ElmoModel,
     ElmoForPreTraining,
+    ElmoForCausalLM,
     ElmoForMaskedLM,
     ElmoForTokenClassification,
     ElmoForSequenceClassification,
@@ -27,6 +30,8 @@ MODELS = (
 )
 
 __all__ = [
+    "ElmoCache",
+    "ElmoForCausalLM",
     "ElmoForMaskedLM",
     "ElmoForMultipleChoice",
     "ElmoForPreTraining",

@@ -20,7 +20,8 @@ class ElmoForMultipleChoice(ElmoPreTrainedModel):
     """Scores every choice of a question by itself, and learns to give the right one the highest score.
 
     A choice is a text or a pair (the question and one answer), encoded as by [`ElmoForSequenceClassification`], with
-    one number for its score. Batches are those of `ElmoDataCollatorForMultipleChoice`.
+    one number for its score. Batches are those of `ElmoDataCollatorForMultipleChoice`, or those of Transformers'
+    `DataCollatorForMultipleChoice`, which joins the rows of characters of a text into one.
     """
 
     _auto_class = "AutoModelForMultipleChoice"
@@ -52,9 +53,11 @@ class ElmoForMultipleChoice(ElmoPreTrainedModel):
         """Score every choice.
 
         Args:
-            input_ids: (batch, choices, words), always needed: they tell sentence boundaries, which are not pooled.
+            input_ids: (batch, choices, words). They tell sentence boundaries, which are not pooled; without them,
+                beside `inputs_embeds`, every position is.
             attention_mask: (batch, choices, words).
-            character_ids: (batch, choices, words, max_characters_per_word).
+            character_ids: (batch, choices, words, max_characters_per_word), or the same values as
+                (batch, choices, words * max_characters_per_word).
             inputs_embeds: (batch, choices, words, projection_size).
             labels: (batch,), the number of the right choice, -100 for none.
             num_items_in_batch: divides the summed loss in place of this batch's number of labels.
@@ -69,10 +72,19 @@ class ElmoForMultipleChoice(ElmoPreTrainedModel):
             ValueError: inputs without an axis of choices, or of different numbers of choices; a label that is none of
                 the choices; and what [`ElmoForSequenceClassification`] refuses.
         """
-        if input_ids is None:
+        shaped = inputs_embeds if input_ids is None else input_ids
+        if shaped is None:
             raise ValueError(
                 "input_ids missing: pass all that ElmoDataCollatorForMultipleChoice returns, model(**batch)"
             )
+        if input_ids is None and self.config.sentence_pairs:
+            raise ValueError(
+                "input_ids missing: sentence_pairs=True compares two sentences, and only input_ids tell them apart"
+            )
+        length = self.config.max_characters_per_word
+        is_joined = character_ids is not None and character_ids.dim() == 3 and shaped.dim() >= 3
+        if is_joined and character_ids.shape[2] == shaped.shape[2] * length:
+            character_ids = character_ids.unflatten(2, (shaped.shape[2], length))
         given = {
             "input_ids": (input_ids, "(batch, choices, words)"),
             "attention_mask": (attention_mask, "(batch, choices, words)"),
@@ -81,30 +93,39 @@ class ElmoForMultipleChoice(ElmoPreTrainedModel):
             "pos_tag_ids": (pos_tag_ids, "(batch, choices, words)"),
             "code_point_ids": (code_point_ids, "(batch, choices, characters)"),
         }
-        flat: dict[str, Any] = {name: self._flattened(name, *value, input_ids) for name, value in given.items()}
-        words, mask, outputs = self.encode_words(**flat, output_hidden_states=output_hidden_states)
-        ids = input_ids.flatten(0, 1)
+        flat: dict[str, Any] = {name: self._flattened(name, *value, shaped) for name, value in given.items()}
+        words, mask, outputs = self.encode_words(
+            **flat, output_hidden_states=output_hidden_states, output_attentions=kwargs.get("output_attentions")
+        )
+        ids = flat["input_ids"]
         choices = self.sentence_encoder(words, mask, ids, self.without_boundaries(mask, ids))
-        logits = self.classifier(choices).view(input_ids.shape[:2])  # [batch, choices]
+        logits = self.classifier(choices).view(shaped.shape[:2])  # [batch, choices]
         loss = None
         if labels is not None:
             loss = self._penalised(self._loss(logits, labels, num_items_in_batch), labels, num_items_in_batch)
         return MultipleChoiceModelOutput(
-            loss=loss, logits=logits, hidden_states=None if outputs is None else outputs.hidden_states
+            loss=loss,
+            logits=logits,
+            hidden_states=None if outputs is None else outputs.hidden_states,
+            attentions=None if outputs is None else outputs.attentions,
         )
 
     @staticmethod
-    def _flattened(name: str, value: Tensor | None, axes: str, input_ids: Tensor) -> Tensor | None:
+    def _flattened(name: str, value: Tensor | None, axes: str, shaped: Tensor) -> Tensor | None:
         """(batch, choices, ...) -> (batch * choices, ...)."""
         if value is None:
             return None
-        if value.dim() != axes.count(",") + 1 or value.shape[:2] != input_ids.shape[:2]:
+        if value.dim() != axes.count(",") + 1 or value.shape[:2] != shaped.shape[:2]:
             raise ValueError(
                 f"{name} has shape {tuple(value.shape)}: expected {axes}, batch and choices as in input_ids "
-                f"{tuple(input_ids.shape)}. ElmoDataCollatorForMultipleChoice makes such batches; the collator of "
-                "Transformers joins the rows of characters of a text into one"
+                f"{tuple(shaped.shape)}. ElmoDataCollatorForMultipleChoice makes such batches"
             )
         return value.flatten(0, 1)
+
+    @property
+    def dummy_inputs(self) -> dict[str, Tensor]:
+        """A smallest batch: one question of two choices."""
+        return {name: value.unsqueeze(0) for name, value in super().dummy_inputs.items()}
 
     def _loss(self, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
         batch_size, choices = logits.shape

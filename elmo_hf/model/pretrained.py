@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from .state import ElmoState
 from .task_layers import ElmoTaskLayers
 from .transformer import ElmoPositions
 from .word_embeddings import ElmoWordEmbeddings
-from .word_layer import character_embeddings_of, word_table_of
+from .word_layer import word_table_of
 
 # Names of the folders that models are written to before they are moved into place; the process follows.
 STAGING = ".saving-"
@@ -95,6 +96,88 @@ def _install(staging: Path, folder: Path, variant: str | None) -> None:
         _remove_old_code(folder)
 
 
+def save_in_one_piece(
+    save: Callable[..., None], save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
+) -> None:
+    """Call a `save_pretrained` so that the folder has all of the new files or none.
+
+    Raises:
+        NotADirectoryError: the path of a file.
+        OSError: the model cannot be written; of a full disk, the message says so and what is unharmed.
+    """
+    if kwargs.get("push_to_hub") or kwargs.get("distributed_checkpoint"):
+        save(save_directory, *args, **kwargs)
+        return
+    folder = Path(save_directory)
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file: expected a folder to save the model in")
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
+    try:
+        # Inside, not beside: the folder may be the only writable place of its file system.
+        with tempfile.TemporaryDirectory(prefix=f"{STAGING}{os.getpid()}-", dir=folder) as staging:
+            save(staging, *args, **kwargs)
+            _install(Path(staging), folder, kwargs.get("variant"))
+    except BaseException as error:
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
+        full = next((number for number in FULL_DISK if os.strerror(number) in str(error)), None)
+        if full is None:
+            raise
+        raise OSError(
+            full,
+            f"the model cannot be saved in {folder}: {os.strerror(full)}. What was saved there before is unharmed; "
+            "make room, or choose another folder",
+        ) from error
+
+
+class ElmoSpelledWords(nn.Embedding):
+    """What a character model has in place of a table of words: its shape, and no values.
+
+    Such a model computes a word's vector from its characters. Transformers and its clients read the number of words
+    from the rows of the input embeddings, and attach hooks to them, which here go to the word layer.
+
+    Args:
+        layer: the word layer.
+        words: the size of the vocabulary.
+    """
+
+    def __init__(self, layer: nn.Module, words: int) -> None:
+        super().__init__(words, layer.output_size, device="meta")
+        self.requires_grad_(False)
+        self._layer = (layer,)  # in a tuple: no submodule
+
+    def stands_for(self, layer: nn.Module, words: int) -> bool:
+        """Whether it was made of these."""
+        return self._layer[0] is layer and self.num_embeddings == words
+
+    @property
+    def training(self) -> bool:
+        """As the word layer's."""
+        layers = self.__dict__.get("_layer")
+        return layers is not None and layers[0].training
+
+    @training.setter
+    def training(self, value: bool) -> None:
+        pass
+
+    def register_forward_hook(self, hook: Any, **kwargs: Any) -> Any:
+        """Attach a hook to the word layer, whose outputs are the words' vectors."""
+        return self._layer[0].register_forward_hook(lambda _, inputs, outputs: hook(self, inputs, outputs), **kwargs)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Refused, with a `ValueError`."""
+        raise ValueError(
+            "this model reads words by their characters: their ids have no vectors. Pass character_ids, all that "
+            "ElmoTokenizer returns"
+        )
+
+
+# What says that a row of a batch is several sentences, one after the other.
+_OF_JOINED_ROWS = ("position_ids", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k")
+
+
 class ElmoPreTrainedModel(PreTrainedModel):
     """Initialisation, loading and the word-vocabulary rules shared by all ELMo models."""
 
@@ -124,6 +207,29 @@ class ElmoPreTrainedModel(PreTrainedModel):
         r"alignment\.maps$",
     ]
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model. Sentences joined to one row, as `DataCollatorWithFlattening` does it, are refused."""
+        joined = [name for name in _OF_JOINED_ROWS if kwargs.get(name) is not None]
+        if joined:
+            raise ValueError(
+                f"{', '.join(joined)} given: expected a row for each sentence. ELMo reads a row from end to end, also "
+                "where DataCollatorWithFlattening has joined several sentences to one row, without characters; use "
+                "DataCollatorWithPadding, or the collator of the task"
+            )
+        return super().__call__(*args, **kwargs)
+
+    @property
+    def dummy_inputs(self) -> dict[str, Tensor]:
+        """A smallest batch, for clients that look at a model by running it: two sentences of unknown words."""
+        rows = torch.full((2, 3), min(self.config.unk_token_id or 0, self.config.vocab_size - 1))
+        mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+        inputs = {"input_ids": rows, "attention_mask": mask}
+        if self.bilm is not None and "character_ids" in self.bilm.embeddings.input_names:
+            inputs["character_ids"] = mask[:, :, None].repeat(1, 1, self.config.max_characters_per_word)
+        if self.config.num_pos_tags:
+            inputs["pos_tag_ids"] = mask
+        return {name: value.to(self.device) for name, value in inputs.items()}
+
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ElmoScalarMix | ElmoPositions | ElmoCrf | ElmoAlignment | ElmoQuantizedLinear):
             module.reset_weights()
@@ -132,7 +238,10 @@ class ElmoPreTrainedModel(PreTrainedModel):
 
     def post_init(self) -> None:
         super().post_init()
-        # What the configuration asks to leave as it is: mixes that a model does not read, fixed word vectors.
+        self._note_untrained()
+
+    def _note_untrained(self) -> None:
+        """Remember what a constructor froze: mixes that a model does not read, fixed word vectors."""
         self._untrained = {name for name, weight in self.named_parameters() if not weight.requires_grad}
 
     @classmethod
@@ -143,10 +252,14 @@ class ElmoPreTrainedModel(PreTrainedModel):
         """
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        for name, weight in model.named_parameters():
-            if name in model._untrained:
-                weight.requires_grad_(False)
+        model.freeze_untrained()
         return loaded
+
+    def freeze_untrained(self) -> None:
+        """Freeze again what the constructor froze."""
+        for name, weight in self.named_parameters():
+            if name in self._untrained:
+                weight.requires_grad_(False)
 
     @property
     def bilm(self) -> Any:
@@ -174,25 +287,37 @@ class ElmoPreTrainedModel(PreTrainedModel):
             tables["task"] = task
         return tables
 
-    def _input_table(self) -> tuple[nn.Module, str]:
-        """The module that holds the input embeddings, and their name in it."""
-        layer = self._task_word_vectors if self.bilm is None else self.bilm.embeddings
-        table, characters = word_table_of(layer), character_embeddings_of(layer)
-        if table is not None:
-            return table, "word_embeddings"
-        assert characters is not None
-        return characters, "character_embeddings"
+    def _table_of_words(self) -> ElmoWordEmbeddings | None:
+        """The table that the model reads words from; `None` for one that reads their characters."""
+        return self._task_word_vectors if self.bilm is None else word_table_of(self.bilm.embeddings)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The table of a word model's words, else that of characters; without a biLM, the task's own word vectors.
+        """The table of a word model's words; without a biLM, that of the task's own word vectors.
 
-        Rows of the second are bytes, not words: `resize_token_embeddings` never touches it.
+        A character model has none. It gets a stand-in ([`ElmoSpelledWords`]) of the right shape, because clients ask
+        how many words a model knows by the rows of its input embeddings. Its table of characters is in
+        `model.bilm.embeddings`.
         """
-        holder, name = self._input_table()
-        return getattr(holder, name)
+        table = self._table_of_words()
+        if table is not None:
+            return table.word_embeddings
+        words = self.__dict__.get("_spelled_words")
+        layer = self.bilm.embeddings
+        if words is None or not words.stands_for(layer, self.config.vocab_size):
+            # Not as a submodule: it holds nothing to save.
+            words = self.__dict__["_spelled_words"] = ElmoSpelledWords(layer, self.config.vocab_size)
+        return words
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
-        setattr(*self._input_table(), value)
+        """Replace the table of words; refused with a `ValueError` for a model that reads their characters."""
+        table = self._table_of_words()
+        if table is not None:
+            table.word_embeddings = value
+        elif value is not self.get_input_embeddings():
+            raise ValueError(
+                "this model reads words by their characters and has no table of words to replace; its table of "
+                "characters is model.bilm.embeddings.character_embeddings"
+            )
 
     def resize_token_embeddings(
         self,
@@ -210,12 +335,17 @@ class ElmoPreTrainedModel(PreTrainedModel):
             mean_resizing: new rows start as the mean of the old words', not at random.
 
         Returns:
-            The input embeddings: a table of words, or the unchanged character table.
+            The input embeddings: a table of words, or what stands for one.
         """
         size = self.config.vocab_size if new_num_tokens is None else new_num_tokens
         if size < 1:
             raise ValueError(f"new_num_tokens={new_num_tokens}: expected at least 1, usually len(tokenizer)")
         if pad_to_multiple_of is not None:
+            if not isinstance(pad_to_multiple_of, int) or pad_to_multiple_of < 1:
+                raise ValueError(
+                    f"Asking to pad the embeddings to a multiple of `{pad_to_multiple_of}`, which is not and integer. "
+                    "Please make sure to pass an integer of at least 1"
+                )
             size = -(-size // pad_to_multiple_of) * pad_to_multiple_of
         softmax = self.get_output_embeddings()
         for table in self.word_tables().values():
@@ -237,31 +367,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
         Raises:
             OSError: the model cannot be written; of a full disk, the message says so and what is unharmed.
         """
-        if kwargs.get("push_to_hub") or kwargs.get("distributed_checkpoint"):
-            super().save_pretrained(save_directory, *args, **kwargs)
-            return
-        folder = Path(save_directory)
-        if folder.is_file():
-            raise NotADirectoryError(f"{folder} is a file: expected a folder to save the model in")
-        is_new = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        try:
-            # Inside, not beside: the folder may be the only writable place of its file system.
-            with tempfile.TemporaryDirectory(prefix=f"{STAGING}{os.getpid()}-", dir=folder) as staging:
-                super().save_pretrained(staging, *args, **kwargs)
-                _install(Path(staging), folder, kwargs.get("variant"))
-        except BaseException as error:
-            if is_new and not any(folder.iterdir()):
-                folder.rmdir()
-            full = next((number for number in FULL_DISK if os.strerror(number) in str(error)), None)
-            if full is None:
-                raise
-            raise OSError(
-                full,
-                f"the model cannot be saved in {folder}: {os.strerror(full)}. What was saved there before is unharmed; "
-                "make room, or choose another folder",
-            ) from error
+        save_in_one_piece(super().save_pretrained, save_directory, *args, **kwargs)
 
     def freeze_bilm(self, frozen: bool = True) -> None:
         """Stop (or resume) training of the biLM's weights. The scalar mixes stay trainable, as in the paper."""
@@ -287,6 +393,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
         code_point_ids: Tensor | None = None,
         initial_state: ElmoState | None = None,
         return_state: bool = False,
+        output_attentions: bool | None = None,
     ) -> tuple[Tensor, Tensor, Any]:
         """What a task's classifier reads: the biLM, its mixes, and the task's own layers over a batch.
 
@@ -314,6 +421,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
             pos_tag_ids=pos_tag_ids,
             initial_state=initial_state,
             return_state=return_state,
+            output_attentions=output_attentions,
             return_dict=True,
         )
         mask = self.bilm.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
@@ -350,8 +458,13 @@ class ElmoPreTrainedModel(PreTrainedModel):
             )
         return attention_mask.bool()
 
-    def without_boundaries(self, mask: Tensor, input_ids: Tensor) -> Tensor:
-        """(batch, words), bool: the positions of `mask` that hold words and no sentence boundaries."""
+    def without_boundaries(self, mask: Tensor, input_ids: Tensor | None) -> Tensor:
+        """(batch, words), bool: the positions of `mask` that hold words and no sentence boundaries.
+
+        Without `input_ids`, as beside `inputs_embeds` of a client's own making, all of `mask`.
+        """
+        if input_ids is None:
+            return mask
         return mask & ~is_token(input_ids, self.config.bos_token_id, self.config.eos_token_id)
 
     def scalar_mix_penalty(self) -> Tensor:

@@ -147,7 +147,14 @@ class ElmoForQuestionAnswering(ElmoPreTrainedModel):
                 "model(**encoding), also beside inputs_embeds"
             )
         words, mask, outputs = self.encode_words(
-            input_ids, attention_mask, character_ids, inputs_embeds, output_hidden_states, pos_tag_ids, code_point_ids
+            input_ids,
+            attention_mask,
+            character_ids,
+            inputs_embeds,
+            output_hidden_states,
+            pos_tag_ids,
+            code_point_ids,
+            output_attentions=kwargs.get("output_attentions"),
         )
         question, context = self._question_and_context(input_ids, mask)
         candidates = context | _first(mask)
@@ -169,6 +176,7 @@ class ElmoForQuestionAnswering(ElmoPreTrainedModel):
             start_logits=start_logits,
             end_logits=end_logits,
             hidden_states=None if outputs is None else outputs.hidden_states,
+            attentions=None if outputs is None else outputs.attentions,
         )
 
     def _question_and_context(self, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

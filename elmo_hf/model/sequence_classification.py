@@ -170,7 +170,7 @@ class ElmoForSequenceClassification(ElmoPreTrainedModel):
             ValueError: no `input_ids`; with `sentence_pairs`, a text that is no pair; labels of a wrong type, shape or
                 value.
         """
-        if input_ids is None:
+        if input_ids is None and (inputs_embeds is None or self.config.sentence_pairs):
             raise ValueError(
                 "input_ids missing: a text's words are pooled without its sentence boundaries, which only input_ids "
                 "tell. Pass all that the tokenizer returns, model(**encoding), also beside inputs_embeds"

@@ -114,6 +114,7 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
             code_point_ids,
             initial_state,
             return_state,
+            kwargs.get("output_attentions"),
         )
         if labels is not None:
             check_one_a_word(labels, emissions.shape[:2])
@@ -136,6 +137,7 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
             loss=loss,
             logits=logits,
             hidden_states=None if outputs is None else outputs.hidden_states,
+            attentions=None if outputs is None else outputs.attentions,
             emissions=None if self.crf is None else emissions,
             state=None if outputs is None else outputs.state,
         )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -71,6 +72,7 @@ class ElmoPositions(nn.Module):
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__()
         self.encodings: Tensor
+        assert config.max_position_embeddings is not None  # of a Transformer
         self.register_buffer("encodings", torch.empty(config.max_position_embeddings, config.projection_size))
         self.reset_weights()
 
@@ -97,14 +99,28 @@ class ElmoSelfAttention(nn.Module):
         width = config.projection_size
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (glorot_linear(width, width) for _ in range(4))
 
-    def forward(self, inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """(rows, steps, P) -> (rows, steps, P); the mask as in `eager_attention_forward`."""
+    def forward(
+        self,
+        inputs: Tensor,
+        attention_mask: Tensor | None,
+        with_shares: bool = False,
+        cache: Cache | None = None,
+        layer_index: int = 0,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(rows, steps, P) -> (rows, steps, P), and if asked for the shares; the mask as in `eager_attention_forward`.
+
+        With a cache, keys are those read before, of this layer, and then the inputs'; they are added to it.
+        """
         heads = (*inputs.shape[:2], -1, self.head_width)
         query, key, value = (
             product(inputs).view(heads).transpose(1, 2) for product in (self.q_proj, self.k_proj, self.v_proj)
         )
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        outputs, _ = attend(
+        if cache is not None:
+            key, value = cache.update(key, value, layer_index)
+        attend: Any = eager_attention_forward
+        if not with_shares:
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        outputs, shares = attend(
             self,
             query,
             key,
@@ -113,7 +129,7 @@ class ElmoSelfAttention(nn.Module):
             dropout=self.config.attention_dropout if self.training else 0.0,
             scaling=self.head_width**-0.5,
         )
-        return self.o_proj(outputs.reshape(inputs.shape))
+        return self.o_proj(outputs.reshape(inputs.shape)), shares if with_shares else None
 
 
 class ElmoFeedForward(nn.Module):
@@ -141,10 +157,11 @@ class ElmoTransformerBlock(nn.Module):
         self.feed_forward_norm = ElmoLayerNorm(config.projection_size, config.layer_norm_epsilon)
         self.feed_forward = ElmoFeedForward(config)
 
-    def forward(self, inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """(rows, steps, P) -> (rows, steps, P); the mask as in `eager_attention_forward`."""
-        hidden = inputs + self._drop(self.attention(self.attention_norm(inputs), attention_mask))
-        return hidden + self._drop(self.feed_forward(self.feed_forward_norm(hidden)))
+    def forward(self, inputs: Tensor, attention_mask: Tensor | None, *args: Any) -> tuple[Tensor, Tensor | None]:
+        """As [`ElmoSelfAttention`]."""
+        attended, shares = self.attention(self.attention_norm(inputs), attention_mask, *args)
+        hidden = inputs + self._drop(attended)
+        return hidden + self._drop(self.feed_forward(self.feed_forward_norm(hidden))), shares
 
     def _drop(self, added: Tensor) -> Tensor:
         return functional.dropout(added, self.config.transformer_dropout, self.training)
@@ -159,10 +176,16 @@ class ElmoTransformerLayer(GradientCheckpointingLayer):
         self.backward_block = ElmoTransformerBlock(config)
 
     def forward(
-        self, forward_inputs: Tensor, backward_inputs: Tensor, attention_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Both (rows, steps, P), each in its own reading order, to outputs alike."""
-        return self.forward_block(forward_inputs, attention_mask), self.backward_block(backward_inputs, attention_mask)
+        self,
+        forward_inputs: Tensor,
+        backward_inputs: Tensor,
+        attention_mask: Tensor | None,
+        with_shares: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Both (rows, steps, P), each in its own reading order, to outputs alike; if asked for, both blocks' shares."""
+        forward, forward_shares = self.forward_block(forward_inputs, attention_mask, with_shares)
+        backward, backward_shares = self.backward_block(backward_inputs, attention_mask, with_shares)
+        return forward, backward, forward_shares, backward_shares
 
 
 class ElmoTransformerEncoder(nn.Module):
@@ -202,9 +225,24 @@ class ElmoTransformerEncoder(nn.Module):
                 "initial_state was given to a Transformer, which has no state: it reads each sentence whole and by "
                 "itself; leave initial_state out"
             )
-        layers = [torch.cat([words, words], dim=-1)]
+        layers, _ = self._run(words, mask, with_shares=False)
+        return layers, None
+
+    def attend(self, words: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """As `forward`, with the attention of every layer in place of the state.
+
+        Returns:
+            The layers; and the shares, N times (batch, 2 * num_attention_heads, words, words): first the heads of the
+            forward direction, then those of the backward one; in the third axis the word that reads, in the fourth the
+            word read. Zero where padding reads or is read.
+        """
+        return self._run(words, mask, with_shares=True)
+
+    def _run(self, words: Tensor, mask: Tensor, with_shares: bool) -> tuple[list[Tensor], list[Tensor]]:
+        layers, attentions = [torch.cat([words, words], dim=-1)], []
         if not mask.numel():
-            return layers * (1 + len(self.layers)), None
+            nothing = words.new_zeros(len(mask), 2 * self.config.num_attention_heads, *(2 * mask.shape[1:]))
+            return layers * (1 + len(self.layers)), [nothing] * (len(self.layers) if with_shares else 0)
         lengths = mask.sum(dim=1)
         longest = int(lengths.max())
         self._check_length(longest)
@@ -216,16 +254,67 @@ class ElmoTransformerEncoder(nn.Module):
         backward = forward.gather(1, torch.where(step < lengths[:, None], lengths[:, None] - 1 - step, step))
         # Where every row has padding at the end, nothing is computed for it.
         steps = max(longest, 1)
-        orders = [order[:, :steps, None].expand(-1, -1, words.shape[2]) for order in (forward, backward)]
+        columns = forward[:, :steps], backward[:, :steps]
+        orders = [order[:, :, None].expand(-1, -1, words.shape[2]) for order in columns]
         in_order = (inputs.gather(1, orders[0]), inputs.gather(1, orders[1]))
-        outputs = self.run_layers(*in_order, step[:steps] < lengths[:, None])
+        shares: list[tuple[Tensor, Tensor]] | None = [] if with_shares else None
+        outputs = self.run_layers(*in_order, step[:steps] < lengths[:, None], shares)
         for pair in outputs:
             placed = (
                 torch.zeros_like(words, dtype=part.dtype).scatter(1, order, part)
                 for order, part in zip(orders, pair, strict=True)
             )
             layers.append(torch.cat(list(placed), dim=-1))
-        return layers, None
+        for both in shares or ():
+            of_words = [_of_words(part, order, mask) for part, order in zip(both, columns, strict=True)]
+            attentions.append(torch.cat(of_words, dim=1))
+        return layers, attentions
+
+    def empty_cache(self) -> Cache:
+        """Room for the keys and values of one direction."""
+        return DynamicCache()
+
+    def read_direction(self, words: Tensor, mask: Tensor, direction: int, cache: Cache | None) -> list[Tensor]:
+        """Run one direction over words that stand in its own reading order.
+
+        Args:
+            words: (batch, words, P), zero at padding.
+            mask: (batch, words before and words), bool: what is real, of the words in the cache and of these.
+            direction: 0 for the forward blocks; 1 for the backward ones, which must see the whole sentence.
+            cache: the keys and values of the words before; those of these words are added.
+
+        Returns:
+            N + 1 layers (batch, words, P), zero at padding, the words themselves first.
+
+        Raises:
+            ValueError: a sentence longer than `max_position_embeddings`.
+        """
+        lengths, count = mask.sum(dim=1, keepdim=True), words.shape[1]
+        if not words.numel():
+            return [words] * (1 + len(self.layers))
+        self._check_length(int(lengths.max()))
+        places = (mask.cumsum(dim=1) - 1)[:, -count:]  # [batch, words], in reading order
+        positions = places if direction == 0 else lengths - 1 - places
+        hidden = self._drop(words + self.positions(positions.clamp(min=0)).to(words.dtype))
+        seen = torch.arange(mask.shape[1], device=mask.device)
+        reader = seen[-count:, None]
+        # Padding sees itself, because whoever reads must see something; what comes of that is set to zero.
+        sees = ((seen <= reader) & mask[:, None, :] | (seen == reader)).unsqueeze(1)  # [batch, 1, words, all words]
+        real = mask[:, -count:, None]
+        name, home = ("forward", "backward")[direction], words.device
+        layers = [words]
+        for number, layer in enumerate(self.layers):
+            block = getattr(layer, f"{name}_block")
+            if layer.gradient_checkpointing and self.training:
+                hidden, _ = layer._gradient_checkpointing_func(block.__call__, hidden, sees)
+            else:
+                hidden, _ = block(hidden, sees, False, cache, number)
+            hidden = hidden.to(home)
+            top = hidden
+            if number + 1 == len(self.layers):
+                top = getattr(self, f"{name}_norm")(hidden).to(home)
+            layers.append(top * real)
+        return layers
 
     def read_streams(self, forward: Tensor, backward: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """The top layer over what the two directions read of the same sentences in pretraining.
@@ -250,12 +339,19 @@ class ElmoTransformerEncoder(nn.Module):
         )
         return self.run_layers(forward, backward, real)[-1]
 
-    def run_layers(self, forward: Tensor, backward: Tensor, real: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def run_layers(
+        self,
+        forward: Tensor,
+        backward: Tensor,
+        real: Tensor,
+        shares: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> list[tuple[Tensor, Tensor]]:
         """Run all layers over words that have their positions.
 
         Args:
             forward, backward: (rows, steps, P), each in its own reading order.
             real: (rows, steps), bool, true from the first step to the row's last word.
+            shares: takes what both directions attended to, (rows, heads, steps, steps) each, of every layer.
 
         Returns:
             For each layer the outputs of both directions, shaped and ordered as the inputs, zero at padding.
@@ -270,7 +366,10 @@ class ElmoTransformerEncoder(nn.Module):
         outputs = []
         for number, layer in enumerate(self.layers, 1):
             # A layer may live on another device than the words (device_map); its results come home.
-            forward, backward = (part.to(home) for part in layer(forward, backward, attention_mask))
+            forward, backward, *attended = layer(forward, backward, attention_mask, shares is not None)
+            forward, backward = forward.to(home), backward.to(home)
+            if shares is not None:
+                shares.append((attended[0].to(home), attended[1].to(home)))
             pair = (forward, backward)
             if number == len(self.layers):
                 pair = (self.forward_norm(forward).to(home), self.backward_norm(backward).to(home))
@@ -281,9 +380,24 @@ class ElmoTransformerEncoder(nn.Module):
         return functional.dropout(inputs, self.config.transformer_input_dropout, self.training)
 
     def _check_length(self, words: int) -> None:
-        if words > self.config.max_position_embeddings:
+        if words > len(self.positions.encodings):
             raise ValueError(
                 f"a sentence of {words} words, boundaries included: expected at most max_position_embeddings="
                 f"{self.config.max_position_embeddings}; split it, or let the tokenizer cut it "
                 f"(truncation=True, max_length={self.config.max_position_embeddings})"
             )
+
+
+def _of_words(shares: Tensor, columns: Tensor, mask: Tensor) -> Tensor:
+    """(rows, heads, steps, steps) in reading order -> (rows, heads, words, words) in the batch's, zero at padding.
+
+    Args:
+        columns: (rows, steps), the column of each step.
+        mask: (rows, words), bool.
+    """
+    rows, heads, steps, _ = shares.shape
+    words = mask.shape[1]
+    read = columns[:, None, None, :].expand(rows, heads, steps, steps)
+    placed = shares.new_zeros(rows, heads, steps, words).scatter(3, read, shares)
+    reader = columns[:, None, :, None].expand(rows, heads, steps, words)
+    return shares.new_zeros(rows, heads, words, words).scatter(2, reader, placed) * mask[:, None, :, None]

@@ -98,7 +98,8 @@ class ElmoWordEmbeddings(nn.Module):
         if not len(ids):
             return
         low, high = int(ids.min()), int(ids.max())
-        count = self.word_embeddings.num_embeddings
+        # By its weight: PEFT puts a module of its own in the table's place.
+        count = len(self.word_embeddings.weight)
         if low < 0 or high >= count:
             raise ValueError(
                 f"input_ids holds {low if low < 0 else high}: expected word ids from 0 to {count - 1}; the model's "

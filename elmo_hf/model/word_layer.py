@@ -47,7 +47,7 @@ class ElmoPosTagEmbeddings(nn.Module):
     def encode_rows(self, rows: Tensor) -> Tensor:
         """[n, 1] ids -> [n, output_size]; errors as in `forward`."""
         ids = rows.squeeze(1)
-        last = self.pos_tag_embeddings.num_embeddings - 1
+        last = len(self.pos_tag_embeddings.weight) - 1
         if len(ids) and (int(ids.min()) < 0 or int(ids.max()) > last):
             wrong = ids[(ids < 0) | (ids > last)]
             raise ValueError(

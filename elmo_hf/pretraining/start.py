@@ -14,7 +14,7 @@ from elmo_hf.corpus.sentences import Corpus, open_corpus
 from elmo_hf.corpus.tagged_text import Sentence, pos_tags_of, read_pos_tag_set
 from elmo_hf.corpus.vocabulary_building import Vocabulary, counts_path
 from elmo_hf.corpus.word_encoder import word_splitter
-from elmo_hf.inference.loading import load_model
+from elmo_hf.inference.loading import check_mask, load_model
 from elmo_hf.inference.perplexity import TextScore, score_sentences
 from elmo_hf.model.adaptive_softmax import default_cutoffs
 from elmo_hf.model.configuration_elmo import ElmoConfig
@@ -130,6 +130,7 @@ def new_tokenizer(settings: PretrainingSettings, config: ElmoConfig) -> ElmoToke
         max_characters_per_word=config.max_characters_per_word,
         character_vocabulary_file=settings.character_dictionary,
         pos_tag_set=tags,
+        model_max_length=config.max_position_embeddings if config.encoder_type == "transformer" else None,
     )
 
 
@@ -143,6 +144,7 @@ def check_streams(settings: PretrainingSettings, config: ElmoConfig) -> None:
             "--sentence_independent, with unroll_steps the longest sentence to be read uncut"
         )
     # Both boundaries have a position.
+    assert config.max_position_embeddings is not None  # of a Transformer
     if settings.unroll_steps >= config.max_position_embeddings:
         raise ValueError(
             f"unroll_steps={settings.unroll_steps}: expected less than the model's max_position_embeddings="
@@ -168,6 +170,7 @@ def load(folder: str | Path) -> tuple[ElmoForPreTraining, ElmoTokenizer]:
             f"{folder} has a tokenizer of {len(tokenizer)} words and a model of vocab_size={model.config.vocab_size}: "
             "the vocabulary belongs to another checkpoint"
         )
+    check_mask(model.config, tokenizer)
     return model, tokenizer
 
 

@@ -6,7 +6,7 @@ is a list of numbers of such words, and the rest is indexing. The `Encoding` obj
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, overload
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.processors import PostProcessor
+from transformers.tokenization_utils_base import BatchEncoding
 
 from .character_dictionary import DictionarySpelling
 from .characters import ByteSpelling
@@ -23,6 +24,33 @@ Spelling = ByteSpelling | DictionarySpelling
 
 # The first rows of a lexicon are no words of the text.
 PADDING, BEGIN_OF_SENTENCE, END_OF_SENTENCE, FIRST_WORD = range(4)
+
+NO_TOKEN, NO_TOKEN_ID = "\0", -1
+"""In place of a boundary that a tokenizer does without: no word holds a NUL, and no word has the id."""
+
+
+class ElmoEncoding(BatchEncoding):
+    """A `BatchEncoding` that can be compared, though it holds arrays: equal names and values are equal encodings.
+
+    It cannot be written as JSON, as those of other tokenizers can: `character_ids` are arrays, and lists of them take
+    several times as long to make as all the rest. `encoding["character_ids"].tolist()` makes one.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mapping) or self.keys() != other.keys():
+            return False
+        return all(_equal(value, other[name]) for name, value in self.items())
+
+    __hash__ = None  # type: ignore[assignment]  # as for every mapping that can change
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two values of an encoding are the same: lists, arrays, lists of arrays, tensors."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if hasattr(one, "shape") or hasattr(other, "shape"):
+        return type(one) is type(other) and one.shape == other.shape and bool((one == other).all())
+    return bool(one == other)
 
 
 class Sentence(NamedTuple):

@@ -32,7 +32,10 @@ from .code_points import CodePoints
 from .code_points import padded as padded_code_points
 from .complete_files import appearing, remove_old_code
 from .encodings import (
+    NO_TOKEN,
+    NO_TOKEN_ID,
     PADDING,
+    ElmoEncoding,
     LazyEncodings,
     Lexicon,
     Sentence,
@@ -72,6 +75,10 @@ VOCAB_FILES_NAMES = {
 _CONTINUATION = "\0"
 
 
+# The words that a vocabulary without a file begins with, as the originals' files do.
+FIRST_TOKENS = ("bos_token", "eos_token", "unk_token")
+
+
 class ElmoTokenizer(TokenizersBackend):
     """Tokenizer of ELMo models.
 
@@ -104,6 +111,7 @@ class ElmoTokenizer(TokenizersBackend):
             in both original programs, instead of their letters. `<UNK>`, `<pad>` and `<mask>` are always letters.
         bos_token, eos_token, unk_token, pad_token, mask_token: the special tokens; the first three must be in the
             vocabulary, the padding token has id 0, and the mask token is appended where the vocabulary lacks it.
+            Without a `bos_token` or `eos_token`, `None`, sentences have no such boundary.
         character_vocabulary: the characters of words as a list, or a mapping to their ids from 1 on, for models that
             read code points by a dictionary of their own; `None` for bytes. It is saved as `character_vocabulary.json`.
         character_vocabulary_file: that file.
@@ -132,8 +140,8 @@ class ElmoTokenizer(TokenizersBackend):
         pre_tokenization: str = "ptb",
         max_characters_per_word: int = 50,
         special_boundary_words: bool = True,
-        bos_token: str | AddedToken = "<S>",
-        eos_token: str | AddedToken = "</S>",
+        bos_token: str | AddedToken | None = "<S>",
+        eos_token: str | AddedToken | None = "</S>",
         unk_token: str | AddedToken = "<UNK>",
         pad_token: str | AddedToken = "<pad>",
         mask_token: str | AddedToken = "<mask>",
@@ -154,7 +162,6 @@ class ElmoTokenizer(TokenizersBackend):
         self._pos_tags = None if pos_tag_set is None else PosTags(pos_tag_set)
         self._code_points = None if code_point_set is None else CodePoints(code_point_set)
         self.lowercase_lookup = lowercase_lookup
-        self._added_token_expressions: dict[bool, re.Pattern[str] | None] = {}
 
         if tokenizer_object is not None:
             backend = _check_backend(Tokenizer.from_str(tokenizer_object.to_str()), "tokenizer_object")
@@ -162,11 +169,15 @@ class ElmoTokenizer(TokenizersBackend):
             backend = _read_backend(tokenizer_file)
         else:
             special_tokens = {
-                "bos_token": str(bos_token),
-                "eos_token": str(eos_token),
-                "unk_token": str(unk_token),
-                "pad_token": str(pad_token),
-                "mask_token": str(mask_token),
+                name: str(token)
+                for name, token in {
+                    "bos_token": bos_token,
+                    "eos_token": eos_token,
+                    "unk_token": unk_token,
+                    "pad_token": pad_token,
+                    "mask_token": mask_token,
+                }.items()
+                if token is not None
             }
             backend = _make_backend(_word_ids(vocab_file, vocab, special_tokens), str(unk_token))
         # Truncation and padding belong to a call, never to the tokenizer.
@@ -181,9 +192,9 @@ class ElmoTokenizer(TokenizersBackend):
         # A saved template says which boundaries it adds; the saved options do not.
         stored = _template_tokens(backend)
         if kwargs.get("add_bos_token") is None:
-            kwargs["add_bos_token"] = stored is None or str(bos_token) in stored
+            kwargs["add_bos_token"] = bos_token is not None and (stored is None or str(bos_token) in stored)
         if kwargs.get("add_eos_token") is None:
-            kwargs["add_eos_token"] = stored is None or str(eos_token) in stored
+            kwargs["add_eos_token"] = eos_token is not None and (stored is None or str(eos_token) in stored)
         super().__init__(
             bos_token=bos_token,
             eos_token=eos_token,
@@ -199,6 +210,7 @@ class ElmoTokenizer(TokenizersBackend):
             lowercase_lookup=lowercase_lookup,
             **kwargs,
         )
+        self._find_added_tokens()
         beside = {"pos_tag_ids": self._pos_tags, "code_point_ids": self._code_points}
         self.model_input_names = [
             *type(self).model_input_names,
@@ -304,22 +316,24 @@ class ElmoTokenizer(TokenizersBackend):
 
     def _added_token_expression(self, split_special_tokens: bool) -> re.Pattern[str] | None:
         """What finds added tokens in raw text. Words of the vocabulary, `<S>` among them, are looked up as words."""
-        if split_special_tokens not in self._added_token_expressions:
-            base = self.vocab_size
-            self._added_token_expressions[split_special_tokens] = added_token_expression(
-                token
-                for number, token in self.added_tokens_decoder.items()
-                if number >= base and not (token.special and split_special_tokens)
-            )
         return self._added_token_expressions[split_special_tokens]
 
-    def _add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
-        self._added_token_expressions.clear()
-        return super()._add_tokens(new_tokens, special_tokens=special_tokens)
+    def _find_added_tokens(self) -> None:
+        # Not when they are first needed: `datasets` makes cache keys of all attributes, which calls must not change.
+        base, added = self.vocab_size, self.added_tokens_decoder
+        self._added_token_expressions: dict[bool, re.Pattern[str] | None] = {
+            split_special_tokens: added_token_expression(
+                token
+                for number, token in added.items()
+                if number >= base and not (token.special and split_special_tokens)
+            )
+            for split_special_tokens in (False, True)
+        }
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Left out so that using a tokenizer does not change its pickle, from which `datasets` makes cache keys.
-        return {**self.__dict__, "_added_token_expressions": {}}
+    def _add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
+        count = super()._add_tokens(new_tokens, special_tokens=special_tokens)
+        self._find_added_tokens()
+        return count
 
     # ---- words to ids and characters
 
@@ -437,13 +451,13 @@ class ElmoTokenizer(TokenizersBackend):
             data["special_tokens_mask"] = [encoding.special_tokens_mask for encoding in lazy]
         if return_offsets_mapping:
             data["offset_mapping"] = [encoding.offsets for encoding in lazy]
-        if return_length:
-            data["length"] = lengths
         if return_overflowing_tokens:
             data["overflow_to_sample_mapping"] = sample_of
         if not is_batched and return_tensors is None and not return_overflowing_tokens:
             data = {name: value[0] for name, value in data.items()}
-        return BatchEncoding(data, lazy, tensor_type=return_tensors, n_sequences=len(batch[0]) if batch else None)
+        if return_length:
+            data["length"] = lengths  # of one text too a list of one, as Transformers' tokenizers have it
+        return ElmoEncoding(data, lazy, tensor_type=return_tensors, n_sequences=len(batch[0]) if batch else None)
 
     def _pos_tag_ids(
         self,
@@ -480,13 +494,15 @@ class ElmoTokenizer(TokenizersBackend):
         ]
 
     def _special_tokens(self) -> SpecialTokens:
+        # A boundary that the tokenizer does without has the text and id of none.
+        bos, eos = self.bos_token, self.eos_token
         return SpecialTokens(
             pad=self.pad_token,
             pad_id=self.pad_token_id,
-            begin=self.bos_token,
-            begin_id=self.bos_token_id,
-            end=self.eos_token,
-            end_id=self.eos_token_id,
+            begin=NO_TOKEN if bos is None else bos,
+            begin_id=NO_TOKEN_ID if bos is None else self.bos_token_id,
+            end=NO_TOKEN if eos is None else eos,
+            end_id=NO_TOKEN_ID if eos is None else self.eos_token_id,
             unknown_id=self.unk_token_id,
         )
 
@@ -639,7 +655,7 @@ class ElmoTokenizer(TokenizersBackend):
             for name in self.SPECIAL_TOKENS_ATTRIBUTES
             if (token := getattr(self, name)) is not None
         }
-        first = [named["bos_token"], named["eos_token"], named["unk_token"]]
+        first = [named[name] for name in FIRST_TOKENS if name in named]
         base = {*first, named["pad_token"], named["mask_token"]}
         if vocab_size < len(base):
             raise ValueError(f"vocab_size is {vocab_size}; expected at least {len(base)}, the special tokens alone")
@@ -855,7 +871,10 @@ def _word_ids(
         elif vocab is not None:
             where, words = "vocab", vocab
         else:
-            where, words = "the special tokens", [special_tokens[f"{name}_token"] for name in ("bos", "eos", "unk")]
+            where, words = (
+                "the special tokens",
+                [special_tokens[name] for name in FIRST_TOKENS if name in special_tokens],
+            )
         ids = number_words(words, pad, mask, where)
     check_words(ids, special_tokens, where)
     return ids

@@ -1,6 +1,7 @@
 """ElmoConfig: every published size, strict fields, and a round trip."""
 
 import pytest
+from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from elmo_hf import ElmoConfig
 
@@ -165,3 +166,34 @@ def test_impossible_models_are_refused(fields, message):
 def test_unknown_preset():
     with pytest.raises(ValueError, match="unknown preset 'large': expected one of 'small', 'medium'"):
         ElmoConfig.from_preset("large")
+
+
+def test_no_mask_before_a_tokenizer_is_known(tmp_path):
+    config = ElmoConfig()
+    assert config.mask_token_id is None
+    ElmoConfig(mask_token_id=6).save_pretrained(tmp_path)
+    assert ElmoConfig.from_pretrained(tmp_path).mask_token_id == 6
+    # Written down also where it is the default.
+    assert '"mask_token_id": null' in config.to_json_string()
+
+
+def test_the_width_is_written_down_and_not_chosen(tmp_path):
+    config = ElmoConfig(projection_size=6)
+    assert config.to_dict()["hidden_size"] == config.hidden_size == 12
+    config.save_pretrained(tmp_path)
+    assert ElmoConfig.from_pretrained(tmp_path, projection_size=8).hidden_size == 16
+    assert ElmoConfig(projection_size=6, hidden_size=12) == config
+    with pytest.raises(ValueError, match="hidden_size=7"):
+        ElmoConfig(projection_size=6, hidden_size=7)
+
+
+def test_only_a_transformer_has_a_longest_sentence(tmp_path):
+    assert ElmoConfig().max_position_embeddings == 2**31 - 1
+    # Folders of earlier versions say 5000 for every encoder.
+    assert ElmoConfig.from_dict({"max_position_embeddings": 5000}).max_position_embeddings == 2**31 - 1
+    transformer = ElmoConfig(encoder_type="transformer")
+    assert transformer.max_position_embeddings == 5000
+    transformer.save_pretrained(tmp_path)
+    assert ElmoConfig.from_pretrained(tmp_path, max_position_embeddings=9).max_position_embeddings == 9
+    with pytest.raises(StrictDataclassClassValidationError, match="max_position_embeddings=0"):
+        ElmoConfig(encoder_type="transformer", max_position_embeddings=0)

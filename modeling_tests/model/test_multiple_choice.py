@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForMultipleChoice, Trainer, TrainingArguments
+from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice, Trainer, TrainingArguments
 
 from elmo_hf import (
     ElmoDataCollatorForMultipleChoice,
@@ -117,6 +117,16 @@ class TestBadInput:
     def test_word_ids_are_needed(self):
         with pytest.raises(ValueError, match="input_ids missing"):
             make_model()(character_ids=make_batch()["character_ids"])
+
+
+def test_the_stock_collator():
+    """It joins the rows of characters of a text into one."""
+    examples = make_examples()[:4]
+    found = DataCollatorForMultipleChoice(make_tokenizer())(examples)
+    expected = ElmoDataCollatorForMultipleChoice(make_tokenizer())(examples)
+    assert found["character_ids"].dim() == 3 and expected["character_ids"].dim() == 4
+    model = make_model().eval()
+    torch.testing.assert_close(model(**found).logits, model(**expected).logits, rtol=0, atol=0)
 
 
 @every_variant

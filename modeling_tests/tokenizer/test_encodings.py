@@ -103,3 +103,12 @@ def test_truncation_equals_the_backends(side: str, stride: int, strategy: str) -
                 assert [len(rows) for rows in ours["character_ids"]] == [len(chunk) for chunk in chunks]
                 compared += 1
     assert compared > 300
+
+
+@pytest.mark.parametrize("options", [{}, {"return_tensors": "pt"}, {"return_tensors": "np"}, {"padding": True}])
+def test_encodings_compare(options):
+    tokenizer = ElmoTokenizer(max_characters_per_word=9)
+    one, same, other = (tokenizer(["a b", text], **options) for text in ("c d", "c d", "c x"))
+    assert one == same
+    assert one != other and one != dict(one, extra=1) and one != 1
+    assert tokenizer("a") == tokenizer("a") and tokenizer("a") != tokenizer("b")

@@ -88,7 +88,7 @@ def test_one_text(tokenizer: ElmoTokenizer) -> None:
     assert out["character_ids"].dtype == np.int16
     assert out["character_ids"].tolist() == [BOS, *letters(*words), EOS]
     assert out["special_tokens_mask"] == [1, *[0] * 8, 1]
-    assert out["length"] == 10
+    assert out["length"] == [10]
     assert [text[start:end] for start, end in out["offset_mapping"]] == ["", *words, ""]
     assert out.word_ids() == [None, *range(8), None]
     assert out.sequence_ids() == [None, *[0] * 8, None]
@@ -846,9 +846,10 @@ def test_code_travels_with_the_files(tmp_path: Path, tokenizer: ElmoTokenizer) -
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert config["auto_map"] == {"AutoTokenizer": ["tokenization_elmo.ElmoTokenizer", None]}
     assert {path.name for path in tmp_path.glob("*.py")} == {
-        f"{name}_elmo.py"
+        f"{name}.py"
         for name in (
-            "character_dictionary characters complete_files encodings pos_tags pretokenization tokenization vocabulary"
+            "character_dictionary characters complete_files encodings pos_tags pretokenization tokenization_elmo "
+            "vocabulary"
         ).split()
     }
 
@@ -889,3 +890,36 @@ def test_characters_of_the_transformer_elmo_reference(reference: Path) -> None:
     )
     names = [name for name in expected.files if "char" in name]
     assert (out["character_ids"] == expected[names[0]]).all()
+
+
+def test_calls_leave_pickle_and_cache_key_alone():
+    """`datasets` makes the key of a mapped data set's cache of all attributes."""
+    from datasets.fingerprint import Hasher
+
+    tokenizer = ElmoTokenizer(vocab=VOCABULARY)
+    tokenizer.add_tokens(["New York"])
+    before = pickle.dumps(tokenizer), Hasher.hash(tokenizer)
+    tokenizer("Mary in New York")
+    tokenizer(["Mary", "in it"], padding=True, truncation=True, max_length=3, return_tensors="pt")
+    tokenizer("Mary", split_special_tokens=True)
+    assert (pickle.dumps(tokenizer), Hasher.hash(tokenizer)) == before
+    assert tokenizer("in New York").tokens()[2] == "New York"
+
+
+def test_length_of_one_text():
+    tokenizer = ElmoTokenizer(vocab=VOCABULARY)
+    assert tokenizer("Mary", return_length=True)["length"] == [3]
+    assert tokenizer(["Mary", "Mary Mary"], return_length=True)["length"] == [3, 4]
+
+
+def test_without_boundaries(tmp_path):
+    words = [word for word in VOCABULARY if word != "<S>"]
+    tokenizer = ElmoTokenizer(vocab=words, bos_token=None)
+    assert tokenizer("Mary").tokens() == ["Mary", "</S>"] and tokenizer.bos_token is None
+    tokenizer.save_pretrained(tmp_path)
+    again = ElmoTokenizer.from_pretrained(tmp_path)
+    assert again("Mary <S>") == tokenizer("Mary <S>") and again.bos_token is None
+    assert ElmoTokenizer(eos_token=None)("Mary").tokens() == ["<S>", "Mary"]
+    neither = ElmoTokenizer(bos_token=None, eos_token=None)
+    assert neither(["Mary", "Mary Mary"], padding=True)["input_ids"] == [[1, 0], [1, 1]]
+    assert neither.train_new_from_iterator(["Mary met"], 5).convert_tokens_to_ids("Mary") == 2

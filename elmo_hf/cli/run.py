@@ -1,0 +1,42 @@
+"""`elmo-hf run`: a script of Transformers or of one's own, with ELMo registered."""
+
+import argparse
+import runpy
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "run",
+        dataclass_types=[],
+        help="run a Python script with ELMo registered, such as Transformers' example scripts",
+        description="Run a Python script as `python SCRIPT ARGS...` would, with ELMo registered with the Auto classes "
+        "of Transformers. On several processes: torchrun --nproc_per_node N -m elmo_hf.cli run SCRIPT ARGS...",
+    )
+    parser.add_argument("script", help="the script's file")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's own arguments")
+    parser.set_defaults(run=run)
+
+
+def run(options: dict[str, Any]) -> int:
+    """Run the script; its own errors are shown with their traceback.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    script = Path(options["script"])
+    if not script.is_file():
+        raise FileNotFoundError(f"{script}: no such file; give the path of a Python script")
+    # As Python itself does: a script imports what lies beside it.
+    sys.path[0] = str(script.resolve().parent)
+    sys.argv = [str(script), *options["arguments"]]
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0

@@ -1,0 +1,356 @@
+"""One direction of ELMo as a causal language model: probabilities of the next word, and generation."""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoTokenizer, GenerationMixin
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+from .configuration_elmo import ElmoConfig
+from .generation_cache import ElmoCache, direction_state, with_direction
+from .labels import check_one_a_word, mean_cross_entropy
+from .language_model import ElmoForPreTraining
+from .masked_language_model import IMPOSSIBLE
+from .packing import PackedBatch
+from .state import ElmoState
+
+# What finds a tokenizer where the model was found.
+_TOKENIZER_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
+    """The language model of [`ElmoForPreTraining`], with the same weights, read in one direction.
+
+    `config.direction` chooses it. The logits at a word are those of the next word *in the order given*. The backward
+    direction reads a sentence from its last word to its first: it is given `input_ids.flip(1)` and the like, generates
+    a sentence from its end, and `</S>` is then what it begins with.
+
+    The other direction is neither computed nor trained; its weights stay as they are.
+
+    What is carried from word to word is an [`ElmoCache`] of an [`ElmoState`], or for a Transformer the usual keys and
+    values. An `ElmoState` is taken as `past_key_values` too.
+
+    A model that reads characters finds those of the words of its vocabulary in its tokenizer, for generated words and
+    for clients that pass `input_ids` alone: the tokenizer beside its checkpoint, or the one given to `set_tokenizer`.
+    Words outside of the vocabulary are then spelt as the unknown word is; given `character_ids`, they are read.
+    """
+
+    _auto_class = "AutoModelForCausalLM"
+    # Assisted generation takes words back, which a state cannot.
+    _is_stateful = True
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__(config)
+        other = "backward" if config.direction == "forward" else "forward"
+        for name, weight in self.elmo.encoder.named_parameters():
+            if any(part.startswith(f"{other}_") for part in name.split(".")):
+                weight.requires_grad_(False)
+        self._note_untrained()
+        self._tokenizer_options: dict[str, Any] = {}
+        self._spellings: Tensor | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load a model; arguments as in `PreTrainedModel.from_pretrained`."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._tokenizer_options = {name: kwargs[name] for name in _TOKENIZER_OPTIONS if name in kwargs}
+        return loaded
+
+    # ---- forward
+
+    @can_return_tuple
+    def forward(  # type: ignore[override]  # another task than pretraining
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        character_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        past_key_values: Cache | ElmoState | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        pos_tag_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Predict the next word at every position.
+
+        Args:
+            attention_mask: (batch, words), or (batch, words before and words), as `generate` passes it with a cache.
+            character_ids: (batch, words, max_characters_per_word); those of `input_ids`' words in the vocabulary, if
+                there are none.
+            labels: (batch, words), the words themselves, -100 for those not to be predicted; usually `input_ids`. The
+                word at t is predicted at t - 1, so the first one of a row never is, nor the first behind padding.
+            past_key_values: what was read before, of an earlier output.
+            use_cache: also return what was read until now; by default where `past_key_values` is given.
+            logits_to_keep: compute the logits of the last so many positions only (0 for all), or of these positions.
+            num_items_in_batch: divides the summed loss in place of this batch's number of labels.
+
+        Other arguments and errors as in [`ElmoModel`].
+
+        Returns:
+            logits (batch, words, vocab_size), float32 or wider; -10,000 for padding and mask, which are no words. With
+            `labels`, the mean cross-entropy. `hidden_states`, if asked for: of each layer this direction's half,
+            (batch, words, projection_size), zero at padding.
+
+        Raises:
+            ValueError: labels of another shape, or one that is no word; a cache for the backward direction of a
+                Transformer, whose positions count a sentence's words from the left.
+        """
+        if character_ids is None and inputs_embeds is None and "character_ids" in self.elmo.embeddings.input_names:
+            character_ids = self.spell(input_ids)
+        words_given = inputs_embeds if inputs_embeds is not None else input_ids
+        if words_given is None:
+            raise ValueError("neither input_ids nor inputs_embeds: expected what ElmoTokenizer returns")
+        steps = words_given.shape[1]
+        mask_here = None if attention_mask is None else attention_mask[:, attention_mask.shape[1] - steps :]
+        given = {"input_ids": input_ids, "character_ids": character_ids, "pos_tag_ids": pos_tag_ids}
+        vectors, mask, _ = self.elmo._word_vectors(given, mask_here, inputs_embeds)
+        wants_cache = bool(use_cache) or (use_cache is None and past_key_values is not None)
+        read = self._read_states if self.elmo.encoder.carries_state else self._read_keys
+        layers, cache = read(vectors, mask, attention_mask, past_key_values, wants_cache)
+        top = functional.dropout(layers[-1], self.config.top_layer_dropout, self.training)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
+        if not isinstance(kept, int):
+            top, mask = top[:, kept], mask[:, kept]
+        logits = self._logits(top)
+        loss = None if labels is None else self._loss(logits, labels, mask, num_items_in_batch)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=cache if wants_cache else None,
+            hidden_states=tuple(layers) if output_hidden_states else None,
+        )
+
+    @property
+    def _direction(self) -> int:
+        return 0 if self.config.direction == "forward" else 1
+
+    def _read_states(
+        self, vectors: Tensor, mask: Tensor, attention_mask: Tensor | None, past: Any, wants_cache: bool
+    ) -> tuple[list[Tensor], Cache | None]:
+        """The layers (batch, words, P) of a biLSTM, and the cache after them."""
+        encoder, name, home = self.elmo.encoder, self.config.direction, vectors.device
+        cache = ElmoCache.of(past)
+        state = encoder.state_for(len(mask), vectors, cache.state)
+        packing = PackedBatch.from_mask(mask)
+        packed = words = packing.pack(vectors, packing.forward_index)
+        back = torch.argsort(packing.row_order)
+        hiddens, cells = direction_state(state, self._direction, packing.row_order)
+        layers, finals = [vectors], []
+        for layer, hidden, cell in zip(encoder.layers, hiddens, cells, strict=True):
+            lstm = getattr(layer, f"{name}_lstm")
+            inputs = functional.dropout(packed, self.config.lstm_input_dropout, self.training)
+            run = lstm
+            if layer.gradient_checkpointing and self.training:
+                run = _checkpointed(layer, lstm)
+            outputs, *final = run(inputs, packing.batch_sizes, hidden, cell)
+            packed = (outputs + inputs if layer.has_skip_connection else outputs).to(home)
+            finals.append([part.to(home)[back] for part in final])
+            layers.append(packing.unpack(packed, packing.forward_index))
+        if encoder.context_word_layer is not None:
+            linear = getattr(encoder.context_word_layer, f"{name}_layer")
+            top = torch.tanh(linear(torch.cat([packed, words], dim=-1)))
+            layers.append(packing.unpack(top, packing.forward_index))
+        if wants_cache:
+            hidden, cell = (torch.stack(parts) for parts in zip(*finals, strict=True))
+            cache.state = with_direction(state, self._direction, hidden, cell)
+            cache.words += mask.shape[1]
+        layers, _ = self.elmo._as_wide_as_weights(layers, None)
+        return layers, cache
+
+    def _read_keys(
+        self, vectors: Tensor, mask: Tensor, attention_mask: Tensor | None, past: Any, wants_cache: bool
+    ) -> tuple[list[Tensor], Cache | None]:
+        """The layers (batch, words, P) of a Transformer, and the cache after them."""
+        if wants_cache and self.config.direction == "backward":
+            raise ValueError(
+                'use_cache=True with direction="backward": the Transformer ELMo numbers positions from the left in '
+                "both directions, so that reading backwards it needs the whole sentence at once; score sentences "
+                "without a cache, or use a biLSTM"
+            )
+        encoder = self.elmo.encoder
+        if wants_cache and past is None:
+            past = encoder.empty_cache()
+        before = 0 if past is None else past.get_seq_length()
+        if before:
+            full = mask.new_ones(len(mask), before) if attention_mask is None else attention_mask[:, :before].bool()
+            if attention_mask is not None and attention_mask.shape[1] != before + mask.shape[1]:
+                raise ValueError(
+                    f"attention_mask has shape {tuple(attention_mask.shape)}: expected {before} words read before and "
+                    f"{mask.shape[1]} given"
+                )
+            full = torch.cat([full, mask], dim=1)
+        else:
+            full = mask
+        layers = encoder.read_direction(vectors, full, self._direction, past if wants_cache or before else None)
+        layers, _ = self.elmo._as_wide_as_weights(layers, None)
+        return layers, past
+
+    def _logits(self, top: Tensor) -> Tensor:
+        """(..., P) -> (..., vocab_size), finite: label smoothing sums over the vocabulary."""
+        logits = self.softmax.logits(top)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if not self.softmax.excluded_ids:
+            return logits
+        index = torch.tensor(self.softmax.excluded_ids, device=logits.device)
+        return logits.index_fill(-1, index, IMPOSSIBLE)
+
+    def _loss(self, logits: Tensor, labels: Tensor, mask: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+        check_one_a_word(labels, logits.shape[:2])
+        labels = labels.to(logits.device)
+        predicted = labels[:, 1:].ge(0) & mask[:, 1:] & mask[:, :-1]
+        targets = labels[:, 1:].masked_fill(~predicted, -100)
+        self._check_labels(targets)
+        return mean_cross_entropy(logits[:, :-1], targets, num_items_in_batch)
+
+    # ---- words by their id
+
+    def set_tokenizer(self, tokenizer: Any) -> None:
+        """Take the spelling of the vocabulary's words from a tokenizer, for words that are given by their id alone.
+
+        Args:
+            tokenizer: the model's own [`ElmoTokenizer`].
+
+        Raises:
+            ValueError: a tokenizer of another vocabulary or another length of words.
+        """
+        words = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+        # The model may have been made larger, to a multiple of something.
+        if [number for _, number in words] != list(range(len(words))) or len(words) > self.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {len(words)} words and the model vocab_size={self.config.vocab_size}: give the "
+                "tokenizer that belongs to the model, or call resize_token_embeddings(len(tokenizer))"
+            )
+        encoding = tokenizer(
+            [word for word, _ in words], is_split_into_words=True, add_special_tokens=False, verbose=False
+        )
+        rows = torch.as_tensor(encoding["character_ids"])  # [vocab_size, max_characters_per_word], int16
+        if self.config.pad_token_id is not None and self.config.pad_token_id < len(rows):
+            rows[self.config.pad_token_id] = 0
+        mask = self.config.mask_token_id
+        if mask is not None and mask != tokenizer.mask_token_id:
+            raise ValueError(
+                f"mask_token_id={mask} in the model's configuration is the word {words[mask][0]!r} in the tokenizer's "
+                f"vocabulary, whose mask has id {tokenizer.mask_token_id}: set config.mask_token_id to it"
+            )
+        self._spellings = rows
+
+    def spell(self, input_ids: Tensor | None) -> Tensor | None:
+        """(batch, words) ids -> (batch, words, max_characters_per_word): the vocabulary's own spelling of each word.
+
+        Raises:
+            ValueError: there is no tokenizer that knows the words, or an id outside of its vocabulary.
+        """
+        if input_ids is None:
+            return None
+        if self._spellings is None:
+            self.set_tokenizer(self._own_tokenizer())
+        assert self._spellings is not None
+        if self._spellings.device != input_ids.device:
+            self._spellings = self._spellings.to(input_ids.device)
+        count = len(self._spellings)
+        wrong = input_ids[(input_ids < 0) | (input_ids >= count)]
+        if len(wrong):
+            raise ValueError(f"word id {int(wrong[0])}: expected ids from 0 to {count - 1}, the tokenizer's words")
+        return self._spellings[input_ids].long()
+
+    def _own_tokenizer(self) -> Any:
+        """The tokenizer beside the checkpoint."""
+        remedy = (
+            "pass the character_ids that the tokenizer returns, or call model.set_tokenizer(tokenizer) once, so that "
+            "the model knows how the words of its vocabulary are spelt"
+        )
+        if not self.name_or_path:
+            raise ValueError(f"input_ids alone for a model that reads characters: {remedy}")
+        try:
+            return AutoTokenizer.from_pretrained(
+                self.name_or_path, trust_remote_code=self.is_remote_code(), **self._tokenizer_options
+            )
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"input_ids alone for a model that reads characters, and {self.name_or_path} has no tokenizer "
+                f"({error}): {remedy}"
+            ) from error
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As in all ELMo models; the spelling of the words is asked for anew."""
+        self._spellings = None
+        return super().resize_token_embeddings(*args, **kwargs)
+
+    # ---- generation
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        *args: Any,
+        character_ids: Tensor | None = None,
+        pos_tag_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """What `forward` reads at a step of `generate`.
+
+        The prompt's words keep the characters and tags that were given; generated words have the vocabulary's
+        characters and no tag.
+        """
+        inputs = super().prepare_inputs_for_generation(input_ids, next_sequence_length, *args, **kwargs)
+        if inputs.get("input_ids") is None:
+            return inputs
+        steps = inputs["input_ids"].shape[1]
+        if character_ids is not None:
+            new = input_ids[:, character_ids.shape[1] :]
+            rows = character_ids if not new.shape[1] else self._spelled_behind(character_ids, new, steps)
+            inputs["character_ids"] = rows[:, -steps:]
+        if pos_tag_ids is not None:
+            tags = functional.pad(pos_tag_ids, (0, input_ids.shape[1] - pos_tag_ids.shape[1]))
+            inputs["pos_tag_ids"] = tags[:, -steps:]
+        return inputs
+
+    def _spelled_behind(self, character_ids: Tensor, new: Tensor, steps: int) -> Tensor:
+        """The characters of at least the last `steps` words: those given, and those of the new words."""
+        spelled = self.spell(new[:, -steps:])
+        assert spelled is not None
+        if steps <= new.shape[1]:
+            return spelled
+        return torch.cat([character_ids.to(spelled.dtype), spelled], dim=1)
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Give `generate` the cache that this model has."""
+        if not self.elmo.encoder.carries_state:
+            if self.config.direction == "backward":
+                raise ValueError(
+                    'generate with direction="backward": the Transformer ELMo numbers positions from the left in both '
+                    "directions, so that reading backwards it would have to know how many words come; use a biLSTM"
+                )
+            return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        if generation_config.cache_implementation is not None:
+            raise ValueError(
+                f"cache_implementation={generation_config.cache_implementation!r}: a biLSTM carries a state of "
+                "constant size; leave it out"
+            )
+        if generation_config.use_cache:
+            model_kwargs["past_key_values"] = ElmoCache.of(model_kwargs.get("past_key_values"))
+        return None
+
+
+def _checkpointed(layer: nn.Module, lstm: nn.Module) -> Any:
+    """An LSTM whose activations are computed again in the backward pass."""
+
+    def run(*args: Any) -> Any:
+        return layer._gradient_checkpointing_func(lstm.__call__, *args)
+
+    return run

@@ -1,0 +1,45 @@
+"""Configuration of a model that reads with ELMo and writes with another model's decoder."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import EncoderDecoderConfig
+
+from .configuration_elmo import ElmoConfig
+
+
+@strict
+class ElmoEncoderDecoderConfig(EncoderDecoderConfig):
+    r"""As `EncoderDecoderConfig`, whose encoder is an [`ElmoConfig`] also where Transformers does not know ELMo.
+
+    It keeps the model type, so that Transformers' own class reads the same folder where this package is installed.
+
+    Args:
+        encoder: an [`ElmoConfig`], or a dict of its fields; by default that of the original model.
+        decoder: the configuration, or a dict, of a causal language model of Transformers with cross-attention.
+    """
+
+    model_type = "encoder-decoder"
+    _auto_class = "AutoConfig"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        encoder: Any = {} if self.encoder is None else self.encoder
+        # A checkpoint's code has classes of its own, several copies of them where it lies in a folder: by content.
+        if not isinstance(encoder, dict | ElmoConfig):
+            encoder = encoder.to_dict()
+        if isinstance(encoder, dict):
+            kind = encoder.get("model_type", ElmoConfig.model_type)
+            if kind != ElmoConfig.model_type:
+                raise ValueError(
+                    f"encoder has model_type={kind!r}: expected {ElmoConfig.model_type!r}; for other encoders use "
+                    "Transformers' EncoderDecoderModel"
+                )
+            self.encoder = ElmoConfig.from_dict(encoder)
+        kwargs["auto_map"] = dict(AUTO_MAP)
+        super().__post_init__(**kwargs)
+
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_encoder_decoder.ElmoEncoderDecoderConfig",
+    "AutoModelForSeq2SeqLM": "encoder_decoder.ElmoEncoderDecoderModel",
+}

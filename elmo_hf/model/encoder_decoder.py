@@ -1,0 +1,110 @@
+"""ELMo as the encoder of a model that writes: translation, summaries."""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import EncoderDecoderModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import Seq2SeqLMOutput
+from transformers.models.encoder_decoder.modeling_encoder_decoder import shift_tokens_right
+from transformers.utils import can_return_tuple
+
+from .configuration_encoder_decoder import ElmoEncoderDecoderConfig
+from .labels import mean_cross_entropy
+from .modeling_elmo import ElmoModel
+from .pretrained import save_in_one_piece
+
+
+class ElmoEncoderDecoderModel(EncoderDecoderModel):
+    """As Transformers' `EncoderDecoderModel`, with an [`ElmoModel`] for its encoder, and what it needs to travel.
+
+    It names its encoder's inputs, so that the Trainer keeps them; it is saved with the code that reads it; and its
+    loss is the mean over the labels of an optimizer step, however many batches that has.
+
+    Args:
+        config: of both parts, in any copy of its class; by default that of the parts.
+        encoder: an [`ElmoModel`]; by default a new one of the configuration.
+        decoder: a causal language model of Transformers with cross-attention; likewise.
+    """
+
+    config: ElmoEncoderDecoderConfig
+    config_class = ElmoEncoderDecoderConfig
+    _auto_class = "AutoModelForSeq2SeqLM"
+
+    def __init__(
+        self,
+        config: PreTrainedConfig | None = None,
+        encoder: PreTrainedModel | None = None,
+        decoder: PreTrainedModel | None = None,
+    ) -> None:
+        if config is not None and not isinstance(config, ElmoEncoderDecoderConfig):
+            attention = config._attn_implementation
+            config = ElmoEncoderDecoderConfig.from_dict(config.to_dict())
+            config._attn_implementation = attention
+        if config is None and encoder is not None and decoder is not None:
+            config = ElmoEncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config)
+        if encoder is None and config is not None:
+            encoder = ElmoModel(config.encoder)
+        super().__init__(config, encoder, decoder)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a model; arguments as in `PreTrainedModel.from_pretrained`."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.encoder.freeze_untrained()
+        return loaded
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Save the model and the code that reads it, whole or not at all; arguments as in `PreTrainedModel`'s."""
+        save_in_one_piece(super().save_pretrained, save_directory, *args, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        character_ids: Tensor | None = None,
+        pos_tag_ids: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput:
+        """Read a batch of sentences and predict the tokens of their targets.
+
+        Args:
+            input_ids, attention_mask, character_ids, pos_tag_ids: what the encoder reads, as in [`ElmoModel`].
+            decoder_input_ids: (batch, tokens), what the decoder has read; by default `labels` one place later.
+            labels: (batch, tokens), the target, -100 for none.
+            num_items_in_batch: divides the summed loss in place of this batch's number of labels.
+            kwargs: as in `EncoderDecoderModel`.
+        """
+        if attention_mask is None and kwargs.get("inputs_embeds") is None and input_ids is not None:
+            names = self.encoder.embeddings.input_names
+            if names[0] == "input_ids" or character_ids is not None:
+                attention_mask = self.encoder.word_mask(input_ids, None, character_ids).long()
+        if kwargs.get("encoder_outputs") is None:
+            kwargs.update(character_ids=character_ids, pos_tag_ids=pos_tag_ids)
+        if labels is not None and decoder_input_ids is None and kwargs.get("decoder_inputs_embeds") is None:
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+            if kwargs.get("decoder_attention_mask") is None:
+                kwargs["decoder_attention_mask"] = decoder_input_ids.ne(self.config.pad_token_id).long()
+        outputs = super().forward(input_ids, attention_mask, decoder_input_ids, **kwargs)
+        if labels is not None:
+            outputs.loss = mean_cross_entropy(outputs.logits, labels.to(outputs.logits.device), num_items_in_batch)
+        return outputs
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        """(batch, tokens) labels -> what the decoder reads to predict them."""
+        for name in ("decoder_start_token_id", "pad_token_id"):
+            if getattr(self.config, name) is None:
+                raise ValueError(f"{name}=None: set model.config.{name} to the target tokenizer's before training")
+        return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
+
+    @torch.no_grad()
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        # Each part has rules of its own; those of a plain model would be drawn over them.
+        part = self.encoder if any(module is each for each in self.encoder.modules()) else self.decoder
+        part._init_weights(module)

@@ -1,0 +1,174 @@
+"""What clients of Transformers ask of every model."""
+
+import pytest
+import torch
+from transformers import DataCollatorWithFlattening
+
+from elmo_hf import (
+    ElmoConfig,
+    ElmoForCausalLM,
+    ElmoForMaskedLM,
+    ElmoForMultipleChoice,
+    ElmoForQuestionAnswering,
+    ElmoForSequenceClassification,
+    ElmoForTokenClassification,
+    ElmoModel,
+    ElmoTokenizer,
+)
+from modeling_tests.tiny import BOTH_INPUTS, TRANSFORMER, WORD_INPUT, batch_of, tiny_config, with_large_weights
+
+KINDS = {"characters": {}, "words": WORD_INPUT, "both": BOTH_INPUTS, "Transformer": TRANSFORMER}
+every_kind = pytest.mark.parametrize("overrides", KINDS.values(), ids=KINDS)
+
+
+class TestInputEmbeddings:
+    @every_kind
+    @pytest.mark.parametrize("words", [50, 262, 300])
+    def test_resize_if_larger(self, overrides, words):
+        """The rule of the stock scripts, below and above the 262 rows of a table of characters."""
+        model = ElmoForMaskedLM(tiny_config(**overrides))
+        assert model.get_input_embeddings().weight.shape[0] == model.config.vocab_size == 12
+        if words > model.get_input_embeddings().weight.shape[0]:
+            table = model.resize_token_embeddings(words)
+        assert table is model.get_input_embeddings() and table.num_embeddings == words
+        assert model.get_output_embeddings().weight.shape[0] == model.config.vocab_size == words
+
+    def test_a_character_model_has_the_shape_only(self):
+        model = ElmoModel(tiny_config())
+        words = model.get_input_embeddings()
+        assert words.weight.shape == (12, 4) and words.weight.is_meta
+        assert not any("spelled" in name for name, _ in model.named_modules()) and "spelled" not in model.state_dict()
+        with pytest.raises(ValueError, match="Pass character_ids"):
+            words(torch.tensor([[1]]))
+        with pytest.raises(ValueError, match="no table of words to replace"):
+            model.set_input_embeddings(torch.nn.Embedding(3, 4))
+        model.set_input_embeddings(words)
+        assert model.embeddings.character_embeddings.num_embeddings == 262
+
+    @every_kind
+    def test_hooks_see_the_words_vectors(self, overrides):
+        """For NEFTune, and for gradients of a frozen model's inputs."""
+        model = ElmoForTokenClassification(tiny_config(**overrides)).train()
+        seen = []
+        handle = model.get_input_embeddings().register_forward_hook(
+            lambda module, inputs, output: seen.append((module.training, output.shape))
+        )
+        model(**batch_of(["a b"]))
+        handle.remove()
+        assert [training for training, _ in seen] == [True]
+        model.requires_grad_(False)
+        model.enable_input_require_grads()
+        assert model(**batch_of(["a b"])).logits.requires_grad
+        model.disable_input_require_grads()
+        assert not model(**batch_of(["a b"])).logits.requires_grad
+
+
+@every_kind
+@pytest.mark.parametrize(
+    "cls",
+    [
+        ElmoModel,
+        ElmoForCausalLM,
+        ElmoForMaskedLM,
+        ElmoForTokenClassification,
+        ElmoForSequenceClassification,
+        ElmoForMultipleChoice,
+    ],
+)
+def test_dummy_inputs_and_vectors_in_place_of_words(cls, overrides):
+    model = with_large_weights(cls(tiny_config(**overrides))).eval()
+    dummy = model.dummy_inputs
+    with torch.no_grad():
+        expected = model(**dummy)[0]
+        assert expected.isfinite().all()
+        if cls is ElmoForSequenceClassification:
+            return  # it pools the words without the boundaries, which word ids name
+        flat = {name: value.flatten(0, 1) if cls is ElmoForMultipleChoice else value for name, value in dummy.items()}
+        inputs = {name: flat.get(name) for name in model.bilm.embeddings.input_names}
+        vectors = model.bilm.embeddings(*inputs.values(), mask=flat["attention_mask"].bool())
+        if cls is ElmoForMultipleChoice:
+            vectors = vectors.unsqueeze(0)
+        found = model(inputs_embeds=vectors, attention_mask=dummy["attention_mask"])[0]
+    assert found.shape == expected.shape
+    if cls is not ElmoForMultipleChoice:
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_pad_to_multiple_of():
+    model = ElmoForMaskedLM(tiny_config())
+    assert model.resize_token_embeddings(pad_to_multiple_of=8).num_embeddings == 16
+    with pytest.raises(ValueError, match="multiple of `1.3`"):
+        model.resize_token_embeddings(pad_to_multiple_of=1.3)
+
+
+class TestAttention:
+    @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+    @pytest.mark.parametrize("causal", [True, False])
+    def test_of_each_layer_and_direction(self, causal, attention):
+        config = tiny_config(**TRANSFORMER, causal=causal)
+        model = with_large_weights(ElmoModel(config)).eval()
+        model.set_attn_implementation(attention)
+        batch = batch_of(["a cat sat", "no"], "left")
+        with torch.no_grad():
+            outputs = model(**batch, output_attentions=True)
+            plain = model(**batch)
+        torch.testing.assert_close(outputs.last_hidden_state, plain.last_hidden_state, rtol=1e-5, atol=1e-5)
+        assert plain.attentions is None and len(outputs.attentions) == config.num_hidden_layers
+        real = batch["attention_mask"].bool()
+        for shares in outputs.attentions:
+            assert shares.shape == (2, 4, 5, 5)
+            torch.testing.assert_close(shares.sum(-1), real[:, None, :].expand(2, 4, 5).float())
+            assert not shares.masked_select(~real[:, None, None, :]).any()
+            if causal:
+                assert not shares[:, :2].triu(1).any() and not shares[:, 2:].tril(-1).any()
+                assert shares[:, :2].tril(-1).any() and shares[:, 2:].triu(1).any()
+
+    def test_of_heads(self):
+        batch = batch_of(["a cat sat", "no"])
+        for cls in (ElmoForTokenClassification, ElmoForMaskedLM):
+            assert len(cls(tiny_config(**TRANSFORMER))(**batch, output_attentions=True).attentions) == 2
+        assert ElmoModel(tiny_config())(**batch, output_attentions=True).attentions is None
+
+
+@every_kind
+@pytest.mark.parametrize("cls", [ElmoModel, ElmoForCausalLM, ElmoForTokenClassification, ElmoForQuestionAnswering])
+def test_sentences_joined_to_a_row_are_refused(cls, overrides):
+    """As DataCollatorWithFlattening joins them, without their characters."""
+    tokenizer = ElmoTokenizer(max_characters_per_word=9)
+    rows = [{**tokenizer(text), "labels": [0] * 4} for text in ("a b", "c d")]
+    batch = dict(DataCollatorWithFlattening()(rows))
+    batch.pop("labels")
+    assert "character_ids" not in batch and batch["input_ids"].shape == (1, 8)
+    with pytest.raises(ValueError, match="DataCollatorWithFlattening"):
+        cls(tiny_config(**overrides))(**batch)
+
+
+def test_a_mask_that_is_a_word_is_refused(tmp_path):
+    import elmo_hf
+
+    tokenizer = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", "the", "cat"], max_characters_per_word=9)
+    assert tokenizer.mask_token_id == 6
+    ids = {"vocab_size": len(tokenizer)}
+    model = ElmoForMaskedLM(tiny_config(**{**ids, "mask_token_id": 4}))
+    with pytest.raises(ValueError, match="mask_token_id=4 .*'the'.*config.mask_token_id=6"):
+        elmo_hf.score(["the cat"], model, tokenizer)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    from elmo_hf.pretraining.start import load
+
+    with pytest.raises(ValueError, match="mask_token_id=4"):
+        load(tmp_path)
+    for mask in (None, 6):
+        elmo_hf.score(["the cat"], ElmoForMaskedLM(tiny_config(**ids, mask_token_id=mask)), tokenizer)
+
+
+def test_a_default_configuration_predicts_every_word():
+    """As in the stock script that trains from scratch: nobody has set the mask."""
+    tokenizer = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", "the", "cat"], max_characters_per_word=9)
+    shape = tiny_config().to_dict()
+    config = ElmoConfig(**{name: shape[name] for name in ("character_filters", "projection_size", "cell_size")})
+    config.max_characters_per_word = 9
+    model = ElmoForMaskedLM(config)
+    model.resize_token_embeddings(len(tokenizer))
+    batch = tokenizer(["the cat"], return_tensors="pt")
+    assert model(**batch, labels=batch["input_ids"]).loss.isfinite()

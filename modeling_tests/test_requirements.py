@@ -1,0 +1,46 @@
+"""Libraries outside of their supported range are refused in one line."""
+
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from elmo_hf import requirements
+
+ROOT = Path(__file__).resolve().parent.parent
+STATED = ["transformers<6,>=5.17", "torch<3,>=2.11", "huggingface_hub<3,>=1.0", "onnx>=1.18; extra == 'onnx'"]
+
+
+@pytest.mark.parametrize(
+    ("library", "version"), [("transformers", "4.56.2"), ("transformers", "6.0.1"), ("torch", "2.10.0+cpu")]
+)
+def test_an_unsupported_version_says_so_in_one_line(library, version, monkeypatch):
+    monkeypatch.setattr(metadata, "requires", lambda name: STATED)
+    installed = {"transformers": "5.24.0.dev0", "torch": "2.13.0+cpu", "huggingface_hub": "2.4.0"}
+    monkeypatch.setattr(metadata, "version", installed.__getitem__)
+    requirements.check()  # a development version within the range is supported
+    installed[library] = version
+    with pytest.raises(ImportError, match=rf"needs {library}.*{version[:4]}.*pip install '{library}") as error:
+        requirements.check()
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_s_code_says_so_too():
+    """Before it imports what an older version lacks."""
+    code = "import transformers; transformers.__version__ = '4.56.2'; import elmo_hf.model.configuration_elmo"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1] == (
+        "ImportError: ELMo needs transformers>=5.17,<6, and 4.56.2 is installed: pip install 'transformers>=5.17,<6'"
+    )
+
+
+def test_both_places_state_one_range():
+    project = (ROOT / "pyproject.toml").read_text()
+    (stated,) = re.findall(r'^    "(transformers\b.*)",$', project, re.M)
+    assert stated in (ROOT / "elmo_hf" / "model" / "configuration_elmo.py").read_text()
+    assert Requirement(stated).specifier.contains(metadata.version("transformers"), prereleases=True)
