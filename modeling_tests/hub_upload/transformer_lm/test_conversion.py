@@ -18,7 +18,7 @@ from ..language_models import EMBEDDER, LINES, language_model_config, language_m
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_layers_of_the_reference_archive(reference, tmp_path, implementation):
     """What AllenNLP 2.10 computed, whose epsilon is 1e-13: all layers, at words and boundaries."""
-    folder = reference / "transformer"
+    folder = reference / "transformer_elmo"
     convert(folder / "model.tar.gz", tmp_path / "out", layer_norm_epsilon=1e-13)
     expected = np.load(folder / "expected_layers.npz")
     sentences = json.loads((folder / "sentences.json").read_text())
@@ -46,7 +46,7 @@ def test_layers_of_the_reference_archive(reference, tmp_path, implementation):
 @torch.no_grad()
 def test_losses_of_the_reference_archive(reference, tmp_path):
     """What AllenNLP 2.10 says of two sentences: a softmax over the words and the class that is none."""
-    convert(reference / "transformer", tmp_path / "out", layer_norm_epsilon=1e-13)
+    convert(reference / "transformer_elmo", tmp_path / "out", layer_norm_epsilon=1e-13)
     model = ElmoForPreTraining.from_pretrained(tmp_path / "out").eval()
     tokenizer = ElmoTokenizer.from_pretrained(tmp_path / "out")
     for sentence, forward, backward in (
@@ -61,7 +61,7 @@ def test_losses_of_the_reference_archive(reference, tmp_path):
 
 @pytest.mark.parametrize("epsilon", [None, 1e-13, 1e-6])
 def test_the_reference_archive_verifies(reference, tmp_path, epsilon):
-    source = reference / "transformer"
+    source = reference / "transformer_elmo"
     report = convert(source, tmp_path / "out", layer_norm_epsilon=epsilon)
     config = ElmoConfig.from_pretrained(tmp_path / "out")
     assert config.layer_norm_epsilon == (epsilon or 1e-6)

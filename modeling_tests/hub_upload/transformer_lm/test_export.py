@@ -40,7 +40,7 @@ def own_model(folder, cls=ElmoForPreTraining, vocabulary=WORDS, **overrides):
 
 
 def test_the_reference_archive_comes_back_bit_for_bit(reference, tmp_path):
-    source = reference / "transformer" / "model.tar.gz"
+    source = reference / "transformer_elmo" / "model.tar.gz"
     convert(source, tmp_path / "out")
     report = export(tmp_path / "out", tmp_path / "back")
     assert report.files == ("model.tar.gz",)
