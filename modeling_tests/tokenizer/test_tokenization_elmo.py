@@ -881,7 +881,7 @@ def test_800_000_words(tmp_path: Path) -> None:
 
 def test_characters_of_the_transformer_elmo_reference(reference: Path) -> None:
     """AllenNLP's own indexer; its sentences hold their boundaries as words."""
-    folder = reference / "transformer"
+    folder = reference / "transformer_elmo"
     sentences = json.loads((folder / "sentences.json").read_text())
     expected = np.load(folder / "expected_layers.npz")
     sentences = sentences if isinstance(sentences[0], list) else [sentence.split() for sentence in sentences]
