@@ -110,12 +110,8 @@ class ElmoCharacterEmbeddings(nn.Module):
         Raises:
             ValueError: a wrong shape or an id outside the character table.
         """
-        rows = self.rows(character_ids, mask)
-        if len(rows) == 0:
-            vectors = self.character_embeddings.weight.new_zeros(0, self.output_size)
-        else:
-            distinct, inverse = distinct_rows(rows)
-            vectors = self.encode_rows(distinct).index_select(0, inverse)  # [n, projection_size]
+        distinct, inverse = distinct_rows(self.rows(character_ids, mask))
+        vectors = self.encode_rows(distinct).index_select(0, inverse)  # [n, output_size]
         padded = vectors.new_zeros(*mask.shape, vectors.shape[-1])
         return padded.masked_scatter(mask.unsqueeze(-1), vectors)
 
@@ -129,8 +125,14 @@ class ElmoCharacterEmbeddings(nn.Module):
         return character_ids[mask].long()
 
     def encode_rows(self, rows: Tensor) -> Tensor:
-        """[n, characters] of at least one word -> [n, output_size], in chunks and without superfluous columns."""
-        parts = [self.encode(part) for part in self._trim(rows).split(WORDS_AT_A_TIME)]
+        """[n, characters] -> [n, output_size]; errors as in `forward`."""
+        return self.encode_checked(*self.checked(rows))
+
+    def encode_checked(self, rows: Tensor) -> Tensor:
+        """What `checked` returned -> [n, output_size], in chunks."""
+        if not len(rows):
+            return self.character_embeddings.weight.new_zeros(0, self.output_size)
+        parts = [self.encode(part) for part in rows.split(WORDS_AT_A_TIME)]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def encode(self, rows: Tensor) -> Tensor:
@@ -157,12 +159,14 @@ class ElmoCharacterEmbeddings(nn.Module):
             layers += [highway.nonlinear, highway.gate]
         return all(fast_linear(layer) is not None for layer in layers)
 
-    def _trim(self, rows: Tensor) -> Tensor:
+    def checked(self, rows: Tensor) -> tuple[Tensor]:
         """Check the ids, and cut columns that repeat the last one in every row: they add no new window to the maximum.
 
         Windows that lie wholly in the repeated tail are all alike, so one window of the widest filter behind the last
         differing column stands for all of them. Exact, and most of the work: words are short, rows are not.
         """
+        if not len(rows):
+            return (rows,)
         columns = torch.arange(1, rows.shape[1] + 1, device=rows.device)
         needed = ((rows != rows[:, -1:]).any(dim=0) * columns).amax()
         # One question, for which a GPU is waited for once.
@@ -173,4 +177,4 @@ class ElmoCharacterEmbeddings(nn.Module):
                 f"character_ids holds {low if low < 0 else high}: expected ids from 0 to {count - 1}; make them with "
                 "the tokenizer that belongs to the model"
             )
-        return rows[:, : length + self.widest_filter]
+        return (rows[:, : length + self.widest_filter],)

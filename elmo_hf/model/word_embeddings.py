@@ -68,9 +68,17 @@ class ElmoWordEmbeddings(nn.Module):
 
     def encode_rows(self, rows: Tensor) -> Tensor:
         """[n, 1] ids -> [n, output_size]; errors as in `forward`."""
+        return self.encode_checked(*self.checked(rows))
+
+    def encode_checked(self, ids: Tensor) -> Tensor:
+        """What `checked` returned -> [n, output_size]."""
+        return self.encode(ids)
+
+    def checked(self, rows: Tensor) -> tuple[Tensor]:
+        """[n, 1] ids -> [n], all of them in the table; errors as in `forward`."""
         ids = rows.squeeze(1)
         self._check_range(ids)
-        return self.encode(ids)
+        return (ids,)
 
     def encode(self, ids: Tensor) -> Tensor:
         """(n,) int64 ids of n words -> (n, size)."""

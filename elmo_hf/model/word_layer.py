@@ -46,6 +46,14 @@ class ElmoPosTagEmbeddings(nn.Module):
 
     def encode_rows(self, rows: Tensor) -> Tensor:
         """[n, 1] ids -> [n, output_size]; errors as in `forward`."""
+        return self.encode_checked(*self.checked(rows))
+
+    def encode_checked(self, ids: Tensor) -> Tensor:
+        """What `checked` returned -> [n, output_size]."""
+        return self.pos_tag_embeddings(ids)
+
+    def checked(self, rows: Tensor) -> tuple[Tensor]:
+        """[n, 1] ids -> [n], all of them in the table; errors as in `forward`."""
         ids = rows.squeeze(1)
         last = len(self.pos_tag_embeddings.weight) - 1
         if len(ids) and (int(ids.min()) < 0 or int(ids.max()) > last):
@@ -54,7 +62,7 @@ class ElmoPosTagEmbeddings(nn.Module):
                 f"pos_tag_ids holds {int(wrong[0])}: expected 0 (none) to num_pos_tags={last}; make them with the "
                 "tokenizer that belongs to the model, whose pos_tag_set has so many tags"
             )
-        return self.pos_tag_embeddings(ids)
+        return (ids,)
 
 
 Part = ElmoWordEmbeddings | ElmoCharacterEmbeddings | ElmoPosTagEmbeddings
@@ -109,11 +117,23 @@ class ElmoJoinedEmbeddings(nn.Module):
         return torch.cat([part.rows(given, mask) for part, given in zip(self._parts(), inputs, strict=True)], dim=1)
 
     def encode_rows(self, rows: Tensor) -> Tensor:
-        """[n, integers of all parts] of at least one word -> [n, projection_size]; errors as in `forward`."""
+        """[n, integers of all parts] -> [n, projection_size]; errors as in `forward`."""
+        return self.encode_checked(*self.checked(rows))
+
+    def encode_checked(self, *parts: Tensor) -> Tensor:
+        """What `checked` returned -> [n, projection_size]."""
+        vectors = [part.encode_checked(given) for part, given in zip(self._parts(), parts, strict=True)]
+        return self.projection(torch.cat(vectors, dim=-1))
+
+    def checked(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """[n, integers of all parts] -> those of each part, checked; errors as in `forward`."""
         parts = self._parts()
         sizes = [part.max_characters_per_word if isinstance(part, ElmoCharacterEmbeddings) else 1 for part in parts]
-        vectors = [part.encode_rows(given) for part, given in zip(parts, rows.split(sizes, dim=1), strict=True)]
-        return self.projection(torch.cat(vectors, dim=-1))
+        return tuple(
+            checked
+            for part, given in zip(parts, rows.split(sizes, dim=1), strict=True)
+            for checked in part.checked(given)
+        )
 
 
 WordLayer = ElmoWordEmbeddings | ElmoCharacterEmbeddings | ElmoJoinedEmbeddings

@@ -47,17 +47,20 @@ from .checkpoint import (
     set_random_states,
     write_json,
 )
-from .objective import StreamingObjective
+from .objective import PretrainingLoss, StreamingObjective
 from .optimiser import build_optimiser, clip_gradients, reduce_row_gradients
+from .prefetching import PreparedBatches
+from .preparation import PreparedBatch
 from .report import MetricsLog, RunSummary, draw_curves, peak_memory, write_card
 from .settings import PretrainingSettings
 from .start import Start, expected_steps, held_out_perplexity, open_streams
-from .streams import StreamBatch
 
 logger = get_logger(__name__)
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU)
 CURVES = "training_curves.png"
+# Processes that prepare batches for a GPU, unless the settings say how many.
+DATA_WORKERS = 4
 # Files of a checkpoint; see `checkpoint`.
 PROGRESS, TRAINING, PROCESS = "progress.json", "training.pt", "process-{:05d}.pt"
 
@@ -222,12 +225,19 @@ class Run:
         )
         self.objective: nn.Module = self.plain_objective
         self.optimiser, self.scheduler = build_optimiser(self.model, settings, settings.max_steps)
-        self.streams = open_streams(
+        streams = open_streams(
             settings,
             self.tokenizer,
             accelerator.process_index,
             accelerator.num_processes,
             input_names=self.model.elmo.embeddings.input_names,
+        )
+        on_gpu = accelerator.device.type != "cpu"
+        workers = settings.data_workers
+        if workers is None:
+            workers = min(DATA_WORKERS, os.cpu_count() or 1) if on_gpu else 0
+        self.batches = PreparedBatches(
+            streams, self.plain_objective, workers=workers, pin=accelerator.device.type == "cuda"
         )
         set_seed(settings.seed + accelerator.process_index)
         if newest is not None:
@@ -257,7 +267,7 @@ class Run:
         with bar, self.stop.listening():
             while not stopped and (settings.max_steps is None or progress.step < settings.max_steps):
                 began = time.perf_counter()
-                batches = list(islice(self.streams, settings.gradient_accumulation_steps))
+                batches = list(islice(self.batches, settings.gradient_accumulation_steps))
                 if not batches:
                     break
                 stopped = self._step(batches) or progress.step == settings.stop_after
@@ -270,6 +280,7 @@ class Run:
                     improved = self._evaluate_along_the_way(bar)
                 if improved or stopped or progress.step % settings.checkpoint_every == 0:
                     self._save_checkpoint()
+            self.batches.close()
             if stopped:
                 return self._summary(None, None, None)
             if progress.window[2] or progress.window[3]:
@@ -278,36 +289,43 @@ class Run:
             self._save_checkpoint()
         return self._finish()
 
-    def _step(self, batches: list[StreamBatch]) -> bool:
+    def _step(self, batches: list[PreparedBatch]) -> bool:
         """One optimiser step from one batch or several; whether a signal asked for an end, in any process."""
         accelerator, settings, progress = self.accelerator, self.settings, self.progress
         if progress.step == settings.softmax_only_steps and settings.softmax_only_steps:
             self._wrap()
         before = self.state
-        counts = [sum(batch.words for batch in batches), sum(batch.backward_words for batch in batches)]
+        counts = [
+            sum(batch.source.words for batch in batches),
+            sum(batch.source.backward_words for batch in batches),
+        ]
         divisors = self._divisors(counts)
-        sums = torch.zeros(2, dtype=torch.float64)
+        results: list[PretrainingLoss] = []
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
             with nullcontext() if last else accelerator.no_sync(self.objective):
-                state = None if batch.starts_fresh else self.state
-                result = self.objective(batch.to(accelerator.device, non_blocking=True), state, divisors)
+                state = None if batch.source.starts_fresh else self.state
+                results.append(self.objective(batch, state, divisors))
                 # bilm-tf trains on the sum over an unroll; its clipping bound is that of this sum's gradient.
-                loss = result.loss * settings.unroll_steps
+                loss = results[-1].loss * settings.unroll_steps
                 characters = character_embeddings_of(self.model.elmo.embeddings)
-                if not batch.words and not batch.backward_words and characters is not None:
+                if not batch.source.words and not batch.source.backward_words and characters is not None:
                     # All rows of this process have ended: no character was read, and DDP waits for every gradient.
                     loss = loss + 0.0 * sum(weight.sum() for weight in characters.parameters())
                 accelerator.backward(loss)
-            self.state = result.state
-            sums += torch.stack([result.forward_loss, result.backward_loss]).cpu().double() * torch.stack(divisors)
+            self.state = results[-1].state
+        reduce_row_gradients(self.model)
+        clipped = clip_gradients(self.model.parameters(), settings.max_gradient_norm or None)
+        # The one question to a GPU in a step, asked when all but the update has been queued.
+        *losses, norm = torch.stack(
+            [*(each for result in results for each in (result.forward_loss, result.backward_loss)), clipped]
+        ).tolist()
+        sums = [sum(loss * divisor for loss in losses[way::2]) for way, divisor in enumerate(divisors)]
         # Every process learns every other's: all go on, or all stop.
-        *totals, asked = self._sum([*sums.tolist(), *counts, self.stop.signal is not None])
+        *totals, asked = self._sum([*sums, *counts, self.stop.signal is not None])
         if not all(map(math.isfinite, totals)):
             means = [loss / max(count, 1.0) for loss, count in zip(totals[:2], totals[2:], strict=True)]
             self._stop_at_batch(batches, before, "loss", means)
-        reduce_row_gradients(self.model)
-        norm = float(clip_gradients(self.model.parameters(), settings.max_gradient_norm or None))
         if not math.isfinite(norm):
             self._stop_at_batch(batches, before, "gradient's norm", [norm])
         self.optimiser.step()
@@ -321,7 +339,7 @@ class Run:
         progress.gradient_norm = norm
         return asked > 0
 
-    def _divisors(self, counts: list[int]) -> tuple[Tensor, Tensor]:
+    def _divisors(self, counts: Sequence[float]) -> tuple[float, float]:
         """What each process divides the summed losses of a step by, given its own counts of targets.
 
         Gradients are averaged over processes, so it is a process's share of the step's targets. Running streams count
@@ -330,10 +348,8 @@ class Run:
         """
         if not self.settings.sentence_independent:
             full = self.settings.rows * self.settings.unroll_steps * self.settings.gradient_accumulation_steps
-            counts = [full, full]
-        else:
-            counts = [count / self.accelerator.num_processes for count in self._sum(counts)]
-        forward, backward = (torch.tensor(max(count, 1.0)) for count in counts)
+            return full, full
+        forward, backward = (max(count / self.accelerator.num_processes, 1.0) for count in self._sum(counts))
         return forward, backward
 
     def _wrap(self) -> None:
@@ -353,7 +369,7 @@ class Run:
         return self.accelerator.reduce(tensor, "sum").tolist()
 
     def _stop_at_batch(
-        self, batches: list[StreamBatch], state: ElmoState | None, what: str, values: list[float]
+        self, batches: list[PreparedBatch], state: ElmoState | None, what: str, values: list[float]
     ) -> NoReturn:
         """Save what the failed step was made of, in every process, and leave; the weights are still as before it."""
         step = self.progress.step + 1
@@ -361,7 +377,7 @@ class Run:
         tensors = {
             f"{number}.{name}": value.contiguous()
             for number, batch in enumerate(batches)
-            for name, value in vars(batch).items()
+            for name, value in vars(batch.source).items()
             if isinstance(value, Tensor)
         }
         if state is not None:
@@ -512,7 +528,7 @@ class Run:
                 "schedule": None if self.scheduler is None else self.scheduler.state_dict(),
                 "sampler": self.plain_objective.sampler_state(),
                 # The same in all processes.
-                "position": self.streams.state_dict(),
+                "position": self.batches.state_dict(),
             }
             torch.save(training, folder / TRAINING)
             write_json(
@@ -550,7 +566,7 @@ class Run:
         if self.scheduler is not None:
             self.scheduler.load_state_dict(training["schedule"])
         self.plain_objective.load_sampler_state(training["sampler"])
-        self.streams.load_state_dict(training["position"])
+        self.batches.load_state_dict(training["position"])
         own = read_tensors(checkpoint / PROCESS.format(self.accelerator.process_index))
         if own["state"] is not None:
             self.state = ElmoState(**{name: part.to(self.accelerator.device) for name, part in own["state"].items()})

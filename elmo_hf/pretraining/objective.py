@@ -3,6 +3,7 @@
 Source: bilm-tf `LanguageModel._build` and `_build_loss`; paper, section 3.1.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -10,20 +11,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from elmo_hf.model.adaptive_softmax import ElmoAdaptiveSoftmax
+from elmo_hf.model.conditions import has_nothing_attached
 from elmo_hf.model.modeling_elmo import ElmoForPreTraining
-from elmo_hf.model.softmax import ElmoSoftmax, frequency_ranks, ids_of_ranks
+from elmo_hf.model.softmax import ElmoSoftmax
 from elmo_hf.model.state import ElmoState
 from elmo_hf.model.transformer import ElmoTransformerEncoder
-from elmo_hf.model.word_layer import word_table_of
+from elmo_hf.model.word_layer import WordLayer, word_table_of
 
 from .chunked_softmax import chunked_sampled_loss, chunked_softmax_loss
-from .sampled_softmax import LogUniformSampler, accidental_hits, gather_rows, log_expected_count
+from .preparation import BatchPreparation, PreparedBatch, PreparedCandidates
+from .sampled_softmax import LogUniformSampler, gather_rows
 
 if TYPE_CHECKING:
     from .streams import StreamBatch
-
-# The label of a position without target, as everywhere in torch.
-NO_TARGET = -100
 
 
 class PretrainingLoss(NamedTuple):
@@ -133,161 +133,148 @@ class StreamingObjective(nn.Module):
             self.sampler.load_state_dict(state)
 
     def forward(
-        self, batch: "StreamBatch", state: ElmoState | None = None, target_counts: tuple[Tensor, Tensor] | None = None
+        self,
+        batch: "StreamBatch | PreparedBatch",
+        state: ElmoState | None = None,
+        target_counts: Sequence[Tensor | float] | None = None,
     ) -> PretrainingLoss:
         """Read one unroll of every row and predict its targets.
 
         Args:
-            batch: of the model's device; with all that the model reads. Rows whose text has ended are
+            batch: with all that the model reads, prepared or to be prepared here. Rows whose text has ended are
                 padded with zeros and targets of -100; no word of another row depends on them.
             state: after the batch before; `None` for zeros. Nothing is propagated back into it.
             target_counts: divide the summed losses of the two directions in place of this batch's own numbers of
-                targets; for batches that are one part of a step and have ended rows.
+                targets; for batches that are one part of a step and have ended rows. Numbers, or scalars anywhere.
 
         Raises:
             ValueError: labels that are no words of the model, or an impossible shape.
         """
-        contexts, state = self.contexts(batch, state)
-        labels = torch.cat([self._targets(batch.forward_labels), self._targets(batch.backward_labels)])  # [2n]
-        real = labels.ne(NO_TARGET)
-        self._check(labels, real)
-        counts = real.view(2, -1).sum(dim=1)
-        if target_counts is None:
-            divisors = counts.clamp(min=1)
-        else:
-            divisors = torch.stack([torch.as_tensor(count, device=real.device) for count in target_counts])
+        prepared = self.prepared(batch)
+        contexts, state = self.contexts(prepared, state)
+        real = prepared.real.view(2, -1)
+        divisors = prepared.counts.clamp(min=1) if target_counts is None else target_counts
         # The weight of each word in the mean of the two directions' means.
         wide = torch.promote_types(contexts.dtype, torch.float32)
-        shares = (real.view(2, -1).to(wide) / (2 * divisors[:, None].to(wide))).flatten()
-        # Where nothing is predicted some word with a probability stands in, with no share in the loss.
-        stand_in = ids_of_ranks(torch.zeros_like(labels[:1]), self.model.softmax.excluded_ids)
-        loss, nll = self._loss(contexts, torch.where(real, labels, stand_in), shares)
+        shares = torch.cat([one.to(wide) / (2 * count) for one, count in zip(real, divisors, strict=True)])
+        loss, nll = self._loss(contexts, prepared, shares)
         sums = 2 * (nll.detach() * shares).view(2, -1).sum(dim=1)
         carried = None if state is None else state.detach()
-        return PretrainingLoss(loss, sums[0], sums[1], counts[0], counts[1], carried)
+        return PretrainingLoss(loss, sums[0], sums[1], prepared.counts[0], prepared.counts[1], carried)
 
-    def contexts(self, batch: "StreamBatch", state: ElmoState | None = None) -> tuple[Tensor, ElmoState | None]:
+    @property
+    def preparation(self) -> BatchPreparation:
+        """What prepares batches for this model; its sampler is this objective's."""
+        softmax = self.model.softmax
+        dtype = next(softmax.parameters()).dtype
+        excluded = tuple(softmax.excluded_ids)
+        return BatchPreparation(self.model.elmo.embeddings, self.model.config.vocab_size, excluded, dtype, self.sampler)
+
+    def prepared(self, batch: "StreamBatch | PreparedBatch") -> PreparedBatch:
+        """The batch as `forward` reads it, on the model's device; errors as in `forward`."""
+        if not isinstance(batch, PreparedBatch):
+            batch = self.preparation(batch, samples=self.training)
+        return batch.to(self.model.device, non_blocking=True)
+
+    def contexts(
+        self, batch: "StreamBatch | PreparedBatch", state: ElmoState | None = None
+    ) -> tuple[Tensor, ElmoState | None]:
         """What each target is predicted from.
 
         Returns:
             [2 * steps * rows, P]: the top layer of the forward direction, step by step, then of the backward one; and
             the state after the batch.
         """
-        model = self.model.elmo
-        encoder = model.encoder
+        prepared = self.prepared(batch)
+        encoder = self.model.elmo.encoder
         if not encoder.carries_state:
-            return self._contexts_of_sentences(encoder, batch), None
-        if batch.starts_fresh:
+            return self._contexts_of_sentences(encoder, prepared), None
+        if prepared.source.starts_fresh:
             state = None
-        # Both directions' words at once and time-major: words that they share are encoded once.
-        inputs = self._inputs(batch)
-        rows, steps = inputs[0].shape[1:3]
-        words = self._word_vectors([each.transpose(1, 2) for each in inputs])  # [2 * steps, rows, P]
-        forward, backward = words.view(2, steps * rows, -1)
+        _, rows, steps = prepared.places.shape
+        words = self._word_vectors(prepared).transpose(1, 2)  # (2, steps, rows, P)
+        forward, backward = words.flatten(1, 2)
         if state is not None and state.hidden.shape[2] != rows:
             raise ValueError(
                 f"the state has {state.hidden.shape[2]} rows and the batch {rows}: a row of the state belongs to the "
                 "same row of the batch; start from state=None when the number of rows changes"
             )
         if state is not None and self.reset_states:
-            if batch.forward_starts is None or batch.backward_starts is None:
+            if prepared.starts is None:
                 raise ValueError("reset_states=True needs batches that say which rows begin with a sentence")
-            state = state.reset(torch.stack([batch.forward_starts, batch.backward_starts]))
+            state = state.reset(prepared.starts)
         initial = encoder.state_for(rows, words, state)
         outputs, final = encoder.run_layers(forward, backward, [rows] * steps, initial.detach())
         top = torch.cat(outputs[-1])
         return functional.dropout(top, self.model.config.top_layer_dropout, self.training), final
 
-    def _contexts_of_sentences(self, encoder: ElmoTransformerEncoder, batch: "StreamBatch") -> Tensor:
+    def _contexts_of_sentences(self, encoder: ElmoTransformerEncoder, prepared: PreparedBatch) -> Tensor:
         """The same for a model that reads whole sentences."""
-        if not batch.starts_fresh:
+        if not prepared.source.starts_fresh:
             raise ValueError(
                 "this model is a Transformer, which reads whole sentences and carries no state, and the batch holds "
                 "parts of running text: make the streams with sentence_independent=True (--sentence_independent)"
             )
-        forward, backward = self._word_vectors(self._inputs(batch)).chunk(2)  # [rows, steps, P]
+        forward, backward = self._word_vectors(prepared)  # (rows, steps, P)
         # Both directions read the same sentences: their rows are equally long.
-        top = encoder.read_streams(forward, backward, batch.forward_labels.ne(NO_TARGET))
+        rows, steps = prepared.places.shape[1:]
+        top = encoder.read_streams(forward, backward, prepared.real[: rows * steps].view(steps, rows).T)
         contexts = torch.stack(top).transpose(1, 2).flatten(0, 2)
         return functional.dropout(contexts, self.model.config.top_layer_dropout, self.training)
 
-    def _inputs(self, batch: "StreamBatch") -> list[Tensor]:
-        """What the model reads of both directions' words: ids and tags (2, rows, steps), characters (2, ..., L)."""
-        inputs = []
-        for name in self.model.elmo.embeddings.input_names:
-            pair = getattr(batch, f"forward_{name}"), getattr(batch, f"backward_{name}")
-            if pair[0] is None or pair[1] is None:
-                raise ValueError(f"this model reads {name} and the batch has none: make the streams with {name}=True")
-            inputs.append(torch.stack(pair))
-        return inputs
-
-    def _word_vectors(self, inputs: list[Tensor]) -> Tensor:
-        """Both directions' inputs (2, a, b, ...) to their vectors (2 * a, b, P)."""
+    def _word_vectors(self, prepared: PreparedBatch) -> Tensor:
+        """(2, rows, steps, P), zero at padding; words that recur are encoded once."""
         layer = self.model.elmo.embeddings
-        flat = [each.flatten(0, 1) for each in inputs]
-        return layer(*flat, mask=layer.real_words(flat[0]))
+        if not all(map(has_nothing_attached, (layer, *layer.children()))):
+            return self._called(layer, prepared.source)
+        vectors = layer.encode_checked(*prepared.words)
+        if prepared.has_padding:
+            vectors = torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])])
+        return vectors.index_select(0, prepared.places.flatten()).view(*prepared.places.shape, -1)
 
-    @staticmethod
-    def _targets(labels: Tensor) -> Tensor:
-        """(rows, steps) -> [steps * rows], in the order of the contexts."""
-        return labels.T.reshape(-1)
+    def _called(self, layer: WordLayer, batch: "StreamBatch") -> Tensor:
+        """The same by a call of the word layer, to which something is attached: hooks or an adapter."""
+        inputs = [
+            torch.cat([getattr(batch, f"forward_{name}"), getattr(batch, f"backward_{name}")]).to(self.model.device)
+            for name in layer.input_names
+        ]
+        return layer(*inputs, mask=layer.real_words(inputs[0])).unflatten(0, (2, -1))
 
-    def _check(self, labels: Tensor, real: Tensor) -> None:
-        known = self.model.softmax.has_probability(labels) & (labels < self.model.config.vocab_size)
-        wrong = labels[real & ~known]
-        if len(wrong):
-            raise ValueError(
-                f"label {int(wrong[0])}: expected the id of a word, below vocab_size={self.model.config.vocab_size} "
-                f"and none of {self.model.softmax.excluded_ids} (padding, mask), or {NO_TARGET} for no target; the "
-                "batch was made with another tokenizer than the model's"
-            )
-
-    def _loss(self, contexts: Tensor, labels: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss(self, contexts: Tensor, prepared: PreparedBatch, shares: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and each word's negative log-likelihood [2n]."""
-        softmax = self.model.softmax
+        softmax, labels = self.model.softmax, prepared.labels
         if isinstance(softmax, ElmoAdaptiveSoftmax):
             nll = -softmax.log_probabilities(contexts, labels)
             return (nll * shares).sum(), nll
-        if self.sampler is None or not self.training:
+        if prepared.candidates is None or not self.training:
             bias = softmax.bias.index_fill(
                 0, torch.tensor(softmax.excluded_ids, dtype=torch.int64, device=softmax.bias.device), float("-inf")
             )
             return chunked_softmax_loss(contexts, softmax.weight, bias, labels, shares)
-        return self._sampled_loss(softmax, self.sampler, contexts, labels, shares)
+        return self._sampled_loss(softmax, prepared.candidates, contexts, shares)
 
     def _sampled_loss(
-        self, softmax: ElmoSoftmax, sampler: LogUniformSampler, contexts: Tensor, labels: Tensor, shares: Tensor
+        self, softmax: ElmoSoftmax, candidates: PreparedCandidates, contexts: Tensor, shares: Tensor
     ) -> tuple[Tensor, Tensor]:
-        half = len(labels) // 2
-        drawn = [sampler.draw() for _ in range(2)]
-        ranks = [candidates.ranks.to(labels.device, non_blocking=True) for candidates in drawn]
-        sampled_ids = [ids_of_ranks(each, softmax.excluded_ids) for each in ranks]
+        half = len(shares) // 2
         # Every row that either direction needs, fetched once.
-        needed, places = torch.cat([*sampled_ids, labels]).unique(return_inverse=True)
-        weight = gather_rows(softmax.weight, needed, sparse_gradient=self.sparse_gradients)
-        bias = gather_rows(softmax.bias, needed, sparse_gradient=self.sparse_gradients)
-        sampled_places = places[: 2 * sampler.num_samples].view(2, -1)
-        true_places = places[2 * sampler.num_samples :].view(2, -1)
-        label_ranks = frequency_ranks(labels, softmax.excluded_ids)
+        weight = gather_rows(softmax.weight, candidates.rows, sparse_gradient=self.sparse_gradients)
+        bias = gather_rows(softmax.bias, candidates.rows, sparse_gradient=self.sparse_gradients)
         losses, nlls = [], []
-        for direction, candidates in enumerate(drawn):
+        for direction in range(2):
             part = slice(direction * half, (direction + 1) * half)
-            hidden, true_place, place = contexts[part], true_places[direction], sampled_places[direction]
-
-            def log_count(of: Tensor, tries: int = candidates.tries) -> Tensor:
-                return log_expected_count(of, tries, sampler.num_samples, sampler.num_words)
-
+            hidden, true_place, place = contexts[part], candidates.true[direction], candidates.sampled[direction]
             # Logits of few columns stay in float32 whatever autocast does to the matrix products.
             with torch.autocast(hidden.device.type, enabled=False):
                 true_logits = (hidden.float() * weight.index_select(0, true_place)).sum(dim=1) + bias[true_place]
-                true_logits = true_logits - log_count(label_ranks[part]).to(bias.dtype)
-                candidate_bias = bias.index_select(0, place) - log_count(ranks[direction]).to(bias.dtype)
+                true_logits = true_logits - candidates.true_log_counts[direction]
+                candidate_bias = bias.index_select(0, place) - candidates.sampled_log_counts[direction]
             loss, nll = chunked_sampled_loss(
                 hidden,
                 true_logits,
                 weight.index_select(0, place),
                 candidate_bias,
-                accidental_hits(labels[part], sampled_ids[direction]),
+                candidates.hits[direction],
                 shares[part],
             )
             losses.append(loss)

@@ -71,6 +71,10 @@ class SentenceOrder:
         self.sentences += 1
         return sentence
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open shard and the window, which another process reads anew (`load_state_dict`)."""
+        return {**vars(self), "_reader": None, "_sentences": [], "_taken": 0}
+
     def state_dict(self) -> dict[str, Any]:
         """Where the next sentence is: numbers and a position in a shard; JSON."""
         place, position = self._window_start

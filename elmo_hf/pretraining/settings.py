@@ -27,6 +27,7 @@ FREE_ON_RESUME = frozenset(
         "trackers",
         "run_name",
         "stop_after",
+        "data_workers",
     }
 )
 
@@ -178,6 +179,11 @@ class PretrainingSettings:
         "bf16: autocast matrix products; weights and state stay fp32. The same as no on a processor without "
         "instructions for bfloat16.",
     )
+    data_workers: int | None = option(
+        None,
+        "Processes, beside each that trains, that prepare its batches ahead of time; the batches are the same "
+        "(default: 4 for a GPU, none on a CPU).",
+    )
     seed: int = option(0, "Seed of the initial weights, the order of the text, the samples and the dropout.")
 
     # Written along the way
@@ -204,8 +210,8 @@ class PretrainingSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: expected at least 1")
-        for name in "softmax_only_steps warmup_steps weight_decay max_gradient_norm seed".split():
-            if not getattr(self, name) >= 0:
+        for name in "softmax_only_steps warmup_steps weight_decay max_gradient_norm seed data_workers".split():
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
         for name in "learning_rate initial_accumulator adam_epsilon".split():
             if not getattr(self, name) > 0:

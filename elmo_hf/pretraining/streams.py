@@ -360,6 +360,20 @@ class SentenceStreams:
         return self
 
     def __next__(self) -> StreamBatch:
+        forward_runs, backward_runs, length = self._advance()
+        forward, words = self._encode(forward_runs, length)
+        backward, backward_words = self._encode(backward_runs, length)
+        tensors: dict[str, Any] = {f"forward_{name}": tensor for name, tensor in forward.items()}
+        tensors |= {f"backward_{name}": tensor for name, tensor in backward.items()}
+        fresh = self._independent is not None
+        return StreamBatch(**tensors, words=words, backward_words=backward_words, starts_fresh=fresh)
+
+    def skip(self) -> None:
+        """Move past the next batch without making it; raises `StopIteration` behind the last one."""
+        self._advance()
+
+    def _advance(self) -> tuple[list[list[_Run]], list[list[_Run]], int]:
+        """The runs of this process's rows in each direction, and the length of the longest row."""
         if self._independent is not None:
             forward_runs, backward_runs, length, forward_given = self._independent.next_runs()
             backward_given = forward_given
@@ -369,14 +383,9 @@ class SentenceStreams:
             backward_runs, backward_given = self._running[1].next_runs()
         if forward_given + backward_given == 0:
             raise StopIteration
-        forward, words = self._encode(forward_runs, length)
-        backward, backward_words = self._encode(backward_runs, length)
         self.batches += 1
         self.words += forward_given
-        tensors: dict[str, Any] = {f"forward_{name}": tensor for name, tensor in forward.items()}
-        tensors |= {f"backward_{name}": tensor for name, tensor in backward.items()}
-        fresh = self._independent is not None
-        return StreamBatch(**tensors, words=words, backward_words=backward_words, starts_fresh=fresh)
+        return forward_runs, backward_runs, length
 
     def reset(self) -> None:
         """Go back to the first batch."""

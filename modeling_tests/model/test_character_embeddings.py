@@ -49,17 +49,17 @@ def test_each_distinct_word_is_encoded_once(encoder, monkeypatch):
 def test_trimming_is_exact(encoder):
     for words in (["a"], ["", "a"], ["a", "abcdefg"], ["abcdefghij"], ["ab", "cd", ""], ["<S>", "</S>"]):
         rows = rows_of(words)
-        assert encoder._trim(rows).shape[1] <= rows.shape[1]
-        torch.testing.assert_close(encoder.encode(encoder._trim(rows)), encoder.encode(rows), rtol=0, atol=1e-14)
-    assert encoder._trim(rows_of(["a"])).shape[1] < 9
+        assert encoder.checked(rows)[0].shape[1] <= rows.shape[1]
+        torch.testing.assert_close(encoder.encode(encoder.checked(rows)[0]), encoder.encode(rows), rtol=0, atol=1e-14)
+    assert encoder.checked(rows_of(["a"]))[0].shape[1] < 9
     # Nothing but padding characters still leaves one window of the widest filter.
-    assert encoder._trim(torch.full((2, 9), 261)).shape[1] == 4
+    assert encoder.checked(torch.full((2, 9), 261))[0].shape[1] == 4
 
 
 def test_trimming_keeps_gradients(encoder):
     rows = rows_of(["a", "bcd"])
     gradients = []
-    for given in (rows, encoder._trim(rows)):
+    for given in (rows, encoder.checked(rows)[0]):
         encoder.zero_grad()
         encoder.encode(given).square().sum().backward()
         gradients.append({name: p.grad.clone() for name, p in encoder.named_parameters()})

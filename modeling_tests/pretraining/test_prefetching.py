@@ -1,0 +1,99 @@
+"""Batches made ahead of time by other processes: the same ones, in order, from any position, with their errors."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from elmo_hf import ElmoForPreTraining, ElmoTokenizer
+from elmo_hf.pretraining import PretrainingSettings, StreamingObjective, pretrain
+from elmo_hf.pretraining.prefetching import PreparedBatches, _Worker
+from elmo_hf.pretraining.start import Start, open_streams
+from modeling_tests.pretraining.runs import losses, settings
+from modeling_tests.pretraining.test_loop import assert_same_weights
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+
+@pytest.fixture
+def run(corpus: Path, tmp_path: Path) -> PretrainingSettings:
+    return settings(corpus, tmp_path / "run", epochs=1, max_steps=None)
+
+
+@pytest.fixture
+def start(run: PretrainingSettings) -> Start:
+    return Start.from_settings(run, None)
+
+
+def batches_of(run: PretrainingSettings, model: ElmoForPreTraining, tokenizer: ElmoTokenizer, workers: int) -> Any:
+    objective = StreamingObjective(model, num_samples=run.num_samples, seed=5)
+    return PreparedBatches(open_streams(run, tokenizer, 0, 1), objective, workers=workers), objective
+
+
+def flat(value: Any) -> list[Any]:
+    """All that a batch holds, tensors as lists."""
+    if isinstance(value, torch.Tensor):
+        return [value.dtype, value.tolist()]
+    if isinstance(value, tuple):
+        return [flat(part) for part in value]
+    return [(name, flat(part)) for name, part in vars(value).items()] if hasattr(value, "__dict__") else [value]
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_the_same_batches_and_positions(run: PretrainingSettings, start: Start, independent: bool) -> None:
+    run.sentence_independent = independent
+    plain, objective = batches_of(run, start.model, start.tokenizer, 0)
+    prefetched, other = batches_of(run, start.model, start.tokenizer, 2)
+    random = torch.get_rng_state()
+    positions = []
+    for batch in plain:
+        assert flat(next(prefetched)) == flat(batch)
+        positions.append((plain.state_dict(), objective.sampler_state()))
+        assert (prefetched.state_dict(), other.sampler_state()) == positions[-1]
+    assert next(prefetched, None) is None and len(positions) > 5
+    assert torch.equal(random, torch.get_rng_state()), "dropout must not depend on who makes the batches"
+    # From the middle on.
+    position, draws = positions[2]
+    for each, own in ((plain, objective), (prefetched, other)):
+        each.load_state_dict(position)
+        own.load_sampler_state(draws)
+    assert [flat(batch) for batch in plain] == [flat(batch) for batch in prefetched]
+
+
+def test_no_weights_and_no_open_file_are_sent(run: PretrainingSettings, start: Start) -> None:
+    """Where processes are not forked, all that a worker needs is pickled."""
+    plain, objective = batches_of(run, start.model, start.tokenizer, 0)
+    next(plain)
+    dataset = _Worker(plain._streams, plain.state_dict(), objective.preparation.without_weights())
+    sent = pickle.dumps(dataset)
+    arrived = pickle.loads(sent)
+    assert all(weight.is_meta for weight in arrived.preparation.layer.parameters())
+    assert not any(weight.is_meta for weight in start.model.parameters())
+    arrived.streams.load_state_dict(arrived.position)
+    assert flat(arrived.preparation(next(arrived.streams))) == flat(next(plain))
+    assert arrived.preparation.sampler.draws == objective.sampler.draws
+
+
+def test_an_error_of_a_worker_is_raised_here(run: PretrainingSettings, start: Start) -> None:
+    """As it is, when its batch is asked for."""
+    run.rows = 500
+    batches, _ = batches_of(run, start.model, start.tokenizer, 2)
+    with pytest.raises(ValueError, match="Use fewer rows") as caught:
+        list(batches)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_run_with_workers(corpus: Path, tmp_path: Path) -> None:
+    """Interrupted and resumed, it takes the steps of a run without; the number of workers may change on the way."""
+    plain = settings(corpus, tmp_path / "plain", gradient_accumulation_steps=2, max_steps=7, data_workers=0)
+    pretrain(plain)
+    for stop_after, workers in ((3, 2), (None, 1)):
+        run = settings(
+            corpus, tmp_path / "run", gradient_accumulation_steps=2, max_steps=7, stop_after=stop_after,
+            data_workers=workers,
+        )  # fmt: skip
+        pretrain(run)
+    assert losses(tmp_path / "run") == losses(tmp_path / "plain")
+    assert_same_weights(tmp_path / "plain" / "model", tmp_path / "run" / "model")
