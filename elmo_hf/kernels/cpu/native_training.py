@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .builder import TrainingBackward, TrainingForward, native_library
+from .memory_pages import in_huge_pages
 
 
 def native_training_lstm(
@@ -84,7 +85,9 @@ class _NativeLstm(torch.autograd.Function):
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in given]
         wide = [None if tensor is None else tensor.detach().float().contiguous() for tensor in given]
         total, width, size = len(inputs), hidden.shape[1], cell.shape[1]
-        gates, raw_cells, cell_outputs = (_empty(count * total) for count in (4 * size, size, size))
+        gates, raw_cells, cell_outputs = (
+            in_huge_pages(count * total, torch.float32) for count in (4 * size, size, size)
+        )
         outputs = _empty(total, width)
         raw_outputs = outputs if math.isinf(projection_clip) else _empty(total, width)
         # Rows that have no words keep their state.

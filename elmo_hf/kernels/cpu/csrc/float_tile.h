@@ -36,10 +36,14 @@ INLINE void float_tile(const int rows, const int is_bfloat16, const float *input
     vfloat sums[MR][2];
     const vfloat start_low = start ? load(start) : (vfloat){0}, start_high = start ? load(start + LANES) : (vfloat){0};
     UNROLL
-    for (int r = 0; r < rows; r++) sums[r][0] = start_low, sums[r][1] = start_high;
+    for (int r = 0; r < rows; r++) {
+        sums[r][0] = start_low, sums[r][1] = start_high;
+        __builtin_prefetch(output + r * output_stride, 1);
+    }
     for (int64_t first = 0; first < inputs; first += run, input += layout.run_stride) {
         const float *column = input;
         if (layout.run) {
+            /* The same run of the next tile: no prefetcher of a CPU expects it. */
             UNROLL
             for (int r = 0; r < rows; r++) __builtin_prefetch(input + (r + MR) * layout.row_stride);
         }

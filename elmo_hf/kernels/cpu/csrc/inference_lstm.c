@@ -55,20 +55,26 @@ static void run_input_product(void *argument, int64_t thread, Team *team)
     }
 }
 
+static void lay_out_input_product(InputProductTask *task, int64_t threads, Scratch *scratch)
+{
+    const InputProduct *job = task->job;
+    task->expanded = scratch_floats(scratch, threads * KC * NR);
+    if (job->weight.kind != INT8) return;
+    task->quantized = scratch_array(scratch, job->rows * job->weight.inputs, sizeof(int16_t));
+    task->row_scales = scratch_floats(scratch, job->rows);
+}
+
 int elmo_input_product(const InputProduct *job, int64_t threads)
 {
-    const int is_int8 = job->weight.kind == INT8;
+    InputProductTask task = {.job = job};
+    Scratch scratch = {0};
     threads = smaller(threads, MAX_THREADS);
-    InputProductTask task = {
-        .job = job,
-        .expanded = allocate(threads * KC * NR, sizeof(float)),
-        .quantized = allocate(is_int8 ? job->rows * job->weight.inputs : 0, sizeof(int16_t)),
-        .row_scales = allocate(is_int8 ? job->rows : 0, sizeof(float)),
-    };
-    const int allocated = task.expanded && task.quantized && task.row_scales;
-    if (allocated) run_team(run_input_product, &task, threads);
-    free(task.expanded), free(task.quantized), free(task.row_scales);
-    return !allocated;
+    lay_out_input_product(&task, threads, &scratch);
+    if (!reserve_scratch(&scratch)) return 1;
+    lay_out_input_product(&task, threads, &scratch);
+    run_team(run_input_product, &task, threads);
+    release_scratch(&scratch);
+    return 0;
 }
 
 /* Recurrence */
@@ -217,22 +223,28 @@ static void run_recurrence(void *argument, int64_t thread, Team *team)
     }
 }
 
+static void lay_out_recurrence(RecurrenceTask *task, int64_t threads, Scratch *scratch)
+{
+    const Recurrence *job = task->job;
+    const int64_t size = job->hidden_weight.outputs / 4, width = job->hidden_weight.inputs, rows = job->running[0];
+    const int64_t cell_outputs = job->output_weight.outputs ? rows * ((size + KC - 1) / KC) * KC : 0;
+    task->scratch = scratch_floats(scratch, threads * (KC * NR + ROW_BLOCK * 4 * NR));
+    task->cell_outputs = scratch_floats(scratch, cell_outputs);
+    if (job->hidden_weight.kind != INT8) return;
+    const int64_t largest = cell_outputs > rows * width ? cell_outputs : rows * width;
+    task->quantized = scratch_array(scratch, largest, sizeof(int16_t));
+    task->row_scales = scratch_floats(scratch, rows);
+}
+
 int elmo_recurrence(const Recurrence *job, int64_t threads)
 {
-    const int is_int8 = job->hidden_weight.kind == INT8;
-    const int64_t size = job->hidden_weight.outputs / 4, width = job->hidden_weight.inputs, rows = job->running[0];
-    const int64_t cell_outputs = rows * ((size + KC - 1) / KC) * KC;
-    const int64_t largest = cell_outputs > rows * width ? cell_outputs : rows * width;
+    RecurrenceTask task = {.job = job};
+    Scratch scratch = {0};
     threads = smaller(threads, MAX_THREADS);
-    RecurrenceTask task = {
-        .job = job,
-        .cell_outputs = allocate(job->output_weight.outputs ? cell_outputs : 0, sizeof(float)),
-        .scratch = allocate(threads * (KC * NR + ROW_BLOCK * 4 * NR), sizeof(float)),
-        .quantized = allocate(is_int8 ? largest : 0, sizeof(int16_t)),
-        .row_scales = allocate(is_int8 ? rows : 0, sizeof(float)),
-    };
-    const int allocated = task.cell_outputs && task.scratch && task.quantized && task.row_scales;
-    if (allocated) run_team(run_recurrence, &task, threads);
-    free(task.cell_outputs), free(task.scratch), free(task.quantized), free(task.row_scales);
-    return !allocated;
+    lay_out_recurrence(&task, threads, &scratch);
+    if (!reserve_scratch(&scratch)) return 1;
+    lay_out_recurrence(&task, threads, &scratch);
+    run_team(run_recurrence, &task, threads);
+    release_scratch(&scratch);
+    return 0;
 }

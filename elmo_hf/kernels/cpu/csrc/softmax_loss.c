@@ -183,30 +183,32 @@ static void run_softmax_loss(void *argument, int64_t thread, Team *team)
     }
 }
 
+static void lay_out_softmax_loss(SoftmaxTask *task, Scratch *scratch)
+{
+    const SoftmaxLoss *job = task->job;
+    const int64_t width = job->width, panels = task->panels = ceil_divide(job->columns, NR);
+    const int64_t block = larger(SMALLEST_BLOCK, smaller(BLOCK_WORDS, BLOCK_LOGITS / job->columns));
+    task->block = smaller(job->words, block);
+    /* An odd number of cache lines spreads panels over the sets of the caches. */
+    task->logit_stride = (task->block | 1) * NR;
+    task->column_panels = scratch_floats(scratch, panels * width * NR);
+    task->bias = scratch_floats(scratch, panels * NR);
+    task->logits = scratch_floats(scratch, panels * task->logit_stride);
+    if (!job->hidden_gradient) return;
+    task->width_panels = scratch_floats(scratch, panels * width * NR);
+    task->factors = scratch_floats(scratch, task->block);
+    task->context_tiles = scratch_floats(scratch, ceil_divide(width + 1, MR) * MR * task->block);
+    task->weight_sums = scratch_floats(scratch, panels * (width + 1) * NR);
+}
+
 int elmo_softmax_loss(const SoftmaxLoss *job, int64_t threads)
 {
-    const int64_t width = job->width, panels = ceil_divide(job->columns, NR);
-    const int64_t block =
-        smaller(job->words, larger(SMALLEST_BLOCK, smaller(BLOCK_WORDS, BLOCK_LOGITS / job->columns)));
-    const int64_t is_wanted = job->hidden_gradient != NULL;
-    SoftmaxTask task = {
-        .job = job,
-        .panels = panels,
-        .block = block,
-        /* An odd number of cache lines spreads panels over the sets of the caches. */
-        .logit_stride = (block | 1) * NR,
-        .column_panels = allocate(panels * width * NR, sizeof(float)),
-        .bias = allocate(panels * NR, sizeof(float)),
-        .width_panels = allocate(is_wanted * panels * width * NR, sizeof(float)),
-        .logits = allocate(panels * (block | 1) * NR, sizeof(float)),
-        .factors = allocate(block, sizeof(float)),
-        .context_tiles = allocate(is_wanted * ceil_divide(width + 1, MR) * block * MR, sizeof(float)),
-        .weight_sums = allocate(is_wanted * panels * (width + 1) * NR, sizeof(float)),
-    };
-    const int allocated = task.column_panels && task.bias && task.width_panels && task.logits && task.factors &&
-                          task.context_tiles && task.weight_sums;
-    if (allocated) run_team(run_softmax_loss, &task, threads);
-    free(task.column_panels), free(task.bias), free(task.width_panels), free(task.logits), free(task.factors);
-    free(task.context_tiles), free(task.weight_sums);
-    return !allocated;
+    SoftmaxTask task = {.job = job};
+    Scratch scratch = {0};
+    lay_out_softmax_loss(&task, &scratch);
+    if (!reserve_scratch(&scratch)) return 1;
+    lay_out_softmax_loss(&task, &scratch);
+    run_team(run_softmax_loss, &task, threads);
+    release_scratch(&scratch);
+    return 0;
 }

@@ -196,24 +196,28 @@ static int64_t total_words(const TrainingForward *job)
     return total;
 }
 
-int elmo_training_forward(const TrainingForward *job, int64_t threads)
+static void lay_out_forward(ForwardTask *task, Scratch *scratch)
 {
+    const TrainingForward *job = task->job;
     const int64_t inputs = job->input_width + job->width, size = job->size;
     /* Rows that lie a large power of two apart would meet in few sets of the caches. */
-    const int64_t joined_stride = inputs + NR;
-    ForwardTask task = {
-        .job = job,
-        .total = total_words(job),
-        .joined_stride = joined_stride,
-        .joined = allocate(job->running[0] * joined_stride, sizeof(float)),
-        .gate_panels = allocate(4 * size * inputs, sizeof(float)),
-        .bias = allocate(4 * size, sizeof(float)),
-        .output_panels = allocate(job->output_weight ? job->width * size : 0, sizeof(float)),
-    };
-    const int allocated = task.joined && task.gate_panels && task.bias && task.output_panels;
-    if (allocated) run_team(run_forward, &task, threads);
-    free(task.joined), free(task.gate_panels), free(task.bias), free(task.output_panels);
-    return !allocated;
+    task->joined_stride = inputs + NR;
+    task->joined = scratch_floats(scratch, job->running[0] * task->joined_stride);
+    task->gate_panels = scratch_floats(scratch, 4 * size * inputs);
+    task->bias = scratch_floats(scratch, 4 * size);
+    task->output_panels = scratch_floats(scratch, job->output_weight ? job->width * size : 0);
+}
+
+int elmo_training_forward(const TrainingForward *job, int64_t threads)
+{
+    ForwardTask task = {.job = job, .total = total_words(job)};
+    Scratch scratch = {0};
+    lay_out_forward(&task, &scratch);
+    if (!reserve_scratch(&scratch)) return 1;
+    lay_out_forward(&task, &scratch);
+    run_team(run_forward, &task, threads);
+    release_scratch(&scratch);
+    return 0;
 }
 
 /* Backward pass
@@ -515,47 +519,40 @@ static void run_backward(void *argument, int64_t thread, Team *team)
     exchange_cell_gradient(task, groups, 0);
 }
 
-int elmo_training_backward(const TrainingBackward *job, int64_t threads)
+static void lay_out_backward(BackwardTask *task, int64_t threads, Scratch *scratch)
 {
+    const TrainingBackward *job = task->job;
     const TrainingForward *forward = &job->forward;
     const int64_t inputs = forward->input_width, width = forward->width, size = forward->size;
-    const int64_t rows = forward->running[0], is_projected = forward->output_weight != NULL;
-    const int64_t total = total_words(forward);
-    const int64_t capacity = smaller(total, larger(rows, K_BLOCK));
+    const int64_t rows = forward->running[0], words = task->capacity = smaller(task->total, larger(rows, K_BLOCK));
     /* Odd numbers of cache lines from panel to panel spread them over the sets of the caches. */
-    const int64_t chunk_stride = (capacity | 1) * NR, row_stride = width + NR;
+    task->chunk_stride = (words | 1) * NR;
+    task->row_stride = width + NR;
+    task->hidden_panels = scratch_floats(scratch, 4 * size * width);
+    task->input_panels = scratch_floats(scratch, job->input_gradient ? 4 * size * inputs : 0);
+    task->output_panels = scratch_floats(scratch, forward->output_weight ? size * width : 0);
+    task->cell_gradient = scratch_floats(scratch, rows * size);
+    task->unit_gradients = scratch_floats(scratch, threads * rows * NR);
+    task->gate_gradients = scratch_floats(scratch, 4 * size / NR * task->chunk_stride);
+    task->raw_gradients = scratch_floats(scratch, words * task->row_stride);
+    task->raw_gradient_tiles = scratch_floats(scratch, ceil_divide(width, MR) * MR * words);
+    task->input_tiles = scratch_floats(scratch, ceil_divide(inputs, MR) * MR * words);
+    task->hidden_tiles = scratch_floats(scratch, ceil_divide(width, MR) * MR * words);
+    task->input_weight_sums = scratch_floats(scratch, job->input_weight_gradient ? 4 * size * inputs : 0);
+    task->hidden_weight_sums = scratch_floats(scratch, job->hidden_weight_gradient ? 4 * size * width : 0);
+    task->output_weight_sums = scratch_floats(scratch, job->output_weight_gradient ? size * width : 0);
+    task->bias_sums = scratch_floats(scratch, 4 * size);
+}
+
+int elmo_training_backward(const TrainingBackward *job, int64_t threads)
+{
+    BackwardTask task = {.job = job, .total = total_words(&job->forward)};
+    Scratch scratch = {0};
     threads = smaller(threads, MAX_THREADS);
-    BackwardTask task = {
-        .job = job,
-        .total = total,
-        .capacity = capacity,
-        .chunk_stride = chunk_stride,
-        .row_stride = row_stride,
-        .hidden_panels = allocate(4 * size * width, sizeof(float)),
-        .input_panels = allocate(job->input_gradient ? 4 * size * inputs : 0, sizeof(float)),
-        .output_panels = allocate(is_projected ? size * width : 0, sizeof(float)),
-        .cell_gradient = allocate(rows * size, sizeof(float)),
-        .unit_gradients = allocate(threads * rows * NR, sizeof(float)),
-        .gate_gradients = allocate(4 * size / NR * chunk_stride, sizeof(float)),
-        .raw_gradients = allocate(capacity * row_stride, sizeof(float)),
-        .raw_gradient_tiles = allocate(ceil_divide(width, MR) * capacity * MR, sizeof(float)),
-        .input_tiles = allocate(ceil_divide(inputs, MR) * capacity * MR, sizeof(float)),
-        .hidden_tiles = allocate(ceil_divide(width, MR) * capacity * MR, sizeof(float)),
-        .input_weight_sums = allocate(job->input_weight_gradient ? 4 * size * inputs : 0, sizeof(float)),
-        .hidden_weight_sums = allocate(job->hidden_weight_gradient ? 4 * size * width : 0, sizeof(float)),
-        .output_weight_sums = allocate(job->output_weight_gradient ? size * width : 0, sizeof(float)),
-        .bias_sums = allocate(4 * size, sizeof(float)),
-    };
-    float *const memory[] = {
-        task.hidden_panels,      task.input_panels,   task.output_panels,     task.cell_gradient,
-        task.unit_gradients,     task.gate_gradients, task.raw_gradients,     task.raw_gradient_tiles,
-        task.input_tiles,        task.hidden_tiles,   task.input_weight_sums, task.hidden_weight_sums,
-        task.output_weight_sums, task.bias_sums,
-    };
-    const size_t count = sizeof memory / sizeof *memory;
-    int allocated = 1;
-    for (size_t number = 0; number < count; number++) allocated &= memory[number] != NULL;
-    if (allocated) run_team(run_backward, &task, threads);
-    for (size_t number = 0; number < count; number++) free(memory[number]);
-    return !allocated;
+    lay_out_backward(&task, threads, &scratch);
+    if (!reserve_scratch(&scratch)) return 1;
+    lay_out_backward(&task, threads, &scratch);
+    run_team(run_backward, &task, threads);
+    release_scratch(&scratch);
+    return 0;
 }
