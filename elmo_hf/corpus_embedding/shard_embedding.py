@@ -78,10 +78,11 @@ class ShardEmbedder:
         else:
             words = sentence if isinstance(sentence, list) else split_words(sentence, self.pre_tokenization)
         length, config = self.embedder.length(words), self.embedder.model.config
-        if config.encoder_type == "transformer" and length > config.max_position_embeddings:
+        most = config.max_position_embeddings
+        if config.encoder_type == "transformer" and most is not None and length > most:
             raise ValueError(
                 f"{record.where}: a sentence of {length:,} words, boundaries included: this Transformer reads at most "
-                f"{config.max_position_embeddings:,}. Split it"
+                f"{most:,}. Split it"
             )
         if not self.embedder.boundaries:
             length = len(words)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import starmap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -396,7 +396,7 @@ class _Scorer:
 
         Labels of -1, at the end of rows, have none: 0.
         """
-        elmo, encoder = self.model.elmo, self.model.elmo.encoder
+        elmo, encoder = self.model.elmo, cast("Any", self.model.elmo.encoder)
         rows = labels.shape[1]
         labels = labels.to(self.device)
         real = labels[0] >= 0  # the same positions in both directions: the two read the same sentences

@@ -343,11 +343,11 @@ def native_lstm(
     inputs: Tensor, batch_sizes: Sequence[int], hidden: Tensor, cell: Tensor, weights: LstmWeights, **settings: Any
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """`training_lstm` in compiled C; `None` where that does not serve."""
-    *tensors, products_dtype, outputs_dtype = weights
+    *_, products_dtype, outputs_dtype = weights
     if inputs.device.type != "cpu" or not (products_dtype or cell.dtype) == cell.dtype == torch.float32:
         return None
     with _without_autocast(inputs):
-        results = native_training_lstm(inputs, batch_sizes, hidden, cell, *tensors, **settings)
+        results = native_training_lstm(inputs, batch_sizes, hidden, cell, *weights[:4], **settings)
     if results is None:
         return None
     outputs, final_hidden, final_cell = results

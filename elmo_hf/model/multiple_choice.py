@@ -82,9 +82,9 @@ class ElmoForMultipleChoice(ElmoPreTrainedModel):
                 "input_ids missing: sentence_pairs=True compares two sentences, and only input_ids tell them apart"
             )
         length = self.config.max_characters_per_word
-        is_joined = character_ids is not None and character_ids.dim() == 3 and shaped.dim() >= 3
-        if is_joined and character_ids.shape[2] == shaped.shape[2] * length:
-            character_ids = character_ids.unflatten(2, (shaped.shape[2], length))
+        if character_ids is not None and character_ids.dim() == 3 <= shaped.dim():
+            if character_ids.shape[2] == shaped.shape[2] * length:  # as Transformers' own collator joins them
+                character_ids = character_ids.unflatten(2, (shaped.shape[2], length))
         given = {
             "input_ids": (input_ids, "(batch, choices, words)"),
             "attention_mask": (attention_mask, "(batch, choices, words)"),

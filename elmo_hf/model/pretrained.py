@@ -144,7 +144,8 @@ class ElmoSpelledWords(nn.Embedding):
     """
 
     def __init__(self, layer: nn.Module, words: int) -> None:
-        super().__init__(words, layer.output_size, device="meta")
+        width: Any = layer.output_size
+        super().__init__(words, width, device="meta")
         self.requires_grad_(False)
         self._layer = (layer,)  # in a tuple: no submodule
 

@@ -63,7 +63,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
                 hidden, weight, bias, true_logits, targets, shares, gradients=any(ctx.needs_input_grad)
             )
             if found is not None:
-                if found.hidden is not None:
+                if found.hidden is not None and found.weight is not None:
                     ctx.save_for_backward(found.hidden, found.weight.T, found.bias, found.true_logits)
                 ctx.mark_non_differentiable(found.nll)
                 return (found.nll * shares).sum(), found.nll

@@ -139,7 +139,7 @@ class PreparedBatches:
                 num_workers=self._workers,
                 prefetch_factor=BATCHES_AHEAD,
                 pin_memory=self._pin,
-                collate_fn=_as_it_is,
+                collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batch_size it gets what the data set makes
                 worker_init_fn=_leave_signals_to_the_run,
                 # Its own, or it would draw from the one that dropout draws from.
                 generator=torch.Generator(),

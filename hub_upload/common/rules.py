@@ -98,7 +98,7 @@ def symbols(config: ElmoConfig, words: int | None, origins: Mapping[str, str]) -
         "P": config.projection_size,
         "H": config.cell_size,
         "hidden": config.feed_forward_size,
-        "positions": config.max_position_embeddings,
+        "positions": config.max_position_embeddings or 0,
         "layers+1": config.num_hidden_layers + 1,
         "words": words or 0,
         "1": 1,
