@@ -82,9 +82,9 @@ class ElmoForMultipleChoice(ElmoPreTrainedModel):
                 "input_ids missing: sentence_pairs=True compares two sentences, and only input_ids tell them apart"
             )
         length = self.config.max_characters_per_word
-        if character_ids is not None and character_ids.dim() == 3 <= shaped.dim():
-            if character_ids.shape[2] == shaped.shape[2] * length:  # as Transformers' own collator joins them
-                character_ids = character_ids.unflatten(2, (shaped.shape[2], length))
+        joined = (*shaped.shape[:2], shaped.shape[2] * length) if shaped.dim() >= 3 else None
+        if character_ids is not None and tuple(character_ids.shape) == joined:  # as Transformers' own collator has them
+            character_ids = character_ids.unflatten(2, (shaped.shape[2], length))
         given = {
             "input_ids": (input_ids, "(batch, choices, words)"),
             "attention_mask": (attention_mask, "(batch, choices, words)"),
