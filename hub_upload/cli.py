@@ -8,6 +8,7 @@ from pathlib import Path
 from elmo_hf import __version__
 
 from .common.errors import CheckpointError
+from .common.task_check import LIKELIHOOD_TOLERANCE, LOGITS_TOLERANCE
 from .convert import convert
 from .export import export
 from .verify import TOLERANCE, verify
@@ -30,6 +31,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--softmax", type=Path, help="HDF5 file with softmax/W and softmax/b")
     command.add_argument("--without-vocabulary", action="store_true", help="leave vocabulary and softmax out")
     command.add_argument("--without-softmax", action="store_true", help="leave the softmax out")
+    command.add_argument(
+        "--elmo-only",
+        action="store_true",
+        help="take the ELMo of an AllenNLP task model alone (default: a crf_tagger or bcn as a whole)",
+    )
     command.add_argument(
         "--layer-norm-epsilon",
         type=float,
@@ -77,6 +83,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         without_vocabulary=arguments.without_vocabulary,
         without_softmax=arguments.without_softmax,
         layer_norm_epsilon=arguments.layer_norm_epsilon,
+        elmo_only=arguments.elmo_only,
         remote_code=arguments.remote_code,
         force=arguments.force,
     )
@@ -113,6 +120,12 @@ def _verify(arguments: argparse.Namespace) -> int:
     for layer, (alone, carried) in enumerate(zip(report.differences, report.carried, strict=True)):
         first, second = ("from zero state", "with carried state") if report.has_state else ("at once", "in batches")
         print(f"layer {layer}: {alone:.2e} {first}, {carried:.2e} {second}")
+    if (task := report.task) is not None:
+        print(
+            f"task: logits {task.logits:.2e} (tolerance {LOGITS_TOLERANCE:g}), log likelihoods "
+            f"{task.log_likelihoods:.2e} (tolerance {LIKELIHOOD_TOLERANCE:g}); another result in {task.different} of "
+            f"{task.sentences} sentences"
+        )
     print(f"{'passed' if report.passed else 'FAILED'}: {report.largest:.2e}, tolerance {report.tolerance:g}")
     return 0 if report.passed else 1
 

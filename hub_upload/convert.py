@@ -1,6 +1,7 @@
 """From an original checkpoint to a Transformers folder."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -9,12 +10,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel
+from elmo_hf import ElmoForPreTraining, ElmoModel
 
 from .common.errors import CheckpointError, listing
 from .common.output import check_output, new_folder
 from .common.plan import SOFTMAX, Plan, check_words
 from .common.source import Source
+from .common.transforms import Array
 from .detect import open_source
 from .formats import EXPORTS, FORMATS
 
@@ -53,6 +55,7 @@ def convert(
     without_vocabulary: bool = False,
     without_softmax: bool = False,
     layer_norm_epsilon: float | None = None,
+    elmo_only: bool = False,
     remote_code: bool = True,
     force: bool = False,
 ) -> ConversionReport:
@@ -68,6 +71,7 @@ def convert(
         without_softmax: Leave the softmax out; the result is an `ElmoModel`.
         layer_norm_epsilon: Of a Transformer language model, whose archive does not hold it; `None` to tell by the age
             of the program that wrote the archive (1e-6 up to AllenNLP 0.9, 1e-13 from 1.0 on).
+        elmo_only: Take the ELMo of an AllenNLP task model alone, whatever kind of model it is.
         remote_code: Put the code into the folder, for `trust_remote_code=True` where this package is missing.
         force: Replace a model folder at `output`.
 
@@ -81,7 +85,8 @@ def convert(
     without_softmax = without_softmax or without_vocabulary
     if (without_vocabulary and vocabulary is not None) or (without_softmax and softmax is not None):
         raise CheckpointError("a file cannot both be given and left out: drop one of the two options")
-    with open_source(source, options=paths[0], weights=paths[1], vocabulary=paths[2], softmax=paths[3]) as opened:
+    files = dict(zip(("options", "weights", "vocabulary", "softmax"), paths, strict=True))
+    with open_source(source, **files, elmo_only=elmo_only) as opened:
         room = FORMATS[opened.layout]
         if layer_norm_epsilon is not None:
             if not room.chooses_epsilon:
@@ -109,8 +114,13 @@ def _convert(source: Source, output: Path, remote_code: bool) -> ConversionRepor
     if config.encoder_type == "transformer" and config.max_position_embeddings is not None:
         tokenizer.model_max_length = config.max_position_embeddings
     room.complete(config, source, notes)
-    model = _build(config, plan.has_softmax)
-    parameters = _read(source, plan, model)
+    kind = room.model(source, plan) or (ElmoForPreTraining if plan.has_softmax else ElmoModel)
+    # Without memory for its weights: they are assigned, not copied.
+    with torch.device("meta"):
+        model = kind(config)
+    room.accept(source, model)
+    of_task = room.parameters(source)
+    parameters = _read(source, plan, model, of_task)
     model.load_state_dict(parameters, strict=True, assign=True)
     model.tie_weights()
     with new_folder(output) as folder:
@@ -122,7 +132,7 @@ def _convert(source: Source, output: Path, remote_code: bool) -> ConversionRepor
         source=source.description,
         output=output,
         architecture=type(model).__name__,
-        tensors=len(plan.entries),
+        tensors=len(plan.entries) + len(of_task),
         # A shared table has two names.
         parameters=sum(value.numel() for value in {id(value): value for value in parameters.values()}.values()),
         vocab_size=config.vocab_size,
@@ -130,14 +140,8 @@ def _convert(source: Source, output: Path, remote_code: bool) -> ConversionRepor
     )
 
 
-def _build(config: ElmoConfig, with_softmax: bool) -> PreTrainedModel:
-    """The model without memory for its weights: they are assigned, not copied."""
-    with torch.device("meta"):
-        return (ElmoForPreTraining if with_softmax else ElmoModel)(config)
-
-
-def _read(source: Source, plan: Plan, model: PreTrainedModel) -> dict[str, Tensor]:
-    """All parameters of the model, converted one array at a time.
+def _read(source: Source, plan: Plan, model: PreTrainedModel, of_task: Mapping[str, Array]) -> dict[str, Tensor]:
+    """All parameters of the model, those of its biLM converted one array at a time.
 
     Raises:
         CheckpointError: the tables and the model disagree, or a tensor cannot be read.
@@ -161,11 +165,13 @@ def _read(source: Source, plan: Plan, model: PreTrainedModel) -> dict[str, Tenso
     if config.tie_word_embeddings:
         # One tensor under two names.
         parameters["softmax.weight"] = parameters["embeddings.word_embeddings.weight"]
-    converted = {name: tuple(value.shape) for name, value in parameters.items()}
+    others = {name: torch.from_numpy(value) for name, value in of_task.items()}
+    others |= {name: parameters.pop(name) for name in list(parameters) if name.startswith("softmax.")}
+    converted = {name: tuple(value.shape) for name, value in [*parameters.items(), *others.items()]}
     if converted != shapes:
         wrong = sorted(name for name, _ in converted.items() ^ shapes.items())
         raise CheckpointError(f"{source.file}: the tables and the model disagree about {listing(dict.fromkeys(wrong))}")
-    return {name if name.startswith("softmax.") else prefix + name: value for name, value in parameters.items()}
+    return {prefix + name: value for name, value in parameters.items()} | others
 
 
 def remove_code(folder: Path) -> None:

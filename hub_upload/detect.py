@@ -28,12 +28,14 @@ def open_source(
     weights: Path | None = None,
     vocabulary: Path | None = None,
     softmax: Path | None = None,
+    elmo_only: bool = False,
 ) -> Iterator[Source]:
     """Open an original checkpoint for reading; what was unpacked for it vanishes when the block ends.
 
     Args:
         source: Folder, archive, weight file, or prefix of a TensorFlow checkpoint.
         options, weights, vocabulary, softmax: Files that are elsewhere or not to be guessed.
+        elmo_only: Open the ELMo of a task model alone.
 
     Raises:
         CheckpointError: missing, damaged, not recognized, or recognized and not supported.
@@ -48,7 +50,7 @@ def open_source(
     with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="elmo-hub-") as scratch:
         folder = Path(scratch, "archive")
         try:
-            yield _open(Place(source, options, weights, vocabulary, softmax, stack), folder)
+            yield _open(Place(source, options, weights, vocabulary, softmax, elmo_only, stack), folder)
         except CheckpointError as error:
             # The user knows the archive, not where it was unpacked.
             raise CheckpointError(str(error).replace(str(folder), str(source))) from error

@@ -9,14 +9,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
-from elmo_hf import ElmoConfig, ElmoModel, ElmoState, ElmoTokenizer
+from elmo_hf import (
+    ElmoConfig,
+    ElmoForSequenceClassification,
+    ElmoForTokenClassification,
+    ElmoModel,
+    ElmoState,
+    ElmoTokenizer,
+)
 
 from .common.errors import CheckpointError
 from .common.plain import Plain
 from .common.plan import SOFTMAX, check_words
 from .common.saved_model import read_config
 from .common.source import Source
+from .common.task_check import TaskReport, compare_task
 from .detect import open_source
 from .formats import FORMATS
 
@@ -28,6 +37,17 @@ SIZES = (
     "word_embedding_size character_projection_location character_layer_norm projection_size encoder_type "
     "num_attention_heads feed_forward_size max_position_embeddings cell_size cell_projection num_hidden_layers"
 ).split()
+
+# Of a task model, beside them: what its layers, words and labels are.
+TASK_SIZES = (
+    "label_names elmo_at word_vector_size task_character_size num_task_characters task_character_filters "
+    "task_character_activation pre_encoder_layers classifier_layers task_encoder task_lstm_size task_lstm_layers "
+    "integrator_size integrator_layers pooling maxout_sizes maxout_pieces maxout_classifier use_crf tag_scheme "
+    "crf_constraints crf_start_end_transitions words_only scalar_mix_layer_norm"
+).split()
+TASKS: dict[str, type[PreTrainedModel]] = {
+    kind.__name__: kind for kind in (ElmoForTokenClassification, ElmoForSequenceClassification)
+}
 
 # Short, long and odd words; boundaries spelled out are left to the tokenizer's options.
 SENTENCES = (
@@ -57,6 +77,7 @@ class VerificationReport:
         tolerance: The bound asked for.
         sentences: Number of sentences compared.
         has_state: Whether the model carries one.
+        task: Of a task model converted whole, how far its scores are from the archive's.
     """
 
     source: str
@@ -65,6 +86,7 @@ class VerificationReport:
     tolerance: float
     sentences: int
     has_state: bool = True
+    task: TaskReport | None = None
 
     @property
     def largest(self) -> float:
@@ -73,8 +95,9 @@ class VerificationReport:
 
     @property
     def passed(self) -> bool:
-        """True if every difference is a number and within the tolerance."""
-        return math.isfinite(self.largest) and self.largest <= self.tolerance
+        """True if every difference is a number and within the tolerance, those of the task's scores within theirs."""
+        layers = math.isfinite(self.largest) and self.largest <= self.tolerance
+        return layers and (self.task is None or self.task.passed)
 
 
 def verify(
@@ -89,7 +112,7 @@ def verify(
 ) -> VerificationReport:
     """Recompute embeddings from an original checkpoint with a plain NumPy program and compare them with the model's.
 
-    The folder is used as a user would: its own tokenizer, then `ElmoModel`.
+    The folder is used as a user would: its own tokenizer, then `ElmoModel`, and of a whole task model also its head.
 
     Args:
         folder: A Transformers folder.
@@ -110,21 +133,29 @@ def verify(
         raise CheckpointError(f"tolerance {tolerance}: expected a number of at least 0")
     given = [Path(path) if path is not None else None for path in (options, weights, vocabulary)]
     config = read_config(folder)
+    head = TASKS.get((config.architectures or [""])[0])
     try:
         tokenizer = ElmoTokenizer.from_pretrained(folder)
         # The layers of the original, whatever language they are mapped to.
-        model = ElmoModel.from_pretrained(folder, dtype=torch.float32, aligned=False).eval()
+        whole = (head or ElmoModel).from_pretrained(folder, dtype=torch.float32, aligned=False).eval()
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded ({error})") from error
-    with open_source(Path(against), options=given[0], weights=given[1], vocabulary=given[2]) as source:
+    files = dict(zip(("options", "weights", "vocabulary"), given, strict=True))
+    with open_source(Path(against), **files, elmo_only=head is None) as source:
         _check_sizes(folder, config, source)
         # What no file of a Transformer holds is the folder's.
         plain = plain_elmo(source, config.layer_norm_epsilon)
-        if sentences is None and plain.vectors.lines:
-            batch += _own_sentences(list(plain.vectors.lines))
-        differences = _compare(model, tokenizer, plain, [batch], carry=False)
-        carried = _compare(model, tokenizer, plain, _batches(batch), carry=True)
-    return VerificationReport(source.description, differences, carried, tolerance, len(batch), plain.has_state)
+        make_task = FORMATS[source.layout].plain_task
+        plain_task = None if make_task is None else make_task(source, plain)
+        own = list(plain.vectors.lines) or ([] if plain_task is None else plain_task.words)
+        if sentences is None and own:
+            batch += _own_sentences(own)
+        differences = _compare(whole.bilm, tokenizer, plain, [batch], carry=False)
+        carried = _compare(whole.bilm, tokenizer, plain, _batches(batch), carry=True)
+        task = None
+        if plain_task is not None:
+            task = compare_task(whole, tokenizer, plain_task, plain, batch, _batches(batch))
+    return VerificationReport(source.description, differences, carried, tolerance, len(batch), plain.has_state, task)
 
 
 def _check_sizes(folder: Path, config: ElmoConfig, source: Source) -> None:
@@ -140,9 +171,10 @@ def _check_sizes(folder: Path, config: ElmoConfig, source: Source) -> None:
     source = replace(source, tensors=tensors)
     plan = FORMATS[source.layout].make_plan(source, [])
     check_words(plan, source)
+    has_task = FORMATS[source.layout].plain_task is not None
     different = [
         f"{name} is {getattr(config, name)} and {getattr(plan.config, name)}"
-        for name in SIZES
+        for name in (*SIZES, *(TASK_SIZES if has_task else ()))
         if getattr(config, name) != getattr(plan.config, name)
     ]
     if different:

@@ -49,9 +49,23 @@ class MixOptions:
 
 @dataclass(frozen=True)
 class ElmoSource(Source):
-    """An open archive; `mixes` is how its `Elmo` was set up."""
+    """An open archive.
+
+    Attributes:
+        mixes: How its `Elmo` was set up.
+        prefix: Of the names of its tensors in the state dict.
+        others: Number of tensors beside it.
+        is_projected: Whether the task model projects its vectors.
+    """
 
     mixes: MixOptions = MixOptions()
+    prefix: str = ""
+    others: int = 0
+    is_projected: bool = False
+
+    def holds(self, name: str) -> bool:
+        """True if a tensor of the state dict is one of the `Elmo`'s."""
+        return _is_of_elmo(name, self.prefix)
 
 
 def wanted_member(name: str) -> bool:
@@ -60,7 +74,7 @@ def wanted_member(name: str) -> bool:
     return (
         base in (*WEIGHTS, "config.json", "meta.json")
         or ("fta/" in name and base.endswith("options_file"))
-        or name.endswith("vocabulary/tokens.txt")
+        or ("vocabulary/" in name and base.endswith(".txt"))
     )
 
 
@@ -274,7 +288,23 @@ def _stored(state: Mapping[str, Tensor], file: str) -> dict[str, StoredTensor]:
     return tensors
 
 
+def _is_of_elmo(name: str, prefix: str) -> bool:
+    # Next to the module there may be others whose names start alike; they are the task's.
+    return name.startswith(prefix) and name.removeprefix(prefix).startswith(("_elmo_lstm.", "scalar_mix_"))
+
+
 def open_place(place: Place) -> ElmoSource | None:
+    """Open the ELMo of a task model, alone; arguments and errors as `open_elmo`."""
+    source = open_elmo(place)
+    if source is not None and source.others:
+        where = source.prefix or "the module"
+        source.notes.insert(0, f"left out {source.others} tensors of the task model around {where!r}")
+    if source is not None and source.is_projected:
+        source.notes.append("the task model projects ELMo's vectors (projection_dim); that layer is not part of ELMo")
+    return source
+
+
+def open_elmo(place: Place) -> ElmoSource | None:
     """Open a state dict, an unpacked archive or a training folder; `None` for other places.
 
     Raises:
@@ -287,14 +317,7 @@ def open_place(place: Place) -> ElmoSource | None:
     place.refuse(weights, "an AllenNLP model has no softmax", "softmax")
     notes: list[str] = []
     prefix = find_prefix(state, str(weights))
-    elmo = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    # Next to the module there may be others whose names start alike; they are the task's.
-    elmo = {name: tensor for name, tensor in elmo.items() if name.startswith(("_elmo_lstm.", "scalar_mix_"))}
-    others = len(state) - len(elmo)
-    if others:
-        notes.append(f"left out {others} tensors of the task model around {prefix or 'the module'!r}")
-    if prefix.endswith("._elmo.") and prefix.removesuffix("_elmo.") + "_projection.weight" in state:
-        notes.append("the task model projects ELMo's vectors (projection_dim); that layer is not part of ELMo")
+    elmo = {name.removeprefix(prefix): tensor for name, tensor in state.items() if _is_of_elmo(name, prefix)}
     config_file = folder / "config.json"
     path: str = ""
     settings: dict[str, Any] = {}
@@ -319,5 +342,8 @@ def open_place(place: Place) -> ElmoSource | None:
         # The archive's own vocabulary is the task's.
         vocabulary=Vocabulary(place.vocabulary) if place.vocabulary is not None else None,
         mixes=_mix_options(settings, str(config_file)),
+        prefix=prefix,
+        others=len(state) - len(elmo),
+        is_projected=prefix.endswith("._elmo.") and prefix.removesuffix("_elmo.") + "_projection.weight" in state,
         notes=notes,
     )

@@ -1,15 +1,18 @@
 """The protocol of a room: the functions through which the verbs use a format."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 from elmo_hf import ElmoConfig, ElmoTokenizer
 
-from .plain import Plain, Read
+from .plain import Plain, PlainTask, Read
 from .plan import Plan
 from .saved_model import SavedModel, Written
 from .source import Place, Source
+from .transforms import Array
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,10 @@ class Format:
         complete: (config, source, notes): changes the configuration by values of weights, if the format needs that.
         needs_vocabulary: (source) -> why it cannot do without a vocabulary, empty if it can.
         chooses_epsilon: Whether its files lack the epsilon of the model's layer norms.
+        model: (source, plan) -> the class of a task model, or `None` for the language model alone.
+        parameters: (source) -> the parameters of a task model outside of its biLM.
+        accept: (source, model): refuses what only the model itself can tell.
+        plain_task: (source, plain) -> the independent implementation of a task model over that of its biLM.
     """
 
     open: Callable[[Place], Source | None]
@@ -33,6 +40,10 @@ class Format:
     complete: Callable[[ElmoConfig, Source, list[str]], None] = lambda config, source, notes: None
     needs_vocabulary: Callable[[Source], str] = lambda source: ""
     chooses_epsilon: bool = False
+    model: Callable[[Source, Plan], type[PreTrainedModel] | None] = lambda source, plan: None
+    parameters: Callable[[Source], Mapping[str, Array]] = lambda source: {}
+    accept: Callable[[Source, PreTrainedModel], None] = lambda source, model: None
+    plain_task: Callable[[Source, Plain], PlainTask] | None = None
 
 
 @dataclass(frozen=True)

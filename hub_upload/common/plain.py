@@ -53,6 +53,34 @@ def clipped(x: Array, bound: float | None) -> Array:
     return x if not bound else np.minimum(np.maximum(x, -bound), bound)
 
 
+@dataclass(frozen=True)
+class TaskAnswer:
+    """What a task model says of a sentence.
+
+    Attributes:
+        logits: (words, tags) before a field, or (classes).
+        tags: the best sequence of a tagger, `None` of a classifier.
+        score: the score of a sequence of tags, as decoding sees it.
+        log_likelihood: the natural logarithm of a sequence's probability, as training sees it.
+    """
+
+    logits: Array
+    tags: list[int] | None = None
+    score: Callable[[Sequence[int]], float] = lambda tags: 0.0
+    log_likelihood: Callable[[Sequence[int]], float] = lambda tags: 0.0
+
+
+class PlainTask(Protocol):
+    """A plain implementation of a task model over its language model."""
+
+    @property
+    def words(self) -> list[str]:
+        """The words that its own table knows, if it has one."""
+
+    def answer(self, batch: Sequence[Sequence[str]]) -> list[TaskAnswer]:
+        """What it says of each sentence; the language model's state goes on from call to call."""
+
+
 @dataclass
 class Highway:
     """y = c * relu(W x + b) + (1 - c) * x, c = sigmoid(V x + d)."""

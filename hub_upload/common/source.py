@@ -22,6 +22,7 @@ class Place:
     Attributes:
         path: The file, folder or prefix.
         options, weights, vocabulary, softmax: Files that are elsewhere or not to be guessed.
+        elmo_only: Whether only the ELMo of a task model is wanted.
         stack: Closes what a reader keeps open.
         states: State dicts that were read already: several formats look into the same file.
     """
@@ -31,6 +32,7 @@ class Place:
     weights: Path | None = None
     vocabulary: Path | None = None
     softmax: Path | None = None
+    elmo_only: bool = False
     stack: ExitStack = field(default_factory=ExitStack)
     states: dict[Path, dict[str, Tensor]] = field(default_factory=dict)
 

@@ -159,10 +159,10 @@ def allennlp_state(arrays, values, prefix="", mixes=((0.3, -0.2, 0.1),), gamma=1
 
 
 def allennlp_config(**settings):
-    """`config.json` of a tagger with an ELMo embedder."""
+    """`config.json` of a model with an ELMo embedder, of a kind that it does not say."""
     embedder = {"type": "elmo_token_embedder", "options_file": "https://example.org/o.json", "weight_file": "w"}
     embedders = {"elmo": {**embedder, **settings}}
-    return {"model": {"type": "simple_tagger", "text_field_embedder": {"token_embedders": embedders}}}
+    return {"model": {"text_field_embedder": {"token_embedders": embedders}}}
 
 
 TAGGER_PREFIX = "text_field_embedder.token_embedder_elmo._elmo."
