@@ -3,7 +3,7 @@
 from itertools import islice
 from typing import Any
 
-from .text import add_text_options, open_text
+from .text import add_text_options, words_of_lines
 
 
 def add_parser(commands: Any) -> None:
@@ -60,9 +60,6 @@ def run(options: dict[str, Any]) -> int:
     from elmo_hf import ElmoModel, ElmoTokenizer
     from elmo_hf.alignment import anchors, fit_alignment, read_dictionary, set_alignment, translation_precision
     from elmo_hf.inference.loading import load_model
-    from elmo_hf.pretraining import word_splitter
-
-    split = word_splitter(options["pre_tokenization"])
 
     pairs = read_dictionary(options["dictionary"])
     test_pairs = read_dictionary(options["test_dictionary"]) if options["test_dictionary"] else []
@@ -78,10 +75,10 @@ def run(options: dict[str, Any]) -> int:
             if model.config.aligned:
                 raise ValueError(f"{options[name]} is aligned already: give the model it was made of")
         tokenizer = ElmoTokenizer.from_pretrained(options[name])
-        corpus = open_text({**options, "text": options[f"{name}_text"]})
+        sentences = words_of_lines({**options, "text": options[f"{name}_text"]}, tokenizer)
         found.append(
             anchors(
-                islice(map(split, corpus), options["max_sentences"]),
+                islice(sentences, options["max_sentences"]),
                 model,
                 tokenizer,
                 words=(pair[side] for pair in (*pairs, *test_pairs)),

@@ -20,7 +20,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--num_processes", "--num-processes", type=int, default=1, help="processes that count (default 1)"
     )
-    add_text_options(parser)
+    add_text_options(parser, has_model=False)
     parser.set_defaults(run=run)
 
 

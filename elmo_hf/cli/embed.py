@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from .text import add_pos_options
+from .text import add_pos_options, add_pre_tokenization
 
 
 def add_parser(commands: Any) -> None:
@@ -74,13 +74,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--text_column", "--text-column", default="text", help="column of JSON lines and Parquet")
     add_pos_options(parser)
     parser.add_argument("--id_column", "--id-column", help="column with names of the sentences, written beside them")
-    parser.add_argument(
-        "--pre_tokenization",
-        "--pre-tokenization",
-        choices=("whitespace", "ptb"),
-        default="whitespace",
-        help="how a line becomes words: tokenised already (default), or raw text",
-    )
+    add_pre_tokenization(parser)
     parser.add_argument("--encoding", default="utf-8", help="encoding of text and JSON files (default utf-8)")
     parser.add_argument(
         "--undecodable",

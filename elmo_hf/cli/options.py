@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
             options["default"] = field.default_factory()
         else:
             options["required"] = True
-        if isinstance(kind, UnionType):
+        if get_origin(kind) in (Union, UnionType):
             kind = next(each for each in get_args(kind) if each is not type(None))
         if kind is bool:
             self.add_argument(*names, type=_truth, nargs="?", const=True, **options)

@@ -50,6 +50,7 @@ def run(options: dict[str, Any]) -> int:
     """Score the text sentence by sentence and print the perplexities."""
     import torch
 
+    from elmo_hf.corpus.word_encoder import RuleNotice
     from elmo_hf.pretraining import TextScore, score_sentences
     from elmo_hf.pretraining.start import load
 
@@ -59,17 +60,18 @@ def run(options: dict[str, Any]) -> int:
     model, tokenizer = load(options["model"])
     model.to(torch.device(device))  # type: ignore[arg-type] # Transformers' wrapper hides what `self` is
     corpus = open_text(options)
+    rule = options["pre_tokenization"] or tokenizer.corpus_pre_tokenization
     total = TextScore()
     with written(options["per_sentence"]) as file:
         for score in score_sentences(
             model,
             tokenizer,
-            corpus,
+            RuleNotice(tokenizer, rule).over(corpus),
             rows=options["rows"],
             steps=options["steps"],
             carry_state=not options["sentence_independent"],
             per_word=options["per_word"],
-            pre_tokenization=options["pre_tokenization"],
+            pre_tokenization=rule,
         ):
             total.add(score)
             if file is not None:

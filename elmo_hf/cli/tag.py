@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from .output import written
-from .text import add_text_options, open_text
+from .text import add_text_options, words_of_lines
 
 
 def add_parser(commands: Any) -> None:
@@ -29,13 +29,14 @@ def add_parser(commands: Any) -> None:
 
 def run(options: dict[str, Any]) -> int:
     """Call [`tag_iter`] and write what it finds."""
+    from elmo_hf.inference.loading import load_tokenizer
     from elmo_hf.inference.tagging import tag_iter
-    from elmo_hf.pretraining import word_splitter
 
-    words = map(word_splitter(options["pre_tokenization"]), open_text(options))
+    tokenizer = load_tokenizer(None, options["model"])
+    words = words_of_lines(options, tokenizer)
     batch_words, device = options["batch_words"], options["device"]
     with written(options["output"]) as file:
-        for sentence in tag_iter(words, options["model"], batch_words=batch_words, device=device):
+        for sentence in tag_iter(words, options["model"], tokenizer, batch_words=batch_words, device=device):
             assert file is not None  # there is always an output
             record = {"words": list(sentence.words), "tags": list(sentence.tags)}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")

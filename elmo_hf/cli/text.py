@@ -3,21 +3,18 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from elmo_hf import ElmoTokenizer
     from elmo_hf.pretraining import Corpus
 
 
-def add_text_options(parser: Any) -> None:
-    """Add the options."""
+def add_text_options(parser: Any, *, has_model: bool = True) -> None:
+    """Add the options; of a command without a model, lines are cut at whitespace by default."""
     parser.add_argument("--text_column", "--text-column", default="text", help="column of JSON, Parquet or a data set")
     add_pos_options(parser)
     parser.add_argument("--split", default="train", help="split of a data set (default train)")
-    parser.add_argument(
-        "--pre_tokenization",
-        "--pre-tokenization",
-        choices=("whitespace", "ptb"),
-        default="whitespace",
-        help="how a line becomes words: tokenised already (default), or raw text",
-    )
+    add_pre_tokenization(parser, has_model)
     parser.add_argument("--encoding", default="utf-8", help="encoding of text and JSON files (default utf-8)")
     parser.add_argument(
         "--undecodable",
@@ -34,6 +31,18 @@ def add_text_options(parser: Any) -> None:
     )
 
 
+def add_pre_tokenization(parser: Any, has_model: bool = True) -> None:
+    """Add the option of how lines become words."""
+    default = "as the lines of the model's corpus did" if has_model else "whitespace"
+    parser.add_argument(
+        "--pre_tokenization",
+        "--pre-tokenization",
+        choices=("whitespace", "ptb"),
+        default=None if has_model else "whitespace",
+        help=f"how a line becomes words: it is tokenized already, or is raw text (default: {default})",
+    )
+
+
 def add_pos_options(parser: Any) -> None:
     """Add the options of where parts of speech are."""
     parser.add_argument(
@@ -46,6 +55,14 @@ def add_pos_options(parser: Any) -> None:
         "--pos-separator",
         help="in place of --pos_column: what stands between each word and its part of speech, as _ in the_DET",
     )
+
+
+def words_of_lines(options: dict[str, Any], tokenizer: "ElmoTokenizer") -> "Iterator[list[str]]":
+    """The words of each sentence of the corpus for a model, by the options or as those that it learned from."""
+    from elmo_hf.corpus.word_encoder import RuleNotice, line_splitter
+
+    rule = options["pre_tokenization"] or tokenizer.corpus_pre_tokenization
+    return map(line_splitter(tokenizer, rule), RuleNotice(tokenizer, rule).over(open_text(options)))
 
 
 def open_text(options: dict[str, Any]) -> "Corpus":

@@ -1,6 +1,7 @@
 """Text to words, words to ids and character rows, at the speed a training run needs."""
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -10,36 +11,92 @@ from numpy.typing import NDArray
 from elmo_hf.tokenizer.characters import ByteSpelling
 from elmo_hf.tokenizer.encodings import Spelling, without_surrogates
 from elmo_hf.tokenizer.pos_tags import NO_TAG, PosTags
-from elmo_hf.tokenizer.pretokenization import check_pre_tokenization, split_words
+from elmo_hf.tokenizer.pretokenization import CharacterReplacements, check_pre_tokenization, split_words
 
 from .tagged_text import Sentence, TaggedSentence
 
 if TYPE_CHECKING:
     from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
+logger = logging.getLogger(__name__)
+
 # Distinct words whose rows are kept: 65,536 cover 97 % of running English, and 50 characters each take 6.5 MB. When
 # the table is full it starts afresh, so memory is bounded whatever the corpus holds.
 CACHED_WORDS = 2**16
 
 
-def word_splitter(pre_tokenization: str) -> Callable[[Sentence], list[str]]:
+def word_splitter(
+    pre_tokenization: str, character_replacements: Mapping[str, str] | None = None
+) -> Callable[[Sentence], list[str]]:
     """The function that gives the words of a sentence: it splits texts; lists of words are words already.
 
     Args:
         pre_tokenization: `"whitespace"` for text that is tokenized already (`str.split`, as bilm-tf reads its
             corpora), `"ptb"` for raw text (`ElmoTokenizer`'s Penn-Treebank-like rules).
+        character_replacements: how texts spell single characters otherwise, as `ElmoTokenizer`'s.
 
     Raises:
         ValueError: another name.
     """
     check_pre_tokenization(pre_tokenization)
+    replacements = CharacterReplacements(character_replacements or {})
 
     def split(sentence: Sentence) -> list[str]:
         if isinstance(sentence, str):
-            return split_words(sentence, pre_tokenization)
+            return replacements.of_words(split_words(replacements.in_text(sentence), pre_tokenization))
         return list(sentence.words if isinstance(sentence, TaggedSentence) else sentence)
 
     return split
+
+
+def line_splitter(tokenizer: "ElmoTokenizer", pre_tokenization: str | None = None) -> Callable[[Sentence], list[str]]:
+    """The function that gives the words of a line of text for a model.
+
+    Args:
+        tokenizer: the model's.
+        pre_tokenization: how lines become words; by default as those of the corpus that the model learned from. Lines
+            of raw text, `"ptb"`, are read as the tokenizer reads raw text.
+
+    Raises:
+        ValueError: another name.
+    """
+    rule = pre_tokenization or tokenizer.corpus_pre_tokenization
+    return word_splitter(rule, tokenizer.character_replacements if rule == "ptb" else None)
+
+
+class RuleNotice:
+    """Says once how lines are cut, where the tokenizer's rule for raw text would have read other words in them.
+
+    Args:
+        tokenizer: the model's.
+        used: the rule by which lines are cut.
+    """
+
+    def __init__(self, tokenizer: "ElmoTokenizer", used: str) -> None:
+        corpus, raw = tokenizer.corpus_pre_tokenization, tokenizer.pre_tokenization
+        self._used, self._other = used, corpus if used == raw else raw
+        reasons = {raw: "as the tokenizer reads raw text", corpus: "as the lines of the model's corpus were"}
+        self._reason = reasons.get(used, "as asked for")
+        self._is_told = self._used == self._other
+        self._splitters = line_splitter(tokenizer, used), line_splitter(tokenizer, self._other)
+
+    def look(self, sentence: Sentence) -> None:
+        """Compare the words of one sentence."""
+        if self._is_told or not isinstance(sentence, str):
+            return
+        one, other = (split(sentence) for split in self._splitters)
+        if one != other:
+            self._is_told = True
+            logger.info(
+                f"lines are cut by the rule {self._used!r}, {self._reason}; {self._other!r} finds other words, first "
+                f"in {sentence!r:.60}: pre_tokenization={self._other!r} (--pre_tokenization {self._other}) reads them"
+            )
+
+    def over(self, sentences: Iterable[Sentence]) -> Iterator[Sentence]:
+        """The same sentences, looked at as they pass."""
+        for sentence in sentences:
+            self.look(sentence)
+            yield sentence
 
 
 class WordEncoder:

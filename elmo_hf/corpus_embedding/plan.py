@@ -4,7 +4,7 @@ import collections
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -77,14 +77,14 @@ def _digested(record: Record) -> bytes:
     return json.dumps([record.identifier, sentence]).encode()
 
 
-def plan_shards(given: Corpus, shard_words: int, check: Callable[[Record], None] | None = None) -> Plan:
+def plan_shards(given: Corpus, shard_words: int, checks: Sequence[Callable[[Record], None]] = ()) -> Plan:
     """Cut the input into shards, each of about `shard_words` words; a function of input and size alone.
 
     Reads the whole input, and so finds what cannot be read before hours have gone into the rest.
 
     Args:
         given, shard_words: what to cut, and how.
-        check: called with every record, to raise a `ValueError` for one that the model cannot read.
+        checks: called with every record, to raise a `ValueError` for one that the model cannot read.
 
     Raises:
         ValueError: a line or record that cannot be read; the message names it.
@@ -96,7 +96,7 @@ def plan_shards(given: Corpus, shard_words: int, check: Callable[[Record], None]
     for place, record in given.records():
         if not sentences:
             start = place
-        if check is not None:
+        for check in checks:
             check(record)
         digest.update(_digested(record))
         count = words_by_whitespace(record)

@@ -17,6 +17,7 @@ from elmo_hf.corpus.sentences import Corpus, open_corpus
 from elmo_hf.corpus.shards import Record
 from elmo_hf.corpus.table_shards import import_pyarrow
 from elmo_hf.corpus.tagged_text import TaggedSentence
+from elmo_hf.corpus.word_encoder import RuleNotice
 from elmo_hf.inference.embedding import Embedder, Layers, open_embedder
 from elmo_hf.inference.loading import Name
 from elmo_hf.inference.quantization import quantize
@@ -79,7 +80,7 @@ def embed_corpus(
     id_column: str | None = None,
     pos_column: str | None = None,
     pos_separator: str | None = None,
-    pre_tokenization: str = "whitespace",
+    pre_tokenization: str | None = None,
     encoding: str = "utf-8",
     undecodable: Literal["refuse", "replace"] = "refuse",
     batch_words: int = 2048,
@@ -121,7 +122,9 @@ def embed_corpus(
             models ignore them.
         pos_separator: in place of `pos_column`, what stands between each word and its part of speech in the text, as
             `_` in `the_DET`; a model that reads none reads the words without them.
-        pre_tokenization: how texts become words: at `"whitespace"`, or by rules for raw text, `"ptb"`.
+        pre_tokenization: how texts become words: at `"whitespace"`, or by rules for raw text, `"ptb"`; by default as
+            the lines of the model's corpus did. Where the tokenizer's rule for raw text would have read other words, a
+            log record says once which one was used.
         encoding, undecodable: of text and JSON lines; lines that are not valid are refused, or their bytes replaced.
         batch_words: words read at a time, padding included.
         shard_words: words of a shard, about; what an interruption costs at most.
@@ -156,7 +159,7 @@ def embed_corpus(
         undecodable=undecodable,
         numbered=True,
     )
-    if corpus.is_tagged and pre_tokenization != "whitespace":
+    if corpus.is_tagged and pre_tokenization == "ptb":
         raise ValueError(
             f"pre_tokenization={pre_tokenization!r} with parts of speech beside the words: these are words already, "
             "leave it out"
@@ -176,6 +179,7 @@ def embed_corpus(
             raise ValueError("int8=True is for a model given as a folder: this one is loaded, call quantize(model)")
         if int8:
             quantize(embedder.model)
+        rule = pre_tokenization or embedder.tokenizer.corpus_pre_tokenization
         # What the vectors depend on beyond rounding; not how they are computed.
         settings = {
             "format": kind,
@@ -186,14 +190,14 @@ def embed_corpus(
             "id_column": id_column,
             "pos_column": pos_column,
             "pos_separator": pos_separator,
-            "pre_tokenization": pre_tokenization,
+            "pre_tokenization": rule,
             "encoding": encoding,
             "undecodable": undecodable,
             "shard_words": shard_words,
         }
         keeps_words = embedder.model.device.type == "cpu" and bool(embedder.model.config.character_filters)
         cache = word_cache_megabytes if keeps_words and not is_given else None
-        run = _Run(corpus, processes, place, ShardEmbedder(embedder, pre_tokenization, chunk_words, cache), settings)
+        run = _Run(corpus, processes, place, ShardEmbedder(embedder, rule, chunk_words, cache), settings)
         work = run.begin(shard_words, overwrite)
         began_reading = time.monotonic()
         run.write(work, progress)
@@ -214,10 +218,11 @@ def embed_corpus(
         processes.leave()
 
 
-def _check_options(dtype: str, pre_tokenization: str, shard_words: int, chunk_words: int, kind: Format) -> None:
+def _check_options(dtype: str, pre_tokenization: str | None, shard_words: int, chunk_words: int, kind: Format) -> None:
     if dtype not in _DTYPES:
         raise ValueError(f"dtype={dtype!r}: expected 'float32' or 'float16'")
-    check_pre_tokenization(pre_tokenization)
+    if pre_tokenization is not None:
+        check_pre_tokenization(pre_tokenization)
     for name, value in (("shard_words", shard_words), ("chunk_words", chunk_words)):
         if value < 1:
             raise ValueError(f"{name}={value}: expected at least 1")
@@ -264,7 +269,9 @@ class _Run:
             "precision": config.weight_precision or str(embedder.model.dtype).removeprefix("torch."),
             "model": fingerprint(embedder),
         }
-        plan = plan_shards(self.corpus, shard_words, _check_of_tags(embedder))
+        notice = RuleNotice(embedder.tokenizer, self.settings["pre_tokenization"])
+        checks = [*_checks_of_tags(embedder), lambda record: notice.look(record.sentence)]
+        plan = plan_shards(self.corpus, shard_words, checks)
         settings = json.loads(json.dumps({**self.settings, **identity}))
         is_complete = self.output.begin(settings, plan, overwrite)
         return _Work(plan, [] if is_complete else self.output.missing(plan), is_complete, settings)
@@ -325,10 +332,10 @@ def fingerprint(embedder: Embedder) -> str:
     return digest.hexdigest()[:32]
 
 
-def _check_of_tags(embedder: Embedder) -> Callable[[Record], None] | None:
-    """What refuses a record with a part of speech that the model does not know; `None` for one that reads none."""
+def _checks_of_tags(embedder: Embedder) -> list[Callable[[Record], None]]:
+    """What refuses a record with a part of speech that the model does not know; nothing for one that reads none."""
     if not embedder.model.config.num_pos_tags or not embedder.tokenizer.pos_tag_set:
-        return None
+        return []
     known = PosTags(embedder.tokenizer.pos_tag_set)
 
     def check(record: Record) -> None:
@@ -339,7 +346,7 @@ def _check_of_tags(embedder: Embedder) -> Callable[[Record], None] | None:
         except ValueError as error:
             raise ValueError(f"{record.where}: {error}") from None
 
-    return check
+    return [check]
 
 
 class _Progress:

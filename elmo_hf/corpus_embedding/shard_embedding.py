@@ -1,6 +1,6 @@
 """The vectors of one shard's sentences to its file."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from elmo_hf.corpus.shards import Record
-from elmo_hf.corpus.tagged_text import TaggedSentence
+from elmo_hf.corpus.tagged_text import Sentence, TaggedSentence
+from elmo_hf.corpus.word_encoder import line_splitter
 from elmo_hf.inference.documents import read_by_chunks, why_not_by_chunks
 from elmo_hf.inference.embedding import Embedder, Vectors
-from elmo_hf.tokenizer.pretokenization import split_words
 
 from .plan import Shard, words_by_whitespace
 from .writers import WRITERS, Entry, Format, VectorType
@@ -51,7 +51,8 @@ class ShardEmbedder:
         if self.word_cache_megabytes is not None:
             # Anew, so that not even rounding depends on which shards a process has read before.
             self.embedder.model.cache_word_vectors(self.word_cache_megabytes)
-        entries = [self._entry(shard.first + number, record) for number, record in enumerate(records)]
+        split = line_splitter(self.embedder.tokenizer, self.pre_tokenization)
+        entries = [self._entry(shard.first + number, record, split) for number, record in enumerate(records)]
         config = self.embedder.model.config
         vectors = VectorType(
             config.num_mixed_layers if self.embedder.layers == "all" else None,
@@ -71,12 +72,12 @@ class ShardEmbedder:
                 writer.abandon()
             raise
 
-    def _entry(self, number: int, record: Record) -> Entry:
+    def _entry(self, number: int, record: Record, split: Callable[[Sentence], list[str]]) -> Entry:
         sentence, tags = record.sentence, None
         if isinstance(sentence, TaggedSentence):
             words, tags = list(sentence.words), sentence.tags
         else:
-            words = sentence if isinstance(sentence, list) else split_words(sentence, self.pre_tokenization)
+            words = split(sentence)
         length, config = self.embedder.length(words), self.embedder.model.config
         most = config.max_position_embeddings
         if config.encoder_type == "transformer" and most is not None and length > most:

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from elmo_hf.corpus.sentences import Corpus
 from elmo_hf.corpus.tagged_text import TaggedSentence
-from elmo_hf.corpus.word_encoder import WordEncoder, word_splitter
+from elmo_hf.corpus.word_encoder import WordEncoder, line_splitter, word_splitter
 from elmo_hf.model.modeling_elmo import ElmoForPreTraining
 from elmo_hf.model.packing import PackedBatch
 from elmo_hf.model.state import ElmoState
@@ -195,7 +196,8 @@ def score_sentences(
             result is then independent of `rows` and of the order of sentences. A Transformer, which reads whole
             sentences whatever `steps` is, needs `False`.
         per_word: also give the log-probability of every word.
-        pre_tokenization: how strings become words, `"whitespace"` or `"ptb"`; by default the tokenizer's way.
+        pre_tokenization: how strings become words, `"whitespace"` or `"ptb"`; by default lines of a [`Corpus`] as those
+            that the model learned from, and other strings as the tokenizer reads raw text.
 
     Yields:
         One score a sentence, in the order of the text.
@@ -219,7 +221,10 @@ def score_sentences(
         )
     check_pos_tags(model.config, tokenizer)
     encoder = WordEncoder.from_tokenizer(tokenizer)
-    split = word_splitter(pre_tokenization or tokenizer.pre_tokenization)
+    if isinstance(sentences, Corpus) or pre_tokenization is not None:
+        split = line_splitter(tokenizer, pre_tokenization)
+    else:
+        split = word_splitter(tokenizer.pre_tokenization, tokenizer.character_replacements)
 
     def given(sentence: str | Sequence[str] | TaggedSentence) -> _Given:
         tagged = sentence if isinstance(sentence, TaggedSentence) else None

@@ -7,7 +7,8 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 if TYPE_CHECKING:
     from elmo_hf.model.configuration_elmo import ElmoConfig
@@ -84,6 +85,16 @@ class PretrainingSettings:
     )
     pre_tokenization: Literal["whitespace", "ptb"] = option(
         "whitespace", "How a line becomes words: it is tokenised already, or is raw text (Penn-Treebank-like rules)."
+    )
+    raw_text_pre_tokenization: Literal["ptb", "whitespace"] | None = option(
+        None,
+        "How the model's tokenizer splits raw text into words, as in pipelines (default: ptb, or the way of "
+        "initialize_from). pre_tokenization, the rule of the lines of files, is recorded beside it.",
+    )
+    normalize_typography: bool = option(
+        True,
+        "Let the tokenizer spell typographic quotes, apostrophes and dashes of raw text as the vocabulary does, where "
+        "it has no word for them.",
     )
     encoding: str = option("utf-8", "Encoding of text and JSON files.")
     undecodable: Literal["refuse", "skip", "replace"] = option(
@@ -220,8 +231,9 @@ class PretrainingSettings:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a number in [0, 1)")
         for spec in dataclasses.fields(self):
-            choices = getattr(spec.type, "__args__", ()) if getattr(spec.type, "__origin__", None) is Literal else ()
-            if choices and getattr(self, spec.name) not in choices:
+            kinds = get_args(spec.type) if get_origin(spec.type) in (Union, UnionType) else (spec.type,)
+            choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+            if choices and getattr(self, spec.name) not in (*choices, *((None,) if NoneType in kinds else ())):
                 raise ValueError(
                     f"{spec.name}={getattr(self, spec.name)!r}: expected one of {', '.join(map(repr, choices))}"
                 )

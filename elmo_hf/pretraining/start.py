@@ -12,7 +12,7 @@ import torch
 
 from elmo_hf.corpus.sentences import Corpus, open_corpus
 from elmo_hf.corpus.tagged_text import Sentence, pos_tags_of, read_pos_tag_set
-from elmo_hf.corpus.vocabulary_building import Vocabulary, counts_path
+from elmo_hf.corpus.vocabulary_building import Vocabulary, check_vocabulary_file, counts_path
 from elmo_hf.corpus.word_encoder import word_splitter
 from elmo_hf.inference.loading import check_mask, load_model
 from elmo_hf.inference.perplexity import TextScore, score_sentences
@@ -21,6 +21,7 @@ from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.modeling_elmo import ElmoForPreTraining
 from elmo_hf.model.softmax import ElmoSoftmax
 from elmo_hf.model.word_layer import character_embeddings_of, word_table_of
+from elmo_hf.tokenizer.pretokenization import typography_of
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 from .settings import PretrainingSettings
@@ -60,6 +61,7 @@ class Start(NamedTuple):
     @classmethod
     def _continued(cls, settings: PretrainingSettings, checkpoint: Path) -> "Start":
         model, tokenizer = load(checkpoint)
+        tokenizer.corpus_pre_tokenization = settings.pre_tokenization  # which older checkpoints do not record
         if settings.vocabulary is not None and Path(settings.vocabulary).exists():
             given = ElmoTokenizer(settings.vocabulary)
             if vocabulary_digest(given) != vocabulary_digest(tokenizer):
@@ -76,11 +78,14 @@ class Start(NamedTuple):
         check_streams(settings, config)
         if settings.vocabulary is not None:
             old = ElmoTokenizer.from_pretrained(folder)
+            words = check_vocabulary_file(settings.vocabulary)
             tokenizer = ElmoTokenizer(
-                settings.vocabulary,
+                vocab=words,
+                pre_tokenization=old.pre_tokenization,
                 max_characters_per_word=config.max_characters_per_word,
                 character_vocabulary=old.character_vocabulary,
                 pos_tag_set=old.pos_tag_set,
+                character_replacements=typography_of(words) if settings.normalize_typography else None,
             )
         if settings.softmax_only_steps and config.tie_word_embeddings:
             raise ValueError(
@@ -97,6 +102,8 @@ class Start(NamedTuple):
             new_rows=settings.new_rows,
             softmax_cutoffs=cutoffs,
         )
+        start.tokenizer.corpus_pre_tokenization = settings.pre_tokenization
+        start.tokenizer.pre_tokenization = settings.raw_text_pre_tokenization or start.tokenizer.pre_tokenization
         start.model.config.set_dropout(settings.dropout)
         own_memory(start.model)
         rows = f"softmax rows of {start.kept_words:,} words kept, {start.new_words:,} new"
@@ -125,12 +132,17 @@ def new_tokenizer(settings: PretrainingSettings, config: ElmoConfig) -> ElmoToke
             f"character_dictionary={settings.character_dictionary!r}: the model reads no characters (character_filters "
             "is empty); leave the dictionary out"
         )
+    assert settings.vocabulary is not None  # the settings saw to it
+    words = check_vocabulary_file(settings.vocabulary)
     return ElmoTokenizer(
-        settings.vocabulary,
+        vocab=words,
+        pre_tokenization=settings.raw_text_pre_tokenization or "ptb",
         max_characters_per_word=config.max_characters_per_word,
         character_vocabulary_file=settings.character_dictionary,
         pos_tag_set=tags,
         model_max_length=config.max_position_embeddings if config.encoder_type == "transformer" else None,
+        corpus_pre_tokenization=settings.pre_tokenization,
+        character_replacements=typography_of(words) if settings.normalize_typography else None,
     )
 
 

@@ -264,7 +264,8 @@ class SentenceStreams:
         epochs: how often the corpus is read; `None` for ever.
         shuffle: new order each epoch and direction, else the corpus's order.
         shuffle_window: sentences shuffled together, after the shards (see [`SentenceOrder`]): bounds the memory.
-        pre_tokenization: `"whitespace"` for text tokenised already, `"ptb"` for raw text; by default the tokenizer's.
+        pre_tokenization: `"whitespace"` for text tokenized already, `"ptb"` for raw text; by default as the tokenizer
+            has it of the lines of a corpus.
         sentence_independent: every row is one sentence, states start at zero, batches are bucketed by length and
             padded to their longest row; both directions read the same sentences.
         character_ids: make character rows; not needed by models with word inputs.
@@ -309,9 +310,11 @@ class SentenceStreams:
         if isinstance(tokenizer, WordEncoder):
             self.encoder = tokenizer
             rule = pre_tokenization or "whitespace"
+            character_replacements = None
         else:
             self.encoder = WordEncoder.from_tokenizer(tokenizer)
-            rule = pre_tokenization or tokenizer.pre_tokenization
+            rule = pre_tokenization or tokenizer.corpus_pre_tokenization
+            character_replacements = tokenizer.character_replacements if rule == "ptb" else None
         if pos_tag_ids and not corpus.is_tagged:
             raise ValueError(
                 f"{corpus.name} has no parts of speech beside its words, which the model reads: name their column "
@@ -319,7 +322,7 @@ class SentenceStreams:
             )
         if pos_tag_ids and self.encoder.pos_tags is None:
             raise ValueError("the tokenizer has no parts of speech: make it with pos_tag_set=[...]")
-        self._words_of = word_splitter(rule)
+        self._words_of = word_splitter(rule, character_replacements)
         self.corpus = corpus
         self.rows, self.steps = rows, steps
         self.total_rows = rows * num_processes

@@ -10,9 +10,10 @@ splits the words here and in the `tokenizer.json` of a saved tokenizer.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 
-from tokenizers import AddedToken, Regex
+from tokenizers import AddedToken, Regex, normalizers
+from tokenizers.normalizers import Normalizer, Replace
 from tokenizers.pre_tokenizers import PreTokenizer, Split
 
 # What Python's str.split() takes for whitespace: the originals read their corpora with it.
@@ -94,6 +95,18 @@ _PENN_TREEBANK_WORDS = "|".join(
 # The guard halves the time: between words no alternative is tried.
 _PENN_TREEBANK = f"(?={_NOT_SPACE})(?:{_PENN_TREEBANK_WORDS})"
 
+# Characters that are typed and printed, and how tokenized corpora spell them, the commonest spelling first.
+TYPOGRAPHY = {
+    "\u201c": ('"', "``"),
+    "\u201d": ('"', "''"),
+    "\u201e": ('"', "``"),
+    "\u2018": ("'", "`"),
+    "\u2019": ("'",),
+    "\u2013": ("--", "-"),
+    "\u2014": ("--", "-"),
+    "\u2026": ("...",),
+}
+
 _EXPRESSIONS = {"ptb": _PENN_TREEBANK, "whitespace": f"{_NOT_SPACE}+"}
 _COMPILED = {name: re.compile(expression) for name, expression in _EXPRESSIONS.items()}
 
@@ -108,6 +121,53 @@ def check_pre_tokenization(pre_tokenization: str) -> str:
             "or 'whitespace' (for text that is tokenised already)"
         )
     return pre_tokenization
+
+
+def typography_of(vocabulary: Container[str]) -> dict[str, str]:
+    """What to put in place of typographic characters that a vocabulary spells otherwise: those that it has no word for.
+
+    A character that the vocabulary has, or has no other spelling of, is not in the result.
+    """
+    return {
+        character: next(spelling for spelling in spellings if spelling in vocabulary)
+        for character, spellings in TYPOGRAPHY.items()
+        if character not in vocabulary and any(spelling in vocabulary for spelling in spellings)
+    }
+
+
+class CharacterReplacements:
+    """Spells characters of raw text otherwise: wherever they stand, or alone if a spelling has several characters.
+
+    Args:
+        spellings: of single characters.
+
+    Raises:
+        ValueError: a key that is no single character, or a spelling that is empty or has whitespace.
+    """
+
+    def __init__(self, spellings: Mapping[str, str]) -> None:
+        for character, spelling in spellings.items():
+            if len(character) != 1 or not spelling or any(map(str.isspace, character + spelling)):
+                raise ValueError(
+                    f"character_replacements has {character!r}: {spelling!r}; expected a single character and its "
+                    "spelling, without whitespace"
+                )
+        self.spellings = dict(spellings)
+        self._anywhere = str.maketrans({key: value for key, value in self.spellings.items() if len(value) == 1})
+        self._alone = {key: value for key, value in self.spellings.items() if len(value) > 1}
+
+    def in_text(self, text: str) -> str:
+        """A text of the same length, to be split into words."""
+        return text.translate(self._anywhere) if self._anywhere and not text.isascii() else text
+
+    def of_words(self, words: list[str]) -> list[str]:
+        """The words of such a text as they are read."""
+        return [self._alone.get(word, word) for word in words] if self._alone else words
+
+    def backend_normalizer(self) -> Normalizer | None:
+        """The same for the `tokenizers` library; `None` where there is nothing to spell otherwise."""
+        rules: list[Normalizer] = [Replace(*pair) for pair in self.spellings.items()]
+        return normalizers.Sequence(rules) if rules else None
 
 
 def split_words(text: str, pre_tokenization: str) -> list[str]:

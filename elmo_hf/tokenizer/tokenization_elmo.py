@@ -48,6 +48,7 @@ from .encodings import (
 )
 from .pos_tags import PosTags
 from .pretokenization import (
+    CharacterReplacements,
     added_token_expression,
     backend_pre_tokenizer,
     check_pre_tokenization,
@@ -106,6 +107,11 @@ class ElmoTokenizer(TokenizersBackend):
         vocab: the same as a list of words, or as a complete mapping from words to ids.
         pre_tokenization: how raw text becomes words: `"ptb"` (Penn-Treebank-like: "do n't", punctuation apart) or
             `"whitespace"`.
+        corpus_pre_tokenization: how the lines of the corpus became words that the language model learned from. The
+            commands that read files of text split lines so; nothing else reads it.
+        character_replacements: how raw text spells single characters otherwise before it is split into words, as
+            `{"\u201c": '"'}`; words that are given are not touched. `pretrain` sets it for typographic quotes,
+            apostrophes and dashes that the vocabulary spells otherwise.
         max_characters_per_word: length of a row of characters, marks included; 50 in the published models.
         special_boundary_words: whether the words `<S>` and `</S>` in a text get the row of the sentence boundary, as
             in both original programs, instead of their letters. `<UNK>`, `<pad>` and `<mask>` are always letters.
@@ -151,12 +157,16 @@ class ElmoTokenizer(TokenizersBackend):
         pos_tag_set: Sequence[str] | None = None,
         code_point_set: Sequence[str] | None = None,
         lowercase_lookup: bool = False,
+        corpus_pre_tokenization: str = "whitespace",
+        character_replacements: Mapping[str, str] | None = None,
         tokenizer_object: Tokenizer | None = None,
         tokenizer_file: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
         self._max_characters_per_word = check_max_characters_per_word(max_characters_per_word)
         self._pre_tokenization = check_pre_tokenization(pre_tokenization)
+        self.corpus_pre_tokenization = check_pre_tokenization(corpus_pre_tokenization)
+        self._replacements = CharacterReplacements(character_replacements or {})
         self.special_boundary_words = special_boundary_words
         self._dictionary = _read_dictionary(character_vocabulary, character_vocabulary_file, character_units)
         self._pos_tags = None if pos_tag_set is None else PosTags(pos_tag_set)
@@ -184,6 +194,7 @@ class ElmoTokenizer(TokenizersBackend):
         backend.no_truncation()
         backend.no_padding()
         backend.pre_tokenizer = backend_pre_tokenizer(pre_tokenization)
+        backend.normalizer = self._replacements.backend_normalizer()
         self._tokenizer = backend
 
         # from_pretrained() passes these on, and save_pretrained() would write them down.
@@ -208,6 +219,8 @@ class ElmoTokenizer(TokenizersBackend):
             pos_tag_set=self.pos_tag_set,
             code_point_set=self.code_point_set,
             lowercase_lookup=lowercase_lookup,
+            corpus_pre_tokenization=corpus_pre_tokenization,
+            character_replacements=self.character_replacements,
             **kwargs,
         )
         self._find_added_tokens()
@@ -228,6 +241,11 @@ class ElmoTokenizer(TokenizersBackend):
     def pre_tokenization(self, value: str) -> None:
         self._pre_tokenization = check_pre_tokenization(value)
         self.backend_tokenizer.pre_tokenizer = backend_pre_tokenizer(value)
+
+    @property
+    def character_replacements(self) -> dict[str, str] | None:
+        """How raw text spells characters otherwise; `None` where it does not."""
+        return dict(self._replacements.spellings) or None
 
     @property
     def max_characters_per_word(self) -> int:
@@ -291,9 +309,10 @@ class ElmoTokenizer(TokenizersBackend):
         added = self._added_token_expression(
             self.split_special_tokens if split_special_tokens is None else split_special_tokens
         )
-        rule = self._pre_tokenization
+        rule, replacements = self._pre_tokenization, self._replacements
         if added is None:
-            return Sentence(split_words(text, rule), partial(word_spans, text, rule))
+            text = replacements.in_text(text)
+            return Sentence(replacements.of_words(split_words(text, rule)), partial(word_spans, text, rule))
 
         words: list[str] = []
         spans: list[tuple[int, int]] = []
@@ -301,11 +320,9 @@ class ElmoTokenizer(TokenizersBackend):
         position = 0
         # The end of the text stands for one more added token, an empty one.
         for start, end in chain(map(re.Match.span, added.finditer(text)), [(len(text), len(text))]):
-            between = text[position:start]
-            words += split_words(between, self._pre_tokenization)
-            spans += [
-                (position + first, position + last) for first, last in word_spans(between, self._pre_tokenization)
-            ]
+            between = replacements.in_text(text[position:start])
+            words += replacements.of_words(split_words(between, rule))
+            spans += [(position + first, position + last) for first, last in word_spans(between, rule)]
             if start < end:
                 # It may have taken in the whitespace around it.
                 found = text[start:end]

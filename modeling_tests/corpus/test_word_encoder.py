@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from elmo_hf import ElmoTokenizer
-from elmo_hf.corpus.word_encoder import WordEncoder, word_splitter
+from elmo_hf.corpus.word_encoder import RuleNotice, WordEncoder, line_splitter, word_splitter
 from elmo_hf.tokenizer.characters import character_ids_of_boundaries, character_ids_of_word
 
 VOCABULARY = {"<pad>": 0, "<S>": 1, "</S>": 2, "<UNK>": 3, "the": 4, "café": 5, "<mask>": 6}
@@ -88,3 +88,36 @@ def test_splitters():
     assert word_splitter("ptb")("Don't stop.") == ["Do", "n't", "stop", "."]
     with pytest.raises(ValueError, match="expected 'ptb'"):
         word_splitter("words")
+    with_quotes = word_splitter("ptb", {"“": "``", "’": "'"})
+    assert with_quotes("“Don’t") == ["``", "Do", "n't"]
+    assert with_quotes(["“Don’t", "a b"]) == ["“Don’t", "a b"]
+
+
+def test_lines_are_cut_as_the_corpus_was(caplog):
+    """Two rules are kept with a model: that of its corpus's lines, and the tokenizer's for raw text."""
+    vocabulary = ["<S>", "</S>", "<UNK>", '"', "n't"]
+    lines = ["do n't stop", ["don't"], "don't “stop”", "don't"]
+    for corpus, raw in (("whitespace", "ptb"), ("ptb", "whitespace")):
+        tokenizer = ElmoTokenizer(
+            vocab=vocabulary,
+            pre_tokenization=raw,
+            corpus_pre_tokenization=corpus,
+            character_replacements={"“": '"', "”": '"'},
+        )
+        expected = {"whitespace": ["don't", "“stop”"], "ptb": ["do", "n't", '"', "stop", '"']}
+        for asked, used in ((None, corpus), ("ptb", "ptb"), ("whitespace", "whitespace")):
+            assert line_splitter(tokenizer, asked)(lines[2]) == expected[used]
+            assert line_splitter(tokenizer, asked)(lines[1]) == ["don't"]
+            caplog.clear()
+            with caplog.at_level("INFO", logger="elmo_hf"):
+                assert list(RuleNotice(tokenizer, used).over(lines)) == lines
+            assert [record.levelname for record in caplog.records] == ["INFO"]
+            other = "ptb" if used == "whitespace" else "whitespace"
+            told = caplog.records[0].getMessage()
+            assert f"by the rule '{used}'" in told and "don't “stop”" in told and f"--pre_tokenization {other}" in told
+    same = ElmoTokenizer(vocab=vocabulary, pre_tokenization="whitespace")
+    caplog.clear()
+    with caplog.at_level("INFO", logger="elmo_hf"):
+        list(RuleNotice(same, "whitespace").over(lines))
+        list(RuleNotice(tokenizer, "ptb").over(lines[:2]))  # no difference
+    assert not caplog.records

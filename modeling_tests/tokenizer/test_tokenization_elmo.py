@@ -23,6 +23,7 @@ from transformers import (
 
 from elmo_hf import ElmoConfig, ElmoForTokenClassification, ElmoTokenizer
 from elmo_hf.tokenizer.characters import character_ids_of_word
+from elmo_hf.tokenizer.pretokenization import typography_of
 
 VOCABULARY = ["<S>", "</S>", "<UNK>", "the", ".", "Mary", "do", "n't", "know", "(", ")", "New", "York", "ist", "naïve"]
 TEXTS = ["Mary doesn't know.", "", "the  (Mary)  naïve\n<S> New York", "x" * 200 + " the"]
@@ -923,3 +924,34 @@ def test_without_boundaries(tmp_path):
     neither = ElmoTokenizer(bos_token=None, eos_token=None)
     assert neither(["Mary", "Mary Mary"], padding=True)["input_ids"] == [[1, 0], [1, 1]]
     assert neither.train_new_from_iterator(["Mary met"], 5).convert_tokens_to_ids("Mary") == 2
+
+
+TYPED = "“I don’t know — it’s ‘fine’…”, he said<S>."
+SPELLED = "\" I do n't know -- it 's ' fine ' ... \" , he said <S> ."
+
+
+def test_character_replacements(tmp_path: Path) -> None:
+    """Raw text alone is spelled otherwise; offsets are those of the text as it was typed."""
+    vocabulary = ["<S>", "</S>", "<UNK>", '"', "'", "--", "...", "n't", "'s", "I"]
+    made = ElmoTokenizer(
+        vocab=vocabulary, character_replacements=typography_of(vocabulary), corpus_pre_tokenization="ptb"
+    )
+    made.save_pretrained(tmp_path)
+    for tokenizer in (made, ElmoTokenizer.from_pretrained(tmp_path)):
+        assert tokenizer.corpus_pre_tokenization == "ptb"
+        found = tokenizer.words(TYPED)
+        assert [word for word, _ in found] == SPELLED.split()
+        typed = [TYPED[start:end] for _, (start, end) in found]
+        assert typed == "“ I do n’t know — it ’s ‘ fine ’ … ” , he said <S> .".split()
+        as_text, as_words = tokenizer(TYPED), tokenizer(SPELLED.split(), is_split_into_words=True)
+        assert as_text["input_ids"] == as_words["input_ids"]
+        np.testing.assert_array_equal(as_text["character_ids"], as_words["character_ids"])
+        # Words that are given are read as they are.
+        assert tokenizer("“ — ’s".split(), is_split_into_words=True)["input_ids"][1:-1] == [3, 3, 3]
+        # The library's own engine, over the saved file, finds the same words.
+        assert tokenizer.backend_tokenizer.encode(TYPED).ids == as_text["input_ids"]
+        tokenizer.add_tokens(["<é>"])
+        assert [word for word, _ in tokenizer.words("“<é>—")] == ['"', "<é>", "--"]
+    plain = ElmoTokenizer(vocab=vocabulary)
+    assert plain.character_replacements is None and plain.corpus_pre_tokenization == "whitespace"
+    assert [word for word, _ in plain.words(TYPED)][:4] == ["“", "I", "do", "n’t"]
