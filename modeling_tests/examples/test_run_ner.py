@@ -14,12 +14,20 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
-import run_ner
-from corpus_files import CorpusError
 from elmo_hf import ElmoConfig, ElmoForTokenClassification, ElmoModel, ElmoTokenizer
+from elmo_hf.finetuning import (
+    IGNORED_LABEL,
+    CorpusError,
+    Sentence,
+    TagColumns,
+    encode_tagged,
+    is_well_formed,
+    read_tagged,
+    tag_set,
+)
 from elmo_hf.metrics import Seqeval
-from ner_corpus import generate, write_conll
-from ner_data import IGNORED_LABEL, Columns, Sentence, encode, is_well_formed, label_set, read_file
+from examples import run_ner
+from examples.ner_corpus import generate, write_conll
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -89,7 +97,7 @@ def test_output_folder(run: Run) -> None:
 
 
 def test_predictions_cover_the_test_file_and_give_the_score(run: Run, corpus: Path) -> None:
-    sentences = read_file(corpus / "test.conll", Columns())
+    sentences = read_tagged(corpus / "test.conll", TagColumns())
     rows = predictions_of(run.output)
     assert [Sentence([word for word, _, _ in s], [gold for _, gold, _ in s]) for s in rows] == sentences
     scores = Seqeval().compute(
@@ -175,7 +183,7 @@ def test_early_stopping(corpus: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["jsonl", "json", "dataset", "dataset of numbers"])
 def test_other_forms_of_the_same_data(form: str, run: Run, corpus: Path, tmp_path: Path) -> None:
-    labels = label_set(read_file(corpus / "train.conll", Columns()))
+    labels = tag_set(read_tagged(corpus / "train.conll", TagColumns()))
     feature = datasets.ClassLabel(names=labels) if form == "dataset of numbers" else datasets.Value("string")
     features = datasets.Features(
         {"tokens": datasets.List(datasets.Value("string")), "ner_tags": datasets.List(feature)}
@@ -183,7 +191,9 @@ def test_other_forms_of_the_same_data(form: str, run: Run, corpus: Path, tmp_pat
     data = tmp_path / "data"
     data.mkdir()
     for split in SIZES:
-        records = [{"tokens": s.words, "ner_tags": s.tags} for s in read_file(corpus / f"{split}.conll", Columns())]
+        records = [
+            {"tokens": s.words, "ner_tags": s.tags} for s in read_tagged(corpus / f"{split}.conll", TagColumns())
+        ]
         if form == "jsonl":
             (data / f"{split}.jsonl").write_text("\n".join(map(json.dumps, records)))
         elif form == "json":
@@ -224,7 +234,7 @@ def test_long_sentences_train_in_windows(corpus: Path, tmp_path: Path, caplog: p
     assert "sentences are longer than 6 words and were cut into" in caplog.text
     # Evaluation still reads whole sentences.
     assert [len(s) for s in predictions_of(tmp_path)] == [
-        len(s.words) for s in read_file(corpus / "test.conll", Columns())
+        len(s.words) for s in read_tagged(corpus / "test.conll", TagColumns())
     ]
 
 
@@ -232,13 +242,13 @@ def test_encoded_labels_stand_at_their_words() -> None:
     sentence = Sentence(
         ["Ada", "Lovelace", "n't", "(Oslo)", "<UNK>", "</S>"], ["B-PER", "I-PER", "O", "B-LOC", "O", "O"]
     )
-    label2id = {tag: index for index, tag in enumerate(label_set([sentence]))}
+    label2id = {tag: index for index, tag in enumerate(tag_set([sentence]))}
     tokenizer = ElmoTokenizer()
-    whole = encode([sentence], tokenizer, label2id)[0]
+    whole = encode_tagged([sentence], tokenizer, label2id)[0]
     assert whole["labels"] == [IGNORED_LABEL, *(label2id[tag] for tag in sentence.tags), IGNORED_LABEL]
     assert len(whole["input_ids"]) == len(whole["character_ids"]) == len(whole["labels"])
     reports: list[str] = []
-    parts = encode([sentence, sentence], tokenizer, label2id, max_words=4, stride=1, report=reports.append)
+    parts = encode_tagged([sentence, sentence], tokenizer, label2id, max_words=4, stride=1, report=reports.append)
     kept = [[label for label in row if label != IGNORED_LABEL] for row in parts["labels"]]
     assert kept[0] + kept[1] == kept[2] + kept[3] == [label2id[tag] for tag in sentence.tags]
     assert reports == [
@@ -258,7 +268,7 @@ def test_crf_over_a_bilstm_without_elmo(corpus: Path, tmp_path: Path, caplog: py
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["elmo_at"], config["tag_scheme"], config["use_crf"]) == ([], "BIO", True)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    words = {word for s in read_file(corpus / "train.conll", Columns()) for word in s.words}
+    words = {word for s in read_tagged(corpus / "train.conll", TagColumns()) for word in s.words}
     assert words <= set(tokenizer.get_vocab()) and config["vocab_size"] == len(tokenizer)
     # Decoded by Viterbi: every predicted sequence is well formed.
     rows = predictions_of(tmp_path)
@@ -289,7 +299,7 @@ def test_crf_and_impossible_sequences(corpus: Path, tmp_path: Path) -> None:
 def test_parts_of_speech_with_held_out_validation(corpus: Path, tmp_path: Path) -> None:
     tagged = tmp_path / "train.conll"
     with tagged.open("w") as file:
-        for words, _ in read_file(corpus / "train.conll", Columns()):
+        for words, _ in read_tagged(corpus / "train.conll", TagColumns()):
             for word in words:
                 tag = "NAME" if word[0].isupper() else "WORD" if word[0].isalpha() else "-PUNCT-"
                 file.write(f"{word}\t{tag}\n")
@@ -439,7 +449,7 @@ def tagger(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("tagger")
     config = ElmoConfig(**TINY)
-    labels = label_set(generate("train", 50))
+    labels = tag_set(generate("train", 50))
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     model = ElmoForTokenClassification(config)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-import run_sentiment
-from corpus_files import CorpusError
+from elmo_hf.finetuning import CorpusError
+from examples import run_sentiment
 
 GOOD, BAD, OTHER = "fine lovely great".split(), "dull awful poor".split(), "the a film plot is was actor".split()
 SIZES = {"train": 96, "validation": 24, "test": 24}
