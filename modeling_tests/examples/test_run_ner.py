@@ -140,6 +140,30 @@ def test_resumed_run_equals_an_uninterrupted_one(run: Run, corpus: Path, tmp_pat
     assert metrics["train_loss"] != run.metrics["train_loss"], "the first two epochs ran again"
 
 
+def test_other_data_labels_or_settings_do_not_continue(run: Run, corpus: Path, tmp_path: Path) -> None:
+    newest = max(run.output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    shutil.copytree(newest, tmp_path / newest.name)
+    other = tmp_path / "other.conll"
+    other.write_text((corpus / "train.conll").read_text().replace("LOC", "CITY"))
+    same = ["--validation_file", str(other), "--test_file", str(other)]
+    for more, named in (
+        (["--train_file", str(corpus / "validation.conll")], "train data of 20 examples"),
+        (["--train_file", str(other), *same], "labels O B-CITY I-CITY"),
+        (["--learning_rate", "1e-3"], "learning_rate=0.001 (was 0.02)"),
+        (["--freeze_bilm"], "freeze_bilm=True (was False)"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            run_ner.main(options(corpus, tmp_path, *more))
+        assert named in str(caught.value) and newest.name in str(caught.value)
+        assert "another --output_dir or --resume_from_checkpoint false" in str(caught.value)
+    # The same data in another place are the same data, and a run may go on for longer.
+    moved = tmp_path / "moved.conll"
+    moved.write_bytes((corpus / "train.conll").read_bytes().replace(b"\n", b"\r\n"))
+    metrics = run_ner.main(options(corpus, tmp_path, "--train_file", str(moved), "--num_train_epochs", "7"))
+    assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 7 * 25
+    assert metrics["train_samples"] == 200
+
+
 @pytest.fixture(scope="module")
 def bilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a biLM without a classifier."""
@@ -296,6 +320,18 @@ def test_crf_and_impossible_sequences(corpus: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "windows/config.json").read_text())["tag_scheme"] is None
 
 
+def test_conllu_as_it_comes(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = ["# sent_id = 1", "1-2\tdon't" + "\t_" * 8, "1\tdo\tdo\tAUX" + "\t_" * 6, "2\tn't\tnot\tPART" + "\t_" * 6]
+    path = tmp_path / "train.conllu"
+    path.write_text(("\n".join(rows) + "\n\n") * 20)
+    files = [part for split in SIZES for part in (f"--{split}_file", str(path))]
+    argv = ["--preset", "small", "--config_overrides", json.dumps(TINY), "--task", "pos", *files, "--use_cpu"]
+    argv += ["--output_dir", str(tmp_path / "out"), *"--do_train --do_eval --do_predict --train_share 0.5".split()]
+    metrics = run_ner.main([*argv, *"--num_train_epochs 2 --learning_rate 0 --disable_tqdm true".split()])
+    assert (metrics["train_samples"], metrics["test_samples"]) == (10, 20)
+    assert [(word, tag) for word, tag, _ in predictions_of(tmp_path / "out")[0]] == [("do", "AUX"), ("n't", "PART")]
+
+
 def test_parts_of_speech_with_held_out_validation(corpus: Path, tmp_path: Path) -> None:
     tagged = tmp_path / "train.conll"
     with tagged.open("w") as file:
@@ -387,6 +423,15 @@ def test_tags_that_the_checkpoint_does_not_know(run: Run, tmp_path: Path) -> Non
     run_ner.main([*argv, "--new_classifier", "--max_steps", "1", "--eval_strategy", "no", *NO_BEST])
     model = AutoModelForTokenClassification.from_pretrained(tmp_path / "out")
     assert model.config.id2label == {0: "O", 1: "B-CITY"}
+
+
+@pytest.mark.parametrize("more", [["--preset", "huge"], ["--preset", "small", "--max_words", "2", "--stride", "5"]])
+def test_command_line_reports_bad_options_in_one_line(more: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples/run_ner.py"), *more, "--train_file", "none", "--do_train"]
+    command += ["--output_dir", str(tmp_path / "out"), "--use_cpu", "--eval_strategy", "no", *NO_BEST]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
 
 
 def test_command_line_reports_a_bad_file_in_one_line(tmp_path: Path) -> None:
