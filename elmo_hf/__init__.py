@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from elmo_hf.collators import ElmoDataCollatorForMultipleChoice
     from elmo_hf.corpus_embedding import CorpusEmbedding, OutputConflictError, embed_corpus
     from elmo_hf.inference.answers import Answer, answer_question, answers_from_spans, question_answering_features
+    from elmo_hf.inference.classifying import classify_document
     from elmo_hf.inference.documents import embed_document
     from elmo_hf.inference.embedding import embed, embed_iter
     from elmo_hf.inference.quantization import quantize
     from elmo_hf.inference.scoring import Scores, score
-    from elmo_hf.inference.tagging import tag, tag_iter
+    from elmo_hf.inference.tagging import tag, tag_document, tag_iter
     from elmo_hf.model.configuration_elmo import ElmoConfig
     from elmo_hf.model.configuration_encoder_decoder import ElmoEncoderDecoderConfig
     from elmo_hf.model.encoder_decoder import ElmoEncoderDecoderModel
@@ -46,11 +47,12 @@ _HOMES = {
     "collators": ["ElmoDataCollatorForMultipleChoice"],
     "corpus_embedding": ["CorpusEmbedding", "OutputConflictError", "embed_corpus"],
     "inference.answers": ["Answer", "answer_question", "answers_from_spans", "question_answering_features"],
+    "inference.classifying": ["classify_document"],
     "inference.documents": ["embed_document"],
     "inference.embedding": ["embed", "embed_iter"],
     "inference.quantization": ["quantize"],
     "inference.scoring": ["Scores", "score"],
-    "inference.tagging": ["tag", "tag_iter"],
+    "inference.tagging": ["tag", "tag_document", "tag_iter"],
     "model.configuration_elmo": ["ElmoConfig"],
     "model.configuration_encoder_decoder": ["ElmoEncoderDecoderConfig"],
     "model.encoder_decoder": ["ElmoEncoderDecoderModel"],

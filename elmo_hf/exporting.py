@@ -26,6 +26,7 @@ from elmo_hf.model.character_embeddings import ElmoCharacterEmbeddings
 from elmo_hf.model.encoders import ElmoTaskLayer, ElmoTaskLstm
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.model.sequence_classification import ElmoForSequenceClassification
+from elmo_hf.model.state import ElmoState
 from elmo_hf.model.task_layers import ElmoTaskLayers, ElmoWordVectors
 from elmo_hf.model.token_classification import ElmoForTokenClassification
 from elmo_hf.model.transformer import ElmoTransformerEncoder
@@ -163,7 +164,9 @@ class _DenseTransformerEncoder(ElmoTransformerEncoder):
 
 
 class _DenseTaskLayers(ElmoTaskLayers):
-    def _run_layers(self, layers: nn.ModuleList, words: Tensor, mask: Tensor) -> Tensor:
+    def _run_layers(
+        self, layers: nn.ModuleList, words: Tensor, mask: Tensor, initial_state: ElmoState | None = None
+    ) -> tuple[Tensor, None]:
         for layer in cast("Iterable[ElmoTaskLayer]", layers):
             lstms = layer.forward_lstm, layer.backward_lstm
             outputs = [
@@ -180,7 +183,7 @@ class _DenseTaskLayers(ElmoTaskLayers):
                 for lstm, reverse in zip(lstms, (False, True), strict=True)
             ]
             words = torch.cat(outputs, dim=-1)
-        return words
+        return words, None
 
 
 # Every module whose work depends on the data, and the same without that.

@@ -8,13 +8,9 @@ Each line is an object with the words of a sentence and their tags. `--word_colu
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from corpus_files import CorpusError
-from ner_data import Columns, read_file
+from elmo_hf.finetuning import TagColumns, read_tagged, run, write_lines
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -23,19 +19,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("conll", help="file with a word a line and a blank line between sentences")
     parser.add_argument("json", help="file of JSON lines to write")
     parser.add_argument("--word_column", type=int, default=0, help="column of the words, from 0")
-    parser.add_argument("--tag_column", type=int, default=-1, help="column of the tags; -1 is the last")
+    parser.add_argument("--tag_column", help="column of the tags (default: the last; of CoNLL-U, upos)")
     options = parser.parse_args(argv)
-    columns = Columns(options.word_column, options.tag_column, any_tag=True)
-    sentences = read_file(options.conll, columns)
+    columns = TagColumns(options.word_column, options.tag_column, any_tag=True)
+    sentences = read_tagged(options.conll, columns)
     lines = [json.dumps({"words": words, "tags": tags}, ensure_ascii=False) + "\n" for words, tags in sentences]
-    unfinished = Path(f"{options.json}.part")
-    unfinished.write_text("".join(lines), encoding="utf-8")
-    os.replace(unfinished, options.json)
+    write_lines(options.json, lines)
     print(f"{options.json}: {len(sentences):,} sentences, {sum(len(words) for words, _ in sentences):,} words")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except CorpusError as error:
-        sys.exit(f"error: {error}")
+    run(main)

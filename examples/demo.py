@@ -20,8 +20,6 @@ import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, TokenClassificationPipeline, pipeline
 
 from elmo_hf import ElmoConfig, ElmoModel
-from ner_corpus import SPLITS
-from ner_corpus import main as write_corpus
 
 EXAMPLES = Path(__file__).resolve().parent
 
@@ -57,6 +55,7 @@ def run(*command: str | Path, shown_as: str) -> None:
     print(f"$ {shown_as} {shlex.join(words)}", flush=True)
     program = {
         "elmo-hub": [sys.executable, "-m", "hub_upload"],
+        "python examples/ner_corpus.py": [sys.executable, str(EXAMPLES / "ner_corpus.py")],
         "python examples/run_ner.py": [sys.executable, str(EXAMPLES / "run_ner.py")],
     }[shown_as]
     done = subprocess.run([*program, *words], env=environment(), check=False)
@@ -131,8 +130,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     run("verify", elmo, "--against", original, shown_as="elmo-hub")
 
     heading(3, "Fine-tuned for named entities; no name of the test sentences occurs in the training sentences")
-    write_corpus(["--output_dir", str(corpus)])
-    files = [part for split in SPLITS for part in (f"--{split}_file", corpus / f"{split}.conll")]
+    run("--output_dir", corpus, shown_as="python examples/ner_corpus.py")
+    files = [
+        part for split in ("train", "validation", "test") for part in (f"--{split}_file", corpus / f"{split}.conll")
+    ]
     options = "--do_train --do_eval --do_predict --learning_rate 3e-3 --per_device_train_batch_size 32"
     run(
         *("--model_name_or_path", elmo, *files, "--output_dir", tagger, *options.split()),

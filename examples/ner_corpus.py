@@ -8,14 +8,13 @@ people in one sentence and places in the next ("Lincoln"), some are ordinary wor
 """
 
 import argparse
-import os
 import random
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ner_data import Sentence
+from elmo_hf.finetuning import Sentence, write_lines
 
 SPLITS = ("train", "validation", "test")
 SHARES = (0.7, 0.15, 0.15)  # of each list of names
@@ -327,12 +326,8 @@ def generate(split: str, count: int, seed: int = 0) -> list[Sentence]:
 
 def write_conll(sentences: Iterable[Sentence], path: Path) -> None:
     """Write `word<TAB>tag` lines with a blank line after each sentence; the file appears only when it is complete."""
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("w", encoding="utf-8") as file:
-        for words, tags in sentences:
-            file.writelines(f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True))
-            file.write("\n")
-    os.replace(unfinished, path)
+    blocks = ("".join(f"{word}\t{tag}\n" for word, tag in zip(*sentence, strict=True)) for sentence in sentences)
+    write_lines(path, (block + "\n" for block in blocks))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

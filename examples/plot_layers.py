@@ -9,8 +9,6 @@ draws Figure 2 and Table 4 of Peters et al. 2018 as PNG files, and writes their 
 """
 
 # %% Options
-import os
-import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +17,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from transformers import HfArgumentParser
 
 from elmo_hf import ElmoModel, embed
+from elmo_hf.finetuning import run, write_figure, write_lines
 from elmo_hf.pretraining import open_corpus, word_splitter
 
 
@@ -212,13 +210,9 @@ def draw_neighbours(rows: list[Neighbours]) -> Figure:
 # %% Both
 def save(figure: Figure, text: str, path: Path) -> None:
     """`path.png` and `path.txt`, each complete or absent."""
-    FigureCanvasAgg(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.writing")
-    figure.savefig(unfinished, format="png", dpi=150)
-    os.replace(unfinished, path.with_name(path.name + ".png"))
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path.with_name(path.name + ".txt"))
+    write_figure(figure, path.with_name(path.name + ".png"))
+    write_lines(path.with_name(path.name + ".txt"), [text])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -251,7 +245,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run(main)

@@ -11,7 +11,6 @@ Unlike the originals, which carry their recurrent state from sentence to sentenc
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from safetensors import safe_open
 from transformers import HfArgumentParser
 
 from elmo_hf import CorpusEmbedding, embed_corpus
+from elmo_hf.finetuning import run
 
 
 @dataclass
@@ -76,7 +76,4 @@ def main(argv: Sequence[str] | None = None) -> CorpusEmbedding:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    run(main)

@@ -21,6 +21,7 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
+from elmo_hf.finetuning import run
 from elmo_hf.pretraining import PretrainingSettings, pretrain
 
 
@@ -43,4 +44,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "word_vectors": {"model", "tokenizer", "corpus", "inference", "atomic"},
     "exporting": {"model", "tokenizer", "inference", "atomic", "version"},
     "corpus_embedding": {"model", "tokenizer", "corpus", "inference", "atomic"},
+    "finetuning": {"model", "tokenizer", "corpus", "inference", "atomic", "metrics", "word_vectors"},
     "pretraining": {"model", "tokenizer", "corpus", "inference", "atomic", "version", "kernels"},
 }
 # Front doors, which may import every room.

@@ -1,25 +1,19 @@
 """Documents of any length as one sequence, in memory that does not depend on the length: `embed_document`."""
 
-import json
-import tempfile
 from collections.abc import Iterable, Iterator
-from itertools import islice, zip_longest
-from typing import cast
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
-from elmo_hf.corpus.tagged_text import TaggedSentence
+from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
-from elmo_hf.model.state import ElmoState
+from elmo_hf.model.state import ElmoTaskState
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
+from .chunks import Chunks, sweep_chunks
 from .embedding import Embedder, Layers, Vectors, open_embedder
 from .loading import Name
-
-# Of words and states kept aside: what is more goes to the disk.
-_MEMORY_BYTES = 2**24
 
 
 def embed_document(
@@ -78,15 +72,30 @@ def embed_document(
 
 def why_not_by_chunks(embedder: Embedder) -> str | None:
     """Why this model cannot read a document by chunks, and what to do; `None` if it can."""
-    if embedder.model.config.encoder_type != "lstm":
-        return (
-            f"encoder_type={embedder.model.config.encoder_type!r}: every word of a Transformer attends to all others, "
-            "so a document cannot be read by chunks. Expected a biLSTM; or split the document into sentences"
-        )
+    config = embedder.model.config
+    if config.encoder_type != "lstm":
+        return needs_all_words(config)
     if embedder.is_normalised:
+        return f"{needs_all_words(config)}. Choose layers='all', 'top' or 'average'"
+    return None
+
+
+def needs_all_words(config: ElmoConfig) -> str | None:
+    """Why what a model makes of a word depends on all words of a document at once; `None` if it does not."""
+    if config.encoder_type != "lstm":
         return (
-            f"scalar_mix_layer_norm={embedder.model.config.scalar_mix_layer_norm!r}: the mix is normalised by the "
-            "statistics of all words, so a document cannot be read by chunks. Choose layers='all', 'top' or 'average'"
+            f"encoder_type={config.encoder_type!r}: every word of a Transformer attends to all others, so a document "
+            "cannot be read by chunks. Expected a biLSTM; or split the document into sentences"
+        )
+    if config.scalar_mix_layer_norm is not None:
+        return (
+            f"scalar_mix_layer_norm={config.scalar_mix_layer_norm!r}: the mix is normalized by the statistics of all "
+            "words, so a document cannot be read by chunks"
+        )
+    if config.integrator_size:
+        return (
+            f"integrator_size={config.integrator_size}: biattention compares every word with all others, so a document "
+            "cannot be read by chunks. Expected a model without it; or split the document into sentences"
         )
     return None
 
@@ -95,143 +104,54 @@ def read_by_chunks(
     embedder: Embedder, words: str | Iterable[str], chunk_words: int, pos_tags: Iterable[str | None] | None = None
 ) -> Iterator[Vectors]:
     """As `embed_document`, with what is loaded and checked already."""
-    given = (word for word, _ in embedder.tokenizer.words(words)) if isinstance(words, str) else words
-    with _Spool() as chunks, _Spool() as states:
-        for chunk in _chunks(map(_check_word, enumerate(given)), pos_tags, chunk_words):
-            chunks.append(chunk)
-        if len(chunks) < 2:
-            some, tags = json.loads(chunks[0]) if len(chunks) else ([], None if pos_tags is None else [])
-            yield from embedder.run([some if tags is None else TaggedSentence(some, tags)])
-            return
-        reader = _ChunkReader(embedder, len(chunks))
-        # From the end: of chunk i + 1, the state is what chunk i needs of its right-hand side.
-        later: ElmoState | None = None
-        for number in range(len(chunks) - 1, 0, -1):
-            some, tags = json.loads(chunks[number])
-            later = reader.read(number, some, tags, None, later)[1]
-            states.append(_packed(later))
-        earlier: ElmoState | None = None
-        for number in range(len(chunks)):
-            # Stored from the last one on.
-            place = len(chunks) - 2 - number
-            later = _unpacked(states[place]) if place >= 0 else None
-            some, tags = json.loads(chunks[number])
-            array, earlier = reader.read(number, some, tags, earlier, later)
-            yield array
+    with Chunks(embedder.tokenizer, words, chunk_words, pos_tags) as chunks:
+
+        def read(number: int, state: ElmoTaskState | None) -> tuple[Vectors, ElmoTaskState]:
+            some, tags = chunks[number]
+            inputs = chunks.cut(number, embedder.encode([some], None if tags is None else [tags]))
+            initial = None if state is None else state.bilm
+            outputs = embedder.outputs(inputs, initial_state=initial, return_state=len(chunks) > 1)
+            array = embedder.arrays(outputs)[0]
+            if not embedder.boundaries:
+                first = chunks.first_word(number)
+                array = array[..., first : first + len(some), :]
+            return array, ElmoTaskState(outputs.state, None)
+
+        yield from sweep_chunks(len(chunks), read, layers=1)
 
 
-def _chunks(words: Iterator[str], pos_tags: Iterable[str | None] | None, size: int) -> Iterator[bytes]:
-    """JSON: the words of each chunk, and their tags or null."""
-    if pos_tags is None:
-        while chunk := list(islice(words, size)):
-            yield json.dumps([chunk, None]).encode()
-        return
-    pairs = _with_tags(words, pos_tags)
-    while some := list(islice(pairs, size)):
-        yield json.dumps([[word for word, _ in some], [tag for _, tag in some]]).encode()
+class Features(NamedTuple):
+    """What a task's classifier reads of a chunk.
+
+    Attributes:
+        features: (1, positions, width), of its words and, at a document's ends, of the sentence boundaries.
+        inputs: of the model.
+        is_word: (1, positions), bool.
+    """
+
+    features: Tensor
+    inputs: dict[str, Tensor]
+    is_word: Tensor
 
 
-def _with_tags(words: Iterator[str], pos_tags: Iterable[str | None]) -> Iterator[tuple[str, str | None]]:
-    missing = object()
-    for number, (word, tag) in enumerate(zip_longest(words, pos_tags, fillvalue=missing)):
-        if word is missing or tag is missing:
-            raise ValueError(f"pos_tags and words are not as many: only one of them has a number {number}, from 0")
-        if not (tag is None or isinstance(tag, str)):
-            raise TypeError(f"tag {number} is {tag!r} of type {type(tag).__name__}: expected str or None")
-        yield cast("str", word), tag
+def read_features(model: ElmoPreTrainedModel, tokenizer: ElmoTokenizer, chunks: Chunks) -> Iterator[Features]:
+    """What the classifier of a task model reads of a document, chunk by chunk, as of the whole of it.
 
+    Args:
+        model: with `task_layers`, in evaluation mode; one that does not need all words at once (`needs_all_words`).
+        tokenizer: the model's.
+        chunks: of the document.
+    """
 
-class _ChunkReader:
-    """Reads single chunks of a document."""
+    @torch.no_grad()
+    def read(number: int, state: ElmoTaskState | None) -> tuple[Features, ElmoTaskState]:
+        words, _ = chunks[number]
+        encoding: Any = tokenizer([words], is_split_into_words=True, return_tensors="pt").to(model.device)
+        inputs = chunks.cut(number, dict(encoding))
+        features, mask, _, after = model.read_words(**inputs, initial_state=state, return_state=True)
+        place = torch.arange(mask.shape[1], device=mask.device) - chunks.first_word(number)
+        return Features(features, inputs, mask & (place >= 0) & (place < len(words))), after
 
-    def __init__(self, embedder: Embedder, count: int) -> None:
-        self._embedder, self._count = embedder, count
-
-    def read(
-        self,
-        number: int,
-        words: list[str],
-        tags: list[str | None] | None,
-        earlier: ElmoState | None,
-        later: ElmoState | None,
-    ) -> tuple[Vectors, ElmoState]:
-        """The vectors of a chunk's words, and the state of both directions behind it, each in its own reading order.
-
-        Args:
-            number, words, tags: of the chunk.
-            earlier: state whose forward direction has read all chunks before; `None` for zeros, as `later`.
-            later: state whose backward direction has read all chunks after it.
-        """
-        embedder = self._embedder
-        inputs = embedder.encode([words], None if tags is None else [tags])
-        # Boundaries were put around each chunk; only the document's are read.
-        is_first, is_last = number == 0, number == self._count - 1
-        start = 0 if is_first else embedder.before
-        end = embedder.length(words) - (0 if is_last else embedder.after)
-        inputs = {name: values[:, start:end] for name, values in inputs.items()}
-        outputs = embedder.outputs(inputs, initial_state=_joined(earlier, later), return_state=True)
-        assert outputs.state is not None
-        array = embedder.arrays(outputs)[0]
-        if not embedder.boundaries:
-            first = embedder.before if is_first else 0
-            array = array[..., first : first + len(words), :]
-        return array, outputs.state
-
-
-def _joined(earlier: ElmoState | None, later: ElmoState | None) -> ElmoState | None:
-    """Forward state of one, backward state of the other: parts are (layers, directions, rows, size)."""
-    some = earlier or later
-    if some is None:
-        return None
-    zeros = ElmoState(*(torch.zeros_like(part) for part in some))
-    pairs = zip(earlier or zeros, later or zeros, strict=True)
-    return ElmoState(*(torch.cat([forward[:, :1], backward.to(forward)[:, 1:]], dim=1) for forward, backward in pairs))
-
-
-def _packed(state: ElmoState) -> bytes:
-    return save({name: part[:, 1:].cpu().contiguous() for name, part in state._asdict().items()})
-
-
-def _unpacked(data: bytes) -> ElmoState:
-    # The forward half is not looked at.
-    return ElmoState(**{name: _doubled(part) for name, part in load(data).items()})
-
-
-def _doubled(part: Tensor) -> Tensor:
-    return torch.cat([torch.zeros_like(part), part], dim=1)
-
-
-class _Spool:
-    """Pieces of bytes by number, in memory as long as they are few."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(_MEMORY_BYTES)  # noqa: SIM115 - closed by `__exit__`
-        self._ends = [0]
-
-    def __enter__(self) -> "_Spool":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, number: int) -> bytes:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        start, end = self._ends[number : number + 2]
-        self._file.seek(start)
-        return self._file.read(end - start)
-
-    def append(self, piece: bytes) -> None:
-        self._file.seek(self._ends[-1])
-        self._file.write(piece)
-        self._ends.append(self._ends[-1] + len(piece))
-
-
-def _check_word(numbered: tuple[int, str]) -> str:
-    number, word = numbered
-    if not isinstance(word, str):
-        raise TypeError(f"word {number} is {word!r} of type {type(word).__name__}: expected str")
-    return word
+    task_layers: Any = model.get_submodule("task_layers")
+    layers = len(task_layers.layers) + (model.bilm is not None)
+    yield from sweep_chunks(len(chunks), read, layers)

@@ -1,16 +1,21 @@
-"""Sentences to their words with a tagger's labels: `tag`, and `tag_iter` for streams."""
+"""Sentences to their words with a tagger's labels: `tag`, `tag_iter` for streams, `tag_document` for long texts."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
+from safetensors.torch import load, save
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from elmo_hf.corpus.tagged_text import TaggedSentence
+from elmo_hf.model.crf import CrfScores, best_ends, best_tags
 from elmo_hf.model.token_classification import ElmoForTokenClassification
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 from .batching import BatchSize, read_in_batches
+from .chunks import Chunks, Spool
+from .documents import needs_all_words, read_features
 from .evaluation import in_evaluation
 from .loading import Name, check_sentences, load_model, load_tokenizer
 
@@ -35,7 +40,8 @@ def tag(
         sentences: each a text, which the tokenizer splits into words, or a list of words. Any iterable.
         model: the tagger, or the folder of its checkpoint.
         tokenizer: the model's; by default the one in its checkpoint's folder.
-        batch_words: how many words, padding and boundaries included, are read at a time; a longer sentence alone.
+        batch_words: how many words, padding and boundaries included, are read at a time; a longer sentence by chunks
+            of as many words, as by `tag_document`.
         window: how many batches' sentences are sorted by length together.
         device, dtype: of a model that is given as a folder; by default a GPU if there is one, and as stored.
         progress: show a progress bar; by default where the output is a terminal.
@@ -73,16 +79,11 @@ def tag_iter(
         if value < 1:
             raise ValueError(f"{name}={value}: expected at least 1")
     checked = check_sentences(sentences)
-    tagger = load_model(model, ElmoForTokenClassification, device, dtype)
-    if tagger.config.num_pos_tags:
-        raise ValueError(
-            f"num_pos_tags={tagger.config.num_pos_tags}: this tagger reads parts of speech beside the words; expected "
-            "one that reads words alone"
-        )
+    tagger = _load_tagger(model, device, dtype)
     words_of = load_tokenizer(tokenizer, model)
     words_and_labels = read_in_batches(
         (sentence if isinstance(sentence, list) else _words(words_of, sentence) for sentence in checked),
-        partial(_tag, in_evaluation(tagger), words_of),
+        partial(_tag, tagger, words_of, batch_words),
         lambda words: len(words) + 2,
         BatchSize(words=batch_words),
         window,
@@ -97,7 +98,24 @@ def _words(tokenizer: ElmoTokenizer, text: str) -> list[str]:
     return [word for word, _ in tokenizer.words(text)]
 
 
-def _tag(model: ElmoForTokenClassification, tokenizer: ElmoTokenizer, batch: list[list[str]]) -> list[TaggedSentence]:
+def _load_tagger(
+    model: ElmoForTokenClassification | Name, device: torch.device | str | None, dtype: torch.dtype | None
+) -> ElmoForTokenClassification:
+    tagger = load_model(model, ElmoForTokenClassification, device, dtype)
+    if tagger.config.num_pos_tags:
+        raise ValueError(
+            f"num_pos_tags={tagger.config.num_pos_tags}: this tagger reads parts of speech beside the words; expected "
+            "one that reads words alone"
+        )
+    return in_evaluation(tagger)
+
+
+def _tag(
+    model: ElmoForTokenClassification, tokenizer: ElmoTokenizer, batch_words: int, batch: list[list[str]]
+) -> list[TaggedSentence]:
+    if len(batch) == 1 and len(batch[0]) + 2 > batch_words and needs_all_words(model.config) is None:
+        parts = _tag_chunks(model, tokenizer, batch[0], batch_words)
+        return [TaggedSentence(batch[0], [tag for part in parts for tag in part.tags])]
     names = model.config.label_names
     encoding = tokenizer(batch, is_split_into_words=True, padding=True, padding_side="right", return_tensors="pt")
     labels = model.predict(**encoding.to(model.device))
@@ -105,3 +123,96 @@ def _tag(model: ElmoForTokenClassification, tokenizer: ElmoTokenizer, batch: lis
         TaggedSentence(words, [names[label] for label in of_words])
         for words, of_words in zip(batch, labels, strict=True)
     ]
+
+
+def tag_document(
+    words: str | Iterable[str],
+    model: ElmoForTokenClassification | Name,
+    tokenizer: ElmoTokenizer | Name | None = None,
+    *,
+    chunk_words: int = 2048,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Iterator[TaggedSentence]:
+    """The labels of the words of a document as one sequence, chunk by chunk; those of `tag` on the whole of it.
+
+    The states of the biLM and of the task's own biLSTM cross the borders of the chunks, as in `embed_document`, and a
+    random field decodes one sequence of labels. Memory: that of one chunk. Words, states and a field's scores are in a
+    temporary file.
+
+    Args:
+        words: of the document, any iterable; or its text, which the tokenizer splits and which then is in memory.
+        model, tokenizer, device, dtype: as of `tag`.
+        chunk_words: words read at a time.
+
+    Yields:
+        Consecutive words and their labels. A document without words gives one part without words.
+
+    Raises:
+        TypeError: a word that is not a text.
+        ValueError: as of `tag`; a Transformer, or a mix that is normalised by the statistics of all words: both need
+            the whole document at once.
+    """
+    if chunk_words < 1:
+        raise ValueError(f"chunk_words={chunk_words}: expected at least 1")
+    tagger = _load_tagger(model, device, dtype)
+    reason = needs_all_words(tagger.config)
+    if reason is not None:
+        raise ValueError(reason)
+    return _tag_chunks(tagger, load_tokenizer(tokenizer, model), words, chunk_words)
+
+
+@torch.no_grad()
+def _tag_chunks(
+    model: ElmoForTokenClassification, tokenizer: ElmoTokenizer, words: str | Iterable[str], chunk_words: int
+) -> Iterator[TaggedSentence]:
+    names = model.config.label_names
+    with Chunks(tokenizer, words, chunk_words) as chunks:
+        features = (chunk.features[chunk.is_word] for chunk in read_features(model, tokenizer, chunks))
+        emissions = (model.classifier(model.hidden_layers(words_of_chunk)) for words_of_chunk in features)
+        found: Iterator[Tensor]
+        if model.crf is None:
+            found = (scores.argmax(dim=-1) for scores in emissions)
+        else:
+            found = best_tags_of_chunks(emissions, model.crf())
+        for number, labels in enumerate(found):
+            yield TaggedSentence(chunks[number][0], [names[label] for label in labels.tolist()])
+
+
+def best_tags_of_chunks(emissions: Iterable[Tensor], scores: CrfScores) -> Iterator[Tensor]:
+    """The best sequence of a random field over a document, chunk by chunk, as Viterbi decoding finds it in the whole.
+
+    From start to end, the best score of what leads to each tag at each chunk's border is kept; from end to start, each
+    chunk is decoded between that and the tag behind it.
+
+    Args:
+        emissions: of each chunk, (words, L).
+        scores: of the field.
+
+    Yields:
+        (words,), int64, of each chunk.
+    """
+    with Spool() as parts, Spool() as tags:
+        start = scores.start
+        for chunk in emissions:
+            parts.append(save({"emissions": chunk.cpu().contiguous(), "start": start.cpu()}))
+            if len(chunk):
+                ends = best_ends(chunk[None], _all(chunk), scores._replace(start=start))[0]
+                start = (ends[:, None] + scores.transitions).amax(dim=0)
+                # Only differences matter, and sums over a long document would round them away.
+                start = start - start.max()
+        end = scores.end
+        for number in range(len(parts) - 1, -1, -1):
+            part = load(parts[number])
+            chunk, start = part["emissions"].to(end.device), part["start"].to(end.device)
+            best = best_tags(chunk[None], _all(chunk), CrfScores(start, scores.transitions, end))[0]
+            if len(chunk):
+                end = scores.transitions[:, best[0]]
+            tags.append(save({"tags": best.cpu()}))
+        for number in range(len(tags) - 1, -1, -1):
+            yield load(tags[number])["tags"]
+
+
+def _all(chunk: Tensor) -> Tensor:
+    """(1, words), bool: a field over all words of a chunk."""
+    return torch.ones(1, len(chunk), dtype=torch.bool, device=chunk.device)

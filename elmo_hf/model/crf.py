@@ -361,6 +361,20 @@ def best_tags(emissions: Tensor, mask: Tensor, scores: CrfScores) -> Tensor:
 
 
 @torch.no_grad()
+def best_ends(emissions: Tensor, mask: Tensor, scores: CrfScores) -> Tensor:
+    """For every tag the best score of a sequence whose last word has it, the score of ending there left out.
+
+    What a part of a sentence leaves to the part behind it. Arguments as in [`log_partition`].
+
+    Returns:
+        (rows with words, L), longest row first, float32 or wider.
+    """
+    packing = PackedBatch.from_mask(mask)
+    packed = packing.pack(_widened(emissions), packing.forward_index)
+    return _last(_run(packed, packing.batch_sizes, scores, _best))
+
+
+@torch.no_grad()
 def best_paths(emissions: Tensor, mask: Tensor, scores: CrfScores, count: int) -> tuple[Tensor, Tensor]:
     """The sequences of the highest scores, best first (Viterbi decoding of `count` paths).
 

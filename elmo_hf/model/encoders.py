@@ -1,4 +1,4 @@
-"""The recurrent layers of a task: biLSTMs that read the outputs of both directions below, and carry no state.
+"""The recurrent layers of a task: biLSTMs that read the outputs of both directions below.
 
 Two kinds of cell: the plain one, and one with a highway from its input around the recurrence (Zhang et al. 2016; He et
 al. 2017), AllenNLP's `stacked_bidirectional_lstm`.
@@ -35,23 +35,27 @@ class ElmoTaskLstm(nn.Module):
         self.input_proj = starting_with(nn.Linear(input_size, self.input_gates * size), "uniform", scale)
         self.hidden_proj = starting_with(nn.Linear(size, self.state_gates * size, bias=False), "uniform", scale)
 
-    def forward(self, inputs: Tensor, batch_sizes: list[int]) -> Tensor:
-        """Packed [total, input_size] -> packed [total, size]; `batch_sizes` are the rows running at each step."""
-        rows = batch_sizes[0] if batch_sizes else 0
-        hidden = inputs.new_zeros(rows, self.size)
-        cell = hidden.to(torch.promote_types(inputs.dtype, torch.float32))
+    def forward(
+        self, inputs: Tensor, batch_sizes: list[int], hidden: Tensor, cell: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Packed [total, input_size] -> packed [total, size], and the final hidden and cell [rows, size].
+
+        `batch_sizes` are the rows running at each step; other rows have no words and keep their state.
+        """
         kept = None
         if self.training and self.recurrent_dropout:
             kept = functional.dropout(torch.ones_like(hidden), self.recurrent_dropout)
         return self._run(inputs, batch_sizes, hidden, cell, kept)
 
-    def _run(self, inputs: Tensor, batch_sizes: list[int], hidden: Tensor, cell: Tensor, kept: Tensor | None) -> Tensor:
+    def _run(
+        self, inputs: Tensor, batch_sizes: list[int], hidden: Tensor, cell: Tensor, kept: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The recurrence; `kept` [rows, size] scales every output of a row."""
         settings: dict[str, Any] = {"cell_clip": None, "projection_clip": None, "forget_bias": self.forget_bias}
         state = inputs, batch_sizes, hidden, cell, self.input_proj, self.hidden_proj
         if kept is None:
-            return projected_lstm(*state, None, **settings)[0]
-        return reference_lstm(*state, lambda exposed: exposed * kept[: len(exposed)], **settings)[0]
+            return projected_lstm(*state, None, **settings)
+        return reference_lstm(*state, lambda exposed: exposed * kept[: len(exposed)], **settings)
 
 
 class ElmoHighwayLstm(ElmoTaskLstm):
@@ -67,17 +71,22 @@ class ElmoHighwayLstm(ElmoTaskLstm):
 
     input_gates, state_gates = 6, 5
 
-    def _run(self, inputs: Tensor, batch_sizes: list[int], hidden: Tensor, cell: Tensor, kept: Tensor | None) -> Tensor:
-        outputs = [inputs.new_zeros(0, self.size)]
+    def _run(
+        self, inputs: Tensor, batch_sizes: list[int], hidden: Tensor, cell: Tensor, kept: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        outputs, finished = [inputs.new_zeros(0, self.size)], []
         for gates in self.input_proj(inputs).split(batch_sizes):
             rows = len(gates)
+            finished.append((hidden[rows:], cell[rows:]))
             gates, carried = gates.to(cell.dtype).split([5 * self.size, self.size], dim=-1)
             i, f, g, o, r = (gates + self.hidden_proj(hidden[:rows])).chunk(5, dim=-1)
             cell = torch.sigmoid(i) * torch.tanh(g) + torch.sigmoid(f + self.forget_bias) * cell[:rows]
             mixed = torch.lerp(carried, torch.sigmoid(o) * torch.tanh(cell), torch.sigmoid(r))
             hidden = mixed.to(inputs.dtype) if kept is None else mixed.to(inputs.dtype) * kept[:rows]
             outputs.append(hidden)
-        return torch.cat(outputs)
+        # Rows stopped shortest first.
+        finals = (torch.cat(parts) for parts in zip(*[(hidden, cell), *finished[::-1]], strict=True))
+        return torch.cat(outputs), *finals
 
 
 CELLS: dict[str, type[ElmoTaskLstm]] = {"lstm": ElmoTaskLstm, "highway_lstm": ElmoHighwayLstm}
@@ -97,13 +106,29 @@ class ElmoTaskLayer(nn.Module):
         self.forward_lstm = CELLS[config.task_encoder](config, input_size, size)
         self.backward_lstm = CELLS[config.task_encoder](config, input_size, size)
 
-    def forward(self, inputs: Tensor, packing: PackedBatch) -> Tensor:
-        """Packed [total, input_size], first word first -> [total, 2 * size] likewise, forward direction first."""
-        mirrored = packing.mirrored
-        forward = self.forward_lstm(inputs, packing.batch_sizes)
+    def forward(
+        self, inputs: Tensor, packing: PackedBatch, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Run both directions.
+
+        Args:
+            inputs: packed [total, input_size], first word first.
+            packing: of the batch.
+            state: hidden and cell (2, rows, size) of both directions, rows in the order of the packing; zeros without.
+
+        Returns:
+            [total, 2 * size], packed as the inputs, forward direction first; the final state.
+        """
+        if state is None:
+            zeros = inputs.new_zeros(2, packing.shape[0], self.forward_lstm.size)
+            state = zeros, zeros.to(torch.promote_types(inputs.dtype, torch.float32))
+        (forward_hidden, backward_hidden), (forward_cell, backward_cell) = state
+        sizes, mirrored = packing.batch_sizes, packing.mirrored
+        forward, *after_forward = self.forward_lstm(inputs, sizes, forward_hidden, forward_cell)
+        backward, *after_backward = self.backward_lstm(inputs[mirrored], sizes, backward_hidden, backward_cell)
+        hidden, cell = (torch.stack(pair) for pair in zip(after_forward, after_backward, strict=True))
         # Mirroring twice restores the order.
-        backward = self.backward_lstm(inputs[mirrored], packing.batch_sizes)[mirrored]
-        return torch.cat([forward, backward], dim=-1)
+        return torch.cat([forward, backward[mirrored]], dim=-1), (hidden, cell)
 
 
 def task_layers(config: ElmoConfig, input_size: int, size: int, count: int) -> nn.ModuleList:

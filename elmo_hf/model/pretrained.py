@@ -25,7 +25,7 @@ from .pooling import is_token
 from .quantized_linear import ElmoQuantizedLinear
 from .scalar_mix import ElmoScalarMix
 from .softmax import ElmoSoftmax
-from .state import ElmoState
+from .state import ElmoState, ElmoTaskState
 from .task_layers import ElmoTaskLayers
 from .transformer import ElmoPositions
 from .word_embeddings import ElmoWordEmbeddings
@@ -396,38 +396,62 @@ class ElmoPreTrainedModel(PreTrainedModel):
         return_state: bool = False,
         output_attentions: bool | None = None,
     ) -> tuple[Tensor, Tensor, Any]:
-        """What a task's classifier reads: the biLM, its mixes, and the task's own layers over a batch.
+        """What a task's classifier reads; arguments and results as of `read_words`, but the states are the biLM's."""
+        given = None if initial_state is None else ElmoTaskState(initial_state, None)
+        inputs = input_ids, attention_mask, character_ids, inputs_embeds, output_hidden_states, pos_tag_ids
+        return self.read_words(*inputs, code_point_ids, given, return_state, output_attentions)[:3]
+
+    def read_words(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        character_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        pos_tag_ids: Tensor | None = None,
+        code_point_ids: Tensor | None = None,
+        initial_state: ElmoTaskState | None = None,
+        return_state: bool = False,
+        output_attentions: bool | None = None,
+    ) -> tuple[Tensor, Tensor, Any, ElmoTaskState]:
+        """Run the biLM, its mixes, and the task's own layers over a batch.
 
         For a model with `elmo` (an [`ElmoModel`], or `None` for the baseline without biLM) and `task_layers`.
-        Arguments as in [`ElmoModel`], and `code_point_ids` as in [`ElmoTaskCharacters`]; without biLM only `input_ids`,
-        `attention_mask` and these are read, and in absence of the mask the padding word is padding.
+        Arguments as in [`ElmoModel`], but the state is that of biLM and task, and `code_point_ids` as in
+        [`ElmoTaskCharacters`]; without biLM only `input_ids`, `attention_mask`, these and the state are read, and in
+        absence of the mask the padding word is padding.
 
         Returns:
             features (batch, words, task_layers.output_size), zero at padding; the mask of real words and boundaries
-            (batch, words), bool; the [`ElmoModelOutput`], `None` without biLM.
+            (batch, words), bool; the [`ElmoModelOutput`], `None` without biLM; the state after the batch, of the biLM
+            with `return_state` only.
 
         Raises:
             ValueError: missing, contradicting or out-of-range inputs.
         """
         task_layers = self.get_submodule("task_layers")
+        of_bilm, of_layers = initial_state or (None, None)
+        outputs, representations = None, None
         if self.bilm is None:
             mask = self._mask_of_words(input_ids, attention_mask)
-            return task_layers(None, input_ids, mask, code_point_ids, self._words_only(mask, input_ids)), mask, None
-        outputs = self.bilm(
-            input_ids,
-            attention_mask,
-            character_ids,
-            inputs_embeds,
-            output_hidden_states=output_hidden_states,
-            pos_tag_ids=pos_tag_ids,
-            initial_state=initial_state,
-            return_state=return_state,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
-        mask = self.bilm.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
+        else:
+            outputs = self.bilm(
+                input_ids,
+                attention_mask,
+                character_ids,
+                inputs_embeds,
+                output_hidden_states=output_hidden_states,
+                pos_tag_ids=pos_tag_ids,
+                initial_state=of_bilm,
+                return_state=return_state,
+                output_attentions=output_attentions,
+                return_dict=True,
+            )
+            representations = outputs.representations
+            mask = self.bilm.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
         words_only = self._words_only(mask, input_ids)
-        return task_layers(outputs.representations, input_ids, mask, code_point_ids, words_only), mask, outputs
+        features, state = task_layers(representations, input_ids, mask, code_point_ids, words_only, of_layers)
+        return features, mask, outputs, ElmoTaskState(None if outputs is None else outputs.state, state)
 
     def _words_only(self, mask: Tensor, input_ids: Tensor | None) -> Tensor | None:
         """(batch, words), bool: what a task's recurrent layers read, where that is not all of `mask`."""

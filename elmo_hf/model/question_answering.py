@@ -200,7 +200,7 @@ class ElmoForQuestionAnswering(ElmoPreTrainedModel):
         """(batch, words, width) -> (batch, words, 2 * task_lstm_size) over the words that can be an answer; else 0."""
         assert self.modelling_layer is not None
         packing = PackedBatch.from_mask(candidates)
-        packed = self.modelling_layer(packing.pack(features, packing.forward_index), packing)
+        packed, _ = self.modelling_layer(packing.pack(features, packing.forward_index), packing)
         return packing.unpack(packed, packing.forward_index)
 
 

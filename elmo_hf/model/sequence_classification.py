@@ -77,6 +77,10 @@ class ElmoSentenceEncoder(nn.Module):
             vectors = torch.cat([first, second, (first - second).abs(), first * second], dim=-1)
         else:
             vectors = self.pooling(words, words_to_pool(mask, without_boundaries))
+        return self.reduce(vectors)
+
+    def reduce(self, vectors: Tensor) -> Tensor:
+        """What is behind pooling: (batch, pooled width) -> (batch, output_size)."""
         for layer in self.maxout:
             vectors = layer(self.dropout(vectors))
         return self.dropout(self.hidden_layers(vectors))

@@ -14,6 +14,7 @@ from .encoders import task_layers
 from .feed_forward import ElmoFeedForward
 from .initialization import InitialValues
 from .packing import PackedBatch
+from .state import ElmoState
 from .task_characters import ElmoTaskCharacters
 from .word_embeddings import ElmoWordEmbeddings
 
@@ -73,7 +74,8 @@ class ElmoTaskLayers(nn.Module):
         mask: Tensor,
         code_point_ids: Tensor | None = None,
         words_only: Tensor | None = None,
-    ) -> Tensor:
+        initial_state: ElmoState | None = None,
+    ) -> tuple[Tensor, ElmoState | None]:
         """Encode the words that `mask` marks; padding on either side is never read.
 
         Args:
@@ -83,10 +85,11 @@ class ElmoTaskLayers(nn.Module):
             mask: (batch, words), bool.
             code_point_ids: (batch, characters), what [`ElmoTaskCharacters`] reads of these words; `None` without them.
             words_only: (batch, words), bool: the words of `mask` that the recurrent layers read; by default all.
+            initial_state: of the first biLSTM, as many rows as the batch has; zeros without.
 
         Returns:
             (batch, words, output_size), zero at padding; with recurrent layers, zero where these read nothing but for
-            ELMo at the output.
+            ELMo at the output. And the state of the first biLSTM behind them, `None` without it.
 
         Raises:
             ValueError: missing `input_ids` or `code_point_ids`, or ids outside their tables.
@@ -99,16 +102,16 @@ class ElmoTaskLayers(nn.Module):
             parts.append(self.characters(self._given("code_point_ids", code_point_ids), mask))
         if self.word_vectors is not None:
             parts.append(self.word_vectors(self._given("input_ids", input_ids), mask))
-        words = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        words, state = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1), None
         if len(self.layers):
             read = mask if words_only is None else words_only
-            words = self._run_layers(self.layers, self.pre_encoder(words), read)
+            words, state = self._run_layers(self.layers, self.pre_encoder(words), read, initial_state)
             if len(self.integrator):
-                words = self._run_layers(self.integrator, biattention(words, read), read)
+                words, _ = self._run_layers(self.integrator, biattention(words, read), read)
         if self.output_mix is not None:
             assert representations is not None
             words = torch.cat([words, representations[:, self.output_mix]], dim=-1)
-        return words
+        return words, state
 
     @staticmethod
     def _given(name: str, value: Tensor | None) -> Tensor:
@@ -120,11 +123,17 @@ class ElmoTaskLayers(nn.Module):
             )
         return value
 
-    def _run_layers(self, layers: nn.ModuleList, words: Tensor, mask: Tensor) -> Tensor:
-        """(batch, words, width) -> (batch, words, 2 * size of a layer), zero at padding."""
+    def _run_layers(
+        self, layers: nn.ModuleList, words: Tensor, mask: Tensor, initial_state: ElmoState | None = None
+    ) -> tuple[Tensor, ElmoState | None]:
+        """(batch, words, width) -> (batch, words, 2 * size of a layer), zero at padding, and the new state."""
         packing = PackedBatch.from_mask(mask)
-        packed = packing.pack(words, packing.forward_index)  # [total, width]
-        for layer in layers:
+        order, restore = packing.row_order, torch.argsort(packing.row_order)
+        packed, finals = packing.pack(words, packing.forward_index), []  # [total, width]
+        for number, layer in enumerate(layers):
             packed = functional.dropout(packed, self.dropout, self.training)
-            packed = layer(packed, packing)
-        return packing.unpack(packed, packing.forward_index)
+            state = None if initial_state is None else tuple(part[number][:, order] for part in initial_state)
+            packed, final = layer(packed, packing, state)
+            finals.append(final)
+        hidden, cell = (torch.stack(parts)[:, :, restore] for parts in zip(*finals, strict=True))
+        return packing.unpack(packed, packing.forward_index), ElmoState(hidden, cell)

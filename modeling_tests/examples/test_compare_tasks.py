@@ -1,12 +1,17 @@
 """`examples/compare_tasks.py`: the runs it starts, reads again or refuses, and its table."""
 
+import dataclasses
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-import compare_tasks
+from elmo_hf import ElmoConfig, ElmoForTokenClassification
+from elmo_hf.finetuning import ModelArguments, TaskTrainingArguments, parse
+from examples import compare_tasks
 
 # An example in a few lines: its score depends on its arguments, and a file counts how often it ran.
 SCRIPT = """
@@ -16,13 +21,16 @@ parser.add_argument("--seed", type=int)
 parser.add_argument("--output_dir", type=pathlib.Path)
 parser.add_argument("--score", type=float)
 parser.add_argument("--words", nargs="*")
+parser.add_argument("--train_share", type=float, default=1)
+parser.add_argument("--rate", type=float, default=0)
 args = parser.parse_args()
 with open(args.output_dir / "runs", "a") as file:
     file.write("run ")
 if args.score < 0:
     raise SystemExit("broken")
 (args.output_dir / "words").write_text(repr(args.words))
-results = {"test_f1": args.score + args.seed / 100, "train_runtime": 2.0}
+f1 = args.train_share * (args.score + args.seed / 100)
+results = {"test_f1": f1, "train_runtime": 2.0, "eval_f1": f1 - abs(args.rate), "eval_loss": abs(args.rate)}
 (args.output_dir / "all_results.json").write_text(json.dumps(results))
 """
 
@@ -57,8 +65,9 @@ def test_table_of_means_and_deviations(script: Path, capsys: pytest.CaptureFixtu
         "| fine-tuned | 72.33 | 1.53 | 71.00, 72.00, 74.00 | 2 |",
     ]
     printed = capsys.readouterr().out
-    assert "6 runs, 0 of them finished before" in printed
-    assert "[6/6] fine-tuned, seed 4: test_f1 0.7400; about 0 s left" in printed
+    assert "2 runs, 0 of them finished before" in printed and "4 runs, 0 of them finished before" in printed
+    assert "[4/4] fine-tuned, seed 4: test_f1 0.7400; about 0 s left" in printed
+    assert (out / "results.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert printed.endswith(text)
 
 
@@ -80,7 +89,7 @@ def test_unfinished_runs_run_again(script: Path) -> None:
 
 def test_other_commands_are_refused(script: Path) -> None:
     compare(script, "a=", options="--seeds 1")
-    with pytest.raises(SystemExit, match=r"out/a/seed-1 holds a run of another command .*: remove it"):
+    with pytest.raises(ValueError, match=r"out/a/seed-1 holds a run of another command .*: remove it"):
         compare(script, "a=", options="--seeds 1", common="--score 0.6")
 
 
@@ -93,7 +102,7 @@ def test_failures_are_told_and_do_not_stop_the_rest(script: Path, capsys: pytest
 
 def test_unknown_metric(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(script, "a=", options="--seeds 1 --metric test_accuracy") == 1
-    assert "has no test_accuracy; expected one of test_f1, train_runtime" in capsys.readouterr().out
+    assert "has no test_accuracy; expected one of eval_f1, eval_loss, test_f1, train_runtime" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("variants", [["a"], ["a=", "A =--score 1"]])
@@ -101,3 +110,90 @@ def test_bad_variants(script: Path, variants: list[str], capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         compare(script, *variants)
     assert "--variant: expected NAME=ARGUMENTS, each name once" in capsys.readouterr().err
+
+
+def test_shares_of_the_data(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare(script, "a=", "b=--score 0.7", options="--seeds 1 2 --shares 0.1 1") == 0
+    out = script.parent / "out"
+    assert (out / "a/share-0.1/seed-2/runs").is_file() and (out / "a/seed-2/runs").is_file()
+    shares = json.loads((out / "results.json").read_text())["shares"]
+    assert shares["0.1"]["variants"]["b"]["values"] == pytest.approx({"1": 0.071, "2": 0.072})
+    assert shares["1"]["variants"]["a"]["values"] == pytest.approx({"1": 0.51, "2": 0.52})
+    assert (out / "results.md").read_text().splitlines() == [
+        "| model | test_f1, 10 % | test_f1, 100 % |",
+        "|---|---|---|",
+        "| a | 5.15 ± 0.07 | 51.50 ± 0.71 |",
+        "| b | 7.15 ± 0.07 | 71.50 ± 0.71 |",
+    ]
+    assert (out / "results.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert "b, 10 %, seed 2: test_f1 0.0720" in capsys.readouterr().out
+
+
+def test_values_of_a_grid_are_chosen_by_validation(script: Path) -> None:
+    grids = ["--grid", "rate=0.3 -0.1 0.2", "--grid", "b:score=0.6 0.4"]
+    argv = ["--script", str(script), "--output_dir", str(script.parent / "out"), "--metric", "test_f1", *grids]
+    argv += ["--variant", "a=", "--variant", "b=", "--seeds", "1", "2"]
+    assert compare_tasks.main([*argv, "--", "--score", "0.5"]) == 0
+    out = script.parent / "out"
+    rows = json.loads((out / "results.json").read_text())["variants"]
+    assert (rows["a"]["chosen"], rows["b"]["chosen"]) == ("--rate -0.1", "--rate -0.1 --score 0.6")
+    assert rows["a"]["values"] == pytest.approx({"1": 0.51, "2": 0.52})
+    assert rows["b"]["values"] == pytest.approx({"1": 0.61, "2": 0.62})
+    # Each value once with the first seed, the best with the others.
+    assert len(list(out.glob("a/*/seed-1"))) == 3 and len(list(out.glob("b/*/seed-1"))) == 6
+    assert [path.parent.name for path in out.glob("a/*/seed-2")] == ["rate=-0.1"]
+    # By another result, and the lower the better.
+    argv += ["--choose_by", "eval_loss", "--lower_is_better"]
+    assert compare_tasks.main([*argv, "--", "--score", "0.5"]) == 0
+    assert (out / "a/rate=-0.1/seed-1/runs").read_text() == "run "
+
+
+def test_the_rows_that_ask_what_elmo_is_worth() -> None:
+    argv = ["--script", "s.py", "--output_dir", "o", "--metric", "test_f1", "--bilm", "elmo", "--variant", "mine=-x 1"]
+    found = compare_tasks.parse([*argv, "--word_vectors", "w2v.txt", "--", "--use_crf"])
+    assert list(found.variants) == [
+        "words and characters",
+        "started from word vectors",
+        "and random biLM",
+        "and frozen biLM",
+        "and fine-tuned biLM",
+        "mine",
+    ]
+    config = {**compare_tasks.CHARACTERS}
+    for name, arguments in found.variants.items():
+        if name == "mine":
+            continue
+        options = ModelArguments(**parsed_options(arguments))
+        assert (options.word_vectors == "w2v.txt") is (name != "words and characters")
+        assert (options.model_name_or_path == "elmo") is ("biLM" in name)
+        assert options.random_weights is ("random" in name)
+        assert options.freeze_bilm is ("frozen" in name or "random" in name)
+        if "biLM" not in name:
+            assert json.loads(options.config_overrides or "") == config
+    assert found.variants["mine"] == ["-x", "1"] and found.common == ["--use_crf"]
+    # Without a file there is no second row, and the vectors start at random.
+    assert len(compare_tasks.parse(argv).variants) == 5
+
+
+def parsed_options(arguments: list[str]) -> dict[str, Any]:
+    argv = [*arguments, "--output_dir", "o", "--do_train", "--use_cpu"]
+    options = parse(argv, ModelArguments, TaskTrainingArguments)[0]
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+
+
+def test_characters_alone_are_read() -> None:
+    """The mix takes the word layer and nothing else; the biLSTM learns nothing."""
+    config = ElmoConfig.from_preset("small", **compare_tasks.CHARACTERS, num_labels=2)
+    model = ElmoForTokenClassification(config)
+    ids = torch.tensor([[1, 5, 6, 2]])
+    characters = torch.randint(1, 200, (1, 4, config.max_characters_per_word))
+    model(ids, character_ids=characters, labels=torch.tensor([[-100, 0, 1, -100]])).loss.backward()
+    gradients = {name: float(p.grad.abs().sum()) for name, p in model.named_parameters() if p.grad is not None}
+    assert all(value == 0 for name, value in gradients.items() if ".encoder." in name)
+    assert gradients["elmo.embeddings.convolutions.0.weight"] > 0
+
+
+@pytest.mark.parametrize("grid", ["rate", "rate=", "=1", "c:rate=1"])
+def test_bad_grids(script: Path, grid: str) -> None:
+    with pytest.raises((SystemExit, ValueError)):
+        compare(script, "a=", options=f"--grid {grid}")

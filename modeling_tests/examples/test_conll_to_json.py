@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from conll_to_json import main
-from corpus_files import CorpusError
+from elmo_hf.finetuning import CorpusError
 from elmo_hf.pretraining import TaggedSentence, open_corpus
+from examples.conll_to_json import main
 
 
 def test_words_and_tags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-import demo
-import ner_corpus
-import run_ner
+from examples import demo, ner_corpus, run_ner
 from hub_upload.cli import main as elmo_hub
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ner_corpus import PLAIN_SHARE, SPLITS, Names, generate, main
-from ner_data import Columns, Sentence, label_set, read_file
+from elmo_hf.finetuning import Sentence, TagColumns, read_tagged, tag_set
+from examples.ner_corpus import PLAIN_SHARE, SPLITS, Names, generate, main
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def entities(sentence: Sentence) -> list[tuple[str, str]]:
 
 def test_tags_are_well_formed(corpus: dict[str, list[Sentence]]) -> None:
     for sentences in corpus.values():
-        assert label_set(sentences) == ["O", *(f"{p}-{t}" for t in ("LOC", "MISC", "ORG", "PER") for p in "BI")]
+        assert tag_set(sentences) == ["O", *(f"{p}-{t}" for t in ("LOC", "MISC", "ORG", "PER") for p in "BI")]
         for words, tags in sentences:
             assert len(words) == len(tags) > 0
             assert all(words)
@@ -91,4 +91,4 @@ def test_written_files_read_back(tmp_path: Path) -> None:
     main(["--output_dir", str(tmp_path / "corpus"), "--train", "20", "--validation", "5", "--test", "6", "--seed", "3"])
     assert sorted(p.name for p in (tmp_path / "corpus").iterdir()) == ["test.conll", "train.conll", "validation.conll"]
     for split, count in (("train", 20), ("validation", 5), ("test", 6)):
-        assert read_file(tmp_path / "corpus" / f"{split}.conll", Columns()) == generate(split, count, seed=3)
+        assert read_tagged(tmp_path / "corpus" / f"{split}.conll", TagColumns()) == generate(split, count, seed=3)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-import plot_layers
 from elmo_hf import ElmoConfig, ElmoForTokenClassification, ElmoModel, ElmoTokenizer
-from plot_layers import Occurrence, occurrences
+from examples import plot_layers
+from examples.plot_layers import Occurrence, occurrences
 
 SHAPE = {"character_filters": [[1, 4], [2, 8]], "max_characters_per_word": 12, "projection_size": 4, "cell_size": 6}
 TEXT = [

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-import run_embeddings
 from elmo_hf import ElmoConfig, ElmoModel, ElmoTokenizer, embed
+from examples import run_embeddings
 
 LINES = ["The cat ( a cat ) sat .", "on", "", "the mat"]
 

@@ -14,12 +14,20 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
-import run_ner
-from corpus_files import CorpusError
 from elmo_hf import ElmoConfig, ElmoForTokenClassification, ElmoModel, ElmoTokenizer
+from elmo_hf.finetuning import (
+    IGNORED_LABEL,
+    CorpusError,
+    Sentence,
+    TagColumns,
+    encode_tagged,
+    is_well_formed,
+    read_tagged,
+    tag_set,
+)
 from elmo_hf.metrics import Seqeval
-from ner_corpus import generate, write_conll
-from ner_data import IGNORED_LABEL, Columns, Sentence, encode, is_well_formed, label_set, read_file
+from examples import run_ner
+from examples.ner_corpus import generate, write_conll
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -89,7 +97,7 @@ def test_output_folder(run: Run) -> None:
 
 
 def test_predictions_cover_the_test_file_and_give_the_score(run: Run, corpus: Path) -> None:
-    sentences = read_file(corpus / "test.conll", Columns())
+    sentences = read_tagged(corpus / "test.conll", TagColumns())
     rows = predictions_of(run.output)
     assert [Sentence([word for word, _, _ in s], [gold for _, gold, _ in s]) for s in rows] == sentences
     scores = Seqeval().compute(
@@ -130,6 +138,30 @@ def test_resumed_run_equals_an_uninterrupted_one(run: Run, corpus: Path, tmp_pat
         assert torch.equal(expected[name], resumed[name]), name  # bit for bit
     assert metrics["test_f1"] == run.metrics["test_f1"]
     assert metrics["train_loss"] != run.metrics["train_loss"], "the first two epochs ran again"
+
+
+def test_other_data_labels_or_settings_do_not_continue(run: Run, corpus: Path, tmp_path: Path) -> None:
+    newest = max(run.output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    shutil.copytree(newest, tmp_path / newest.name)
+    other = tmp_path / "other.conll"
+    other.write_text((corpus / "train.conll").read_text().replace("LOC", "CITY"))
+    same = ["--validation_file", str(other), "--test_file", str(other)]
+    for more, named in (
+        (["--train_file", str(corpus / "validation.conll")], "train data of 20 examples"),
+        (["--train_file", str(other), *same], "labels O B-CITY I-CITY"),
+        (["--learning_rate", "1e-3"], "learning_rate=0.001 (was 0.02)"),
+        (["--freeze_bilm"], "freeze_bilm=True (was False)"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            run_ner.main(options(corpus, tmp_path, *more))
+        assert named in str(caught.value) and newest.name in str(caught.value)
+        assert "another --output_dir or --resume_from_checkpoint false" in str(caught.value)
+    # The same data in another place are the same data, and a run may go on for longer.
+    moved = tmp_path / "moved.conll"
+    moved.write_bytes((corpus / "train.conll").read_bytes().replace(b"\n", b"\r\n"))
+    metrics = run_ner.main(options(corpus, tmp_path, "--train_file", str(moved), "--num_train_epochs", "7"))
+    assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 7 * 25
+    assert metrics["train_samples"] == 200
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +207,7 @@ def test_early_stopping(corpus: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["jsonl", "json", "dataset", "dataset of numbers"])
 def test_other_forms_of_the_same_data(form: str, run: Run, corpus: Path, tmp_path: Path) -> None:
-    labels = label_set(read_file(corpus / "train.conll", Columns()))
+    labels = tag_set(read_tagged(corpus / "train.conll", TagColumns()))
     feature = datasets.ClassLabel(names=labels) if form == "dataset of numbers" else datasets.Value("string")
     features = datasets.Features(
         {"tokens": datasets.List(datasets.Value("string")), "ner_tags": datasets.List(feature)}
@@ -183,7 +215,9 @@ def test_other_forms_of_the_same_data(form: str, run: Run, corpus: Path, tmp_pat
     data = tmp_path / "data"
     data.mkdir()
     for split in SIZES:
-        records = [{"tokens": s.words, "ner_tags": s.tags} for s in read_file(corpus / f"{split}.conll", Columns())]
+        records = [
+            {"tokens": s.words, "ner_tags": s.tags} for s in read_tagged(corpus / f"{split}.conll", TagColumns())
+        ]
         if form == "jsonl":
             (data / f"{split}.jsonl").write_text("\n".join(map(json.dumps, records)))
         elif form == "json":
@@ -224,7 +258,7 @@ def test_long_sentences_train_in_windows(corpus: Path, tmp_path: Path, caplog: p
     assert "sentences are longer than 6 words and were cut into" in caplog.text
     # Evaluation still reads whole sentences.
     assert [len(s) for s in predictions_of(tmp_path)] == [
-        len(s.words) for s in read_file(corpus / "test.conll", Columns())
+        len(s.words) for s in read_tagged(corpus / "test.conll", TagColumns())
     ]
 
 
@@ -232,13 +266,13 @@ def test_encoded_labels_stand_at_their_words() -> None:
     sentence = Sentence(
         ["Ada", "Lovelace", "n't", "(Oslo)", "<UNK>", "</S>"], ["B-PER", "I-PER", "O", "B-LOC", "O", "O"]
     )
-    label2id = {tag: index for index, tag in enumerate(label_set([sentence]))}
+    label2id = {tag: index for index, tag in enumerate(tag_set([sentence]))}
     tokenizer = ElmoTokenizer()
-    whole = encode([sentence], tokenizer, label2id)[0]
+    whole = encode_tagged([sentence], tokenizer, label2id)[0]
     assert whole["labels"] == [IGNORED_LABEL, *(label2id[tag] for tag in sentence.tags), IGNORED_LABEL]
     assert len(whole["input_ids"]) == len(whole["character_ids"]) == len(whole["labels"])
     reports: list[str] = []
-    parts = encode([sentence, sentence], tokenizer, label2id, max_words=4, stride=1, report=reports.append)
+    parts = encode_tagged([sentence, sentence], tokenizer, label2id, max_words=4, stride=1, report=reports.append)
     kept = [[label for label in row if label != IGNORED_LABEL] for row in parts["labels"]]
     assert kept[0] + kept[1] == kept[2] + kept[3] == [label2id[tag] for tag in sentence.tags]
     assert reports == [
@@ -258,7 +292,7 @@ def test_crf_over_a_bilstm_without_elmo(corpus: Path, tmp_path: Path, caplog: py
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["elmo_at"], config["tag_scheme"], config["use_crf"]) == ([], "BIO", True)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    words = {word for s in read_file(corpus / "train.conll", Columns()) for word in s.words}
+    words = {word for s in read_tagged(corpus / "train.conll", TagColumns()) for word in s.words}
     assert words <= set(tokenizer.get_vocab()) and config["vocab_size"] == len(tokenizer)
     # Decoded by Viterbi: every predicted sequence is well formed.
     rows = predictions_of(tmp_path)
@@ -286,10 +320,22 @@ def test_crf_and_impossible_sequences(corpus: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "windows/config.json").read_text())["tag_scheme"] is None
 
 
+def test_conllu_as_it_comes(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = ["# sent_id = 1", "1-2\tdon't" + "\t_" * 8, "1\tdo\tdo\tAUX" + "\t_" * 6, "2\tn't\tnot\tPART" + "\t_" * 6]
+    path = tmp_path / "train.conllu"
+    path.write_text(("\n".join(rows) + "\n\n") * 20)
+    files = [part for split in SIZES for part in (f"--{split}_file", str(path))]
+    argv = ["--preset", "small", "--config_overrides", json.dumps(TINY), "--task", "pos", *files, "--use_cpu"]
+    argv += ["--output_dir", str(tmp_path / "out"), *"--do_train --do_eval --do_predict --train_share 0.5".split()]
+    metrics = run_ner.main([*argv, *"--num_train_epochs 2 --learning_rate 0 --disable_tqdm true".split()])
+    assert (metrics["train_samples"], metrics["test_samples"]) == (10, 20)
+    assert [(word, tag) for word, tag, _ in predictions_of(tmp_path / "out")[0]] == [("do", "AUX"), ("n't", "PART")]
+
+
 def test_parts_of_speech_with_held_out_validation(corpus: Path, tmp_path: Path) -> None:
     tagged = tmp_path / "train.conll"
     with tagged.open("w") as file:
-        for words, _ in read_file(corpus / "train.conll", Columns()):
+        for words, _ in read_tagged(corpus / "train.conll", TagColumns()):
             for word in words:
                 tag = "NAME" if word[0].isupper() else "WORD" if word[0].isalpha() else "-PUNCT-"
                 file.write(f"{word}\t{tag}\n")
@@ -379,6 +425,15 @@ def test_tags_that_the_checkpoint_does_not_know(run: Run, tmp_path: Path) -> Non
     assert model.config.id2label == {0: "O", 1: "B-CITY"}
 
 
+@pytest.mark.parametrize("more", [["--preset", "huge"], ["--preset", "small", "--max_words", "2", "--stride", "5"]])
+def test_command_line_reports_bad_options_in_one_line(more: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples/run_ner.py"), *more, "--train_file", "none", "--do_train"]
+    command += ["--output_dir", str(tmp_path / "out"), "--use_cpu", "--eval_strategy", "no", *NO_BEST]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
 def test_command_line_reports_a_bad_file_in_one_line(tmp_path: Path) -> None:
     bad = tmp_path / "bad.conll"
     bad.write_text("Oslo\tB-LOC\nsleeps\n")
@@ -439,7 +494,7 @@ def tagger(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("tagger")
     config = ElmoConfig(**TINY)
-    labels = label_set(generate("train", 50))
+    labels = tag_set(generate("train", 50))
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     model = ElmoForTokenClassification(config)

@@ -14,11 +14,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-import run_question_answering
-from corpus_files import CorpusError
 from elmo_hf import ElmoTokenizer, answer_question
+from elmo_hf.finetuning import CorpusError, QuestionColumns, encode_questions, read_questions, words_of_questions
 from elmo_hf.metrics import AnswerSpans
-from squad_data import QuestionColumns, encode_questions, read_questions, words_of
+from examples import run_question_answering
 
 TINY = {
     "character_embedding_size": 4,
@@ -227,7 +226,7 @@ def test_questions_without_an_id_are_numbered(tmp_path: Path) -> None:
 
 def test_words_of_a_context_count_once() -> None:
     questions = [{"question": f"Who {number}?", "context": "Ada did."} for number in range(2)]
-    assert list(words_of(ElmoTokenizer(), questions)) == ["Who", "0", "?", "Who", "1", "?", "Ada", "did", "."]
+    assert list(words_of_questions(ElmoTokenizer(), questions)) == ["Who", "0", "?", "Who", "1", "?", "Ada", "did", "."]
 
 
 GOOD = {"id": "x", "question": "Who?", "context": "Ada did.", "answers": {"text": ["Ada"], "answer_start": [0]}}

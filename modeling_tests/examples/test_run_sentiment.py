@@ -3,6 +3,7 @@
 import json
 import random
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-import run_sentiment
-from corpus_files import CorpusError
+from elmo_hf.finetuning import CorpusError
+from examples import run_sentiment
 
 GOOD, BAD, OTHER = "fine lovely great".split(), "dull awful poor".split(), "the a film plot is was actor".split()
 SIZES = {"train": 96, "validation": 24, "test": 24}
@@ -177,6 +178,32 @@ def test_validation_labels_that_the_training_data_lacks(corpus: Path, tmp_path: 
     argv = options(corpus, tmp_path / "out", "--validation_file", str(other))
     with pytest.raises(CorpusError, match=r"dev\.tsv:2: label 'neutral' is not among bad, good; correct the file"):
         run_sentiment.main(argv)
+
+
+def test_another_task_does_not_continue(run: tuple[Path, dict[str, float]], corpus: Path, tmp_path: Path) -> None:
+    """In the folder of the first: its labels and weights are not taken for the second's."""
+    for path in run[0].glob("checkpoint-*"):
+        shutil.copytree(path, tmp_path / path.name)
+    for split in SIZES:
+        text = (corpus / f"{split}.tsv").read_text()
+        swapped = "".join(
+            f"{'bad' if line[0] == 'g' else 'good'}{line[line.index(chr(9)) :]}\n" for line in text.splitlines()
+        )
+        (tmp_path / f"{split}.tsv").write_text(swapped)
+        (tmp_path / f"three-{split}.tsv").write_text(text + "new\ta film\n")
+    with pytest.raises(ValueError, match="train data of 96 examples.* was 96 examples"):
+        run_sentiment.main(options(tmp_path, tmp_path))
+    files = [part for split in SIZES for part in (f"--{split}_file", str(tmp_path / f"three-{split}.tsv"))]
+    with pytest.raises(ValueError, match=r"labels bad good new \(was bad good\)"):
+        run_sentiment.main(options(tmp_path, tmp_path, *files))
+    metrics = run_sentiment.main(options(tmp_path, tmp_path, "--resume_from_checkpoint", "false"))
+    assert metrics["test_accuracy"] > 0.9
+
+
+def test_one_class_only_is_told_while_training(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run_sentiment.main(options(corpus, tmp_path, "--learning_rate", "0", "--max_steps", "24"))
+    told = [record.getMessage() for record in caplog.records if "Every prediction is" in record.getMessage()]
+    assert len(told) > 1, "after each epoch"
 
 
 def test_other_problem_than_the_checkpoint(run: tuple[Path, dict[str, float]], corpus: Path, tmp_path: Path) -> None:

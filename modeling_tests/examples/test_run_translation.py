@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import datasets
@@ -15,15 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional
-from transformers import AutoTokenizer, EncoderDecoderModel, Seq2SeqTrainer
+from transformers import AutoTokenizer, EncoderDecoderModel
 
-import run_translation
-import task_training
-from corpus_files import CorpusError
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer
+from elmo_hf.finetuning import PairColumns, read_pairs
+from elmo_hf.finetuning import splits as splits_of_data
 from elmo_hf.metrics import Bleu, Rouge
-from task_training import parameter_groups, parse
-from text_pairs import Pair, PairColumns, read_pairs
+from examples import run_translation
 
 # Said by every EncoderDecoderModel that is given labels.
 pytestmark = pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces:FutureWarning")
@@ -319,63 +318,7 @@ def test_bert_decoder(corpus: Path, tmp_path: Path) -> None:
     assert model.decoder.get_output_embeddings().weight is model.decoder.get_input_embeddings().weight
 
 
-# ---- inputs and loss
-
-
-def small_translator(**data: Any) -> tuple[EncoderDecoderModel, Any, Any, list[Pair], run_translation.DataArguments]:
-    pairs = [Pair("red dog", "rote Hund", "f:1"), Pair("cats", "Katzen", "f:2"), Pair("see a dog !", "sehen", "f:3")]
-    options = "--preset small --do_train --output_dir o --use_cpu --config_overrides"
-    model_args, data_args, _ = parse(
-        [*options.split(), json.dumps(TINY), *DECODER.split()],
-        run_translation.TranslatorArguments,
-        run_translation.DataArguments,
-        run_translation.TranslationTrainingArguments,
-    )
-    for name, value in data.items():
-        setattr(data_args, name, value)
-    return (*run_translation.make_translator(model_args, data_args, pairs), pairs, data_args)
-
-
-def test_collator_carries_characters() -> None:
-    model, tokenizer, target_tokenizer, pairs, data = small_translator()
-    encoded = run_translation.encode(pairs, tokenizer, target_tokenizer, data, cut_targets=True)
-    batch = run_translation.PairCollator(tokenizer, model=model)([encoded[index] for index in range(3)])
-    expected = tokenizer([pair.source for pair in pairs], padding=True, return_tensors="pt")
-    for name in ("input_ids", "attention_mask", "character_ids"):
-        assert torch.equal(batch[name], expected[name]), name
-    assert batch["character_ids"].shape == (3, 6, 20)
-    for row, pair in zip(batch["labels"], pairs, strict=True):
-        ids = row[row.ne(run_translation.IGNORED_LABEL)].tolist()
-        assert target_tokenizer.decode(ids[:-1]) == pair.target and ids[-1] == target_tokenizer.eos_token_id
-    start = torch.full((3, 1), target_tokenizer.bos_token_id)
-    shifted = torch.cat([start, batch["labels"][:, :-1]], dim=1).clamp(min=0)
-    assert torch.equal(batch["decoder_input_ids"], shifted)
-
-
-def test_padding_changes_nothing() -> None:
-    model, tokenizer, target_tokenizer, pairs, data = small_translator()
-    encoded = run_translation.encode(pairs, tokenizer, target_tokenizer, data, cut_targets=True)
-    collate = run_translation.PairCollator(tokenizer, model=model)
-    model.eval()
-    together = model(**collate([encoded[index] for index in range(3)])).logits
-    for index in range(3):
-        alone = model(**collate([encoded[index]])).logits[0]
-        torch.testing.assert_close(together[index, : len(alone)], alone, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_loss_is_that_of_the_model_and_of_the_trainer(smoothing: float, tmp_path: Path) -> None:
-    model, tokenizer, target_tokenizer, pairs, data = small_translator()
-    encoded = run_translation.encode(pairs, tokenizer, target_tokenizer, data, cut_targets=True)
-    batch = run_translation.PairCollator(tokenizer, model=model)([encoded[index] for index in range(3)])
-    outputs = model.eval()(**batch)
-    loss = run_translation.make_loss(smoothing)
-    args = run_translation.TranslationTrainingArguments(str(tmp_path), label_smoothing_factor=smoothing, use_cpu=True)
-    smoother = Seq2SeqTrainer(model, args, processing_class=tokenizer).label_smoother
-    expected = outputs.loss if smoother is None else smoother(outputs, batch["labels"])
-    torch.testing.assert_close(loss(outputs, batch["labels"]), expected)
-    count = batch["labels"].ne(run_translation.IGNORED_LABEL).sum()
-    torch.testing.assert_close(loss(outputs, batch["labels"], num_items_in_batch=2 * count), expected / 2)
+# ---- summaries, forms of data
 
 
 def test_steps_over_several_batches_equal_one_large_batch(corpus: Path, tmp_path: Path) -> None:
@@ -387,45 +330,6 @@ def test_steps_over_several_batches_equal_one_large_batch(corpus: Path, tmp_path
         found.append(weights(output))
     for name in found[0]:
         torch.testing.assert_close(found[0][name], found[1][name], rtol=0, atol=2e-5)
-
-
-def test_learning_rates_reach_their_parameters() -> None:
-    model, *_ = small_translator()
-    args = run_translation.TranslationTrainingArguments(
-        "unused", learning_rate=1e-3, bilm_learning_rate=1e-5, weight_decay=0.1, use_cpu=True
-    )
-    found = {id(p): g["lr"] for g in parameter_groups(model, args) for p in g["params"]}
-    parameters = dict(model.named_parameters())
-    assert len(found) == len(parameters)
-    for name, parameter in parameters.items():
-        assert found[id(parameter)] == (1e-5 if is_bilm(name) else 1e-3), name
-
-
-def test_long_texts() -> None:
-    _, tokenizer, target_tokenizer, pairs, data = small_translator(max_source_words=2, max_target_tokens=5)
-    reports: list[str] = []
-    encoded = run_translation.encode(pairs, tokenizer, target_tokenizer, data, cut_targets=True, report=reports.append)
-    assert [len(row["input_ids"]) - 2 for row in encoded] == [2, 1, 2]
-    assert [len(row["character_ids"]) - 2 for row in encoded] == [2, 1, 2]
-    whole = target_tokenizer([pair.target for pair in pairs])["input_ids"]
-    assert [row["labels"] for row in encoded] == [ids[:5] for ids in whole]
-    long = sum(len(ids) > 5 for ids in whole)
-    assert long and reports == [
-        "1 of 3 sources are longer than 2 words and were cut",
-        f"{long} of 3 training targets are longer than 5 tokens and were cut",
-    ]
-    with pytest.raises(CorpusError, match=r"f:1: the target has \d+ tokens, and the decoder's limit is 5; train with"):
-        run_translation.encode(pairs, tokenizer, target_tokenizer, data, cut_targets=False)
-
-
-def test_target_tokenizer_is_the_same_every_time(corpus: Path) -> None:
-    targets = lines_of(corpus / "train.de")
-    first, second = (run_translation.train_target_tokenizer(targets, 280) for _ in range(2))
-    assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
-    assert (first.pad_token_id, first.bos_token_id, first.eos_token_id) == (0, 1, 2)
-
-
-# ---- summaries, forms of data
 
 
 def test_summaries(corpus: Path, tmp_path: Path) -> None:
@@ -465,7 +369,8 @@ def test_dataset_by_name(corpus: Path, tmp_path: Path, monkeypatch: pytest.Monke
     }
     whole = datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in splits.items()})
     asked: list[Any] = []
-    monkeypatch.setattr(task_training, "load_dataset", lambda *names: asked.append(names) or whole)
+    monkeypatch.setattr(splits_of_data, "load_dataset", lambda *names: asked.append(names) or whole)
+    monkeypatch.setattr(splits_of_data, "load_dataset_builder", lambda *names: SimpleNamespace(config=None))
     argv = ["--preset", "small", "--config_overrides", json.dumps(TINY), "--dataset_name", "mine"]
     argv += ["--dataset_config_name", "de-en", "--source_column", "translation.en", "--target_column", "translation.de"]
     argv += ["--output_dir", str(tmp_path), *DECODER.split(), *"--do_train --do_predict --use_cpu".split()]

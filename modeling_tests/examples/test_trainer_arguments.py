@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-import run_ner
 from elmo_hf import ElmoModel
-from ner_corpus import generate, write_conll
-from ner_data import Columns, read_file
+from elmo_hf.finetuning import TagColumns, read_tagged
+from examples import run_ner
+from examples.ner_corpus import generate, write_conll
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -133,7 +133,7 @@ def test_batches_of_similar_length(corpus: Path, tmp_path: Path, monkeypatch: py
     assert sum(spread) / len(spread) < 0.5 * (max(used) - min(used))
     blocks = (tmp_path / "predictions.conll").read_text().strip().split("\n\n")
     rows = [tuple(line.split("\t")) for block in blocks for line in block.split("\n")]
-    test = [(word, tag) for s in read_file(corpus / "test.conll", Columns()) for word, tag in zip(*s, strict=True)]
+    test = [(word, tag) for s in read_tagged(corpus / "test.conll", TagColumns()) for word, tag in zip(*s, strict=True)]
     assert [row[:2] for row in rows] == test
     assert metrics["test_accuracy"] == sum(gold == predicted for _, gold, predicted in rows) / len(rows)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from elmo_hf import ElmoModel, ElmoTokenizer, embed, embed_document
-from elmo_hf.inference.documents import _Spool
+from elmo_hf.inference.chunks import Spool
 from modeling_tests.tiny import BOTH_INPUTS, TRANSFORMER, WORD_INPUT, tiny_config, with_large_weights
 
 WORDS = ["<S>", "</S>", "<UNK>", *"the cat sat on a mat , . !".split()]
@@ -160,15 +160,15 @@ class Word(str):
 
 def test_memory_does_not_depend_on_the_length(monkeypatch):
     """At most two chunks' words are held, and one's vectors; words and border states lie on the disk."""
-    monkeypatch.setattr("elmo_hf.inference.documents._MEMORY_BYTES", 64)
+    monkeypatch.setattr("elmo_hf.inference.chunks._MEMORY_BYTES", 64)
     spools, words, arrays = [], [], []
-    original = _Spool.__init__
+    original = Spool.__init__
 
     def watched(self):
         original(self)
         spools.append(self)
 
-    monkeypatch.setattr(_Spool, "__init__", watched)
+    monkeypatch.setattr(Spool, "__init__", watched)
     model, tokenizer = tiny_model(), ElmoTokenizer(vocab=WORDS, max_characters_per_word=9)
 
     def stream():
@@ -182,15 +182,16 @@ def test_memory_does_not_depend_on_the_length(monkeypatch):
         assert sum(reference() is not None for reference in words) <= 2  # Python's enumerate keeps its last
         arrays.append(weakref.ref(array if array.base is None else array.base))
         assert sum(reference() is not None for reference in arrays) <= 2
-        assert [len(spool) for spool in spools] == [10, 9]
-        assert all(spool._file._rolled for spool in spools), "in a file"
+        words_of_chunks, spare, states = spools
+        assert (len(words_of_chunks), len(spare), len(states)) == (10, 0, 9)
+        assert words_of_chunks._file._rolled and states._file._rolled, "in a file"
     assert len(arrays) == 10 and len(words) == 200
 
 
 def test_spool(monkeypatch):
-    monkeypatch.setattr("elmo_hf.inference.documents._MEMORY_BYTES", 8)
+    monkeypatch.setattr("elmo_hf.inference.chunks._MEMORY_BYTES", 8)
     pieces = [b"abc", b"", b"defghijkl", b"m"]
-    with _Spool() as spool:
+    with Spool() as spool:
         for number, piece in enumerate(pieces):
             spool.append(piece)
             assert spool[number // 2] == pieces[number // 2]

@@ -34,7 +34,7 @@ def one_by_one(model, tokenizer):
 
 
 @pytest.mark.parametrize("options", [{}, {"use_crf": True}], ids=["words", "field"])
-@pytest.mark.parametrize("batch_words", [1, 20, 2048])
+@pytest.mark.parametrize("batch_words", [4, 20, 2048])
 def test_the_taggers_own_labels(tokenizer, options, batch_words):
     model = tagger(**options, task_dropout=0.5)
     expected = one_by_one(model, tokenizer)

@@ -36,13 +36,46 @@ def cell(kind, **fields):
     return with_large_weights(kind(tiny_config(**fields), 4, 3)).double()
 
 
+def zeros(lstm, inputs, rows):
+    hidden = inputs.new_zeros(rows, lstm.size)
+    return hidden, hidden.to(torch.promote_types(inputs.dtype, torch.float32))
+
+
+def outputs_of(lstm, inputs, sizes):
+    return lstm(inputs, sizes, *zeros(lstm, inputs, sizes[0] if sizes else 0))[0]
+
+
 @pytest.mark.parametrize("kind", [ElmoTaskLstm, ElmoHighwayLstm])
 @pytest.mark.parametrize("forget_bias", [1.0, 0.0])
 def test_the_recurrence(kind, forget_bias):
     lstm = cell(kind, task_forget_bias=forget_bias).eval()
     inputs = torch.randn(9, 4, dtype=torch.float64)
-    torch.testing.assert_close(lstm(inputs, SIZES), by_definition(lstm, inputs, SIZES), rtol=0, atol=1e-12)
-    assert lstm(inputs[:0], []).shape == (0, 3)
+    torch.testing.assert_close(outputs_of(lstm, inputs, SIZES), by_definition(lstm, inputs, SIZES), rtol=0, atol=1e-12)
+    assert outputs_of(lstm, inputs[:0], []).shape == (0, 3)
+
+
+@pytest.mark.parametrize("kind", [ElmoTaskLstm, ElmoHighwayLstm])
+def test_a_state_goes_on(kind):
+    """Rows of 4, 3 and 2 words in two parts, the first of 1, 3 and 0 of them; and one without any."""
+    lstm = cell(kind).eval()
+    inputs = torch.randn(9, 4, dtype=torch.float64)
+    whole, *final = lstm(inputs, SIZES, *zeros(lstm, inputs, 4))
+    rows = [list(inputs[[0, 3, 6, 8]]), list(inputs[[1, 4, 7]]), list(inputs[[2, 5]])]
+
+    def read(parts, order, hidden, cell):
+        """Packed by hand, longest row first."""
+        sizes = [sum(len(parts[row]) > step for row in order) for step in range(len(parts[order[0]]))]
+        packed = [parts[row][step] for step in range(len(sizes)) for row in order if len(parts[row]) > step]
+        _, hidden_after, cell_after = lstm(torch.stack(packed), sizes, hidden[order], cell[order])
+        back = torch.tensor(order).argsort()
+        return hidden_after[back], cell_after[back]
+
+    state = read([rows[0][:1], rows[1], [], []], [1, 0, 2, 3], *zeros(lstm, inputs, 4))
+    state = read([rows[0][1:], [], rows[2], []], [0, 2, 1, 3], *state)
+    for found, expected in zip(state, final, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert torch.equal(final[0][3], torch.zeros(3, dtype=torch.float64))
+    torch.testing.assert_close(final[0][:3], whole[[8, 7, 5]], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", [ElmoTaskLstm, ElmoHighwayLstm])
@@ -57,10 +90,10 @@ def test_recurrent_dropout_takes_the_same_components_from_all_words_of_a_row(kin
         return run(self, inputs, sizes, hidden, cell, kept)
 
     monkeypatch.setattr(kind, "_run", spy)
-    found = lstm.train()(inputs, SIZES)
+    found = outputs_of(lstm.train(), inputs, SIZES)
     assert set(masks[0].flatten().tolist()) <= {0.0, 2.0} and masks[0].shape == (3, 3)
     torch.testing.assert_close(found, by_definition(lstm, inputs, SIZES, masks[0]), rtol=0, atol=1e-12)
-    lstm.eval()(inputs, SIZES)
+    outputs_of(lstm.eval(), inputs, SIZES)
     assert masks[1] is None
 
 
@@ -73,8 +106,9 @@ def test_gradients_agree_with_finite_differences(kind):
     )
 
     def run(inputs, *values):
-        return torch.func.functional_call(lstm, dict(zip(names, values, strict=True)), (inputs, SIZES))
+        return torch.func.functional_call(lstm, dict(zip(names, values, strict=True)), (inputs, SIZES, *state))[0]
 
+    state = zeros(lstm, inputs, 3)
     assert torch.autograd.gradcheck(run, (inputs, *values), eps=1e-6, atol=1e-6)
 
 
@@ -87,7 +121,7 @@ def test_both_directions_read_both_below(kind):
     words = torch.randn(2, 3, 4, dtype=torch.float64)
     packed = packing.pack(words, packing.forward_index)
     for layer in layers:
-        packed = layer(packed, packing)
+        packed, _ = layer(packed, packing)
     found = packing.unpack(packed, packing.forward_index)
     for row, real in enumerate(mask):
         sentence = words[row][real]
@@ -102,6 +136,6 @@ def test_both_directions_read_both_below(kind):
 def test_half_precision_keeps_the_cell_wide():
     lstm = cell(ElmoHighwayLstm).float()
     inputs = torch.randn(9, 4)
-    half = lstm.to(torch.bfloat16)(inputs.bfloat16(), SIZES)
+    half = outputs_of(lstm.to(torch.bfloat16), inputs.bfloat16(), SIZES)
     assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.float(), lstm.float()(inputs, SIZES), rtol=0, atol=0.1)
+    torch.testing.assert_close(half.float(), outputs_of(lstm.float(), inputs, SIZES), rtol=0, atol=0.1)

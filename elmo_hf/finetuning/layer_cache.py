@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elmo_hf import ElmoModel
+from elmo_hf.model.base_model import ElmoModel
 
 DROPOUTS = ("lstm_input_dropout", "transformer_input_dropout", "attention_dropout", "transformer_dropout")
 
@@ -61,6 +61,6 @@ def cache_layers(elmo: ElmoModel, gigabytes: float) -> dict[bytes, Tensor]:
             result[:, index, mask[index]] = found[key]
         return list(result), None
 
-    elmo.embeddings.forward = pass_on
-    elmo.encoder.forward = look_up
+    elmo.embeddings.forward = pass_on  # type: ignore[method-assign, assignment]
+    elmo.encoder.forward = look_up  # type: ignore[method-assign, assignment]
     return memory

@@ -1,16 +1,19 @@
-"""Pairs of texts to translate or to summarise: two text files, TSV, JSON, or a `datasets` name -> (source, target).
+"""Pairs of texts to translate or to summarize: two text files, TSV, JSON, or a `datasets` name -> (source, target).
 
 Every reader refuses what it cannot read completely with an error that names the file, the line and the remedy: one line
 too many in one of two files would pair every sentence after it with a wrong one.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from corpus_files import CorpusError, read_lines, read_records
+from datasets import Dataset
+
+from .files import CorpusError, is_json, named, read_lines, read_records, suffix_of
+from .splits import SourceArguments
 
 
 class Pair(NamedTuple):
@@ -49,9 +52,9 @@ def read_pairs(files: Sequence[str | Path], columns: PairColumns) -> list[Pair]:
     paths = [Path(file) for file in files]
     if len(paths) == 2:
         pairs = _read_two_files(*paths)
-    elif len(paths) == 1 and paths[0].suffix == ".tsv":
+    elif len(paths) == 1 and suffix_of(paths[0]) == ".tsv":
         pairs = _read_tsv(paths[0], columns)
-    elif len(paths) == 1 and paths[0].suffix in (".json", ".jsonl"):
+    elif len(paths) == 1 and is_json(paths[0]):
         pairs = _read_fields(read_records(paths[0]), columns)
     else:
         raise CorpusError(
@@ -64,7 +67,7 @@ def read_pairs(files: Sequence[str | Path], columns: PairColumns) -> list[Pair]:
     return found
 
 
-def read_dataset(records: Iterable[dict[str, Any]], name: str, columns: PairColumns) -> list[Pair]:
+def read_pair_dataset(records: Iterable[dict[str, Any]], name: str, columns: PairColumns) -> list[Pair]:
     """Read one split of a dataset, whose `name` stands for it in errors. Otherwise as [`read_pairs`]."""
     pairs = list(_read_fields(((f"{name}: record {n}", record) for n, record in enumerate(records)), columns))
     if not pairs:
@@ -107,7 +110,7 @@ def _read_tsv(path: Path, columns: PairColumns) -> Iterator[Pair]:
         for name, option in wanted:
             if name not in names:
                 raise CorpusError(
-                    f"{path}:1: no column {name!r} among {', '.join(map(repr, names))}; choose another with {option}, "
+                    f"{path}:1: no column {name!r} among {named(names)}; choose another with {option}, "
                     "or give both columns as numbers from 0 if the first line holds no names"
                 )
         positions = [names.index(name) for name, _ in wanted]
@@ -140,7 +143,7 @@ def _field(record: dict[str, Any], name: str, option: str, place: str) -> Any:
     for part in [name] if name in record else name.split("."):
         if not isinstance(value, dict) or part not in value:
             raise CorpusError(
-                f"{place}: no field {name!r} among {', '.join(map(repr, record)) or 'none'}; choose another with "
+                f"{place}: no field {name!r} among {named(record)}; choose another with "
                 f"{option} (with dots for a field within a field, such as translation.en)"
             )
         value = value[part]
@@ -153,3 +156,51 @@ def _checked(text: Any, place: str, what: str) -> str:
     if not text.strip():
         raise CorpusError(f"{place}: {what} is empty; expected a text. Take the pair out")
     return text.strip()
+
+
+@dataclass
+class PairArguments(SourceArguments):
+    """Two text files, one text a line, or one file: `.tsv`, `.json` (a list of records) or `.jsonl`."""
+
+    train_file: list[str] | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Training data: one file, or two."}
+    )
+    validation_file: list[str] | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Likewise, to choose the best model by."}
+    )
+    test_file: list[str] | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Likewise, for the final score and predictions."}
+    )
+    validation_share: float | None = field(
+        default=None,
+        metadata={"help": "Without validation data: hold out this share of the training data, the same for any seed."},
+    )
+    source_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "TSV: number from 0, or name in the first line (default: 0). JSON and datasets: field, with dots "
+            "for one within another, such as translation.en (default: source)."
+        },
+    )
+    target_column: str | None = field(default=None, metadata={"help": "Likewise (default: 1; target)."})
+    max_source_words: int | None = field(default=None, metadata={"help": "Cut longer sources, in every split."})
+    max_target_tokens: int = field(
+        default=128, metadata={"help": "The decoder's limit. Longer training targets are cut; others are refused."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("max_source_words", 1), ("max_target_tokens", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name} {value}: expected {least} or more")
+
+    @property
+    def columns(self) -> PairColumns:
+        return PairColumns(self.source_column, self.target_column)
+
+    def read_file(self, path: Sequence[str], labels: Sequence[str] | None) -> list[Pair]:
+        return read_pairs(path, self.columns)
+
+    def read_dataset(self, split: Dataset, name: str, labels: Sequence[str] | None) -> list[Pair]:
+        return read_pair_dataset(split, name, self.columns)

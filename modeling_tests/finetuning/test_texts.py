@@ -8,9 +8,17 @@ from typing import Any
 import datasets
 import pytest
 
-from corpus_files import CorpusError
 from elmo_hf import ElmoTokenizer
-from text_data import Text, TextColumns, encode_texts, label_names, read_text_dataset, read_texts
+from elmo_hf.finetuning import (
+    CorpusError,
+    Text,
+    TextArguments,
+    TextColumns,
+    encode_texts,
+    label_names,
+    read_text_dataset,
+    read_texts,
+)
 
 NAMED = TextColumns()
 FIRST_IS_LABEL = TextColumns(text="1", label="0")
@@ -87,11 +95,11 @@ def test_datasets() -> None:
 SEVERAL = replace(FIRST_IS_LABEL, problem="multi_label_classification")
 VALUES = replace(FIRST_IS_LABEL, problem="regression")
 BAD = {
-    "empty": ("a.tsv", "", NAMED, r"a\.tsv: holds no text"),
+    "empty": ("a.tsv", "", NAMED, r"a\.tsv is empty"),
     "a header only": ("a.tsv", "sentence\tlabel\n", NAMED, r"a\.tsv: holds no text"),
     "no such column": ("a.tsv", "text\tlabel\nx\t1\n", NAMED, r"a\.tsv:1: no column 'sentence' in .*--text_column"),
     "no header": ("a.tsv", "x\t1\n", NAMED, r"a\.tsv:1: .* by its number, counted from 0, if .* no header line"),
-    "no such number": ("a.tsv", "x\t1\n", TextColumns("0", "2"), r"a\.tsv:1: no column 2 among 2; .*--label_column"),
+    "no such number": ("a.tsv", "x\t1\n", TextColumns("0", "2"), r"a\.tsv:1: no column 2 among 2.*--label_column"),
     "no label column": ("a.tsv", "1\tx\ny\n", FIRST_IS_LABEL, r"a\.tsv:2: has 1 columns and line 1 has 2; expected"),
     "a tab too many": ("a.tsv", "1\tx\n1\ty\tz\n", FIRST_IS_LABEL, r"a\.tsv:2: has 3 columns and line 1 has 2"),
     "a comma too many": ("a.csv", "1,x\n1,y,z\n", FIRST_IS_LABEL, r"a\.csv:2: has 3 columns .* stands in quotes"),
@@ -107,7 +115,7 @@ BAD = {
     "not finite": ("a.tsv", "nan\tx\n", VALUES, r"a\.tsv:1: value 'nan'; expected a finite number"),
     "not JSON": ("a.jsonl", '{"sentence"', NAMED, r"a\.jsonl:1: not JSON"),
     "not a record": ("a.jsonl", "[1]", NAMED, r"a\.jsonl:1: a list; expected an object"),
-    "not UTF-8": ("a.tsv", b"1\tx\n1\tM\xfcll\n", FIRST_IS_LABEL, r"a\.tsv:2: not UTF-8 \(byte 0xfc\)"),
+    "not UTF-8": ("a.tsv", b"1\tx\n1\tM\xfcll\n", FIRST_IS_LABEL, r"a\.tsv, line 2, byte 4 .* is not utf-8; convert"),
 }
 
 
@@ -169,3 +177,71 @@ class _WordlessTokenizer(ElmoTokenizer):
 
     def __call__(self, text: Any, *args: Any, **kwargs: Any) -> Any:
         return super().__call__(["" for _ in text], *args, **kwargs)
+
+
+# ---- labels of several kinds
+
+SEVERAL = TextColumns(problem="multi_label_classification")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[1, 0, 1], [0, 0, 0], [0, 1, 0]],
+        [[True, False, True], [False] * 3, [False, True, False]],
+        [[1.0, 0.0, 1.0], [0.0] * 3, [0.0, 1.0, 0.0]],
+        ["[1, 0, 1]", "[0, 0, 0]", "[0, 1, 0]"],
+        ["1,0,1", "0,0,0", "0,1,0"],
+    ],
+    ids=str,
+)
+def test_indicators_are_no_class_numbers(tmp_path: Path, rows: list[Any]) -> None:
+    text = "\n".join(json.dumps({"sentence": "x", "label": row}) for row in rows)
+    path = write(tmp_path / "a.jsonl", text)
+    assert [each.label for each in read_texts(path, SEVERAL)] == [["0", "2"], [], ["1"]]
+    named = replace(SEVERAL, label_names=["a", "b", "c"])
+    assert [each.label for each in read_texts(path, named)] == [["a", "c"], [], ["b"]]
+    assert [each.label for each in read_texts(path, SEVERAL, ["p", "q", "r"])] == [["p", "r"], [], ["q"]]
+    with pytest.raises(CorpusError, match=r"a\.jsonl:1: 3 times 0 or 1 for the labels p, q; .*--labels"):
+        read_texts(path, SEVERAL, ["p", "q"])
+
+
+def test_class_numbers_stay(tmp_path: Path) -> None:
+    rows = [[1, 0], [0], [], [2]]
+    path = write(tmp_path / "a.jsonl", "\n".join(json.dumps({"sentence": "x", "label": row}) for row in rows))
+    assert [each.label for each in read_texts(path, SEVERAL)] == [["1", "0"], ["0"], [], ["2"]]
+    feature = datasets.List(datasets.ClassLabel(names=["no", "yes"]))
+    features = datasets.Features({"sentence": datasets.Value("string"), "label": feature})
+    dataset = datasets.Dataset.from_dict({"sentence": ["x"], "label": [[1, 0]]}, features=features)
+    assert read_text_dataset(dataset, "d", SEVERAL)[0].label == ["yes", "no"]
+
+
+def test_spaces_around_columns_are_none_of_theirs(tmp_path: Path) -> None:
+    text = 'sentence, label\n"A fine, old film.", "good"\ndull film. , bad\n'
+    first, second = read_texts(write(tmp_path / "a.csv", text), NAMED)
+    assert (first.text, first.label) == ("A fine, old film.", "good")
+    assert ([word for word, _ in ElmoTokenizer().words(second.text)], second.label) == (["dull", "film", "."], "bad")
+
+
+def test_one_column_is_not_text_and_label(tmp_path: Path) -> None:
+    """Columns between spaces are a single one."""
+    path = write(tmp_path / "a.tsv", "good A fine film.\nbad A dull film.\n")
+    with pytest.raises(CorpusError, match=r"a\.tsv:1: columns -1 and 0 are one and the same of 1; .* between tabs"):
+        read_texts(path, TextColumns(text="-1", label="0"))
+    with pytest.raises(ValueError, match="--text_column 0, --label_column 0"):
+        TextArguments(text_column="0", label_column="0")
+
+
+def test_lines_end_as_everywhere(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tsv", "good\ta\u2028b\rbad\tc\x0cd\x85e\r\ngood\tf\n")
+    texts = read_texts(path, FIRST_IS_LABEL)
+    assert [(each.label, each.text) for each in texts] == [("good", "a\u2028b"), ("bad", "c\x0cd\x85e"), ("good", "f")]
+
+
+def test_words_that_look_missing(tmp_path: Path) -> None:
+    words = ["null", "NA", "None", "nan"]
+    path = write(tmp_path / "a.csv", "sentence,label\n" + "".join(f"{word},NA\n" for word in words))
+    assert [(each.text, each.label) for each in read_texts(path, NAMED)] == [(word, "NA") for word in words]
+    for record, what in (({"sentence": None, "label": "a"}, "None"), ({"sentence": "a", "label": None}, "no label")):
+        with pytest.raises(CorpusError, match=rf"a\.jsonl:1: .*{what}"):
+            read_texts(write(tmp_path / "a.jsonl", json.dumps(record)), NAMED)

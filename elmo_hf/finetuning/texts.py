@@ -1,19 +1,24 @@
-"""Corpora of labelled texts: columns of a TSV or CSV file, JSON, or a `datasets` name -> texts -> model inputs.
+"""Corpora of labeled texts: columns of a TSV or CSV file, JSON, or a `datasets` name -> texts -> model inputs.
 
 Every reader refuses what it cannot read completely with an error that names the file, the line and the remedy.
 """
 
 import csv
+import json
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from corpus_files import CorpusError, read_lines, read_records
+from .files import CorpusError, is_json, named, read_lines, read_records, suffix_of
+from .splits import SplitArguments
+
+logger = logging.getLogger(__name__)
 
 Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
 
@@ -40,6 +45,7 @@ class TextColumns:
     problem: Problem = "single_label_classification"
     label_separator: str = ","
     label_names: Sequence[str] | None = None
+    numbers_are_classes: bool = False
 
     @property
     def options(self) -> dict[str, str]:
@@ -60,12 +66,8 @@ def read_texts(path: str | Path, columns: TextColumns, labels: Sequence[str] | N
         CorpusError: the file is missing, empty, not UTF-8 or not in this form, lacks a column, or holds an empty text,
             no label, or another label.
     """
-    path = Path(path)
-    rows = read_records(path) if path.suffix in (".json", ".jsonl") else _read_table(path, columns)
-    texts = [_text_of_row(row, columns, labels, place) for place, row in rows]
-    if not texts:
-        raise CorpusError(f"{path}: holds no text; expected one labelled text at least")
-    return texts
+    rows = read_records(path) if is_json(path) else _read_table(path, columns)
+    return _texts(rows, columns, labels, str(path))
 
 
 def read_text_dataset(
@@ -78,16 +80,31 @@ def read_text_dataset(
     feature = dataset.features.get(columns.label)
     feature = getattr(feature, "feature", feature)
     if isinstance(feature, ClassLabel):
-        columns = replace(columns, label_names=feature.names)
-    texts = [_text_of_row(row, columns, labels, f"{name}: record {number}") for number, row in enumerate(dataset)]
-    if not texts:
-        raise CorpusError(f"{name}: holds no text")
-    return texts
+        columns = replace(columns, label_names=feature.names, numbers_are_classes=True)
+    rows = ((f"{name}: record {number}", row) for number, row in enumerate(dataset))
+    return _texts(rows, columns, labels, name)
 
 
-def _read_table(path: Path, columns: TextColumns) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _texts(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], columns: TextColumns, labels: Sequence[str] | None, name: str
+) -> list[Text]:
+    """The texts of (place, row)s."""
+    found = list(rows)
+    if not found:
+        raise CorpusError(f"{name}: holds no text; expected one labeled text at least")
+    for place, row in found:
+        for column, option in columns.options.items():
+            if column not in row:
+                raise CorpusError(f"{place}: no {column!r} among {named(row)}; choose another with {option}")
+    if columns.problem == "multi_label_classification":
+        found = _without_indicators(found, columns, labels, name)
+    return [_text_of_row(row, columns, labels, place) for place, row in found]
+
+
+def _read_table(path: str | Path, columns: TextColumns) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(place, {column: cell}) of each line; blank lines are skipped."""
-    lines = _csv_rows(path) if path.suffix == ".csv" else _tab_rows(path)
+    is_csv = suffix_of(path) == ".csv"
+    lines = _csv_rows(path) if is_csv else _tab_rows(path)
     has_header = not all(_is_number(name) for name in columns.options)
     header: list[str] = []
     expected: tuple[int, int] | None = None  # number of columns and the line that set it
@@ -95,27 +112,27 @@ def _read_table(path: Path, columns: TextColumns) -> Iterator[tuple[str, Mapping
         place = f"{path}:{number}"
         if expected is None:
             expected = (len(cells), number)
-            header = cells if has_header else []
+            header = [cell.strip() for cell in cells] if has_header else []
             positions = _positions(header, len(cells), columns, place)
             if has_header:
                 continue
         if len(cells) != expected[0]:
             raise CorpusError(
                 f"{place}: has {len(cells)} columns and line {expected[1]} has {expected[0]}; expected the same in "
-                "every line" + ("; a cell that holds commas stands in quotes" if path.suffix == ".csv" else "")
+                "every line" + ("; a cell that holds commas stands in quotes" if is_csv else "")
             )
         yield place, {name: cells[position] for name, position in positions.items()}
 
 
-def _tab_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _tab_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
     for number, line in read_lines(path):
         if line.strip():
             yield number, line.split("\t")
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
     """(line at which the row ends, cells): a quoted cell may hold line breaks."""
-    reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), strict=True)
+    reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), strict=True, skipinitialspace=True)
     while True:
         try:
             cells = next(reader)
@@ -147,15 +164,22 @@ def _positions(header: list[str], count: int, columns: TextColumns, place: str) 
                 f"{option}, by its number, counted from 0, if the file has no header line"
             )
         else:
-            raise CorpusError(f"{place}: no column {name} among {count}; choose another with {option}")
+            raise CorpusError(
+                f"{place}: no column {name} among {count}, which stand between tabs, or commas in .csv; choose another "
+                f"with {option}"
+            )
+    for name, position in positions.items():
+        same = [other for other in positions if positions[other] % count == position % count and other != name]
+        if same:
+            raise CorpusError(
+                f"{place}: columns {name} and {same[0]} are one and the same of {count}; expected text and label "
+                f"apart, between tabs, or commas in .csv. Choose others with {columns.options[name]} and "
+                f"{columns.options[same[0]]}"
+            )
     return positions
 
 
 def _text_of_row(row: Mapping[str, Any], columns: TextColumns, labels: Sequence[str] | None, place: str) -> Text:
-    for name, option in columns.options.items():
-        if name not in row:
-            found = ", ".join(map(repr, row)) or "no fields"
-            raise CorpusError(f"{place}: no {name!r} among {found}; choose another with {option}")
     texts = [row[name] for name in (columns.text, columns.pair) if name is not None]
     for text in texts:
         if not isinstance(text, str) or not text.strip():
@@ -188,16 +212,58 @@ def _label_of_number(value: int, names: Sequence[str] | None, place: str) -> str
     return names[value]
 
 
+def _without_indicators(
+    rows: list[tuple[str, Mapping[str, Any]]], columns: TextColumns, labels: Sequence[str] | None, name: str
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """The rows with names of labels in place of indicators, 0 or 1 for each label.
+
+    They are told from class numbers by all rows together: as many entries in each, two at least, all of them 0 or 1.
+    """
+    lists = [_list_of_cell(row[columns.label], columns) for _, row in rows]
+    count = len(lists[0]) if lists[0] else 0
+    is_indicator = all(
+        each is not None and len(each) == count and all(str(value) in INDICATORS for value in each) for each in lists
+    )
+    if columns.numbers_are_classes or count < 2 or not is_indicator:
+        return rows
+    names = list(columns.label_names or labels or map(str, range(count)))
+    if len(names) != count:
+        raise CorpusError(
+            f"{rows[0][0]}: {count} times 0 or 1 for the labels {', '.join(names)}; expected one for each, in their "
+            "order. Name all labels with --labels"
+        )
+    logger.info("%s: labels are read as 0 or 1 for each of %s", name, " ".join(names))
+    return [
+        (place, {**row, columns.label: [n for n, v in zip(names, each or [], strict=True) if INDICATORS[str(v)]]})
+        for (place, row), each in zip(rows, lists, strict=True)
+    ]
+
+
+INDICATORS = {"0": False, "1": True, "0.0": False, "1.0": True, "False": False, "True": True}
+
+
+def _list_of_cell(value: Any, columns: TextColumns) -> list[Any] | None:
+    """The list that a record holds, or the cell of a file says, as in `happy,calm` or `["happy", "calm"]`."""
+    if not isinstance(value, str):
+        return value if isinstance(value, list) else None
+    if value.strip().startswith("[") and value.strip().endswith("]"):
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            return None
+        return parsed
+    return [part.strip() for part in value.split(columns.label_separator) if part.strip()]
+
+
 def _several_labels(value: Any, columns: TextColumns, labels: Sequence[str] | None, place: str) -> list[str]:
-    """A list, or cells such as "happy,calm"; an empty one is a text with none of the labels."""
-    if isinstance(value, str):
-        value = [part for part in value.split(columns.label_separator) if part.strip()]
-    if not isinstance(value, list):
+    """The labels of a list, or of a cell; an empty one is a text with none of them."""
+    parts = _list_of_cell(value, columns)
+    if parts is None:
         raise CorpusError(
             f"{place}: labels {value!r}; expected a list, or a string with {columns.label_separator!r} between labels "
             "(--label_separator)"
         )
-    found = [_single_label(part, columns, labels, place) for part in value]
+    found = [_single_label(part, columns, labels, place) for part in parts]
     if len(set(found)) < len(found):
         raise CorpusError(f"{place}: a label stands twice in {', '.join(found)}; take one out")
     return found
@@ -237,7 +303,7 @@ def encode_texts(
     label2id: Mapping[str, int],
     problem: Problem,
     max_words: int | None = None,
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None] = logger.warning,
 ) -> Dataset:
     """Model inputs with `labels`, one example a text: a number, a list of 0.0 and 1.0, or a value.
 
@@ -268,6 +334,7 @@ def encode_texts(
             cut += sum(len(row) == limit for row in encoded["input_ids"])
         return {**encoded, "labels": batch["label"]}
 
+    labels: list[Any]
     if problem == "regression":
         labels, kind = [float(text.label) for text in texts], Value("float32")
     elif problem == "single_label_classification":
@@ -283,3 +350,62 @@ def encode_texts(
     if cut:
         report(f"{cut} of {len(texts)} texts are as long as --max_words {max_words} or longer, which were cut")
     return dataset
+
+
+@dataclass
+class TextArguments(SplitArguments):
+    """Files have columns between tabs (any suffix) or commas (`.csv`), or records (`.json`, `.jsonl`)."""
+
+    text_column: str = field(
+        default="sentence",
+        metadata={"help": "Its name in the header line or record, or its number, from 0, in a file without header."},
+    )
+    label_column: str = field(default="label", metadata={"help": "Likewise."})
+    text_pair_column: str | None = field(
+        default=None, metadata={"help": "Likewise, of the second sentence where pairs of sentences are classified."}
+    )
+    problem_type: Problem = field(
+        default="single_label_classification", metadata={"help": "One label, any number of labels, or a value."}
+    )
+    label_separator: str = field(default=",", metadata={"help": "Between several labels in one column of a file."})
+    max_words: int | None = field(default=None, metadata={"help": "Read only so many words of a text (default: all)."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_words is not None and self.max_words < 1:
+            raise ValueError(f"--max_words {self.max_words}: expected 1 or more")
+        if self.label_column in (self.text_column, self.text_pair_column) or self.text_column == self.text_pair_column:
+            raise ValueError(
+                f"--text_column {self.text_column}, --label_column {self.label_column}, --text_pair_column "
+                f"{self.text_pair_column}: expected different columns"
+            )
+
+    @property
+    def columns(self) -> TextColumns:
+        names = (self.text_column, self.label_column, self.text_pair_column)
+        return TextColumns(*names, self.problem_type, self.label_separator, self.labels)
+
+    def read_file(self, path: str, labels: Sequence[str] | None) -> list[Text]:
+        return read_texts(path, self.columns, labels)
+
+    def read_dataset(self, split: Dataset, name: str, labels: Sequence[str] | None) -> list[Text]:
+        return read_text_dataset(split, name, self.columns, labels)
+
+    def label_set(self, examples: list[Text]) -> list[str]:
+        return label_names(examples, self.problem_type)
+
+    def encode(
+        self, splits: Mapping[str, Sequence[Text]], tokenizer: PreTrainedTokenizerBase, label2id: Mapping[str, int]
+    ) -> dict[str, Dataset]:
+        """The model inputs of each split."""
+        return {
+            name: encode_texts(texts, tokenizer, label2id, self.problem_type, self.max_words)
+            for name, texts in splits.items()
+        }
+
+
+def words_of_texts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[Text]) -> Iterator[str]:
+    """All words of some texts, as the tokenizer splits them."""
+    for text in texts:
+        for part in (text.text, text.pair):
+            yield from (word for word, _ in tokenizer.words(part or ""))

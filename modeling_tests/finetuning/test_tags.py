@@ -6,10 +6,19 @@ from pathlib import Path
 import datasets
 import pytest
 
-from corpus_files import CorpusError
-from ner_data import Columns, Sentence, is_well_formed, label_set, read_dataset, read_file, tag_scheme, windows
+from elmo_hf.finetuning import (
+    CorpusError,
+    Sentence,
+    TagColumns,
+    is_well_formed,
+    read_tagged,
+    read_tagged_dataset,
+    tag_scheme,
+    tag_set,
+    windows,
+)
 
-COLUMNS = Columns()
+COLUMNS = TagColumns()
 SENTENCES = [
     Sentence(["Ada", "Lovelace", "sleeps", "."], ["B-PER", "I-PER", "O", "O"]),
     Sentence(["Oslo"], ["B-LOC"]),
@@ -27,86 +36,96 @@ CONLL = {
     "no newline at the end": "Ada\tB-PER\nLovelace\tI-PER\nsleeps\tO\n.\tO\n\nOslo\tB-LOC",
     "many blank lines": "\n\nAda\tB-PER\nLovelace\tI-PER\nsleeps\tO\n.\tO\n\n  \n\nOslo\tB-LOC\n\n\n",
     "documents": "-DOCSTART- O\n\nAda B-PER\nLovelace I-PER\nsleeps O\n. O\n-DOCSTART- O\nOslo B-LOC\n",
+    "old Macintosh": "Ada\tB-PER\rLovelace\tI-PER\rsleeps\tO\r.\tO\r\rOslo\tB-LOC\r",
     "Windows": "\ufeffAda\tB-PER\r\nLovelace\tI-PER\r\nsleeps\tO\r\n.\tO\r\n\r\nOslo\tB-LOC\r\n",
 }
 
 
 @pytest.mark.parametrize("text", CONLL.values(), ids=CONLL)
 def test_conll(tmp_path: Path, text: str) -> None:
-    assert read_file(write(tmp_path / "a.conll", text), COLUMNS) == SENTENCES
+    assert read_tagged(write(tmp_path / "a.conll", text), COLUMNS) == SENTENCES
 
 
 def test_conll_columns(tmp_path: Path) -> None:
     path = write(tmp_path / "conll2003.txt", "1 Oslo NNP I-NP B-LOC _\n2 sleeps VBZ I-VP O _\n")
-    assert read_file(path, Columns(word=1, tag=-2)) == [Sentence(["Oslo", "sleeps"], ["B-LOC", "O"])]
-    assert read_file(path, Columns(word=1, tag=4)) == [Sentence(["Oslo", "sleeps"], ["B-LOC", "O"])]
+    assert read_tagged(path, TagColumns(word=1, tag=-2)) == [Sentence(["Oslo", "sleeps"], ["B-LOC", "O"])]
+    assert read_tagged(path, TagColumns(word=1, tag=4)) == [Sentence(["Oslo", "sleeps"], ["B-LOC", "O"])]
 
 
 def test_conll_words_may_look_like_anything(tmp_path: Path) -> None:
     words = ["#tag", "New York", "\u2028", "l\u00edne\x85", "-", "O", '"', "\U0001f600", "a\x00b"]
     words[2] = "a\u2028b"  # a line separator of Unicode is no line's end here
     text = "".join(f"{word}\tO\n" for word in words)
-    assert read_file(write(tmp_path / "a.tsv", text), COLUMNS)[0].words == [word.strip() for word in words]
+    assert read_tagged(write(tmp_path / "a.tsv", text), COLUMNS)[0].words == [word.strip() for word in words]
 
 
 def test_json(tmp_path: Path) -> None:
     records = [{"id": i, "tokens": words, "ner_tags": tags} for i, (words, tags) in enumerate(SENTENCES)]
     lines = "\n".join(map(json.dumps, records)) + "\n\n"
-    assert read_file(write(tmp_path / "a.jsonl", lines), COLUMNS) == SENTENCES
-    assert read_file(write(tmp_path / "a.json", json.dumps(records, indent=1)), COLUMNS) == SENTENCES
+    assert read_tagged(write(tmp_path / "a.jsonl", lines), COLUMNS) == SENTENCES
+    assert read_tagged(write(tmp_path / "a.json", json.dumps(records, indent=1)), COLUMNS) == SENTENCES
 
 
 def test_json_columns_and_integer_tags(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", json.dumps({"words": ["Oslo", "sleeps"], "tags": [1, 0]}))
-    columns = Columns(tokens="words", ner_tags="tags", tag_names=["O", "B-LOC"])
-    assert read_file(path, columns) == [Sentence(["Oslo", "sleeps"], ["B-LOC", "O"])]
+    columns = TagColumns(tokens="words", ner_tags="tags", tag_names=["O", "B-LOC"])
+    assert read_tagged(path, columns) == [Sentence(["Oslo", "sleeps"], ["B-LOC", "O"])]
 
 
 BAD_CONLL = {
-    "empty": ("", r"a\.conll: holds no sentence"),
+    "empty": ("", r"a\.conll is empty"),
     "only blank lines": ("\n\n \n-DOCSTART- O\n", r"a\.conll: holds no sentence"),
     "no tag": ("Oslo\tB-LOC\nsleeps\n", r"a\.conll:2: 'sleeps' has no tag; expected a word and a tag"),
     "no column": ("Oslo\tB-LOC\n\nsleeps\tVBZ\tO\n", r"a\.conll:3: .* has 3 columns and line 1 has 2"),
     "a space in a word": ("New York B-LOC\nsleeps O\n", r"a\.conll:2: .* has 2 columns and line 1 has 3"),
-    "an empty word": ("\tO\n", r"a\.conll:1: word '' is empty; take it out together with its tag"),
-    "an empty tag": ("Oslo\t\n", r"a\.conll:1: tag '' is empty; expected a tag for every"),
+    "an empty word": ("\tO\n", r"a\.conll:1: .* has word '' and tag 'O'.* begins with a tab"),
+    "an empty tag": ("Oslo\t\n", r"a\.conll:1: .* has word 'Oslo' and tag ''.* ends with a tab"),
+    "a leading tab": (
+        "\tOslo\tB-LOC\n",
+        r"a\.conll:1: .* has word '' .*begins with a tab.*--word_column",
+    ),
+    "a trailing tab": ("a\tO\t\n", r"a\.conll:1: .* has word 'a' and tag ''.*ends with a tab.*--tag_column"),
+    "one trailing tab": ("a\tO\nb\tO\t\n", r"a\.conll:2: .* has 3 columns and line 1 has 2.*ends with a tab"),
     "not a tag": ("Oslo\tNNP\n", r"a\.conll:1: tag 'NNP'; expected O or a prefix .* --tag_column"),
     "an unknown prefix": ("Oslo\tX-LOC\n", r"a\.conll:1: tag 'X-LOC'; expected"),
-    "not UTF-8": (b"Oslo\tB-LOC\nM\xfcnchen\tB-LOC\n", r"a\.conll:2: not UTF-8 \(byte 0xfc\); convert it"),
+    "not UTF-8": (
+        b"Oslo\tB-LOC\nM\xfcnchen\tB-LOC\n",
+        r"a\.conll, line 2, byte 2 .* is not utf-8; convert it",
+    ),
 }
 
 
 @pytest.mark.parametrize(("text", "message"), BAD_CONLL.values(), ids=BAD_CONLL)
 def test_bad_conll(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(CorpusError, match=message):
-        read_file(write(tmp_path / "a.conll", text), COLUMNS)
+        read_tagged(write(tmp_path / "a.conll", text), COLUMNS)
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"none\.conll: cannot be read \(No such file"):
-        read_file(tmp_path / "none.conll", COLUMNS)
-    with pytest.raises(CorpusError, match=r"cannot be read \(Is a directory"):
-        read_file(tmp_path, COLUMNS)
+        read_tagged(tmp_path / "none.conll", COLUMNS)
+    with pytest.raises(CorpusError, match="is no regular file"):
+        read_tagged(tmp_path, COLUMNS)
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (Columns(word=2), r"a\.conll:1: no column 2 among 2; choose another with --word_column"),
-        (Columns(tag=5), r"a\.conll:1: no column 5 among 2; choose another with --tag_column"),
-        (Columns(tag=-3), r"no column -3"),
+        (TagColumns(word=2), r"a\.conll:1: no column 2 among 2; choose another with --word_column"),
+        (TagColumns(tag=5), r"a\.conll:1: no column 5 among 2; choose another with --tag_column"),
+        (TagColumns(tag=-3), r"no column -3"),
     ],
 )
-def test_column_that_is_not_there(tmp_path: Path, columns: Columns, message: str) -> None:
+def test_column_that_is_not_there(tmp_path: Path, columns: TagColumns, message: str) -> None:
     with pytest.raises(CorpusError, match=message):
-        read_file(write(tmp_path / "a.conll", "Oslo\tB-LOC\n"), columns)
+        read_tagged(write(tmp_path / "a.conll", "Oslo\tB-LOC\n"), columns)
 
 
 @pytest.mark.parametrize("name", ["a.conll", "a.jsonl"])
 def test_tag_that_the_training_data_lacks(tmp_path: Path, name: str) -> None:
     text = "Ada\tB-PER\nOslo\tB-LOC\n" if name == "a.conll" else '\n{"tokens": ["Oslo"], "ner_tags": ["B-LOC"]}'
     with pytest.raises(CorpusError, match=rf"{name}:2: tag 'B-LOC' is not among the tags O, B-PER, I-PER; .*--labels"):
-        read_file(write(tmp_path / name, text), COLUMNS, ["O", "B-PER", "I-PER"])
+        read_tagged(write(tmp_path / name, text), COLUMNS, ["O", "B-PER", "I-PER"])
 
 
 BAD_JSON = {
@@ -134,14 +153,14 @@ BAD_JSON = {
 @pytest.mark.parametrize(("name", "text", "message"), BAD_JSON.values(), ids=BAD_JSON)
 def test_bad_json(tmp_path: Path, name: str, text: str, message: str) -> None:
     with pytest.raises(CorpusError, match=message):
-        read_file(write(tmp_path / name, text), COLUMNS)
+        read_tagged(write(tmp_path / name, text), COLUMNS)
 
 
 @pytest.mark.parametrize("tag", [2, -1])
 def test_integer_tag_out_of_range(tmp_path: Path, tag: int) -> None:
     path = write(tmp_path / "a.jsonl", json.dumps({"tokens": ["a"], "ner_tags": [tag]}))
     with pytest.raises(CorpusError, match=f"tag {tag} is no position among the 2 tags O, B-LOC"):
-        read_file(path, Columns(tag_names=["O", "B-LOC"]))
+        read_tagged(path, TagColumns(tag_names=["O", "B-LOC"]))
 
 
 def dataset_with(tags: list[int] | list[str], feature: object) -> datasets.Dataset:
@@ -159,20 +178,20 @@ def dataset_with(tags: list[int] | list[str], feature: object) -> datasets.Datas
 )
 def test_dataset(dataset: datasets.Dataset) -> None:
     # The order of the labels is the model's and need not be the dataset's.
-    assert read_dataset(dataset, "x", COLUMNS, ["B-LOC", "O"]) == [Sentence(["Oslo", "sleeps"], ["B-LOC", "O"])]
+    assert read_tagged_dataset(dataset, "x", COLUMNS, ["B-LOC", "O"]) == [Sentence(["Oslo", "sleeps"], ["B-LOC", "O"])]
     with pytest.raises(CorpusError, match=r"x: record 0: tag 'B-LOC' is not among the tags O"):
-        read_dataset(dataset, "x", COLUMNS, ["O"])
+        read_tagged_dataset(dataset, "x", COLUMNS, ["O"])
     with pytest.raises(CorpusError, match=r"x: record 0: no list 'words' among 'tokens', 'ner_tags'"):
-        read_dataset(dataset, "x", Columns(tokens="words"))
+        read_tagged_dataset(dataset, "x", TagColumns(tokens="words"))
     with pytest.raises(CorpusError, match="x: holds no sentence"):
-        read_dataset(dataset.select([]), "x", COLUMNS)
+        read_tagged_dataset(dataset.select([]), "x", COLUMNS)
 
 
 def test_label_set_is_closed_under_prefixes() -> None:
-    assert label_set(SENTENCES) == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+    assert tag_set(SENTENCES) == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
     bioes = [Sentence(["a", "b", "c"], ["S-PER", "B-LOC", "E-LOC"])]
-    assert label_set(bioes) == ["O", "B-LOC", "E-LOC", "S-LOC", "B-PER", "E-PER", "S-PER"]
-    assert label_set([Sentence(["a"], ["O"])]) == ["O"]
+    assert tag_set(bioes) == ["O", "B-LOC", "E-LOC", "S-LOC", "B-PER", "E-PER", "S-PER"]
+    assert tag_set([Sentence(["a"], ["O"])]) == ["O"]
 
 
 @pytest.mark.parametrize("total", range(1, 14))
@@ -194,14 +213,14 @@ def test_windows_without_a_limit() -> None:
 
 def test_tags_that_are_no_entities(tmp_path: Path) -> None:
     path = write(tmp_path / "a.conll", "Ada\tPROPN\n-\t-LRB-\n\nsleeps\tO\n")
-    columns = Columns(any_tag=True)
-    sentences = read_file(path, columns)
+    columns = TagColumns(any_tag=True)
+    sentences = read_tagged(path, columns)
     assert sentences == [Sentence(["Ada", "-"], ["PROPN", "-LRB-"]), Sentence(["sleeps"], ["O"])]
-    assert label_set(sentences, any_tag=True) == ["-LRB-", "O", "PROPN"]
+    assert tag_set(sentences, any_tag=True) == ["-LRB-", "O", "PROPN"]
     with pytest.raises(CorpusError, match=r"a\.conll:1: tag 'PROPN'; expected .*give --task pos"):
-        read_file(path, Columns())
+        read_tagged(path, TagColumns())
     with pytest.raises(CorpusError, match=r"a\.conll:4: tag 'O' is not among the tags -LRB-, PROPN"):
-        read_file(path, columns, ["-LRB-", "PROPN"])
+        read_tagged(path, columns, ["-LRB-", "PROPN"])
 
 
 @pytest.mark.parametrize(
@@ -242,3 +261,66 @@ def test_scheme_of_the_training_data() -> None:
     assert tag_scheme([["I-X"]], ["O", "I-X"]) is None
     assert tag_scheme([["B-X", "E-X"], ["S-X"]], ["O", "B-X", "E-X", "S-X"]) == "BIOES"
     assert tag_scheme([["B-X", "L-X"], ["U-X"]], ["O", "B-X", "L-X", "U-X"]) is None
+
+
+# ---- CoNLL-U
+
+CONLLU = """# newdoc
+# sent_id = weblog-1
+# text = The don't go .
+1	The	the	DET	DT	_	5	det	_	_
+2-3	don't	_	_	_	_	_	_	_	_
+2	do	do	AUX	VBP	_	4	aux	_	_
+3	n't	not	PART	RB	_	4	advmod	_	_
+4	go	go	VERB	VB	_	0	root	_	_
+4.1	going	go	VERB	VBG	_	_	_	_	_
+5	.	.	PUNCT	.	_	4	punct	_	_
+
+# sent_id = weblog-2
+1	#	#	SYM	NN	_	0	root	_	_
+2	_	_	PUNCT	.	_	1	punct	_	_
+"""
+
+
+@pytest.mark.parametrize("name", ["a.conllu", "a.conll", "a.txt"])
+def test_conllu_words_and_their_tags(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, CONLLU)
+    first, second = read_tagged(path, TagColumns(any_tag=True))
+    assert first == Sentence("The do n't go .".split(), "DET AUX PART VERB PUNCT".split())
+    assert second == Sentence(["#", "_"], ["SYM", "PUNCT"])
+    for column in ("xpos", "4"):
+        found = read_tagged(path, TagColumns(tag=column, any_tag=True))
+        assert found[0].tags == "DT VBP RB VB .".split()
+    assert read_tagged(path, TagColumns(any_tag=True), ["DET", "AUX", "PART", "VERB", "PUNCT", "SYM"])[1] == second
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "message"),
+    [
+        (CONLLU, TagColumns(), "tag 'DET'; expected .*--task pos"),
+        (CONLLU, TagColumns(tag="feats", any_tag=True), "the word 'The' has no tag in column feats; .*--tag_column"),
+        (CONLLU, TagColumns(tag="tag", any_tag=True), "column 'tag'.*expected one of"),
+        ("1\tThe\tDET\n", TagColumns(any_tag=True), "3 columns"),
+    ],
+)
+def test_bad_conllu(tmp_path: Path, text: str, columns: TagColumns, message: str) -> None:
+    with pytest.raises(CorpusError, match=message):
+        read_tagged(write(tmp_path / "a.conllu", text), columns)
+
+
+def test_names_of_columns_are_for_conllu(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="--tag_column upos: expected a number"):
+        read_tagged(write(tmp_path / "a.conll", "Oslo\tB-LOC\n"), TagColumns(tag="upos"))
+
+
+def test_words_that_look_missing(tmp_path: Path) -> None:
+    words = ["null", "NA", "None", "nan"]
+    assert (
+        read_tagged(write(tmp_path / "a.conll", "".join(f"{word}\tO\n" for word in words)), COLUMNS)[0].words == words
+    )
+    record = json.dumps({"tokens": words, "ner_tags": ["O"] * 4})
+    assert read_tagged(write(tmp_path / "a.jsonl", record), COLUMNS)[0].words == words
+    for field, values in (("tokens", ["a", None]), ("ner_tags", ["O", None])):
+        record = json.dumps({"tokens": ["a", "b"], "ner_tags": ["O", "O"], field: values})
+        with pytest.raises(CorpusError, match=r"a\.jsonl:1: .*None"):
+            read_tagged(write(tmp_path / "a.jsonl", record), COLUMNS)

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from corpus_files import CorpusError
-from text_pairs import Pair, PairColumns, read_dataset, read_pairs
+from elmo_hf.finetuning import CorpusError, Pair, PairColumns, read_pair_dataset, read_pairs
 
 TEXTS = [("A dog runs .", "Ein Hund läuft ."), ("Two\u2028men", "Zwei Männer")]
 DEFAULT = PairColumns()
@@ -61,7 +60,7 @@ def test_records(tmp_path: Path, suffix: str, nested: bool) -> None:
     columns = PairColumns("translation.en", "translation.de") if nested else DEFAULT
     path = write(tmp_path / f"a{suffix}", lines)
     assert texts_of(read_pairs([path], columns)) == TEXTS
-    assert texts_of(read_dataset(Dataset.from_list(records), "mine, train", columns)) == TEXTS
+    assert texts_of(read_pair_dataset(Dataset.from_list(records), "mine, train", columns)) == TEXTS
 
 
 def test_a_field_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
@@ -76,7 +75,7 @@ def test_a_field_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
         ("a\n", "x\ny\nz\n", "{1}:2: no counterpart in {0}, which has 1 lines against 3"),
         ("a\n\nc\n", "x\ny\nz\n", "{0}:2: an empty line; .* Take the line out of {0} and {1}"),
         ("a\nb\n", "x\n \n", "{1}:2: an empty line"),
-        ("", "", "{0} and {1}: no text"),
+        ("", "", "{0} is empty"),
     ],
 )
 def test_two_files_that_do_not_match(tmp_path: Path, source: str, target: str, message: str) -> None:
@@ -91,7 +90,8 @@ def test_two_files_that_do_not_match(tmp_path: Path, source: str, target: str, m
         ("a.tsv", "a\tb\na b\n", DEFAULT, r":2: 1 columns between tabs, no column 1; .*--target_column"),
         ("a.tsv", "en\tde\na\tb\n", PairColumns("en", "fr"), r":1: no column 'fr' among 'en', 'de'; .*--target_column"),
         ("a.tsv", "a\tb\n\tb\n", DEFAULT, r":2: column 0 is empty"),
-        ("a.tsv", "", DEFAULT, ": no text; expected one pair"),
+        ("a.tsv", "", DEFAULT, "a.tsv is empty"),
+        ("a.tsv", "source\ttarget\n", PairColumns("source", "target"), ": no text; expected one pair"),
         ("a.jsonl", '{"source": "a"}', DEFAULT, r":1: no field 'target' among 'source'; .*--target_column"),
         ("a.jsonl", '{"source": "a", "target": 3}', DEFAULT, r":1: field 'target' is 3; expected a text"),
         ("a.jsonl", '{"source": " ", "target": "b"}', DEFAULT, r":1: field 'source' is empty"),
@@ -112,12 +112,12 @@ def test_missing_file_and_other_encoding(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"a\.de: cannot be read"):
         read_pairs([good, tmp_path / "a.de"], DEFAULT)
     (tmp_path / "a.de").write_bytes("schön\n".encode("latin-1"))
-    with pytest.raises(CorpusError, match=r"a\.de:1: not UTF-8"):
+    with pytest.raises(CorpusError, match=r"a\.de, line 1, byte 4 .* is not utf-8; convert"):
         read_pairs([good, tmp_path / "a.de"], DEFAULT)
 
 
 def test_a_dataset_without_records_or_fields() -> None:
     with pytest.raises(CorpusError, match="mine, test: holds no record"):
-        read_dataset(Dataset.from_list([]), "mine, test", DEFAULT)
+        read_pair_dataset(Dataset.from_list([]), "mine, test", DEFAULT)
     with pytest.raises(CorpusError, match="mine, test: record 0: no field 'source' among 'en', 'de'"):
-        read_dataset(Dataset.from_list([{"en": "a", "de": "b"}]), "mine, test", DEFAULT)
+        read_pair_dataset(Dataset.from_list([{"en": "a", "de": "b"}]), "mine, test", DEFAULT)

@@ -4,9 +4,9 @@ A record is a dictionary of `id`, `question`, `context` and, where they are know
 `answer_start`, both empty for a question without an answer.
 """
 
-import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,12 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from corpus_files import CorpusError, read_lines, read_records
-from elmo_hf import question_answering_features
+from elmo_hf.inference.answers import question_answering_features
+
+from .files import CorpusError, named, read_json, read_lines, read_records, suffix_of
+from .splits import SourceArguments
+
+logger = logging.getLogger(__name__)
 
 Question = dict[str, Any]
 
@@ -41,9 +45,8 @@ def read_questions(path: str | Path, columns: QuestionColumns) -> list[Question]
     Raises:
         CorpusError: the file is missing, empty, not UTF-8 or not in this form, or holds an id twice.
     """
-    path = Path(path)
     rows: Iterable[tuple[str, Mapping[str, Any]]]
-    if path.suffix == ".json" and _is_squad(path):
+    if suffix_of(path) == ".json" and _is_squad(path):
         rows, columns = _squad_rows(path), QuestionColumns()
     else:
         rows = read_records(path)
@@ -56,18 +59,14 @@ def read_question_dataset(dataset: Dataset, name: str, columns: QuestionColumns)
     return _questions(rows, columns, name)
 
 
-def _is_squad(path: Path) -> bool:
-    """Whether a JSON file begins as an object; a list holds flat records."""
+def _is_squad(path: str | Path) -> bool:
+    """True for a JSON file that begins as an object; a list holds flat records."""
     return next((line.lstrip()[0] for _, line in read_lines(path) if line.strip()), "") == "{"
 
 
-def _squad_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _squad_rows(path: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(place, flat record) of every question of {"data": [{"paragraphs": [{"context", "qas": [...]}]}]}."""
-    try:
-        parsed = json.loads("\n".join(line for _, line in read_lines(path)))
-    except json.JSONDecodeError as error:
-        raise CorpusError(f"{path}: not JSON ({error}); expected SQuAD's, or a list of records") from error
-    for number, article in enumerate(_list_of(parsed, "data", str(path))):
+    for number, article in enumerate(_list_of(read_json(path), "data", str(path))):
         place = f"{path}: article {number}"
         for index, paragraph in enumerate(_list_of(article, "paragraphs", place)):
             for question in _list_of(paragraph, "qas", f"{place}, paragraph {index}"):
@@ -91,11 +90,11 @@ def _questions(rows: Iterable[tuple[str, Mapping[str, Any]]], columns: QuestionC
         if question["id"] in seen:
             raise CorpusError(f"{name}: two questions have the id {question['id']!r}; expected each once")
         seen.add(question["id"])
-    labelled = sum("answers" in question for question in questions)
-    if 0 < labelled < len(questions):
+    labeled = sum("answers" in question for question in questions)
+    if 0 < labeled < len(questions):
         without = next(question["id"] for question in questions if "answers" not in question)
         raise CorpusError(
-            f"{name}: question {without!r} has no field {columns.answers!r} and {labelled} others have; give all, with "
+            f"{name}: question {without!r} has no field {columns.answers!r} and {labeled} others have; give all, with "
             "empty lists for no answer, or none"
         )
     return questions
@@ -108,8 +107,7 @@ def _question_of_row(row: Mapping[str, Any], columns: QuestionColumns, place: st
         column = getattr(columns, name)
         if not isinstance(row.get(column), str):
             raise CorpusError(
-                f"{place}: no text {column!r} among {', '.join(map(repr, row)) or 'no fields'}; choose another field "
-                f"with --{name}_column"
+                f"{place}: no text {column!r} among {named(row)}; choose another field with --{name}_column"
             )
         found[name] = row[column]
     if row.get(columns.answers) is not None:
@@ -128,7 +126,7 @@ def _answers(answers: Any, column: str, place: str) -> dict[str, list[Any]]:
     return {name: answers[name] for name in ("text", "answer_start")}
 
 
-def words_of(tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]) -> Iterator[str]:
+def words_of_questions(tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]) -> Iterator[str]:
     """The words of all questions and, once each, of all contexts."""
     for text in [question["question"] for question in questions] + list(dict.fromkeys(q["context"] for q in questions)):
         yield from (word for word, _ in tokenizer.words(text))
@@ -148,3 +146,76 @@ def encode_questions(
         return dataset.map(rule, batched=True, remove_columns=dataset.column_names, desc="Tokenizing")
     except ValueError as error:
         raise CorpusError(f"{name}: {error}") from error
+
+
+@dataclass
+class QuestionArguments(SourceArguments):
+    """Files are SQuAD's JSON, or flat records (`.json`, `.jsonl`)."""
+
+    train_file: str | None = field(default=None, metadata={"help": "SQuAD's .json, or .json or .jsonl of records."})
+    test_file: str | None = field(
+        default=None, metadata={"help": "The same, for predictions and, if it has answers, the final score."}
+    )
+    id_column: str = field(default="id", metadata={"help": "Field of a question's id in records and datasets."})
+    question_column: str = field(default="question", metadata={"help": "Field of the question in them."})
+    context_column: str = field(default="context", metadata={"help": "Field of the text that it is about."})
+    answers_column: str = field(default="answers", metadata={"help": "Field of the answers, texts and starts."})
+    max_length: int = field(
+        default=384, metadata={"help": "Words of a window over question and context; longer contexts give several."}
+    )
+    stride: int = field(default=128, metadata={"help": "Context words that a window repeats of the one before."})
+    max_answer_words: int = field(default=30, metadata={"help": "Longest answer to give."})
+    n_best: int = field(default=5, metadata={"help": "Answers to write for each question of the test data."})
+    null_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "How much better than the best answer none at all must be to be given (default: 0 if the data "
+            "holds questions without an answer, else there is always one)."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.stride < self.max_length:
+            raise ValueError(f"--stride {self.stride}: expected 0 or more and less than --max_length {self.max_length}")
+
+    @property
+    def columns(self) -> QuestionColumns:
+        return QuestionColumns(self.id_column, self.question_column, self.context_column, self.answers_column)
+
+    def read_file(self, path: str, labels: Sequence[str] | None) -> list[Question]:
+        return read_questions(path, self.columns)
+
+    def read_dataset(self, split: Dataset, name: str, labels: Sequence[str] | None) -> list[Question]:
+        return read_question_dataset(split, name, self.columns)
+
+    def check_answers(self, splits: Mapping[str, Sequence[Question]]) -> None:
+        """Refuse questions to train or to choose by whose answers are not known.
+
+        Raises:
+            CorpusError: names the data.
+        """
+        for name, questions in splits.items():
+            if name != "test" and "answers" not in questions[0]:
+                raise CorpusError(
+                    f"{name} data: no field {self.answers_column!r}; choose another with --answers_column, or give "
+                    "questions without answers as --test_file only"
+                )
+
+    def threshold_of(self, splits: Mapping[str, Sequence[Question]]) -> float | None:
+        """`--null_threshold`, or 0 where some question has no answer."""
+        if self.null_threshold is None and any(
+            not q.get("answers", {"text": [""]})["text"] for questions in splits.values() for q in questions
+        ):
+            return 0.0
+        return self.null_threshold
+
+    def encode(
+        self, splits: Mapping[str, Sequence[Question]], tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, Dataset]:
+        """The model inputs of each split."""
+        found = {}
+        for name, questions in splits.items():
+            found[name] = encode_questions(questions, tokenizer, self.max_length, self.stride, f"{name} data")
+            logger.info("%s: %d questions, %d windows", name, len(questions), len(found[name]))
+        return found

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from elmo_hf import ElmoConfig, ElmoForTokenClassification
-from layer_cache import cache_layers
+from elmo_hf.finetuning import cache_layers
 
 from ..tiny import WORD_INPUT, batch_of, tiny_config, with_large_weights
 

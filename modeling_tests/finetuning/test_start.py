@@ -1,4 +1,4 @@
-"""What the examples share: the options' meaning, where models and tokenizers come from, optimizers, resuming."""
+"""What a run starts from: the options' meaning, configurations, tokenizers and models."""
 
 from pathlib import Path
 from typing import Any
@@ -6,20 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-import task_training
-from corpus_files import CorpusError
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, ElmoTokenizer
-from task_training import (
-    ModelArguments,
-    SplitArguments,
-    TaskTrainingArguments,
-    load_config,
-    load_model,
-    load_tokenizer,
-    make_optimizer,
-    parameter_groups,
-    set_labels,
-)
+from elmo_hf.finetuning import ModelArguments, load_config, load_model, load_tokenizer, set_labels
 
 TINY = {
     "character_embedding_size": 6,
@@ -28,69 +16,6 @@ TINY = {
     "projection_size": 8,
     "cell_size": 12,
 }
-
-
-def is_bilm(name: str) -> bool:
-    return name.startswith(("elmo.embeddings.", "elmo.encoder."))
-
-
-def parsed(*more: str, output: Path | str = "unused") -> TaskTrainingArguments:
-    argv = ["--preset", "small", "--do_train", "--output_dir", str(output), "--use_cpu", *more]
-    return task_training.parse(argv, ModelArguments, TaskTrainingArguments)[-1]
-
-
-# ---- resuming
-
-
-def test_resume_can_be_chosen_or_refused(tmp_path: Path) -> None:
-    for step in (2, 10, 9):
-        (tmp_path / "run" / f"checkpoint-{step}").mkdir(parents=True)
-
-    def choice(value: str | None, folder: Path) -> str | None:
-        args = parsed(output=folder)
-        args.resume_from_checkpoint = value
-        return task_training.checkpoint_to_resume(args)
-
-    assert choice(None, tmp_path / "run") == str(tmp_path / "run/checkpoint-10")
-    assert choice("true", tmp_path / "run") == str(tmp_path / "run/checkpoint-10")
-    assert choice("false", tmp_path / "run") is None
-    assert choice("elsewhere/checkpoint-3", tmp_path / "run") == "elsewhere/checkpoint-3"
-    assert choice(None, tmp_path / "new") is None
-
-
-# ---- optimizer
-
-
-def test_learning_rates_reach_their_parameters() -> None:
-    model = ElmoForTokenClassification(ElmoConfig(**TINY, num_labels=3))
-    args = parsed("--learning_rate", "1e-3", "--bilm_learning_rate", "1e-5", "--weight_decay", "0.1")
-    groups = parameter_groups(model, args)
-    found = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
-    assert sum(len(group["params"]) for group in groups) == len(found) == len(list(model.parameters()))
-    for name, parameter in model.named_parameters():
-        decay = 0.1 if parameter.ndim > 1 else 0.0
-        assert found[id(parameter)] == (1e-5 if is_bilm(name) else 1e-3, decay), name
-
-
-def test_one_learning_rate_by_default_and_no_group_for_a_frozen_bilm() -> None:
-    model = ElmoForTokenClassification(ElmoConfig(**TINY, num_labels=3))
-    assert {group["lr"] for group in parameter_groups(model, parsed("--learning_rate", "2e-3"))} == {2e-3}
-    model.freeze_bilm()
-    groups = parameter_groups(model, parsed("--bilm_learning_rate", "1e-5"))
-    trained = {name for name, p in model.named_parameters() for g in groups if any(p is q for q in g["params"])}
-    assert trained == {name for name, _ in model.named_parameters() if not is_bilm(name)}
-
-
-@pytest.mark.parametrize("optim", ["adamw_torch", "sgd", "adafactor"])
-def test_optimizer_is_the_one_named(optim: str) -> None:
-    model = ElmoForTokenClassification(ElmoConfig(**TINY, num_labels=3))
-    args = parsed("--optim", optim, "--bilm_learning_rate", "1e-5")
-    optimizer = make_optimizer(model, args)
-    assert type(optimizer).__name__.lower() == optim.removesuffix("_torch")
-    assert {group["lr"] for group in optimizer.param_groups} == {1e-5, args.learning_rate}
-
-
-# ---- configuration, tokenizer, model
 
 
 def words_of(tokenizer: Any, texts: list[str]) -> list[str]:
@@ -148,6 +73,7 @@ def test_fields_are_checked_together(tmp_path: Path) -> None:
         ({}, "give either --model_name_or_path"),
         ({"without_elmo": True, "elmo_at": ["output"]}, "--elmo_at output: there is none of it --without_elmo"),
         ({"preset": "small", "min_count": 0}, "--min_count 0: expected 1 or more"),
+        ({"preset": "small", "random_weights": True}, "--random_weights without --model_name_or_path"),
     ],
 )
 def test_contradicting_options(options: dict[str, Any], message: str) -> None:
@@ -201,7 +127,7 @@ def test_bad_word_vectors(text: str | None, message: str, tmp_path: Path) -> Non
     if text is not None:
         (tmp_path / "vectors.txt").write_text(text)
     model_args = ModelArguments(without_elmo=True, word_vectors=str(tmp_path / "vectors.txt"))
-    with pytest.raises(CorpusError, match=message):
+    with pytest.raises((ValueError, OSError), match=message):
         load_config(model_args, ElmoForTokenClassification)
 
 
@@ -217,41 +143,18 @@ def test_a_word_model_keeps_the_vocabulary_that_it_has_learned(tmp_path: Path) -
     assert "rose" in tokenizer.get_vocab() and model.elmo is None
 
 
-# ---- data
+def test_random_weights_in_the_shape_of_a_checkpoint(tmp_path: Path) -> None:
+    saved = ElmoForTokenClassification(ElmoConfig(**TINY, id2label={0: "O", 1: "B-PER"}))
+    saved.save_pretrained(tmp_path)
+    ElmoTokenizer(max_characters_per_word=20, pre_tokenization="whitespace").save_pretrained(tmp_path)
+    model, tokenizer, keeps_head = start_from(tmp_path, random_weights=True)
+    assert not keeps_head and tokenizer.pre_tokenization == "whitespace"
+    assert model.config.cell_size == 12 and model.config.id2label == {0: "O", 1: "B-X"}
+    for name, weight in saved.elmo.encoder.state_dict().items():
+        assert "bias" in name or not torch.equal(weight, model.elmo.encoder.state_dict()[name]), name
 
 
-def test_held_out_examples_are_the_same_for_every_seed() -> None:
-    torch.manual_seed(1)
-    kept, held = task_training.hold_out(list(range(100)), 0.1)
-    assert sorted(kept + held) == list(range(100)) and (kept, held) == (sorted(kept), sorted(held))
-    assert len(held) == 10 and held != list(range(90, 100))
-    torch.manual_seed(2)
-    assert task_training.hold_out(list(range(100)), 0.1) == (kept, held)
-    assert len(task_training.hold_out([1, 2], 0.01)[1]) == len(task_training.hold_out([1, 2], 0.99)[1]) == 1
-    with pytest.raises(CorpusError, match="1 training example: too few to hold any out; give --validation_file"):
-        task_training.hold_out([1], 0.5)
-
-
-@pytest.mark.parametrize("stages", [("do_train", "do_eval"), ("do_eval",), ("do_train",)])
-def test_splits_with_held_out_validation(stages: tuple[str, ...]) -> None:
-    def read(path: str, labels: list[str] | None) -> list[str]:
-        assert labels is None
-        return [f"{path} {number}" for number in range(10)]
-
-    args = parsed()
-    args.do_train, args.do_eval = "do_train" in stages, "do_eval" in stages
-    data = SplitArguments(train_file="train", validation_share=0.2)
-    splits, labels = task_training.read_splits(data, args, None, read, read, lambda found: [str(len(found))])
-    sizes = {"train": 8, "validation": 2}
-    wanted = [name for name, stage in (("train", "do_train"), ("validation", "do_eval")) if stage in stages]
-    assert {name: len(examples) for name, examples in splits.items()} == {name: sizes[name] for name in wanted}
-    assert labels == ["10"]
-    # A file of its own goes first.
-    data.validation_file = "validation"
-    splits, _ = task_training.read_splits(data, args, None, lambda path, _: read(path, None), read, lambda found: ["x"])
-    assert {name: len(examples) for name, examples in splits.items()} == dict.fromkeys(wanted, 10)
-
-
-def test_share_outside_of_its_range() -> None:
-    with pytest.raises(ValueError, match="--validation_share 1: expected a number between 0 and 1"):
-        SplitArguments(validation_share=1)
+def test_dropout_and_decay_of_the_mix(tmp_path: Path) -> None:
+    model_args = ModelArguments(preset="small", representation_dropout=0.25, scalar_mix_l2=0.001)
+    config, _ = load_config(model_args, ElmoForTokenClassification)
+    assert (config.representation_dropout, config.scalar_mix_l2) == (0.25, 0.001)

@@ -1,12 +1,13 @@
 """Draw what a Trainer logged: the training and validation loss, and a validation score."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from elmo_hf.atomic import appearing
 
 
 def plot_training_curve(
@@ -27,7 +28,6 @@ def plot_training_curve(
     if not any(curves.values()):
         return
     figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     losses = figure.add_subplot(xlabel="epoch", ylabel="loss")
     rows = [("loss", losses, "training loss", "tab:blue"), ("eval_loss", losses, "validation loss", "tab:cyan")]
     if score != "loss":
@@ -36,12 +36,17 @@ def plot_training_curve(
         rows.append((f"eval_{score}", scores, f"validation {name_of_score}", "tab:orange"))
         if all(0 <= value <= 1 for _, value in curves[f"eval_{score}"]):
             scores.set(ylim=(0, 1))
-    for name, axes, label, colour in rows:
+    for name, axes, label, color in rows:
         if curves[name]:
-            axes.plot(*zip(*curves[name], strict=True), marker=".", color=colour, label=label)
+            axes.plot(*zip(*curves[name], strict=True), marker=".", color=color, label=label)
     losses.set_ylim(bottom=0)
     losses.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    unfinished = path.with_name(path.name + ".part")
-    figure.savefig(unfinished, format="png", dpi=150)
-    os.replace(unfinished, path)
+    write_figure(figure, path)
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG; the file appears only when it is complete."""
+    FigureCanvasAgg(figure)
+    with appearing(path) as aside:
+        figure.savefig(aside, format="png", dpi=150)

@@ -1,0 +1,106 @@
+"""The files of labeled data: lines and JSON records, read completely or refused with the place and the remedy."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from elmo_hf.atomic import appearing
+from elmo_hf.corpus.lines import COMPRESSIONS, LineBlocks, check_file
+from elmo_hf.corpus.rules import ReadingRules
+
+
+class CorpusError(ValueError):
+    """Data that cannot be read; the message names the place, what was expected and the remedy."""
+
+
+def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+    r"""The lines of a UTF-8 file, plain or compressed, counted from 1, without their ends.
+
+    A line ends at LF, CR LF or a lone CR; what else Unicode calls a line separator is text.
+
+    Raises:
+        CorpusError: the file cannot be opened, is empty or damaged, or a line is not UTF-8.
+    """
+    name, number = os.fspath(path), 0
+    try:
+        check_file(name)
+        blocks = LineBlocks(name, ReadingRules())
+        try:
+            while (block := blocks.next()) is not None:
+                for line in block.lines:
+                    number += 1
+                    yield number, line
+        finally:
+            blocks.close()
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its name and permissions") from error
+    except ValueError as error:
+        # Of text in another encoding, without the advice to choose options that a task does not have.
+        place, other_encoding, _ = str(error).partition(". Expected text in")
+        advice = "; convert it to UTF-8, for instance with iconv" if other_encoding else ""
+        raise CorpusError(place + advice) from error
+
+
+def suffix_of(path: str | os.PathLike[str]) -> str:
+    """What tells a file's form: its suffix, without that of a compression."""
+    suffixes = [suffix for suffix in Path(path).suffixes if suffix not in COMPRESSIONS]
+    return suffixes[-1] if suffixes else ""
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        CorpusError: the file cannot be read, or is not JSON.
+    """
+    return _parse("\n".join(line for _, line in read_lines(path)), str(path))
+
+
+def read_records(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, record) of a JSON file: `.json` holds a list of objects, `.jsonl` one object a line.
+
+    Raises:
+        CorpusError: the file is not in this form.
+    """
+    records: Iterable[tuple[str, Any]]
+    if suffix_of(path) == ".jsonl":
+        records = ((f"{path}:{n}", _parse(line, f"{path}:{n}")) for n, line in read_lines(path) if line.strip())
+    else:
+        parsed = read_json(path)
+        if not isinstance(parsed, list):
+            raise CorpusError(
+                f"{path}: holds a JSON {type(parsed).__name__}; expected a list of records, or one record a line "
+                "in a file named .jsonl"
+            )
+        records = ((f"{path}: record {number}", record) for number, record in enumerate(parsed))
+    for place, record in records:
+        if not isinstance(record, dict):
+            raise CorpusError(f"{place}: a {type(record).__name__}; expected an object with a field for each column")
+        yield place, record
+
+
+def is_json(path: str | os.PathLike[str]) -> bool:
+    """True for the names of files that `read_records` reads."""
+    return suffix_of(path) in (".json", ".jsonl")
+
+
+def _parse(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorpusError(
+            f"{place}: not JSON ({error}); expected a list of records in .json, one record a line in .jsonl"
+        ) from error
+
+
+def named(columns: Iterable[Any]) -> str:
+    """The columns that there are, for a message."""
+    return ", ".join(map(repr, columns)) or "no fields"
+
+
+def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
+    """Write text lines, each with its line break; the file appears only when it is complete."""
+    with appearing(path) as aside, aside.open("w", encoding="utf-8") as file:
+        file.writelines(lines)

@@ -1,0 +1,248 @@
+"""The options of fine-tuning: where a model starts, what a task adds to it, how it is trained."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import HfArgumentParser, TrainingArguments, set_seed
+
+from elmo_hf.model.configuration_elmo import ElmoConfig
+from elmo_hf.word_vectors import read_word_vectors
+
+
+@dataclass
+class BilmArguments:
+    """Where a model's biLM starts, and how it is read: what `load_config` needs of every script's options."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Checkpoint to start from: a folder or a name on the Hub."}
+    )
+    preset: str | None = field(
+        default=None, metadata={"help": "Start from random weights in a published shape instead: small, medium, ..."}
+    )
+    random_weights: bool = field(
+        default=False,
+        metadata={
+            "help": "Of the checkpoint take only the shape and the tokenizer: what a biLM that read nothing is worth."
+        },
+    )
+    config_overrides: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON object of configuration fields to replace, such as '{\"representation_dropout\": 0.3}'."
+        },
+    )
+    freeze_bilm: bool = field(
+        default=False, metadata={"help": "Train only the layer mix and what the task adds to it, as in the paper."}
+    )
+    representation_dropout: float | None = field(
+        default=None,
+        metadata={"help": "Dropout on ELMo, the mixed layers (default: as the checkpoint says, else 0.5)."},
+    )
+    scalar_mix_l2: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight decay of the mix, the paper's lambda: 1 keeps it near the mean of the layers, 0.001 "
+            "leaves it free."
+        },
+    )
+    cache_layers: float | None = field(
+        default=None,
+        metadata={
+            "help": "With --freeze_bilm: gigabytes in which to keep the layers of sentences after the first epoch."
+        },
+    )
+    min_count: int = field(
+        default=2,
+        metadata={
+            "help": "For word vectors of the task's own: occurrences that give a training word one; rarer ones share "
+            "that of <UNK>."
+        },
+    )
+    new_classifier = False  # an option of those that have a classifier
+
+    def __post_init__(self) -> None:
+        if self.model_name_or_path is not None and self.preset is not None:
+            raise ValueError("give either --model_name_or_path (a checkpoint) or --preset (random weights), not both")
+        if self.random_weights and self.model_name_or_path is None:
+            raise ValueError("--random_weights without --model_name_or_path: a preset has no other")
+        if self.min_count < 1:
+            raise ValueError(f"--min_count {self.min_count}: expected 1 or more")
+
+    @property
+    def names_a_bilm(self) -> bool:
+        return self.model_name_or_path is not None or self.preset is not None
+
+    def overrides(self) -> dict[str, Any]:
+        """Configuration fields that the options set; `--config_overrides` goes last and may set any."""
+        return self._given("representation_dropout", "scalar_mix_l2") | overrides_of(self.config_overrides)
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        """Those of these options that are set, which are named as the configuration's fields."""
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+@dataclass
+class ModelArguments(BilmArguments):
+    """The biLM of a task model, and what it has between biLM and classifier."""
+
+    new_classifier: bool = field(
+        default=False,
+        metadata={"help": "Take only the biLM of a checkpoint that is fine-tuned already, for other labels or layers."},
+    )
+    without_elmo: bool = field(
+        default=False,
+        metadata={"help": "The same task model without a biLM, the paper's baseline; needs word vectors."},
+    )
+    elmo_at: list[str] | None = field(
+        default=None, metadata={"help": "Where the task reads ELMo: input (of its own layers), output, or both."}
+    )
+    task_lstm_size: int | None = field(
+        default=None, metadata={"help": "Width of each direction of the task's own biLSTM (default: none)."}
+    )
+    task_lstm_layers: int | None = field(default=None, metadata={"help": "Its layers (default: 1)."})
+    task_dropout: float | None = field(
+        default=None, metadata={"help": "Dropout on the input of each of the task's own layers (default: none)."}
+    )
+    word_vector_size: int | None = field(
+        default=None,
+        metadata={"help": "Width of the task's own word vectors (default: of those in --word_vectors)."},
+    )
+    word_vectors: str | None = field(
+        default=None, metadata={"help": "GloVe or word2vec text file that these vectors start from."}
+    )
+    freeze_word_vectors: bool = field(default=False, metadata={"help": "Do not train them."})
+    pre_tokenization: Literal["ptb", "whitespace"] | None = field(
+        default=None,
+        metadata={"help": 'How raw text becomes words (default: as the checkpoint says, else ptb, as "do n\'t").'},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.names_a_bilm or self.without_elmo):
+            raise ValueError("give either --model_name_or_path (a checkpoint) or --preset (random weights)")
+        if self.without_elmo and self.elmo_at:
+            raise ValueError(f"--elmo_at {' '.join(self.elmo_at)}: there is none of it --without_elmo")
+
+    def overrides(self) -> dict[str, Any]:
+        fields = self._given("elmo_at", "task_lstm_size", "task_lstm_layers", "task_dropout", "word_vector_size")
+        if self.without_elmo:
+            fields["elmo_at"] = []
+        if self.word_vectors is not None and self.word_vector_size is None:
+            fields["word_vector_size"] = read_word_vectors(self.word_vectors, []).vectors.shape[1]
+        if self.freeze_word_vectors:
+            fields["train_word_vectors"] = False
+        return fields | super().overrides()
+
+
+@dataclass
+class TaggerArguments(ModelArguments):
+    """The task model's options, and those that only a tagger has."""
+
+    use_crf: bool = field(
+        default=False,
+        metadata={"help": "Score whole sequences of tags by a CRF, which forbids what the tags' scheme forbids."},
+    )
+
+    def overrides(self) -> dict[str, Any]:
+        return ({"use_crf": True} if self.use_crf else {}) | super().overrides()
+
+
+@dataclass
+class ClassifierArguments(ModelArguments):
+    """The task model's options, and those that only a classifier of sentences has."""
+
+    pooling: list[str] | None = field(
+        default=None, metadata={"help": "How words become one vector, one or more of mean, max, min, attention."}
+    )
+    maxout_sizes: list[int] | None = field(
+        default=None, metadata={"help": "Widths of max-out layers under the classifier (default: none)."}
+    )
+
+    def overrides(self) -> dict[str, Any]:
+        return self._given("pooling", "maxout_sizes") | super().overrides()
+
+
+@dataclass
+class TaskTrainingArguments(TrainingArguments):
+    """The Trainer's arguments; their defaults evaluate and save every epoch and keep the best model.
+
+    A script says what is best: it derives a class with a default of its own for `metric_for_best_model`.
+    """
+
+    learning_rate: float = field(default=1e-3, metadata={"help": "Of the layer mix and the task's own layers."})
+    bilm_learning_rate: float | None = field(
+        default=None, metadata={"help": "Of the biLM, unless it is frozen (default: --learning_rate)."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after this many evaluations without a better score."}
+    )
+    eval_strategy: str = field(default="epoch", metadata={"help": "no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "no, steps, epoch or best."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep, the best among them."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best model, not the last."})
+    logging_strategy: str = field(default="epoch", metadata={"help": "no, steps or epoch."})
+    report_to: str | None = field(default="none", metadata={"help": "none, tensorboard, wandb, ..."})
+
+    def __post_init__(self) -> None:
+        if not self.do_train:  # there is nothing to evaluate every epoch, and no best model to come
+            self.eval_strategy, self.load_best_model_at_end = "no", False
+        super().__post_init__()
+
+
+def overrides_of(text: str | None) -> dict[str, Any]:
+    """The fields that `--config_overrides` holds."""
+    text = text or "{}"
+    try:
+        overrides = json.loads(text)
+    except json.JSONDecodeError:
+        overrides = None
+    if not isinstance(overrides, dict):
+        raise ValueError(f"--config_overrides {text!r}: expected a JSON object, such as " + '{"cell_size": 512}')
+    known = ElmoConfig()
+    for name in overrides:
+        if not hasattr(known, name):
+            raise ValueError(f"--config_overrides: ElmoConfig has no field {name!r}")
+    return overrides
+
+
+def parse(argv: Sequence[str] | None, *kinds: type[Any]) -> tuple[Any, ...]:
+    """One instance of each dataclass of options, the last of which holds the Trainer's; then the run has begun.
+
+    Sets up messages and the seed.
+
+    Args:
+        argv: the command line (default: the program's own); a single `.json` file of options works too.
+        kinds: dataclasses.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = HfArgumentParser(kinds)  # type: ignore[arg-type]
+    if len(argv) == 1 and argv[0].endswith(".json"):
+        parsed = parser.parse_json_file(argv[0])
+    else:
+        parsed = parser.parse_args_into_dataclasses(list(argv))
+    args = parsed[-1]
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise ValueError("nothing to do: give --do_train, --do_eval or --do_predict")
+    logging.basicConfig(format="%(message)s", level=logging.INFO if args.should_log else logging.WARNING)
+    set_seed(args.seed)
+    if args.device.type == "cpu":
+        args.dataloader_pin_memory = False  # torch warns every epoch otherwise
+    return parsed
+
+
+def run(main: Callable[[], Any]) -> NoReturn:
+    """Call a script's `main` and leave with the status that it returns, if that is a number.
+
+    What the user can remedy is one line on stderr, and status 1.
+    """
+    try:
+        status = main()
+    except (ValueError, OSError, ImportError, RuntimeError, StrictDataclassError, SafetensorError) as error:
+        sys.exit(f"error: {error}")
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,143 @@
+"""What a run was trained on, kept beside each checkpoint: nothing else may continue it."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from elmo_hf.atomic import appearing
+
+RECORD_NAME = "run_record.json"
+
+# Of the Trainer's arguments, those that a checkpoint was trained with: what a continued run restores, or would
+# silently do otherwise than its first part. A run may be prolonged.
+TRAINING = """
+learning_rate bilm_learning_rate weight_decay optim optim_args adam_beta1 adam_beta2 adam_epsilon lr_scheduler_type
+lr_scheduler_kwargs warmup_steps warmup_ratio max_grad_norm per_device_train_batch_size gradient_accumulation_steps
+label_smoothing_factor seed data_seed train_sampling_strategy bf16 fp16 metric_for_best_model greater_is_better task
+predict_with_generate
+""".split()
+# Of the other options, those that do not matter: how data are found, which the data tell by themselves, and what is
+# computed no otherwise.
+FREE = """
+train_file validation_file test_file dataset_name dataset_config_name train_share validation_share labels
+label_separator cache_layers n_best new_classifier
+""".split()
+
+
+def digest(examples: Sequence[Any]) -> dict[str, Any]:
+    """The number of some examples, and a SHA-256 of what they hold; not of where they stand."""
+    found = hashlib.sha256()
+    for example in examples:
+        values = example._asdict() if hasattr(example, "_asdict") else example
+        if isinstance(values, dict):
+            values = {name: value for name, value in values.items() if name != "place"}
+        found.update(json.dumps(values, sort_keys=True).encode())
+    return {"examples": len(examples), "sha256": found.hexdigest()}
+
+
+def run_record(
+    model: Any, splits: Mapping[str, Sequence[Any]], labels: Sequence[str], options: Sequence[Any]
+) -> dict[str, Any]:
+    """What a run is trained on.
+
+    Args:
+        model: of the run.
+        splits: its examples; those for training and validation count.
+        labels: in the order of their numbers, if there are any.
+        options: dataclasses of options, one of them the Trainer's.
+    """
+    settings: dict[str, Any] = {}
+    for each in options:
+        for spec in dataclasses.fields(each):
+            is_trainers = isinstance(each, TrainingArguments)
+            kept = spec.name in TRAINING if is_trainers else spec.name not in FREE and not spec.name.endswith("_column")
+            if kept:
+                settings[spec.name] = getattr(each, spec.name)
+    record = {
+        "model": type(model).__name__,
+        "labels": list(labels),
+        "data": {name: digest(splits[name]) for name in ("train", "validation") if name in splits},
+        "settings": settings,
+    }
+    return json.loads(json.dumps(record, default=str))
+
+
+def write_record(record: Mapping[str, Any], folder: Path) -> None:
+    """Keep a record in a checkpoint's folder."""
+    with appearing(folder / RECORD_NAME) as aside:
+        aside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def check_continues(record: Mapping[str, Any], checkpoint: Path) -> str | None:
+    """Refuse to continue a checkpoint that was trained on something else.
+
+    Args:
+        record: of the run that is to go on.
+        checkpoint: its folder; one of an earlier version of this package has no record, only its model and labels.
+
+    Returns:
+        What to tell the user, if anything.
+
+    Raises:
+        ValueError: names all that differs, both values, and the remedies.
+    """
+    path = checkpoint / RECORD_NAME
+    if path.is_file():
+        stored, note = _read(path), None
+    else:
+        stored, note = _of_saved_model(checkpoint), f"{checkpoint} has no {RECORD_NAME}: its data are not known"
+    differing = [
+        f"{name} {_shown(record[name])} (was {_shown(stored[name])})"
+        for name in ("model", "labels")
+        if name in stored and stored[name] != record[name]
+    ]
+    for name in ("train", "validation"):
+        ours, theirs = (each.get("data", {}).get(name) for each in (record, stored))
+        if "data" in stored and ours != theirs:
+            differing.append(f"{name} data of {_shown(ours)} (was {_shown(theirs)})")
+    settings = stored.get("settings", {})
+    differing += [
+        f"{name}={value!r} (was {settings[name]!r})"
+        for name, value in record["settings"].items()
+        if name in settings and settings[name] != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{checkpoint} was written by a run on something else: {'; '.join(differing)}. Give the old data and "
+            "values to continue it, or begin a new run with another --output_dir or --resume_from_checkpoint false"
+        )
+    return note
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{path} is damaged: expected what a run wrote. Remove {path.parent} to continue from an older one"
+        )
+    return found
+
+
+def _of_saved_model(checkpoint: Path) -> dict[str, Any]:
+    config = _read(checkpoint / "config.json")
+    found = {"model": (config.get("architectures") or [None])[0]}
+    names = config.get("id2label")
+    if isinstance(names, dict):
+        found["labels"] = [names[number] for number in sorted(names, key=int)]
+    return {name: value for name, value in found.items() if value}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['examples']:,} examples, SHA-256 {value['sha256'][:12]}"
+    if isinstance(value, list):
+        return " ".join(value) if len(value) <= 20 else f"{' '.join(value[:20])} ... ({len(value)} in all)"
+    return "none" if value is None else str(value)

@@ -1,0 +1,162 @@
+"""What fine-tuning starts from: the configuration, the tokenizer and the model, of a checkpoint or new."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from elmo_hf.model.base_model import ElmoModel
+from elmo_hf.model.configuration_elmo import ElmoConfig
+from elmo_hf.model.pretrained import ElmoPreTrainedModel
+from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
+from elmo_hf.word_vectors import read_word_vectors, start_from_word_vectors
+
+from .layer_cache import cache_layers
+from .options import BilmArguments, ModelArguments
+
+logger = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound=ElmoPreTrainedModel)
+
+
+def load_config(
+    model_args: BilmArguments, model_class: type[ElmoPreTrainedModel], **fields: Any
+) -> tuple[ElmoConfig, bool]:
+    """The configuration to start from, and whether the checkpoint is a `model_class` whose head is kept.
+
+    The dropouts inside of the biLM, which are for pretraining, are off unless an option sets them, as in AllenNLP.
+
+    Args:
+        model_args: the options; theirs are the last word.
+        model_class: the task model.
+        fields: further configuration fields that the task sets.
+
+    Raises:
+        ValueError: no ELMo checkpoint, no such preset, or fields that contradict each other.
+    """
+    overrides = {**fields, **model_args.overrides()}
+    keeps_head = False
+    try:
+        if model_args.model_name_or_path is not None:
+            stored = AutoConfig.from_pretrained(model_args.model_name_or_path)
+            if not isinstance(stored, ElmoConfig):
+                raise ValueError(f"{model_args.model_name_or_path} is a {stored.model_type!r} model: expected 'elmo'")
+            stored.set_dropout(0.0)
+            # Made anew, and not changed field by field: only together do the fields make sense, and are checked.
+            config = ElmoConfig.from_dict({**stored.to_dict(), **overrides})
+            is_whole = model_class.__name__ in (stored.architectures or [])
+            keeps_head = is_whole and not (model_args.new_classifier or model_args.random_weights)
+        elif model_args.preset is not None:
+            config = ElmoConfig.from_preset(model_args.preset, **overrides)
+        else:
+            config = ElmoConfig(**overrides)
+    except StrictDataclassError as error:
+        raise ValueError(str(error.__cause__ or error)) from error
+    return config, keeps_head
+
+
+def set_labels(config: ElmoConfig, labels: Sequence[str]) -> None:
+    """Number the labels of a classifier in this order."""
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+
+
+def labels_of(config: ElmoConfig) -> list[str]:
+    """The labels of a classifier, in the order of their numbers."""
+    names: Any = config.id2label  # by number; Transformers' own type is wider
+    return [names[index] for index in range(len(names))]
+
+
+def load_tokenizer(
+    model_args: ModelArguments,
+    config: ElmoConfig,
+    keeps_head: bool,
+    splits: Mapping[str, list[Any]],
+    words_of: Callable[[PreTrainedTokenizerBase, list[Any]], Iterable[str]],
+) -> PreTrainedTokenizerBase:
+    """The tokenizer; the vocabulary's size and the ids of its special tokens go into the configuration.
+
+    A biLM that reads characters needs no vocabulary, and a task model has no softmax whose rows a vocabulary would
+    number: with word vectors of its own, the task gets a vocabulary of its own, of the frequent words of the training
+    data. Words that have a vector in a file are known too, wherever in the data they stand. A biLM that reads words by
+    their id keeps the vocabulary that it has learned, and so does a fine-tuned model.
+
+    Args:
+        model_args: the options.
+        config: what `load_config` returned; changed, unless the checkpoint's vocabulary stays.
+        keeps_head: likewise.
+        splits: the examples of each split; those of `"train"` make the vocabulary.
+        words_of: a tokenizer and some examples -> all their words, as often as they occur.
+    """
+    path = model_args.model_name_or_path
+    if path is None:
+        tokenizer: Any = ElmoTokenizer(max_characters_per_word=config.max_characters_per_word)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    if model_args.pre_tokenization is not None:
+        tokenizer.pre_tokenization = model_args.pre_tokenization
+    bilm_reads_word_ids = bool(config.word_embedding_size and config.elmo_at)
+    if path is not None and (keeps_head or bilm_reads_word_ids):
+        return tokenizer
+    if config.word_vector_size or bilm_reads_word_ids:
+        counts = Counter(words_of(tokenizer, splits.get("train", [])))
+        known = {word for word, count in counts.items() if count >= model_args.min_count}
+        if model_args.word_vectors is not None:
+            words = sorted({word for examples in splits.values() for word in words_of(tokenizer, examples)})
+            found = read_word_vectors(model_args.word_vectors, words).found
+            known |= {word for word, has_vector in zip(words, found, strict=True) if has_vector}
+        logger.info("%s different training words, %s words in the vocabulary", f"{len(counts):,}", f"{len(known):,}")
+        tokenizer = with_vocabulary(tokenizer, sorted(known, key=lambda word: (-counts[word], word)))
+    config.vocab_size = len(tokenizer)
+    for name in ("pad", "bos", "eos", "unk", "mask"):
+        setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
+    return tokenizer
+
+
+def with_vocabulary(tokenizer: PreTrainedTokenizerBase, words: Iterable[str]) -> ElmoTokenizer:
+    """The same tokenizer with the special tokens and these words for its vocabulary."""
+    special = [tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token]
+    known = {*special, tokenizer.pad_token, tokenizer.mask_token}
+    options = ("pre_tokenization", "max_characters_per_word", "special_boundary_words")
+    names = ("bos_token", "eos_token", "unk_token", "pad_token", "mask_token")
+    return ElmoTokenizer(
+        vocab=[*special, *(word for word in words if word not in known)],
+        **{name: getattr(tokenizer, name) for name in (*options, *names)},
+    )
+
+
+def load_model(
+    model_args: ModelArguments,
+    model_class: type[Model],
+    config: ElmoConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    keeps_head: bool = False,
+) -> Model:
+    """The task model: whole from the checkpoint, or a new one around its biLM, its word vectors, or random weights.
+
+    Trained in float32 whatever the checkpoint is stored in; `--bf16` computes in bfloat16.
+    """
+    path = model_args.model_name_or_path
+    options: dict[str, Any] = {"config": config, "dtype": torch.float32}
+    if path is not None and keeps_head:
+        model = model_class.from_pretrained(path, **options)
+    else:
+        model = model_class(config)
+        if path is not None and config.elmo_at and not model_args.random_weights:
+            # Copied into the model's own: which of its mixes are trained stays as the model says.
+            model.bilm.load_state_dict(ElmoModel.from_pretrained(path, **options).state_dict())
+        if model_args.word_vectors is not None:
+            logger.info("%s", start_from_word_vectors(model, tokenizer, model_args.word_vectors, table="task"))
+    model.freeze_bilm(model_args.freeze_bilm)
+    if model_args.cache_layers is not None and config.elmo_at:
+        cache_layers(model.elmo, model_args.cache_layers)
+    logger.info(
+        "%s parameters to train of %s",
+        f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,}",
+        f"{model.num_parameters():,}",
+    )
+    return model

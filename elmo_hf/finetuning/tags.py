@@ -1,0 +1,435 @@
+"""Corpora of tagged words: CoNLL columns, CoNLL-U, JSON, or a `datasets` name -> sentences -> model inputs.
+
+Every reader returns whole sentences of words and tags, and refuses what it cannot read completely with an error that
+names the file, the line and the remedy: a label that went missing in silence would look like a worse model.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from datasets import ClassLabel, Dataset
+from transformers import PreTrainedTokenizerBase
+
+from elmo_hf.corpus.conllu import read_conllu
+from elmo_hf.model.configuration_elmo import ElmoConfig
+
+from .files import CorpusError, is_json, named, read_lines, read_records, suffix_of
+from .splits import SplitArguments
+
+logger = logging.getLogger(__name__)
+
+IGNORED_LABEL = -100  # of special tokens and of words that are context only: no loss, no score
+PREFIXES = "BIESLU"
+TAG = re.compile(rf"O|[{PREFIXES}]-.+")
+DOCUMENT_START = "-DOCSTART-"
+SCHEMES: dict[Literal["BIO", "BIOES"], set[str]] = {"BIO": {"B", "I"}, "BIOES": {"B", "I", "E", "S"}}
+
+
+class Sentence(NamedTuple):
+    """The words of one sentence and their tags, as many."""
+
+    words: list[str]
+    tags: list[str]
+
+
+@dataclass(frozen=True)
+class TagColumns:
+    """Where words and tags stand.
+
+    Attributes:
+        word: of CoNLL, a column from 0, from the end if negative (default: the first).
+        tag: likewise (default: the last); of CoNLL-U, a column's name or number (default: upos).
+        tokens, ner_tags: of records, the fields of the words and of the tags.
+        tag_names: what integers among the tags of records stand for, by position.
+        any_tag: tags are of any kind, and not those of named entities (`O`, `B-TYPE`, `I-TYPE`, ...).
+    """
+
+    word: int = 0
+    tag: str | int | None = None
+    tokens: str = "tokens"
+    ner_tags: str = "ner_tags"
+    tag_names: Sequence[str] | None = None
+    any_tag: bool = False
+
+    @property
+    def tag_number(self) -> int:
+        """The column of the tags in CoNLL files."""
+        try:
+            return -1 if self.tag is None else int(self.tag)
+        except ValueError:
+            raise CorpusError(
+                f"--tag_column {self.tag}: expected a number, from 0, from the end if negative; only CoNLL-U names its "
+                "columns"
+            ) from None
+
+
+def read_tagged(path: str | Path, columns: TagColumns, labels: Sequence[str] | None = None) -> list[Sentence]:
+    """Read records (`.json`: a list, `.jsonl`: one a line), CoNLL-U (by name or content) or CoNLL (any other file).
+
+    Args:
+        path: the file, UTF-8.
+        columns: where words and tags stand.
+        labels: the tags that may occur; `None` allows every tag of the kind that `columns` names.
+
+    Raises:
+        CorpusError: the file is missing, empty, not UTF-8 or not in this form, or holds another tag.
+    """
+    rows: Rows
+    if is_json(path):
+        rows = (_sentence_of_record(record, columns, place) for place, record in read_records(path))
+    elif is_conllu(path):
+        rows = _read_conllu(path, columns)
+    else:
+        rows = _read_conll(path, columns)
+    return _checked(rows, columns, labels, f"{path}: holds no sentence; expected words and tags, one sentence at least")
+
+
+def read_tagged_dataset(
+    dataset: Dataset, name: str, columns: TagColumns, labels: Sequence[str] | None = None
+) -> list[Sentence]:
+    """Read one split of a dataset; `name` stands for it in errors. Otherwise as [`read_tagged`].
+
+    Tags may be strings or the numbers of a `ClassLabel` feature.
+    """
+    feature = getattr(dataset.features.get(columns.ner_tags), "feature", None)
+    if isinstance(feature, ClassLabel):
+        columns = replace(columns, tag_names=feature.names)
+    rows = (_sentence_of_record(record, columns, f"{name}: record {n}") for n, record in enumerate(dataset))
+    return _checked(rows, columns, labels, f"{name}: holds no sentence")
+
+
+Rows = Iterator[list[tuple[str, Any, Any]]]  # of each sentence: place, word, tag
+
+
+def _checked(rows: Rows, columns: TagColumns, labels: Sequence[str] | None, if_none: str) -> list[Sentence]:
+    sentences = []
+    for row in rows:
+        for place, word, tag in row:
+            if not isinstance(word, str) or not word.strip():
+                raise CorpusError(f"{place}: word {word!r} is empty; take it out together with its tag")
+            _check_tag(tag, columns, labels, place)
+        sentences.append(Sentence([word for _, word, _ in row], [tag for _, _, tag in row]))
+    if not sentences:
+        raise CorpusError(if_none)
+    return sentences
+
+
+def is_conllu(path: str | Path) -> bool:
+    """True for `.conllu`, and for files of another name whose first word has the ten columns of CoNLL-U."""
+    if suffix_of(path) == ".conllu":
+        return True
+    for _, line in read_lines(path):
+        cells = line.split("\t")
+        if len(cells) == 10 and re.fullmatch(r"1(-[0-9]+)?|0\.1", cells[0]):
+            return True
+        if line.strip() and not line.startswith("#"):
+            return False
+    return False
+
+
+def _read_conllu(path: str | Path, columns: TagColumns) -> Rows:
+    """Words and tags of CoNLL-U; comments, multiword ranges and empty nodes are no words."""
+    name = "upos" if columns.tag is None else str(columns.tag)
+    try:
+        for sentence in read_conllu(path):
+            place = f"{path}:{sentence.line + 1}"
+            tags = sentence.column(name)
+            if "_" in tags and sentence.words[tags.index("_")] != "_":
+                word = sentence.words[tags.index("_")]
+                raise CorpusError(
+                    f"{place}: the word {word!r} has no tag in column {name}; choose another with --tag_column"
+                )
+            yield [(place, *pair) for pair in zip(sentence.words, tags, strict=True)]
+    except (ValueError, OSError) as error:
+        raise CorpusError(str(error)) from error
+
+
+def _read_conll(path: str | Path, columns: TagColumns) -> Rows:
+    """One word a line, blank lines between sentences; columns stand between tabs, else between runs of spaces."""
+    expected: tuple[int, int] | None = None  # number of columns and the line that set it
+    sentence: list[tuple[str, Any, Any]] = []
+    for number, line in read_lines(path):
+        place = f"{path}:{number}"
+        if not line.strip() or line.startswith(DOCUMENT_START):
+            if sentence:
+                yield sentence
+                sentence = []
+            continue
+        cells = line.split("\t") if "\t" in line else line.split(" ")
+        cells = [cell for cell in map(str.strip, cells) if cell or "\t" in line]
+        if expected is None:
+            expected = (len(cells), number)
+        if len(cells) < 2:
+            raise CorpusError(f"{place}: {line!r} has no tag; expected a word and a tag, between a tab or spaces")
+        if len(cells) != expected[0]:
+            raise CorpusError(
+                f"{place}: {line!r} has {len(cells)} columns and line {expected[1]} has {expected[0]}; expected "
+                "the same in every line, with tabs between columns if words hold spaces" + _edge_of(line)
+            )
+        word, tag = (
+            _cell(cells, index, place, option)
+            for index, option in ((columns.word, "--word_column"), (columns.tag_number, "--tag_column"))
+        )
+        if _edge_of(line) and not (word and tag):
+            raise CorpusError(f"{place}: {line!r} has word {word!r} and tag {tag!r}; expected both{_edge_of(line)}")
+        sentence.append((place, word, tag))
+    if sentence:
+        yield sentence
+
+
+def _edge_of(line: str) -> str:
+    """The remedy for a line with a tab at one of its ends, which makes an empty column there."""
+    edges = [edge for edge, found in (("begins", line.startswith("\t")), ("ends", line.endswith("\t"))) if found]
+    if not edges:
+        return ""
+    return (
+        f". The line {' and '.join(edges)} with a tab, which makes an empty column: take the tab out, or choose the "
+        "columns with --word_column and --tag_column"
+    )
+
+
+def _cell(cells: list[str], index: int, place: str, option: str) -> str:
+    try:
+        return cells[index]
+    except IndexError:
+        raise CorpusError(f"{place}: no column {index} among {len(cells)}; choose another with {option}") from None
+
+
+def _sentence_of_record(record: dict[str, Any], columns: TagColumns, place: str) -> list[tuple[str, Any, Any]]:
+    """A record with a list of words and a list of tags."""
+    for name, option in ((columns.tokens, "--tokens_column"), (columns.ner_tags, "--ner_tags_column")):
+        if not isinstance(record.get(name), list):
+            raise CorpusError(f"{place}: no list {name!r} among {named(record)}; choose another with {option}")
+    words, tags = record[columns.tokens], record[columns.ner_tags]
+    if not words or len(words) != len(tags):
+        raise CorpusError(
+            f"{place}: {len(words)} words and {len(tags)} tags; expected one word or more, each with a tag"
+        )
+    if any(isinstance(tag, int) for tag in tags):
+        tags = [_tag_of_index(tag, columns.tag_names, place) for tag in tags]
+    return [(place, *pair) for pair in zip(words, tags, strict=True)]
+
+
+def _tag_of_index(tag: Any, names: Sequence[str] | None, place: str) -> str:
+    if names is None:
+        raise CorpusError(f"{place}: tag {tag!r} is a number; name the tags, in order, with --labels")
+    if not isinstance(tag, int) or not 0 <= tag < len(names):
+        raise CorpusError(f"{place}: tag {tag!r} is no position among the {len(names)} tags {', '.join(names)}")
+    return names[tag]
+
+
+def _check_tag(tag: Any, columns: TagColumns, labels: Sequence[str] | None, place: str) -> None:
+    if not isinstance(tag, str) or not tag.strip():
+        raise CorpusError(f"{place}: tag {tag!r} is empty; expected a tag for every word")
+    if not columns.any_tag and not TAG.fullmatch(tag):
+        raise CorpusError(
+            f"{place}: tag {tag!r}; expected O or a prefix ({', '.join(PREFIXES)}), a dash and a type, such as B-PER. "
+            "If another column holds the tags, choose it with --tag_column; if tags stand for words and not for "
+            "entities, such as parts of speech, give --task pos"
+        )
+    if labels is not None and tag not in labels:
+        raise CorpusError(
+            f"{place}: tag {tag!r} is not among the tags {', '.join(labels)}; correct the file, or name all tags with "
+            "--labels"
+        )
+
+
+def tag_set(sentences: Iterable[Sentence], any_tag: bool = False) -> list[str]:
+    """All tags that a model of these sentences should know: `O` first, or any tags in alphabetical order.
+
+    Tags of entities are closed under the prefixes that occur: a type seen only as `B-` gets its `I-` tag too, which
+    another file may need.
+    """
+    tags = {tag for sentence in sentences for tag in sentence.tags}
+    if any_tag:
+        return sorted(tags)
+    prefixes = [prefix for prefix in PREFIXES if any(tag.startswith(f"{prefix}-") for tag in tags)]
+    types = sorted({tag[2:] for tag in tags if tag != "O"})
+    return ["O", *(f"{prefix}-{entity_type}" for entity_type in types for prefix in prefixes)]
+
+
+class Window(NamedTuple):
+    """Part of a sentence: its words, and their tags or `None` where a word is only context."""
+
+    words: list[str]
+    tags: list[str | None]
+
+
+def windows(sentence: Sentence, max_words: int | None, stride: int = 0) -> Iterator[Window]:
+    """Cut a sentence into parts of at most `max_words` words, each repeating the last `stride` words of the one before.
+
+    Repeated words carry no tag, so every tag of the sentence is learned exactly once.
+    """
+    total = len(sentence.words)
+    if max_words is None or total <= max_words:
+        yield Window(sentence.words, list(sentence.tags))
+        return
+    for start in range(0, total - stride, max_words - stride):
+        end = min(start + max_words, total)
+        context = stride if start else 0
+        yield Window(sentence.words[start:end], [*[None] * context, *sentence.tags[start + context : end]])
+
+
+def tag_scheme(sequences: Iterable[Sequence[str | None]], labels: Iterable[str]) -> Literal["BIO", "BIOES"] | None:
+    """The scheme in which all these sequences are well formed and to which all labels belong, if there is one.
+
+    Tags of IOB1, where an `I-` may begin an entity, have none: a model must not be forbidden what its training data
+    holds.
+    """
+    prefixes, sequences = {label[0] for label in labels if label != "O"}, list(sequences)
+    for scheme, all_prefixes in SCHEMES.items():
+        if "B" in prefixes <= all_prefixes and all(is_well_formed(tags, scheme) for tags in sequences):
+            return scheme
+    return None
+
+
+def is_well_formed(tags: Sequence[str | None], scheme: Literal["BIO", "BIOES"]) -> bool:
+    """True for a sequence of tags that can stand in this scheme; `None` is a word whose tag is not known."""
+    for before, tag in zip(["O", *tags], [*tags, "O"], strict=True):
+        if before is None or tag is None:
+            continue
+        continues = tag[0] in "IE" and before[0] in "BI" and before[2:] == tag[2:]
+        if (tag[0] in "IE" or (scheme == "BIOES" and before[0] in "BI")) and not continues:
+            return False
+    return True
+
+
+def encode_tagged(
+    sentences: Sequence[Sentence],
+    tokenizer: PreTrainedTokenizerBase,
+    label2id: Mapping[str, int],
+    max_words: int | None = None,
+    stride: int = 0,
+    report: Callable[[str], None] = logger.warning,
+) -> Dataset:
+    """Model inputs with `labels`, one example a sentence (or window of one).
+
+    Args:
+        sentences: what a reader returned.
+        tokenizer: keeps the words whole; its first token of a word carries the label.
+        label2id: id of every tag.
+        max_words: cut longer sentences into windows of this many words; `None` never cuts.
+        stride: words that a window repeats of the one before, as context.
+        report: is told how many sentences were cut.
+
+    Raises:
+        CorpusError: a word yields no token, so that its tag would be lost.
+    """
+    parts = [window for sentence in sentences for window in windows(sentence, max_words, stride)]
+    if len(parts) > len(sentences):
+        cut = sum(len(sentence.words) > (max_words or 0) for sentence in sentences)
+        report(
+            f"{cut} of {len(sentences)} sentences are longer than {max_words} words and were cut into "
+            f"{len(parts) - len(sentences) + cut} windows with {stride} words of overlap; every label is kept once"
+        )
+
+    def encode_batch(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        encoded = tokenizer(batch["words"], is_split_into_words=True, truncation=False)
+        labels = []
+        for index, (words, tags) in enumerate(zip(batch["words"], batch["tags"], strict=True)):
+            row: list[int] = []
+            previous: int | None = None
+            for word in encoded.word_ids(index):
+                tag = None if word is None or word == previous else tags[word]
+                row.append(IGNORED_LABEL if tag is None else label2id[tag])
+                previous = word
+            missing = set(range(len(words))) - set(encoded.word_ids(index))
+            if missing:
+                raise CorpusError(
+                    f"the tokenizer makes no token of the word {words[min(missing)]!r} in {' '.join(words)!r}; take it "
+                    "out together with its tag"
+                )
+            labels.append(row)
+        return {**encoded, "labels": labels}
+
+    dataset = Dataset.from_dict({"words": [p.words for p in parts], "tags": [p.tags for p in parts]})
+    return dataset.map(encode_batch, batched=True, remove_columns=["words", "tags"], desc="Tokenizing")
+
+
+@dataclass
+class TagArguments(SplitArguments):
+    """Files have CoNLL columns (any suffix), CoNLL-U (`.conllu`) or records (`.json`, `.jsonl`)."""
+
+    task: Literal["ner", "pos"] = field(
+        default="ner", metadata={"help": "ner: tags of entities, scored by F1. pos: any tags, scored by accuracy."}
+    )
+    word_column: int = field(default=0, metadata={"help": "CoNLL column of the words, from 0."})
+    tag_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "CoNLL column of the tags, from the end if negative (default: the last); of CoNLL-U, its name or "
+            "number (default: upos)."
+        },
+    )
+    tokens_column: str = field(default="tokens", metadata={"help": "Field of the words in JSON and datasets."})
+    ner_tags_column: str = field(default="ner_tags", metadata={"help": "Field of the tags in JSON and datasets."})
+    scheme: str | None = field(
+        default=None, metadata={"help": "Score entities strictly in this scheme, IOB2 or BIOES (default: conlleval)."}
+    )
+    max_words: int | None = field(
+        default=None, metadata={"help": "Cut longer training sentences into windows. Evaluation reads them whole."}
+    )
+    stride: int = field(default=0, metadata={"help": "Words that a window repeats of the one before, as context."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_words is not None and not 0 <= self.stride < self.max_words:
+            raise ValueError(f"--stride {self.stride}: expected 0 or more and less than --max_words {self.max_words}")
+
+    @property
+    def columns(self) -> TagColumns:
+        names = (self.word_column, self.tag_column, self.tokens_column, self.ner_tags_column)
+        return TagColumns(*names, self.labels, any_tag=self.task == "pos")
+
+    def read_file(self, path: str, labels: Sequence[str] | None) -> list[Sentence]:
+        return read_tagged(path, self.columns, labels)
+
+    def read_dataset(self, split: Dataset, name: str, labels: Sequence[str] | None) -> list[Sentence]:
+        return read_tagged_dataset(split, name, self.columns, labels)
+
+    def label_set(self, examples: list[Sentence]) -> list[str]:
+        return tag_set(examples, any_tag=self.task == "pos")
+
+    def scheme_of(self, sentences: Sequence[Sentence], labels: Sequence[str]) -> Literal["BIO", "BIOES"] | None:
+        """The scheme of training sentences, as they are cut."""
+        if self.task != "ner":
+            return None
+        parts = (window for sentence in sentences for window in windows(sentence, self.max_words, self.stride))
+        return tag_scheme((part.tags for part in parts), labels)
+
+    def check_sequences(self, config: ElmoConfig, splits: Mapping[str, Sequence[Sentence]]) -> None:
+        """Refuse sentences that a CRF with a tag scheme finds impossible.
+
+        Raises:
+            CorpusError: the first of them.
+        """
+        if config.tag_scheme is None:
+            return
+        for name, sentences in splits.items():
+            for words, tags in sentences:
+                if not is_well_formed(tags, config.tag_scheme):
+                    tagged = " ".join(map("/".join, zip(words, tags, strict=True)))
+                    raise CorpusError(
+                        f"{name} data: {tagged!r} is no sequence of {config.tag_scheme}, which the CRF expects; "
+                        "correct the tags, or let it forbid nothing with --config_overrides '{\"tag_scheme\": null}'"
+                    )
+
+    def encode(
+        self, splits: Mapping[str, Sequence[Sentence]], tokenizer: PreTrainedTokenizerBase, label2id: Mapping[str, int]
+    ) -> dict[str, Dataset]:
+        """The model inputs of each split."""
+        return {
+            name: encode_tagged(
+                sentences, tokenizer, label2id, self.max_words if name == "train" else None, self.stride
+            )
+            for name, sentences in splits.items()
+        }
+
+
+def words_of_tagged(tokenizer: PreTrainedTokenizerBase, sentences: Iterable[Sentence]) -> Iterator[str]:
+    """All words of some sentences, which are words already."""
+    return (word for sentence in sentences for word in sentence.words)

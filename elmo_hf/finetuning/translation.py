@@ -1,0 +1,455 @@
+"""Translation and summaries: an ELMo encoder and a Transformers decoder, their tokenizers, data and Trainer."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch.nn import functional
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BertConfig,
+    DataCollatorForSeq2Seq,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    GenerationConfig,
+    GPT2Config,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+)
+
+from elmo_hf.model.base_model import ElmoModel
+from elmo_hf.model.configuration_elmo import ElmoConfig
+from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
+
+from .files import CorpusError
+from .layer_cache import cache_layers
+from .options import BilmArguments, TaskTrainingArguments
+from .pairs import Pair, PairArguments
+from .start import load_config
+from .tags import IGNORED_LABEL
+from .training import TaskTrainer
+
+logger = logging.getLogger(__name__)
+
+TARGET_TOKENIZER = "target_tokenizer"  # folder within that of a translator
+PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+
+
+@dataclass
+class TranslatorArguments(BilmArguments):
+    """Where the encoder starts, and what decoder reads it."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "ELMo checkpoint of the encoder, or a whole translator that this script saved."},
+    )
+    without_elmo: bool = field(
+        default=False,
+        metadata={
+            "help": "The baseline: of the checkpoint or preset only the encoder's shape; it reads words by their id, "
+            "from word vectors of its own, and is learned with the translation alone."
+        },
+    )
+    decoder_type: Literal["bert", "gpt2"] = field(
+        default="bert", metadata={"help": "Normalizes behind (bert) or before (gpt2) each of its sublayers."}
+    )
+    decoder_hidden_size: int = field(default=256, metadata={"help": "Width of the decoder."})
+    decoder_layers: int = field(default=2, metadata={"help": "Its layers."})
+    decoder_heads: int = field(default=4, metadata={"help": "Its attention heads."})
+    decoder_intermediate_size: int | None = field(
+        default=None, metadata={"help": "Width of its feed-forward layers (default: four times its own)."}
+    )
+    decoder_dropout: float = field(default=0.1, metadata={"help": "Dropout everywhere in it."})
+    decoder_initializer_range: float = field(
+        default=0.02, metadata={"help": "Deviation of its first weights; more for a decoder of few units."}
+    )
+    target_vocab_size: int = field(
+        default=8000,
+        metadata={"help": "Subwords (byte-level BPE) that its tokenizer learns from the training targets."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.names_a_bilm:
+            raise ValueError("give either --model_name_or_path (a checkpoint) or --preset (random weights)")
+        if self.without_elmo and self.freeze_bilm:
+            raise ValueError("--freeze_bilm: there is no biLM to freeze --without_elmo")
+        if self.decoder_hidden_size % self.decoder_heads:
+            raise ValueError(
+                f"--decoder_hidden_size {self.decoder_hidden_size}: expected a multiple of --decoder_heads "
+                f"{self.decoder_heads}"
+            )
+        if self.target_vocab_size < 3 + len(pre_tokenizers.ByteLevel.alphabet()):
+            raise ValueError(
+                f"--target_vocab_size {self.target_vocab_size}: expected at least "
+                f"{3 + len(pre_tokenizers.ByteLevel.alphabet())}, three special tokens and every byte"
+            )
+
+
+@dataclass
+class TranslationTrainingArguments(TaskTrainingArguments, Seq2SeqTrainingArguments):
+    """The Trainer's arguments, and how to search for a translation."""
+
+    task: Literal["translation", "summarization"] = field(
+        default="translation", metadata={"help": "translation: scored by BLEU. summarization: scored by ROUGE."}
+    )
+    num_beams: int = field(
+        default=4, metadata={"help": "Beams of the final evaluation, of the test and of the saved model."}
+    )
+    generation_num_beams: int | None = field(
+        default=1, metadata={"help": "Beams of the evaluations while training; 1 takes the best token each time."}
+    )
+    length_penalty: float = field(
+        default=1.0, metadata={"help": "Exponent of the length that divides a beam's score; more for longer texts."}
+    )
+    no_repeat_ngram_size: int = field(
+        default=0, metadata={"help": "Longest sequence of tokens that may not come again; 0 for none."}
+    )
+    predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate translations, not only the loss."})
+    metric_for_best_model: str | None = field(
+        default=None, metadata={"help": "What the best model is best in (default: bleu or rougeL, by the task)."}
+    )
+    # The composite model names none of its encoder's inputs, and the Trainer would drop character_ids.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Leave it: the encoder needs all its inputs."})
+
+    def __post_init__(self) -> None:
+        if self.metric_for_best_model is None:
+            score = "bleu" if self.task == "translation" else "rougeL"
+            self.metric_for_best_model = score if self.predict_with_generate else "loss"
+        super().__post_init__()
+
+
+# ---- data
+
+
+def by_length(pairs: Sequence[Pair]) -> list[int]:
+    """The order in which to generate: sources of about one length in each batch, the longest first.
+
+    A batch is searched until its longest text is complete.
+    """
+    return sorted(range(len(pairs)), key=lambda index: -len(pairs[index].source))
+
+
+def encode_pairs(
+    pairs: Sequence[Pair],
+    tokenizer: PreTrainedTokenizerBase,
+    target_tokenizer: PreTrainedTokenizerBase,
+    data: PairArguments,
+    cut_targets: bool,
+    report: Callable[[str], None] = logger.warning,
+) -> Dataset:
+    """The inputs of the encoder, the decoder's as `labels`, and their `length`, in the order of the pairs.
+
+    Raises:
+        CorpusError: a target longer than the decoder's limit, unless it may be cut.
+    """
+    limit = data.max_target_tokens
+    cut_sources = cut = 0
+
+    def encode_batch(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        nonlocal cut_sources, cut
+        encoded = tokenizer(batch["source"])
+        if data.max_source_words is not None:
+            longest = data.max_source_words + tokenizer.num_special_tokens_to_add()
+            cut_sources += sum(len(ids) > longest for ids in encoded["input_ids"])
+            encoded = tokenizer(batch["source"], truncation=True, max_length=longest)
+        labels = target_tokenizer(batch["target"])["input_ids"]
+        for place, ids in zip(batch["place"], labels, strict=True):
+            if len(ids) > limit and not cut_targets:
+                raise CorpusError(
+                    f"{place}: the target has {len(ids)} tokens, and the decoder's limit is {limit}; train with a "
+                    "higher --max_target_tokens, or take the pair out"
+                )
+            cut += len(ids) > limit
+        # A cut target has no end: the model must not learn to stop there.
+        labels = [ids[:limit] for ids in labels]
+        return {**encoded, "labels": labels, "length": list(map(len, labels))}
+
+    dataset = Dataset.from_dict({name: [getattr(pair, name) for pair in pairs] for name in Pair._fields})
+    encoded = dataset.map(encode_batch, batched=True, remove_columns=list(Pair._fields), desc="Tokenizing")
+    if cut_sources:
+        report(f"{cut_sources:,} of {len(pairs):,} sources are longer than {data.max_source_words} words and were cut")
+    if cut:
+        report(f"{cut:,} of {len(pairs):,} training targets are longer than {limit} tokens and were cut")
+    return encoded
+
+
+class PairCollator(DataCollatorForSeq2Seq):
+    """Pads a batch of what `encode` returns.
+
+    Its `length` is for the Trainer, which groups batches by it: the decoder computes on padding, the biLM does not.
+    """
+
+    def __call__(self, features: list[dict[str, Any]], return_tensors: str | None = None) -> Any:
+        features = [{name: value for name, value in row.items() if name != "length"} for row in features]
+        return super().__call__(features, return_tensors)
+
+
+# ---- tokenizers and model
+
+
+def train_target_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: every text has tokens, and they give the very text back. A text ends with `</s>`."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {EOS}", special_tokens=[(EOS, tokenizer.token_to_id(EOS))]
+    )
+    # Spaces before punctuation are the text's own.
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS, clean_up_tokenization_spaces=False
+    )
+
+
+def decoder_config(
+    model_args: TranslatorArguments, data: PairArguments, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedConfig:
+    """A small decoder with attention over the encoder's words."""
+    width, dropout = model_args.decoder_hidden_size, model_args.decoder_dropout
+    intermediate = model_args.decoder_intermediate_size or 4 * width
+    common: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": width,
+        "num_hidden_layers": model_args.decoder_layers,
+        "num_attention_heads": model_args.decoder_heads,
+        # The first token and all but the last of the target are read.
+        "max_position_embeddings": data.max_target_tokens,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "initializer_range": model_args.decoder_initializer_range,
+        "is_decoder": True,
+        "add_cross_attention": True,
+    }
+    if model_args.decoder_type == "bert":
+        return BertConfig(
+            **common,
+            intermediate_size=intermediate,
+            hidden_act="relu",
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+        )
+    # Targets are padded behind their end, where causal attention does not look; without an id of padding the decoder
+    # does not warn of it.
+    return GPT2Config(
+        **{**common, "pad_token_id": None},
+        n_inner=intermediate,
+        activation_function="relu",
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+    )
+
+
+def is_translator(model_args: TranslatorArguments) -> bool:
+    """True for a checkpoint that is a whole encoder-decoder, to go on with as it is."""
+    if model_args.model_name_or_path is None:
+        return False
+    config = AutoConfig.from_pretrained(model_args.model_name_or_path)
+    if not isinstance(config, EncoderDecoderConfig):
+        return False
+    encoder: Any = config.encoder
+    if not isinstance(encoder, ElmoConfig):
+        raise ValueError(
+            f"{model_args.model_name_or_path}: its encoder is a {encoder.model_type!r} model: expected 'elmo'"
+        )
+    for option in ("without_elmo", "random_weights", "config_overrides"):
+        if getattr(model_args, option):
+            raise ValueError(f"--{option}: {model_args.model_name_or_path} is a whole translator, which stays as it is")
+    return True
+
+
+def check_translator(model_args: TranslatorArguments, args: TranslationTrainingArguments) -> None:
+    """Refuse, with a `ValueError`, to evaluate what is no translator yet."""
+    if not is_translator(model_args) and not args.do_train:
+        raise ValueError(
+            "only a translator that is trained can be evaluated: give --do_train, or its folder as the model"
+        )
+
+
+def make_encoder(model_args: TranslatorArguments, sources: Iterable[str]) -> tuple[ElmoModel, PreTrainedTokenizerBase]:
+    """The encoder and its tokenizer; only the baseline learns a vocabulary, from the training `sources`."""
+    path = model_args.model_name_or_path
+    config, _ = load_config(model_args, ElmoModel, elmo_at=["input"], num_representations=1)
+    if path is None:
+        tokenizer: Any = ElmoTokenizer(max_characters_per_word=config.max_characters_per_word)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    if model_args.without_elmo:
+        tokenizer = tokenizer.train_new_from_iterator(sources, sys.maxsize, min_frequency=model_args.min_count)
+        as_words: dict[str, Any] = {
+            "character_filters": [],
+            "character_projection": None,
+            "word_embedding_size": config.projection_size,
+        }
+        config = ElmoConfig.from_dict({**config.to_dict(), **as_words})
+    if path is None or model_args.without_elmo or model_args.random_weights:
+        config.vocab_size = len(tokenizer)
+        return ElmoModel(config), tokenizer
+    # Trained in float32 whatever the checkpoint is stored in; `--bf16` computes in bfloat16.
+    return ElmoModel.from_pretrained(path, config=config, dtype=torch.float32), tokenizer
+
+
+def make_translator(
+    model_args: TranslatorArguments, data: PairArguments, pairs: Sequence[Pair]
+) -> tuple[EncoderDecoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """A new translator around an encoder; what it learns of words it learns from the training pairs."""
+    encoder, tokenizer = make_encoder(model_args, (pair.source for pair in pairs))
+    target_tokenizer = train_target_tokenizer((pair.target for pair in pairs), model_args.target_vocab_size)
+    config = EncoderDecoderConfig.from_encoder_decoder_configs(
+        encoder.config,
+        decoder_config(model_args, data, target_tokenizer),
+        decoder_start_token_id=target_tokenizer.bos_token_id,
+        bos_token_id=target_tokenizer.bos_token_id,
+        eos_token_id=target_tokenizer.eos_token_id,
+        pad_token_id=target_tokenizer.pad_token_id,
+    )
+    return EncoderDecoderModel(config, encoder=encoder), tokenizer, target_tokenizer
+
+
+def search(model: EncoderDecoderModel, data: PairArguments, args: TranslationTrainingArguments) -> GenerationConfig:
+    """How the saved model translates: beam search that ends when all beams of a text are complete."""
+    config = model.config
+    return GenerationConfig(
+        max_length=data.max_target_tokens,
+        num_beams=args.num_beams,
+        early_stopping=args.num_beams > 1,
+        length_penalty=args.length_penalty if args.num_beams > 1 else 1.0,
+        no_repeat_ngram_size=args.no_repeat_ngram_size,
+        decoder_start_token_id=config.decoder_start_token_id,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
+
+
+def _parts(model: EncoderDecoderModel) -> tuple[Any, Any]:
+    """The decoder's configuration and the encoder."""
+    return model.config.decoder, model.encoder
+
+
+def load_or_make_translator(
+    model_args: TranslatorArguments,
+    data: PairArguments,
+    args: TranslationTrainingArguments,
+    splits: Mapping[str, Sequence[Pair]],
+) -> tuple[EncoderDecoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """The translator of a run: a saved one, or a new one around an encoder; with the tokenizers of both sides."""
+    if is_translator(model_args):
+        path = str(model_args.model_name_or_path)
+        model = EncoderDecoderModel.from_pretrained(path, dtype=torch.float32)
+        tokenizer: Any = AutoTokenizer.from_pretrained(path)
+        target_tokenizer: Any = AutoTokenizer.from_pretrained(path, subfolder=TARGET_TOKENIZER)
+    else:
+        model, tokenizer, target_tokenizer = make_translator(model_args, data, splits["train"])
+    # The collator pads targets where the tokenizer pads sources, and a decoder starts at the left.
+    tokenizer.padding_side = "right"
+    decoder, encoder = _parts(model)
+    data.max_target_tokens = min(data.max_target_tokens, decoder.max_position_embeddings)
+    encoder.freeze_bilm(model_args.freeze_bilm)
+    if model_args.cache_layers is not None:
+        cache_layers(encoder, model_args.cache_layers)
+    model.generation_config = search(model, data, args)
+    logger.info(
+        "%s parameters to train of %s; %s subwords in targets",
+        f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,}",
+        f"{model.num_parameters():,}",
+        f"{len(target_tokenizer):,}",
+    )
+    return model, tokenizer, target_tokenizer
+
+
+# ---- training
+
+
+def make_loss(label_smoothing: float) -> Callable[..., torch.Tensor]:
+    """The loss of a batch of an optimizer step, whose tokens in all batches are `num_items_in_batch`.
+
+    EncoderDecoderModel takes that number and does not use it, so that the Trainer's steps over several batches
+    (`gradient_accumulation_steps`) would be as many times too long.
+    """
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
+        total = functional.cross_entropy(
+            outputs["logits"].flatten(0, 1).float(),
+            labels.flatten(),
+            ignore_index=IGNORED_LABEL,
+            label_smoothing=label_smoothing,
+            reduction="sum",
+        )
+        return total / (labels.ne(IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch)
+
+    return loss
+
+
+def texts_of(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """(texts, tokens) ids, padded with -100 or the padding token -> texts."""
+    ids = np.where(ids == IGNORED_LABEL, tokenizer.pad_token_id, ids)
+    return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+class TranslatorTrainer(TaskTrainer, Seq2SeqTrainer):
+    """A Trainer of translators: saves both tokenizers, and ends with a beam search.
+
+    The Trainer itself gets no tokenizer: it would give the decoder the ids of the source's special tokens.
+
+    Args:
+        tokenizers: of the sources and of the targets.
+        args, model, datasets, keywords: as of [`TaskTrainer`].
+    """
+
+    def __init__(
+        self,
+        model: EncoderDecoderModel,
+        args: TranslationTrainingArguments,
+        datasets: Mapping[str, Dataset],
+        tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase],
+        **keywords: Any,
+    ) -> None:
+        self.tokenizers = tokenizers
+        super().__init__(
+            model,
+            args,
+            datasets,
+            data_collator=PairCollator(tokenizers[0], model=model),
+            compute_loss_func=make_loss(args.label_smoothing_factor),
+            callbacks=[_BeamsAtTheEnd()] if args.do_train else [],
+            **keywords,
+        )
+        if not args.do_train:
+            args.generation_num_beams = args.num_beams
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            self.tokenizers[0].save_pretrained(folder)
+            self.tokenizers[1].save_pretrained(folder / TARGET_TOKENIZER)
+
+
+class _BeamsAtTheEnd(TrainerCallback):
+    """Evaluations while training take the best token each time; those after it search."""
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        args.generation_num_beams = args.num_beams

@@ -1,0 +1,123 @@
+"""Documents of any length to the scores of a classifier's labels, in bounded memory: `classify_document`."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from elmo_hf.model.pooling import ElmoPooling
+from elmo_hf.model.sequence_classification import ElmoForSequenceClassification
+from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
+
+from .chunks import Chunks
+from .documents import Features, needs_all_words, read_features
+from .evaluation import in_evaluation
+from .loading import Name, load_model, load_tokenizer
+
+
+def classify_document(
+    words: str | Iterable[str],
+    model: ElmoForSequenceClassification | Name,
+    tokenizer: ElmoTokenizer | Name | None = None,
+    *,
+    chunk_words: int = 2048,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> dict[str, float]:
+    """The scores of a document's labels, read as one sequence, chunk by chunk; those of the model on the whole of it.
+
+    The states of the biLM and of the task's own biLSTM cross the borders of the chunks, as in `embed_document`, and
+    pooling goes on from chunk to chunk. Memory: that of one chunk. Words and states are in a temporary file.
+
+    Args:
+        words: of the document, any iterable; or its text, which the tokenizer splits and which then is in memory.
+        model: the classifier, or the folder of its checkpoint.
+        tokenizer: the model's; by default the one in its checkpoint's folder.
+        chunk_words: words read at a time.
+        device, dtype: of a model that is given as a folder; by default a GPU if there is one, and as stored.
+
+    Returns:
+        Each label's score, in the order of the labels: its probability by the softmax over all, its own probability
+        where a text has several labels, or the value of a regression.
+
+    Raises:
+        TypeError: a word that is not a text.
+        ValueError: an impossible option; a checkpoint of another kind of model; a classifier of pairs, or one that
+            reads parts of speech; a Transformer, or a mix that is normalised by the statistics of all words: both need
+            the whole document at once.
+    """
+    if chunk_words < 1:
+        raise ValueError(f"chunk_words={chunk_words}: expected at least 1")
+    classifier = in_evaluation(load_model(model, ElmoForSequenceClassification, device, dtype))
+    config = classifier.config
+    reason = needs_all_words(config)
+    if reason is not None:
+        raise ValueError(reason)
+    for name, expected in (("sentence_pairs", "one of single texts"), ("num_pos_tags", "one that reads words alone")):
+        if getattr(config, name):
+            raise ValueError(f"{name}={getattr(config, name)}: a document is words alone; expected {expected}")
+    splitter = load_tokenizer(tokenizer, model)
+    with Chunks(splitter, words, chunk_words) as chunks:
+        logits = _logits(classifier, read_features(classifier, splitter, chunks))
+    if config.problem_type == "multi_label_classification":
+        logits = logits.sigmoid()
+    elif config.problem_type != "regression" and classifier.num_labels > 1:
+        logits = logits.softmax(dim=-1)
+    return dict(zip(config.label_names, logits.tolist(), strict=True))
+
+
+@torch.no_grad()
+def _logits(model: ElmoForSequenceClassification, chunks: Iterator[Features]) -> Tensor:
+    """(num_labels,), float32 or wider."""
+    pooling = model.sentence_encoder.pooling
+    # As in `words_to_pool`: boundaries only where there is nothing else.
+    words, everything = _RunningPool(pooling), _RunningPool(pooling)
+    for chunk in chunks:
+        mask = chunk.inputs["attention_mask"].bool()
+        words.add(chunk.features, model.without_boundaries(mask, chunk.inputs["input_ids"]))
+        everything.add(chunk.features, mask)
+    pooled = (words if words.values else everything).pooled(model.dtype)
+    logits = model.classifier(model.sentence_encoder.reduce(pooled))[0]
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+class _RunningPool:
+    """[`ElmoPooling`] of a text whose words come in parts.
+
+    Of a mean and of attention, each part has its own result, with the logarithm of its share of the whole.
+
+    Attributes:
+        values: of each part that has words, the pooled vectors, one row a way: (ways, width), float64.
+        weights: likewise, (ways,).
+    """
+
+    def __init__(self, pooling: ElmoPooling) -> None:
+        self.pooling = pooling
+        self.values: list[Tensor] = []
+        self.weights: list[Tensor] = []
+
+    def add(self, features: Tensor, mask: Tensor) -> None:
+        """Take in some words: features (1, words, width), those that `mask` (1, words) marks."""
+        if not mask.any():
+            return
+        ways = self.pooling.ways
+        count = mask.sum().double().log()
+        weights = [count if way == "mean" else features.new_zeros((), dtype=torch.float64) for way in ways]
+        if "attention" in ways:
+            weights[ways.index("attention")] = self.pooling.attention(features[mask]).double().logsumexp(dim=0)[0]
+        self.values.append(self.pooling(features, mask).double().unflatten(-1, (len(ways), -1))[0])
+        self.weights.append(torch.stack(weights))
+        if len(self.values) == 2:
+            self.values, self.weights = [self._joined()], [torch.stack(self.weights).logsumexp(dim=0)]
+
+    def _joined(self) -> Tensor:
+        values = torch.stack(self.values)  # [parts, ways, width]
+        mean = (torch.stack(self.weights).softmax(dim=0).unsqueeze(-1) * values).sum(dim=0)
+        rows = {"max": values.amax(dim=0), "min": values.amin(dim=0)}
+        return torch.stack([rows.get(way, mean)[number] for number, way in enumerate(self.pooling.ways)])
+
+    def pooled(self, dtype: torch.dtype) -> Tensor:
+        """(1, pooled width); zeros of a text without words."""
+        if not self.values:
+            raise ValueError("no words to pool: expected one part with words at least")
+        return self.values[0].flatten()[None].to(dtype)
