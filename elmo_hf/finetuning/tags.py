@@ -287,8 +287,20 @@ def tag_scheme(sequences: Iterable[Sequence[str | None]], labels: Iterable[str])
     return None
 
 
-def is_well_formed(tags: Sequence[str | None], scheme: Literal["BIO", "BIOES"]) -> bool:
-    """True for a sequence of tags that can stand in this scheme; `None` is a word whose tag is not known."""
+# Prefixes of the other schemes by those of BIOES.
+_AS_BIOES = str.maketrans({"L": "E", "U": "S", "M": "I"})
+
+
+def is_well_formed(tags: Sequence[str | None], scheme: Literal["BIO", "BIOES", "BIOUL", "BMES", "IOB1"]) -> bool:
+    """True for a sequence of tags that can stand in this scheme; `None` is a word whose tag is not known.
+
+    IOB1 forbids no sequence: an entity may begin with I-, and B- only parts it from one of its kind.
+    """
+    if scheme == "IOB1":
+        return True
+    if scheme in ("BIOUL", "BMES"):
+        tags = [tag if tag is None else tag[:1].translate(_AS_BIOES) + tag[1:] for tag in tags]
+        scheme = "BIOES"
     for before, tag in zip(["O", *tags], [*tags, "O"], strict=True):
         if before is None or tag is None:
             continue

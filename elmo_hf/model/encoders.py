@@ -85,8 +85,8 @@ class ElmoHighwayLstm(ElmoTaskLstm):
             hidden = mixed.to(inputs.dtype) if kept is None else mixed.to(inputs.dtype) * kept[:rows]
             outputs.append(hidden)
         # Rows stopped shortest first.
-        finals = (torch.cat(parts) for parts in zip(*[(hidden, cell), *finished[::-1]], strict=True))
-        return torch.cat(outputs), *finals
+        last_hidden, last_cell = (torch.cat(part) for part in zip((hidden, cell), *finished[::-1], strict=True))
+        return torch.cat(outputs), last_hidden, last_cell
 
 
 CELLS: dict[str, type[ElmoTaskLstm]] = {"lstm": ElmoTaskLstm, "highway_lstm": ElmoHighwayLstm}
