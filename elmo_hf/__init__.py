@@ -83,6 +83,8 @@ __all__ = sorted([*_HOME, "__version__"])
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOME[name].startswith(("model.modeling", "inference", "corpus_embedding")):
+        registration.import_auto_classes()  # before a lock of any module of this package is held
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value

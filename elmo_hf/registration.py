@@ -6,10 +6,10 @@ on its import.
 
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 # By Auto class: the ELMo class that it builds.
 MODELS = {
@@ -56,6 +56,8 @@ def _register_models(executed: ModuleType) -> None:
 _AUTO = "transformers.models.auto"
 # Modules that models import, and that import the Auto classes themselves.
 _MODELS_IMPORT = ("transformers.modeling_utils", "transformers.modeling_layers")
+# Files of the models' room that no model lives in.
+_WITHOUT_MODELS = {"configuration_elmo", "configuration_encoder_decoder", "conditions", "state", "prepared_weights"}
 HOOKS: dict[str, Callable[[ModuleType], None]] = {
     f"{_AUTO}.configuration_auto": _register_configuration,
     f"{_AUTO}.tokenization_auto": _register_tokenizer,
@@ -64,67 +66,82 @@ HOOKS: dict[str, Callable[[ModuleType], None]] = {
 }
 
 
-class _Found(importlib.abc.Loader):
-    """Loader of a module that has been imported in the meantime."""
+class _Loader(importlib.abc.Loader):
+    """A module's own loader, with something to do before the module is made or after it has been executed."""
 
-    def __init__(self, module: ModuleType) -> None:
-        self._module, self._spec = module, module.__spec__
+    def __init__(
+        self, own: Any, before: Callable[[], None] | None = None, after: Callable[[ModuleType], None] | None = None
+    ) -> None:
+        self._own, self._before, self._after = own, before, after
+        self._found: Any = None
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        return self._module
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        if self._before is not None:
+            self._before()
+            # The work before may have imported this very module.
+            module = sys.modules.get(spec.name)
+            if module is not None:
+                self._found = module.__spec__
+                return module
+        return self._own.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._spec
+        if self._found is not None:
+            module.__spec__ = self._found
+            return
+        spec = module.__spec__
+        module.__loader__ = self._own
+        if spec is not None:
+            spec.loader = self._own
+        self._own.exec_module(module)
+        if self._after is not None:
+            self._after(module)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the hooked modules as the other finders do, and calls their hook once they have been executed."""
+    """Finds modules as the other finders do, and lets their loaders register."""
 
-    def __init__(self) -> None:
-        self._looking_for: str | None = None
+    is_elmo_finder = True
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname.startswith("elmo_hf.model.") and fullname != "elmo_hf.model.configuration_elmo":
-            return self._after_auto_classes(fullname)
-        hook = HOOKS.get(fullname)
-        if hook is None or self._looking_for == fullname:
+        is_model = fullname.startswith("elmo_hf.model.") and fullname.rpartition(".")[2] not in _WITHOUT_MODELS
+        if not (is_model and f"{_AUTO}.modeling_auto" not in sys.modules) and fullname not in HOOKS:
             return None
-        self._looking_for = fullname
-        try:
-            spec = importlib.util.find_spec(fullname)
-        finally:
-            self._looking_for = None
-        if spec is None or spec.loader is None:
+        # Python holds a lock of all imports meanwhile: nothing may be imported here.
+        for finder in sys.meta_path:
+            if not getattr(finder, "is_elmo_finder", False) and hasattr(finder, "find_spec"):
+                spec = finder.find_spec(fullname, path, target)
+                if spec is not None:
+                    break
+        else:
             return None
-        execute = spec.loader.exec_module
-
-        def execute_and_register(module: ModuleType) -> None:
-            execute(module)
-            hook(module)
-
-        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        if spec.loader is None or not hasattr(spec.loader, "exec_module"):
+            return spec
+        if fullname in HOOKS:
+            spec.loader = _Loader(spec.loader, after=HOOKS[fullname])
+        else:
+            # A model imports the Auto classes, and their hook all models: it would find one that is half imported.
+            spec.loader = _Loader(spec.loader, before=import_auto_classes)
         return spec
 
-    @staticmethod
-    def _after_auto_classes(fullname: str) -> importlib.machinery.ModuleSpec | None:
-        """Import the Auto classes before any model: a model imports them, and their hook imports all models.
 
-        The other way around, the hook would find a model that is half imported.
-        """
-        if f"{_AUTO}.modeling_auto" in sys.modules:
-            return None
-        importlib.import_module(f"{_AUTO}.modeling_auto")
-        module = sys.modules.get(fullname)
-        return None if module is None else importlib.machinery.ModuleSpec(fullname, _Found(module))
+def import_auto_classes() -> None:
+    """Import the Auto classes of models, which registers."""
+    importlib.import_module(f"{_AUTO}.modeling_auto")
 
 
 def install() -> None:
     """Register with the Auto classes that are imported already, and with the others when they will be."""
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    if not any(getattr(finder, "is_elmo_finder", False) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
     for name, hook in HOOKS.items():
-        module = sys.modules.get(name)
-        if module is not None and not getattr(module.__spec__, "_initializing", False):
-            hook(module)
+        if name in sys.modules:
+            # Another thread may be importing it; this waits.
+            module = importlib.import_module(name)
+            if not getattr(module.__spec__, "_initializing", False):
+                hook(module)

@@ -28,6 +28,8 @@ class Parser(argparse.ArgumentParser):
             options["default"] = field.default
         elif field.default_factory is not dataclasses.MISSING:
             options["default"] = field.default_factory()
+        elif kind is bool:
+            options["default"] = False
         else:
             options["required"] = True
         if get_origin(kind) in (Union, UnionType):
@@ -38,7 +40,7 @@ class Parser(argparse.ArgumentParser):
                 off = list(dict.fromkeys((f"--no_{field.name}", f"--no-{field.name.replace('_', '-')}")))
                 self.add_argument(*off, dest=field.name, action="store_false", help=argparse.SUPPRESS)
         elif get_origin(kind) is Literal:
-            self.add_argument(*names, choices=get_args(kind), **options)
+            self.add_argument(*names, type=type(get_args(kind)[0]), choices=get_args(kind), **options)
         elif get_origin(kind) is list:
             self.add_argument(*names, nargs="+", type=get_args(kind)[0], **options)
         else:

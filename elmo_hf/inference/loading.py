@@ -80,10 +80,11 @@ def check_copy(model: Any) -> None:
     bilm = getattr(model, "bilm", model)
     if bilm is None or hasattr(bilm.encoder, "carries_state"):
         return
-    home = sys.modules[type(model).__module__]
-    version = getattr(home, "CODE_VERSION", "before 0.1.0")
+    home = type(model).__module__
+    models = sys.modules.get(f"{home.rpartition('.')[0]}.modeling_elmo")
+    version = getattr(models, "CODE_VERSION", "before 0.1.0")
     raise TypeError(
-        f"model is a {type(model).__name__} of {home.__name__}, version {version}; "
+        f"model is a {type(model).__name__} of {home}, version {version}; "
         f"this function is of elmo_hf {__version__} and needs a newer copy: load the checkpoint without "
         "trust_remote_code, or save it again with this package"
     )

@@ -15,8 +15,10 @@ Source: TensorFlow 1's `LSTMCell(num_proj, cell_clip, proj_clip)` as bilm-tf use
 import functools
 import importlib
 import importlib.util
+import logging as std_logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +36,8 @@ logger = logging.get_logger(__name__)
 # Version of the kernels' interface that this file knows; kernels of another version are not asked.
 KERNELS_VERSION = 1
 CHOICES = ("reference", "torch", "native", "gpu")
+# Held while the kernels are loaded, so that no other thread takes them half loaded.
+_LOADING = threading.Lock()
 
 Product = Callable[[Tensor], Tensor]
 
@@ -157,8 +161,14 @@ class LstmTensors(NamedTuple):
     output_weight: Tensor | None
 
 
-@functools.cache
 def _kernels() -> ModuleType | None:
+    """The kernels of the installed package, looked for once; see `_find_kernels`."""
+    with _LOADING:
+        return _find_kernels()
+
+
+@functools.cache
+def _find_kernels() -> ModuleType | None:
     """The kernels of the installed package, `None` without it or where their version is another.
 
     `elmo_hf` is not imported for it, because its import registers its classes with the Auto classes, and a copy of this
@@ -166,7 +176,12 @@ def _kernels() -> ModuleType | None:
     folder under a name of their own.
     """
     if sys.modules.get("elmo_hf") is not None:
-        module = importlib.import_module("elmo_hf.kernels")
+        try:
+            module = importlib.import_module("elmo_hf.kernels")
+        except ModuleNotFoundError as error:
+            if error.name != "elmo_hf.kernels":
+                raise
+            return None  # a version of before the rooms
     else:
         package = importlib.util.find_spec("elmo_hf")
         folders = () if package is None else package.submodule_search_locations or ()
@@ -180,7 +195,11 @@ def _kernels() -> ModuleType | None:
             if spec is None or spec.loader is None:
                 return None
             sys.modules[name] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[name])
+            try:
+                spec.loader.exec_module(sys.modules[name])
+            except BaseException:
+                del sys.modules[name]
+                raise
         module = sys.modules[name]
     return module if getattr(module, "VERSION", None) == KERNELS_VERSION else None
 
@@ -198,20 +217,23 @@ def _ways(operator: str, choice: str) -> list[tuple[str, Callable[..., Any]]]:
 
 def _ask(operator: str, *args: Any, **keywords: Any) -> Any:
     """Result of the first kernel that serves; `None` where the definition has to."""
-    declined: list[str] = []
+    declined: list[tuple[str, str | None]] = []
     for name, way in _ways(operator, os.environ.get("ELMO_HF_KERNELS", "")):
         result = way(*args, **keywords)
         if result is not None and not isinstance(result, str):
-            _log_once(operator, name, tuple(declined))
+            if logger.isEnabledFor(std_logging.DEBUG):
+                _log_once(operator, name, tuple(declined))
             return result
-        declined.append(f"{name}: {result or 'does not serve'}")
-    _log_once(operator, "reference", tuple(declined))
+        declined.append((name, result))
+    if logger.isEnabledFor(std_logging.DEBUG):
+        _log_once(operator, "reference", tuple(declined))
     return None
 
 
 @functools.cache
-def _log_once(operator: str, chosen: str, declined: tuple[str, ...]) -> None:
-    logger.debug("%s: %s%s", operator, chosen, f" (declined: {'; '.join(declined)})" if declined else "")
+def _log_once(operator: str, chosen: str, declined: tuple[tuple[str, str | None], ...]) -> None:
+    reasons = "; ".join(f"{name}: {reason or 'does not serve'}" for name, reason in declined)
+    logger.debug("%s: %s%s", operator, chosen, f" (declined: {reasons})" if reasons else "")
 
 
 def linear_map(layer: nn.Module) -> LinearMap | None:
@@ -222,24 +244,29 @@ def linear_map(layer: nn.Module) -> LinearMap | None:
     given: Any = layer
     if is_plain(layer, nn.Linear):
         weight, scale = given.weight, None
-    elif getattr(type(layer), "is_int8_linear", False) and has_nothing_attached(layer):
+    elif vars(type(layer)).get("is_int8_linear", False) and has_nothing_attached(layer):  # not of a subclass
         weight, scale = given.quantized_weight, given.weight_scale
     else:
         return None
     bias = given.bias
     present = [tensor for tensor in (weight, bias, scale) if tensor is not None]
-    if not all(map(_may_be_kept, present)) or not weight.numel():
+    if not all(_may_be_kept(tensor, is_int8=scale is not None) for tensor in present) or not weight.numel():
         release(layer)
         return LinearMap(weight, bias, scale, None)
     read = (weight,) if scale is None else (weight, scale)
     return LinearMap(weight, bias, scale, functools.partial(prepared, layer, read))
 
 
-def _may_be_kept(tensor: Tensor) -> bool:
-    """True if what is made of a tensor can be kept: it does not train, and changes of it can be seen."""
+def _may_be_kept(tensor: Tensor, is_int8: bool = False) -> bool:
+    """True if what is made of a tensor can be kept: it does not train, and changes of it can be seen.
+
+    Those of an int8 layer's inference tensors are seen by their values alone.
+    """
     if torch.is_grad_enabled() and tensor.requires_grad:
         return False
-    return type(tensor) in (nn.Parameter, Tensor) and tensor.device.type == "cpu" and can_have_fingerprint(tensor)
+    if type(tensor) not in (nn.Parameter, Tensor) or tensor.device.type != "cpu":
+        return False
+    return is_int8 or can_have_fingerprint(tensor)
 
 
 def _lstm_tensors(lstm: Any) -> LstmTensors | None:
@@ -281,8 +308,8 @@ def bidirectional_lstm(
         the initial ones.
     """
     lengths = getattr(batch_sizes, "lengths", None)
-    pair = _pair_of_tensors(forward_lstm, backward_lstm)
-    if pair is not None and len(inputs[0]) and not is_traced():
+    pair = None if is_traced() or not len(inputs[0]) else _pair_of_tensors(forward_lstm, backward_lstm)
+    if pair is not None:
         results = _ask(
             "bidirectional_lstm",
             inputs,
@@ -362,7 +389,7 @@ def projected_lstm(
         "index": index,
     }
     layers = input_proj, hidden_proj, output_proj
-    if len(inputs) and not is_traced():
+    if not is_traced() and len(inputs):
         maps = [None if layer is None else linear_map(layer) for layer in layers]
         if all(layer is None or found is not None for layer, found in zip(layers, maps, strict=True)):
             results = _ask("projected_lstm", inputs, batch_sizes, hidden, cell, *maps, **settings)

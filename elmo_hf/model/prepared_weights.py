@@ -1,7 +1,16 @@
 """Weights rearranged once for a kernel and kept for as long as they do not change.
 
 They are kept beside the modules, not in them: copies, pickles and checkpoints know nothing of them. A module has at
-most one; the kernel says how to lay it out.
+most one; the kernel says how to lay it out. A changed weight is recognized so:
+
+| written by | seen |
+|---|---|
+| in-place operators, `copy_`, `load_state_dict`, optimizers, pruning | always: autograd counts versions |
+| `to`, a swapped parameter, `set_`, `weight.data = ...`, `functional_call` | always: other memory |
+| in place through `weight.data`, weights of up to 65,536 values | always: all values are compared |
+| the same, larger weights (EMA, merged adapters) | if 1/64 of the values in a row, or most of all, change |
+
+After writing less of a large weight through `.data`, call `model.refresh()`.
 """
 
 import weakref
@@ -11,9 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Runs of values of a weight that are compared, and their length. Few values are not enough: merging an adapter into
-# bfloat16 weights goes through `.data`, and changes but some of them. Runs touch few pages of a mapped file.
-RUNS, LENGTH = 8, 128
+# Weights of so many values or fewer are compared in full.
+COMPARED_IN_FULL = 2**16
+# Runs of values of a larger weight that are compared, and their length. Few values are not enough: merging an adapter
+# into bfloat16 weights goes through `.data`, and changes but some of them. Runs touch few pages of a mapped file.
+RUNS, LENGTH = 64, 32
 
 
 class Fingerprint:
@@ -40,22 +51,22 @@ def can_have_fingerprint(weight: Tensor) -> bool:
 
 
 def _identities(weights: list[Tensor]) -> list[Any]:
-    return [(weight.data_ptr(), weight._version, weight.shape, weight.dtype) for weight in weights]
+    return [(weight.data_ptr(), _version(weight), weight.shape, weight.dtype) for weight in weights]
+
+
+def _version(weight: Tensor) -> int:
+    """Number of writes that autograd has counted; it counts none of an inference tensor."""
+    return -1 if weight.is_inference() else weight._version
 
 
 @torch.no_grad()
 def _probes(weights: list[Tensor]) -> Tensor:
     """As bits, because NaN is no change."""
-    values = [_runs(weight.view(-1)) for weight in weights]
-    if len(values) == 1:
-        taken = values[0].clone()
-    else:
-        taken = torch.cat([value.to(values[0].dtype) for value in values])
-    return taken.view(torch.uint8)
+    return torch.cat([_runs(weight.reshape(-1)).contiguous().view(torch.uint8) for weight in weights])
 
 
 def _runs(values: Tensor) -> Tensor:
-    if values.numel() <= RUNS * LENGTH:
+    if values.numel() <= COMPARED_IN_FULL:
         return values
     part = values.numel() // RUNS
     return values[: RUNS * part].view(RUNS, part)[:, :LENGTH].reshape(-1)

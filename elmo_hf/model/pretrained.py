@@ -22,6 +22,7 @@ from .initialization import initialise
 from .labels import mean_loss
 from .layer_alignment import ElmoAlignment
 from .pooling import is_token
+from .prepared_weights import release
 from .quantized_linear import ElmoQuantizedLinear
 from .scalar_mix import ElmoScalarMix
 from .softmax import ElmoSoftmax
@@ -36,26 +37,26 @@ STAGING = ".saving-"
 # What the system says of a full disk. Libraries that write in Rust and C++ raise errors of their own with its words.
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# Code files of versions before the rooms, without their suffix `_elmo.py`, and the checksum of their first line.
+# Code files of versions before the rooms, without their suffix `_elmo.py`, and their checksum.
 OLD_CODE = (
-    "adaptive_softmax:1f25e7ef alignment:304f23ba character_convolution:b90030e9 context_word_layer:df646e65 "
-    "crf:edb33506 embeddings:d0985895 encoder:22beb35d fingerprint:99faaaac initialization:68edb9d7 labels:4da83916 "
-    "language_model:687deb81 layer_norm:8770f672 lstm:1a1114bd lstm_gpu:a63d6bf8 lstm_inference:e05d7daf "
-    "lstm_kernels:66bf7506 lstm_native:41304565 lstm_training:09764016 masked_language_model:6593291c "
-    "memory_pages:4ebef030 model:e38559cb multiple_choice:7031fb09 native_code:ebf78238 native_library:d80356ce "
-    "packed_linear:1a49e28d packing:8f73a453 pooling:e0d4a614 precision:c58b65e9 pretrained:aaaa1917 "
-    "quantized_linear:bd646726 question_answering:a19962cf scalar_mix:b42bbeaa sequence_classification:4f22575f "
-    "softmax:ccba7a54 task_layers:db296be0 token_classification:b0833c38 transformer:b9e6e87a weight_packs:e8f7dcaa "
-    "word_cache:2795194f word_embeddings:139c3bb9 word_layer:a0fc4862"
+    "adaptive_softmax:2a51cf90 alignment:62212422 character_convolution:364b9d13 context_word_layer:b7dcbe32 "
+    "crf:71a04f54 embeddings:557a1135 encoder:c189c5ef fingerprint:81a68c72 initialization:d589879e labels:7c651766 "
+    "language_model:9c91c4b6 layer_norm:94512910 lstm:46ad3e51 lstm_gpu:f213e2d2 lstm_inference:860d4330 "
+    "lstm_kernels:6b9687fb lstm_native:c7e625f8 lstm_training:cff42872 masked_language_model:f7fd0a43 "
+    "memory_pages:41097d40 model:91239e3a multiple_choice:47787d56 native_code:36c91e4e native_library:2eb6f817 "
+    "packed_linear:780a20e2 packing:a14bcadf pooling:3f2a122c precision:8fdbd48f pretrained:ce9bf098 "
+    "quantized_linear:085b5c7c question_answering:cf7db8e9 scalar_mix:c43d2dc5 sequence_classification:100f44f5 "
+    "softmax:b4a24df9 task_layers:41bc6bd3 token_classification:cecb3175 transformer:34f56275 weight_packs:03be2685 "
+    "word_cache:691eff44 word_embeddings:68f09279 word_layer:78c2e0b7"
 )
 
 
 def _remove_old_code(folder: Path) -> None:
-    """Delete the files of this room's code that an older version wrote, known by name and first line, and no others."""
+    """Delete the files of this room's code that an older version wrote, known by name and content, and no others."""
     for entry in OLD_CODE.split():
         stem, checksum = entry.split(":")
         path = folder / f"{stem}_elmo.py"
-        if path.is_file() and zlib.crc32(path.read_bytes().split(b"\n")[0]) == int(checksum, 16):
+        if path.is_file() and zlib.crc32(path.read_bytes()) == int(checksum, 16):
             path.unlink()
 
 
@@ -369,6 +370,18 @@ class ElmoPreTrainedModel(PreTrainedModel):
             OSError: the model cannot be written; of a full disk, the message says so and what is unharmed.
         """
         save_in_one_piece(super().save_pretrained, save_directory, *args, **kwargs)
+
+    def refresh(self) -> None:
+        """Forget all that kernels have prepared of the weights, and words' vectors.
+
+        Needed after a write through `weight.data` to a small part of a large weight only: every other change is seen
+        (the table in `prepared_weights.py`).
+        """
+        release(self)
+        for module in self.modules():
+            cache = getattr(module, "_word_cache", None)
+            if cache is not None:
+                cache.clear()
 
     def freeze_bilm(self, frozen: bool = True) -> None:
         """Stop (or resume) training of the biLM's weights. The scalar mixes stay trainable, as in the paper."""

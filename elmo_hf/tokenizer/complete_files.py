@@ -90,17 +90,17 @@ def full_disk_told(path: Path) -> Iterator[None]:
         ) from error
 
 
-# Code files of versions before the rooms, without their suffix `_elmo.py`, and the checksum of their first line.
+# Code files of versions before the rooms, without their suffix `_elmo.py`, and their checksum.
 OLD_CODE = (
-    "character_dictionary:11ac8c3f characters:b3042053 complete_files:0c9ae99b encodings:df6b5c74 pos_tags:1e7840f1 "
-    "pretokenization:63f37b81 vocabulary:30694998"
+    "character_dictionary:9d419679 characters:bb06b8ec complete_files:fbfbfebb encodings:1a5cb38a pos_tags:981d2f4f "
+    "pretokenization:21f02a83 vocabulary:392fdbd3"
 )
 
 
 def remove_old_code(folder: Path) -> None:
-    """Delete the files of this room's code that an older version wrote, known by name and first line, and no others."""
+    """Delete the files of this room's code that an older version wrote, known by name and content, and no others."""
     for entry in OLD_CODE.split():
         stem, checksum = entry.split(":")
         path = folder / f"{stem}_elmo.py"
-        if path.is_file() and zlib.crc32(path.read_bytes().split(b"\n")[0]) == int(checksum, 16):
+        if path.is_file() and zlib.crc32(path.read_bytes()) == int(checksum, 16):
             path.unlink()

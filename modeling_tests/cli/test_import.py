@@ -22,7 +22,7 @@ import sys
 import elmo_hf
 assert not {"torch", "transformers", "numpy"} & set(sys.modules)
 assert not [name for name in sys.modules if name.startswith("elmo_hf.") and name not in
-            ("elmo_hf.registration", "elmo_hf.version")]
+            ("elmo_hf.registration", "elmo_hf.requirements", "elmo_hf.version")]
 assert set(elmo_hf.__all__) <= set(dir(elmo_hf))
 import transformers.modeling_layers
 from transformers import AutoModel, PreTrainedModel
@@ -46,6 +46,26 @@ assert sys.modules["elmo_hf.model.bilstm"] is first
 assert AutoModel._model_mapping[elmo_hf.ElmoConfig] is elmo_hf.ElmoModel
 """
 
+THREADS = """
+import sys, threading
+import elmo_hf
+
+def auto():
+    from transformers import AutoModel
+    found.append(AutoModel)
+
+def elmo():
+    found.append(elmo_hf.ElmoModel)
+
+found = []
+threads = [threading.Thread(target=each, daemon=True) for each in (auto, elmo)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(150)
+assert len(found) == 2, "two threads that import wait for each other"
+"""
+
 
 def run(code: str, *arguments: str) -> None:
     process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
@@ -65,3 +85,7 @@ def test_registration_in_any_order() -> None:
     run("import transformers.modeling_utils, elmo_hf, sys\n" + ORDER)
     run("import sys, elmo_hf, transformers.modeling_utils\n" + ORDER)
     run("import sys, elmo_hf\nfrom transformers import BertModel\n" + ORDER)
+
+
+def test_two_threads_import_at_once() -> None:
+    run(THREADS)

@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from elmo_hf import ElmoModel
+from elmo_hf.model import prepared_weights
 from elmo_hf.model.prepared_weights import Fingerprint, can_have_fingerprint
+from modeling_tests.tiny import batch_of, tiny_config
 
 
 def weights():
@@ -48,3 +51,58 @@ def test_weights_that_cannot_be_watched():
     assert not can_have_fingerprint(torch.zeros(3, 4).T)
     assert not can_have_fingerprint(torch.zeros(3, device="meta"))
     assert can_have_fingerprint(torch.zeros(3))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("cell", "projection", "rows"), [(512, 128, slice(1, 16)), (4096, 512, slice(1, 64))])
+def test_rows_written_through_data_are_seen(cell, projection, rows):
+    """A few rows of a layer's weight, and of the largest that is published."""
+    weight = nn.Parameter(torch.randn(projection, cell))
+    taken = Fingerprint([weight])
+    weight.data[rows] = 0
+    assert not taken.is_of([weight])
+
+
+@torch.no_grad()
+def test_each_value_of_a_small_weight_is_seen():
+    weight = nn.Parameter(torch.randn(256, 256))
+    for place in (1, 777, 65535):
+        taken = Fingerprint([weight])
+        weight.data.view(-1)[place] += 1
+        assert not taken.is_of([weight])
+
+
+@torch.no_grad()
+def test_values_of_several_dtypes_are_compared_as_bits():
+    """Scales of about 0.01 beside integers are no zeros."""
+    integers, scale = torch.randint(-127, 127, (8, 8), dtype=torch.int8), torch.full((8,), 0.01)
+    taken = Fingerprint([integers, scale])
+    scale.data.mul_(3)
+    assert not taken.is_of([integers, scale])
+
+
+@torch.no_grad()
+def test_refresh_forgets_what_was_prepared():
+    model = ElmoModel(tiny_config(projection_size=16, cell_size=16)).eval()
+    model.cache_word_vectors(1)
+    batch = batch_of(["a cat sat", "a dog"])
+    before = model(**batch).last_hidden_state
+    assert any(module in prepared_weights._prepared for module in model.modules())
+    model.refresh()
+    assert not any(module in prepared_weights._prepared for module in model.modules())
+    assert len(model._word_cache) == 0
+    assert torch.equal(model(**batch).last_hidden_state, before)
+
+
+@torch.no_grad()
+def test_a_forward_replaced_on_the_instance_is_called():
+    """As offloading does, also where characters are looked up."""
+    model = ElmoModel(tiny_config()).eval()
+    batch = batch_of(["a cat sat"])
+    model(**batch)
+    called = []
+    for module in (model.embeddings.character_embeddings, model.embeddings.convolutions[0]):
+        plain = module.forward
+        module.forward = lambda *args, plain=plain: called.append(1) or plain(*args)
+    model(**batch)
+    assert len(called) == 2

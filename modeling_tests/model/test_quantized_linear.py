@@ -255,3 +255,24 @@ def test_tracers_see_the_plain_product():
 
 def test_meta_device():
     assert layer_of(8, 5).to("meta")(torch.empty(3, 8, device="meta")).shape == (3, 5)
+
+
+@pytest.mark.skipif(integer_kernel()[0] is None, reason="this build of PyTorch has no integer kernel")
+class TestKernel:
+    def test_a_changed_scale_is_seen(self):
+        layer, values = layer_of(8, 5, bias=False), torch.randn(3, 8)
+        before = layer(values)
+        layer.weight_scale.data.mul_(3)
+        torch.testing.assert_close(layer(values), 3 * before, rtol=1e-6, atol=1e-6)
+
+    def test_weights_made_in_inference_mode_keep_their_kernel(self):
+        with torch.inference_mode():
+            layer = layer_of(8, 5)
+            assert fast_int8_linear(layer) is not None
+
+    def test_a_subclass_is_called(self):
+        class Doubled(ElmoQuantizedLinear):
+            def forward(self, inputs):
+                return 2 * super().forward(inputs)
+
+        assert fast_int8_linear(Doubled(8, 5)) is None
