@@ -5,29 +5,34 @@
     python benchmarks/gpu.py --allennlp /path/to/allennlp-environment/bin/python
     python benchmarks/gpu.py --device cpu --tiny          # whether the script runs, not a measurement
 
-A model of the original size with random weights, all in turn in one process:
+A model of the original size with random weights. Each row of the table is a process of its own with a time limit, and
+is printed and saved as soon as it is there; within a row the columns run in turn, and one that fails leaves the others:
 
-- *biLM*: the recurrent layers over word vectors, in inference. Beside a plain PyTorch loop (AllenNLP's: a step at a
-  time, finished rows masked), beside AllenNLP itself if asked, and beside `torch.nn.LSTM(proj_size=...)`, which is
-  cuDNN's: it clips nothing and knows no masks, so it is a bound and not an implementation.
-- *whole*: character ids to representations.
-- *biLM training*: forward and backward pass of the recurrent layers.
-- *step*: a whole pretraining step with the sampled softmax (`pretraining_throughput.py`, in a process of its own).
+- *biLM*: the recurrent layers over word vectors, in inference. *ours*; *eager*, the same without CUDA graphs; *plain*,
+  a plain PyTorch loop (AllenNLP's: a step at a time, finished rows masked); *allennlp* itself if asked; *unclipped*,
+  `torch.nn.LSTM(proj_size=...)`, which is cuDNN's: it clips nothing and knows no masks, so it is a bound and not an
+  implementation; *whole*, character ids to representations.
+- *biLM training*: forward and backward pass of the recurrent layers; *uneven*, over sentences of 1 to all words.
+- *projection*, *d_hidden*: the two matmuls of a step with the fewest outputs, *one* call, and *parts* of the inner
+  dimension as batches of their own. Microseconds, not words/s.
+- *step*: a whole pretraining step with the sampled softmax (`pretraining_throughput.py`).
 
 *error* is the largest difference from the plain loop's result over its largest value; the script fails if one is above
-its bound. *roofline* is the share of what the matrix products alone allow:
-a step takes at least its operations over the matrix rate, and at least the recurrent weights over the memory bandwidth;
-both are measured in the same run. Weights that stay in the cache between steps may pass it.
+its bound. *roofline* is the share of what the matmuls alone allow: a step takes at least its operations over the matmul
+rate, and at least the recurrent weights over the memory bandwidth; both are measured first. Weights that stay in the
+cache between steps may pass it.
 """
 
 import argparse
-import copy
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +50,9 @@ TINY = {
     "projection_size": 8,
     "num_highway_layers": 1,
 }
+WARM_UPS = 3
+
+Row = dict[str, Any]
 
 
 def synchronise(device: str) -> None:
@@ -52,27 +60,60 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def seconds_of(calls: dict[str, Callable[[], Any]], device: str, rounds: int) -> dict[str, float]:
-    """The median seconds of each call, in turn, after it has run three times."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 3):
-        for name, call in calls.items():
-            synchronise(device)
-            began = time.perf_counter()
-            call()
-            synchronise(device)
-            if number >= 3:
-                times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
+class Columns:
+    """The calls of a row, measured in turn; one that fails says why, and the others go on.
+
+    After each round the row so far is printed as a line of JSON: it is what is left if the process has to be killed.
+    """
+
+    def __init__(self, row: Row, device: str) -> None:
+        self.row, self.device = row, device
+        row.setdefault("failed", {})
+
+    def attempt(self, name: str, call: Callable[[], Any]) -> Any:
+        """The result of a call, `None` if it fails."""
+        try:
+            result = call()
+            synchronise(self.device)
+            return result
+        except Exception as failure:
+            self.row["failed"][name] = f"{type(failure).__name__}: {failure}".splitlines()[0]
+            return None
+
+    def measure(self, calls: dict[str, Callable[[], Any]], rounds: int, worth: float) -> dict[str, float]:
+        """Note `worth` over the median seconds of each call, and return the seconds."""
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for number in range(rounds + WARM_UPS):
+            for name, call in calls.items():
+                if name in self.row["failed"]:
+                    continue
+                synchronise(self.device)
+                began = time.perf_counter()
+                self.attempt(name, call)
+                if number >= WARM_UPS and name not in self.row["failed"]:
+                    times[name].append(time.perf_counter() - began)
+            seconds = {name: statistics.median(values) for name, values in times.items() if values}
+            self.row.update({name: worth / value for name, value in seconds.items()})
+            self.row["rounds"] = max(0, number + 1 - WARM_UPS)
+            self.say()
+        return seconds
+
+    def say(self) -> None:
+        print(json.dumps(self.row), flush=True)
 
 
-def limits(device: str, dtype: torch.dtype, size: int) -> tuple[float, float]:
-    """Operations/s of a large matrix product of random numbers, and bytes/s of a large copy (read and written)."""
-    one, other = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    source = torch.randn(size * size * 4, device=device)
-    target = torch.empty_like(source)
-    seconds = seconds_of({"product": lambda: one @ other, "copy": lambda: target.copy_(source)}, device, 10)
-    return 2 * size**3 / seconds["product"], 2 * 4 * source.numel() / seconds["copy"]
+@contextmanager
+def switched(value: str) -> Iterator[None]:
+    """With `ELMO_HF_GPU` set, which is read at each call."""
+    before = os.environ.get("ELMO_HF_GPU")
+    os.environ["ELMO_HF_GPU"] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["ELMO_HF_GPU"]
+        else:
+            os.environ["ELMO_HF_GPU"] = before
 
 
 class PlainLayers:
@@ -131,17 +172,17 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 def operations(model: ElmoModel, words: int) -> int:
-    """Of the matrix products of the recurrent layers, forward."""
+    """Of the matmuls of the recurrent layers, forward."""
     config = model.config
     weights = config.cell_size * (2 * 4 * config.projection_size + config.projection_size)
     return 2 * weights * 2 * config.num_hidden_layers * words
 
 
-def roofline(model: ElmoModel, rows: int, words: int, dtype: torch.dtype, rates: tuple[float, float]) -> float:
+def roofline(model: ElmoModel, rows: int, words: int, dtype: torch.dtype, rates: dict[str, float]) -> float:
     """Seconds below which the recurrent layers cannot be run forward, a step after the other."""
     config = model.config
     recurrent = config.cell_size * 5 * config.projection_size * 2 * config.num_hidden_layers * dtype.itemsize
-    return words * max(operations(model, rows) / rates[0], recurrent / rates[1])
+    return words * max(operations(model, rows) / rates["operations"], recurrent / rates["bytes"])
 
 
 def random_characters(model: ElmoModel, rows: int, words: int) -> Tensor:
@@ -157,138 +198,235 @@ def random_characters(model: ElmoModel, rows: int, words: int) -> Tensor:
     return table[drawn].view(rows, words, length)
 
 
-def measure_inference(
-    model: ElmoModel, name: str, rows: int, options: argparse.Namespace, rates: tuple[float, float]
-) -> dict[str, Any]:
-    device, dtype, words = options.device, DTYPES[name], options.words
+def masks(rows: int, words: int, device: str) -> tuple[Tensor, Tensor]:
+    """(rows, words), bool: all words; and 1 to all of each row. Drawn on the host: a GPU draws other numbers."""
+    uneven = torch.arange(words) < torch.randint(1, words + 1, (rows, 1))
+    return torch.ones(rows, words, dtype=torch.bool, device=device), uneven.to(device)
+
+
+def build(options: argparse.Namespace) -> ElmoModel:
+    torch.manual_seed(0)
+    # float32 is float32, also in cuDNN's LSTM.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    config = ElmoConfig.from_preset("original", **(TINY if options.tiny else {}))
+    return ElmoModel(config).eval().to(options.device, DTYPES[options.precisions[0]])
+
+
+# ---------------------------------------------------------------------------------------------------- rows
+
+
+def measure_limits(options: argparse.Namespace, precision: str, rows: int) -> None:
+    """Operations/s of a large matmul of random numbers, and bytes/s of a large copy (read and written)."""
+    size, device = 128 if options.tiny else 8192, options.device
+    one, other = (torch.randn(size, size).to(device, DTYPES[precision]) for _ in range(2))
+    source = torch.randn(size * size * 4, device=device)
+    target = torch.empty_like(source)
+    columns = Columns({}, device)
+    columns.measure({"operations": lambda: one @ other}, 10, 2 * size**3)
+    columns.measure({"bytes": lambda: target.copy_(source)}, 10, 2 * 4 * source.numel())
+
+
+def measure_inference(options: argparse.Namespace, precision: str, rows: int) -> None:
+    model, device, dtype, words = build(options), options.device, DTYPES[precision], options.words
     inputs = torch.randn(rows, words, model.config.projection_size).to(device, dtype)
-    mask = torch.ones(rows, words, dtype=torch.bool, device=device)
-    uneven = torch.arange(words, device=device) < torch.randint(1, words + 1, (rows, 1), device=device)
+    mask, uneven = masks(rows, words, device)
     character_ids = random_characters(model, rows, words).to(device)
     plain, bound = PlainLayers(model), unclipped(model, device, dtype)
     time_major = inputs.transpose(0, 1).contiguous()
+    columns = Columns({"rows": rows, "words": words, "bound": BOUNDS[precision][0]}, device)
+
+    def eager() -> Tensor:
+        with switched("eager"):
+            return model.encoder(inputs, mask)[0][-1]
+
     with torch.no_grad():
-        biggest = 0.0
-        for real in (mask, uneven):
-            given = inputs * real[:, :, None]
-            found = model.encoder(given, real)[0][-1]
-            biggest = max(biggest, error(found, plain(given, real)))
+
+        def biggest() -> float:
+            given = [(inputs * real[:, :, None], real) for real in (mask, uneven)]
+            return max(error(model.encoder(*each)[0][-1], plain(*each)) for each in given)
+
+        found = columns.attempt("error", biggest)
+        columns.row.update({} if found is None else {"error": found})
         calls: dict[str, Callable[[], Any]] = {
             "ours": lambda: model.encoder(inputs, mask),
+            "eager": eager,
             "plain": lambda: plain(inputs, mask),
             "unclipped": lambda: [lstm(time_major) for lstm in bound],
             "whole": lambda: model(character_ids=character_ids),
         }
-        seconds = seconds_of(calls, device, options.rounds)
-    least = roofline(model, rows, words, dtype, rates)
-    more = {"roofline": least / seconds["ours"], "error": biggest, "bound": BOUNDS[name][0]}
-    return speeds("biLM", name, rows, words, seconds, more)
+        seconds = columns.measure(calls, options.rounds, rows * words)
+    if "ours" in seconds:
+        columns.row["roofline"] = roofline(model, rows, words, dtype, options.rates) / seconds["ours"]
+    columns.say()
 
 
-def measure_training(
-    model: ElmoModel, name: str, options: argparse.Namespace, rates: tuple[float, float]
-) -> dict[str, Any]:
+def measure_training(options: argparse.Namespace, precision: str, rows: int) -> None:
     """Forward and backward pass with the gradients of all weights."""
-    rows, words, device, dtype = options.training_rows, options.unroll_steps, options.device, DTYPES[name]
+    model, words, device, dtype = build(options), options.unroll_steps, options.device, DTYPES[precision]
     inputs = torch.randn(rows, words, model.config.projection_size).to(device, dtype)
-    mask = torch.ones(rows, words, dtype=torch.bool, device=device)
+    mask, uneven = masks(rows, words, device)
     upstream = torch.randn(rows, words, 2 * model.config.projection_size).to(device, dtype)
     plain, weights = PlainLayers(model), list(model.encoder.parameters())
+    columns = Columns({"rows": rows, "words": words, "bound": BOUNDS[precision][1]}, device)
 
-    def ours() -> list[Tensor]:
-        return list(torch.autograd.grad(model.encoder(inputs, mask)[0][-1], weights, upstream))
+    def ours(real: Tensor = mask) -> list[Tensor]:
+        given = inputs * real[:, :, None]
+        return list(torch.autograd.grad(model.encoder(given, real)[0][-1], weights, upstream))
 
-    def of_plain() -> list[Tensor]:
-        return list(torch.autograd.grad(plain(inputs, mask), weights, upstream))
+    def of_plain(real: Tensor = mask) -> list[Tensor]:
+        return list(torch.autograd.grad(plain(inputs * real[:, :, None], real), weights, upstream))
 
-    expected = of_plain()
-    # Again and again: after the first calls of a shape, graphs are replayed.
-    biggest = max(error(one, other) for _ in range(6) for one, other in zip(ours(), expected, strict=True))
-    seconds = seconds_of({"ours": ours, "plain": of_plain}, device, options.rounds)
-    # Backwards two products for each one forwards.
-    least = 3 * roofline(model, rows, words, dtype, rates)
-    more = {"roofline": least / seconds["ours"], "error": biggest, "bound": BOUNDS[name][1]}
-    return speeds("biLM training", name, rows, words, seconds, more)
+    def eager() -> list[Tensor]:
+        with switched("eager"):
+            return ours()
 
+    def biggest() -> float:
+        pairs = [zip(ours(real), of_plain(real), strict=True) for real in (mask, uneven) for _ in range(2)]
+        return max(error(one, other) for pair in pairs for one, other in pair)
 
-def speeds(
-    work: str, precision: str, rows: int, words: int, seconds: dict[str, float], more: dict[str, float]
-) -> dict[str, Any]:
-    """A row of the table."""
-    per_second = {name: rows * words / value for name, value in seconds.items()}
-    return {"work": work, "precision": precision, "rows": rows, "words": words, **per_second, **more}
-
-
-def attempt(work: str, precision: str, measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """A row of the table, of the failure if there is one: the other rows are wanted all the same."""
-    try:
-        return measure(*arguments)
-    except RuntimeError as failure:
-        return {"work": work, "precision": precision, "failed": str(failure).splitlines()[0]}
+    found = columns.attempt("error", biggest)
+    columns.row.update({} if found is None else {"error": found})
+    calls = {"ours": ours, "eager": eager, "plain": of_plain}
+    seconds = columns.measure(calls, options.rounds, rows * words)
+    columns.measure({"uneven": lambda: ours(uneven)}, options.rounds, int(uneven.sum()))
+    if "ours" in seconds:
+        # Backwards two matmuls for each one forwards.
+        columns.row["roofline"] = 3 * roofline(model, rows, words, dtype, options.rates) / seconds["ours"]
+    columns.say()
 
 
-def measure_step(options: argparse.Namespace, precision: str) -> dict[str, Any]:
+def measure_matmul(options: argparse.Namespace, precision: str, rows: int, of_gates: bool) -> None:
+    """The matmul of a step with few outputs: [2, rows, inner] by [2, inner, P], in one call and in parts."""
+    config = ElmoConfig.from_preset("original", **(TINY if options.tiny else {}))
+    inner, width = config.cell_size * (4 if of_gates else 1), config.projection_size
+    left = torch.randn(rows, 2, inner).to(options.device, DTYPES[precision])
+    right = torch.randn(2, inner, width).to(options.device, DTYPES[precision])
+    columns = Columns({"rows": rows, "words": 1}, options.device)
+
+    def parts_of(count: int) -> Callable[[], Tensor]:
+        one = left.view(rows, 2 * count, inner // count).transpose(0, 1)
+        other = right.view(2 * count, inner // count, width)
+        out = left.new_empty(rows, 2 * count, width)
+        return lambda: torch.bmm(one, other, out=out.transpose(0, 1))
+
+    # Many at once: a single call takes less than to ask for the time.
+    calls = {f"parts_{count}": repeated(parts_of(count)) for count in (1, 2, 4, 8, 16) if inner % count == 0}
+    seconds = columns.measure(calls, options.rounds, 1)
+    columns.row["microseconds"] = {name.removeprefix("parts_"): value * 1e6 / 100 for name, value in seconds.items()}
+    columns.say()
+
+
+def repeated(call: Callable[[], Any]) -> Callable[[], None]:
+    def many() -> None:
+        for _ in range(100):
+            call()
+
+    return many
+
+
+def measure_projection(options: argparse.Namespace, precision: str, rows: int) -> None:
+    measure_matmul(options, precision, rows, of_gates=False)
+
+
+def measure_hidden_gradient(options: argparse.Namespace, precision: str, rows: int) -> None:
+    measure_matmul(options, precision, rows, of_gates=True)
+
+
+def measure_step(options: argparse.Namespace, precision: str, rows: int) -> None:
     """A pretraining step, ours and a plain one."""
     command = [sys.executable, str(Path(__file__).with_name("pretraining_throughput.py"))]
-    command += ["--rows", str(options.training_rows), "--unroll_steps", str(options.unroll_steps)]
+    command += ["--rows", str(rows), "--unroll_steps", str(options.unroll_steps)]
     command += ["--samples", str(options.samples), "--vocabulary", str(options.vocabulary)]
     command += ["--device", options.device, "--precision", {"bf16": "bf16", "fp32": "no"}[precision]]
     command += ["--steps", str(options.rounds)] + ([] if options.tiny else ["--preset", "original"])
     run = subprocess.run(command, capture_output=True, text=True, check=False)
+    columns = Columns({"rows": rows, "words": options.unroll_steps}, "cpu")
     if run.returncode:
-        return {"work": "step", "precision": precision, "failed": run.stderr.strip().splitlines()[-1]}
-    found = json.loads(run.stdout[run.stdout.index("{") :])
-    return {
-        "work": "step",
-        "precision": precision,
-        "rows": options.training_rows,
-        "words": options.unroll_steps,
-        "ours": found["words_per_second"],
-        "plain": found["words_per_second_plain"],
-    }
+        columns.row["failed"]["ours"] = (run.stderr.strip().splitlines() or [f"exit status {run.returncode}"])[-1]
+    else:
+        found = json.loads(run.stdout[run.stdout.index("{") :])
+        columns.row.update(ours=found["words_per_second"], plain=found["words_per_second_plain"], details=found)
+    columns.say()
 
 
-def measure_allennlp(options: argparse.Namespace, model: ElmoModel, precision: str) -> dict[int, float]:
-    """Words/s of AllenNLP's recurrent layers for each number of rows; float32 only: it cannot compute in bfloat16."""
-    if options.allennlp is None or precision != "fp32":
-        return {}
+WORKS: dict[str, Callable[[argparse.Namespace, str, int], None]] = {
+    "limits": measure_limits,
+    "biLM": measure_inference,
+    "biLM training": measure_training,
+    "projection": measure_projection,
+    "d_hidden": measure_hidden_gradient,
+    "step": measure_step,
+}
+
+
+# ---------------------------------------------------------------------------------------------------- table
+
+
+def run_row(options: argparse.Namespace, work: str, precision: str, rows: int, rates: dict[str, float]) -> Row:
+    """A row, measured in a process of its own and killed at the time limit; what it had said by then is kept."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--only", work, "--precisions", precision]
+    command += ["--rows", str(rows), "--given_rates", json.dumps(rates)]
+    row: Row = {"failed": {}}
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
+        try:
+            status: Any = subprocess.run(
+                command, stdout=said, stderr=errors, timeout=options.time_limit, check=False
+            ).returncode
+        except subprocess.TimeoutExpired:
+            status = f"killed after {options.time_limit:.0f} s"
+        said.seek(0)
+        lines = [line for line in said if line.startswith("{")]
+        if lines:
+            row = json.loads(lines[-1])
+        if status:
+            errors.seek(0)
+            why = errors.read().strip().splitlines()
+            row["failed"]["row"] = f"{status}: {why[-1]}" if isinstance(status, int) and why else str(status)
+    return {"work": work, "precision": precision, "rows": rows, **row}
+
+
+def measure_allennlp(options: argparse.Namespace, rows: int) -> dict[str, Any]:
+    """Words/s of AllenNLP's recurrent layers; float32 only: it cannot compute in bfloat16."""
+    config = ElmoConfig.from_preset("original", **(TINY if options.tiny else {}))
     command = [options.allennlp, str(Path(__file__).with_name("allennlp_lstm.py")), "--words", str(options.words)]
-    command += ["--projection", str(model.config.projection_size), "--cell", str(model.config.cell_size)]
-    command += ["--device", options.device, "--rows", *map(str, options.rows)]
-    found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()[-1])
-    return {int(rows): int(rows) * options.words / seconds for rows, seconds in found.items()}
+    command += ["--projection", str(config.projection_size), "--cell", str(config.cell_size)]
+    command += ["--device", options.device, "--rows", str(rows)]
+    try:
+        run = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, timeout=options.time_limit)
+        found = json.loads(run.stdout.splitlines()[-1])
+        return {"allennlp": rows * options.words / found[str(rows)]}
+    except Exception as failure:
+        return {"failed": {"allennlp": f"{type(failure).__name__}: {failure}".splitlines()[0]}}
 
 
-COLUMNS = ("ours", "plain", "allennlp", "unclipped", "whole")
+COLUMNS = ("ours", "eager", "plain", "allennlp", "unclipped", "whole", "uneven")
+HEADER = (
+    f"{'work':<14}{'':<6}{'rows':>5}{'words':>6}" + "".join(f"{name:>12}" for name in COLUMNS)
+    + f"{'ours/plain':>12}{'roofline':>10}{'error':>10}"
+)  # fmt: skip
 
 
-def is_wrong(row: dict[str, Any]) -> bool:
+def is_wrong(row: Row) -> bool:
     return "error" in row and not row["error"] <= row["bound"]
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """Words/s; a column that a row does not have stays empty."""
-    lines = [
-        f"{'work':<14}{'':<6}{'rows':>5}{'words':>6}" + "".join(f"{name:>12}" for name in COLUMNS)
-        + f"{'ours/plain':>12}{'roofline':>10}{'error':>10}"
-    ]  # fmt: skip
-    for row in results:
-        if "failed" in row:
-            lines.append(f"{row['work']:<14}{row['precision']:<6}failed: {row['failed']}")
-            continue
-        values = "".join(f"{row[name]:>12,.0f}" if name in row else " " * 12 for name in COLUMNS)
-        share = f"{row['roofline']:>10.0%}" if "roofline" in row else " " * 10
-        difference = f"{row['error']:>10.0e}" if "error" in row else ""
-        if is_wrong(row):
-            difference += f" above {row['bound']:.0e}!"
-        lines.append(
-            f"{row['work']:<14}{row['precision']:<6}{row['rows']:>5}{row['words']:>6}{values}"
-            f"{row['ours'] / row['plain']:>11.1f}x{share}{difference}"
-        )
-    return "\n".join(lines)
+def line_of(row: Row) -> str:
+    """Words/s; a column that a row does not have stays empty. Failures below."""
+    start = f"{row['work']:<14}{row['precision']:<6}{row['rows']:>5}"
+    failures = [f"\n    {name} failed: {why}" for name, why in row["failed"].items()]
+    if "microseconds" in row:
+        times = "".join(f"{f'{parts} x':>6}{value:>7.1f} us" for parts, value in row["microseconds"].items())
+        return start + times + "".join(failures)
+    values = "".join(f"{row[name]:>12,.0f}" if name in row else " " * 12 for name in COLUMNS)
+    gain = f"{row['ours'] / row['plain']:>11.1f}x" if "ours" in row and "plain" in row else " " * 12
+    share = f"{row['roofline']:>10.0%}" if "roofline" in row else " " * 10
+    difference = f"{row['error']:>10.0e}" if "error" in row else ""
+    if is_wrong(row):
+        difference += f" above {row['bound']:.0e}!"
+    return f"{start}{row.get('words', ''):>6}{values}{gain}{share}{difference}" + "".join(failures)
 
 
-def picture(results: list[dict[str, Any]], path: Path) -> None:
+def picture(results: list[Row], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -297,7 +435,7 @@ def picture(results: list[dict[str, Any]], path: Path) -> None:
     precisions = sorted({row["precision"] for row in results})
     figure, axes = plt.subplots(1, len(precisions), figsize=(5 * len(precisions), 4), squeeze=False)
     for axis, precision in zip(axes[0], precisions, strict=True):
-        rows = [row for row in results if row["work"] == "biLM" and row["precision"] == precision and "ours" in row]
+        rows = [row for row in results if row["work"] == "biLM" and row["precision"] == precision]
         for name in COLUMNS:
             points = [(row["rows"], row[name]) for row in rows if name in row]
             if points:
@@ -314,11 +452,11 @@ def describe(device: str) -> dict[str, str]:
         from triton import __version__ as triton
     except ImportError:
         triton = "none"
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "processor"
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
     return {"device": name, "torch": torch.__version__, "triton": triton, "elmo_hf": __version__}
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--rows", type=int, nargs="+", default=[32, 128, 512])
@@ -329,48 +467,65 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8192, help="of the sampled softmax")
     parser.add_argument("--vocabulary", type=int, default=100_000, help="words of the made-up text of a training step")
     parser.add_argument("--rounds", type=int, default=20, help="measured calls of each; medians are taken")
+    parser.add_argument("--time_limit", type=float, default=120, help="seconds of a row")
     parser.add_argument("--allennlp", metavar="PYTHON", help="the interpreter of an environment with AllenNLP")
     parser.add_argument("--no_step", action="store_true", help="leave the whole pretraining step out")
     parser.add_argument("--tiny", action="store_true", help="a tiny model: a test of this script")
     parser.add_argument("--output", type=Path, default=Path("outputs/gpu"), help="folder of gpu.json and gpu.png")
+    parser.add_argument("--only", choices=sorted(WORKS), help=argparse.SUPPRESS)  # one row, as lines of JSON
+    parser.add_argument("--given_rates", type=json.loads, default={}, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise SystemExit("no GPU at hand: --device cpu --tiny tries the script out")
     if options.tiny:
-        options.rows, options.words, options.rounds = [2, 3], 4, 3
-        options.training_rows, options.unroll_steps, options.samples, options.vocabulary = 2, 3, 16, 200
-    torch.manual_seed(0)
-    # float32 is float32, also in cuDNN's LSTM.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    config = ElmoConfig.from_preset("original", **(TINY if options.tiny else {}))
-    original = ElmoModel(config).eval()
+        options.words, options.rounds, options.training_rows = 4, 3, 2
+        options.unroll_steps, options.samples, options.vocabulary = 3, 16, 200
+        options.rows = options.rows if options.only else [2, 3]
+    options.rates = options.given_rates
+    return options
 
-    machine = describe(options.device)
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    results: list[dict[str, Any]] = []
-    measured_limits = {}
-    for precision in options.precisions:
-        dtype = DTYPES[precision]
-        rates = limits(options.device, dtype, 128 if options.tiny else 8192)
-        measured_limits[precision] = {"operations_per_second": rates[0], "bytes_per_second": rates[1]}
-        print(
-            f"{precision}: matrix products {rates[0] / 1e12:.1f} TFLOP/s, memory {rates[1] / 1e12:.2f} TB/s", flush=True
-        )
-        model = copy.deepcopy(original).to(options.device, dtype)
-        peers = measure_allennlp(options, model, precision)
-        for rows in options.rows:
-            result = attempt("biLM", precision, measure_inference, model, precision, rows, options, rates)
-            results.append({**result, **({"allennlp": peers[rows]} if rows in peers else {})})
-        results.append(attempt("biLM training", precision, measure_training, model, precision, options, rates))
-        if not options.no_step:
-            results.append(measure_step(options, precision))
-    print(table(results))
+
+def main() -> None:
+    options = parse()
+    if options.only:
+        WORKS[options.only](options, options.precisions[0], options.rows[0])
+        return
+    report: dict[str, Any] = {"machine": describe(options.device), "limits": {}, "rows": []}
+    print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
     options.output.mkdir(parents=True, exist_ok=True)
-    report = {"machine": machine, "limits": measured_limits, "words_per_second": results}
-    (options.output / "gpu.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    picture(results, options.output / "gpu.png")
+
+    def save() -> None:
+        aside = options.output / "gpu.json.part"
+        aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        aside.replace(options.output / "gpu.json")
+
+    for precision in options.precisions:
+        rates = run_row(options, "limits", precision, 1, {})
+        report["limits"][precision] = rates
+        if rates["failed"]:
+            print(line_of(rates), flush=True)
+            rates.setdefault("operations", float("inf"))
+            rates.setdefault("bytes", float("inf"))
+        else:
+            speed, bandwidth = rates["operations"] / 1e12, rates["bytes"] / 1e12
+            print(f"{precision}: matmuls {speed:.1f} TFLOP/s, memory {bandwidth:.2f} TB/s")
+        print(HEADER, flush=True)
+        wanted = [("biLM", rows) for rows in options.rows] + [("biLM training", options.training_rows)]
+        wanted += [(work, rows) for work in ("projection", "d_hidden") for rows in options.rows]
+        wanted += [] if options.no_step else [("step", options.training_rows)]
+        for work, rows in wanted:
+            row = run_row(options, work, precision, rows, {name: rates[name] for name in ("operations", "bytes")})
+            if work == "biLM" and precision == "fp32" and options.allennlp is not None:
+                peer = measure_allennlp(options, rows)
+                row["failed"].update(peer.pop("failed", {}))
+                row.update(peer)
+            report["rows"].append(row)
+            print(line_of(row), flush=True)
+            save()
+    save()
+    picture(report["rows"], options.output / "gpu.png")
     print(f"written to {options.output}")
-    if any("failed" in row or is_wrong(row) for row in results):
+    if any(row["failed"] or is_wrong(row) for row in report["rows"]):
         raise SystemExit("something failed, or differs from the plain loop: see the table")
 
 

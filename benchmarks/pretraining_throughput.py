@@ -10,6 +10,8 @@ table says so.
 *plain* is what one writes first: every word through the character CNN at full length, cells stepped under a mask, the
 sampled softmax in ordinary autograd with gradients as large as the vocabulary, `torch.optim.Adagrad`. It takes the
 same steps as ours, which is checked first. Both read the same batches; a step is loss, gradients, clipping and update.
+On a CPU it also prepares the batch (`StreamingObjective.preparation`), as training does; for a GPU other processes do
+that ahead of time, and *data* says how fast one of them is.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -143,14 +146,18 @@ def made_up_text(words: int, sentences: int) -> tuple[list[str], Corpus]:
     return frequent, Corpus.from_sentences(lines)
 
 
-Step = Callable[[StreamBatch], Tensor]
+class Way(NamedTuple):
+    """A way to train: what it makes of a batch, and a step with that."""
+
+    prepare: Callable[[StreamBatch], Any]
+    step: Callable[[Any], Tensor]
 
 
-def steps(model: ElmoForPreTraining, options: argparse.Namespace) -> dict[str, Step]:
-    """A function for one step of each way, all of the same weights at first."""
+def steps(model: ElmoForPreTraining, options: argparse.Namespace) -> dict[str, Way]:
+    """One step of each way, all of the same weights at first."""
     settings = OptimiserSettings()
 
-    def ours(precision: str) -> Step:
+    def ours(precision: str) -> Way:
         copied = copy.deepcopy(model)
         objective = StreamingObjective(copied, num_samples=options.samples, seed=0, sparse_gradients=True)
         optimiser, _ = build_optimiser(copied, settings)
@@ -158,9 +165,9 @@ def steps(model: ElmoForPreTraining, options: argparse.Namespace) -> dict[str, S
         # As `elmo-hf pretrain --precision bf16` decides.
         rounds = precision == "bf16" and (options.device != "cpu" or multiplies_bfloat16())
 
-        def step(batch: StreamBatch) -> Tensor:
+        def step(batch: Any) -> Tensor:
             with torch.autocast(options.device, torch.bfloat16, enabled=rounds):
-                result = objective(batch, state[0])
+                result = objective(batch.to(options.device, non_blocking=True), state[0])
             state[0] = result.state
             (result.loss * options.unroll_steps).backward()
             clip_gradients(copied.parameters(), 10.0)
@@ -168,15 +175,19 @@ def steps(model: ElmoForPreTraining, options: argparse.Namespace) -> dict[str, S
             optimiser.zero_grad()
             return result.loss.detach()
 
-        return step
+        def prepare(batch: StreamBatch) -> Any:
+            prepared = objective.preparation(batch)
+            return prepared.pin_memory() if on_gpu else prepared
 
-    def plain(precision: str) -> Step:
+        return Way(prepare, step)
+
+    def plain(precision: str) -> Way:
         loop = PlainLoop(copy.deepcopy(model), options.samples, seed=0)
         learning = [weight for weight in loop.parameters() if weight.requires_grad]
         optimiser = torch.optim.Adagrad(learning, lr=0.2, initial_accumulator_value=1.0, eps=0.0)
         state: list[ElmoState | None] = [None]
 
-        def step(batch: StreamBatch) -> Tensor:
+        def step(batch: Any) -> Tensor:
             with torch.autocast(options.device, torch.bfloat16, enabled=precision == "bf16"):
                 loss, state[0] = loop(batch, state[0])
             (loss * options.unroll_steps).backward()
@@ -185,7 +196,7 @@ def steps(model: ElmoForPreTraining, options: argparse.Namespace) -> dict[str, S
             optimiser.zero_grad()
             return loss.detach()
 
-        return step
+        return Way(lambda batch: batch.to(options.device), step)
 
     on_gpu = options.device.startswith("cuda")
     ways = {}
@@ -217,6 +228,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    # float32 is float32 in both ways: convolutions would be rounded in the plain one alone.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
     if options.text:
         tokenizer, corpus = ElmoTokenizer(options.vocab_file), open_corpus(options.text)
@@ -240,18 +253,25 @@ def main() -> None:
             torch.cuda.synchronize()
 
     ways = steps(model, options)
+    prepares_in_step = options.device == "cpu"
     times: dict[str, list[float]] = {name: [] for name in ("data", *ways)}
     for number in range(options.steps + 2):
         began = time.perf_counter()
-        batch = next(streams).to(options.device)
+        batch = next(streams)
         times["data"].append(time.perf_counter() - began)
         losses = {}
-        for name, step in ways.items():
+        for name, way in ways.items():
+            began = time.perf_counter()
+            prepared = way.prepare(batch)
+            preparation = time.perf_counter() - began
+            if name.startswith("ours") and name == list(ways)[-1]:
+                times["data"][-1] += preparation
             synchronise()
             began = time.perf_counter()
-            losses[name] = float(step(batch))
+            losses[name] = float(way.step(prepared))
             synchronise()
-            times[name].append(time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            times[name].append(seconds + (preparation if prepares_in_step else 0.0))
         for name, loss in losses.items():
             bound = 1e-4 if "bf16" not in name else 1e-2
             if number < 2 and abs(loss / next(iter(losses.values())) - 1) > bound:

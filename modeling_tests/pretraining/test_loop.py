@@ -533,7 +533,7 @@ def test_a_loss_that_is_not_finite_saves_the_batch_and_keeps_the_checkpoint(
         pretrain(settings(corpus, output))
     saved = load_file(output / "failed-step-00000007-process-00000.safetensors")
     batch, state, _ = calls[6]
-    assert torch.equal(saved["0.forward_character_ids"], batch.forward_character_ids)
+    assert torch.equal(saved["0.forward_character_ids"], batch.source.forward_character_ids)
     assert torch.equal(saved["state.cell"], state.cell)
     assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-00000004"]
     assert len(losses(output)) == 6

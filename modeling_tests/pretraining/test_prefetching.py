@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from elmo_hf import ElmoForPreTraining, ElmoTokenizer
-from elmo_hf.pretraining import PretrainingSettings, StreamingObjective, pretrain
+from elmo_hf.pretraining import PretrainingSettings, StreamingObjective, loop, pretrain
 from elmo_hf.pretraining.prefetching import PreparedBatches, _Worker
 from elmo_hf.pretraining.start import Start, open_streams
 from modeling_tests.pretraining.runs import losses, settings
 from modeling_tests.pretraining.test_loop import assert_same_weights
+from modeling_tests.waits import waits
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -97,3 +98,19 @@ def test_a_run_with_workers(corpus: Path, tmp_path: Path) -> None:
         pretrain(run)
     assert losses(tmp_path / "run") == losses(tmp_path / "plain")
     assert_same_weights(tmp_path / "plain" / "model", tmp_path / "run" / "model")
+
+
+def test_a_step_asks_a_gpu_once(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For losses and norm together, behind the backward pass: what is prepared makes nothing wait."""
+    monkeypatch.setenv("ELMO_HF_KERNELS", "reference")  # those for a CPU look at its tensors
+    step, found = loop.Run._step, []
+
+    def watched(run: loop.Run, batches: Any) -> bool:
+        with waits() as of_step:
+            asked = step(run, batches)
+        found.append(of_step)
+        return asked
+
+    monkeypatch.setattr(loop.Run, "_step", watched)
+    pretrain(settings(corpus, tmp_path / "run", gradient_accumulation_steps=2, max_steps=2))
+    assert found == [["tolist"]] * 2

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from elmo_hf import ElmoConfig, ElmoModel
 from elmo_hf.kernels.gpu import availability, graphs, lstm, workspace
@@ -16,6 +15,7 @@ from elmo_hf.model.operators import bidirectional_lstm
 from elmo_hf.model.state import ElmoState
 from modeling_tests.kernels.gpu.problems import WIDTH, assert_close
 from modeling_tests.tiny import batch_of, tiny_config, with_large_weights
+from modeling_tests.waits import waits
 
 
 def small_config(**settings: Any) -> ElmoConfig:
@@ -75,18 +75,6 @@ class TestChoice:
         assert asked[-1] == {"lengths": None, "graphs": False}
 
 
-class NothingWaits(TorchDispatchMode):
-    """Fails at operators whose result, or its size, the host has to have."""
-
-    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal")
-
-    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert operator.overloadpacket.__name__ not in self.WAITING, f"the host waits for {operator}"
-        indices = args[1] if operator.overloadpacket.__name__ == "index" else ()
-        assert not any(index is not None and index.dtype == torch.bool for index in indices), "indexed by a mask"
-        return operator(*args, **(kwargs or {}))
-
-
 class TestEncoder:
     """The whole stack, on a GPU or a processor that plays one."""
 
@@ -131,26 +119,53 @@ class TestEncoder:
             found, expected = self.both(lambda: model(**batch, output_hidden_states=True).hidden_states, monkeypatch)
         assert_close(found, expected, 2e-6)
 
+    @pytest.fixture
+    def no_launches(self, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+        """The interpreter itself reads values."""
+        if device == "cpu":
+            for name in ("cell_forward", "output_forward", "cell_backward", "output_backward"):
+                monkeypatch.setattr(workspace, name, lambda *args, **settings: None)
+            monkeypatch.setattr(workspace.Workspace, "point_to", lambda *args: None)
+
+    @pytest.mark.usefixtures("no_launches")
     def test_nothing_waits_for_the_gpu(self, device: str) -> None:
         encoder = with_large_weights(ElmoEncoder(small_config())).to(device)
         mask = torch.tensor([[0, 1], [1, 1]], device=device).bool()
         words = torch.randn(2, 2, WIDTH, device=device) * mask[:, :, None]
         with torch.no_grad():
-            if device == "cuda":
-                encoder(words, mask)  # what is made once may wait
-                torch.cuda.set_sync_debug_mode("error")
-                try:
-                    encoder(words, mask)
-                finally:
-                    torch.cuda.set_sync_debug_mode("default")
-            else:
-                with pytest.MonkeyPatch.context() as patch:
-                    # The interpreter itself reads values.
-                    patch.setattr(workspace, "cell_forward", lambda *args, **settings: None)
-                    patch.setattr(workspace, "output_forward", lambda *args, **settings: None)
-                    patch.setattr(workspace.Workspace, "point_to", lambda *args: None)
-                    with NothingWaits():
-                        encoder(words, mask)
+            encoder(words, mask)  # what is made once may wait
+            with waits(device) as found:
+                encoder(words, mask)
+        assert found == []
+
+    @pytest.mark.usefixtures("no_launches")
+    def test_how_often_a_model_waits(self, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """For the places of the words, which of them differ, whether that is right, and how long they are."""
+        monkeypatch.setenv("ELMO_HF_KERNELS", "gpu")  # those for a CPU look at its tensors
+        model = with_large_weights(ElmoModel(tiny_config())).to(device).eval()
+        batch = {name: part.to(device) for name, part in batch_of(["a b", "b"], "left").items()}
+        with torch.no_grad():
+            model(**batch)
+            with waits(device) as found:
+                model(**batch)
+        if device == "cpu":
+            assert found == ["index", "_unique2", "equal", "tolist"]
+        assert len(found) == 4
+
+    @pytest.mark.usefixtures("no_launches")
+    def test_nothing_waits_in_training(self, device: str) -> None:
+        lstms = [with_large_weights(ElmoLstm(small_config())).to(device) for _ in range(2)]
+        words = torch.randn(2, 4, WIDTH, device=device).requires_grad_()
+        state = torch.zeros(2, 2, WIDTH, device=device), torch.zeros(2, 2, 5, device=device)
+
+        def step() -> None:
+            results = bidirectional_lstm((words[0], words[1]), [2, 2], *state, *lstms)
+            torch.autograd.backward([part.sum() for part in results])
+
+        step()
+        with waits(device) as found:
+            step()
+        assert found == []
 
     def test_training(self, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
         encoder = with_large_weights(ElmoEncoder(small_config())).to(device)

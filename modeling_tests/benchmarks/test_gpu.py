@@ -1,0 +1,87 @@
+"""The GPU's benchmark: a column, a row or the whole may fail without taking the others with it."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.py"
+
+
+@pytest.fixture(scope="module")
+def gpu() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmark_of_gpu", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_column_that_fails_leaves_the_others(gpu: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    calls = {"ours": 0, "plain": 0}
+
+    def call(name: str, last: int) -> None:
+        calls[name] += 1
+        if calls[name] > last:
+            raise ValueError("no such plan\nand more")
+
+    columns = gpu.Columns({"rows": 2}, "cpu")
+    seconds = columns.measure({"ours": lambda: call("ours", 99), "plain": lambda: call("plain", 1)}, 4, worth=10)
+    assert seconds.keys() == {"ours"}
+    assert columns.row["ours"] == pytest.approx(10 / seconds["ours"])
+    assert columns.row["failed"] == {"plain": "ValueError: no such plan"}
+    assert calls == {"ours": 4 + gpu.WARM_UPS, "plain": 2}
+    # After each round, all that there is so far.
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert said[-1] == columns.row
+    assert [row["rounds"] for row in said] == [0, 0, 0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("ending", "failure"),
+    [
+        ("import time; time.sleep(60)", "killed after 1 s"),
+        ("raise SystemExit('CUDA error: an illegal memory access')", "1: CUDA error: an illegal memory access"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "-11"),
+        ("", None),
+    ],
+)
+def test_a_row_that_ends_early_keeps_what_it_has_said(
+    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, failure: str | None
+) -> None:
+    script = tmp_path / "row.py"
+    script.write_text(f'print(\'{{"ours": 5.0, "failed": {{}}}}\', flush=True)\n{ending}\n')
+    monkeypatch.setattr(gpu, "__file__", str(script))
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    row = gpu.run_row(Namespace(time_limit=1.0 if "sleep" in ending else 60.0), "biLM", "bf16", 32, {})
+    assert row == {
+        "work": "biLM", "precision": "bf16", "rows": 32, "ours": 5.0, "failed": {"row": failure} if failure else {}
+    }  # fmt: skip
+    assert "5" in gpu.line_of(row)
+
+
+@pytest.mark.slow
+def test_the_whole_script(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--device", "cpu", "--tiny", "--precisions", "fp32", "--output", tmp_path]
+    run = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=SCRIPT.parents[1],
+        env={"PYTHONPATH": ".", "PATH": "/bin"},
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    works = [(row["work"], row["rows"]) for row in report["rows"]]
+    expected = [(work, rows) for work in ("biLM", "projection", "d_hidden") for rows in (2, 3)]
+    assert sorted(works) == sorted([*expected, ("biLM training", 2), ("step", 2)])
+    for row in report["rows"]:
+        assert not row["failed"]
+    assert all(row["ours"] > 0 for row in report["rows"] if row["work"] in ("biLM", "biLM training", "step"))
+    assert (tmp_path / "gpu.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,64 @@
+"""Counts where the host would wait for a GPU: on a GPU by its driver's word, elsewhere by watching tensors."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# Operators whose result, or its size, the host has to have.
+ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal")
+# Calls that bring values to the host and are no operators where the tensor is there already.
+READING = ("tolist", "numpy", "cpu", "__array__")
+# Calls that send values which the host has just made: from memory that is not page-locked.
+SENDING = ("tensor", "as_tensor")
+
+
+class _Operators(TorchDispatchMode):
+    def __init__(self, found: list[str]) -> None:
+        super().__init__()
+        self.found = found
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = operator.overloadpacket.__name__
+        places = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
+        if name in ASKING or any(each is not None and each.dtype == torch.bool for each in places):
+            self.found.append(name)
+        return operator(*args, **(kwargs or {}))
+
+
+class _Calls(TorchFunctionMode):
+    def __init__(self, found: list[str]) -> None:
+        super().__init__()
+        self.found = found
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = getattr(function, "__name__", ""), kwargs or {}
+        sends = name in SENDING and str(kwargs.get("device", "cpu")) != "cpu"
+        if name in READING or sends:
+            self.found.append(name)
+        return function(*args, **kwargs)
+
+
+@contextmanager
+def waits(device: str = "cpu") -> Iterator[list[str]]:
+    """What made the host wait within; on a CPU, what would if its tensors were a GPU's.
+
+    A CPU does not tell a copy from one device to another: `torch.tensor(..., device=...)` counts if a device is named.
+    """
+    found: list[str] = []
+    if device == "cuda":
+        with warnings.catch_warnings(record=True) as record:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                yield found
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        found += [str(each.message) for each in record if "synchronizing" in str(each.message)]
+    else:
+        with _Operators(found), _Calls(found):
+            yield found
