@@ -134,6 +134,21 @@ class SoftmaxLoss(ctypes.Structure):
     ]
 
 
+class CharacterTables(ctypes.Structure):
+    _fields_ = [
+        ("words", ctypes.c_int64),
+        ("characters", ctypes.c_int64),
+        ("table_rows", ctypes.c_int64),
+        ("tables", ctypes.c_int64),
+        ("rows", ctypes.c_void_p),
+        ("widths", ctypes.c_void_p),
+        ("filters", ctypes.c_void_p),
+        ("products", ctypes.c_void_p),
+        ("maxima", ctypes.c_void_p),
+        ("positions", ctypes.c_void_p),
+    ]
+
+
 @functools.cache
 def native_library() -> ctypes.CDLL | None:
     """Load the library, compiled now if need be; `None` where that cannot be done or is turned off."""
@@ -167,6 +182,8 @@ def _load(path: Path) -> ctypes.CDLL:
         (library.elmo_training_forward, TrainingForward),
         (library.elmo_training_backward, TrainingBackward),
         (library.elmo_softmax_loss, SoftmaxLoss),
+        (library.elmo_character_maxima, CharacterTables),
+        (library.elmo_character_gradients, CharacterTables),
     ):
         function.argtypes = [ctypes.POINTER(argument), ctypes.c_int64]
         function.restype = ctypes.c_int

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from .native_characters import native_largest_sums, native_table_gradients
+
 # Rows of the one table that is looked up in, that of bytes. A dictionary of code points may have twenty thousand, most
 # of which no batch holds: their products alone would take a gigabyte.
 LOOKED_UP_ROWS = 262
@@ -68,18 +70,24 @@ def character_maxima(
             ]
 
         products = make() if keep is None else keep("character tables", make)
-        return _largest_sums(rows, products, [weight.shape[2] for weight in weights], False)[0]
+        return largest_sums(rows, products, [weight.shape[2] for weight in weights], False)[0]
 
 
-def _largest_sums(
-    rows: Tensor, products: list[Tensor], widths: list[int], with_positions: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def largest_sums(
+    rows: Tensor, products: Sequence[Tensor], widths: Sequence[int], with_positions: bool
+) -> tuple[Tensor, Tensor]:
     """Look up and add.
 
+    Args:
+        rows: (n, characters).
+        products: for each width (width * table rows, F_k), as `_products` makes them.
+
     Returns:
-        The maxima (n, sum of F_k). For the backward pass: the rows in the order of their lengths, that order, and in
-        it the first window of each maximum (n, sum of F_k), empty if not asked for.
+        The maxima (n, sum of F_k), and the first window of each, an integer; (0, sum of F_k) if not asked for.
     """
+    found = native_largest_sums(rows, products, widths, with_positions)
+    if found is not None:
+        return found
     widest = max(widths)
     # Short words first: a chunk is as long as its own longest word. Behind the last character that differs from the end
     # of its row all windows are alike, so that one window of each filter stands for them.
@@ -87,13 +95,14 @@ def _largest_sums(
     lengths = (differs * torch.arange(1, rows.shape[1] + 1)).amax(dim=1)
     order = lengths.argsort()
     rows, ends = rows[order], lengths[order].tolist()
-    maxima = products[0].new_empty(len(rows), sum(product.shape[1] for product in products))
+    total = sum(product.shape[1] for product in products)
+    maxima = products[0].new_empty(len(rows), total)
     # A row is shorter than 128 characters, or its windows do not fit eight bits.
     position_dtype = torch.int8 if rows.shape[1] < 128 else torch.int32
-    positions = torch.empty(maxima.shape if with_positions else (0,), dtype=position_dtype)
+    positions = torch.empty(len(rows) if with_positions else 0, total, dtype=position_dtype)
     for start in range(0, len(rows), WORDS_OF_A_CHUNK):
         stop = min(start + WORDS_OF_A_CHUNK, len(rows))
-        characters = rows[start:stop, : ends[stop - 1] + widest]
+        characters, places = rows[start:stop, : ends[stop - 1] + widest], order[start:stop]
         column = 0
         for width, product in zip(widths, products, strict=True):
             filters = product.shape[1]
@@ -102,18 +111,42 @@ def _largest_sums(
             values = functional.embedding_bag(windows.reshape(-1, width), product, mode="sum")
             values = values.view(stop - start, -1, filters)
             largest = values.amax(dim=1)
-            maxima[start:stop, column : column + filters] = largest
+            maxima[places, column : column + filters] = largest
             if with_positions:
                 # The first of equal values, by a maximum over falling numbers: many times faster than `argmax`.
                 count_down = torch.arange(values.shape[1], 0, -1, dtype=position_dtype)
                 found = values.eq(largest.unsqueeze(1)).to(position_dtype).mul_(count_down[:, None])
                 # NaN equals nothing; any window serves it.
                 nearest = found.amax(dim=1).clamp_(min=1)
-                positions[start:stop, column : column + filters] = values.shape[1] - nearest
+                positions[places, column : column + filters] = values.shape[1] - nearest
             column += filters
-    restored = torch.empty_like(maxima)
-    restored[order] = maxima
-    return restored, rows, order, positions
+    return maxima, positions
+
+
+def table_gradients(
+    rows: Tensor, positions: Tensor, gradient: Tensor, widths: Sequence[int], filters: Sequence[int], table_rows: int
+) -> list[Tensor]:
+    """Gradients of the products that `largest_sums` read, from that of its maxima (n, sum of F_k).
+
+    Returns:
+        For each width (width * table rows, F_k).
+    """
+    found = native_table_gradients(rows, positions, gradient, widths, filters, table_rows)
+    if found is not None:
+        return found
+    gradients, column = [], 0
+    for width, count in zip(widths, filters, strict=True):
+        part = gradient[:, column : column + count].flatten()
+        first = positions[:, column : column + count].long()  # [n, count]
+        column += count
+        of_products = gradient.new_zeros(width, table_rows * count)
+        filter_numbers = torch.arange(count)
+        for place in range(width):
+            # Only the characters below the largest window have a part in it.
+            index = rows.gather(1, first + place).mul_(count).add_(filter_numbers)
+            of_products[place].scatter_add_(0, index.flatten(), part)
+        gradients.append(of_products.view(width * table_rows, count))
+    return gradients
 
 
 class _LookedUpMaxima(torch.autograd.Function):
@@ -125,38 +158,26 @@ class _LookedUpMaxima(torch.autograd.Function):
     ) -> Tensor:
         weights, biases = parameters[:count], parameters[count:]
         products = [_products(table, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
-        maxima, rows, order, positions = _largest_sums(rows, products, [weight.shape[2] for weight in weights], True)
-        ctx.save_for_backward(rows, order, positions, table, *weights)
+        maxima, positions = largest_sums(rows, products, [weight.shape[2] for weight in weights], True)
+        ctx.save_for_backward(rows, positions, table, *weights)
         ctx.padding_index = padding_index
         return maxima
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, order, positions, table, *weights = ctx.saved_tensors
-        gradient = gradient[order]
-        of_table = torch.zeros_like(table)
-        of_weights, of_biases = [], []
-        column = 0
-        for weight in weights:
-            filters, _, width = weight.shape
-            part = gradient[:, column : column + filters].contiguous()
-            first = positions[:, column : column + filters].long()  # [n, filters]
-            column += filters
-            of_weight = torch.empty_like(weight)
-            filter_numbers = torch.arange(filters)
-            for place in range(width):
-                # Only the characters below the largest window have a part in it.
-                index = rows.gather(1, first + place).mul_(filters).add_(filter_numbers)
-                of_products = table.new_zeros(len(table) * filters)
-                of_products.scatter_add_(0, index.flatten(), part.flatten())
-                of_products = of_products.view(len(table), filters)
-                of_weight[:, :, place] = of_products.T @ table
-                of_table.addmm_(of_products, weight[:, :, place])
-            of_weights.append(of_weight)
-            of_biases.append(part.sum(dim=0))
+        rows, positions, table, *weights = ctx.saved_tensors
+        filters, widths = [len(weight) for weight in weights], [weight.shape[2] for weight in weights]
+        of_table, of_weights = torch.zeros_like(table), []
+        found = table_gradients(rows, positions, gradient, widths, filters, len(table))
+        for weight, of_products in zip(weights, found, strict=True):
+            by_place = of_products.view(weight.shape[2], len(table), len(weight))  # [width, table rows, filters]
+            of_weights.append(torch.matmul(by_place.transpose(1, 2), table).permute(1, 2, 0).contiguous())
+            for place, part in enumerate(by_place):
+                of_table.addmm_(part, weight[:, :, place])
         if ctx.padding_index is not None:
             of_table[ctx.padding_index] = 0.0
+        of_biases = [part.sum(dim=0) for part in gradient.split(filters, dim=1)]
         return None, of_table, None, None, *of_weights, *of_biases
 
 

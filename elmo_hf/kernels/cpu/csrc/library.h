@@ -101,4 +101,19 @@ typedef struct {
 
 EXPORT int elmo_softmax_loss(const SoftmaxLoss *job, int64_t threads);
 
+/* The largest value of each filter of convolutions over the characters of words. F = sum of filters. */
+typedef struct {
+    int64_t words, characters, table_rows, tables; /* n, the length of a row of ids, the number of ids, of tables */
+    const int64_t *rows;                           /* [n][characters] */
+    const int64_t *widths, *filters;               /* [tables] */
+    float *const *products; /* [tables] of [width][table_rows][filters]; or the gradients, written */
+    float *maxima;          /* [n][F], written; or the gradient */
+    int16_t *positions;     /* [n][F], of the first largest window; NULL: not wanted; or read with the gradient */
+} CharacterTables;
+
+EXPORT int elmo_character_maxima(const CharacterTables *job, int64_t threads);
+
+/* From the gradient of the maxima to those of the tables. */
+EXPORT int elmo_character_gradients(const CharacterTables *job, int64_t threads);
+
 #endif
