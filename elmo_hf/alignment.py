@@ -16,13 +16,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from elmo_hf.corpus.lines import numbered_lines
 from elmo_hf.inference.embedding import embed_iter
 from elmo_hf.inference.loading import Name, check_sentences, is_a, load_tokenizer
 from elmo_hf.model.configuration_elmo import ElmoConfig
@@ -57,13 +57,8 @@ def read_dictionary(path: str | os.PathLike[str]) -> list[Pair]:
         ValueError: a line without exactly two words, bytes that are not UTF-8, or no pair at all.
     """
     pairs: dict[Pair, None] = {}
-    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), 1):
-        try:
-            fields = line.decode("utf-8-sig").split()
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path}, line {number}: byte {line[error.start]:#04x} is not UTF-8: convert the file to UTF-8"
-            ) from None
+    for number, line in numbered_lines(path):
+        fields = line.split()
         if fields and len(fields) != 2:
             raise ValueError(
                 f"{path}, line {number}: {' '.join(fields)!r} has {len(fields)} words: expected two, a word and its "

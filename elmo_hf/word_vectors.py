@@ -11,7 +11,6 @@ import re
 import zlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
@@ -289,7 +288,7 @@ def _open(
         raise ValueError(f"{path}: a zip archive; expected a file of word vectors. Unpack it and name a file inside")
     unpacked = gzip.GzipFile(fileobj=raw) if magic.startswith(GZIP_MAGIC) else raw
     stream = io.BufferedReader(unpacked, CHUNK)  # type: ignore[type-var]
-    first = stream.readline(LONGEST_LINE).removeprefix(BYTE_ORDER_MARK)
+    first, *others = stream.readline(LONGEST_LINE).removeprefix(BYTE_ORDER_MARK).splitlines(keepends=True) or [b""]
     if not first.strip():
         raise ValueError(f"{path}, line 1: empty; expected words and their vectors")
     found = HEADER.fullmatch(first)
@@ -303,7 +302,7 @@ def _open(
         is_binary = header is not None and CONTROL_BYTES.search(stream.peek())
         format = "word2vec-binary" if is_binary else "text"
     if format == "text":
-        lines = iter(partial(stream.readline, LONGEST_LINE), b"")
+        lines = _lines(stream, b"".join(others))
         return columns, _text_entries(lines if header else chain([first], lines), path, header, columns, wanted)
     if header is None:
         raise ValueError(
@@ -311,6 +310,19 @@ def _open(
             'word2vec file begins. Set format="text" for text'
         )
     return columns, _binary_entries(stream, path, header, wanted)
+
+
+def _lines(stream: io.BufferedReader, begun: bytes) -> Iterator[bytes]:
+    """The lines of text, behind what has been read of them; also a part of one that is longer than all are."""
+    while data := stream.read(CHUNK):
+        # Of bytes, exactly the line ends of all readers: LF, CR LF and CR.
+        *lines, begun = (begun + data).splitlines(keepends=True)
+        yield from lines
+        if len(begun) > LONGEST_LINE:
+            yield begun
+            begun = b""
+    if begun:
+        yield from begun.splitlines(keepends=True)
 
 
 def _columns(line: bytes, path: Path) -> int:

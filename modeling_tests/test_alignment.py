@@ -262,17 +262,17 @@ class TestTranslation:
 class TestDictionary:
     def test_spaces_and_tabs(self, tmp_path):
         path = tmp_path / "de-en.txt"
-        path.write_bytes("\ufeffHaus house\nBank\tbank\r\n\nBank  bench \nHaus house\n".encode())
+        path.write_bytes("\ufeffHaus house\rBank\tbank\r\n\nBank\u2028bench \nHaus house\n".encode())
         assert read_dictionary(path) == [("Haus", "house"), ("Bank", "bank"), ("Bank", "bench")]
 
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"", "has no pair of words"),
+            (b"", "is empty: expected text"),
             (b"\n \n", "has no pair of words"),
             (b"a b\nHaus\n", "line 2: 'Haus' has 1 words: expected two"),
             (b"New York New York\n", "line 1: 'New York New York' has 4 words"),
-            (b"a b\n\xfcber over\n", "line 2: byte 0xfc is not UTF-8"),
+            (b"a b\n\xfcber over\n", r"line 2, byte 1 of the line: b'\\xfc' is not utf-8\. Convert the file"),
         ],
     )
     def test_refusals(self, content, message, tmp_path):

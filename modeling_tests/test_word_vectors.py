@@ -45,6 +45,7 @@ FORMS = {
     "word2vec": word2vec(),
     "fasttext": b"".join(line + b" \n" for line in word2vec().splitlines()),
     "windows": b"\xef\xbb\xbf" + glove().replace(b"\n", b"\r\n"),
+    "old Macintosh": glove().replace(b"\n", b"\r"),
     "without the last line break": glove()[:-1],
     "binary": binary(),
     "binary without line breaks": binary(after=b""),

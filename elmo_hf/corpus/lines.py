@@ -182,7 +182,7 @@ class LineBlocks:
                 cut = len(self._ahead)
                 break
             if size > self._rules.max_line_bytes:
-                advice = "" if self._rules.numbered else ", or raise max_line_bytes of open_corpus"
+                advice = ", or raise max_line_bytes" if "max_line_bytes" in self._rules.offered else ""
                 raise ValueError(
                     f"{where_in_lines(self._path, self._offset, 0)}: a line of more than "
                     f"{self._rules.max_line_bytes} bytes. Expected one sentence a line; split the text into lines"
@@ -217,10 +217,7 @@ class LineBlocks:
                     f"{encoding}"
                 )
                 if policy == "refuse":
-                    others = "'replace'" if self._rules.numbered else "'skip' or 'replace'"
-                    raise ValueError(
-                        f"{where}. Expected text in {encoding}; name its true encoding, or choose undecodable={others}"
-                    ) from error
+                    raise ValueError(f"{where}. {self._rules.remedy_of_encoding}") from error
                 if policy == "skip":
                     if not self._left_out:
                         _warn(f"{where}; left the line out")
@@ -234,6 +231,25 @@ class LineBlocks:
 
 def _warn(message: str) -> None:
     warnings.warn(message, stacklevel=2)
+
+
+def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file, plain or compressed, with their numbers from 1.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is empty, damaged, no regular file or not UTF-8; the message names the file and the line.
+    """
+    name, number = os.fspath(path), 0
+    check_file(name)
+    blocks = LineBlocks(name, ReadingRules())
+    try:
+        while (block := blocks.next()) is not None:
+            for line in block.lines:
+                number += 1
+                yield number, line
+    finally:
+        blocks.close()
 
 
 def where_in_lines(path: str, place: int, number: int) -> str:

@@ -24,6 +24,7 @@ class ReadingRules:
             of 1 MiB.
         numbered: make each line or record one sentence, also an empty one, so that its number names it: a record's
             text is not split into lines, nothing is left out, and a record without text is refused.
+        offered: which of these options the one who reads can change, for the remedies in messages.
 
     Raises:
         ValueError: an unknown encoding or policy, or both ways to give parts of speech at once.
@@ -38,6 +39,7 @@ class ReadingRules:
     blank_lines: BlankLines = "skip"
     max_line_bytes: int = 2**26
     numbered: bool = False
+    offered: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -77,6 +79,14 @@ class ReadingRules:
     @property
     def keeps_blank_lines(self) -> bool:
         return self.numbered or self.blank_lines == "keep"
+
+    @property
+    def remedy_of_encoding(self) -> str:
+        """What to do about bytes that are not valid in the encoding."""
+        if "encoding" not in self.offered:
+            return f"Convert the file to {self.encoding}, for instance with iconv"
+        others = "'replace'" if self.numbered else "'skip' or 'replace'"
+        return f"Expected text in {self.encoding}; name its true encoding, or choose undecodable={others}"
 
     @property
     def columns(self) -> list[str]:

@@ -204,6 +204,7 @@ def open_corpus(
         blank_lines,
         max_line_bytes,
         numbered,
+        ("encoding", "undecodable", *(() if numbered else ("max_line_bytes",))),
     )
     name = patterns[0] if len(patterns) == 1 else f"{patterns[0]} and {len(patterns) - 1} more"
     if len(patterns) == 1 and not numbered and _names_a_dataset(patterns[0]):

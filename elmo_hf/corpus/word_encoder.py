@@ -155,6 +155,7 @@ class WordEncoder:
         self.max_characters_per_word = self._spelling.max_characters_per_word
         # Longer words may be cut to a boundary before they are looked up.
         self._boundary_forms = (bos_token, eos_token) if special_boundary_words else ()
+        self._special_tokens = {bos_token, eos_token, *excluded_tokens}
         self._vocabulary = dict(vocabulary)
         for token in excluded_tokens:
             self._vocabulary.pop(token, None)
@@ -221,15 +222,18 @@ class WordEncoder:
     def _fill(self, new: list[str]) -> None:
         """Write the rows of the words that were given the last slots."""
         last = slice(len(self._slot) - len(new), len(self._slot))
-        find = self._vocabulary.get
         forms = list(map(self._spelling.lookup_form, new))
-        self.word_ids[last] = [
-            find(form if form.isascii() else without_surrogates(form), self._unknown) for form in forms
-        ]
+        self.word_ids[last] = list(map(self._word_id, forms))
         self.character_ids[last] = self._spelling.rows(new)
         for place, form in enumerate(forms, last.start):
             if form in self._boundary_forms:
                 self.character_ids[place] = self.character_ids[self._boundary_forms.index(form)]
+
+    def _word_id(self, form: str) -> int:
+        if not form.isascii() and (whole := without_surrogates(form)) != form:
+            # Half characters are no part of a word, but beside a special token make it another word.
+            return self._unknown if whole in self._special_tokens else self._vocabulary.get(whole, self._unknown)
+        return self._vocabulary.get(form, self._unknown)
 
     def _restart(self, capacity: int) -> None:
         self.word_ids = np.zeros(capacity, np.int64)

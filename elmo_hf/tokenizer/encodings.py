@@ -75,6 +75,7 @@ class SpecialTokens(NamedTuple):
     end: str
     end_id: int
     unknown_id: int
+    mask: str | None = None
 
 
 class Lexicon:
@@ -119,7 +120,7 @@ class Lexicon:
             try:
                 found = find(form)
             except UnicodeEncodeError:
-                found = find(without_surrogates(form))
+                found = find(whole) if (whole := without_surrogates(form)) not in special_tokens else None
             self._append(word, special_tokens.unknown_id if found is None else found)
 
     def _append(self, word: str, word_id: int) -> None:

@@ -521,6 +521,7 @@ class ElmoTokenizer(TokenizersBackend):
             end=NO_TOKEN if eos is None else eos,
             end_id=NO_TOKEN_ID if eos is None else self.eos_token_id,
             unknown_id=self.unk_token_id,
+            mask=self.mask_token,
         )
 
     # ---- padding afterwards: tokenizer.pad() and with it the collators

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .complete_files import appearing
+from .lines import split_lines
 
 MAXIMUM_TERM = "!!!MAXTERMID"
 """A line of some published files that is no word; the originals skip it too."""
@@ -71,8 +72,7 @@ def read_vocabulary_lines(path: str | os.PathLike[str]) -> list[str]:
             f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8; expected UTF-8 text with one word a "
             "line. Convert the file to UTF-8"
         ) from error
-    # Universal newlines, and not str.splitlines(), which breaks words at U+2028 and the like.
-    return [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
+    return split_lines(text)
 
 
 def is_vocabulary_word(word: str) -> bool:

@@ -1,5 +1,7 @@
 """Ids and character rows of running text, through a table that starts afresh when it is full."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -66,6 +68,24 @@ def test_lone_surrogates_are_no_part_of_a_word():
     ids, characters = WordEncoder(VOCABULARY).encode(["caf\ud800é"])
     assert ids.tolist() == [5]
     assert characters[0].tolist() == character_ids_of_word("café", 50)
+
+
+@pytest.mark.parametrize("special_boundary_words", [True, False])
+def test_special_tokens_beside_lone_surrogates_are_unknown_words(special_boundary_words):
+    """One id from every way of tokenizing: 3 for `<mask>\\udfff` and `<pad>\\ud808`."""
+    tokenizer = ElmoTokenizer(
+        vocab=["<S>", "</S>", "<UNK>", "cat"], special_boundary_words=special_boundary_words, max_characters_per_word=9
+    )
+    encoder = WordEncoder.from_tokenizer(tokenizer)
+    words = ("<mask>", "<pad>", "<S>", "</S>", "<UNK>", "cat")
+    for word, half in itertools.product(words, ("\udfff", "\ud808", "\ud800")):
+        for spelled in (word + half, half + word, word[:2] + half + word[2:]):
+            expected = 4 if word == "cat" else 3
+            given = tokenizer([spelled], is_split_into_words=True, add_special_tokens=False)
+            ids, characters = encoder.encode([spelled])
+            assert given["input_ids"] == ids.tolist() == [expected], spelled
+            assert np.array_equal(given["character_ids"], characters)
+            assert given["attention_mask"] == [1]
 
 
 def test_a_vocabulary_without_special_tokens_is_refused():
