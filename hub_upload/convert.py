@@ -111,7 +111,7 @@ def _convert(source: Source, output: Path, remote_code: bool) -> ConversionRepor
     config.vocab_size = len(tokenizer)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id"):
         setattr(config, name, getattr(tokenizer, name))
-    if config.encoder_type == "transformer" and config.max_position_embeddings is not None:
+    if config.encoder_type == "transformer":
         tokenizer.model_max_length = config.max_position_embeddings
     room.complete(config, source, notes)
     kind = room.model(source, plan) or (ElmoForPreTraining if plan.has_softmax else ElmoModel)

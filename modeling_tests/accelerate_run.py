@@ -91,7 +91,7 @@ def main() -> None:
         lr_scheduler_type="constant",
         max_grad_norm=0.0,
         use_cpu=True,
-        ddp_backend="gloo",
+        ddp_backend="gloo" if processes > 1 else None,
         report_to=[],
         save_strategy="no",
         disable_tqdm=True,

@@ -316,4 +316,4 @@ def test_auto_map_names_every_registered_class():
 
     for auto, reference in AUTO_MAP.items():
         module, name = reference.split(".")
-        assert getattr(importlib.import_module(f"elmo_hf.{module}"), name)._auto_class == auto
+        assert getattr(importlib.import_module(f"elmo_hf.model.{module}"), name)._auto_class == auto

@@ -13,6 +13,7 @@ from .bilstm import ElmoEncoder
 from .configuration_elmo import ElmoConfig
 from .layer_alignment import ElmoAlignment
 from .prepared_weights import release
+from .opaque_layers import opaque_layers, register
 from .pretrained import ElmoPreTrainedModel
 from .quantized_linear import quantize_linear_layers
 from .scalar_mix import ElmoScalarMix
@@ -73,6 +74,7 @@ class ElmoModel(ElmoPreTrainedModel):
         self.scalar_mixes = nn.ModuleList(ElmoScalarMix(config) for _ in range(config.num_representations))
         self.dropout = nn.Dropout(config.representation_dropout)
         self._word_cache: WordCache | None = None
+        self._number = register(self)
         if config.weight_precision == "int8":
             for part in (self.embeddings, self.encoder):
                 quantize_linear_layers(part, empty=True)
@@ -116,19 +118,25 @@ class ElmoModel(ElmoPreTrainedModel):
             ValueError: missing, contradicting or out-of-range inputs.
         """
         given = {"input_ids": input_ids, "character_ids": character_ids, "pos_tag_ids": pos_tag_ids}
-        words, mask, distinct = self._word_vectors(given, attention_mask, inputs_embeds)
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         attentions = None
-        if output_attentions and not self.encoder.carries_state:
-            if initial_state is not None:
-                self.encoder(words, mask, initial_state)  # which refuses it
-            layers, attentions = self.encoder.attend(words, mask)
-            state = None
-        elif distinct is not None and self.encoder.carries_state:
-            layers, state = self.encoder(words, mask, initial_state, distinct)
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not output_attentions:
+            mask = self.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
+            stacked, *left = opaque_layers(self, self._number, given, inputs_embeds, mask, initial_state)
+            layers = list(stacked.unbind())
+            state = ElmoState(*left) if self.encoder.carries_state else None
         else:
-            layers, state = self.encoder(words, mask, initial_state)
+            words, mask, distinct = self._word_vectors(given, attention_mask, inputs_embeds)
+            if output_attentions and not self.encoder.carries_state:
+                if initial_state is not None:
+                    self.encoder(words, mask, initial_state)  # which refuses it
+                layers, attentions = self.encoder.attend(words, mask)
+                state = None
+            elif distinct is not None and self.encoder.carries_state:
+                layers, state = self.encoder(words, mask, initial_state, distinct)
+            else:
+                layers, state = self.encoder(words, mask, initial_state)
         if self.alignment is not None:
             layers = self.alignment(layers)
         layers, state = self._as_wide_as_weights(layers, state)
@@ -144,6 +152,28 @@ class ElmoModel(ElmoPreTrainedModel):
             attentions=None if attentions is None else tuple(attentions),
             state=state if return_state else None,
         )
+
+    def layers_of(
+        self,
+        given: dict[str, Tensor | None],
+        inputs_embeds: Tensor | None,
+        mask: Tensor,
+        initial_state: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What [`opaque_layers`] returns, computed as ever."""
+        words, mask, distinct = self._word_vectors(given, mask, inputs_embeds)
+        state = None if initial_state is None else ElmoState(*initial_state)
+        if distinct is not None and self.encoder.carries_state:
+            layers, left = self.encoder(words, mask, state, distinct)
+        else:
+            layers, left = self.encoder(words, mask, state)
+        layers, left = self._as_wide_as_weights(layers, left)
+        nothing = layers[0].new_empty(0)
+        return torch.stack(layers), *((nothing, nothing) if left is None else left)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._number = register(self)  # a copy is another model
 
     def _word_vectors(
         self, given: dict[str, Tensor | None], attention_mask: Tensor | None, inputs_embeds: Tensor | None

@@ -336,7 +336,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
                     'generate with direction="backward": the Transformer ELMo numbers positions from the left in both '
                     "directions, so that reading backwards it would have to know how many words come; use a biLSTM"
                 )
-            return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+            return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
         if generation_config.cache_implementation is not None:
             raise ValueError(
                 f"cache_implementation={generation_config.cache_implementation!r}: a biLSTM carries a state of "
@@ -347,7 +347,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         return None
 
 
-def _checkpointed(layer: nn.Module, lstm: nn.Module) -> Any:
+def _checkpointed(layer: Any, lstm: nn.Module) -> Any:
     """An LSTM whose activations are computed again in the backward pass."""
 
     def run(*args: Any) -> Any:

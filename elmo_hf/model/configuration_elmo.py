@@ -250,7 +250,7 @@ class ElmoConfig(PreTrainedConfig):
     lstm_input_dropout: float | int = 0.0
     num_attention_heads: int = 8
     feed_forward_size: int = 2048
-    max_position_embeddings: int | None = None
+    max_position_embeddings: int = 5000
     layer_norm_epsilon: float | int = 1e-6
     transformer_input_dropout: float | int = 0.0
     attention_dropout: float | int = 0.0
@@ -318,7 +318,7 @@ class ElmoConfig(PreTrainedConfig):
             )
         if self.encoder_type == "lstm":
             self.max_position_embeddings = NO_LIMIT
-        elif self.max_position_embeddings is None:
+        elif self.max_position_embeddings == NO_LIMIT:  # a saved biLSTM's
             self.max_position_embeddings = 5000
         self.character_filters = [list(pair) for pair in self.character_filters]
         if self.character_projection is None:
@@ -492,7 +492,7 @@ class ElmoConfig(PreTrainedConfig):
                 'context_word_layer=True needs encoder_type="lstm": a Transformer adds its word to the top layer '
                 "already; set context_word_layer=False"
             )
-        elif self.max_position_embeddings is None or self.max_position_embeddings < 1:
+        elif self.max_position_embeddings < 1:
             raise ValueError(f"max_position_embeddings={self.max_position_embeddings}: expected at least 1")
         elif self.projection_size % self.num_attention_heads:
             raise ValueError(

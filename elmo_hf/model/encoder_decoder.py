@@ -53,7 +53,8 @@ class ElmoEncoderDecoderModel(EncoderDecoderModel):
         """Load a model; arguments as in `PreTrainedModel.from_pretrained`."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.encoder.freeze_untrained()
+        encoder: Any = model.encoder
+        encoder.freeze_untrained()
         return loaded
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
@@ -82,15 +83,16 @@ class ElmoEncoderDecoderModel(EncoderDecoderModel):
             kwargs: as in `EncoderDecoderModel`.
         """
         if attention_mask is None and kwargs.get("inputs_embeds") is None and input_ids is not None:
-            names = self.encoder.embeddings.input_names
-            if names[0] == "input_ids" or character_ids is not None:
-                attention_mask = self.encoder.word_mask(input_ids, None, character_ids).long()
+            encoder: Any = self.encoder
+            if encoder.embeddings.input_names[0] == "input_ids" or character_ids is not None:
+                attention_mask = encoder.word_mask(input_ids, None, character_ids).long()
         if kwargs.get("encoder_outputs") is None:
             kwargs.update(character_ids=character_ids, pos_tag_ids=pos_tag_ids)
         if labels is not None and decoder_input_ids is None and kwargs.get("decoder_inputs_embeds") is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
             if kwargs.get("decoder_attention_mask") is None:
-                kwargs["decoder_attention_mask"] = decoder_input_ids.ne(self.config.pad_token_id).long()
+                padding: Any = self.config.pad_token_id
+                kwargs["decoder_attention_mask"] = decoder_input_ids.ne(padding).long()
         outputs = super().forward(input_ids, attention_mask, decoder_input_ids, **kwargs)
         if labels is not None:
             outputs.loss = mean_cross_entropy(outputs.logits, labels.to(outputs.logits.device), num_items_in_batch)
@@ -98,10 +100,11 @@ class ElmoEncoderDecoderModel(EncoderDecoderModel):
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """(batch, tokens) labels -> what the decoder reads to predict them."""
-        for name in ("decoder_start_token_id", "pad_token_id"):
-            if getattr(self.config, name) is None:
-                raise ValueError(f"{name}=None: set model.config.{name} to the target tokenizer's before training")
-        return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
+        padding, start = self.config.pad_token_id, self.config.decoder_start_token_id
+        if padding is None or start is None:
+            name = "pad_token_id" if padding is None else "decoder_start_token_id"
+            raise ValueError(f"{name}=None: set model.config.{name} to the target tokenizer's before training")
+        return shift_tokens_right(labels, padding, start)
 
     @torch.no_grad()
     def _init_weights(self, module: torch.nn.Module) -> None:

@@ -20,6 +20,8 @@ def check_class_numbers(
     remedy: str = "set num_labels (or id2label) of the configuration to the data's labels",
 ) -> None:
     """Refuse integer labels that are neither from 0 to `count` - 1 nor -100; a `ValueError` names the first one."""
+    if torch.compiler.is_compiling():
+        return  # a compiled graph cannot ask; cross-entropy refuses what is out of range
     wrong = labels[(labels < 0) & (labels != -100) | (labels >= count)]
     if len(wrong):
         raise ValueError(f"label {int(wrong[0])}: expected 0 to {count - 1}, or -100 for none; {remedy}")

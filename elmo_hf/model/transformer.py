@@ -72,7 +72,6 @@ class ElmoPositions(nn.Module):
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__()
         self.encodings: Tensor
-        assert config.max_position_embeddings is not None  # of a Transformer
         self.register_buffer("encodings", torch.empty(config.max_position_embeddings, config.projection_size))
         self.reset_weights()
 

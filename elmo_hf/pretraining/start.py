@@ -156,7 +156,6 @@ def check_streams(settings: PretrainingSettings, config: ElmoConfig) -> None:
             "--sentence_independent, with unroll_steps the longest sentence to be read uncut"
         )
     # Both boundaries have a position.
-    assert config.max_position_embeddings is not None  # of a Transformer
     if settings.unroll_steps >= config.max_position_embeddings:
         raise ValueError(
             f"unroll_steps={settings.unroll_steps}: expected less than the model's max_position_embeddings="
