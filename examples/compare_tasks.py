@@ -15,7 +15,6 @@ with the command of each run `results.json`, and the picture `results.png`.
 """
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,28 +22,16 @@ from pathlib import Path
 
 from elmo_hf.finetuning import Comparison, folder_name, run
 
-# The word layer of an ELMo model alone, from random weights: a character CNN that is learned with the task.
-CHARACTERS = {
-    "character_filters": [[1, 16], [2, 16], [3, 32], [4, 32]],
-    "num_highway_layers": 1,
-    "projection_size": 64,
-    "num_hidden_layers": 1,
-    "cell_size": 8,
-    "scalar_mix": "fixed",
-    "scalar_mix_parameters": [0.0, -10000.0],
-    "representation_dropout": 0.25,
-}
-
 
 def standard_variants(bilm: str, word_vectors: str | None, size: int) -> dict[str, list[str]]:
-    """The rows of the comparison that asks what ELMo is worth."""
-    learned = ["--word_vector_size", str(size)]
-    started = ["--word_vectors", word_vectors] if word_vectors else learned
-    characters = ["--preset", "small", "--config_overrides", json.dumps(CHARACTERS)]
+    """The rows of the comparison that asks what ELMo is worth; all read words and characters of the task's own."""
+    characters = ["--task_character_size", "16"]
+    learned = ["--word_vector_size", str(size), *characters]
+    started = ["--word_vectors", word_vectors, *characters] if word_vectors else learned
     elmo = ["--model_name_or_path", bilm]
     rows = {
-        "words and characters": [*characters, *learned],
-        "started from word vectors": [*characters, *started],
+        "words and characters": ["--without_elmo", *learned],
+        "started from word vectors": ["--without_elmo", *started],
         "and random biLM": [*elmo, *started, "--random_weights", "--freeze_bilm", "--cache_layers", "4"],
         "and frozen biLM": [*elmo, *started, "--freeze_bilm", "--cache_layers", "4"],
         "and fine-tuned biLM": [*elmo, *started, "--bilm_learning_rate", "3e-4"],

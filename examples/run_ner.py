@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     # Model.
     if not keeps_head:
         set_labels(config, labels)
-        if config.use_crf and "tag_scheme" not in model_args.overrides():
+        if "tag_scheme" not in model_args.overrides():
             config.tag_scheme = data_args.scheme_of(splits.get("train", []), labels)
     data_args.check_sequences(config, splits)
     tokenizer = load_tokenizer(model_args, config, keeps_head, splits, words_of_tagged)
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     trainer = TaskTrainer(
         model,
         args,
-        data_args.encode(splits, tokenizer, config.label2id),
+        data_args.encode(splits, tokenizer, labels),
         sizes={name: len(sentences) for name, sentences in splits.items()},
         processing_class=tokenizer,
         data_collator=DataCollatorForTokenClassification(tokenizer),

@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     trainer = TaskTrainer(
         model,
         args,
-        data_args.encode(splits, tokenizer, config.label2id),
+        data_args.encode(splits, tokenizer, labels),
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=scorer(problem, labels),

@@ -1,4 +1,4 @@
-"""Translate, or summarize, with an ELMo encoder and a Transformers decoder: EncoderDecoderModel and Seq2SeqTrainer.
+"""Translate, or summarize, with an ELMo encoder and a Transformers decoder, by Seq2SeqTrainer.
 
     python examples/run_translation.py --model_name_or_path elmo-folder --freeze_bilm --train_file train.en train.de \\
         --validation_file val.en val.de --test_file test.en test.de --output_dir translator \\
@@ -7,16 +7,15 @@
 `--task summarization` scores by ROUGE instead of BLEU. `--help` lists all options; a single `.json` file of options
 works too. Started again with the same `--output_dir`, a run continues from its last checkpoint.
 
-The output folder is an EncoderDecoderModel with the encoder's tokenizer; the decoder's is in `target_tokenizer`:
+The output folder is an ElmoEncoderDecoderModel with the encoder's tokenizer; the decoder's is in `target_tokenizer`:
 
     tokenizer = AutoTokenizer.from_pretrained("translator")
     target_tokenizer = AutoTokenizer.from_pretrained("translator", subfolder="target_tokenizer")
-    model = EncoderDecoderModel.from_pretrained("translator")
+    model = AutoModelForSeq2SeqLM.from_pretrained("translator")
     ids = model.generate(**tokenizer(["A dog is running."], padding=True, return_tensors="pt"))
     print(target_tokenizer.batch_decode(ids, skip_special_tokens=True))
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,7 +78,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     # Parse.
     model_args, data_args, args = parse(argv, TranslatorArguments, DataArguments, TranslationTrainingArguments)
     check_translator(model_args, args)
-    warnings.filterwarnings("ignore", "Version v4.12.0 introduces")  # of every EncoderDecoderModel since
 
     # Data.
     splits, _ = data_args.read(args)

@@ -8,7 +8,7 @@ use. A script reads
     splits, labels = data_args.read(args, labels_of(config) if keeps_head else None)
     tokenizer = load_tokenizer(model_args, config, keeps_head, splits, words_of_tagged)
     model = load_model(model_args, ElmoForTokenClassification, config, tokenizer, keeps_head)
-    trainer = TaskTrainer(model, args, data_args.encode(splits, tokenizer, config.label2id), ...)
+    trainer = TaskTrainer(model, args, data_args.encode(splits, tokenizer, labels), ...)
     metrics, prediction = run_stages(trainer, run_record(model, splits, labels, (model_args, data_args, args)))
 """
 

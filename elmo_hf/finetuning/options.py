@@ -97,7 +97,7 @@ class ModelArguments(BilmArguments):
     )
     without_elmo: bool = field(
         default=False,
-        metadata={"help": "The same task model without a biLM, the paper's baseline; needs word vectors."},
+        metadata={"help": "The same task model without a biLM, the paper's baseline; needs words or characters."},
     )
     elmo_at: list[str] | None = field(
         default=None, metadata={"help": "Where the task reads ELMo: input (of its own layers), output, or both."}
@@ -116,6 +116,9 @@ class ModelArguments(BilmArguments):
     word_vectors: str | None = field(
         default=None, metadata={"help": "GloVe or word2vec text file that these vectors start from."}
     )
+    task_character_size: int | None = field(
+        default=None, metadata={"help": "Width of a code point in a character CNN of the task's own (default: none)."}
+    )
     freeze_word_vectors: bool = field(default=False, metadata={"help": "Do not train them."})
     pre_tokenization: Literal["ptb", "whitespace"] | None = field(
         default=None,
@@ -130,7 +133,9 @@ class ModelArguments(BilmArguments):
             raise ValueError(f"--elmo_at {' '.join(self.elmo_at)}: there is none of it --without_elmo")
 
     def overrides(self) -> dict[str, Any]:
-        fields = self._given("elmo_at", "task_lstm_size", "task_lstm_layers", "task_dropout", "word_vector_size")
+        fields = self._given(
+            "elmo_at", "task_lstm_size", "task_lstm_layers", "task_dropout", "word_vector_size", "task_character_size"
+        )
         if self.without_elmo:
             fields["elmo_at"] = []
         if self.word_vectors is not None and self.word_vector_size is None:

@@ -128,10 +128,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _of_saved_model(checkpoint: Path) -> dict[str, Any]:
     config = _read(checkpoint / "config.json")
-    found = {"model": (config.get("architectures") or [None])[0]}
-    names = config.get("id2label")
+    model, names = (config.get("architectures") or [None])[0], config.get("id2label")
+    # Translators were of Transformers' own class.
+    found = {"model": "ElmoEncoderDecoderModel" if model == "EncoderDecoderModel" else model}
     if isinstance(names, dict):
-        found["labels"] = [names[number] for number in sorted(names, key=int)]
+        found["labels"] = config.get("tag_names") or [names[number] for number in sorted(names, key=int)]
     return {name: value for name, value in found.items() if value}
 
 

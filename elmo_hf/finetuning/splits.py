@@ -95,6 +95,8 @@ class SourceArguments:
             splits["train"], splits["validation"] = hold_out(splits["train"], share)
         if self.train_share is not None and "train" in splits:
             splits["train"] = share_of(splits["train"], self.train_share, args.seed)
+        if labels:
+            logger.info("Labels: %s", " ".join(labels))
         return {name: splits[name] for name in needed}, list(labels or [])
 
     def _read(self, name: str, source: Any, labels: Sequence[str] | None) -> list[Any]:

@@ -60,15 +60,15 @@ def load_config(
 
 
 def set_labels(config: ElmoConfig, labels: Sequence[str]) -> None:
-    """Number the labels of a classifier in this order."""
+    """Number the labels of a new classifier in this order."""
+    config.tag_names = None
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
 
 
 def labels_of(config: ElmoConfig) -> list[str]:
     """The labels of a classifier, in the order of their numbers."""
-    names: Any = config.id2label  # by number; Transformers' own type is wider
-    return [names[index] for index in range(len(names))]
+    return config.label_names
 
 
 def load_tokenizer(
@@ -82,8 +82,9 @@ def load_tokenizer(
 
     A biLM that reads characters needs no vocabulary, and a task model has no softmax whose rows a vocabulary would
     number: with word vectors of its own, the task gets a vocabulary of its own, of the frequent words of the training
-    data. Words that have a vector in a file are known too, wherever in the data they stand. A biLM that reads words by
-    their id keeps the vocabulary that it has learned, and so does a fine-tuned model.
+    data, and with a character CNN of its own, their frequent code points. Words that have a vector in a file are known
+    too, wherever in the data they stand. A biLM that reads words by their id keeps the vocabulary that it has learned,
+    and so does a fine-tuned model.
 
     Args:
         model_args: the options.
@@ -99,34 +100,45 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(path)
     if model_args.pre_tokenization is not None:
         tokenizer.pre_tokenization = model_args.pre_tokenization
-    bilm_reads_word_ids = bool(config.word_embedding_size and config.elmo_at)
-    if path is not None and (keeps_head or bilm_reads_word_ids):
+    if keeps_head:
         return tokenizer
-    if config.word_vector_size or bilm_reads_word_ids:
-        counts = Counter(words_of(tokenizer, splits.get("train", [])))
+    bilm_reads_word_ids = bool(config.word_embedding_size and config.elmo_at)
+    counts = Counter(words_of(tokenizer, splits.get("train", [])))
+    if (config.word_vector_size or bilm_reads_word_ids) and not (path and bilm_reads_word_ids):
         known = {word for word, count in counts.items() if count >= model_args.min_count}
         if model_args.word_vectors is not None:
             words = sorted({word for examples in splits.values() for word in words_of(tokenizer, examples)})
             found = read_word_vectors(model_args.word_vectors, words).found
             known |= {word for word, has_vector in zip(words, found, strict=True) if has_vector}
         logger.info("%s different training words, %s words in the vocabulary", f"{len(counts):,}", f"{len(known):,}")
-        tokenizer = with_vocabulary(tokenizer, sorted(known, key=lambda word: (-counts[word], word)))
-    config.vocab_size = len(tokenizer)
-    for name in ("pad", "bos", "eos", "unk", "mask"):
-        setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
+        special = [tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token]
+        known -= {*special, tokenizer.pad_token, tokenizer.mask_token}
+        words_by_count = sorted(known, key=lambda word: (-counts[word], word))
+        tokenizer = _remade(tokenizer, vocab=[*special, *words_by_count])
+    if config.task_character_size:
+        characters: Counter[str] = Counter()
+        for word, count in counts.items():
+            characters.update(dict.fromkeys(word, count))
+        known = {character for character, count in characters.items() if count >= model_args.min_count}
+        known = {character for character in known if not "\ud800" <= character <= "\udfff"}
+        code_points = sorted(known, key=lambda character: (-characters[character], character))
+        tokenizer = _remade(tokenizer, code_point_set=code_points)
+        config.num_task_characters = tokenizer.num_code_points
+    if not (path and bilm_reads_word_ids):
+        config.vocab_size = len(tokenizer)
+        for name in ("pad", "bos", "eos", "unk", "mask"):
+            setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
     return tokenizer
 
 
-def with_vocabulary(tokenizer: PreTrainedTokenizerBase, words: Iterable[str]) -> ElmoTokenizer:
-    """The same tokenizer with the special tokens and these words for its vocabulary."""
-    special = [tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token]
-    known = {*special, tokenizer.pad_token, tokenizer.mask_token}
-    options = ("pre_tokenization", "max_characters_per_word", "special_boundary_words")
-    names = ("bos_token", "eos_token", "unk_token", "pad_token", "mask_token")
-    return ElmoTokenizer(
-        vocab=[*special, *(word for word in words if word not in known)],
-        **{name: getattr(tokenizer, name) for name in (*options, *names)},
+def _remade(tokenizer: Any, **changes: Any) -> ElmoTokenizer:
+    """The same tokenizer with some of its options changed."""
+    names = (
+        "pre_tokenization max_characters_per_word special_boundary_words lowercase_lookup character_vocabulary "
+        "pos_tag_set code_point_set add_bos_token add_eos_token bos_token eos_token unk_token pad_token mask_token"
     )
+    options = {name: getattr(tokenizer, name) for name in names.split()}
+    return ElmoTokenizer(**{"vocab": tokenizer.get_vocab(), **options, **changes})
 
 
 def load_model(

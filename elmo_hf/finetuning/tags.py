@@ -9,13 +9,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from datasets import ClassLabel, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from elmo_hf.corpus.conllu import read_conllu
 from elmo_hf.model.configuration_elmo import ElmoConfig
+from elmo_hf.model.tag_schemes import ROLES, may_follow, parse_tag
 
 from .files import CorpusError, is_json, named, read_lines, read_records, suffix_of
 from .splits import SplitArguments
@@ -23,10 +24,11 @@ from .splits import SplitArguments
 logger = logging.getLogger(__name__)
 
 IGNORED_LABEL = -100  # of special tokens and of words that are context only: no loss, no score
-PREFIXES = "BIESLU"
+PREFIXES = "BIMESLU"
 TAG = re.compile(rf"O|[{PREFIXES}]-.+")
 DOCUMENT_START = "-DOCSTART-"
-SCHEMES: dict[Literal["BIO", "BIOES"], set[str]] = {"BIO": {"B", "I"}, "BIOES": {"B", "I", "E", "S"}}
+
+Scheme = Literal["BIO", "BIOES", "BIOUL", "BMES", "IOB1"]
 
 
 class Sentence(NamedTuple):
@@ -274,40 +276,25 @@ def windows(sentence: Sentence, max_words: int | None, stride: int = 0) -> Itera
         yield Window(sentence.words[start:end], [*[None] * context, *sentence.tags[start + context : end]])
 
 
-def tag_scheme(sequences: Iterable[Sequence[str | None]], labels: Iterable[str]) -> Literal["BIO", "BIOES"] | None:
-    """The scheme in which all these sequences are well formed and to which all labels belong, if there is one.
+def tag_scheme(sequences: Iterable[Sequence[str | None]], labels: Iterable[str]) -> Scheme | None:
+    """The first scheme in which all these sequences are well formed and to which all labels belong, if there is one.
 
-    Tags of IOB1, where an `I-` may begin an entity, have none: a model must not be forbidden what its training data
-    holds.
+    A model must not be forbidden what its training data holds.
     """
     prefixes, sequences = {label[0] for label in labels if label != "O"}, list(sequences)
-    for scheme, all_prefixes in SCHEMES.items():
-        if "B" in prefixes <= all_prefixes and all(is_well_formed(tags, scheme) for tags in sequences):
+    for scheme in get_args(Scheme):
+        fits = ("I" if scheme == "IOB1" else "B") in prefixes <= set(ROLES[scheme])
+        if fits and all(is_well_formed(tags, scheme) for tags in sequences):
             return scheme
     return None
 
 
-# Prefixes of the other schemes by those of BIOES.
-_AS_BIOES = str.maketrans({"L": "E", "U": "S", "M": "I"})
-
-
-def is_well_formed(tags: Sequence[str | None], scheme: Literal["BIO", "BIOES", "BIOUL", "BMES", "IOB1"]) -> bool:
-    """True for a sequence of tags that can stand in this scheme; `None` is a word whose tag is not known.
-
-    IOB1 forbids no sequence: an entity may begin with I-, and B- only parts it from one of its kind.
-    """
-    if scheme == "IOB1":
-        return True
-    if scheme in ("BIOUL", "BMES"):
-        tags = [tag if tag is None else tag[:1].translate(_AS_BIOES) + tag[1:] for tag in tags]
-        scheme = "BIOES"
-    for before, tag in zip(["O", *tags], [*tags, "O"], strict=True):
-        if before is None or tag is None:
-            continue
-        continues = tag[0] in "IE" and before[0] in "BI" and before[2:] == tag[2:]
-        if (tag[0] in "IE" or (scheme == "BIOES" and before[0] in "BI")) and not continues:
-            return False
-    return True
+def is_well_formed(tags: Sequence[str | None], scheme: Scheme) -> bool:
+    """True for a sequence of tags that can stand in this scheme; `None` is a word whose tag is not known."""
+    return all(
+        before is None or after is None or may_follow(parse_tag(before, scheme), parse_tag(after, scheme), scheme)
+        for before, after in zip(["O", *tags], [*tags, "O"], strict=True)
+    )
 
 
 def encode_tagged(
@@ -406,12 +393,14 @@ class TagArguments(SplitArguments):
     def label_set(self, examples: list[Sentence]) -> list[str]:
         return tag_set(examples, any_tag=self.task == "pos")
 
-    def scheme_of(self, sentences: Sequence[Sentence], labels: Sequence[str]) -> Literal["BIO", "BIOES"] | None:
+    def scheme_of(self, sentences: Sequence[Sentence], labels: Sequence[str]) -> Scheme | None:
         """The scheme of training sentences, as they are cut."""
         if self.task != "ner":
             return None
         parts = (window for sentence in sentences for window in windows(sentence, self.max_words, self.stride))
-        return tag_scheme((part.tags for part in parts), labels)
+        scheme = tag_scheme((part.tags for part in parts), labels)
+        logger.info("The tags' scheme: %s", scheme or "none that is known")
+        return scheme
 
     def check_sequences(self, config: ElmoConfig, splits: Mapping[str, Sequence[Sentence]]) -> None:
         """Refuse sentences that a CRF with a tag scheme finds impossible.
@@ -419,7 +408,7 @@ class TagArguments(SplitArguments):
         Raises:
             CorpusError: the first of them.
         """
-        if config.tag_scheme is None:
+        if config.tag_scheme is None or not config.use_crf or config.crf_constraints != "always":
             return
         for name, sentences in splits.items():
             for words, tags in sentences:
@@ -431,9 +420,10 @@ class TagArguments(SplitArguments):
                     )
 
     def encode(
-        self, splits: Mapping[str, Sequence[Sentence]], tokenizer: PreTrainedTokenizerBase, label2id: Mapping[str, int]
+        self, splits: Mapping[str, Sequence[Sentence]], tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]
     ) -> dict[str, Dataset]:
-        """The model inputs of each split."""
+        """The model inputs of each split; `labels` in the order of their numbers."""
+        label2id = {label: number for number, label in enumerate(labels)}
         return {
             name: encode_tagged(
                 sentences, tokenizer, label2id, self.max_words if name == "train" else None, self.stride

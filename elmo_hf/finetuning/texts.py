@@ -395,9 +395,10 @@ class TextArguments(SplitArguments):
         return label_names(examples, self.problem_type)
 
     def encode(
-        self, splits: Mapping[str, Sequence[Text]], tokenizer: PreTrainedTokenizerBase, label2id: Mapping[str, int]
+        self, splits: Mapping[str, Sequence[Text]], tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]
     ) -> dict[str, Dataset]:
-        """The model inputs of each split."""
+        """The model inputs of each split; `labels` in the order of their numbers."""
+        label2id = {label: number for number, label in enumerate(labels)}
         return {
             name: encode_texts(texts, tokenizer, label2id, self.problem_type, self.max_words)
             for name, texts in splits.items()

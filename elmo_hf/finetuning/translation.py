@@ -18,7 +18,6 @@ from transformers import (
     BertConfig,
     DataCollatorForSeq2Seq,
     EncoderDecoderConfig,
-    EncoderDecoderModel,
     GenerationConfig,
     GPT2Config,
     PreTrainedConfig,
@@ -31,6 +30,7 @@ from transformers import (
 
 from elmo_hf.model.base_model import ElmoModel
 from elmo_hf.model.configuration_elmo import ElmoConfig
+from elmo_hf.model.encoder_decoder import ElmoEncoderDecoderModel
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 from .files import CorpusError
@@ -121,8 +121,6 @@ class TranslationTrainingArguments(TaskTrainingArguments, Seq2SeqTrainingArgumen
     metric_for_best_model: str | None = field(
         default=None, metadata={"help": "What the best model is best in (default: bleu or rougeL, by the task)."}
     )
-    # The composite model names none of its encoder's inputs, and the Trainer would drop character_ids.
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Leave it: the encoder needs all its inputs."})
 
     def __post_init__(self) -> None:
         if self.metric_for_best_model is None:
@@ -313,7 +311,7 @@ def make_encoder(model_args: TranslatorArguments, sources: Iterable[str]) -> tup
 
 def make_translator(
     model_args: TranslatorArguments, data: PairArguments, pairs: Sequence[Pair]
-) -> tuple[EncoderDecoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+) -> tuple[ElmoEncoderDecoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
     """A new translator around an encoder; what it learns of words it learns from the training pairs."""
     encoder, tokenizer = make_encoder(model_args, (pair.source for pair in pairs))
     target_tokenizer = train_target_tokenizer((pair.target for pair in pairs), model_args.target_vocab_size)
@@ -325,10 +323,10 @@ def make_translator(
         eos_token_id=target_tokenizer.eos_token_id,
         pad_token_id=target_tokenizer.pad_token_id,
     )
-    return EncoderDecoderModel(config, encoder=encoder), tokenizer, target_tokenizer
+    return ElmoEncoderDecoderModel(config, encoder=encoder), tokenizer, target_tokenizer
 
 
-def search(model: EncoderDecoderModel, data: PairArguments, args: TranslationTrainingArguments) -> GenerationConfig:
+def search(model: ElmoEncoderDecoderModel, data: PairArguments, args: TranslationTrainingArguments) -> GenerationConfig:
     """How the saved model translates: beam search that ends when all beams of a text are complete."""
     config = model.config
     return GenerationConfig(
@@ -344,7 +342,7 @@ def search(model: EncoderDecoderModel, data: PairArguments, args: TranslationTra
     )
 
 
-def _parts(model: EncoderDecoderModel) -> tuple[Any, Any]:
+def _parts(model: ElmoEncoderDecoderModel) -> tuple[Any, Any]:
     """The decoder's configuration and the encoder."""
     return model.config.decoder, model.encoder
 
@@ -354,11 +352,11 @@ def load_or_make_translator(
     data: PairArguments,
     args: TranslationTrainingArguments,
     splits: Mapping[str, Sequence[Pair]],
-) -> tuple[EncoderDecoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+) -> tuple[ElmoEncoderDecoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
     """The translator of a run: a saved one, or a new one around an encoder; with the tokenizers of both sides."""
     if is_translator(model_args):
         path = str(model_args.model_name_or_path)
-        model = EncoderDecoderModel.from_pretrained(path, dtype=torch.float32)
+        model = ElmoEncoderDecoderModel.from_pretrained(path, dtype=torch.float32)
         tokenizer: Any = AutoTokenizer.from_pretrained(path)
         target_tokenizer: Any = AutoTokenizer.from_pretrained(path, subfolder=TARGET_TOKENIZER)
     else:
@@ -386,7 +384,7 @@ def load_or_make_translator(
 def make_loss(label_smoothing: float) -> Callable[..., torch.Tensor]:
     """The loss of a batch of an optimizer step, whose tokens in all batches are `num_items_in_batch`.
 
-    EncoderDecoderModel takes that number and does not use it, so that the Trainer's steps over several batches
+    ElmoEncoderDecoderModel takes that number and does not use it, so that the Trainer's steps over several batches
     (`gradient_accumulation_steps`) would be as many times too long.
     """
 
@@ -421,7 +419,7 @@ class TranslatorTrainer(TaskTrainer, Seq2SeqTrainer):
 
     def __init__(
         self,
-        model: EncoderDecoderModel,
+        model: ElmoEncoderDecoderModel,
         args: TranslationTrainingArguments,
         datasets: Mapping[str, Dataset],
         tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase],

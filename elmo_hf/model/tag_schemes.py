@@ -80,7 +80,7 @@ def name_tags(config: ElmoConfig) -> None:
     config.label2id = {name: index for index, name in config.id2label.items()}
 
 
-def _may_follow(before: tuple[str, str] | None, after: tuple[str, str] | None, scheme: str) -> bool:
+def may_follow(before: tuple[str, str] | None, after: tuple[str, str] | None, scheme: str) -> bool:
     """Whether a tag may stand behind another; `None` is the beginning or the end of the sentence."""
     role_before, kind_before = before or ("O", "")
     role_after, kind_after = after or ("O", "")
@@ -115,7 +115,7 @@ def forbidden_transitions(labels: Sequence[str], scheme: str | None, is_strict: 
     if scheme is None:
         return torch.zeros(count + 1, count + 1, dtype=torch.bool, device="cpu")
     tags = [*(parse_tag(label, scheme) for label in labels), None]
-    allowed = [[_may_follow(before, after, scheme) for after in tags] for before in tags]
+    allowed = [[may_follow(before, after, scheme) for after in tags] for before in tags]
     if is_strict:
         _check_reachable(allowed, labels, scheme)
     # Models are also built where the default device holds no values.
