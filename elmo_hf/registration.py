@@ -44,6 +44,9 @@ def _register_models(executed: ModuleType) -> None:
         waits = name.endswith("modeling_auto") if module is None else getattr(module.__spec__, "_initializing", False)
         if waits and module is not executed:
             return  # its own hook will be the one that does it
+    half = sys.modules.get("elmo_hf.model.modeling_elmo")
+    if half is not None and getattr(half.__spec__, "_initializing", False):
+        return  # whoever imports it registers it next
     from elmo_hf.model import modeling_elmo
     from elmo_hf.model.configuration_elmo import ElmoConfig
 
