@@ -13,7 +13,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -312,7 +312,7 @@ def _open(
     return columns, _binary_entries(stream, path, header, wanted)
 
 
-def _lines(stream: io.BufferedReader, begun: bytes) -> Iterator[bytes]:
+def _lines(stream: Any, begun: bytes) -> Iterator[bytes]:
     """The lines of text, behind what has been read of them; also a part of one that is longer than all are."""
     while data := stream.read(CHUNK):
         # Of bytes, exactly the line ends of all readers: LF, CR LF and CR.

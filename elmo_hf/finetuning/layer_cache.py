@@ -62,5 +62,5 @@ def cache_layers(elmo: ElmoModel, gigabytes: float) -> dict[bytes, Tensor]:
         return list(result), None
 
     elmo.embeddings.forward = pass_on  # type: ignore[method-assign, assignment]
-    elmo.encoder.forward = look_up  # type: ignore[method-assign, assignment]
+    elmo.encoder.forward = look_up
     return memory

@@ -147,7 +147,7 @@ def read_features(model: ElmoPreTrainedModel, tokenizer: ElmoTokenizer, chunks: 
     def read(number: int, state: ElmoTaskState | None) -> tuple[Features, ElmoTaskState]:
         words, _ = chunks[number]
         encoding: Any = tokenizer([words], is_split_into_words=True, return_tensors="pt").to(model.device)
-        inputs = chunks.cut(number, dict(encoding))
+        inputs: dict[str, Any] = chunks.cut(number, dict(encoding))
         features, mask, _, after = model.read_words(**inputs, initial_state=state, return_state=True)
         place = torch.arange(mask.shape[1], device=mask.device) - chunks.first_word(number)
         return Features(features, inputs, mask & (place >= 0) & (place < len(words))), after

@@ -12,8 +12,8 @@ from transformers.utils import can_return_tuple
 from .bilstm import ElmoEncoder
 from .configuration_elmo import ElmoConfig
 from .layer_alignment import ElmoAlignment
-from .prepared_weights import release
 from .opaque_layers import opaque_layers, register
+from .prepared_weights import release
 from .pretrained import ElmoPreTrainedModel
 from .quantized_linear import quantize_linear_layers
 from .scalar_mix import ElmoScalarMix
@@ -69,7 +69,8 @@ class ElmoModel(ElmoPreTrainedModel):
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)
         self.embeddings = word_layer(config)
-        self.encoder: ElmoEncoder | ElmoTransformerEncoder = ENCODERS[config.encoder_type](config)
+        # One of both; `carries_state` tells what it can do.
+        self.encoder: Any = ENCODERS[config.encoder_type](config)
         self.alignment = ElmoAlignment(config) if config.aligned else None
         self.scalar_mixes = nn.ModuleList(ElmoScalarMix(config) for _ in range(config.num_representations))
         self.dropout = nn.Dropout(config.representation_dropout)
@@ -172,7 +173,7 @@ class ElmoModel(ElmoPreTrainedModel):
         return torch.stack(layers), *((nothing, nothing) if left is None else left)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        super().__setstate__(state)
         self._number = register(self)  # a copy is another model
 
     def _word_vectors(

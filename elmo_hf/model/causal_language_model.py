@@ -67,7 +67,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
     # ---- forward
 
     @can_return_tuple
-    def forward(  # type: ignore[override]  # another task than pretraining
+    def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -305,7 +305,8 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         The prompt's words keep the characters and tags that were given; generated words have the vocabulary's
         characters and no tag.
         """
-        inputs = super().prepare_inputs_for_generation(input_ids, next_sequence_length, *args, **kwargs)
+        parent: Any = super()
+        inputs = parent.prepare_inputs_for_generation(input_ids, next_sequence_length, *args, **kwargs)
         if inputs.get("input_ids") is None:
             return inputs
         steps = inputs["input_ids"].shape[1]

@@ -24,8 +24,8 @@ _INPUTS = (
 
 def register(model: Any) -> int:
     """Give a model its number."""
-    number = next(torch.ops.elmo.numbers)
-    torch.ops.elmo.models[number] = model
+    number = next(_ops().numbers)
+    _ops().models[number] = model
     return number
 
 
@@ -71,16 +71,19 @@ def _run(number: int, autocast: str, ids: Any, inputs_embeds: Any, mask: Tensor,
     given = dict(zip(("input_ids", "character_ids", "pos_tag_ids"), ids, strict=True))
     dtype = getattr(torch, autocast) if autocast else None
     with torch.autocast(mask.device.type, dtype=dtype, enabled=bool(autocast)):
-        return torch.ops.elmo.models[number].layers_of(
-            given, inputs_embeds, mask, None if hidden is None else (hidden, cell)
-        )
+        return _ops().models[number].layers_of(given, inputs_embeds, mask, None if hidden is None else (hidden, cell))
+
+
+def _ops() -> Any:
+    """The operators of all copies of this code, and the models that they know."""
+    return torch.ops.elmo
 
 
 def _define() -> None:
     """Register the operator, if no other copy of this code has."""
     if hasattr(torch.ops.elmo, NAME):
         return
-    torch.ops.elmo.models, torch.ops.elmo.numbers = WeakValueDictionary(), count(1)
+    _ops().models, _ops().numbers = WeakValueDictionary(), count(1)
 
     @torch.library.custom_op(
         f"{NAMESPACE}::{NAME}",
@@ -89,13 +92,13 @@ def _define() -> None:
     )
     def layers(number, autocast, ids, characters, tags, embeds, mask, hidden, cell, weights):  # type: ignore[no-untyped-def]
         # For the backward pass to drop out the same.
-        random = torch.get_rng_state() if torch.ops.elmo.models[number].training else torch.empty(0, dtype=torch.uint8)
+        random = torch.get_rng_state() if _ops().models[number].training else torch.empty(0, dtype=torch.uint8)
         found = _run(number, autocast, (ids, characters, tags), embeds, mask, hidden, cell)
         return (*(part.clone() for part in found), random)
 
     @layers.register_fake
     def _(number, autocast, ids, characters, tags, embeds, mask, hidden, cell, weights):  # type: ignore[no-untyped-def]
-        model = torch.ops.elmo.models[number]
+        model = _ops().models[number]
         config, like = model.config, weights[0]
         rows, words = mask.shape
         outputs = like.new_empty(config.num_mixed_layers, rows, words, config.hidden_size)
@@ -119,7 +122,7 @@ def _define() -> None:
     )
     def backward(grads, random, number, autocast, ids, characters, tags, embeds, mask, hidden, cell, weights):  # type: ignore[no-untyped-def]
         leaves = [None if part is None else part.detach().requires_grad_() for part in (embeds, hidden, cell)]
-        model = torch.ops.elmo.models[number]
+        model = _ops().models[number]
         of_model = [*model.embeddings.parameters(), *model.encoder.parameters()]
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             if random.numel():

@@ -305,7 +305,8 @@ class ElmoTransformerEncoder(nn.Module):
         for number, layer in enumerate(self.layers):
             block = getattr(layer, f"{name}_block")
             if layer.gradient_checkpointing and self.training:
-                hidden, _ = layer._gradient_checkpointing_func(block.__call__, hidden, sees)
+                checkpointed: Any = layer._gradient_checkpointing_func
+                hidden, _ = checkpointed(block.__call__, hidden, sees)
             else:
                 hidden, _ = block(hidden, sees, False, cache, number)
             hidden = hidden.to(home)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel
 
 from elmo_hf import ElmoConfig, ElmoTokenizer
 
@@ -138,7 +137,7 @@ def parameters(source: Source) -> dict[str, Array]:
     return found
 
 
-def accept(source: Source, model: PreTrainedModel) -> None:
+def accept(source: Source, model: Any) -> None:
     """Refuse a tagger whose stored constraints are not those of its scheme."""
     assert isinstance(source, TaskSource)
     mask = source.outside.get("crf._constraint_mask")

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from elmo_hf import ElmoTokenizer
 
@@ -43,7 +43,7 @@ class TaskReport:
 
 
 def compare_task(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: ElmoTokenizer,
     plain: PlainTask,
     elmo: Plain,
@@ -103,7 +103,7 @@ def _is_worse(tags: list[int], answer: TaskAnswer) -> bool:
     return len(tags) != len(answer.tags) or answer.score(answer.tags) - answer.score(tags) > LIKELIHOOD_TOLERANCE
 
 
-def _log_likelihood(model: PreTrainedModel, emissions: torch.Tensor, tags: list[int]) -> float:
+def _log_likelihood(model: Any, emissions: torch.Tensor, tags: list[int]) -> float:
     """Of the tags of one sentence."""
     words = torch.ones(1, len(emissions), dtype=torch.bool)
     with torch.no_grad():

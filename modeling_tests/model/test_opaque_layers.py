@@ -10,7 +10,11 @@ from elmo_hf import ElmoForSequenceClassification, ElmoForTokenClassification, E
 from modeling_tests.tiny import BOTH_INPUTS, TRANSFORMER, WORD_INPUT, batch_of, tiny_config, with_large_weights
 
 KINDS = {"characters": {}, "words": WORD_INPUT, "both": BOTH_INPUTS, "Transformer": TRANSFORMER}
-BATCHES = [batch_of(["a cat sat", "no"]), batch_of(["a", "b c d e f", "x y"], "left"), batch_of(["a b", "c", "d e f g"])]
+BATCHES = [
+    batch_of(["a cat sat", "no"]),
+    batch_of(["a", "b c d e f", "x y"], "left"),
+    batch_of(["a b", "c", "d e f g"]),
+]
 
 
 @pytest.fixture(autouse=True)

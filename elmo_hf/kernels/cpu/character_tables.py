@@ -85,9 +85,9 @@ def largest_sums(
     Returns:
         The maxima (n, sum of F_k), and the first window of each, an integer; (0, sum of F_k) if not asked for.
     """
-    found = native_largest_sums(rows, products, widths, with_positions)
-    if found is not None:
-        return found
+    native = native_largest_sums(rows, products, widths, with_positions)
+    if native is not None:
+        return native
     widest = max(widths)
     # Short words first: a chunk is as long as its own longest word. Behind the last character that differs from the end
     # of its row all windows are alike, so that one window of each filter stands for them.
