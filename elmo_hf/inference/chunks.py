@@ -11,23 +11,36 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, zip_longest
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from elmo_hf.model.state import ElmoState, ElmoTaskState
+from elmo_hf.model.state import ElmoState
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 Result = TypeVar("Result")
+
+
+class States(NamedTuple):
+    """The states of a model's recurrent parts behind a chunk.
+
+    Attributes:
+        bilm: of the biLM; `None` for a model without one.
+        layers: of the task's own biLSTM; `None` for a model without one.
+    """
+
+    bilm: ElmoState | None
+    layers: ElmoState | None
+
 
 # Of words and states kept aside: what is more goes to the disk.
 _MEMORY_BYTES = 2**24
 
 
 def sweep_chunks(
-    count: int, read: Callable[[int, ElmoTaskState | None], tuple[Result, ElmoTaskState]], layers: int
+    count: int, read: Callable[[int, States | None], tuple[Result, States]], layers: int
 ) -> Iterator[Result]:
     """What `read` gives of each chunk, in their order, with the states of whole-document reading at its borders.
 
@@ -44,7 +57,7 @@ def sweep_chunks(
         opposite, found = first, second
         for sweep in range(layers if count > 1 else 0, -1, -1):
             direction = sweep % 2  # the last sweep is forward
-            running: ElmoTaskState | None = None
+            running: States | None = None
             for place in range(count):
                 is_last = place == count - 1
                 # The sweep before came from the other end.
@@ -136,7 +149,7 @@ def _with_tags(words: Iterator[str], pos_tags: Iterable[str | None]) -> Iterator
         yield cast("str", word), tag
 
 
-def _joined(earlier: ElmoTaskState | None, later: ElmoTaskState | None) -> ElmoTaskState | None:
+def _joined(earlier: States | None, later: States | None) -> States | None:
     """Forward directions of the one, backward directions of the other: parts are (layers, directions, rows, size)."""
     some = earlier or later
     if some is None:
@@ -150,10 +163,10 @@ def _joined(earlier: ElmoTaskState | None, later: ElmoTaskState | None) -> ElmoT
         pairs = zip(forward or nothing, backward or nothing, strict=True)
         return ElmoState(*(torch.cat([one[:, :1], other.to(one)[:, -1:]], dim=1) for one, other in pairs))
 
-    return ElmoTaskState(*(join(*pair) for pair in zip(earlier or (None, None), later or (None, None), strict=True)))
+    return States(*(join(*pair) for pair in zip(earlier or (None, None), later or (None, None), strict=True)))
 
 
-def _packed(state: ElmoTaskState, direction: int) -> bytes:
+def _packed(state: States, direction: int) -> bytes:
     """One direction of a state; the owners and names of its parts are the tensors' names."""
     parts = {
         f"{owner}.{name}": part[:, direction : direction + 1].cpu().contiguous()
@@ -164,7 +177,7 @@ def _packed(state: ElmoTaskState, direction: int) -> bytes:
     return save(parts)
 
 
-def _unpacked(data: bytes) -> ElmoTaskState:
+def _unpacked(data: bytes) -> States:
     """What `_packed` was given, with an axis of one direction."""
     parts = load(data)
 
@@ -173,7 +186,7 @@ def _unpacked(data: bytes) -> ElmoTaskState:
             return None
         return ElmoState(*(parts[f"{owner}.{name}"] for name in ElmoState._fields))
 
-    return ElmoTaskState(*map(of, ElmoTaskState._fields))
+    return States(*map(of, States._fields))
 
 
 class Spool:

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
-from elmo_hf.model.state import ElmoTaskState
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
-from .chunks import Chunks, sweep_chunks
+from .chunks import Chunks, States, sweep_chunks
 from .embedding import Embedder, Layers, Vectors, open_embedder
 from .loading import Name
 
@@ -106,7 +105,7 @@ def read_by_chunks(
     """As `embed_document`, with what is loaded and checked already."""
     with Chunks(embedder.tokenizer, words, chunk_words, pos_tags) as chunks:
 
-        def read(number: int, state: ElmoTaskState | None) -> tuple[Vectors, ElmoTaskState]:
+        def read(number: int, state: States | None) -> tuple[Vectors, States]:
             some, tags = chunks[number]
             inputs = chunks.cut(number, embedder.encode([some], None if tags is None else [tags]))
             initial = None if state is None else state.bilm
@@ -115,7 +114,7 @@ def read_by_chunks(
             if not embedder.boundaries:
                 first = chunks.first_word(number)
                 array = array[..., first : first + len(some), :]
-            return array, ElmoTaskState(outputs.state, None)
+            return array, States(outputs.state, None)
 
         yield from sweep_chunks(len(chunks), read, layers=1)
 
@@ -144,13 +143,17 @@ def read_features(model: ElmoPreTrainedModel, tokenizer: ElmoTokenizer, chunks: 
     """
 
     @torch.no_grad()
-    def read(number: int, state: ElmoTaskState | None) -> tuple[Features, ElmoTaskState]:
+    def read(number: int, state: States | None) -> tuple[Features, States]:
         words, _ = chunks[number]
         encoding: Any = tokenizer([words], is_split_into_words=True, return_tensors="pt").to(model.device)
         inputs: dict[str, Any] = chunks.cut(number, dict(encoding))
-        features, mask, _, after = model.read_words(**inputs, initial_state=state, return_state=True)
+        of_bilm, of_layers = state or (None, None)
+        features, mask, outputs, after = model.read_words(
+            **inputs, initial_state=of_bilm, return_state=True, layers_state=of_layers
+        )
         place = torch.arange(mask.shape[1], device=mask.device) - chunks.first_word(number)
-        return Features(features, inputs, mask & (place >= 0) & (place < len(words))), after
+        is_word = mask & (place >= 0) & (place < len(words))
+        return Features(features, inputs, is_word), States(None if outputs is None else outputs.state, after)
 
     task_layers: Any = model.get_submodule("task_layers")
     layers = len(task_layers.layers) + (model.bilm is not None)

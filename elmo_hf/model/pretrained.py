@@ -26,7 +26,7 @@ from .prepared_weights import release
 from .quantized_linear import ElmoQuantizedLinear
 from .scalar_mix import ElmoScalarMix
 from .softmax import ElmoSoftmax
-from .state import ElmoState, ElmoTaskState
+from .state import ElmoState
 from .task_layers import ElmoTaskLayers
 from .transformer import ElmoPositions
 from .word_embeddings import ElmoWordEmbeddings
@@ -396,7 +396,11 @@ class ElmoPreTrainedModel(PreTrainedModel):
         if self.bilm is not None:
             self.bilm.scalar_mixes[len(self.config.elmo_at) :].requires_grad_(False)
 
-    def encode_words(
+    def encode_words(self, *args: Any, **inputs: Any) -> tuple[Tensor, Tensor, Any]:
+        """What a task's classifier reads; arguments and results as of `read_words`, without the state of the layers."""
+        return self.read_words(*args, **inputs)[:3]
+
+    def read_words(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -408,42 +412,24 @@ class ElmoPreTrainedModel(PreTrainedModel):
         initial_state: ElmoState | None = None,
         return_state: bool = False,
         output_attentions: bool | None = None,
-    ) -> tuple[Tensor, Tensor, Any]:
-        """What a task's classifier reads; arguments and results as of `read_words`, but the states are the biLM's."""
-        given = None if initial_state is None else ElmoTaskState(initial_state, None)
-        inputs = input_ids, attention_mask, character_ids, inputs_embeds, output_hidden_states, pos_tag_ids
-        return self.read_words(*inputs, code_point_ids, given, return_state, output_attentions)[:3]
-
-    def read_words(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        character_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        pos_tag_ids: Tensor | None = None,
-        code_point_ids: Tensor | None = None,
-        initial_state: ElmoTaskState | None = None,
-        return_state: bool = False,
-        output_attentions: bool | None = None,
-    ) -> tuple[Tensor, Tensor, Any, ElmoTaskState]:
+        layers_state: ElmoState | None = None,
+    ) -> tuple[Tensor, Tensor, Any, ElmoState | None]:
         """Run the biLM, its mixes, and the task's own layers over a batch.
 
         For a model with `elmo` (an [`ElmoModel`], or `None` for the baseline without biLM) and `task_layers`.
-        Arguments as in [`ElmoModel`], but the state is that of biLM and task, and `code_point_ids` as in
-        [`ElmoTaskCharacters`]; without biLM only `input_ids`, `attention_mask`, these and the state are read, and in
-        absence of the mask the padding word is padding.
+        Arguments as in [`ElmoModel`], `code_point_ids` as in [`ElmoTaskCharacters`], and `layers_state` as the
+        `initial_state` of [`ElmoTaskLayers`]; without biLM only `input_ids`, `attention_mask` and these are read, and
+        in absence of the mask the padding word is padding.
 
         Returns:
             features (batch, words, task_layers.output_size), zero at padding; the mask of real words and boundaries
-            (batch, words), bool; the [`ElmoModelOutput`], `None` without biLM; the state after the batch, of the biLM
-            with `return_state` only.
+            (batch, words), bool; the [`ElmoModelOutput`], `None` without biLM; the state of the task's layers after
+            the batch, `None` without recurrent ones.
 
         Raises:
             ValueError: missing, contradicting or out-of-range inputs.
         """
         task_layers = self.get_submodule("task_layers")
-        of_bilm, of_layers = initial_state or (None, None)
         outputs, representations = None, None
         if self.bilm is None:
             mask = self._mask_of_words(input_ids, attention_mask)
@@ -455,7 +441,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
                 inputs_embeds,
                 output_hidden_states=output_hidden_states,
                 pos_tag_ids=pos_tag_ids,
-                initial_state=of_bilm,
+                initial_state=initial_state,
                 return_state=return_state,
                 output_attentions=output_attentions,
                 return_dict=True,
@@ -463,8 +449,8 @@ class ElmoPreTrainedModel(PreTrainedModel):
             representations = outputs.representations
             mask = self.bilm.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
         words_only = self._words_only(mask, input_ids)
-        features, state = task_layers(representations, input_ids, mask, code_point_ids, words_only, of_layers)
-        return features, mask, outputs, ElmoTaskState(None if outputs is None else outputs.state, state)
+        features, state = task_layers(representations, input_ids, mask, code_point_ids, words_only, layers_state)
+        return features, mask, outputs, state
 
     def _words_only(self, mask: Tensor, input_ids: Tensor | None) -> Tensor | None:
         """(batch, words), bool: what a task's recurrent layers read, where that is not all of `mask`."""

@@ -31,15 +31,3 @@ class ElmoState(NamedTuple):
         """
         where = rows[None, :, :, None]
         return ElmoState(self.hidden.masked_fill(where, 0), self.cell.masked_fill(where, 0))
-
-
-class ElmoTaskState(NamedTuple):
-    """State of a task model after a part of a document: a value to pass on, as [`ElmoState`] is.
-
-    Attributes:
-        bilm: of the biLM; `None` for a model without one.
-        layers: of the task's own biLSTM, (`task_lstm_layers`, 2, rows, `task_lstm_size`); `None` for a model without.
-    """
-
-    bilm: ElmoState | None
-    layers: ElmoState | None
