@@ -144,7 +144,8 @@ def code_lines(path: Path) -> int:
 
 
 def test_what_travels_is_small() -> None:
-    assert sum(map(code_lines, TRAVELERS)) <= 5700
+    """An afternoon's reading, task layers of AllenNLP, causal models and translators included."""
+    assert sum(map(code_lines, TRAVELERS)) <= 6100
 
 
 def test_kernels_import_nothing_but_torch() -> None:

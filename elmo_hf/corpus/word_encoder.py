@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -39,14 +40,14 @@ def word_splitter(
         ValueError: another name.
     """
     check_pre_tokenization(pre_tokenization)
-    replacements = CharacterReplacements(character_replacements or {})
+    return partial(_words_of, pre_tokenization, CharacterReplacements(character_replacements or {}))
 
-    def split(sentence: Sentence) -> list[str]:
-        if isinstance(sentence, str):
-            return replacements.of_words(split_words(replacements.in_text(sentence), pre_tokenization))
-        return list(sentence.words if isinstance(sentence, TaggedSentence) else sentence)
 
-    return split
+def _words_of(pre_tokenization: str, replacements: CharacterReplacements, sentence: Sentence) -> list[str]:
+    """A function of the module, so that other processes can be given it."""
+    if isinstance(sentence, str):
+        return replacements.of_words(split_words(replacements.in_text(sentence), pre_tokenization))
+    return list(sentence.words if isinstance(sentence, TaggedSentence) else sentence)
 
 
 def line_splitter(tokenizer: "ElmoTokenizer", pre_tokenization: str | None = None) -> Callable[[Sentence], list[str]]:

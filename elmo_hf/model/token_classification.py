@@ -182,6 +182,7 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
 
     def _emissions(self, *args: Any, **inputs: Any) -> tuple[Tensor, Tensor, Any]:
         """The classifier's scores (batch, words, num_labels), the mask and the biLM's output, as `encode_words`."""
+        inputs.pop("labels", None)  # a whole batch may be given
         features, mask, outputs = self.encode_words(*args, **inputs)
         features = functional.dropout(self.hidden_layers(features), self.config.task_dropout, self.training)
         return self.classifier(features), mask, outputs

@@ -225,10 +225,9 @@ class ElmoTokenizer(TokenizersBackend):
         )
         self._find_added_tokens()
         beside = {"pos_tag_ids": self._pos_tags, "code_point_ids": self._code_points}
-        self.model_input_names = [
-            *type(self).model_input_names,
-            *(name for name, part in beside.items() if part is not None),
-        ]
+        given = [name for name, part in beside.items() if part is not None]
+        if given:
+            self.model_input_names = [*type(self).model_input_names, *given]
 
     # ---- options
 
@@ -622,6 +621,7 @@ class ElmoTokenizer(TokenizersBackend):
         path = Path(save_directory, (filename_prefix + "-" if filename_prefix else "") + "tokenizer.json")
         with appearing(path) as aside:
             self.backend_tokenizer.save(str(aside))
+        remove_old_code(path.parent)
         if self._dictionary is None:
             return (*file_names, str(path))
         beside = path.with_name(path.name.removesuffix("tokenizer.json") + CHARACTER_VOCABULARY)
@@ -642,7 +642,6 @@ class ElmoTokenizer(TokenizersBackend):
             words.pop()
         path = Path(save_directory, (filename_prefix + "-" if filename_prefix else "") + "vocab.txt")
         write_vocabulary(words, path)
-        remove_old_code(path.parent)
         return (str(path),)
 
     def train_new_from_iterator(

@@ -200,7 +200,7 @@ def test_state_padding_and_batches():
 def test_the_fast_recurrence_is_the_plain_one(monkeypatch):
     model = quantize(with_large_weights(ElmoModel(tiny_config())).eval())
     fast = vectors(model)
-    monkeypatch.setattr(ElmoQuantizedLinear, "is_fast_product", False)
+    monkeypatch.setattr(ElmoQuantizedLinear, "is_int8_linear", False)
     assert errors(vectors(model), fast)[0] < 0.005
 
 

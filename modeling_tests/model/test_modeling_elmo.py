@@ -570,7 +570,9 @@ class TestSaving:
                         assert [part.dtype for part in found.state] == [dtype, torch.float32]
 
     @reads_either
-    def test_device_map_and_meta_device(self, reads, tmp_path):
+    def test_device_map_and_meta_device(self, reads, tmp_path, monkeypatch):
+        # Hooks keep the placed model from the compiled kernels, whose rounding is another.
+        monkeypatch.setenv("ELMO_HF_KERNELS", "reference")
         model = tiny_model(**READS[reads])
         model.save_pretrained(tmp_path / "model")
         batch = batch_of(SENTENCES)
@@ -658,10 +660,10 @@ class TestTraining:
 
     def test_resizing_the_vocabulary_leaves_the_characters_alone(self):
         model = tiny_model(ElmoForPreTraining)
-        characters, weight = model.get_input_embeddings().weight, model.softmax.weight.clone()
+        characters, weight = model.elmo.embeddings.character_embeddings.weight, model.softmax.weight.clone()
         table = characters.clone()
-        assert model.resize_token_embeddings(20) is model.get_input_embeddings()
-        assert model.get_input_embeddings().weight is characters and torch.equal(characters, table)
+        assert model.resize_token_embeddings(20).num_embeddings == 20
+        assert model.elmo.embeddings.character_embeddings.weight is characters and torch.equal(characters, table)
         assert model.config.vocab_size == 20
         assert model.softmax.weight.shape == (20, 4) and model.softmax.bias.shape == (20,)
         assert torch.equal(model.softmax.weight[:12], weight)
@@ -671,7 +673,7 @@ class TestTraining:
         assert model.config.vocab_size == 8
         plain = tiny_model(ElmoModel)
         plain.resize_token_embeddings(99)
-        assert plain.config.vocab_size == 99 and plain.get_input_embeddings().num_embeddings == 262
+        assert plain.config.vocab_size == 99 and plain.embeddings.character_embeddings.num_embeddings == 262
         with pytest.raises(ValueError, match="new_num_tokens=0"):
             plain.resize_token_embeddings(0)
 

@@ -215,7 +215,7 @@ def test_what_the_originals_do_not_hold_is_noted(tmp_path):
     )
     with torch.no_grad():
         model.scalar_mixes[0].weights[1] = 0.1
-        model.get_input_embeddings().weight[0] = 1
+        model.embeddings.character_embeddings.weight[0] = 1
     model.save_pretrained(tmp_path / "a")
     notes = "\n".join(export(tmp_path / "a", tmp_path / "b").notes)
     for expected in (
