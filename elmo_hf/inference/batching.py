@@ -43,7 +43,8 @@ def read_in_batches(
 
     Args:
         items: a stream of them.
-        read: gives the result of each item of a batch, in their order; the last one is the longest.
+        read: gives the result of each item of a batch, in their order; the last one is the longest. What it returns is
+            iterated over after it has been called for the next batch: so it may begin work that goes on meanwhile.
         length: words of an item as they are read, boundaries included.
         size: of a batch.
         window: so many batches' items are sorted together, and held in memory; `None` for all.
@@ -66,8 +67,12 @@ def _read_pool(
     pool: list[Item], read: Callable[[list[Item]], Iterable[Result]], length: Callable[[Item], int], size: BatchSize
 ) -> list[Result]:
     results: dict[int, Result] = {}
+    begun: tuple[list[int], Iterable[Result]] = [], []
     for places in batches_of_similar_length([length(item) for item in pool], size):
-        results.update(zip(places, read([pool[place] for place in places]), strict=True))
+        following = places, read([pool[place] for place in places])
+        results.update(zip(*begun, strict=True))
+        begun = following
+    results.update(zip(*begun, strict=True))
     return [results[place] for place in range(len(pool))]
 
 

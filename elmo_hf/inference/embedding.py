@@ -17,6 +17,7 @@ from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 from .batching import BatchSize, read_in_batches
 from .evaluation import in_evaluation
+from .host_copy import HostCopy
 from .loading import Name, check_pos_tags, check_sentences, load_model, load_tokenizer, with_pos_tags
 
 Layers: TypeAlias = Literal["mix", "top", "average", "all"]
@@ -220,19 +221,23 @@ class Embedder:
         """Words of a sentence as the model reads it, boundaries included."""
         return self.before + len(words) + self.after
 
-    def _embed(self, batch: list[_Words]) -> list[Vectors]:
-        """The arrays of sentences that are read together; all of them have tags, or none."""
+    def _embed(self, batch: list[_Words]) -> Iterator[Vectors]:
+        """The arrays of sentences that are read together; all of them have tags, or none.
+
+        They are read at once, and waited for when the first array is taken.
+        """
         tags = [tags for _, tags in batch if tags is not None]
         inputs = self.encode([words for words, _ in batch], tags or None)
-        values = self.arrays(self.outputs(inputs))  # [batch, words, 2P] or [batch, layers, words, 2P]
-        arrays = []
+        return self._cut(batch, self._copied(self.outputs(inputs)))
+
+    def _cut(self, batch: list[_Words], copy: HostCopy) -> Iterator[Vectors]:
+        values = copy.numpy()  # [batch, words, 2P] or [batch, layers, words, 2P]
         for (words, _), row in zip(batch, values, strict=True):
             first, end = 0, self.length(words)
             if not self.boundaries:
                 first, end = self.before, end - self.after
             # A copy, lest an array keep its whole batch in memory.
-            arrays.append(row[..., first:end, :].copy())
-        return arrays
+            yield row[..., first:end, :].copy()
 
     def encode(
         self, sentences: list[list[str]], pos_tags: list[Sequence[str | None]] | None = None
@@ -251,8 +256,11 @@ class Embedder:
 
     def arrays(self, outputs: ElmoModelOutput) -> Vectors:
         """(batch, words, 2P), or (batch, layers, words, 2P) for `"all"`."""
+        return self._copied(outputs).numpy()
+
+    def _copied(self, outputs: ElmoModelOutput) -> HostCopy:
         values = self._choose(outputs.last_hidden_state, outputs.hidden_states)
-        return values.to(self.stored or torch.promote_types(values.dtype, torch.float32)).cpu().numpy()
+        return HostCopy(values.to(self.stored or torch.promote_types(values.dtype, torch.float32)))
 
     def _choose(self, mix: Tensor | None, hidden_states: tuple[Tensor, ...] | None) -> Tensor:
         if self.layers == "mix" or hidden_states is None:

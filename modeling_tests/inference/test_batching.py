@@ -49,3 +49,19 @@ def test_little_is_padded() -> None:
 def test_nothing_and_a_row_that_is_too_long() -> None:
     assert list(read_in_batches([], list, len, BatchSize(rows=2), 3)) == []
     assert list(batches_of_similar_length([5, 900, 5], BatchSize(words=100))) == [[0, 2], [1]]
+
+
+def test_a_batch_is_begun_before_the_one_before_it_is_waited_for() -> None:
+    events: list[str] = []
+
+    def read(batch):
+        events.append(f"begin {batch[0]}")
+
+        def results():
+            events.append(f"wait for {batch[0]}")
+            yield from batch
+
+        return results()
+
+    assert list(read_in_batches([3, 1, 2], read, int, BatchSize(rows=1))) == [3, 1, 2]
+    assert events == ["begin 1", "begin 2", "wait for 1", "begin 3", "wait for 2", "wait for 3"]
