@@ -42,7 +42,7 @@ SHAPES = {
     "characters of the task": {
         "task_lstm_size": 5,
         "task_character_size": 4,
-        "num_task_characters": 30,
+        "num_task_characters": 12,
         "task_character_filters": [[2, 5]],
     },
 }
@@ -50,7 +50,9 @@ SHAPES = {
 
 @pytest.fixture
 def tokenizer():
-    return ElmoTokenizer(vocab=VOCABULARY, max_characters_per_word=9, padding_side="left")
+    return ElmoTokenizer(
+        vocab=VOCABULARY, max_characters_per_word=9, padding_side="left", code_point_set=list("acehmnostß")
+    )
 
 
 def model_of(kind, labels=LABELS, **overrides):
@@ -69,13 +71,14 @@ def document(count, seed=0):
 @torch.no_grad()
 def emissions_of_whole(model, tokenizer, words):
     features, _, _ = model.encode_words(**tokenizer([words], is_split_into_words=True, return_tensors="pt"))
-    return model.classifier(features)[0, 1:-1]
+    return model.classifier(model.hidden_layers(features))[0, 1:-1]
 
 
 @torch.no_grad()
 def emissions_by_chunks(model, tokenizer, words, size):
     with Chunks(tokenizer, words, size) as chunks:
-        return torch.cat([model.classifier(c.features[c.is_word]) for c in read_features(model, tokenizer, chunks)])
+        parts = [chunk.features[chunk.is_word] for chunk in read_features(model, tokenizer, chunks)]
+    return model.classifier(model.hidden_layers(torch.cat(parts)))
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -220,6 +223,8 @@ def test_refusals(tokenizer):
             call(["a"], model_of(kind, **TRANSFORMER), tokenizer)
         with pytest.raises(ValueError, match="scalar_mix_layer_norm='words'"):
             call(["a"], model_of(kind, scalar_mix_layer_norm="words"), tokenizer)
+        with pytest.raises(ValueError, match="integrator_size=4"):
+            call(["a"], model_of(kind, task_lstm_size=3, integrator_size=4), tokenizer)
         with pytest.raises(ValueError, match="num_pos_tags=2"):
             call(["a"], model_of(kind, num_pos_tags=2), tokenizer)
         with pytest.raises(ValueError, match="chunk_words=0: expected at least 1"):
