@@ -364,6 +364,8 @@ def fingerprint(embedder: Embedder) -> str:
     ]
     if model.config.num_pos_tags:
         spelling.append(tokenizer.pos_tag_set)
+    if tokenizer.tokens_to_add:
+        spelling.append(tokenizer.tokens_to_add)
     digest.update(json.dumps([config, spelling], sort_keys=True, default=str).encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
