@@ -154,6 +154,9 @@ class _CarriedBiLm(nn.Module):
 class _ElmoBiLm(nn.Module):
     """Character ids to all layers; arguments as of `Elmo`."""
 
+    _boundaries: Tensor
+    _boundary_embeddings: Tensor
+
     def __init__(
         self,
         options_file: Name,

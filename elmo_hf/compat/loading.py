@@ -3,14 +3,14 @@
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from elmo_hf.atomic import appearing
-from elmo_hf.inference.loading import Name, load_model
+from elmo_hf.inference.loading import Name, check_sentences, load_model, load_tokenizer
 from elmo_hf.model.modeling_elmo import ElmoForPreTraining, ElmoModel
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
@@ -44,11 +44,21 @@ def read_language_model(source: Name) -> tuple[ElmoForPreTraining, ElmoTokenizer
     return model.eval(), tokenizer
 
 
+def lists_of_words(sentences: Iterable[Sequence[str]]) -> list[list[str]]:
+    """The sentences, or a `TypeError` for a text, whose letters would pass for words."""
+    found = []
+    for number, words in enumerate(check_sentences(sentences)):
+        if isinstance(words, str):
+            raise TypeError(f"sentence {number} is the text {words!r:.60}: expected a list of words")
+        found.append(words)
+    return found
+
+
 def _read(
     source: Name, weights: Name | None, kind: type[Any], device: torch.device | str | None
 ) -> tuple[Any, ElmoTokenizer]:
     if not _is_original(source, weights):
-        return load_model(source, kind, device), AutoTokenizer.from_pretrained(source)
+        return load_model(source, kind, device), load_tokenizer(None, source)
     # Only here does this package ask for its converter, which is built on it.
     from hub_upload import convert
 
@@ -57,8 +67,16 @@ def _read(
     # Mapped weights stay readable when their file is gone; Windows keeps it until the process ends.
     with tempfile.TemporaryDirectory(prefix="elmo_hf-", ignore_cleanup_errors=True) as folder:
         output = Path(folder) / "model"
-        convert(original, output, options=options, remote_code=False, without_softmax=kind is ElmoModel)
-        return load_model(output, kind, device), AutoTokenizer.from_pretrained(output)
+        convert(
+            original,
+            output,
+            options=options,
+            # Whoever names two files reads characters, and no vocabulary that may lie beside them.
+            without_vocabulary=weights is not None,
+            without_softmax=kind is ElmoModel,
+            remote_code=False,
+        )
+        return load_model(output, kind, device), load_tokenizer(None, output)
 
 
 def _is_original(source: Name, weights: Name | None) -> bool:
