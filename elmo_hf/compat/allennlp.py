@@ -27,16 +27,28 @@ from elmo_hf.model.scalar_mix import normalise_layer
 from elmo_hf.model.state import ElmoState
 from elmo_hf.tokenizer.characters import ByteSpelling, character_ids_of_boundaries
 
+from .allennlp_crf import (
+    ConditionalRandomField,
+    ConditionalRandomFieldWeightEmission,
+    ConditionalRandomFieldWeightLannoy,
+    ConditionalRandomFieldWeightTrans,
+    allowed_transitions,
+)
 from .errors import ConfigurationError
 from .loading import read_bilm
 
 __all__ = [
+    "ConditionalRandomField",
+    "ConditionalRandomFieldWeightEmission",
+    "ConditionalRandomFieldWeightLannoy",
+    "ConditionalRandomFieldWeightTrans",
     "ConfigurationError",
     "ELMoCharacterMapper",
     "Elmo",
     "ElmoEmbedder",
     "ElmoTokenEmbedder",
     "ScalarMix",
+    "allowed_transitions",
     "batch_to_ids",
 ]
 

@@ -489,6 +489,8 @@ class ElmoConfig(PreTrainedConfig):
                 'bidirectional=False needs encoder_type="lstm" and context_word_layer=False: no other model is of one '
                 "direction"
             )
+        if not self.bidirectional and self.direction == "backward":
+            raise ValueError('direction="backward" of a model with bidirectional=False: expected "forward"')
         if self.encoder_type == "lstm":
             if not self.causal:
                 raise ValueError(

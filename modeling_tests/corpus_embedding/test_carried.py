@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-import elmo_hf.corpus_embedding.run as run_module
 from elmo_hf import OutputConflictError, embed, embed_corpus
+from elmo_hf.corpus_embedding.carried import ShardStates
 from elmo_hf.corpus_embedding.processes import Processes
+from elmo_hf.corpus_embedding.shard_embedding import ShardEmbedder
 
 from .corpora import FORMATS, check_equal, model_and_tokenizer, read, sentences, tagger_and_tokenizer, write_text
 
@@ -58,21 +59,22 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("place", ["embed", "state"])
+@pytest.mark.parametrize("place", ["shard", "state"])
 def test_the_same_command_continues(text, tmp_path, both, monkeypatch, place):
     """Killed before a shard, or between a shard's state and the shard: bit for bit the same."""
     whole, output = tmp_path / "whole.safetensors", tmp_path / "out.safetensors"
     total = embed_corpus(text, whole, *both, **CARRIED, **OPTIONS).shards
-    owner, name = (run_module, "_embed_shard") if place == "embed" else (run_module.ShardStates, "end")
+    owner, name = (ShardEmbedder, "write") if place == "shard" else (ShardStates, "end")
     original, done = getattr(owner, name), [0]
 
     def stop_after_two(*arguments):
         done[0] += 1
-        if done[0] > 2 and place == "embed":
+        if done[0] > 2 and place == "shard":
             raise Interrupted
-        original(*arguments)
+        result = original(*arguments)
         if done[0] > 2:
             raise Interrupted
+        return result
 
     monkeypatch.setattr(owner, name, stop_after_two)
     with pytest.raises(Interrupted):
@@ -131,6 +133,7 @@ class TestSentenceKeys:
             (["a", "a/b"], "line 2: the sentence 'a/b' has its name in HDF5 from .*, line 1 already"),
             (["a/b", "c", "a"], "line 3: the sentence 'a' has its name in HDF5 from .*, line 1 already"),
             (["a//b", "a/b"], "line 2: .* has its name in HDF5 from .*, line 1 already"),
+            (["a", "a \0 b"], r"line 2: the sentence 'a \\x00 b' can be no name"),
         ],
     )
     def test_no_names(self, tmp_path, both, lines, message):

@@ -6,6 +6,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from elmo_hf import (
+    ElmoForCausalLM,
     ElmoForMaskedLM,
     ElmoForPreTraining,
     ElmoForTokenClassification,
@@ -90,6 +91,14 @@ def test_language_model():
     assert found.total.both == found.total.forward == pytest.approx(expected.total.forward, rel=1e-6)
 
 
+def test_causal_language_model():
+    both, one = pair(ElmoForCausalLM)
+    batch = TOKENIZER(SENTENCES[:2], is_split_into_words=True, padding=True, return_tensors="pt")
+    wide, narrow = (model(**batch).logits for model in (both, one))
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(narrow[real], wide[real], rtol=0, atol=1e-5)
+
+
 def test_task_model():
     one = ElmoForTokenClassification(tiny_config(bidirectional=False, num_labels=3, task_lstm_size=2))
     batch = batch_of(["a cat sat", "b"])
@@ -103,6 +112,8 @@ def test_refusals():
         tiny_config(bidirectional=False, **TRANSFORMER)
     with pytest.raises(StrictDataclassError, match="bidirectional=False needs .* context_word_layer=False"):
         tiny_config(bidirectional=False, context_word_layer=True)
+    with pytest.raises(StrictDataclassError, match='direction="backward" of a model with bidirectional=False'):
+        tiny_config(bidirectional=False, direction="backward")
     with pytest.raises(ValueError, match="bidirectional=False: a gap is filled from both of its sides"):
         ElmoForMaskedLM(tiny_config(bidirectional=False))
     with pytest.raises(ValueError, match="bidirectional=False: pretraining reads both directions"):
