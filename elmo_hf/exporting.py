@@ -296,6 +296,8 @@ def exportable(model: ElmoPreTrainedModel, output_hidden_states: bool = False) -
                 f"cannot export {name}={getattr(model.config, name)!r} of a task model: expected {other!r}; export its "
                 "biLM, model.elmo, and run the task's layers outside"
             )
+    if not model.config.bidirectional:
+        raise ValueError("cannot export bidirectional=False: an exported biLSTM has both directions")
     if model.config.weight_precision is not None:
         raise ValueError(
             f"cannot export weight_precision={model.config.weight_precision!r}, whose products are PyTorch's own: "

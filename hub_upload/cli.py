@@ -13,6 +13,7 @@ from .convert import convert
 from .export import export
 from .verify import TOLERANCE, verify
 
+VECTORS_HELP = "table of word vectors in place of characters: a dump of token embeddings, or GloVe's or word2vec's form"
 OPTIONS_HELP = "options.json, or the architecture file of ELMoForManyLangs, if it is not beside the weights"
 
 
@@ -29,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--weights", type=Path, help="weight file, if it is not to be guessed")
     command.add_argument("--vocabulary", type=Path, help="vocabulary, one word a line, plain or gzipped")
     command.add_argument("--softmax", type=Path, help="HDF5 file with softmax/W and softmax/b")
+    command.add_argument("--word-vectors", type=Path, help=VECTORS_HELP)
     command.add_argument("--without-vocabulary", action="store_true", help="leave vocabulary and softmax out")
     command.add_argument("--without-softmax", action="store_true", help="leave the softmax out")
     command.add_argument(
@@ -67,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--options", type=Path, help=OPTIONS_HELP)
     command.add_argument("--weights", type=Path, help="weight file, if it is not to be guessed")
     command.add_argument("--vocabulary", type=Path, help="vocabulary, if it is not beside the weights")
+    command.add_argument("--word-vectors", type=Path, help=VECTORS_HELP)
     command.add_argument("--sentences", type=Path, help="tokenized sentences, one a line, instead of built-in ones")
     command.add_argument("--tolerance", type=float, default=TOLERANCE, help="default: %(default)g")
     return main_parser
@@ -80,6 +83,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         weights=arguments.weights,
         vocabulary=arguments.vocabulary,
         softmax=arguments.softmax,
+        word_vectors=arguments.word_vectors,
         without_vocabulary=arguments.without_vocabulary,
         without_softmax=arguments.without_softmax,
         layer_norm_epsilon=arguments.layer_norm_epsilon,
@@ -115,6 +119,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         options=arguments.options,
         weights=arguments.weights,
         vocabulary=arguments.vocabulary,
+        word_vectors=arguments.word_vectors,
     )
     print(f"{report.source}; {report.sentences} sentences; largest absolute differences:")
     for layer, (alone, carried) in enumerate(zip(report.differences, report.carried, strict=True)):

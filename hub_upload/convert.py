@@ -52,6 +52,7 @@ def convert(
     weights: str | PathLike[str] | None = None,
     vocabulary: str | PathLike[str] | None = None,
     softmax: str | PathLike[str] | None = None,
+    word_vectors: str | PathLike[str] | None = None,
     without_vocabulary: bool = False,
     without_softmax: bool = False,
     layer_norm_epsilon: float | None = None,
@@ -66,6 +67,9 @@ def convert(
             format is recognized by content.
         output: The folder to make; written beside and moved into place when it is complete.
         options, weights, vocabulary, softmax: Files that are not beside the source, or not to be guessed.
+        word_vectors: A table that takes the place of a bilm-tf model's characters, with a row for each line of the
+            vocabulary: HDF5 as `dump_token_embeddings` writes it, or a file of words and vectors in GloVe's or
+            word2vec's form.
         without_vocabulary: Leave the vocabulary out, and with it the softmax, whose rows are its lines. A character
             model embeds any word without it; a model that reads words by their id cannot do so.
         without_softmax: Leave the softmax out; the result is an `ElmoModel`.
@@ -79,14 +83,14 @@ def convert(
         CheckpointError: what is wrong, and the remedy.
         OSError: the output cannot be written; then nothing is left of it.
     """
-    paths = [Path(path) if path is not None else None for path in (options, weights, vocabulary, softmax)]
+    given = {"options": options, "weights": weights, "vocabulary": vocabulary, "softmax": softmax}
+    paths = {name: Path(path) for name, path in {**given, "word_vectors": word_vectors}.items() if path is not None}
     source, output = Path(source), Path(output)
-    check_output(output, force, [source, *(path for path in paths if path is not None)], EXPORTS)
+    check_output(output, force, [source, *paths.values()], EXPORTS)
     without_softmax = without_softmax or without_vocabulary
     if (without_vocabulary and vocabulary is not None) or (without_softmax and softmax is not None):
         raise CheckpointError("a file cannot both be given and left out: drop one of the two options")
-    files = dict(zip(("options", "weights", "vocabulary", "softmax"), paths, strict=True))
-    with open_source(source, **files, elmo_only=elmo_only) as opened:
+    with open_source(source, **paths, elmo_only=elmo_only) as opened:
         room = FORMATS[opened.layout]
         if layer_norm_epsilon is not None:
             if not room.chooses_epsilon:

@@ -29,6 +29,7 @@ def open_source(
     vocabulary: Path | None = None,
     softmax: Path | None = None,
     elmo_only: bool = False,
+    word_vectors: Path | None = None,
 ) -> Iterator[Source]:
     """Open an original checkpoint for reading; what was unpacked for it vanishes when the block ends.
 
@@ -36,11 +37,12 @@ def open_source(
         source: Folder, archive, weight file, or prefix of a TensorFlow checkpoint.
         options, weights, vocabulary, softmax: Files that are elsewhere or not to be guessed.
         elmo_only: Open the ELMo of a task model alone.
+        word_vectors: A table that takes the place of a bilm-tf model's characters.
 
     Raises:
         CheckpointError: missing, damaged, not recognized, or recognized and not supported.
     """
-    for given in (options, weights, vocabulary, softmax):
+    for given in (options, weights, vocabulary, softmax, word_vectors):
         if given is not None and not given.is_file() and not is_checkpoint_prefix(given):
             raise CheckpointError(f"{given}: no such file")
     # The result of an AllenNLP training run.
@@ -50,7 +52,7 @@ def open_source(
     with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="elmo-hub-") as scratch:
         folder = Path(scratch, "archive")
         try:
-            yield _open(Place(source, options, weights, vocabulary, softmax, elmo_only, stack), folder)
+            yield _open(Place(source, options, weights, vocabulary, softmax, elmo_only, word_vectors, stack), folder)
         except CheckpointError as error:
             # The user knows the archive, not where it was unpacked.
             raise CheckpointError(str(error).replace(str(folder), str(source))) from error
@@ -62,6 +64,10 @@ def _open(place: Place, unpacked: Path) -> Source:
         _refuse_converted(path)
     for room in FORMATS.values():
         if (source := room.open(place)) is not None:
+            if not room.takes_word_vectors:
+                place.refuse(
+                    path, "only models of bilm-tf read a table of words in place of characters", "word_vectors"
+                )
             return source
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")

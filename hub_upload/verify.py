@@ -35,7 +35,8 @@ TOLERANCE = 1e-5
 SIZES = (
     "num_characters character_embedding_size character_filters num_highway_layers character_projection "
     "word_embedding_size character_projection_location character_layer_norm projection_size encoder_type "
-    "num_attention_heads feed_forward_size max_position_embeddings cell_size cell_projection num_hidden_layers"
+    "num_attention_heads feed_forward_size max_position_embeddings cell_size cell_projection num_hidden_layers "
+    "bidirectional"
 ).split()
 
 # Of a task model, beside them: what its layers, words and labels are.
@@ -109,6 +110,7 @@ def verify(
     options: str | PathLike[str] | None = None,
     weights: str | PathLike[str] | None = None,
     vocabulary: str | PathLike[str] | None = None,
+    word_vectors: str | PathLike[str] | None = None,
 ) -> VerificationReport:
     """Recompute embeddings from an original checkpoint with a plain NumPy program and compare them with the model's.
 
@@ -120,7 +122,7 @@ def verify(
         sentences: Lists of words; built-in ones if `None`, and then words of the vocabulary too if the model reads
             words by their id.
         tolerance: Largest absolute difference that passes.
-        options, weights, vocabulary: As for `convert`.
+        options, weights, vocabulary, word_vectors: As for `convert`.
 
     Raises:
         CheckpointError: either side cannot be read, they differ in shape, or there is nothing to compare.
@@ -131,7 +133,8 @@ def verify(
         raise CheckpointError("no sentence with a word in it: nothing to compare")
     if not tolerance >= 0:
         raise CheckpointError(f"tolerance {tolerance}: expected a number of at least 0")
-    given = [Path(path) if path is not None else None for path in (options, weights, vocabulary)]
+    given = {"options": options, "weights": weights, "vocabulary": vocabulary, "word_vectors": word_vectors}
+    paths = {name: Path(path) for name, path in given.items() if path is not None}
     config = read_config(folder)
     head = TASKS.get((config.architectures or [""])[0])
     try:
@@ -140,8 +143,7 @@ def verify(
         whole = (head or ElmoModel).from_pretrained(folder, dtype=torch.float32, aligned=False).eval()
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded ({error})") from error
-    files = dict(zip(("options", "weights", "vocabulary"), given, strict=True))
-    with open_source(Path(against), **files, elmo_only=head is None) as source:
+    with open_source(Path(against), **paths, elmo_only=head is None) as source:
         _check_sizes(folder, config, source)
         # What no file of a Transformer holds is the folder's.
         plain = plain_elmo(source, config.layer_norm_epsilon)

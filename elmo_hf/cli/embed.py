@@ -30,9 +30,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--format", choices=("hdf5", "parquet", "safetensors"), help="whatever the output's name is")
     parser.add_argument(
         "--layers",
-        choices=("mix", "top", "average", "all"),
+        type=lambda text: int(text) if text.isdecimal() else text,
         default="mix",
-        help="which vectors: the model's mix of layers (default), the last layer, the mean of all, or all of them",
+        metavar="mix|top|average|all|NUMBER",
+        help="which vectors: the model's mix of layers (default), the last layer, the mean of all, all of them, or one "
+        "layer by its number, 0 for the word layer",
     )
     parser.add_argument("--boundaries", action="store_true", help="also write the vectors of <S> and </S>")
     parser.add_argument(
@@ -65,6 +67,28 @@ def add_parser(commands: Any) -> None:
         help="longer lines are read by chunks of so many words, with the same result (default 2048)",
     )
     parser.add_argument(
+        "--carry_state",
+        "--carry-state",
+        action="store_true",
+        help="read the sentences in their order, each from the state that the one before it has left, as bilm-tf and "
+        "AllenNLP do (one process)",
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=1,
+        help="with carried state: sentences read side by side, each continuing the one so many places before it: 1 as "
+        "bilm-tf's dump_bilm_embeddings (default), 64 as AllenNLP's ElmoEmbedder",
+    )
+    parser.add_argument(
+        "--warm_up",
+        "--warm-up",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with carried state: read the first N sentences once beforehand (default 0)",
+    )
+    parser.add_argument(
         "--word_cache_mb",
         "--word-cache-mb",
         type=float,
@@ -87,6 +111,12 @@ def add_parser(commands: Any) -> None:
         "--forget-sentences",
         action="store_true",
         help="HDF5: leave out sentence_to_index, from which AllenNLP's readers look up; it needs all text in memory",
+    )
+    parser.add_argument(
+        "--use_sentence_keys",
+        "--use-sentence-keys",
+        action="store_true",
+        help="HDF5: name each dataset by its sentence, as AllenNLP's option does, in place of its number",
     )
     parser.add_argument("--overwrite", action="store_true", help="start anew, whatever an earlier command has written")
     parser.set_defaults(run=run)

@@ -1,6 +1,7 @@
 """`elmo-hf perplexity`: how well a language model predicts a text, in each direction."""
 
 import json
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +79,9 @@ def run(options: dict[str, Any]) -> int:
                 file.write(json.dumps(record(score)) + "\n")
         if not total.sentences:
             raise ValueError(f"{corpus.name} has no sentence: perplexity needs at least one line")
+    directions = f"forward {total.forward:.3f}, backward {total.backward:.3f}"
     print(
-        f"perplexity {total.both:.3f} (forward {total.forward:.3f}, backward {total.backward:.3f}) over "
+        f"perplexity {total.both:.3f} ({directions if model.config.bidirectional else 'forward alone'}) over "
         f"{total.targets:,} targets of each direction: {total.words:,} words ({total.unknown:,} unknown) and "
         f"{total.sentences:,} sentence ends",
         file=sys.stderr if options["per_sentence"] == "-" else sys.stdout,
@@ -99,4 +101,6 @@ def record(score: "SentenceScore") -> dict[str, Any]:
     if score.forward_log_probs is not None and score.backward_log_probs is not None:
         values["forward_log_probs"] = score.forward_log_probs.tolist()
         values["backward_log_probs"] = score.backward_log_probs.tolist()
+    if math.isnan(score.backward):  # a model without that direction; JSON has no NaN
+        return {name: value for name, value in values.items() if not name.startswith("backward")}
     return values

@@ -85,6 +85,10 @@ class Output:
         """The file of a shard."""
         return self.folder / f"embeddings-{shard.number:05}-of-{len(plan.shards):05}.{self.file_format}"
 
+    def state_path(self, number: int, plan: Plan) -> Path:
+        """The file of the carried state behind a shard, there until the output is complete."""
+        return self.folder / f"state-{number:05}-of-{len(plan.shards):05}.safetensors"
+
     # ---- what is there
 
     def begin(self, settings: dict[str, Any], plan: Plan, overwrite: bool) -> bool:
@@ -171,6 +175,11 @@ class Output:
             (self.folder / name).unlink(missing_ok=True)
         for path in self.folder.glob(f"embeddings-*-of-*.{self.file_format}"):
             path.unlink()
+        self._clear_states()
+
+    def _clear_states(self) -> None:
+        for path in self.folder.glob("state-*-of-*.safetensors"):
+            path.unlink()
 
     def _take_lock(self) -> None:
         if sys.platform == "win32":  # nothing is locked there
@@ -201,7 +210,7 @@ class Output:
         with appearing(path) as aside:
             aside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
-    def finish(self, settings: dict[str, Any], plan: Plan, sentence_index: bool) -> int:
+    def finish(self, settings: dict[str, Any], plan: Plan, sentence_index: bool, use_sentence_keys: bool) -> int:
         """Complete the output, all shards of which are there; returns the number of words."""
         paths = [self.path(shard, plan) for shard in plan.shards]
         records = [read_record(path, self.file_format) for path in paths]
@@ -209,7 +218,7 @@ class Output:
         complete = {**_record(settings, plan), "sentences": plan.sentences, "words": words}
         if self.is_one_file:
             with appearing(self.target) as aside:
-                join_hdf5(paths, aside, complete, sentence_index)
+                join_hdf5(paths, aside, complete, sentence_index, use_sentence_keys)
             self.release()
             shutil.rmtree(self.folder)
             return words
@@ -218,6 +227,7 @@ class Output:
             for path, shard, record in zip(paths, plan.shards, records, strict=True)
         ]
         self._write_json(self.target / INDEX, {**complete, "shards": shards})
+        self._clear_states()
         (self.folder / UNFINISHED).unlink(missing_ok=True)
         return words
 

@@ -77,14 +77,17 @@ def _digested(record: Record) -> bytes:
     return json.dumps([record.identifier, sentence]).encode()
 
 
-def plan_shards(given: Corpus, shard_words: int, checks: Sequence[Callable[[Record], None]] = ()) -> Plan:
+def plan_shards(
+    given: Corpus, shard_words: int, checks: Sequence[Callable[[Record], None]] = (), multiple: int = 1
+) -> Plan:
     """Cut the input into shards, each of about `shard_words` words; a function of input and size alone.
 
     Reads the whole input, and so finds what cannot be read before hours have gone into the rest.
 
     Args:
         given, shard_words: what to cut, and how.
-        checks: called with every record, to raise a `ValueError` for one that the model cannot read.
+        checks: called with every record, to raise a `ValueError` for one that cannot be read or written.
+        multiple: of the number of a shard's sentences, but for the last.
 
     Raises:
         ValueError: a line or record that cannot be read; the message names it.
@@ -101,7 +104,7 @@ def plan_shards(given: Corpus, shard_words: int, checks: Sequence[Callable[[Reco
         digest.update(_digested(record))
         count = words_by_whitespace(record)
         sentences, words, size = sentences + 1, words + count, size + max(1, count)
-        if size >= shard_words:
+        if size >= shard_words and sentences % multiple == 0:
             shards.append(Shard(len(shards), first, sentences, words, start, digest.hexdigest()))
             first, sentences, words, size = first + sentences, 0, 0, 0
             digest = hashlib.sha256()

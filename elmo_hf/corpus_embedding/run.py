@@ -1,6 +1,7 @@
 """Whole corpora to files of contextual vectors: `embed_corpus`."""
 
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -18,6 +19,7 @@ from elmo_hf.corpus.shards import Record
 from elmo_hf.corpus.table_shards import import_pyarrow
 from elmo_hf.corpus.tagged_text import TaggedSentence
 from elmo_hf.corpus.word_encoder import RuleNotice
+from elmo_hf.inference.carried_state import CarriedState
 from elmo_hf.inference.embedding import Embedder, Layers, open_embedder
 from elmo_hf.inference.loading import Name
 from elmo_hf.inference.quantization import quantize
@@ -26,11 +28,13 @@ from elmo_hf.tokenizer.pos_tags import PosTags
 from elmo_hf.tokenizer.pretokenization import check_pre_tokenization
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
+from .carried import ShardStates
 from .output import Output, format_of_output
 from .plan import Plan, Shard, ShardReader, plan_shards
 from .processes import Processes
+from .sentence_keys import SentenceKeys
 from .shard_embedding import ShardEmbedder
-from .writers import Format
+from .writers import IDENTIFIERS, Format, text_of
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -86,7 +90,11 @@ def embed_corpus(
     batch_words: int = 2048,
     shard_words: int = 100_000,
     chunk_words: int = 2048,
+    carry_state: bool = False,
+    rows: int = 1,
+    warm_up: int = 0,
     sentence_index: bool = True,
+    use_sentence_keys: bool = False,
     overwrite: bool = False,
     device: torch.device | str | None = None,
     model_dtype: torch.dtype | None = None,
@@ -98,10 +106,12 @@ def embed_corpus(
 
     The input is read once to plan the shards, which finds every line that cannot be read, and then shard by shard.
     Every shard appears complete or not at all, so the same call again continues where one was interrupted. Each
-    sentence is read by itself, as by `embed`; sentences of similar length are read together, and written in their
-    order. A sentence of more than `chunk_words` words is read by chunks, as by `embed_document`, which is exact.
+    sentence is read by itself, as by `embed`, unless `carry_state` asks for another way; sentences of similar length
+    are read together, and written in their order. A sentence of more than `chunk_words` words is read by chunks, as by
+    `embed_document`, which is exact.
 
     Several processes (torchrun, `accelerate launch`) share the shards out; the vectors are those of one process.
+    Carried state leads from each shard to the next, and needs a single process.
 
     Memory does not depend on the number of sentences: it is that of the model, of a window of eight batches' vectors,
     and of a shard's text. Only `sentence_index` needs all text at once, in the end.
@@ -129,7 +139,10 @@ def embed_corpus(
         batch_words: words read at a time, padding included.
         shard_words: words of a shard, about; what an interruption costs at most.
         chunk_words: longer sentences are read by chunks of so many words.
+        carry_state, rows, warm_up: as of `embed`. Longer sentences than `chunk_words` carry their state too.
         sentence_index: HDF5: also write AllenNLP's `sentence_to_index`.
+        use_sentence_keys: HDF5: name each dataset by its sentence, as AllenNLP's option of that name, in place of its
+            number and `sentence_to_index`. The sentences' texts are in memory then, and none may stand twice.
         overwrite: start anew whatever is there, unless it is the folder of something else.
         device, model_dtype: of a model that is given as a folder; by default the process's GPU if there is one, and as
             stored.
@@ -148,7 +161,7 @@ def embed_corpus(
     """
     began = time.monotonic()
     kind = format_of_output(output, format)
-    _check_options(dtype, pre_tokenization, shard_words, chunk_words, kind)
+    _check_options(dtype, pre_tokenization, shard_words, chunk_words, kind, use_sentence_keys)
     corpus = open_corpus(
         sources,
         text_column=text_column,
@@ -180,6 +193,12 @@ def embed_corpus(
         if int8:
             quantize(embedder.model)
         rule = pre_tokenization or embedder.tokenizer.corpus_pre_tokenization
+        carried = CarriedState.on_request(embedder.model.config, carry_state, rows, warm_up)
+        if carried is not None and processes.size > 1:
+            raise ValueError(
+                f"carry_state with {processes.size} processes: a sentence cannot be read before the one in front of "
+                "it. Start one process; more rows read more sentences at a time"
+            )
         # What the vectors depend on beyond rounding; not how they are computed.
         settings = {
             "format": kind,
@@ -195,14 +214,20 @@ def embed_corpus(
             "undecodable": undecodable,
             "shard_words": shard_words,
         }
+        # Left out where it is off, as in outputs of before there was any.
+        if carried is not None:
+            settings |= {"carry_state": True, "rows": rows, "warm_up": warm_up}
+        if use_sentence_keys:
+            settings |= {"use_sentence_keys": True}
         keeps_words = embedder.model.device.type == "cpu" and bool(embedder.model.config.character_filters)
         cache = word_cache_megabytes if keeps_words and not is_given else None
-        run = _Run(corpus, processes, place, ShardEmbedder(embedder, rule, chunk_words, cache), settings)
+        shards = ShardEmbedder(embedder, rule, chunk_words, cache, carried)
+        run = _Run(corpus, processes, place, shards, settings)
         work = run.begin(shard_words, overwrite)
         began_reading = time.monotonic()
         run.write(work, progress)
         seconds = time.monotonic() - began_reading
-        words = run.finish(work, sentence_index)
+        words = run.finish(work, sentence_index, use_sentence_keys)
         return CorpusEmbedding(
             place.target,
             work.plan.sentences,
@@ -218,7 +243,9 @@ def embed_corpus(
         processes.leave()
 
 
-def _check_options(dtype: str, pre_tokenization: str | None, shard_words: int, chunk_words: int, kind: Format) -> None:
+def _check_options(
+    dtype: str, pre_tokenization: str | None, shard_words: int, chunk_words: int, kind: Format, use_sentence_keys: bool
+) -> None:
     if dtype not in _DTYPES:
         raise ValueError(f"dtype={dtype!r}: expected 'float32' or 'float16'")
     if pre_tokenization is not None:
@@ -226,6 +253,8 @@ def _check_options(dtype: str, pre_tokenization: str | None, shard_words: int, c
     for name, value in (("shard_words", shard_words), ("chunk_words", chunk_words)):
         if value < 1:
             raise ValueError(f"{name}={value}: expected at least 1")
+    if use_sentence_keys and kind != "hdf5":
+        raise ValueError(f"use_sentence_keys with format={kind!r}: it names the datasets of HDF5; leave it out")
     if kind == "parquet":
         import_pyarrow()  # now, and not when the first shard is written
 
@@ -271,7 +300,9 @@ class _Run:
         }
         notice = RuleNotice(embedder.tokenizer, self.settings["pre_tokenization"])
         checks = [*_checks_of_tags(embedder), lambda record: notice.look(record.sentence)]
-        plan = plan_shards(self.corpus, shard_words, checks)
+        if self.settings.get("use_sentence_keys"):
+            checks.append(_check_of_keys(self.settings["id_column"] is not None))
+        plan = plan_shards(self.corpus, shard_words, checks, self.settings.get("rows", 1))
         settings = json.loads(json.dumps({**self.settings, **identity}))
         is_complete = self.output.begin(settings, plan, overwrite)
         return _Work(plan, [] if is_complete else self.output.missing(plan), is_complete, settings)
@@ -280,15 +311,24 @@ class _Run:
         """Write this process's share of the missing shards, and wait for all processes."""
         error: Exception | None = None
         reader = ShardReader(self.corpus)
+        carried = self.shard_embedder.carried
+        states = None if carried is None else ShardStates(carried, self.output, work.plan)
         with _Progress(work, self.output, self.processes, progress) as bar:
             try:
                 for shard in work.missing[self.processes.rank :: self.processes.size]:
                     path = self.output.path(shard, work.plan)
+                    if states is not None and shard.number > 0:
+                        states.begin(shard)
+                    elif states is not None:
+                        first = itertools.islice(self.corpus.records(), self.settings["warm_up"])
+                        self.shard_embedder.warm_up(record for _, record in first)
                     with appearing(path) as aside:
                         for words in self.shard_embedder.write(
                             shard, reader.read(shard), aside, self.output.file_format
                         ):
                             bar.add(words)
+                        if states is not None:
+                            states.end(shard)
                     bar.look_around()
             except Exception as raised:
                 error = raised
@@ -296,13 +336,13 @@ class _Run:
                 reader.close()
             self.processes.check(error)
 
-    def finish(self, work: _Work, sentence_index: bool) -> int:
+    def finish(self, work: _Work, sentence_index: bool, use_sentence_keys: bool) -> int:
         """Complete the output; the number of its words."""
 
         def complete() -> int:
             if work.is_complete:
                 return self.output.words()
-            return self.output.finish(work.settings, work.plan, sentence_index)
+            return self.output.finish(work.settings, work.plan, sentence_index, use_sentence_keys)
 
         return self.processes.from_first(complete)
 
@@ -324,6 +364,8 @@ def fingerprint(embedder: Embedder) -> str:
     ]
     if model.config.num_pos_tags:
         spelling.append(tokenizer.pos_tag_set)
+    if tokenizer.tokens_to_add:
+        spelling.append(tokenizer.tokens_to_add)
     digest.update(json.dumps([config, spelling], sort_keys=True, default=str).encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
@@ -347,6 +389,16 @@ def _checks_of_tags(embedder: Embedder) -> list[Callable[[Record], None]]:
             raise ValueError(f"{record.where}: {error}") from None
 
     return [check]
+
+
+def _check_of_keys(has_identifiers: bool) -> Callable[[Record], None]:
+    """What refuses a sentence that cannot be the name of its dataset."""
+    keys = SentenceKeys((IDENTIFIERS,) if has_identifiers else ())
+
+    def check(record: Record) -> None:
+        keys.add(text_of(record.sentence), record.where)
+
+    return check
 
 
 class _Progress:

@@ -1,5 +1,6 @@
 """The vectors of one shard's sentences to its file."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from elmo_hf.corpus.shards import Record
 from elmo_hf.corpus.tagged_text import Sentence, TaggedSentence
 from elmo_hf.corpus.word_encoder import line_splitter
+from elmo_hf.inference.carried_state import CarriedState
 from elmo_hf.inference.documents import read_by_chunks, why_not_by_chunks
 from elmo_hf.inference.embedding import Embedder, Vectors
 
@@ -20,19 +22,21 @@ from .writers import WRITERS, Entry, Format, VectorType
 
 @dataclass(frozen=True)
 class ShardEmbedder:
-    """Embeds shards, each by itself.
+    """Embeds shards, each by itself or from a carried state.
 
     Attributes:
         embedder: the model and its tokenizer.
         pre_tokenization: how texts become words.
         chunk_words: longer sentences are read by chunks of so many words.
         word_cache_megabytes: of words' vectors kept within a shard; `None` for none.
+        carried: the state that sentences are read from, and that they leave; `None` to read each by itself.
     """
 
     embedder: Embedder
     pre_tokenization: str
     chunk_words: int
     word_cache_megabytes: float | None
+    carried: CarriedState | None = None
 
     def write(self, shard: Shard, records: list[Record], path: Path, file_format: Format) -> Iterator[int]:
         """Write the file of a shard.
@@ -51,12 +55,11 @@ class ShardEmbedder:
         if self.word_cache_megabytes is not None:
             # Anew, so that not even rounding depends on which shards a process has read before.
             self.embedder.model.cache_word_vectors(self.word_cache_megabytes)
-        split = line_splitter(self.embedder.tokenizer, self.pre_tokenization)
-        entries = [self._entry(shard.first + number, record, split) for number, record in enumerate(records)]
+        entries = self._entries(shard.first, records)
         config = self.embedder.model.config
         vectors = VectorType(
             config.num_mixed_layers if self.embedder.layers == "all" else None,
-            2 * config.projection_size,
+            config.hidden_size,
             np.dtype(str(self.embedder.stored).removeprefix("torch.")),
         )
         numbers = {"sentences": len(entries), "words": sum(len(entry.words) for entry in entries)}
@@ -71,6 +74,15 @@ class ShardEmbedder:
             with suppress(Exception):
                 writer.abandon()
             raise
+
+    def warm_up(self, records: Iterable[Record]) -> None:
+        """Read sentences for the state that they leave."""
+        for _, parts in self._embedded(self._entries(0, records)):
+            deque(parts, maxlen=0)
+
+    def _entries(self, first: int, records: Iterable[Record]) -> list[Entry]:
+        split = line_splitter(self.embedder.tokenizer, self.pre_tokenization)
+        return [self._entry(number, record, split) for number, record in enumerate(records, start=first)]
 
     def _entry(self, number: int, record: Record, split: Callable[[Sentence], list[str]]) -> Entry:
         sentence, tags = record.sentence, None
@@ -96,17 +108,27 @@ class ShardEmbedder:
         def is_long(entry: Entry) -> bool:
             return by_chunks and len(entry.words) > self.chunk_words
 
-        for long, group in groupby(entries, is_long):
-            if long:
-                for entry in group:
-                    yield entry, read_by_chunks(self.embedder, entry.words, self.chunk_words, entry.tags)
-            else:
-                short = list(group)
-                sentences = (
-                    entry.words if entry.tags is None else TaggedSentence(entry.words, entry.tags) for entry in short
-                )
-                for entry, array in zip(short, self.embedder.run(sentences), strict=True):
-                    yield entry, [array]
+        embedder, carried = self.embedder, self.carried
+        rows = len(entries) if carried is None else carried.rows
+        for start in range(0, len(entries), max(1, rows)):
+            row = 0
+            for long, group in groupby(entries[start : start + rows], is_long):
+                together = list(group)
+                if long:
+                    for number, entry in enumerate(together, start=row):
+                        yield (
+                            entry,
+                            read_by_chunks(embedder, entry.words, self.chunk_words, entry.tags, carried, number),
+                        )
+                else:
+                    sentences = [
+                        entry.words if entry.tags is None else TaggedSentence(entry.words, entry.tags)
+                        for entry in together
+                    ]
+                    arrays = embedder.run(sentences) if carried is None else embedder.read_rows(sentences, carried, row)
+                    for entry, array in zip(together, arrays, strict=True):
+                        yield entry, [array]
+                row += len(together)
 
 
 def _finite(entry: Entry, parts: Iterable[Vectors]) -> Iterator[Vectors]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from elmo_hf.corpus.shards import Record
 from elmo_hf.corpus.table_shards import import_pyarrow
-from elmo_hf.corpus.tagged_text import Tags
+from elmo_hf.corpus.tagged_text import Sentence, TaggedSentence, Tags
 from elmo_hf.inference.embedding import Vectors
 
 Format = Literal["hdf5", "parquet", "safetensors"]
@@ -63,9 +63,14 @@ class Entry:
 
     @property
     def text(self) -> str:
-        """What AllenNLP's index looks a sentence up by: a text stripped at its ends, or words with spaces between."""
-        sentence = self.record.sentence
-        return sentence.strip() if isinstance(sentence, str) else " ".join(self.words)
+        return text_of(self.record.sentence)
+
+
+def text_of(sentence: Sentence) -> str:
+    """What AllenNLP's index looks a sentence up by: a text stripped at its ends, or words with spaces between."""
+    if isinstance(sentence, str):
+        return sentence.strip()
+    return " ".join(sentence.words if isinstance(sentence, TaggedSentence) else sentence)
 
 
 @dataclass(frozen=True)
@@ -267,7 +272,9 @@ def read_record(path: Path, file_format: Format) -> dict[str, Any]:
         ) from error
 
 
-def join_hdf5(shards: Iterable[Path], path: Path, record: dict[str, Any], sentence_index: bool) -> None:
+def join_hdf5(
+    shards: Iterable[Path], path: Path, record: dict[str, Any], sentence_index: bool, use_sentence_keys: bool
+) -> None:
     """Join the files of shards into one with the layout of the original programs.
 
     Args:
@@ -276,7 +283,9 @@ def join_hdf5(shards: Iterable[Path], path: Path, record: dict[str, Any], senten
         record: what the file tells of itself, an attribute of it.
         sentence_index: write AllenNLP's `sentence_to_index`, one JSON object from text to number, the last of equal
             texts. It is the only thing held in memory.
+        use_sentence_keys: name each dataset by its text, as AllenNLP's option does; there is no index then.
     """
+    sentence_index = sentence_index and not use_sentence_keys
     numbers: dict[str, str] = {}
     with h5py.File(path, "w") as file:
         file.attrs[RECORD] = json.dumps(record)
@@ -287,7 +296,8 @@ def join_hdf5(shards: Iterable[Path], path: Path, record: dict[str, Any], senten
                     raise ValueError(f"{shard} is of another version of elmo_hf: ask to overwrite the output")
                 texts = part[TEXTS]
                 for number in range(count, count + len(texts)):
-                    part.copy(part[str(number)], file, name=str(number))
+                    key = json.loads(texts.asstr()[number - count]) if use_sentence_keys else str(number)
+                    part.copy(part[str(number)], file, name=key)
                 if sentence_index:
                     for number, text in enumerate(texts.asstr()[...], start=count):
                         numbers[json.loads(text)] = str(number)

@@ -40,7 +40,10 @@ _MEMORY_BYTES = 2**24
 
 
 def sweep_chunks(
-    count: int, read: Callable[[int, States | None], tuple[Result, States]], layers: int
+    count: int,
+    read: Callable[[int, States | None], tuple[Result, States]],
+    layers: int,
+    at_ends: States | None = None,
 ) -> Iterator[Result]:
     """What `read` gives of each chunk, in their order, with the states of whole-document reading at its borders.
 
@@ -50,6 +53,7 @@ def sweep_chunks(
             directions behind it; `None` or zero at the document's ends) -> result, and the state of every direction
             when it has read the chunk.
         layers: bidirectional layers upon each other, the biLM as one.
+        at_ends: the states before the document in either reading order; `None` for zero.
 
     Memory: two states. Those of the borders are in a temporary file.
     """
@@ -57,11 +61,11 @@ def sweep_chunks(
         opposite, found = first, second
         for sweep in range(layers if count > 1 else 0, -1, -1):
             direction = sweep % 2  # the last sweep is forward
-            running: States | None = None
+            running = at_ends
             for place in range(count):
                 is_last = place == count - 1
                 # The sweep before came from the other end.
-                other = _unpacked(opposite[count - 2 - place]) if len(opposite) and not is_last else None
+                other = _unpacked(opposite[count - 2 - place]) if len(opposite) and not is_last else at_ends
                 earlier, later = (other, running) if direction else (running, other)
                 result, running = read(count - 1 - place if direction else place, _joined(earlier, later))
                 if sweep == 0:

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
+from elmo_hf.model.state import ElmoState
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
+from .carried_state import CarriedState
 from .chunks import Chunks, States, sweep_chunks
 from .embedding import Embedder, Layers, Vectors, open_embedder
 from .loading import Name
@@ -100,23 +102,40 @@ def needs_all_words(config: ElmoConfig) -> str | None:
 
 
 def read_by_chunks(
-    embedder: Embedder, words: str | Iterable[str], chunk_words: int, pos_tags: Iterable[str | None] | None = None
+    embedder: Embedder,
+    words: str | Iterable[str],
+    chunk_words: int,
+    pos_tags: Iterable[str | None] | None = None,
+    carried: CarriedState | None = None,
+    row: int = 0,
 ) -> Iterator[Vectors]:
-    """As `embed_document`, with what is loaded and checked already."""
+    """As `embed_document`, with what is loaded and checked already.
+
+    With carried state, the document starts from that of `row`, and leaves its own there once all chunks are read.
+    """
+    at_ends = None if carried is None else States(carried.of(row, 1), None)
+    behind: dict[int, ElmoState] = {}  # of the last sweep, when it is over
     with Chunks(embedder.tokenizer, words, chunk_words, pos_tags) as chunks:
 
         def read(number: int, state: States | None) -> tuple[Vectors, States]:
             some, tags = chunks[number]
             inputs = chunks.cut(number, embedder.encode([some], None if tags is None else [tags]))
             initial = None if state is None else state.bilm
-            outputs = embedder.outputs(inputs, initial_state=initial, return_state=len(chunks) > 1)
+            outputs = embedder.outputs(inputs, initial_state=initial, return_state=True)
+            assert outputs.state is not None
+            if number in (0, len(chunks) - 1):
+                behind[number] = outputs.state
             array = embedder.arrays(outputs)[0]
             if not embedder.boundaries:
                 first = chunks.first_word(number)
                 array = array[..., first : first + len(some), :]
             return array, States(outputs.state, None)
 
-        yield from sweep_chunks(len(chunks), read, layers=1)
+        yield from sweep_chunks(len(chunks), read, 1, at_ends)
+        if carried is not None:
+            # The forward direction has read the last chunk last, the backward one the first.
+            pairs = zip(behind[len(chunks) - 1], behind[0], strict=True)
+            carried.keep(row, ElmoState(*(torch.cat([last[:, :1], first[:, 1:]], dim=1) for last, first in pairs)))
 
 
 class Features(NamedTuple):

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from itertools import chain, islice
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -16,11 +17,12 @@ from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 from .batching import BatchSize, read_in_batches
+from .carried_state import CarriedState
 from .evaluation import in_evaluation
 from .host_copy import HostCopy
 from .loading import Name, check_pos_tags, check_sentences, load_model, load_tokenizer, with_pos_tags
 
-Layers: TypeAlias = Literal["mix", "top", "average", "all"]
+Layers: TypeAlias = Literal["mix", "top", "average", "all"] | int
 Sentences: TypeAlias = Iterable[str | Sequence[str]]
 Vectors: TypeAlias = NDArray[np.floating]
 
@@ -35,14 +37,17 @@ def embed(
     boundaries: bool = False,
     batch_words: int = 2048,
     window: int = 8,
+    carry_state: bool = False,
+    rows: int = 1,
+    warm_up: int = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     progress: bool | None = None,
 ) -> list[Vectors]:
     """Contextual vectors of the words of sentences.
 
-    Every sentence is read by itself, from zero states. Sentences of about the same length are read together, and
-    their vectors returned in the order of the sentences.
+    Every sentence is read by itself, from zero states, unless `carry_state` asks for another way. Sentences of about
+    the same length are read together, and their vectors returned in the order of the sentences.
 
     Args:
         sentences: each a text, which the tokenizer splits into words, or a list of words. Any iterable.
@@ -51,10 +56,15 @@ def embed(
         pos_tags: for a model that reads them, the parts of speech of each sentence's words, beside `sentences`, which
             are lists of words then; `None` for a word without one. Other models ignore them.
         layers: `"mix"`, the model's (first) mix of layers, learned or not; `"top"`, the last layer; `"average"`, the
-            mean of all layers, word layer included; or `"all"` of them.
+            mean of all layers, word layer included; `"all"` of them; or one by its number, 0 for the word layer.
         boundaries: keep the vectors of `<S>` and `</S>` as first and last word.
         batch_words: how many words, padding and boundaries included, are read at a time; a longer sentence alone.
         window: how many batches' sentences are sorted by length together.
+        carry_state: read the sentences in their order, each from the state that the one before it has left, as the
+            original programs do.
+        rows: with carried state, sentences read side by side: each continues the one `rows` places before it. 1 as
+            bilm-tf's `dump_bilm_embeddings`, 64 as AllenNLP's `ElmoEmbedder`. `batch_words` and `window` do not count.
+        warm_up: with carried state, how many of the first sentences are read once beforehand.
         device, dtype: of a model that is given as a folder; by default a GPU if there is one, and as stored.
         progress: show a progress bar; by default where the output is a terminal.
 
@@ -80,6 +90,9 @@ def embed(
             boundaries=boundaries,
             batch_words=batch_words,
             window=window,
+            carry_state=carry_state,
+            rows=rows,
+            warm_up=warm_up,
             device=device,
             dtype=dtype,
             progress=progress,
@@ -97,6 +110,9 @@ def embed_iter(
     boundaries: bool = False,
     batch_words: int = 2048,
     window: int = 8,
+    carry_state: bool = False,
+    rows: int = 1,
+    warm_up: int = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     progress: bool | None = None,
@@ -110,12 +126,23 @@ def embed_iter(
     if pos_tags is not None:
         checked = with_pos_tags(check_sentences(sentences), pos_tags)
     embedder = open_embedder(model, tokenizer, layers, boundaries, batch_words, window, device, dtype)
+    carried = CarriedState.on_request(embedder.model.config, carry_state, rows, warm_up)
     if pos_tags is None:
         embedder.refuse_without_pos_tags("pos_tags, the tags of each sentence's words")
     total = len(sentences) if isinstance(sentences, Sequence) else None
     # `disable=None` is tqdm's word for "unless at a terminal".
     disable = None if progress is None else not progress
-    return _with_progress(embedder.run(checked), total, disable)
+    arrays = embedder.run(checked) if carried is None else _warmed_up(embedder, checked, carried, warm_up)
+    return _with_progress(arrays, total, disable)
+
+
+def _warmed_up(
+    embedder: "Embedder", sentences: Iterator[str | list[str] | TaggedSentence], carried: CarriedState, warm_up: int
+) -> Iterator[Vectors]:
+    first = list(islice(sentences, warm_up))
+    for _ in embedder.run(first, carried):
+        pass
+    yield from embedder.run(chain(first, sentences), carried)
 
 
 def _with_progress(arrays: Iterator[Vectors], total: int | None, disable: bool | None) -> Iterator[Vectors]:
@@ -140,8 +167,7 @@ def open_embedder(
     stored: torch.dtype | None = None,
 ) -> "Embedder":
     """What reads sentences; options checked, model and tokenizer loaded. Arguments and errors as of `embed`."""
-    if layers not in get_args(Layers):
-        raise ValueError(f"layers={layers!r}: expected one of {', '.join(map(repr, get_args(Layers)))}")
+    _check_layers(layers)
     for name, value in (("batch_words", batch_words), ("window", window)):
         if value < 1:
             raise ValueError(f"{name}={value}: expected at least 1")
@@ -149,6 +175,7 @@ def open_embedder(
     if source is None:
         raise ValueError("the model has no biLM (elmo_at=[]): it has no contextual vectors to give")
     bilm = load_model(source, ElmoModel, device, dtype)
+    _check_layers(layers, bilm.config.num_mixed_layers)
     words_of = load_tokenizer(tokenizer, model)
     if bilm.config.word_embedding_size and len(words_of) != bilm.config.vocab_size:
         raise ValueError(
@@ -157,6 +184,16 @@ def open_embedder(
         )
     check_pos_tags(bilm.config, words_of)
     return Embedder(bilm, words_of, layers, boundaries, batch_words, window, stored)
+
+
+def _check_layers(layers: Layers, count: int | None = None) -> None:
+    """Refuse what names no layer of a model with so many of them, `None` for one that is not known yet."""
+    if isinstance(layers, int) and not isinstance(layers, bool):
+        if layers < 0 or (count is not None and layers >= count):
+            expected = "the number of a layer" if count is None else f"0 (the word layer) to {count - 1}"
+            raise ValueError(f"layers={layers}: expected {expected}")
+    elif layers not in ("mix", "top", "average", "all"):
+        raise ValueError(f"layers={layers!r}: expected 'mix', 'top', 'average', 'all', or the number of a layer")
 
 
 # The words of a sentence, and the part of speech of each if they have some.
@@ -193,8 +230,12 @@ class Embedder:
         self.before, self.after = int(tokenizer.add_bos_token), int(tokenizer.add_eos_token)
         self.stored = stored
 
-    def run(self, sentences: Iterable[str | list[str] | TaggedSentence]) -> Iterator[Vectors]:
-        """The arrays of all sentences, in their order."""
+    def run(
+        self, sentences: Iterable[str | list[str] | TaggedSentence], carried: CarriedState | None = None
+    ) -> Iterator[Vectors]:
+        """The arrays of all sentences, in their order; with carried state, read in their order too."""
+        if carried is not None:
+            return self._run_in_order(iter(sentences), carried)
         return read_in_batches(
             map(self._split, sentences),
             self._embed,
@@ -202,6 +243,28 @@ class Embedder:
             self.batch_size,
             self.window,
         )
+
+    def _run_in_order(
+        self, sentences: Iterator[str | list[str] | TaggedSentence], carried: CarriedState
+    ) -> Iterator[Vectors]:
+        while batch := list(islice(sentences, carried.rows)):
+            yield from self.read_rows(batch, carried)
+
+    def read_rows(
+        self, sentences: Sequence[str | list[str] | TaggedSentence], carried: CarriedState, first: int = 0
+    ) -> Iterator[Vectors]:
+        """The arrays of sentences as consecutive rows.
+
+        Args:
+            sentences: no more than there are rows.
+            carried: the state that each row starts from, and where its new one is kept.
+            first: row of the first sentence.
+        """
+        batch = list(map(self._split, sentences))
+        # Rows side by side, or each alone where statistics would join them.
+        count = self.batch_size.rows or max(1, len(batch))
+        for start in range(0, len(batch), count):
+            yield from self._embed(batch[start : start + count], carried, first + start)
 
     def _split(self, sentence: str | list[str] | TaggedSentence) -> _Words:
         if isinstance(sentence, TaggedSentence):
@@ -221,14 +284,20 @@ class Embedder:
         """Words of a sentence as the model reads it, boundaries included."""
         return self.before + len(words) + self.after
 
-    def _embed(self, batch: list[_Words]) -> Iterator[Vectors]:
+    def _embed(self, batch: list[_Words], carried: CarriedState | None = None, row: int = 0) -> Iterator[Vectors]:
         """The arrays of sentences that are read together; all of them have tags, or none.
 
         They are read at once, and waited for when the first array is taken.
         """
         tags = [tags for _, tags in batch if tags is not None]
         inputs = self.encode([words for words, _ in batch], tags or None)
-        return self._cut(batch, self._copied(self.outputs(inputs)))
+        if carried is None:
+            outputs = self.outputs(inputs)
+        else:
+            outputs = self.outputs(inputs, initial_state=carried.of(row, len(batch)), return_state=True)
+            assert outputs.state is not None
+            carried.keep(row, outputs.state)
+        return self._cut(batch, self._copied(outputs))
 
     def _cut(self, batch: list[_Words], copy: HostCopy) -> Iterator[Vectors]:
         values = copy.numpy()  # [batch, words, 2P] or [batch, layers, words, 2P]
@@ -266,6 +335,8 @@ class Embedder:
         if self.layers == "mix" or hidden_states is None:
             assert mix is not None
             return mix
+        if isinstance(self.layers, int):
+            return hidden_states[self.layers]
         if self.layers == "top":
             return hidden_states[-1]
         layers = torch.stack(hidden_states, dim=1)  # [batch, layers, words, 2P]

@@ -46,7 +46,8 @@ class SentenceScore:
         index: place of the sentence in the text, from 0.
         words: its words, without boundaries.
         unknown: how many of them are not in the vocabulary and are scored as `<UNK>`.
-        forward, backward: the directions' log-probabilities in nats, boundaries included.
+        forward, backward: the directions' log-probabilities in nats, boundaries included; backward NaN of a model
+            without that direction.
         forward_log_probs: (words + 1,) float32 on request: of each word in the order of the text, then of `</S>`.
         backward_log_probs: (words + 1,) float32 on request: of `<S>`, then of each word in the order of the text.
     """
@@ -122,8 +123,17 @@ class TextScore:
 
     @property
     def both(self) -> float:
-        """exp of the mean of both directions' losses, the number that bilm-tf reports: their geometric mean."""
-        return self._perplexity((self.forward_log_prob + self.backward_log_prob) / 2)
+        """exp of the mean of both directions' losses, the number that bilm-tf reports: their geometric mean.
+
+        The forward direction's of a model that has no other.
+        """
+        return self._perplexity(self.log_prob)
+
+    @property
+    def log_prob(self) -> float:
+        """Mean of the directions' sums, in nats, or the only one's."""
+        directions = self.forward_log_prob, self.backward_log_prob
+        return self.forward_log_prob if math.isnan(self.backward_log_prob) else sum(directions) / 2
 
     def _perplexity(self, log_prob: float) -> float:
         if not self.targets:
@@ -425,4 +435,6 @@ class _Scorer:
         found = self.model.softmax.log_probabilities(top, targets.flatten())
         scores = found.new_zeros(2, real.numel())
         scores[:, packing.forward_index] = found.view(2, -1)
+        if not self.model.config.bidirectional:
+            scores[1] = torch.nan
         return scores.view(labels.shape).float().cpu().numpy(), state

@@ -26,7 +26,8 @@ class Scores:
         total: the same summed over all sentences, with the perplexities `total.forward`, `.backward` and `.both`
             (`TextScore` of `elmo_hf.pretraining`).
         forward, backward, both: (sentences,), float64: the perplexity of each sentence, its boundary included. `both`
-            is the geometric mean of the directions', the number that bilm-tf reports.
+            is the geometric mean of the directions', the number that bilm-tf reports. A model without a backward
+            direction has NaN there, and the forward direction's in `both`.
     """
 
     sentences: list[SentenceScore]
@@ -89,5 +90,5 @@ def score(
     targets = np.array([each.targets for each in scores], dtype=np.float64)
     losses = [-np.array([getattr(each, name) for each in scores]) / targets for name in ("forward", "backward")]
     with np.errstate(over="ignore"):  # an untrained or broken model may be that bad: infinite
-        forward, backward, both = (np.exp(loss) for loss in (*losses, (losses[0] + losses[1]) / 2))
+        forward, backward, both = (np.exp(loss) for loss in (*losses, np.nanmean(losses, axis=0)))
     return Scores(scores, total, forward, backward, both)

@@ -100,7 +100,7 @@ def _of_texts(sentences: list[Any], model: Any, tokenizer: Any, batch_size: int)
     total = scores.total
     return {
         "perplexity": float(total.both),
-        "loss": -(total.forward_log_prob + total.backward_log_prob) / 2 / total.targets,
+        "loss": -total.log_prob / total.targets,
         "perplexities": scores.both.tolist(),
         "targets": total.targets,
         "forward_perplexity": float(total.forward),

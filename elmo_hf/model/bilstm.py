@@ -51,7 +51,7 @@ class ElmoLstm(nn.Module):
 
 
 class ElmoLayer(GradientCheckpointingLayer):
-    """A forward and a backward LSTM side by side; neither sees the other."""
+    """A forward and a backward LSTM side by side; neither sees the other. Without the latter, its half is zeros."""
 
     def __init__(self, config: ElmoConfig, layer_index: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class ElmoLayer(GradientCheckpointingLayer):
         self.has_skip_connection = config.use_skip_connections and layer_index > 0
         self.config = config
         self.forward_lstm = ElmoLstm(config)
-        self.backward_lstm = ElmoLstm(config)
+        self.backward_lstm = ElmoLstm(config) if config.bidirectional else None
 
     def forward(
         self,
@@ -91,6 +91,12 @@ class ElmoLayer(GradientCheckpointingLayer):
         forward_inputs, backward_inputs = (
             functional.dropout(part, self.config.lstm_input_dropout, self.training) for part in inputs
         )
+        if self.backward_lstm is None:
+            index = None if indices is None else indices[0]
+            forward, *final = self.forward_lstm(forward_inputs, batch_sizes, hidden[0], cell[0], index)
+            backward = torch.zeros_like(forward)
+            hidden, cell = (torch.stack([new, old[1].to(new)]) for new, old in zip(final, (hidden, cell), strict=True))
+            return forward + forward_inputs if self.has_skip_connection else forward, backward, hidden, cell
         forward, backward, hidden, cell = bidirectional_lstm(
             (forward_inputs, backward_inputs),
             batch_sizes,
@@ -115,6 +121,7 @@ class ElmoEncoder(nn.Module):
         super().__init__()
         self.projection_size = config.projection_size
         self.cell_size = config.cell_size
+        self.directions = 1 + config.bidirectional
         self.layers = nn.ModuleList(ElmoLayer(config, index) for index in range(config.num_hidden_layers))
         self.context_word_layer = ElmoContextWordLayer(config) if config.context_word_layer else None
 
@@ -134,15 +141,14 @@ class ElmoEncoder(nn.Module):
             distinct: the same words, for the first layer to multiply each only once.
 
         Returns:
-            All `num_mixed_layers` (batch, words, 2P), the words themselves first, and the new state. Rows that the
-            batch does not have keep their state; rows that the state does not have start at zero: as in both
-            originals, a row is known by its index alone.
+            All `num_mixed_layers` (batch, words, 2P), or P wide without a backward direction, the words themselves
+            first, and the new state. Rows that the batch does not have keep their state; rows that the state does not
+            have start at zero: as in both originals, a row is known by its index alone.
         """
         rows = mask.shape[0]
         state = self.state_for(rows, words, initial_state)
-        on_gpu = self.context_word_layer is None and reads_padding(
-            words, state.cell, [(layer.forward_lstm, layer.backward_lstm) for layer in self.layers]
-        )
+        both = [(layer.forward_lstm, layer.backward_lstm) for layer in self.layers]
+        on_gpu = self.directions == 2 and self.context_word_layer is None and reads_padding(words, state.cell, both)
         packing = PackedBatch.from_mask(mask, with_padding=on_gpu)
         restore = torch.argsort(packing.row_order)
         in_order = ElmoState(*(part[:, :, packing.row_order] for part in state))
@@ -154,13 +160,13 @@ class ElmoEncoder(nn.Module):
             indices = places[packing.forward_index], places[packing.backward_index]
             vectors = distinct.vectors
             outputs, final = self.run_layers(vectors, vectors, packing.batch_sizes, in_order, indices)
-        layers = [torch.cat([words, words], dim=-1)]
+        layers = [torch.cat([words] * self.directions, dim=-1)]
         for forward, backward in outputs:
-            unpacked = (
+            unpacked = [
                 packing.unpack(forward, packing.forward_index),
                 packing.unpack(backward, packing.backward_index),
-            )
-            layers.append(torch.cat(unpacked, dim=-1))
+            ]
+            layers.append(torch.cat(unpacked[: self.directions], dim=-1))
         kept = (part[:, :, rows:].to(new.dtype) for part, new in zip(state, final, strict=True))
         carried = (torch.cat([new[:, :, restore], old], dim=2) for new, old in zip(final, kept, strict=True))
         return layers, ElmoState(*carried)

@@ -111,6 +111,8 @@ class ElmoConfig(PreTrainedConfig):
         projection_size: Width of a word vector and of each direction's output, P.
         encoder_type: `"lstm"`, the biLSTM of the paper, or `"transformer"`, a forward and a backward stack of causal
             Transformer layers (Peters et al. 2018b).
+        bidirectional: biLSTM: whether there is a backward direction. False for a language model of the forward
+            direction alone (bilm-tf's option of this name), whose layers are `projection_size` wide.
         cell_size: Width of each LSTM cell, H (`lstm.dim` in `options.json`).
         num_hidden_layers: Layers in each direction, of either encoder.
         cell_projection: Whether the cell output is projected from `cell_size` to `projection_size`. `None` derives
@@ -240,6 +242,7 @@ class ElmoConfig(PreTrainedConfig):
     character_layer_norm: bool = False
     projection_size: int = 512
     encoder_type: Literal["lstm", "transformer"] = "lstm"
+    bidirectional: bool = True
     cell_size: int = 4096
     num_hidden_layers: int = 2
     cell_projection: bool | None = None
@@ -393,8 +396,8 @@ class ElmoConfig(PreTrainedConfig):
 
     @property
     def hidden_size(self) -> int:
-        """Width of the model's output: both directions, 2 * `projection_size`."""
-        return 2 * self.projection_size
+        """Width of the model's output: `projection_size` for each direction."""
+        return (1 + self.bidirectional) * self.projection_size
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "ElmoConfig":
@@ -481,6 +484,13 @@ class ElmoConfig(PreTrainedConfig):
         """What only one of the encoders can be."""
         if not 0 < self.layer_norm_epsilon < math.inf:
             raise ValueError(f"layer_norm_epsilon={self.layer_norm_epsilon}: expected a finite number above 0")
+        if not self.bidirectional and (self.encoder_type != "lstm" or self.context_word_layer):
+            raise ValueError(
+                'bidirectional=False needs encoder_type="lstm" and context_word_layer=False: no other model is of one '
+                "direction"
+            )
+        if not self.bidirectional and self.direction == "backward":
+            raise ValueError('direction="backward" of a model with bidirectional=False: expected "forward"')
         if self.encoder_type == "lstm":
             if not self.causal:
                 raise ValueError(

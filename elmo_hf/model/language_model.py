@@ -22,12 +22,14 @@ class ElmoForPreTrainingOutput(ModelOutput):
     """Output of [`ElmoForPreTraining`].
 
     Attributes:
-        loss: with `labels`, the mean of the two directions' losses, in nats a word.
+        loss: with `labels`, the mean of the directions' losses, in nats a word.
         forward_loss, backward_loss: the two directions'.
         forward_log_probs: (batch, words), log P(word | the words before it); zero where nothing is predicted (the
             first word, padding, words without a probability).
         backward_log_probs: (batch, words), log P(word | the words after it), likewise.
         hidden_states, attentions, state: as in [`ElmoModelOutput`].
+
+    A model without a backward direction has `None` in its place.
     """
 
     loss: Tensor | None = None
@@ -117,7 +119,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         self._check_range(targets)
         predicted = real & self.softmax.has_probability(targets)
         log_probs, losses = [], []
-        for half, shift in zip(top.chunk(2, dim=-1), (1, -1), strict=True):
+        for half, shift in zip(top.chunk(1 + self.config.bidirectional, dim=-1), (1, -1)):
             # Position t reads its context at t - 1 (forward) or t + 1 (backward); no sentence wraps around.
             context, context_is_real = half.roll(shift, dims=1), real.roll(shift, dims=1).clone()
             context_is_real[:, 0 if shift == 1 else -1] = False
@@ -130,11 +132,11 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         return ElmoForPreTrainingOutput(
-            loss=(losses[0] + losses[1]) / 2 if losses else None,
+            loss=sum(losses) / len(losses) if losses else None,
             forward_loss=losses[0].detach() if losses else None,
-            backward_loss=losses[1].detach() if losses else None,
+            backward_loss=losses[1].detach() if len(losses) == 2 else None,
             forward_log_probs=log_probs[0],
-            backward_log_probs=log_probs[1],
+            backward_log_probs=log_probs[1] if len(log_probs) == 2 else None,
             hidden_states=outputs.hidden_states if output_hidden_states else None,
             attentions=outputs.attentions,
             state=outputs.state,

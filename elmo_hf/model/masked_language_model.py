@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils import can_return_tuple
 
+from .configuration_elmo import ElmoConfig
 from .labels import check_one_a_word, mean_loss
 from .language_model import ElmoForPreTraining
 from .softmax import LOGITS_AT_A_TIME, frequency_ranks
@@ -47,6 +48,14 @@ class ElmoForMaskedLM(ElmoForPreTraining):
     """
 
     _auto_class = "AutoModelForMaskedLM"
+
+    def __init__(self, config: ElmoConfig) -> None:
+        if not config.bidirectional:
+            raise ValueError(
+                "bidirectional=False: a gap is filled from both of its sides, and this model reads from the left "
+                "alone; load it as ElmoForPreTraining"
+            )
+        super().__init__(config)
 
     @can_return_tuple
     def forward(

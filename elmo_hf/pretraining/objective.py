@@ -69,7 +69,7 @@ class StreamingObjective(nn.Module):
             that the model learns to begin where it has read nothing. bilm-tf never does.
 
     Raises:
-        ValueError: a loss that the model's softmax does not have, or more samples than words.
+        ValueError: a loss that the model's softmax does not have, more samples than words, or a model of one direction.
     """
 
     def __init__(
@@ -84,6 +84,11 @@ class StreamingObjective(nn.Module):
     ) -> None:
         super().__init__()
         adaptive = isinstance(model.softmax, ElmoAdaptiveSoftmax)
+        if not model.config.bidirectional:
+            raise ValueError(
+                "bidirectional=False: pretraining reads both directions, and this model has the forward one alone; "
+                "fine-tune it on a task, or train a new model"
+            )
         if loss not in ("full", "sampled", "adaptive"):
             raise ValueError(f"loss={loss!r}: expected 'full', 'sampled' or 'adaptive'")
         if adaptive != (loss == "adaptive"):

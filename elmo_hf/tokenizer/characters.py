@@ -14,7 +14,7 @@ originals' ids plus one (bilm-tf `Batcher`, AllenNLP `ELMoCharacterMapper`), so 
     =====================  =======================================================
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,17 @@ def check_max_characters_per_word(max_characters_per_word: int) -> int:
             f"{MINIMUM_CHARACTERS_PER_WORD} (two marks and one character). The published models use 50"
         )
     return max_characters_per_word
+
+
+def check_tokens_to_add(tokens_to_add: Mapping[str, int]) -> dict[str, int]:
+    """Return words with a character of their own, or raise a `ValueError` for one outside of the originals' table."""
+    for word, character in tokens_to_add.items():
+        if isinstance(character, bool) or not isinstance(character, int) or not 0 <= character < NUM_CHARACTERS - 1:
+            raise ValueError(
+                f"tokens_to_add has {character!r} for {word!r}: expected a character from 0 to {NUM_CHARACTERS - 2}; 1 "
+                "to 31 are bytes that text does not use"
+            )
+    return dict(tokens_to_add)
 
 
 def word_bytes(word: str, max_characters_per_word: int) -> bytes:
@@ -91,12 +102,14 @@ class ByteSpelling:
 
     Args:
         max_characters_per_word: length of a row, both marks included.
+        tokens_to_add: words that have a character of their own in place of their bytes (AllenNLP's option).
     """
 
     dtype = np.int16
 
-    def __init__(self, max_characters_per_word: int) -> None:
+    def __init__(self, max_characters_per_word: int, tokens_to_add: Mapping[str, int] | None = None) -> None:
         self.max_characters_per_word = check_max_characters_per_word(max_characters_per_word)
+        self.tokens_to_add = check_tokens_to_add(tokens_to_add or {})
 
     def lookup_form(self, word: str) -> str:
         """What a vocabulary is asked for: the word, however long it is."""
@@ -104,7 +117,12 @@ class ByteSpelling:
 
     def rows(self, words: Sequence[str]) -> CharacterIds:
         """(words, max_characters_per_word)."""
-        return character_ids_of_words(words, self.max_characters_per_word)
+        rows = character_ids_of_words(words, self.max_characters_per_word)
+        for place, word in enumerate(words) if self.tokens_to_add else ():
+            if word in self.tokens_to_add:
+                rows[place] = WORD_PADDING
+                rows[place, :3] = BEGIN_OF_WORD, self.tokens_to_add[word] + BYTE_OFFSET, END_OF_WORD
+        return rows
 
     def boundary_rows(self) -> CharacterIds:
         """The rows of the begin and of the end of a sentence, (2, max_characters_per_word)."""

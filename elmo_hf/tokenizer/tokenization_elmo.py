@@ -27,7 +27,7 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 from transformers.utils.generic import PaddingStrategy, TensorType
 
 from .character_dictionary import CharacterDictionary, DictionarySpelling
-from .characters import NUM_CHARACTERS, ByteSpelling, check_max_characters_per_word
+from .characters import NUM_CHARACTERS, ByteSpelling, check_max_characters_per_word, check_tokens_to_add
 from .code_points import CodePoints
 from .code_points import padded as padded_code_points
 from .complete_files import appearing, remove_old_code
@@ -126,6 +126,8 @@ class ElmoTokenizer(TokenizersBackend):
         code_point_set: the code points that a task's own character CNN knows, in the order of their ids.
         lowercase_lookup: whether words are looked up in the vocabulary in lower case (`str.lower`); their characters
             keep their case.
+        tokens_to_add: words that have a character of their own in place of their bytes, from 0 to 260, as AllenNLP's
+            option; of a tokenizer without a dictionary.
         tokenizer_object, tokenizer_file: a backend, or the `tokenizer.json` of a saved one, instead of a vocabulary.
         kwargs: options of `PreTrainedTokenizerFast`, among them `add_bos_token` and `add_eos_token`.
 
@@ -159,6 +161,7 @@ class ElmoTokenizer(TokenizersBackend):
         lowercase_lookup: bool = False,
         corpus_pre_tokenization: str = "whitespace",
         character_replacements: Mapping[str, str] | None = None,
+        tokens_to_add: Mapping[str, int] | None = None,
         tokenizer_object: Tokenizer | None = None,
         tokenizer_file: str | os.PathLike[str] | None = None,
         **kwargs: Any,
@@ -172,6 +175,11 @@ class ElmoTokenizer(TokenizersBackend):
         self._pos_tags = None if pos_tag_set is None else PosTags(pos_tag_set)
         self._code_points = None if code_point_set is None else CodePoints(code_point_set)
         self.lowercase_lookup = lowercase_lookup
+        if tokens_to_add and self._dictionary is not None:
+            raise ValueError(
+                f"tokens_to_add={dict(tokens_to_add)} with a dictionary of characters: add them to the dictionary"
+            )
+        self.tokens_to_add = check_tokens_to_add(tokens_to_add or {})
 
         if tokenizer_object is not None:
             backend = _check_backend(Tokenizer.from_str(tokenizer_object.to_str()), "tokenizer_object")
@@ -221,6 +229,7 @@ class ElmoTokenizer(TokenizersBackend):
             lowercase_lookup=lowercase_lookup,
             corpus_pre_tokenization=corpus_pre_tokenization,
             character_replacements=self.character_replacements,
+            tokens_to_add=self.tokens_to_add or None,
             **kwargs,
         )
         self._find_added_tokens()
@@ -269,7 +278,7 @@ class ElmoTokenizer(TokenizersBackend):
     def spelling(self) -> Spelling:
         """What makes words into rows of characters."""
         if self._dictionary is None:
-            return ByteSpelling(self._max_characters_per_word)
+            return ByteSpelling(self._max_characters_per_word, self.tokens_to_add)
         return DictionarySpelling(self._dictionary, self._max_characters_per_word)
 
     @property

@@ -17,6 +17,7 @@ FORMAT = Format(
         set(source.tensors), read, source.options, source.vocabulary.lines if source.vocabulary else None
     ),
     needs_vocabulary=needs_vocabulary,
+    takes_word_vectors=True,
 )
 EXPORT = Export(
     serves=lambda folder, config: config.encoder_type == "lstm",

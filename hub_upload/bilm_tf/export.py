@@ -59,6 +59,7 @@ def check_config(folder: Path, config: ElmoConfig, notes: list[str]) -> None:
             "joins several parts of a word, of which bilm-tf reads one, and ELMoForManyLangs code points, not bytes, "
             "beside words",
         ),
+        (not config.bidirectional, "has the forward direction alone (bidirectional)"),
         (config.context_word_layer, "has a layer over contexts and words (context_word_layer)"),
         (config.character_layer_norm, "normalizes words made of characters (character_layer_norm)"),
         (

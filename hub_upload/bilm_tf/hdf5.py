@@ -14,8 +14,11 @@ from ..common.errors import CheckpointError, listing
 from ..common.source import StoredTensor
 
 SOFTMAX = {"softmax/W", "softmax/b"}
+# How names of LSTM layers begin: in a model of the forward direction alone, and in all models.
+ONE_DIRECTION = ("rnn/", "lm/rnn/")
+RECURRENT = ("RNN_", "lm/RNN_", *ONE_DIRECTION)
 
-Content = Literal["biLM", "softmax", "word biLM", "unidirectional", "token vectors", "other"]
+Content = Literal["biLM", "softmax", "word biLM", "token vectors", "other"]
 
 
 def open_hdf5(path: Path, stack: ExitStack) -> h5py.File:
@@ -64,9 +67,7 @@ def _reader(dataset: h5py.Dataset) -> Callable[[], Any]:
 
 def content_of(names: set[str]) -> Content:
     """The kind of a file, from the names in it."""
-    if any(name.startswith(("rnn/", "lm/rnn/")) for name in names):
-        return "unidirectional"
-    recurrent = any(name.startswith(("RNN_", "lm/RNN_")) for name in names)
+    recurrent = any(name.startswith(RECURRENT) for name in names)
     if recurrent and {"embedding", "lm/embedding"} & names:
         return "word biLM"
     if recurrent or {"char_embed", "lm/char_embed"} & names:
@@ -88,10 +89,11 @@ def inspect_hdf5(path: Path) -> Content:
 
 def refuse_unsupported(content: Content, file: str) -> None:
     """Raise `CheckpointError` for language models that are recognized and not supported."""
-    if content == "unidirectional":
-        raise CheckpointError(f"{file}: a bilm-tf language model of one direction; ElmoModel needs both directions")
     if content == "token vectors":
-        raise CheckpointError(f"{file}: word vectors dumped from a language model, not the language model itself")
+        raise CheckpointError(
+            f"{file}: word vectors dumped from a language model, not the language model itself; give that as the "
+            "source and this file with --word-vectors"
+        )
     if content == "softmax":
         raise CheckpointError(
             f"{file}: holds a softmax only; give the language model as the source and this file with --softmax"

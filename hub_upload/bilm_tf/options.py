@@ -4,7 +4,6 @@ from typing import Any
 
 from elmo_hf import ElmoConfig
 
-from ..common.errors import CheckpointError
 from ..common.options import DEFAULT_CHARACTERS_PER_WORD, NUM_CHARACTERS, OptionsReader, make_config
 from ..common.source import Source
 
@@ -38,15 +37,12 @@ def config_from_options(options: dict[str, Any], file: str, notes: list[str], **
         CheckpointError: a key is missing or its value is impossible; the message names file, key and value.
     """
     reader = OptionsReader(options, file)
-    if options.get("bidirectional") is False:
-        raise CheckpointError(
-            f"{file}: bidirectional is false: this is a language model of one direction, and ElmoModel needs both"
-        )
     reader.choice("share_embedding_softmax", (True, False), default=False)
     skips = reader.get("lstm.use_skip_connections")
     if skips is None:
         notes.append("lstm.use_skip_connections is missing, which means false to the program that trained the model")
     values: dict[str, Any] = {
+        "bidirectional": reader.choice("bidirectional", (True, False), default=True),
         **(_word_fields(reader) if is_word_model(options) else _character_fields(reader)),
         "projection_size": reader.size("lstm.projection_dim"),
         "cell_size": reader.size("lstm.dim"),
@@ -93,7 +89,7 @@ def options_from_config(config: ElmoConfig) -> dict[str, Any]:
             "cell_clip": number(config.cell_clip),
             "proj_clip": number(config.projection_clip),
         },
-        "bidirectional": True,
+        "bidirectional": config.bidirectional,
     }
     if config.character_filters:
         options["char_cnn"] = {

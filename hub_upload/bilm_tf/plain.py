@@ -75,6 +75,11 @@ def from_bilm(
             (f"RNN_{direction}/RNN/LSTMCell/", ("W_0", "B", "W_P_0")),
             (f"lm/RNN_{direction}/rnn/multi_rnn_cell/cell_{layer}/lstm_cell/", ("kernel", "bias", "projection/kernel")),
             (f"lm/RNN_{direction}/rnn/lstm_cell/", ("kernel", "bias", "projection/kernel")),
+            # The same of the forward direction alone.
+            (f"rnn/MultiRNNCell/Cell{layer}/LSTMCell/", ("kernel", "bias", "projection/kernel")),
+            ("rnn/LSTMCell/", ("kernel", "bias", "projection/kernel")),
+            (f"lm/rnn/multi_rnn_cell/cell_{layer}/lstm_cell/", ("kernel", "bias", "projection/kernel")),
+            ("lm/rnn/lstm_cell/", ("kernel", "bias", "projection/kernel")),
         ]
         kernel, bias, out = next(
             tuple(place + end for end in ends) for place, ends in places if place + ends[0] in names
@@ -87,6 +92,8 @@ def from_bilm(
             gates[gate] = w[:inputs, part], w[inputs:, part], b[part] + (1.0 if gate == "f" else 0.0)
         return Cell(gates, read(out) if out in names else None)
 
+    is_one = any(name.startswith(("rnn/", "lm/rnn/")) for name in names)
+    directions = (0,) if is_one else (0, 1)
     vectors: Characters | Words
     if vocabulary is not None and scope + "embedding" in names:
         vectors = Words.of(read(scope + "embedding"), vocabulary)
@@ -94,6 +101,6 @@ def from_bilm(
         vectors = _characters(names, read, options, scope)
     return PlainElmo(
         vectors,
-        cells=[[cell(d, layer) for d in (0, 1)] for layer in range(options["lstm"].get("n_layers", 1))],
+        cells=[[cell(d, layer) for d in directions] for layer in range(options["lstm"].get("n_layers", 1))],
         **lstm_options(options),
     )

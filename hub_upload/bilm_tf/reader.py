@@ -10,6 +10,7 @@ from .files import ModelFiles, files_of_folder, files_of_weights
 from .hdf5 import bilm_tensors, content_of, refuse_unsupported
 from .options import is_word_model
 from .tensorflow_checkpoint import INDEX, is_checkpoint_prefix, tensorflow_tensors
+from .word_vectors import with_word_vectors
 
 
 def open_place(place: Place) -> Source | None:
@@ -49,7 +50,7 @@ def _open(files: ModelFiles, place: Place) -> Source:
         )
     kind = "TensorFlow checkpoint of bilm-tf" if files.is_tensorflow else "bilm-tf weights"
     parts = [files.weights, files.options, files.vocabulary, files.softmax]
-    return Source(
+    source = Source(
         description=f"{kind}: {', '.join(part.name for part in parts if part is not None)}",
         layout="bilm-tf",
         file=str(files.weights),
@@ -59,3 +60,4 @@ def _open(files: ModelFiles, place: Place) -> Source:
         vocabulary=Vocabulary(files.vocabulary) if files.vocabulary is not None else None,
         notes=list(files.notes),
     )
+    return source if place.word_vectors is None else with_word_vectors(source, place.word_vectors, place.stack)

@@ -12,6 +12,7 @@ from ..common.plan import Plan, fit, rows_of_softmax
 from ..common.rules import SOFTMAX_RULES, Rule
 from ..common.source import Source
 from ..common.transforms import CONVOLUTION, COPY, LSTM_BIAS, LSTM_KERNEL, PAD_ROWS, TRANSPOSE
+from .hdf5 import ONE_DIRECTION
 from .options import config_from_options, is_word_model
 
 WORD_TABLE = "embedding"
@@ -98,6 +99,21 @@ RENAMINGS = (
         r"lm/((?:char_embed|CNN.*|softmax/[Wb]|embedding))", r"\1", "A checkpoint's variables live in the scope `lm`."
     ),
     *(
+        Renaming(
+            pattern,
+            f"RNN_0/RNN/MultiRNNCell/{cell}/LSTMCell/{old}",
+            "A model of one direction has no number for it; bilm-tf's dump renames half of its names, and no program "
+            "reads them.",
+        )
+        for new, old in (("kernel", "W_0"), ("bias", "B"), ("projection/kernel", "W_P_0"))
+        for pattern, cell in (
+            (rf"lm/rnn/multi_rnn_cell/cell_(\d+)/lstm_cell/{new}", r"Cell\1"),
+            (rf"lm/rnn/lstm_cell/{new}", "Cell0"),
+            (rf"rnn/MultiRNNCell/Cell(\d+)/LSTMCell/{new}", r"Cell\1"),
+            (rf"rnn/LSTMCell/{new}", "Cell0"),
+        )
+    ),
+    *(
         Renaming(f"lm/RNN_([01])/rnn/{stack}lstm_cell/{new}", rf"RNN_\1/RNN/MultiRNNCell/{cell}/LSTMCell/{old}", reason)
         for new, old in (("kernel", "W_0"), ("bias", "B"), ("projection/kernel", "W_P_0"))
         for stack, cell, reason in (
@@ -175,6 +191,13 @@ def _configuration(source: Source, stored: Mapping[str, str], notes: list[str]) 
         )
         if name in stored
     }
+    both = not any(name.startswith(ONE_DIRECTION) for name in stored.values())
+    if source.options.get("bidirectional", both) is not both:
+        raise CheckpointError(
+            f"{source.options_file}: bidirectional is {source.options['bidirectional']!r}, but {source.file} holds "
+            f"{'both directions' if both else 'the forward direction alone'}; give its own options with --options"
+        )
+    fields["bidirectional"] = both
     if is_word_model(source.options) and source.options.get("share_embedding_softmax") is True:
         # The dump of such a model, which has no softmax, has nothing to share.
         fields.update(tie_word_embeddings="softmax/b" in stored)

@@ -31,6 +31,7 @@ class Format:
         parameters: (source) -> the parameters of a task model outside of its biLM.
         accept: (source, model): refuses what only the model itself can tell.
         plain_task: (source, plain) -> the independent implementation of a task model over that of its biLM.
+        takes_word_vectors: Whether a table of words may take the place of its characters.
     """
 
     open: Callable[[Place], Source | None]
@@ -44,6 +45,7 @@ class Format:
     parameters: Callable[[Source], Mapping[str, Array]] = lambda source: {}
     accept: Callable[[Source, PreTrainedModel], None] = lambda source, model: None
     plain_task: Callable[[Source, Plain], PlainTask] | None = None
+    takes_word_vectors: bool = False
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ class PlainElmo:
 
     Attributes:
         vectors: words of a sentence -> (words + 2, P).
-        cells: [layer][direction].
+        cells: [layer][direction], the backward one if there is one.
         state: row -> [layer][direction] -> (h, c), carried from call to call until it is cleared.
     """
 
@@ -237,10 +237,10 @@ class PlainElmo:
     def _sentence(self, words: Sequence[str], state: dict[tuple[int, int], tuple[Array, Array]]) -> Array:
         vectors = self.vectors(words)
         inputs = [vectors, vectors[::-1]]  # each in reading order
-        layers = [np.concatenate([vectors, vectors], axis=1)]
-        for number, pair in enumerate(self.cells):
+        layers = [np.concatenate([vectors] * len(self.cells[0]), axis=1)]
+        for number, cells in enumerate(self.cells):
             outputs = []
-            for direction, cell in enumerate(pair):
+            for direction, cell in enumerate(cells):
                 width = vectors.shape[1]
                 size = len(cell.gates["i"][2])
                 h, c = state.get((number, direction), (np.zeros(width), np.zeros(size)))
@@ -252,7 +252,7 @@ class PlainElmo:
                 state[number, direction] = h, c
                 outputs.append(np.stack(steps))
             inputs = outputs
-            layers.append(np.concatenate([outputs[0], outputs[1][::-1]], axis=1))
+            layers.append(np.concatenate([outputs[0], *(backward[::-1] for backward in outputs[1:])], axis=1))
         return np.stack(layers)
 
 

@@ -123,7 +123,10 @@ def _indices(config: ElmoConfig) -> dict[str, list[dict[str, Any]]]:
             {"filter": i, "width": width, "count": count} for i, (width, count) in enumerate(config.character_filters)
         ],
         "highway": [{"highway": k} for k in range(config.num_highway_layers if config.character_filters else 0)],
-        "direction": [{"direction": 0, "side": "forward"}, {"direction": 1, "side": "backward"}],
+        "direction": [
+            {"direction": number, "side": side}
+            for number, side in enumerate(("forward", "backward")[: 1 + config.bidirectional])
+        ],
         "layer": [{"layer": layer} for layer in range(config.num_hidden_layers)],
         "mix": [{"mix": k} for k in range(config.num_representations)],
     }

@@ -23,6 +23,7 @@ class Place:
         path: The file, folder or prefix.
         options, weights, vocabulary, softmax: Files that are elsewhere or not to be guessed.
         elmo_only: Whether only the ELMo of a task model is wanted.
+        word_vectors: A table that is to take the place of a model's characters.
         stack: Closes what a reader keeps open.
         states: State dicts that were read already: several formats look into the same file.
     """
@@ -33,6 +34,7 @@ class Place:
     vocabulary: Path | None = None
     softmax: Path | None = None
     elmo_only: bool = False
+    word_vectors: Path | None = None
     stack: ExitStack = field(default_factory=ExitStack)
     states: dict[Path, dict[str, Tensor]] = field(default_factory=dict)
 
@@ -51,7 +53,7 @@ class Place:
         """Raise `CheckpointError` if one of these options names a file that the format has no place for."""
         for option in options:
             if (path := getattr(self, option)) is not None:
-                raise CheckpointError(f"{file}: {reason}; leave --{option} {path} out")
+                raise CheckpointError(f"{file}: {reason}; leave --{option.replace('_', '-')} {path} out")
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,18 @@ def test_from_text_to_vectors(folder: Path, tmp_path: Path, capsys: pytest.Captu
     check_equal(found, embed(given, folder, layers="all", boundaries=True, dtype=torch.bfloat16, device="cpu"), 1e-2)
 
 
+def test_carried_state_of_one_layer_under_its_own_text(folder: Path, tmp_path: Path) -> None:
+    given = [["the", "cat"], ["on", "a", "mat"], ["sat"]]
+    text = write_text(tmp_path / "text.txt", given)
+    arguments = ["embed", str(text), str(tmp_path / "out.h5"), "--model", str(folder), "--device", "cpu"]
+    arguments += ["--carry_state", "--rows", "2", "--warm_up", "1", "--layers", "1", "--use-sentence-keys"]
+    assert main(arguments) == 0
+    with h5py.File(tmp_path / "out.h5") as file:
+        found = [file[" ".join(words)][...] for words in given]
+    check_equal(found, embed(given, folder, layers=1, carry_state=True, rows=2, warm_up=1, device="cpu"))
+    assert main([*arguments, "--layers", "last"]) == 1
+
+
 def test_eight_bits(folder: Path, tmp_path: Path) -> None:
     text = write_text(tmp_path / "text.txt", sentences())
     arguments = ["embed", str(text), str(tmp_path / "out.h5"), "--model", str(folder), "--device", "cpu"]

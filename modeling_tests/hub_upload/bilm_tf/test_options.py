@@ -93,9 +93,11 @@ def test_impossible_options_are_named(changes, message):
         config_of(options(**changes))
 
 
-def test_one_direction_is_refused():
-    with pytest.raises(CheckpointError, match="one direction"):
-        config_of({**options(), "bidirectional": False})
+def test_one_direction():
+    assert config_of(options())[0].bidirectional
+    assert not config_of({**options(), "bidirectional": False})[0].bidirectional
+    with pytest.raises(CheckpointError, match="bidirectional is 'no', expected one of True, False"):
+        config_of({**options(), "bidirectional": "no"})
 
 
 def test_damaged_json(tmp_path):

@@ -1,0 +1,57 @@
+"""ELMoForManyLangs' `Embedder` over this package's models.
+
+The original reads batches in an order drawn by chance while each starts from the state that another has left, so that
+no two runs agree. Here longer sentences come first, always; state is carried from batch to batch and call to call as
+there, unless `carry_state=False` asks for sentences that are read by themselves.
+"""
+
+from collections.abc import Sequence
+
+from elmo_hf.inference.carried_state import CarriedState
+from elmo_hf.inference.embedding import Layers, Vectors, open_embedder
+from elmo_hf.inference.loading import Name
+
+from .loading import lists_of_words, read_bilm
+
+
+class Embedder:
+    """Vectors of sentences.
+
+    Args:
+        model_dir: folder of an original; or a folder of this package, or a name on the Hub.
+        batch_size: sentences read side by side.
+        carry_state: start each batch from the state that the one before has left.
+    """
+
+    def __init__(self, model_dir: Name, batch_size: int = 64, carry_state: bool = True) -> None:
+        self.model_dir, self.batch_size, self.carry_state = model_dir, batch_size, carry_state
+        self.model, self.tokenizer = read_bilm(model_dir, device=None)
+        self.reset_states()
+
+    def reset_states(self) -> None:
+        """Read the next batch from zero states."""
+        self._carried = CarriedState(self.batch_size)
+
+    def sents2elmo(self, sents: Sequence[Sequence[str]], output_layer: int = -1) -> list[Vectors]:
+        """One array a sentence.
+
+        Args:
+            sents: sentences, lists of words.
+            output_layer: -1 for the mean of all layers, -2 for all of them, or the number of one, 0 for the word layer.
+
+        Returns:
+            (words, width), or (layers, words, width) for all.
+
+        Raises:
+            ValueError: no such layer.
+            TypeError: a sentence that is no list of words.
+        """
+        choices: dict[int, Layers] = {-1: "average", -2: "all"}
+        layers = choices.get(output_layer, output_layer)
+        embedder = open_embedder(self.model, self.tokenizer, layers, False, 2048, 8, None, None)
+        sentences = lists_of_words(sents)
+        if not self.carry_state:
+            return list(embedder.run(sentences))
+        order = sorted(range(len(sentences)), key=lambda place: -len(sentences[place]))
+        arrays = dict(zip(order, embedder.run((sentences[place] for place in order), self._carried), strict=True))
+        return [arrays[place] for place in range(len(sentences))]

@@ -1,0 +1,5 @@
+"""The error that the old programs raise."""
+
+
+class ConfigurationError(ValueError):
+    """Arguments that contradict each other; AllenNLP's name for it."""

@@ -1,0 +1,42 @@
+"""Sentences as the names of their own datasets in HDF5: AllenNLP's `use_sentence_keys`.
+
+HDF5 reads a slash in a name as a group, so a sentence with slashes is found under its own text, as in AllenNLP's files,
+unless another sentence has the name of one of its groups.
+"""
+
+
+class SentenceKeys:
+    """The names that the sentences of a corpus would have.
+
+    Args:
+        reserved: names that are no sentence's.
+    """
+
+    def __init__(self, reserved: tuple[str, ...] = ()) -> None:
+        self._datasets = dict.fromkeys(reserved, "a name of this file's own")
+        self._groups: dict[str, str] = {}
+
+    def add(self, text: str, where: str) -> None:
+        """Take in the next sentence.
+
+        Raises:
+            ValueError: it cannot be a name, or names what an earlier sentence does; the message names both.
+        """
+        parts = [part for part in text.split("/") if part not in ("", ".")]
+        name = "/".join(parts)
+        groups = ["/".join(parts[:count]) for count in range(1, len(parts))]
+        remedy = "leave use_sentence_keys out: sentence_to_index leads from a sentence to its number"
+        is_storable = "\0" not in name and name == name.encode("utf-8", "ignore").decode()
+        if not name or not is_storable:
+            found = "a blank line" if not text else f"the sentence {text!r:.60}"
+            raise ValueError(f"{where}: {found} can be no name in HDF5; remove it, or {remedy}")
+        earlier = self._datasets.get(name) or self._groups.get(name)
+        earlier = earlier or next((self._datasets[group] for group in groups if group in self._datasets), None)
+        if earlier is not None:
+            raise ValueError(
+                f"{where}: the sentence {text!r:.60} has its name in HDF5 from {earlier} already: with "
+                f"use_sentence_keys every name stands once. Remove one, or {remedy}"
+            )
+        self._datasets[name] = where
+        for group in groups:
+            self._groups.setdefault(group, where)

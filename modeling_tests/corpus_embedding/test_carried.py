@@ -1,0 +1,163 @@
+"""Carried state over the shards of a corpus, against `embed`; sentences as keys."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from elmo_hf import OutputConflictError, embed, embed_corpus
+from elmo_hf.corpus_embedding.carried import ShardStates
+from elmo_hf.corpus_embedding.processes import Processes
+from elmo_hf.corpus_embedding.shard_embedding import ShardEmbedder
+
+from .corpora import FORMATS, check_equal, model_and_tokenizer, read, sentences, tagger_and_tokenizer, write_text
+
+OPTIONS = {"shard_words": 40, "chunk_words": 20, "progress": False}
+CARRIED = {"carry_state": True, "rows": 3, "warm_up": 5}
+
+
+@pytest.fixture
+def text(tmp_path):
+    return write_text(tmp_path / "text.txt", sentences())
+
+
+@pytest.fixture(scope="module")
+def both():
+    torch.manual_seed(0)
+    return model_and_tokenizer()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_equal_to_embed(text, tmp_path, both, kind, rows):
+    """Also a sentence of 43 words, which is read by chunks."""
+    output = tmp_path / f"out.{kind}"
+    carried = {**CARRIED, "rows": rows}
+    summary = embed_corpus(text, output, *both, layers="all", **carried, **OPTIONS)
+    assert summary.shards > 3
+    check_equal(read(output), embed(sentences(), *both, layers="all", **carried), 1e-6)
+    assert {path.name for path in tmp_path.iterdir()} == {"text.txt", output.name}
+    if kind != "hdf5":
+        assert not list(output.glob("state-*"))
+
+
+def test_other_models(tmp_path):
+    """A mix over all words reads every row alone, and long lines whole; tags beside the words."""
+    given = sentences(12)
+    write_text(tmp_path / "in.txt", given)
+    model, tokenizer = model_and_tokenizer(scalar_mix_layer_norm="tokens")
+    embed_corpus(tmp_path / "in.txt", tmp_path / "a.h5", model, tokenizer, **CARRIED, **OPTIONS)
+    check_equal(read(tmp_path / "a.h5"), embed(given, model, tokenizer, **CARRIED))
+    tagger = tagger_and_tokenizer()
+    write_text(tmp_path / "tagged.txt", [[f"{word}_N" for word in words] for words in given])
+    embed_corpus(tmp_path / "tagged.txt", tmp_path / "b.h5", *tagger, pos_separator="_", **CARRIED, **OPTIONS)
+    tags = [["N"] * len(words) for words in given]
+    check_equal(read(tmp_path / "b.h5"), embed(given, *tagger, pos_tags=tags, **CARRIED))
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("place", ["shard", "state"])
+def test_the_same_command_continues(text, tmp_path, both, monkeypatch, place):
+    """Killed before a shard, or between a shard's state and the shard: bit for bit the same."""
+    whole, output = tmp_path / "whole.safetensors", tmp_path / "out.safetensors"
+    total = embed_corpus(text, whole, *both, **CARRIED, **OPTIONS).shards
+    owner, name = (ShardEmbedder, "write") if place == "shard" else (ShardStates, "end")
+    original, done = getattr(owner, name), [0]
+
+    def stop_after_two(*arguments):
+        done[0] += 1
+        if done[0] > 2 and place == "shard":
+            raise Interrupted
+        result = original(*arguments)
+        if done[0] > 2:
+            raise Interrupted
+        return result
+
+    monkeypatch.setattr(owner, name, stop_after_two)
+    with pytest.raises(Interrupted):
+        embed_corpus(text, output, *both, **CARRIED, **OPTIONS)
+    monkeypatch.undo()
+    for changed in ({"rows": 2}, {"warm_up": 4}, {"carry_state": False, "rows": 1, "warm_up": 0}):
+        with pytest.raises(OutputConflictError, match=f"was begun with {next(iter(changed))}="):
+            embed_corpus(text, output, *both, **{**CARRIED, **changed}, **OPTIONS)
+    assert embed_corpus(text, output, *both, **CARRIED, **OPTIONS).new_shards == total - 2
+    files = {path.name: path.read_bytes() for path in output.iterdir()}
+    assert files == {path.name: path.read_bytes() for path in whole.iterdir()}
+
+
+def test_a_lost_state_is_told(text, tmp_path, both, monkeypatch):
+    output = tmp_path / "out.safetensors"
+    monkeypatch.setattr("elmo_hf.corpus_embedding.output.Output.finish", lambda *_: 1)
+    embed_corpus(text, output, *both, **CARRIED, **OPTIONS)
+    monkeypatch.undo()
+    next(output.glob("embeddings-00002-*")).unlink()
+    next(output.glob("state-00001-*")).unlink()
+    with pytest.raises(ValueError, match="state-00001-of-.* is missing or damaged .* Start anew with overwrite"):
+        embed_corpus(text, output, *both, **CARRIED, **OPTIONS)
+    embed_corpus(text, output, *both, overwrite=True, **CARRIED, **OPTIONS)
+    check_equal(read(output), embed(sentences(), *both, **CARRIED))
+
+
+def test_several_processes_are_refused(text, tmp_path, both, monkeypatch):
+    monkeypatch.setattr(Processes, "from_environment", classmethod(lambda cls: cls(0, 2)))
+    with pytest.raises(ValueError, match="carry_state with 2 processes"):
+        embed_corpus(text, tmp_path / "out.h5", *both, **CARRIED, **OPTIONS)
+
+
+class TestSentenceKeys:
+    def test_names(self, tmp_path, both):
+        given = ["the cat", "1/2 a mat .", "a / b", "Straße"]
+        (tmp_path / "in.txt").write_text("\n".join(given), encoding="utf-8")
+        keys = {"use_sentence_keys": True, **OPTIONS, "shard_words": 2}
+        embed_corpus(tmp_path / "in.txt", tmp_path / "out.h5", *both, **keys)
+        expected = embed([line.split() for line in given], *both)
+        with h5py.File(tmp_path / "out.h5") as file:
+            found = [file[line][...] for line in given]
+            assert "sentence_to_index" not in file and "0" not in file
+        check_equal(found, expected)
+        with pytest.raises(OutputConflictError, match="was begun with use_sentence_keys=True, not None"):
+            embed_corpus(tmp_path / "in.txt", tmp_path / "out.h5", *both, **{**OPTIONS, "shard_words": 2})
+
+    @pytest.mark.parametrize(
+        ("lines", "message"),
+        [
+            (["a cat", "", "b"], "in.txt, line 2: a blank line can be no name"),
+            (["a", "."], r"in.txt, line 2: the sentence '\.' can be no name"),
+            (
+                ["a cat", "b", "a cat"],
+                "in.txt, line 3: the sentence 'a cat' has its name in HDF5 from .*in.txt, line 1",
+            ),
+            (["a", "a/b"], "line 2: the sentence 'a/b' has its name in HDF5 from .*, line 1 already"),
+            (["a/b", "c", "a"], "line 3: the sentence 'a' has its name in HDF5 from .*, line 1 already"),
+            (["a//b", "a/b"], "line 2: .* has its name in HDF5 from .*, line 1 already"),
+            (["a", "a \0 b"], r"line 2: the sentence 'a \\x00 b' can be no name"),
+        ],
+    )
+    def test_no_names(self, tmp_path, both, lines, message):
+        (tmp_path / "in.txt").write_text("\n".join(lines))
+        with pytest.raises(ValueError, match=message):
+            embed_corpus(tmp_path / "in.txt", tmp_path / "out.h5", *both, use_sentence_keys=True, **OPTIONS)
+        assert not (tmp_path / "out.h5.parts").exists()
+
+    def test_identifiers_keep_their_name(self, tmp_path, both):
+        (tmp_path / "in.jsonl").write_text('{"text": "ids", "n": "x"}\n')
+        options = {"id_column": "n", "use_sentence_keys": True, **OPTIONS}
+        with pytest.raises(ValueError, match="'ids' has its name in HDF5 from a name of this file's own"):
+            embed_corpus(tmp_path / "in.jsonl", tmp_path / "out.h5", *both, **options)
+
+    def test_other_formats(self, text, tmp_path, both):
+        with pytest.raises(ValueError, match="use_sentence_keys with format='parquet'"):
+            embed_corpus(text, tmp_path / "out.parquet", *both, use_sentence_keys=True, **OPTIONS)
+
+
+def test_one_layer(text, tmp_path, both):
+    expected = embed(sentences(), *both, layers="all")
+    for number in range(3):
+        output = tmp_path / f"{number}.h5"
+        embed_corpus(text, output, *both, layers=number, **OPTIONS)
+        check_equal(read(output), [np.ascontiguousarray(array[number]) for array in expected])
+    with pytest.raises(ValueError, match=r"layers=3: expected 0 \(the word layer\) to 2"):
+        embed_corpus(text, tmp_path / "3.h5", *both, layers=3, **OPTIONS)
