@@ -123,7 +123,7 @@ class _DenseEncoder(ElmoEncoder):
         forward = backward = words
         layers = [torch.cat([words, words], dim=-1)]
         for layer in cast("Iterable[ElmoLayer]", self.layers):
-            lstms = layer.forward_lstm, layer.backward_lstm
+            lstms: Any = (layer.forward_lstm, layer.backward_lstm)
             outputs = [
                 _scan(
                     lstm,
@@ -168,7 +168,7 @@ class _DenseTaskLayers(ElmoTaskLayers):
         self, layers: nn.ModuleList, words: Tensor, mask: Tensor, initial_state: ElmoState | None = None
     ) -> tuple[Tensor, None]:
         for layer in cast("Iterable[ElmoTaskLayer]", layers):
-            lstms = layer.forward_lstm, layer.backward_lstm
+            lstms: Any = (layer.forward_lstm, layer.backward_lstm)
             outputs = [
                 _scan(
                     lstm,

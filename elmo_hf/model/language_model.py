@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers.modeling_outputs import ModelOutput
@@ -132,7 +133,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         return ElmoForPreTrainingOutput(
-            loss=sum(losses) / len(losses) if losses else None,
+            loss=torch.stack(losses).mean() if losses else None,
             forward_loss=losses[0].detach() if losses else None,
             backward_loss=losses[1].detach() if len(losses) == 2 else None,
             forward_log_probs=log_probs[0],
