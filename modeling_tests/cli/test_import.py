@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from elmo_hf.cli import COMMANDS
 
 HELP = """
@@ -48,6 +50,7 @@ assert AutoModel._model_mapping[elmo_hf.ElmoConfig] is elmo_hf.ElmoModel
 
 THREADS = """
 import sys, threading
+import transformers.utils  # threads that import Transformers itself at once have trouble of its own
 import elmo_hf
 
 def auto():
@@ -87,5 +90,6 @@ def test_registration_in_any_order() -> None:
     run("import sys, elmo_hf\nfrom transformers import BertModel\n" + ORDER)
 
 
+@pytest.mark.slow
 def test_two_threads_import_at_once() -> None:
     run(THREADS)

@@ -368,7 +368,7 @@ class TestRefusals:
             ("shard_words", 0, "shard_words=0: expected at least 1"),
             ("chunk_words", 0, "chunk_words=0: expected at least 1"),
             ("batch_words", 0, "batch_words=0: expected at least 1"),
-            ("layers", "last", "layers='last': expected one of"),
+            ("layers", "last", "layers='last'"),
             ("pre_tokenization", "bert", "pre_tokenization is 'bert'"),
         ):
             options = {"output": tmp_path / "out.h5", **OPTIONS, name: value}
