@@ -33,6 +33,7 @@ def run(task: str, processes: int, folder: Path) -> tuple[dict[str, torch.Tensor
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("task", TASKS)
 def test_two_processes_equal_one(task, tmp_path):
     """With the same batch in all: three steps of plain SGD; seven examples are evaluated, which two cannot share."""

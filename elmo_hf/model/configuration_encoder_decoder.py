@@ -3,7 +3,7 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import EncoderDecoderConfig
+from transformers import AutoConfig, EncoderDecoderConfig
 
 from .configuration_elmo import ElmoConfig
 
@@ -23,7 +23,9 @@ class ElmoEncoderDecoderConfig(EncoderDecoderConfig):
     _auto_class = "AutoConfig"
 
     def __post_init__(self, **kwargs: Any) -> None:
-        encoder: Any = {} if self.encoder is None else self.encoder
+        # Fields of the class, or up to transformers 5.17 and some later ones only given.
+        encoder: Any = kwargs.pop("encoder", None) or getattr(self, "encoder", None) or {}
+        decoder: Any = kwargs.pop("decoder", None) or getattr(self, "decoder", None)
         # A checkpoint's code has classes of its own, several copies of them where it lies in a folder: by content.
         if not isinstance(encoder, dict | ElmoConfig):
             encoder = encoder.to_dict()
@@ -34,9 +36,12 @@ class ElmoEncoderDecoderConfig(EncoderDecoderConfig):
                     f"encoder has model_type={kind!r}: expected {ElmoConfig.model_type!r}; for other encoders use "
                     "Transformers' EncoderDecoderModel"
                 )
-            self.encoder = ElmoConfig.from_dict(encoder)
+            encoder = ElmoConfig.from_dict(encoder)
+        self.encoder = encoder
+        self.decoder = AutoConfig.for_model(**decoder) if isinstance(decoder, dict) else decoder
         kwargs["auto_map"] = dict(AUTO_MAP)
-        super().__post_init__(**kwargs)
+        # Past the stock class, which looks the encoder up among the models that Transformers knows.
+        super(EncoderDecoderConfig, self).__post_init__(**kwargs)
 
 
 AUTO_MAP = {

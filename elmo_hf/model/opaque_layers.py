@@ -8,6 +8,7 @@ The operator's name has a version and is registered once for all copies of this 
 a number and calls its `layers_of`, whichever copy that is of.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
@@ -79,6 +80,37 @@ def _ops() -> Any:
     return torch.ops.elmo
 
 
+def _gradients(
+    grads: list[Tensor],
+    random: Tensor,
+    number: int,
+    autocast: str,
+    ids: Any,
+    floating: tuple[Tensor | None, Tensor | None, Tensor | None],
+    mask: Tensor,
+) -> list[Tensor]:
+    """Compute the layers again and return the gradients of what is given of `inputs_embeds`, hidden and cell, and of
+    the weights; zeros where there is none."""
+    leaves = [None if part is None else part.detach().requires_grad_() for part in floating]
+    model = _ops().models[number]
+    parts = [
+        part for part in (*leaves, *model.embeddings.parameters(), *model.encoder.parameters()) if part is not None
+    ]
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        if random.numel():
+            torch.set_rng_state(random.cpu())
+        found = _run(number, autocast, ids, leaves[0], mask, leaves[1], leaves[2])
+    wanted = [part for part in parts if part.requires_grad]
+    pairs = [(part, grad) for part, grad in zip(found, grads, strict=True) if part.requires_grad]
+    outputs, of_outputs = zip(*pairs, strict=True)
+    gradients = iter(torch.autograd.grad(outputs, wanted, of_outputs, allow_unused=True))
+    results = []
+    for part in parts:
+        gradient = next(gradients) if part.requires_grad else None
+        results.append(torch.zeros_like(part) if gradient is None else gradient.clone())
+    return results
+
+
 def _define() -> None:
     """Register the operator, if no other copy of this code has."""
     if hasattr(torch.ops.elmo, NAME):
@@ -121,24 +153,11 @@ def _define() -> None:
         schema=f"(Tensor[] grads, Tensor random, int model, str autocast, {_INPUTS}) -> Tensor[]",
     )
     def backward(grads, random, number, autocast, ids, characters, tags, embeds, mask, hidden, cell, weights):  # type: ignore[no-untyped-def]
-        leaves = [None if part is None else part.detach().requires_grad_() for part in (embeds, hidden, cell)]
-        model = _ops().models[number]
-        of_model = [*model.embeddings.parameters(), *model.encoder.parameters()]
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            if random.numel():
-                torch.set_rng_state(random.cpu())
-            found = _run(number, autocast, (ids, characters, tags), leaves[0], mask, leaves[1], leaves[2])
-        wanted = [part for part in (*leaves, *of_model) if part is not None and part.requires_grad]
-        pairs = [(part, grad) for part, grad in zip(found, grads, strict=True) if part.requires_grad]
-        outputs, of_outputs = zip(*pairs, strict=True)
-        gradients = iter(torch.autograd.grad(outputs, wanted, of_outputs, allow_unused=True))
-        results = []
-        for part in (*leaves, *of_model):
-            if part is None:
-                continue
-            gradient = next(gradients) if part.requires_grad else None
-            results.append(torch.zeros_like(part) if gradient is None else gradient.clone())
-        return results
+        # An operator runs below autograd, whose keys are off in its thread; another thread has them on.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(
+                _gradients, grads, random, number, autocast, (ids, characters, tags), (embeds, hidden, cell), mask
+            ).result()
 
     @backward.register_fake
     def _(grads, random, number, autocast, ids, characters, tags, embeds, mask, hidden, cell, weights):  # type: ignore[no-untyped-def]

@@ -192,6 +192,7 @@ for source in (name, sys.argv[3]):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("package", ["absent", "installed", "imported"])
 @pytest.mark.parametrize("source", ["folder", "Hub"])
 def test_travels(package, source, tmp_path):
