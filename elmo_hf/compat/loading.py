@@ -74,6 +74,7 @@ def _read(
             # Whoever names two files reads characters, and no vocabulary that may lie beside them.
             without_vocabulary=weights is not None,
             without_softmax=kind is ElmoModel,
+            elmo_only=True,
             remote_code=False,
         )
         return load_model(output, kind, device), load_tokenizer(None, output)

@@ -9,7 +9,7 @@ Source: AllenNLP `modules/elmo.py`, `modules/elmo_lstm.py`, `modules/scalar_mix.
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os.path import abspath, isfile
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,14 @@ class ElmoSource(Source):
         prefix: Of the names of its tensors in the state dict.
         others: Number of tensors beside it.
         is_projected: Whether the task model projects its vectors.
+        tokens_to_add: Words that have a character of their own.
     """
 
     mixes: MixOptions = MixOptions()
     prefix: str = ""
     others: int = 0
     is_projected: bool = False
+    tokens_to_add: Mapping[str, int] = field(default_factory=dict)
 
     def holds(self, name: str) -> bool:
         """True if a tensor of the state dict is one of the `Elmo`'s."""
@@ -304,6 +306,24 @@ def open_place(place: Place) -> ElmoSource | None:
     return source
 
 
+def _tokens_to_add(config: dict[str, Any], file: str) -> dict[str, int]:
+    """Words to which the indexer of an `Elmo` gives a character of their own."""
+    found: dict[str, int] = {}
+    reader = config.get("dataset_reader")
+    indexers = reader.get("token_indexers") if isinstance(reader, dict) else None
+    for name, indexer in indexers.items() if isinstance(indexers, dict) else ():
+        added = indexer.get("tokens_to_add") if isinstance(indexer, dict) else None
+        if added is None or indexer.get("type") != "elmo_characters":
+            continue
+        if not isinstance(added, dict):
+            raise CheckpointError(
+                f"{file}: dataset_reader.token_indexers.{name}.tokens_to_add is {added!r}, expected an object of words "
+                "and characters"
+            )
+        found |= added
+    return found
+
+
 def open_elmo(place: Place) -> ElmoSource | None:
     """Open a state dict, an unpacked archive or a training folder; `None` for other places.
 
@@ -321,8 +341,11 @@ def open_elmo(place: Place) -> ElmoSource | None:
     config_file = folder / "config.json"
     path: str = ""
     settings: dict[str, Any] = {}
+    added: dict[str, int] = {}
     if config_file.is_file():
-        path, settings = _find_settings(read_archive_config(config_file), prefix, notes)
+        config = read_archive_config(config_file)
+        path, settings = _find_settings(config, prefix, notes)
+        added = _tokens_to_add(config, str(config_file))
     else:
         notes.append("no config.json beside the weights: dropout and layer norm of the mixes are AllenNLP's defaults")
     if place.options is not None:
@@ -344,6 +367,7 @@ def open_elmo(place: Place) -> ElmoSource | None:
         mixes=_mix_options(settings, str(config_file)),
         prefix=prefix,
         others=len(state) - len(elmo),
+        tokens_to_add=added,
         is_projected=prefix.endswith("._elmo.") and prefix.removesuffix("_elmo.") + "_projection.weight" in state,
         notes=notes,
     )

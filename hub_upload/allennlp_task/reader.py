@@ -111,7 +111,11 @@ def make_tokenizer(source: Source, config: ElmoConfig, notes: list[str]) -> Elmo
     """The tokenizer with the task's own words and characters."""
     assert isinstance(source, TaskSource)
     try:
-        return ElmoTokenizer(max_characters_per_word=config.max_characters_per_word, **source.task.tokenizer)
+        return ElmoTokenizer(
+            max_characters_per_word=config.max_characters_per_word,
+            tokens_to_add=source.tokens_to_add,
+            **source.task.tokenizer,
+        )
     except ValueError as error:
         raise CheckpointError(f"{source.folder / 'vocabulary'}: {error}") from error
 

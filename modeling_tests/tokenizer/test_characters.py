@@ -3,6 +3,7 @@ import pytest
 
 from elmo_hf.tokenizer.characters import (
     NUM_CHARACTERS,
+    ByteSpelling,
     character_ids_of_boundaries,
     character_ids_of_word,
     character_ids_of_words,
@@ -80,3 +81,15 @@ def test_boundaries() -> None:
 def test_length_of_a_row_out_of_range(length: object) -> None:
     with pytest.raises(ValueError, match=r"max_characters_per_word is .*expected an integer of at least 3"):
         check_max_characters_per_word(length)  # type: ignore[arg-type]
+
+
+def test_words_with_a_character_of_their_own():
+    spelling = ByteSpelling(9, {"<first>": 1, "<S>": 3})
+    rows = spelling.rows(["<first>", "cat", "<first>", "<S>"])
+    assert rows.dtype == np.int16 and (rows[0] == rows[2]).all()
+    assert rows[0].tolist() == [259, 2, 260] + [261] * 6
+    assert rows[1].tolist() == character_ids_of_word("cat", 9)
+    assert rows[3, 1] == 4
+    for character in (-1, 261, True, "a"):
+        with pytest.raises(ValueError, match=f"tokens_to_add has {character!r} for 'x': expected a character from 0"):
+            ByteSpelling(9, {"x": character})

@@ -955,3 +955,17 @@ def test_character_replacements(tmp_path: Path) -> None:
     plain = ElmoTokenizer(vocab=vocabulary)
     assert plain.character_replacements is None and plain.corpus_pre_tokenization == "whitespace"
     assert [word for word, _ in plain.words(TYPED)][:4] == ["“", "I", "do", "n’t"]
+
+
+def test_words_with_a_character_of_their_own(tmp_path):
+    """Saved; their word ids are those of any other word."""
+    tokenizer = ElmoTokenizer(max_characters_per_word=9, tokens_to_add={"<first>": 1})
+    tokenizer.save_pretrained(tmp_path)
+    for each in (tokenizer, ElmoTokenizer.from_pretrained(tmp_path)):
+        encoding = each([["<first>", "a"]], is_split_into_words=True)
+        assert encoding["character_ids"][0][1].tolist() == [259, 2, 260] + [261] * 6
+        assert encoding["input_ids"][0][1] == each.unk_token_id
+    ElmoTokenizer(max_characters_per_word=9).save_pretrained(tmp_path)
+    assert ElmoTokenizer.from_pretrained(tmp_path).tokens_to_add == {}
+    with pytest.raises(ValueError, match="tokens_to_add=.* with a dictionary of characters"):
+        ElmoTokenizer(character_vocabulary=["a"], tokens_to_add={"x": 1})

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from elmo_hf import ElmoConfig, ElmoModel
+from elmo_hf import ElmoConfig, ElmoModel, ElmoTokenizer
 from hub_upload import CheckpointError, convert, export, verify
 from hub_upload.allennlp.reader import read_archive_config
 
@@ -293,3 +293,24 @@ def test_jsonnet_of_old_archives(tmp_path):
     path.write_text("local x = 1; {}")
     with pytest.raises(CheckpointError, match="neither JSON nor simple Jsonnet"):
         read_archive_config(path)
+
+
+def test_words_with_a_character_of_their_own(tmp_path):
+    """The indexer's `tokens_to_add` goes to the tokenizer, and stays there."""
+    config = allennlp_config()
+    indexers = {"elmo": {"type": "elmo_characters", "tokens_to_add": {"<first>": 1}}, "tokens": {"type": "single_id"}}
+    config["dataset_reader"] = {"token_indexers": indexers}
+    write_model(tmp_path / "model", config=json.dumps(config))
+    convert(tmp_path / "model", tmp_path / "folder")
+    tokenizer = ElmoTokenizer.from_pretrained(tmp_path / "folder")
+    assert tokenizer.tokens_to_add == {"<first>": 1}
+    rows = tokenizer([["<first>", "a"]], is_split_into_words=True)["character_ids"][0]
+    assert rows[1, :4].tolist() == [259, 2, 260, 261] and rows[2, :3].tolist() == [259, ord("a") + 1, 260]
+    for value, message in (
+        ([1], "tokens_to_add is .1., expected an object"),
+        ({"x": 300}, "a character from 0 to 260"),
+    ):
+        indexers["elmo"]["tokens_to_add"] = value
+        write_model(tmp_path / "model", config=json.dumps(config))
+        with pytest.raises(CheckpointError, match=message):
+            convert(tmp_path / "model", tmp_path / "other")
