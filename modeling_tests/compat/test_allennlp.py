@@ -322,8 +322,10 @@ class TestOriginals:
                 with h5py.File(files / f"lm_embeddings_{number}.hdf5") as file:
                     close(array[2], np.concatenate(list(file[str(place)][...]), axis=-1), 2e-6)
 
-    @pytest.mark.parametrize("way", ["alone", "batch", "carried"])
-    @pytest.mark.parametrize("name", ["tagger_1", "tagger_3"])
+    @pytest.mark.parametrize(
+        ("name", "way"),
+        [("tagger_1", "alone"), ("tagger_1", "carried"), ("tagger_3", "batch"), ("tagger_3", "carried")],
+    )
     def test_representations_of_allennlp(self, reference, tmp_path, way, name):
         """ELMo's columns of what two taggers embed; the second with a layer norm over the batch."""
         files = reference / "allennlp_tasks" / name

@@ -1,7 +1,6 @@
 """Carried state over the shards of a corpus, against `embed`; sentences as keys."""
 
 import h5py
-import numpy as np
 import pytest
 import torch
 
@@ -10,10 +9,16 @@ from elmo_hf.corpus_embedding.carried import ShardStates
 from elmo_hf.corpus_embedding.processes import Processes
 from elmo_hf.corpus_embedding.shard_embedding import ShardEmbedder
 
-from .corpora import FORMATS, check_equal, model_and_tokenizer, read, sentences, tagger_and_tokenizer, write_text
+from . import corpora
+from .corpora import FORMATS, check_equal, model_and_tokenizer, read, tagger_and_tokenizer, write_text
 
-OPTIONS = {"shard_words": 40, "chunk_words": 20, "progress": False}
+OPTIONS = {"shard_words": 16, "chunk_words": 20, "progress": False}
 CARRIED = {"carry_state": True, "rows": 3, "warm_up": 5}
+
+
+def sentences(count=14):
+    """One of them long, one without words."""
+    return corpora.sentences(count)
 
 
 @pytest.fixture
@@ -27,8 +32,7 @@ def both():
     return model_and_tokenizer()
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("kind", "rows"), [("hdf5", 1), *((kind, 3) for kind in FORMATS)])
 def test_equal_to_embed(text, tmp_path, both, kind, rows):
     """Also a sentence of 43 words, which is read by chunks."""
     output = tmp_path / f"out.{kind}"
@@ -154,10 +158,7 @@ class TestSentenceKeys:
 
 
 def test_one_layer(text, tmp_path, both):
-    expected = embed(sentences(), *both, layers="all")
-    for number in range(3):
-        output = tmp_path / f"{number}.h5"
-        embed_corpus(text, output, *both, layers=number, **OPTIONS)
-        check_equal(read(output), [np.ascontiguousarray(array[number]) for array in expected])
+    embed_corpus(text, tmp_path / "1.h5", *both, layers=1, **OPTIONS)
+    check_equal(read(tmp_path / "1.h5"), [array[1] for array in embed(sentences(), *both, layers="all")])
     with pytest.raises(ValueError, match=r"layers=3: expected 0 \(the word layer\) to 2"):
         embed_corpus(text, tmp_path / "3.h5", *both, layers=3, **OPTIONS)

@@ -968,4 +968,5 @@ def test_words_with_a_character_of_their_own(tmp_path):
     ElmoTokenizer(max_characters_per_word=9).save_pretrained(tmp_path)
     assert ElmoTokenizer.from_pretrained(tmp_path).tokens_to_add == {}
     with pytest.raises(ValueError, match="tokens_to_add=.* with a dictionary of characters"):
-        ElmoTokenizer(character_vocabulary=["a"], tokens_to_add={"x": 1})
+        symbols = ["<bos>", "<eos>", "<oov>", "<pad>", "<bow>", "<eow>", "a"]
+        ElmoTokenizer(character_vocabulary=symbols, tokens_to_add={"x": 1})
