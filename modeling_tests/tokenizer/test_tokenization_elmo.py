@@ -967,6 +967,6 @@ def test_words_with_a_character_of_their_own(tmp_path):
         assert encoding["input_ids"][0][1] == each.unk_token_id
     ElmoTokenizer(max_characters_per_word=9).save_pretrained(tmp_path)
     assert ElmoTokenizer.from_pretrained(tmp_path).tokens_to_add == {}
+    symbols = ["<bos>", "<eos>", "<oov>", "<pad>", "<bow>", "<eow>", "a"]
     with pytest.raises(ValueError, match="tokens_to_add=.* with a dictionary of characters"):
-        symbols = ["<bos>", "<eos>", "<oov>", "<pad>", "<bow>", "<eow>", "a"]
         ElmoTokenizer(character_vocabulary=symbols, tokens_to_add={"x": 1})
