@@ -171,9 +171,10 @@ def _check_sizes(folder: Path, config: ElmoConfig, source: Source) -> None:
     # The softmax takes no part in a comparison of layers.
     tensors = {name: value for name, value in source.tensors.items() if not name.endswith(SOFTMAX)}
     source = replace(source, tensors=tensors)
-    plan = FORMATS[source.layout].make_plan(source, [])
+    room = FORMATS[source.layout]
+    plan = room.make_plan(source, [])
     check_words(plan, source)
-    has_task = FORMATS[source.layout].plain_task is not None
+    has_task = room.plain_task is not None
     different = [
         f"{name} is {getattr(config, name)} and {getattr(plan.config, name)}"
         for name in (*SIZES, *(TASK_SIZES if has_task else ()))
