@@ -103,6 +103,11 @@ def check_vocabulary_file(path: str | os.PathLike[str]) -> list[str]:
             f"{path}: no line for {', '.join(missing)}, expected <S>, </S>, <UNK> as the first three. Add them (to a "
             "vocabulary without weights), or build the vocabulary with `elmo-hf build-vocab`"
         )
+    if not set(words) - RESERVED:
+        raise ValueError(
+            f"{path}: no word beside {', '.join(SPECIAL_TOKENS)}: a model of it would have nothing to predict. Build "
+            "the vocabulary of the training text with `elmo-hf build-vocab`"
+        )
     return words
 
 

@@ -229,6 +229,7 @@ def score_sentences(
             f"the tokenizer has {len(tokenizer)} words and the model vocab_size={model.config.vocab_size}: load the "
             "tokenizer that belongs to the model"
         )
+    model.check_words()
     check_pos_tags(model.config, tokenizer)
     encoder = WordEncoder.from_tokenizer(tokenizer)
     if isinstance(sentences, Corpus) or pre_tokenization is not None:

@@ -136,6 +136,13 @@ def test_a_file_without_specials_or_with_duplicates_is_no_vocabulary(tmp_path):
         check_vocabulary_file(tmp_path / "missing.txt")
 
 
+def test_a_vocabulary_of_special_tokens_alone_is_refused(tmp_path):
+    """A model of it would learn to predict the unknown word: loss 0, perplexity 1."""
+    (tmp_path / "vocab.txt").write_text("<S>\n</S>\n<UNK>\n!!!MAXTERMID\n")
+    with pytest.raises(ValueError, match=r"vocab\.txt: no word beside <S>, </S>, <UNK>: .* nothing to predict"):
+        check_vocabulary_file(tmp_path / "vocab.txt")
+
+
 def test_counts_of_other_words_are_refused(corpus, tmp_path):
     build_vocabulary(corpus, progress=False).save(tmp_path / "vocab.txt")
     counts_path(tmp_path / "vocab.txt").write_text("<S>\t1\n")
