@@ -10,7 +10,7 @@ from .rules import fix_mixes, make_plan
 FORMAT = Format(
     open=open_place,
     make_plan=make_plan,
-    make_tokenizer=lambda source, config, notes: make_tokenizer(source, config),
+    make_tokenizer=lambda source, config, notes: make_tokenizer(source, config, notes),
     plain=lambda source, read, epsilon: from_allennlp(set(source.tensors), read, source.options),
     complete=fix_mixes,
     needs_vocabulary=needs_vocabulary,
