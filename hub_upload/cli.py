@@ -110,7 +110,8 @@ def _export(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     sentences = None
     if arguments.sentences is not None:
-        sentences = [line.split() for line in arguments.sentences.read_text(encoding="utf-8").splitlines()]
+        with arguments.sentences.open(encoding="utf-8") as file:  # lines end as in all readers, not at U+2028
+            sentences = [line.split() for line in file]
     report = verify(
         arguments.folder,
         arguments.against,

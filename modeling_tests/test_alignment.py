@@ -272,7 +272,7 @@ class TestDictionary:
             (b"\n \n", "has no pair of words"),
             (b"a b\nHaus\n", "line 2: 'Haus' has 1 words: expected two"),
             (b"New York New York\n", "line 1: 'New York New York' has 4 words"),
-            (b"a b\n\xfcber over\n", r"line 2, byte 1 of the line: b'\\xfc' is not utf-8\. Convert the file"),
+            (b"a b\n\xfcber over\n", r"line 2, byte 1 of the line: b'\\xfc' is not utf-8; convert it"),
         ],
     )
     def test_refusals(self, content, message, tmp_path):

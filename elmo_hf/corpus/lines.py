@@ -217,7 +217,7 @@ class LineBlocks:
                     f"{encoding}"
                 )
                 if policy == "refuse":
-                    raise ValueError(f"{where}. {self._rules.remedy_of_encoding}") from error
+                    raise ValueError(f"{where}{self._rules.remedy_of_encoding}") from error
                 if policy == "skip":
                     if not self._left_out:
                         _warn(f"{where}; left the line out")

@@ -84,9 +84,9 @@ class ReadingRules:
     def remedy_of_encoding(self) -> str:
         """What to do about bytes that are not valid in the encoding."""
         if "encoding" not in self.offered:
-            return f"Convert the file to {self.encoding}, for instance with iconv"
+            return "; convert it, for instance with iconv"
         others = "'replace'" if self.numbered else "'skip' or 'replace'"
-        return f"Expected text in {self.encoding}; name its true encoding, or choose undecodable={others}"
+        return f". Expected text in {self.encoding}; name its true encoding, or choose undecodable={others}"
 
     @property
     def columns(self) -> list[str]:

@@ -210,7 +210,7 @@ def _json_rows(shard: TableShard, start: int) -> Rows:
     except UnicodeDecodeError as error:
         where = where_in_lines(path, error.start, 0)
         raise ValueError(
-            f"{where}: byte {data[error.start]:#04x} is not {rules.encoding}. {rules.remedy_of_encoding}"
+            f"{where}: byte {data[error.start]:#04x} is not {rules.encoding}{rules.remedy_of_encoding}"
         ) from error
     records = parse_json(text, lambda: path, "a list of records, or one record a line (.jsonl)")
     yield from records[start:]

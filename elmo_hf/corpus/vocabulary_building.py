@@ -5,9 +5,11 @@ stands a file of counts. `ElmoTokenizer(vocab_file)` reads the first.
 """
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing import get_all_start_methods, get_context
@@ -17,8 +19,10 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from elmo_hf.atomic import appearing
-from elmo_hf.tokenizer.vocabulary import MAXIMUM_TERM, read_vocabulary, write_vocabulary
+from elmo_hf.tokenizer.characters import ByteSpelling
+from elmo_hf.tokenizer.vocabulary import MAXIMUM_TERM, is_vocabulary_word, read_vocabulary, write_vocabulary
 
+from .cut_words import CutWords
 from .sentences import Corpus
 from .shards import Shard
 from .word_encoder import word_splitter
@@ -27,6 +31,8 @@ BOS_TOKEN, EOS_TOKEN, UNK_TOKEN = SPECIAL_TOKENS = ("<S>", "</S>", "<UNK>")
 # Words that no vocabulary file may hold: the tokenizer's own, and a line that bilm-tf skips.
 RESERVED = frozenset({*SPECIAL_TOKENS, "<pad>", "<mask>", MAXIMUM_TERM})
 COUNTS_SUFFIX = ".counts.tsv"
+# Of the published models, and of new ones by default.
+CHARACTERS_OF_A_WORD = 50
 
 
 @dataclass(frozen=True)
@@ -61,11 +67,12 @@ class Vocabulary:
 
         Each file appears under its name only when it is complete.
         """
-        if counts:
-            lines = (f"{word}\t{count}\n" for word, count in zip(self.words, self.counts, strict=True))
-            with appearing(counts_path(path)) as aside, aside.open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(lines)
-        write_vocabulary(self.words, path)
+        lines = "".join(f"{word}\t{count}\n" for word, count in zip(self.words, self.counts, strict=True))
+        # Neither appears without the other.
+        with ExitStack() as stack:
+            if counts:
+                stack.enter_context(appearing(counts_path(path))).write_bytes(lines.encode("utf-8", "surrogatepass"))
+            write_vocabulary(self.words, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Vocabulary":
@@ -78,7 +85,7 @@ class Vocabulary:
         words = check_vocabulary_file(path)
         target = counts_path(path)
         with open(target, encoding="utf-8", newline="\n") as file:
-            rows = [line.rstrip("\n").split("\t") for line in file]
+            rows = [line.rstrip("\n").rsplit("\t", 1) for line in file]
         if [row[0] for row in rows] != words or not all(len(row) == 2 and row[1].isdecimal() for row in rows):
             raise ValueError(f"{target} does not count the words of {path}: expected the same words, each with a count")
         return cls(tuple(words), tuple(int(row[1]) for row in rows))
@@ -102,6 +109,11 @@ def check_vocabulary_file(path: str | os.PathLike[str]) -> list[str]:
         raise ValueError(
             f"{path}: no line for {', '.join(missing)}, expected <S>, </S>, <UNK> as the first three. Add them (to a "
             "vocabulary without weights), or build the vocabulary with `elmo-hf build-vocab`"
+        )
+    if not set(words) - RESERVED:
+        raise ValueError(
+            f"{path}: no word beside {', '.join(SPECIAL_TOKENS)}: a model of it would have nothing to predict. Build "
+            "the vocabulary of the training text with `elmo-hf build-vocab`"
         )
     return words
 
@@ -146,7 +158,11 @@ def build_vocabulary(
             bar.update(sum(part.values()))
     if not total:
         raise ValueError(f"{corpus.name} holds no word: expected text with one sentence a line")
-    kept = [(word, count) for word, count in total.items() if count >= min_count and word not in RESERVED]
+    kept = [
+        (word, count)
+        for word, count in total.items()
+        if count >= min_count and word and word not in RESERVED and is_vocabulary_word(word)
+    ]
     if not kept:
         raise ValueError(
             f"no word of {corpus.name} occurs {min_count} times: expected a min_count of at most {max(total.values())}"
@@ -155,10 +171,26 @@ def build_vocabulary(
     if max_size is not None:
         del kept[max_size - len(SPECIAL_TOKENS) :]
     left_out = sum(total.values()) - sum(count for _, count in kept)
+    _tell_of_unfit_words(total)
     return Vocabulary(
         (*SPECIAL_TOKENS, *(word for word, _ in kept)),
         (sentences, sentences, left_out, *(count for _, count in kept)),
     )
+
+
+def _tell_of_unfit_words(counts: Counter[str]) -> None:
+    """Warn of words that no line of a vocabulary file can hold, and of those that models of characters cut."""
+    unfit = Counter({word: count for word, count in counts.items() if not word or not is_vocabulary_word(word)})
+    if unfit:
+        warnings.warn(
+            f"{unfit.total():,} of {counts.total():,} words hold what no line of a vocabulary can, such as NUL, a line "
+            f"break or half a character, and are counted as {UNK_TOKEN}: {next(iter(unfit))!r:.60}",
+            stacklevel=3,
+        )
+    cut = CutWords(ByteSpelling(CHARACTERS_OF_A_WORD))
+    for word, count in counts.items():
+        cut.look((word,), count)
+    cut.tell()
 
 
 def counted_parts(corpus: Corpus, pre_tokenization: str, num_processes: int) -> Iterator[tuple[Counter[str], int]]:

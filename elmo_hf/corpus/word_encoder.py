@@ -71,14 +71,17 @@ class RuleNotice:
     Args:
         tokenizer: the model's.
         used: the rule by which lines are cut.
+
+    Attributes:
+        used: as above.
     """
 
     def __init__(self, tokenizer: "ElmoTokenizer", used: str) -> None:
         corpus, raw = tokenizer.corpus_pre_tokenization, tokenizer.pre_tokenization
-        self._used, self._other = used, corpus if used == raw else raw
+        self.used, self._other = used, corpus if used == raw else raw
         reasons = {raw: "as the tokenizer reads raw text", corpus: "as the lines of the model's corpus were"}
         self._reason = reasons.get(used, "as asked for")
-        self._is_told = self._used == self._other
+        self._is_told = self.used == self._other
         self._splitters = line_splitter(tokenizer, used), line_splitter(tokenizer, self._other)
 
     def look(self, sentence: Sentence) -> None:
@@ -89,7 +92,7 @@ class RuleNotice:
         if one != other:
             self._is_told = True
             logger.info(
-                f"lines are cut by the rule {self._used!r}, {self._reason}; {self._other!r} finds other words, first "
+                f"lines are cut by the rule {self.used!r}, {self._reason}; {self._other!r} finds other words, first "
                 f"in {sentence!r:.60}: pre_tokenization={self._other!r} (--pre_tokenization {self._other}) reads them"
             )
 

@@ -14,11 +14,12 @@ import torch
 from tqdm.auto import tqdm
 
 from elmo_hf.atomic import appearing
+from elmo_hf.corpus.cut_words import CutWords
 from elmo_hf.corpus.sentences import Corpus, open_corpus
 from elmo_hf.corpus.shards import Record
 from elmo_hf.corpus.table_shards import import_pyarrow
 from elmo_hf.corpus.tagged_text import TaggedSentence
-from elmo_hf.corpus.word_encoder import RuleNotice
+from elmo_hf.corpus.word_encoder import RuleNotice, line_splitter
 from elmo_hf.inference.carried_state import CarriedState
 from elmo_hf.inference.embedding import Embedder, Layers, open_embedder
 from elmo_hf.inference.loading import Name
@@ -302,7 +303,11 @@ class _Run:
         checks = [*_checks_of_tags(embedder), lambda record: notice.look(record.sentence)]
         if self.settings.get("use_sentence_keys"):
             checks.append(_check_of_keys(self.settings["id_column"] is not None))
+        cut, split = CutWords(embedder.tokenizer.spelling), line_splitter(embedder.tokenizer, notice.used)
+        if config.character_filters:
+            checks.append(lambda record: cut.look(split(record.sentence)))
         plan = plan_shards(self.corpus, shard_words, checks, self.settings.get("rows", 1))
+        cut.tell()
         settings = json.loads(json.dumps({**self.settings, **identity}))
         is_complete = self.output.begin(settings, plan, overwrite)
         return _Work(plan, [] if is_complete else self.output.missing(plan), is_complete, settings)

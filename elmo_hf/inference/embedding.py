@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from elmo_hf.corpus.tagged_text import TaggedSentence
+from elmo_hf.corpus.cut_words import CutWords
+from elmo_hf.corpus.tagged_text import Sentence, TaggedSentence
 from elmo_hf.model.base_model import ElmoModel, ElmoModelOutput
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
@@ -129,6 +130,7 @@ def embed_iter(
     carried = CarriedState.on_request(embedder.model.config, carry_state, rows, warm_up)
     if pos_tags is None:
         embedder.refuse_without_pos_tags("pos_tags, the tags of each sentence's words")
+    checked = embedder.counted(checked)
     total = len(sentences) if isinstance(sentences, Sequence) else None
     # `disable=None` is tqdm's word for "unless at a terminal".
     disable = None if progress is None else not progress
@@ -265,6 +267,12 @@ class Embedder:
         count = self.batch_size.rows or max(1, len(batch))
         for start in range(0, len(batch), count):
             yield from self._embed(batch[start : start + count], carried, first + start)
+
+    def counted(self, sentences: Iterator[Sentence]) -> Iterator[Sentence]:
+        """The same sentences; behind the last one, a warning of words that were cut."""
+        if not self.model.config.character_filters:
+            return sentences
+        return CutWords(self.tokenizer.spelling).over(sentences, lambda sentence: self._split(sentence)[0])
 
     def _split(self, sentence: str | list[str] | TaggedSentence) -> _Words:
         if isinstance(sentence, TaggedSentence):

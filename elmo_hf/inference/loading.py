@@ -101,7 +101,12 @@ def load_tokenizer(tokenizer: ElmoTokenizer | Name | None, model: ElmoPreTrained
     source = model if isinstance(model, str | os.PathLike) else model.name_or_path
     if not (tokenizer or source):
         raise ValueError("tokenizer=None, and the model was not loaded from a checkpoint: give the model's tokenizer")
-    loaded: Any = AutoTokenizer.from_pretrained(tokenizer or source)
+    try:
+        loaded: Any = AutoTokenizer.from_pretrained(tokenizer or source)
+    except OSError as error:
+        raise OSError(
+            f"{os.fspath(tokenizer or source)} is no folder of a tokenizer, nor the name of one: {error}"
+        ) from error
     return loaded
 
 

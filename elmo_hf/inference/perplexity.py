@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import starmap
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from elmo_hf.corpus.cut_words import CutWords
 from elmo_hf.corpus.sentences import Corpus
 from elmo_hf.corpus.tagged_text import TaggedSentence
 from elmo_hf.corpus.word_encoder import WordEncoder, line_splitter, word_splitter
@@ -229,6 +231,7 @@ def score_sentences(
             f"the tokenizer has {len(tokenizer)} words and the model vocab_size={model.config.vocab_size}: load the "
             "tokenizer that belongs to the model"
         )
+    model.check_words()
     check_pos_tags(model.config, tokenizer)
     encoder = WordEncoder.from_tokenizer(tokenizer)
     if isinstance(sentences, Corpus) or pre_tokenization is not None:
@@ -241,7 +244,10 @@ def score_sentences(
         return split(sentence if isinstance(sentence, str | TaggedSentence) else list(sentence)), tagged
 
     scorer = _Scorer(in_evaluation(model), encoder, tokenizer.unk_token_id, rows, steps, per_word)
-    numbered = enumerate(map(given, sentences))
+    texts: Iterator[_Given] = map(given, sentences)
+    if model.config.character_filters:
+        texts = CutWords(tokenizer.spelling).over(texts, itemgetter(0))
+    numbered = enumerate(texts)
     yield from _in_order(scorer.running(numbered)) if carry_state else scorer.independent(numbered)
 
 

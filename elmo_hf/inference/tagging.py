@@ -8,6 +8,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from elmo_hf.corpus.cut_words import CutWords
 from elmo_hf.corpus.tagged_text import TaggedSentence
 from elmo_hf.model.crf import CrfScores, best_ends, best_tags
 from elmo_hf.model.token_classification import ElmoForTokenClassification
@@ -81,8 +82,11 @@ def tag_iter(
     checked = check_sentences(sentences)
     tagger = _load_tagger(model, device, dtype)
     words_of = load_tokenizer(tokenizer, model)
+    split = (sentence if isinstance(sentence, list) else _words(words_of, sentence) for sentence in checked)
+    if tagger.config.character_filters:
+        split = CutWords(words_of.spelling).over(split, lambda words: words)
     words_and_labels = read_in_batches(
-        (sentence if isinstance(sentence, list) else _words(words_of, sentence) for sentence in checked),
+        split,
         partial(_tag, tagger, words_of, batch_words),
         lambda words: len(words) + 2,
         BatchSize(words=batch_words),

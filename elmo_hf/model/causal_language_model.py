@@ -209,6 +209,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
 
     def _loss(self, logits: Tensor, labels: Tensor, mask: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
         check_one_a_word(labels, logits.shape[:2])
+        self.check_words()
         labels = labels.to(logits.device)
         predicted = labels[:, 1:].ge(0) & mask[:, 1:] & mask[:, :-1]
         targets = labels[:, 1:].masked_fill(~predicted, -100)

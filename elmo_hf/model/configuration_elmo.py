@@ -334,6 +334,12 @@ class ElmoConfig(PreTrainedConfig):
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         super().__post_init__(**kwargs)
 
+    @property
+    def special_word_ids(self) -> list[int]:
+        """Ids of the words that stand for no word of a text: the boundaries and the unknown word."""
+        ids = (self.bos_token_id, self.eos_token_id, self.unk_token_id)
+        return [number for each in ids for number in (each if isinstance(each, list) else [each]) if number is not None]
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As `PreTrainedConfig.from_dict`; what replaces fields of a saved configuration is checked with the others.

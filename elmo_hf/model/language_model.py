@@ -101,6 +101,8 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
 
         Other arguments and errors as in [`ElmoModel`].
         """
+        if labels is not None:
+            self.check_words()
         outputs = self.elmo(
             input_ids,
             attention_mask,
@@ -142,6 +144,26 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             attentions=outputs.attentions,
             state=outputs.state,
         )
+
+    def check_words(self) -> None:
+        """Refuse a model that has no word to predict, with a `ValueError`: every word would be the unknown one."""
+        config = self.config
+        special = {*config.special_word_ids, config.pad_token_id, config.mask_token_id} - {None}
+        if config.vocab_size <= len(special):
+            raise ValueError(
+                f"vocab_size={config.vocab_size}: the model has no words beside the special tokens, so that there is "
+                "nothing to predict. Give it a vocabulary: one that elmo-hf build-vocab makes of text, for elmo-hf "
+                "pretrain --initialize_from, or in Python warm_start"
+            )
+
+    def _check_softmax(self) -> None:
+        """Refuse a model whose softmax its checkpoint lacked and nothing has trained since, with a `ValueError`."""
+        if any(name.startswith("softmax.") for name in self._not_loaded):
+            raise ValueError(
+                f"the checkpoint {self.name_or_path!r} has no softmax, and one with random weights predicts nothing: "
+                "convert the original with its softmax weights and vocabulary, or learn a softmax with elmo-hf "
+                "pretrain --initialize_from ... --softmax_only_steps"
+            )
 
     def _check_range(self, word_ids: Tensor) -> None:
         if not word_ids.numel():

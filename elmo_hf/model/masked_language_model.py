@@ -32,7 +32,7 @@ class ElmoForMaskedLM(ElmoForPreTraining):
     a = 1, the default, is that rule. a = 0 is the plain product of both distributions (a product of experts, Hinton
     2002), which counts a frequent word's frequency twice. The sides of a sentence are not quite independent given one
     word of it, and a little less than 1 may rank the words better. Z sums over all words but padding and mask, so that
-    probabilities sum to one.
+    probabilities sum to one; without labels, when a gap is to be filled, over those that can fill it.
 
     The prior is the distribution that bilm-tf's sampled softmax draws from: the word on line k of the vocabulary, by
     falling frequency and counted from 0, has p = log((k + 2) / (k + 1)) / log(words + 1). A vocabulary in another order
@@ -80,14 +80,19 @@ class ElmoForMaskedLM(ElmoForPreTraining):
 
         Returns:
             logits (batch, words, vocab_size), float32 or wider: natural logarithms of probabilities; -10,000 for
-            padding and mask, which are no words; zeros at padded positions. They take 4 bytes a position and word, 80
+            padding and mask, which are no words, and without labels also for the boundaries and the unknown word, which
+            are no answers; zeros at padded positions. They take 4 bytes a position and word, 80
             MB for 25 positions and 800,000 words, and at most about 1 GB beside for those computed at a time; training
             takes five times as much. With labels and `config.sparse_prediction` they are the labelled positions' only,
             (labels, vocab_size), row by row. With `labels`, also the mean cross-entropy.
 
         Raises:
-            ValueError: labels of another shape, or one that is no word of the vocabulary.
+            ValueError: labels of another shape, or one that is no word of the vocabulary; a model without words, or
+                without labels one whose softmax has learned nothing.
         """
+        self.check_words()
+        if labels is None:
+            self._check_softmax()
         input_ids = self._without_masks(input_ids)
         outputs = self.elmo(
             input_ids,
@@ -104,17 +109,18 @@ class ElmoForMaskedLM(ElmoForPreTraining):
         contexts, known = _contexts(top, real)
         loss = None
         if labels is None:
-            logits = self._everywhere(contexts, known, real)
+            logits = self._everywhere(contexts, known, real, self._no_answers)
         else:
             check_one_a_word(labels, real.shape)
             self._check_labels(labels)
             labelled = labels.ge(0) & real
             rows = _positions(labelled)
             if self.config.sparse_prediction:
-                logits = torch.cat([piece for _, piece in self._pieces(contexts, known, rows)])
+                excluded = self.softmax.excluded_ids
+                logits = torch.cat([piece for _, piece in self._pieces(contexts, known, rows, excluded)])
                 rows = torch.arange(len(rows), device=rows.device)
             else:
-                logits = self._everywhere(contexts, known, real)
+                logits = self._everywhere(contexts, known, real, self.softmax.excluded_ids)
             total = -logits.flatten(0, -2)[rows, labels[labelled]].sum()
             loss = mean_loss(total, len(rows), num_items_in_batch)
         if output_hidden_states is None:
@@ -133,9 +139,14 @@ class ElmoForMaskedLM(ElmoForPreTraining):
             return input_ids
         return input_ids.masked_fill(input_ids == mask, unknown)
 
-    def _everywhere(self, contexts: Tensor, known: Tensor, real: Tensor) -> Tensor:
+    @property
+    def _no_answers(self) -> list[int]:
+        """Ids that fill no gap: padding and mask, the boundaries, the unknown word."""
+        return sorted({*self.softmax.excluded_ids, *self.config.special_word_ids})
+
+    def _everywhere(self, contexts: Tensor, known: Tensor, real: Tensor, excluded: list[int]) -> Tensor:
         """(batch, words, vocab_size), zero at padding."""
-        pieces = self._pieces(contexts, known, _positions(real))
+        pieces = self._pieces(contexts, known, _positions(real), excluded)
         logits = contexts.new_zeros(real.numel(), self.config.vocab_size, dtype=_wide(contexts.dtype))
         if torch.is_grad_enabled():
             # One node of the graph for all pieces: each would hand on a gradient of the whole size.
@@ -146,12 +157,14 @@ class ElmoForMaskedLM(ElmoForPreTraining):
                 logits.index_copy_(0, some, found)
         return logits.view(*real.shape, self.config.vocab_size)
 
-    def _pieces(self, contexts: Tensor, known: Tensor, positions: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _pieces(
+        self, contexts: Tensor, known: Tensor, positions: Tensor, excluded: list[int]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Positions [n], a few at a time, and their log-probabilities [n, vocab_size]; at least one piece."""
         for some in positions.split(max(1, LOGITS_AT_A_TIME // self.config.vocab_size)):
-            yield some, self._log_probabilities(contexts[:, some], known[:, some])
+            yield some, self._log_probabilities(contexts[:, some], known[:, some], excluded)
 
-    def _log_probabilities(self, contexts: Tensor, known: Tensor) -> Tensor:
+    def _log_probabilities(self, contexts: Tensor, known: Tensor, excluded: list[int]) -> Tensor:
         """The formula: contexts [2, n, P] before and after n gaps, and which are known [2, n] -> [n, vocab_size]."""
         wide = _wide(contexts.dtype)
         # Log-probabilities up to a constant of each gap, which Z takes up. Of an unknown side p(w)^a, left to the end.
@@ -164,8 +177,8 @@ class ElmoForMaskedLM(ElmoForPreTraining):
             priors = 1 - known.sum(0)  # -1, 0 or 1: how often p(w)^a is a factor
             log_prior = log_uniform_prior(self.config.vocab_size, self.softmax.excluded_ids, scores)
             scores.addr_(priors.to(wide), log_prior, alpha=float(self.config.mask_prior_weight))
-        excluded = torch.tensor(self.softmax.excluded_ids, dtype=torch.int64, device=scores.device)
-        return scores.index_fill_(1, excluded, float("-inf")).log_softmax(1).index_fill(1, excluded, IMPOSSIBLE)
+        nothing = torch.tensor(excluded, dtype=torch.int64, device=scores.device)
+        return scores.index_fill_(1, nothing, float("-inf")).log_softmax(1).index_fill(1, nothing, IMPOSSIBLE)
 
 
 def log_uniform_prior(vocab_size: int, excluded_ids: Sequence[int], like: Tensor) -> Tensor:

@@ -244,6 +244,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
 
     def _note_untrained(self) -> None:
         """Remember what a constructor froze: mixes that a model does not read, fixed word vectors."""
+        self._not_loaded: frozenset[str] = frozenset()  # weights that the checkpoint lacked
         self._untrained = {name for name, weight in self.named_parameters() if not weight.requires_grad}
 
     @classmethod
@@ -252,10 +253,20 @@ class ElmoPreTrainedModel(PreTrainedModel):
 
         What the constructor froze is frozen here too: Transformers makes every weight that it loads trainable.
         """
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model.freeze_untrained()
-        return loaded
+        model._not_loaded = frozenset(info["missing_keys"])
+        return (model, info) if wants_info else model
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self._not_loaded = frozenset()
+        return super().load_state_dict(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Any:
+        if mode:  # what was missing is about to be learned
+            self._not_loaded = frozenset()
+        return super().train(mode)
 
     def freeze_untrained(self) -> None:
         """Freeze again what the constructor froze."""

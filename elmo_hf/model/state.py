@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -28,6 +29,15 @@ class ElmoState(NamedTuple):
 
         Args:
             rows: (2, rows) bool, directions forward, backward; on the state's device.
+
+        Raises:
+            ValueError: another shape or type.
         """
+        expected = tuple(self.hidden.shape[1:3])
+        if tuple(rows.shape) != expected or rows.dtype != torch.bool:
+            raise ValueError(
+                f"rows has shape {tuple(rows.shape)} and dtype {rows.dtype}: expected {expected} and torch.bool, one "
+                "truth value for each direction and row of the state"
+            )
         where = rows[None, :, :, None]
         return ElmoState(self.hidden.masked_fill(where, 0), self.cell.masked_fill(where, 0))

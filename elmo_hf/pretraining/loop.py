@@ -53,7 +53,7 @@ from .prefetching import PreparedBatches
 from .preparation import PreparedBatch
 from .report import MetricsLog, RunSummary, draw_curves, peak_memory, write_card
 from .settings import PretrainingSettings
-from .start import Start, expected_steps, held_out_perplexity, open_streams
+from .start import Start, expected_steps, held_out_perplexity, open_streams, tell_of_cut_words
 
 logger = get_logger(__name__)
 
@@ -245,6 +245,8 @@ class Run:
         if accelerator.is_main_process:
             self.log.keep(self.progress.records)
         self._wrap()
+        if accelerator.is_main_process and self.model.config.character_filters:
+            tell_of_cut_words(settings, self.tokenizer)
         logger.info(start.note if newest is None else f"continued from {newest}, after step {self.progress.step}")
 
     # ---- training

@@ -83,6 +83,7 @@ class StreamingObjective(nn.Module):
         reset_states: bool = False,
     ) -> None:
         super().__init__()
+        model.check_words()
         adaptive = isinstance(model.softmax, ElmoAdaptiveSoftmax)
         if not model.config.bidirectional:
             raise ValueError(

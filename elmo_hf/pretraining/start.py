@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import torch
 
+from elmo_hf.corpus.cut_words import CutWords
 from elmo_hf.corpus.sentences import Corpus, open_corpus
 from elmo_hf.corpus.tagged_text import Sentence, pos_tags_of, read_pos_tag_set
 from elmo_hf.corpus.vocabulary_building import Vocabulary, check_vocabulary_file, counts_path
-from elmo_hf.corpus.word_encoder import word_splitter
+from elmo_hf.corpus.word_encoder import line_splitter, word_splitter
 from elmo_hf.inference.loading import check_mask, load_model
 from elmo_hf.inference.perplexity import TextScore, score_sentences
 from elmo_hf.model.adaptive_softmax import default_cutoffs
@@ -27,6 +28,9 @@ from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 from .settings import PretrainingSettings
 from .streams import SentenceStreams
 from .warm_starts import warm_start
+
+# Of the training text, for words that are cut.
+SENTENCES_LOOKED_AT = 10_000
 
 
 class Start(NamedTuple):
@@ -264,6 +268,14 @@ def open_streams(
         character_ids="character_ids" in input_names,
         pos_tag_ids="pos_tag_ids" in input_names,
     )
+
+
+def tell_of_cut_words(settings: PretrainingSettings, tokenizer: ElmoTokenizer) -> None:
+    """Warn of words that the model reads the beginning of only, by the first sentences of the training text."""
+    cut, words_of = CutWords(tokenizer.spelling), line_splitter(tokenizer, settings.pre_tokenization)
+    for sentence in islice(open_text(settings, settings.train_data, settings.split), SENTENCES_LOOKED_AT):
+        cut.look(words_of(sentence))
+    cut.tell(f" of the first {SENTENCES_LOOKED_AT:,} sentences")
 
 
 def expected_steps(settings: PretrainingSettings, num_processes: int) -> int | None:

@@ -106,6 +106,7 @@ class ByteSpelling:
     """
 
     dtype = np.int16
+    units = "bytes"
 
     def __init__(self, max_characters_per_word: int, tokens_to_add: Mapping[str, int] | None = None) -> None:
         self.max_characters_per_word = check_max_characters_per_word(max_characters_per_word)
@@ -114,6 +115,11 @@ class ByteSpelling:
     def lookup_form(self, word: str) -> str:
         """What a vocabulary is asked for: the word, however long it is."""
         return word
+
+    def is_cut(self, word: str) -> bool:
+        """True for a word whose row holds its first bytes only."""
+        room = self.max_characters_per_word - 2
+        return 4 * len(word) > room and len(word.encode("utf-8", "ignore")) > room
 
     def rows(self, words: Sequence[str]) -> CharacterIds:
         """(words, max_characters_per_word)."""

@@ -13,7 +13,7 @@ from .rules import fix_mixes, make_plan
 
 def _make_tokenizer(source: Source, config: ElmoConfig, notes: list[str]) -> ElmoTokenizer:
     assert isinstance(source, ElmoSource)
-    return make_tokenizer(source, config, tokens_to_add=source.tokens_to_add)
+    return make_tokenizer(source, config, notes, tokens_to_add=source.tokens_to_add)
 
 
 FORMAT = Format(

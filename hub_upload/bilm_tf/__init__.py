@@ -12,7 +12,7 @@ from .rules import make_plan
 FORMAT = Format(
     open=open_place,
     make_plan=make_plan,
-    make_tokenizer=lambda source, config, notes: make_tokenizer(source, config),
+    make_tokenizer=lambda source, config, notes: make_tokenizer(source, config, notes),
     plain=lambda source, read, epsilon: from_bilm(
         set(source.tensors), read, source.options, source.vocabulary.lines if source.vocabulary else None
     ),

@@ -5,6 +5,7 @@ and AI2's names (`X_options.json`, `X_weights.hdf5`, `X_softmax_weights.hdf5`). 
 softmax weights or dumped embeddings beside a model are never taken for it.
 """
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from .tensorflow_checkpoint import checkpoint_prefixes, is_checkpoint_prefix
 
 # In the order in which simple_elmo looks for them.
 VOCABULARIES = ("vocab.txt.gz", "vocab.txt", "vocabulary.txt")
+# Other names that a vocabulary may have, and those of texts that are none.
+VOCABULARY_NAME = re.compile(r"voc|\.(txt|dic|words?|lst)(\.gz)?$", re.IGNORECASE)
+NO_VOCABULARY_NAME = re.compile(r"read|licen[cs]e|requirements|\.", re.IGNORECASE)
 ARCHIVE_MEMBERS = (".json", ".hdf5", ".txt", ".txt.gz", ".dic", ".pkl", ".index", "checkpoint")
 
 
@@ -57,8 +61,23 @@ def files_of_folder(folder: Path, given: ModelFiles) -> ModelFiles:
         files = replace(files, options=_find_options(folder, files.weights))
     if files.vocabulary is None:
         found = next((folder / name for name in VOCABULARIES if (folder / name).is_file()), None)
-        files = replace(files, vocabulary=found)
+        files = replace(files, vocabulary=found, notes=(*files.notes, *_note_of_vocabularies(folder, found)))
     return files
+
+
+def _note_of_vocabularies(folder: Path, found: Path | None) -> list[str]:
+    """What to say of files that may be a vocabulary under another name, where none was found."""
+    others = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.is_file() and VOCABULARY_NAME.search(path.name) and not NO_VOCABULARY_NAME.match(path.name)
+    )
+    if found is not None or not others:
+        return []
+    return [
+        f"{folder} has no vocabulary under the names {listing(list(VOCABULARIES))}, and none was read; it holds "
+        f"{listing(others)}: if that is the vocabulary, name it with --vocabulary"
+    ]
 
 
 def files_of_weights(weights: Path, given: ModelFiles) -> ModelFiles:

@@ -99,6 +99,33 @@ def test_words_with_odd_characters_survive(tmp_path):
     assert set(words) == set(vocabulary.words[3:])
 
 
+def test_words_that_no_line_can_hold_are_unknown_ones(tmp_path):
+    """NUL in a text once left a file of counts without its vocabulary."""
+    words = ["a\0b", "c", "\ud800", "New York", "a\tb", "d\n", "", "\u3000"]
+    with pytest.warns(UserWarning, match=r"5 of 9 words hold what no line of a vocabulary can, such as NUL") as told:
+        vocabulary = build_vocabulary(Corpus.from_sentences([words, ["c"]]), progress=False)
+    assert len(told) == 1
+    assert vocabulary.words[3:] == ("c", "New York", "a\tb") and vocabulary.counts[2] == 5
+    vocabulary.save(tmp_path / "vocab.txt")
+    assert Vocabulary.load(tmp_path / "vocab.txt") == vocabulary
+    # Of a vocabulary made otherwise, neither file appears.
+    wrong = Vocabulary((*vocabulary.words, "e\0"), (*vocabulary.counts, 1))
+    for name in ("vocab.txt", "other.txt"):
+        with pytest.raises(ValueError, match=r"the word 'e\\x00' cannot stand in a vocabulary file"):
+            wrong.save(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["vocab.counts.tsv", "vocab.txt"]
+    assert Vocabulary.load(tmp_path / "vocab.txt") == vocabulary
+
+
+def test_long_words_are_told_of_once(corpus):
+    text = ["x" * 49, "短" * 17, "短" * 16, "ok ok"]
+    with pytest.warns(
+        UserWarning, match=r"2 of 5 words \(40\.00%\) have more than 48 bytes; the model reads the first"
+    ) as told:
+        build_vocabulary(Corpus.from_sentences(text), progress=False)
+    assert len(told) == 1
+
+
 # ---- bad input
 
 
@@ -134,6 +161,13 @@ def test_a_file_without_specials_or_with_duplicates_is_no_vocabulary(tmp_path):
         check_vocabulary_file(path)
     with pytest.raises(FileNotFoundError):
         check_vocabulary_file(tmp_path / "missing.txt")
+
+
+def test_a_vocabulary_of_special_tokens_alone_is_refused(tmp_path):
+    """A model of it would learn to predict the unknown word: loss 0, perplexity 1."""
+    (tmp_path / "vocab.txt").write_text("<S>\n</S>\n<UNK>\n!!!MAXTERMID\n")
+    with pytest.raises(ValueError, match=r"vocab\.txt: no word beside <S>, </S>, <UNK>: .* nothing to predict"):
+        check_vocabulary_file(tmp_path / "vocab.txt")
 
 
 def test_counts_of_other_words_are_refused(corpus, tmp_path):

@@ -468,3 +468,35 @@ def test_softmax_only_file_is_refused(tmp_path):
     write_hdf5(tmp_path / "s.hdf5", {"softmax/W": np.zeros((2, 2), np.float32), "softmax/b": np.zeros(2, np.float32)})
     with pytest.raises(CheckpointError, match="softmax only"):
         convert(tmp_path / "s.hdf5", tmp_path / "out", options=__file__)
+
+
+def test_a_vocabulary_without_an_unknown_word(tmp_path):
+    """Published ones exist: read where no weights belong to its lines, else refused with the command's options."""
+    words = ["<S>", "</S>", "the", "neural"]
+    write_bilm(tmp_path / "source", arrays=bilm_arrays(options(), softmax=False))
+    (tmp_path / "source" / "vocab.txt").write_text("".join(word + "\n" for word in words))
+    report = convert(tmp_path / "source", tmp_path / "out")
+    assert any("no line for the unknown word, so <UNK> stands behind its last" in note for note in report.notes)
+    tokenizer = ElmoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.convert_tokens_to_ids(["<pad>", *words, "<UNK>", "<mask>"]) == list(range(7))
+    assert tokenizer("the cat")["input_ids"] == [1, 3, 5, 2]
+    assert verify(tmp_path / "out", tmp_path / "source").largest <= 5e-6
+    write_bilm(tmp_path / "with rows", vocabulary=words)
+    with pytest.raises(
+        CheckpointError, match=r"vocab\.txt: no entry for unk_token='<UNK>'.*--without-vocabulary"
+    ) as told:
+        convert(tmp_path / "with rows", tmp_path / "b")
+    assert "unk_token=..." not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["vocab-2016-09-10.txt", "words.txt.gz", "my.vocab", "Vokabular.TXT"])
+def test_a_vocabulary_under_another_name_is_told_of(tmp_path, name):
+    write_bilm(tmp_path / "source", arrays=bilm_arrays(options(), softmax=False))
+    for other in (name, "README.txt", "LICENSE", "notes.md"):
+        (tmp_path / "source" / other).write_text("<S>\n</S>\n<UNK>\n")
+    report = convert(tmp_path / "source", tmp_path / "out")
+    assert [note for note in report.notes if name in note and "--vocabulary" in note and "README" not in note]
+    assert report.vocab_size == 5
+    assert convert(tmp_path / "source", tmp_path / "b", vocabulary=tmp_path / "source" / name).notes == ()
+    (tmp_path / "source" / "vocab.txt").write_text("<S>\n</S>\n<UNK>\nthe\n")
+    assert convert(tmp_path / "source", tmp_path / "c").notes == ()

@@ -5,11 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, pipeline
 
-from elmo_hf import ElmoForMaskedLM, ElmoForPreTraining
+from elmo_hf import ElmoForMaskedLM, ElmoForPreTraining, ElmoModel, ElmoTokenizer
 from elmo_hf.model import masked_language_model
 from elmo_hf.model.masked_language_model import IMPOSSIBLE, log_uniform_prior
+from elmo_hf.pretraining import StreamingObjective
 from elmo_hf.pretraining.sampled_softmax import log_expected_count
 from modeling_tests.brute_force import BruteForceElmo
 from modeling_tests.tiny import WORD_INPUT, batch_of, character_row, tiny_config, with_large_weights
@@ -29,6 +30,11 @@ VARIANTS = {
 
 def tiny_model(**overrides):
     return with_large_weights(ElmoForMaskedLM(tiny_config(**overrides))).eval()
+
+
+def over_all_words(model, batch):
+    """Log-probabilities of all words, as with labels; of the answers alone without."""
+    return model(**batch, labels=torch.full_like(batch["input_ids"], -100)).logits
 
 
 def log_softmax(scores):
@@ -71,7 +77,7 @@ def test_every_gap_of_every_sentence_by_brute_force(variant, side, weight):
     batch = batch_of(SENTENCES, side)
     reads_words = model.config.word_embedding_size > 0
     with torch.no_grad():
-        logits = model(**batch).logits
+        logits, answers = over_all_words(model, batch), model(**batch).logits
     assert logits.shape == (4, 8, 12) and logits.dtype == torch.float64
     excluded = model.softmax.excluded_ids
     words = [token for token in range(12) if token not in excluded]
@@ -85,6 +91,12 @@ def test_every_gap_of_every_sentence_by_brute_force(variant, side, weight):
             expected = gap_in_numpy(model, before, after)
             np.testing.assert_allclose(logits[row, position, words], expected, rtol=0, atol=1e-10)
             assert (logits[row, position, excluded] == IMPOSSIBLE).all()
+            # The boundaries and the unknown word are no answers.
+            among = dict(zip(words, expected, strict=True))
+            kept = [token for token in words if token not in (1, 2, 3)]
+            expected = log_softmax(np.array([among[token] for token in kept]))
+            np.testing.assert_allclose(answers[row, position, kept], expected, rtol=0, atol=1e-10)
+            assert (answers[row, position, [1, 2, 3]] == IMPOSSIBLE).all()
     # Padded positions predict nothing.
     assert (logits[~batch["attention_mask"].bool()] == 0).all()
 
@@ -94,7 +106,7 @@ def test_probabilities_sum_to_one_and_padding_and_mask_have_none():
     for weight in (0.0, 1.0):
         probabilities = tiny_model(mask_prior_weight=weight)(**batch).logits[batch["attention_mask"].bool()].exp()
         torch.testing.assert_close(probabilities.sum(-1), torch.ones(18), rtol=0, atol=1e-6)
-        assert (probabilities[:, [0, 4]] == 0).all()
+        assert (probabilities[:, [0, 1, 2, 3, 4]] == 0).all()
         # What a pipeline computes from the logits is the same once more.
         torch.testing.assert_close(probabilities, probabilities.log().softmax(-1), rtol=0, atol=1e-6)
 
@@ -113,7 +125,9 @@ def test_bayes_rule_where_the_sides_are_independent_given_the_word():
             given_left, given_right = joint.sum(2)[:, seen_left], joint.sum(1)[:, seen_right]
             model.softmax.weight.data[WORDS, 0] = torch.from_numpy(np.log(given_left / given_left.sum()))
             model.softmax.weight.data[WORDS, 1] = torch.from_numpy(np.log(given_right / given_right.sum()))
-            found = model._log_probabilities(contexts, torch.ones(2, 1, dtype=torch.bool)).detach()[0, WORDS].exp()
+            found = (
+                model._log_probabilities(contexts, torch.ones(2, 1, dtype=torch.bool), [0, 4]).detach()[0, WORDS].exp()
+            )
             given_both = joint[:, seen_left, seen_right]
             np.testing.assert_allclose(found, given_both / given_both.sum(), rtol=1e-10)
 
@@ -192,10 +206,10 @@ class TestInputs:
     def test_a_word_without_any_context_has_the_prior(self):
         batch = batch_of(["cat"])
         alone = {name: value[:, 1:2] for name, value in batch.items()}
-        logits = tiny_model(mask_prior_weight=1.0)(**alone).logits
+        logits = over_all_words(tiny_model(mask_prior_weight=1.0), alone)
         expected = log_uniform_prior(12, [0, 4], logits)[WORDS]
         torch.testing.assert_close(logits[0, 0, WORDS], expected, rtol=0, atol=1e-6)
-        logits = tiny_model(mask_prior_weight=0.0)(**alone).logits
+        logits = over_all_words(tiny_model(mask_prior_weight=0.0), alone)
         torch.testing.assert_close(logits[0, 0, WORDS].exp(), torch.full((10,), 0.1), rtol=0, atol=1e-6)
 
 
@@ -206,7 +220,9 @@ class TestLoss:
         model, batch = tiny_model(sparse_prediction=sparse, mask_prior_weight=weight), batch_of(SENTENCES)
         labels = torch.full_like(batch["input_ids"], -100)
         labels[0, 2], labels[2, 1], labels[2, 4], labels[1, 0] = 5, 11, 3, 1
-        everywhere = model(**batch).logits  # without labels, all positions
+        model.config.sparse_prediction = False
+        everywhere = over_all_words(model, batch)
+        model.config.sparse_prediction = sparse
         assert everywhere.shape == (4, 8, 12)
         output = model(**batch, labels=labels)
         chosen = [(0, 2, 5), (1, 0, 1), (2, 1, 11), (2, 4, 3)]
@@ -260,7 +276,7 @@ class TestLoss:
         monkeypatch.setattr(
             model,
             "_log_probabilities",
-            lambda contexts, known: sizes.append(known.shape[1]) or original(contexts, known),
+            lambda contexts, known, excluded: sizes.append(known.shape[1]) or original(contexts, known, excluded),
         )
         parts = model(**batch, labels=labels)
         assert sizes == [3, 3, 3, 3, 3, 3]
@@ -269,7 +285,7 @@ class TestLoss:
         for name, expected in gradients.items():
             torch.testing.assert_close(model.get_parameter(name).grad, expected, rtol=0, atol=1e-6)
         with torch.no_grad():
-            torch.testing.assert_close(model(**batch).logits, whole.logits, rtol=0, atol=1e-6)
+            torch.testing.assert_close(model(**batch, labels=labels).logits, whole.logits, rtol=0, atol=1e-6)
 
     def test_labels_at_padding_do_not_count(self):
         model, batch = tiny_model(), batch_of(SENTENCES)
@@ -344,5 +360,47 @@ class TestSaving:
             torch.testing.assert_close(logits[real].exp(), expected, rtol=0, atol=0.02)
             assert logits.to(dtype).isfinite().all()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = model(**batch, labels=batch["input_ids"].where(real, -100)).logits
+            logits = model(**batch).logits
         torch.testing.assert_close(logits[real].exp(), expected, rtol=0, atol=0.02)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("cls", [ElmoForMaskedLM, ElmoForPreTraining])
+    def test_a_model_without_words_learns_nothing(self, cls):
+        """Every word would be the unknown one, and the loss 0."""
+        batch = batch_of(["a cat"])
+        model = cls(tiny_config(vocab_size=5))
+        ids = torch.tensor([[1, 3, 3, 2]])
+        with pytest.raises(
+            ValueError, match=r"vocab_size=5: the model has no words beside the special tokens.*vocabulary"
+        ):
+            model(**{**batch, "input_ids": ids}, labels=ids)
+        with pytest.raises(ValueError, match="vocab_size=5"):
+            StreamingObjective(model)
+
+    def test_a_gap_is_not_filled_by_a_softmax_that_has_learned_nothing(self, tmp_path):
+        tokenizer = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", "a", "cat"], max_characters_per_word=9)
+        ElmoModel(tiny_config(vocab_size=len(tokenizer), mask_token_id=6)).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        fill = pipeline("fill-mask", str(tmp_path), device="cpu")
+        with pytest.raises(ValueError, match=r"has no softmax, and one with random weights predicts nothing"):
+            fill("a <mask>")
+        model = fill.model
+        batch = tokenizer(["a cat"], return_tensors="pt")
+        assert model(**batch, labels=batch["input_ids"]).loss > 0  # to be trained
+        model.train()
+        model.eval()
+        assert {answer["token_str"] for answer in fill("a <mask>", top_k=2)} == {"a", "cat"}
+        again = ElmoForMaskedLM.from_pretrained(tmp_path)
+        again.load_state_dict(model.state_dict())
+        again(**batch)
+
+    def test_special_words_are_no_answers(self, tmp_path):
+        """Also where the model finds them likeliest, as it does the unknown word."""
+        tokenizer = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", "a", "cat", "sat"], max_characters_per_word=9)
+        model = tiny_model(vocab_size=len(tokenizer), mask_token_id=7)
+        model.softmax.bias.data[[1, 2, 3]] = 50.0
+        fill = pipeline("fill-mask", model=model, tokenizer=tokenizer, device="cpu")
+        found = fill("The king of <mask> was dead .", top_k=3)
+        assert {answer["token_str"] for answer in found} == {"a", "cat", "sat"}
+        assert sum(answer["score"] for answer in found) == pytest.approx(1)

@@ -246,14 +246,19 @@ def test_ids_and_characters_are_the_tokenizers(tokenizer):
 
 
 def test_raw_text_is_split_as_the_tokenizer_splits_it():
-    raw = ElmoTokenizer(vocab=WORDS, max_characters_per_word=9)
-    text = "The cat (Mary's) didn't sit on the mat."
-    batch = next(SentenceStreams(Corpus.from_sentences([text]), raw, 1, 14, epochs=1))
+    quotes = {"\u201c": '"', "\u2019": "'"}
+    raw = ElmoTokenizer(vocab=WORDS, max_characters_per_word=9, character_replacements=quotes)
+    text = "The cat (Mary\u2019s) didn't sit on the \u201cmat."
+    batch = next(SentenceStreams(Corpus.from_sentences([text]), raw, 1, 15, epochs=1, pre_tokenization="ptb"))
     encoding = raw(text, return_tensors="pt")
-    assert encoding["input_ids"].shape[1] == 15
+    assert encoding["input_ids"].shape[1] == 16
     assert torch.equal(batch.forward_character_ids.long(), encoding["character_ids"][:, :-1])
     streams = SentenceStreams(Corpus.from_sentences([text]), raw, 1, 9, epochs=1, pre_tokenization="whitespace")
     assert next(streams).words == 9
+    # By default, as the lines of a corpus.
+    assert next(SentenceStreams(Corpus.from_sentences([text]), raw, 1, 9, epochs=1)).words == 9
+    corpus_of_raw_lines = ElmoTokenizer(vocab=WORDS, max_characters_per_word=9, corpus_pre_tokenization="ptb")
+    assert next(SentenceStreams(Corpus.from_sentences([text]), corpus_of_raw_lines, 1, 15, epochs=1)).words == 15
 
 
 def test_word_input_models_need_no_characters(tokenizer):
