@@ -244,10 +244,12 @@ def parse(argv: Sequence[str] | None, *kinds: type[Any]) -> tuple[Any, ...]:
 def run(main: Callable[[], Any]) -> NoReturn:
     """Call a script's `main` and leave with the status that it returns, if that is a number.
 
-    What the user can remedy is one line on stderr, and status 1.
+    What the user can remedy is one line on stderr, and status 1; so is Ctrl-C.
     """
     try:
         status = main()
     except (ValueError, OSError, ImportError, RuntimeError, StrictDataclassError, SafetensorError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
     sys.exit(status if isinstance(status, int) else 0)

@@ -288,7 +288,7 @@ def test_crf_over_a_bilstm_without_elmo(corpus: Path, tmp_path: Path, caplog: py
     caplog.set_level("INFO")
     start = "--without_elmo --word_vector_size 12 --task_lstm_size 8 --use_crf --min_count 1".split()
     metrics = run_ner.main(options(corpus, tmp_path, start=start))
-    assert "The CRF forbids what no sequence of BIO has" in caplog.text
+    assert "The tags' scheme: BIO" in caplog.text
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["elmo_at"], config["tag_scheme"], config["use_crf"]) == ([], "BIO", True)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)

@@ -257,10 +257,13 @@ def test_well_formed_sequences(tags: str, schemes: set[str]) -> None:
 def test_scheme_of_the_training_data() -> None:
     bio = ["O", "B-X", "I-X"]
     assert tag_scheme([["B-X", "I-X"], ["O"]], bio) == "BIO"
-    assert tag_scheme([["B-X", "I-X"], ["I-X"]], bio) is None  # IOB1
-    assert tag_scheme([["I-X"]], ["O", "I-X"]) is None
+    assert tag_scheme([["B-X", "I-X"], ["I-X"]], bio) is None  # an entity begins in both ways
+    assert tag_scheme([["I-X", "B-X", "I-X"], ["O", "I-X"]], bio) == "IOB1"
+    assert tag_scheme([["I-X"]], ["O", "I-X"]) == "IOB1"
     assert tag_scheme([["B-X", "E-X"], ["S-X"]], ["O", "B-X", "E-X", "S-X"]) == "BIOES"
-    assert tag_scheme([["B-X", "L-X"], ["U-X"]], ["O", "B-X", "L-X", "U-X"]) is None
+    assert tag_scheme([["B-X", "L-X"], ["U-X"]], ["O", "B-X", "L-X", "U-X"]) == "BIOUL"
+    assert tag_scheme([["B-X", "M-X", "E-X"]], ["O", "B-X", "M-X", "E-X", "S-X"]) == "BMES"
+    assert tag_scheme([["B-X", "L-X"], ["L-X"]], ["O", "B-X", "L-X"]) is None
 
 
 # ---- CoNLL-U
