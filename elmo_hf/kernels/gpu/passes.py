@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .graphs import captures, owners
-from .workspace import BidirectionalWeights, LstmConstants, Shape, Words, Workspace
+from .workspace import BidirectionalWeights, LstmConstants, Shape, Words, Workspace, plain
 
 LARGEST_GRAPH = 16  # steps
 # Where nothing is saved, the input terms of this many words at once: enough to fill a GPU and few enough to stay in its
@@ -199,6 +199,8 @@ def run_backward(
     graphs: bool,
 ) -> Gradients:
     """Run back over the steps; `upstream` are the gradients of the results."""
+    # Whoever handles saved tensors may have laid them out otherwise.
+    trace = Trace(*(None if part is None else plain(part) for part in trace))
     shape = _shape(layout, upstream.hidden, trace.cell, weights, constants)
     rows = shape.rows
     d_gates, d_raw = torch.empty_like(trace.gates), torch.empty_like(upstream.outputs)
