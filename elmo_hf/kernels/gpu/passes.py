@@ -200,7 +200,13 @@ def run_backward(
 ) -> Gradients:
     """Run back over the steps; `upstream` are the gradients of the results."""
     # Whoever handles saved tensors may have laid them out otherwise.
-    trace = Trace(*(None if part is None else plain(part) for part in trace))
+    trace = Trace(
+        cell=plain(trace.cell),
+        gates=plain(trace.gates),
+        raw_cells=plain(trace.raw_cells),
+        raw_outputs=None if trace.raw_outputs is None else plain(trace.raw_outputs),
+        hidden_before=plain(trace.hidden_before),
+    )
     shape = _shape(layout, upstream.hidden, trace.cell, weights, constants)
     rows = shape.rows
     d_gates, d_raw = torch.empty_like(trace.gates), torch.empty_like(upstream.outputs)
