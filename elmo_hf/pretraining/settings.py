@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     from elmo_hf.model.configuration_elmo import ElmoConfig
@@ -230,13 +230,12 @@ class PretrainingSettings:
         for name in "dropout adam_beta1 adam_beta2".split():
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a number in [0, 1)")
-        for spec in dataclasses.fields(self):
-            kinds = get_args(spec.type) if get_origin(spec.type) in (Union, UnionType) else (spec.type,)
+        # Not the types of the fields, which the command line's parser changes.
+        for name, hint in get_type_hints(PretrainingSettings).items():
+            kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
             choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-            if choices and getattr(self, spec.name) not in (*choices, *((None,) if NoneType in kinds else ())):
-                raise ValueError(
-                    f"{spec.name}={getattr(self, spec.name)!r}: expected one of {', '.join(map(repr, choices))}"
-                )
+            if choices and getattr(self, name) not in (*choices, *((None,) if NoneType in kinds else ())):
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(map(repr, choices))}")
         from elmo_hf.model.configuration_elmo import PRESETS
 
         if self.preset not in PRESETS:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .graphs import captures, owners
-from .workspace import BidirectionalWeights, LstmConstants, Shape, Words, Workspace
+from .workspace import BidirectionalWeights, LstmConstants, Shape, Words, Workspace, plain
 
 LARGEST_GRAPH = 16  # steps
 # Where nothing is saved, the input terms of this many words at once: enough to fill a GPU and few enough to stay in its
@@ -199,6 +199,14 @@ def run_backward(
     graphs: bool,
 ) -> Gradients:
     """Run back over the steps; `upstream` are the gradients of the results."""
+    # Whoever handles saved tensors may have laid them out otherwise.
+    trace = Trace(
+        cell=plain(trace.cell),
+        gates=plain(trace.gates),
+        raw_cells=plain(trace.raw_cells),
+        raw_outputs=None if trace.raw_outputs is None else plain(trace.raw_outputs),
+        hidden_before=plain(trace.hidden_before),
+    )
     shape = _shape(layout, upstream.hidden, trace.cell, weights, constants)
     rows = shape.rows
     d_gates, d_raw = torch.empty_like(trace.gates), torch.empty_like(upstream.outputs)

@@ -16,6 +16,7 @@ MULTIPROCESSORS = 132
 TILE = 128
 # A split matmul's parts are no shorter than this.
 SHORTEST_PART = 512
+ALIGNMENT = 16  # bytes
 
 
 class LstmConstants(NamedTuple):
@@ -161,7 +162,7 @@ class Workspace:
         from .step_kernels import write_addresses
 
         given = [self._addresses if tensor is None else tensor for tensor in words]
-        _check_contiguous(*given)
+        _check_plain(*given)
         write_addresses[(1,)](self._addresses, *given)
 
     def point_to_nothing(self) -> None:
@@ -226,12 +227,19 @@ def _grid(rows: int, width: int) -> tuple[tuple[int, int, int], int]:
     return (rows, -(-width // block), 2), block
 
 
-def _check_contiguous(*tensors: Tensor) -> None:
-    """The kernels know no strides: a tensor that is laid out otherwise would be read as another one."""
+def plain(tensor: Tensor) -> Tensor:
+    """The same values as the kernels read them, which know no strides and move 16 bytes at a time."""
+    tensor = tensor.contiguous()
+    return tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
+
+
+def _check_plain(*tensors: Tensor) -> None:
+    """A tensor that is laid out otherwise would be read as another one."""
     for tensor in tensors:
-        if not tensor.is_contiguous():
+        if not tensor.is_contiguous() or tensor.data_ptr() % ALIGNMENT:
             raise ValueError(
-                f"a tensor of strides {tensor.stride()} was given to a GPU kernel: expected a contiguous one"
+                f"a tensor of strides {tensor.stride()} at address {tensor.data_ptr():#x} was given to a kernel: "
+                f"expected a contiguous one, aligned to {ALIGNMENT} bytes"
             )
 
 

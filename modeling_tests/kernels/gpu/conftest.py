@@ -44,11 +44,12 @@ def nothing_kept() -> Iterator[None]:
 
 @pytest.fixture
 def as_if_graphed(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
-    """Static buffers on a CPU too, a few rows larger than the batch; what a graph would replay is run again."""
+    """Static buffers on a CPU too, larger than the batch; what a graph would replay is run again, on an odd number of
+    rows."""
     if device == "cpu":
         monkeypatch.setattr(graphs.Captures, "work", lambda captures, device: not captures.failed)
         monkeypatch.setattr(graphs, "CAPACITIES", (5, 9))
-        monkeypatch.setattr(graphs, "rounded_up", lambda rows: rows + 1)
+        monkeypatch.setattr(graphs, "rounded_up", lambda rows: rows | 1)
 
 
 @pytest.fixture

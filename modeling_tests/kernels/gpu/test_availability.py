@@ -11,9 +11,21 @@ from elmo_hf.kernels.gpu.availability import has_kernels, kernels_are_right, mod
 CUDA = torch.device("cuda", 0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_right(dtype: torch.dtype, device: str) -> None:
     assert kernels_are_right(torch.device(device), dtype)
+
+
+def test_no_memory_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: torch.device) -> bool:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(availability, "kernels_are_right", fail)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    with pytest.raises(torch.OutOfMemoryError):
+        has_kernels(CUDA, torch.float32)
+    monkeypatch.setattr(availability, "kernels_are_right", lambda *args: True)
+    assert has_kernels(CUDA, torch.float32)
 
 
 def test_wrong_results_are_seen(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
