@@ -104,7 +104,9 @@ static void loss_of_word(const SoftmaxTask *task, int64_t first_word, int64_t ro
     const float sum = sum_of_lanes(low + high), among_columns = largest + logf(sum);
     float normalizer = among_columns;
     if (job->true_logits) {
-        const float most = fmaxf(truth, among_columns), least = fminf(truth, among_columns);
+        /* The logarithm of a sum of exponentials; NaN on either side stays NaN. */
+        const float most = truth > among_columns ? truth : among_columns;
+        const float least = truth > among_columns ? among_columns : truth;
         normalizer = most + log1pf(expf(least - most));
     }
     const float nll = normalizer - truth;
