@@ -173,7 +173,7 @@ static void run_softmax_loss(void *argument, int64_t thread, Team *team)
         team_barrier(team);
         for (int64_t panel = panels.first; panel < panels.end; panel++)
             multiply_rows_of_tiles(task->context_tiles, width + 1, task->block * MR, logit_of(task, 0, panel * NR),
-                                   words, task->weight_sums + panel * (width + 1) * NR, NR, word > 0,
+                                   words, task->weight_sums + panel * (width + 1) * NR, NR, NULL, word > 0,
                                    logit_of(task, 0, (panel + 1) * NR));
         team_barrier(team);
     }
