@@ -7,6 +7,11 @@
 such a column too. A processor without instructions for bfloat16 multiplies the recurrence in float32 instead; the
 table says so.
 
+*torch* is ours without compiled kernels (`ELMO_HF_KERNELS=torch`). The last column is the share of the best matmul:
+the floating-point operations of a step's matmuls over its time, beside those of the fastest matmul that PyTorch did
+between the steps. `--parts` tells how a step divides, as PyTorch's profiler sees it. `--cpu_time` counts CPU time in
+place of wall-clock time, for a machine that does other work too; it means something for one thread only.
+
 *plain* is what one writes first: every word through the character CNN at full length, cells stepped under a mask, the
 sampled softmax in ordinary autograd with gradients as large as the vocabulary, `torch.optim.Adagrad`. It takes the
 same steps as ours, which is checked first. Both read the same batches; a step is loss, gradients, clipping and update.
@@ -17,6 +22,7 @@ that ahead of time, and *data* says how fast one of them is.
 import argparse
 import copy
 import json
+import os
 import random
 import statistics
 import time
@@ -146,6 +152,63 @@ def made_up_text(words: int, sentences: int) -> tuple[list[str], Corpus]:
     return frequent, Corpus.from_sentences(lines)
 
 
+def step_operations(model: ElmoForPreTraining, batch: StreamBatch, samples: int) -> dict[str, float]:
+    """Floating-point operations of the matmuls of a step, by part; backward are twice as many as forward.
+
+    The character convolutions are looked up, and count for nothing.
+    """
+    config = model.config
+    size, width = config.cell_size, config.projection_size
+    character_ids = torch.cat([batch.forward_character_ids, batch.backward_character_ids]).flatten(0, 1)
+    words, distinct = len(character_ids), len(character_ids.unique(dim=0))
+    filters = sum(count for _, count in config.character_filters)
+    of_word = 2 * filters * (2 * filters * config.num_highway_layers + width)
+    of_layer = 2 * (4 * size * 2 * width + size * width)
+    return {
+        "LSTM forward": float(config.num_hidden_layers * words * of_layer),
+        "LSTM backward": 2.0 * config.num_hidden_layers * words * of_layer,
+        "sampled softmax": 3.0 * words * 2 * width * samples,
+        "highways, projection": 3.0 * distinct * of_word,
+    }
+
+
+def best_matmul(clock: Callable[[], float], device: str) -> float:
+    """Operations a second of a square matmul."""
+    left, right, result = (torch.ones(1024, 1024, device=device) for _ in range(3))
+    repeats = 4
+    seconds = 0.0
+    for _ in range(2):  # the first warms up
+        began = clock()
+        for _ in range(repeats):
+            torch.mm(left, right, out=result)
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        seconds = clock() - began
+    return repeats * 2 * 1024**3 / seconds
+
+
+# Parts of a step by the names of PyTorch's profiler; none contains another.
+PARTS = {
+    "LSTM forward": ("_NativeLstm", "_ProjectedLstm"),
+    "LSTM backward": ("_NativeLstmBackward", "_ProjectedLstmBackward"),
+    "sampled softmax": ("_ChunkedSoftmax", "_ChunkedSoftmaxBackward"),
+    "highways, projection": ("aten::linear", "AddmmBackward0"),
+    "characters": ("_LookedUpMaxima", "_LookedUpMaximaBackward"),
+    "optimizer": ("Optimizer.step#AdamW.step", "Optimizer.step#Adagrad.step"),
+}
+
+
+def parts_of(way: "Way", batch: StreamBatch) -> dict[str, float]:
+    """Share of a step's time in each part, and in all the rest."""
+    on_cpu = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+    with on_cpu as profiler, torch.profiler.record_function("the whole step"):
+        way.step(way.prepare(batch))
+    times = {event.key: event.cpu_time_total for event in profiler.key_averages()}
+    whole = times["the whole step"]
+    shares = {part: sum(times.get(name, 0.0) for name in names) / whole for part, names in PARTS.items()}
+    return {**shares, "the rest": 1.0 - sum(shares.values())}
+
+
 class Way(NamedTuple):
     """A way to train: what it makes of a batch, and a step with that."""
 
@@ -155,17 +218,20 @@ class Way(NamedTuple):
 
 def steps(model: ElmoForPreTraining, options: argparse.Namespace) -> dict[str, Way]:
     """One step of each way, all of the same weights at first."""
-    settings = OptimiserSettings()
+    settings = OptimiserSettings(optimizer=options.optimizer)
 
-    def ours(precision: str) -> Way:
+    def ours(precision: str, kernels: str = "") -> Way:
         copied = copy.deepcopy(model)
-        objective = StreamingObjective(copied, num_samples=options.samples, seed=0, sparse_gradients=True)
+        objective = StreamingObjective(
+            copied, num_samples=options.samples, seed=0, sparse_gradients=options.optimizer == "adagrad"
+        )
         optimiser, _ = build_optimiser(copied, settings)
         state: list[ElmoState | None] = [None]
         # As `elmo-hf pretrain --precision bf16` decides.
         rounds = precision == "bf16" and (options.device != "cpu" or multiplies_bfloat16())
 
         def step(batch: Any) -> Tensor:
+            os.environ["ELMO_HF_KERNELS"] = kernels
             with torch.autocast(options.device, torch.bfloat16, enabled=rounds):
                 result = objective(batch.to(options.device, non_blocking=True), state[0])
             state[0] = result.state
@@ -184,7 +250,11 @@ def steps(model: ElmoForPreTraining, options: argparse.Namespace) -> dict[str, W
     def plain(precision: str) -> Way:
         loop = PlainLoop(copy.deepcopy(model), options.samples, seed=0)
         learning = [weight for weight in loop.parameters() if weight.requires_grad]
-        optimiser = torch.optim.Adagrad(learning, lr=0.2, initial_accumulator_value=1.0, eps=0.0)
+        optimiser: torch.optim.Optimizer
+        if options.optimizer == "adagrad":
+            optimiser = torch.optim.Adagrad(learning, lr=0.2, initial_accumulator_value=1.0, eps=0.0)
+        else:
+            optimiser = build_optimiser(loop.model, settings)[0]
         state: list[ElmoState | None] = [None]
 
         def step(batch: Any) -> Tensor:
@@ -203,12 +273,14 @@ def steps(model: ElmoForPreTraining, options: argparse.Namespace) -> dict[str, W
     if "no" in options.precision or not on_gpu:
         ways["plain"] = plain("no")
     if "no" in options.precision:
+        if not on_gpu:
+            ways["torch"] = ours("no", "torch")
         ways["ours"] = ours("no")
     if "bf16" in options.precision:
         if on_gpu:
             ways["plain bf16"] = plain("bf16")
         ways["ours bf16"] = ours("bf16")
-    return ways
+    return {name: way for name, way in ways.items() if name not in options.without}
 
 
 def main() -> None:
@@ -224,6 +296,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", nargs="+", choices=("no", "bf16"), default=["no", "bf16"])
+    parser.add_argument("--optimizer", default="adagrad", choices=("adagrad", "adamw"))
+    parser.add_argument("--without", nargs="+", default=[], metavar="WAY", help="ways to leave out, such as plain")
+    parser.add_argument("--parts", action="store_true", help="how a step of ours divides, with and without kernels")
+    parser.add_argument("--cpu_time", action="store_true", help="count CPU time, beside other work on the machine")
     parser.add_argument("--output", type=Path, help="JSON file of the results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -252,26 +328,31 @@ def main() -> None:
         if options.device.startswith("cuda"):
             torch.cuda.synchronize()
 
+    clock = time.process_time if options.cpu_time else time.perf_counter
     ways = steps(model, options)
+    matmuls: list[float] = []
+    operations: list[float] = []
     prepares_in_step = options.device == "cpu"
     times: dict[str, list[float]] = {name: [] for name in ("data", *ways)}
     for number in range(options.steps + 2):
-        began = time.perf_counter()
+        began = clock()
         batch = next(streams)
-        times["data"].append(time.perf_counter() - began)
+        times["data"].append(clock() - began)
         losses = {}
         for name, way in ways.items():
-            began = time.perf_counter()
+            began = clock()
             prepared = way.prepare(batch)
-            preparation = time.perf_counter() - began
+            preparation = clock() - began
             if name.startswith("ours") and name == list(ways)[-1]:
                 times["data"][-1] += preparation
             synchronise()
-            began = time.perf_counter()
+            began = clock()
             losses[name] = float(way.step(prepared))
             synchronise()
-            seconds = time.perf_counter() - began
+            seconds = clock() - began
             times[name].append(seconds + (preparation if prepares_in_step else 0.0))
+        matmuls.append(best_matmul(clock, options.device))
+        operations.append(sum(step_operations(model, batch, options.samples).values()))
         for name, loss in losses.items():
             bound = 1e-4 if "bf16" not in name else 1e-2
             if number < 2 and abs(loss / next(iter(losses.values())) - 1) > bound:
@@ -280,9 +361,10 @@ def main() -> None:
     medians = {name: statistics.median(values[2:]) for name, values in times.items()}
     per_step = options.rows * options.unroll_steps
     speeds = {name: round(per_step / medians[name]) for name in ways}
+    shares = {name: round(statistics.median(operations) / medians[name] / max(matmuls), 3) for name in ways}
     plain, ours = (
         [name for name in ways if name.startswith(kind)][-1 if "bf16" in options.precision else 0]
-        for kind in ("plain", "ours")
+        for kind in (next(iter(ways)), "ours")
     )
     multiplies = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     result = {
@@ -295,6 +377,11 @@ def main() -> None:
         "device": options.device,
         "processor": torch.backends.cpu.get_cpu_capability(),
         "processor_multiplies_bf16": bool(multiplies),
+        "optimizer": options.optimizer,
+        "clock": "CPU time" if options.cpu_time else "wall-clock time",
+        "operations_per_step": statistics.median(operations),
+        "best_matmul_per_second": max(matmuls),
+        "shares_of_best_matmul": shares,
         "speeds": speeds,
         # Of the last precision asked for.
         "words_per_second": speeds[ours],
@@ -307,10 +394,30 @@ def main() -> None:
         f"{options.threads} threads, {options.device}, {result['processor']}"
         + ("" if multiplies or options.device != "cpu" else ": no products of bfloat16")
     )
-    print(f"{'':12}{'words/s':>10}{f'x {next(iter(ways))}':>14}")
     first = next(iter(ways))
+    print(f"{'':12}{'words/s':>10}{f'x {first}':>14}{'share of the best matmul':>28}")
     for name, speed in speeds.items():
-        print(f"{name:12}{speed:>10,}{medians[first] / medians[name]:>14.2f}")
+        # Of each pair of steps: the machine may differ from one to the next.
+        ratio = statistics.median(one / other for one, other in zip(times[first][2:], times[name][2:], strict=True))
+        print(f"{name:12}{speed:>10,}{ratio:>14.2f}{shares[name]:>28.0%}")
+    if options.parts:
+        batch = next(streams)
+        found = {
+            name: [parts_of(ways[name], batch) for _ in range(options.steps)]
+            for name in ("torch", "ours")
+            if name in ways
+        }
+        parts = {
+            name: {part: statistics.median(each[part] for each in rounds) for part in rounds[0]}
+            for name, rounds in found.items()
+        }
+        result["parts"] = parts
+        counted = step_operations(model, batch, options.samples)
+        print(f"{'part':22}{'GFLOP':>8}{'limit, ms':>12}" + "".join(f"{f'{name}, ms':>12}" for name in parts))
+        for part in [*PARTS, "the rest"]:
+            limit = counted.get(part, 0.0)
+            milliseconds = "".join(f"{1e3 * medians[name] * parts[name][part]:>12.0f}" for name in parts)
+            print(f"{part:22}{limit / 1e9:>8.1f}{1e3 * limit / max(matmuls):>12.0f}{milliseconds}")
     print(json.dumps(result))
     if options.output is not None:
         options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

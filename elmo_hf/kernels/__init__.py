@@ -35,7 +35,11 @@ def ways(operator: str) -> list[tuple[str, Callable[..., Any]]]:
         ],
         "linear": [("torch", packed_linear)],
         "int8_linear": [("torch", int8_linear)],
-        "character_maxima": [("torch", character_maxima), ("gpu", gpu_character_maxima)],
+        "character_maxima": [
+            ("native", functools.partial(character_maxima, native=True)),
+            ("torch", character_maxima),
+            ("gpu", gpu_character_maxima),
+        ],
     }
     return found[operator]
 

@@ -7,6 +7,7 @@ cache; what stays are the gradients themselves. That is possible because a loss 
 are known beforehand.
 """
 
+import os
 from typing import Any, NamedTuple
 
 import torch
@@ -58,7 +59,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
         product_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         wide = torch.promote_types(product_dtype, torch.float32)
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias, true_logits)]
-        if product_dtype == torch.float32:
+        if product_dtype == torch.float32 and os.environ.get("ELMO_HF_KERNELS", "") in ("", "native"):
             found = native_softmax_loss(
                 hidden, weight, bias, true_logits, targets, shares, gradients=any(ctx.needs_input_grad)
             )

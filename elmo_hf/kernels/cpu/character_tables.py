@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from .native_characters import native_largest_sums, native_table_gradients
+from .native_characters import native_largest_sums, native_serves, native_table_gradients
 
 # Rows of the one table that is looked up in, that of bytes. A dictionary of code points may have twenty thousand, most
 # of which no batch holds: their products alone would take a gigabyte.
@@ -31,6 +31,8 @@ def character_maxima(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
     keep: Callable[[str, Callable[[], Any]], Any] | None,
+    *,
+    native: bool = False,
 ) -> Tensor | str:
     """Maxima of convolutions over characters, or why this does not serve.
 
@@ -40,6 +42,7 @@ def character_maxima(
         padding_index: row of `table` without gradient, or `None`.
         weights, biases: of the convolutions, (F_k, D, w_k) and (F_k,).
         keep: as in `operators.LinearMap`; `None` where nothing may be kept.
+        native: look up in compiled C, which serves all but float64.
 
     Returns:
         (n, sum of F_k), in the dtype of the weights, or float32 where that is half precision.
@@ -56,10 +59,12 @@ def character_maxima(
     trains = torch.is_grad_enabled() and any(each.requires_grad for each in parameters)
     if table.dtype not in ((torch.float32, torch.float64) if trains else EVERY_DTYPE):
         return f"weights in {table.dtype}"
+    if native and (table.dtype == torch.float64 or not native_serves(rows)):
+        return "no compiled kernel for these sizes and dtypes here"
     # The sums are exact in the weights' own precision and no faster in a lower one.
     with torch.autocast("cpu", enabled=False):
         if trains:
-            return _LookedUpMaxima.apply(rows, table, padding_index, len(weights), *weights, *biases)
+            return _LookedUpMaxima.apply(rows, native, table, padding_index, len(weights), *weights, *biases)
 
         def make() -> list[Tensor]:
             dtype = torch.promote_types(table.dtype, torch.float32)
@@ -70,7 +75,8 @@ def character_maxima(
             ]
 
         products = make() if keep is None else keep("character tables", make)
-        return largest_sums(rows, products, [weight.shape[2] for weight in weights], False)[0]
+        find = native_largest_sums if native else largest_sums
+        return find(rows, products, [weight.shape[2] for weight in weights], False)[0]
 
 
 def largest_sums(
@@ -85,9 +91,6 @@ def largest_sums(
     Returns:
         The maxima (n, sum of F_k), and the first window of each, an integer; (0, sum of F_k) if not asked for.
     """
-    native = native_largest_sums(rows, products, widths, with_positions)
-    if native is not None:
-        return native
     widest = max(widths)
     # Short words first: a chunk is as long as its own longest word. Behind the last character that differs from the end
     # of its row all windows are alike, so that one window of each filter stands for them.
@@ -131,9 +134,6 @@ def table_gradients(
     Returns:
         For each width (width * table rows, F_k).
     """
-    found = native_table_gradients(rows, positions, gradient, widths, filters, table_rows)
-    if found is not None:
-        return found
     gradients, column = [], 0
     for width, count in zip(widths, filters, strict=True):
         part = gradient[:, column : column + count].flatten()
@@ -150,17 +150,18 @@ def table_gradients(
 
 
 class _LookedUpMaxima(torch.autograd.Function):
-    """Arguments and result as `reference_maxima`, with the modules' weights."""
+    """Arguments and result as `character_maxima`."""
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, table: Tensor, padding_index: int | None, count: int, *parameters: Tensor
+        ctx: Any, rows: Tensor, native: bool, table: Tensor, padding_index: int | None, count: int, *parameters: Tensor
     ) -> Tensor:
         weights, biases = parameters[:count], parameters[count:]
         products = [_products(table, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
-        maxima, positions = largest_sums(rows, products, [weight.shape[2] for weight in weights], True)
+        find = native_largest_sums if native else largest_sums
+        maxima, positions = find(rows, products, [weight.shape[2] for weight in weights], True)
         ctx.save_for_backward(rows, positions, table, *weights)
-        ctx.padding_index = padding_index
+        ctx.padding_index, ctx.native = padding_index, native
         return maxima
 
     @staticmethod
@@ -169,7 +170,8 @@ class _LookedUpMaxima(torch.autograd.Function):
         rows, positions, table, *weights = ctx.saved_tensors
         filters, widths = [len(weight) for weight in weights], [weight.shape[2] for weight in weights]
         of_table, of_weights = torch.zeros_like(table), []
-        found = table_gradients(rows, positions, gradient, widths, filters, len(table))
+        add_up = native_table_gradients if ctx.native else table_gradients
+        found = add_up(rows, positions, gradient, widths, filters, len(table))
         for weight, of_products in zip(weights, found, strict=True):
             by_place = of_products.view(weight.shape[2], len(table), len(weight))  # [width, table rows, filters]
             of_weights.append(torch.matmul(by_place.transpose(1, 2), table).permute(1, 2, 0).contiguous())
@@ -178,7 +180,7 @@ class _LookedUpMaxima(torch.autograd.Function):
         if ctx.padding_index is not None:
             of_table[ctx.padding_index] = 0.0
         of_biases = [part.sum(dim=0) for part in gradient.split(filters, dim=1)]
-        return None, of_table, None, None, *of_weights, *of_biases
+        return None, None, of_table, None, None, *of_weights, *of_biases
 
 
 def _products(table: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

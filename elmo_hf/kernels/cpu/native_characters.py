@@ -12,13 +12,15 @@ from .builder import CharacterTables, native_library
 LONGEST_ROW = 2**15 - 1
 
 
+def native_serves(rows: Tensor) -> bool:
+    """Whether a library is there, and serves words of this length."""
+    return native_library() is not None and rows.shape[1] <= LONGEST_ROW
+
+
 def native_largest_sums(
     rows: Tensor, products: Sequence[Tensor], widths: Sequence[int], with_positions: bool
-) -> tuple[Tensor, Tensor] | None:
-    """Arguments and results as `character_tables.largest_sums`; `None` where no library serves them."""
-    library = native_library()
-    if library is None or rows.shape[1] > LONGEST_ROW or any(product.dtype != torch.float32 for product in products):
-        return None
+) -> tuple[Tensor, Tensor]:
+    """Arguments and results as `character_tables.largest_sums`."""
     table_rows = len(products[0]) // widths[0]
     low, high = (int(bound) for bound in torch.aminmax(rows))
     if low < 0 or high >= table_rows:
@@ -32,10 +34,8 @@ def native_largest_sums(
 
 def native_table_gradients(
     rows: Tensor, positions: Tensor, gradient: Tensor, widths: Sequence[int], filters: Sequence[int], table_rows: int
-) -> list[Tensor] | None:
-    """Arguments and results as `character_tables.table_gradients`; `None` where no library serves them."""
-    if native_library() is None or gradient.dtype != torch.float32 or positions.dtype != torch.int16:
-        return None
+) -> list[Tensor]:
+    """Arguments and results as `character_tables.table_gradients`."""
     gradients = [
         torch.empty(width * table_rows, count, dtype=torch.float32, device="cpu")
         for width, count in zip(widths, filters, strict=True)

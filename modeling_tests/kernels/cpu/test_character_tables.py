@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from elmo_hf.kernels.cpu import character_tables
+from elmo_hf.kernels.cpu.builder import native_library
 from elmo_hf.model.operators import character_maxima, reference_maxima
 from modeling_tests.tiny import character_row
 
@@ -65,6 +66,57 @@ def test_random_rows_without_a_common_tail():
     torch.testing.assert_close(fast, plain, rtol=2e-6, atol=2e-6)
     for ours, theirs in zip(fast_gradients, plain_gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
+
+
+needs_compiler = pytest.mark.skipif(native_library() is None, reason="no C compiler at hand")
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "rows", [rows_of(WORDS), torch.randint(0, 262, (40, 30)), torch.zeros(2, 9, dtype=torch.int64)]
+)
+def test_in_c(rows, monkeypatch):
+    """Filters by fours of vectors, by vectors and one by one; the bits do not depend on the threads."""
+    parts = modules(torch.float32, widths=((1, 4), (2, 32), (3, 91), (9, 8)))
+    monkeypatch.setenv("ELMO_HF_KERNELS", "torch")
+    plain, plain_gradients = gradients(character_maxima, rows, *parts)
+    monkeypatch.setenv("ELMO_HF_KERNELS", "native")
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            values, found = gradients(character_maxima, rows, *parts)
+            assert is_looked_up(values)
+            with torch.no_grad():
+                assert torch.equal(character_maxima(rows, *parts), values)
+            results.append((values, *found))
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(results[0], (plain, *plain_gradients), strict=True):
+        assert (one - other).abs().max() <= 1e-5 * other.abs().max()
+
+
+@needs_compiler
+def test_in_c_not_a_number_goes_through(monkeypatch):
+    monkeypatch.setenv("ELMO_HF_KERNELS", "native")
+    table, convolutions = modules(torch.float32, widths=((1, 4), (2, 40)))
+    with torch.no_grad():
+        table.weight[98] = float("nan")
+    rows = rows_of(WORDS)
+    values, expected = character_maxima(rows, table, convolutions), reference_maxima(rows, table, convolutions)
+    assert torch.equal(values.isnan(), expected.isnan()) and values.isnan().any()
+
+
+@needs_compiler
+def test_in_c_ids_out_of_range(monkeypatch):
+    monkeypatch.setenv("ELMO_HF_KERNELS", "native")
+    rows = rows_of(WORDS)
+    for wrong in (-1, 262):
+        rows[2, 3] = wrong
+        with pytest.raises(IndexError, match=str(wrong)):
+            character_maxima(rows, *modules(torch.float32))
 
 
 def test_long_rows():

@@ -59,7 +59,7 @@ void multiply_rows_of_panels(const float *input, int64_t rows, int64_t panel_str
 }
 
 void multiply_rows_of_tiles(const float *input, int64_t rows, int64_t tile_stride, const float *panel, int64_t inputs,
-                            float *output, int64_t output_stride, int accumulate, const float *next)
+                            float *output, int64_t output_stride, const float *start, int accumulate, const float *next)
 {
     const int64_t tiles = (rows + MR - 1) / MR;
     const Prefetch plan = prefetch_elsewhere(next, inputs, tiles);
@@ -68,7 +68,7 @@ void multiply_rows_of_tiles(const float *input, int64_t rows, int64_t tile_strid
         const int of_tile = (int)(rows - row < MR ? rows - row : MR);
         const RowLayout layout = {1, MR, 0, 0};
         SWITCH_ROWS(of_tile, float_tile(ROWS, 0, input + number * tile_stride, layout, panel, inputs,
-                                        output + row * output_stride, output_stride, NULL, accumulate,
+                                        output + row * output_stride, output_stride, start, accumulate,
                                         prefetch_of_tile(plan, number, 1)))
     }
 }

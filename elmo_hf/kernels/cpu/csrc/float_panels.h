@@ -18,7 +18,8 @@ void multiply_rows_of_panels(const float *input, int64_t rows, int64_t panel_str
 
 /* The same for rows in tiles: [ceil(rows / MR)][...][MR], tile by tile, `tile_stride` floats apart. */
 void multiply_rows_of_tiles(const float *input, int64_t rows, int64_t tile_stride, const float *panel, int64_t inputs,
-                            float *output, int64_t output_stride, int accumulate, const float *next);
+                            float *output, int64_t output_stride, const float *start, int accumulate,
+                            const float *next);
 
 /* Outputs of one row from four consecutive panels of bfloat16; see panels.h. */
 void multiply_row_by_four_bfloat16_panels(const float *row, int64_t row_stride, const void *panels, int64_t inputs,

@@ -104,7 +104,9 @@ static void loss_of_word(const SoftmaxTask *task, int64_t first_word, int64_t ro
     const float sum = sum_of_lanes(low + high), among_columns = largest + logf(sum);
     float normalizer = among_columns;
     if (job->true_logits) {
-        const float most = fmaxf(truth, among_columns), least = fminf(truth, among_columns);
+        /* The logarithm of a sum of exponentials; NaN on either side stays NaN. */
+        const float most = truth > among_columns ? truth : among_columns;
+        const float least = truth > among_columns ? among_columns : truth;
         normalizer = most + log1pf(expf(least - most));
     }
     const float nll = normalizer - truth;
@@ -171,7 +173,7 @@ static void run_softmax_loss(void *argument, int64_t thread, Team *team)
         team_barrier(team);
         for (int64_t panel = panels.first; panel < panels.end; panel++)
             multiply_rows_of_tiles(task->context_tiles, width + 1, task->block * MR, logit_of(task, 0, panel * NR),
-                                   words, task->weight_sums + panel * (width + 1) * NR, NR, word > 0,
+                                   words, task->weight_sums + panel * (width + 1) * NR, NR, NULL, word > 0,
                                    logit_of(task, 0, (panel + 1) * NR));
         team_barrier(team);
     }

@@ -28,8 +28,8 @@ INLINE int64_t gate_row(int64_t panel, int64_t size) { return panel % 4 * size +
 
 typedef struct {
     const TrainingForward *job;
-    int64_t total, joined_stride;
-    float *joined;        /* [running[0]][joined_stride]: of each row the inputs and the hidden state, I + P */
+    int64_t total;
+    float *joined;        /* [ceil(running[0] / MR)][I + P][MR]: tiles of rows: their inputs and hidden states */
     float *gate_panels;   /* [4H / NR][I + P][NR]: the weights of both */
     float *bias;          /* [4H / NR][NR] */
     float *output_panels; /* [P / NR][H][NR] */
@@ -54,13 +54,24 @@ static void pack_forward_weights(const ForwardTask *task, int64_t thread, const 
         pack_transposed(job->output_weight + panel * NR * size, size, NR, task->output_panels + panel * size * NR);
 }
 
-/* Copy the inputs of a step's rows to where they are multiplied. */
+/* Where value k of a row lies in `joined`. */
+INLINE float *joined_place(const ForwardTask *task, int64_t row, int64_t k)
+{
+    return task->joined + (row / MR * (task->job->input_width + task->job->width) + k) * MR + row % MR;
+}
+
+/* Put values of a row, from value k on, where they are multiplied. */
+static void join_row(const ForwardTask *task, int64_t row, int64_t k, const float *values, int64_t count)
+{
+    float *target = joined_place(task, row, k);
+    for (int64_t value = 0; value < count; value++) target[value * MR] = values[value];
+}
+
 static void join_inputs(const ForwardTask *task, int64_t word, Share rows)
 {
     const int64_t inputs = task->job->input_width;
     for (int64_t row = rows.first; row < rows.end; row++)
-        memcpy(task->joined + row * task->joined_stride, task->job->inputs + (word + row) * inputs,
-               (size_t)inputs * sizeof(float));
+        join_row(task, row, 0, task->job->inputs + (word + row) * inputs, inputs);
 }
 
 /* NR units of the rows of a step, whose gates lie `panel_stride` apart: activate the gates, and write the new cells and
@@ -97,9 +108,10 @@ static void forward_units(const ForwardTask *task, int64_t word, int64_t word_be
         for (int64_t gate = 0; gate < 4; gate++) {
             const int64_t panel = 4 * group + gate;
             for (int64_t k = 0; k < inputs; k += K_BLOCK)
-                multiply_float_panel(task->joined + k, running, task->joined_stride,
-                                     task->gate_panels + (panel * inputs + k) * NR, 0, smaller(inputs - k, K_BLOCK),
-                                     gates + gate * panel_stride, NR, k ? NULL : task->bias + panel * NR, k > 0, NULL);
+                multiply_rows_of_tiles(task->joined + k * MR, running, inputs * MR,
+                                       task->gate_panels + (panel * inputs + k) * NR, smaller(inputs - k, K_BLOCK),
+                                       gates + gate * panel_stride, NR, k ? NULL : task->bias + panel * NR, k > 0,
+                                       task->gate_panels + ((panel + 1) * inputs + k) * NR);
         }
         float *cells = job->raw_cells + group * panel_stride;
         float *cell_outputs = job->cell_outputs + group * panel_stride + word * NR;
@@ -136,8 +148,8 @@ static void forward_outputs(const ForwardTask *task, int64_t word, int64_t runni
                 const vfloat output = job->output_weight ? clip(load(job->raw_outputs + place), job->projection_clip)
                                                          : load(cell_outputs + row * NR + half);
                 store(job->outputs + place, output);
-                store(task->joined + row * task->joined_stride + job->input_width + panel * NR + half, output);
             }
+            join_row(task, row, job->input_width + panel * NR, job->outputs + (word + row) * width + panel * NR, NR);
         }
     }
 }
@@ -172,8 +184,7 @@ static void run_forward(void *argument, int64_t thread, Team *team)
     const Share first_rows = share_of(job->running[0], thread, team);
     join_inputs(task, 0, first_rows);
     for (int64_t row = first_rows.first; row < first_rows.end; row++)
-        memcpy(task->joined + row * task->joined_stride + job->input_width, job->hidden + row * job->width,
-               (size_t)job->width * sizeof(float));
+        join_row(task, row, job->input_width, job->hidden + row * job->width, job->width);
     team_barrier(team);
     int64_t word = 0, word_before = -1;
     for (int64_t step = 0; step < job->steps; step++) {
@@ -200,9 +211,7 @@ static void lay_out_forward(ForwardTask *task, Scratch *scratch)
 {
     const TrainingForward *job = task->job;
     const int64_t inputs = job->input_width + job->width, size = job->size;
-    /* Rows that lie a large power of two apart would meet in few sets of the caches. */
-    task->joined_stride = inputs + NR;
-    task->joined = scratch_floats(scratch, job->running[0] * task->joined_stride);
+    task->joined = scratch_floats(scratch, ceil_divide(job->running[0], MR) * inputs * MR);
     task->gate_panels = scratch_floats(scratch, 4 * size * inputs);
     task->bias = scratch_floats(scratch, 4 * size);
     task->output_panels = scratch_floats(scratch, job->output_weight ? job->width * size : 0);
@@ -412,7 +421,7 @@ static void add_weight_gradient(const BackwardTask *task, const float *tiles, in
         for (int64_t word = 0; word < words; word += K_BLOCK) {
             const float *part = panels + panel * panel_stride + word * NR;
             multiply_rows_of_tiles(tiles + word * MR, rows, task->capacity * MR, part, smaller(words - word, K_BLOCK),
-                                   sums + panel * rows * NR, NR, !is_first || word > 0, part + panel_stride);
+                                   sums + panel * rows * NR, NR, NULL, !is_first || word > 0, part + panel_stride);
         }
     }
 }
