@@ -42,6 +42,8 @@ OTHER_KINDS = {
     "constituency_parser": "constituency parsing",
     "basic_classifier": "text classification",
 }
+# By the names that both have for them.
+ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid", "elu", "gelu", "leaky_relu")
 SCHEMES = ("BIO", "BIOUL", "IOB1", "BMES")
 # AllenNLP's `weight_strategy` -> ours.
 STRATEGIES = {"emission": "emission", "emission_transition": "transition", "lannoy": "lannoy"}
@@ -332,6 +334,8 @@ class _Reader:
         widths = encoder.get("ngram_filter_sizes", [2, 3, 4, 5])
         if not isinstance(widths, list) or not widths or not all(type(one) is int and one > 0 for one in widths):
             raise encoder.refuse("ngram_filter_sizes", "a list of widths")
+        if encoder.get("conv_layer_activation", "relu") not in ACTIVATIONS:
+            raise encoder.refuse("conv_layer_activation", f"one of {', '.join(ACTIVATIONS)}")
         count = encoder.size("num_filters")
         rows, size = self.shape(f"{prefix}_embedding._module.weight", 2)
         if rows < len(known) + 2:
@@ -432,6 +436,8 @@ class _Reader:
         settings.nothing_else("input_dim", "num_layers", "hidden_dims", "activations", "dropout")
         count = settings.size("num_layers")
         widths, names = settings.several("hidden_dims", count, int), settings.several("activations", count, str)
+        if any(name not in ACTIVATIONS for name in names):
+            raise settings.refuse("activations", f"of {', '.join(ACTIVATIONS)}")
         for number in range(count):
             stored = f"{prefix}_linear_layers.{number}."
             self.add(f"{ours}.{number}.weight", f"{stored}weight", make=_taking(number, columns))
