@@ -10,7 +10,7 @@ TOKENS = ["@@UNKNOWN@@", "the", "film", "maria", "10\u00a0000", "good", ".", "re
 CHARACTERS = ["@@UNKNOWN@@", "e", "a", "M", "\u00a0", "@@NEWLINE@@", "i", "0"]
 BIOUL = ["O", "U-LOC", "B-PER", "L-PER", "I-PER"]
 CLASSES = ["pos", "neg", "neutral"]
-SIZES = {"cell_clip": 3.0, "proj_clip": 3.0}
+SIZES = {"cell_clip": 3.0, "proj_clip": 3.0, "max_characters_per_token": 14}
 WIDTH = 12  # of ELMo's vectors, both directions
 
 ELMO = {"type": "elmo_token_embedder", "options_file": options(**SIZES), "weight_file": "w", "dropout": 0.0}

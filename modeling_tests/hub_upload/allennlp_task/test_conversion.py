@@ -85,12 +85,12 @@ def test_the_numbers_of_allennlp(archive, way):
 def test_verify_computes_the_scores_once_more(archive):
     folder, output = archive
     sentences = json.loads((folder / "sentences.json").read_text())
-    chosen = [sentences[place] for place in (1, 5, 6, 8)]
+    chosen = [sentences[place] for place in (1, 5)]
     report = verify(output, folder / "model.tar.gz", options=folder / "elmo_options.json", sentences=chosen)
     assert report.passed and report.task.passed and report.task.different == 0
     assert report.task.logits < 2e-5 and report.task.log_likelihoods < 5e-5
     # Alone, in a batch, and in three batches of 3, 2 and 4.
-    assert report.task.sentences == 2 * 4 + 9
+    assert report.task.sentences == 2 * 2 + 9
 
 
 @pytest.mark.slow
