@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -13,6 +13,38 @@ from transformers import HfArgumentParser, TrainingArguments, set_seed
 
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.word_vectors import read_word_vectors
+
+# What AllenNLP's published models have between the biLM and the classifier, by the names of their archives. Here the
+# scheme of tags is that of the data, and word vectors are learned unless a file of them is given.
+TASK_PRESETS: dict[str, dict[str, Any]] = {
+    "ner-elmo": {
+        "word_vector_size": 50,
+        "task_character_size": 16,
+        "task_character_filters": [[3, 128]],
+        "task_lstm_size": 200,
+        "task_lstm_layers": 2,
+        "task_dropout": 0.5,
+        "words_only": True,
+        "use_crf": True,
+        "crf_constraints": "decoding",
+        "crf_start_end_transitions": False,
+        "representation_dropout": 0.0,
+        "scalar_mix_l2": 0.1,
+    },
+    "sst-elmo": {
+        "word_vector_size": 300,
+        "pre_encoder_layers": [[300, "relu"]],
+        "task_lstm_size": 300,
+        "integrator_size": 300,
+        "pooling": ["max", "min", "mean", "attention"],
+        "maxout_sizes": [1200, 600],
+        "maxout_pieces": 4,
+        "maxout_classifier": True,
+        "task_dropout": 0.25,
+        "words_only": True,
+        "representation_dropout": 0.0,
+    },
+}
 
 
 @dataclass
@@ -23,7 +55,11 @@ class BilmArguments:
         default=None, metadata={"help": "Checkpoint to start from: a folder or a name on the Hub."}
     )
     preset: str | None = field(
-        default=None, metadata={"help": "Start from random weights in a published shape instead: small, medium, ..."}
+        default=None,
+        metadata={
+            "help": "Start from random weights in a published shape instead: small, medium, ... Or give the task the "
+            "layers of AllenNLP's published model, beside a checkpoint: ner-elmo for taggers, sst-elmo for sentences."
+        },
     )
     random_weights: bool = field(
         default=False,
@@ -65,9 +101,15 @@ class BilmArguments:
         },
     )
     new_classifier = False  # an option of those that have a classifier
+    task_presets: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if self.model_name_or_path is not None and self.preset is not None:
+        if self.preset in TASK_PRESETS and self.preset not in self.task_presets:
+            raise ValueError(
+                f"--preset {self.preset}: the layers of another task; expected the shape of a biLM"
+                + "".join(f", or {name}" for name in self.task_presets)
+            )
+        if self.model_name_or_path is not None and self.bilm_preset is not None:
             raise ValueError("give either --model_name_or_path (a checkpoint) or --preset (random weights), not both")
         if self.random_weights and self.model_name_or_path is None:
             raise ValueError("--random_weights without --model_name_or_path: a preset has no other")
@@ -75,8 +117,13 @@ class BilmArguments:
             raise ValueError(f"--min_count {self.min_count}: expected 1 or more")
 
     @property
+    def bilm_preset(self) -> str | None:
+        """The published shape of a biLM to start from, if `preset` names one."""
+        return None if self.preset in TASK_PRESETS else self.preset
+
+    @property
     def names_a_bilm(self) -> bool:
-        return self.model_name_or_path is not None or self.preset is not None
+        return self.model_name_or_path is not None or self.bilm_preset is not None
 
     def overrides(self) -> dict[str, Any]:
         """Configuration fields that the options set; `--config_overrides` goes last and may set any."""
@@ -91,6 +138,10 @@ class BilmArguments:
 class ModelArguments(BilmArguments):
     """The biLM of a task model, and what it has between biLM and classifier."""
 
+    # Options that are fields of the configuration, by the same names.
+    named: ClassVar[tuple[str, ...]] = (
+        "elmo_at", "task_lstm_size", "task_lstm_layers", "task_dropout", "word_vector_size", "task_character_size"
+    )  # fmt: skip
     new_classifier: bool = field(
         default=False,
         metadata={"help": "Take only the biLM of a checkpoint that is fine-tuned already, for other labels or layers."},
@@ -120,6 +171,10 @@ class ModelArguments(BilmArguments):
         default=None, metadata={"help": "Width of a code point in a character CNN of the task's own (default: none)."}
     )
     freeze_word_vectors: bool = field(default=False, metadata={"help": "Do not train them."})
+    lowercase_words: bool = field(
+        default=False,
+        metadata={"help": "Look words up in lower case; their characters keep their case."},
+    )
     pre_tokenization: Literal["ptb", "whitespace"] | None = field(
         default=None,
         metadata={"help": 'How raw text becomes words (default: as the checkpoint says, else ptb, as "do n\'t").'},
@@ -131,11 +186,10 @@ class ModelArguments(BilmArguments):
             raise ValueError("give either --model_name_or_path (a checkpoint) or --preset (random weights)")
         if self.without_elmo and self.elmo_at:
             raise ValueError(f"--elmo_at {' '.join(self.elmo_at)}: there is none of it --without_elmo")
+        self.lowercase_words = self.lowercase_words or self.preset == "ner-elmo"
 
     def overrides(self) -> dict[str, Any]:
-        fields = self._given(
-            "elmo_at", "task_lstm_size", "task_lstm_layers", "task_dropout", "word_vector_size", "task_character_size"
-        )
+        fields = TASK_PRESETS.get(self.preset or "", {}) | self._given(*self.named)
         if self.without_elmo:
             fields["elmo_at"] = []
         if self.word_vectors is not None and self.word_vector_size is None:
@@ -149,6 +203,7 @@ class ModelArguments(BilmArguments):
 class TaggerArguments(ModelArguments):
     """The task model's options, and those that only a tagger has."""
 
+    task_presets = ("ner-elmo",)
     use_crf: bool = field(
         default=False,
         metadata={"help": "Score whole sequences of tags by a CRF, which forbids what the tags' scheme forbids."},
@@ -162,6 +217,8 @@ class TaggerArguments(ModelArguments):
 class ClassifierArguments(ModelArguments):
     """The task model's options, and those that only a classifier of sentences has."""
 
+    task_presets = ("sst-elmo",)
+    named = (*ModelArguments.named, "pooling", "maxout_sizes", "integrator_size")
     pooling: list[str] | None = field(
         default=None, metadata={"help": "How words become one vector, one or more of mean, max, min, attention."}
     )
@@ -169,8 +226,13 @@ class ClassifierArguments(ModelArguments):
         default=None, metadata={"help": "Widths of max-out layers under the classifier (default: none)."}
     )
 
-    def overrides(self) -> dict[str, Any]:
-        return self._given("pooling", "maxout_sizes") | super().overrides()
+    integrator_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Width of each direction of a second biLSTM, over the attention of a text's words to each other: "
+            "the biattentive network, the paper's classifier (default: none)."
+        },
+    )
 
 
 @dataclass

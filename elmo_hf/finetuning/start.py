@@ -50,8 +50,8 @@ def load_config(
             config = ElmoConfig.from_dict({**stored.to_dict(), **overrides})
             is_whole = model_class.__name__ in (stored.architectures or [])
             keeps_head = is_whole and not (model_args.new_classifier or model_args.random_weights)
-        elif model_args.preset is not None:
-            config = ElmoConfig.from_preset(model_args.preset, **overrides)
+        elif model_args.bilm_preset is not None:
+            config = ElmoConfig.from_preset(model_args.bilm_preset, **overrides)
         else:
             config = ElmoConfig(**overrides)
     except StrictDataclassError as error:
@@ -102,18 +102,25 @@ def load_tokenizer(
         tokenizer.pre_tokenization = model_args.pre_tokenization
     if keeps_head:
         return tokenizer
+    if model_args.lowercase_words:
+        tokenizer = _remade(tokenizer, lowercase_lookup=True)
     bilm_reads_word_ids = bool(config.word_embedding_size and config.elmo_at)
     counts = Counter(words_of(tokenizer, splits.get("train", [])))
     if (config.word_vector_size or bilm_reads_word_ids) and not (path and bilm_reads_word_ids):
-        known = {word for word, count in counts.items() if count >= model_args.min_count}
+        as_looked_up = str.lower if tokenizer.lowercase_lookup else str
+        looked_up: Counter[str] = Counter()
+        for word, count in counts.items():
+            looked_up[as_looked_up(word)] += count
+        known = {word for word, count in looked_up.items() if count >= model_args.min_count}
         if model_args.word_vectors is not None:
-            words = sorted({word for examples in splits.values() for word in words_of(tokenizer, examples)})
+            every = (word for examples in splits.values() for word in words_of(tokenizer, examples))
+            words = sorted(set(map(as_looked_up, every)))
             found = read_word_vectors(model_args.word_vectors, words).found
             known |= {word for word, has_vector in zip(words, found, strict=True) if has_vector}
-        logger.info("%s different training words, %s words in the vocabulary", f"{len(counts):,}", f"{len(known):,}")
+        logger.info("%s different training words, %s words in the vocabulary", f"{len(looked_up):,}", f"{len(known):,}")
         special = [tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token]
         known -= {*special, tokenizer.pad_token, tokenizer.mask_token}
-        words_by_count = sorted(known, key=lambda word: (-counts[word], word))
+        words_by_count = sorted(known, key=lambda word: (-looked_up[word], word))
         tokenizer = _remade(tokenizer, vocab=[*special, *words_by_count])
     if config.task_character_size:
         characters: Counter[str] = Counter()

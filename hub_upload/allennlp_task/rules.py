@@ -42,6 +42,8 @@ OTHER_KINDS = {
     "constituency_parser": "constituency parsing",
     "basic_classifier": "text classification",
 }
+# By the names that both have for them.
+ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid", "elu", "gelu", "leaky_relu")
 SCHEMES = ("BIO", "BIOUL", "IOB1", "BMES")
 # AllenNLP's `weight_strategy` -> ours.
 STRATEGIES = {"emission": "emission", "emission_transition": "transition", "lannoy": "lannoy"}
@@ -214,6 +216,11 @@ def _columns(inputs: Sequence[Input]) -> NDArray[np.int64]:
     return np.array([column for kind in ORDER if kind in spans for column in spans[kind]], np.int64)
 
 
+def _kind_of_part(settings: Any) -> str:
+    """The type of a part of a text field."""
+    return str(settings.get("type") or "embedding") if isinstance(settings, dict) else "embedding"
+
+
 class _Reader:
     """Reads one task; every method adds what it finds to `task`."""
 
@@ -250,9 +257,14 @@ class _Reader:
         values = embedders.values.get("token_embedders") or {
             name: value for name, value in embedders.values.items() if isinstance(value, dict)
         }
-        for name in sorted(values):
+        kinds = [(name, _kind_of_part(values[name])) for name in sorted(values)]
+        for name, kind in kinds:
+            if len(same := [other for other, its in kinds if its == kind]) > 1:
+                raise CheckpointError(
+                    f"{self.file}: its text field has several parts of type {kind}, {', '.join(same)}: expected one "
+                    "ELMo, table of words and character encoder at most; take its ELMo alone: --elmo-only"
+                )
             settings = Settings(values[name], f"{embedders.place}.token_embedders.{name}", self.file)
-            kind = settings.get("type", "embedding")
             read = {
                 "elmo_token_embedder": self.elmo_embedder,
                 "character_encoding": self.character_encoding,
@@ -262,19 +274,10 @@ class _Reader:
                 raise settings.refuse("type", "elmo_token_embedder, embedding or character_encoding")
             read(settings, name, f"{prefix}token_embedder_{name}.")
 
-    def add_input(self, name: str, width: int, kind: Literal["elmo", "characters", "words"]) -> None:
-        if any(part.kind == kind for part in self.inputs):
-            others = ", ".join(part.name for part in self.inputs if part.kind == kind)
-            raise CheckpointError(
-                f"{self.file}: its text field has two parts of one kind, {others} and {name}: expected at most one "
-                "ELMo, one table of words and one character encoder; take its ELMo alone: --elmo-only"
-            )
-        self.inputs.append(Input(name, width, kind))
-
     def elmo_embedder(self, settings: Settings, name: str, prefix: str) -> None:
         if settings.get("projection_dim") is not None:
             raise settings.refuse("projection_dim", "none: a projection of ELMo's vectors is not converted")
-        self.add_input(name, self.elmo_width, "elmo")
+        self.inputs.append(Input(name, self.elmo_width, "elmo"))
 
     def indexer(self, name: str, kind: str, namespace: str, *known: str) -> Settings:
         """The options of the indexer of a name; `kind` is what it has to be."""
@@ -294,7 +297,7 @@ class _Reader:
         rows, width = self.shape(f"{prefix}weight", 2)
         if rows < len(known) + 2:
             raise CheckpointError(f"{self.file}: {prefix}weight has {rows} rows for {len(known) + 2} words")
-        self.add_input(name, width, "words")
+        self.inputs.append(Input(name, width, "words"))
         self.task.fields |= {"word_vector_size": width, "train_word_vectors": settings.flag("trainable", True)}
         # Words that are also sentence boundaries keep their row, and are boundaries where they stand in a text.
         words = [BEGIN, END, UNKNOWN, *(word for word in known if word not in (BEGIN, END, UNKNOWN, PADDING, MASK))]
@@ -332,13 +335,15 @@ class _Reader:
         widths = encoder.get("ngram_filter_sizes", [2, 3, 4, 5])
         if not isinstance(widths, list) or not widths or not all(type(one) is int and one > 0 for one in widths):
             raise encoder.refuse("ngram_filter_sizes", "a list of widths")
+        if encoder.get("conv_layer_activation", "relu") not in ACTIVATIONS:
+            raise encoder.refuse("conv_layer_activation", f"one of {', '.join(ACTIVATIONS)}")
         count = encoder.size("num_filters")
         rows, size = self.shape(f"{prefix}_embedding._module.weight", 2)
         if rows < len(known) + 2:
             raise CheckpointError(
                 f"{self.file}: {prefix}_embedding._module.weight has {rows} rows for {len(known) + 2} characters"
             )
-        self.add_input(name, count * len(widths), "characters")
+        self.inputs.append(Input(name, count * len(widths), "characters"))
         self.task.fields |= {
             "task_character_size": size,
             "num_task_characters": len(known) + 2,
@@ -432,6 +437,8 @@ class _Reader:
         settings.nothing_else("input_dim", "num_layers", "hidden_dims", "activations", "dropout")
         count = settings.size("num_layers")
         widths, names = settings.several("hidden_dims", count, int), settings.several("activations", count, str)
+        if any(name not in ACTIVATIONS for name in names):
+            raise settings.refuse("activations", f"of {', '.join(ACTIVATIONS)}")
         for number in range(count):
             stored = f"{prefix}_linear_layers.{number}."
             self.add(f"{ours}.{number}.weight", f"{stored}weight", make=_taking(number, columns))
@@ -602,7 +609,9 @@ def _bcn(reader: _Reader) -> None:
         if model.flag(option, False)
     ]
     if "input" in at:
-        reader.add_input("elmo", reader.elmo_width, "elmo")
+        if any(part.kind == "elmo" for part in reader.inputs):
+            raise model.refuse("use_input_elmo", "false beside an ELMo in the text field")
+        reader.inputs.append(Input("elmo", reader.elmo_width, "elmo"))
     elif any(part.kind == "elmo" for part in reader.inputs):
         at.insert(0, "input")
     columns = _columns(reader.inputs)
