@@ -29,11 +29,3 @@ def reference() -> Path:
 def seeded() -> None:
     """Every test starts from the same random state, whatever ran before it."""
     torch.manual_seed(0)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of `known_failures.txt` as expected to fail, until they are mended and taken from the list."""
-    known = set((ROOT / "modeling_tests" / "known_failures.txt").read_text(encoding="utf-8").splitlines())
-    for item in items:
-        if item.nodeid in known:
-            item.add_marker(pytest.mark.xfail(reason="listed in known_failures.txt", strict=False))
