@@ -99,14 +99,13 @@ def load_tokenizer(tokenizer: ElmoTokenizer | Name | None, model: ElmoPreTrained
     if tokenizer is not None and not isinstance(tokenizer, str | os.PathLike):
         return tokenizer
     source = model if isinstance(model, str | os.PathLike) else model.name_or_path
-    if not (tokenizer or source):
+    place = tokenizer or source
+    if not place:
         raise ValueError("tokenizer=None, and the model was not loaded from a checkpoint: give the model's tokenizer")
     try:
-        loaded: Any = AutoTokenizer.from_pretrained(tokenizer or source)
+        loaded: Any = AutoTokenizer.from_pretrained(place)
     except OSError as error:
-        raise OSError(
-            f"{os.fspath(tokenizer or source)} is no folder of a tokenizer, nor the name of one: {error}"
-        ) from error
+        raise OSError(f"{os.fspath(place)} is no folder of a tokenizer, nor the name of one: {error}") from error
     return loaded
 
 

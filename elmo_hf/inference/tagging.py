@@ -82,7 +82,9 @@ def tag_iter(
     checked = check_sentences(sentences)
     tagger = _load_tagger(model, device, dtype)
     words_of = load_tokenizer(tokenizer, model)
-    split = (sentence if isinstance(sentence, list) else _words(words_of, sentence) for sentence in checked)
+    split: Iterator[list[str]] = (
+        sentence if isinstance(sentence, list) else _words(words_of, sentence) for sentence in checked
+    )
     if tagger.config.character_filters:
         split = CutWords(words_of.spelling).over(split, lambda words: words)
     words_and_labels = read_in_batches(

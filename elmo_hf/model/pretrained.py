@@ -254,7 +254,8 @@ class ElmoPreTrainedModel(PreTrainedModel):
         What the constructor froze is frozen here too: Transformers makes every weight that it loads trainable.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = loaded
         model.freeze_untrained()
         model._not_loaded = frozenset(info["missing_keys"])
         return (model, info) if wants_info else model
