@@ -358,11 +358,11 @@ class TestPartsOfTheBiattentiveNetwork:
                 x = activation(layer(x))
             alone = PackedBatch.from_mask(torch.ones(x.shape[:2]).bool())
             for layer in layers.layers:
-                x = layer(x[0], alone)[None]
+                x = layer(x[0], alone)[0][None]
             y = (x @ x.mT).softmax(-1) @ x
             x = torch.cat([x, x - y, x * y], -1)
             for layer in layers.integrator:
-                x = layer(x[0], alone)[None]
+                x = layer(x[0], alone)[0][None]
             expected = torch.cat([x[0], mixes[1]], -1)
             torch.testing.assert_close(features[row][real], expected, rtol=0, atol=1e-12)
 

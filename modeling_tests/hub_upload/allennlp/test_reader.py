@@ -253,7 +253,7 @@ def test_damaged_and_foreign_state_dicts(tmp_path):
         ([torch.ones(1)], "expected a state dict"),
         ({"epoch": 3}, "expected a state dict"),
         ({"linear.weight": torch.ones(1)}, "no `Elmo` in this state dict: .*linear.weight"),
-        ({"_contextualizer._module.x": torch.ones(1)}, "model.type is 'simple_tagger', expected 'language_model'"),
+        ({"_contextualizer._module.x": torch.ones(1)}, r"config\.json: model\.type is None, expected 'language_model'"),
         ({"a._lm._contextualizer._module.x": torch.ones(1)}, r"a language model inside, at a\._lm\."),
     ):
         torch.save(state, model / "weights.th")
