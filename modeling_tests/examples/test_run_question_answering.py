@@ -237,7 +237,7 @@ def changed(**fields: Any) -> dict[str, Any]:
 
 
 BAD_FILES = {
-    "nothing": ([], "holds no question"),
+    "nothing": ([], "jsonl is empty"),
     "no question": ([changed(question=None)], r"jsonl:1: no text 'question' among .* with --question_column"),
     "no context": ([GOOD, {"question": "Who?"}], r"jsonl:2: no text 'context' among 'question'; .* --context_column"),
     "an id twice": ([GOOD, GOOD], "two questions have the id 'x'"),
@@ -258,7 +258,7 @@ def test_bad_files(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"bad.json: not JSON .*expected SQuAD's, or a list of records"),
+        ("{", r"bad.json: not JSON .*line 1 column 2"),
         ('{"articles": []}', "bad.json: no list 'data' of objects; expected SQuAD's JSON, or a list of records"),
         ('{"data": [{}]}', "article 0: no list 'paragraphs' of objects"),
         ('{"data": [{"paragraphs": [{"qas": [7]}]}]}', "article 0, paragraph 0: no list 'qas' of objects"),
@@ -268,7 +268,7 @@ def test_bad_files(name: str, tmp_path: Path) -> None:
         ),
         ('{"data": []}', "bad.json: holds no question"),
         ("[7]", "bad.json: record 0: a int; expected an object"),
-        ("", "bad.json: not JSON"),
+        ("", "bad.json is empty"),
     ],
 )
 def test_bad_json(content: str, message: str, tmp_path: Path) -> None:
