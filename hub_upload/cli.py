@@ -8,12 +8,12 @@ from pathlib import Path
 from elmo_hf import __version__
 
 from .common.errors import CheckpointError
-from .common.task_check import LIKELIHOOD_TOLERANCE, LOGITS_TOLERANCE
 from .convert import convert
 from .export import export
 from .verify import TOLERANCE, verify
 
 VECTORS_HELP = "table of word vectors in place of characters: a dump of token embeddings, or GloVe's or word2vec's form"
+TOLERANCE_HELP = "largest difference, as a share of a layer's largest value (default: %(default)g)"
 OPTIONS_HELP = "options.json, or the architecture file of ELMoForManyLangs, if it is not beside the weights"
 
 
@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--vocabulary", type=Path, help="vocabulary, if it is not beside the weights")
     command.add_argument("--word-vectors", type=Path, help=VECTORS_HELP)
     command.add_argument("--sentences", type=Path, help="tokenized sentences, one a line, instead of built-in ones")
-    command.add_argument("--tolerance", type=float, default=TOLERANCE, help="default: %(default)g")
+    command.add_argument("--tolerance", type=float, default=TOLERANCE, help=TOLERANCE_HELP)
     return main_parser
 
 
@@ -123,16 +123,20 @@ def _verify(arguments: argparse.Namespace) -> int:
         word_vectors=arguments.word_vectors,
     )
     print(f"{report.source}; {report.sentences} sentences; largest absolute differences:")
-    for layer, (alone, carried) in enumerate(zip(report.differences, report.carried, strict=True)):
-        first, second = ("from zero state", "with carried state") if report.has_state else ("at once", "in batches")
-        print(f"layer {layer}: {alone:.2e} {first}, {carried:.2e} {second}")
+    first, second = ("from zero state", "with carried state") if report.has_state else ("at once", "in batches")
+    for layer, values in enumerate(zip(report.differences, report.carried, report.magnitudes, strict=True)):
+        alone, carried, magnitude = values
+        print(f"layer {layer}: {alone:.2e} {first}, {carried:.2e} {second}, of values up to {magnitude:.3g}")
     if (task := report.task) is not None:
         print(
-            f"task: logits {task.logits:.2e} (tolerance {LOGITS_TOLERANCE:g}), log likelihoods "
-            f"{task.log_likelihoods:.2e} (tolerance {LIKELIHOOD_TOLERANCE:g}); another result in {task.different} of "
-            f"{task.sentences} sentences"
+            f"task: logits {task.logits:.2e} (tolerance {task.logits_tolerance:g}), log likelihoods "
+            f"{task.log_likelihoods:.2e} (tolerance {task.likelihood_tolerance:g}); another result in {task.different} "
+            f"of {task.sentences} sentences"
         )
-    print(f"{'passed' if report.passed else 'FAILED'}: {report.largest:.2e}, tolerance {report.tolerance:g}")
+    print(
+        f"{'passed' if report.passed else 'FAILED'}: {report.largest:.2e}, {report.scaled:.2e} of its layer's largest "
+        f"value, tolerance {report.tolerance:g}"
+    )
     return 0 if report.passed else 1
 
 
