@@ -1,12 +1,14 @@
 """`elmo-hub`: convert original ELMo checkpoints, export them again, and check that nothing was lost."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from elmo_hf import __version__
 
+from .common.content import read_text
 from .common.errors import CheckpointError
 from .convert import convert
 from .export import export
@@ -110,8 +112,9 @@ def _export(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     sentences = None
     if arguments.sentences is not None:
-        with arguments.sentences.open(encoding="utf-8") as file:  # lines end as in all readers, not at U+2028
-            sentences = [line.split() for line in file]
+        text = read_text(arguments.sentences, "tokenized sentences, one a line")
+        # Lines end as in all readers, not at U+2028.
+        sentences = [line.split() for line in io.StringIO(text, newline=None)]
     report = verify(
         arguments.folder,
         arguments.against,

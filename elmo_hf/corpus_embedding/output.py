@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import h5py
 
 from elmo_hf.atomic import appearing
+from elmo_hf.corpus.records import read_object
 
 from .plan import Plan, Shard
 from .writers import RECORD, Format, join_hdf5, read_record
@@ -133,7 +134,7 @@ class Output:
         try:
             with h5py.File(self.target) as file:
                 return json.loads(file.attrs[RECORD])
-        except (OSError, KeyError, ValueError):
+        except (OSError, KeyError, ValueError, RecursionError):
             return None
 
     def _check(self, found: dict[str, Any], settings: dict[str, Any], plan: Plan) -> None:
@@ -244,12 +245,9 @@ def _record(settings: dict[str, Any], plan: Plan) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path, "what this command writes. Choose another output, or empty the folder")
     except ValueError as error:
-        raise OutputConflictError(f"{path} is damaged ({error}): choose another output, or empty the folder") from error
-    if not isinstance(value, dict):
-        raise OutputConflictError(f"{path} is not of this command: choose another output, or empty the folder")
-    return value
+        raise OutputConflictError(str(error)) from error
 
 
 def _first_difference(old: Any, new: Any) -> str:

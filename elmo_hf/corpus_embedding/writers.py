@@ -266,7 +266,7 @@ def read_record(path: Path, file_format: Format) -> dict[str, Any]:
             size = int.from_bytes(header.read(8), "little")
             metadata = json.loads(header.read(size))["__metadata__"]
         return {name: int(metadata[name]) for name in ("sentences", "words")}
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         raise ValueError(
             f"{path} is damaged, or no shard of vectors ({error}). Remove it and give the same command again"
         ) from error

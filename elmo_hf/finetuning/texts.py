@@ -248,10 +248,9 @@ def _list_of_cell(value: Any, columns: TextColumns) -> list[Any] | None:
         return value if isinstance(value, list) else None
     if value.strip().startswith("[") and value.strip().endswith("]"):
         try:
-            parsed = json.loads(value)
-        except ValueError:
+            return json.loads(value)
+        except (ValueError, RecursionError):
             return None
-        return parsed
     return [part.strip() for part in value.split(columns.label_separator) if part.strip()]
 
 

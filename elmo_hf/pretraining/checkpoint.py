@@ -25,6 +25,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from elmo_hf.atomic import appearing, put_folder
+from elmo_hf.corpus.records import read_object
 
 PREFIX = "step-"
 WRITING, DELETED = ".writing-", ".deleted-"
@@ -199,7 +200,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path, "what a run wrote")
     except (OSError, ValueError) as error:
         raise CheckpointError(unreadable(path, error)) from error
 

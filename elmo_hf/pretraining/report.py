@@ -16,6 +16,7 @@ import transformers
 from huggingface_hub import ModelCard, ModelCardData
 
 from elmo_hf.atomic import appearing
+from elmo_hf.corpus.records import parse_json
 from elmo_hf.inference.perplexity import perplexity_of
 from elmo_hf.version import __version__
 
@@ -114,7 +115,7 @@ class MetricsLog:
         with self.path.open(encoding="utf-8") as file:
             for line in file:
                 if line.endswith("\n"):
-                    yield json.loads(line)
+                    yield parse_json(line, lambda: f"{self.path}: a line", "a record a line, as pretrain writes it")
 
     def keep(self, count: int) -> None:
         """Drop all but the first `count` records: a resumed run makes the later ones again."""

@@ -4,7 +4,6 @@ Defaults are bilm-tf's (`bin/train_elmo.py`) where it has the option, and its wa
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
@@ -297,6 +296,7 @@ class PretrainingSettings:
         """
         from huggingface_hub.errors import StrictDataclassError
 
+        from elmo_hf.corpus.records import parse_json, read_object
         from elmo_hf.model.adaptive_softmax import default_cutoffs
         from elmo_hf.model.configuration_elmo import ElmoConfig
 
@@ -310,11 +310,10 @@ class PretrainingSettings:
                         f'config_overrides={text!r}: expected a JSON object such as {{"cell_size": 512}}, or the '
                         "path of a JSON file"
                     )
-                text = path.read_text(encoding="utf-8")
-            try:
-                overrides = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"config_overrides={self.config_overrides!r} is not JSON: {error}") from error
+                overrides = read_object(path, "a JSON object of fields of ElmoConfig")
+            else:
+                place = f"config_overrides={self.config_overrides!r:.200}"
+                overrides = parse_json(text, lambda: place, 'a JSON object such as {"cell_size": 512}')
             known = {spec.name for spec in dataclasses.fields(ElmoConfig)}
             for name in overrides:
                 if name not in known:

@@ -31,6 +31,7 @@ from .characters import NUM_CHARACTERS, ByteSpelling, check_max_characters_per_w
 from .code_points import CodePoints
 from .code_points import padded as padded_code_points
 from .complete_files import appearing, remove_old_code
+from .damaged_files import damage_named
 from .encodings import (
     NO_TOKEN,
     NO_TOKEN_ID,
@@ -237,6 +238,12 @@ class ElmoTokenizer(TokenizersBackend):
         given = [name for name, part in beside.items() if part is not None]
         if given:
             self.model_input_names = [*type(self).model_input_names, *given]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedTokenizerBase.from_pretrained`; errors name the file."""
+        with damage_named(pretrained_model_name_or_path):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     # ---- options
 

@@ -165,7 +165,8 @@ def test_words_and_characters_by_a_dictionary(inputs, tmp_path):
     read = ElmoTokenizer.from_pretrained(tmp_path / "again")
     for words in SENTENCES:
         ours, theirs = (
-            m(**t([words], is_split_into_words=True, return_tensors="pt")) for m, t in ((model, tokenizer), (again, read))
+            m(**t([words], is_split_into_words=True, return_tensors="pt"))
+            for m, t in ((model, tokenizer), (again, read))
         )
         torch.testing.assert_close(theirs.forward_log_probs, ours.forward_log_probs, rtol=0, atol=1e-5)
         torch.testing.assert_close(theirs.backward_log_probs, ours.backward_log_probs, rtol=0, atol=1e-5)
