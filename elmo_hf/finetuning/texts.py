@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple
 from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
+from elmo_hf.corpus.table_shards import allow_large_cells
+
 from .files import CorpusError, is_json, named, read_lines, read_records, suffix_of
 from .splits import SplitArguments
 
@@ -132,6 +134,7 @@ def _tab_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
 
 def _csv_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
     """(line at which the row ends, cells): a quoted cell may hold line breaks."""
+    allow_large_cells()
     reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), strict=True, skipinitialspace=True)
     while True:
         try:
@@ -259,7 +262,7 @@ def _several_labels(value: Any, columns: TextColumns, labels: Sequence[str] | No
     parts = _list_of_cell(value, columns)
     if parts is None:
         raise CorpusError(
-            f"{place}: labels {value!r}; expected a list, or a string with {columns.label_separator!r} between labels "
+            f"{place}: labels {value!r:.60}; expected a list, or a string with {columns.label_separator!r} between labels "
             "(--label_separator)"
         )
     found = [_single_label(part, columns, labels, place) for part in parts]

@@ -438,7 +438,9 @@ def test_a_full_disk_leaves_nothing_that_looks_complete(tmp_path, monkeypatch, w
     write_bilm(tmp_path / "source")
 
     def full(self, folder, **kwargs):
-        (tmp_path / next(name for name in os.listdir(tmp_path) if ".partial-" in name) / "model.safetensors").touch()
+        (
+            tmp_path / next(name for name in os.listdir(tmp_path) if name.endswith(".writing")) / "model.safetensors"
+        ).touch()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(ElmoModel if where == "weights" else ElmoTokenizer, "save_pretrained", full)

@@ -152,10 +152,12 @@ def test_damage_of_every_compression_names_the_archive(tmp_path, folder, kind):
         is_tar(path)
         target = folder / str(number)
         target.mkdir()
+        told = ""
         try:
-            unpack(path, target, lambda name: True)  # some damage is outside of what is read
+            unpack(path, target, lambda name: True)
         except CheckpointError as error:
-            assert str(path) in str(error)
+            told = str(error)
+        assert not told or str(path) in told  # some damage is outside of what is read
 
 
 @pytest.mark.parametrize("members", [["a.json", "a.json/b.json"], ["x" * 300 + ".json"]])
