@@ -262,8 +262,8 @@ def _several_labels(value: Any, columns: TextColumns, labels: Sequence[str] | No
     parts = _list_of_cell(value, columns)
     if parts is None:
         raise CorpusError(
-            f"{place}: labels {value!r:.60}; expected a list, or a string with {columns.label_separator!r} between labels "
-            "(--label_separator)"
+            f"{place}: labels {value!r:.60}; expected a list, or a string with {columns.label_separator!r} between "
+            "labels (--label_separator)"
         )
     found = [_single_label(part, columns, labels, place) for part in parts]
     if len(set(found)) < len(found):

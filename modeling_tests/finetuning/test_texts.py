@@ -125,23 +125,6 @@ def test_bad_files(tmp_path: Path, name: str, text: str | bytes, columns: TextCo
         read_texts(write(tmp_path / name, text), columns)
 
 
-MULTI_HOT = replace(NAMED, problem="multi_label_classification")
-
-
-def test_indicators_are_no_class_numbers(tmp_path: Path) -> None:
-    """[1, 0] is the first of two labels, not the labels 1 and 0."""
-    rows = ['{"sentence": "a", "label": [1, 0, 1]}', '{"sentence": "b", "label": [0, 0, 0]}']
-    path = write(tmp_path / "a.jsonl", "\n".join(rows) + "\n")
-    assert [text.label for text in read_texts(path, MULTI_HOT)] == [["0", "2"], []]
-    named = replace(MULTI_HOT, label_names=["fear", "joy", "love"])
-    assert [text.label for text in read_texts(path, named)] == [["fear", "love"], []]
-    numbers = write(tmp_path / "b.jsonl", rows[0] + '\n{"sentence": "b", "label": [0, 2]}\n')
-    with pytest.raises(CorpusError, match=r"b\.jsonl:1: a label stands twice in 1, 0, 1"):
-        read_texts(numbers, MULTI_HOT)
-    with pytest.raises(CorpusError, match=r"a\.jsonl:1: 3 times 0 or 1 for the labels x, y"):
-        read_texts(path, replace(MULTI_HOT, label_names=["x", "y"]))
-
-
 def test_a_list_in_a_cell_that_is_nested_too_deeply(tmp_path: Path) -> None:
     deep = "[" * 100_000 + "]" * 100_000
     path = write(tmp_path / "a.tsv", f"{deep}\tx\n")
