@@ -86,7 +86,7 @@ class CharacterDictionary:
         try:
             ids = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique_names)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: no JSON of characters ({error}); save the tokenizer again") from error
+            raise ValueError(f"{path}: not valid JSON ({error}); save the tokenizer again") from error
         if not isinstance(ids, dict):
             raise ValueError(f"{path}: holds a {type(ids).__name__}; expected an object of symbols and their ids")
         return cls(ids, str(path))
