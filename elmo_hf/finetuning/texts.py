@@ -163,8 +163,8 @@ def _positions(header: list[str], count: int, columns: TextColumns, place: str) 
             positions[name] = int(name)
         elif header and not _is_number(name):
             raise CorpusError(
-                f"{place}: no column {name!r} in the header line ({', '.join(map(repr, header)):.500}); choose another with "
-                f"{option}, by its number, counted from 0, if the file has no header line"
+                f"{place}: no column {name!r} in the header line ({', '.join(map(repr, header)):.500}); choose another "
+                f"with {option}, by its number, counted from 0, if the file has no header line"
             )
         else:
             raise CorpusError(
