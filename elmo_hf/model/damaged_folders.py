@@ -15,21 +15,23 @@ FILES = (CONFIG_NAME, "generation_config.json", "model.safetensors.index.json")
 @contextmanager
 def damage_named(name: str | os.PathLike[str]) -> Iterator[None]:
     """Context in which what is wrong with a local folder is an error that names the file."""
+    folder = Path(name)
     try:
         yield
     except (ImportError, NotImplementedError):
         raise
     except Exception as error:
-        folder = Path(name)
+        told, damaged = str(error) or type(error).__name__, damaged_file(folder)
+        has_one_text = len(error.args) == 1
         if not folder.is_dir():
+            if isinstance(error, OSError) and has_one_text and str(name) not in told:
+                error.args = (f"{name}: {told}",)
             raise
-        told = str(error) or type(error).__name__
-        is_damage = isinstance(error, json.JSONDecodeError | UnicodeError | RecursionError) or not isinstance(
-            error, ValueError | OSError | TypeError | RuntimeError | StrictDataclassError
-        )
-        if not is_damage and (str(folder) in told or len(error.args) != 1):
+        is_damage = damaged is not None or isinstance(error, UnicodeError | RecursionError)
+        is_damage = is_damage or not isinstance(error, ValueError | OSError | RuntimeError | StrictDataclassError)
+        if not is_damage and (str(folder) in told or not has_one_text):
             raise
-        message = f"{damaged_file(folder) or folder}: {told}. Fetch or save the model again"
+        message = f"{damaged or folder}: {told}. Fetch or save the model again"
         if is_damage:
             raise ValueError(message) from error
         error.args = (message,)

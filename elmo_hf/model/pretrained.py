@@ -267,7 +267,8 @@ class ElmoPreTrainedModel(PreTrainedModel):
             config = kwargs.get("config")
             with damage_named(name):
                 if not isinstance(config, ElmoConfig):
-                    config = cls.config_class.from_pretrained(config or name)
+                    fields = {each: kwargs[each] for each in kwargs if each in ElmoConfig.__annotations__}
+                    config = cls.config_class.from_pretrained(config or name, **fields)
                 if not kwargs.get("ignore_mismatched_sizes"):
                     check_sizes(cls, name, config)
                 with shapes_named(cls, name, config):

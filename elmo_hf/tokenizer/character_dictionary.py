@@ -26,6 +26,8 @@ BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN, PADDING = "<bos>", "<eos>", "<oov>"
 # As they are used, not as they are called.
 BEGIN_OF_WORD, END_OF_WORD = "<eow>", "<bow>"
 MARKS = (BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN, PADDING, END_OF_WORD, BEGIN_OF_WORD)
+# Rows of characters are int32, and one id more is the size of the table.
+LARGEST_ID = 2**31 - 2
 IDEOGRAPHIC_SPACE = "\u3000"
 """The only whitespace that a dictionary file can hold: a line without another symbol means it."""
 
@@ -63,7 +65,7 @@ class CharacterDictionary:
                     f"{where}: {symbol!r} has the ids {ids[symbol]} and {number}; each symbol can stand only once. "
                     "Take one out, and its row of the table"
                 )
-            if number < 1 or number in owners:
+            if not 1 <= number <= LARGEST_ID or number in owners:
                 taken = f"which {owners[number]!r} has already" if number in owners else "0 is for padding words"
                 raise ValueError(f"{where}: {symbol!r} has the id {number}, {taken}; expected ids from 1 on, each once")
             ids[symbol] = number

@@ -28,15 +28,17 @@ def damage_named(name: str | os.PathLike[str]) -> Iterator[None]:
     except (ImportError, NotImplementedError):
         raise
     except Exception as error:
+        told, damaged = str(error) or type(error).__name__, damaged_file(folder)
+        has_one_text = len(error.args) == 1
         if not folder.is_dir():
+            if isinstance(error, OSError) and has_one_text and str(name) not in told:
+                error.args = (f"{name}: {told}",)
             raise
-        told = str(error) or type(error).__name__
-        is_damage = isinstance(error, json.JSONDecodeError | UnicodeError) or not isinstance(
-            error, ValueError | OSError | TypeError
-        )
-        if not is_damage and (str(folder) in told or len(error.args) != 1):
+        is_damage = damaged is not None or isinstance(error, UnicodeError)
+        is_damage = is_damage or not isinstance(error, ValueError | OSError)
+        if not is_damage and (str(folder) in told or not has_one_text):
             raise
-        message = f"{damaged_file(folder) or folder}: {told}. Fetch or save the tokenizer again"
+        message = f"{damaged or folder}: {told}. Fetch or save the tokenizer again"
         if is_damage:
             raise ValueError(message) from error
         error.args = (message,)

@@ -206,6 +206,9 @@ class ElmoTokenizer(TokenizersBackend):
         backend.normalizer = self._replacements.backend_normalizer()
         self._tokenizer = backend
 
+        longest = kwargs.get("model_max_length")
+        if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int | float)):
+            raise ValueError(f"model_max_length is {longest!r:.60}; expected a number of words")
         # from_pretrained() passes these on, and save_pretrained() would write them down.
         for name in ("is_local", "local_files_only"):
             kwargs.pop(name, None)
