@@ -403,13 +403,14 @@ class ElmoConfig(PreTrainedConfig):
         if self.encoder_type == "transformer":
             layers = depth * width * (8 * width + 4 * self.feed_forward_size) + self.max_position_embeddings * width
         own = [pair[-1] for pair in self.task_character_filters]
-        reads = 4 * width + self.word_vector_size + sum(own) + sum(pair[0] for pair in self.pre_encoder_layers)
+        inner = [int(layer[0]) for layer in self.pre_encoder_layers]
+        reads = 4 * width + self.word_vector_size + sum(own) + sum(inner)
         task = self.num_task_characters * self.task_character_size + sum(
             pair[0] * pair[-1] * self.task_character_size for pair in self.task_character_filters
         )
         task += 20 * self.task_lstm_layers * self.task_lstm_size * (self.task_lstm_size + reads)
         task += 20 * self.integrator_layers * self.integrator_size * (self.integrator_size + 6 * self.task_lstm_size)
-        wide = [pair[0] for pair in (*self.pre_encoder_layers, *self.classifier_layers)]
+        wide = inner + [int(layer[0]) for layer in self.classifier_layers]
         wide += [size * self.maxout_pieces for size in self.maxout_sizes]
         task += sum(wide) * (reads + 8 * self.task_lstm_size + max(wide, default=0)) + len(self.id2label or ()) ** 2
         tags = self.num_pos_tags * self.pos_tag_embedding_size
