@@ -171,9 +171,16 @@ def verify(
         task = None
         if plain_task is not None:
             task = compare_task(whole, tokenizer, plain_task, plain, batch, _batches(batch))
-    magnitudes = np.maximum(magnitudes, carried_magnitudes)
-    compared = (_numbers(each) for each in (differences, carried, magnitudes))
-    return VerificationReport(source.description, *compared, tolerance, len(batch), plain.has_state, task)
+    return VerificationReport(
+        source.description,
+        _numbers(differences),
+        _numbers(carried),
+        _numbers(np.maximum(magnitudes, carried_magnitudes)),
+        tolerance,
+        len(batch),
+        plain.has_state,
+        task,
+    )
 
 
 def _check_sizes(folder: Path, config: ElmoConfig, source: Source) -> None:

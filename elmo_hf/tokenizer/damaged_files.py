@@ -49,7 +49,10 @@ def damaged_file(folder: Path) -> Path | None:
     """The first file of settings in the folder that holds no JSON object."""
     for path in (folder / name for name in FILES):
         try:
-            if path.exists() and not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+            if not path.exists():
+                continue
+            # A pipe is not read: it may never end.
+            if not path.is_file() or not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
                 return path
         except (ValueError, RecursionError, OSError):
             return path

@@ -141,12 +141,13 @@ def _add_padding(model: SavedModel, files: Mapping[str, "OrderedDict[str, Tensor
     """Add a last row for the program's padding, which is a word and a class there; it never reads its values."""
     weight, bias = SOFTMAX_FORMS["sampled_softmax"]
     name = WORD_TABLE.partition(".")[2]
-    for state, key, value in (
-        (files[STATE_DICTS["token_embedder"]], name, 0.0),
-        (files.get(CLASSIFIER, {}), weight, 0.0),
-        (files.get(CLASSIFIER, {}), bias, DEAD_BIAS),
+    for file, key, value in (
+        (STATE_DICTS["token_embedder"], name, 0.0),
+        (CLASSIFIER, weight, 0.0),
+        (CLASSIFIER, bias, DEAD_BIAS),
     ):
-        if key in state:
+        if file in files and key in files[file]:
+            state = files[file]
             state[key] = torch.cat([state[key], torch.full_like(state[key][:1], value)])
     model.notes.append(
         f"{PADDING!r}, which the program looks up, got a row of zeros behind the words, and in a softmax a bias of "
