@@ -266,7 +266,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
         else:
             config = kwargs.get("config")
             with damage_named(name):
-                if not isinstance(config, ElmoConfig):
+                if config is None or isinstance(config, str | os.PathLike):  # else of any copy of its class
                     fields = {each: kwargs[each] for each in kwargs if each in ElmoConfig.__annotations__}
                     config = cls.config_class.from_pretrained(config or name, **fields)
                 if not kwargs.get("ignore_mismatched_sizes"):
