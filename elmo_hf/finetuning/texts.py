@@ -186,7 +186,7 @@ def _text_of_row(row: Mapping[str, Any], columns: TextColumns, labels: Sequence[
     texts = [row[name] for name in (columns.text, columns.pair) if name is not None]
     for text in texts:
         if not isinstance(text, str) or not text.strip():
-            raise CorpusError(f"{place}: the text is empty ({text!r}); take it out together with its label")
+            raise CorpusError(f"{place}: the text is empty ({text!r:.200}); take it out together with its label")
     label = READERS[columns.problem](row[columns.label], columns, labels, place)
     return Text(texts[0], texts[1] if len(texts) == 2 else None, label)
 
@@ -197,11 +197,13 @@ def _single_label(value: Any, columns: TextColumns, labels: Sequence[str] | None
     if value is None or (isinstance(value, str) and not value.strip()):
         raise CorpusError(f"{place}: no label; take the text out, or choose another column with --label_column")
     if not isinstance(value, str):
-        raise CorpusError(f"{place}: label {value!r}; expected a string or an integer; see --problem_type for others")
+        raise CorpusError(
+            f"{place}: label {value!r:.200}; expected a string or an integer; see --problem_type for others"
+        )
     value = value.strip()
     if labels is not None and value not in labels:
         raise CorpusError(
-            f"{place}: label {value!r} is not among {', '.join(labels)}; correct the file, choose another column "
+            f"{place}: label {value!r:.200} is not among {', '.join(labels)}; correct the file, choose another column "
             "with --label_column, or name all labels with --labels"
         )
     return value
@@ -278,7 +280,7 @@ def _value(value: Any, columns: TextColumns, labels: Sequence[str] | None, place
         number = math.nan
     if not math.isfinite(number):
         raise CorpusError(
-            f"{place}: value {value!r}; expected a finite number for a regression, or choose another column with "
+            f"{place}: value {value!r:.200}; expected a finite number for a regression, or choose another column with "
             "--label_column"
         )
     return number
