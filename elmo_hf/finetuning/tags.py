@@ -231,14 +231,14 @@ def _check_tag(tag: Any, columns: TagColumns, labels: Sequence[str] | None, plac
         raise CorpusError(f"{place}: tag {tag!r:.200} is empty; expected a tag for every word")
     if not columns.any_tag and not TAG.fullmatch(tag):
         raise CorpusError(
-            f"{place}: tag {tag!r:.200}; expected O or a prefix ({', '.join(PREFIXES)}), a dash and a type, such as B-PER. "
-            "If another column holds the tags, choose it with --tag_column; if tags stand for words and not for "
+            f"{place}: tag {tag!r:.200}; expected O or a prefix ({', '.join(PREFIXES)}), a dash and a type, such as "
+            "B-PER. If another column holds the tags, choose it with --tag_column; if tags stand for words and not for "
             "entities, such as parts of speech, give --task pos"
         )
     if labels is not None and tag not in labels:
         raise CorpusError(
-            f"{place}: tag {tag!r:.200} is not among the tags {', '.join(labels)}; correct the file, or name all tags with "
-            "--labels"
+            f"{place}: tag {tag!r:.200} is not among the tags {', '.join(labels)}; correct the file, or name all tags "
+            "with --labels"
         )
 
 
