@@ -186,6 +186,18 @@ def test_settings_that_are_no_json(folder, name, text):
             ElmoTokenizer.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"unk_token": None}, {"unk_token": ""}, {"pad_token": None}, {"model_max_length": "x"}, {"bos_token": 5}],
+    ids=lambda fields: "-".join(fields),
+)
+def test_options_of_a_tokenizer_that_fail_in_use(folder, fields):
+    rewrite(folder / "tokenizer_config.json", **fields)
+    with pytest.raises(ValueError, match=f"{folder}.*") as caught:
+        load(folder, ElmoForPreTraining, "tokenizer_config.json")
+    assert str(folder) in str(caught.value)
+
+
 def test_weights_of_another_shape(folder):
     """The tensor, both shapes and the folder, not only an option of Transformers."""
     rewrite(folder / "config.json", cell_size=7)

@@ -236,6 +236,10 @@ class ElmoTokenizer(TokenizersBackend):
             tokens_to_add=self.tokens_to_add or None,
             **kwargs,
         )
+        for name in ("unk_token", "pad_token"):
+            word = getattr(self, name)
+            if not word or self.backend_tokenizer.token_to_id(str(word)) is None:
+                raise ValueError(f"{name} is {word!r:.60}; expected a word of the vocabulary")
         self._find_added_tokens()
         beside = {"pos_tag_ids": self._pos_tags, "code_point_ids": self._code_points}
         given = [name for name, part in beside.items() if part is not None]
