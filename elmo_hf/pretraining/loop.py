@@ -263,7 +263,10 @@ class Run:
         self._wrap()
         if accelerator.is_main_process and self.model.config.character_filters:
             tell_of_cut_words(settings, self.tokenizer)
-        logger.info(start.note if newest is None else f"continued from {newest}, after step {self.progress.step}")
+        note = start.note if newest is None else f"continued from {newest}, after step {self.progress.step}"
+        if accelerator.device.type == "cpu":
+            note += f"; processes: {accelerator.num_processes}, threads of each: {torch.get_num_threads()}"
+        logger.info(note)
 
     # ---- the length of the run
 
@@ -619,7 +622,7 @@ class Run:
         if stored["processes"] != self.accelerator.num_processes:
             raise ValueError(
                 f"{checkpoint} was written by {stored['processes']} processes and this run has "
-                f"{self.accelerator.num_processes}: launch as many, or begin another output_dir with "
+                f"{self.accelerator.num_processes}: launch as many (--processes, or torchrun), or begin another output_dir with "
                 f"initialize_from={checkpoint}"
             )
         self.progress = Progress(**stored["progress"])
