@@ -54,6 +54,7 @@ class CorpusEmbedding:
         words_per_second: of the new shards, of all processes; 0 if there are none.
         is_first_process: whether this is the process that should tell.
         format: of the output.
+        has_sentence_keys: whether each dataset of HDF5 is named by its sentence.
     """
 
     output: Path
@@ -65,6 +66,7 @@ class CorpusEmbedding:
     words_per_second: float
     is_first_process: bool = True
     format: Format | None = None
+    has_sentence_keys: bool = False
 
     def line(self) -> str:
         """For people."""
@@ -74,10 +76,11 @@ class CorpusEmbedding:
         return f"{counts}; {self.words_per_second:,.0f} words/s over {self.seconds:,.1f} s"
 
     def reading(self) -> str:
-        """A line of Python that reads the vectors of the first sentence back."""
+        """A line of Python that reads the vectors of a sentence back, the first where they are numbered."""
         kind = format_of_output(self.output, self.format)
         if kind == "hdf5":
-            return f'h5py.File({str(self.output)!r})["0"][...]'
+            name = "the sentence's words" if self.has_sentence_keys else "0"
+            return f'h5py.File({str(self.output)!r})["{name}"][...]'
         if kind == "parquet":
             return f"pandas.read_parquet({str(self.output)!r}).vectors[0]"
         first = next(iter(sorted(self.output.glob("embeddings-*.safetensors"))), self.output)
@@ -252,6 +255,7 @@ def embed_corpus(
             sum(shard.words for shard in work.missing) / seconds if work.missing else 0.0,
             processes.is_first,
             kind,
+            use_sentence_keys,
         )
     finally:
         place.release()
