@@ -14,6 +14,7 @@ COMMANDS = {
     "build-vocab": "make a vocabulary from text: words by falling frequency, with their counts",
     "build-characters": "make a dictionary of characters from text, for models over Unicode code points",
     "pretrain": "pretrain a biLM; the same command again continues a run that was interrupted",
+    "save-model": "make the model folder of a pretraining run that was interrupted, as it stands",
     "perplexity": "perplexity of a text, each direction for itself, with the full softmax",
     "embed": "write the contextual vectors of a whole corpus",
     "align": "map a model's layers into the space of another model's",

@@ -57,7 +57,7 @@ def add_parser(commands: Any) -> None:
         "--shard-words",
         type=int,
         default=100_000,
-        help="words of a shard, about: what an interruption costs at most (default 100000)",
+        help="words of a shard, about (default 100000): what a kill costs at most; Ctrl-C keeps what a shard has",
     )
     parser.add_argument(
         "--chunk_words",
@@ -146,4 +146,5 @@ def run(options: dict[str, Any]) -> int:
         return 130
     if summary.is_first_process:
         print(summary.line())
+        print(f"read it with {summary.reading()}", file=sys.stderr)
     return 0

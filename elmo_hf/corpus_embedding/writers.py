@@ -109,7 +109,7 @@ class ShardWriter(ABC):
 
     @abstractmethod
     def abandon(self) -> None:
-        """Release the file as it is."""
+        """Release the file as it is; what has been given to `write` can be read in it."""
 
 
 class Hdf5Writer(ShardWriter):
@@ -239,8 +239,10 @@ class ParquetWriter(ShardWriter):
         self._file.close()
 
     def abandon(self) -> None:
-        self._rows = []
-        self._file.close()
+        try:
+            self._flush()
+        finally:
+            self._file.close()
 
 
 WRITERS: dict[Format, type[ShardWriter]] = {

@@ -27,6 +27,13 @@ from .damaged_folders import check_regular, damage_named
 PUBLISHED_FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
 
 PRESETS: dict[str, dict[str, Any]] = {
+    # 3 million parameters beside the softmax, for pretraining on a CPU.
+    "mini": {
+        "character_filters": [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256]],
+        "cell_size": 512,
+        "projection_size": 128,
+        "num_highway_layers": 1,
+    },
     "small": {"cell_size": 1024, "projection_size": 128, "num_highway_layers": 1},
     "medium": {"cell_size": 2048, "projection_size": 256, "num_highway_layers": 1},
     "original": {"cell_size": 4096, "projection_size": 512, "num_highway_layers": 2},

@@ -28,6 +28,8 @@ from elmo_hf.atomic import appearing, put_folder
 from elmo_hf.corpus.records import read_object
 
 PREFIX = "step-"
+# How far the run is, and its settings; see above.
+PROGRESS = "progress.json"
 WRITING, DELETED = ".writing-", ".deleted-"
 
 Write = Callable[[Path], None]
@@ -78,22 +80,15 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, rising."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(
-            int(path.name.removeprefix(PREFIX))
-            for path in self.folder.iterdir()
-            if path.name.startswith(PREFIX) and path.name.removeprefix(PREFIX).isdigit()
-        )
+        return steps_in(self.folder)
 
     def path(self, step: int) -> Path:
         """Folder of the checkpoint of `step`."""
-        return self.folder / f"{PREFIX}{step:08d}"
+        return path_in(self.folder, step)
 
     def newest(self) -> Path | None:
         """The complete checkpoint of the highest step, if there is one."""
-        steps = self.steps()
-        return self.path(steps[-1]) if steps else None
+        return newest_in(self.folder)
 
     def write(self, step: int, shared: Write, own: Write) -> Path:
         """Write one checkpoint; called by all processes at the same step.
@@ -168,6 +163,28 @@ class Checkpoints:
                 f"{failure} ({'; '.join(messages)}). {last}; the same command continues from there once the cause is "
                 "removed"
             )
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Steps of the complete checkpoints in a folder of them, rising."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        int(path.name.removeprefix(PREFIX))
+        for path in folder.iterdir()
+        if path.name.startswith(PREFIX) and path.name.removeprefix(PREFIX).isdigit()
+    )
+
+
+def path_in(folder: Path, step: int) -> Path:
+    """The checkpoint of `step`, in a folder of checkpoints."""
+    return folder / f"{PREFIX}{step:08d}"
+
+
+def newest_in(folder: Path) -> Path | None:
+    """The complete checkpoint of the highest step, if there is one."""
+    steps = steps_in(folder)
+    return path_in(folder, steps[-1]) if steps else None
 
 
 def write_text(path: Path, text: str) -> None:

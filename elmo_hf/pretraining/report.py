@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,7 +67,11 @@ class RunSummary:
     def line(self) -> str:
         """The run's closing line."""
         if self.model_folder is None:
-            return f"left at step {self.step:,}; the same command continues from {self.checkpoint}"
+            left = f"left at step {self.step:,}; the same command continues from {self.checkpoint}"
+            if self.checkpoint is None:
+                return left
+            run = self.checkpoint.parent.parent
+            return f"{left}. To use the model as it stands:\n  elmo-hf save-model {shlex.quote(str(run))}"
         parts = [
             f"{self.words:,} words seen",
             f"{timedelta(seconds=round(self.seconds))}",
