@@ -157,6 +157,7 @@ def test_a_few_hundred_mutations(folders, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_thousands_of_mutations(folders, tmp_path, seed):

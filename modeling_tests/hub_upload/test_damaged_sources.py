@@ -133,6 +133,7 @@ def test_a_hundred_mutations(sources, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("seed", range(1, 4))
 def test_thousands_of_mutations(sources, tmp_path, seed):
