@@ -622,8 +622,8 @@ class Run:
         if stored["processes"] != self.accelerator.num_processes:
             raise ValueError(
                 f"{checkpoint} was written by {stored['processes']} processes and this run has "
-                f"{self.accelerator.num_processes}: launch as many (--processes, or torchrun), or begin another output_dir with "
-                f"initialize_from={checkpoint}"
+                f"{self.accelerator.num_processes}: launch as many (--processes, or torchrun), or begin another "
+                f"output_dir with initialize_from={checkpoint}"
             )
         self.progress = Progress(**stored["progress"])
         self.recorded = tuple(stored["recorded"])
