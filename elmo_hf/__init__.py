@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from elmo_hf.inference.classifying import classify_document
     from elmo_hf.inference.documents import embed_document
     from elmo_hf.inference.embedding import embed, embed_iter
+    from elmo_hf.inference.loading import default_model
     from elmo_hf.inference.quantization import quantize
     from elmo_hf.inference.scoring import Scores, score
     from elmo_hf.inference.tagging import tag, tag_document, tag_iter
@@ -52,6 +53,7 @@ _HOMES = {
     "inference.classifying": ["classify_document"],
     "inference.documents": ["embed_document"],
     "inference.embedding": ["embed", "embed_iter"],
+    "inference.loading": ["default_model"],
     "inference.quantization": ["quantize"],
     "inference.scoring": ["Scores", "score"],
     "inference.tagging": ["tag", "tag_document", "tag_iter"],

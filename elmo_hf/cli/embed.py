@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
         help="an HDF5 file (.hdf5, .h5) in the layout of bilm-tf and AllenNLP; or a folder of shards, .parquet or "
         ".safetensors by its name or --format",
     )
-    parser.add_argument("--model", required=True, help="folder of a model and its tokenizer")
+    parser.add_argument("--model", help="folder of a model and its tokenizer (default: the shipped English model)")
     parser.add_argument("--format", choices=("hdf5", "parquet", "safetensors"), help="whatever the output's name is")
     parser.add_argument(
         "--layers",

@@ -12,7 +12,13 @@ def add_parser(commands: Any) -> None:
         description="Write the biLM, a tagger or a classifier of texts as an ONNX file for any number of sentences and "
         "words, and check it with onnxruntime. Its inputs are what the tokenizer returns.",
     )
-    parser.add_argument("model", help="folder of a model, of the class that its configuration names")
+    parser.intermixed = True
+    parser.add_argument(
+        "model",
+        nargs="?",
+        help="folder of a model, of the class that its configuration names (default: the biLM of the shipped English "
+        "model)",
+    )
     parser.add_argument("output", help="file to write, such as model.onnx")
     parser.add_argument(
         "--output_hidden_states",
@@ -30,12 +36,14 @@ def run(options: dict[str, Any]) -> int:
 
     from elmo_hf import ElmoConfig, ElmoModel
     from elmo_hf.exporting import export_onnx
+    from elmo_hf.inference.loading import named
     from elmo_hf.model import modeling_elmo
 
-    config = ElmoConfig.from_pretrained(options["model"])
+    folder = named(options["model"])
+    config = ElmoConfig.from_pretrained(folder)
     kinds = {kind.__name__: kind for kind in modeling_elmo.MODELS}
-    kind = kinds.get((config.architectures or [""])[0], ElmoModel)
-    model = kind.from_pretrained(options["model"], dtype=torch.float32)
+    kind = ElmoModel if options["model"] is None else kinds.get((config.architectures or [""])[0], ElmoModel)
+    model = kind.from_pretrained(folder, dtype=torch.float32)
     path = export_onnx(
         model,
         options["output"],

@@ -11,15 +11,29 @@ class Parser(argparse.ArgumentParser):
 
     Every option of several words is spelled with underscores and with dashes. The help of a field is
     `metadata["help"]`.
+
+    Attributes:
+        intermixed: whether arguments stand in any place among the options, which those that may be left out need.
     """
 
     def __init__(self, *args: Any, dataclass_types: Any = (), **keywords: Any) -> None:
+        self.intermixed = False
         keywords.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter if dataclass_types else _PLAIN)
         super().__init__(*args, **keywords)
         if dataclass_types:
             kinds = get_type_hints(dataclass_types)
             for field in dataclasses.fields(dataclass_types):
                 self._add_field(field, kinds[field.name])
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As of `ArgumentParser`, which also calls it of a command."""
+        if not self.intermixed:
+            return super().parse_known_args(args, namespace)
+        self.intermixed = False  # it calls this function for the options, and once more for the arguments
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.intermixed = True
 
     def _add_field(self, field: Any, kind: Any) -> None:
         names = list(dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}")))

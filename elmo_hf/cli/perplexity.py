@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .output import written
-from .text import add_text_options, open_text
+from .text import add_model_and_text, add_text_options, model_and_text, open_text
 
 if TYPE_CHECKING:
     from elmo_hf.pretraining import SentenceScore
@@ -20,8 +20,7 @@ def add_parser(commands: Any) -> None:
         help="perplexity of a text, each direction for itself, with the full softmax",
         description="Perplexity of a text, each direction for itself, with the full softmax and in constant memory.",
     )
-    parser.add_argument("model", help="folder of a language model and its tokenizer")
-    parser.add_argument("text", nargs="+", help="files, globs, or the name of a data set")
+    add_model_and_text(parser, "a language model")
     parser.add_argument("--rows", type=int, default=32, help="sentences read side by side (default 32)")
     parser.add_argument("--steps", type=int, default=20, help="words of a row read at a time (default 20)")
     parser.add_argument(
@@ -52,13 +51,15 @@ def run(options: dict[str, Any]) -> int:
     import torch
 
     from elmo_hf.corpus.word_encoder import RuleNotice
+    from elmo_hf.inference.loading import named
     from elmo_hf.pretraining import TextScore, score_sentences
     from elmo_hf.pretraining.start import load
 
     if options["per_word"] and options["per_sentence"] is None:
         raise ValueError("--per_word needs --per_sentence FILE, the file that the words' probabilities are written to")
     device = options["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
-    model, tokenizer = load(options["model"])
+    name, options["text"] = model_and_text(options)
+    model, tokenizer = load(named(name))
     model.to(torch.device(device))  # type: ignore[arg-type] # Transformers' wrapper hides what `self` is
     corpus = open_text(options)
     rule = options["pre_tokenization"] or tokenizer.corpus_pre_tokenization

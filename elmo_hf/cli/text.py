@@ -1,5 +1,6 @@
 """The options of how text is read, shared by the commands; `pretrain` has settings of the same names."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -7,6 +8,24 @@ if TYPE_CHECKING:
 
     from elmo_hf import ElmoTokenizer
     from elmo_hf.pretraining import Corpus
+
+
+def add_model_and_text(parser: Any, model: str) -> None:
+    """Add the arguments of a command that reads a text with a model, which may be left out."""
+    parser.intermixed = True
+    parser.add_argument(
+        "text",
+        nargs="+",
+        metavar="[MODEL] TEXT",
+        help=f"folder of {model} and its tokenizer (default: the shipped English model), then files, globs, or the "
+        "name of a data set; the first is a model unless it stands alone or is a file",
+    )
+
+
+def model_and_text(options: dict[str, Any]) -> tuple[str | None, list[str]]:
+    """The model that these arguments name, if they name one, and the text."""
+    first, *rest = options["text"]
+    return (None, [first, *rest]) if not rest or os.path.isfile(first) else (first, rest)
 
 
 def add_text_options(parser: Any, *, has_model: bool = True) -> None:

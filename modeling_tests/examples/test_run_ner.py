@@ -366,7 +366,6 @@ def test_parts_of_speech_with_held_out_validation(corpus: Path, tmp_path: Path) 
 
 
 BAD_OPTIONS = {
-    "no model": ([], "give either --model_name_or_path .* or --preset"),
     "two models": (["--preset", "small", "--model_name_or_path", "x"], "give either --model_name_or_path"),
     "nothing to do": (["--preset", "small"], "nothing to do: give --do_train, --do_eval or --do_predict"),
     "no training data": (["--preset", "small", "--do_train"], r"no train data; give --train_file"),
