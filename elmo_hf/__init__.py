@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from elmo_hf.inference.documents import embed_document
     from elmo_hf.inference.embedding import embed, embed_iter
     from elmo_hf.inference.loading import default_model
+    from elmo_hf.inference.minimal_pairs import (
+        MinimalPair,
+        PairAccuracy,
+        PairScore,
+        pair_accuracies,
+        read_minimal_pairs,
+        score_minimal_pairs,
+    )
     from elmo_hf.inference.quantization import quantize
     from elmo_hf.inference.scoring import Scores, score
     from elmo_hf.inference.tagging import tag, tag_document, tag_iter
@@ -54,6 +62,14 @@ _HOMES = {
     "inference.documents": ["embed_document"],
     "inference.embedding": ["embed", "embed_iter"],
     "inference.loading": ["default_model"],
+    "inference.minimal_pairs": [
+        "MinimalPair",
+        "PairAccuracy",
+        "PairScore",
+        "pair_accuracies",
+        "read_minimal_pairs",
+        "score_minimal_pairs",
+    ],
     "inference.quantization": ["quantize"],
     "inference.scoring": ["Scores", "score"],
     "inference.tagging": ["tag", "tag_document", "tag_iter"],

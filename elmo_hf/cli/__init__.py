@@ -16,6 +16,7 @@ COMMANDS = {
     "pretrain": "pretrain a biLM; the same command again continues a run that was interrupted",
     "save-model": "make the model folder of a pretraining run that was interrupted, as it stands",
     "perplexity": "perplexity of a text, each direction for itself, with the full softmax",
+    "minimal-pairs": "accuracy on minimal pairs, such as BLiMP, by kind, phenomenon and in all",
     "embed": "write the contextual vectors of a whole corpus",
     "align": "map a model's layers into the space of another model's",
     "tag": "label the words of a text with a trained tagger",
