@@ -55,7 +55,9 @@ def measure(folder: Path, held_out: list[str], words: int | None) -> dict[str, T
     """Perplexity of each held-out text by the model of a folder, states carried, as `elmo-hf perplexity` reports it."""
     model = ElmoForPreTraining.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = ElmoTokenizer.from_pretrained(folder)
-    return {path: perplexity(model, tokenizer, first_words(path, words)) for path in held_out}
+    rule = tokenizer.corpus_pre_tokenization
+    texts = {path: first_words(path, words) for path in held_out}
+    return {path: perplexity(model, tokenizer, text, pre_tokenization=rule) for path, text in texts.items()}
 
 
 def first_words(path: str, words: int | None) -> list[Any]:

@@ -27,7 +27,7 @@ from elmo_hf.finetuning import (
 )
 from elmo_hf.metrics import Seqeval
 from examples import run_ner
-from examples.ner_corpus import generate, write_conll
+from modeling_tests.examples.ner_corpus import generate, write_conll
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
