@@ -107,8 +107,10 @@ def test_options_are_those_of_the_scripts(task, variant, tmp_path, monkeypatch):
 
 
 def test_the_page(run, tmp_path, monkeypatch):
-    run("--tasks", "wnut17", "--seeds", "1", "2", "--shares", "1", "0.25", "--rates", "2e-3", "--typos")
+    cells, _ = run("--tasks", "wnut17", "--variants", "a", "d", "--seeds", "1", "2", "--shares", "1", "0.25")
     folder = tmp_path / "out"
+    noisy = [cell | {"typos": dict.fromkeys(results.KINDS, 0.25)} if cell["share"] == 1 else cell for cell in cells]
+    (folder / "cells.jsonl").write_text("".join(json.dumps(cell) + "\n" for cell in noisy))
     row = {"model": "shipped biLM", "text": "t.txt", "forward": 90.0, "backward": 80.0, "both": 84.85}
     (folder / "perplexity.jsonl").write_text(json.dumps(row | {"words": 100, "unknown": 3, "targets": 105}) + "\n")
     (folder / "minimal_pairs.md").write_text("| all | 70.0 |\n")
