@@ -128,6 +128,7 @@ def read_minimal_pairs(files: Iterable[str | os.PathLike[str]], limit: int | Non
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}: expected at least 1")
+    files = list(files)
     pairs: list[MinimalPair] = []
     counts: dict[str, int] = {}
     for path in _paths(files):
@@ -137,12 +138,12 @@ def read_minimal_pairs(files: Iterable[str | os.PathLike[str]], limit: int | Non
             if limit is None or counts[pair.kind] <= limit:
                 pairs.append(pair)
     if not pairs:
-        raise ValueError(f"{', '.join(map(os.fspath, files))}: no minimal pairs, expected one a line")
+        raise ValueError(f"{', '.join(map(str, files))}: no minimal pairs, expected one a line")
     return pairs
 
 
 def _paths(files: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
-    for name in map(os.fspath, files):
+    for name in (os.fspath(file) for file in files):
         found = [name] if os.path.exists(name) else sorted(glob.glob(name))
         if not found:
             raise FileNotFoundError(f"{name}: no such file, expected minimal pairs as JSON lines")
@@ -203,7 +204,13 @@ def score_minimal_pairs(
 
 
 def pair_accuracies(scores: Sequence[PairScore]) -> list[PairAccuracy]:
-    """Accuracies of each kind, then of each phenomenon, in the order in which they first occur, then of all pairs."""
+    """Accuracies of each kind, then of each phenomenon, in the order in which they first occur, then of all pairs.
+
+    Raises:
+        ValueError: no pairs.
+    """
+    if not scores:
+        raise ValueError("scores is empty: expected at least one pair")
     kinds = _grouped(scores, lambda each: each.pair.kind)
     phenomena = _grouped(scores, lambda each: each.pair.phenomenon)
     rows = [_accuracy("kind", name, group[0].pair.phenomenon, group) for name, group in kinds.items()]
@@ -227,14 +234,16 @@ def _accuracy(
     def share(chosen: Sequence[PairScore], test: Callable[[PairScore], bool]) -> float:
         return sum(map(test, chosen)) / len(chosen) if chosen else float("nan")
 
-    right = {each: share(scores, lambda pair, each=each: pair.is_right(each)) for each in DIRECTIONS}  # type: ignore[misc]
-    if not has_backward:
-        right["backward"] = right["both"] = float("nan")
+    def right(direction: Direction) -> float:
+        is_there = has_backward or direction == "forward"
+        return share(scores, lambda pair: pair.is_right(direction)) if is_there else float("nan")
+
     by_words = [[each for each in scores if bool(each.unknown) == has] for has in (False, True)]
     known, unknown = (share(chosen, lambda pair: pair.is_right(last)) for chosen in by_words)
     ties = share(scores, lambda pair: pair.is_tie(last))
     with_unknown = len(by_words[1]) / len(scores)
-    return PairAccuracy(level, name, phenomenon, len(scores), *right.values(), ties, with_unknown, known, unknown)
+    shares = right("forward"), right("backward"), right("both"), ties, with_unknown, known, unknown
+    return PairAccuracy(level, name, phenomenon, len(scores), *shares)
 
 
 def cost_of_unknown_words(rows: Iterable[PairAccuracy]) -> float:
