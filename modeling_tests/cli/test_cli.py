@@ -130,7 +130,12 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_processes_share_cores_and_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     started: list[tuple[list[str], dict[str, str]]] = []
-    monkeypatch.setattr("subprocess.call", lambda command, env: started.append((command, env)) or 7)
+
+    def call(command: list[str], env: dict[str, str]) -> int:
+        started.append((command, env))
+        return 7
+
+    monkeypatch.setattr("subprocess.call", call)
     monkeypatch.setattr("elmo_hf.cli.pretrain.cores", lambda: 6)
     for name in ("WORLD_SIZE", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
