@@ -278,15 +278,15 @@ class PretrainingSettings:
     def _fill_in(self) -> frozenset[str]:
         """Give the options that were left out their values; which ones may follow the run that is continued."""
         left_out = {name for name in ("preset", "recipe", *RECIPES["bilm-tf"]) if getattr(self, name) is None}
-        if self.preset is None:
+        if "preset" in left_out:
             self.preset = DEFAULT_PRESET
-        if self.recipe is None:
+        if "recipe" in left_out:
             by_shape = RECIPE_OF_PRESET.get(self.preset, "bilm-tf") if self.initialize_from is None else "bilm-tf"
             self.recipe = by_shape  # type: ignore[assignment]  # one of the names
         recipe = RECIPES.get(self.recipe, RECIPES["bilm-tf"])  # an unknown name is refused below
         for name in left_out & recipe.keys() - {"learning_rate"}:
             setattr(self, name, recipe[name])
-        if self.learning_rate is None:
+        if "learning_rate" in left_out:
             own = self.optimizer == recipe["optimizer"]
             self.learning_rate = recipe["learning_rate"] if own else DEFAULT_LEARNING_RATE.get(self.optimizer, 1e-3)
         # Whoever names a recipe means its values; two of them follow the vocabulary and the length of the run.
