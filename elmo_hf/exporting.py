@@ -281,7 +281,8 @@ def exportable(model: ElmoPreTrainedModel, output_hidden_states: bool = False) -
             )
         raise TypeError(
             f"cannot export {type(model).__name__}: expected ElmoModel, ElmoForTokenClassification or "
-            "ElmoForSequenceClassification"
+            "ElmoForSequenceClassification; of other models export the biLM, for instance model.elmo, and run the rest "
+            "outside"
         )
     if isinstance(model, ElmoForTokenClassification) and model.crf is not None:
         raise ValueError(
@@ -339,15 +340,21 @@ def example_inputs(
 
 
 def dynamic_shapes(model: ElmoPreTrainedModel | ExportableElmo) -> dict[str, Any]:
-    """The `dynamic_shapes` of `torch.export.export`: any number of sentences, of any number of words.
+    """The `dynamic_shapes` of `torch.export.export`: any number of sentences, of words, and of characters.
 
-    A Transformer reads at most `max_position_embeddings` words.
+    A Transformer reads at most `max_position_embeddings` words. Rows of characters may be cut behind the end of the
+    longest word and as many columns as the widest filter has, which gives the same numbers.
     """
     config = model.config
     batch = torch.export.Dim("batch")
     longest = config.max_position_embeddings if config.encoder_type == "transformer" else None
     words = torch.export.Dim("words", max=longest)
-    return {name: {0: batch, 1: words} for name in example_inputs(model)}
+    shapes = {name: {0: batch, 1: words} for name in example_inputs(model)}
+    if "character_ids" in shapes:
+        widest = max(width for width, _ in config.character_filters)
+        if widest < config.max_characters_per_word:
+            shapes["character_ids"][2] = torch.export.Dim("characters", min=widest, max=config.max_characters_per_word)
+    return shapes
 
 
 def export_program(model: ElmoPreTrainedModel, output_hidden_states: bool = False) -> torch.export.ExportedProgram:

@@ -47,6 +47,15 @@ def compare(run: Callable[[dict[str, Tensor]], dict[str, Any]], model: ElmoPreTr
             assert difference <= 2e-6 * expected[name].abs().max(), (name, inputs["attention_mask"].shape)
 
 
+def short_words(model: ElmoPreTrainedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A batch of words of at most two letters; and the same with rows of characters as short as they may be."""
+    batch = batch_of(["a bc", "d"])
+    # A word's two ends, its letters, and as many columns as the widest filter has.
+    cut = {**batch, "character_ids": batch["character_ids"][:, :, : 2 + 2 + model.config.character_filters[-1][0]]}
+    assert cut["character_ids"].shape != batch["character_ids"].shape
+    return batch, cut
+
+
 def loop(step: Any, state: Any, given: tuple[Tensor, ...], reverse: bool) -> tuple[Any, Tensor]:
     """What `scan` is."""
     outputs = []
@@ -104,6 +113,8 @@ def test_program(overrides: dict[str, Any], tmp_path: Path) -> None:
     torch.export.save(export_program(model, output_hidden_states=True), tmp_path / "elmo.pt2")
     program = torch.export.load(tmp_path / "elmo.pt2").module()
     compare(lambda inputs: program(**inputs), model, ["last_hidden_state", "hidden_states"])
+    batch, cut = short_words(model)
+    torch.testing.assert_close(program(**cut)["last_hidden_state"], model(**batch).last_hidden_state)
 
 
 def test_onnx_of_characters(tmp_path: Path) -> None:
@@ -116,12 +127,15 @@ def test_onnx_of_characters(tmp_path: Path) -> None:
     names = [output.name for output in session.get_outputs()]
     assert names == ["last_hidden_state", "hidden_states"]
     assert [given.shape[:2] for given in session.get_inputs()] == [["batch", "words"]] * 3
+    assert session.get_inputs()[2].shape[2] == "characters"
 
     def run(inputs: dict[str, Tensor]) -> dict[str, Any]:
         arrays = {name: value.numpy() for name, value in inputs.items()}
         return dict(zip(names, session.run(None, arrays), strict=True))
 
     compare(run, model, names)
+    batch, cut = short_words(model)
+    torch.testing.assert_close(torch.from_numpy(run(cut)["last_hidden_state"]), model(**batch).last_hidden_state)
     for side in ("right", "left"):
         tokenizer = ElmoTokenizer(max_characters_per_word=9, padding_side=side)
         texts = ["The cat sat .", "Élan vital", ""]

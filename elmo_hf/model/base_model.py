@@ -12,7 +12,7 @@ from transformers.utils import can_return_tuple
 from .bilstm import ElmoEncoder
 from .configuration_elmo import ElmoConfig
 from .layer_alignment import ElmoAlignment
-from .opaque_layers import opaque_layers, register
+from .opaque_parts import break_graph, opaque
 from .prepared_weights import release
 from .pretrained import ElmoPreTrainedModel
 from .quantized_linear import quantize_linear_layers
@@ -75,7 +75,6 @@ class ElmoModel(ElmoPreTrainedModel):
         self.scalar_mixes = nn.ModuleList(ElmoScalarMix(config) for _ in range(config.num_representations))
         self.dropout = nn.Dropout(config.representation_dropout)
         self._word_cache: WordCache | None = None
-        self._number = register(self)
         if config.weight_precision == "int8":
             for part in (self.embeddings, self.encoder):
                 quantize_linear_layers(part, empty=True)
@@ -118,26 +117,27 @@ class ElmoModel(ElmoPreTrainedModel):
         Raises:
             ValueError: missing, contradicting or out-of-range inputs.
         """
-        given = {"input_ids": input_ids, "character_ids": character_ids, "pos_tag_ids": pos_tag_ids}
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         attentions = None
+        if output_attentions:
+            break_graph("output_attentions=True of an ELMo: attention is computed word by word, in no graph")
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not output_attentions:
             mask = self.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
-            stacked, *left = opaque_layers(self, self._number, given, inputs_embeds, mask, initial_state)
+            hidden, cell = (None, None) if initial_state is None else initial_state
+            stacked, *left = self.layers_of(input_ids, character_ids, pos_tag_ids, inputs_embeds, mask, hidden, cell)
             layers = list(stacked.unbind())
             state = ElmoState(*left) if self.encoder.carries_state else None
         else:
+            given = {"input_ids": input_ids, "character_ids": character_ids, "pos_tag_ids": pos_tag_ids}
             words, mask, distinct = self._word_vectors(given, attention_mask, inputs_embeds)
             if output_attentions and not self.encoder.carries_state:
                 if initial_state is not None:
                     self.encoder(words, mask, initial_state)  # which refuses it
                 layers, attentions = self.encoder.attend(words, mask)
                 state = None
-            elif distinct is not None and self.encoder.carries_state:
-                layers, state = self.encoder(words, mask, initial_state, distinct)
             else:
-                layers, state = self.encoder(words, mask, initial_state)
+                layers, state = self._encode(words, mask, initial_state, distinct)
         if self.alignment is not None:
             layers = self.alignment(layers)
         layers, state = self._as_wide_as_weights(layers, state)
@@ -154,27 +154,42 @@ class ElmoModel(ElmoPreTrainedModel):
             state=state if return_state else None,
         )
 
+    def _encode(
+        self, words: Tensor, mask: Tensor, initial_state: ElmoState | None, distinct: DistinctWords | None
+    ) -> tuple[list[Tensor], ElmoState | None]:
+        """The layers of the encoder and its state after them."""
+        more = (distinct,) if distinct is not None and self.encoder.carries_state else ()
+        return self.encoder(words, mask, initial_state, *more)
+
+    def _shapes_of_layers(self, *given: Any) -> list[Any]:
+        """What `layers_of` returns."""
+        *_, mask, hidden, _ = given
+        (rows, words), config, dtype = mask.shape, self.config, self.scalar_mixes[0].gamma.dtype
+        layers = ((config.num_mixed_layers, rows, words, config.hidden_size), dtype)
+        if not self.encoder.carries_state:
+            return [layers, ((0,), dtype), ((0,), dtype)]
+        size = config.num_hidden_layers, 2, rows if hidden is None else torch.sym_max(rows, hidden.shape[2])
+        wide = torch.promote_types(dtype, torch.float32)
+        return [layers, ((*size, config.projection_size), dtype), ((*size, config.cell_size), wide)]
+
+    @opaque(("embeddings", "encoder"), _shapes_of_layers)
     def layers_of(
         self,
-        given: dict[str, Tensor | None],
+        input_ids: Tensor | None,
+        character_ids: Tensor | None,
+        pos_tag_ids: Tensor | None,
         inputs_embeds: Tensor | None,
         mask: Tensor,
-        initial_state: tuple[Tensor, Tensor] | None,
+        hidden: Tensor | None,
+        cell: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What [`opaque_layers`] returns, computed as ever."""
+        """All layers (layers, batch, words, 2 * P), and the hidden and cell that are left, empty for a Transformer."""
+        given = {"input_ids": input_ids, "character_ids": character_ids, "pos_tag_ids": pos_tag_ids}
         words, mask, distinct = self._word_vectors(given, mask, inputs_embeds)
-        state = None if initial_state is None else ElmoState(*initial_state)
-        if distinct is not None and self.encoder.carries_state:
-            layers, left = self.encoder(words, mask, state, distinct)
-        else:
-            layers, left = self.encoder(words, mask, state)
-        layers, left = self._as_wide_as_weights(layers, left)
+        state = None if hidden is None or cell is None else ElmoState(hidden, cell)
+        layers, left = self._as_wide_as_weights(*self._encode(words, mask, state, distinct))
         nothing = layers[0].new_empty(0)
         return torch.stack(layers), *((nothing, nothing) if left is None else left)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._number = register(self)  # a copy is another model
 
     def _word_vectors(
         self, given: dict[str, Tensor | None], attention_mask: Tensor | None, inputs_embeds: Tensor | None

@@ -1,6 +1,7 @@
 """One direction of ELMo as a causal language model: probabilities of the next word, and generation."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from .generation_cache import ElmoCache, direction_state, with_direction
 from .labels import check_one_a_word, mean_cross_entropy
 from .language_model import ElmoForPreTraining
 from .masked_language_model import IMPOSSIBLE
+from .opaque_parts import break_graph, opaque
 from .packing import PackedBatch
 from .state import ElmoState
 
@@ -77,6 +79,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         past_key_values: Cache | ElmoState | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
         pos_tag_ids: Tensor | None = None,
@@ -100,24 +103,33 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         Returns:
             logits (batch, words, vocab_size), float32 or wider; -10,000 for padding and mask, which are no words. With
             `labels`, the mean cross-entropy. `hidden_states`, if asked for: of each layer this direction's half,
-            (batch, words, projection_size), zero at padding.
+            (batch, words, projection_size), zero at padding. `attentions` likewise, of a Transformer's layers: (batch,
+            num_attention_heads, words, words before and words), the third axis reads the fourth.
 
         Raises:
             ValueError: labels of another shape, or one that is no word; a cache for the backward direction of a
                 Transformer, whose positions count a sentence's words from the left.
         """
         if character_ids is None and inputs_embeds is None and "character_ids" in self.elmo.embeddings.input_names:
+            break_graph("input_ids alone for a model that reads characters: pass the character_ids of the tokenizer")
             character_ids = self.spell(input_ids)
         words_given = inputs_embeds if inputs_embeds is not None else input_ids
         if words_given is None:
             raise ValueError("neither input_ids nor inputs_embeds: expected what ElmoTokenizer returns")
         steps = words_given.shape[1]
         mask_here = None if attention_mask is None else attention_mask[:, attention_mask.shape[1] - steps :]
-        given = {"input_ids": input_ids, "character_ids": character_ids, "pos_tag_ids": pos_tag_ids}
-        vectors, mask, _ = self.elmo._word_vectors(given, mask_here, inputs_embeds)
+        mask = self.elmo.word_mask(input_ids, mask_here, character_ids, inputs_embeds)
+        given = input_ids, character_ids, pos_tag_ids, inputs_embeds, mask
         wants_cache = bool(use_cache) or (use_cache is None and past_key_values is not None)
-        read = self._read_states if self.elmo.encoder.carries_state else self._read_keys
-        layers, cache = read(vectors, mask, attention_mask, past_key_values, wants_cache)
+        wants_shares = bool(self.config.output_attentions if output_attentions is None else output_attentions)
+        cache, shares = None, ()
+        if wants_cache or past_key_values is not None or wants_shares:
+            break_graph("a cache or output_attentions=True: what a word reads is in no graph")
+            layers, cache, shares = self._read(given, attention_mask, past_key_values, wants_cache, wants_shares)
+        elif torch.compiler.is_compiling():
+            layers = self._all_layers(*given)[0].unbind()
+        else:
+            layers, _, _ = self._read(given, attention_mask)
         top = functional.dropout(layers[-1], self.config.top_layer_dropout, self.training)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
         if not isinstance(kept, int):
@@ -131,16 +143,48 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
             logits=logits,
             past_key_values=cache if wants_cache else None,
             hidden_states=tuple(layers) if output_hidden_states else None,
+            attentions=tuple(shares) or None,
         )
+
+    def _read(
+        self,
+        given: tuple[Any, ...],
+        attention_mask: Tensor | None,
+        past: Any = None,
+        wants_cache: bool = False,
+        wants_shares: bool = False,
+    ) -> tuple[Sequence[Tensor], Cache | None, Sequence[Tensor]]:
+        """The layers (batch, words, P), the cache after them, and if wanted the attention.
+
+        Args:
+            given: `input_ids`, `character_ids`, `pos_tag_ids`, `inputs_embeds`, and the mask of these words.
+        """
+        *inputs, inputs_embeds, mask = given
+        names = "input_ids", "character_ids", "pos_tag_ids"
+        vectors, mask, _ = self.elmo._word_vectors(dict(zip(names, inputs, strict=True)), mask, inputs_embeds)
+        if self.elmo.encoder.carries_state:
+            found = self._read_states(vectors, mask, past, wants_cache)
+        else:
+            found = self._read_keys(vectors, mask, attention_mask, past, wants_cache, wants_shares)
+        layers, cache, shares = found
+        return self.elmo._as_wide_as_weights(layers, None)[0], cache, shares
+
+    def _shapes_of_layers(self, *given: Any) -> list[Any]:
+        """What `_all_layers` returns."""
+        config, dtype = self.config, self.elmo.scalar_mixes[0].gamma.dtype
+        return [((config.num_mixed_layers, *given[-1].shape, config.projection_size), dtype)]
+
+    @opaque(("elmo.embeddings", "elmo.encoder"), _shapes_of_layers)
+    def _all_layers(self, *given: Tensor | None) -> tuple[Tensor]:
+        """The layers of `_read`, without what was read before."""
+        return (torch.stack(list(self._read(given, given[-1])[0])),)
 
     @property
     def _direction(self) -> int:
         return 0 if self.config.direction == "forward" else 1
 
-    def _read_states(
-        self, vectors: Tensor, mask: Tensor, attention_mask: Tensor | None, past: Any, wants_cache: bool
-    ) -> tuple[list[Tensor], Cache | None]:
-        """The layers (batch, words, P) of a biLSTM, and the cache after them."""
+    def _read_states(self, vectors: Tensor, mask: Tensor, past: Any, wants_cache: bool) -> tuple[Any, ...]:
+        """As `_read`, of a biLSTM."""
         encoder, name, home = self.elmo.encoder, self.config.direction, vectors.device
         cache = ElmoCache.of(past)
         state = encoder.state_for(len(mask), vectors, cache.state)
@@ -167,13 +211,18 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
             hidden, cell = (torch.stack(parts) for parts in zip(*finals, strict=True))
             cache.state = with_direction(state, self._direction, hidden, cell)
             cache.words += mask.shape[1]
-        layers, _ = self.elmo._as_wide_as_weights(layers, None)
-        return layers, cache
+        return layers, cache, ()
 
     def _read_keys(
-        self, vectors: Tensor, mask: Tensor, attention_mask: Tensor | None, past: Any, wants_cache: bool
-    ) -> tuple[list[Tensor], Cache | None]:
-        """The layers (batch, words, P) of a Transformer, and the cache after them."""
+        self,
+        vectors: Tensor,
+        mask: Tensor,
+        attention_mask: Tensor | None,
+        past: Any,
+        wants_cache: bool,
+        wants_shares: bool,
+    ) -> tuple[Any, ...]:
+        """As `_read`, of a Transformer."""
         if wants_cache and self.config.direction == "backward":
             raise ValueError(
                 'use_cache=True with direction="backward": the Transformer ELMo numbers positions from the left in '
@@ -194,9 +243,9 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
             full = torch.cat([full, mask], dim=1)
         else:
             full = mask
-        layers = encoder.read_direction(vectors, full, self._direction, past if wants_cache or before else None)
-        layers, _ = self.elmo._as_wide_as_weights(layers, None)
-        return layers, past
+        cache = past if wants_cache or before else None
+        layers, shares = encoder.read_direction(vectors, full, self._direction, cache, wants_shares)
+        return layers, past, shares
 
     def _logits(self, top: Tensor) -> Tensor:
         """(..., P) -> (..., vocab_size), finite: label smoothing sums over the vocabulary."""

@@ -13,6 +13,7 @@ from .adaptive_softmax import ElmoAdaptiveSoftmax
 from .base_model import ElmoModel
 from .configuration_elmo import ElmoConfig
 from .labels import check_one_a_word, mean_loss
+from .opaque_parts import opaque
 from .pretrained import ElmoPreTrainedModel
 from .softmax import ElmoSoftmax
 from .state import ElmoState
@@ -127,8 +128,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             context, context_is_real = half.roll(shift, dims=1), real.roll(shift, dims=1).clone()
             context_is_real[:, 0 if shift == 1 else -1] = False
             here = predicted & context_is_real
-            scores = self.softmax.log_probabilities(context[here], targets[here])
-            log_probs.append(scores.new_zeros(here.shape).masked_scatter(here, scores))
+            log_probs += self._log_probabilities_of(context, targets, here)
             if labels is not None:
                 in_loss = here & labels.ge(0)
                 losses.append(mean_loss(-(log_probs[-1] * in_loss).sum(), in_loss.sum(), num_items_in_batch))
@@ -144,6 +144,15 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             attentions=outputs.attentions,
             state=outputs.state,
         )
+
+    @opaque(
+        ("softmax",),
+        lambda _, context, *given: [(context.shape[:2], torch.promote_types(context.dtype, torch.float32))],
+    )
+    def _log_probabilities_of(self, context: Tensor, targets: Tensor, here: Tensor) -> tuple[Tensor]:
+        """(batch, words): log P of each target in its context (batch, words, P), zero where `here` is false."""
+        scores = self.softmax.log_probabilities(context[here], targets[here])
+        return (scores.new_zeros(here.shape).masked_scatter(here, scores),)
 
     def check_words(self) -> None:
         """Refuse a model that has no word to predict, with a `ValueError`: every word would be the unknown one."""
@@ -166,7 +175,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             )
 
     def _check_range(self, word_ids: Tensor) -> None:
-        if not word_ids.numel():
+        if torch.compiler.is_compiling() or not word_ids.numel():
             return
         low, high, count = int(word_ids.min()), int(word_ids.max()), self.config.vocab_size
         if low < 0 or high >= count:
@@ -177,6 +186,8 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
 
     def _check_labels(self, labels: Tensor) -> None:
         """Refuse a label that is neither a word nor -100, with a `ValueError`."""
+        if torch.compiler.is_compiling():
+            return  # a compiled graph cannot ask
         size = self.config.vocab_size
         wrong = labels[labels.ne(-100) & (labels.ge(size) | ~self.softmax.has_probability(labels))]
         if len(wrong):

@@ -13,6 +13,7 @@ from transformers.utils import can_return_tuple
 from .configuration_elmo import ElmoConfig
 from .labels import check_one_a_word, mean_loss
 from .language_model import ElmoForPreTraining
+from .opaque_parts import break_graph, opaque
 from .softmax import LOGITS_AT_A_TIME, frequency_ranks
 
 # The logit of padding and mask: its exponential is zero, and it is finite, in half precision too, for label smoothing
@@ -109,20 +110,20 @@ class ElmoForMaskedLM(ElmoForPreTraining):
         contexts, known = _contexts(top, real)
         loss = None
         if labels is None:
-            logits = self._everywhere(contexts, known, real, self._no_answers)
+            (logits,) = self._everywhere(contexts, known, real)
         else:
             check_one_a_word(labels, real.shape)
             self._check_labels(labels)
             labelled = labels.ge(0) & real
-            rows = _positions(labelled)
             if self.config.sparse_prediction:
-                excluded = self.softmax.excluded_ids
+                break_graph("sparse_prediction=True: how many logits there are depends on the labels")
+                rows, excluded = _positions(labelled), self.softmax.excluded_ids
                 logits = torch.cat([piece for _, piece in self._pieces(contexts, known, rows, excluded)])
-                rows = torch.arange(len(rows), device=rows.device)
+                of_labels = logits.gather(1, labels[labelled].unsqueeze(1))
             else:
-                logits = self._everywhere(contexts, known, real, self.softmax.excluded_ids)
-            total = -logits.flatten(0, -2)[rows, labels[labelled]].sum()
-            loss = mean_loss(total, len(rows), num_items_in_batch)
+                (logits,) = self._everywhere(contexts, known, real, labels)
+                of_labels = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1) * labelled
+            loss = mean_loss(-of_labels.sum(), labelled.sum(), num_items_in_batch)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         return MaskedLMOutput(
@@ -144,8 +145,13 @@ class ElmoForMaskedLM(ElmoForPreTraining):
         """Ids that fill no gap: padding and mask, the boundaries, the unknown word."""
         return sorted({*self.softmax.excluded_ids, *self.config.special_word_ids})
 
-    def _everywhere(self, contexts: Tensor, known: Tensor, real: Tensor, excluded: list[int]) -> Tensor:
+    @opaque(
+        ("softmax",),
+        lambda self, contexts, _, real, *labels: [((*real.shape, self.config.vocab_size), _wide(contexts.dtype))],
+    )
+    def _everywhere(self, contexts: Tensor, known: Tensor, real: Tensor, labels: Tensor | None = None) -> tuple[Tensor]:
         """(batch, words, vocab_size), zero at padding."""
+        excluded = self._no_answers if labels is None else self.softmax.excluded_ids
         pieces = self._pieces(contexts, known, _positions(real), excluded)
         logits = contexts.new_zeros(real.numel(), self.config.vocab_size, dtype=_wide(contexts.dtype))
         if torch.is_grad_enabled():
@@ -155,7 +161,7 @@ class ElmoForMaskedLM(ElmoForPreTraining):
         else:
             for some, found in pieces:
                 logits.index_copy_(0, some, found)
-        return logits.view(*real.shape, self.config.vocab_size)
+        return (logits.view(*real.shape, self.config.vocab_size),)
 
     def _pieces(
         self, contexts: Tensor, known: Tensor, positions: Tensor, excluded: list[int]

@@ -22,6 +22,7 @@ from .damaged_folders import damage_named
 from .initialization import initialise
 from .labels import mean_loss
 from .layer_alignment import ElmoAlignment
+from .opaque_parts import opaque, register
 from .pooling import is_token
 from .prepared_weights import release
 from .quantized_linear import ElmoQuantizedLinear
@@ -243,6 +244,11 @@ class ElmoPreTrainedModel(PreTrainedModel):
     def post_init(self) -> None:
         super().post_init()
         self._note_untrained()
+        self._number = register(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._number = register(self)  # a copy is another model
 
     def _note_untrained(self) -> None:
         """Remember what a constructor froze: mixes that a model does not read, fixed word vectors."""
@@ -459,7 +465,6 @@ class ElmoPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: missing, contradicting or out-of-range inputs.
         """
-        task_layers = self.get_submodule("task_layers")
         outputs, representations = None, None
         if self.bilm is None:
             mask = self._mask_of_words(input_ids, attention_mask)
@@ -479,8 +484,35 @@ class ElmoPreTrainedModel(PreTrainedModel):
             representations = outputs.representations
             mask = self.bilm.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
         words_only = self._words_only(mask, input_ids)
-        features, state = task_layers(representations, input_ids, mask, code_point_ids, words_only, layers_state)
-        return features, mask, outputs, state
+        state = (None, None) if layers_state is None else tuple(layers_state)
+        features, *left = self._run_task_layers(mask, representations, input_ids, code_point_ids, words_only, *state)
+        return features, mask, outputs, ElmoState(*left) if left else None
+
+    def _shapes_of_task_layers(self, mask: Tensor, *given: Tensor | None) -> list[Any]:
+        """What `_run_task_layers` returns."""
+        task_layers, dtype = self.get_submodule("task_layers"), next(self.parameters()).dtype
+        shapes: list[Any] = [((*mask.shape, task_layers.output_size), dtype)]
+        if self.config.task_lstm_size:
+            size = (self.config.task_lstm_layers, 2, len(mask), self.config.task_lstm_size)
+            shapes += [(size, dtype), (size, torch.promote_types(dtype, torch.float32))]
+        return shapes
+
+    @opaque(("task_layers",), _shapes_of_task_layers)
+    def _run_task_layers(
+        self,
+        mask: Tensor,
+        representations: Tensor | None,
+        input_ids: Tensor | None,
+        code_point_ids: Tensor | None,
+        words_only: Tensor | None,
+        hidden: Tensor | None,
+        cell: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        """Features and, with recurrent layers, their hidden and cell."""
+        before = None if hidden is None or cell is None else ElmoState(hidden, cell)
+        task_layers = self.get_submodule("task_layers")
+        features, state = task_layers(representations, input_ids, mask, code_point_ids, words_only, before)
+        return (features,) if state is None else (features, *state)
 
     def _words_only(self, mask: Tensor, input_ids: Tensor | None) -> Tensor | None:
         """(batch, words), bool: what a task's recurrent layers read, where that is not all of `mask`."""

@@ -18,6 +18,7 @@ from .configuration_elmo import ElmoConfig
 from .encoders import ElmoTaskLayer
 from .initialization import starting_with
 from .labels import mean_cross_entropy
+from .opaque_parts import opaque
 from .packing import PackedBatch
 from .pooling import is_token, segments_of
 from .pretrained import ElmoPreTrainedModel
@@ -158,9 +159,7 @@ class ElmoForQuestionAnswering(ElmoPreTrainedModel):
         )
         question, context = self._question_and_context(input_ids, mask)
         candidates = context | _first(mask)
-        features = self.attention(self.dropout(words), question, context)  # [batch, words, 4 * width]
-        if self.modelling_layer is not None:
-            features = torch.cat([features, self._model(self.dropout(features), candidates)], dim=-1)
+        (features,) = self._features(words, question, context, candidates)
         logits = self.qa_outputs(self.dropout(features))  # [batch, words, 2]
         logits = logits.masked_fill(~candidates.unsqueeze(-1), torch.finfo(logits.dtype).min)
         start_logits, end_logits = (part.contiguous() for part in logits.unbind(dim=-1))
@@ -179,12 +178,23 @@ class ElmoForQuestionAnswering(ElmoPreTrainedModel):
             attentions=None if outputs is None else outputs.attentions,
         )
 
+    @opaque(
+        ("attention", "modelling_layer"),
+        lambda self, words, *_: [((*words.shape[:2], self.qa_outputs.in_features), words.dtype)],
+    )
+    def _features(self, words: Tensor, question: Tensor, context: Tensor, candidates: Tensor) -> tuple[Tensor]:
+        """What the classifier reads of every word."""
+        features = self.attention(self.dropout(words), question, context)  # [batch, words, 4 * width]
+        if self.modelling_layer is not None:
+            features = torch.cat([features, self._model(self.dropout(features), candidates)], dim=-1)
+        return (features,)
+
     def _question_and_context(self, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, words), bool: the words of either, without the boundaries around it."""
         segments = segments_of(input_ids, mask, self.config.bos_token_id)
         question, context = segments.eq(0), segments.gt(0)
         wrong = mask.any(dim=1) & ~context.any(dim=1)
-        if wrong.any():
+        if not torch.compiler.is_compiling() and wrong.any():
             raise ValueError(
                 f"row {int(wrong.nonzero()[0])} of the batch has no context: expected <S> question </S> <S> context "
                 "</S>. Encode pairs, tokenizer(question, context)"
@@ -224,7 +234,7 @@ def _check_positions(name: str, positions: Tensor | None, candidates: Tensor) ->
     positions = torch.where((positions >= 0) & (positions < words), positions, -100)
     given = positions.ne(-100)
     wrong = given & ~candidates.gather(1, positions.clamp(min=0).unsqueeze(1)).squeeze(1) if words else given
-    if wrong.any():
+    if not torch.compiler.is_compiling() and wrong.any():
         row = int(wrong.nonzero()[0])
         raise ValueError(
             f"{name} of row {row} is {int(positions[row])}, no word of the context: expected one of those, the row's "

@@ -90,7 +90,7 @@ class ElmoSentenceEncoder(nn.Module):
         segments = segments_of(input_ids, mask, self.config.bos_token_id)
         first, second = segments.eq(0), segments.eq(1)
         wrong = ~second.any(dim=1) | segments.gt(1).any(dim=1)
-        if wrong.any():
+        if not torch.compiler.is_compiling() and wrong.any():
             row = int(wrong.nonzero()[0])
             count = int(segments[row].max()) + 1 if segments.shape[1] else 0
             raise ValueError(
@@ -189,6 +189,7 @@ class ElmoForSequenceClassification(ElmoPreTrainedModel):
             code_point_ids,
             initial_state,
             return_state,
+            kwargs.get("output_attentions"),
         )
         sentences = self.sentence_encoder(words, mask, input_ids, self.without_boundaries(mask, input_ids))
         logits = self.classifier(sentences)
@@ -199,6 +200,7 @@ class ElmoForSequenceClassification(ElmoPreTrainedModel):
             loss=loss,
             logits=logits,
             hidden_states=None if outputs is None else outputs.hidden_states,
+            attentions=None if outputs is None else outputs.attentions,
             state=None if outputs is None else outputs.state,
         )
 
@@ -246,6 +248,8 @@ class ElmoForSequenceClassification(ElmoPreTrainedModel):
             labels = labels.reshape(-1)
             check_class_numbers(labels, self.num_labels)
             return labels
+        if torch.compiler.is_compiling():  # a compiled graph cannot ask
+            return labels.reshape(shape)
         if problem_type == "multi_label_classification":
             wrong = labels[~((labels >= 0) & (labels <= 1))]
             if len(wrong):

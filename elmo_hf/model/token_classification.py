@@ -15,6 +15,7 @@ from .crf import FORBIDDEN, ElmoCrf, best_paths, best_tags, max_marginals
 from .feed_forward import ElmoFeedForward
 from .initialization import starting_with
 from .labels import check_class_numbers, check_one_a_word, mean_cross_entropy, mean_loss
+from .opaque_parts import opaque
 from .pretrained import ElmoPreTrainedModel
 from .state import ElmoState
 from .tag_schemes import name_tags
@@ -122,12 +123,8 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
             labels = labels.to(emissions.device, torch.int64)
         logits, loss = emissions, None
         if self.crf is not None:
-            words = self._words(mask, input_ids)
-            if not self.training:
-                logits = max_marginals(emissions, words, self.crf())
+            logits, total = self._field(emissions, self._words(mask, input_ids), labels)
             if labels is not None:
-                self._check_places(labels, words)
-                total = -self.crf.log_likelihood(emissions, labels, words).sum()
                 loss = mean_loss(total, labels.ne(-100).sum(), num_items_in_batch)
         elif labels is not None:
             loss = mean_cross_entropy(emissions, labels, num_items_in_batch)
@@ -141,6 +138,21 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
             emissions=None if self.crf is None else emissions,
             state=None if outputs is None else outputs.state,
         )
+
+    def _shapes_of_field(self, emissions: Tensor, *_: Any) -> list[Any]:
+        """What `_field` returns."""
+        wide = torch.promote_types(emissions.dtype, torch.float32)
+        return [(emissions.shape, emissions.dtype if self.training else wide), ((), wide)]
+
+    @opaque(("crf",), _shapes_of_field)
+    def _field(self, emissions: Tensor, words: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The logits of `forward`, and the negative log-likelihood of all labels together."""
+        assert self.crf is not None
+        logits = emissions if self.training else max_marginals(emissions, words, self.crf())
+        if labels is None:
+            return logits, logits.new_zeros(())
+        self._check_places(labels, words)
+        return logits, -self.crf.log_likelihood(emissions, labels, words).sum()
 
     @torch.no_grad()
     def predict(self, input_ids: Tensor, *args: Any, **inputs: Any) -> list[list[int]]:

@@ -273,7 +273,9 @@ class ElmoTransformerEncoder(nn.Module):
         """Room for the keys and values of one direction."""
         return DynamicCache()
 
-    def read_direction(self, words: Tensor, mask: Tensor, direction: int, cache: Cache | None) -> list[Tensor]:
+    def read_direction(
+        self, words: Tensor, mask: Tensor, direction: int, cache: Cache | None, with_shares: bool = False
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Run one direction over words that stand in its own reading order.
 
         Args:
@@ -283,14 +285,16 @@ class ElmoTransformerEncoder(nn.Module):
             cache: the keys and values of the words before; those of these words are added.
 
         Returns:
-            N + 1 layers (batch, words, P), zero at padding, the words themselves first.
+            N + 1 layers (batch, words, P), zero at padding, the words themselves first; and if asked for the shares, N
+            times (batch, num_attention_heads, words, words before and words), zero where padding reads.
 
         Raises:
             ValueError: a sentence longer than `max_position_embeddings`.
         """
         lengths, count = mask.sum(dim=1, keepdim=True), words.shape[1]
         if not words.numel():
-            return [words] * (1 + len(self.layers))
+            nothing = words.new_zeros(len(mask), self.config.num_attention_heads, count, mask.shape[1])
+            return [words] * (1 + len(self.layers)), [nothing] * (len(self.layers) if with_shares else 0)
         self._check_length(int(lengths.max()))
         places = (mask.cumsum(dim=1) - 1)[:, -count:]  # [batch, words], in reading order
         positions = places if direction == 0 else lengths - 1 - places
@@ -301,20 +305,22 @@ class ElmoTransformerEncoder(nn.Module):
         sees = ((seen <= reader) & mask[:, None, :] | (seen == reader)).unsqueeze(1)  # [batch, 1, words, all words]
         real = mask[:, -count:, None]
         name, home = ("forward", "backward")[direction], words.device
-        layers = [words]
+        layers, attentions = [words], []
         for number, layer in enumerate(self.layers):
             block = getattr(layer, f"{name}_block")
             if layer.gradient_checkpointing and self.training:
                 checkpointed: Any = layer._gradient_checkpointing_func
-                hidden, _ = checkpointed(block.__call__, hidden, sees)
+                hidden, shares = checkpointed(block.__call__, hidden, sees, with_shares)
             else:
-                hidden, _ = block(hidden, sees, False, cache, number)
+                hidden, shares = block(hidden, sees, with_shares, cache, number)
+            if with_shares:
+                attentions.append(shares.to(home) * real.unsqueeze(1))
             hidden = hidden.to(home)
             top = hidden
             if number + 1 == len(self.layers):
                 top = getattr(self, f"{name}_norm")(hidden).to(home)
             layers.append(top * real)
-        return layers
+        return layers, attentions
 
     def read_streams(self, forward: Tensor, backward: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """The top layer over what the two directions read of the same sentences in pretraining.

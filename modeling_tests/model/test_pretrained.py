@@ -9,6 +9,7 @@ from elmo_hf import (
     ElmoForCausalLM,
     ElmoForMaskedLM,
     ElmoForMultipleChoice,
+    ElmoForPreTraining,
     ElmoForQuestionAnswering,
     ElmoForSequenceClassification,
     ElmoForTokenClassification,
@@ -125,9 +126,34 @@ class TestAttention:
 
     def test_of_heads(self):
         batch = batch_of(["a cat sat", "no"])
-        for cls in (ElmoForTokenClassification, ElmoForMaskedLM):
-            assert len(cls(tiny_config(**TRANSFORMER))(**batch, output_attentions=True).attentions) == 2
+        for cls in (ElmoForTokenClassification, ElmoForMaskedLM, ElmoForPreTraining, ElmoForSequenceClassification):
+            model = with_large_weights(cls(tiny_config(**TRANSFORMER))).eval()
+            found = model(**batch, output_attentions=True).attentions
+            torch.testing.assert_close(found, model.elmo(**batch, output_attentions=True).attentions)
+            model.set_attn_implementation("eager")  # which Transformers asks of the configuration
+            model.config.output_attentions = True
+            assert len(model(**batch).attentions) == 2
         assert ElmoModel(tiny_config())(**batch, output_attentions=True).attentions is None
+
+    @pytest.mark.parametrize("direction", [0, 1], ids=["forward", "backward"])
+    def test_of_one_direction(self, direction):
+        """The half of the biLM's heads; read in two parts, what the second part's words attend to."""
+        config = tiny_config(**TRANSFORMER, direction=("forward", "backward")[direction])
+        model = with_large_weights(ElmoForCausalLM(config)).eval()
+        batch = batch_of(["a cat sat", "no"], "right" if direction else "left")
+        given = {name: value.flip(1) for name, value in batch.items()} if direction else batch
+        found = model(**given, output_attentions=True).attentions
+        for one, both in zip(found, model.elmo(**batch, output_attentions=True).attentions, strict=True):
+            half = both.chunk(2, dim=1)[direction]
+            torch.testing.assert_close(one, half.flip(2, 3) if direction else half)
+        if direction == 0:
+            mask = batch["attention_mask"]
+            parts = [{name: value[:, part] for name, value in batch.items()} for part in (slice(3), slice(3, None))]
+            past = model(**parts[0], use_cache=True).past_key_values
+            parts[1]["attention_mask"] = mask
+            rest = model(**parts[1], past_key_values=past, output_attentions=True).attentions
+            torch.testing.assert_close(rest, tuple(each[:, :, 3:] for each in found))
+        assert model(**given).attentions is None
 
 
 @every_kind
