@@ -1,6 +1,7 @@
-"""A fine-tuning run of a few steps for `test_accelerate`: the task and the output folder are its arguments.
+"""Fine-tuning runs of a few steps for `test_accelerate`: the output folder and the runs are its arguments.
 
-The batch of all processes together has four examples.
+A run is a task, or a task and a setting: `names:checkpointing`, `names:bf16`, `names:whole` (no accumulation). The
+batch of an optimizer step has four examples over all processes. One process group serves all runs.
 """
 
 import json
@@ -72,8 +73,9 @@ def translation():
     return model, data, DataCollatorForSeq2Seq(TOKENIZER, model=model)
 
 
-def main() -> None:
-    task, folder = sys.argv[1], Path(sys.argv[2])
+def train(name: str, folder: Path) -> None:
+    """Write the weights after three steps, and the predictions for seven examples."""
+    task, _, setting = name.partition(":")
     torch.manual_seed(0)
     model, data, collator = {each.__name__: each for each in (names, sentiment, answers, translation)}[task]()
     start = {name: value.clone() for name, value in model.state_dict().items()}
@@ -82,8 +84,10 @@ def main() -> None:
     options = {"predict_with_generate": True} if writes else {}
     arguments = (Seq2SeqTrainingArguments if writes else TrainingArguments)(
         str(folder / "trainer"),
-        per_device_train_batch_size=2 // processes,
-        gradient_accumulation_steps=2,
+        per_device_train_batch_size=(4 if setting == "whole" else 2) // processes,
+        gradient_accumulation_steps=1 if setting == "whole" else 2,
+        activation_checkpointing=setting == "checkpointing",
+        bf16=setting == "bf16",
         per_device_eval_batch_size=2,
         max_steps=3,
         optim="sgd",
@@ -107,9 +111,15 @@ def main() -> None:
     if trainer.is_world_process_zero():
         weights = model.state_dict()
         changed = sum(not torch.equal(weights[name], value) for name, value in start.items())
-        (folder / "changed.json").write_text(json.dumps({"changed": changed}))
-        torch.save(weights, folder / "weights.pt")
-        np.save(folder / "predictions.npy", predictions)
+        (folder / f"{name}.json").write_text(json.dumps({"changed": changed}))
+        torch.save(weights, folder / f"{name}.pt")
+        np.save(folder / f"{name}.npy", predictions)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    for name in sys.argv[2:]:
+        train(name, folder)
 
 
 if __name__ == "__main__":

@@ -16,35 +16,56 @@ from modeling_tests.tiny import TRANSFORMER, batch_of, tiny_config, with_large_w
 
 SCRIPT = Path(__file__).parent / "accelerate_run.py"
 TASKS = ["names", "sentiment", "answers", "translation"]
+SETTINGS = ["names:whole", "names:checkpointing", "names:bf16"]
 
 
-def run(task: str, processes: int, folder: Path) -> tuple[dict[str, torch.Tensor], np.ndarray]:
-    """The weights after three steps, and the predictions for seven examples."""
-    folder.mkdir()
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent), "ACCELERATE_USE_CPU": "true"}
-    process = subprocess.run(
-        [*command, str(SCRIPT), task, str(folder)], capture_output=True, text=True, env=environment
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
-    return torch.load(folder / "weights.pt"), np.load(folder / "predictions.npy")
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Folders of what one process and what two processes found: each launched once for all runs."""
+    folders = {}
+    for processes in (1, 2):
+        folder = folders[processes] = tmp_path_factory.mktemp(f"processes{processes}")
+        command = [sys.executable]
+        if processes > 1:
+            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent), "ACCELERATE_USE_CPU": "true"}
+        names = [*TASKS, *SETTINGS] if processes == 1 else [*TASKS, "names:bf16"]
+        process = subprocess.run(
+            [*command, str(SCRIPT), str(folder), *names], capture_output=True, text=True, env=environment
+        )
+        assert process.returncode == 0, process.stderr[-4000:]
+    return folders
+
+
+def assert_close(found: Path, expected: Path, tolerance: float = 1e-5) -> None:
+    """The same weights after three steps of plain SGD, and the same predictions for all seven examples."""
+    weights = torch.load(expected.with_suffix(".pt"))
+    for name, value in torch.load(found.with_suffix(".pt")).items():
+        torch.testing.assert_close(
+            value, weights[name], rtol=tolerance, atol=tolerance, msg=lambda text, name=name: name + text
+        )
+    one, other = (np.load(path.with_suffix(".npy")) for path in (found, expected))
+    assert one.shape == other.shape and len(one) == 7
+    np.testing.assert_allclose(one, other, rtol=10 * tolerance, atol=10 * tolerance)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("task", TASKS)
-def test_two_processes_equal_one(task, tmp_path):
-    """With the same batch in all: three steps of plain SGD; seven examples are evaluated, which two cannot share."""
-    weights, predictions = run(task, 1, tmp_path / "one")
-    for name, value in run(task, 2, tmp_path / "two")[0].items():
-        torch.testing.assert_close(value, weights[name], rtol=1e-5, atol=1e-6, msg=lambda text, name=name: name + text)
-    start = json.loads((tmp_path / "one" / "changed.json").read_text())
-    assert start["changed"] > 10 and len(predictions) == 7
-    found = np.load(tmp_path / "two" / "predictions.npy")
-    assert found.shape == predictions.shape
-    np.testing.assert_allclose(found, predictions, rtol=1e-4, atol=1e-5)
+class TestProcesses:
+    @pytest.mark.parametrize("task", TASKS)
+    def test_two_equal_one(self, task, runs):
+        """With the same batch in all; seven examples are evaluated, which two processes cannot share evenly."""
+        assert_close(runs[2] / task, runs[1] / task)
+        assert json.loads((runs[1] / f"{task}.json").read_text())["changed"] > 10
+
+    @pytest.mark.parametrize("setting", ["whole", "checkpointing"])
+    def test_settings_equal_plain_training(self, setting, runs):
+        """A batch in one piece is the accumulated one; activations computed again are the same."""
+        assert_close(runs[1] / f"names:{setting}", runs[1] / "names")
+
+    @pytest.mark.parametrize("processes", [1, 2])
+    def test_bf16_is_near(self, processes, runs):
+        assert_close(runs[processes] / "names:bf16", runs[1] / "names", 0.05)
 
 
 @pytest.mark.parametrize("overrides", [{}, TRANSFORMER], ids=["biLSTM", "Transformer"])

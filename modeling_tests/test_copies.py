@@ -156,6 +156,78 @@ def test_every_copy_reads_every_folder(answers: tuple[str, Path], folders: Path,
         assert len(found["embedded"]) == len(TEXTS)
 
 
+TWO_SETS = """
+import os, sys, threading, warnings
+warnings.simplefilter("error")
+import torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+folder, texts = sys.argv[1], ["Ada met Grace.", "No"]
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+remote = AutoModelForTokenClassification.from_pretrained(folder, trust_remote_code=True).eval()
+batch = tokenizer(texts, padding=True, return_tensors="pt")
+
+
+@torch.no_grad()
+def logits(model):
+    return model(**batch).logits
+
+
+expected = logits(remote)
+operators = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("elmo::")]
+assert "elmo_hf_kernels" in sys.modules and "elmo_hf" not in sys.modules
+import elmo_hf
+own = elmo_hf.ElmoForTokenClassification.from_pretrained(folder).eval()
+own_logits = logits(own)
+assert "elmo_hf.kernels" in sys.modules and type(own) is not type(remote)
+torch.testing.assert_close(own_logits, expected, rtol=0, atol=0)
+torch.testing.assert_close(logits(remote), expected, rtol=0, atol=0)
+# The operator for compilers is registered once, and serves both.
+assert [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("elmo::")] == operators
+assert len(set(operators)) == len(operators) == 2 and remote._number != own._number
+# One C library, with the threads of one.
+builders = [sys.modules[f"{name}.cpu.builder"] for name in ("elmo_hf_kernels", "elmo_hf.kernels")]
+handles = {builder.native_library() and builder.native_library()._handle for builder in builders}
+assert len(handles) == 1, handles
+# Both train side by side, in threads and in a forked process.
+def train(model):
+    for _ in range(2):
+        model.zero_grad()
+        model(**batch, labels=batch["attention_mask"] * 0).loss.backward()
+
+
+threads = [threading.Thread(target=train, args=(model,)) for model in (own.train(), remote.train())]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+of_own, of_remote = (
+    {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    for model in (own, remote)
+)
+assert of_own.keys() == of_remote.keys() and of_own
+for name, gradient in of_own.items():
+    torch.testing.assert_close(of_remote[name], gradient)
+child = os.fork()
+if not child:
+    same = torch.equal(logits(own.eval()), expected) and torch.equal(logits(remote.eval()), expected)
+    os._exit(0 if same else 1)
+assert os.waitpid(child, 0)[1] == 0
+print("fine")
+"""
+
+
+def test_two_sets_of_kernels_in_one_process(folders: Path, tmp_path: Path) -> None:
+    """A checkpoint's code loads the installed kernels under a name of its own; the package, imported later, its own."""
+    process = subprocess.run(
+        [sys.executable, "-c", TWO_SETS, str(folders / "new")],
+        cwd=tmp_path,
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0 and process.stdout == "fine\n", process.stderr
+
+
 def test_code_of_versions_before_the_rooms_goes(tmp_path: Path) -> None:
     """Only what that version wrote: a file of the user's stays, whatever its name."""
     with tarfile.open(OLD_FOLDER) as archive:

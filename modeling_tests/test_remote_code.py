@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import BertGenerationConfig, PreTrainedModel
 
 from elmo_hf import (
+    ElmoEncoderDecoderConfig,
+    ElmoEncoderDecoderModel,
     ElmoForCausalLM,
     ElmoForMaskedLM,
     ElmoForMultipleChoice,
@@ -104,6 +106,36 @@ def generated(folder, words):
     return model.generate(batch["input_ids"][:, :-1], max_new_tokens=3, do_sample=False).tolist()
 
 
+def trained(folder, auto, again):
+    # What Transformers' scripts call with --trust_remote_code.
+    from transformers import (
+        DataCollatorForSeq2Seq, DataCollatorForTokenClassification, Seq2SeqTrainer, Seq2SeqTrainingArguments,
+    )
+    auto, classifies = getattr(transformers, auto), auto == "AutoModelForTokenClassification"
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=True, **({"num_labels": 5} if classifies else {}))
+    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=True)
+    model = auto.from_pretrained(folder, config=config, trust_remote_code=True)
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer))
+    rows = [dict(tokenizer(text)) for text in ("Mary", "Mary Mary", "Mary Mary Mary")]
+    rows = [{**row, "labels": [min(number, 4) for number in row["input_ids"]], "unused": 1} for row in rows]
+    writes = auto is transformers.AutoModelForSeq2SeqLM
+    collator = DataCollatorForSeq2Seq(tokenizer, model) if writes else DataCollatorForTokenClassification(tokenizer)
+    arguments = Seq2SeqTrainingArguments(
+        again, max_steps=2, per_device_train_batch_size=2, use_cpu=True, report_to=[], disable_tqdm=True,
+        save_strategy="no", predict_with_generate=writes, generation_max_length=6,
+    )
+    trainer = (Seq2SeqTrainer if writes else transformers.Trainer)(
+        model, arguments, train_dataset=rows, eval_dataset=rows, data_collator=collator, processing_class=tokenizer,
+    )
+    trainer.train()
+    loss = trainer.evaluate()["eval_loss"]
+    trainer.save_model()
+    trainer.model = auto.from_pretrained(again, trust_remote_code=True)
+    again = transformers.Trainer(trainer.model, arguments, data_collator=collator).evaluate(rows)["eval_loss"]
+    return {"type": type(model).__name__, "loss": loss, "again": again}
+
+
 def tagged(folder, words, tags):
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     model = AutoModelForTokenClassification.from_pretrained(folder, trust_remote_code=True).eval()
@@ -143,6 +175,7 @@ ROWS = [
     (ElmoForPreTraining, "AutoModelForPreTraining", {}),
     (ElmoForCausalLM, "AutoModelForCausalLM", {}),
     (ElmoForCausalLM, "AutoModelForCausalLM", {**TRANSFORMER, "direction": "backward"}),
+    (ElmoForCausalLM, "AutoModelForCausalLM", {**WORD_INPUT, "direction": "backward"}),
     (ElmoForMaskedLM, "AutoModelForMaskedLM", {}),
     (ElmoForTokenClassification, "AutoModelForTokenClassification", {}),
     (
@@ -184,6 +217,25 @@ def language_model() -> tuple[ElmoForCausalLM, ElmoTokenizer]:
     return with_large_weights(ElmoForCausalLM(config)).eval(), tokenizer
 
 
+def translator() -> tuple[ElmoEncoderDecoderModel, ElmoTokenizer]:
+    _, tokenizer = language_model()
+    decoder = BertGenerationConfig(
+        vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    config = ElmoEncoderDecoderConfig.from_encoder_decoder_configs(
+        tiny_config(vocab_size=len(tokenizer)), decoder, pad_token_id=0, decoder_start_token_id=1, eos_token_id=2
+    )
+    return ElmoEncoderDecoderModel(config), tokenizer
+
+
+# The scripts of each: run_ner, run_mlm, run_clm; run_translation and run_summarization.
+SCRIPTS = {
+    "AutoModelForTokenClassification": language_model,
+    "AutoModelForMaskedLM": language_model,
+    "AutoModelForCausalLM": language_model,
+    "AutoModelForSeq2SeqLM": translator,
+}
 VOCABULARY = ["<S>", "</S>", "<UNK>", "Mary"]
 TAGGED = [["中文", "kitab"], ["字"]], [["NOUN", "VERB"], [None]]
 
@@ -250,6 +302,8 @@ def strangers(tmp_path_factory: pytest.TempPathFactory) -> Strangers:
         again = str(strangers.folder / f"{name}Again")
         strangers.add(name, partial(model_and_tokenizer, name), "whole", auto, again)
     strangers.add("spelled", language_model, "generated", ["Mary"])
+    for auto, make in SCRIPTS.items():
+        strangers.add(f"script{auto}", make, "trained", auto, str(strangers.folder / f"script{auto}Again"))
     strangers.add("tagged", tagger_of_characters_and_tags, "tagged", *TAGGED)
     strangers.add("alone", lambda: (None, ElmoTokenizer(vocab=VOCABULARY)), "characters", "Mary knows")
     strangers.run()
@@ -290,6 +344,14 @@ def test_a_language_model_generates_without_the_package(strangers):
     prompt = {name: value[:, :-1] for name, value in batch.items()}
     model.set_tokenizer(tokenizer)
     assert strangers.answer("spelled") == model.generate(**prompt, max_new_tokens=3, do_sample=False).tolist()
+
+
+@pytest.mark.parametrize("auto", SCRIPTS)
+def test_scripts_train_without_the_package(auto, strangers):
+    """Trained, evaluated and saved by the Trainer; what was saved has the same loss."""
+    result = strangers.answer(f"script{auto}")
+    assert result["type"] == {**AUTO_MAP, "AutoModelForSeq2SeqLM": ".ElmoEncoderDecoderModel"}[auto].split(".")[1]
+    assert result["again"] == pytest.approx(result["loss"], rel=1e-5)
 
 
 def test_a_tokenizer_alone_loads_without_the_package(strangers):

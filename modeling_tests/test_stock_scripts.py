@@ -8,7 +8,10 @@ from itertools import chain
 
 import numpy as np
 import pytest
+import torch
+from accelerate import Accelerator
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -192,3 +195,37 @@ def test_run_mlm_and_run_clm(task, from_scratch, folder, tmp_path):
             logits[0] if isinstance(logits, tuple) else logits
         ).argmax(dim=-1),
     )
+
+
+def test_no_trainer(folder):
+    """The loop of the `no_trainer` twins, here of run_ner: prepared, trained, padded and gathered by Accelerate."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForTokenClassification.from_pretrained(folder, num_labels=2)
+    model.resize_token_embeddings(len(tokenizer))
+    rows = [dict(tokenizer(sentence(2 + k % 3))) for k in range(7)]
+    rows = [{**row, "labels": [-100, *[1] * (len(row["input_ids"]) - 2), -100]} for row in rows]
+    accelerator = Accelerator(gradient_accumulation_steps=2)
+    collator = DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=None)
+    loader = DataLoader(rows, shuffle=True, collate_fn=collator, batch_size=2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    losses = []
+    for _ in range(3):
+        for batch in loader:
+            with accelerator.accumulate(model):
+                loss = model(**batch).loss
+                accelerator.backward(loss)
+                optimizer.step()
+                optimizer.zero_grad()
+            losses.append(float(loss))
+    assert losses[-1] < losses[0]
+    seen = 0
+    for batch in loader:
+        with torch.no_grad():
+            predictions = model(**batch).logits.argmax(dim=-1)
+        predictions = accelerator.pad_across_processes(predictions, dim=1, pad_index=-100)
+        predictions, labels = accelerator.gather_for_metrics((predictions, batch["labels"]))
+        seen += len(predictions)
+        assert predictions.shape == labels.shape
+    assert seen == len(rows)
+    assert "elmo.embeddings.character_embeddings.weight" in accelerator.unwrap_model(model).state_dict()
