@@ -109,18 +109,3 @@ def check_cutoffs(cutoffs: list[int], words: int) -> None:
             f"softmax_cutoffs={cutoffs}: expected rising ranks from 1 to {words - 1}, since the vocabulary has {words} "
             "words with a probability"
         )
-
-
-def default_cutoffs(vocab_size: int) -> list[int]:
-    """Cutoffs for a vocabulary of that size: about the 1st, 5th and 25th per cent, the proportions of Grave et al.
-
-    Raises:
-        ValueError: a vocabulary too small for clusters.
-    """
-    cutoffs = sorted({max(1, vocab_size * share // 100) for share in (1, 5, 25)})
-    if vocab_size < 100:
-        raise ValueError(
-            f"vocab_size={vocab_size}: an adaptive softmax pays from tens of thousands of words on and is refused "
-            "below 100; use the full softmax"
-        )
-    return cutoffs

@@ -28,6 +28,8 @@ ENCODERS: dict[str, type[ElmoEncoder | ElmoTransformerEncoder]] = {
     "transformer": ElmoTransformerEncoder,
 }
 
+# What a word layer may read, by the arguments' names.
+WORD_IDS = ("input_ids", "character_ids", "pos_tag_ids")
 WITH_A_THIRD_AXIS = ("character_ids", "inputs_embeds")
 
 
@@ -129,7 +131,7 @@ class ElmoModel(ElmoPreTrainedModel):
             layers = list(stacked.unbind())
             state = ElmoState(*left) if self.encoder.carries_state else None
         else:
-            given = {"input_ids": input_ids, "character_ids": character_ids, "pos_tag_ids": pos_tag_ids}
+            given = dict(zip(WORD_IDS, (input_ids, character_ids, pos_tag_ids), strict=True))
             words, mask, distinct = self._word_vectors(given, attention_mask, inputs_embeds)
             if output_attentions and not self.encoder.carries_state:
                 if initial_state is not None:
@@ -173,23 +175,17 @@ class ElmoModel(ElmoPreTrainedModel):
         return [layers, ((*size, config.projection_size), dtype), ((*size, config.cell_size), wide)]
 
     @opaque(("embeddings", "encoder"), _shapes_of_layers)
-    def layers_of(
-        self,
-        input_ids: Tensor | None,
-        character_ids: Tensor | None,
-        pos_tag_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        mask: Tensor,
-        hidden: Tensor | None,
-        cell: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """All layers (layers, batch, words, 2 * P), and the hidden and cell that are left, empty for a Transformer."""
-        given = {"input_ids": input_ids, "character_ids": character_ids, "pos_tag_ids": pos_tag_ids}
-        words, mask, distinct = self._word_vectors(given, mask, inputs_embeds)
-        state = None if hidden is None or cell is None else ElmoState(hidden, cell)
+    def layers_of(self, *given: Any) -> tuple[Tensor, ...]:
+        """All layers (layers, batch, words, 2 * P), and the hidden and cell that are left, empty for a Transformer.
+
+        Args:
+            given: the values of `WORD_IDS`, `inputs_embeds`, the mask, hidden and cell.
+        """
+        *ids, inputs_embeds, mask, hidden, cell = given
+        words, mask, distinct = self._word_vectors(dict(zip(WORD_IDS, ids, strict=True)), mask, inputs_embeds)
+        state = None if hidden is None else ElmoState(hidden, cell)
         layers, left = self._as_wide_as_weights(*self._encode(words, mask, state, distinct))
-        nothing = layers[0].new_empty(0)
-        return torch.stack(layers), *((nothing, nothing) if left is None else left)
+        return torch.stack(layers), *(left or 2 * [layers[0].new_empty(0)])
 
     def _word_vectors(
         self, given: dict[str, Tensor | None], attention_mask: Tensor | None, inputs_embeds: Tensor | None

@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
+from .base_model import WORD_IDS
 from .configuration_elmo import ElmoConfig
 from .generation_cache import ElmoCache, direction_state, with_direction
 from .labels import check_one_a_word, mean_cross_entropy
@@ -160,8 +161,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
             given: `input_ids`, `character_ids`, `pos_tag_ids`, `inputs_embeds`, and the mask of these words.
         """
         *inputs, inputs_embeds, mask = given
-        names = "input_ids", "character_ids", "pos_tag_ids"
-        vectors, mask, _ = self.elmo._word_vectors(dict(zip(names, inputs, strict=True)), mask, inputs_embeds)
+        vectors, mask, _ = self.elmo._word_vectors(dict(zip(WORD_IDS, inputs, strict=True)), mask, inputs_embeds)
         if self.elmo.encoder.carries_state:
             found = self._read_states(vectors, mask, past, wants_cache)
         else:

@@ -498,21 +498,16 @@ class ElmoPreTrainedModel(PreTrainedModel):
         return shapes
 
     @opaque(("task_layers",), _shapes_of_task_layers)
-    def _run_task_layers(
-        self,
-        mask: Tensor,
-        representations: Tensor | None,
-        input_ids: Tensor | None,
-        code_point_ids: Tensor | None,
-        words_only: Tensor | None,
-        hidden: Tensor | None,
-        cell: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        """Features and, with recurrent layers, their hidden and cell."""
-        before = None if hidden is None or cell is None else ElmoState(hidden, cell)
-        task_layers = self.get_submodule("task_layers")
-        features, state = task_layers(representations, input_ids, mask, code_point_ids, words_only, before)
-        return (features,) if state is None else (features, *state)
+    def _run_task_layers(self, mask: Tensor, *given: Any) -> tuple[Tensor, ...]:
+        """Features and, with recurrent layers, their hidden and cell.
+
+        Args:
+            given: `representations`, `input_ids`, `code_point_ids`, `words_only`, and the hidden and cell before.
+        """
+        representations, input_ids, *others, hidden, cell = given
+        before = None if hidden is None else ElmoState(hidden, cell)
+        features, left = self.get_submodule("task_layers")(representations, input_ids, mask, *others, before)
+        return (features, *(left or ()))
 
     def _words_only(self, mask: Tensor, input_ids: Tensor | None) -> Tensor | None:
         """(batch, words), bool: what a task's recurrent layers read, where that is not all of `mask`."""

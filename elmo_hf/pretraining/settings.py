@@ -403,7 +403,6 @@ class PretrainingSettings:
         from huggingface_hub.errors import StrictDataclassError
 
         from elmo_hf.corpus.records import parse_json, read_object
-        from elmo_hf.model.adaptive_softmax import default_cutoffs
         from elmo_hf.model.configuration_elmo import ElmoConfig
 
         overrides: dict[str, Any] = {}
@@ -476,3 +475,18 @@ class PretrainingSettings:
                 f"{checkpoint} was written by a run with other settings: {'; '.join(differing)}. Give the old values "
                 "to continue it, or another output_dir to begin a new run (initialize_from can start from its weights)"
             )
+
+
+def default_cutoffs(vocab_size: int) -> list[int]:
+    """Cutoffs for a vocabulary of that size: about the 1st, 5th and 25th per cent, the proportions of Grave et al.
+
+    Raises:
+        ValueError: a vocabulary too small for clusters.
+    """
+    cutoffs = sorted({max(1, vocab_size * share // 100) for share in (1, 5, 25)})
+    if vocab_size < 100:
+        raise ValueError(
+            f"vocab_size={vocab_size}: an adaptive softmax pays from tens of thousands of words on and is refused "
+            "below 100; use the full softmax"
+        )
+    return cutoffs

@@ -19,16 +19,15 @@ from elmo_hf.corpus.vocabulary_building import Vocabulary, check_vocabulary_file
 from elmo_hf.corpus.word_encoder import line_splitter, word_splitter
 from elmo_hf.inference.loading import check_mask, load_model
 from elmo_hf.inference.perplexity import TextScore, score_sentences
-from elmo_hf.model.adaptive_softmax import default_cutoffs
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.modeling_elmo import ElmoForPreTraining
 from elmo_hf.model.softmax import ElmoSoftmax
 from elmo_hf.model.word_layer import character_embeddings_of, word_table_of
-from elmo_hf.tokenizer.pretokenization import typography_of
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
-from .settings import PretrainingSettings
+from .settings import PretrainingSettings, default_cutoffs
 from .streams import SentenceStreams
+from .typography import typography_of
 from .warm_starts import warm_start
 
 # Of the training text, for words that are cut.

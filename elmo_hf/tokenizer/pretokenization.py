@@ -10,7 +10,7 @@ splits the words here and in the `tokenizer.json` of a saved tokenizer.
 """
 
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from tokenizers import AddedToken, Regex, normalizers
 from tokenizers.normalizers import Normalizer, Replace
@@ -95,18 +95,6 @@ _PENN_TREEBANK_WORDS = "|".join(
 # The guard halves the time: between words no alternative is tried.
 _PENN_TREEBANK = f"(?={_NOT_SPACE})(?:{_PENN_TREEBANK_WORDS})"
 
-# Characters that are typed and printed, and how tokenized corpora spell them, the commonest spelling first.
-TYPOGRAPHY = {
-    "\u201c": ('"', "``"),
-    "\u201d": ('"', "''"),
-    "\u201e": ('"', "``"),
-    "\u2018": ("'", "`"),
-    "\u2019": ("'",),
-    "\u2013": ("--", "-"),
-    "\u2014": ("--", "-"),
-    "\u2026": ("...",),
-}
-
 _EXPRESSIONS = {"ptb": _PENN_TREEBANK, "whitespace": f"{_NOT_SPACE}+"}
 _COMPILED = {name: re.compile(expression) for name, expression in _EXPRESSIONS.items()}
 
@@ -121,18 +109,6 @@ def check_pre_tokenization(pre_tokenization: str) -> str:
             "or 'whitespace' (for text that is tokenised already)"
         )
     return pre_tokenization
-
-
-def typography_of(vocabulary: Container[str]) -> dict[str, str]:
-    """What to put in place of typographic characters that a vocabulary spells otherwise: those that it has no word for.
-
-    A character that the vocabulary has, or has no other spelling of, is not in the result.
-    """
-    return {
-        character: next(spelling for spelling in spellings if spelling in vocabulary)
-        for character, spellings in TYPOGRAPHY.items()
-        if character not in vocabulary and any(spelling in vocabulary for spelling in spellings)
-    }
 
 
 class CharacterReplacements:

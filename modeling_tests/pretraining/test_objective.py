@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoState
-from elmo_hf.model.adaptive_softmax import default_cutoffs
 from elmo_hf.pretraining.objective import StreamingObjective
 from elmo_hf.pretraining.optimiser import OptimiserSettings, build_optimiser, clip_gradients
+from elmo_hf.pretraining.settings import default_cutoffs
 from elmo_hf.pretraining.streams import StreamBatch
 
 from .training_reference import from_tensorflow, reference_batches, reference_config

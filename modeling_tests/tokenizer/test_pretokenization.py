@@ -10,7 +10,6 @@ from elmo_hf.tokenizer.pretokenization import (
     backend_pre_tokenizer,
     check_pre_tokenization,
     split_words,
-    typography_of,
     word_spans,
 )
 
@@ -148,23 +147,6 @@ def test_added_tokens() -> None:
     assert expression is not None
     text = "New York City cats, cat [E1] xNew Yorkx"
     assert [match.span() for match in expression.finditer(text)] == [(0, 13), (20, 23), (23, 29), (30, 38)]
-
-
-def test_typography_is_spelled_as_the_vocabulary_does() -> None:
-    books = {'"', "'", "--", "-", "'s"}
-    assert typography_of(books) == {
-        "\u201c": '"',
-        "\u201d": '"',
-        "\u201e": '"',
-        "\u2018": "'",
-        "\u2019": "'",
-        "\u2013": "--",
-        "\u2014": "--",
-    }
-    treebank = {"``", "''", "'", "`", "--", "...", "\u2014"}
-    found = typography_of(treebank)
-    assert (found["\u201c"], found["\u201d"], found["\u2026"]) == ("``", "''", "...") and "\u2014" not in found
-    assert typography_of({"<S>", "</S>", "<UNK>"}) == {}
 
 
 @pytest.mark.parametrize("wrong", [{"ab": "c"}, {"a": ""}, {" ": "_"}, {"a": "b c"}, {"": "a"}])

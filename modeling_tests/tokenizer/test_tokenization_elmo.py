@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from elmo_hf import ElmoConfig, ElmoForTokenClassification, ElmoTokenizer
+from elmo_hf.pretraining.typography import typography_of
 from elmo_hf.tokenizer.characters import character_ids_of_word
-from elmo_hf.tokenizer.pretokenization import typography_of
 
 VOCABULARY = ["<S>", "</S>", "<UNK>", "the", ".", "Mary", "do", "n't", "know", "(", ")", "New", "York", "ist", "naïve"]
 TEXTS = ["Mary doesn't know.", "", "the  (Mary)  naïve\n<S> New York", "x" * 200 + " the"]
