@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 from elmo_hf import (
+    ElmoForCausalLM,
     ElmoForMaskedLM,
+    ElmoForMultipleChoice,
+    ElmoForPreTraining,
+    ElmoForQuestionAnswering,
     ElmoForSequenceClassification,
     ElmoForTokenClassification,
     ElmoModel,
@@ -211,7 +215,20 @@ def test_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("kind", "overrides", "error", "message"),
     [
+        (ElmoForPreTraining, {}, TypeError, "cannot export ElmoForPreTraining: expected ElmoModel"),
+        (ElmoForCausalLM, {}, TypeError, "cannot export ElmoForCausalLM: expected ElmoModel"),
         (ElmoForMaskedLM, {"mask_token_id": 4}, TypeError, "cannot export ElmoForMaskedLM: expected ElmoModel"),
+        (ElmoForMultipleChoice, {}, TypeError, "cannot export ElmoForMultipleChoice: expected ElmoModel"),
+        (ElmoForQuestionAnswering, {}, TypeError, "cannot export ElmoForQuestionAnswering: expected ElmoModel"),
+        (ElmoModel, {"bidirectional": False}, ValueError, "bidirectional=False"),
+        (ElmoModel, {"weight_precision": "int8"}, ValueError, "weight_precision='int8'"),
+        (
+            ElmoForTokenClassification,
+            {"task_lstm_size": 2, "task_encoder": "highway_lstm"},
+            ValueError,
+            "task_encoder='highway_lstm'",
+        ),
+        (ElmoForSequenceClassification, {"task_character_size": 2}, ValueError, "task_character_size=2"),
         (ElmoForTokenClassification, {"num_labels": 3, "use_crf": True}, ValueError, "use_crf=True"),
         (ElmoForSequenceClassification, {"num_labels": 3, "sentence_pairs": True}, ValueError, "sentence_pairs=True"),
     ],
