@@ -121,9 +121,9 @@ class ElmoModel(ElmoPreTrainedModel):
         """
         if output_attentions is None:
             output_attentions = self.config.output_attentions
-        attentions = None
+        output_attentions, attentions = output_attentions and not self.encoder.carries_state, None
         if output_attentions:
-            break_graph("output_attentions=True of an ELMo: attention is computed word by word, in no graph")
+            break_graph("output_attentions=True: attention is gathered by the lengths of sentences, in no graph")
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not output_attentions:
             mask = self.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
             hidden, cell = (None, None) if initial_state is None else initial_state
@@ -133,7 +133,7 @@ class ElmoModel(ElmoPreTrainedModel):
         else:
             given = dict(zip(WORD_IDS, (input_ids, character_ids, pos_tag_ids), strict=True))
             words, mask, distinct = self._word_vectors(given, attention_mask, inputs_embeds)
-            if output_attentions and not self.encoder.carries_state:
+            if output_attentions:
                 if initial_state is not None:
                     self.encoder(words, mask, initial_state)  # which refuses it
                 layers, attentions = self.encoder.attend(words, mask)
