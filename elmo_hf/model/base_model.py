@@ -166,7 +166,7 @@ class ElmoModel(ElmoPreTrainedModel):
     def _shapes_of_layers(self, *given: Any) -> list[Any]:
         """What `layers_of` returns."""
         *_, mask, hidden, _ = given
-        (rows, words), config, dtype = mask.shape, self.config, self.scalar_mixes[0].gamma.dtype
+        (rows, words), config, dtype = mask.shape, self.config, cast("torch.dtype", self.scalar_mixes[0].gamma.dtype)
         layers = ((config.num_mixed_layers, rows, words, config.hidden_size), dtype)
         if not self.encoder.carries_state:
             return [layers, ((0,), dtype), ((0,), dtype)]

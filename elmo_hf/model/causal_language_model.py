@@ -123,7 +123,10 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         given = input_ids, character_ids, pos_tag_ids, inputs_embeds, mask
         wants_cache = bool(use_cache) or (use_cache is None and past_key_values is not None)
         wants_shares = self.config.output_attentions if output_attentions is None else output_attentions
-        wants_shares, cache, shares = wants_shares and not self.elmo.encoder.carries_state, None, ()
+        wants_shares = wants_shares and not self.elmo.encoder.carries_state
+        cache: Cache | None = None
+        layers: Sequence[Tensor]
+        shares: Sequence[Tensor] = ()
         if wants_cache or past_key_values is not None or wants_shares:
             break_graph("a cache or output_attentions=True: what a word reads is in no graph")
             layers, cache, shares = self._read(given, attention_mask, past_key_values, wants_cache, wants_shares)
