@@ -124,16 +124,13 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         wants_cache = bool(use_cache) or (use_cache is None and past_key_values is not None)
         wants_shares = self.config.output_attentions if output_attentions is None else output_attentions
         wants_shares = wants_shares and not self.elmo.encoder.carries_state
-        cache: Cache | None = None
-        layers: Sequence[Tensor]
-        shares: Sequence[Tensor] = ()
-        if wants_cache or past_key_values is not None or wants_shares:
+        reads_alone = not (wants_cache or past_key_values is not None or wants_shares)
+        if not reads_alone:
             break_graph("a cache or output_attentions=True: what a word reads is in no graph")
+        if not reads_alone or not torch.compiler.is_compiling():
             layers, cache, shares = self._read(given, attention_mask, past_key_values, wants_cache, wants_shares)
-        elif torch.compiler.is_compiling():
-            layers = self._all_layers(*given)[0].unbind()
         else:
-            layers, _, _ = self._read(given, attention_mask)
+            layers, cache, shares = self._all_layers(*given)[0].unbind(), None, ()
         top = functional.dropout(layers[-1], self.config.top_layer_dropout, self.training)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
         if not isinstance(kept, int):
@@ -151,12 +148,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         )
 
     def _read(
-        self,
-        given: tuple[Any, ...],
-        attention_mask: Tensor | None,
-        past: Any = None,
-        wants_cache: bool = False,
-        wants_shares: bool = False,
+        self, given: Sequence[Any], attention_mask: Tensor | None, past: Any, wants_cache: bool, wants_shares: bool
     ) -> tuple[Sequence[Tensor], Cache | None, Sequence[Tensor]]:
         """The layers (batch, words, P), the cache after them, and if wanted the attention.
 
@@ -180,7 +172,8 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
     @opaque(("elmo.embeddings", "elmo.encoder"), _shapes_of_layers)
     def _all_layers(self, *given: Tensor | None) -> tuple[Tensor]:
         """The layers of `_read`, without what was read before."""
-        return (torch.stack(list(self._read(given, given[-1])[0])),)
+        layers, _, _ = self._read(given, given[-1], None, False, False)
+        return (torch.stack(list(layers)),)
 
     @property
     def _direction(self) -> int:

@@ -141,11 +141,7 @@ def _define() -> None:
         return
     _ops().models_v2 = WeakValueDictionary(), count(1)
 
-    @torch.library.custom_op(
-        f"{NAMESPACE}::{NAME}",
-        mutates_args=(),
-        schema=f"({_INPUTS}) -> Tensor[]",
-    )
+    @torch.library.custom_op(f"{NAMESPACE}::{NAME}", mutates_args=(), schema=f"({_INPUTS}) -> Tensor[]")
     def part(number, method, autocast, places, tensors, weights):  # type: ignore[no-untyped-def]
         # For the backward pass to drop out the same.
         is_random = _method(number, method)[0].training
@@ -162,11 +158,9 @@ def _define() -> None:
         results = [torch.empty(tuple(shape), dtype=dtype, device=device) for shape, dtype in shapes]
         return [*results, torch.empty(bytes_of_state, dtype=torch.uint8)]
 
-    @torch.library.custom_op(
-        f"{NAMESPACE}::{NAME}_backward",
-        mutates_args=(),
-        schema=f"(Tensor[] grads, Tensor random, {_INPUTS}) -> Tensor[]",
-    )
+    schema = f"(Tensor[] grads, Tensor random, {_INPUTS}) -> Tensor[]"
+
+    @torch.library.custom_op(f"{NAMESPACE}::{NAME}_backward", mutates_args=(), schema=schema)
     def backward(grads, random, number, method, autocast, places, tensors, weights):  # type: ignore[no-untyped-def]
         # An operator runs below autograd, whose keys are off in its thread; another thread has them on.
         with ThreadPoolExecutor(1) as thread:
