@@ -16,7 +16,6 @@ from transformers import (
     DataCollatorForSeq2Seq,
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
-    Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     Trainer,
     TrainingArguments,
@@ -30,6 +29,7 @@ from elmo_hf import (
     ElmoForTokenClassification,
     ElmoTokenizer,
 )
+from elmo_hf.finetuning.translation import ExactSeq2SeqTrainer
 from modeling_tests.tiny import tiny_config
 
 TOKENIZER = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", *"a b c d e f".split()], max_characters_per_word=9)
@@ -102,7 +102,7 @@ def train(name: str, folder: Path) -> None:
         seed=1,
         **options,
     )
-    trainer = (Seq2SeqTrainer if writes else Trainer)(
+    trainer = (ExactSeq2SeqTrainer if writes else Trainer)(
         model, arguments, train_dataset=data, data_collator=collator, processing_class=TOKENIZER
     )
     trainer.train()

@@ -413,7 +413,18 @@ def texts_of(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
-class TranslatorTrainer(TaskTrainer, Seq2SeqTrainer):
+class ExactSeq2SeqTrainer(Seq2SeqTrainer):
+    """A `Seq2SeqTrainer` that evaluates each example once, also where several processes cannot share them evenly.
+
+    Transformers' own gathers those, too, that fill up the last batch.
+    """
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self.gather_function = self.accelerator.gather_for_metrics
+        return super().evaluation_loop(*args, **kwargs)
+
+
+class TranslatorTrainer(TaskTrainer, ExactSeq2SeqTrainer):
     """A Trainer of translators: saves both tokenizers, and ends with a beam search.
 
     The Trainer itself gets no tokenizer: it would give the decoder the ids of the source's special tokens.
