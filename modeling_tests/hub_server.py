@@ -194,7 +194,9 @@ class Handler(BaseHTTPRequestHandler):
             repository = self.repository(found[1])
             sha, files = self.at(repository, found[2] or "main")
             siblings = [{"rfilename": each} for each in sorted(files)]
-            return self.json({"id": found[1], "sha": sha, "private": repository.private, "siblings": siblings, "tags": []})
+            return self.json(
+                {"id": found[1], "sha": sha, "private": repository.private, "siblings": siblings, "tags": []}
+            )
         if found := re.fullmatch(rf"{name}/resolve/([^/]+|refs/pr/\d+)/(.+)", path):
             return self.download(found[1], found[2], found[3])
         raise Refusal(404, f"no such address: {path}")
@@ -284,7 +286,10 @@ class Handler(BaseHTTPRequestHandler):
             elif oid not in self.hub.blobs:
                 count = -(-size // self.hub.part)
                 header = {str(n): f"{self.hub.url}/lfs/{oid}/{n}" for n in range(1, count + 1)}
-                upload = {"href": f"{self.hub.url}/lfs-join/{oid}", "header": {"chunk_size": str(self.hub.part), **header}}
+                upload = {
+                    "href": f"{self.hub.url}/lfs-join/{oid}",
+                    "header": {"chunk_size": str(self.hub.part), **header},
+                }
                 found["actions"] = {"upload": upload}
             answer.append(found)
         return self.json({"transfer": "basic", "objects": answer})
@@ -343,7 +348,11 @@ class Handler(BaseHTTPRequestHandler):
             return 200, b"", {**headers, "Content-Length": str(len(content))}
         if found := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
             start = int(found[1])
-            return 206, content[start:], {**headers, "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+            return (
+                206,
+                content[start:],
+                {**headers, "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"},
+            )
         return 200, content, headers
 
 

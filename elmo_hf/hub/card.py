@@ -333,10 +333,10 @@ def _shape(folder: Path, config: Mapping[str, Any], architecture: str) -> dict[s
         rows["characters"] = f"{count} filters, {values.get('num_highway_layers')} highway layers"
     if values.get("word_embedding_size"):
         rows["table of words"] = f"{values.get('vocab_size'):,} rows of {values['word_embedding_size']}"
-    if labels := config.get("tag_names") or list((config.get("id2label") or {}).values()):
-        if architecture.endswith(("TokenClassification", "SequenceClassification")):
-            shown = ", ".join(f"`{label}`" for label in labels[:20])
-            rows["labels"] = shown if len(labels) <= 20 else f"{shown} and {len(labels) - 20} more"
+    labels = config.get("tag_names") or list((config.get("id2label") or {}).values())
+    if labels and architecture.endswith(("TokenClassification", "SequenceClassification")):
+        shown = ", ".join(f"`{label}`" for label in labels[:20])
+        rows["labels"] = shown if len(labels) <= 20 else f"{shown} and {len(labels) - 20} more"
     return rows
 
 

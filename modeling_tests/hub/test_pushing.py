@@ -57,7 +57,9 @@ def test_what_is_pushed_loads_and_nothing_else_leaves(hub, folder):
     assert {name for name, _ in report.files} == found.keys() - {".gitattributes"}
     left = {"training_args.bin", "optimizer.pt", "train.py", "notes.txt", "run_record.json", "trainer_state.json"}
     assert not left & found.keys() and not any("/" in name for name in found)
-    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "all_results.json", "bilstm.py"} <= set(found)
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "all_results.json", "bilstm.py"} <= set(
+        found
+    )
     assert found["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert hub.repositories[NAME].private and report.commit in str(report.url)
     assert f'name = "{NAME}"  # this model' in found["README.md"].decode()
@@ -106,7 +108,10 @@ def test_code_of_older_versions_goes_in_the_same_commit_and_other_code_stays(hub
 def test_every_auto_class_is_in_auto_map(hub, folder):
     path = folder / "config.json"
     values = json.loads(path.read_text())
-    values["auto_map"] = {"AutoModel": "modeling_elmo.ElmoModel", "AutoConfig": "other/repo--configuration_elmo.ElmoConfig"}
+    values["auto_map"] = {
+        "AutoModel": "modeling_elmo.ElmoModel",
+        "AutoConfig": "other/repo--configuration_elmo.ElmoConfig",
+    }
     path.write_text(json.dumps(values))
     push(folder, NAME)
     assert json.loads(hub.files(NAME)["config.json"])["auto_map"] == ElmoConfig().auto_map
