@@ -101,9 +101,8 @@ def _english(name: str, what: str, megabytes: int, stem: str, vocabulary: str | 
 
 
 # An ELMo of the original size inside, whose options some archives only name.
-_ORIGINAL_OPTIONS = RemoteFile(
-    f"{S3}/elmo/2x4096_512_2048cnn_2xhighway/elmo_2x4096_512_2048cnn_2xhighway_options.json", "options"
-)
+_ORIGINAL = "2x4096_512_2048cnn_2xhighway"
+_ORIGINAL_OPTIONS = RemoteFile(f"{S3}/elmo/{_ORIGINAL}/elmo_{_ORIGINAL}_options.json", "options")
 _CONFIGS = "https://github.com/allenai/allennlp/blob/v0.9.0/training_config"
 _MODELS = "https://github.com/allenai/allennlp/blob/v0.9.0/MODELS.md"
 
@@ -196,7 +195,13 @@ CATALOGUE: dict[str, Published] = {
             (RemoteFile(f"{S3}/transformer-elmo-2019.01.10.tar.gz"),),
             documented="https://github.com/allenai/allennlp/blob/v0.9.0/tutorials/how_to/training_transformer_elmo.md",
         ),
-        _task("ner", "tagger of names, CoNLL-2003", 711, f"{S3}/ner-model-2018.12.18.tar.gz", f"{_CONFIGS}/ner_elmo.jsonnet"),
+        _task(
+            "ner",
+            "tagger of names, CoNLL-2003",
+            711,
+            f"{S3}/ner-model-2018.12.18.tar.gz",
+            f"{_CONFIGS}/ner_elmo.jsonnet",
+        ),
         _task(
             "ner-elmo",
             "tagger of names, CoNLL-2003, of 2021",
@@ -221,7 +226,7 @@ CATALOGUE: dict[str, Published] = {
         *_many(),
         *(_nlpl(*row) for row in _NLPL),
     )
-}  # fmt: skip
+}
 
 
 def find(name: str) -> Published:
@@ -241,7 +246,5 @@ def find(name: str) -> Published:
         page = "http://vectors.nlpl.eu/repository/"
         return _nlpl(int(number), "und", f"number {number} of the NLPL repository", page, None, confirmed=False)
     near = get_close_matches(name, CATALOGUE, n=4, cutoff=0.4)
-    raise CheckpointError(
-        f"{name!r}: no published original of this name{f'; near it: {', '.join(near)}' if near else ''}; "
-        "elmo-hub list names all"
-    )
+    hint = f"; near it: {', '.join(near)}" if near else ""
+    raise CheckpointError(f"{name!r}: no published original of this name{hint}; elmo-hub list names all")

@@ -45,7 +45,7 @@ def fetch(item: Published, file: RemoteFile, folder: Path, base_url: str | None 
         if path.parent == folder:
             path.unlink()
         raise CheckpointError(
-            f"{url}: has SHA-256 {found}, expected {expected}: the file is damaged or another one; nothing of it is kept"
+            f"{url}: has SHA-256 {found}, expected {expected}: damaged, or another file; nothing of it is kept"
         )
     return path
 

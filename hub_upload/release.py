@@ -93,9 +93,8 @@ def release(
     if not yes:
         _ask(item, base_url, softmax, ask)
     downloads = home() / ".downloads" / item.name
-    files = {
-        each.role: fetch(item, each, downloads, base_url) for each in item.files + (item.softmax if softmax else ())
-    }
+    wanted = (*item.files, *(item.softmax if softmax else ()))
+    files = {each.role: fetch(item, each, downloads, base_url) for each in wanted}
     source = files.pop("source", None) or files["weights"]
     options: dict[str, Any] = {role: path for role, path in files.items() if path != source}
     with new_folder(folder) as partial:
@@ -120,7 +119,7 @@ def card_facts(
     license = f"under {item.license}" if item.license else f"(licence: {NOT_STATED})"
     return CardFacts(
         name=f"elmo-{item.name}",
-        summary=f"{item.what[0].upper()}{item.what[1:]}, published by its authors {license}, converted for Transformers.",
+        summary=f"{item.what[0].upper()}{item.what[1:]}, published by its authors {license}, for Transformers.",
         license=item.license or "unknown",
         language=[item.language],
         source=[SourceFile(path.name, path.stat().st_size, sha256(path)) for path in files],

@@ -120,8 +120,8 @@ def sentence_of(report: VerificationReport) -> str:
     task = report.task
     of_task = "" if task is None else f", {task.logits:.1e} of the task's scores (tolerance {LOGITS_TOLERANCE:g})"
     return (
-        f"Compared with the source by a second implementation in NumPy and float64 (`elmo-hub verify`): largest absolute "
-        f"difference {report.largest:.1e} of any layer{of_task}, over {report.sentences} sentences; tolerance "
+        "Compared with the source by a second implementation in NumPy and float64 (`elmo-hub verify`): largest "
+        f"absolute difference {report.largest:.1e} of any layer{of_task}, over {report.sentences} sentences; tolerance "
         f"{report.tolerance:g}."
     )
 

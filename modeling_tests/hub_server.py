@@ -1,8 +1,9 @@
 """A small local server of the Hub's protocol, for tests with the real client of the Hub.
 
-It serves models: making them, branches and pull requests, commits of small and large files (LFS: one request, or several
-parts), deletions, downloads by range, private models, tokens, validation of a card's metadata, conflicts of two commits
-on one parent. What it leaves out: data sets and spaces, Xet storage, git itself, redirects to a CDN, discussions,
+It serves models: making them, branches and pull requests, commits of small and large files (LFS: one request, or
+several parts), deletions, downloads by range, private models, tokens, validation of a card's metadata, conflicts of two
+commits on one parent; and the files of an ordinary web server. What it leaves out: data sets and spaces, Xet storage,
+git itself, redirects to a CDN, discussions,
 renamed and gated models, quotas, and most of the fields of its answers.
 """
 
@@ -58,6 +59,8 @@ class Hub:
         self.faults: list[Fault] = []
         self.lock = threading.RLock()
         self.url = ""
+        # Files of an ordinary web server, by path.
+        self.web: dict[str, bytes] = {}
         # Bytes of a part, where a large file is larger.
         self.part = 1_000_000
 
@@ -169,6 +172,8 @@ class Handler(BaseHTTPRequestHandler):
         values = json.loads(body) if body and self.headers.get("Content-Type", "").startswith("application/") and (
             "ndjson" not in self.headers["Content-Type"]
         ) else {}  # fmt: skip
+        if path in self.hub.web:
+            return self.content(self.hub.web[path], {"ETag": f'"{hashlib.md5(self.hub.web[path]).hexdigest()}"'})
         if path == "/api/validate-yaml":
             return self.validate(values["content"])
         if path == "/api/repos/create":
@@ -318,9 +323,8 @@ class Handler(BaseHTTPRequestHandler):
                 if value["oid"] not in self.hub.blobs:
                     raise Refusal(400, f"{value['path']}: points to a large file that is not there")
                 files[value["path"]] = value["oid"]
-            elif each["key"] == "deletedFile":
-                if files.pop(value["path"], None) is None:
-                    raise Refusal(404, "A file with this name doesn't exist", "EntryNotFound")
+            elif each["key"] == "deletedFile" and files.pop(value["path"], None) is None:
+                raise Refusal(404, "A file with this name doesn't exist", "EntryNotFound")
         number = sum(ref.startswith("refs/pr/") for ref in repository.refs) + 1
         oid = commit(repository, f"refs/pr/{number}" if is_pull_request else revision, files)
         url = f"{self.hub.url}/{name}/discussions/{number}" if is_pull_request else None
@@ -343,7 +347,11 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(404, "Entry not found", "EntryNotFound")
         value, content = files[path], self.hub.content(files[path])
         etag = value if isinstance(value, str) else git_hash(content)
-        headers = {"X-Repo-Commit": sha, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
+        return self.content(content, {"X-Repo-Commit": sha, "ETag": f'"{etag}"'})
+
+    def content(self, content: bytes, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
+        """A file, or the rest of it behind what was asked for by range."""
+        headers = {**headers, "Accept-Ranges": "bytes"}
         if self.command == "HEAD":
             return 200, b"", {**headers, "Content-Length": str(len(content))}
         if found := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):

@@ -298,6 +298,15 @@ def file_name_only(value: Any) -> Any:
     return re.split(r"[/\\]", value.rstrip("/\\"))[-1] if is_path else value
 
 
+def hub_names(values: Sequence[str]) -> list[str]:
+    """Those of some values that name data sets on the Hub, and not files."""
+    return [
+        value
+        for value in values
+        if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", value) and file_name_only(value) == value and not os.path.exists(value)
+    ]
+
+
 def _widgets(task: str, tokenizer: Mapping[str, Any]) -> list[dict[str, str]] | None:
     text, question = ENGLISH
     if task == "question-answering":

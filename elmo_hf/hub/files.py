@@ -120,9 +120,8 @@ def _with_whole_auto_map(path: Path, whole: Mapping[str, str], code: set[str]) -
         # The code may be of a version that has fewer classes.
         wanted = {auto: home for auto, home in whole.items() if _is_defined(path.parent, home)}
     for home in [home for value in present.values() for home in (value if isinstance(value, list) else [value])]:
-        if home and (
-            str(home).startswith(("/", ".")) or f"{str(home).rpartition('--')[2].split('.')[0]}.py" not in code
-        ):
+        module = str(home or "").rpartition("--")[2].split(".")[0]
+        if home and f"{module}.py" not in code:
             raise HubError(f"{path}: auto_map names {home}, whose code is not in the folder: save the model again")
     # Code of another repository is no longer meant: it lies here.
     if present == wanted or not wanted:
@@ -142,9 +141,8 @@ def _check_private(folder: Path, name: str, content: Path | bytes) -> None:
     if not name.endswith((".json", ".jsonl", ".md", ".py", ".txt")) or _WORDS.fullmatch(name):
         return
     text = (content.read_bytes() if isinstance(content, Path) else content).decode("utf-8", errors="replace")
-    places = {
-        str(path) for path in (Path.home(), Path.cwd(), folder.absolute(), folder.resolve()) if len(path.parts) > 1
-    }
+    ours = (Path.home(), Path.cwd(), folder.absolute(), folder.resolve())
+    places = {str(path) for path in ours if len(path.parts) > 1}
     for number, line in enumerate(text.splitlines(), 1):
         if _TOKEN.search(line):
             raise HubError(f"{folder / name}: line {number} holds a token of the Hub: remove it, and revoke the token")

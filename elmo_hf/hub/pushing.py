@@ -183,8 +183,8 @@ def check_weights(folder: Path) -> None:
     for what, names in (("lacks", missing), ("holds, beside those of the model,", sorted(info["unexpected_keys"]))):
         if names:
             raise HubError(
-                f"{folder}: {what} {names[0]}{f' and {len(names) - 1} other weights' if len(names) > 1 else ''}: weights "
-                "and config.json must be of one model"
+                f"{folder}: {what} {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: weights and "
+                "config.json must be of one model"
             )
 
 
