@@ -61,6 +61,7 @@ def convert(
     layer_norm_epsilon: float | None = None,
     elmo_only: bool = False,
     remote_code: bool = True,
+    card: bool = True,
     force: bool = False,
 ) -> ConversionReport:
     """Convert an original ELMo into a folder that Transformers loads; every bit of every weight is kept.
@@ -80,6 +81,7 @@ def convert(
             of the program that wrote the archive (1e-6 up to AllenNLP 0.9, 1e-13 from 1.0 on).
         elmo_only: Take the ELMo of an AllenNLP task model alone, whatever kind of model it is.
         remote_code: Put the code into the folder, for `trust_remote_code=True` where this package is missing.
+        card: Write a model card, with the SHA-256 of the files.
         force: Replace a model folder at `output`.
 
     Raises:
@@ -106,7 +108,7 @@ def convert(
         if without_softmax:
             tensors = {name: value for name, value in opened.tensors.items() if not name.endswith(SOFTMAX)}
             opened = replace(opened, tensors=tensors, vocabulary=None if without_vocabulary else opened.vocabulary)
-        files = _source_files(source, [opened.file, opened.options_file, *paths.values()])
+        files = _source_files(source, [opened.file, opened.options_file, *paths.values()]) if card else None
         return _convert(opened, output, remote_code, files)
 
 
@@ -118,7 +120,7 @@ def _source_files(source: Path, read: Iterable[Path | str]) -> list[Path]:
     return [path for path in dict.fromkeys(found) if path.is_file()]
 
 
-def _convert(source: Source, output: Path, remote_code: bool, files: list[Path]) -> ConversionReport:
+def _convert(source: Source, output: Path, remote_code: bool, files: list[Path] | None) -> ConversionReport:
     notes, room = list(source.notes), FORMATS[source.layout]
     plan = room.make_plan(source, notes)
     config = plan.config
@@ -147,13 +149,14 @@ def _convert(source: Source, output: Path, remote_code: bool, files: list[Path])
         tokenizer.save_pretrained(folder)
         if not remote_code:
             remove_code(folder)
-        facts = CardFacts(
-            name=output.absolute().name,
-            summary=f"A model of the ELMo family, converted from the files of {source.layout}.",
-            source=[SourceFile(path.name, path.stat().st_size, sha256(path)) for path in files],
-            notes=[without_folders(note) for note in notes],
-        )
-        write_card(folder, facts)
+        if files is not None:
+            facts = CardFacts(
+                name=output.absolute().name,
+                summary=f"A model of the ELMo family, converted from the files of {source.layout}.",
+                source=[SourceFile(path.name, path.stat().st_size, sha256(path)) for path in files],
+                notes=[without_folders(note) for note in notes],
+            )
+            write_card(folder, facts)
     return ConversionReport(
         source=source.description,
         output=output,

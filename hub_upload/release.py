@@ -99,7 +99,7 @@ def release(
     options: dict[str, Any] = {role: path for role, path in files.items() if path != source}
     with new_folder(folder) as partial:
         with_vocabulary = "vocabulary" in options or "weights" not in {each.role for each in item.files}
-        report = convert(source, partial, **options, without_vocabulary=not with_vocabulary)
+        report = convert(source, partial, **options, without_vocabulary=not with_vocabulary, card=False)
         known = {key: value for key, value in options.items() if key != "softmax"}
         verification = verify(partial, source, **known)
         if not verification.passed:

@@ -321,3 +321,12 @@ def test_the_folder_itself_is_a_place_of_this_machine(hub, folder):
     appended("README.md", f"\nSee {folder}/train.txt.\n")(folder)
     with pytest.raises(HubError, match="names .*elmo-tiny, a folder of this machine"):
         push(folder, NAME, dry_run=True)
+
+
+def test_transformers_own_push_has_every_auto_class_too(hub, folder):
+    ElmoForPreTraining.from_pretrained(folder).push_to_hub(NAME, private=True)
+    ElmoTokenizer.from_pretrained(folder).push_to_hub(NAME)
+    found = hub.files(NAME)
+    assert json.loads(found["config.json"])["auto_map"] == ElmoConfig().auto_map
+    assert {"modeling_elmo.py", "tokenization_elmo.py", "tokenizer.json"} <= found.keys()
+    assert type(AutoModel.from_pretrained(NAME)) is ElmoModel

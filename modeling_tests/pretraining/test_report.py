@@ -98,7 +98,8 @@ def test_the_card_is_filled_in_from_the_run(tmp_path: Path) -> None:
     data = ModelCard(card).data
     assert (data.license, data.language, data.tags) == ("mit", ["en"], ["elmo", "bilm"])
     assert data.datasets == ["somebody/corpus"]
-    assert [(each.metric_type, each.dataset_name) for each in data.eval_results][0] == ("perplexity", "h.txt")
+    first = data.eval_results[0]
+    assert (first.metric_type, first.dataset_name) == ("perplexity", "h.txt")
     for part in (
         "\n# biLM of x\n",
         f"| parameters | {sum(each.numel() for each in model.state_dict().values()):,} |",
