@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -107,6 +108,21 @@ def test_a_checksum_that_differs(hub, mirror, place, monkeypatch):
     (mirror / download.SUMS).write_text(f"{'1' * 64}  {STEM}_options.json\n")
     with pytest.raises(CheckpointError, match="expected 1111"):
         release("small", base_url=url_of(mirror), yes=True)
+
+
+def test_a_full_disk_is_seen_before_the_download(hub, mirror, place, monkeypatch):
+    for path in mirror.iterdir():
+        hub.web[f"/mirror/small/{path.name}"] = path.read_bytes()
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    with pytest.raises(CheckpointError, match="no room for the"):
+        release("small", base_url=f"{hub.url}/mirror", yes=True)
+    assert not hub.asked("GET", "/mirror/") and not (place / "small").exists()
+
+
+def test_without_network_a_mirror_is_named(place, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE.*--base-url"):
+        release("small", yes=True)
 
 
 def test_damaged_files_leave_nothing(mirror, place):
