@@ -65,7 +65,7 @@ def _download(url: str, path: Path) -> None:
         with partial.open("ab") as file:
             begun = file.tell()
             if metadata.size is None or begun < metadata.size:
-                http_get(url, file, resume_size=begun, expected_size=metadata.size, displayed_filename=path.name)  # type: ignore[arg-type]
+                http_get(url, file, resume_size=begun, expected_size=metadata.size, displayed_filename=path.name)
         partial.replace(path)
     except CheckpointError:
         raise

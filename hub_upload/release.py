@@ -107,19 +107,20 @@ def release(
                 f"{item.name}: differs from its source by {verification.largest:.2e} (tolerance "
                 f"{verification.tolerance:g}); nothing of it is kept"
             )
-        write_card(partial, card_facts(item, [source, *options.values()], verification, report.notes))
+        write_card(partial, card_facts(item, folder, [source, *options.values()], verification, report.notes))
     shutil.rmtree(downloads, ignore_errors=True)
     return ReleaseReport(item, folder, verification, report.notes)
 
 
 def card_facts(
-    item: Published, files: list[Path], verification: VerificationReport, notes: tuple[str, ...]
+    item: Published, folder: Path, files: list[Path], verification: VerificationReport, notes: tuple[str, ...]
 ) -> CardFacts:
     """What the card says of a published original."""
     license = f"under {item.license}" if item.license else f"(licence: {NOT_STATED})"
     return CardFacts(
         name=f"elmo-{item.name}",
         summary=f"{item.what[0].upper()}{item.what[1:]}, published by its authors {license}, for Transformers.",
+        place=folder.absolute().name,
         license=item.license or "unknown",
         language=[item.language],
         source=[SourceFile(path.name, path.stat().st_size, sha256(path)) for path in files],

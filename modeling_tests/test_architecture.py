@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "word_vectors": {"model", "tokenizer", "corpus", "inference", "atomic"},
     "exporting": {"hub", "model", "tokenizer", "inference", "atomic", "version"},
     "corpus_embedding": {"model", "tokenizer", "corpus", "inference", "atomic"},
-    "finetuning": {"hub", "model", "tokenizer", "corpus", "inference", "atomic", "metrics", "word_vectors"},
+    "finetuning": {"hub", "version", "model", "tokenizer", "corpus", "inference", "atomic", "metrics", "word_vectors"},
     "compat": {"hub", "model", "tokenizer", "corpus", "inference", "atomic"},
     "pretraining": {"hub", "model", "tokenizer", "corpus", "inference", "atomic", "version", "kernels"},
 }

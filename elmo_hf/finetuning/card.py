@@ -46,6 +46,7 @@ def write_task_card(folder: Path, args: Any, record: Mapping[str, Any], metrics:
         CardFacts(
             name=(args.hub_model_id or folder.absolute().name).rpartition("/")[2],
             summary=f"An ELMo task model (`{record['model']}`), fine-tuned with `elmo_hf` from {start}.",
+            place=folder.absolute().name,
             license=args.license,
             language=args.language or [],
             base_model=base if base and hub_names([base]) else None,

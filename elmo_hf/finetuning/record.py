@@ -72,8 +72,7 @@ def run_record(
 
 def _origin(options: Sequence[Any]) -> dict[str, Any]:
     """Where model and data come from, for the card: names on the Hub, and files by their own names."""
-    names = ("model_name_or_path", "preset", "dataset_name", "dataset_config_name")
-    names += ("train_file", "validation_file", "test_file")
+    names = "model_name_or_path preset dataset_name dataset_config_name train_file validation_file test_file".split()
     found = {name: getattr(each, name, None) for each in options for name in names if getattr(each, name, None)}
     base = found.get("model_name_or_path")
     if base is not None and Path(base).exists():

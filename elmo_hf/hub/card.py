@@ -78,6 +78,7 @@ class CardFacts:
     Attributes:
         name: Of the model.
         summary: A sentence or two, in Markdown.
+        place: What the card's code loads until it is pushed: the folder's own name, if that is not `name`.
         license: Identifier of the Hub, such as `apache-2.0`; `unknown` where the authors state none.
         language: Codes, such as `en`.
         base_model: Name on the Hub of the model that it was made from.
@@ -97,6 +98,7 @@ class CardFacts:
 
     name: str
     summary: str
+    place: str | None = None
     license: str | None = None
     language: Sequence[str] = ()
     base_model: str | None = None

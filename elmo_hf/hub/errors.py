@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 Result = TypeVar("Result")
 
 # Requests that are not answered at all: of httpx, by whatever name the client's version imports it.
-NoAnswer = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+NoAnswer: type[Exception] = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 # Answers of a busy Hub, how often they are waited for, and for how many seconds if it does not say.
 BUSY, PATIENCE, WAIT = (429, 503), 5, 2.0
 
@@ -75,7 +75,7 @@ def told(name: str) -> Iterator[None]:
     except (HfHubHTTPError, NoAnswer, RuntimeError) as error:
         # An upload of a large file wraps what went wrong.
         cause = error if not isinstance(error, RuntimeError) or error.__cause__ is None else error.__cause__
-        if not isinstance(cause, HfHubHTTPError | NoAnswer):
+        if not isinstance(cause, (HfHubHTTPError, NoAnswer)):
             raise
         raise HubError(f"{name}: {_reason(cause)}") from error
 

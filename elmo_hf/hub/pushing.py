@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from transformers.utils import logging as transformers_logging
 
 from elmo_hf.model import encoder_decoder, modeling_elmo
 from elmo_hf.model.pretrained import remove_old_code
@@ -146,7 +148,7 @@ def _outdated(api: HfApi, name: str, head: str, there: set[str], files: Iterable
         folder = Path(scratch)
         for each in sorted(there):
             if each == "config.json" or (each.endswith(".py") and "/" not in each):
-                patiently(lambda each=each: api.hf_hub_download(name, each, revision=head, local_dir=folder))  # type: ignore[misc]
+                patiently(partial(api.hf_hub_download, name, each, revision=head, local_dir=folder))
         if "config.json" in there:
             kind = read_settings(folder / "config.json").get("model_type")
             if kind not in AUTO_MAPS:
@@ -172,12 +174,17 @@ def check_weights(folder: Path) -> None:
     kind: Any = getattr(encoder_decoder, str(name), None) or getattr(modeling_elmo, str(name), None)
     if kind is None:
         raise HubError(f"{folder / 'config.json'}: architectures names {name!r}, no class of this package")
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
         _, info = kind.from_pretrained(folder, output_loading_info=True, local_files_only=True)
     except Exception as error:  # damaged files raise whatever their readers raise
         raise HubError(
             f"{folder}: cannot be loaded ({' '.join(str(error).split())}): weights and config.json must be of one model"
         ) from error
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
     # A language model's mixes start as a new model's.
     missing = sorted(each for each in info["missing_keys"] if "scalar_mixes." not in each)
     for what, names in (("lacks", missing), ("holds, beside those of the model,", sorted(info["unexpected_keys"]))):

@@ -212,7 +212,8 @@ def write_card(
     }
     if summary.peak_memory:
         training["peak memory of a process"] = f"{summary.peak_memory / 2**30:.2f} GiB"
-    results, notes = [], []
+    results: list[Result] = []
+    notes: list[str] = []
     if summary.forward_loss is not None and summary.backward_loss is not None:
         text = ", ".join(file_name_only(settings.held_out_data or []))
         scores = {
@@ -235,6 +236,7 @@ def write_card(
             name=settings.run_name,
             summary="A bidirectional language model of the ELMo family (Peters et al. 2018), pretrained with "
             "`elmo-hf pretrain`.",
+            place="model",
             license=settings.license,
             language=settings.language or [],
             datasets=hub_names(settings.train_data),
