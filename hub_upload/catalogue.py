@@ -91,7 +91,8 @@ def _bilm(folder: str, stem: str, weights: str = "weights") -> tuple[RemoteFile,
 
 
 def _english(name: str, what: str, megabytes: int, stem: str, vocabulary: str | None = None) -> Published:
-    folder, softmax = f"{S3}/elmo/{stem}", ()
+    folder = f"{S3}/elmo/{stem}"
+    softmax: tuple[RemoteFile, ...] = ()
     if vocabulary is not None:
         softmax = (
             RemoteFile(f"{folder}/elmo_{stem}_softmax_weights.hdf5", "softmax"),

@@ -2,13 +2,15 @@
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants
+from huggingface_hub.utils import WeakFileLock
 
 from elmo_hf.hub import CardFacts, SourceFile, write_card
 
@@ -56,7 +58,20 @@ def kept(name: str) -> Path:
         OSError: it cannot be written.
     """
     item = find(name)
-    return home() / item.name if is_kept(item.name) else release(item.name).folder
+    if not is_kept(item.name):
+        with _alone(f"{item.name}.kept"):
+            if not is_kept(item.name):  # by another process meanwhile
+                release(item.name)
+    return home() / item.name
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """Context that one process of this machine is in at a time."""
+    folder = home() / ".downloads"
+    folder.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(folder / f"{name}.lock"):
+        yield
 
 
 def release(
@@ -93,6 +108,11 @@ def release(
     if not yes:
         _ask(item, base_url, softmax, ask)
     downloads = home() / ".downloads" / item.name
+    with _alone(item.name):
+        return _released(item, folder, downloads, base_url, softmax)
+
+
+def _released(item: Published, folder: Path, downloads: Path, base_url: str | None, softmax: bool) -> ReleaseReport:
     wanted = (*item.files, *(item.softmax if softmax else ()))
     files = {each.role: fetch(item, each, downloads, base_url) for each in wanted}
     source = files.pop("source", None) or files["weights"]

@@ -205,7 +205,7 @@ def add_facts(
     for key, values in (("language", language), ("datasets", datasets)):
         if values:
             setattr(card.data, key, list(values))
-    if "en" in (card.data.language or ()) and not card.data.get("widget"):
+    if "en" in (card.data.get("language") or ()) and not card.data.get("widget"):
         tokenizer = folder / "tokenizer_config.json"
         task = card.data.get("pipeline_tag") or ""
         if widgets := _widgets(task, read_settings(tokenizer) if tokenizer.is_file() else {}):

@@ -1,7 +1,7 @@
 """The exception of this room, and the Hub's refusals in one line each."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from time import sleep
 from typing import TypeVar
@@ -52,13 +52,12 @@ def patiently(call: Callable[[], Result]) -> Result:
     return call()
 
 
-def _asked_for(headers: object) -> float:
+def _asked_for(headers: Mapping[str, str]) -> float:
     """Seconds to wait, by the answer's headers."""
-    get = getattr(headers, "get", {}.get)
-    if (after := get("retry-after")) and str(after).isdecimal():
+    if (after := headers.get("retry-after", "")).isdecimal():
         return float(after)
     # RFC draft of rate limit headers: "api";r=0;t=55
-    if found := re.search(r";t=(\d+)", get("ratelimit") or ""):
+    if found := re.search(r";t=(\d+)", headers.get("ratelimit", "")):
         return float(found[1]) + 1
     return WAIT
 

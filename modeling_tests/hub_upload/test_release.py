@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import sys
+import tarfile
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +20,8 @@ from hub_upload.cli import main
 from hub_upload.release import home, is_kept
 from modeling_tests.hub_server import Fault
 
-from .checkpoints import VOCABULARY, write_bilm, zip_folder
+from .checkpoints import VOCABULARY, options, write_bilm, zip_folder
+from .task_archives import SIZES, tagger, write
 
 STEM = "elmo_2x1024_128_2048cnn_1xhighway"
 
@@ -209,3 +211,19 @@ def test_names():
         assert item.documented.startswith("http") and item.files
         assert len({file.name for file in (*item.files, *item.softmax)}) == len(item.files) + len(item.softmax)
         assert [file.role for file in item.files] in (["source"], ["options", "weights"], ["source", "options"])
+
+
+def test_a_whole_tagger_from_its_archive(tmp_path, place):
+    item = CATALOGUE["ner"]
+    folder = tmp_path / "mirror" / "ner"
+    folder.mkdir(parents=True)
+    write(tmp_path / "archive", tagger())
+    with tarfile.open(folder / item.files[0].name, "w:gz") as file:
+        for path in (tmp_path / "archive").iterdir():
+            file.add(path, path.name)
+    (folder / item.files[1].name).write_text(json.dumps(options(**SIZES)))
+    report = release("ner", base_url=(tmp_path / "mirror").as_uri(), yes=True)
+    assert report.verification.task is not None and report.verification.task.passed
+    card = ModelCard.load(place / "ner" / "README.md")
+    assert card.data.pipeline_tag == "token-classification" and "of the task's scores" in card.content
+    assert card.content.count(item.files[0].name) == 1
