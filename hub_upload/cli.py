@@ -217,7 +217,7 @@ def _release(arguments: argparse.Namespace) -> int:
     given = {key: getattr(arguments, key) for key in ("base_url", "softmax", "yes", "force")}
     report: ReleaseReport = release(arguments.name, arguments.output, **given)
     print(f"{report.item.name} -> {report.folder}")
-    print(f"passed: {report.verification.largest:.2e}, tolerance {report.verification.tolerance:g}")
+    print(f"passed: {report.verification.scaled:.2e}, tolerance {report.verification.tolerance:g}")
     _print_notes(report.notes)
     if arguments.push:
         _publish(arguments, report.folder, arguments.push)

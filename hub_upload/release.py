@@ -124,7 +124,7 @@ def _released(item: Published, folder: Path, downloads: Path, base_url: str | No
         verification = verify(partial, source, **known)
         if not verification.passed:
             raise CheckpointError(
-                f"{item.name}: differs from its source by {verification.largest:.2e} (tolerance "
+                f"{item.name}: differs from its source by {verification.scaled:.2e} (tolerance "
                 f"{verification.tolerance:g}); nothing of it is kept"
             )
         write_card(partial, card_facts(item, folder, [source, *options.values()], verification, report.notes))

@@ -25,7 +25,7 @@ from .common.plain import Plain
 from .common.plan import SOFTMAX, check_words
 from .common.saved_model import read_config
 from .common.source import Source
-from .common.task_check import LOGITS_TOLERANCE, TaskReport, compare_task
+from .common.task_check import TaskReport, compare_task
 from .detect import open_source
 from .formats import FORMATS
 
@@ -118,11 +118,11 @@ class VerificationReport:
 def sentence_of(report: VerificationReport) -> str:
     """What a model card says of a passed verification."""
     task = report.task
-    of_task = "" if task is None else f", {task.logits:.1e} of the task's scores (tolerance {LOGITS_TOLERANCE:g})"
+    of_task = "" if task is None else f", {task.logits:.1e} of the task's scores (tolerance {task.logits_tolerance:g})"
     return (
         "Compared with the source by a second implementation in NumPy and float64 (`elmo-hub verify`): largest "
-        f"absolute difference {report.largest:.1e} of any layer{of_task}, over {report.sentences} sentences; tolerance "
-        f"{report.tolerance:g}."
+        f"absolute difference {report.largest:.1e} of any layer{of_task}, over {report.sentences} sentences; "
+        f"{report.scaled:.1e} of the layer's largest value, tolerance {report.tolerance:g}."
     )
 
 
