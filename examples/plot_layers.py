@@ -22,6 +22,7 @@ from transformers import HfArgumentParser
 
 from elmo_hf import ElmoModel, default_model, embed
 from elmo_hf.finetuning import run, write_figure, write_lines
+from elmo_hf.hub import resolve
 from elmo_hf.pretraining import open_corpus, word_splitter
 
 
@@ -70,7 +71,7 @@ def layer_weights(task_models: Sequence[str]) -> list[LayerWeights]:
         task, equals, folder = argument.partition("=")
         if not (task and equals and folder):
             raise ValueError(f"--task_models {argument}: expected NAME=FOLDER, such as NER=outputs/tagger")
-        model = ElmoModel.from_pretrained(folder)
+        model = ElmoModel.from_pretrained(resolve(folder))
         # A mix belongs to a place, in this order.
         places = [place for place in ("input", "output") if place in model.config.elmo_at]
         if not places:
@@ -240,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if len(queries) < len(args.queries):
             raise ValueError(f"--queries: {len(args.queries)} sentences, {len(queries)} hold the word {args.word!r}")
         # On the CPU: there are only the sentences of one word to read.
-        model = ElmoModel.from_pretrained(args.model_name_or_path or default_model())
+        model = ElmoModel.from_pretrained(resolve(args.model_name_or_path or default_model()))
         rows = [neighbours_without_context(text, args.word, model, args.neighbours)]
         rows += neighbours_in_context(text, queries, model, args.layers, args.neighbours)
         save(draw_neighbours(rows), neighbour_table(rows) + "\n", output / f"neighbours_{args.word}")

@@ -1,4 +1,4 @@
-"""`elmo-hub`: convert original ELMo checkpoints, export them again, and check that nothing was lost."""
+"""`elmo-hub`: convert original ELMo checkpoints, verify and publish them, export them again."""
 
 import argparse
 import io
@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from elmo_hf import __version__
+from elmo_hf.hub import HubError, add_facts, note_verification, push
 
 from .common.content import read_text
 from .common.errors import CheckpointError
 from .convert import convert
 from .export import export
-from .verify import TOLERANCE, verify
+from .release import ReleaseReport, release, table
+from .verify import TOLERANCE, sentence_of, verify
 
 VECTORS_HELP = "table of word vectors in place of characters: a dump of token embeddings, or GloVe's or word2vec's form"
 TOLERANCE_HELP = "largest difference, as a share of a layer's largest value (default: %(default)g)"
@@ -74,7 +76,46 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--word-vectors", type=Path, help=VECTORS_HELP)
     command.add_argument("--sentences", type=Path, help="tokenized sentences, one a line, instead of built-in ones")
     command.add_argument("--tolerance", type=float, default=TOLERANCE, help=TOLERANCE_HELP)
+    _add_publishing(commands)
     return main_parser
+
+
+def _add_publishing(commands: argparse._SubParsersAction) -> None:
+    """The commands about the Hub and the published originals."""
+    command = commands.add_parser("card", help="write a folder's model card, or add facts to it")
+    command.add_argument("folder", type=Path, help="Transformers folder")
+    command.add_argument("--license", help="identifier of the Hub: apache-2.0, cc-by-4.0, other, unknown, ...")
+    command.add_argument("--license-name", "--license_name", help="its name, with --license other")
+    command.add_argument("--language", nargs="+", default=[], metavar="CODE", help="such as en")
+    command.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="training data, by names on the Hub")
+
+    command = commands.add_parser("push", help="publish a folder on the Hub: model, tokenizer, code, card and metrics")
+    command.add_argument("folder", type=Path, help="Transformers folder")
+    command.add_argument("name", help="of the repository, user/name")
+    _add_push_options(command)
+    command.add_argument(
+        "--dry-run", "--dry_run", action="store_true", help="print files, sizes and card; send nothing"
+    )
+
+    command = commands.add_parser("release", help="fetch, convert and verify a published original by its name")
+    command.add_argument("name", help="such as small; elmo-hub list shows all")
+    command.add_argument("output", type=Path, nargs="?", help="folder to make (default: kept, and found as elmo:NAME)")
+    command.add_argument("--base-url", "--base_url", metavar="URL", help="mirror, https:// or file://, with NAME/FILE")
+    command.add_argument("--softmax", action="store_true", help="with its language model's softmax and vocabulary")
+    command.add_argument("--yes", action="store_true", help="do not ask about size and licence")
+    command.add_argument("--force", action="store_true", help="replace a folder at the output that elmo-hub wrote")
+    command.add_argument("--push", metavar="USER/NAME", help="publish it on the Hub, too")
+    _add_push_options(command)
+
+    commands.add_parser("list", help="the published originals: size, licence, language, what is kept here")
+
+
+def _add_push_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    command.add_argument("--revision", help="branch to commit to, or to start --branch from (default: main)")
+    command.add_argument("--branch", help="branch to commit to, made if it does not exist")
+    command.add_argument("--pull-request", "--pull_request", action="store_true", help="open a pull request instead")
+    command.add_argument("--message", help="of the commit")
 
 
 def _convert(arguments: argparse.Namespace) -> int:
@@ -140,7 +181,55 @@ def _verify(arguments: argparse.Namespace) -> int:
         f"{'passed' if report.passed else 'FAILED'}: {report.largest:.2e}, {report.scaled:.2e} of its layer's largest "
         f"value, tolerance {report.tolerance:g}"
     )
+    if report.passed:
+        try:
+            note_verification(arguments.folder, sentence_of(report))
+        except OSError as error:
+            _print_notes([f"the card does not say so: {error}"])
     return 0 if report.passed else 1
+
+
+def _card(arguments: argparse.Namespace) -> int:
+    facts = {name: getattr(arguments, name) for name in ("license", "license_name", "language", "datasets")}
+    print(add_facts(arguments.folder, **facts))
+    return 0
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    _publish(arguments, arguments.folder, arguments.name, dry_run=arguments.dry_run)
+    return 0
+
+
+def _publish(arguments: argparse.Namespace, folder: Path, name: str, dry_run: bool = False) -> None:
+    given = {key: getattr(arguments, key) for key in ("private", "revision", "branch", "pull_request", "message")}
+    report = push(folder, name, dry_run=dry_run, **given)
+    if dry_run:
+        for file, size in report.files:
+            print(f"{size:>14,}  {file}")
+        print(f"{sum(size for _, size in report.files):>14,}  in all\n\n{report.card}")
+        return
+    for file in report.deleted:
+        print(f"deleted: {file}")
+    print(f"{len(report.files)} files, {sum(size for _, size in report.files):,} bytes -> {report.url}")
+
+
+def _release(arguments: argparse.Namespace) -> int:
+    given = {key: getattr(arguments, key) for key in ("base_url", "softmax", "yes", "force")}
+    report: ReleaseReport = release(arguments.name, arguments.output, **given)
+    print(f"{report.item.name} -> {report.folder}")
+    print(f"passed: {report.verification.scaled:.2e}, tolerance {report.verification.tolerance:g}")
+    _print_notes(report.notes)
+    if arguments.push:
+        _publish(arguments, report.folder, arguments.push)
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    rows = [("name", "size", "licence", "language", "", "what it is"), *table()]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for row in rows:
+        print("  ".join([*(part.ljust(width) for part, width in zip(row[:5], widths, strict=True)), row[5]]))
+    return 0
 
 
 def _print_notes(notes: Sequence[str]) -> None:
@@ -148,11 +237,22 @@ def _print_notes(notes: Sequence[str]) -> None:
         print(f"note: {note}")
 
 
+COMMANDS = {
+    "card": _card,
+    "convert": _convert,
+    "export": _export,
+    "list": _list,
+    "push": _push,
+    "release": _release,
+    "verify": _verify,
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 for a failed verification, 2 for an error."""
     parsed = parser().parse_args(arguments)
     try:
-        return {"convert": _convert, "export": _export, "verify": _verify}[parsed.command](parsed)
-    except (CheckpointError, OSError, UnicodeDecodeError) as error:
+        return COMMANDS[parsed.command](parsed)
+    except (CheckpointError, HubError, OSError, UnicodeDecodeError) as error:
         print(f"elmo-hub: error: {error}", file=sys.stderr)
         return 2

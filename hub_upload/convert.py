@@ -1,7 +1,9 @@
 """From an original checkpoint to a Transformers folder."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -11,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from elmo_hf import ElmoForPreTraining, ElmoModel
+from elmo_hf.hub import CardFacts, SourceFile, write_card
 
 from .common.errors import CheckpointError, listing
 from .common.output import check_output, new_folder
@@ -58,6 +61,7 @@ def convert(
     layer_norm_epsilon: float | None = None,
     elmo_only: bool = False,
     remote_code: bool = True,
+    card: bool = True,
     force: bool = False,
 ) -> ConversionReport:
     """Convert an original ELMo into a folder that Transformers loads; every bit of every weight is kept.
@@ -77,6 +81,7 @@ def convert(
             of the program that wrote the archive (1e-6 up to AllenNLP 0.9, 1e-13 from 1.0 on).
         elmo_only: Take the ELMo of an AllenNLP task model alone, whatever kind of model it is.
         remote_code: Put the code into the folder, for `trust_remote_code=True` where this package is missing.
+        card: Write a model card, with the SHA-256 of the files.
         force: Replace a model folder at `output`.
 
     Raises:
@@ -103,10 +108,19 @@ def convert(
         if without_softmax:
             tensors = {name: value for name, value in opened.tensors.items() if not name.endswith(SOFTMAX)}
             opened = replace(opened, tensors=tensors, vocabulary=None if without_vocabulary else opened.vocabulary)
-        return _convert(opened, output, remote_code)
+        files = _source_files(source, [opened.file, opened.options_file, *paths.values()]) if card else None
+        return _convert(opened, output, remote_code, files)
 
 
-def _convert(source: Source, output: Path, remote_code: bool) -> ConversionReport:
+def _source_files(source: Path, read: Iterable[Path | str]) -> list[Path]:
+    """The files that a card names: an archive or a weight file as it was given, of a folder those that were read."""
+    found = [source, *map(Path, read)] if not source.is_dir() else [*map(Path, read)]
+    if not source.exists():  # the prefix of a TensorFlow checkpoint
+        found += sorted(source.parent.glob(f"{source.name}.*"))
+    return [path for path in dict.fromkeys(found) if path.is_file()]
+
+
+def _convert(source: Source, output: Path, remote_code: bool, files: list[Path] | None) -> ConversionReport:
     notes, room = list(source.notes), FORMATS[source.layout]
     plan = room.make_plan(source, notes)
     config = plan.config
@@ -135,6 +149,14 @@ def _convert(source: Source, output: Path, remote_code: bool) -> ConversionRepor
         tokenizer.save_pretrained(folder)
         if not remote_code:
             remove_code(folder)
+        if files is not None:
+            facts = CardFacts(
+                name=output.absolute().name,
+                summary=f"A model of the ELMo family, converted from the files of {source.layout}.",
+                source=[SourceFile(path.name, path.stat().st_size, sha256(path)) for path in files],
+                notes=[without_folders(note) for note in notes],
+            )
+            write_card(folder, facts)
     return ConversionReport(
         source=source.description,
         output=output,
@@ -179,6 +201,20 @@ def _read(source: Source, plan: Plan, model: PreTrainedModel, of_task: Mapping[s
         wrong = sorted(name for name, _ in converted.items() ^ shapes.items())
         raise CheckpointError(f"{source.file}: the tables and the model disagree about {listing(dict.fromkeys(wrong))}")
     return {prefix + name: value for name, value in parameters.items()} | others
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def without_folders(note: str) -> str:
+    """A sentence in which files are called by their own names: cards do not tell of this machine."""
+    return " ".join(word.rpartition("/")[2] if os.sep in word.rstrip(":,;") else word for word in note.split(" "))
 
 
 def remove_code(folder: Path) -> None:

@@ -115,6 +115,17 @@ class VerificationReport:
         return layers and (self.task is None or self.task.passed)
 
 
+def sentence_of(report: VerificationReport) -> str:
+    """What a model card says of a passed verification."""
+    task = report.task
+    of_task = "" if task is None else f", {task.logits:.1e} of the task's scores (tolerance {task.logits_tolerance:g})"
+    return (
+        "Compared with the source by a second implementation in NumPy and float64 (`elmo-hub verify`): largest "
+        f"absolute difference {report.largest:.1e} of any layer{of_task}, over {report.sentences} sentences; "
+        f"{report.scaled:.1e} of the layer's largest value, tolerance {report.tolerance:g}."
+    )
+
+
 def verify(
     folder: str | PathLike[str],
     against: str | PathLike[str],

@@ -20,6 +20,7 @@ COMMANDS = {
     "embed": "write the contextual vectors of a whole corpus",
     "align": "map a model's layers into the space of another model's",
     "tag": "label the words of a text with a trained tagger",
+    "card": "write a folder's model card, or add facts to it",
     "export-onnx": "write a model as an ONNX file",
     "run": "run a script of Transformers, with ELMo registered",
 }

@@ -66,7 +66,7 @@ def run(options: dict[str, Any]) -> int:
     from elmo_hf.alignment import anchors, fit_alignment, read_dictionary, set_alignment, translation_precision
     from elmo_hf.inference.loading import load_model, named
 
-    options["target"] = named(options["target"])
+    options |= {name: named(options[name]) for name in ("source", "target")}
     pairs = read_dictionary(options["dictionary"])
     test_pairs = read_dictionary(options["test_dictionary"]) if options["test_dictionary"] else []
     if options["max_sentences"] is not None and options["max_sentences"] < 1:

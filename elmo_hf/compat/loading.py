@@ -76,6 +76,7 @@ def _read(
             without_softmax=kind is ElmoModel,
             elmo_only=True,
             remote_code=False,
+            card=False,
         )
         return load_model(output, kind, device), load_tokenizer(None, output)
 

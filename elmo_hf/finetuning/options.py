@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import HfArgumentParser, TrainingArguments, set_seed
 
+from elmo_hf.hub.names import resolve
 from elmo_hf.inference.loading import default_model
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.word_vectors import read_word_vectors
@@ -55,7 +56,8 @@ class BilmArguments:
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Checkpoint to start from: a folder or a name on the Hub (default: the shipped English model)."
+            "help": "Checkpoint to start from: a folder, a name on the Hub or, as elmo:small, of a published original "
+            "(default: the shipped English model)."
         },
     )
     preset: str | None = field(
@@ -121,6 +123,7 @@ class BilmArguments:
             raise ValueError("--random_weights without --model_name_or_path: a preset has no other")
         if self.min_count < 1:
             raise ValueError(f"--min_count {self.min_count}: expected 1 or more")
+        self.model_name_or_path = resolve(self.model_name_or_path)
 
     @property
     def bilm_preset(self) -> str | None:
@@ -267,8 +270,18 @@ class TaskTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best model, not the last."})
     logging_strategy: str = field(default="epoch", metadata={"help": "no, steps or epoch."})
     report_to: str | None = field(default="none", metadata={"help": "none, tensorboard, wandb, ..."})
+    license: str | None = field(
+        default=None, metadata={"help": "Of the model, for its card: an identifier of the Hub, such as apache-2.0."}
+    )
+    language: list[str] | None = field(
+        default=None, metadata={"help": "Of the model, for its card: codes such as en or de."}
+    )
 
     def __post_init__(self) -> None:
+        if self.push_to_hub:
+            if missing := [f"--{name}" for name in ("license", "language") if not getattr(self, name)]:
+                raise ValueError(f"--push_to_hub without {' and '.join(missing)}: the model's card names them")
+            self.hub_strategy = "end"  # checkpoints are for this machine
         if not self.do_train:  # there is nothing to evaluate every epoch, and no best model to come
             self.eval_strategy, self.load_best_model_at_end = "no", False
         super().__post_init__()

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from elmo_hf.atomic import appearing
 from elmo_hf.corpus.records import read_object
+from elmo_hf.hub.card import file_name_only
 
 RECORD_NAME = "run_record.json"
 
@@ -64,8 +65,19 @@ def run_record(
         "labels": list(labels),
         "data": {name: digest(splits[name]) for name in ("train", "validation") if name in splits},
         "settings": settings,
+        "origin": _origin(options),
     }
     return json.loads(json.dumps(record, default=str))
+
+
+def _origin(options: Sequence[Any]) -> dict[str, Any]:
+    """Where model and data come from, for the card: names on the Hub, and files by their own names."""
+    names = "model_name_or_path preset dataset_name dataset_config_name train_file validation_file test_file".split()
+    found = {name: getattr(each, name, None) for each in options for name in names if getattr(each, name, None)}
+    base = found.get("model_name_or_path")
+    if base is not None and Path(base).exists():
+        found["model_folder"] = base = found.pop("model_name_or_path")
+    return {name: file_name_only(value) for name, value in found.items()}
 
 
 def write_record(record: Mapping[str, Any], folder: Path) -> None:

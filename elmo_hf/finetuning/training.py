@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput
 
+from elmo_hf.hub.pushing import push
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 
+from .card import write_task_card
 from .options import TaskTrainingArguments
 from .record import check_continues, write_record
 from .report import plot_training_curve
@@ -131,6 +133,35 @@ class TaskTrainer(Trainer):
                 write_record(self.record, folder)
             super()._save_checkpoint(model, trial)
 
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Publish the output folder, as `elmo-hub push` does: the model, its card and metrics, and nothing else of it.
+
+        Returns:
+            A `PushReport`; `None` in other processes than the first.
+
+        Raises:
+            HubError: as of `elmo_hf.hub.push`.
+        """
+        if not self.is_world_process_zero():
+            return None
+        folder = Path(str(self.args.output_dir))
+        return push(
+            folder,
+            getattr(self, "hub_model_id", None) or self.args.hub_model_id or folder.absolute().name,
+            private=self.args.hub_private_repo if private is None else private,
+            revision=revision or self.args.hub_revision,
+            message=commit_message,
+            token=token or self.args.hub_token,
+        )
+
     @contextmanager
     def saving(self, folder: Path) -> Iterator[None]:
         """Context in which `folder` is written; errors say what is whole, and a half-written checkpoint goes.
@@ -208,7 +239,7 @@ def run_stages(
     """Train, evaluate and predict, as far as the Trainer's arguments ask for it.
 
     Args:
-        trainer: its output folder gets the model and its tokenizer, the metrics (`all_results.json`), the log
+        trainer: its output folder gets the model, its tokenizer and card, the metrics (`all_results.json`), the log
             (`trainer_state.json`) and `training_curve.png`.
         record: what the run is trained on, from `run_record`.
         names: what to call `metric_for_best_model` in the picture, for each metric that is not its own name.
@@ -229,7 +260,7 @@ def run_stages(
             logger.warning("%s", note)
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         with trainer.saving(Path(str(args.output_dir))):
-            trainer.save_model()
+            trainer.save_model(_internal_call=True)  # to be pushed when its card is complete
             trainer.save_state()
         metrics |= report(trainer, "train", result.metrics, trainer.sizes["train"])
         if trainer.is_world_process_zero():
@@ -241,6 +272,10 @@ def run_stages(
     if args.do_predict:
         prediction = trainer.predict(trainer.datasets["test"], metric_key_prefix="test")
         metrics |= report(trainer, "test", prediction.metrics or {}, trainer.sizes["test"])
+    if args.do_train and trainer.is_world_process_zero():
+        write_task_card(Path(str(args.output_dir)), args, record, metrics)
+    if args.push_to_hub:
+        trainer.push_to_hub()
     return metrics, prediction
 
 

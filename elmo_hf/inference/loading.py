@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 from elmo_hf.corpus.tagged_text import TaggedSentence
+from elmo_hf.hub.names import resolve
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.tokenizer.damaged_files import damage_named
@@ -38,8 +39,8 @@ def default_model() -> str:
 
 
 def named(model: Any) -> Any:
-    """What was given as a model, or the shipped one in place of `None`."""
-    return default_model() if model is None else model
+    """What was given as a model, the shipped one in place of `None`, the kept folder of a published original."""
+    return default_model() if model is None else resolve(model)
 
 
 def load_model(
@@ -51,7 +52,8 @@ def load_model(
     """The model itself, or the one of a checkpoint.
 
     Args:
-        model: an object, or a folder or name on the Hub; `None` for the shipped one.
+        model: an object, or a folder, a name on the Hub or, as `elmo:small`, of a published original; `None` for the
+            shipped one.
         kind: the class of an object, and the one to load a checkpoint as.
         device: of a checkpoint's model; by default the GPU if there is one. An object stays where it is.
         dtype: of a checkpoint's model; by default as it is stored. An object keeps its own.
@@ -127,7 +129,7 @@ def load_tokenizer(tokenizer: ElmoTokenizer | Name | None, model: ElmoPreTrained
         return tokenizer
     model = named(model)
     source = model if isinstance(model, str | os.PathLike) else model.name_or_path
-    place = tokenizer or source
+    place = resolve(tokenizer or source)
     if not place:
         raise ValueError("tokenizer=None, and the model was not loaded from a checkpoint: give the model's tokenizer")
     try:

@@ -54,7 +54,7 @@ OLD_CODE = (
 )
 
 
-def _remove_old_code(folder: Path) -> None:
+def remove_old_code(folder: Path) -> None:
     """Delete the files of this room's code that an older version wrote, known by name and content, and no others."""
     for entry in OLD_CODE.split():
         stem, checksum = entry.split(":")
@@ -97,7 +97,7 @@ def _install(staging: Path, folder: Path, variant: str | None) -> None:
     for name in written:
         os.replace(staging / name, folder / name)
     if "modeling_elmo.py" in written:
-        _remove_old_code(folder)
+        remove_old_code(folder)
 
 
 def save_in_one_piece(

@@ -51,9 +51,6 @@ def write_model_folder(
             folder,
             summary,
             settings,
-            parameters=sum(weight.numel() for name, weight in model.named_parameters() if "scalar_mixes" not in name),
-            vocabulary_size=len(tokenizer),
-            pos_tag_set=tokenizer.pos_tag_set,
             processes=processes,
             curves=CURVES,
         )

@@ -14,17 +14,17 @@ from typing import Any
 import accelerate
 import torch
 import transformers
-from huggingface_hub import ModelCard, ModelCardData
 
 from elmo_hf.atomic import appearing
 from elmo_hf.corpus.records import parse_json
+from elmo_hf.hub.card import CardFacts, Result, file_name_only, hub_names, json_settings
+from elmo_hf.hub.card import write_card as write_model_card
 from elmo_hf.inference.perplexity import perplexity_of
 from elmo_hf.version import __version__
 
 from .checkpoint import write_text
 from .settings import PretrainingSettings
 
-CARD_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 # Points drawn of one curve: more than a figure's pixels show, and memory would grow with the run.
 POINTS = 1000
 
@@ -195,47 +195,59 @@ def draw_curves(log: MetricsLog, path: Path, title: str, loss: str) -> None:
 
 
 def write_card(
-    folder: Path,
-    summary: RunSummary,
-    settings: PretrainingSettings,
-    *,
-    parameters: int,
-    vocabulary_size: int,
-    pos_tag_set: list[str] | None = None,
-    processes: int,
-    curves: str | None,
+    folder: Path, summary: RunSummary, settings: PretrainingSettings, *, processes: int, curves: str | None
 ) -> None:
-    """Write `README.md`, the model's card, into `folder`: everything in it comes from the run.
+    """Write the card of the model in `folder`: everything in it comes from the run and the folder.
 
     Args:
-        parameters: of the biLM and its softmax.
-        pos_tag_set: the parts of speech that it reads.
         curves: file name of the figure in `folder`.
     """
-    held_out = None
+    training = {
+        "words seen, in each direction": f"{summary.words:,}",
+        "optimizer steps": f"{summary.step:,}",
+        "time of the steps": str(timedelta(seconds=round(summary.seconds))),
+        "words/s": f"{summary.words_per_second:,.0f}",
+        "processes": str(processes),
+        "text": ", ".join(file_name_only(settings.train_data)),
+    }
+    if summary.peak_memory:
+        training["peak memory of a process"] = f"{summary.peak_memory / 2**30:.2f} GiB"
+    results: list[Result] = []
+    notes: list[str] = []
     if summary.forward_loss is not None and summary.backward_loss is not None:
-        held_out = {
-            "text": settings.held_out_data,
-            "forward": perplexity_of(summary.forward_loss),
-            "backward": perplexity_of(summary.backward_loss),
-            "both": summary.held_out_perplexity,
+        text = ", ".join(file_name_only(settings.held_out_data or []))
+        scores = {
+            "perplexity": ("perplexity", summary.held_out_perplexity or 0.0),
+            "perplexity_forward": ("perplexity, forward", perplexity_of(summary.forward_loss)),
+            "perplexity_backward": ("perplexity, backward", perplexity_of(summary.backward_loss)),
         }
-    shown = {name: value for name, value in settings.to_dict().items() if value is not None and name != "output_dir"}
-    card = ModelCard.from_template(
-        ModelCardData(library_name="transformers", tags=["elmo", "bilm"]),
-        template_path=str(CARD_TEMPLATE),
-        name=settings.run_name,
-        summary=summary,
-        duration=str(timedelta(seconds=round(summary.seconds))),
-        settings={name: json.dumps(value) for name, value in shown.items()},
-        held_out=held_out,
-        parameters=parameters,
-        vocabulary_size=vocabulary_size,
-        pos_tag_set=pos_tag_set,
-        processes=processes,
-        curves=curves,
-        versions={"elmo_hf": __version__}
-        | {module.__name__: module.__version__ for module in (torch, transformers, accelerate)},
-        python=platform.python_version(),
+        results = [Result(name, value, text, "held-out", shown) for name, (shown, value) in scores.items()]
+        notes = [
+            "Perplexity is that of the full softmax; sentence boundaries are predicted too. Without a direction it is "
+            "exp of the mean of both directions' losses."
+        ]
+    versions = {"elmo_hf": __version__}
+    versions |= {module.__name__: module.__version__ for module in (torch, transformers, accelerate)}
+    left_out = {"output_dir", "license", "language"}
+    settings_shown = {key: value for key, value in settings.to_dict().items() if value is not None}
+    write_model_card(
+        folder,
+        CardFacts(
+            name=settings.run_name,
+            summary="A bidirectional language model of the ELMo family (Peters et al. 2018), pretrained with "
+            "`elmo-hf pretrain`.",
+            place="model",
+            license=settings.license,
+            language=settings.language or [],
+            datasets=hub_names(settings.train_data),
+            tags=["bilm"],
+            training=training,
+            results=results,
+            notes=notes,
+            settings=json_settings({key: value for key, value in settings_shown.items() if key not in left_out}),
+            curves=curves,
+            versions=", ".join(
+                [f"Python {platform.python_version()}", *(f"{name} {number}" for name, number in versions.items())]
+            ),
+        ),
     )
-    write_text(folder / "README.md", str(card))

@@ -27,6 +27,8 @@ FREE_ON_RESUME = frozenset(
         "log_every",
         "trackers",
         "run_name",
+        "license",
+        "language",
         "stop_after",
         "data_workers",
     }
@@ -269,6 +271,10 @@ class PretrainingSettings:
         default=None, metadata={"help": "Accelerate trackers, for instance tensorboard."}
     )
     run_name: str = option("elmo", "Name of the run for the trackers and the model card.")
+    license: str | None = option(None, "Of the model, for its card: an identifier of the Hub, such as apache-2.0.")
+    language: list[str] | None = field(
+        default=None, metadata={"help": "Of the model, for its card: codes such as en or de."}
+    )
 
     def __post_init__(self) -> None:
         self._left_out = self._fill_in()

@@ -17,6 +17,7 @@ from elmo_hf.corpus.sentences import Corpus, open_corpus
 from elmo_hf.corpus.tagged_text import Sentence, pos_tags_of, read_pos_tag_set
 from elmo_hf.corpus.vocabulary_building import Vocabulary, check_vocabulary_file, counts_path
 from elmo_hf.corpus.word_encoder import line_splitter, word_splitter
+from elmo_hf.hub.names import resolve
 from elmo_hf.inference.loading import check_mask, load_model
 from elmo_hf.inference.perplexity import TextScore, score_sentences
 from elmo_hf.model.configuration_elmo import ElmoConfig
@@ -51,7 +52,7 @@ class Start(NamedTuple):
         if checkpoint is not None:
             return cls._continued(settings, checkpoint)
         if settings.initialize_from is not None:
-            return cls._warm(settings, settings.initialize_from)
+            return cls._warm(settings, resolve(settings.initialize_from))
         assert settings.vocabulary is not None  # the settings saw to it
         config = settings.model_config()
         check_streams(settings, config)
@@ -177,6 +178,7 @@ def load(folder: str | Path) -> tuple[ElmoForPreTraining, ElmoTokenizer]:
         OSError: the folder or a file of it is missing.
         ValueError: the model has no softmax, or the tokenizer is not the model's.
     """
+    folder = resolve(folder)
     model = load_model(folder, ElmoForPreTraining, device="cpu", dtype=torch.float32)
     try:
         tokenizer = ElmoTokenizer.from_pretrained(folder)

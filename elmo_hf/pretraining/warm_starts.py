@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from elmo_hf.hub.names import resolve
 from elmo_hf.model.adaptive_softmax import ElmoAdaptiveSoftmax
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.initialization import initialise
@@ -70,6 +71,7 @@ def warm_start(
     Raises:
         ValueError: a tokenizer that does not fit the model, or no vocabulary at all.
     """
+    checkpoint = resolve(checkpoint)
     old_tokenizer = ElmoTokenizer.from_pretrained(checkpoint)
     # A map into another language's space does not outlive the training of what it was fitted on.
     options: Any = {"dtype": torch.float32, "aligned": False, "output_loading_info": True}

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from elmo_hf import ElmoConfig, appearing_folder
+from elmo_hf.hub import traveling_code
 
 from .errors import CheckpointError, listing
 from .format import Export
@@ -15,7 +16,7 @@ from .options import read_json
 # The names that `convert` writes. With those of every export they are all that `force` may delete: folders are replaced
 # as a whole.
 CONVERTED = re.compile(
-    r"config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+    r"README\.md|config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
     r"|tokenizer\.json|tokenizer_config\.json|character_vocabulary\.json"
 )
 
@@ -48,7 +49,7 @@ def check_output(output: Path, force: bool, sources: Iterable[Path], exports: It
             f"{output}: not empty, and no ELMo by its config.json (model_type {ElmoConfig.model_type!r}) or "
             "options.json (with 'lstm'); choose another output, or remove it yourself if it is not needed"
         )
-    known = {name for export in exports for name in export.files} | _traveling_code(output)
+    known = {name for export in exports for name in export.files} | traveling_code(output)
     others = [
         path.name + "/" * path.is_dir()
         for path in sorted(output.iterdir())
@@ -59,21 +60,6 @@ def check_output(output: Path, force: bool, sources: Iterable[Path], exports: It
             f"{output}: holds {listing(others)}, which elmo-hub does not write and --force would delete; move "
             f"{'it' if len(others) == 1 else 'them'} elsewhere, or choose another output"
         )
-
-
-def _traveling_code(folder: Path) -> set[str]:
-    """Names of the code files that go with a checkpoint: its three entry points and what they import, of any version.
-
-    The ending alone would not do: a user's training script may lie there too.
-    """
-    found: set[str] = set()
-    names = ["configuration_elmo", "modeling_elmo", "tokenization_elmo"]
-    while names:
-        path = folder / f"{names.pop()}.py"
-        if path.name not in found and path.is_file():
-            found.add(path.name)
-            names += re.findall(r"^\s*from \.(\w+) import", path.read_text("utf-8", errors="replace"), re.MULTILINE)
-    return found
 
 
 def _is_elmo(folder: Path, exports: Iterable[Export]) -> bool:

@@ -1,5 +1,6 @@
 """The command line: parse, call, print."""
 
+import hashlib
 import subprocess
 import sys
 
@@ -57,3 +58,36 @@ def test_runs_as_a_module_and_leaves_tensorflow_alone():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip()
+
+
+def test_cards_and_dry_runs(tmp_path, capsys):
+    write_bilm(tmp_path / "source", vocabulary=VOCABULARY)
+    source, folder = str(tmp_path / "source"), tmp_path / "elmo-tiny"
+    assert main(["convert", source, str(folder)]) == 0
+    text = (folder / "README.md").read_text()
+    digest = hashlib.sha256((tmp_path / "source" / "weights.hdf5").read_bytes()).hexdigest()
+    assert digest in text and "Not yet compared" in text and str(tmp_path) not in text
+    assert main(["verify", str(folder), "--against", source]) == 0
+    text = (folder / "README.md").read_text()
+    assert "Not yet compared" not in text and "absolute difference" in text
+    capsys.readouterr()
+    assert main(["push", str(folder), "me/elmo-tiny", "--dry-run"]) == 2
+    assert "elmo-hub card elmo-tiny --license" in capsys.readouterr().err
+    assert main(["card", str(folder), "--license", "mit", "--language", "en", "de"]) == 0
+    assert "license: mit" in capsys.readouterr().out
+    assert main(["push", str(folder), "me/elmo-tiny", "--dry_run"]) == 0
+    output = capsys.readouterr().out
+    assert "model.safetensors" in output and 'name = "me/elmo-tiny"' in output
+
+
+def test_a_push_from_the_command_line(hub, tmp_path, capsys):
+    write_bilm(tmp_path / "source", vocabulary=VOCABULARY)
+    folder = str(tmp_path / "elmo-tiny")
+    main(["convert", str(tmp_path / "source"), folder])
+    main(["card", folder, "--license", "mit", "--language", "en"])
+    capsys.readouterr()
+    assert main(["push", folder, "writer/elmo-tiny", "--private", "--branch", "next"]) == 0
+    assert f"{hub.url}/writer/elmo-tiny/commit/" in capsys.readouterr().out
+    assert "model.safetensors" in hub.files("writer/elmo-tiny", "next")
+    assert main(["push", folder, "somebody/elmo-tiny"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

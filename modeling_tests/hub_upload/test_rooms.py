@@ -18,8 +18,11 @@ ARROWS = {
     "formats": {"common", *ROOMS},
     "detect": {"common", "formats"},
     **{verb: {"common", "formats", "detect"} for verb in VERBS},
-    "cli": {"common", *VERBS},
-    "__init__": {"common", *VERBS},
+    "catalogue": {"common"},
+    "download": {"common", "catalogue", "convert"},
+    "release": {"common", "catalogue", "download", "formats", "convert", "verify"},
+    "cli": {"common", "release", *VERBS},
+    "__init__": {"common", "release", *VERBS},
     "__main__": {"cli"},
 }
 # Arrows across, each for a reason.

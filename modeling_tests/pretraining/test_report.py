@@ -5,9 +5,13 @@ import math
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
+from elmo_hf import ElmoForPreTraining
 from elmo_hf.pretraining import MetricsLog, PretrainingSettings, RunSummary
 from elmo_hf.pretraining.report import POINTS, Curve, draw_curves, write_card
+
+from ..tiny import tiny_config
 
 SUMMARY = RunSummary(
     step=1200,
@@ -79,26 +83,39 @@ def test_draws_what_there_is(tmp_path: Path, steps: int) -> None:
 
 def test_the_card_is_filled_in_from_the_run(tmp_path: Path) -> None:
     settings = PretrainingSettings(
-        train_data=["text|x.txt"], held_out_data=["h.txt"], output_dir="run", vocabulary="v.txt", run_name="biLM of x"
+        train_data=["/home/me/text|x.txt", "somebody/corpus"],
+        held_out_data=["/home/me/h.txt"],
+        output_dir="run",
+        vocabulary="/home/me/v.txt",
+        run_name="biLM of x",
+        license="mit",
+        language=["en"],
     )
-    write_card(tmp_path, SUMMARY, settings, parameters=3_100_000, vocabulary_size=20_004, processes=2, curves="c.png")
+    model = ElmoForPreTraining(tiny_config())
+    model.save_pretrained(tmp_path)
+    write_card(tmp_path, SUMMARY, settings, processes=2, curves="c.png")
     card = (tmp_path / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: transformers\ntags:\n- elmo\n- bilm\n---\n\n# biLM of x\n")
+    data = ModelCard(card).data
+    assert (data.license, data.language, data.tags) == ("mit", ["en"], ["elmo", "bilm"])
+    assert data.datasets == ["somebody/corpus"]
+    first = data.eval_results[0]
+    assert (first.metric_type, first.dataset_name) == ("perplexity", "h.txt")
     for part in (
-        "3,100,000 parameters",
-        "20,004 word ids",
+        "\n# biLM of x\n",
+        f"| parameters | {sum(each.numel() for each in model.state_dict().values()):,} |",
         "| words seen, in each direction | 1,536,000 |",
         "| time of the steps | 1:02:03 |",
         "| words/s | 413 |",
         "| peak memory of a process | 3.00 GiB |",
-        "on h.txt",
-        "| 90.00 | 100.00 | 94.87 |",
+        "| h.txt (held-out) | perplexity | 94.87 |",
+        "| h.txt (held-out) | perplexity, forward | 90.00 |",
+        "| h.txt (held-out) | perplexity, backward | 100.00 |",
         "](c.png)",
-        '| `train_data` | `["text\\|x.txt"]` |',
-        "| `learning_rate` | `0.2` |",
+        '| `train_data` | `["text\\|x.txt", "somebody/corpus"]` |',
+        "| `learning_rate` | `0.002` |",
     ):
         assert part in card
-    assert "output_dir" not in card
+    assert "output_dir" not in card and "/home/me" not in card
     bare = RunSummary(step=1, words=5, seconds=0.0, forward_loss=None, backward_loss=None, model_folder=Path("m"))
-    write_card(tmp_path, bare, settings, parameters=1, vocabulary_size=1, processes=1, curves=None)
+    write_card(tmp_path, bare, settings, processes=1, curves=None)
     assert "Evaluation" not in (tmp_path / "README.md").read_text()

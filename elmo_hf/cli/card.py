@@ -1,0 +1,29 @@
+"""`elmo-hf card`: a folder's model card, written or completed."""
+
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "card",
+        dataclass_types=[],
+        help="write a folder's model card, or add facts to it",
+        description="Write the model card (README.md) of a folder, or add facts to the one that is there, whose text "
+        "stays; print it. `elmo-hub push` publishes the folder.",
+    )
+    parser.add_argument("model", help="folder of a model")
+    parser.add_argument("--license", help="identifier of the Hub: apache-2.0, cc-by-4.0, other, unknown, ...")
+    parser.add_argument("--license_name", "--license-name", help="its name, with --license other")
+    parser.add_argument("--language", nargs="+", default=[], metavar="CODE", help="codes such as en")
+    parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="training data, by names on the Hub")
+    parser.set_defaults(run=run)
+
+
+def run(options: dict[str, Any]) -> int:
+    """Add the facts and print the card."""
+    from elmo_hf.hub import add_facts
+
+    print(add_facts(Path(options.pop("model")), **options))
+    return 0

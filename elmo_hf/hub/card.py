@@ -1,0 +1,405 @@
+"""The model card: a template filled with what the folder itself says and what whoever made the model knows."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from safetensors import SafetensorError, safe_open
+
+from elmo_hf.atomic import appearing
+from elmo_hf.version import __version__
+
+from .errors import HubError
+from .files import CARD, WEIGHTS, read_settings, traveling_code
+
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+PIPELINES = {
+    "ElmoModel": "feature-extraction",
+    "ElmoForPreTraining": "fill-mask",
+    "ElmoForMaskedLM": "fill-mask",
+    "ElmoForCausalLM": "text-generation",
+    "ElmoForTokenClassification": "token-classification",
+    "ElmoForSequenceClassification": "text-classification",
+    "ElmoForQuestionAnswering": "question-answering",
+    "ElmoForMultipleChoice": "multiple-choice",
+    "ElmoEncoderDecoderModel": "translation",
+}
+# The line of the card's code that names the model, for a folder its own name, on the Hub the repository's.
+_NAME_LINE = re.compile(r'^name = ".*"  # this model$', re.MULTILINE)
+_VERIFIED = re.compile(r"(?<=<!-- verified -->\n).*?(?=\n<!-- /verified -->)", re.DOTALL)
+ENGLISH = ("The bank closed early.", "What closed?")
+_CODES = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|multilingual")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that a model was made of.
+
+    Attributes:
+        name: Without its folders.
+        size: In bytes.
+        sha256: Of its content, in hexadecimal digits.
+    """
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A score of the model, for `model-index`.
+
+    Attributes:
+        metric: Its name, such as `f1`.
+        value: The score.
+        dataset: Name of the data on the Hub, or of a file.
+        split: Of the data.
+        shown: How the score is called for readers.
+    """
+
+    metric: str
+    value: float
+    dataset: str
+    split: str
+    shown: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """What a folder does not say of its model.
+
+    Attributes:
+        name: Of the model.
+        summary: A sentence or two, in Markdown.
+        place: What the card's code loads until it is pushed: the folder's own name, if that is not `name`.
+        license: Identifier of the Hub, such as `apache-2.0`; `unknown` where the authors state none.
+        language: Codes, such as `en`.
+        base_model: Name on the Hub of the model that it was made from.
+        datasets: Names on the Hub of what it was trained on.
+        tags: Beside `elmo`.
+        source: Files that it was converted from.
+        source_url: Where its authors publish them.
+        verified: A sentence about the comparison with the source.
+        training: Rows of a table: what, and how much.
+        results: Scores.
+        settings: Rows of a table, as the program was given them.
+        notes: Sentences about the model.
+        curves: File name of a figure in the folder.
+        versions: A line of the programs that made it.
+        citations: BibTeX entries in place of the family's own.
+    """
+
+    name: str
+    summary: str
+    place: str | None = None
+    license: str | None = None
+    language: Sequence[str] = ()
+    base_model: str | None = None
+    datasets: Sequence[str] = ()
+    tags: Sequence[str] = ()
+    source: Sequence[SourceFile] = ()
+    source_url: str | None = None
+    verified: str | None = None
+    training: Mapping[str, str] = field(default_factory=dict)
+    results: Sequence[Result] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    curves: str | None = None
+    versions: str = ""
+    citations: Sequence[str] = ()
+
+
+def write_card(folder: Path, facts: CardFacts) -> Path:
+    """Write the card of a complete model folder; returns its file.
+
+    Raises:
+        HubError: the folder holds no model, or a fact is of no form that the Hub knows.
+    """
+    config = read_settings(folder / "config.json")
+    tokenizer = read_settings(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    architecture = str((config.get("architectures") or ["ElmoModel"])[0])
+    task = PIPELINES.get(architecture, "feature-extraction")
+    is_english = "en" in facts.language
+    card = ModelCard.from_template(
+        ModelCardData(
+            language=list(facts.language) or None,
+            license=facts.license,
+            library_name="transformers",
+            pipeline_tag=task,
+            tags=["elmo", *facts.tags],
+            datasets=list(facts.datasets) or None,
+            base_model=facts.base_model,
+            widget=_widgets(task, tokenizer) if is_english else None,
+            model_name=facts.name if facts.results else None,
+            eval_results=[
+                EvalResult(
+                    task_type=task,
+                    dataset_type=result.dataset,
+                    dataset_name=result.dataset,
+                    dataset_split=result.split,
+                    metric_type=result.metric,
+                    metric_name=result.shown,
+                    metric_value=round(result.value, 6),
+                )
+                for result in facts.results
+            ]
+            or None,
+        ),
+        template_path=str(TEMPLATE),
+        facts=facts,
+        config=config,
+        task=task,
+        architecture=architecture,
+        rows=_shape(folder, config, architecture),
+        travels=bool(traveling_code(folder)),
+        pos_tag_set=tokenizer.get("pos_tag_set"),
+        text=ENGLISH[0],
+        question=ENGLISH[1],
+        mask=_token(tokenizer, "mask_token", "<mask>"),
+        citations=facts.citations or _citations(config),
+        made_by=facts.versions or f"elmo_hf {__version__}",
+    )
+    text = str(card)
+    check_metadata(folder / CARD, text)
+    _write(folder / CARD, text)
+    return folder / CARD
+
+
+def add_facts(
+    folder: Path,
+    *,
+    name: str | None = None,
+    license: str | None = None,
+    license_name: str | None = None,
+    language: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+) -> str:
+    """Put facts into a folder's card, which is written first if there is none; returns the card's text.
+
+    Args:
+        folder: A model's.
+        name: Of the model, in a card that is written; by default the folder's.
+        license: Identifier of the Hub; with `other`, `license_name` too.
+        license_name: What a licence that the Hub has no identifier for is called.
+        language: Codes.
+        datasets: Names on the Hub of the training data.
+
+    Raises:
+        HubError: no model, no readable card, or a fact of a form that the Hub does not know.
+    """
+    if not folder.is_dir():
+        raise HubError(f"{folder}: no such folder")
+    if not (folder / CARD).is_file():
+        write_card(folder, CardFacts(name=name or folder.absolute().name, summary="A model of the ELMo family."))
+    card = _read(folder / CARD)
+    for key, value in (("license", license), ("license_name", license_name)):
+        if value is not None:
+            setattr(card.data, key, value)
+    for key, values in (("language", language), ("datasets", datasets)):
+        if values:
+            setattr(card.data, key, list(values))
+    if "en" in (card.data.get("language") or ()) and not card.data.get("widget"):
+        tokenizer = folder / "tokenizer_config.json"
+        task = card.data.get("pipeline_tag") or ""
+        if widgets := _widgets(task, read_settings(tokenizer) if tokenizer.is_file() else {}):
+            card.data["widget"] = widgets
+    text = str(card)
+    check_metadata(folder / CARD, text)
+    _write(folder / CARD, text)
+    return text
+
+
+def note_verification(folder: Path, sentence: str) -> None:
+    """Put the outcome of a comparison with the source into a card that has a place for it."""
+    path = folder / CARD
+    if path.is_file() and _VERIFIED.search(text := path.read_text(encoding="utf-8")):
+        _write(path, _VERIFIED.sub(lambda _: sentence, text, count=1))
+
+
+def with_name(folder: Path, name: str) -> str:
+    """The text of a folder's card, whose code loads the model by its name on the Hub.
+
+    Raises:
+        HubError: there is none.
+    """
+    path = folder / CARD
+    if not path.is_file():
+        raise HubError(
+            f"{folder}: has no card ({CARD}): elmo-hub card {folder.name} --license LICENSE --language CODE writes one"
+        )
+    return _NAME_LINE.sub(f'name = "{name}"  # this model', path.read_text(encoding="utf-8"))
+
+
+def check_card(folder: Path, text: str) -> str:
+    """The card's text, if nothing that publishing needs is missing.
+
+    Raises:
+        HubError: names what is missing, and the command that adds it.
+    """
+    path = folder / CARD
+    data = check_metadata(path, text)
+    missing = [name for name in ("license", "language") if not data.get(name)]
+    if data.get("license") == "other" and not data.get("license_name"):
+        missing.append("license_name")
+    if missing:
+        options = " ".join(f"--{name} {_EXAMPLES[name]}" for name in missing)
+        raise HubError(f"{path}: the card lacks {' and '.join(missing)}: elmo-hub card {folder.name} {options}")
+    return text
+
+
+_EXAMPLES = {"license": "apache-2.0", "language": "en", "license_name": "NAME"}
+
+
+def check_metadata(path: Path, text: str) -> dict[str, Any]:
+    """The metadata of a card.
+
+    Raises:
+        HubError: no YAML, or values that the Hub does not know the form of.
+    """
+    try:
+        data = ModelCard(text).data.to_dict()
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise HubError(f"{path}: its metadata cannot be read: {' '.join(str(error).split())}") from error
+    language = data.get("language") or []
+    for code in [language] if isinstance(language, str) else language:
+        if not isinstance(code, str) or not _CODES.fullmatch(code):
+            raise HubError(f"{path}: language {code!r}: expected a code such as en, de or zh (in quotes: 'no')")
+    license = data.get("license")
+    if license is not None and (not isinstance(license, str) or not re.fullmatch(r"[a-z0-9.+-]+", license)):
+        raise HubError(f"{path}: license {license!r}: expected an identifier such as apache-2.0, cc-by-4.0 or other")
+    return data
+
+
+def file_name_only(value: Any) -> Any:
+    """A path without its folders, by which a card would tell of this machine; anything else as it is.
+
+    The name of a data set on the Hub has the look of a path, and is one only where such a file exists.
+    """
+    if isinstance(value, list | tuple):
+        return [file_name_only(each) for each in value]
+    if isinstance(value, dict):
+        return {key: file_name_only(each) for key, each in value.items()}
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str) or not re.search(r"[/\\]", value) or "://" in value or "\n" in value:
+        return value
+    is_path = (
+        re.match(r"[/\\~.]|[A-Za-z]:[/\\]", value) is not None
+        or os.path.exists(value)
+        or re.search(r"[*?\[]", value) is not None
+        or value.count("/") > 1
+        or "\\" in value
+    )
+    return re.split(r"[/\\]", value.rstrip("/\\"))[-1] if is_path else value
+
+
+def hub_names(values: Sequence[str]) -> list[str]:
+    """Those of some values that name data sets on the Hub, and not files."""
+    return [
+        value
+        for value in values
+        if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", value) and file_name_only(value) == value and not os.path.exists(value)
+    ]
+
+
+def _widgets(task: str, tokenizer: Mapping[str, Any]) -> list[dict[str, str]] | None:
+    text, question = ENGLISH
+    if task == "question-answering":
+        return [{"text": question, "context": text}]
+    if task == "fill-mask":
+        return [{"text": text.replace("early", _token(tokenizer, "mask_token", "<mask>"))}]
+    return None if task in ("multiple-choice", "translation") else [{"text": text}]
+
+
+def _token(tokenizer: Mapping[str, Any], name: str, default: str) -> str:
+    value = tokenizer.get(name)
+    return str(value.get("content", default)) if isinstance(value, dict) else str(value or default)
+
+
+def _shape(folder: Path, config: Mapping[str, Any], architecture: str) -> dict[str, str]:
+    """The rows of the table about the model's shape."""
+    values: Mapping[str, Any] = config.get("encoder") or config
+    rows = {"class": f"`{architecture}`"}
+    if (parameters := _parameters(folder)) is not None:
+        rows["parameters"] = f"{parameters:,}"
+    depth, width = values.get("num_hidden_layers"), values.get("projection_size")
+    if values.get("encoder_type") == "transformer":
+        rows["encoder"] = (
+            f"Transformer, {depth} layers a direction, {values.get('num_attention_heads')} heads, feed-forward "
+            f"{values.get('feed_forward_size')}"
+        )
+    else:
+        sides = "both directions" if values.get("bidirectional", True) else "forward only"
+        rows["encoder"] = f"LSTM, {depth} layers, {sides}, cell {values.get('cell_size')}"
+    rows["output of a direction"] = str(width)
+    if filters := values.get("character_filters"):
+        count = sum(pair[1] for pair in filters)
+        rows["characters"] = f"{count} filters, {values.get('num_highway_layers')} highway layers"
+    if values.get("word_embedding_size"):
+        rows["table of words"] = f"{values.get('vocab_size'):,} rows of {values['word_embedding_size']}"
+    labels = config.get("tag_names") or list((config.get("id2label") or {}).values())
+    if labels and architecture.endswith(("TokenClassification", "SequenceClassification")):
+        shown = ", ".join(f"`{label}`" for label in labels[:20])
+        rows["labels"] = shown if len(labels) <= 20 else f"{shown} and {len(labels) - 20} more"
+    return rows
+
+
+def _parameters(folder: Path) -> int | None:
+    """Number of weights in the folder's files; `None` if they cannot be read."""
+    total = 0
+    try:
+        for path in folder.iterdir():
+            if WEIGHTS.fullmatch(path.name) and path.suffix == ".safetensors":
+                with safe_open(path, framework="numpy") as file:
+                    for name in file.keys():  # noqa: SIM118 (not a mapping)
+                        size = 1
+                        for side in file.get_slice(name).get_shape():
+                            size *= side
+                        total += size
+    except (OSError, SafetensorError):
+        return None
+    return total or None
+
+
+def _citations(config: Mapping[str, Any]) -> list[str]:
+    values: Mapping[str, Any] = config.get("encoder") or config
+    return [PETERS_2018, PETERS_2018B] if values.get("encoder_type") == "transformer" else [PETERS_2018]
+
+
+PETERS_2018 = """@inproceedings{peters-etal-2018-deep,
+  title = "Deep Contextualized Word Representations",
+  author = "Peters, Matthew E. and Neumann, Mark and Iyyer, Mohit and Gardner, Matt and Clark, Christopher and
+    Lee, Kenton and Zettlemoyer, Luke",
+  booktitle = "Proceedings of NAACL-HLT 2018",
+  year = "2018",
+  url = "https://aclanthology.org/N18-1202",
+}"""
+PETERS_2018B = """@inproceedings{peters-etal-2018-dissecting,
+  title = "Dissecting Contextual Word Embeddings: Architecture and Representation",
+  author = "Peters, Matthew E. and Neumann, Mark and Zettlemoyer, Luke and Yih, Wen-tau",
+  booktitle = "Proceedings of EMNLP 2018",
+  year = "2018",
+  url = "https://aclanthology.org/D18-1179",
+}"""
+
+
+def _read(path: Path) -> ModelCard:
+    check_metadata(path, text := path.read_text(encoding="utf-8"))
+    return ModelCard(text)
+
+
+def _write(path: Path, text: str) -> None:
+    with appearing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def json_settings(values: Mapping[str, Any]) -> dict[str, str]:
+    """Rows of settings, with file names in place of paths."""
+    return {name: json.dumps(file_name_only(value), ensure_ascii=False) for name, value in values.items()}

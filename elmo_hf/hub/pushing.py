@@ -1,0 +1,207 @@
+"""A model's folder to the Hub, in one commit."""
+
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers.utils import logging as transformers_logging
+
+from elmo_hf.model import encoder_decoder, modeling_elmo
+from elmo_hf.model.pretrained import remove_old_code
+from elmo_hf.version import __version__
+
+from .card import check_card, with_name
+from .errors import HubError, patiently, told
+from .files import AUTO_MAPS, CARD, WEIGHTS, publishable, read_settings, traveling_code
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """The outcome of `push`.
+
+    Attributes:
+        name: Of the repository.
+        files: Name and bytes of each file, the card among them.
+        card: The card's text.
+        deleted: Files of the repository that the commit deletes.
+        url: Of the commit or pull request; `None` after a dry run.
+        commit: Its hash; `None` after a dry run.
+    """
+
+    name: str
+    files: tuple[tuple[str, int], ...]
+    card: str
+    deleted: tuple[str, ...] = ()
+    url: str | None = None
+    commit: str | None = None
+
+
+def push(
+    folder: str | PathLike[str],
+    name: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    branch: str | None = None,
+    pull_request: bool = False,
+    message: str | None = None,
+    token: str | None = None,
+    dry_run: bool = False,
+) -> PushReport:
+    """Publish a model's folder: weights, configuration, tokenizer, code, card and metrics, and nothing else of it.
+
+    One commit, on top of what the repository was when the push began; it also deletes code files of older versions and
+    weights that the new ones replace. Large files that arrived before an interruption are not sent again.
+
+    Args:
+        folder: With a card that names licence and language (`elmo-hub card`).
+        name: Of the repository, `user/name`; made if it does not exist.
+        private: Whether a new repository is private; `None` for the account's own choice.
+        revision: Branch to commit to, `main` by default; with `branch` what a new branch starts from.
+        branch: Branch to commit to, made if it does not exist.
+        pull_request: Open a pull request instead.
+        message: Of the commit.
+        token: Of the Hub; the one of `hf auth login` or `HF_TOKEN` by default.
+        dry_run: Send nothing and ask nobody.
+
+    Raises:
+        HubError: what is wrong with folder, card, name, token or network; then nothing is committed.
+    """
+    folder = Path(folder)
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise HubError(f"{name!r}: no name of a repository, expected user/name ({error})") from error
+    files = publishable(folder)
+    card = check_card(folder, with_name(folder, name))
+    files[CARD] = card.encode()
+    check_weights(folder)
+    sizes = tuple((each, _size(content)) for each, content in sorted(files.items()))
+    if dry_run:
+        return PushReport(name, sizes, card)
+    with told(name):
+        return _commit(
+            HfApi(token=token, library_name="elmo_hf", library_version=__version__),
+            PushReport(name, sizes, card),
+            files,
+            private=private,
+            revision=revision,
+            branch=branch,
+            pull_request=pull_request,
+            message=message or f"Upload of {folder.absolute().name} with elmo_hf {__version__}",
+        )
+
+
+def _commit(
+    api: HfApi,
+    report: PushReport,
+    files: dict[str, Path | bytes],
+    *,
+    private: bool | None,
+    revision: str | None,
+    branch: str | None,
+    pull_request: bool,
+    message: str,
+) -> PushReport:
+    try:
+        patiently(ModelCard(report.card).validate)
+    except ValueError as error:
+        raise HubError(f"{CARD}: the Hub refuses its metadata: {_messages(str(error))}") from error
+    name = patiently(lambda: api.create_repo(report.name, private=private, exist_ok=True)).repo_id
+    if branch is not None:
+        patiently(lambda: api.create_branch(name, branch=branch, revision=revision, exist_ok=True))
+    target = branch or revision
+    info = patiently(lambda: api.model_info(name, revision=target))
+    deleted = _outdated(api, name, str(info.sha), {each.rfilename for each in info.siblings or ()}, files)
+    operations: list[Any] = [CommitOperationAdd(each, content) for each, content in files.items()]
+    operations += [CommitOperationDelete(each) for each in deleted]
+    commit = patiently(
+        lambda: api.create_commit(
+            name,
+            operations,
+            commit_message=message,
+            revision=target,
+            create_pr=pull_request,
+            parent_commit=info.sha,
+        )
+    )
+    return PushReport(
+        name, report.files, report.card, tuple(deleted), str(commit.pr_url or commit.commit_url), commit.oid
+    )
+
+
+def _outdated(api: HfApi, name: str, head: str, there: set[str], files: Iterable[str]) -> list[str]:
+    """Files of a repository that the new ones take the place of: code of other versions, weights stored otherwise.
+
+    Raises:
+        HubError: the repository holds another kind of model.
+    """
+    with tempfile.TemporaryDirectory(prefix="elmo_hf-") as scratch:
+        folder = Path(scratch)
+        for each in sorted(there):
+            if each == "config.json" or (each.endswith(".py") and "/" not in each):
+                patiently(partial(api.hf_hub_download, name, each, revision=head, local_dir=folder))
+        if "config.json" in there:
+            kind = read_settings(folder / "config.json").get("model_type")
+            if kind not in AUTO_MAPS:
+                raise HubError(f"{name}: holds a model of another kind, {kind!r}: choose another name")
+        code = traveling_code(folder)
+        before = {path.name for path in folder.glob("*.py")}
+        remove_old_code(folder)
+        code |= before - {path.name for path in folder.glob("*.py")}
+    weights = {each for each in there if WEIGHTS.fullmatch(each)}
+    return sorted((code | weights) - set(files))
+
+
+def check_weights(folder: Path) -> None:
+    """Load the model, as its users will.
+
+    Raises:
+        HubError: weights that are damaged, missing, left over or of other shapes than the configuration says.
+    """
+    config = read_settings(folder / "config.json")
+    name = (config.get("architectures") or [None])[0]
+    if config["model_type"] == "encoder-decoder":
+        name = "ElmoEncoderDecoderModel"
+    kind: Any = getattr(encoder_decoder, str(name), None) or getattr(modeling_elmo, str(name), None)
+    if kind is None:
+        raise HubError(f"{folder / 'config.json'}: architectures names {name!r}, no class of this package")
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        _, info = kind.from_pretrained(folder, output_loading_info=True, local_files_only=True)
+    except Exception as error:  # damaged files raise whatever their readers raise
+        raise HubError(
+            f"{folder}: cannot be loaded ({' '.join(str(error).split())}): weights and config.json must be of one model"
+        ) from error
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+    # A language model's mixes start as a new model's.
+    missing = sorted(each for each in info["missing_keys"] if "scalar_mixes." not in each)
+    for what, names in (("lacks", missing), ("holds, beside those of the model,", sorted(info["unexpected_keys"]))):
+        if names:
+            raise HubError(
+                f"{folder}: {what} {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: weights and "
+                "config.json must be of one model"
+            )
+
+
+def _messages(answer: str) -> str:
+    """What the Hub says of a card that is not valid."""
+    try:
+        return "; ".join(str(each["message"]) for each in json.loads(answer)["errors"])
+    except (ValueError, LookupError, TypeError):
+        return " ".join(answer.split())
+
+
+def _size(content: Path | bytes) -> int:
+    return content.stat().st_size if isinstance(content, Path) else len(content)

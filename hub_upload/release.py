@@ -1,0 +1,179 @@
+"""Published originals by name: fetched, converted, verified and described; only then they are there."""
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants
+from huggingface_hub.utils import WeakFileLock
+
+from elmo_hf.hub import CardFacts, SourceFile, write_card
+
+from .catalogue import CATALOGUE, NOT_STATED, Published, find
+from .common.errors import CheckpointError
+from .common.output import check_output, new_folder
+from .convert import convert, sha256, without_folders
+from .download import address, fetch
+from .formats import EXPORTS
+from .verify import VerificationReport, sentence_of, verify
+
+
+@dataclass(frozen=True)
+class ReleaseReport:
+    """The outcome of `release`.
+
+    Attributes:
+        item: What was released.
+        folder: The Transformers folder.
+        verification: How far it is from its source.
+        notes: Of the conversion.
+    """
+
+    item: Published
+    folder: Path
+    verification: VerificationReport
+    notes: tuple[str, ...]
+
+
+def home() -> Path:
+    """Where originals are kept: `elmo_hf` in the folder of the Hub's client (`HF_HOME`)."""
+    return Path(constants.HF_HOME) / "elmo_hf"
+
+
+def is_kept(name: str) -> bool:
+    """Whether a published original lies here, converted and verified."""
+    return (home() / name / "config.json").is_file()
+
+
+def kept(name: str) -> Path:
+    """The folder of a published original, which is fetched, converted and verified if it is not there yet.
+
+    Raises:
+        CheckpointError: no such original, not wanted, or as of `release`.
+        OSError: it cannot be written.
+    """
+    item = find(name)
+    if not is_kept(item.name):
+        with _alone(f"{item.name}.kept"):
+            if not is_kept(item.name):  # by another process meanwhile
+                release(item.name)
+    return home() / item.name
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """Context that one process of this machine is in at a time."""
+    folder = home() / ".downloads"
+    folder.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(folder / f"{name}.lock"):
+        yield
+
+
+def release(
+    name: str,
+    output: str | PathLike[str] | None = None,
+    *,
+    base_url: str | None = None,
+    softmax: bool = False,
+    yes: bool = False,
+    force: bool = False,
+    ask: Callable[[str], str] | None = None,
+) -> ReleaseReport:
+    """Fetch a published original, convert it, verify it against what was fetched, and write its card.
+
+    Args:
+        name: Of the catalogue.
+        output: The folder to make; by default the one in which originals are kept and found by `elmo:NAME`.
+        base_url: A mirror, `https://` or `file://`, that holds `NAME/FILE`.
+        softmax: Fetch the softmax of its language model and its vocabulary too, where they are published.
+        yes: Do not ask.
+        force: Replace a model at `output`.
+        ask: Puts the question about size and licence, for other surroundings than a terminal.
+
+    Raises:
+        CheckpointError: no such original, refused, not fetched, damaged, or it does not pass verification; then
+            `output` is what it was before.
+        OSError: it cannot be written; likewise.
+    """
+    item = find(name)
+    if softmax and not item.softmax:
+        raise CheckpointError(f"{item.name}: no softmax is published: leave --softmax out")
+    folder = home() / item.name if output is None else Path(output)
+    check_output(folder, force, [], EXPORTS)
+    if not yes:
+        _ask(item, base_url, softmax, ask)
+    downloads = home() / ".downloads" / item.name
+    with _alone(item.name):
+        return _released(item, folder, downloads, base_url, softmax)
+
+
+def _released(item: Published, folder: Path, downloads: Path, base_url: str | None, softmax: bool) -> ReleaseReport:
+    wanted = (*item.files, *(item.softmax if softmax else ()))
+    files = {each.role: fetch(item, each, downloads, base_url) for each in wanted}
+    source = files.pop("source", None) or files["weights"]
+    options: dict[str, Any] = {role: path for role, path in files.items() if path != source}
+    with new_folder(folder) as partial:
+        with_vocabulary = "vocabulary" in options or "weights" not in {each.role for each in item.files}
+        report = convert(source, partial, **options, without_vocabulary=not with_vocabulary, card=False)
+        known = {key: value for key, value in options.items() if key != "softmax"}
+        verification = verify(partial, source, **known)
+        if not verification.passed:
+            raise CheckpointError(
+                f"{item.name}: differs from its source by {verification.scaled:.2e} (tolerance "
+                f"{verification.tolerance:g}); nothing of it is kept"
+            )
+        write_card(partial, card_facts(item, folder, [source, *options.values()], verification, report.notes))
+    shutil.rmtree(downloads, ignore_errors=True)
+    return ReleaseReport(item, folder, verification, report.notes)
+
+
+def card_facts(
+    item: Published, folder: Path, files: list[Path], verification: VerificationReport, notes: tuple[str, ...]
+) -> CardFacts:
+    """What the card says of a published original."""
+    license = f"under {item.license}" if item.license else f"(licence: {NOT_STATED})"
+    return CardFacts(
+        name=f"elmo-{item.name}",
+        summary=f"{item.what[0].upper()}{item.what[1:]}, published by its authors {license}, for Transformers.",
+        place=folder.absolute().name,
+        license=item.license or "unknown",
+        language=[item.language],
+        source=[SourceFile(path.name, path.stat().st_size, sha256(path)) for path in files],
+        source_url=item.documented,
+        verified=sentence_of(verification),
+        notes=[without_folders(note) for note in notes],
+        citations=item.citations,
+    )
+
+
+def _ask(item: Published, base_url: str | None, softmax: bool, ask: Callable[[str], str] | None) -> None:
+    size = "size not known" if item.megabytes is None else f"about {item.megabytes} MB"
+    size += " and the softmax" if softmax else ""
+    host = address(item, item.files[-1], base_url).partition("://")[2].partition("/")[0] or "the mirror"
+    shown = f"{item.name}: {size} from {host}; licence: {item.license or NOT_STATED}"
+    if ask is None:
+        if not sys.stdin.isatty():
+            raise CheckpointError(f"{shown}. Nobody is there to agree: elmo-hub release {item.name} --yes")
+        ask = input
+    if ask(f"{shown}. Fetch and convert it? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise CheckpointError(f"{item.name}: not fetched")
+
+
+def table() -> list[tuple[str, str, str, str, str, str]]:
+    """The catalogue for readers: name, size, licence, language, kept here, what it is."""
+    return [
+        (
+            item.name,
+            "?" if item.megabytes is None else f"~{item.megabytes} MB",
+            item.license or NOT_STATED,
+            item.language,
+            "kept" if is_kept(item.name) else "",
+            item.what + ("" if item.is_confirmed else " (address not confirmed)"),
+        )
+        for item in CATALOGUE.values()
+    ]
