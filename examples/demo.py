@@ -123,11 +123,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     heading(1, "A small checkpoint in the original's format (options.json, HDF5)")
     torch.manual_seed(0)
     ElmoModel(ElmoConfig(**SMALL_SHAPE)).save_pretrained(fresh)
-    run("export", fresh, original, "--force", shown_as="elmo-hub")
+    run("export", "--model", fresh, "--output", original, "--overwrite", shown_as="elmo-hub")
 
     heading(2, "Converted to a Transformers folder, and verified against the original")
-    run("convert", original, elmo, "--force", shown_as="elmo-hub")
-    run("verify", elmo, "--against", original, shown_as="elmo-hub")
+    run("convert", original, "--output", elmo, "--overwrite", shown_as="elmo-hub")
+    run("verify", "--model", elmo, "--against", original, shown_as="elmo-hub")
 
     heading(3, "Fine-tuned for named entities; no name of the test sentences occurs in the training sentences")
     run("--output_dir", corpus, shown_as="python examples/ner_corpus.py")

@@ -1,151 +1,220 @@
 """`elmo-hub`: convert original ELMo checkpoints, export them again, and check that nothing was lost."""
 
-import argparse
+import dataclasses
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from elmo_hf import __version__
+from elmo_hf.cli import Parser, Program, UsageError
 
-from .common.errors import CheckpointError
 from .common.task_check import LIKELIHOOD_TOLERANCE, LOGITS_TOLERANCE
 from .convert import convert
 from .export import export
 from .verify import TOLERANCE, verify
 
-VECTORS_HELP = "table of word vectors in place of characters: a dump of token embeddings, or GloVe's or word2vec's form"
-OPTIONS_HELP = "options.json, or the architecture file of ELMoForManyLangs, if it is not beside the weights"
+WEIGHTS = (
+    ("options", "options.json, or the architecture file of ELMoForManyLangs, if it is not beside the weights"),
+    ("weights", "weight file, if it is not to be guessed"),
+    ("vocabulary", "vocabulary, one word a line, plain or gzipped, if it is not beside the weights"),
+    ("word_vectors", "table of word vectors in place of characters: a dump of token embeddings, GloVe's or word2vec's"),
+)
+OVERWRITE_HELP = "replace a folder at the output that elmo-hub wrote"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    main_parser = argparse.ArgumentParser(prog="elmo-hub", description=__doc__)
-    main_parser.add_argument("--version", action="version", version=__version__)
-    commands = main_parser.add_subparsers(dest="command", required=True)
-
-    command = commands.add_parser("convert", help="an original checkpoint to a Transformers folder")
-    command.add_argument("source", type=Path, help="folder, ZIP, model.tar.gz, *.hdf5, or prefix of a TF checkpoint")
-    command.add_argument("output", type=Path, help="folder to make")
-    command.add_argument("--options", type=Path, help=OPTIONS_HELP)
-    command.add_argument("--weights", type=Path, help="weight file, if it is not to be guessed")
-    command.add_argument("--vocabulary", type=Path, help="vocabulary, one word a line, plain or gzipped")
-    command.add_argument("--softmax", type=Path, help="HDF5 file with softmax/W and softmax/b")
-    command.add_argument("--word-vectors", type=Path, help=VECTORS_HELP)
-    command.add_argument("--without-vocabulary", action="store_true", help="leave vocabulary and softmax out")
-    command.add_argument("--without-softmax", action="store_true", help="leave the softmax out")
-    command.add_argument(
-        "--elmo-only",
+def _add_convert(commands: Any) -> None:
+    parser = commands.add_parser(
+        "convert",
+        usage="elmo-hub convert SOURCE --output FOLDER [options]",
+        help=COMMANDS["convert"],
+        description="Convert an original checkpoint to a folder that Transformers loads, bit for bit.",
+        renamed={"--force": "--overwrite"},
+        example="elmo-hub convert elmo_2x4096_512_2048cnn_2xhighway_weights.hdf5 --output elmo-original "
+        "--options elmo_2x4096_512_2048cnn_2xhighway_options.json",
+    )
+    parser.add_argument(
+        "source", nargs="+", help="folder, ZIP, model.tar.gz, *.hdf5, or prefix of a TensorFlow checkpoint"
+    )
+    parser.add_argument("--output", metavar="FOLDER", help="folder to make")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+    parser.add_argument(
+        "--elmo_only",
         action="store_true",
         help="take the ELMo of an AllenNLP task model alone (default: a crf_tagger or bcn as a whole)",
     )
-    command.add_argument(
-        "--layer-norm-epsilon",
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    group = parser.add_argument_group("files")
+    for name, text in WEIGHTS:
+        group.add_argument(f"--{name}", type=Path, metavar="FILE", help=text)
+    group.add_argument("--softmax", type=Path, metavar="FILE", help="HDF5 file with softmax/W and softmax/b")
+    group = parser.further_group("what is left out")
+    group.add_argument("--without_vocabulary", action="store_true", help="leave vocabulary and softmax out")
+    group.add_argument("--without_softmax", action="store_true", help="leave the softmax out")
+    group.add_argument(
+        "--no_remote_code",
+        dest="remote_code",
+        action="store_false",
+        help="leave out the code, for trust_remote_code=True where elmo-hf is missing",
+    )
+    group.add_argument("--remote_code", action="store_true", help="==SUPPRESS==")
+    group = parser.further_group("Transformer language models")
+    group.add_argument(
+        "--layer_norm_epsilon",
         type=float,
         metavar="E",
-        help="of a Transformer language model, whose archive does not hold it (default: by the age of the program that "
-        "wrote the archive, 1e-6 up to AllenNLP 0.9, 1e-13 from 1.0 on)",
+        help="which the archive does not hold (default: by the age of the program that wrote it, 1e-6 up to AllenNLP "
+        "0.9, 1e-13 from 1.0 on)",
     )
-    command.add_argument(
-        "--remote-code",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="put the code into the folder, for trust_remote_code=True where elmo-hf is missing",
-    )
-    command.add_argument("--force", action="store_true", help="replace a folder at the output that elmo-hub wrote")
+    parser.set_defaults(run=_convert, remote_code=True)
 
-    command = commands.add_parser("export", help="a Transformers folder to the files of the original programs")
-    command.add_argument("folder", type=Path, help="Transformers folder")
-    command.add_argument("output", type=Path, help="folder to make")
-    command.add_argument(
-        "--softmax-layout",
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        usage="elmo-hub export --model FOLDER --output FOLDER [options]",
+        help=COMMANDS["export"],
+        description="Write a Transformers folder as the files that the original programs read.",
+        renamed={"--force": "--overwrite"},
+        example="elmo-hub export --model elmo-folder --output original",
+    )
+    parser.add_argument("places", nargs="*", help="==SUPPRESS==")
+    parser.add_argument("--model", metavar="FOLDER", help="Transformers folder")
+    parser.add_argument("--output", metavar="FOLDER", help="folder to make")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+    parser.add_argument(
+        "--softmax_layout",
         choices=("sparse", "dense", "unsampled"),
         help="how the archive of a Transformer holds its softmax (default: sparse)",
     )
-    command.add_argument("--force", action="store_true", help="replace a folder at the output that elmo-hub wrote")
-
-    command = commands.add_parser("verify", help="compare a folder with the checkpoint it was made from")
-    command.add_argument("folder", type=Path, help="Transformers folder")
-    command.add_argument("--against", type=Path, required=True, metavar="SOURCE", help="the original checkpoint")
-    command.add_argument("--options", type=Path, help=OPTIONS_HELP)
-    command.add_argument("--weights", type=Path, help="weight file, if it is not to be guessed")
-    command.add_argument("--vocabulary", type=Path, help="vocabulary, if it is not beside the weights")
-    command.add_argument("--word-vectors", type=Path, help=VECTORS_HELP)
-    command.add_argument("--sentences", type=Path, help="tokenized sentences, one a line, instead of built-in ones")
-    command.add_argument("--tolerance", type=float, default=TOLERANCE, help="default: %(default)g")
-    return main_parser
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(run=_export)
 
 
-def _convert(arguments: argparse.Namespace) -> int:
-    report = convert(
-        arguments.source,
-        arguments.output,
-        options=arguments.options,
-        weights=arguments.weights,
-        vocabulary=arguments.vocabulary,
-        softmax=arguments.softmax,
-        word_vectors=arguments.word_vectors,
-        without_vocabulary=arguments.without_vocabulary,
-        without_softmax=arguments.without_softmax,
-        layer_norm_epsilon=arguments.layer_norm_epsilon,
-        elmo_only=arguments.elmo_only,
-        remote_code=arguments.remote_code,
-        force=arguments.force,
+def _add_verify(commands: Any) -> None:
+    parser = commands.add_parser(
+        "verify",
+        usage="elmo-hub verify --model FOLDER --against SOURCE [options]",
+        help=COMMANDS["verify"],
+        description="Compare a folder with the checkpoint it was made from, by an independent implementation in NumPy. "
+        "Exit status 1 where they differ.",
+        example="elmo-hub verify --model elmo-folder --against weights.hdf5",
     )
-    print(report.source)
-    print(
+    parser.add_argument("places", nargs="*", help="==SUPPRESS==")
+    parser.add_argument("--model", metavar="FOLDER", help="Transformers folder")
+    parser.add_argument("--against", type=Path, required=True, metavar="SOURCE", help="the original checkpoint")
+    parser.add_argument(
+        "--sentences", type=Path, metavar="FILE", help="tokenized sentences, one a line, instead of built-in ones"
+    )
+    parser.add_argument(
+        "--tolerance", type=float, default=TOLERANCE, metavar="X", help="largest difference that passes"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    group = parser.add_argument_group("files")
+    for name, text in WEIGHTS:
+        group.add_argument(f"--{name}", type=Path, metavar="FILE", help=text)
+    parser.set_defaults(run=_verify)
+
+
+def _convert(options: dict[str, Any]) -> int:
+    output = _named(options, "output", options["source"], -1, fewest=2)
+    (source,) = _only(options["source"], "SOURCE")
+    names = ("options", "weights", "vocabulary", "softmax", "word_vectors", "without_vocabulary", "without_softmax")
+    names += ("layer_norm_epsilon", "elmo_only", "remote_code")
+    report = convert(source, output, force=options["overwrite"], **{name: options[name] for name in names})
+    lines = [
+        report.source,
         f"{report.tensors} tensors, {report.parameters:,} values, {report.vocab_size:,} word ids -> "
-        f"{report.architecture} in {report.output}"
-    )
-    _print_notes(report.notes)
+        f"{report.architecture} in {report.output}",
+    ]
+    _tell(options, report, [*lines, *(f"note: {note}" for note in report.notes)])
     return 0
 
 
-def _export(arguments: argparse.Namespace) -> int:
-    report = export(arguments.folder, arguments.output, softmax_layout=arguments.softmax_layout, force=arguments.force)
-    print(f"{report.tensors} tensors -> {report.output}: {', '.join(report.files)}")
-    _print_notes(report.notes)
+def _export(options: dict[str, Any]) -> int:
+    output = _named(options, "output", options["places"], -1)
+    folder = _named(options, "model", options["places"], 0)
+    report = export(folder, output, softmax_layout=options["softmax_layout"], force=options["overwrite"])
+    line = f"{report.tensors} tensors -> {report.output}: {', '.join(report.files)}"
+    _tell(options, report, [line, *(f"note: {note}" for note in report.notes)])
     return 0
 
 
-def _verify(arguments: argparse.Namespace) -> int:
+def _verify(options: dict[str, Any]) -> int:
+    folder = _named(options, "model", options["places"], 0)
     sentences = None
-    if arguments.sentences is not None:
-        with arguments.sentences.open(encoding="utf-8") as file:  # lines end as in all readers, not at U+2028
+    if options["sentences"] is not None:
+        with options["sentences"].open(encoding="utf-8") as file:  # lines end as in all readers, not at U+2028
             sentences = [line.split() for line in file]
     report = verify(
-        arguments.folder,
-        arguments.against,
+        folder,
+        options["against"],
         sentences=sentences,
-        tolerance=arguments.tolerance,
-        options=arguments.options,
-        weights=arguments.weights,
-        vocabulary=arguments.vocabulary,
-        word_vectors=arguments.word_vectors,
+        tolerance=options["tolerance"],
+        **{name: options[name] for name, _ in WEIGHTS},
     )
-    print(f"{report.source}; {report.sentences} sentences; largest absolute differences:")
+    lines = [f"{report.source}; {report.sentences} sentences; largest absolute differences:"]
     for layer, (alone, carried) in enumerate(zip(report.differences, report.carried, strict=True)):
         first, second = ("from zero state", "with carried state") if report.has_state else ("at once", "in batches")
-        print(f"layer {layer}: {alone:.2e} {first}, {carried:.2e} {second}")
+        lines.append(f"layer {layer}: {alone:.2e} {first}, {carried:.2e} {second}")
     if (task := report.task) is not None:
-        print(
+        lines.append(
             f"task: logits {task.logits:.2e} (tolerance {LOGITS_TOLERANCE:g}), log likelihoods "
             f"{task.log_likelihoods:.2e} (tolerance {LIKELIHOOD_TOLERANCE:g}); another result in {task.different} of "
             f"{task.sentences} sentences"
         )
-    print(f"{'passed' if report.passed else 'FAILED'}: {report.largest:.2e}, tolerance {report.tolerance:g}")
+    lines.append(f"{'passed' if report.passed else 'FAILED'}: {report.largest:.2e}, tolerance {report.tolerance:g}")
+    _tell(options, report, lines, passed=report.passed)
     return 0 if report.passed else 1
 
 
-def _print_notes(notes: Sequence[str]) -> None:
-    for note in notes:
-        print(f"note: {note}")
+def _named(options: dict[str, Any], name: str, places: list[str], place: int, fewest: int = 1) -> str:
+    """The value of an option, or what is taken from its former place among `places`, where there are `fewest`."""
+    if options[name] is None:
+        if len(places) < fewest:
+            raise UsageError(f"--{name} is missing")
+        options[name] = places.pop(place)
+        print(f"note: the {name} is given by --{name} {options[name]} now", file=sys.stderr)
+    return options[name]
+
+
+def _only(values: list[str], name: str) -> list[str]:
+    if len(values) != 1:
+        raise UsageError(f"{name} is one argument, not {len(values)}: {' '.join(values)}")
+    return values
+
+
+def _tell(options: dict[str, Any], report: Any, lines: Sequence[str], **more: Any) -> None:
+    """The report of a command: its lines, or with `--json` all of it."""
+    if options["json"]:
+        print(json.dumps({**dataclasses.asdict(report), **more}, default=str, ensure_ascii=False))
+    else:
+        print("\n".join(lines))
+
+
+COMMANDS = {
+    "convert": "an original checkpoint to a Transformers folder",
+    "verify": "compare a folder with the checkpoint it was made from",
+    "export": "a Transformers folder to the files of the original programs",
+}
+ADDERS: dict[str, Callable[[Any], None]] = {"convert": _add_convert, "verify": _add_verify, "export": _add_export}
+PROGRAM = Program(
+    "elmo-hub",
+    "original ELMo checkpoints to Transformers folders and back",
+    ADDERS.__getitem__,
+    {name: {name: text} for name, text in COMMANDS.items()},
+    [
+        "  elmo-hub convert weights.hdf5 --output elmo-folder --options options.json",
+        "  elmo-hub COMMAND --help tells more.",
+    ],
+)
+
+
+def parser() -> Parser:
+    """The command line, with all commands."""
+    return PROGRAM.parser(*COMMANDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 1 for a failed verification, 2 for an error."""
-    parsed = parser().parse_args(arguments)
-    try:
-        return {"convert": _convert, "export": _export, "verify": _verify}[parsed.command](parsed)
-    except (CheckpointError, OSError, UnicodeDecodeError) as error:
-        print(f"elmo-hub: error: {error}", file=sys.stderr)
-        return 2
+    """Run a command of `elmo-hub`; returns the exit status: 0, 1 for a refusal or a failed verification, 2 for usage."""
+    return PROGRAM.main(arguments)

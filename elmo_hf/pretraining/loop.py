@@ -22,7 +22,6 @@ from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.logging import get_logger
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 from safetensors import SafetensorError

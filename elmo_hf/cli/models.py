@@ -1,0 +1,47 @@
+"""The model of a command: `--model`, and the former place of it before the texts."""
+
+from pathlib import Path
+from typing import Any
+
+from .options import UsageError, say
+
+
+def add_model(parser: Any, help: str = "folder of a model and its tokenizer, or a name on the Hub") -> None:
+    """Add the option. A model that ships with the package would be the default of `chosen_model`, for all commands."""
+    parser.add_argument("--model", metavar="FOLDER", help=help)
+    parser.add_argument("--device", help="such as cuda (default: the GPU if there is one)")
+
+
+def chosen_model(options: dict[str, Any], places: str | None = None) -> str:
+    """The model that the options name.
+
+    Args:
+        options: `model`, and the list of arguments `places`.
+        places: where the model was given formerly, as the first of several arguments; it is taken out.
+
+    Raises:
+        UsageError: none is named.
+    """
+    if options["model"] is not None:
+        return options["model"]
+    arguments = options[places] if places is not None else []
+    if len(arguments) > 1 and (Path(arguments[0]).is_dir() or not Path(arguments[0]).exists()):
+        options["model"] = arguments.pop(0)
+        say(f"note: a model is given by --model {options['model']} now")
+        return options["model"]
+    raise UsageError("--model is missing: give the folder of a model")
+
+
+def chosen_output(options: dict[str, Any], places: str | None = None) -> str:
+    """The output that the options name; formerly the last of the arguments `places`, from which it is taken.
+
+    Raises:
+        UsageError: none is named.
+    """
+    if options["output"] is None:
+        arguments = options[places] if places is not None else []
+        if len(arguments) < 2:
+            raise UsageError("--output is missing: say where to write")
+        options["output"] = arguments.pop()
+        say(f"note: the output is given by --output {options['output']} now")
+    return options["output"]
