@@ -46,6 +46,7 @@ from .checkpoint import (
     set_random_states,
     write_json,
 )
+from .messages import get_logger
 from .objective import PretrainingLoss, StreamingObjective
 from .optimiser import build_optimiser, clip_gradients, reduce_row_gradients
 from .prefetching import PreparedBatches
