@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from elmo_hf.inference.classifying import classify_document
     from elmo_hf.inference.documents import embed_document
     from elmo_hf.inference.embedding import embed, embed_iter
+    from elmo_hf.inference.neighbors import Usage, neighbors
     from elmo_hf.inference.quantization import quantize
     from elmo_hf.inference.scoring import Scores, score
+    from elmo_hf.inference.senses import WordSenses, draw_senses, senses
     from elmo_hf.inference.tagging import tag, tag_document, tag_iter
+    from elmo_hf.inference.translating import translate_iter
     from elmo_hf.model.configuration_elmo import ElmoConfig
     from elmo_hf.model.configuration_encoder_decoder import ElmoEncoderDecoderConfig
     from elmo_hf.model.encoder_decoder import ElmoEncoderDecoderModel
@@ -50,9 +53,12 @@ _HOMES = {
     "inference.classifying": ["classify_document"],
     "inference.documents": ["embed_document"],
     "inference.embedding": ["embed", "embed_iter"],
+    "inference.neighbors": ["Usage", "neighbors"],
     "inference.quantization": ["quantize"],
     "inference.scoring": ["Scores", "score"],
+    "inference.senses": ["WordSenses", "draw_senses", "senses"],
     "inference.tagging": ["tag", "tag_document", "tag_iter"],
+    "inference.translating": ["translate_iter"],
     "model.configuration_elmo": ["ElmoConfig"],
     "model.configuration_encoder_decoder": ["ElmoEncoderDecoderConfig"],
     "model.encoder_decoder": ["ElmoEncoderDecoderModel"],

@@ -32,6 +32,17 @@ def add_text_options(parser: Any, *, has_model: bool = True) -> None:
     )
 
 
+def add_layers(parser: Any) -> None:
+    """Add the option of which vectors a word has."""
+    parser.add_argument(
+        "--layers",
+        type=lambda text: int(text) if text.isdecimal() else text,
+        default="mix",
+        metavar="NAME",
+        help="mix: the model's mix of layers; top: the last one; average, or the number of one",
+    )
+
+
 def add_encoding(group: Any, *further: str) -> None:
     """Add the options of how bytes become characters."""
     group.add_argument("--encoding", default="utf-8", help="encoding of text and JSON files")

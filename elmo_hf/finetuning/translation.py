@@ -28,6 +28,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from elmo_hf.inference.translating import TARGET_TOKENIZER
 from elmo_hf.model.base_model import ElmoModel
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.encoder_decoder import ElmoEncoderDecoderModel
@@ -43,7 +44,6 @@ from .training import TaskTrainer
 
 logger = logging.getLogger(__name__)
 
-TARGET_TOKENIZER = "target_tokenizer"  # folder within that of a translator
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
 
