@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--num_beams", type=int, metavar="N", help="beams of the search (default: the model's)")
     parser.add_argument("--batch_words", type=int, default=1024, metavar="N", help="words read at a time")
     add_text_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, blank_lines="keep")  # a line for a line
 
 
 def run(options: dict[str, Any]) -> int:
@@ -34,7 +34,7 @@ def run(options: dict[str, Any]) -> int:
     from .output import written
     from .text import open_text
 
-    texts = (line if isinstance(line, str) else " ".join(line) for line in open_text(options))
+    texts = (line if isinstance(line, str) else " ".join(getattr(line, "words", line)) for line in open_text(options))
     names = ("batch_words", "num_beams", "device")
     with written(options["output"]) as file:
         assert file is not None  # there is always an output

@@ -67,7 +67,8 @@ def _translated(
     def read(batch: list[str]) -> list[str]:
         inputs = tokenizer(batch, padding=True, padding_side="right", return_tensors="pt").to(model.device)
         ids = model.generate(**inputs, **beams)
-        return [text.strip() for text in target.batch_decode(ids, skip_special_tokens=True)]
+        found = target.batch_decode(ids, skip_special_tokens=True)
+        return [translated.strip() if text.strip() else "" for text, translated in zip(batch, found, strict=True)]
 
     def length(text: str) -> int:
         return len(tokenizer.words(text)) + tokenizer.num_special_tokens_to_add()
