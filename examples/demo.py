@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         *("--config_overrides", json.dumps({"representation_dropout": 0.3})),
         shown_as="python examples/run_ner.py",
     )
-    results = json.loads((tagger / "all_results.json").read_text())
+    results = json.loads((tagger / "all_results.json").read_text(encoding="utf-8"))
     print(f"\nEntity F1 on {results['test_samples']} unseen sentences: {results['test_f1']:.3f}")
 
     heading(4, "Saved as safetensors, reloaded, and asked again")

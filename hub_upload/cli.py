@@ -216,5 +216,5 @@ def parser() -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command of `elmo-hub`; returns the exit status: 0, 1 for a refusal or a failed verification, 2 for usage."""
+    """Run a command of `elmo-hub`; returns the status: 0, 1 for a refusal or a failed verification, 2 for usage."""
     return PROGRAM.main(arguments)

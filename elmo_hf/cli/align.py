@@ -47,7 +47,9 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="also scale each layer to the mean vector length of the target model",
     )
-    parser.add_argument("--max_sentences", type=int, metavar="N", help="read no more than so many sentences of each text")
+    parser.add_argument(
+        "--max_sentences", type=int, metavar="N", help="read no more than so many sentences of each text"
+    )
     parser.add_argument("--batch_words", type=int, default=2048, metavar="N", help="words read at a time")
     parser.add_argument("--device", help="such as cuda (default: the GPU if there is one)")
     add_json(parser)

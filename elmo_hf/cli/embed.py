@@ -38,7 +38,9 @@ def add_parser(commands: Any) -> None:
         metavar="NAME",
         help="mix: the model's mix of layers; top: the last one; average, all, or the number of one, 0 for words",
     )
-    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the vectors in the files")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float16"), default="float32", help="of the vectors in the files"
+    )
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "int8"),
@@ -86,9 +88,7 @@ def add_parser(commands: Any) -> None:
         help="sentences read side by side, each continuing the one so many places before it: 1 as bilm-tf's "
         "dump_bilm_embeddings, 64 as AllenNLP's ElmoEmbedder",
     )
-    group.add_argument(
-        "--warm_up", type=int, default=0, metavar="N", help="read the first N sentences once beforehand"
-    )
+    group.add_argument("--warm_up", type=int, default=0, metavar="N", help="read the first N sentences once beforehand")
     group = parser.further_group("what is written")
     group.add_argument("--boundaries", action="store_true", help="also write the vectors of <S> and </S>")
     group.add_argument(

@@ -31,7 +31,10 @@ def add_parser(commands: Any) -> None:
 
 def run(options: dict[str, Any]) -> int:
     """Load, export, and print the file's name."""
-    output, folder = chosen_output(options, "places"), chosen_model({**options, "places": [*options["places"], ""]}, "places")
+    output, folder = (
+        chosen_output(options, "places"),
+        chosen_model({**options, "places": [*options["places"], ""]}, "places"),
+    )
 
     import torch
 

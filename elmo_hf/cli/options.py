@@ -109,9 +109,7 @@ class Parser(argparse.ArgumentParser):
             arg_string = spelled + equals + value
         return super()._parse_optional(arg_string)
 
-    def _add_fields(
-        self, kind: Any, groups: Mapping[str, Sequence[str]], further: Mapping[str, Sequence[str]]
-    ) -> None:
+    def _add_fields(self, kind: Any, groups: Mapping[str, Sequence[str]], further: Mapping[str, Sequence[str]]) -> None:
         hints = get_type_hints(kind)
         fields = {field.name: field for field in dataclasses.fields(kind)}
         for titled, add_group in ((groups, self.add_argument_group), (further, self.further_group)):

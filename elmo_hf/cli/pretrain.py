@@ -12,14 +12,20 @@ COMMON = {
     "training": "epochs max_steps rows precision".split(),
 }
 FURTHER = {
-    "how text is read": "text_column pos_column pos_separator pos_tag_set split held_out_split held_out_words streaming "
-    "pre_tokenization raw_text_pre_tokenization normalize_typography encoding undecodable blank_lines shuffle "
-    "shuffle_window".split(),
+    "how text is read": (
+        "text_column pos_column pos_separator pos_tag_set split held_out_split held_out_words streaming "
+        "pre_tokenization raw_text_pre_tokenization normalize_typography encoding undecodable blank_lines shuffle "
+        "shuffle_window"
+    ).split(),
     "model": "config_overrides character_dictionary reuse_softmax new_rows softmax_only_steps dropout".split(),
-    "batches": "unroll_steps sentence_independent reset_states gradient_accumulation_steps stop_after checkpoint_every".split(),
+    "batches": (
+        "unroll_steps sentence_independent reset_states gradient_accumulation_steps stop_after checkpoint_every"
+    ).split(),
     "loss": "loss softmax_cutoffs num_samples".split(),
-    "optimizer": "optimizer learning_rate initial_accumulator weight_decay adam_beta1 adam_beta2 adam_epsilon schedule warmup_steps "
-    "max_gradient_norm".split(),
+    "optimizer": (
+        "optimizer learning_rate initial_accumulator weight_decay adam_beta1 adam_beta2 adam_epsilon schedule "
+        "warmup_steps max_gradient_norm"
+    ).split(),
     "engine and records": "data_workers seed log_every evaluate_every keep_checkpoints trackers run_name".split(),
 }
 

@@ -16,8 +16,8 @@ def add_parser(commands: Any) -> None:
         "senses",
         usage="elmo-hf senses WORD CORPUS ... --model FOLDER [options]",
         help="sort a word's usages into senses, and measure how far it moved between corpora",
-        description="Cluster the usages of a word by their contextual vectors. With several corpora, each argument being "
-        "one, measure between each two the average pairwise and the prototype distance of its usages.",
+        description="Cluster the usages of a word by their contextual vectors. With several corpora, each argument "
+        "being one, measure between each two the average pairwise and the prototype distance of its usages.",
         example="elmo-hf senses cell 1900.txt 2000.txt --model elmo-folder --plot cell.png",
     )
     parser.add_argument("word", help="a word's form")
@@ -50,10 +50,7 @@ def run(options: dict[str, Any]) -> int:
     files = files_of(names)
     found = senses(
         options["word"],
-        {
-            name: words_of_lines({**options, "text": [file]}, tokenizer)
-            for name, file in zip(names, files, strict=True)
-        },
+        {name: words_of_lines({**options, "text": [file]}, tokenizer) for name, file in zip(names, files, strict=True)},
         folder,
         tokenizer,
         device=options["device"],
@@ -66,8 +63,8 @@ def run(options: dict[str, Any]) -> int:
         counts = ", ".join(f"{name} {count}" for name, count in sense.counts.items())
         lines += [f"sense {number}: {counts}", *(f"    {example}" for example in sense.examples)]
     lines += [
-        f"{change.first} to {change.second}: average pairwise distance {change.average_pairwise_distance:.3f}, prototype "
-        f"distance {change.prototype_distance:.3f}"
+        f"{change.first} to {change.second}: average pairwise distance {change.average_pairwise_distance:.3f}, "
+        f"prototype distance {change.prototype_distance:.3f}"
         for change in found.changes
     ]
     if options["plot"]:

@@ -50,7 +50,7 @@ def add_encoding(group: Any, *further: str) -> None:
         "--undecodable",
         choices=("refuse", *further, "replace"),
         default="refuse",
-        help="lines that are not valid in the encoding: stop, leave them out (skip), or mark the bytes U+FFFD (replace)",
+        help="lines that are not valid in it: stop, leave them out (skip), or mark the bytes U+FFFD (replace)",
     )
 
 

@@ -97,7 +97,11 @@ def family(config: ElmoConfig) -> str:
         encoder = "Transformer ELMo" if config.causal else "bidirectional Transformer"
     else:
         encoder = "biLSTM" if config.bidirectional else f"{config.direction} LSTM"
-    inputs = [name for name, given in (("characters", config.character_filters), ("words", config.word_embedding_size)) if given]
+    inputs = [
+        name
+        for name, given in (("characters", config.character_filters), ("words", config.word_embedding_size))
+        if given
+    ]
     inputs += ["POS tags"] * bool(config.num_pos_tags)
     return f"{encoder} over {' and '.join(inputs) or 'no biLM'}"
 

@@ -118,9 +118,7 @@ def open_reader(
     return embedder
 
 
-def read(
-    sentences: Iterable[Sequence[str]], embedder: Embedder
-) -> Iterator[tuple[list[str], NDArray[np.floating]]]:
+def read(sentences: Iterable[Sequence[str]], embedder: Embedder) -> Iterator[tuple[list[str], NDArray[np.floating]]]:
     """Each sentence with its vectors (words, 2P), as a stream."""
     pending: deque[list[str]] = deque()
 

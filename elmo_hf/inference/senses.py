@@ -230,7 +230,9 @@ def draw_senses(found: WordSenses, path: str | os.PathLike[str]) -> None:
         for number, name in enumerate(found.names):
             here = (found.labels == label) & (found.corpora == number)
             if here.any():
-                legend = f"sense {label + 1}" + (f", {name}" if len(found.names) > 1 else "") + f" ({sense.counts[name]})"
+                legend = (
+                    f"sense {label + 1}" + (f", {name}" if len(found.names) > 1 else "") + f" ({sense.counts[name]})"
+                )
                 drawing.scatter(*plane[here].T, color=f"C{label % 10}", marker="ox^sDv"[number % 6], label=legend)
     drawing.set(title=found.word, xlabel="first component", ylabel="second component")
     drawing.legend()

@@ -43,7 +43,9 @@ def check_output(output: Path, force: bool, sources: Iterable[Path], exports: It
     if not output.is_dir() or not any(output.iterdir()):
         return
     if not force:
-        raise CheckpointError(f"{output}: exists and is not empty; choose another output or add --overwrite (force=True) to replace it")
+        raise CheckpointError(
+            f"{output}: exists and is not empty; choose another output or add --overwrite (force=True) to replace it"
+        )
     exports = tuple(exports)
     if not _is_elmo(output, exports):
         raise CheckpointError(

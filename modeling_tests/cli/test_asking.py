@@ -76,7 +76,9 @@ def test_fill(folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     assert [each["probability"] for each in gap] == sorted((each["probability"] for each in gap), reverse=True)
     monkeypatch.setattr(sys, "stdin", io.StringIO("the <mask> sat\na <mask> <mask> .\n"))
     lines = printed(["fill", "-", "--model", folder, "--count", "1"], capsys).splitlines()
-    assert lines[0] == "the <mask> sat" and lines[1].endswith(f"  {gap[0]['word']}") and lines[3:6:2] == ["gap 1", "gap 2"]
+    assert (
+        lines[0] == "the <mask> sat" and lines[1].endswith(f"  {gap[0]['word']}") and lines[3:6:2] == ["gap 1", "gap 2"]
+    )
     assert main(["fill", "the cat", "--model", folder]) == 1
     assert "<mask>" in capsys.readouterr().err
 
@@ -96,7 +98,9 @@ def test_neighbours(folder: str, text: str, capsys: pytest.CaptureFixture[str]) 
         ),
         reverse=True,
     )
-    assert [each["similarity"] for each in found] == pytest.approx([similarity for similarity, *_ in expected], abs=1e-5)
+    assert [each["similarity"] for each in found] == pytest.approx(
+        [similarity for similarity, *_ in expected], abs=1e-5
+    )
     assert (found[0]["words"], found[0]["place"]) == (expected[0][1], expected[0][2]) == (sentence.split(), 1)
     lines = printed(arguments, capsys).splitlines()
     assert lines[0].split() == ["1.000", "cat", "the", "[cat]", "sat", "on", "the", "mat", "."]

@@ -40,7 +40,9 @@ def test_help_is_one_screen(program, name, capsys, monkeypatch) -> None:
         shown[how] = capsys.readouterr().out
     assert len(shown["--help"].splitlines()) <= 42
     example = shown["--help"].partition("\nExample:\n")[2].splitlines()
-    assert example and example[-1].strip().startswith(f"{program.name} {name}") or f"{program.name} {name}" in example[-1]
+    assert (
+        example and example[-1].strip().startswith(f"{program.name} {name}")
+    ) or f"{program.name} {name}" in example[-1]
     assert shown["--help"].startswith(f"usage: {program.name} {name}")
     # What the one leaves out the other shows, and the first says so.
     assert ("--help_all" in shown["--help"]) == (len(shown["--help_all"]) > len(shown["--help"]))
@@ -58,18 +60,30 @@ def test_the_same_words_everywhere(program, name) -> None:
 
 
 def test_every_setting_of_pretraining_has_its_group() -> None:
-    grouped = [name for groups in (pretrain_command.COMMON, pretrain_command.FURTHER) for name in sum(groups.values(), [])]
+    tables = (pretrain_command.COMMON, pretrain_command.FURTHER)
+    grouped = [name for table in tables for names in table.values() for name in names]
     assert len(set(grouped)) == len(grouped)
     assert set(grouped) <= {field.name for field in dataclasses.fields(PretrainingSettings)}
 
 
 def test_dashes_and_former_names(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["pretrain", "--train-data", "a", "b", "--output-dir", "out", "--no-shuffle", "--max-steps=3", "--rows", "2"]
+    arguments = [
+        "pretrain",
+        "--train-data",
+        "a",
+        "b",
+        "--output-dir",
+        "out",
+        "--no-shuffle",
+        "--max-steps=3",
+        "--rows",
+        "2",
+    ]
     options = PROGRAM.parser("pretrain").parse_args(arguments)
     assert (options.train_data, options.output_dir, options.shuffle) == (["a", "b"], "out", False)
     assert (options.max_steps, options.rows, options.json) == (3, 2, False)
     assert "--output_dir is --output now" in capsys.readouterr().err
-    assert not PROGRAM.parser("pretrain").parse_args([*arguments[:2], "--output", "o", "--shuffle", "no"]).shuffle
+    assert not PROGRAM.parser("pretrain").parse_args([*arguments[:3], "--output", "o", "--shuffle", "no"]).shuffle
     assert capsys.readouterr().err == ""
 
 
@@ -139,7 +153,12 @@ def test_a_closed_pipe_is_quiet() -> None:
 def test_extras_are_those_of_the_package() -> None:
     """Each module is brought by a requirement of its extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    names = {"sklearn": "scikit-learn", "rouge_score": "rouge-score", "pyarrow": "datasets", "tensorflow": "tensorflow-cpu"}
+    names = {
+        "sklearn": "scikit-learn",
+        "rouge_score": "rouge-score",
+        "pyarrow": "datasets",
+        "tensorflow": "tensorflow-cpu",
+    }
     for extra, modules in EXTRAS.items():
         stated = " ".join(project["optional-dependencies"][extra])
         for module in modules.split():

@@ -34,6 +34,7 @@ from .compiling import (
 
 logger = logging.getLogger(__name__)
 
+
 class Weight(ctypes.Structure):
     """`Weight` of `csrc/panels.h`; the other structures are those of `csrc/library.h`."""
 
