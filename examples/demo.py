@@ -157,7 +157,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Failure as failure:
-        sys.exit(f"demo: {failure}")
+    from elmo_hf.finetuning import run as run_script
+
+    run_script(main)

@@ -16,6 +16,7 @@ TRAVELING = ("model", "tokenizer")
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "requirements": set(),
+    "endings": set(),
     "tokenizer": set(),
     "model": set(),
     "kernels": set(),
@@ -28,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "word_vectors": {"model", "tokenizer", "corpus", "inference", "atomic"},
     "exporting": {"model", "tokenizer", "inference", "atomic", "version"},
     "corpus_embedding": {"model", "tokenizer", "corpus", "inference", "atomic"},
-    "finetuning": {"model", "tokenizer", "corpus", "inference", "atomic", "metrics", "word_vectors"},
+    "finetuning": {"model", "tokenizer", "corpus", "inference", "atomic", "metrics", "word_vectors", "endings"},
     "compat": {"model", "tokenizer", "corpus", "inference", "atomic"},
     "pretraining": {"model", "tokenizer", "corpus", "inference", "atomic", "version", "kernels"},
 }

@@ -42,7 +42,7 @@ def test_calls_that_only_posix_has_stand_where_the_system_is_asked() -> None:
         if calls & POSIX_CALLS:
             assert path.relative_to(ROOT).as_posix() in ASKED and 'os.name != "posix"' in text
         # Asking whether a process lives, by signal 0, ends it on Windows.
-        assert "os.kill" not in calls or 'os.name' in text, path
+        assert "os.kill" not in calls or "os.name" in text, path
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,32 +1,15 @@
-"""A program of commands: from its command line to its exit status, the same for `elmo-hf` and `elmo-hub`.
-
-Exit statuses: 0 done; 1 refused or failed, with one line on stderr that says how to mend it; 2 usage; and, as shells
-have it, 128 plus the signal's number where Ctrl-C (130) or a closed pipe (141) ended a command.
-"""
+"""A program of commands: from its command line to its exit status, the same for `elmo-hf` and `elmo-hub`."""
 
 import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
+from elmo_hf.endings import ending, leave_the_pipe
 from elmo_hf.version import __version__
 
 from .options import Parser, UsageError, say
-
-# By extra: the modules that it brings.
-EXTRAS = {
-    "train": "accelerate datasets evaluate pyarrow rouge_score sacrebleu sklearn seqeval tensorboard",
-    "plots": "matplotlib",
-    "onnx": "onnx onnxruntime onnxscript",
-    "tensorflow": "tensorflow",
-    "peft": "peft",
-    "gpu": "triton",
-    "completion": "shtab",
-}
-# What a user may mend; other errors are this package's, and show where they come from.
-REFUSALS = (ValueError, OSError, ImportError, RuntimeError, EOFError)
 
 
 class Program:
@@ -85,7 +68,7 @@ class Program:
             arguments: those of the command line by default.
 
         Returns:
-            The exit status.
+            The exit status; see `elmo_hf/endings.py`.
         """
         given = list(sys.argv[1:] if arguments is None else arguments)
         if arguments is None:
@@ -100,14 +83,8 @@ class Program:
                 status = 0
             sys.stdout.flush()  # a closed pipe shows itself here at the latest
             return status
-        except BrokenPipeError:
-            # Python flushes once more at its end, where nobody reads.
-            with suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
-        except KeyboardInterrupt:
-            say(f"{self.name}: stopped")
-            return 130
+        except (BrokenPipeError, KeyboardInterrupt) as error:
+            return self._end(error, self.name)
 
     def _run(self, options: dict[str, Any]) -> int:
         name, run = options.pop("command"), options.pop("run")
@@ -117,37 +94,23 @@ class Program:
             logging.getLogger(ours).setLevel(logging.INFO)
         try:
             return run(options)
-        except BrokenPipeError:
-            raise
-        except KeyboardInterrupt:
-            say(f"{self.name} {name}: stopped; {after_stop}")
-            return 130
         except UsageError as error:
             say(f"{self.name} {name}: {error}\n{self.name} {name} --help shows what it takes")
             return 2
-        except ModuleNotFoundError as error:
-            extra = extra_of(error.name)
-            remedy = f"needs {error.name}, which is not installed: pip install 'elmo-hf[{extra}]'" if extra else error
-            say(f"{self.name} {name}: {remedy}")
-        except Exception as error:
-            if not _is_refusal(error):
-                raise
-            say(f"{self.name} {name}: {error or type(error).__name__}")
-        return 1
+        except BaseException as error:
+            return self._end(error, f"{self.name} {name}", f"; {after_stop}")
 
-
-def extra_of(module: str | None) -> str | None:
-    """The extra of this package that brings a module."""
-    top = (module or "").partition(".")[0]
-    return next((extra for extra, modules in EXTRAS.items() if top in modules.split()), None)
-
-
-def _is_refusal(error: Exception) -> bool:
-    """True for what the user can mend; errors of libraries only where the library is loaded anyway."""
-    others = {"safetensors": "SafetensorError", "huggingface_hub.errors": "StrictDataclassError", "lzma": "LZMAError"}
-    others |= {"zlib": "error", "zipfile": "BadZipFile", "tarfile": "TarError"}
-    found = [getattr(sys.modules[module], name) for module, name in others.items() if module in sys.modules]
-    return isinstance(error, (*REFUSALS, *found))
+    def _end(self, error: BaseException, place: str, after_stop: str = "") -> int:
+        """Say how it ends, and give the exit status; a fault of this package's own is raised again."""
+        known = ending(error)
+        if known is None:
+            raise error
+        status, line = known
+        if isinstance(error, BrokenPipeError):
+            leave_the_pipe()
+        if line:
+            say(f"{place}: {line}{after_stop if isinstance(error, KeyboardInterrupt) else ''}")
+        return status
 
 
 def _adapt_to_the_terminal() -> None:

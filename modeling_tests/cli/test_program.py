@@ -14,7 +14,7 @@ import pytest
 import elmo_hf.cli
 from elmo_hf.cli import COMMANDS, PROGRAM, Parser, main
 from elmo_hf.cli import pretrain as pretrain_command
-from elmo_hf.cli.program import EXTRAS
+from elmo_hf.endings import EXTRAS
 from elmo_hf.pretraining.settings import PretrainingSettings
 from hub_upload.cli import PROGRAM as HUB
 

@@ -78,7 +78,7 @@ def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     with pytest.raises(demo.Failure, match="the reloaded tagger answers differently"):
         demo.check_answers(tmp_path / "tagger", predictions)
     # So is a program that fails.
-    with pytest.raises(demo.Failure, match="elmo-hub ended with status 2"):
+    with pytest.raises(demo.Failure, match="elmo-hub ended with status 1"):
         demo.run("convert", tmp_path / "absent", tmp_path / "out", shown_as="elmo-hub")
 
 
