@@ -18,7 +18,9 @@ def test_from_text_to_perplexity(
     corpus: Path,  # noqa: F811
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", "elmo_hf")
     vocabulary, run = tmp_path / "vocab.txt", tmp_path / "run"
     assert main(["build-vocab", str(corpus / "train.txt"), "--output", str(vocabulary), "--min-count", "2"]) == 0
     assert "words cover" in capsys.readouterr().out
@@ -33,6 +35,10 @@ def test_from_text_to_perplexity(
     assert main(arguments) == 0
     line = capsys.readouterr().out
     assert line.startswith("120 words seen | ")
+    # A single process has no number.
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("elmo_hf.pretraining")]
+    assert any("continued from" in message for message in messages)
+    assert not [message for message in messages if "RANK" in message]
 
     scores = tmp_path / "scores.jsonl"
     arguments = ["perplexity", str(run / "model"), str(corpus / "held_out.txt"), "--device", "cpu"]
