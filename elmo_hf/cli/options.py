@@ -67,7 +67,9 @@ class Parser(argparse.ArgumentParser):
         self._further: list[Any] = []
         self._renamed = dict(renamed or {})
         self.add_argument("--help", "-h", action="help", help="show this and exit")
-        self.add_argument("--help_all", action=_HelpAll, nargs=0, help=argparse.SUPPRESS)
+        self.add_argument(
+            "--help_all", action=_HelpAll, nargs=0, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
         if dataclass_types:
             self._add_fields(dataclass_types, groups or {}, further_groups or {})
 

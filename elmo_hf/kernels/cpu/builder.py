@@ -191,7 +191,8 @@ def _brought_library(sources: dict[str, str]) -> Path | None:
     """The wheel's library for the CPU at hand, of this very code; `None` where there is none."""
     own = torch.backends.cpu.get_cpu_capability()
     names = list(kinds())
-    for kind in names[names.index(own) :] if own in names else []:
+    # DEFAULT is what every CPU of an architecture serves, also one of which PyTorch knows more.
+    for kind in names[names.index(own) :] if own in names else [name for name in names if name == "DEFAULT"]:
         path = BUILT_FOLDER / built_name(kind, sources)
         if path.is_file():
             return path
