@@ -62,14 +62,13 @@ class Parser(argparse.ArgumentParser):
         **keywords: Any,
     ) -> None:
         keywords.setdefault("formatter_class", Formatter)
-        super().__init__(*args, epilog=f"Example:\n  {example}" if example else None, add_help=False, **keywords)
+        keywords |= {"epilog": f"Example:\n  {example}" if example else None, "add_help": False}
+        super().__init__(*args, **keywords)
         self._optionals.title = "options"
         self._further: list[Any] = []
         self._renamed = dict(renamed or {})
         self.add_argument("--help", "-h", action="help", help="show this and exit")
-        self.add_argument(
-            "--help_all", action=_HelpAll, nargs=0, default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
+        self.add_argument("--help_all", action=_HelpAll, nargs=0, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         if dataclass_types:
             self._add_fields(dataclass_types, groups or {}, further_groups or {})
 

@@ -25,7 +25,7 @@ FLAGS = [
 COMPILE_SECONDS = 120
 # By architecture, the kinds of CPUs that a wheel serves, the fastest first, as `torch.backends.cpu` names them. A CPU
 # serves every kind from its own on.
-PORTABLE = {
+PORTABLE: dict[str, dict[str, list[str]]] = {
     "x86_64": {"AVX512": ["-march=x86-64-v4"], "AVX2": ["-march=x86-64-v3"]},
     "arm64": {"DEFAULT": []},
 }
@@ -72,7 +72,7 @@ def compile_library(compiler: list[str], sources: dict[str, str], path: Path, ta
 
     Raises:
         OSError: no target succeeds; the message ends with what the compiler said.
-        subprocess.SubprocessError: the compiler hangs.
+        subprocess.SubprocessError: the compiler takes longer than `seconds`; `None` waits for it.
     """
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         built = Path(folder) / "lstm.so"
@@ -82,7 +82,7 @@ def compile_library(compiler: list[str], sources: dict[str, str], path: Path, ta
         for flags in targets:
             command = [*compiler, *flags, *FLAGS, *units, "-o", str(built)]
             answer = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=COMPILE_SECONDS, check=False
+                command, capture_output=True, text=True, errors="replace", timeout=seconds, check=False
             )
             if answer.returncode == 0:
                 os.replace(built, path)
@@ -104,5 +104,5 @@ def build_portable(folder: Path) -> list[Path]:
     found = []
     for kind, flags in kinds().items():
         found.append(folder / built_name(kind, sources))
-        compile_library(compiler, sources, found[-1], [flags])
+        compile_library(compiler, sources, found[-1], [flags], seconds=None)
     return found
