@@ -65,7 +65,13 @@ def read_sources(folder: Path) -> dict[str, str]:
     return sources
 
 
-def compile_library(compiler: list[str], sources: dict[str, str], path: Path, targets: Iterable[Sequence[str]]) -> None:
+def compile_library(
+    compiler: list[str],
+    sources: dict[str, str],
+    path: Path,
+    targets: Iterable[Sequence[str]],
+    seconds: float | None = COMPILE_SECONDS,
+) -> None:
     """Compile with the first of the targets' flags that the compiler knows; `path` appears when it is complete.
 
     The C files are compiled as they were read, not as they are by now: the name of the library tells their content.
