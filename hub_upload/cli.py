@@ -119,8 +119,8 @@ def _add_verify(commands: Any) -> None:
 def _convert(options: dict[str, Any]) -> int:
     output = _named(options, "output", options["source"], -1, fewest=2)
     (source,) = _only(options["source"], "SOURCE")
-    names = ("options", "weights", "vocabulary", "softmax", "word_vectors", "without_vocabulary", "without_softmax")
-    names += ("layer_norm_epsilon", "elmo_only", "remote_code")
+    names = "options weights vocabulary softmax word_vectors without_vocabulary without_softmax".split()
+    names += "layer_norm_epsilon elmo_only remote_code".split()
     report = convert(source, output, force=options["overwrite"], **{name: options[name] for name in names})
     lines = [
         report.source,

@@ -36,12 +36,16 @@ def run(options: dict[str, Any]) -> int:
         chosen_model({**options, "places": [*options["places"], ""]}, "places"),
     )
 
+    import logging
+
     import torch
 
     from elmo_hf import ElmoConfig, ElmoModel
     from elmo_hf.exporting import export_onnx
     from elmo_hf.model import modeling_elmo
 
+    # It tells of each operator of a library that is not used.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     config = ElmoConfig.from_pretrained(folder)
     kinds = {kind.__name__: kind for kind in modeling_elmo.MODELS}
     kind = kinds.get((config.architectures or [""])[0], ElmoModel)

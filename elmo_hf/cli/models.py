@@ -22,13 +22,14 @@ def chosen_model(options: dict[str, Any], places: str | None = None) -> str:
     Raises:
         UsageError: none is named.
     """
-    if options["model"] is not None:
-        return options["model"]
+    model: str | None = options["model"]
+    if model is not None:
+        return model
     arguments = options[places] if places is not None else []
     if len(arguments) > 1 and (Path(arguments[0]).is_dir() or not Path(arguments[0]).exists()):
-        options["model"] = arguments.pop(0)
-        say(f"note: a model is given by --model {options['model']} now")
-        return options["model"]
+        model = options["model"] = str(arguments.pop(0))
+        say(f"note: a model is given by --model {model} now")
+        return model
     raise UsageError("--model is missing: give the folder of a model")
 
 

@@ -58,7 +58,7 @@ def run(options: dict[str, Any]) -> int:
     json = options.pop("json")
     summary = pretrain(PretrainingSettings(**options))
     if PartialState().is_main_process:
-        record = {"step": summary.step, "words": summary.words, "seconds": summary.seconds}
+        record: dict[str, Any] = {"step": summary.step, "words": summary.words, "seconds": summary.seconds}
         record |= {"held_out_perplexity": summary.held_out_perplexity}
         places = {"model": summary.model_folder, "checkpoint": summary.checkpoint}
         record |= {name: None if place is None else str(place) for name, place in places.items()}

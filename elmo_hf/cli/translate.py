@@ -1,5 +1,6 @@
 """`elmo-hf translate`: texts in another language, or shorter."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from .models import add_model, chosen_model
@@ -34,7 +35,8 @@ def run(options: dict[str, Any]) -> int:
     from .output import written
     from .text import open_text
 
-    texts = (line if isinstance(line, str) else " ".join(getattr(line, "words", line)) for line in open_text(options))
+    lines: Iterable[Any] = open_text(options)
+    texts = (line if isinstance(line, str) else " ".join(getattr(line, "words", line)) for line in lines)
     names = ("batch_words", "num_beams", "device")
     with written(options["output"]) as file:
         assert file is not None  # there is always an output

@@ -80,8 +80,10 @@ def neighbors(
     if count < 1:
         raise ValueError(f"count={count}: expected at least 1")
     embedder = open_reader(model, tokenizer, layers, batch_words, device)
-    is_text = isinstance(sentence, str)
-    words = [found for found, _ in embedder.tokenizer.words(sentence)] if is_text else list(sentence)
+    if isinstance(sentence, str):
+        words = [found for found, _ in embedder.tokenizer.words(sentence)]
+    else:
+        words = list(sentence)
     if word not in words:
         raise ValueError(f"word={word!r} is not in the sentence, whose words are {' '.join(words)!r}: give one of them")
     (query,) = read([words], embedder)
