@@ -106,7 +106,7 @@ def add_parser(commands: Any) -> None:
     add_pos_options(group)
     add_pre_tokenization(group)
     add_encoding(group)
-    parser.set_defaults(run=run, after_stop="what is complete is kept, the same command continues")
+    parser.set_defaults(run=run, after_stop="the same command continues, and keeps what is complete")
 
 
 def run(options: dict[str, Any]) -> int:

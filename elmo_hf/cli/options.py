@@ -67,6 +67,7 @@ class Parser(argparse.ArgumentParser):
         self._optionals.title = "options"
         self._further: list[Any] = []
         self._renamed = dict(renamed or {})
+        self._intermixes = False
         self.add_argument("--help", "-h", action="help", help="show this and exit")
         self.add_argument("--help_all", action=_HelpAll, nargs=0, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         if dataclass_types:
@@ -99,6 +100,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Two lines in place of the whole usage: what is wrong, and where help is."""
         self.exit(2, f"{self.prog}: {message}\n{self.prog} --help shows what it takes\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As usual, but options may stand between arguments of which there are several."""
+        kinds = {action.nargs for action in self._get_positional_actions()}
+        if self._intermixes or kinds & {argparse.PARSER, argparse.REMAINDER}:
+            return super().parse_known_args(args, namespace)
+        self._intermixes = True  # which parses by this very method, twice
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._intermixes = False
 
     def _parse_optional(self, arg_string: str) -> Any:
         name, equals, value = arg_string.partition("=")

@@ -89,6 +89,16 @@ def test_dashes_and_former_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
+def test_options_stand_anywhere() -> None:
+    """Between arguments too, as where the output was the last of them."""
+    options = PROGRAM.parser("embed").parse_args(["embed", "a", "--model", "m", "b", "--layers", "all", "c"])
+    assert (options.input, options.model, options.layers) == (["a", "b", "c"], "m", "all")
+    options = HUB.parser("convert").parse_args(["convert", "--weights", "w", "a", "--elmo-only", "b"])
+    assert (options.source, options.elmo_only) == (["a", "b"], True)
+    options = PROGRAM.parser("run").parse_args(["run", "script.py", "--help", "x", "--model-name", "y"])
+    assert options.arguments == ["--help", "x", "--model-name", "y"]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["frobnicate"], ["embed"], ["embed", "a.txt", "--model", "m"], ["embed", "a.txt", "--output", "o.h5"],
