@@ -11,6 +11,7 @@ from elmo_hf import registration, requirements
 from elmo_hf.version import __version__
 
 if TYPE_CHECKING:
+    from elmo_hf.atomic import appearing_folder
     from elmo_hf.collators import ElmoDataCollatorForMultipleChoice
     from elmo_hf.corpus_embedding import CorpusEmbedding, OutputConflictError, embed_corpus
     from elmo_hf.inference.answers import Answer, answer_question, answers_from_spans, question_answering_features
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives.
 _HOMES = {
+    "atomic": ["appearing_folder"],
     "collators": ["ElmoDataCollatorForMultipleChoice"],
     "corpus_embedding": ["CorpusEmbedding", "OutputConflictError", "embed_corpus"],
     "inference.answers": ["Answer", "answer_question", "answers_from_spans", "question_answering_features"],

@@ -60,7 +60,10 @@ _AUTO = "transformers.models.auto"
 # Modules that models import, and that import the Auto classes themselves.
 _MODELS_IMPORT = ("transformers.modeling_utils", "transformers.modeling_layers")
 # Files of the models' room that no model lives in.
-_WITHOUT_MODELS = {"configuration_elmo", "configuration_encoder_decoder", "conditions", "state", "prepared_weights"}
+_WITHOUT_MODELS = {
+    *("configuration_elmo", "configuration_encoder_decoder", "conditions", "state", "prepared_weights"),
+    *("damaged_folders", "weight_sizes"),
+}
 HOOKS: dict[str, Callable[[ModuleType], None]] = {
     f"{_AUTO}.configuration_auto": _register_configuration,
     f"{_AUTO}.tokenization_auto": _register_tokenizer,

@@ -45,7 +45,7 @@ def read_vectors(output: Path, number: int) -> np.ndarray:
     if output.is_file():
         with h5py.File(output) as file:
             return file[str(number)][...]
-    shards = json.loads((output / "embeddings.index.json").read_text(encoding="utf-8"))["shards"]
+    shards = json.loads((output / "_embeddings.index.json").read_text(encoding="utf-8"))["shards"]
     shard = next(shard for shard in reversed(shards) if shard["first"] <= number)
     if shard["file"].endswith(".safetensors"):
         with safe_open(output / shard["file"], "numpy") as file:

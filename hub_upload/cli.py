@@ -1,6 +1,7 @@
 """`elmo-hub`: convert original ELMo checkpoints, export them again, and check that nothing was lost."""
 
 import dataclasses
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from elmo_hf.cli import Parser, Program, UsageError
 
-from .common.task_check import LIKELIHOOD_TOLERANCE, LOGITS_TOLERANCE
+from .common.content import read_text
 from .convert import convert
 from .export import export
 from .verify import TOLERANCE, verify
@@ -107,7 +108,11 @@ def _add_verify(commands: Any) -> None:
         "--sentences", type=Path, metavar="FILE", help="tokenized sentences, one a line, instead of built-in ones"
     )
     parser.add_argument(
-        "--tolerance", type=float, default=TOLERANCE, metavar="X", help="largest difference that passes"
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        metavar="X",
+        help="largest difference, as a share of a layer's largest value",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     group = parser.add_argument_group("files")
@@ -144,8 +149,9 @@ def _verify(options: dict[str, Any]) -> int:
     folder = _named(options, "model", options["places"], 0)
     sentences = None
     if options["sentences"] is not None:
-        with options["sentences"].open(encoding="utf-8") as file:  # lines end as in all readers, not at U+2028
-            sentences = [line.split() for line in file]
+        text = read_text(options["sentences"], "tokenized sentences, one a line")
+        # Lines end as in all readers, not at U+2028.
+        sentences = [line.split() for line in io.StringIO(text, newline=None)]
     report = verify(
         folder,
         options["against"],
@@ -154,16 +160,20 @@ def _verify(options: dict[str, Any]) -> int:
         **{name: options[name] for name, _ in WEIGHTS},
     )
     lines = [f"{report.source}; {report.sentences} sentences; largest absolute differences:"]
-    for layer, (alone, carried) in enumerate(zip(report.differences, report.carried, strict=True)):
-        first, second = ("from zero state", "with carried state") if report.has_state else ("at once", "in batches")
-        lines.append(f"layer {layer}: {alone:.2e} {first}, {carried:.2e} {second}")
+    first, second = ("from zero state", "with carried state") if report.has_state else ("at once", "in batches")
+    for layer, values in enumerate(zip(report.differences, report.carried, report.magnitudes, strict=True)):
+        alone, carried, magnitude = values
+        lines.append(f"layer {layer}: {alone:.2e} {first}, {carried:.2e} {second}, of values up to {magnitude:.3g}")
     if (task := report.task) is not None:
         lines.append(
-            f"task: logits {task.logits:.2e} (tolerance {LOGITS_TOLERANCE:g}), log likelihoods "
-            f"{task.log_likelihoods:.2e} (tolerance {LIKELIHOOD_TOLERANCE:g}); another result in {task.different} of "
-            f"{task.sentences} sentences"
+            f"task: logits {task.logits:.2e} (tolerance {task.logits_tolerance:g}), log likelihoods "
+            f"{task.log_likelihoods:.2e} (tolerance {task.likelihood_tolerance:g}); another result in {task.different} "
+            f"of {task.sentences} sentences"
         )
-    lines.append(f"{'passed' if report.passed else 'FAILED'}: {report.largest:.2e}, tolerance {report.tolerance:g}")
+    lines.append(
+        f"{'passed' if report.passed else 'FAILED'}: {report.largest:.2e}, {report.scaled:.2e} of its layer's largest "
+        f"value, tolerance {report.tolerance:g}"
+    )
     _tell(options, report, lines, passed=report.passed)
     return 0 if report.passed else 1
 

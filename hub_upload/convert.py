@@ -120,8 +120,11 @@ def _convert(source: Source, output: Path, remote_code: bool) -> ConversionRepor
     room.complete(config, source, notes)
     kind = room.model(source, plan) or (ElmoForPreTraining if plan.has_softmax else ElmoModel)
     # Without memory for its weights: they are assigned, not copied.
-    with torch.device("meta"):
-        model = kind(config)
+    try:
+        with torch.device("meta"):
+            model = kind(config)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{source.file}: no model has such options ({error}); fetch the model again") from error
     room.accept(source, model)
     of_task = room.parameters(source)
     parameters = _read(source, plan, model, of_task)

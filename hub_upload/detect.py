@@ -1,6 +1,5 @@
 """Recognize a checkpoint by its content and open it."""
 
-import json
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from .bilm_tf import files as bilm_tf
 from .bilm_tf.tensorflow_checkpoint import is_checkpoint_prefix
 from .common.archives import is_tar, single_root, unpack
 from .common.errors import CheckpointError
+from .common.options import read_json
 from .common.source import Place, Source
 from .formats import FORMATS
 
@@ -87,8 +87,8 @@ def _refuse_converted(folder: Path) -> None:
     config = folder / "config.json"
     if config.is_file():
         try:
-            model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-        except (ValueError, AttributeError):
+            model_type = read_json(config).get("model_type")
+        except CheckpointError:
             return  # Jsonnet, or nothing of ours: the readers will say.
         if model_type is not None:
             raise CheckpointError(

@@ -75,7 +75,8 @@ class VerificationReport:
         differences: For each layer, words first, the largest absolute difference, each batch from zero state.
         carried: The same with the state carried over batches that shrink and grow; for a model without state, in
             those batches.
-        tolerance: The bound asked for.
+        magnitudes: For each layer, the largest absolute value that the plain program found.
+        tolerance: The bound asked for, as a share of the magnitudes.
         sentences: Number of sentences compared.
         has_state: Whether the model carries one.
         task: Of a task model converted whole, how far its scores are from the archive's.
@@ -84,6 +85,7 @@ class VerificationReport:
     source: str
     differences: tuple[float, ...]
     carried: tuple[float, ...]
+    magnitudes: tuple[float, ...]
     tolerance: float
     sentences: int
     has_state: bool = True
@@ -91,13 +93,25 @@ class VerificationReport:
 
     @property
     def largest(self) -> float:
+        """The largest absolute difference."""
         # max() would lose a NaN.
         return float(np.max([*self.differences, *self.carried]))
 
     @property
+    def scaled(self) -> float:
+        """The largest difference as a share of its layer's magnitude: float32 rounds large values more."""
+        shares = [
+            difference / magnitude if magnitude else math.inf
+            for differences in (self.differences, self.carried)
+            for difference, magnitude in zip(differences, self.magnitudes, strict=True)
+            if difference != 0  # a layer of zeros that is one here too
+        ]
+        return float(np.max([0.0, *shares]))
+
+    @property
     def passed(self) -> bool:
         """True if every difference is a number and within the tolerance, those of the task's scores within theirs."""
-        layers = math.isfinite(self.largest) and self.largest <= self.tolerance
+        layers = math.isfinite(self.scaled) and self.scaled <= self.tolerance
         return layers and (self.task is None or self.task.passed)
 
 
@@ -121,7 +135,7 @@ def verify(
         against: The checkpoint it was converted from, as for `convert`.
         sentences: Lists of words; built-in ones if `None`, and then words of the vocabulary too if the model reads
             words by their id.
-        tolerance: Largest absolute difference that passes.
+        tolerance: Largest difference that passes, as a share of the largest absolute value of the layer.
         options, weights, vocabulary, word_vectors: As for `convert`.
 
     Raises:
@@ -152,12 +166,21 @@ def verify(
         own = list(plain.vectors.lines) or ([] if plain_task is None else plain_task.words)
         if sentences is None and own:
             batch += _own_sentences(own)
-        differences = _compare(whole.bilm, tokenizer, plain, [batch], carry=False)
-        carried = _compare(whole.bilm, tokenizer, plain, _batches(batch), carry=True)
+        differences, magnitudes = _compare(whole.bilm, tokenizer, plain, [batch], carry=False)
+        carried, carried_magnitudes = _compare(whole.bilm, tokenizer, plain, _batches(batch), carry=True)
         task = None
         if plain_task is not None:
             task = compare_task(whole, tokenizer, plain_task, plain, batch, _batches(batch))
-    return VerificationReport(source.description, differences, carried, tolerance, len(batch), plain.has_state, task)
+    return VerificationReport(
+        source.description,
+        _numbers(differences),
+        _numbers(carried),
+        _numbers(np.maximum(magnitudes, carried_magnitudes)),
+        tolerance,
+        len(batch),
+        plain.has_state,
+        task,
+    )
 
 
 def _check_sizes(folder: Path, config: ElmoConfig, source: Source) -> None:
@@ -235,9 +258,9 @@ def _batches(sentences: list[list[str]]) -> list[list[list[str]]]:
 @torch.no_grad()
 def _compare(
     model: ElmoModel, tokenizer: ElmoTokenizer, plain: Plain, batches: list[list[list[str]]], carry: bool
-) -> tuple[float, ...]:
-    """Largest difference of each layer over all batches and all words, boundaries included."""
-    largest = np.zeros(plain.depth + 1)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Largest difference and magnitude of each layer over all batches and all words, boundaries included."""
+    largest, magnitudes = np.zeros(plain.depth + 1), np.zeros(plain.depth + 1)
     state: ElmoState | None = None
     plain.state.clear()
     for batch in batches:
@@ -253,8 +276,13 @@ def _compare(
                 )
             # np.maximum keeps NaN, which max() would lose.
             largest = np.maximum(largest, np.abs(found - expected).max(axis=(1, 2)))
+            magnitudes = np.maximum(magnitudes, np.abs(expected).max(axis=(1, 2)))
         if carry:
             state = output.state
         else:
             plain.state.clear()
-    return tuple(float(value) for value in largest)
+    return largest, magnitudes
+
+
+def _numbers(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

@@ -151,8 +151,8 @@ def code_lines(path: Path) -> int:
 
 
 def test_what_travels_is_small() -> None:
-    """An afternoon's reading, task layers of AllenNLP, causal models and translators included."""
-    assert sum(map(code_lines, TRAVELERS)) <= 6100
+    """An afternoon's reading, task layers of AllenNLP, causal models, translators and refusals included."""
+    assert sum(map(code_lines, TRAVELERS)) <= 6450
 
 
 def test_kernels_import_nothing_but_torch() -> None:

@@ -36,6 +36,7 @@ PROGRAM = Program(
             "build-vocab": "make a vocabulary from text: words by falling frequency, with their counts",
             "build-characters": "make a dictionary of characters from text, for models over Unicode code points",
             "pretrain": "pretrain a biLM; the same command again continues a run that was interrupted",
+            "save-model": "make the model folder of a pretraining run that was interrupted, as it stands",
             "run": "run a script of Transformers, with ELMo registered",
         },
         "change": {

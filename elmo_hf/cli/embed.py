@@ -3,6 +3,7 @@
 from typing import Any
 
 from .models import add_model, chosen_model, chosen_output
+from .options import say
 from .output import add_json, tell
 from .text import add_encoding, add_pos_options, add_pre_tokenization, files_of
 
@@ -57,7 +58,7 @@ def add_parser(commands: Any) -> None:
         type=int,
         default=100_000,
         metavar="N",
-        help="words of a shard, about: what an interruption costs at most",
+        help="words of a shard, about: what a kill costs at most; Ctrl-C keeps what a shard has",
     )
     group.add_argument(
         "--chunk_words",
@@ -132,5 +133,7 @@ def run(options: dict[str, Any]) -> int:
     if summary.is_first_process:
         record = {"output": str(summary.output), "sentences": summary.sentences, "words": summary.words}
         record |= {"shards": summary.shards, "new_shards": summary.new_shards}
-        tell({"json": json}, {**record, "words_per_second": summary.words_per_second}, summary.line())
+        record |= {"words_per_second": summary.words_per_second, "reading": summary.reading()}
+        tell({"json": json}, record, summary.line())
+        say(f"read it with {summary.reading()}")
     return 0

@@ -1,5 +1,8 @@
 """`elmo-hf pretrain`: a pretraining run, or the continuation of one."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 from elmo_hf.pretraining.settings import PretrainingSettings
@@ -9,7 +12,7 @@ from .output import add_json, tell
 # The fields of [`PretrainingSettings`] by what they are about; those not named come last of all.
 COMMON = {
     "text and model": "train_data output_dir vocabulary held_out_data preset initialize_from".split(),
-    "training": "epochs max_steps rows precision".split(),
+    "training": "epochs max_steps max_hours rows precision".split(),
 }
 FURTHER = {
     "how text is read": (
@@ -23,7 +26,7 @@ FURTHER = {
     ).split(),
     "loss": "loss softmax_cutoffs num_samples".split(),
     "optimizer": (
-        "optimizer learning_rate initial_accumulator weight_decay adam_beta1 adam_beta2 adam_epsilon schedule "
+        "recipe optimizer learning_rate initial_accumulator weight_decay adam_beta1 adam_beta2 adam_epsilon schedule "
         "warmup_steps max_gradient_norm"
     ).split(),
     "engine and records": "data_workers seed log_every evaluate_every keep_checkpoints trackers run_name".split(),
@@ -40,22 +43,39 @@ def add_parser(commands: Any) -> None:
         further_groups=FURTHER,
         renamed={"--output_dir": "--output"},
         help="pretrain a biLM; the same command again continues a run that was interrupted",
-        description="Pretrain a biLM. The same command again continues a run that was interrupted. Several processes: "
-        "torchrun --nproc_per_node N -m elmo_hf.cli pretrain ...",
+        description="Pretrain a biLM. The same command again continues a run that was interrupted. Several processes "
+        "on a CPU: --processes N. On GPUs or many machines: torchrun --nproc_per_node N -m elmo_hf.cli pretrain ...",
         example="elmo-hf build-vocab train.txt --output vocab.txt\n"
         "  elmo-hf pretrain --train_data train.txt --vocabulary vocab.txt --output run --preset small",
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes on this machine, which share its cores as threads and a recipe's rows; --rows counts those of "
+        "each. A run is continued by as many.",
     )
     add_json(parser)
     parser.set_defaults(run=run, after_stop="the same command continues from the newest checkpoint, if there is one")
 
 
 def run(options: dict[str, Any]) -> int:
-    """Call [`pretrain`] and print the run's closing line."""
+    """Call [`pretrain`] and print the run's closing line.
+
+    Raises:
+        ValueError: `processes` that cannot be, or cannot share the rows.
+    """
+    processes, json = options.pop("processes"), options.pop("json")
+    if processes < 1:
+        raise ValueError(f"processes={processes}: expected at least 1")
+    if processes > 1 and "WORLD_SIZE" not in os.environ:
+        return launch(PretrainingSettings(**options), processes, shares_rows=options["rows"] is None)
+
     from accelerate import PartialState
 
     from elmo_hf.pretraining import pretrain
 
-    json = options.pop("json")
     summary = pretrain(PretrainingSettings(**options))
     if PartialState().is_main_process:
         record: dict[str, Any] = {"step": summary.step, "words": summary.words, "seconds": summary.seconds}
@@ -64,3 +84,35 @@ def run(options: dict[str, Any]) -> int:
         record |= {name: None if place is None else str(place) for name, place in places.items()}
         tell({"json": json}, record, summary.line())
     return 0 if summary.signal is None else 128 + summary.signal
+
+
+def launch(settings: PretrainingSettings, processes: int, *, shares_rows: bool) -> int:
+    """Start this command in so many processes, which divide the cores among them.
+
+    Args:
+        shares_rows: divide the settings' rows among them too, so that a step is that of one process.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ValueError: rows that cannot be divided.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command += ["-m", "elmo_hf.cli", *sys.argv[1:]]
+    rows = settings.rows
+    if shares_rows:
+        if rows % processes:
+            raise ValueError(
+                f"processes={processes}: expected a divisor of the recipe's rows={rows}, or --rows of each"
+            )
+        rows //= processes
+        command += ["--rows", str(rows)]
+    threads = max(1, cores() // processes)
+    print(f"{processes} processes of {threads} threads and {rows} rows", file=sys.stderr)
+    return subprocess.call(command, env={"OMP_NUM_THREADS": str(threads), **os.environ})
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

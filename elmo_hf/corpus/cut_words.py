@@ -18,6 +18,8 @@ class CutWords:
 
     def __init__(self, spelling: Spelling) -> None:
         self._spelling = spelling
+        # A tokenizer whose code came with an older checkpoint cannot tell.
+        self._is_cut: Callable[[str], bool] = getattr(spelling, "is_cut", lambda word: False)
         self.words = self.cut = 0
         self._example = ""
 
@@ -25,7 +27,7 @@ class CutWords:
         """Count words that stand in the text `count` times."""
         for word in words:
             self.words += count
-            if self._spelling.is_cut(word):
+            if self._is_cut(word):
                 self.cut += count
                 self._example = self._example or word
 

@@ -1,7 +1,9 @@
 """Records with columns, of any container, to sentences."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from elmo_hf.tokenizer.lines import split_lines
@@ -28,6 +30,27 @@ def parse_json(text: str, where: Callable[[], str], expected: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where()} is not JSON ({error}): expected {expected}") from error
+
+
+def read_object(path: str | os.PathLike[str], expected: str) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Args:
+        path: the file.
+        expected: what is expected there and the remedy, for messages.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is no JSON object; the message names the file.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}): expected {expected}") from error
+    value = parse_json(text, lambda: str(path), expected)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}: expected {expected}")
+    return value
 
 
 def check_columns(rules: ReadingRules, found: Sequence[str], where: Callable[[], str]) -> None:

@@ -160,8 +160,7 @@ def _csv_rows(shard: TableShard, start: int) -> Rows:
     if shard.kind == "tsv":
         dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
         cells_expected = "tabs between cells and none in them"
-    if csv.field_size_limit() < _LARGEST_CELL:
-        csv.field_size_limit(_LARGEST_CELL)  # of the whole process; the default refuses cells of more than 128 KiB
+    allow_large_cells()
     lines = LineBlocks(shard.path, shard.rules)
     rows = csv.reader(_each_line(lines), **dialect)
     try:
@@ -188,6 +187,17 @@ def _csv_rows(shard: TableShard, start: int) -> Rows:
         lines.close()
 
 
+def allow_large_cells() -> None:
+    """Let CSV cells be longer than 128 KiB, the default; for the whole process, as Python has it."""
+    if csv.field_size_limit() < _LARGEST_CELL:
+        csv.field_size_limit(_LARGEST_CELL)
+
+
+def largest_json(size: int) -> int:
+    """The bytes to which a JSON file of a size, which is held in memory whole, may unfold."""
+    return max(LARGEST_LIST, LARGEST_RATIO * size)
+
+
 def _each_line(blocks: LineBlocks) -> Iterator[str]:
     while (lines := blocks.next()) is not None:
         yield from (f"{line}\n" for line in lines.lines)
@@ -195,7 +205,7 @@ def _each_line(blocks: LineBlocks) -> Iterator[str]:
 
 def _json_rows(shard: TableShard, start: int) -> Rows:
     path, rules = shard.path, shard.rules
-    limit = max(LARGEST_LIST, LARGEST_RATIO * shard.size)
+    limit = largest_json(shard.size)
     with open_binary(path) as file, damage_named(path):
         data = file.read(limit + 1)
     if len(data) > limit:

@@ -1,10 +1,10 @@
 """Where a corpus's vectors lie: shards that appear complete or not at all, and what a later command finds of them.
 
-Parquet and safetensors: a folder with `embeddings-00000-of-00003.parquet` and so on, and `embeddings.index.json` when
-all are there. HDF5: one file, joined in the end from the shards in the folder `<name>.parts` beside it, which is then
-removed; until then the disk holds the vectors twice.
+Parquet and safetensors: a folder with `embeddings-00000-of-00003.parquet` and so on, and `_embeddings.index.json`
+when all are there. HDF5: one file, joined in the end from the shards in the folder `<name>.parts` beside it, which is
+then removed; until then the disk holds the vectors twice.
 
-While shards are missing, `unfinished.json` says in the shards' folder what they are part of.
+While shards are missing, `_unfinished.json` says in the shards' folder what they are part of.
 """
 
 import json
@@ -18,14 +18,21 @@ from typing import Any, BinaryIO
 import h5py
 
 from elmo_hf.atomic import appearing
+from elmo_hf.corpus.records import read_object
 
 from .plan import Plan, Shard
+from .shard_parts import ShardPart
 from .writers import RECORD, Format, join_hdf5, read_record
 
 if sys.platform != "win32":
     import fcntl
 
-INDEX, UNFINISHED, LOCK = "embeddings.index.json", "unfinished.json", ".lock"
+# Readers of whole folders, such as pandas.read_parquet, pass over names that begin with an underscore or a dot.
+INDEX, UNFINISHED, LOCK = "_embeddings.index.json", "_unfinished.json", ".lock"
+# What they were called before.
+OLD_NAMES = {INDEX: "embeddings.index.json", UNFINISHED: "unfinished.json"}
+# Begins the name of what is kept of a shard.
+PART = "_part"
 SUFFIXES: dict[str, Format] = {
     ".hdf5": "hdf5",
     ".h5": "hdf5",
@@ -85,6 +92,11 @@ class Output:
         """The file of a shard."""
         return self.folder / f"embeddings-{shard.number:05}-of-{len(plan.shards):05}.{self.file_format}"
 
+    def part(self, shard: Shard, plan: Plan) -> ShardPart:
+        """What an interruption has left, or leaves, of a shard."""
+        path = self.path(shard, plan)
+        return ShardPart(path.with_name(path.name.replace("embeddings", PART, 1)), self.file_format)
+
     def state_path(self, number: int, plan: Plan) -> Path:
         """The file of the carried state behind a shard, there until the output is complete."""
         return self.folder / f"state-{number:05}-of-{len(plan.shards):05}.safetensors"
@@ -100,6 +112,9 @@ class Output:
         Raises:
             OutputConflictError: what is there belongs to something else, or is being written by another command.
         """
+        for name, old in OLD_NAMES.items():
+            if (self.folder / old).is_file() and not (self.folder / name).exists():
+                (self.folder / old).rename(self.folder / name)
         complete = self._complete_record()
         if complete is not None and not overwrite:
             self._check(complete, settings, plan)
@@ -133,7 +148,7 @@ class Output:
         try:
             with h5py.File(self.target) as file:
                 return json.loads(file.attrs[RECORD])
-        except (OSError, KeyError, ValueError):
+        except (OSError, KeyError, ValueError, RecursionError):
             return None
 
     def _check(self, found: dict[str, Any], settings: dict[str, Any], plan: Plan) -> None:
@@ -173,8 +188,9 @@ class Output:
         """Remove the shards and records of an earlier command, and nothing else."""
         for name in (INDEX, UNFINISHED):
             (self.folder / name).unlink(missing_ok=True)
-        for path in self.folder.glob(f"embeddings-*-of-*.{self.file_format}"):
-            path.unlink()
+        for pattern in (f"embeddings-*-of-*.{self.file_format}", f"{PART}-*-of-*.{self.file_format}*"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
         self._clear_states()
 
     def _clear_states(self) -> None:
@@ -244,12 +260,9 @@ def _record(settings: dict[str, Any], plan: Plan) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path, "what this command writes. Choose another output, or empty the folder")
     except ValueError as error:
-        raise OutputConflictError(f"{path} is damaged ({error}): choose another output, or empty the folder") from error
-    if not isinstance(value, dict):
-        raise OutputConflictError(f"{path} is not of this command: choose another output, or empty the folder")
-    return value
+        raise OutputConflictError(str(error)) from error
 
 
 def _first_difference(old: Any, new: Any) -> str:

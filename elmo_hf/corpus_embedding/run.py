@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +53,8 @@ class CorpusEmbedding:
         seconds: that it took, loading left out.
         words_per_second: of the new shards, of all processes; 0 if there are none.
         is_first_process: whether this is the process that should tell.
+        format: of the output.
+        has_sentence_keys: whether each dataset of HDF5 is named by its sentence.
     """
 
     output: Path
@@ -62,6 +65,8 @@ class CorpusEmbedding:
     seconds: float
     words_per_second: float
     is_first_process: bool = True
+    format: Format | None = None
+    has_sentence_keys: bool = False
 
     def line(self) -> str:
         """For people."""
@@ -69,6 +74,17 @@ class CorpusEmbedding:
         if not self.new_shards:
             return f"{counts}; complete already, nothing was left to do"
         return f"{counts}; {self.words_per_second:,.0f} words/s over {self.seconds:,.1f} s"
+
+    def reading(self) -> str:
+        """A line of Python that reads the vectors of a sentence back, the first where they are numbered."""
+        kind = format_of_output(self.output, self.format)
+        if kind == "hdf5":
+            name = "the sentence's words" if self.has_sentence_keys else "0"
+            return f'h5py.File({str(self.output)!r})["{name}"][...]'
+        if kind == "parquet":
+            return f"pandas.read_parquet({str(self.output)!r}).vectors[0]"
+        first = next(iter(sorted(self.output.glob("embeddings-*.safetensors"))), self.output)
+        return f'safetensors.numpy.load_file({str(first)!r})["0"]'
 
 
 def embed_corpus(
@@ -106,10 +122,10 @@ def embed_corpus(
     """Write the contextual vectors of all sentences of some files.
 
     The input is read once to plan the shards, which finds every line that cannot be read, and then shard by shard.
-    Every shard appears complete or not at all, so the same call again continues where one was interrupted. Each
-    sentence is read by itself, as by `embed`, unless `carry_state` asks for another way; sentences of similar length
-    are read together, and written in their order. A sentence of more than `chunk_words` words is read by chunks, as by
-    `embed_document`, which is exact.
+    Every shard appears complete or not at all, so the same call again continues where one was interrupted; Ctrl-C keeps
+    what a shard has so far, but for the sentences that are being read together. Each sentence is read by itself, as by
+    `embed`, unless `carry_state` asks for another way; sentences of similar length are read together, and written in
+    their order. A sentence of more than `chunk_words` words is read by chunks, as by `embed_document`, which is exact.
 
     Several processes (torchrun, `accelerate launch`) share the shards out; the vectors are those of one process.
     Carried state leads from each shard to the next, and needs a single process.
@@ -238,6 +254,8 @@ def embed_corpus(
             time.monotonic() - began,
             sum(shard.words for shard in work.missing) / seconds if work.missing else 0.0,
             processes.is_first,
+            kind,
+            use_sentence_keys,
         )
     finally:
         place.release()
@@ -327,13 +345,19 @@ class _Run:
                     elif states is not None:
                         first = itertools.islice(self.corpus.records(), self.settings["warm_up"])
                         self.shard_embedder.warm_up(record for _, record in first)
+                    # Carried state is kept behind whole shards alone.
+                    part = self.output.part(shard, work.plan) if states is None else None
                     with appearing(path) as aside:
-                        for words in self.shard_embedder.write(
-                            shard, reader.read(shard), aside, self.output.file_format
-                        ):
-                            bar.add(words)
+                        writing = self.shard_embedder.write(
+                            shard, reader.read(shard), aside, self.output.file_format, part
+                        )
+                        with closing(writing):
+                            for words in writing:
+                                bar.add(words)
                         if states is not None:
                             states.end(shard)
+                    if part is not None:
+                        part.remove()
                     bar.look_around()
             except Exception as raised:
                 error = raised

@@ -1,7 +1,7 @@
 """The vectors of one shard's sentences to its file."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,11 +12,13 @@ import numpy as np
 from elmo_hf.corpus.shards import Record
 from elmo_hf.corpus.tagged_text import Sentence, TaggedSentence
 from elmo_hf.corpus.word_encoder import line_splitter
+from elmo_hf.inference.batching import pools
 from elmo_hf.inference.carried_state import CarriedState
 from elmo_hf.inference.documents import read_by_chunks, why_not_by_chunks
 from elmo_hf.inference.embedding import Embedder, Vectors
 
 from .plan import Shard, words_by_whitespace
+from .shard_parts import ShardPart
 from .writers import WRITERS, Entry, Format, VectorType
 
 
@@ -38,12 +40,15 @@ class ShardEmbedder:
     word_cache_megabytes: float | None
     carried: CarriedState | None = None
 
-    def write(self, shard: Shard, records: list[Record], path: Path, file_format: Format) -> Iterator[int]:
+    def write(
+        self, shard: Shard, records: list[Record], path: Path, file_format: Format, part: ShardPart | None = None
+    ) -> Generator[int, None, None]:
         """Write the file of a shard.
 
         Args:
             shard, records: the shard and its sentences.
             path, file_format: of the file.
+            part: what an interruption left of the shard, to be continued, and leaves now; `None` to begin anew always.
 
         Yields:
             The words of each sentence that has been written, as the plan counts them.
@@ -64,11 +69,24 @@ class ShardEmbedder:
         )
         numbers = {"sentences": len(entries), "words": sum(len(entry.words) for entry in entries)}
         writer = WRITERS[file_format](path, entries, vectors, numbers)
+        written = 0
         try:
-            for entry, parts in self._embedded(entries):
+            if part is not None:
+                for entry, array in part.read(entries, vectors):
+                    writer.write(entry, [array])
+                    written += 1
+                    yield entry.size
+            for entry, parts in self._embedded(entries[written:]):
                 writer.write(entry, _finite(entry, parts) if vectors.dtype == np.float16 else parts)
+                written += 1
                 yield entry.size
             writer.close()
+        except (KeyboardInterrupt, GeneratorExit):
+            with suppress(Exception):  # what cannot be kept is made again
+                writer.abandon()
+                if part is not None:
+                    part.keep(path, max((end for end in self._ends(entries) if end <= written), default=0))
+            raise
         except BaseException:
             # The first error tells more than what closing a broken file raises.
             with suppress(Exception):
@@ -101,18 +119,30 @@ class ShardEmbedder:
             length = len(words)
         return Entry(number, record, words, length, words_by_whitespace(record), tags)
 
+    def _is_long(self, entry: Entry) -> bool:
+        return len(entry.words) > self.chunk_words and why_not_by_chunks(self.embedder) is None
+
+    def _ends(self, entries: list[Entry]) -> Iterator[int]:
+        """After how many sentences nothing is half read, so that reading may go on there to the same vectors."""
+        end, embedder = 0, self.embedder
+        for long, group in groupby(entries, self._is_long):
+            if long:
+                together = [[entry] for entry in group]
+            else:
+                together = list(
+                    pools(group, lambda entry: embedder.length(entry.words), embedder.batch_size, embedder.window)
+                )
+            for pool in together:
+                end += len(pool)
+                yield end
+
     def _embedded(self, entries: list[Entry]) -> Iterator[tuple[Entry, Iterable[Vectors]]]:
         """The vectors of each sentence, in their order, those of a long one by chunks."""
-        by_chunks = why_not_by_chunks(self.embedder) is None
-
-        def is_long(entry: Entry) -> bool:
-            return by_chunks and len(entry.words) > self.chunk_words
-
         embedder, carried = self.embedder, self.carried
         rows = len(entries) if carried is None else carried.rows
         for start in range(0, len(entries), max(1, rows)):
             row = 0
-            for long, group in groupby(entries[start : start + rows], is_long):
+            for long, group in groupby(entries[start : start + rows], self._is_long):
                 together = list(group)
                 if long:
                     for number, entry in enumerate(together, start=row):

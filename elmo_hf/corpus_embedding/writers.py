@@ -109,7 +109,7 @@ class ShardWriter(ABC):
 
     @abstractmethod
     def abandon(self) -> None:
-        """Release the file as it is."""
+        """Release the file as it is; what has been given to `write` can be read in it."""
 
 
 class Hdf5Writer(ShardWriter):
@@ -239,8 +239,10 @@ class ParquetWriter(ShardWriter):
         self._file.close()
 
     def abandon(self) -> None:
-        self._rows = []
-        self._file.close()
+        try:
+            self._flush()
+        finally:
+            self._file.close()
 
 
 WRITERS: dict[Format, type[ShardWriter]] = {
@@ -266,7 +268,7 @@ def read_record(path: Path, file_format: Format) -> dict[str, Any]:
             size = int.from_bytes(header.read(8), "little")
             metadata = json.loads(header.read(size))["__metadata__"]
         return {name: int(metadata[name]) for name in ("sentences", "words")}
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         raise ValueError(
             f"{path} is damaged, or no shard of vectors ({error}). Remove it and give the same command again"
         ) from error

@@ -16,6 +16,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from elmo_hf.corpus.records import read_object
+
 from .files import write_lines
 from .report import write_figure
 
@@ -44,12 +46,16 @@ class Run:
         recorded, found = self.folder / "command.json", self.folder / "all_results.json"
         if not recorded.is_file():
             return None
-        if json.loads(recorded.read_text(encoding="utf-8")) != list(self.command):
+        try:
+            command = json.loads(recorded.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            command = None
+        if command != list(self.command):
             raise ValueError(
                 f"{self.folder} holds a run of another command (see {recorded}): remove it, or choose another "
                 "--output_dir"
             )
-        results = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else {}
+        results = read_object(found, "the results of a run. Remove it to run again") if found.is_file() else {}
         return results if set(metrics) <= set(results) else None
 
     def run(self, *metrics: str) -> dict[str, float]:
@@ -68,7 +74,7 @@ class Run:
             raise RuntimeError(f"ended with status {done.returncode}, see {log}:\n{tail}")
         results = self.results(*metrics)
         if results is None:
-            found = sorted(json.loads((self.folder / "all_results.json").read_text(encoding="utf-8")))
+            found = sorted(read_object(self.folder / "all_results.json", "the results of a run"))
             raise RuntimeError(f"has no {' or no '.join(metrics)}; expected one of {', '.join(found)}")
         return results
 

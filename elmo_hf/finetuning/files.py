@@ -9,6 +9,7 @@ from typing import Any
 from elmo_hf.atomic import appearing
 from elmo_hf.corpus.lines import COMPRESSIONS, LineBlocks, check_file
 from elmo_hf.corpus.rules import ReadingRules
+from elmo_hf.corpus.table_shards import largest_json
 
 
 class CorpusError(ValueError):
@@ -55,7 +56,16 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises:
         CorpusError: the file cannot be read, or is not JSON.
     """
-    return _parse("\n".join(line for _, line in read_lines(path)), str(path))
+    lines, left = [], largest_json(os.path.getsize(path)) if os.path.isfile(path) else 0
+    for _, line in read_lines(path):
+        left -= len(line) + 1
+        if left < 0:
+            raise CorpusError(
+                f"{path}: unfolds to far more than its size: expected a list of records that fits into memory. Write "
+                "one record a line (.jsonl)"
+            )
+        lines.append(line)
+    return _parse("\n".join(lines), str(path))
 
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:

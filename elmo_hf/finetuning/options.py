@@ -266,10 +266,10 @@ def overrides_of(text: str | None) -> dict[str, Any]:
     text = text or "{}"
     try:
         overrides = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         overrides = None
     if not isinstance(overrides, dict):
-        raise ValueError(f"--config_overrides {text!r}: expected a JSON object, such as " + '{"cell_size": 512}')
+        raise ValueError(f"--config_overrides {text!r:.200}: expected a JSON object, such as " + '{"cell_size": 512}')
     known = ElmoConfig()
     for name in overrides:
         if not hasattr(known, name):

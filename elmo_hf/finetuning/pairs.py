@@ -152,7 +152,7 @@ def _field(record: dict[str, Any], name: str, option: str, place: str) -> Any:
 
 def _checked(text: Any, place: str, what: str) -> str:
     if not isinstance(text, str):
-        raise CorpusError(f"{place}: {what} is {text!r}; expected a text")
+        raise CorpusError(f"{place}: {what} is {text!r:.200}; expected a text")
     if not text.strip():
         raise CorpusError(f"{place}: {what} is empty; expected a text. Take the pair out")
     return text.strip()

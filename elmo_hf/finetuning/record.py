@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from elmo_hf.atomic import appearing
+from elmo_hf.corpus.records import read_object
 
 RECORD_NAME = "run_record.json"
 
@@ -115,14 +116,10 @@ def check_continues(record: Mapping[str, Any], checkpoint: Path) -> str | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(
-            f"{path} is damaged: expected what a run wrote. Remove {path.parent} to continue from an older one"
-        )
+    found = read_object(path, f"what a run wrote. Remove {path.parent} to continue from an older one")
+    data = found.get("data", {})
+    if not isinstance(found.get("settings", {}), dict) or not isinstance(data, dict):
+        raise ValueError(f"{path} is damaged: expected what a run wrote. Remove {path.parent}")
     return found
 
 
@@ -138,7 +135,8 @@ def _of_saved_model(checkpoint: Path) -> dict[str, Any]:
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return f"{value['examples']:,} examples, SHA-256 {value['sha256'][:12]}"
+        return f"{value.get('examples')} examples, SHA-256 {value.get('sha256')!s:.12}"
     if isinstance(value, list):
-        return " ".join(value) if len(value) <= 20 else f"{' '.join(value[:20])} ... ({len(value)} in all)"
+        shown = " ".join(map(str, value[:20]))
+        return shown if len(value) <= 20 else f"{shown} ... ({len(value)} in all)"
     return "none" if value is None else str(value)

@@ -11,7 +11,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from elmo_hf.model.base_model import ElmoModel
 from elmo_hf.model.configuration_elmo import ElmoConfig
+from elmo_hf.model.damaged_folders import damage_named as config_damage_named
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
+from elmo_hf.tokenizer.damaged_files import damage_named
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 from elmo_hf.word_vectors import read_word_vectors, start_from_word_vectors
 
@@ -42,7 +44,8 @@ def load_config(
     keeps_head = False
     try:
         if model_args.model_name_or_path is not None:
-            stored = AutoConfig.from_pretrained(model_args.model_name_or_path)
+            with config_damage_named(model_args.model_name_or_path):
+                stored = AutoConfig.from_pretrained(model_args.model_name_or_path)
             if not isinstance(stored, ElmoConfig):
                 raise ValueError(f"{model_args.model_name_or_path} is a {stored.model_type!r} model: expected 'elmo'")
             stored.set_dropout(0.0)
@@ -97,7 +100,8 @@ def load_tokenizer(
     if path is None:
         tokenizer: Any = ElmoTokenizer(max_characters_per_word=config.max_characters_per_word)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        with damage_named(path):
+            tokenizer = AutoTokenizer.from_pretrained(path)
     if model_args.pre_tokenization is not None:
         tokenizer.pre_tokenization = model_args.pre_tokenization
     if keeps_head:

@@ -112,7 +112,7 @@ def _checked(rows: Rows, columns: TagColumns, labels: Sequence[str] | None, if_n
     for row in rows:
         for place, word, tag in row:
             if not isinstance(word, str) or not word.strip():
-                raise CorpusError(f"{place}: word {word!r} is empty; take it out together with its tag")
+                raise CorpusError(f"{place}: word {word!r:.200} is empty; take it out together with its tag")
             _check_tag(tag, columns, labels, place)
         sentences.append(Sentence([word for _, word, _ in row], [tag for _, _, tag in row]))
     if not sentences:
@@ -143,7 +143,7 @@ def _read_conllu(path: str | Path, columns: TagColumns) -> Rows:
             if "_" in tags and sentence.words[tags.index("_")] != "_":
                 word = sentence.words[tags.index("_")]
                 raise CorpusError(
-                    f"{place}: the word {word!r} has no tag in column {name}; choose another with --tag_column"
+                    f"{place}: the word {word!r:.200} has no tag in column {name}; choose another with --tag_column"
                 )
             yield [(place, *pair) for pair in zip(sentence.words, tags, strict=True)]
     except (ValueError, OSError) as error:
@@ -166,10 +166,10 @@ def _read_conll(path: str | Path, columns: TagColumns) -> Rows:
         if expected is None:
             expected = (len(cells), number)
         if len(cells) < 2:
-            raise CorpusError(f"{place}: {line!r} has no tag; expected a word and a tag, between a tab or spaces")
+            raise CorpusError(f"{place}: {line!r:.200} has no tag; expected a word and a tag, between a tab or spaces")
         if len(cells) != expected[0]:
             raise CorpusError(
-                f"{place}: {line!r} has {len(cells)} columns and line {expected[1]} has {expected[0]}; expected "
+                f"{place}: {line!r:.200} has {len(cells)} columns and line {expected[1]} has {expected[0]}; expected "
                 "the same in every line, with tabs between columns if words hold spaces" + _edge_of(line)
             )
         word, tag = (
@@ -177,7 +177,9 @@ def _read_conll(path: str | Path, columns: TagColumns) -> Rows:
             for index, option in ((columns.word, "--word_column"), (columns.tag_number, "--tag_column"))
         )
         if _edge_of(line) and not (word and tag):
-            raise CorpusError(f"{place}: {line!r} has word {word!r} and tag {tag!r}; expected both{_edge_of(line)}")
+            raise CorpusError(
+                f"{place}: {line!r:.200} has word {word!r:.200} and tag {tag!r:.200}; expected both{_edge_of(line)}"
+            )
         sentence.append((place, word, tag))
     if sentence:
         yield sentence
@@ -218,25 +220,25 @@ def _sentence_of_record(record: dict[str, Any], columns: TagColumns, place: str)
 
 def _tag_of_index(tag: Any, names: Sequence[str] | None, place: str) -> str:
     if names is None:
-        raise CorpusError(f"{place}: tag {tag!r} is a number; name the tags, in order, with --labels")
+        raise CorpusError(f"{place}: tag {tag!r:.200} is a number; name the tags, in order, with --labels")
     if not isinstance(tag, int) or not 0 <= tag < len(names):
-        raise CorpusError(f"{place}: tag {tag!r} is no position among the {len(names)} tags {', '.join(names)}")
+        raise CorpusError(f"{place}: tag {tag!r:.200} is no position among the {len(names)} tags {', '.join(names)}")
     return names[tag]
 
 
 def _check_tag(tag: Any, columns: TagColumns, labels: Sequence[str] | None, place: str) -> None:
     if not isinstance(tag, str) or not tag.strip():
-        raise CorpusError(f"{place}: tag {tag!r} is empty; expected a tag for every word")
+        raise CorpusError(f"{place}: tag {tag!r:.200} is empty; expected a tag for every word")
     if not columns.any_tag and not TAG.fullmatch(tag):
         raise CorpusError(
-            f"{place}: tag {tag!r}; expected O or a prefix ({', '.join(PREFIXES)}), a dash and a type, such as B-PER. "
-            "If another column holds the tags, choose it with --tag_column; if tags stand for words and not for "
+            f"{place}: tag {tag!r:.200}; expected O or a prefix ({', '.join(PREFIXES)}), a dash and a type, such as "
+            "B-PER. If another column holds the tags, choose it with --tag_column; if tags stand for words and not for "
             "entities, such as parts of speech, give --task pos"
         )
     if labels is not None and tag not in labels:
         raise CorpusError(
-            f"{place}: tag {tag!r} is not among the tags {', '.join(labels)}; correct the file, or name all tags with "
-            "--labels"
+            f"{place}: tag {tag!r:.200} is not among the tags {', '.join(labels)}; correct the file, or name all tags "
+            "with --labels"
         )
 
 

@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple
 from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
+from elmo_hf.corpus.table_shards import allow_large_cells
+
 from .files import CorpusError, is_json, named, read_lines, read_records, suffix_of
 from .splits import SplitArguments
 
@@ -132,6 +134,7 @@ def _tab_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
 
 def _csv_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
     """(line at which the row ends, cells): a quoted cell may hold line breaks."""
+    allow_large_cells()
     reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), strict=True, skipinitialspace=True)
     while True:
         try:
@@ -160,8 +163,8 @@ def _positions(header: list[str], count: int, columns: TextColumns, place: str) 
             positions[name] = int(name)
         elif header and not _is_number(name):
             raise CorpusError(
-                f"{place}: no column {name!r} in the header line ({', '.join(map(repr, header))}); choose another with "
-                f"{option}, by its number, counted from 0, if the file has no header line"
+                f"{place}: no column {name!r} in the header line ({', '.join(map(repr, header)):.500}); choose another "
+                f"with {option}, by its number, counted from 0, if the file has no header line"
             )
         else:
             raise CorpusError(
@@ -183,7 +186,7 @@ def _text_of_row(row: Mapping[str, Any], columns: TextColumns, labels: Sequence[
     texts = [row[name] for name in (columns.text, columns.pair) if name is not None]
     for text in texts:
         if not isinstance(text, str) or not text.strip():
-            raise CorpusError(f"{place}: the text is empty ({text!r}); take it out together with its label")
+            raise CorpusError(f"{place}: the text is empty ({text!r:.200}); take it out together with its label")
     label = READERS[columns.problem](row[columns.label], columns, labels, place)
     return Text(texts[0], texts[1] if len(texts) == 2 else None, label)
 
@@ -194,11 +197,13 @@ def _single_label(value: Any, columns: TextColumns, labels: Sequence[str] | None
     if value is None or (isinstance(value, str) and not value.strip()):
         raise CorpusError(f"{place}: no label; take the text out, or choose another column with --label_column")
     if not isinstance(value, str):
-        raise CorpusError(f"{place}: label {value!r}; expected a string or an integer; see --problem_type for others")
+        raise CorpusError(
+            f"{place}: label {value!r:.200}; expected a string or an integer; see --problem_type for others"
+        )
     value = value.strip()
     if labels is not None and value not in labels:
         raise CorpusError(
-            f"{place}: label {value!r} is not among {', '.join(labels)}; correct the file, choose another column "
+            f"{place}: label {value!r:.200} is not among {', '.join(labels)}; correct the file, choose another column "
             "with --label_column, or name all labels with --labels"
         )
     return value
@@ -248,10 +253,9 @@ def _list_of_cell(value: Any, columns: TextColumns) -> list[Any] | None:
         return value if isinstance(value, list) else None
     if value.strip().startswith("[") and value.strip().endswith("]"):
         try:
-            parsed = json.loads(value)
-        except ValueError:
+            return json.loads(value)
+        except (ValueError, RecursionError):
             return None
-        return parsed
     return [part.strip() for part in value.split(columns.label_separator) if part.strip()]
 
 
@@ -260,8 +264,8 @@ def _several_labels(value: Any, columns: TextColumns, labels: Sequence[str] | No
     parts = _list_of_cell(value, columns)
     if parts is None:
         raise CorpusError(
-            f"{place}: labels {value!r}; expected a list, or a string with {columns.label_separator!r} between labels "
-            "(--label_separator)"
+            f"{place}: labels {value!r:.60}; expected a list, or a string with {columns.label_separator!r} between "
+            "labels (--label_separator)"
         )
     found = [_single_label(part, columns, labels, place) for part in parts]
     if len(set(found)) < len(found):
@@ -276,7 +280,7 @@ def _value(value: Any, columns: TextColumns, labels: Sequence[str] | None, place
         number = math.nan
     if not math.isfinite(number):
         raise CorpusError(
-            f"{place}: value {value!r}; expected a finite number for a regression, or choose another column with "
+            f"{place}: value {value!r:.200}; expected a finite number for a regression, or choose another column with "
             "--label_column"
         )
     return number

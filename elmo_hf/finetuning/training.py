@@ -161,7 +161,7 @@ def complete_checkpoints(folder: Path) -> list[Path]:
         step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
         try:
             state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if step.isdecimal() and isinstance(state, dict):
             found.append((int(step), path))

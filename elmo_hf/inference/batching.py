@@ -52,15 +52,26 @@ def read_in_batches(
     Yields:
         The result of each item, in the order of the items.
     """
+    for pool in pools(items, length, size, window):
+        yield from _read_pool(pool, read, length, size)
+
+
+def pools(
+    items: Iterable[Item], length: Callable[[Item], int], size: BatchSize, window: int | None
+) -> Iterator[list[Item]]:
+    """Consecutive items that are sorted and read together; arguments as of [`read_in_batches`].
+
+    Which they are depends on the items since the last pool's end alone: reading may begin behind any pool.
+    """
     pool: list[Item] = []
     words = 0
     for item in items:
         pool.append(item)
         words += length(item)
         if window is not None and size.fills(window, len(pool), words):
-            yield from _read_pool(pool, read, length, size)
+            yield pool
             pool, words = [], 0
-    yield from _read_pool(pool, read, length, size)
+    yield pool
 
 
 def _read_pool(

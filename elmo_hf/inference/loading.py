@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from elmo_hf.corpus.tagged_text import TaggedSentence
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
+from elmo_hf.tokenizer.damaged_files import damage_named
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 from elmo_hf.version import __version__
 
@@ -103,7 +104,8 @@ def load_tokenizer(tokenizer: ElmoTokenizer | Name | None, model: ElmoPreTrained
     if not place:
         raise ValueError("tokenizer=None, and the model was not loaded from a checkpoint: give the model's tokenizer")
     try:
-        loaded: Any = AutoTokenizer.from_pretrained(place)
+        with damage_named(place):
+            loaded: Any = AutoTokenizer.from_pretrained(place)
     except OSError as error:
         raise OSError(f"{os.fspath(place)} is no folder of a tokenizer, nor the name of one: {error}") from error
     return loaded

@@ -5,6 +5,7 @@ The defaults are the published *original* model (Peters et al. 2018, section 3.4
 """
 
 import math
+import os
 from dataclasses import field
 from typing import Any, Literal, cast
 
@@ -20,10 +21,19 @@ if not (5, 17) <= tuple(int(part) for part in transformers.__version__.split("."
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .damaged_folders import check_regular, damage_named
+
 # Widths and filter counts shared by every published character model (their `options.json`, `char_cnn.filters`).
 PUBLISHED_FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
 
 PRESETS: dict[str, dict[str, Any]] = {
+    # 3 million parameters beside the softmax, for pretraining on a CPU.
+    "mini": {
+        "character_filters": [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256]],
+        "cell_size": 512,
+        "projection_size": 128,
+        "num_highway_layers": 1,
+    },
     "small": {"cell_size": 1024, "projection_size": 128, "num_highway_layers": 1},
     "medium": {"cell_size": 2048, "projection_size": 256, "num_highway_layers": 1},
     "original": {"cell_size": 4096, "projection_size": 512, "num_highway_layers": 2},
@@ -56,6 +66,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 ACTIVATION_NAMES = ("linear", "relu", "tanh", "sigmoid", "elu", "gelu", "leaky_relu")
 # For clients that cut texts at `max_position_embeddings`.
 NO_LIMIT = 2**31 - 1
+
+# Beyond these a configuration is a trap: to make its parts would take hours, whatever weights lie beside it.
+MAX_SIZE, MAX_LAYERS, MAX_LABELS, MAX_CHARACTERS_PER_WORD = 2**31 - 1, 1000, 10**6, 10_000
+COUNTS = """
+num_hidden_layers num_highway_layers num_representations task_lstm_layers integrator_layers character_filters
+task_character_filters pre_encoder_layers classifier_layers maxout_sizes softmax_cutoffs
+"""
 
 # Every class that can be loaded from a checkpoint's own code. `save_pretrained` alone would write only the entry of
 # the class that is saved, and a fine-tuned tagger could then not be loaded as a plain `AutoModel`.
@@ -341,6 +358,13 @@ class ElmoConfig(PreTrainedConfig):
         return [number for each in ids for number in (each if isinstance(each, list) else [each]) if number is not None]
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedConfig.from_pretrained`; errors name the file."""
+        check_regular(pretrained_model_name_or_path)
+        with damage_named(pretrained_model_name_or_path):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As `PreTrainedConfig.from_dict`; what replaces fields of a saved configuration is checked with the others.
 
@@ -348,6 +372,9 @@ class ElmoConfig(PreTrainedConfig):
         derived and no contradiction is found.
         """
         replaced = {name: kwargs.pop(name) for name in list(kwargs) if name in cls.__annotations__}
+        count = config_dict.get("num_labels")
+        if isinstance(count, int) and count > MAX_LABELS:
+            raise ValueError(f"num_labels={count}: expected at most {MAX_LABELS}")
         config_dict = {name: value for name, value in config_dict.items() if name != "hidden_size"}
         saved = config_dict.get("weight_precision")
         if replaced.get("weight_precision", saved) != saved:
@@ -369,6 +396,32 @@ class ElmoConfig(PreTrainedConfig):
     def num_filters(self) -> int:
         """Width F of the concatenated character filters."""
         return sum(pair[-1] for pair in self.character_filters)
+
+    @property
+    def approximate_weights(self) -> int:
+        """About as many weights as the largest model of this configuration has, for whom its sizes may be a trap."""
+        width, filters, depth = self.projection_size, self.num_filters, self.num_hidden_layers
+        words = self.vocab_size * (self.word_embedding_size + width + self.word_vector_size + 2)
+        characters = self.character_embedding_size * (
+            self.num_characters + sum(pair[0] * pair[-1] for pair in self.character_filters)
+        )
+        highways = 2 * self.num_highway_layers * max(filters, width) ** 2
+        layers = 18 * depth * self.cell_size * width
+        if self.encoder_type == "transformer":
+            layers = depth * width * (8 * width + 4 * self.feed_forward_size) + self.max_position_embeddings * width
+        own = [pair[-1] for pair in self.task_character_filters]
+        inner = [int(layer[0]) for layer in self.pre_encoder_layers]
+        reads = 4 * width + self.word_vector_size + sum(own) + sum(inner)
+        task = self.num_task_characters * self.task_character_size + sum(
+            pair[0] * pair[-1] * self.task_character_size for pair in self.task_character_filters
+        )
+        task += 20 * self.task_lstm_layers * self.task_lstm_size * (self.task_lstm_size + reads)
+        task += 20 * self.integrator_layers * self.integrator_size * (self.integrator_size + 6 * self.task_lstm_size)
+        wide = inner + [int(layer[0]) for layer in self.classifier_layers]
+        wide += [size * self.maxout_pieces for size in self.maxout_sizes]
+        task += sum(wide) * (reads + 8 * self.task_lstm_size + max(wide, default=0)) + len(self.id2label or ()) ** 2
+        tags = self.num_pos_tags * self.pos_tag_embedding_size
+        return words + characters + highways + filters * width + layers + task + tags
 
     @property
     def joins_words(self) -> bool:
@@ -425,12 +478,17 @@ class ElmoConfig(PreTrainedConfig):
             "feed_forward_size pos_tag_embedding_size"
         )
         for name in positive.split():
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+            if not 1 <= getattr(self, name) <= MAX_SIZE:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1 and at most {MAX_SIZE}")
         not_negative = (
             "vocab_size word_embedding_size num_highway_layers scalar_mix_l2 scalar_mix_layer_norm_epsilon "
             "word_vector_size task_lstm_size task_character_size integrator_size mask_prior_weight num_pos_tags"
         )
+        for name in COUNTS.split():
+            value = getattr(self, name)
+            count = len(value) if isinstance(value, list) else value or 0
+            if count > MAX_LAYERS:
+                raise ValueError(f"{name} counts {count}: expected at most {MAX_LAYERS}")
         for name in not_negative.split():
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
@@ -461,10 +519,10 @@ class ElmoConfig(PreTrainedConfig):
                     f"character_filters holds {pair}, wider than a word of "
                     f"max_characters_per_word={self.max_characters_per_word}"
                 )
-        if self.max_characters_per_word < 3:
+        if not 3 <= self.max_characters_per_word <= MAX_CHARACTERS_PER_WORD:
             raise ValueError(
                 f"max_characters_per_word={self.max_characters_per_word}: expected at least 3, the two word "
-                "boundaries and one character"
+                f"boundaries and one character, and at most {MAX_CHARACTERS_PER_WORD}"
             )
         unprojected = self.character_filters and not self.character_projection and not self.joins_words
         if unprojected and self.num_filters != self.projection_size:

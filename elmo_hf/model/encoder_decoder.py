@@ -11,6 +11,7 @@ from transformers.models.encoder_decoder.modeling_encoder_decoder import shift_t
 from transformers.utils import can_return_tuple
 
 from .configuration_encoder_decoder import ElmoEncoderDecoderConfig
+from .damaged_folders import damage_named
 from .labels import mean_cross_entropy
 from .modeling_elmo import ElmoModel
 from .pretrained import save_in_one_piece
@@ -51,7 +52,8 @@ class ElmoEncoderDecoderModel(EncoderDecoderModel):
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """Load a model; arguments as in `PreTrainedModel.from_pretrained`."""
-        loaded = super().from_pretrained(*args, **kwargs)
+        with damage_named(args[0] if args else kwargs.get("pretrained_model_name_or_path", "")):
+            loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         encoder: Any = model.encoder
         encoder.freeze_untrained()

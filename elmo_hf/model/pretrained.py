@@ -18,6 +18,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 from .adaptive_softmax import ElmoAdaptiveSoftmax
 from .configuration_elmo import ElmoConfig
 from .crf import ElmoCrf
+from .damaged_folders import damage_named
 from .initialization import initialise
 from .labels import mean_loss
 from .layer_alignment import ElmoAlignment
@@ -29,6 +30,7 @@ from .softmax import ElmoSoftmax
 from .state import ElmoState
 from .task_layers import ElmoTaskLayers
 from .transformer import ElmoPositions
+from .weight_sizes import check_sizes, shapes_named
 from .word_embeddings import ElmoWordEmbeddings
 from .word_layer import word_table_of
 
@@ -252,9 +254,25 @@ class ElmoPreTrainedModel(PreTrainedModel):
         """Load a model; arguments as in `PreTrainedModel.from_pretrained`.
 
         What the constructor froze is frozen here too: Transformers makes every weight that it loads trainable.
+
+        Raises:
+            OSError, ValueError, RuntimeError: a folder that is missing or damaged, whose sizes and weights are not of
+                one model; the message names the file.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        if not isinstance(name, str | os.PathLike) or not os.path.isdir(name) or kwargs.get("subfolder"):
+            loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        else:
+            config = kwargs.get("config")
+            with damage_named(name):
+                if config is None or isinstance(config, str | os.PathLike):  # else of any copy of its class
+                    fields = {each: kwargs[each] for each in kwargs if each in ElmoConfig.__annotations__}
+                    config = cls.config_class.from_pretrained(config or name, **fields)
+                if not kwargs.get("ignore_mismatched_sizes"):
+                    check_sizes(cls, name, config)
+                with shapes_named(cls, name, config):
+                    loaded = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, info = loaded
         model.freeze_untrained()
         model._not_loaded = frozenset(info["missing_keys"])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from elmo_hf.kernels.precision import multiplies_bfloat16
     from elmo_hf.pretraining.checkpoint import CheckpointError
     from elmo_hf.pretraining.loop import LossNotFiniteError, pretrain
+    from elmo_hf.pretraining.model_folder import save_model_of_run
     from elmo_hf.pretraining.objective import PretrainingLoss, StreamingObjective
     from elmo_hf.pretraining.optimiser import OptimiserSettings, build_optimiser, clip_gradients, reduce_row_gradients
     from elmo_hf.pretraining.report import MetricsLog, RunSummary
@@ -35,6 +36,7 @@ _HOMES = {
     "elmo_hf.kernels.precision": ["multiplies_bfloat16"],
     "elmo_hf.pretraining.checkpoint": ["CheckpointError"],
     "elmo_hf.pretraining.loop": ["LossNotFiniteError", "pretrain"],
+    "elmo_hf.pretraining.model_folder": ["save_model_of_run"],
     "elmo_hf.pretraining.objective": ["PretrainingLoss", "StreamingObjective"],
     "elmo_hf.pretraining.optimiser": ["OptimiserSettings", "build_optimiser", "clip_gradients", "reduce_row_gradients"],
     "elmo_hf.pretraining.report": ["MetricsLog", "RunSummary"],

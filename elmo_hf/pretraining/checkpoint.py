@@ -25,8 +25,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from elmo_hf.atomic import appearing, put_folder
+from elmo_hf.corpus.records import read_object
 
 PREFIX = "step-"
+# How far the run is, and its settings; see above.
+PROGRESS = "progress.json"
 WRITING, DELETED = ".writing-", ".deleted-"
 
 Write = Callable[[Path], None]
@@ -77,22 +80,15 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, rising."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(
-            int(path.name.removeprefix(PREFIX))
-            for path in self.folder.iterdir()
-            if path.name.startswith(PREFIX) and path.name.removeprefix(PREFIX).isdigit()
-        )
+        return steps_in(self.folder)
 
     def path(self, step: int) -> Path:
         """Folder of the checkpoint of `step`."""
-        return self.folder / f"{PREFIX}{step:08d}"
+        return path_in(self.folder, step)
 
     def newest(self) -> Path | None:
         """The complete checkpoint of the highest step, if there is one."""
-        steps = self.steps()
-        return self.path(steps[-1]) if steps else None
+        return newest_in(self.folder)
 
     def write(self, step: int, shared: Write, own: Write) -> Path:
         """Write one checkpoint; called by all processes at the same step.
@@ -169,6 +165,28 @@ class Checkpoints:
             )
 
 
+def steps_in(folder: Path) -> list[int]:
+    """Steps of the complete checkpoints in a folder of them, rising."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        int(path.name.removeprefix(PREFIX))
+        for path in folder.iterdir()
+        if path.name.startswith(PREFIX) and path.name.removeprefix(PREFIX).isdigit()
+    )
+
+
+def path_in(folder: Path, step: int) -> Path:
+    """The checkpoint of `step`, in a folder of checkpoints."""
+    return folder / f"{PREFIX}{step:08d}"
+
+
+def newest_in(folder: Path) -> Path | None:
+    """The complete checkpoint of the highest step, if there is one."""
+    steps = steps_in(folder)
+    return path_in(folder, steps[-1]) if steps else None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to a temporary name beside `path` and move it into place."""
     with appearing(path) as aside:
@@ -199,7 +217,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path, "what a run wrote")
     except (OSError, ValueError) as error:
         raise CheckpointError(unreadable(path, error)) from error
 

@@ -8,7 +8,6 @@ a checkpoint holds all of these, so that a resumed run takes the very steps of o
 import dataclasses
 import math
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -18,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -28,9 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers.utils import logging as transformers_logging
 
-from elmo_hf.atomic import appearing_folder
 from elmo_hf.inference.perplexity import perplexity_of
 from elmo_hf.kernels.precision import multiplies_bfloat16
 from elmo_hf.model.modeling_elmo import ElmoForPreTraining
@@ -39,6 +36,7 @@ from elmo_hf.model.word_layer import character_embeddings_of
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 from .checkpoint import (
+    PROGRESS,
     Checkpoints,
     random_states,
     read_json,
@@ -47,22 +45,30 @@ from .checkpoint import (
     write_json,
 )
 from .messages import get_logger
+from .model_folder import CHECKPOINTS, METRICS, MODEL, save_model, write_model_folder
 from .objective import PretrainingLoss, StreamingObjective
 from .optimiser import build_optimiser, clip_gradients, reduce_row_gradients
 from .prefetching import PreparedBatches
 from .preparation import PreparedBatch
-from .report import MetricsLog, RunSummary, draw_curves, peak_memory, write_card
+from .report import MetricsLog, RunSummary, peak_memory
 from .settings import PretrainingSettings
-from .start import Start, expected_steps, held_out_perplexity, open_streams, tell_of_cut_words
+from .start import (
+    Start,
+    counted_steps,
+    expected_steps,
+    held_out_perplexity,
+    open_streams,
+    predictable_words,
+    tell_of_cut_words,
+)
 
 logger = get_logger(__name__)
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU)
-CURVES = "training_curves.png"
 # Processes that prepare batches for a GPU, unless the settings say how many.
 DATA_WORKERS = 4
 # Files of a checkpoint; see `checkpoint`.
-PROGRESS, TRAINING, PROCESS = "progress.json", "training.pt", "process-{:05d}.pt"
+TRAINING, PROCESS = "training.pt", "process-{:05d}.pt"
 
 
 class LossNotFiniteError(RuntimeError):
@@ -76,6 +82,7 @@ class Progress:
     Attributes:
         step, words: optimiser steps, and forward targets of all processes, so far.
         seconds: time of the steps, without evaluations and checkpoints.
+        elapsed: seconds of all of it, with evaluations and checkpoints, by the main process's clock.
         gradient_norm: of the last step, before clipping.
         records: of the run's log, which a resumed run takes up where it was.
         best_loss, best_step: the best held-out evaluation so far, in nats a word.
@@ -85,6 +92,7 @@ class Progress:
     step: int = 0
     words: int = 0
     seconds: float = 0.0
+    elapsed: float = 0.0
     gradient_norm: float = 0.0
     records: int = 0
     best_loss: float | None = None
@@ -200,20 +208,26 @@ class Run:
         self.settings = settings
         self.accelerator = accelerator
         self.folder = Path(settings.output_dir)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", settings.keep_checkpoints, accelerator)
+        self.checkpoints = Checkpoints(self.folder / CHECKPOINTS, settings.keep_checkpoints, accelerator)
         self.checkpoints.prepare()
-        self.log = MetricsLog(self.folder / "metrics.jsonl")
+        self.log = MetricsLog(self.folder / METRICS)
         self.stop = StopRequest()
         self.progress = Progress()
         self.state: ElmoState | None = None
         # Words and seconds at the last record.
         self.recorded: tuple[int, float] = (0, 0.0)
+        self.clock = time.perf_counter()
 
         # The same initial weights in all processes, then a dropout of its own in each.
         set_seed(settings.seed)
         newest = self.checkpoints.newest()
+        stored = None if newest is None else read_json(newest / PROGRESS)
+        if newest is not None and stored is not None:
+            settings = settings.continuing(stored["settings"], newest)
         start = Start.from_settings(settings, newest)
         self.tokenizer: ElmoTokenizer = start.tokenizer
+        self.planned_steps = self._plan(settings, stored)
+        self.settings = settings = settings.fitted(predictable_words(start.model.config), self.planned_steps)
         self.model: ElmoForPreTraining = start.model.to(accelerator.device).train()
         self.plain_objective = StreamingObjective(
             self.model,
@@ -224,7 +238,9 @@ class Run:
             reset_states=settings.reset_states,
         )
         self.objective: nn.Module = self.plain_objective
-        self.optimiser, self.scheduler = build_optimiser(self.model, settings, settings.max_steps)
+        self.optimiser, self.scheduler = build_optimiser(
+            self.model, settings, self.planned_steps, self._share_of_run if settings.max_hours is not None else None
+        )
         streams = open_streams(
             settings,
             self.tokenizer,
@@ -240,14 +256,52 @@ class Run:
             streams, self.plain_objective, workers=workers, pin=accelerator.device.type == "cuda"
         )
         set_seed(settings.seed + accelerator.process_index)
-        if newest is not None:
-            self._resume(newest)
+        if newest is not None and stored is not None:
+            self._resume(newest, stored)
         if accelerator.is_main_process:
             self.log.keep(self.progress.records)
         self._wrap()
         if accelerator.is_main_process and self.model.config.character_filters:
             tell_of_cut_words(settings, self.tokenizer)
-        logger.info(start.note if newest is None else f"continued from {newest}, after step {self.progress.step}")
+        note = start.note if newest is None else f"continued from {newest}, after step {self.progress.step}"
+        if accelerator.device.type == "cpu":
+            note += f"; processes: {accelerator.num_processes}, threads of each: {torch.get_num_threads()}"
+        logger.info(note)
+
+    # ---- the length of the run
+
+    def _plan(self, settings: PretrainingSettings, stored: dict[str, Any] | None) -> int | None:
+        """Steps over which the schedule is laid out: as planned before, `max_steps`, or those of the text."""
+        if stored is not None:
+            return stored.get("planned_steps", settings.max_steps)
+        if settings.max_steps is not None or not settings.schedule_ends:
+            return settings.max_steps
+        # All processes wait for the first one's answer.
+        steps = 0
+        if self.accelerator.is_main_process:
+            steps = max(1, counted_steps(settings, self.tokenizer, self.accelerator.num_processes))
+            logger.info(f"{steps:,} steps in {settings.epochs} epochs of train_data")
+        return round(self._sum([steps])[0])
+
+    def _share_of_run(self, done: int) -> float:
+        """What part of a run of so many hours lies behind, from 0 to 1; of its steps, where these end before."""
+        assert self.settings.max_hours is not None
+        by_steps = done / self.planned_steps if self.planned_steps else 0.0
+        return min(1.0, max(by_steps, self.progress.elapsed / (3600 * self.settings.max_hours)))
+
+    def _is_over(self) -> bool:
+        """Whether steps or time are used up; the same in all processes."""
+        settings, progress = self.settings, self.progress
+        if settings.max_steps is not None and progress.step >= settings.max_steps:
+            return True
+        return settings.max_hours is not None and progress.elapsed >= 3600 * settings.max_hours
+
+    def _tick(self) -> float:
+        """Add the time since the last call to `elapsed`, and return it."""
+        now = time.perf_counter()
+        self.progress.elapsed += now - self.clock
+        self.clock = now
+        return self.progress.elapsed
 
     # ---- training
 
@@ -257,8 +311,11 @@ class Run:
         if settings.trackers:
             shown = {name: str(value) for name, value in settings.to_dict().items()}
             self.accelerator.init_trackers(settings.run_name, config=shown)
+        expected = self.planned_steps
+        if expected is None:
+            expected = expected_steps(settings, self.accelerator.num_processes)
         bar = tqdm(
-            total=expected_steps(settings, self.accelerator.num_processes),
+            total=expected,
             initial=progress.step,
             unit="step",
             disable=not self.accelerator.is_main_process,
@@ -266,8 +323,9 @@ class Run:
             mininterval=1.0,
         )
         stopped = False
+        self.clock = time.perf_counter()
         with bar, self.stop.listening():
-            while not stopped and (settings.max_steps is None or progress.step < settings.max_steps):
+            while not stopped and not self._is_over():
                 began = time.perf_counter()
                 batches = list(islice(self.batches, settings.gradient_accumulation_steps))
                 if not batches:
@@ -275,8 +333,13 @@ class Run:
                 stopped = self._step(batches) or progress.step == settings.stop_after
                 progress.seconds += time.perf_counter() - began
                 bar.update()
+                if settings.max_hours is not None:
+                    self._show_end(bar, expected)
                 if progress.step % settings.log_every == 0 or stopped:
                     self._record(bar)
+                elif progress.step < settings.log_every and not progress.step & progress.step - 1:
+                    # Steps 1, 2, 4, ...: nobody should wait minutes for a first number.
+                    self._show(bar, *self._window_means())
                 improved = False
                 if settings.evaluate_every and progress.step % settings.evaluate_every == 0:
                     improved = self._evaluate_along_the_way(bar)
@@ -324,7 +387,8 @@ class Run:
         ).tolist()
         sums = [sum(loss * divisor for loss in losses[way::2]) for way, divisor in enumerate(divisors)]
         # Every process learns every other's: all go on, or all stop.
-        *totals, asked = self._sum([*sums, *counts, self.stop.signal is not None])
+        time_of_main = self._tick() if accelerator.is_main_process else 0.0
+        *totals, asked, progress.elapsed = self._sum([*sums, *counts, self.stop.signal is not None, time_of_main])
         if not all(map(math.isfinite, totals)):
             means = [loss / max(count, 1.0) for loss, count in zip(totals[:2], totals[2:], strict=True)]
             self._stop_at_batch(batches, before, "loss", means)
@@ -400,28 +464,45 @@ class Run:
 
     # ---- evaluation and records
 
+    def _window_means(self) -> tuple[float, float, float]:
+        """Since the last record: the mean losses of both directions, and words a second."""
+        progress = self.progress
+        forward, backward, forward_words, backward_words = progress.window
+        words, seconds = progress.words - self.recorded[0], progress.seconds - self.recorded[1]
+        speed = words / seconds if seconds else 0.0
+        return forward / max(forward_words, 1.0), backward / max(backward_words, 1.0), speed
+
     def _record(self, bar: tqdm) -> None:
         """Log the mean losses since the last record."""
         progress = self.progress
-        forward, backward, forward_words, backward_words = progress.window
+        forward, backward, speed = self._window_means()
         progress.window = [0.0] * 4
-        words, seconds = progress.words - self.recorded[0], progress.seconds - self.recorded[1]
         self.recorded = (progress.words, progress.seconds)
         record = {
-            "forward_loss": forward / max(forward_words, 1.0),
-            "backward_loss": backward / max(backward_words, 1.0),
+            "forward_loss": forward,
+            "backward_loss": backward,
             "learning_rate": self.optimiser.param_groups[0]["lr"],
             "gradient_norm": progress.gradient_norm,
-            "words_per_second": words / seconds if seconds else 0.0,
+            "words_per_second": speed,
         }
         self._log("train", record)
+        self._show(bar, forward, backward, speed)
+
+    def _show(self, bar: tqdm, forward: float, backward: float, speed: float) -> None:
+        """Put losses behind the bar."""
         bar.set_postfix_str(
-            f"{record['words_per_second']:,.0f} words/s, loss "
-            f"{(record['forward_loss'] + record['backward_loss']) / 2:.4f}, perplexity "
-            f"{perplexity_of(record['forward_loss']):.1f} forward "
-            f"{perplexity_of(record['backward_loss']):.1f} backward",
+            f"{speed:,.0f} words/s, loss {(forward + backward) / 2:.4f}, perplexity {perplexity_of(forward):.1f} "
+            f"forward {perplexity_of(backward):.1f} backward",
             refresh=False,
         )
+
+    def _show_end(self, bar: tqdm, expected: int | None) -> None:
+        """Let the bar count to the step at which the time will be used up, and so tell how long that is."""
+        assert self.settings.max_hours is not None
+        progress = self.progress
+        left = max(0.0, 3600 * self.settings.max_hours - progress.elapsed)
+        steps = progress.step + math.ceil(left * progress.step / progress.elapsed)
+        bar.total = steps if expected is None else min(steps, expected)
 
     def _log(self, kind: str, values: dict[str, float]) -> None:
         progress = self.progress
@@ -447,7 +528,7 @@ class Run:
         self.progress.best_loss, self.progress.best_step = loss, self.progress.step
         return True
 
-    def _evaluate(self, words: int | None) -> tuple[float, float]:
+    def _evaluate(self, words: int | None, bar: bool = False) -> tuple[float, float]:
         """The losses of both directions on the held-out text, logged."""
         share = held_out_perplexity(
             self.model,
@@ -456,6 +537,7 @@ class Run:
             words=words,
             process_index=self.accelerator.process_index,
             num_processes=self.accelerator.num_processes,
+            bar=bar,
         )
         forward, backward, targets = self._sum([share.forward_log_prob, share.backward_log_prob, share.targets])
         if not targets:
@@ -481,50 +563,33 @@ class Run:
         )
 
     def _finish(self) -> RunSummary:
-        """Evaluate on all held-out text, draw the curves, and save the model with its tokenizer and card."""
-        losses: tuple[float | None, float | None] = (None, None)
-        if self.settings.held_out_data:
-            losses = self._evaluate(None)
-        summary = self._summary(*losses, self.folder / "model")
-        if self.accelerator.is_main_process:
-            curves = self.folder / CURVES
-            draw_curves(self.log, curves, self.settings.run_name, self.settings.loss)
-
-            with appearing_folder(self.folder / "model") as folder:
-                self._save_model(folder)
-                shutil.copy(curves, folder / CURVES)
-                write_card(
-                    folder,
-                    summary,
-                    self.settings,
-                    parameters=sum(
-                        weight.numel() for name, weight in self.model.named_parameters() if "scalar_mixes" not in name
-                    ),
-                    vocabulary_size=len(self.tokenizer),
-                    pos_tag_set=self.tokenizer.pos_tag_set,
-                    processes=self.accelerator.num_processes,
-                    curves=CURVES,
-                )
-        self.accelerator.wait_for_everyone()
+        """Save the model with its tokenizer and card, then evaluate it on all held-out text and write that down."""
+        self._write_model(self._summary(None, None, self.folder / MODEL))
+        if not self.settings.held_out_data:
+            return self._summary(None, None, self.folder / MODEL)
+        summary = self._summary(*self._evaluate(None, bar=self.accelerator.is_main_process), self.folder / MODEL)
+        self._write_model(summary)
         return summary
 
-    # ---- checkpoints
+    def _write_model(self, summary: RunSummary) -> None:
+        if self.accelerator.is_main_process:
+            write_model_folder(
+                self.folder,
+                self.model,
+                self.tokenizer,
+                summary,
+                self.settings,
+                processes=self.accelerator.num_processes,
+            )
+        self.accelerator.wait_for_everyone()
 
-    def _save_model(self, folder: Path) -> None:
-        shown = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()  # its bar of one file would break ours
-        try:
-            self.model.save_pretrained(folder)
-        finally:
-            if shown:
-                transformers_logging.enable_progress_bar()
-        self.tokenizer.save_pretrained(folder)
+    # ---- checkpoints
 
     def _save_checkpoint(self) -> None:
         """Write everything that the next step depends on, then remove what is old."""
 
         def shared(folder: Path) -> None:
-            self._save_model(folder)
+            save_model(folder, self.model, self.tokenizer)
             training = {
                 "optimiser": self.optimiser.state_dict(),
                 "schedule": None if self.scheduler is None else self.scheduler.state_dict(),
@@ -539,6 +604,7 @@ class Run:
                     "progress": dataclasses.asdict(self.progress),
                     "recorded": self.recorded,
                     "processes": self.accelerator.num_processes,
+                    "planned_steps": self.planned_steps,
                     "settings": self.settings.to_dict(),
                 },
             )
@@ -551,15 +617,13 @@ class Run:
         self.checkpoints.write(self.progress.step, shared, own)
         self.checkpoints.prune(self.progress.best_step)
 
-    def _resume(self, checkpoint: Path) -> None:
-        """Bring everything to where `checkpoint` was written; its weights are loaded already."""
-        stored = read_json(checkpoint / PROGRESS)
-        self.settings.check_resumes(stored["settings"], checkpoint)
+    def _resume(self, checkpoint: Path, stored: dict[str, Any]) -> None:
+        """Bring everything to where `checkpoint` was written, `stored` its progress; its weights are loaded already."""
         if stored["processes"] != self.accelerator.num_processes:
             raise ValueError(
                 f"{checkpoint} was written by {stored['processes']} processes and this run has "
-                f"{self.accelerator.num_processes}: launch as many, or begin another output_dir with "
-                f"initialize_from={checkpoint}"
+                f"{self.accelerator.num_processes}: launch as many (--processes, or torchrun), or begin another "
+                f"output_dir with initialize_from={checkpoint}"
             )
         self.progress = Progress(**stored["progress"])
         self.recorded = tuple(stored["recorded"])

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-DEFAULT_LEARNING_RATE = {"adagrad": 0.2, "adamw": 1e-3}
+from .settings import DEFAULT_LEARNING_RATE
+
+# Last part of the run in which `constant-then-linear` falls.
+DECAY = 0.2
 
 
 class OptimiserOptions(Protocol):
@@ -49,9 +52,9 @@ class OptimiserSettings:
         initial_accumulator: Adagrad's first sum of squared gradients.
         weight_decay: AdamW's, decoupled, on matrices only.
         adam_beta1, adam_beta2, adam_epsilon: AdamW's.
-        schedule: of the learning rate after the warm-up: `"constant"`; `"linear"` or `"cosine"`, down to zero at the
-            last step; `"noam"` (Vaswani et al. 2017, section 5.3), learning_rate * projection_size ** -0.5 *
-            min(step ** -0.5, step * warmup_steps ** -1.5).
+        schedule: of the learning rate after the warm-up: `"constant"`; down to zero at the last step, `"linear"`,
+            `"cosine"`, or `"constant-then-linear"`, which falls over the last fifth; `"noam"` (Vaswani et al. 2017,
+            section 5.3), learning_rate * projection_size ** -0.5 * min(step ** -0.5, step * warmup_steps ** -1.5).
         warmup_steps: steps over which the learning rate rises linearly from zero.
     """
 
@@ -62,7 +65,7 @@ class OptimiserSettings:
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
-    schedule: Literal["constant", "linear", "cosine", "noam"] = "constant"
+    schedule: Literal["constant", "linear", "cosine", "constant-then-linear", "noam"] = "constant"
     warmup_steps: int = 0
 
 
@@ -135,7 +138,10 @@ class Adagrad(torch.optim.Adagrad):
 
 
 def build_optimiser(
-    model: nn.Module, settings: OptimiserOptions, total_steps: int | None = None
+    model: nn.Module,
+    settings: OptimiserOptions,
+    total_steps: int | None = None,
+    share_of_run: Callable[[int], float] | None = None,
 ) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
     """The optimiser of all weights of a language model, and the schedule of its learning rate.
 
@@ -145,7 +151,9 @@ def build_optimiser(
     Args:
         model: an `ElmoForPreTraining` or a module around it, before any distributed wrapping.
         settings: the run's options.
-        total_steps: optimiser steps of the run, for `"linear"` and `"cosine"`.
+        total_steps: optimiser steps of the run, for schedules that fall to zero.
+        share_of_run: in place of `total_steps`, for a run of so many hours: what part of it lies behind, from 0 to 1,
+            given the steps done.
 
     Returns:
         The optimiser, and the scheduler, to be stepped after each optimiser step; `None` for a constant rate.
@@ -175,17 +183,22 @@ def build_optimiser(
             eps=settings.adam_epsilon,
             fused=True,
         )
-    factor = _rate_factor(model, settings, total_steps)
+    factor = _rate_factor(model, settings, total_steps, share_of_run)
     return optimiser, None if factor is None else LambdaLR(optimiser, factor)
 
 
 def _rate_factor(
-    model: nn.Module, settings: OptimiserOptions, total_steps: int | None
+    model: nn.Module,
+    settings: OptimiserOptions,
+    total_steps: int | None,
+    share_of_run: Callable[[int], float] | None,
 ) -> Callable[[int], float] | None:
     """What the learning rate is multiplied by, as a function of the optimiser steps done; `None` for always 1."""
     warmup, schedule = settings.warmup_steps, settings.schedule
-    if schedule not in ("constant", "linear", "cosine", "noam"):
-        raise ValueError(f"schedule={schedule!r}: expected 'constant', 'linear', 'cosine' or 'noam'")
+    if schedule not in ("constant", "linear", "cosine", "constant-then-linear", "noam"):
+        raise ValueError(
+            f"schedule={schedule!r}: expected 'constant', 'linear', 'cosine', 'constant-then-linear' or 'noam'"
+        )
     if warmup < 0:
         raise ValueError(f"warmup_steps={warmup}: expected 0 or more")
     if schedule == "constant" and not warmup:
@@ -195,6 +208,13 @@ def _rate_factor(
             raise ValueError("schedule='noam' needs warmup_steps of 1 or more: the rate peaks there")
         width = _width(model)
         return lambda done: width**-0.5 * min((done + 1) ** -0.5, (done + 1) * warmup**-1.5)
+    if schedule != "constant" and share_of_run is not None:
+        # The first tenth of the time at most, where so few steps are taken that the warm-up would be longer.
+        def factor_in_time(done: int) -> float:
+            share = share_of_run(done)
+            return min(1.0, max((done + 1) / max(1, warmup), 10 * share)) * _fall(schedule, share)
+
+        return factor_in_time
     last = 0
     if schedule != "constant":
         if total_steps is None:
@@ -207,12 +227,17 @@ def _rate_factor(
         # The step to come is number done + 1; already the first one moves.
         if done < warmup:
             return (done + 1) / warmup
-        if schedule == "constant":
-            return 1.0
-        progress = min(1.0, (done - warmup) / (last - warmup))
-        return 1.0 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+        return 1.0 if schedule == "constant" else _fall(schedule, min(1.0, (done - warmup) / (last - warmup)))
 
     return factor
+
+
+def _fall(schedule: str, progress: float) -> float:
+    """From 1 at `progress` 0 to 0 at 1."""
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    left = 1.0 - progress
+    return left if schedule == "linear" else min(1.0, left / DECAY)
 
 
 def _width(model: nn.Module) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import transformers
 from huggingface_hub import ModelCard, ModelCardData
 
 from elmo_hf.atomic import appearing
+from elmo_hf.corpus.records import parse_json
 from elmo_hf.inference.perplexity import perplexity_of
 from elmo_hf.version import __version__
 
@@ -65,7 +67,11 @@ class RunSummary:
     def line(self) -> str:
         """The run's closing line."""
         if self.model_folder is None:
-            return f"left at step {self.step:,}; the same command continues from {self.checkpoint}"
+            left = f"left at step {self.step:,}; the same command continues from {self.checkpoint}"
+            if self.checkpoint is None:
+                return left
+            run = self.checkpoint.parent.parent
+            return f"{left}. To use the model as it stands:\n  elmo-hf save-model {shlex.quote(str(run))}"
         parts = [
             f"{self.words:,} words seen",
             f"{timedelta(seconds=round(self.seconds))}",
@@ -114,7 +120,7 @@ class MetricsLog:
         with self.path.open(encoding="utf-8") as file:
             for line in file:
                 if line.endswith("\n"):
-                    yield json.loads(line)
+                    yield parse_json(line, lambda: f"{self.path}: a line", "a record a line, as pretrain writes it")
 
     def keep(self, count: int) -> None:
         """Drop all but the first `count` records: a resumed run makes the later ones again."""

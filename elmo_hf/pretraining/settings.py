@@ -1,10 +1,10 @@
 """Every option of a pretraining run, in one flat and validated set: the one source of the command line's options.
 
-Defaults are bilm-tf's (`bin/train_elmo.py`) where it has the option, and its ways otherwise but for `reset_states`.
+What is learned, and how, comes from a recipe (`RECIPES`) where an option is left out: bilm-tf's
+(`bin/train_elmo.py`), or one for a small corpus. Every other default is bilm-tf's way, but for `reset_states`.
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
@@ -31,6 +31,43 @@ FREE_ON_RESUME = frozenset(
         "data_workers",
     }
 )
+
+# What a recipe decides, each an option of its own. The small corpus's was found on books of 0.6 to 5 million words
+# (docs/pretraining.md).
+RECIPES: dict[str, dict[str, Any]] = {
+    "bilm-tf": {
+        "rows": 128,
+        "unroll_steps": 20,
+        "num_samples": 8192,
+        "dropout": 0.1,
+        "optimizer": "adagrad",
+        "learning_rate": 0.2,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "max_gradient_norm": 10.0,
+    },
+    "small-corpus": {
+        "rows": 64,
+        "unroll_steps": 40,
+        "num_samples": 2048,
+        "dropout": 0.0,
+        "optimizer": "adamw",
+        "learning_rate": 2e-3,
+        "schedule": "cosine",
+        "warmup_steps": 200,
+        "max_gradient_norm": 5.0,
+    },
+}
+DEFAULT_PRESET = "mini"
+# Shapes that are trained by another recipe than bilm-tf's, unless `recipe` says otherwise.
+RECIPE_OF_PRESET = {"mini": "small-corpus"}
+DEFAULT_LEARNING_RATE = {"adagrad": 0.2, "adamw": 1e-3}
+
+
+def by_recipe(name: str, help: str) -> Any:
+    """A dataclass field whose value, where it is left out, the recipe decides; its help says what each recipe does."""
+    values = "; ".join(f"{recipe}: {values[name]}" for recipe, values in RECIPES.items())
+    return field(default=None, metadata={"help": f"{help} (By recipe; {values}.)"})
 
 
 def option(default: Any, help: str) -> Any:
@@ -107,7 +144,14 @@ class PretrainingSettings:
 
     # Model
     preset: str = option(
-        "original", "Shape of a new model: small, medium, original, 5.5B, transformer or transformer-words."
+        None,
+        "Shape of a new model: mini (3 million parameters, for a CPU; the default), small, medium, original, 5.5B, "
+        "transformer or transformer-words.",
+    )
+    recipe: Literal["small-corpus", "bilm-tf"] = option(
+        None,
+        "How it is trained, wherever an option below leaves it open: small-corpus (AdamW; the default of mini) or "
+        "bilm-tf (the original program's; the default of all others and of initialize_from).",
     )
     config_overrides: str | None = option(
         None,
@@ -133,13 +177,16 @@ class PretrainingSettings:
     softmax_only_steps: int = option(
         0, "With initialize_from: first learn the softmax alone, for this many steps, the biLM frozen."
     )
-    dropout: float = option(
-        0.1, "Dropout of LSTM inputs and of the top layer; of a Transformer at all its places, and of its top layer."
+    dropout: float = by_recipe(
+        "dropout",
+        "Dropout of LSTM inputs and of the top layer; of a Transformer at all its places, and of its top layer.",
     )
 
     # Batches
-    rows: int = option(128, "Rows of a batch in each process; every row is a running stream of sentences.")
-    unroll_steps: int = option(20, "Words of a row in one batch: the length of back-propagation through time.")
+    rows: int = by_recipe("rows", "Rows of a batch in each process; every row is a running stream of sentences.")
+    unroll_steps: int = by_recipe(
+        "unroll_steps", "Words of a row in one batch: the length of back-propagation through time."
+    )
     sentence_independent: bool = option(
         False,
         "One sentence a row and no carried state, in batches of similar length, instead of running streams. A "
@@ -153,6 +200,12 @@ class PretrainingSettings:
     gradient_accumulation_steps: int = option(1, "Batches whose gradients make one step.")
     epochs: int = option(10, "Passes over train_data.")
     max_steps: int | None = option(None, "Stop after this many steps, whatever the epochs.")
+    max_hours: float | None = option(
+        None,
+        "Stop after so much time, whatever the epochs, and let the schedule reach its end then. Evaluations along the "
+        "way and checkpoints count; the last evaluation comes after. What is learned then depends on the machine's "
+        "speed.",
+    )
     stop_after: int | None = option(
         None, "Write a checkpoint and leave after this step, to be resumed later; the run stays unfinished."
     )
@@ -166,23 +219,33 @@ class PretrainingSettings:
             "(default: about 1, 5 and 25 hundredths of the vocabulary)."
         },
     )
-    num_samples: int = option(8192, "Words sampled by the sampled softmax, shared by a batch's direction.")
+    num_samples: int = by_recipe(
+        "num_samples",
+        "Words sampled by the sampled softmax, shared by a batch's direction. Left out, at most half the vocabulary.",
+    )
 
     # Optimiser
-    optimizer: Literal["adagrad", "adamw"] = option("adagrad", "bilm-tf's Adagrad, or AdamW.")
-    learning_rate: float | None = option(None, "Learning rate (default: 0.2 for Adagrad, 0.001 for AdamW).")
+    optimizer: Literal["adagrad", "adamw"] = by_recipe("optimizer", "bilm-tf's Adagrad, or AdamW.")
+    learning_rate: float = by_recipe(
+        "learning_rate", "Learning rate; with another optimizer than the recipe's, 0.2 for Adagrad and 0.001 for AdamW."
+    )
     initial_accumulator: float = option(1.0, "Adagrad: first value of the squared gradients' sum.")
     weight_decay: float = option(0.01, "AdamW: decoupled weight decay, of matrices only.")
     adam_beta1: float = option(0.9, "AdamW: decay of the first moment.")
     adam_beta2: float = option(0.999, "AdamW: decay of the second moment.")
     adam_epsilon: float = option(1e-8, "AdamW: epsilon.")
-    schedule: Literal["constant", "linear", "cosine", "noam"] = option(
-        "constant",
-        "Learning rate after the warm-up; `linear` and `cosine` fall to zero at max_steps; `noam` falls with the root "
-        "of the steps.",
+    schedule: Literal["constant", "linear", "cosine", "constant-then-linear", "noam"] = by_recipe(
+        "schedule",
+        "Learning rate after the warm-up; linear and cosine fall to zero at the run's end, constant-then-linear over "
+        "its last fifth; noam falls with the root of the steps. The end is max_hours, max_steps, or that of the "
+        "epochs, for which train_data is counted first.",
     )
-    warmup_steps: int = option(0, "Steps over which the learning rate rises from zero.")
-    max_gradient_norm: float = option(10.0, "Bound of the gradients' global norm; 0 for none.")
+    warmup_steps: int = by_recipe(
+        "warmup_steps",
+        "Steps over which the learning rate rises from zero. Left out, at most a tenth of the run where the schedule "
+        "knows its end.",
+    )
+    max_gradient_norm: float = by_recipe("max_gradient_norm", "Bound of the gradients' global norm; 0 for none.")
 
     # Engine
     precision: Literal["no", "bf16"] = option(
@@ -208,10 +271,26 @@ class PretrainingSettings:
     run_name: str = option("elmo", "Name of the run for the trackers and the model card.")
 
     def __post_init__(self) -> None:
-        if self.learning_rate is None:
-            self.learning_rate = 0.2 if self.optimizer == "adagrad" else 0.001
+        self._left_out = self._fill_in()
         self._check_ranges()
         self._check_agreement()
+
+    def _fill_in(self) -> frozenset[str]:
+        """Give the options that were left out their values; which ones may follow the run that is continued."""
+        left_out = {name for name in ("preset", "recipe", *RECIPES["bilm-tf"]) if getattr(self, name) is None}
+        if self.preset is None:
+            self.preset = DEFAULT_PRESET
+        if self.recipe is None:
+            by_shape = RECIPE_OF_PRESET.get(self.preset, "bilm-tf") if self.initialize_from is None else "bilm-tf"
+            self.recipe = by_shape  # type: ignore[assignment]  # one of the names
+        recipe = RECIPES.get(self.recipe, RECIPES["bilm-tf"])  # an unknown name is refused below
+        for name in left_out & recipe.keys() - {"learning_rate"}:
+            setattr(self, name, recipe[name])
+        if self.learning_rate is None:
+            own = self.optimizer == recipe["optimizer"]
+            self.learning_rate = recipe["learning_rate"] if own else DEFAULT_LEARNING_RATE.get(self.optimizer, 1e-3)
+        # Whoever names a recipe means its values; two of them follow the vocabulary and the length of the run.
+        return frozenset(left_out if "recipe" in left_out else left_out & {"preset", "num_samples", "warmup_steps"})
 
     def _check_ranges(self) -> None:
         for name in (
@@ -224,8 +303,8 @@ class PretrainingSettings:
         for name in "softmax_only_steps warmup_steps weight_decay max_gradient_norm seed data_workers".split():
             if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
-        for name in "learning_rate initial_accumulator adam_epsilon".split():
-            if not getattr(self, name) > 0:
+        for name in "learning_rate initial_accumulator adam_epsilon max_hours".split():
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected more than 0")
         for name in "dropout adam_beta1 adam_beta2".split():
             if not 0 <= getattr(self, name) < 1:
@@ -279,10 +358,36 @@ class PretrainingSettings:
             raise ValueError(f"evaluate_every={self.evaluate_every} needs held_out_data")
         if self.schedule == "noam" and not self.warmup_steps:
             raise ValueError("schedule='noam' needs warmup_steps of 1 or more: the rate peaks there")
-        if self.schedule in ("linear", "cosine") and self.max_steps is None:
-            raise ValueError(f"schedule={self.schedule!r} needs max_steps, the step at which it reaches zero")
-        if self.max_steps is not None and self.warmup_steps >= self.max_steps:
+        fixed = "warmup_steps" not in self._left_out
+        if self.max_steps is not None and self.warmup_steps >= self.max_steps and fixed:
             raise ValueError(f"warmup_steps={self.warmup_steps}: expected fewer than max_steps={self.max_steps}")
+
+    @property
+    def schedule_ends(self) -> bool:
+        """Whether the schedule is laid out over the length of the run."""
+        return self.schedule not in ("constant", "noam")
+
+    def fitted(self, words: int, steps: int | None) -> "PretrainingSettings":
+        """The same settings, where `num_samples` and `warmup_steps` were left out made small enough.
+
+        Args:
+            words: that a vocabulary has a probability for.
+            steps: of the run, as far as they are known.
+
+        Raises:
+            ValueError: `num_samples` was given and is more than the words.
+        """
+        changed: dict[str, Any] = {}
+        if "num_samples" in self._left_out:
+            changed["num_samples"] = max(1, min(self.num_samples, words // 2))
+        elif self.loss == "sampled" and self.num_samples > words:
+            raise ValueError(
+                f"num_samples={self.num_samples}: expected 1 to {words}, the words of the vocabulary; lower it, leave "
+                "it out, or use --loss full"
+            )
+        if "warmup_steps" in self._left_out and self.schedule_ends and steps is not None:
+            changed["warmup_steps"] = min(self.warmup_steps, steps // 10)
+        return dataclasses.replace(self, **changed)
 
     @property
     def is_tagged(self) -> bool:
@@ -297,6 +402,7 @@ class PretrainingSettings:
         """
         from huggingface_hub.errors import StrictDataclassError
 
+        from elmo_hf.corpus.records import parse_json, read_object
         from elmo_hf.model.adaptive_softmax import default_cutoffs
         from elmo_hf.model.configuration_elmo import ElmoConfig
 
@@ -310,11 +416,10 @@ class PretrainingSettings:
                         f'config_overrides={text!r}: expected a JSON object such as {{"cell_size": 512}}, or the '
                         "path of a JSON file"
                     )
-                text = path.read_text(encoding="utf-8")
-            try:
-                overrides = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"config_overrides={self.config_overrides!r} is not JSON: {error}") from error
+                overrides = read_object(path, "a JSON object of fields of ElmoConfig")
+            else:
+                place = f"config_overrides={self.config_overrides!r:.200}"
+                overrides = parse_json(text, lambda: place, 'a JSON object such as {"cell_size": 512}')
             known = {spec.name for spec in dataclasses.fields(ElmoConfig)}
             for name in overrides:
                 if name not in known:
@@ -335,6 +440,21 @@ class PretrainingSettings:
         """All fields, as JSON can hold them."""
         return dataclasses.asdict(self)
 
+    def continuing(self, stored: dict[str, Any], checkpoint: Path) -> "PretrainingSettings":
+        """The settings of a run that is continued: what was left out is as it was then.
+
+        Args:
+            stored: `to_dict()` of the run that wrote `checkpoint`, which may be of a version with fewer options.
+
+        Raises:
+            ValueError: settings that would have made another run of it; names each, its two values and the remedy.
+        """
+        # Before there were recipes, all was bilm-tf's where it was left out.
+        known = {"recipe": "bilm-tf", **stored}
+        settings = dataclasses.replace(self, **{name: known[name] for name in self._left_out if name in known})
+        settings.check_resumes(stored, checkpoint)
+        return settings
+
     def check_resumes(self, stored: dict[str, Any], checkpoint: Path) -> None:
         """Refuse to continue a run under settings that would have made another run of it.
 
@@ -345,7 +465,7 @@ class PretrainingSettings:
             ValueError: names each setting that differs, its two values and the remedy.
         """
         # A run may be prolonged as long as no schedule was laid out over its length.
-        free = FREE_ON_RESUME | ({"epochs", "max_steps"} if self.schedule in ("constant", "noam") else set())
+        free = FREE_ON_RESUME | (set() if self.schedule_ends else {"epochs", "max_steps", "max_hours"})
         differing = [
             f"{name}={value!r} (was {stored[name]!r})"
             for name, value in self.to_dict().items()

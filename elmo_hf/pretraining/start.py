@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import sys
 from collections.abc import Container, Iterator
 from itertools import islice
 from operator import itemgetter
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from tqdm.auto import tqdm
 
 from elmo_hf.corpus.cut_words import CutWords
 from elmo_hf.corpus.sentences import Corpus, open_corpus
@@ -55,7 +57,9 @@ class Start(NamedTuple):
         config = settings.model_config()
         check_streams(settings, config)
         tokenizer = new_tokenizer(settings, config)
-        model = ElmoForPreTraining(settings.model_config(**fields_of(tokenizer)))
+        fields = fields_of(tokenizer)
+        settings.fitted(predictable_words(settings.model_config(**fields)), None)  # refused before a model is made
+        model = ElmoForPreTraining(settings.model_config(**fields))
         clear_padding(model)
         note = f"new model of {model.num_parameters():,} parameters, {len(tokenizer):,} word ids"
         if tokenizer.pos_tag_set is not None:
@@ -222,6 +226,11 @@ def fields_of(tokenizer: ElmoTokenizer) -> dict[str, int]:
     return fields
 
 
+def predictable_words(config: ElmoConfig) -> int:
+    """How many words of the vocabulary have a probability: all but padding and mask."""
+    return config.vocab_size - len({config.pad_token_id, config.mask_token_id} - {None})
+
+
 def vocabulary_digest(tokenizer: ElmoTokenizer) -> str:
     """SHA-256 of the words in the order of their ids."""
     words = sorted(tokenizer.get_vocab().items(), key=itemgetter(1))
@@ -279,20 +288,39 @@ def tell_of_cut_words(settings: PretrainingSettings, tokenizer: ElmoTokenizer) -
 
 
 def expected_steps(settings: PretrainingSettings, num_processes: int) -> int | None:
-    """Steps of the run: `max_steps`, or fewer by the counts beside the vocabulary; `None` where neither is known.
+    """Steps of the run: `max_steps`, or fewer by the counts beside the vocabulary; `None` where neither is known."""
+    expected = None
+    if settings.vocabulary is not None and counts_path(settings.vocabulary).exists():
+        counted = Vocabulary.load(settings.vocabulary)
+        expected = steps_of(settings, counted.running_words, counted.sentences, num_processes)
+    return min((steps for steps in (settings.max_steps, expected) if steps is not None), default=None)
+
+
+def steps_of(settings: PretrainingSettings, words: int, sentences: int, num_processes: int) -> int:
+    """Steps of all epochs of a text.
 
     A row of a batch is a full unroll of a running stream, or, sentence-independent, a sentence: a few more steps than
     are expected come of sentences longer than an unroll.
     """
-    expected = None
-    if settings.vocabulary is not None and counts_path(settings.vocabulary).exists():
-        counted = Vocabulary.load(settings.vocabulary)
-        rows = (counted.running_words + counted.sentences) / settings.unroll_steps
-        if settings.sentence_independent:
-            rows = max(rows, counted.sentences)
-        rows_of_step = num_processes * settings.rows * settings.gradient_accumulation_steps
-        expected = math.ceil(settings.epochs * rows / rows_of_step)
-    return min((steps for steps in (settings.max_steps, expected) if steps is not None), default=None)
+    rows = (words + sentences) / settings.unroll_steps
+    if settings.sentence_independent:
+        rows = max(rows, sentences)
+    return math.ceil(settings.epochs * rows / (num_processes * settings.rows * settings.gradient_accumulation_steps))
+
+
+def counted_steps(settings: PretrainingSettings, tokenizer: ElmoTokenizer, num_processes: int) -> int:
+    """Steps of the run by its text, which is read through for it, with a bar.
+
+    Raises:
+        ValueError: text that cannot be read; the message names the place.
+    """
+    split = line_splitter(tokenizer, settings.pre_tokenization)
+    words = sentences = 0
+    corpus = open_text(settings, settings.train_data, settings.split)
+    for sentence in tqdm(corpus, desc="counting train_data", unit=" sentences", leave=False, file=sys.stderr):
+        words += len(split(sentence))
+        sentences += 1
+    return steps_of(settings, words, sentences, num_processes)
 
 
 def held_out_perplexity(
@@ -303,6 +331,7 @@ def held_out_perplexity(
     words: int | None,
     process_index: int,
     num_processes: int,
+    bar: bool = False,
 ) -> TextScore:
     """One process's share of the held-out text: every n-th sentence. The shares of all add up to the whole.
 
@@ -310,10 +339,18 @@ def held_out_perplexity(
 
     Args:
         words: read about so many words of the text, whole sentences from its beginning; `None` for all.
+        bar: show a progress bar.
     """
     assert settings.held_out_data is not None  # the settings saw to it
     corpus = open_text(settings, settings.held_out_data, settings.held_out_split)
-    sentences = islice(limited(corpus, words), process_index, None, num_processes)
+
+    def share() -> Iterator[Sentence]:
+        return islice(limited(corpus, words), process_index, None, num_processes)
+
+    sentences = share()
+    if bar:
+        known = sum(1 for _ in share())
+        sentences = iter(tqdm(sentences, desc="held_out_data", total=known, unit=" sentences", file=sys.stderr))
     total = TextScore()
     for score in score_sentences(
         model,

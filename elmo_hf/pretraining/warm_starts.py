@@ -79,8 +79,8 @@ def warm_start(
     had_softmax = not any(name.startswith("softmax.") for name in loading["missing_keys"])
     if len(old_tokenizer) != model.config.vocab_size:
         raise ValueError(
-            f"the checkpoint's tokenizer has {len(old_tokenizer)} words and its model vocab_size="
-            f"{model.config.vocab_size}: it is damaged; convert or save it again"
+            f"{os.fspath(checkpoint)}: the checkpoint's tokenizer has {len(old_tokenizer)} words and its model "
+            f"vocab_size={model.config.vocab_size}: it is damaged; convert or save it again"
         )
     new_tokenizer = old_tokenizer if tokenizer is None else tokenizer
     if len(_predictable(new_tokenizer)) <= 3 and tokenizer is None:

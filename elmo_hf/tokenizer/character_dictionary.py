@@ -11,7 +11,8 @@ Source: ELMoForManyLangs `elmoformanylangs/elmo.py` (`read_list`, `Embedder`), `
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +26,8 @@ BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN, PADDING = "<bos>", "<eos>", "<oov>"
 # As they are used, not as they are called.
 BEGIN_OF_WORD, END_OF_WORD = "<eow>", "<bow>"
 MARKS = (BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN, PADDING, END_OF_WORD, BEGIN_OF_WORD)
+# Rows of characters are int32, and one id more is the size of the table.
+LARGEST_ID = 2**31 - 2
 IDEOGRAPHIC_SPACE = "\u3000"
 """The only whitespace that a dictionary file can hold: a line without another symbol means it."""
 
@@ -62,7 +65,7 @@ class CharacterDictionary:
                     f"{where}: {symbol!r} has the ids {ids[symbol]} and {number}; each symbol can stand only once. "
                     "Take one out, and its row of the table"
                 )
-            if number < 1 or number in owners:
+            if not 1 <= number <= LARGEST_ID or number in owners:
                 taken = f"which {owners[number]!r} has already" if number in owners else "0 is for padding words"
                 raise ValueError(f"{where}: {symbol!r} has the id {number}, {taken}; expected ids from 1 on, each once")
             ids[symbol] = number
@@ -83,8 +86,8 @@ class CharacterDictionary:
             ValueError: damaged; the message names the file.
         """
         try:
-            ids = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique_names(str(path)))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            ids = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique_names)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not valid JSON ({error}); save the tokenizer again") from error
         if not isinstance(ids, dict):
             raise ValueError(f"{path}: holds a {type(ids).__name__}; expected an object of symbols and their ids")
@@ -180,15 +183,10 @@ def _fault(symbol: str) -> str | None:
     return "holds a lone surrogate" if any("\ud800" <= character <= "\udfff" for character in symbol) else None
 
 
-def _unique_names(where: str) -> Callable[[list[tuple[str, object]]], dict[str, object]]:
+def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Refuse an object of JSON that has a name twice, of which only the last would be kept."""
-
-    def build(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        values = dict(pairs)
-        if len(values) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"{where}: lists {twice!r} twice; each symbol can stand only once")
-        return values
-
-    return build
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"lists {twice!r} twice; each symbol can stand only once")
+    return values

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 NUM_CHARACTERS = 262
 MINIMUM_CHARACTERS_PER_WORD = 3
+# Every word takes a row of so many.
+MAXIMUM_CHARACTERS_PER_WORD = 10_000
 """A mark, one character and a mark: less cannot hold a sentence boundary."""
 
 BYTE_OFFSET = 1
@@ -38,11 +40,12 @@ def check_max_characters_per_word(max_characters_per_word: int) -> int:
     if (
         isinstance(max_characters_per_word, bool)
         or not isinstance(max_characters_per_word, int)
-        or max_characters_per_word < MINIMUM_CHARACTERS_PER_WORD
+        or not MINIMUM_CHARACTERS_PER_WORD <= max_characters_per_word <= MAXIMUM_CHARACTERS_PER_WORD
     ):
         raise ValueError(
-            f"max_characters_per_word is {max_characters_per_word!r}; expected an integer of at least "
-            f"{MINIMUM_CHARACTERS_PER_WORD} (two marks and one character). The published models use 50"
+            f"max_characters_per_word is {max_characters_per_word!r:.60}; expected an integer of at least "
+            f"{MINIMUM_CHARACTERS_PER_WORD} (two marks and one character) and at most {MAXIMUM_CHARACTERS_PER_WORD}. "
+            "The published models use 50"
         )
     return max_characters_per_word
 

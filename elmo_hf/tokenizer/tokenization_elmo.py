@@ -31,6 +31,7 @@ from .characters import NUM_CHARACTERS, ByteSpelling, check_max_characters_per_w
 from .code_points import CodePoints
 from .code_points import padded as padded_code_points
 from .complete_files import appearing, remove_old_code
+from .damaged_files import damage_named
 from .encodings import (
     NO_TOKEN,
     NO_TOKEN_ID,
@@ -205,6 +206,9 @@ class ElmoTokenizer(TokenizersBackend):
         backend.normalizer = self._replacements.backend_normalizer()
         self._tokenizer = backend
 
+        longest = kwargs.get("model_max_length")
+        if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int | float)):
+            raise ValueError(f"model_max_length is {longest!r:.60}; expected a number of words")
         # from_pretrained() passes these on, and save_pretrained() would write them down.
         for name in ("is_local", "local_files_only"):
             kwargs.pop(name, None)
@@ -232,11 +236,21 @@ class ElmoTokenizer(TokenizersBackend):
             tokens_to_add=self.tokens_to_add or None,
             **kwargs,
         )
+        for name in ("unk_token", "pad_token"):
+            word = getattr(self, name)
+            if not word or self.backend_tokenizer.token_to_id(str(word)) is None:
+                raise ValueError(f"{name} is {word!r:.60}; expected a word of the vocabulary")
         self._find_added_tokens()
         beside = {"pos_tag_ids": self._pos_tags, "code_point_ids": self._code_points}
         given = [name for name, part in beside.items() if part is not None]
         if given:
             self.model_input_names = [*type(self).model_input_names, *given]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedTokenizerBase.from_pretrained`; errors name the file."""
+        with damage_named(pretrained_model_name_or_path):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     # ---- options
 

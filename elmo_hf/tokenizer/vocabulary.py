@@ -45,6 +45,8 @@ def read_vocabulary_lines(path: str | os.PathLike[str]) -> list[str]:
     Raises `FileNotFoundError`, or a `ValueError` that names the file, the line and the remedy for a file that is not
     UTF-8, is damaged, unfolds to far too much, or holds a NUL byte.
     """
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{path}: no regular file; expected UTF-8 text with one word a line")
     data = Path(path).read_bytes()
     if data.startswith(_GZIP_MAGIC):
         limit = max(ANY_RATIO_UP_TO, MAXIMUM_RATIO * len(data))

@@ -6,7 +6,6 @@ archive (`fta/`, inlined, or a file of its folder), or else from the shapes.
 Source: AllenNLP `modules/elmo.py`, `modules/elmo_lstm.py`, `modules/scalar_mix.py`, `models/archival.py`.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..common.content import read_content
 from ..common.errors import CheckpointError, listing
-from ..common.options import DEFAULT_CHARACTERS_PER_WORD, NUM_CHARACTERS, read_json
+from ..common.options import DEFAULT_CHARACTERS_PER_WORD, NUM_CHARACTERS, parse_object, read_json
 from ..common.source import Place, Source, StoredTensor
 from ..common.vocabulary import Vocabulary
 
@@ -129,20 +129,20 @@ def read_archive_config(path: Path) -> dict[str, Any]:
     try:
         return read_json(path)
     except CheckpointError:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    comment_or_comma = r'("(?:\\.|[^"\\])*")|//[^\n]*|#[^\n]*|/\*.*?\*/'
-    text = re.sub(comment_or_comma, lambda match: match.group(1) or "", text, flags=re.DOTALL)
-    text = re.sub(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])', lambda match: match.group(1) or "", text)
+        text = read_content(path).decode("utf-8", "replace")
+    # What is not closed reaches to the end, so that nothing is read twice.
+    quoted = r'("(?:\\.|[^"\\])*(?:"|\\?\Z))'
+    for unneeded in (r"//[^\n]*|#[^\n]*|/\*.*?(?:\*/|\Z)", r",(?=\s*[}\]])"):
+        text = re.sub(f"{quoted}|{unneeded}", lambda match: match.group(1) or "", text, flags=re.DOTALL)
     try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        return parse_object(text, path)
+    except CheckpointError:
+        raise
+    except ValueError as error:
         raise CheckpointError(
             f"{path}: neither JSON nor simple Jsonnet ({error}): only comments and trailing commas are understood. "
             "Evaluate it (jsonnet FILE) and give the result"
         ) from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: holds a {type(value).__name__}, expected a JSON object")
-    return value
 
 
 def _elmo_settings(config: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -84,7 +84,7 @@ def _saw_padding(folder: Path) -> bool:
     """True for an archive of a program before 1.2.2, or of before archives said which."""
     meta = folder / "meta.json"
     version = str(read_json(meta).get("version", "")) if meta.is_file() else ""
-    numbers = [int(part) for part in re.findall(r"\d+", version)[:3]]
+    numbers = [int(part) for part in re.findall(r"[0-9]{1,9}", version)[:3]]
     return numbers < [1, 2, 2]
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from elmo_hf import ElmoForSequenceClassification, ElmoForTokenClassification, ElmoPreTrainedModel
 
+from ..common.content import read_text
 from ..common.errors import CheckpointError, listing
 
 Array = NDArray[np.float32]
@@ -173,10 +174,7 @@ def read_namespace(folder: Path, namespace: str) -> list[str]:
     path = folder / "vocabulary" / f"{namespace}.txt"
     if "/" in namespace or not path.is_file():
         raise CheckpointError(f"{path}: no such file; expected the vocabulary of {namespace!r} beside the weights")
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path}: not UTF-8 ({error}); fetch the archive again") from None
+    text = read_text(path, "a symbol a line")
     lines = re.split("\r?\n", text)
     return [line.replace(NEWLINE, "\n") for line in (lines[:-1] if lines[-1] == "" else lines)]
 

@@ -18,6 +18,8 @@ from .rules import ORIGINS, RULES
 FILES = OPTIONS, WEIGHTS, SOFTMAX, VOCABULARY = "options.json", "weights.hdf5", "softmax_weights.hdf5", "vocab.txt"
 # The words of a tokenizer that was made without a vocabulary file.
 NO_VOCABULARY = ["<S>", "</S>", "<UNK>"]
+# The words that the programs look up by their names.
+MARKS = dict(zip(("bos_token", "eos_token", "unk_token"), NO_VOCABULARY, strict=True))
 # The constant that every program that reads these files adds to the forget gate.
 READERS_FORGET_BIAS = 1.0
 # bilm-tf's reader knows the names of so many LSTM layers.
@@ -132,7 +134,12 @@ def _words(model: SavedModel) -> list[str] | None:
                 f"{folder}: the tokenizer has {size} words, but the {part} has {rows} rows; save model and tokenizer "
                 "that belong together"
             )
-    words = model.listed_words(tokenizer)
+    if tokenizer.tokens_to_add:
+        model.notes.append(
+            f"words with a character of their own are not part of these files: {tokenizer.tokens_to_add} (AllenNLP: "
+            "tokens_to_add of the indexer)"
+        )
+    words = model.words_with_marks(tokenizer, MARKS)
     if not reads_words and "softmax.bias" not in parameters and words == NO_VOCABULARY:
         return None
     unfit = [word for word in words if word != word.strip() or "\n" in word or "\r" in word]

@@ -50,7 +50,8 @@ def hdf5_tensors(file: h5py.File, path: Path) -> dict[str, StoredTensor]:
         if item.external or item.is_virtual:
             raise CheckpointError(f"{path}: {name!r} refers to another file, which no original program writes")
         shape = tuple(item.shape or ())
-        tensors[name] = StoredTensor(str(path), name, shape, str(item.dtype), _reader(item))
+        stored = item.id.get_storage_size()
+        tensors[name] = StoredTensor(str(path), name, shape, str(item.dtype), _reader(item), stored)
 
     try:
         file.visititems(visit)

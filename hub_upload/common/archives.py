@@ -1,18 +1,44 @@
 """ZIP and tar archives from strangers, unpacked safely: no paths outside, no links, no bombs."""
 
+import bz2
+import errno
 import gzip
+import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from .errors import CheckpointError
 
 # Weights hardly compress. What unfolds to more than this many times its size, and more than a gigabyte, is no model.
 MAX_RATIO = 20
 SMALL = 1 << 30
+# Members of a model's archive are counted in tens. A directory is read into memory whole, and so is what a tar holds
+# of a member beside its content.
+MAX_MEMBERS, MAX_DIRECTORY, MAX_HEADER = 100_000, 1 << 24, 1 << 24
+
+_DECOMPRESSORS: tuple[tuple[bytes, Callable[..., Any]], ...] = (
+    (b"\x1f\x8b", gzip.open),
+    (b"BZh", bz2.open),
+    (b"\xfd7zXZ\0", lzma.open),
+    (b"]\0\0", lzma.open),
+)
+# What the decompressors and readers of archives raise for damage.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    RuntimeError,
+    LookupError,
+    OverflowError,
+)
 
 
 def _safe_parts(name: str, archive: Path) -> tuple[str, ...]:
@@ -71,13 +97,21 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
             _unpack_zip(archive, unpacker, wanted)
         else:
             _unpack_tar(archive, unpacker, wanted)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, RuntimeError) as error:
-        raise CheckpointError(f"{archive}: damaged or encrypted archive ({error}); fetch it again") from error
+    except CheckpointError:
+        raise
     except FileExistsError as error:
         raise CheckpointError(f"{archive}: holds two members of the name {error.filename}") from None
+    except (*_DAMAGE, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES):
+            raise
+        raise CheckpointError(f"{archive}: damaged or encrypted archive ({error}); fetch it again") from error
 
 
 def _unpack_zip(archive: Path, unpacker: _Unpacker, wanted: Callable[[str], bool]) -> None:
+    if (size := _directory_size(archive)) > MAX_DIRECTORY:
+        raise CheckpointError(
+            f"{archive}: its directory has {size:,} bytes, expected at most {MAX_DIRECTORY:,}: no archive of a model"
+        )
     with zipfile.ZipFile(archive) as file:
         for member in file.infolist():
             parts = _safe_parts(member.filename, archive)
@@ -88,9 +122,51 @@ def _unpack_zip(archive: Path, unpacker: _Unpacker, wanted: Callable[[str], bool
                     unpacker.write(parts, content)
 
 
+def _directory_size(archive: Path) -> int:
+    """The size that the end of a ZIP gives its directory; 0 where none is found."""
+    with archive.open("rb") as file:
+        file.seek(-min(archive.stat().st_size, (1 << 16) + 98), 2)
+        tail = file.read()
+    end, end_of_large = tail.rfind(b"PK\5\6"), tail.rfind(b"PK\6\6")
+    size = struct.unpack_from("<L", tail, end + 12)[0] if 0 <= end <= len(tail) - 16 else 0
+    if 0 <= end_of_large <= len(tail) - 48:
+        size = max(size if size < 2**32 - 1 else 0, struct.unpack_from("<Q", tail, end_of_large + 40)[0])
+    return size
+
+
+class _Pieces:
+    """A file of which nobody reads more than `MAX_HEADER` at a time."""
+
+    def __init__(self, archive: Path, file: Any) -> None:
+        self.archive, self.file = archive, file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_HEADER:
+            raise CheckpointError(
+                f"{self.archive}: a member's header of {size:,} bytes, expected at most {MAX_HEADER:,}: no archive of "
+                "a model"
+            )
+        return self.file.read(size)
+
+
+def _open_tar_bytes(archive: Path) -> Any:
+    with archive.open("rb") as file:
+        begin = file.read(6)
+    return next((opener for magic, opener in _DECOMPRESSORS if begin.startswith(magic)), Path.open)(archive, "rb")
+
+
 def _unpack_tar(archive: Path, unpacker: _Unpacker, wanted: Callable[[str], bool]) -> None:
-    with tarfile.open(archive, "r:*") as file:
-        for member in file:
+    with (
+        _open_tar_bytes(archive) as unpacked,
+        tarfile.open(fileobj=_Pieces(archive, unpacked), mode="r:") as file,  # type: ignore[call-overload]
+    ):
+        for number, member in enumerate(file):
+            if number >= MAX_MEMBERS:
+                raise CheckpointError(
+                    f"{archive}: more than {MAX_MEMBERS:,} members, which no model has; unpack it yourself if you "
+                    "trust it, and convert the folder"
+                )
             parts = _safe_parts(member.name, archive)
             content = file.extractfile(member) if member.isreg() and wanted("/".join(parts)) else None
             if content is None:
@@ -104,7 +180,7 @@ def is_tar(path: Path) -> bool:
     """True if the file is a tar archive, compressed or not."""
     try:
         return tarfile.is_tarfile(path)
-    except (OSError, EOFError, zlib.error):
+    except (OSError, EOFError, zlib.error, lzma.LZMAError):
         return False
 
 

@@ -8,12 +8,15 @@ from huggingface_hub.errors import StrictDataclassError
 
 from elmo_hf import ElmoConfig
 
+from .content import read_content
 from .errors import CheckpointError
 
 # Ids that embedding programs use: 256 bytes, begin and end of a sentence and of a word, padding; and 0 for padded
 # words. The training program does without the last and writes 261, `bilm-tf`'s own reader insists on 262.
 NUM_CHARACTERS = 262
 DEFAULT_CHARACTERS_PER_WORD = 50
+# Options are nested a few levels deep, and no size needs more than 32 bits.
+MAX_DEPTH, LARGEST_SIZE, LARGEST_FLOAT = 100, 2**31 - 1, 3.4e38
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -23,14 +26,33 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: missing, not UTF-8, not JSON (the message has line and column), or not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        return parse_object(read_content(path).decode("utf-8"), path)
+    except CheckpointError:
+        raise
+    except ValueError as error:
         raise CheckpointError(f"{path}: not valid JSON ({error}); fetch the file again") from None
+
+
+def parse_object(text: str, where: object) -> dict[str, Any]:
+    """The JSON object of a text, nested no deeper than whoever walks through it can follow.
+
+    Raises:
+        ValueError: no JSON, nested too deeply, or an integer of thousands of digits.
+        CheckpointError: it is no object; the message says `where`.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: holds a {type(value).__name__}, expected a JSON object")
-    return value
+        raise CheckpointError(f"{where}: holds a {type(value).__name__}, expected a JSON object")
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        children = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [child for each in children for child in each if isinstance(child, dict | list)]
+        if not level:
+            return value
+    raise ValueError(f"nested more than {MAX_DEPTH} deep")
 
 
 class OptionsReader:
@@ -54,8 +76,8 @@ class OptionsReader:
         value = self.get(key)
         if value is None:
             value = default
-        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-            found = "is missing" if value is None else f"is {value!r}"
+        if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= LARGEST_SIZE:
+            found = "is missing" if value is None else f"is {value!r:.60}"
             raise CheckpointError(f"{self.file}: {key} {found}, expected an integer of at least {lowest}")
         return value
 
@@ -63,8 +85,8 @@ class OptionsReader:
         value = self.get(key)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-            raise CheckpointError(f"{self.file}: {key} is {value!r}, expected a number of at least 0, or null")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_FLOAT:
+            raise CheckpointError(f"{self.file}: {key} is {value!r:.60}, expected a number of at least 0, or null")
         if value == 0:
             notes.append(
                 f"{key} is 0, which switches clipping off in AllenNLP (and would set every value to zero in "
@@ -78,7 +100,7 @@ class OptionsReader:
         if value is None:
             value = default
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            raise CheckpointError(f"{self.file}: {key} is {value!r}, expected a probability below 1")
+            raise CheckpointError(f"{self.file}: {key} is {value!r:.60}, expected a probability below 1")
         return value
 
     def filters(self, key: str) -> list[list[int]]:
@@ -86,9 +108,9 @@ class OptionsReader:
         good = isinstance(value, list) and len(value) > 0
         for pair in value if good else ():
             good = good and isinstance(pair, list) and len(pair) == 2
-            good = good and all(isinstance(number, int) and number > 0 for number in pair)
+            good = good and all(type(number) is int and 0 < number <= LARGEST_SIZE for number in pair)
         if not good:
-            raise CheckpointError(f"{self.file}: {key} is {value!r}, expected a list of [width, count]")
+            raise CheckpointError(f"{self.file}: {key} is {value!r:.200}, expected a list of [width, count]")
         return value
 
     def choice(self, key: str, accepted: tuple[Any, ...], default: Any = None) -> Any:

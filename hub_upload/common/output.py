@@ -2,13 +2,11 @@
 
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from elmo_hf import ElmoConfig
+from elmo_hf import ElmoConfig, appearing_folder
 
 from .errors import CheckpointError, listing
 from .format import Export
@@ -95,35 +93,12 @@ def _is_elmo(folder: Path, exports: Iterable[Export]) -> bool:
 def new_folder(output: Path) -> Iterator[Path]:
     """Yield a hidden sibling of `output` that takes its place when the block ends well and vanishes when it fails.
 
-    Whatever goes wrong (a full disk, an interrupt), `output` is what it was before or complete. `check_output` has
-    said that an existing folder may be replaced.
+    Whatever goes wrong (a full disk, an interrupt), `output` is what it was before or complete; what a process that was
+    killed has left is removed by the next one. `check_output` has said that an existing folder may be replaced.
     """
-    output = output.absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-    try:
+    with appearing_folder(output.absolute()) as partial:
         yield partial
         _open_to_readers(partial)
-        _replace(partial, output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _replace(partial: Path, output: Path) -> None:
-    if not output.is_dir():
-        partial.rename(output)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.old-", dir=output.parent)) / "folder"
-    output.rename(aside)
-    try:
-        partial.rename(output)
-    except BaseException:
-        aside.rename(output)
-        aside.parent.rmdir()
-        raise
-    # The new folder stands; what cannot be removed of the old one is no reason to fail.
-    shutil.rmtree(aside.parent, ignore_errors=True)
 
 
 def _open_to_readers(folder: Path) -> None:

@@ -19,6 +19,8 @@ from .rules import Entry
 from .transforms import Array, subtract_forget_bias
 
 SOFTMAX_PARAMETERS = ("softmax.weight", "softmax.bias")
+# Of a class that a program expects and a model lacks: too small for it to take part.
+DEAD_BIAS = -1e9
 WORD_TABLE, JOINED_WORD_TABLE = "embeddings.word_embeddings.weight", "embeddings.words.word_embeddings.weight"
 
 
@@ -226,3 +228,32 @@ class SavedModel:
         ids = tokenizer.get_vocab()
         words, last = sorted(ids, key=ids.__getitem__)[1:], len(ids) - 1
         return words[:-1] if tokenizer.mask_token_id == last and not self.is_used(last) else words
+
+    def words_with_marks(self, tokenizer: ElmoTokenizer, names: Mapping[str, str]) -> list[str]:
+        """The listed words, the special ones under the names that the program looks up.
+
+        Args:
+            tokenizer: The model's.
+            names: The program's name of each of the tokenizer's special words.
+
+        Raises:
+            CheckpointError: a special word that the tokenizer lacks, or whose name there is another word's.
+        """
+        words = self.listed_words(tokenizer)
+        for kind, name in names.items():
+            token = getattr(tokenizer, kind)
+            if token == name:
+                continue
+            if token is None or token not in words:
+                raise CheckpointError(
+                    f"{self.folder}: the tokenizer has no {kind}, and the program looks up {name!r}: save the "
+                    "tokenizer that the model was trained with"
+                )
+            if name in words:
+                raise CheckpointError(
+                    f"{self.folder}: {kind} is {token!r}, which the program calls {name!r}, and that is another word "
+                    "of the vocabulary: no file can hold both"
+                )
+            words[words.index(token)] = name
+            self.notes.append(f"the word {token!r} ({kind}) is called {name!r} there")
+        return words

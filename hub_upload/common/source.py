@@ -1,5 +1,6 @@
 """A place that the user points at, and a checkpoint that a room has opened there: tensors that are not read yet."""
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .archives import MAX_RATIO, SMALL
 from .errors import CheckpointError
 from .torch_file import read_torch_file
 from .vocabulary import Vocabulary
@@ -66,6 +69,7 @@ class StoredTensor:
         shape: As stored.
         dtype: Name of the stored dtype, such as "float32".
         load: Reads the values.
+        stored: Bytes that the file holds of it; `None` where that is not known.
     """
 
     file: str
@@ -73,19 +77,27 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: str
     load: Callable[[], NDArray[Any]]
+    stored: int | None = None
 
     @classmethod
     def of(cls, file: Path | str, name: str, tensor: Tensor) -> "StoredTensor":
         """A tensor of a state dict."""
         dtype = str(tensor.dtype).removeprefix("torch.")
-        return cls(str(file), name, tuple(tensor.shape), dtype, lambda: tensor.detach().contiguous().numpy())
+        stored = 0 if tensor.layout != torch.strided else tensor.untyped_storage().nbytes()
+        return cls(str(file), name, tuple(tensor.shape), dtype, lambda: tensor.detach().contiguous().numpy(), stored)
 
     def read(self) -> NDArray[np.float32]:
         """The values.
 
         Raises:
-            CheckpointError: not float32, unreadable, or not all finite.
+            CheckpointError: not float32, unreadable, not all finite, or of far more values than the file holds.
         """
+        claimed = 4 * math.prod(self.shape)
+        if self.stored is not None and claimed > max(SMALL, MAX_RATIO * self.stored):
+            raise CheckpointError(
+                f"{self.file}: {self.name!r} claims {claimed:,} bytes, and the file holds {self.stored:,} of it: it is "
+                "damaged, or no model's"
+            )
         if self.dtype != "float32":
             raise CheckpointError(
                 f"{self.file}: {self.name!r} is stored as {self.dtype}; every original program writes float32"
@@ -93,7 +105,7 @@ class StoredTensor:
         try:
             values = np.asarray(self.load())
         # h5py raises OSError, RuntimeError or ValueError for damaged storage, depending on the layer that notices.
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, MemoryError, TypeError) as error:
             raise CheckpointError(
                 f"{self.file}: {self.name!r} cannot be read ({error}); fetch the file again"
             ) from error

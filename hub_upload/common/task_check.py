@@ -28,17 +28,30 @@ class TaskReport:
         log_likelihoods: Of the best tags of each sentence; 0 for a classifier.
         different: Sentences with another label, or with tags of a lower score, than the archive gives.
         sentences: Sentences compared.
+        logits_magnitude, score_magnitude: The largest absolute logit of the archive, and score of its best tags.
     """
 
     logits: float
     log_likelihoods: float
     different: int
     sentences: int
+    logits_magnitude: float = 1.0
+    score_magnitude: float = 1.0
+
+    @property
+    def logits_tolerance(self) -> float:
+        """The bound of logits: of values beyond 1 a share, since float32 rounds them more."""
+        return LOGITS_TOLERANCE * max(1.0, self.logits_magnitude)
+
+    @property
+    def likelihood_tolerance(self) -> float:
+        """The bound of log likelihoods, likewise."""
+        return LIKELIHOOD_TOLERANCE * max(1.0, self.score_magnitude)
 
     @property
     def passed(self) -> bool:
         """True if every difference is a number within its tolerance, and every label and tag is the archive's."""
-        bounds = (self.logits, LOGITS_TOLERANCE), (self.log_likelihoods, LIKELIHOOD_TOLERANCE)
+        bounds = (self.logits, self.logits_tolerance), (self.log_likelihoods, self.likelihood_tolerance)
         return not self.different and all(math.isfinite(value) and value <= bound for value, bound in bounds)
 
 
@@ -60,6 +73,8 @@ def compare_task(
     """
     logits: list[float] = []
     likelihoods: list[float] = [0.0]
+    magnitudes: list[float] = []
+    scores: list[float] = [0.0]
     different = 0
     for batches, carries in (([[one] for one in sentences], False), ([sentences], False), (carried, True)):
         state = None
@@ -83,6 +98,7 @@ def compare_task(
                     tags = output.logits[row, inside].argmax(-1)
                     different += _is_worse(tags.tolist(), answer)
                     likelihood = _log_likelihood(model, output.emissions[row, inside], answer.tags)
+                    scores.append(abs(answer.score(answer.tags)))
                     likelihoods.append(abs(likelihood - answer.log_likelihood(answer.tags)))
                 if found.shape != answer.logits.shape:
                     raise CheckpointError(
@@ -90,9 +106,11 @@ def compare_task(
                         f"{answer.logits.shape}"
                     )
                 logits.append(float(np.abs(found - answer.logits).max()))
+                magnitudes.append(float(np.abs(answer.logits).max()))
     elmo.state.clear()
     # np.max keeps a NaN, which max() would lose.
-    return TaskReport(float(np.max(logits)), float(np.max(likelihoods)), different, len(logits))
+    largest = (float(np.max(values)) for values in (magnitudes, scores))
+    return TaskReport(float(np.max(logits)), float(np.max(likelihoods)), different, len(logits), *largest)
 
 
 def _is_worse(tags: list[int], answer: TaskAnswer) -> bool:
@@ -100,7 +118,8 @@ def _is_worse(tags: list[int], answer: TaskAnswer) -> bool:
     assert answer.tags is not None
     if tags == answer.tags:
         return False
-    return len(tags) != len(answer.tags) or answer.score(answer.tags) - answer.score(tags) > LIKELIHOOD_TOLERANCE
+    best = answer.score(answer.tags)
+    return len(tags) != len(answer.tags) or best - answer.score(tags) > LIKELIHOOD_TOLERANCE * max(1.0, abs(best))
 
 
 def _log_likelihood(model: Any, emissions: torch.Tensor, tags: list[int]) -> float:

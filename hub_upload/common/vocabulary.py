@@ -47,20 +47,3 @@ class Vocabulary:
             raise
         except ValueError as error:
             raise CheckpointError(f"{error}. Give the vocabulary that the model was trained with") from None
-
-
-def read_text(file: Path, expected: str, encoding: str = "utf-8") -> str:
-    """The content of a small file, line ends as they are.
-
-    Raises:
-        CheckpointError: not UTF-8; the message names the line and what was expected.
-    """
-    content = file.read_bytes()
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise CheckpointError(
-            f"{file}, line {line}: byte {content[error.start]:#04x} is not UTF-8; expected {expected}. Fetch the file "
-            "again"
-        ) from None

@@ -14,14 +14,17 @@ from ..common.errors import CheckpointError
 from ..common.options import read_json
 from ..common.output import new_folder
 from ..common.rules import Entry, expand
-from ..common.saved_model import SOFTMAX_PARAMETERS, SavedModel, Written, read_tokenizer
+from ..common.saved_model import DEAD_BIAS, SOFTMAX_PARAMETERS, SavedModel, Written, read_tokenizer
 from .reader import CHARACTERS, CLASSIFIER, CONFIG, SOFTMAX_FORMS, STATE_DICTS, TRAINED_LAYERS, WORDS
 from .rules import (
+    BEGIN_OF_SENTENCE,
     CHARACTER_TABLE,
+    END_OF_SENTENCE,
     ORIGINS,
+    PADDING,
     READERS_FORGET_BIAS,
+    UNKNOWN,
     UNUSED,
-    WORD_MARKS,
     WORD_TABLE,
     architecture_from_config,
     rules,
@@ -29,6 +32,8 @@ from .rules import (
 
 ARCHITECTURE = "architecture.json"
 FILES = (CONFIG, ARCHITECTURE, *STATE_DICTS.values(), CLASSIFIER, CHARACTERS, WORDS)
+# The words that the program looks up by their names, by our tokenizer's; its padding is a word with a row besides.
+MARKS = {"bos_token": BEGIN_OF_SENTENCE, "eos_token": END_OF_SENTENCE, "unk_token": UNKNOWN}
 
 
 def has_dictionary(folder: Path, config: ElmoConfig) -> bool:
@@ -46,9 +51,10 @@ def write(model: SavedModel, output: Path, softmax_layout: str) -> Written:
     """Write a model of the checked configuration; there is one layout of the softmax."""
     config, tokenizer = model.config, read_tokenizer(model.folder)
     assert tokenizer is not None
-    has_softmax = _keeps_softmax(model, tokenizer)
+    has_softmax = _keeps_softmax(model)
     listed = _listed_words(model, tokenizer) if config.word_embedding_size or has_softmax else None
-    characters, words = _dictionaries(model, tokenizer, listed)
+    added = listed is not None and PADDING not in listed
+    characters, words = _dictionaries(model, tokenizer, listed, added)
     filled = expand(rules(config), config, len(listed or ()), ORIGINS, softmax=has_softmax)
     entries = {entry.original: entry for entry in filled}
     settings = {CONFIG: {"config_path": ARCHITECTURE}, ARCHITECTURE: architecture_from_config(config)}
@@ -59,6 +65,8 @@ def write(model: SavedModel, output: Path, softmax_layout: str) -> Written:
     files = {name: _state_dict(model, part, entries) for part, name in STATE_DICTS.items()}
     if has_softmax:
         files[CLASSIFIER] = _classifier(model, entries)
+    if added:
+        _add_padding(model, files)
     with new_folder(output) as partial:
         for name, state in files.items():
             torch.save(state, partial / name)
@@ -88,18 +96,16 @@ def check_config(folder: Path, config: ElmoConfig, notes: list[str]) -> None:
             )
 
 
-def _keeps_softmax(model: SavedModel, tokenizer: ElmoTokenizer) -> bool:
+def _keeps_softmax(model: SavedModel) -> bool:
     """True if there is a softmax that `classifier.pkl` can hold; otherwise a note says why not."""
     config = model.config
     if not any(name in model.parameters for name in SOFTMAX_PARAMETERS):
         return False
-    missing = [mark for mark in WORD_MARKS if mark not in tokenizer.get_vocab()]
     faults = [
         fault
         for condition, fault in (
             (config.num_hidden_layers != TRAINED_LAYERS, f"the program's reads the second of {TRAINED_LAYERS} layers"),
             (config.tie_word_embeddings, "its weight is the table of words (tie_word_embeddings)"),
-            (missing, f"the vocabulary lacks {', '.join(missing)}, which the program looks up"),
         )
         if condition
     ]
@@ -131,6 +137,24 @@ def _classifier(model: SavedModel, entries: Mapping[str, Entry]) -> "OrderedDict
     return OrderedDict({"oov_column": unread, names[0]: weight, names[1]: bias[:, None].contiguous()})
 
 
+def _add_padding(model: SavedModel, files: Mapping[str, "OrderedDict[str, Tensor]"]) -> None:
+    """Add a last row for the program's padding, which is a word and a class there; it never reads its values."""
+    weight, bias = SOFTMAX_FORMS["sampled_softmax"]
+    name = WORD_TABLE.partition(".")[2]
+    for file, key, value in (
+        (STATE_DICTS["token_embedder"], name, 0.0),
+        (CLASSIFIER, weight, 0.0),
+        (CLASSIFIER, bias, DEAD_BIAS),
+    ):
+        if file in files and key in files[file]:
+            state = files[file]
+            state[key] = torch.cat([state[key], torch.full_like(state[key][:1], value)])
+    model.notes.append(
+        f"{PADDING!r}, which the program looks up, got a row of zeros behind the words, and in a softmax a bias of "
+        f"{DEAD_BIAS:g}, so that it takes no part"
+    )
+
+
 def _listed_words(model: SavedModel, tokenizer: ElmoTokenizer) -> list[str]:
     """The words of the rows of the original's table and softmax: ours without padding, and without an added mask."""
     size = len(tokenizer)
@@ -139,11 +163,11 @@ def _listed_words(model: SavedModel, tokenizer: ElmoTokenizer) -> list[str]:
             f"{model.folder}: the tokenizer has {size} words, but the model has {model.config.vocab_size} rows for "
             "them; save model and tokenizer that belong together"
         )
-    return model.listed_words(tokenizer)
+    return model.words_with_marks(tokenizer, MARKS)
 
 
 def _dictionaries(
-    model: SavedModel, tokenizer: ElmoTokenizer, listed: list[str] | None
+    model: SavedModel, tokenizer: ElmoTokenizer, listed: list[str] | None, added: bool
 ) -> tuple[list[tuple[str, int]] | None, list[tuple[str, int]] | None]:
     """Symbols and ids of both files, in the order of the ids; `None` for a part that the model lacks."""
     folder, config, symbols = model.folder, model.config, tokenizer.character_vocabulary or {}
@@ -156,10 +180,14 @@ def _dictionaries(
     if config.character_filters:
         characters = sorted(((symbol, number - 1) for symbol, number in symbols.items()), key=lambda item: item[1])
     if listed is not None:
-        words = [(word, number) for number, word in enumerate(listed) if word != UNUSED.format(id=number)]
+        lines = [*listed, PADDING] if added else listed
+        words = [(word, number) for number, word in enumerate(lines) if word != UNUSED.format(id=number)]
     for symbol, _ in (*(characters or ()), *(words or ())):
-        if (symbol != symbol.strip() and symbol != "\u3000") or not symbol or "\t" in symbol or "\n" in symbol:
+        # The program's lines end as those of `str.splitlines` do.
+        ends = len(symbol.splitlines()) > 1 or "\t" in symbol
+        if (symbol != symbol.strip() and symbol != "\u3000") or not symbol or ends:
             raise CheckpointError(
-                f"{folder}: {symbol!r} cannot stand in a dictionary file, whose lines are stripped of whitespace"
+                f"{folder}: {symbol!r} cannot stand in a dictionary file, whose lines are stripped of whitespace and "
+                "have a tab before the id"
             )
     return characters, words

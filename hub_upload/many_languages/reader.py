@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..common.content import read_text
 from ..common.errors import CheckpointError
 from ..common.options import read_json
 from ..common.source import Place, Source, StoredTensor
 from ..common.torch_file import read_torch_file
-from ..common.vocabulary import read_text
 
 CONFIG, CHARACTERS, WORDS, CLASSIFIER = "config.json", "char.dic", "word.dic", "classifier.pkl"
 # The part of a name before its first dot, and the file.

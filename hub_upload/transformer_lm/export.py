@@ -17,15 +17,13 @@ from ..common.errors import CheckpointError
 from ..common.options import DEFAULT_CHARACTERS_PER_WORD, NUM_CHARACTERS
 from ..common.output import new_folder
 from ..common.rules import expand
-from ..common.saved_model import SOFTMAX_PARAMETERS, SavedModel, Written, read_tokenizer
+from ..common.saved_model import DEAD_BIAS, SOFTMAX_PARAMETERS, SavedModel, Written, read_tokenizer
 from ..common.transforms import Array
 from .reader import CONFIG, DEAD_BUFFER, DEAD_CLASS, SOFTMAX, SOFTMAX_LAYOUTS, UNKNOWN, WORDS
 from .rules import EPSILON_FROM_1_0, EPSILON_UP_TO_0_9, HEADS, POSITION_TABLE, POSITIONS, archive_config, origins, rules
 
 ARCHIVE, WEIGHTS, NAMESPACES = "model.tar.gz", "weights.th", "vocabulary/non_padded_namespaces.txt"
 NAME = "token_characters"
-# Of the class that is no word, where a model has none: too small for it to take part.
-DEAD_BIAS = -1e9
 
 
 def check_config(folder: Path, config: ElmoConfig, notes: list[str]) -> None:

@@ -18,10 +18,11 @@ from typing import Any
 from torch import Tensor
 
 from ..allennlp.reader import find_weights, read_archive_config
+from ..common.content import LARGEST_CONTENT, read_text
 from ..common.errors import CheckpointError
 from ..common.options import read_json
 from ..common.source import Place, Source, StoredTensor
-from ..common.vocabulary import Vocabulary, read_text
+from ..common.vocabulary import Vocabulary
 
 CONFIG, META, WORDS = "config.json", "meta.json", "vocabulary/tokens.txt"
 MODEL_TYPES = ("language_model", "bidirectional-language-model")
@@ -57,8 +58,8 @@ def is_archive_of_language_model(path: Path) -> bool:
         with tarfile.open(path, "r:gz") as archive:
             first = archive.next()
             content = archive.extractfile(first) if first is not None and first.name == CONFIG else None
-            config = json.load(content) if content is not None else None
-    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError):
+            config = json.loads(content.read(LARGEST_CONTENT)) if content is not None else None
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, RecursionError):
         return False
     model = config.get("model") if isinstance(config, dict) else None
     return isinstance(model, dict) and model.get("type") in MODEL_TYPES

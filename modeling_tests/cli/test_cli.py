@@ -111,6 +111,11 @@ def test_reads_other_encodings_and_blank_lines(tmp_path: Path, capsys: pytest.Ca
         (["tag", "no-such-folder", __file__, "--output", "-"], "no-such-folder"),
         (["build-characters", "missing.txt", "--output", "c.json"], "no file matches missing.txt"),
         (["pretrain", "--train_data", "t", "--output_dir", "o", "--vocabulary", "v", "--rows", "0"], "rows=0: exp"),
+        (
+            ["pretrain", "--train_data", "t", "--output_dir", "o", "--vocabulary", "v", "--processes", "3"],
+            "processes=3",
+        ),
+        (["save-model", "nowhere"], "nowhere/checkpoints holds no checkpoint"),
     ],
 )
 def test_errors_are_one_message(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,3 +131,22 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(arguments)
     assert left.value.code == 0
+
+
+def test_processes_share_cores_and_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+    monkeypatch.setattr("subprocess.call", lambda command, env: started.append((command, env)) or 7)
+    monkeypatch.setattr("elmo_hf.cli.pretrain.cores", lambda: 6)
+    for name in ("WORLD_SIZE", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):  # set by a command line; taken back after the test
+        monkeypatch.setenv(name, "1")
+    given = ["pretrain", "--train_data", "t", "--output_dir", "o", "--vocabulary", "v", "--processes", "2"]
+    for more, rows in ([], 32), (["--rows", "5"], 5):
+        monkeypatch.setattr("sys.argv", ["elmo-hf", *given, *more])
+        assert main() == 7
+        command, environment = started.pop()
+        assert command[-2:] == ["--rows", str(rows)]
+        assert command[command.index("elmo_hf.cli") + 1 :][: len(given)] == given
+        assert environment["OMP_NUM_THREADS"] == "3"
+        assert f"2 processes of 3 threads and {rows} rows" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from elmo_hf import ElmoTokenizer, OutputConflictError, embed, embed_corpus
 from elmo_hf.corpus_embedding.shard_embedding import ShardEmbedder
 from elmo_hf.corpus_embedding.writers import Hdf5Writer, ParquetWriter, SafetensorsWriter
+from elmo_hf.inference.embedding import Embedder
 from modeling_tests.tiny import TRANSFORMER, WORD_INPUT
 
 from .corpora import (
@@ -63,9 +64,11 @@ def test_equal_to_embed(text, tmp_path, both, kind, layers):
     beside = {path.name for path in tmp_path.iterdir()}
     assert beside == {"text.txt", output.name}
     if kind != "hdf5":
-        index = json.loads((output / "embeddings.index.json").read_text())
+        index = json.loads((output / "_embeddings.index.json").read_text())
         assert (index["sentences"], index["words"]) == (40, words)
-        assert [shard["file"] for shard in index["shards"]] == sorted(set(contents(output)) - {"embeddings.index.json"})
+        assert [shard["file"] for shard in index["shards"]] == sorted(
+            set(contents(output)) - {"_embeddings.index.json"}
+        )
         assert sum(shard["words"] for shard in index["shards"]) == words
         assert [shard["first"] for shard in index["shards"]][-1] < 40 and index["shards"][0]["first"] == 0
 
@@ -254,7 +257,7 @@ def test_the_same_command_continues(text, tmp_path, both, kind, writer, monkeypa
             assert "cannot be written: No space left on device" in str(caught.value)
             assert "What stood there before is unharmed" in str(caught.value)
         folder = output if kind != "hdf5" else tmp_path / "out.hdf5.parts"
-        assert {path.name for path in folder.iterdir() if "embeddings" not in path.name} == {"unfinished.json"}
+        assert {path.name for path in folder.iterdir() if "embeddings" not in path.name} == {"_unfinished.json"}
         monkeypatch.undo()
     assert not output.is_file()
     done = [path for path in folder.iterdir() if path.name.startswith("embeddings-")]
@@ -272,6 +275,66 @@ def test_the_same_command_continues(text, tmp_path, both, kind, writer, monkeypa
     again = embed_corpus(text, output, *both, **OPTIONS)
     assert again.new_shards == 0 and again.line().endswith("complete already, nothing was left to do")
     assert again.words == summary.words
+
+
+@pytest.mark.parametrize("layers", ["mix", "all"])
+@pytest.mark.parametrize(
+    ("kind", "writer"), [("hdf5", Hdf5Writer), ("parquet", ParquetWriter), ("safetensors", SafetensorsWriter)]
+)
+def test_an_interruption_keeps_a_part_of_a_shard(text, tmp_path, both, kind, writer, layers, monkeypatch):
+    options = {**OPTIONS, "shard_words": 1000, "batch_words": 4, "layers": layers}
+    whole, output = tmp_path / f"whole.{kind}", tmp_path / f"out.{kind}"
+    embed_corpus(text, whole, *both, **options)
+    original, embedded, written = writer.write, Embedder._embed, []
+
+    def write(self, entry, parts):
+        written.append(entry.number)
+        if len(written) == 25:
+            raise KeyboardInterrupt
+        original(self, entry, parts)
+
+    monkeypatch.setattr(writer, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        embed_corpus(text, output, *both, **options)
+    folder = output if kind != "hdf5" else tmp_path / "out.hdf5.parts"
+    name = f"_part-00000-of-00001.{kind}"
+    assert {path.name for path in folder.iterdir()} == {name, f"{name}.json", "_unfinished.json"}
+    kept = json.loads((folder / f"{name}.json").read_text())["sentences"]
+    assert 10 < kept <= 24
+    read_again = []
+    monkeypatch.setattr(
+        Embedder, "_embed", lambda self, batch, *a: read_again.extend(batch) or embedded(self, batch, *a)
+    )
+    embed_corpus(text, output, *both, **options)
+    assert written[25:] == list(range(40))
+    assert 40 - kept - 3 <= len(read_again) <= 40 - kept + 3  # long lines are read by chunks
+    if kind == "hdf5":
+        assert all(np.array_equal(a, b) for a, b in zip(read(output), read(whole), strict=True))
+    else:
+        assert contents(output) == contents(whole)
+    if kind == "parquet":
+        frame = pytest.importorskip("pandas").read_parquet(output)
+        assert list(frame["index"]) == list(range(40))
+
+
+def test_an_output_with_the_names_of_before(text, tmp_path, both):
+    output = tmp_path / "out.parquet"
+    embed_corpus(text, output, *both, **OPTIONS)
+    (output / "_embeddings.index.json").rename(output / "embeddings.index.json")
+    assert embed_corpus(text, output, *both, **OPTIONS).new_shards == 0
+    assert (output / "_embeddings.index.json").exists() and not (output / "embeddings.index.json").exists()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_says_how_to_read_it(text, tmp_path, both, kind):
+    import h5py
+    import pandas
+    import safetensors.numpy
+
+    summary = embed_corpus(text, tmp_path / f"out.{kind}", *both, **OPTIONS)
+    names = {"h5py": h5py, "pandas": pandas, "safetensors": safetensors}
+    first = np.stack(list(eval(summary.reading(), names)))
+    np.testing.assert_array_equal(first, read(tmp_path / f"out.{kind}")[0])
 
 
 @pytest.mark.parametrize("kind", ["hdf5", "safetensors"])
@@ -435,8 +498,8 @@ def test_progress_bar(text, tmp_path, both, capsys):
     shown = capsys.readouterr().err
     assert f"{words}/{words}" in shown and "words/s" in shown
     next((tmp_path / "out.parquet").glob("*00000-of*")).unlink()
-    (tmp_path / "out.parquet" / "embeddings.index.json").rename(tmp_path / "gone")
+    (tmp_path / "out.parquet" / "_embeddings.index.json").rename(tmp_path / "gone")
     settings = json.loads((tmp_path / "gone").read_text())
-    (tmp_path / "out.parquet" / "unfinished.json").write_text(json.dumps(settings))
+    (tmp_path / "out.parquet" / "_unfinished.json").write_text(json.dumps(settings))
     assert embed_corpus(text, tmp_path / "out.parquet", *both, **{**OPTIONS, "progress": None}).new_shards == 1
     assert not capsys.readouterr().err

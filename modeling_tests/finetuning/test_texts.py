@@ -125,6 +125,14 @@ def test_bad_files(tmp_path: Path, name: str, text: str | bytes, columns: TextCo
         read_texts(write(tmp_path / name, text), columns)
 
 
+def test_a_list_in_a_cell_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    path = write(tmp_path / "a.jsonl", json.dumps({"sentence": "x", "label": deep}) + "\n")
+    with pytest.raises(CorpusError, match=r"a\.jsonl:1: labels .*expected a list") as caught:
+        read_texts(path, replace(NAMED, problem="multi_label_classification"))
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize("columns", [FIRST_IS_LABEL, SEVERAL])
 def test_labels_that_the_training_data_lacks(tmp_path: Path, columns: TextColumns) -> None:
     path = write(tmp_path / "dev.tsv", "1\tx\n3\ty\n")

@@ -14,10 +14,12 @@ from transformers import AutoModel, AutoTokenizer
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer
 from hub_upload import CheckpointError, convert, verify
+from hub_upload.common.source import StoredTensor
 from hub_upload.detect import open_source
 from hub_upload.verify import plain_elmo
 
 from .checkpoints import (
+    FILTERS,
     VOCABULARY,
     bilm_arrays,
     leftovers,
@@ -438,7 +440,9 @@ def test_a_full_disk_leaves_nothing_that_looks_complete(tmp_path, monkeypatch, w
     write_bilm(tmp_path / "source")
 
     def full(self, folder, **kwargs):
-        (tmp_path / next(name for name in os.listdir(tmp_path) if ".partial-" in name) / "model.safetensors").touch()
+        (
+            tmp_path / next(name for name in os.listdir(tmp_path) if name.endswith(".writing")) / "model.safetensors"
+        ).touch()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(ElmoModel if where == "weights" else ElmoTokenizer, "save_pretrained", full)
@@ -500,3 +504,21 @@ def test_a_vocabulary_under_another_name_is_told_of(tmp_path, name):
     assert convert(tmp_path / "source", tmp_path / "b", vocabulary=tmp_path / "source" / name).notes == ()
     (tmp_path / "source" / "vocab.txt").write_text("<S>\n</S>\n<UNK>\nthe\n")
     assert convert(tmp_path / "source", tmp_path / "c").notes == ()
+
+
+def test_tensors_that_claim_more_than_their_file_holds(tmp_path):
+    """Terabytes by the options and by the shapes, and a few values in the file: chunks that were never written."""
+    huge = 10**9
+    values = options(embedding={"dim": huge})
+    arrays = bilm_arrays(options())
+    write_bilm(tmp_path / "source", values, arrays)
+    with h5py.File(tmp_path / "source" / "weights.hdf5", "a") as file:
+        shapes = {f"CNN/W_cnn_{i}": (1, width, huge, count) for i, (width, count) in enumerate(FILTERS)}
+        for name, shape in {"char_embed": (261, huge), **shapes}.items():
+            del file[name]
+            file.create_dataset(name, shape, "float32", chunks=tuple(min(size, 1000) for size in shape))
+    with pytest.raises(CheckpointError, match=r"weights.hdf5: '\S+' claims [0-9,]+ bytes, and the file holds 0 of it"):
+        convert(tmp_path / "source", tmp_path / "out")
+    tensor = StoredTensor.of("weights.th", "table", torch.ones(1).expand(10**6, 10**6))
+    with pytest.raises(CheckpointError, match="'table' claims 4,000,000,000,000 bytes, and the file holds 4 of it"):
+        tensor.read()

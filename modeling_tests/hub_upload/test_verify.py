@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from elmo_hf import ElmoTokenizer
 from hub_upload import CheckpointError, convert, verify
+from hub_upload.cli import main
 
 from .checkpoints import FILTERS, VOCABULARY, bilm_arrays, options, word_options, write_bilm
 
@@ -73,6 +74,28 @@ def test_own_sentences_and_tolerance(converted):
     report = verify(converted / "folder", converted / "source", sentences=[["only", "one"], []])
     assert report.sentences == 1
     assert not verify(converted / "folder", converted / "source", tolerance=0).passed
+
+
+def test_large_and_small_layers_are_measured_by_their_magnitude(tmp_path, capsys):
+    """float32 is off by more than 1e-5 where values reach hundreds, and by nothing near it where they are tiny."""
+    for name, scale in (("large", 150.0), ("small", 1e-6)):
+        values = options()
+        arrays = bilm_arrays(values)
+        for part in ("W_proj", "b_proj"):
+            arrays[f"CNN_proj/{part}"] *= scale
+        write_bilm(tmp_path / name, values, arrays)
+        convert(tmp_path / name, tmp_path / f"{name}_out")
+    report = verify(tmp_path / "large_out", tmp_path / "large")
+    assert report.magnitudes[0] > 100 and report.largest > 1e-5 and report.passed and report.scaled < 1e-5
+    assert main(["verify", str(tmp_path / "large_out"), "--against", str(tmp_path / "large")]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert f"passed: {report.largest:.2e}, {report.scaled:.2e} of its layer's largest value, tolerance 1e-05" == last
+    assert verify(tmp_path / "small_out", tmp_path / "small").passed
+    change(tmp_path / "small_out", "embeddings.projection.bias", lambda x: x * 1.01)
+    report = verify(tmp_path / "small_out", tmp_path / "small")
+    assert report.largest < 1e-5 and report.scaled > 1e-5 and not report.passed
+    change(tmp_path / "large_out", "embeddings.projection.bias", lambda x: x + 0.05)
+    assert not verify(tmp_path / "large_out", tmp_path / "large").passed
 
 
 def test_bad_input(converted):

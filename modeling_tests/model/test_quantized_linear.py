@@ -12,6 +12,7 @@ from elmo_hf.kernels.cpu.int8 import (
     FBGEMM,
     ONEDNN,
     REDUCED_LEVELS,
+    Int8Linear,
     IntegerKernel,
     integer_kernel,
     is_exact,
@@ -72,6 +73,22 @@ def test_weights_that_are_not_finite_are_refused(value):
     weight[1, 2] = value
     with pytest.raises(ValueError, match="not finite"):
         integer_weights(weight)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("levels", [127, REDUCED_LEVELS])
+def test_rows_that_are_not_finite(value, levels):
+    """All of a row is NaN, and no other row is, in the definition and in every kernel."""
+    layer, kernel = layer_of(8, 5), exact_kernel()
+    packed = kernel.pack(layer.quantized_weight, layer.weight_scale)
+    for rows, number in ((1, 0), (4, 2)):
+        inputs = torch.randn(rows, 8)
+        inputs[0].abs_()
+        inputs[number, 3] = value
+        expected = plain(layer, inputs, levels)
+        for found in (expected, layer(inputs), Int8Linear(kernel, levels, packed, layer.bias, 5)(inputs)):
+            assert found[number].isnan().all() and found.isnan().sum() == 5
 
 
 @pytest.mark.parametrize("levels", [127, REDUCED_LEVELS])

@@ -1,5 +1,6 @@
 """The loop against a plain one, killed and resumed, in two processes, and with everything that can go wrong."""
 
+import itertools
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -29,8 +31,10 @@ from elmo_hf.pretraining import (
     multiplies_bfloat16,
     perplexity,
     pretrain,
+    save_model_of_run,
 )
 from elmo_hf.pretraining.checkpoint import read_tensors
+from elmo_hf.pretraining.loop import Run
 from elmo_hf.pretraining.start import fields_of, open_streams
 from modeling_tests.pretraining.runs import SHAPE, WORDS, losses, settings, start
 
@@ -489,6 +493,72 @@ def test_independent_sentences_adamw_and_a_schedule_resume_too(corpus: Path, tmp
     assert summary.step == 6
     assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
     assert_same_weights(tmp_path / "halves" / "model", tmp_path / "whole" / "model")
+
+
+@pytest.fixture
+def half_a_schedule(corpus: Path, tmp_path: Path) -> tuple[dict[str, Any], Path]:
+    """Settings of a cosine over the epochs, and the folder of a run by them that was asked to leave."""
+    changed = {"schedule": "cosine", "epochs": 1, "max_steps": None, "held_out_data": None, "warmup_steps": None}
+    summary = pretrain(settings(corpus, tmp_path / "halves", **changed, stop_after=5))
+    assert summary.model_folder is None
+    assert f"elmo-hf save-model {tmp_path / 'halves'}" in summary.line()
+    return changed, tmp_path / "halves"
+
+
+def test_a_schedule_finds_its_end_in_the_text(
+    half_a_schedule: tuple[dict[str, Any], Path], corpus: Path, tmp_path: Path
+) -> None:
+    changed, halves = half_a_schedule
+    text = (corpus / "train.txt").read_text()
+    planned = -(-(len(text.split()) + text.count("\n")) // (4 * 6))
+    (stored,) = (halves / "checkpoints").glob("step-*5/progress.json")
+    assert json.loads(stored.read_text())["planned_steps"] == planned
+    # Where nothing has ended, the model as it stands is one command away, and the run goes on all the same.
+    summary = save_model_of_run(halves)
+    assert summary.step == 5
+    assert_same_weights(halves / "model", stored.parent)
+    assert AutoTokenizer.from_pretrained(halves / "model").tokenize("kara lose !") == ["kara", "lose", "!"]
+    assert "| optimiser steps | 5 |" in (halves / "model" / "README.md").read_text()
+    pretrain(settings(corpus, halves, **changed))
+    pretrain(settings(corpus, tmp_path / "whole", **changed))
+    assert losses(halves) == losses(tmp_path / "whole")
+    rates = [dict(record)["learning_rate"] for record in losses(halves)]
+    assert rates[planned - 1] == pytest.approx(0, abs=1e-6)
+    assert rates[0] > rates[5] > rates[-2]
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        save_model_of_run(tmp_path)
+
+
+def test_ends_on_time(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes half a second a look: one and a half a step."""
+    clock = itertools.count(step=0.5)
+    monkeypatch.setattr("elmo_hf.pretraining.loop.time.perf_counter", lambda: next(clock))
+    changed = {"max_hours": 15 / 3600, "max_steps": None, "epochs": 9, "schedule": "linear", "held_out_data": None}
+    summary = pretrain(settings(corpus, tmp_path / "run", **changed))
+    assert 9 <= summary.step <= 11
+    assert summary.model_folder is not None
+    rates = [dict(record)["learning_rate"] for record in losses(tmp_path / "run")]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == pytest.approx(0.2 * 14.5 / 15, rel=0.05)
+    assert rates[-1] == pytest.approx(0, abs=0.01)
+    # Nothing is left to do, whatever the clock says now.
+    assert pretrain(settings(corpus, tmp_path / "run", **changed)).step == summary.step
+
+
+def test_the_model_is_there_before_the_last_evaluation(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = settings(corpus, tmp_path / "run", max_steps=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_evaluate", mock.Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(run)
+    card = tmp_path / "run" / "model" / "README.md"
+    assert "full softmax" not in card.read_text()
+    capsys.readouterr()
+    pretrain(run)
+    assert "full softmax" in card.read_text()
+    assert "held_out_data: 100%" in capsys.readouterr().err
 
 
 def test_refuses_to_resume_with_other_settings(corpus: Path, tmp_path: Path) -> None:

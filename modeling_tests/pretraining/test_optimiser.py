@@ -165,9 +165,24 @@ def test_schedules(optimizer: str) -> None:
     assert linear == pytest.approx([0.5, 1, 1.5, 2, 2, 1.5, 1, 0.5])
     cosine = rates(4, optimizer=optimizer, schedule="cosine")
     assert cosine == pytest.approx([1 + math.cos(math.pi * step / 4) for step in range(4)])
+    kept = rates(10, optimizer=optimizer, schedule="constant-then-linear")
+    assert kept == pytest.approx([2] * 9 + [1])
     noam = rates(6, optimizer=optimizer, schedule="noam", warmup_steps=3)
     assert noam == pytest.approx([2 * 4**-0.5 * min(step**-0.5, step * 3**-1.5) for step in range(1, 7)])
     assert max(noam) == noam[2]
+
+
+def test_a_schedule_that_follows_the_time() -> None:
+    """Warm-up by steps, or the first tenth of the time where that is shorter; then down to zero with the time."""
+    shares = [0.0, 0.01, 0.5, 0.75, 1.0]
+    options = OptimiserSettings(learning_rate=2.0, schedule="linear", warmup_steps=4)
+    optimiser, schedule = build_optimiser(tiny_model(), options, None, lambda done: shares[done])
+    found = []
+    for _ in shares[1:]:
+        found.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    assert [*found, optimiser.param_groups[0]["lr"]] == pytest.approx([0.5, 0.99, 1.0, 0.5, 0.0])
 
 
 @pytest.mark.parametrize(

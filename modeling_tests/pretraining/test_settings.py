@@ -9,24 +9,53 @@ import pytest
 from transformers import HfArgumentParser
 
 from elmo_hf.pretraining import OptimiserSettings, PretrainingSettings
+from elmo_hf.pretraining.settings import RECIPES
 
 NEEDED: dict[str, Any] = {"train_data": ["text.txt"], "output_dir": "run", "vocabulary": "vocab.txt"}
 
 
-def test_defaults_are_those_of_bilm_tf() -> None:
-    settings = PretrainingSettings(**NEEDED)
+@pytest.mark.parametrize("named", [{"recipe": "bilm-tf"}, {"preset": "original"}, {"initialize_from": "folder"}])
+def test_bilm_tf_is_one_option_away(named: dict[str, Any]) -> None:
+    settings = PretrainingSettings(**NEEDED, **named)
     assert (settings.rows, settings.unroll_steps, settings.num_samples) == (128, 20, 8192)
     assert (settings.optimizer, settings.learning_rate, settings.initial_accumulator) == ("adagrad", 0.2, 1.0)
+    assert (settings.schedule, settings.warmup_steps) == ("constant", 0)
     assert (settings.max_gradient_norm, settings.dropout, settings.epochs) == (10.0, 0.1, 10)
     assert settings.model_config(vocab_size=7).lstm_input_dropout == 0.1
-    assert PretrainingSettings(**NEEDED, optimizer="adamw").learning_rate == 0.001
+    assert PretrainingSettings(**NEEDED, **named, optimizer="adamw").learning_rate == 0.001
     assert settings.reset_states  # the one departure: bilm-tf carries states for ever
 
 
+def test_default_is_a_small_shape_and_its_recipe() -> None:
+    settings = PretrainingSettings(**NEEDED)
+    assert (settings.preset, settings.recipe) == ("mini", "small-corpus")
+    assert (settings.rows, settings.unroll_steps, settings.num_samples) == (64, 40, 2048)
+    assert (settings.optimizer, settings.learning_rate, settings.schedule) == ("adamw", 2e-3, "cosine")
+    assert (settings.warmup_steps, settings.max_gradient_norm, settings.dropout) == (200, 5.0, 0.0)
+    config = settings.model_config(vocab_size=7)
+    assert (config.cell_size, config.projection_size, config.num_filters) == (512, 128, 512)
+    assert PretrainingSettings(**NEEDED, optimizer="adagrad").learning_rate == 0.2
+    changed = PretrainingSettings(**NEEDED, preset="small", recipe="small-corpus", rows=3)
+    assert (changed.rows, changed.optimizer) == (3, "adamw")
+
+
+def test_samples_and_warm_up_follow_what_there_is() -> None:
+    settings = PretrainingSettings(**NEEDED)
+    fitted = settings.fitted(words=1000, steps=300)
+    assert (fitted.num_samples, fitted.warmup_steps) == (500, 30)
+    assert settings.fitted(words=100_000, steps=None) == settings
+    given = PretrainingSettings(**NEEDED, num_samples=1001, warmup_steps=100)
+    assert given.fitted(words=1001, steps=300) == given
+    with pytest.raises(ValueError, match="num_samples=1001: expected 1 to 1000"):
+        given.fitted(words=1000, steps=None)
+    # Other softmaxes draw no samples.
+    assert PretrainingSettings(**NEEDED, num_samples=9, loss="full").fitted(words=5, steps=None).num_samples == 9
+
+
 def test_has_every_option_of_the_optimiser() -> None:
-    ours = {field.name: field.default for field in dataclasses.fields(PretrainingSettings)}
+    ours = {field.name: field.default for field in dataclasses.fields(PretrainingSettings)} | RECIPES["bilm-tf"]
     for field in dataclasses.fields(OptimiserSettings):
-        assert ours[field.name] == field.default
+        assert ours[field.name] == (0.2 if field.name == "learning_rate" else field.default)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +74,9 @@ def test_has_every_option_of_the_optimiser() -> None:
         ({"softmax_only_steps": 5}, "softmax_only_steps=5 needs initialize_from"),
         ({"initialize_from": "folder", "config_overrides": "{}"}, "contradict each other"),
         ({"evaluate_every": 5}, "evaluate_every=5 needs held_out_data"),
-        ({"schedule": "linear"}, "schedule='linear' needs max_steps"),
-        ({"schedule": "noam"}, "schedule='noam' needs warmup_steps"),
+        ({"recipe": "adam"}, "recipe='adam': expected one of 'small-corpus', 'bilm-tf'"),
+        ({"max_hours": 0.0}, "max_hours=0.0: expected more than 0"),
+        ({"schedule": "noam", "recipe": "bilm-tf"}, "schedule='noam' needs warmup_steps"),
         ({"max_steps": 5, "warmup_steps": 5}, "warmup_steps=5: expected fewer than max_steps=5"),
         ({"softmax_cutoffs": [10]}, "softmax_cutoffs=.* needs loss='adaptive'"),
         ({"pos_column": "a", "pos_separator": "_"}, "pos_column='a' and pos_separator='_' contradict each other"),
@@ -129,13 +159,30 @@ def test_survives_json() -> None:
 
 
 def test_resumes_only_the_run_it_was(tmp_path: Path) -> None:
-    settings = PretrainingSettings(**NEEDED, max_steps=10)
+    settings = PretrainingSettings(**NEEDED, recipe="bilm-tf", max_steps=10)
     stored = settings.to_dict()
     settings.check_resumes(stored, tmp_path)
     free = {"output_dir": "moved", "max_steps": 20, "log_every": 1, "keep_checkpoints": 5, "stop_after": 3}
-    PretrainingSettings(**{**NEEDED, **free}).check_resumes(stored, tmp_path)
+    PretrainingSettings(**{**NEEDED, "recipe": "bilm-tf", **free}).check_resumes(stored, tmp_path)
     with pytest.raises(ValueError, match=r"seed=3 \(was 0\)"):
-        PretrainingSettings(**NEEDED, max_steps=10, seed=3).check_resumes(stored, tmp_path)
+        PretrainingSettings(**NEEDED, recipe="bilm-tf", max_steps=10, seed=3).check_resumes(stored, tmp_path)
     scheduled = PretrainingSettings(**NEEDED, max_steps=10, schedule="cosine")
     with pytest.raises(ValueError, match=r"max_steps=20 \(was 10\)"):
         PretrainingSettings(**NEEDED, max_steps=20, schedule="cosine").check_resumes(scheduled.to_dict(), tmp_path)
+
+
+def test_what_is_left_out_continues_as_it_was(tmp_path: Path) -> None:
+    """Also of runs from before there were recipes, whose defaults were bilm-tf's."""
+    before = PretrainingSettings(**NEEDED, recipe="bilm-tf", preset="original", rows=7).to_dict()
+    for name in ("recipe", "max_hours"):
+        del before[name]
+    again = PretrainingSettings(**NEEDED, rows=7).continuing(before, tmp_path)
+    assert {**again.to_dict(), **before} == again.to_dict()
+    assert again.recipe == "bilm-tf"
+    with pytest.raises(ValueError, match=r"rows=8 \(was 7\)"):
+        PretrainingSettings(**NEEDED, rows=8).continuing(before, tmp_path)
+    # Naming the recipe names its values.
+    with pytest.raises(ValueError, match=r"rows=64 \(was 7\)"):
+        PretrainingSettings(**NEEDED, recipe="small-corpus").continuing(before, tmp_path)
+    fitted = PretrainingSettings(**NEEDED, recipe="small-corpus").fitted(words=100, steps=50)
+    assert PretrainingSettings(**NEEDED, recipe="small-corpus").continuing(fitted.to_dict(), tmp_path) == fitted

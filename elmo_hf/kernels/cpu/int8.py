@@ -115,6 +115,11 @@ def signed_levels() -> int:
     return integer_kernel()[1]
 
 
+def _step(bound: Tensor, levels: Tensor | int) -> Tensor:
+    """The step of rows whose largest absolute values are `bound`; NaN for an infinity, which no integer stands for."""
+    return (bound / levels).clamp_(min=SMALLEST_STEP).add_(bound, alpha=0)
+
+
 class Int8Linear:
     """A layer's product for as long as the layer is not changed: float32 [n, in] -> float32 [n, out]."""
 
@@ -137,22 +142,22 @@ class Int8Linear:
         or a number."""
         kernel, signed = self._kernel, self._signed
         if signed == LEVELS:
-            step = (rows.abs().amax(dim=1, keepdim=True) / LEVELS).clamp_(min=SMALLEST_STEP)
+            step = _step(rows.abs().amax(dim=1, keepdim=True), LEVELS)
             return kernel.product(rows * step.reciprocal(), zero_point_of(LEVELS), self._packed), step
         if len(rows) == 1:
             # As below, in fewer steps: what surrounds a single row's product may take as long as the product.
             low, high = torch.aminmax(rows)
             levels, zero_point = (LEVELS, 0) if float(low) >= 0 else (signed, zero_point_of(signed))
-            step = (torch.maximum(high, -low) / levels).clamp_(min=SMALLEST_STEP)
+            step = _step(torch.maximum(high, -low), levels)
             return kernel.product(rows * step.reciprocal(), zero_point, self._packed), step
         low = rows.amin(dim=1, keepdim=True)
         bound = torch.maximum(rows.amax(dim=1, keepdim=True), -low)
         unsigned = low >= 0
         if not bool(unsigned.any()):
-            step = (bound / signed).clamp_(min=SMALLEST_STEP)
+            step = _step(bound, signed)
             return kernel.product(rows * step.reciprocal(), zero_point_of(signed), self._packed), step
         # Rows without negative values, usually all of them then, have their own zero point.
-        step = (bound / torch.where(unsigned, float(LEVELS), float(signed))).clamp_(min=SMALLEST_STEP)
+        step = _step(bound, torch.where(unsigned, float(LEVELS), float(signed)))
         scaled = rows * step.reciprocal()
         if bool(unsigned.all()):
             return kernel.product(scaled, 0, self._packed), step

@@ -56,6 +56,13 @@ def native_softmax_loss(
     (words, width), columns = hidden.shape, len(weight)
     if not words or not columns or width % library.elmo_panel() or weight.numel() > LARGEST_WEIGHT:
         return None
+    sizes = {"bias": (bias, columns), "shares": (shares, words), "targets": (targets, words)}
+    sizes |= {} if true_logits is None else {"true_logits": (true_logits, words)}
+    for name, (tensor, size) in sizes.items():
+        if tensor.shape != (size,):
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: expected ({size},)")
+    if weight.shape[1] != width:
+        raise ValueError(f"weight has shape {tuple(weight.shape)}: expected ({columns}, {width})")
     low, high = (int(bound) for bound in torch.aminmax(targets))
     if low < (0 if true_logits is None else -1) or high >= columns:
         raise IndexError(f"targets hold {low if low < 0 else high}: expected columns from 0 to {columns - 1}")

@@ -5,6 +5,7 @@ projected, and the raw output: 6H + P floats, of which 2P more where outputs are
 """
 
 import ctypes
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -48,6 +49,7 @@ def native_training_lstm(
     panel = library.elmo_panel()
     if any(size % panel for size in (inputs.shape[1], hidden.shape[1], cell.shape[1])):
         return None
+    _check(inputs, batch_sizes, hidden, cell, input_weight, input_bias, hidden_weight, output_weight)
     return _NativeLstm.apply(
         inputs,
         hidden,
@@ -61,6 +63,26 @@ def native_training_lstm(
         math.inf if projection_clip is None or output_weight is None else projection_clip,
         forget_bias,
     )
+
+
+def _check(inputs: Tensor, batch_sizes: Sequence[int], hidden: Tensor, cell: Tensor, *weights: Tensor | None) -> None:
+    """Refuse, with a `ValueError`, what would be read or written outside of its memory."""
+    if min(batch_sizes) < 1 or any(one < other for one, other in itertools.pairwise(batch_sizes)):
+        raise ValueError(f"batch_sizes are {list(batch_sizes)}: expected positive numbers that never grow")
+    if sum(batch_sizes) != len(inputs):
+        raise ValueError(f"batch_sizes are of {sum(batch_sizes)} words: expected {len(inputs)}, those of inputs")
+    if len(hidden) != len(cell) or len(hidden) < batch_sizes[0]:
+        raise ValueError(
+            f"hidden and cell have {len(hidden)} and {len(cell)} rows: expected as many, at least {batch_sizes[0]}"
+        )
+    width, size = hidden.shape[1], cell.shape[1]
+    names = ("input_weight", "input_bias", "hidden_weight", "output_weight")
+    shapes = ((4 * size, inputs.shape[1]), (4 * size,), (4 * size, width), (width, size))
+    for name, weight, shape in zip(names, weights, shapes, strict=True):
+        if weight is not None and weight.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(weight.shape)}: expected {shape}")
+    if weights[-1] is None and width != size:
+        raise ValueError(f"output_weight=None of a cell of {size} values and a state of {width}: expected as many")
 
 
 class _NativeLstm(torch.autograd.Function):
@@ -91,7 +113,10 @@ class _NativeLstm(torch.autograd.Function):
         outputs = _empty(total, width)
         raw_outputs = outputs if math.isinf(projection_clip) else _empty(total, width)
         # Rows that have no words keep their state.
-        final_hidden, final_cell = hidden.detach().float().clone(), cell.detach().float().clone()
+        final_hidden, final_cell = (
+            state.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+            for state in (hidden, cell)
+        )
         ctx.batch_sizes = torch.tensor(batch_sizes, dtype=torch.int64, device="cpu")
         ctx.settings = cell_clip, projection_clip, forget_bias
         kept = [*wide, gates, raw_cells, cell_outputs, raw_outputs, outputs]

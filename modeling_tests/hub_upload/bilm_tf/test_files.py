@@ -76,6 +76,18 @@ def test_a_word_model_alone_in_its_folder(tmp_path):
     assert not files.notes
 
 
+def test_a_vocabulary_of_another_name_is_told_of(tmp_path):
+    """It was ignored without a word; licenses and readmes are no vocabulary."""
+    write_bilm(tmp_path)
+    for name in ("README.txt", "LICENSE.txt", "vocab-2016-09-10.txt"):
+        (tmp_path / name).write_text("the\n")
+    files = files_of_folder(tmp_path, ModelFiles())
+    assert files.vocabulary is None
+    assert len(files.notes) == 1 and "it holds vocab-2016-09-10.txt: if that is the vocabulary" in files.notes[0]
+    (tmp_path / "vocab.txt").write_text("the\n")
+    assert not files_of_folder(tmp_path, ModelFiles()).notes
+
+
 def test_members_of_a_zip():
     assert all(map(wanted_member, ("model.hdf5", "a/options.json", "vocab.txt.gz", "m.ckpt-1.data-00000-of-00001")))
     assert not any(map(wanted_member, ("README.md", "m.ckpt-1.meta")))

@@ -2,6 +2,8 @@
 
 import io
 import os
+import random
+import struct
 import tarfile
 import zipfile
 
@@ -97,4 +99,69 @@ def test_damaged_archives(tmp_path, folder, kind):
 def test_two_members_of_one_name(tmp_path, folder):
     path = make(tmp_path / "a.zip", [("options.json", b"{}"), ("options.json", b"[]")])
     with pytest.raises(CheckpointError, match="two members"):
+        unpack(path, folder, lambda name: True)
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
+def test_millions_of_members_are_stopped_by_their_number(tmp_path, folder, kind, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 50)
+    monkeypatch.setattr(archives, "MAX_DIRECTORY", 50 * 60)
+    few = make(tmp_path / f"few.{kind}", [(f"{n}.json", b"") for n in range(50)])
+    unpack(few, folder, lambda name: False)
+    many = make(tmp_path / kind, [(f"{n}.json", b"") for n in range(60)])
+    with pytest.raises(CheckpointError, match=f"{many}: .*(more than 50 members|directory has [0-9,]+ bytes)"):
+        unpack(many, folder, lambda name: False)
+
+
+def test_the_directory_of_a_large_zip_is_measured_too(tmp_path, folder):
+    """ZIP64's own record counts, whatever the older one says."""
+    path = make(tmp_path / "a.zip", [("options.json", b"{}")])
+    assert 0 < archives._directory_size(path) < 100
+    end = path.read_bytes()[-22:]
+    large = b"PK\6\6" + struct.pack("<QHHLLQQQQ", 44, 45, 45, 0, 0, 1, 1, 2**33, 0)
+    path.write_bytes(path.read_bytes()[:-22] + large + b"PK\6\7" + bytes(16) + end[:12] + b"\xff" * 4 + end[16:])
+    with pytest.raises(CheckpointError, match="its directory has 8,589,934,592 bytes"):
+        unpack(path, folder, lambda name: True)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "ü" * 5000])
+def test_headers_of_gigabytes(tmp_path, folder, name, monkeypatch):
+    """A long name is read into memory whole, before its member is seen."""
+    monkeypatch.setattr(archives, "MAX_HEADER", 4096)
+    path = make(tmp_path / "a.tar.gz", [(f"{name}.json", b"{}")])
+    with pytest.raises(CheckpointError, match=f"{path}: a member's header of [0-9,]+ bytes"):
+        unpack(path, folder, lambda name: False)
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_damage_of_every_compression_names_the_archive(tmp_path, folder, kind):
+    path = tmp_path / f"a.tar.{kind}"
+    with tarfile.open(path, f"w:{kind}") as file:
+        member = tarfile.TarInfo("options.json")
+        member.size = 50_000
+        file.addfile(member, io.BytesIO(random.Random(0).randbytes(50_000)))
+    whole = path.read_bytes()
+    unpack(path, folder, lambda name: True)
+    assert (folder / "options.json").stat().st_size == 50_000
+    draw = random.Random(1)
+    for number in range(12):
+        content = bytearray(whole)
+        for _ in range(3):
+            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        path.write_bytes(content[: draw.randrange(len(content))] if number % 2 else content)
+        is_tar(path)
+        target = folder / str(number)
+        target.mkdir()
+        told = ""
+        try:
+            unpack(path, target, lambda name: True)
+        except CheckpointError as error:
+            told = str(error)
+        assert not told or str(path) in told  # some damage is outside of what is read
+
+
+@pytest.mark.parametrize("members", [["a.json", "a.json/b.json"], ["x" * 300 + ".json"]])
+def test_names_that_no_folder_can_hold(tmp_path, folder, members):
+    path = make(tmp_path / "a.tar.gz", [(name, b"{}") for name in members])
+    with pytest.raises(CheckpointError, match=str(path)):
         unpack(path, folder, lambda name: True)

@@ -1,6 +1,8 @@
 """Output folders are complete or absent, and nothing of the user's is deleted."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -56,18 +58,31 @@ def test_a_failing_replacement_restores_the_old_folder(tmp_path, monkeypatch):
     old = tmp_path / "out"
     old.mkdir()
     (old / "config.json").write_text("old")
-    rename = type(old).rename
+    rename = os.rename
 
-    def failing(self, target):
-        if ".partial-" in self.name:
+    def failing(source, target):
+        if source.name.endswith(".writing"):
             raise OSError("no")
-        return rename(self, target)
+        return rename(source, target)
 
-    monkeypatch.setattr(type(old), "rename", failing)
+    monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(OSError, match="no"), new_folder(old):
         pass
     assert (old / "config.json").read_text() == "old"
     assert not leftovers(tmp_path)
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    """Half a folder under its hidden name, and the older one that it had moved away."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for ending in ("writing", "earlier"):
+        (tmp_path / f".out.{dead.pid}.{ending}").mkdir()
+        (tmp_path / f".out.{dead.pid}.{ending}" / "config.json").write_text(ending)
+    with pytest.raises(OSError, match="no"), new_folder(tmp_path / "out"):
+        raise OSError("no")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "config.json").read_text() == "earlier"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")

@@ -143,7 +143,7 @@ def test_what_is_not_finite_stays_visible(dtype: torch.dtype, value: float) -> N
     inputs[0] = value
     outputs, _, _ = native(inputs, sizes, hidden, cell, layers)
     assert outputs[1].isfinite().all() and outputs[3].isfinite().all()
-    if value != value:
+    if value != value or dtype == torch.int8:  # as the definition: no integer stands for an infinity
         assert outputs[0].isnan().all() and outputs[2].isnan().all()
 
 

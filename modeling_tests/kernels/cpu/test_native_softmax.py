@@ -117,6 +117,14 @@ def test_targets_out_of_range() -> None:
             native_softmax_loss(*tensors, None, torch.full_like(targets, wrong), shares, gradients=False)
 
 
+def test_what_would_leave_its_memory() -> None:
+    (hidden, weight, bias, true_logits), targets, shares = problem(4, 100, True)
+    given = [hidden, weight, bias, true_logits, targets, shares]
+    for index, wrong in ((1, weight[:, :-1]), (2, bias[1:]), (3, true_logits[1:]), (4, targets[1:]), (5, shares[:3])):
+        with pytest.raises(ValueError, match="expected"):
+            native_softmax_loss(*(wrong if at == index else tensor for at, tensor in enumerate(given)), gradients=False)
+
+
 def test_who_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors, targets, shares = problem(4, 100, False)
     assert native_softmax_loss(*tensors, None, targets, shares, gradients=False) is not None

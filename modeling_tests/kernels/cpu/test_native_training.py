@@ -158,6 +158,33 @@ def test_not_a_number_goes_through() -> None:
     assert outputs[0].isnan().all() and outputs[1].isfinite().all()
 
 
+def test_a_state_of_any_layout() -> None:
+    """Memory that lies otherwise than its shape says, as of a transposed or expanded state."""
+    sizes, tensors = [3, 3, 1], [tensor.detach() for tensor in problem([3, 3, 1], idle_rows=2)]
+    expected = native(tensors, sizes)
+    turned = [tensor.T.contiguous().T if tensor.dim() == 2 else tensor for tensor in tensors]
+    assert not turned[1].is_contiguous()
+    for one, other in zip(native(turned, sizes), expected, strict=True):
+        assert one.is_contiguous() and torch.equal(one, other)
+    zeros = [tensor[:1].expand_as(tensor) if index in (1, 2) else tensor for index, tensor in enumerate(tensors)]
+    plain = [tensor.contiguous() for tensor in zeros]
+    for one, other in zip(native(zeros, sizes), native(plain, sizes), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("index", "changed"),
+    [(0, (8, PANEL)), (1, (3, PANEL)), (2, (5, PANEL)), *((index, (PANEL,)) for index in (3, 4, 5, 6))],
+)
+def test_what_would_leave_its_memory(index: int, changed: tuple[int, ...]) -> None:
+    tensors = [tensor.detach() for tensor in problem([4, 4])]
+    with pytest.raises(ValueError, match="expected"):
+        native([torch.zeros(changed) if at == index else tensor for at, tensor in enumerate(tensors)], [4, 3])
+    for sizes in ([4, 5], [4, 3], [4, 0], [8]):
+        with pytest.raises(ValueError, match="expected"):
+            native(tensors, sizes)
+
+
 class TestChoice:
     """When `training.native_lstm` serves."""
 

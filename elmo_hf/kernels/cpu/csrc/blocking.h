@@ -5,8 +5,8 @@
 
 #include "vectors.h"
 
-/* Rows of a register tile: its 2 * MR sums and their operands fill the registers. */
-#if LANES == 16
+/* Rows of a register tile: its 2 * MR sums and their operands fill the registers, 32 with AVX-512 and NEON. */
+#if LANES == 16 || defined(__aarch64__)
 #define MR 12
 #else
 #define MR 6

@@ -76,5 +76,5 @@ float quantize_row(const float *row, int64_t count, int64_t stride, int64_t sign
         *(vshort_memory *)(quantized + offset) =
             __builtin_convertvector(__builtin_convertvector(value, vint), vshort_memory);
     }
-    return has_nan ? NAN : scale;
+    return has_nan || !(scale < INFINITY) ? NAN : scale; /* no integer stands for an infinity */
 }

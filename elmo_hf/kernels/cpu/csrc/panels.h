@@ -49,7 +49,7 @@ void dequantize_outputs(const Weight *weight, int64_t panel, const float *row_sc
                         float *output, int64_t output_stride);
 
 /* Round one row to integers. The row is [count], in stretches of KC that lie `stride` apart, and so is the result.
-   Returns the row's scale: the value of integer 1; NaN where the row holds NaN. */
+   Returns the row's scale: the value of integer 1; NaN where the row holds NaN or infinity. */
 float quantize_row(const float *row, int64_t count, int64_t stride, int64_t signed_levels, int16_t *quantized);
 
 #endif

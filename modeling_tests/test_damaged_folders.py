@@ -1,0 +1,289 @@
+"""Damaged folders: every error names the file, and comes before anything large is made.
+
+A seeded fuzzer changes the files of saved folders one at a time; what still loads may load.
+"""
+
+import json
+import os
+import random
+import shutil
+import time
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import load_file, save_file
+
+from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, ElmoTokenizer, embed
+from elmo_hf.inference.loading import load_tokenizer
+from elmo_hf.model.configuration_elmo import MAX_LAYERS
+
+from .tiny import BOTH_INPUTS, TRANSFORMER, tiny_config
+
+MARKS = ["<bos>", "<eos>", "<oov>", "<pad>", "<bow>", "<eow>"]
+WORDS = ["<S>", "</S>", "<UNK>", "the", "cat", "sat"]
+KINDS = {
+    "tagger": (ElmoForTokenClassification, {"use_crf": True, "tag_scheme": "BIO", "task_lstm_size": 3}),
+    "both": (ElmoForPreTraining, BOTH_INPUTS),
+    "transformer": (ElmoForPreTraining, TRANSFORMER),
+}
+# What no field expects, and what only some do.
+HOSTILE = [
+    None, True, -1, 0, 3, 10**6, 10**12, 10**30, 0.5, -1e308, 1e308, float("nan"), float("inf"), "", "x", "\u0000", [],
+    [[]], [[1, 10**12]], [1] * 9, {}, {"a": {}}, {"0": "O"}, [None], "O" * 10_000,
+]  # fmt: skip
+ALLOWED = (ValueError, OSError, TypeError, StrictDataclassError, RuntimeError)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    torch.manual_seed(0)
+    made = {}
+    for name, (kind, fields) in KINDS.items():
+        made[name] = tmp_path_factory.mktemp(name)
+        symbols = [*MARKS, *"acehst"] if name == "both" else None
+        tokenizer = ElmoTokenizer(vocab=WORDS, max_characters_per_word=9, character_vocabulary=symbols)
+        labels = {0: "O", 1: "B-PER", 2: "I-PER"}
+        sizes = {"vocab_size": len(tokenizer), "num_characters": tokenizer.num_characters}
+        kind(tiny_config(id2label=labels, **{**sizes, **fields})).save_pretrained(made[name])
+        tokenizer.save_pretrained(made[name])
+    return made
+
+
+def load(folder, kind, changed=""):
+    """Load what reads the file that was changed; by default all."""
+    if "token" not in changed and "vocabulary" not in changed:
+        ElmoConfig.from_pretrained(folder)
+        kind.from_pretrained(folder)
+    if not changed.startswith(("config", "model")):
+        tokenizer = load_tokenizer(None, folder)
+        tokenizer(["the", "cat"], is_split_into_words=True)
+
+
+def fault_of(folder, kind, changed="", seconds=20.0):
+    """The error of loading a folder, checked; `None` without."""
+    start, fault = time.perf_counter(), None
+    try:
+        load(folder, kind, changed)
+    except Exception as error:
+        fault = error
+    assert time.perf_counter() - start < seconds
+    if fault is not None:
+        assert isinstance(fault, ALLOWED) and not isinstance(fault, RecursionError), repr(fault)
+        assert str(folder) in str(fault), repr(fault)
+    return fault
+
+
+# ---- mutations: each changes one file of a folder
+
+
+def damage_bytes(draw, path):
+    content = bytearray(path.read_bytes())
+    for _ in range(draw.choice((1, 1, 3, 20))):
+        # The header of weights, not their values.
+        content[draw.randrange(min(len(content), 2000))] = draw.randrange(256)
+    path.write_bytes(content)
+
+
+def cut(draw, path):
+    content = path.read_bytes()
+    path.write_bytes(content[: draw.randrange(len(content))])
+
+
+def replace_whole(draw, path):
+    deep = "[" * 100_000
+    texts = ["", "null", "[]", "{}", '"x"', deep, '{"a": ' + deep, '{"vocab_size": ' + "9" * 5000 + "}", "\x00" * 100]
+    path.write_bytes(draw.choice([text.encode() for text in texts] + [b"\xff\xfe{\x00"]))
+
+
+def change_value(draw, path):
+    value = json.loads(path.read_text())
+    place, keys = value, list(value) if isinstance(value, dict) else []
+    while keys:
+        key = draw.choice(keys)
+        child = place[key]
+        if isinstance(child, dict | list) and child and draw.random() < 0.5:
+            place, keys = child, list(child) if isinstance(child, dict) else list(range(len(child)))
+            continue
+        if draw.random() < 0.15 and isinstance(place, dict):
+            del place[key]
+        else:
+            place[key] = draw.choice(HOSTILE)
+        break
+    path.write_text(json.dumps(value))
+
+
+def change_shape(draw, path):
+    tensors = load_file(path)
+    name = draw.choice(sorted(tensors))
+    change = draw.choice(["shape", "drop", "double", "axis"])
+    if change == "drop":
+        del tensors[name]
+    else:
+        value = tensors[name]
+        made = {"shape": lambda: torch.zeros(7, 7), "double": value.double, "axis": lambda: value[None].contiguous()}
+        tensors[name] = made[change]()
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def mutate(draw, folder):
+    """Change one file; returns its name and how."""
+    path = draw.choice(sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors")))
+    ways = [damage_bytes, cut, replace_whole]
+    ways += [change_shape] * 3 if path.suffix == ".safetensors" else [change_value] * 6
+    way = draw.choice(ways)
+    way(draw, path)
+    return path.name, way.__name__
+
+
+def fuzz(folders, tmp_path, count, seed):
+    draw, damaged = random.Random(seed), 0
+    for number in range(count):
+        name = draw.choice(sorted(folders))
+        folder = tmp_path / str(number)
+        shutil.copytree(folders[name], folder, ignore=shutil.ignore_patterns("*.py"))
+        changed, way = mutate(draw, folder)
+        try:
+            damaged += fault_of(folder, KINDS[name][0], changed) is not None
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, number {number}, {name}: {way} of {changed}: {error}") from error
+        shutil.rmtree(folder)
+    return damaged
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_few_hundred_mutations(folders, tmp_path):
+    assert fuzz(folders, tmp_path, 200, seed=0) > 80
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_thousands_of_mutations(folders, tmp_path, seed):
+    assert fuzz(folders, tmp_path, 1000, seed) > 400
+
+
+# ---- the cases that were reported
+
+
+@pytest.fixture
+def folder(folders, tmp_path):
+    return shutil.copytree(folders["both"], tmp_path / "folder", ignore=shutil.ignore_patterns("*.py"))
+
+
+def rewrite(path, **fields):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"a": ' + "1" * 5000 + "}", "[]"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "character_vocabulary.json"])
+def test_settings_that_are_no_json(folder, name, text):
+    (folder / name).write_text(text)
+    with pytest.raises((ValueError, OSError), match=f"{folder}.*{name.partition('.')[0]}"):
+        load(folder, ElmoForPreTraining)
+    if name != "config.json":
+        with pytest.raises((ValueError, OSError), match=name):
+            ElmoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"unk_token": None}, {"unk_token": ""}, {"pad_token": None}, {"model_max_length": "x"}, {"bos_token": 5}],
+    ids=lambda fields: "-".join(fields),
+)
+def test_options_of_a_tokenizer_that_fail_in_use(folder, fields):
+    rewrite(folder / "tokenizer_config.json", **fields)
+    with pytest.raises(ValueError, match=f"{folder}.*") as caught:
+        load(folder, ElmoForPreTraining, "tokenizer_config.json")
+    assert str(folder) in str(caught.value)
+
+
+def test_weights_of_another_shape(folder):
+    """The tensor, both shapes and the folder, not only an option of Transformers."""
+    rewrite(folder / "config.json", cell_size=7)
+    with pytest.raises(RuntimeError, match=rf"{folder}: elmo.encoder.*has shape \(.*in the file.*asks for \("):
+        ElmoForPreTraining.from_pretrained(folder)
+    assert ElmoForPreTraining.from_pretrained(folder, ignore_mismatched_sizes=True).config.cell_size == 7
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_hidden_layers": 300_000},
+        {"character_filters": [[1, 10**7]], "character_projection": None},
+        {"num_characters": 10**12},
+        {"num_characters": 10**9},
+        {"vocab_size": 10**9},
+        {"word_embedding_size": 10**8},
+        {"projection_size": 10**6, "cell_size": 10**6},
+        {"num_highway_layers": 10**6},
+        {"num_representations": 10**6},
+        {"max_characters_per_word": 10**12},
+        {"num_labels": 10**10},
+        {"character_filters": [[1, 1]] * 5000},
+    ],
+    ids=lambda fields: "-".join(fields),
+)
+def test_sizes_that_the_weights_do_not_have(folder, fields):
+    rewrite(folder / "config.json", **fields)
+    start = time.perf_counter()
+    with pytest.raises(ALLOWED, match=str(folder)):
+        ElmoForPreTraining.from_pretrained(folder)
+    assert time.perf_counter() - start < 20
+
+
+@pytest.mark.parametrize("kind", ["transformer", "tagger"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_position_embeddings": 10**9},
+        {"feed_forward_size": 10**9},
+        {"task_lstm_size": 10**6},
+        {"word_vector_size": 10**9},
+        {"task_character_size": 10**6, "num_task_characters": 10**6, "task_character_filters": [[1, 1]]},
+        {"classifier_layers": [[10**9, "relu"]]},
+        {"integrator_size": 10**7, "task_lstm_size": 3},
+    ],
+    ids=lambda fields: "-".join(fields),
+)
+def test_sizes_of_new_parts(folders, kind, fields, tmp_path):
+    """Parts that the weights lack are new; of gigabytes, they are refused before they are made."""
+    folder = shutil.copytree(folders[kind], tmp_path / "folder", ignore=shutil.ignore_patterns("*.py"))
+    rewrite(folder / "config.json", **fields)
+    fault_of(folder, KINDS[kind][0])
+
+
+def test_more_parts_than_stored_are_new_ones(folder):
+    """A configuration may ask for more than a folder has, as long as it is a model's size."""
+    model = ElmoModel.from_pretrained(folder, num_representations=3)
+    assert model.config.num_representations == len(model.scalar_mixes) == 3
+    with pytest.raises(RuntimeError, match=rf"{folder}: scalar_mixes.0.weights has shape \(3,\).*asks for \(4,\)"):
+        ElmoModel.from_pretrained(folder, num_hidden_layers=3)
+    with pytest.raises((ValueError, StrictDataclassError), match="num_hidden_layers"):
+        ElmoModel.from_pretrained(folder, num_hidden_layers=MAX_LAYERS + 1)
+
+
+def test_a_header_that_claims_gigabytes(folder):
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[:8] = (2**40).to_bytes(8, "little")
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{folder}.*model.safetensors"):
+        ElmoForPreTraining.from_pretrained(folder)
+    with pytest.raises(ValueError, match="model.safetensors"):
+        embed(["the cat"], folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_a_pipe_in_place_of_a_file(folder, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    kind = ElmoForPreTraining if name == "config.json" else ElmoTokenizer
+    with pytest.raises(ValueError, match=f"{name}: no regular file"):
+        kind.from_pretrained(folder)
+
+
+def test_names_that_are_no_folder_are_told_of_as_before():
+    for load_one in (ElmoConfig.from_pretrained, ElmoModel.from_pretrained, ElmoTokenizer.from_pretrained):
+        with pytest.raises((OSError, ValueError), match="no-such-elmo"):
+            load_one("no-such-elmo")
