@@ -12,7 +12,7 @@ from .output import add_json, tell
 # The fields of [`PretrainingSettings`] by what they are about; those not named come last of all.
 COMMON = {
     "text and model": "train_data output_dir vocabulary held_out_data preset initialize_from".split(),
-    "training": "epochs max_steps max_hours rows precision".split(),
+    "training": "epochs max_hours precision".split(),
 }
 FURTHER = {
     "how text is read": (
@@ -22,7 +22,8 @@ FURTHER = {
     ).split(),
     "model": "config_overrides character_dictionary reuse_softmax new_rows softmax_only_steps dropout".split(),
     "batches": (
-        "unroll_steps sentence_independent reset_states gradient_accumulation_steps stop_after checkpoint_every"
+        "rows unroll_steps sentence_independent reset_states gradient_accumulation_steps max_steps stop_after "
+        "checkpoint_every"
     ).split(),
     "loss": "loss softmax_cutoffs num_samples".split(),
     "optimizer": (
