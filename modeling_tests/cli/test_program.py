@@ -82,7 +82,7 @@ def test_dashes_and_former_names(capsys: pytest.CaptureFixture[str]) -> None:
     options = PROGRAM.parser("pretrain").parse_args(arguments)
     assert (options.train_data, options.output_dir, options.shuffle) == (["a", "b"], "out", False)
     assert (options.max_steps, options.rows, options.json) == (3, 2, False)
-    beside = {"command", "run", "after_stop", "json"}
+    beside = {"command", "run", "after_stop", "json", "processes"}
     assert set(vars(options)) - beside == {field.name for field in dataclasses.fields(PretrainingSettings)}
     assert "--output_dir is --output now" in capsys.readouterr().err
     assert not PROGRAM.parser("pretrain").parse_args([*arguments[:3], "--output", "o", "--shuffle", "no"]).shuffle
