@@ -1,6 +1,6 @@
 # Needs only Python (>= 3.11) and make: every target first makes the environment in $(VENV).
 #
-#   make demo    a checkpoint in the original format -> Transformers -> a fine-tuned tagger -> tagged text, in a few minutes
+#   make demo    what the shipped English model can do, in two minutes of compute
 #   make test    what continuous integration runs: make check, then the tests
 #   make check   ruff (lint and format) and mypy
 #   make slow    the tests marked slow

@@ -12,6 +12,8 @@ n1 / (n1 + 2 * n2).
 """
 
 import argparse
+import json
+import os
 from collections.abc import Iterable
 
 import numpy as np
@@ -125,6 +127,7 @@ def main() -> None:
     parser.add_argument("--held_out_data", nargs="+", required=True, help="files, one row each")
     parser.add_argument("--vocabulary", required=True, help="one word a line")
     parser.add_argument("--orders", type=int, nargs="+", default=[2, 3, 4], help="lengths of n-grams, one model each")
+    parser.add_argument("--output", help="also append a line of JSON a model and text, as benchmarks/results.py does")
     args = parser.parse_args()
     with open(args.vocabulary, encoding="utf-8") as file:
         ids = {line.strip(): number for number, line in enumerate(file)}
@@ -141,12 +144,21 @@ def main() -> None:
     frequency = np.log((frequency + 1e-3) / (frequency + 1e-3).sum())
     for path in args.held_out_data:
         show("unigram", "both", path, frequency[windows_of([path], 1, False)[:, 0]])
+    measured: dict[tuple[str, str], dict[str, float]] = {}
     for order in args.orders:
         for backward in (False, True):
             model = KneserNey(windows_of(args.train_data, order, backward), len(ids))
             for path in args.held_out_data:
                 scores = np.log(model.probabilities(windows_of([path], order, backward)))
-                show(f"{order}-gram", "backward" if backward else "forward", path, scores)
+                direction = "backward" if backward else "forward"
+                show(f"{order}-gram", direction, path, scores)
+                row = measured.setdefault((f"{order}-gram", path), {})
+                row |= {direction: float(np.exp(-scores.mean())), "targets": len(scores)}
+    if args.output:
+        with open(args.output, "a", encoding="utf-8") as file:
+            for (name, path), row in measured.items():
+                row["both"] = (row["forward"] * row["backward"]) ** 0.5
+                file.write(json.dumps({"model": name, "text": os.path.basename(path), **row}) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from elmo_hf.inference.classifying import classify_document
     from elmo_hf.inference.documents import embed_document
     from elmo_hf.inference.embedding import embed, embed_iter
+    from elmo_hf.inference.loading import default_model
+    from elmo_hf.inference.minimal_pairs import (
+        MinimalPair,
+        PairAccuracy,
+        PairScore,
+        pair_accuracies,
+        read_minimal_pairs,
+        score_minimal_pairs,
+    )
     from elmo_hf.inference.neighbors import Usage, neighbors
     from elmo_hf.inference.quantization import quantize
     from elmo_hf.inference.scoring import Scores, score
@@ -55,6 +64,15 @@ _HOMES = {
     "inference.classifying": ["classify_document"],
     "inference.documents": ["embed_document"],
     "inference.embedding": ["embed", "embed_iter"],
+    "inference.loading": ["default_model"],
+    "inference.minimal_pairs": [
+        "MinimalPair",
+        "PairAccuracy",
+        "PairScore",
+        "pair_accuracies",
+        "read_minimal_pairs",
+        "score_minimal_pairs",
+    ],
     "inference.neighbors": ["Usage", "neighbors"],
     "inference.quantization": ["quantize"],
     "inference.scoring": ["Scores", "score"],

@@ -1,13 +1,13 @@
-"""The whole way in a few minutes: a checkpoint in the original's format becomes a fine-tuned tagger and tagged text.
+"""The shipped English model in two minutes: senses of a word, a gap, a tagger, the original's format, pictures.
 
     python examples/demo.py --output_dir demo
 
-The checkpoint is a small biLM with random weights, written in the original's format (options.json and HDF5); every step
-after that is the one a published checkpoint takes, with the same commands.
+No file is fetched: the model is the package's own, and the tagger learns from 1,492 sentences of Wikinews
+(`examples/data/gum_wikinews/NOTICE.md` names their authors and licenses). Each step is one function or one command of
+the package.
 """
 
 import argparse
-import json
 import os
 import shlex
 import subprocess
@@ -16,29 +16,28 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from transformers import AutoModelForTokenClassification, AutoTokenizer, TokenClassificationPipeline, pipeline
+from transformers import pipeline
 
-from elmo_hf import ElmoConfig, ElmoModel
+from elmo_hf import default_model, embed, tag
+from elmo_hf.finetuning import TagColumns, read_json, read_tagged, write_lines
 
 EXAMPLES = Path(__file__).resolve().parent
+CORPUS = EXAMPLES / "data" / "gum_wikinews"
 
-SMALL_SHAPE = {
-    "character_filters": [[1, 16], [2, 32], [3, 64], [4, 64]],
-    "num_highway_layers": 1,
-    "projection_size": 64,
-    "cell_size": 128,
+WORD = "light"
+SENSES = {
+    "what shines": ["The light of the lamp fell upon his face .", "There was no light in the window of the house ."],
+    "not heavy": ["The box was light enough for a child to carry .", "She was as light as a feather in his arms ."],
+    "to set fire to": ["He stopped to light his pipe .", "She tried to light the fire with a match ."],
 }
-
-# None of these names is in the training sentences.
-SENTENCES = [
-    "Thandiwe Mabaso, who runs Brightfjord Ltd., has left Skopje for the Marrakesh Open.",
-    "Shares of Zelotronix rose 12 percent after the Bhutanese minister visited Tashkent.",
-    "Is Bergamo colder than Novosibirsk in March? Ask Ingeborg Haugland.",
-    "Mrs. Oyelaran didn't fly from Ballarat to Maribor; Hepworth & Sons paid the bill.",
+GAPS = [
+    "She was one <mask> them .",
+    "He took off his <mask> and sat down at the table .",
+    "The ship was lost in a <mask> at sea .",
 ]
-
-COLOURS = {"PER": 36, "LOC": 32, "ORG": 35, "MISC": 33}
+RAW_TEXT = "The minister will address reporters in Skopje after the close of trading, but she didn't say when."
 
 
 class Failure(RuntimeError):
@@ -55,8 +54,8 @@ def run(*command: str | Path, shown_as: str) -> None:
     print(f"$ {shown_as} {shlex.join(words)}", flush=True)
     program = {
         "elmo-hub": [sys.executable, "-m", "hub_upload"],
-        "python examples/ner_corpus.py": [sys.executable, str(EXAMPLES / "ner_corpus.py")],
         "python examples/run_ner.py": [sys.executable, str(EXAMPLES / "run_ner.py")],
+        "python examples/plot_layers.py": [sys.executable, str(EXAMPLES / "plot_layers.py")],
     }[shown_as]
     done = subprocess.run([*program, *words], env=environment(), check=False)
     if done.returncode:
@@ -68,95 +67,111 @@ def environment() -> dict[str, str]:
     return {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", **os.environ}
 
 
-def coloured(text: str, entity: str) -> str:
-    return f"\033[{COLOURS[entity]}m{text}\033[0m" if sys.stdout.isatty() else text
+def show_senses() -> int:
+    """Print, for each sentence, the one in which the word's vector is nearest; returns how often the sense is the same.
+
+    Vectors are of the top layer, which the paper finds to tell senses best.
+    """
+    rows = [(sense, sentence.split()) for sense, sentences in SENSES.items() for sentence in sentences]
+    arrays = embed([words for _, words in rows], layers="top", progress=False)
+    vectors = np.stack([array[words.index(WORD)] for array, (_, words) in zip(arrays, rows, strict=True)])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    similar = vectors @ vectors.T
+    np.fill_diagonal(similar, -1)
+    right = 0
+    for (sense, words), cosines in zip(rows, similar, strict=True):
+        nearest = int(cosines.argmax())
+        right += rows[nearest][0] == sense
+        print(f"  {sense:15} {' '.join(words):48} nearest: {rows[nearest][0]} ({cosines[nearest]:.2f})")
+    print(f'The nearest "{WORD}" has the same sense in {right} of {len(rows)} sentences.', flush=True)
+    return right
 
 
-def show(text: str, tagger: TokenClassificationPipeline) -> None:
-    """Print a text with its entities in brackets, then each entity with its characters and score."""
-    entities = tagger(text)
-    marked, position = "", 0
-    for entity in entities:
-        start, end, name = entity["start"], entity["end"], entity["entity_group"]
-        marked += text[position:start] + coloured(f"[{name} {text[start:end]}]", name)
-        position = end
-    print(f"\n  {marked}{text[position:]}")
-    for entity in entities:
-        start, end = entity["start"], entity["end"]
-        print(f"    {start:3d}-{end:<3d} {entity['entity_group']:4s} {entity['score']:.2f}  {text[start:end]}")
-
-
-def read_predictions(path: Path) -> list[list[tuple[str, str]]]:
-    """(word, predicted tag) of every word of every sentence that run_ner.py tagged."""
-    sentences = path.read_text(encoding="utf-8").rstrip("\n").split("\n\n")
-    rows = [[line.split("\t") for line in sentence.split("\n")] for sentence in sentences]
-    return [[(word, predicted) for word, _, predicted in sentence] for sentence in rows]
+def show_gaps() -> None:
+    """Print the likeliest words of each gap, by both directions together."""
+    fill = pipeline("fill-mask", model=default_model())
+    for sentence in GAPS:
+        answers = ", ".join(f"{each['token_str']} {each['score']:.2f}" for each in fill(sentence, top_k=5))
+        print(f"  {sentence:54} {answers}", flush=True)
 
 
 def check_answers(folder: Path, predictions: Path) -> int:
     """Compare the reloaded tagger, word by word, with what the training process answered; returns the words."""
-    tagger = pipeline(
-        "token-classification",
-        model=AutoModelForTokenClassification.from_pretrained(folder),
-        tokenizer=AutoTokenizer.from_pretrained(folder),
-        ignore_labels=[],
-    )
-    words = 0
-    for sentence in read_predictions(predictions):
-        (answers,) = tagger([word for word, _ in sentence], is_split_into_words=True)
-        expected = [tag for _, tag in sentence]
-        if [answer["entity"] for answer in answers] != expected:
-            raise Failure(f"the reloaded tagger answers differently: {' '.join(word for word, _ in sentence)}")
-        words += len(sentence)
-    return words
+    rows = predictions.read_text(encoding="utf-8").rstrip("\n").split("\n\n")
+    sentences = [[line.split("\t") for line in row.split("\n")] for row in rows]
+    found = tag([[word for word, _, _ in sentence] for sentence in sentences], str(folder), progress=False)
+    for sentence, answer in zip(sentences, found, strict=True):
+        if [predicted for _, _, predicted in sentence] != list(answer.tags or ()):
+            raise Failure(f"the reloaded tagger answers differently: {' '.join(word for word, _, _ in sentence)}")
+    return sum(map(len, sentences))
+
+
+def check_round_trip(converted: Path) -> float:
+    """The largest difference between vectors of the shipped model and of what came back; raises if there is any."""
+    sentences = [sentence.split() for sentences in SENSES.values() for sentence in sentences]
+    pairs = zip(embed(sentences, layers="all"), embed(sentences, converted, layers="all"), strict=True)
+    difference = max(float(np.abs(ours - theirs).max()) for ours, theirs in pairs)
+    if difference > 1e-6:
+        raise Failure(f"{converted} gives other vectors than the shipped model, by up to {difference}")
+    return difference
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="From a checkpoint in the original's format to tagged text.")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the corpus, checkpoints and tagger")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser = argparse.ArgumentParser(description="What the shipped English model can do, in two minutes.")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the tagger, files and pictures")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--train_share", type=float, default=1.0, help="of the tagger's training sentences")
     output = (args := parser.parse_args(argv)).output_dir
     start = time.monotonic()
     torch.set_num_threads(1)
-    corpus, fresh, original, elmo, tagger = (output / n for n in ("corpus", "fresh", "original", "elmo", "tagger"))
+    tagger, original, back, figures = (output / name for name in ("tagger", "original", "back", "figures"))
 
-    heading(1, "A small checkpoint in the original's format (options.json, HDF5)")
-    torch.manual_seed(0)
-    ElmoModel(ElmoConfig(**SMALL_SHAPE)).save_pretrained(fresh)
-    run("export", "--model", fresh, "--output", original, "--overwrite", shown_as="elmo-hub")
+    heading(1, f'One word in three senses: vectors of "{WORD}"')
+    show_senses()
 
-    heading(2, "Converted to a Transformers folder, and verified against the original")
-    run("convert", original, "--output", elmo, "--overwrite", shown_as="elmo-hub")
-    run("verify", "--model", elmo, "--against", original, shown_as="elmo-hub")
+    heading(2, "A gap, filled from both sides")
+    show_gaps()
 
-    heading(3, "Fine-tuned for named entities; no name of the test sentences occurs in the training sentences")
-    run("--output_dir", corpus, shown_as="python examples/ner_corpus.py")
-    files = [
-        part for split in ("train", "validation", "test") for part in (f"--{split}_file", corpus / f"{split}.conll")
-    ]
-    options = "--do_train --do_eval --do_predict --learning_rate 3e-3 --per_device_train_batch_size 32"
+    heading(3, "A tagger of parts of speech, fine-tuned on Wikinews")
+    parts = {split: CORPUS / f"{split}.conll" for split in ("train", "validation", "test")}
+    files = [argument for split, path in parts.items() for argument in (f"--{split}_file", path)]
+    options = "--task pos --freeze_bilm --cache_layers 1 --task_lstm_size 64 --representation_dropout 0.3"
+    options += " --learning_rate 5e-3 --per_device_train_batch_size 32 --do_train --do_eval --do_predict"
     run(
-        *("--model_name_or_path", elmo, *files, "--output_dir", tagger, *options.split()),
-        *("--num_train_epochs", str(args.epochs), "--resume_from_checkpoint", "false"),
-        *("--config_overrides", json.dumps({"representation_dropout": 0.3})),
+        *(*files, "--output_dir", tagger, *options.split(), "--num_train_epochs", str(args.epochs)),
+        *("--train_share", f"{args.train_share:g}", "--resume_from_checkpoint", "false"),
         shown_as="python examples/run_ner.py",
     )
-    results = json.loads((tagger / "all_results.json").read_text(encoding="utf-8"))
-    print(f"\nEntity F1 on {results['test_samples']} unseen sentences: {results['test_f1']:.3f}")
-
-    heading(4, "Saved as safetensors, reloaded, and asked again")
+    results = read_json(tagger / "all_results.json")
+    print(f"\nRight tags on {results['test_samples']} test sentences: {results['test_accuracy']:.1%}")
     words = check_answers(tagger, tagger / "predictions.conll")
-    print(f"{tagger / 'model.safetensors'}: the same answers as in training for {words:,} words")
+    print(f"{tagger}, reloaded: the same answers as in training for {words:,} words")
+    (answer,) = tag([RAW_TEXT], str(tagger), progress=False)
+    print("  " + " ".join(f"{word}/{each}" for word, each in zip(answer.words, answer.tags or (), strict=True)))
 
-    heading(5, "Raw text")
-    model, tokenizer = AutoModelForTokenClassification.from_pretrained(tagger), AutoTokenizer.from_pretrained(tagger)
-    pipe = pipeline("token-classification", model=model, tokenizer=tokenizer, aggregation_strategy="simple")
-    for sentence in SENTENCES:
-        show(sentence, pipe)
+    heading(4, "Into the original's format (options.json, HDF5) and back")
+    run("export", "--model", default_model(), "--output", original, "--overwrite", shown_as="elmo-hub")
+    run("convert", original, "--output", back, "--overwrite", shown_as="elmo-hub")
+    run("verify", "--model", back, "--against", original, shown_as="elmo-hub")
+    print(f"Vectors of the shipped model and of {back}: largest difference {check_round_trip(back):.1e}")
+
+    heading(5, "The paper's pictures")
+    text = output / "text.txt"
+    tagged = [sentence for path in parts.values() for sentence in read_tagged(path, TagColumns(any_tag=True))]
+    write_lines(text, (" ".join(sentence.words) + "\n" for sentence in tagged))
+    queries = [sentences[0] for sentences in SENSES.values()]
+    run(
+        *("--task_models", f"tags={tagger}", "--word", WORD, "--text_files", text, "--queries", *queries),
+        *("--output_dir", figures),
+        shown_as="python examples/plot_layers.py",
+    )
+    for picture in sorted(figures.glob("*.png")):
+        print(f"  {picture}")
     print(f"\nDone in {time.monotonic() - start:.0f} s; everything is in {output}", flush=True)
 
 
 if __name__ == "__main__":
-    from elmo_hf.finetuning import run as run_script
-
-    run_script(main)
+    try:
+        main()
+    except Failure as failure:
+        sys.exit(f"demo: {failure}")

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from transformers import HfArgumentParser
 
-from elmo_hf import ElmoModel, embed
+from elmo_hf import ElmoModel, default_model, embed
 from elmo_hf.finetuning import run, write_figure, write_lines
 from elmo_hf.pretraining import open_corpus, word_splitter
 
@@ -30,7 +30,9 @@ class Arguments:
     task_models: list[str] = field(
         default_factory=list, metadata={"help": "Fine-tuned models whose layer weights are drawn, as NAME=FOLDER."}
     )
-    model_name_or_path: str | None = field(default=None, metadata={"help": "The biLM whose neighbours are looked up."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "The biLM whose neighbours are looked up (default: the shipped English model)."}
+    )
     text_files: list[str] = field(
         default_factory=list, metadata={"help": "Tokenised text, a sentence a line, where they are looked up."}
     )
@@ -219,13 +221,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
     output = Path(args.output_dir)
     if not args.task_models and args.word is None:
-        raise ValueError("nothing to do: give --task_models, or --word, --model_name_or_path and --text_files")
+        raise ValueError("nothing to do: give --task_models, or --word and --text_files")
     if args.task_models:
         weights = layer_weights(args.task_models)
         save(draw_layer_weights(weights), layer_table(weights), output / "layer_weights")
     if args.word is not None:
-        if args.model_name_or_path is None or not args.text_files:
-            raise ValueError(f"--word {args.word} needs --model_name_or_path and --text_files")
+        if not args.text_files:
+            raise ValueError(f"--word {args.word} needs --text_files")
         text = list(
             islice(
                 occurrences(map(word_splitter("whitespace"), open_corpus(args.text_files)), args.word),
@@ -238,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if len(queries) < len(args.queries):
             raise ValueError(f"--queries: {len(args.queries)} sentences, {len(queries)} hold the word {args.word!r}")
         # On the CPU: there are only the sentences of one word to read.
-        model = ElmoModel.from_pretrained(args.model_name_or_path)
+        model = ElmoModel.from_pretrained(args.model_name_or_path or default_model())
         rows = [neighbours_without_context(text, args.word, model, args.neighbours)]
         rows += neighbours_in_context(text, queries, model, args.layers, args.neighbours)
         save(draw_neighbours(rows), neighbour_table(rows) + "\n", output / f"neighbours_{args.word}")

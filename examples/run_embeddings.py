@@ -28,9 +28,12 @@ from elmo_hf.finetuning import run
 
 @dataclass
 class Arguments:
-    model_name_or_path: str = field(metadata={"help": "Folder or Hub name of a model and its tokenizer."})
     input_files: list[str] = field(metadata={"help": "Text (a sentence a line), JSON lines, Parquet; files or globs."})
     output: str = field(metadata={"help": "A .hdf5 file, or a .parquet or .safetensors folder."})
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub name of a model and its tokenizer (default: the shipped English model)."},
+    )
     layers: Literal["mix", "top", "average", "all"] = field(default="mix", metadata={"help": "Which layers to write."})
     pre_tokenization: Literal["whitespace", "ptb"] = field(
         default="whitespace", metadata={"help": "Sentences are words with spaces between, or raw text (ptb)."}

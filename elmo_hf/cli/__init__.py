@@ -31,6 +31,7 @@ PROGRAM = Program(
             "embed": "write the contextual vectors of a whole corpus",
             "tag": "label the words of a text with a trained tagger",
             "perplexity": "measure how well a model predicts a text",
+            "minimal-pairs": "accuracy on minimal pairs, such as BLiMP, by kind, phenomenon and in all",
         },
         "train": {
             "build-vocab": "make a vocabulary from text: words by falling frequency, with their counts",

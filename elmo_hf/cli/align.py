@@ -22,7 +22,11 @@ def add_parser(commands: Any) -> None:
         "--output elmo-de-in-en",
     )
     parser.add_argument("source", help="folder of the model to align, and its tokenizer")
-    parser.add_argument("target", help="folder of the model whose space is kept, and its tokenizer")
+    parser.add_argument(
+        "target",
+        nargs="?",
+        help="folder of the model whose space is kept, and its tokenizer (default: the shipped English model)",
+    )
     parser.add_argument(
         "--dictionary",
         required=True,
@@ -63,8 +67,9 @@ def run(options: dict[str, Any]) -> int:
 
     from elmo_hf import ElmoModel, ElmoTokenizer
     from elmo_hf.alignment import anchors, fit_alignment, read_dictionary, set_alignment, translation_precision
-    from elmo_hf.inference.loading import load_model
+    from elmo_hf.inference.loading import load_model, named
 
+    options["target"] = named(options["target"])
     pairs = read_dictionary(options["dictionary"])
     test_pairs = read_dictionary(options["test_dictionary"]) if options["test_dictionary"] else []
     if options["max_sentences"] is not None and options["max_sentences"] < 1:

@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: dict[str, Any]) -> int:
     """Call [`answer_question`] and print what it finds."""
-    folder = chosen_model(options)
+    folder = chosen_model(options, shipped=False)
 
     from elmo_hf import ElmoForQuestionAnswering, answer_question
     from elmo_hf.inference.loading import load_model

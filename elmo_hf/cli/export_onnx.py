@@ -17,7 +17,7 @@ def add_parser(commands: Any) -> None:
         example="elmo-hf export-onnx --model tagger --output tagger.onnx",
     )
     parser.add_argument("places", nargs="*", help="==SUPPRESS==")
-    add_model(parser, "folder of a model, of the class that its configuration names")
+    add_model(parser, "folder of a model, of the class that its configuration names (default: the shipped biLM)")
     parser.add_argument("--output", metavar="FILE", help="file to write, such as model.onnx")
     parser.add_argument(
         "--output_hidden_states",
@@ -31,10 +31,8 @@ def add_parser(commands: Any) -> None:
 
 def run(options: dict[str, Any]) -> int:
     """Load, export, and print the file's name."""
-    output, folder = (
-        chosen_output(options, "places"),
-        chosen_model({**options, "places": [*options["places"], ""]}, "places"),
-    )
+    output = chosen_output(options, "places", fewest=1)
+    folder = chosen_model(options, "places", fewest=1)
 
     import logging
 
@@ -48,7 +46,7 @@ def run(options: dict[str, Any]) -> int:
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     config = ElmoConfig.from_pretrained(folder)
     kinds = {kind.__name__: kind for kind in modeling_elmo.MODELS}
-    kind = kinds.get((config.architectures or [""])[0], ElmoModel)
+    kind = kinds.get((config.architectures or [""])[0], ElmoModel) if options["model"] else ElmoModel
     model = kind.from_pretrained(folder, dtype=torch.float32)
     if options["device"]:
         model.to(torch.device(options["device"]))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .models import add_model, chosen_model
+from .models import SHIPPED, add_model, chosen_model
 from .output import add_json, tell
 
 
@@ -17,7 +17,7 @@ def add_parser(commands: Any) -> None:
         example="elmo-hf fill 'The <mask> sat on the mat .' --model run/model",
     )
     parser.add_argument("sentence", nargs="+", help="sentences with <mask>, each one argument; - for lines of stdin")
-    add_model(parser, "folder of a language model and its tokenizer, or a name on the Hub")
+    add_model(parser, "folder of a language model and its tokenizer" + SHIPPED)
     parser.add_argument("--count", type=int, default=5, metavar="N", help="words for each gap")
     add_json(parser)
     parser.set_defaults(run=run)

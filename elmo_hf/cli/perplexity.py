@@ -4,7 +4,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from .models import add_model, chosen_model
+from .models import SHIPPED, add_model, chosen_model
 from .options import UsageError
 from .output import add_json, tell, written
 from .text import TEXT_HELP, add_text_options, open_text
@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> None:
         example="elmo-hf perplexity held_out.txt --model run/model --sentence_independent",
     )
     parser.add_argument("text", nargs="+", help=TEXT_HELP)
-    add_model(parser, "folder of a language model and its tokenizer, or a name on the Hub")
+    add_model(parser, "folder of a language model and its tokenizer" + SHIPPED)
     parser.add_argument("--rows", type=int, default=32, metavar="N", help="sentences read side by side")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="words of a row read at a time")
     parser.add_argument(

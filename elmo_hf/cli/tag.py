@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: dict[str, Any]) -> int:
     """Call [`tag_iter`] and write what it finds."""
-    folder = chosen_model(options, "text")
+    folder = chosen_model(options, "text", shipped=False)
 
     from elmo_hf.inference.loading import load_tokenizer
     from elmo_hf.inference.tagging import tag_iter

@@ -28,7 +28,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: dict[str, Any]) -> int:
     """Call [`translate_iter`] and write what it gives."""
-    folder = chosen_model(options)
+    folder = chosen_model(options, shipped=False)
 
     from elmo_hf import translate_iter
 

@@ -23,7 +23,7 @@ from elmo_hf.corpus.tagged_text import TaggedSentence
 from elmo_hf.corpus.word_encoder import RuleNotice, line_splitter
 from elmo_hf.inference.carried_state import CarriedState
 from elmo_hf.inference.embedding import Embedder, Layers, open_embedder
-from elmo_hf.inference.loading import Name
+from elmo_hf.inference.loading import Name, named
 from elmo_hf.inference.quantization import quantize
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.tokenizer.pos_tags import PosTags
@@ -90,7 +90,7 @@ class CorpusEmbedding:
 def embed_corpus(
     sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
-    model: ElmoPreTrainedModel | Name,
+    model: ElmoPreTrainedModel | Name | None = None,
     tokenizer: ElmoTokenizer | Name | None = None,
     *,
     layers: Layers = "mix",
@@ -177,6 +177,7 @@ def embed_corpus(
         ImportError: Parquet, and pyarrow is missing.
     """
     began = time.monotonic()
+    model = named(model)
     kind = format_of_output(output, format)
     _check_options(dtype, pre_tokenization, shard_words, chunk_words, kind, use_sentence_keys)
     corpus = open_corpus(

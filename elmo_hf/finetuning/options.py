@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, NoReturn
 from transformers import HfArgumentParser, TrainingArguments, set_seed
 
 from elmo_hf.endings import ending, leave_the_pipe
+from elmo_hf.inference.loading import default_model
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.word_vectors import read_word_vectors
 
@@ -51,7 +52,10 @@ class BilmArguments:
     """Where a model's biLM starts, and how it is read: what `load_config` needs of every script's options."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Checkpoint to start from: a folder or a name on the Hub."}
+        default=None,
+        metadata={
+            "help": "Checkpoint to start from: a folder or a name on the Hub (default: the shipped English model)."
+        },
     )
     preset: str | None = field(
         default=None,
@@ -110,6 +114,8 @@ class BilmArguments:
             )
         if self.model_name_or_path is not None and self.bilm_preset is not None:
             raise ValueError("give either --model_name_or_path (a checkpoint) or --preset (random weights), not both")
+        if not self.names_a_bilm and self.needs_a_bilm:
+            self.model_name_or_path = default_model()
         if self.random_weights and self.model_name_or_path is None:
             raise ValueError("--random_weights without --model_name_or_path: a preset has no other")
         if self.min_count < 1:
@@ -123,6 +129,10 @@ class BilmArguments:
     @property
     def names_a_bilm(self) -> bool:
         return self.model_name_or_path is not None or self.bilm_preset is not None
+
+    @property
+    def needs_a_bilm(self) -> bool:
+        return True
 
     def overrides(self) -> dict[str, Any]:
         """Configuration fields that the options set; `--config_overrides` goes last and may set any."""
@@ -181,11 +191,13 @@ class ModelArguments(BilmArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.names_a_bilm or self.without_elmo):
-            raise ValueError("give either --model_name_or_path (a checkpoint) or --preset (random weights)")
         if self.without_elmo and self.elmo_at:
             raise ValueError(f"--elmo_at {' '.join(self.elmo_at)}: there is none of it --without_elmo")
         self.lowercase_words = self.lowercase_words or self.preset == "ner-elmo"
+
+    @property
+    def needs_a_bilm(self) -> bool:
+        return not self.without_elmo
 
     def overrides(self) -> dict[str, Any]:
         fields = TASK_PRESETS.get(self.preset or "", {}) | self._given(*self.named)

@@ -55,7 +55,10 @@ class TranslatorArguments(BilmArguments):
 
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "ELMo checkpoint of the encoder, or a whole translator that this script saved."},
+        metadata={
+            "help": "ELMo checkpoint of the encoder, or a whole translator that this script saved (default: the "
+            "shipped English model)."
+        },
     )
     without_elmo: bool = field(
         default=False,
@@ -84,8 +87,6 @@ class TranslatorArguments(BilmArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.names_a_bilm:
-            raise ValueError("give either --model_name_or_path (a checkpoint) or --preset (random weights)")
         if self.without_elmo and self.freeze_bilm:
             raise ValueError("--freeze_bilm: there is no biLM to freeze --without_elmo")
         if self.decoder_hidden_size % self.decoder_heads:

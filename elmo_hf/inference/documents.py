@@ -19,7 +19,7 @@ from .loading import Name
 
 def embed_document(
     words: str | Iterable[str],
-    model: ElmoPreTrainedModel | Name,
+    model: ElmoPreTrainedModel | Name | None = None,
     tokenizer: ElmoTokenizer | Name | None = None,
     *,
     pos_tags: Iterable[str | None] | None = None,

@@ -21,7 +21,7 @@ from .batching import BatchSize, read_in_batches
 from .carried_state import CarriedState
 from .evaluation import in_evaluation
 from .host_copy import HostCopy
-from .loading import Name, check_pos_tags, check_sentences, load_model, load_tokenizer, with_pos_tags
+from .loading import Name, check_pos_tags, check_sentences, load_model, load_tokenizer, named, with_pos_tags
 
 Layers: TypeAlias = Literal["mix", "top", "average", "all"] | int
 Sentences: TypeAlias = Iterable[str | Sequence[str]]
@@ -30,7 +30,7 @@ Vectors: TypeAlias = NDArray[np.floating]
 
 def embed(
     sentences: Sentences,
-    model: ElmoPreTrainedModel | Name,
+    model: ElmoPreTrainedModel | Name | None = None,
     tokenizer: ElmoTokenizer | Name | None = None,
     *,
     pos_tags: Iterable[Sequence[str | None]] | None = None,
@@ -52,7 +52,8 @@ def embed(
 
     Args:
         sentences: each a text, which the tokenizer splits into words, or a list of words. Any iterable.
-        model: any ELMo model with a biLM, or the folder of its checkpoint.
+        model: any ELMo model with a biLM, or the folder of its checkpoint; by default the shipped one
+            ([`default_model`]).
         tokenizer: the model's; by default the one in its checkpoint's folder.
         pos_tags: for a model that reads them, the parts of speech of each sentence's words, beside `sentences`, which
             are lists of words then; `None` for a word without one. Other models ignore them.
@@ -103,7 +104,7 @@ def embed(
 
 def embed_iter(
     sentences: Sentences,
-    model: ElmoPreTrainedModel | Name,
+    model: ElmoPreTrainedModel | Name | None = None,
     tokenizer: ElmoTokenizer | Name | None = None,
     *,
     pos_tags: Iterable[Sequence[str | None]] | None = None,
@@ -158,7 +159,7 @@ def _with_progress(arrays: Iterator[Vectors], total: int | None, disable: bool |
 
 
 def open_embedder(
-    model: ElmoPreTrainedModel | Name,
+    model: ElmoPreTrainedModel | Name | None,
     tokenizer: ElmoTokenizer | Name | None,
     layers: Layers,
     boundaries: bool,
@@ -173,6 +174,7 @@ def open_embedder(
     for name, value in (("batch_words", batch_words), ("window", window)):
         if value < 1:
             raise ValueError(f"{name}={value}: expected at least 1")
+    model = named(model)
     source = model if isinstance(model, str | os.PathLike) else getattr(model, "bilm", model)
     if source is None:
         raise ValueError("the model has no biLM (elmo_at=[]): it has no contextual vectors to give")

@@ -1,9 +1,10 @@
-"""What `embed` and `score` are given: a model and tokenizer, as objects or by the name of a checkpoint; sentences."""
+"""What `embed` and `score` are given: a model and tokenizer, as objects, by a checkpoint's name, or none; sentences."""
 
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -19,14 +20,38 @@ from elmo_hf.version import __version__
 Model = TypeVar("Model", bound=ElmoPreTrainedModel)
 Name = str | os.PathLike[str]
 
+DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "data" / "default"
+
+
+def default_model() -> str:
+    """Folder of the small English language model that this package ships, with softmax, tokenizer and model card.
+
+    Every function and command that reads a biLM takes it when none is named. The weights are stored in float16 and
+    load in float32.
+
+    Raises:
+        FileNotFoundError: the package was installed without its data.
+    """
+    if not (DEFAULT_MODEL / "config.json").is_file():
+        raise FileNotFoundError(f"{DEFAULT_MODEL} holds no model: install the package again, or name a model")
+    return str(DEFAULT_MODEL)
+
+
+def named(model: Any) -> Any:
+    """What was given as a model, or the shipped one in place of `None`."""
+    return default_model() if model is None else model
+
 
 def load_model(
-    model: Model | Name, kind: type[Model], device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    model: Model | Name | None,
+    kind: type[Model],
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Model:
     """The model itself, or the one of a checkpoint.
 
     Args:
-        model: an object, or a folder or name on the Hub.
+        model: an object, or a folder or name on the Hub; `None` for the shipped one.
         kind: the class of an object, and the one to load a checkpoint as.
         device: of a checkpoint's model; by default the GPU if there is one. An object stays where it is.
         dtype: of a checkpoint's model; by default as it is stored. An object keeps its own.
@@ -36,8 +61,9 @@ def load_model(
         TypeError: neither a name nor a model of that kind.
         ValueError: a checkpoint that lacks a part of that kind of model; device or dtype for an object.
     """
+    model = named(model)
     if isinstance(model, str | os.PathLike):
-        options = {} if dtype is None else {"dtype": dtype}
+        options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
         try:
             loaded, info = kind.from_pretrained(model, output_loading_info=True, **options)
         except OSError as error:
@@ -91,7 +117,7 @@ def check_copy(model: Any) -> None:
     )
 
 
-def load_tokenizer(tokenizer: ElmoTokenizer | Name | None, model: ElmoPreTrainedModel | Name) -> ElmoTokenizer:
+def load_tokenizer(tokenizer: ElmoTokenizer | Name | None, model: ElmoPreTrainedModel | Name | None) -> ElmoTokenizer:
     """The tokenizer itself, that of a checkpoint, or by default the one beside the model.
 
     Raises:
@@ -99,6 +125,7 @@ def load_tokenizer(tokenizer: ElmoTokenizer | Name | None, model: ElmoPreTrained
     """
     if tokenizer is not None and not isinstance(tokenizer, str | os.PathLike):
         return tokenizer
+    model = named(model)
     source = model if isinstance(model, str | os.PathLike) else model.name_or_path
     place = tokenizer or source
     if not place:

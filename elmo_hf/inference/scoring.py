@@ -39,7 +39,7 @@ class Scores:
 
 def score(
     sentences: str | Iterable[str | Sequence[str]],
-    model: ElmoForPreTraining | Name,
+    model: ElmoForPreTraining | Name | None = None,
     tokenizer: ElmoTokenizer | Name | None = None,
     *,
     pos_tags: Iterable[Sequence[str | None]] | None = None,
@@ -56,7 +56,7 @@ def score(
 
     Args:
         sentences: texts, which the tokenizer splits into words, or lists of words; a single text is one sentence.
-        model: the language model, or the folder of its checkpoint.
+        model: the language model, or the folder of its checkpoint; by default the shipped one.
         tokenizer: the model's; by default the one in its checkpoint's folder.
         pos_tags: for a model that reads them, the parts of speech of each sentence's words, beside `sentences`, which
             are lists of words then; `None` for a word without one.

@@ -101,9 +101,9 @@ def test_options_stand_anywhere() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["frobnicate"], ["embed"], ["embed", "a.txt", "--model", "m"], ["embed", "a.txt", "--output", "o.h5"],
+    [["frobnicate"], ["embed"], ["embed", "a.txt", "--model", "m"],
      ["pretrain", "--rows", "many"], ["tag", "a.txt"], ["perplexity", "a.txt", "--model", "m", "--per_word"],
-     ["senses", "cell", "a.txt", "--model", "m", "--plot", "a.txt"], ["fill", "a <mask>"]],
+     ["senses", "cell", "a.txt", "--model", "m", "--plot", "a.txt"]],
 )  # fmt: skip
 def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from elmo_hf.finetuning import Sentence, TagColumns, read_tagged, tag_set
-from examples.ner_corpus import PLAIN_SHARE, SPLITS, Names, generate, main
+from modeling_tests.examples.ner_corpus import PLAIN_SHARE, SPLITS, Names, generate, main
 
 
 @pytest.fixture(scope="module")

@@ -138,7 +138,7 @@ def test_without_queries_the_two_most_unlike_occurrences(folder: Path) -> None:
     [
         ([], "nothing to do: give --task_models, or --word"),
         (["--task_models", "folder"], "--task_models folder: expected NAME=FOLDER"),
-        (["--word", "play"], "--word play needs --model_name_or_path and --text_files"),
+        (["--word", "play"], "--word play needs --text_files"),
         (["--word", "zebra", "MODEL"], "--word zebra: 0 occurrences in the text"),
         (
             ["--word", "play", "MODEL", "--queries", "a play", "none"],

@@ -27,7 +27,7 @@ from elmo_hf.finetuning import (
 )
 from elmo_hf.metrics import Seqeval
 from examples import run_ner
-from examples.ner_corpus import generate, write_conll
+from modeling_tests.examples.ner_corpus import generate, write_conll
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -366,7 +366,6 @@ def test_parts_of_speech_with_held_out_validation(corpus: Path, tmp_path: Path) 
 
 
 BAD_OPTIONS = {
-    "no model": ([], "give either --model_name_or_path .* or --preset"),
     "two models": (["--preset", "small", "--model_name_or_path", "x"], "give either --model_name_or_path"),
     "nothing to do": (["--preset", "small"], "nothing to do: give --do_train, --do_eval or --do_predict"),
     "no training data": (["--preset", "small", "--do_train"], r"no train data; give --train_file"),

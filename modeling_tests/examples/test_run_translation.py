@@ -386,7 +386,6 @@ def test_dataset_by_name(corpus: Path, tmp_path: Path, monkeypatch: pytest.Monke
     ("more", "message"),
     [
         (["--preset", "small", "--model_name_or_path", "x"], "give either --model_name_or_path"),
-        ([], "give either --model_name_or_path"),
         (["--preset", "small", "--without_elmo", "--freeze_bilm"], "no biLM to freeze --without_elmo"),
         (["--preset", "small", "--decoder_hidden_size", "30"], "--decoder_hidden_size 30: expected a multiple"),
         (["--preset", "small", "--target_vocab_size", "258"], "--target_vocab_size 258: expected at least 259"),

@@ -17,7 +17,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from elmo_hf import ElmoModel
 from elmo_hf.finetuning import TagColumns, read_tagged
 from examples import run_ner
-from examples.ner_corpus import generate, write_conll
+from modeling_tests.examples.ner_corpus import generate, write_conll
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {

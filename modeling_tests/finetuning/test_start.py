@@ -70,7 +70,6 @@ def test_fields_are_checked_together(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"preset": "small", "model_name_or_path": "x"}, "either --model_name_or_path .* not both"),
-        ({}, "give either --model_name_or_path"),
         ({"without_elmo": True, "elmo_at": ["output"]}, "--elmo_at output: there is none of it --without_elmo"),
         ({"preset": "small", "min_count": 0}, "--min_count 0: expected 1 or more"),
         ({"preset": "small", "random_weights": True}, "--random_weights without --model_name_or_path"),

@@ -1,0 +1,194 @@
+"""The page of results, from what `results.py`, `ngram_perplexity.py` and `elmo-hf minimal-pairs` have written.
+
+    python benchmarks/results_page.py outputs/results --output docs/results.md
+
+reads `cells.jsonl`, `perplexity.jsonl` and `minimal_pairs.md` of the folder, as far as they are there, and writes
+tables with means and sample deviations over seeds, the fewer errors of the better ELMo against the better baseline, the
+commands, and a picture of the scores over shares of the training data beside the page.
+"""
+
+import argparse
+import json
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from results import TASKS, VARIANTS, read_cells
+from robustness import KINDS
+
+from elmo_hf.finetuning import write_figure, write_lines
+
+Cells = Sequence[Mapping[str, Any]]
+BASELINES, ELMOS = ("a", "b"), ("d", "e")
+
+
+def percent(score: float, metric: str) -> float:
+    """A score as tables show it; BLEU is one of a hundred already."""
+    return score if metric == "bleu" else 100 * score
+
+
+def chosen(cells: Cells, task: str, variant: str, share: float) -> list[Mapping[str, Any]]:
+    """The runs of a variant with the rate that has the best validation result, by the first seed on all the data."""
+    mine = [cell for cell in cells if (cell["task"], cell["variant"]) == (task, variant)]
+    whole = [cell for cell in mine if cell["share"] == 1]
+    if not whole:
+        return []
+    first = min(cell["seed"] for cell in whole)
+    rate = max((cell["validation"], cell["rate"]) for cell in whole if cell["seed"] == first)[1]
+    return sorted((c for c in mine if c["share"] == share and c["rate"] == rate), key=lambda cell: cell["seed"])
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """`mean ± deviation (runs)`; of a single run without deviation."""
+    if not values:
+        return "–"
+    if len(values) == 1:
+        return f"{values[0]:.1f} (1)"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} ({len(values)})"
+
+
+def scores_of(cells: Cells, task: str, variant: str, share: float = 1.0) -> list[float]:
+    """Test scores by seed, in percent."""
+    return [percent(cell["test"], cell["metric"]) for cell in chosen(cells, task, variant, share)]
+
+
+def fewer_errors(cells: Cells, task: str, share: float = 1.0) -> float | None:
+    """By how many percent the better of (d) and (e) makes fewer errors than the better of (a) and (b), by means."""
+    best = []
+    for variants in (BASELINES, ELMOS):
+        means = [statistics.mean(s) for variant in variants if (s := scores_of(cells, task, variant, share))]
+        if not means:
+            return None
+        best.append(max(means))
+    baseline, elmo = best
+    return 100 * (elmo - baseline) / (100 - baseline)
+
+
+def task_table(cells: Cells, share: float) -> list[str]:
+    """A row a task, a column a variant."""
+    tasks = [task for task in TASKS if any(scores_of(cells, task, variant, share) for variant in VARIANTS)]
+    lines = [f"| | {' | '.join(f'({key}) {name}' for key, name in VARIANTS.items())} | fewer errors |"]
+    lines.append("|---" * (len(VARIANTS) + 2) + "|")
+    for task in tasks:
+        values = [mean_and_deviation(scores_of(cells, task, variant, share)) for variant in VARIANTS]
+        gain = fewer_errors(cells, task, share)
+        shown = "–" if gain is None else f"{gain:+.1f} %"
+        lines.append(f"| {task}, {TASKS[task].metric} | {' | '.join(values)} | {shown} |")
+    return lines
+
+
+def typo_table(cells: Cells) -> list[str]:
+    """A row for each task and variant that was tested with typing errors, a column for each kind."""
+    lines = [f"| | as it is | {' | '.join(KINDS)} |", "|---" * (len(KINDS) + 2) + "|"]
+    for task in TASKS:
+        for variant, name in VARIANTS.items():
+            runs = [cell for cell in chosen(cells, task, variant, 1.0) if cell.get("typos")]
+            if runs:
+                columns = [[percent(run["test"], run["metric"]) for run in runs]]
+                columns += [
+                    [percent(r["typos"][kind], r["metric"]) for r in runs if kind in r["typos"]] for kind in KINDS
+                ]
+                lines.append(f"| {task}, ({variant}) {name} | {' | '.join(map(mean_and_deviation, columns))} |")
+    return lines if len(lines) > 2 else []
+
+
+def draw_shares(cells: Cells, path: Path) -> bool:
+    """A panel a task, a line a variant, over shares of the training data; False where there is but one share."""
+    from matplotlib.figure import Figure
+
+    shares = sorted({cell["share"] for cell in cells})
+    tasks = [task for task in TASKS if any(cell["task"] == task for cell in cells)]
+    if len(shares) < 2:
+        return False
+    figure = Figure(figsize=(4 * len(tasks), 3.5), layout="constrained")
+    for panel, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        for variant in VARIANTS:
+            found = [(share, s) for share in shares if (s := scores_of(cells, task, variant, share))]
+            if found:
+                means = [statistics.mean(s) for _, s in found]
+                errors = [statistics.stdev(s) if len(s) > 1 else 0.0 for _, s in found]
+                panel.errorbar([100 * share for share, _ in found], means, errors, marker=".", capsize=3, label=variant)
+        panel.set(xscale="log", xlabel="training data, %", title=f"{task}, {TASKS[task].metric}")
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False)
+    write_figure(figure, path)
+    return True
+
+
+def perplexity_table(path: Path) -> list[str]:
+    """A row for each model and text; of a pair that was measured twice, the last."""
+    rows = {(row["model"], row["text"]): row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
+    lines = ["| text | model | forward | backward | both | predictions | unknown words |", "|---" * 7 + "|"]
+    for (model, text), row in sorted(rows.items(), key=lambda item: item[0][::-1]):
+        numbers = " | ".join("–" if row.get(n) is None else f"{row[n]:.1f}" for n in ("forward", "backward", "both"))
+        unknown = f"{100 * row['unknown'] / row['words']:.1f} %" if row.get("unknown") is not None else "–"
+        lines.append(f"| {text} | {model} | {numbers} | {row['targets']:,} | {unknown} |")
+    return lines
+
+
+def commands_of(cells: Cells) -> list[str]:
+    """The command of each task and variant, of its first run on all the data."""
+    lines = ["```sh"]
+    for task in TASKS:
+        for variant in VARIANTS:
+            runs = chosen(cells, task, variant, 1.0)
+            if runs:
+                lines += [f"# {task}, ({variant})", f"python examples/{shlex.join(runs[0]['command'])}"]
+    return [*lines, "```"]
+
+
+def page(folder: Path, output: Path) -> list[str]:
+    """The lines of the page; its picture is written beside it."""
+    cells = read_cells(folder / "cells.jsonl")
+    lines = ["# Results", "", "Made by `python benchmarks/results_page.py`; nothing here is written by hand.", ""]
+    if cells:
+        lines += [
+            "## Tasks",
+            "",
+            "Test scores of the best validation epoch: mean, sample deviation and, in parentheses, the runs.",
+            "The learning rate of each variant is the one with the best validation result of the first seed. The last",
+            "column: how many fewer errors, relative, the better of (d) and (e) makes than the better of (a) and (b).",
+            "",
+        ]
+        for share in sorted({cell["share"] for cell in cells}, reverse=True):
+            lines += [f"With {100 * share:g} % of the training data:", "", *task_table(cells, share), ""]
+        picture = output.with_name(output.stem + "_shares.png")
+        if draw_shares(cells, picture):
+            lines += [f"![Scores over shares of the training data]({picture.name})", ""]
+        if typos := typo_table(cells):
+            lines += [
+                "## Typing errors",
+                "",
+                "About a third of the test words with an error (`benchmarks/robustness.py`):",
+            ]
+            lines += ["", *typos, ""]
+    if (path := folder / "perplexity.jsonl").is_file():
+        lines += ["## Perplexity", "", "With the full softmax; unknown words count as `<UNK>`.", ""]
+        lines += [*perplexity_table(path), ""]
+    if (path := folder / "minimal_pairs.md").is_file():
+        lines += [
+            "## BLiMP",
+            "",
+            "Right pairs in percent; a tie is not right.",
+            "",
+            path.read_text("utf-8").strip(),
+            "",
+        ]
+    if cells:
+        lines += ["## Commands", "", *commands_of(cells), ""]
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="the output_dir of results.py")
+    parser.add_argument("--output", type=Path, required=True, help="the page, such as docs/results.md")
+    args = parser.parse_args()
+    write_lines(args.output, (line + "\n" for line in page(args.folder, args.output)))
+    print(args.output)
+
+
+if __name__ == "__main__":
+    main()

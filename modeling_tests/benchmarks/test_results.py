@@ -1,0 +1,126 @@
+"""`benchmarks/results.py`: which cells it runs, what it keeps of them, and the page of results."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))  # its scripts import each other
+
+import results
+import results_page
+
+from elmo_hf.finetuning import ClassifierArguments, TaggerArguments, TaskTrainingArguments, TranslatorArguments
+
+# Stands in for an example: its score depends on its arguments.
+SCRIPT = """
+import json, pathlib, sys
+given = dict(zip(sys.argv[1::1], sys.argv[2::1]))
+output = pathlib.Path(given["--output_dir"])
+output.mkdir(parents=True, exist_ok=True)
+if given.get("--learning_rate") == "9":
+    raise SystemExit("diverged")
+with open(output.parent.parent / "started", "a") as file:
+    file.write("x")
+if "--do_train" in sys.argv:
+    elmo = "--without_elmo" not in sys.argv
+    score = 0.5 + 0.2 * elmo + 0.01 * int(given["--seed"]) + 0.1 * (given["--learning_rate"] == "2e-3")
+    score *= float(given.get("--train_share", 1)) ** 0.5
+else:
+    score = 0.25
+names = [f"{split}_{name}" for split in ("eval", "test") for name in ("f1", "accuracy", "bleu")]
+(output / "all_results.json").write_text(json.dumps({"epoch": 3.0, **{name: score for name in names}}))
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A function that runs the command over stand-ins for the examples."""
+    for script in {task.script for task in results.TASKS.values()}:
+        (tmp_path / script).write_text(SCRIPT)
+    monkeypatch.setattr(results, "EXAMPLES", tmp_path)
+    data = tmp_path / "data" / "ner" / "wnut17"
+    data.mkdir(parents=True)
+    (data / "test.conll").write_text("Oslo\tB-LOC\n\n")
+
+    def run(*arguments):
+        command = ["results.py", "cells", "--data", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out")]
+        monkeypatch.setattr(sys, "argv", [*command, "--word_vectors", "w2v.txt", *arguments])
+        results.main()
+        started = tmp_path / "out" / "started"
+        return results.read_cells(tmp_path / "out" / "cells.jsonl"), len(started.read_text()) if started.exists() else 0
+
+    return run
+
+
+def test_cells_are_run_once_with_the_best_rate(run, tmp_path):
+    options = ["--tasks", "wnut17", "--variants", "a", "d", "--seeds", "1", "2", "--shares", "1", "0.25"]
+    cells, started = run(*options, "--rates", "1e-3", "2e-3")
+    keys = [(cell["variant"], cell["seed"], cell["share"], cell["rate"]) for cell in cells]
+    assert len(keys) == len(set(keys)) == 2 * (1 + 4)  # of each variant, the other rate once
+    assert {key[3] for key in keys if key[1] == 2 or key[2] == 0.25} == {"2e-3"}
+    assert not any((tmp_path / "out" / "runs").iterdir())
+    # Again: nothing new. A line that was cut by a kill is run again.
+    assert run(*options, "--rates", "1e-3", "2e-3") == (cells, started)
+    path = tmp_path / "out" / "cells.jsonl"
+    path.write_text(path.read_text()[:-10])
+    again, restarted = run(*options, "--rates", "1e-3", "2e-3")
+    assert restarted == started + 1 and [cell["test"] for cell in again] == [cell["test"] for cell in cells]
+
+
+def test_failures_typos_and_time(run, tmp_path, capsys):
+    cells, _ = run("--tasks", "wnut17", "--variants", "a", "--seeds", "1", "--rates", "9")
+    assert cells == [] and "failed with status 1" in capsys.readouterr().out
+    assert run("--tasks", "wnut17", "--variants", "a", "--minutes", "1e-9")[0] == []
+    cells, _ = run("--tasks", "wnut17", "--variants", "d", "--seeds", "1", "--typos")
+    assert cells[0]["typos"] == dict.fromkeys(results.KINDS, 0.25)
+    assert "OSLO" not in json.dumps(cells)
+
+
+@pytest.mark.parametrize("task", results.TASKS)
+@pytest.mark.parametrize("variant", results.VARIANTS)
+def test_options_are_those_of_the_scripts(task, variant, tmp_path, monkeypatch):
+    """Every option is known to the script's parser, and fits the others."""
+    from transformers import HfArgumentParser
+
+    from elmo_hf.finetuning import PairArguments, TagArguments, TextArguments, TranslationTrainingArguments
+
+    vectors = tmp_path / "w2v.txt"
+    vectors.write_text("2 2\ncat 0 1\ndog 1 0\n")
+    found = results.options_of(task, variant, None, str(vectors))
+    if found is None:
+        assert (task, variant) == ("multi30k", "b")
+        return
+    kinds = {
+        "run_ner.py": (TaggerArguments, TagArguments, TaskTrainingArguments),
+        "run_sentiment.py": (ClassifierArguments, TextArguments, TaskTrainingArguments),
+        "run_translation.py": (TranslatorArguments, PairArguments, TranslationTrainingArguments),
+    }[results.TASKS[task].script]
+    options = [*results.TASKS[task].options.split(), *found, "--output_dir", str(tmp_path), "--use_cpu"]
+    model, *_, trainer = HfArgumentParser(kinds).parse_args_into_dataclasses(options)
+    assert trainer.early_stopping_patience == 4 and trainer.load_best_model_at_end
+    assert model.without_elmo == (variant in "ab") and model.freeze_bilm == (variant in "cd")
+    if task != "multi30k":
+        # Whatever ELMo there is, it is joined to words and characters of the task's own.
+        assert model.task_character_size and (model.word_vectors is not None) == (variant != "a")
+
+
+def test_the_page(run, tmp_path, monkeypatch):
+    cells, _ = run("--tasks", "wnut17", "--variants", "a", "d", "--seeds", "1", "2", "--shares", "1", "0.25")
+    folder = tmp_path / "out"
+    noisy = [cell | {"typos": dict.fromkeys(results.KINDS, 0.25)} if cell["share"] == 1 else cell for cell in cells]
+    (folder / "cells.jsonl").write_text("".join(json.dumps(cell) + "\n" for cell in noisy))
+    row = {"model": "shipped biLM", "text": "t.txt", "forward": 90.0, "backward": 80.0, "both": 84.85}
+    (folder / "perplexity.jsonl").write_text(json.dumps(row | {"words": 100, "unknown": 3, "targets": 105}) + "\n")
+    (folder / "minimal_pairs.md").write_text("| all | 70.0 |\n")
+    page = tmp_path / "docs" / "results.md"
+    page.parent.mkdir()
+    monkeypatch.setattr(sys, "argv", ["results_page.py", str(folder), "--output", str(page)])
+    results_page.main()
+    text = page.read_text()
+    # Seeds 1 and 2: 61 and 62 of the baselines, 81 and 82 of ELMo; 38.5 errors become 18.5.
+    assert "61.5 ± 0.7 (2)" in text and "81.5 ± 0.7 (2)" in text and "+51.9 %" in text
+    assert "25.0 ± 0.0 (2)" in text and "| t.txt | shipped biLM | 90.0 | 80.0 | 84.8 | 105 | 3.0 % |" in text
+    assert "| all | 70.0 |" in text and "run_ner.py" in text
+    assert (page.parent / "results_shares.png").read_bytes().startswith(b"\x89PNG")
