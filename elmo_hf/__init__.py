@@ -27,9 +27,12 @@ if TYPE_CHECKING:
         read_minimal_pairs,
         score_minimal_pairs,
     )
+    from elmo_hf.inference.neighbors import Usage, neighbors
     from elmo_hf.inference.quantization import quantize
     from elmo_hf.inference.scoring import Scores, score
+    from elmo_hf.inference.senses import WordSenses, draw_senses, senses
     from elmo_hf.inference.tagging import tag, tag_document, tag_iter
+    from elmo_hf.inference.translating import translate_iter
     from elmo_hf.model.configuration_elmo import ElmoConfig
     from elmo_hf.model.configuration_encoder_decoder import ElmoEncoderDecoderConfig
     from elmo_hf.model.encoder_decoder import ElmoEncoderDecoderModel
@@ -70,9 +73,12 @@ _HOMES = {
         "read_minimal_pairs",
         "score_minimal_pairs",
     ],
+    "inference.neighbors": ["Usage", "neighbors"],
     "inference.quantization": ["quantize"],
     "inference.scoring": ["Scores", "score"],
+    "inference.senses": ["WordSenses", "draw_senses", "senses"],
     "inference.tagging": ["tag", "tag_document", "tag_iter"],
+    "inference.translating": ["translate_iter"],
     "model.configuration_elmo": ["ElmoConfig"],
     "model.configuration_encoder_decoder": ["ElmoEncoderDecoderConfig"],
     "model.encoder_decoder": ["ElmoEncoderDecoderModel"],

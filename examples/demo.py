@@ -150,9 +150,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("  " + " ".join(f"{word}/{each}" for word, each in zip(answer.words, answer.tags or (), strict=True)))
 
     heading(4, "Into the original's format (options.json, HDF5) and back")
-    run("export", default_model(), original, "--force", shown_as="elmo-hub")
-    run("convert", original, back, "--force", shown_as="elmo-hub")
-    run("verify", back, "--against", original, shown_as="elmo-hub")
+    run("export", "--model", default_model(), "--output", original, "--overwrite", shown_as="elmo-hub")
+    run("convert", original, "--output", back, "--overwrite", shown_as="elmo-hub")
+    run("verify", "--model", back, "--against", original, shown_as="elmo-hub")
     print(f"Vectors of the shipped model and of {back}: largest difference {check_round_trip(back):.1e}")
 
     heading(5, "The paper's pictures")

@@ -1,258 +1,371 @@
 """`elmo-hub`: convert original ELMo checkpoints, verify and publish them, export them again."""
 
-import argparse
+import dataclasses
 import io
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from elmo_hf import __version__
-from elmo_hf.hub import HubError, add_facts, note_verification, push
+from elmo_hf.cli import Parser, Program, UsageError
+from elmo_hf.hub import add_facts, note_verification, push
 
 from .common.content import read_text
-from .common.errors import CheckpointError
 from .convert import convert
 from .export import export
 from .release import ReleaseReport, release, table
 from .verify import TOLERANCE, sentence_of, verify
 
-VECTORS_HELP = "table of word vectors in place of characters: a dump of token embeddings, or GloVe's or word2vec's form"
-TOLERANCE_HELP = "largest difference, as a share of a layer's largest value (default: %(default)g)"
-OPTIONS_HELP = "options.json, or the architecture file of ELMoForManyLangs, if it is not beside the weights"
+WEIGHTS = (
+    ("options", "options.json, or the architecture file of ELMoForManyLangs, if it is not beside the weights"),
+    ("weights", "weight file, if it is not to be guessed"),
+    ("vocabulary", "vocabulary, one word a line, plain or gzipped, if it is not beside the weights"),
+    ("word_vectors", "table of word vectors in place of characters: a dump of token embeddings, GloVe's or word2vec's"),
+)
+OVERWRITE_HELP = "replace a folder at the output that elmo-hub wrote"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    main_parser = argparse.ArgumentParser(prog="elmo-hub", description=__doc__)
-    main_parser.add_argument("--version", action="version", version=__version__)
-    commands = main_parser.add_subparsers(dest="command", required=True)
-
-    command = commands.add_parser("convert", help="an original checkpoint to a Transformers folder")
-    command.add_argument("source", type=Path, help="folder, ZIP, model.tar.gz, *.hdf5, or prefix of a TF checkpoint")
-    command.add_argument("output", type=Path, help="folder to make")
-    command.add_argument("--options", type=Path, help=OPTIONS_HELP)
-    command.add_argument("--weights", type=Path, help="weight file, if it is not to be guessed")
-    command.add_argument("--vocabulary", type=Path, help="vocabulary, one word a line, plain or gzipped")
-    command.add_argument("--softmax", type=Path, help="HDF5 file with softmax/W and softmax/b")
-    command.add_argument("--word-vectors", type=Path, help=VECTORS_HELP)
-    command.add_argument("--without-vocabulary", action="store_true", help="leave vocabulary and softmax out")
-    command.add_argument("--without-softmax", action="store_true", help="leave the softmax out")
-    command.add_argument(
-        "--elmo-only",
+def _add_convert(commands: Any) -> None:
+    parser = commands.add_parser(
+        "convert",
+        usage="elmo-hub convert SOURCE --output FOLDER [options]",
+        help=COMMANDS["convert"],
+        description="Convert an original checkpoint to a folder that Transformers loads, bit for bit.",
+        renamed={"--force": "--overwrite"},
+        example="elmo-hub convert elmo_2x4096_512_2048cnn_2xhighway_weights.hdf5 --output elmo-original "
+        "--options elmo_2x4096_512_2048cnn_2xhighway_options.json",
+    )
+    parser.add_argument(
+        "source", nargs="+", help="folder, ZIP, model.tar.gz, *.hdf5, or prefix of a TensorFlow checkpoint"
+    )
+    parser.add_argument("--output", metavar="FOLDER", help="folder to make")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+    parser.add_argument(
+        "--elmo_only",
         action="store_true",
         help="take the ELMo of an AllenNLP task model alone (default: a crf_tagger or bcn as a whole)",
     )
-    command.add_argument(
-        "--layer-norm-epsilon",
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    group = parser.add_argument_group("files")
+    for name, text in WEIGHTS:
+        group.add_argument(f"--{name}", type=Path, metavar="FILE", help=text)
+    group.add_argument("--softmax", type=Path, metavar="FILE", help="HDF5 file with softmax/W and softmax/b")
+    group = parser.further_group("what is left out")
+    group.add_argument("--without_vocabulary", action="store_true", help="leave vocabulary and softmax out")
+    group.add_argument("--without_softmax", action="store_true", help="leave the softmax out")
+    group.add_argument(
+        "--no_remote_code",
+        dest="remote_code",
+        action="store_false",
+        help="leave out the code, for trust_remote_code=True where elmo-hf is missing",
+    )
+    group.add_argument("--remote_code", action="store_true", help="==SUPPRESS==")
+    group = parser.further_group("Transformer language models")
+    group.add_argument(
+        "--layer_norm_epsilon",
         type=float,
         metavar="E",
-        help="of a Transformer language model, whose archive does not hold it (default: by the age of the program that "
-        "wrote the archive, 1e-6 up to AllenNLP 0.9, 1e-13 from 1.0 on)",
+        help="which the archive does not hold (default: by the age of the program that wrote it, 1e-6 up to AllenNLP "
+        "0.9, 1e-13 from 1.0 on)",
     )
-    command.add_argument(
-        "--remote-code",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="put the code into the folder, for trust_remote_code=True where elmo-hf is missing",
-    )
-    command.add_argument("--force", action="store_true", help="replace a folder at the output that elmo-hub wrote")
+    parser.set_defaults(run=_convert, remote_code=True)
 
-    command = commands.add_parser("export", help="a Transformers folder to the files of the original programs")
-    command.add_argument("folder", type=Path, help="Transformers folder")
-    command.add_argument("output", type=Path, help="folder to make")
-    command.add_argument(
-        "--softmax-layout",
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        usage="elmo-hub export --model FOLDER --output FOLDER [options]",
+        help=COMMANDS["export"],
+        description="Write a Transformers folder as the files that the original programs read.",
+        renamed={"--force": "--overwrite"},
+        example="elmo-hub export --model elmo-folder --output original",
+    )
+    parser.add_argument("places", nargs="*", help="==SUPPRESS==")
+    parser.add_argument("--model", metavar="FOLDER", help="Transformers folder")
+    parser.add_argument("--output", metavar="FOLDER", help="folder to make")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+    parser.add_argument(
+        "--softmax_layout",
         choices=("sparse", "dense", "unsampled"),
         help="how the archive of a Transformer holds its softmax (default: sparse)",
     )
-    command.add_argument("--force", action="store_true", help="replace a folder at the output that elmo-hub wrote")
-
-    command = commands.add_parser("verify", help="compare a folder with the checkpoint it was made from")
-    command.add_argument("folder", type=Path, help="Transformers folder")
-    command.add_argument("--against", type=Path, required=True, metavar="SOURCE", help="the original checkpoint")
-    command.add_argument("--options", type=Path, help=OPTIONS_HELP)
-    command.add_argument("--weights", type=Path, help="weight file, if it is not to be guessed")
-    command.add_argument("--vocabulary", type=Path, help="vocabulary, if it is not beside the weights")
-    command.add_argument("--word-vectors", type=Path, help=VECTORS_HELP)
-    command.add_argument("--sentences", type=Path, help="tokenized sentences, one a line, instead of built-in ones")
-    command.add_argument("--tolerance", type=float, default=TOLERANCE, help=TOLERANCE_HELP)
-    _add_publishing(commands)
-    return main_parser
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(run=_export)
 
 
-def _add_publishing(commands: argparse._SubParsersAction) -> None:
-    """The commands about the Hub and the published originals."""
-    command = commands.add_parser("card", help="write a folder's model card, or add facts to it")
-    command.add_argument("folder", type=Path, help="Transformers folder")
-    command.add_argument("--license", help="identifier of the Hub: apache-2.0, cc-by-4.0, other, unknown, ...")
-    command.add_argument("--license-name", "--license_name", help="its name, with --license other")
-    command.add_argument("--language", nargs="+", default=[], metavar="CODE", help="such as en")
-    command.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="training data, by names on the Hub")
-
-    command = commands.add_parser("push", help="publish a folder on the Hub: model, tokenizer, code, card and metrics")
-    command.add_argument("folder", type=Path, help="Transformers folder")
-    command.add_argument("name", help="of the repository, user/name")
-    _add_push_options(command)
-    command.add_argument(
-        "--dry-run", "--dry_run", action="store_true", help="print files, sizes and card; send nothing"
+def _add_verify(commands: Any) -> None:
+    parser = commands.add_parser(
+        "verify",
+        usage="elmo-hub verify --model FOLDER --against SOURCE [options]",
+        help=COMMANDS["verify"],
+        description="Compare a folder with the checkpoint it was made from, by an independent implementation in NumPy. "
+        "Exit status 1 where they differ.",
+        example="elmo-hub verify --model elmo-folder --against weights.hdf5",
     )
-
-    command = commands.add_parser("release", help="fetch, convert and verify a published original by its name")
-    command.add_argument("name", help="such as small; elmo-hub list shows all")
-    command.add_argument("output", type=Path, nargs="?", help="folder to make (default: kept, and found as elmo:NAME)")
-    command.add_argument("--base-url", "--base_url", metavar="URL", help="mirror, https:// or file://, with NAME/FILE")
-    command.add_argument("--softmax", action="store_true", help="with its language model's softmax and vocabulary")
-    command.add_argument("--yes", action="store_true", help="do not ask about size and licence")
-    command.add_argument("--force", action="store_true", help="replace a folder at the output that elmo-hub wrote")
-    command.add_argument("--push", metavar="USER/NAME", help="publish it on the Hub, too")
-    _add_push_options(command)
-
-    commands.add_parser("list", help="the published originals: size, licence, language, what is kept here")
-
-
-def _add_push_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--private", action="store_true", default=None, help="make a new repository private")
-    command.add_argument("--revision", help="branch to commit to, or to start --branch from (default: main)")
-    command.add_argument("--branch", help="branch to commit to, made if it does not exist")
-    command.add_argument("--pull-request", "--pull_request", action="store_true", help="open a pull request instead")
-    command.add_argument("--message", help="of the commit")
-
-
-def _convert(arguments: argparse.Namespace) -> int:
-    report = convert(
-        arguments.source,
-        arguments.output,
-        options=arguments.options,
-        weights=arguments.weights,
-        vocabulary=arguments.vocabulary,
-        softmax=arguments.softmax,
-        word_vectors=arguments.word_vectors,
-        without_vocabulary=arguments.without_vocabulary,
-        without_softmax=arguments.without_softmax,
-        layer_norm_epsilon=arguments.layer_norm_epsilon,
-        elmo_only=arguments.elmo_only,
-        remote_code=arguments.remote_code,
-        force=arguments.force,
+    parser.add_argument("places", nargs="*", help="==SUPPRESS==")
+    parser.add_argument("--model", metavar="FOLDER", help="Transformers folder")
+    parser.add_argument("--against", type=Path, required=True, metavar="SOURCE", help="the original checkpoint")
+    parser.add_argument(
+        "--sentences", type=Path, metavar="FILE", help="tokenized sentences, one a line, instead of built-in ones"
     )
-    print(report.source)
-    print(
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        metavar="X",
+        help="largest difference, as a share of a layer's largest value",
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    group = parser.add_argument_group("files")
+    for name, text in WEIGHTS:
+        group.add_argument(f"--{name}", type=Path, metavar="FILE", help=text)
+    parser.set_defaults(run=_verify)
+
+
+def _add_card(commands: Any) -> None:
+    parser = commands.add_parser(
+        "card",
+        usage="elmo-hub card FOLDER [options]",
+        help=COMMANDS["card"],
+        description="Write a folder's model card, or add facts to it, and print it.",
+        example="elmo-hub card elmo-folder --license apache-2.0 --language en",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="Transformers folder")
+    parser.add_argument("--license", metavar="NAME", help="the Hub's identifier: apache-2.0, cc-by-4.0, other, ...")
+    parser.add_argument("--license_name", metavar="NAME", help="its name, with --license other")
+    parser.add_argument("--language", nargs="+", default=[], metavar="CODE", help="such as en")
+    parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="training data, by names on the Hub")
+    parser.set_defaults(run=_card)
+
+
+def _add_push(commands: Any) -> None:
+    parser = commands.add_parser(
+        "push",
+        usage="elmo-hub push FOLDER NAME [options]",
+        help=COMMANDS["push"],
+        description="Publish a folder on the Hub in one commit: model, tokenizer, code, card and metrics.",
+        example="elmo-hub push elmo-folder me/elmo-small --private",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="Transformers folder")
+    parser.add_argument("name", metavar="NAME", help="of the repository, user/name")
+    parser.add_argument("--dry_run", action="store_true", help="print files, sizes and card; send nothing")
+    _add_repository(parser)
+    parser.set_defaults(run=_push)
+
+
+def _add_release(commands: Any) -> None:
+    parser = commands.add_parser(
+        "release",
+        usage="elmo-hub release NAME [options]",
+        help=COMMANDS["release"],
+        description="Fetch a published original by its name, convert it and verify it.",
+        renamed={"--force": "--overwrite"},
+        example="elmo-hub release small --output elmo-small",
+    )
+    parser.add_argument("name", metavar="NAME", help="such as small; elmo-hub list shows all")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="folder to make; else kept and found as elmo:NAME"
+    )
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+    parser.add_argument("--base_url", metavar="URL", help="mirror, https:// or file://, with NAME/FILE")
+    parser.add_argument("--softmax", action="store_true", help="with its language model's softmax and vocabulary")
+    parser.add_argument("--yes", action="store_true", help="do not ask about size and license")
+    parser.add_argument("--push", metavar="USER/NAME", help="publish it on the Hub, too")
+    _add_repository(parser)
+    parser.set_defaults(run=_release)
+
+
+def _add_repository(parser: Parser) -> None:
+    group = parser.add_argument_group("repository")
+    group.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    group.add_argument("--revision", metavar="NAME", help="to commit to, or to start --branch from; main by default")
+    group.add_argument("--branch", metavar="NAME", help="to commit to, made if it does not exist")
+    group.add_argument("--pull_request", action="store_true", help="open a pull request instead")
+    group.add_argument("--message", metavar="TEXT", help="of the commit")
+
+
+def _add_list(commands: Any) -> None:
+    parser = commands.add_parser(
+        "list",
+        usage="elmo-hub list",
+        help=COMMANDS["list"],
+        description="List the published originals: size, license, language, what is kept here.",
+        example="elmo-hub list",
+    )
+    parser.set_defaults(run=_list)
+
+
+def _convert(options: dict[str, Any]) -> int:
+    output = _named(options, "output", options["source"], -1, fewest=2)
+    (source,) = _only(options["source"], "SOURCE")
+    names = "options weights vocabulary softmax word_vectors without_vocabulary without_softmax".split()
+    names += "layer_norm_epsilon elmo_only remote_code".split()
+    report = convert(source, output, force=options["overwrite"], **{name: options[name] for name in names})
+    lines = [
+        report.source,
         f"{report.tensors} tensors, {report.parameters:,} values, {report.vocab_size:,} word ids -> "
-        f"{report.architecture} in {report.output}"
-    )
-    _print_notes(report.notes)
+        f"{report.architecture} in {report.output}",
+    ]
+    _tell(options, report, [*lines, *(f"note: {note}" for note in report.notes)])
     return 0
 
 
-def _export(arguments: argparse.Namespace) -> int:
-    report = export(arguments.folder, arguments.output, softmax_layout=arguments.softmax_layout, force=arguments.force)
-    print(f"{report.tensors} tensors -> {report.output}: {', '.join(report.files)}")
-    _print_notes(report.notes)
+def _export(options: dict[str, Any]) -> int:
+    output = _named(options, "output", options["places"], -1)
+    folder = _named(options, "model", options["places"], 0)
+    report = export(folder, output, softmax_layout=options["softmax_layout"], force=options["overwrite"])
+    line = f"{report.tensors} tensors -> {report.output}: {', '.join(report.files)}"
+    _tell(options, report, [line, *(f"note: {note}" for note in report.notes)])
     return 0
 
 
-def _verify(arguments: argparse.Namespace) -> int:
+def _verify(options: dict[str, Any]) -> int:
+    folder = _named(options, "model", options["places"], 0)
     sentences = None
-    if arguments.sentences is not None:
-        text = read_text(arguments.sentences, "tokenized sentences, one a line")
+    if options["sentences"] is not None:
+        text = read_text(options["sentences"], "tokenized sentences, one a line")
         # Lines end as in all readers, not at U+2028.
         sentences = [line.split() for line in io.StringIO(text, newline=None)]
     report = verify(
-        arguments.folder,
-        arguments.against,
+        folder,
+        options["against"],
         sentences=sentences,
-        tolerance=arguments.tolerance,
-        options=arguments.options,
-        weights=arguments.weights,
-        vocabulary=arguments.vocabulary,
-        word_vectors=arguments.word_vectors,
+        tolerance=options["tolerance"],
+        **{name: options[name] for name, _ in WEIGHTS},
     )
-    print(f"{report.source}; {report.sentences} sentences; largest absolute differences:")
+    lines = [f"{report.source}; {report.sentences} sentences; largest absolute differences:"]
     first, second = ("from zero state", "with carried state") if report.has_state else ("at once", "in batches")
     for layer, values in enumerate(zip(report.differences, report.carried, report.magnitudes, strict=True)):
         alone, carried, magnitude = values
-        print(f"layer {layer}: {alone:.2e} {first}, {carried:.2e} {second}, of values up to {magnitude:.3g}")
+        lines.append(f"layer {layer}: {alone:.2e} {first}, {carried:.2e} {second}, of values up to {magnitude:.3g}")
     if (task := report.task) is not None:
-        print(
+        lines.append(
             f"task: logits {task.logits:.2e} (tolerance {task.logits_tolerance:g}), log likelihoods "
             f"{task.log_likelihoods:.2e} (tolerance {task.likelihood_tolerance:g}); another result in {task.different} "
             f"of {task.sentences} sentences"
         )
-    print(
+    lines.append(
         f"{'passed' if report.passed else 'FAILED'}: {report.largest:.2e}, {report.scaled:.2e} of its layer's largest "
         f"value, tolerance {report.tolerance:g}"
     )
     if report.passed:
         try:
-            note_verification(arguments.folder, sentence_of(report))
+            note_verification(Path(folder), sentence_of(report))
         except OSError as error:
-            _print_notes([f"the card does not say so: {error}"])
+            lines.append(f"note: the card does not say so: {error}")
+    _tell(options, report, lines, passed=report.passed)
     return 0 if report.passed else 1
 
 
-def _card(arguments: argparse.Namespace) -> int:
-    facts = {name: getattr(arguments, name) for name in ("license", "license_name", "language", "datasets")}
-    print(add_facts(arguments.folder, **facts))
+def _card(options: dict[str, Any]) -> int:
+    print(add_facts(options.pop("folder"), **options))
     return 0
 
 
-def _push(arguments: argparse.Namespace) -> int:
-    _publish(arguments, arguments.folder, arguments.name, dry_run=arguments.dry_run)
+def _push(options: dict[str, Any]) -> int:
+    _publish(options, options["folder"], options["name"], dry_run=options["dry_run"])
     return 0
 
 
-def _publish(arguments: argparse.Namespace, folder: Path, name: str, dry_run: bool = False) -> None:
-    given = {key: getattr(arguments, key) for key in ("private", "revision", "branch", "pull_request", "message")}
+def _publish(options: dict[str, Any], folder: Path, name: str, dry_run: bool = False) -> None:
+    given = {key: options[key] for key in ("private", "revision", "branch", "pull_request", "message")}
     report = push(folder, name, dry_run=dry_run, **given)
+    total = sum(size for _, size in report.files)
     if dry_run:
         for file, size in report.files:
             print(f"{size:>14,}  {file}")
-        print(f"{sum(size for _, size in report.files):>14,}  in all\n\n{report.card}")
+        print(f"{total:>14,}  in all\n\n{report.card}")
         return
     for file in report.deleted:
         print(f"deleted: {file}")
-    print(f"{len(report.files)} files, {sum(size for _, size in report.files):,} bytes -> {report.url}")
+    print(f"{len(report.files)} files, {total:,} bytes -> {report.url}")
 
 
-def _release(arguments: argparse.Namespace) -> int:
-    given = {key: getattr(arguments, key) for key in ("base_url", "softmax", "yes", "force")}
-    report: ReleaseReport = release(arguments.name, arguments.output, **given)
+def _release(options: dict[str, Any]) -> int:
+    given = {key: options[key] for key in ("base_url", "softmax", "yes")}
+    report: ReleaseReport = release(options["name"], options["output"], force=options["overwrite"], **given)
     print(f"{report.item.name} -> {report.folder}")
     print(f"passed: {report.verification.scaled:.2e}, tolerance {report.verification.tolerance:g}")
-    _print_notes(report.notes)
-    if arguments.push:
-        _publish(arguments, report.folder, arguments.push)
+    for note in report.notes:
+        print(f"note: {note}")
+    if options["push"]:
+        _publish(options, report.folder, options["push"])
     return 0
 
 
-def _list(arguments: argparse.Namespace) -> int:
-    rows = [("name", "size", "licence", "language", "", "what it is"), *table()]
+def _list(options: dict[str, Any]) -> int:
+    rows = [("name", "size", "license", "language", "", "what it is"), *table()]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     for row in rows:
         print("  ".join([*(part.ljust(width) for part, width in zip(row[:5], widths, strict=True)), row[5]]))
     return 0
 
 
-def _print_notes(notes: Sequence[str]) -> None:
-    for note in notes:
-        print(f"note: {note}")
+def _named(options: dict[str, Any], name: str, places: list[str], place: int, fewest: int = 1) -> str:
+    """The value of an option, or what is taken from its former place among `places`, where there are `fewest`."""
+    if options[name] is None:
+        if len(places) < fewest:
+            raise UsageError(f"--{name} is missing")
+        options[name] = places.pop(place)
+        print(f"note: the {name} is given by --{name} {options[name]} now", file=sys.stderr)
+    return options[name]
 
 
-COMMANDS = {
-    "card": _card,
-    "convert": _convert,
-    "export": _export,
-    "list": _list,
-    "push": _push,
-    "release": _release,
-    "verify": _verify,
+def _only(values: list[str], name: str) -> list[str]:
+    if len(values) != 1:
+        raise UsageError(f"{name} is one argument, not {len(values)}: {' '.join(values)}")
+    return values
+
+
+def _tell(options: dict[str, Any], report: Any, lines: Sequence[str], **more: Any) -> None:
+    """The report of a command: its lines, or with `--json` all of it."""
+    if options["json"]:
+        print(json.dumps({**dataclasses.asdict(report), **more}, default=str, ensure_ascii=False))
+    else:
+        print("\n".join(lines))
+
+
+GROUPS = {
+    "originals": {
+        "list": "show the published originals, by name",
+        "release": "fetch a published original by its name, convert and verify it",
+        "convert": "an original checkpoint to a Transformers folder",
+        "verify": "compare a folder with the checkpoint it was made from",
+        "export": "a Transformers folder to the files of the original programs",
+    },
+    "publish": {
+        "card": "write a folder's model card, or add facts to it",
+        "push": "publish a folder on the Hub: model, tokenizer, code, card and metrics",
+    },
 }
+COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
+ADDERS: dict[str, Callable[[Any], None]] = {
+    "card": _add_card,
+    "convert": _add_convert,
+    "export": _add_export,
+    "list": _add_list,
+    "push": _add_push,
+    "release": _add_release,
+    "verify": _add_verify,
+}
+PROGRAM = Program(
+    "elmo-hub",
+    "original ELMo checkpoints to Transformers folders and back",
+    ADDERS.__getitem__,
+    GROUPS,
+    [
+        "  elmo-hub convert weights.hdf5 --output elmo-folder --options options.json",
+        "  elmo-hub COMMAND --help tells more.",
+    ],
+)
+
+
+def parser() -> Parser:
+    """The command line, with all commands."""
+    return PROGRAM.parser(*COMMANDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 1 for a failed verification, 2 for an error."""
-    parsed = parser().parse_args(arguments)
-    try:
-        return COMMANDS[parsed.command](parsed)
-    except (CheckpointError, HubError, OSError, UnicodeDecodeError) as error:
-        print(f"elmo-hub: error: {error}", file=sys.stderr)
-        return 2
+    """Run a command of `elmo-hub`; returns the status: 0, 1 for a refusal or a failed verification, 2 for usage."""
+    return PROGRAM.main(arguments)

@@ -3,6 +3,7 @@
 from itertools import islice
 from typing import Any
 
+from .output import add_json, tell
 from .text import add_text_options, words_of_lines
 
 
@@ -10,32 +11,36 @@ def add_parser(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "align",
-        dataclass_types=[],
+        usage="elmo-hf align SOURCE TARGET --dictionary FILE --source_text TEXT ... --target_text TEXT ... "
+        "--output FOLDER [options]",
         help="map a model's layers into the space of another language's model",
         description="Fit an orthogonal map of every layer on a bilingual dictionary (Schuster et al. 2019) and save "
         "the biLM with it: its vectors are then comparable with those of the target model. The two texts need not be "
         "translations of each other.",
+        renamed={"--output_dir": "--output"},
+        example="elmo-hf align elmo-de elmo-en --dictionary de-en.txt --source_text de.txt --target_text en.txt "
+        "--output elmo-de-in-en",
     )
     parser.add_argument("source", help="folder of the model to align, and its tokenizer")
-    parser.intermixed = True
     parser.add_argument(
         "target",
         nargs="?",
         help="folder of the model whose space is kept, and its tokenizer (default: the shipped English model)",
     )
     parser.add_argument(
-        "--dictionary", required=True, help="a source word and its translation a line, as MUSE's dictionaries"
+        "--dictionary",
+        required=True,
+        metavar="FILE",
+        help="a source word and its translation a line, as MUSE's dictionaries",
     )
-    parser.add_argument(
-        "--source_text", "--source-text", nargs="+", required=True, help="files, globs, or the name of a data set"
-    )
-    parser.add_argument(
-        "--target_text", "--target-text", nargs="+", required=True, help="files, globs, or the name of a data set"
-    )
-    parser.add_argument("--output_dir", "--output-dir", required=True, help="folder for the aligned biLM")
+    for side in ("source", "target"):
+        parser.add_argument(
+            f"--{side}_text", nargs="+", required=True, metavar="TEXT", help="files, globs, or the name of a data set"
+        )
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder for the aligned biLM")
     parser.add_argument(
         "--test_dictionary",
-        "--test-dictionary",
+        metavar="FILE",
         help="a dictionary to measure on how many words are nearest to a translation of theirs",
     )
     parser.add_argument(
@@ -43,17 +48,15 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--match_lengths",
-        "--match-lengths",
         action="store_true",
         help="also scale each layer to the mean vector length of the target model",
     )
     parser.add_argument(
-        "--max_sentences", "--max-sentences", type=int, help="read no more than so many sentences of each text"
+        "--max_sentences", type=int, metavar="N", help="read no more than so many sentences of each text"
     )
-    parser.add_argument(
-        "--batch_words", "--batch-words", type=int, default=2048, help="words read at a time (default 2048)"
-    )
+    parser.add_argument("--batch_words", type=int, default=2048, metavar="N", help="words read at a time")
     parser.add_argument("--device", help="such as cuda (default: the GPU if there is one)")
+    add_json(parser)
     add_text_options(parser)
     parser.set_defaults(run=run)
 
@@ -96,9 +99,18 @@ def run(options: dict[str, Any]) -> int:
     alignment = fit_alignment(ours, theirs, pairs, match_lengths=options["match_lengths"])
     assert source is not None
     set_alignment(source, alignment.maps)
-    source.save_pretrained(options["output_dir"])
-    ElmoTokenizer.from_pretrained(options["source"]).save_pretrained(options["output_dir"])
-    print(f"{options['output_dir']}: {alignment}")
+    source.save_pretrained(options["output"])
+    ElmoTokenizer.from_pretrained(options["source"]).save_pretrained(options["output"])
+    record: dict[str, Any] = {
+        "output": options["output"],
+        "pairs": len(alignment.pairs),
+        "cosine_before": list(alignment.before),
+        "cosine_after": list(alignment.after),
+    }
+    lines = [f"{options['output']}: {alignment}"]
     if test_pairs:
-        print(translation_precision(alignment.apply(ours), theirs, test_pairs))
+        precision = translation_precision(alignment.apply(ours), theirs, test_pairs)
+        record["precision"] = {"words": precision.words, "cosine": list(precision.cosine), "csls": list(precision.csls)}
+        lines.append(str(precision))
+    tell(options, record, "\n".join(lines))
     return 0

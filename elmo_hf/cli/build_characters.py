@@ -2,25 +2,26 @@
 
 from typing import Any
 
-from .text import add_text_options, open_text
+from .output import add_json, tell
+from .text import TEXT_HELP, add_text_options, open_text
 
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "build-characters",
-        dataclass_types=[],
+        usage="elmo-hf build-characters TEXT ... --output FILE [options]",
         help="count the characters of a text and write a dictionary of them",
         description="Count the characters of a text and write a dictionary of them, for a model that reads Unicode "
         "code points by a dictionary of its own (elmo-hf pretrain --character_dictionary), as ELMoForManyLangs does.",
+        example="elmo-hf build-characters corpus/*.txt --output characters.json --min_count 3",
     )
-    parser.add_argument("text", nargs="+", help="files, globs, or the name of a data set")
-    parser.add_argument("--output", required=True, help="dictionary to write: JSON of characters and their ids")
-    parser.add_argument("--min_count", "--min-count", type=int, default=1, help="leave out rarer ones (default 1)")
-    parser.add_argument("--max_size", "--max-size", type=int, help="symbols at most, the six marks included")
-    parser.add_argument(
-        "--num_processes", "--num-processes", type=int, default=1, help="processes that count (default 1)"
-    )
+    parser.add_argument("text", nargs="+", help=TEXT_HELP)
+    parser.add_argument("--output", required=True, metavar="FILE", help="JSON of characters and their ids to write")
+    parser.add_argument("--min_count", type=int, default=1, metavar="N", help="leave out rarer ones")
+    parser.add_argument("--max_size", type=int, metavar="N", help="symbols at most, the six marks included")
+    parser.add_argument("--num_processes", type=int, default=1, metavar="N", help="processes that count")
+    add_json(parser)
     add_text_options(parser, has_model=False)
     parser.set_defaults(run=run)
 
@@ -37,5 +38,9 @@ def run(options: dict[str, Any]) -> int:
         num_processes=options["num_processes"],
     )
     dictionary.save(options["output"])
-    print(f"{options['output']}: {len(dictionary.ids):,} symbols cover {coverage:.2%} of the running characters")
+    tell(
+        options,
+        {"output": options["output"], "symbols": len(dictionary.ids), "coverage": coverage},
+        f"{options['output']}: {len(dictionary.ids):,} symbols cover {coverage:.2%} of the running characters",
+    )
     return 0

@@ -2,24 +2,30 @@
 
 from typing import Any
 
-from .text import add_text_options, open_text
+from .output import add_json, tell, written
+from .text import TEXT_HELP, add_text_options, open_text
 
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "build-vocab",
-        dataclass_types=[],
+        usage="elmo-hf build-vocab TEXT ... --output FILE [options]",
         help="count the words of a text and write a vocabulary file",
         description="Count the words of a text and write a vocabulary file, and their counts beside it.",
+        example="elmo-hf build-vocab corpus/*.txt --output vocab.txt --max_size 50000",
     )
-    parser.add_argument("text", nargs="+", help="files, globs, or the name of a data set")
-    parser.add_argument("--output", required=True, help="vocabulary file to write; <name>.counts.tsv stands beside it")
-    parser.add_argument("--min_count", "--min-count", type=int, default=1, help="leave out rarer words (default 1)")
-    parser.add_argument("--max_size", "--max-size", type=int, help="words at most, <S>, </S> and <UNK> included")
+    parser.add_argument("text", nargs="+", help=TEXT_HELP)
     parser.add_argument(
-        "--num_processes", "--num-processes", type=int, default=1, help="processes that count (default 1)"
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="vocabulary file to write, <name>.counts.tsv beside it; - for the words alone on stdout",
     )
+    parser.add_argument("--min_count", type=int, default=1, metavar="N", help="leave out rarer words")
+    parser.add_argument("--max_size", type=int, metavar="N", help="words at most, <S>, </S> and <UNK> included")
+    parser.add_argument("--num_processes", type=int, default=1, metavar="N", help="processes that count")
+    add_json(parser)
     add_text_options(parser, has_model=False)
     parser.set_defaults(run=run)
 
@@ -35,9 +41,24 @@ def run(options: dict[str, Any]) -> int:
         max_size=options["max_size"],
         num_processes=options["num_processes"],
     )
-    vocabulary.save(options["output"])
-    print(
+    to_stdout = options["output"] == "-"
+    if to_stdout:
+        with written("-") as file:
+            assert file is not None
+            file.writelines(f"{word}\n" for word in vocabulary.words)
+    else:
+        vocabulary.save(options["output"])
+    tell(
+        options,
+        {
+            "output": options["output"],
+            "words": len(vocabulary.words),
+            "coverage": vocabulary.coverage,
+            "running_words": vocabulary.running_words,
+            "sentences": vocabulary.sentences,
+        },
         f"{options['output']}: {len(vocabulary.words):,} words cover {vocabulary.coverage:.2%} of "
-        f"{vocabulary.running_words:,} running words in {vocabulary.sentences:,} sentences"
+        f"{vocabulary.running_words:,} running words in {vocabulary.sentences:,} sentences",
+        beside=to_stdout,
     )
     return 0

@@ -8,14 +8,15 @@ def add_parser(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "card",
-        dataclass_types=[],
+        usage="elmo-hf card FOLDER [options]",
         help="write a folder's model card, or add facts to it",
         description="Write the model card (README.md) of a folder, or add facts to the one that is there, whose text "
         "stays; print it. `elmo-hub push` publishes the folder.",
+        example="elmo-hf card run/model --license apache-2.0 --language en",
     )
-    parser.add_argument("model", help="folder of a model")
-    parser.add_argument("--license", help="identifier of the Hub: apache-2.0, cc-by-4.0, other, unknown, ...")
-    parser.add_argument("--license_name", "--license-name", help="its name, with --license other")
+    parser.add_argument("folder", metavar="FOLDER", help="folder of a model")
+    parser.add_argument("--license", metavar="NAME", help="the Hub's identifier: apache-2.0, cc-by-4.0, other, ...")
+    parser.add_argument("--license_name", metavar="NAME", help="its name, with --license other")
     parser.add_argument("--language", nargs="+", default=[], metavar="CODE", help="codes such as en")
     parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="training data, by names on the Hub")
     parser.set_defaults(run=run)
@@ -25,5 +26,5 @@ def run(options: dict[str, Any]) -> int:
     """Add the facts and print the card."""
     from elmo_hf.hub import add_facts
 
-    print(add_facts(Path(options.pop("model")), **options))
+    print(add_facts(Path(options.pop("folder")), **options))
     return 0

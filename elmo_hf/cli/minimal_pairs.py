@@ -3,28 +3,29 @@
 import json
 from typing import Any
 
+from .models import SHIPPED, add_model, chosen_model
 from .output import written
-from .text import add_model_and_text, model_and_text
 
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "minimal-pairs",
-        dataclass_types=[],
+        usage="elmo-hf minimal-pairs FILE ... [options]",
         help="accuracy on minimal pairs, such as BLiMP, by kind, phenomenon and in all",
         description="Score both sentences of minimal pairs, such as BLiMP, and report how often the acceptable one is "
         "likelier: forwards, backwards and by both; a tie is not right. Files are JSON lines with good, bad, uid and "
         "phenomenon, or BLiMP's own.",
+        example="elmo-hf minimal-pairs blimp/*.jsonl --limit 100",
     )
-    add_model_and_text(parser, "a language model")
+    parser.add_argument("text", nargs="+", metavar="FILE", help="JSON lines, globs")
+    add_model(parser, "folder of a language model and its tokenizer" + SHIPPED)
     parser.add_argument("--limit", type=int, metavar="N", help="read the first N pairs of each kind (default: all)")
     parser.add_argument("--published", metavar="TSV", help="accuracies of other models by uid, to show beside")
     parser.add_argument("--json", metavar="FILE", help="write all numbers as JSON; - for stdout")
     parser.add_argument("--table", metavar="FILE", help="write the table there in place of stdout")
     parser.add_argument("--picture", metavar="FILE", help="write a PNG")
-    parser.add_argument("--batch_size", "--batch-size", type=int, default=32, help="sentences a batch (default 32)")
-    parser.add_argument("--device", help="such as cuda (default: the GPU if there is one)")
+    parser.add_argument("--batch_size", type=int, default=32, help="sentences a batch (default 32)")
     parser.set_defaults(run=run)
 
 
@@ -33,7 +34,7 @@ def run(options: dict[str, Any]) -> int:
     from elmo_hf.inference import minimal_pairs as pairs
     from elmo_hf.inference import minimal_pairs_report as report
 
-    name, files = model_and_text(options)
+    name, files = chosen_model(options, "text"), options["text"]
     published = report.read_published(options["published"]) if options["published"] else None
     given = pairs.read_minimal_pairs(files, options["limit"])
     scores = pairs.score_minimal_pairs(given, name, batch_size=options["batch_size"], device=options["device"])

@@ -1,42 +1,141 @@
-"""Parsers whose options may be the fields of a dataclass, without importing Transformers for `HfArgumentParser`."""
+"""Parsers of one style: one screen of help, the same words everywhere, options that may be a dataclass's fields.
+
+Nothing heavy is imported, so that help costs nothing: `HfArgumentParser` would import Transformers.
+"""
 
 import argparse
+import copy
 import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+
+class UsageError(ValueError):
+    """Arguments that no parser can refuse by itself; exit status 2, as of a parser's own."""
+
+
+class Formatter(argparse.HelpFormatter):
+    """One spelling of each option, defaults where they tell something, the example as it is written."""
+
+    def __init__(self, prog: str, **keywords: Any) -> None:
+        super().__init__(prog, max_help_position=28, **keywords)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        shown = copy.copy(action)
+        shown.option_strings = list(action.option_strings)[:1]
+        return super()._format_action_invocation(shown)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        tells = action.default not in (None, False, "", argparse.SUPPRESS) and action.option_strings
+        return f"{text} (default: %(default)s)" if text and tells and "(default" not in text else text
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("Example:") else super()._fill_text(text, width, indent)
 
 
 class Parser(argparse.ArgumentParser):
-    """`ArgumentParser` with an option for each field of `dataclass_types`, as `HfArgumentParser` adds them.
+    """`ArgumentParser` whose `--help` is one screen and whose `--help_all` is everything.
 
-    Every option of several words is spelled with underscores and with dashes. The help of a field is
-    `metadata["help"]`.
+    Options of several words are shown with underscores and may be written with dashes.
 
-    Attributes:
-        intermixed: whether arguments stand in any place among the options, which those that may be left out need.
+    Args:
+        dataclass_types: a dataclass whose every field becomes an option, as `HfArgumentParser` adds them. The help of a
+            field is `metadata["help"]`.
+        groups: of those fields, by title: the names shown by `--help`. All others are shown by `--help_all`, by the
+            titles of `further_groups`.
+        further_groups: the other fields by title.
+        renamed: former names of options and their present ones; the former still work, and say so.
+        example: a command line, the last thing of the help.
     """
 
-    def __init__(self, *args: Any, dataclass_types: Any = (), **keywords: Any) -> None:
-        self.intermixed = False
-        keywords.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter if dataclass_types else _PLAIN)
+    def __init__(
+        self,
+        *args: Any,
+        dataclass_types: Any = (),
+        groups: Mapping[str, Sequence[str]] | None = None,
+        further_groups: Mapping[str, Sequence[str]] | None = None,
+        renamed: Mapping[str, str] | None = None,
+        example: str | None = None,
+        **keywords: Any,
+    ) -> None:
+        keywords.setdefault("formatter_class", Formatter)
+        keywords |= {"epilog": f"Example:\n  {example}" if example else None, "add_help": False}
         super().__init__(*args, **keywords)
+        self._optionals.title = "options"
+        self._further: list[Any] = []
+        self._renamed = dict(renamed or {})
+        self._intermixes = False
+        self.add_argument("--help", "-h", action="help", help="show this and exit")
+        self.add_argument("--help_all", action=_HelpAll, nargs=0, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         if dataclass_types:
-            kinds = get_type_hints(dataclass_types)
-            for field in dataclasses.fields(dataclass_types):
-                self._add_field(field, kinds[field.name])
+            self._add_fields(dataclass_types, groups or {}, further_groups or {})
+
+    def further_group(self, title: str) -> Any:
+        """A group of options that `--help_all` alone shows."""
+        group = self.add_argument_group(title)
+        self._further.append(group)
+        return group
+
+    def format_help(self, everything: bool = False) -> str:
+        """The help, of all options or of the common ones."""
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_text(self.description)
+        hidden = [] if everything else self._further
+        for group in self._action_groups:
+            if group not in hidden:
+                formatter.start_section(group.title)
+                formatter.add_text(group.description)
+                formatter.add_arguments(group._group_actions)
+                formatter.end_section()
+        if hidden:
+            titles = ", ".join(str(group.title) for group in hidden)
+            formatter.add_text(f"Further options ({titles}): {self.prog} --help_all")
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
+
+    def error(self, message: str) -> NoReturn:
+        """Two lines in place of the whole usage: what is wrong, and where help is."""
+        self.exit(2, f"{self.prog}: {message}\n{self.prog} --help shows what it takes\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As of `ArgumentParser`, which also calls it of a command."""
-        if not self.intermixed:
+        """As usual, but options may stand between arguments of which there are several."""
+        kinds = {action.nargs for action in self._get_positional_actions()}
+        if self._intermixes or kinds & {argparse.PARSER, argparse.REMAINDER}:
             return super().parse_known_args(args, namespace)
-        self.intermixed = False  # it calls this function for the options, and once more for the arguments
+        self._intermixes = True  # which parses by this very method, twice
         try:
             return self.parse_known_intermixed_args(args, namespace)
         finally:
-            self.intermixed = True
+            self._intermixes = False
 
-    def _add_field(self, field: Any, kind: Any) -> None:
-        names = list(dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}")))
+    def _parse_optional(self, arg_string: str) -> Any:
+        name, equals, value = arg_string.partition("=")
+        if name.startswith("--") and name not in self._option_string_actions:
+            spelled = "--" + name[2:].replace("-", "_")
+            if spelled in self._renamed:
+                say(f"{self.prog}: note: {spelled} is {self._renamed[spelled]} now")
+                spelled = self._renamed[spelled]
+            arg_string = spelled + equals + value
+        return super()._parse_optional(arg_string)
+
+    def _add_fields(self, kind: Any, groups: Mapping[str, Sequence[str]], further: Mapping[str, Sequence[str]]) -> None:
+        hints = get_type_hints(kind)
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        for titled, add_group in ((groups, self.add_argument_group), (further, self.further_group)):
+            for title, names in titled.items():
+                group = add_group(title)
+                for name in names:
+                    self._add_field(group, fields.pop(name), hints[name])
+        group = self.further_group("more") if fields and groups else self
+        for name, field in fields.items():
+            self._add_field(group, field, hints[name])
+
+    def _add_field(self, group: Any, field: Any, kind: Any) -> None:
+        name = f"--{field.name}"
         options: dict[str, Any] = {"dest": field.name, "help": field.metadata.get("help")}
         if field.default is not dataclasses.MISSING:
             options["default"] = field.default
@@ -46,22 +145,34 @@ class Parser(argparse.ArgumentParser):
             options["default"] = False
         else:
             options["required"] = True
+        name = self._renamed.get(name, name)
         if get_origin(kind) in (Union, UnionType):
             kind = next(each for each in get_args(kind) if each is not type(None))
         if kind is bool:
-            self.add_argument(*names, type=_truth, nargs="?", const=True, **options)
+            options["help"] = f"{options['help']} (default: {'yes' if options['default'] else 'no'})"
+            group.add_argument(name, type=_truth, nargs="?", const=True, metavar="yes|no", **options)
             if field.default is True:
-                off = list(dict.fromkeys((f"--no_{field.name}", f"--no-{field.name.replace('_', '-')}")))
-                self.add_argument(*off, dest=field.name, action="store_false", help=argparse.SUPPRESS)
+                group.add_argument(f"--no_{field.name}", dest=field.name, action="store_false", help=argparse.SUPPRESS)
         elif get_origin(kind) is Literal:
-            self.add_argument(*names, type=type(get_args(kind)[0]), choices=get_args(kind), **options)
+            group.add_argument(name, type=type(get_args(kind)[0]), choices=get_args(kind), **options)
         elif get_origin(kind) is list:
-            self.add_argument(*names, nargs="+", type=get_args(kind)[0], **options)
+            group.add_argument(name, nargs="+", type=get_args(kind)[0], metavar=_METAVARS[get_args(kind)[0]], **options)
         else:
-            self.add_argument(*names, type=kind, **options)
+            group.add_argument(name, type=kind, metavar=_METAVARS[kind], **options)
 
 
-_PLAIN = argparse.HelpFormatter
+_METAVARS = {str: "TEXT", int: "N", float: "X"}
+
+
+class _HelpAll(argparse.Action):
+    def __call__(self, parser: Any, *_: Any) -> None:
+        print(parser.format_help(everything=True), end="")
+        parser.exit()
+
+
+def say(message: str) -> None:
+    """A line on stderr, beside results."""
+    print(message, file=sys.stderr)
 
 
 def _truth(text: str) -> bool:

@@ -7,26 +7,58 @@ from typing import Any
 
 from elmo_hf.pretraining.settings import PretrainingSettings
 
+from .output import add_json, tell
+
+# The fields of [`PretrainingSettings`] by what they are about; those not named come last of all.
+COMMON = {
+    "text and model": "train_data output_dir vocabulary held_out_data preset initialize_from".split(),
+    "training": "epochs max_hours precision".split(),
+}
+FURTHER = {
+    "how text is read": (
+        "text_column pos_column pos_separator pos_tag_set split held_out_split held_out_words streaming "
+        "pre_tokenization raw_text_pre_tokenization normalize_typography encoding undecodable blank_lines shuffle "
+        "shuffle_window"
+    ).split(),
+    "model": "config_overrides character_dictionary reuse_softmax new_rows softmax_only_steps dropout".split(),
+    "batches": (
+        "rows unroll_steps sentence_independent reset_states gradient_accumulation_steps max_steps stop_after "
+        "checkpoint_every"
+    ).split(),
+    "loss": "loss softmax_cutoffs num_samples".split(),
+    "optimizer": (
+        "recipe optimizer learning_rate initial_accumulator weight_decay adam_beta1 adam_beta2 adam_epsilon schedule "
+        "warmup_steps max_gradient_norm"
+    ).split(),
+    "engine and records": "data_workers seed log_every evaluate_every keep_checkpoints trackers run_name".split(),
+}
+
 
 def add_parser(commands: Any) -> None:
     """Add the command; its options are the fields of [`PretrainingSettings`]."""
     parser = commands.add_parser(
         "pretrain",
+        usage="elmo-hf pretrain --train_data TEXT ... --output FOLDER --vocabulary FILE [options]",
         dataclass_types=PretrainingSettings,
+        groups=COMMON,
+        further_groups=FURTHER,
+        renamed={"--output_dir": "--output"},
         help="pretrain a biLM; the same command again continues a run that was interrupted",
         description="Pretrain a biLM. The same command again continues a run that was interrupted. Several processes "
-        "on a CPU: --processes N. On GPUs or many machines: torchrun --nproc_per_node N -m elmo_hf.cli pretrain ..., "
-        "or accelerate launch --multi_gpu --num_processes N -m elmo_hf.cli pretrain ... (accelerate launch --cpu "
-        "starts a single one).",
+        "on a CPU: --processes N. On GPUs or many machines: torchrun --nproc_per_node N -m elmo_hf.cli pretrain ...",
+        example="elmo-hf build-vocab train.txt --output vocab.txt\n"
+        "  elmo-hf pretrain --train_data train.txt --vocabulary vocab.txt --output run --preset small",
     )
     parser.add_argument(
         "--processes",
         type=int,
         default=1,
+        metavar="N",
         help="processes on this machine, which share its cores as threads and a recipe's rows; --rows counts those of "
         "each. A run is continued by as many.",
     )
-    parser.set_defaults(run=run)
+    add_json(parser)
+    parser.set_defaults(run=run, after_stop="the same command continues from the newest checkpoint, if there is one")
 
 
 def run(options: dict[str, Any]) -> int:
@@ -35,7 +67,7 @@ def run(options: dict[str, Any]) -> int:
     Raises:
         ValueError: `processes` that cannot be, or cannot share the rows.
     """
-    processes = options.pop("processes")
+    processes, json = options.pop("processes"), options.pop("json")
     if processes < 1:
         raise ValueError(f"processes={processes}: expected at least 1")
     if processes > 1 and "WORLD_SIZE" not in os.environ:
@@ -47,7 +79,11 @@ def run(options: dict[str, Any]) -> int:
 
     summary = pretrain(PretrainingSettings(**options))
     if PartialState().is_main_process:
-        print(summary.line())
+        record: dict[str, Any] = {"step": summary.step, "words": summary.words, "seconds": summary.seconds}
+        record |= {"held_out_perplexity": summary.held_out_perplexity}
+        places = {"model": summary.model_folder, "checkpoint": summary.checkpoint}
+        record |= {name: None if place is None else str(place) for name, place in places.items()}
+        tell({"json": json}, record, summary.line())
     return 0 if summary.signal is None else 128 + summary.signal
 
 

@@ -1,42 +1,44 @@
-"""`elmo-hf tag`: the words of a text with a tagger's labels, for instance parts of speech to pretrain with."""
+"""`elmo-hf tag`: the words of a text with a tagger's labels, for instance POS tags to pretrain with."""
 
 import json
 from typing import Any
 
-from .output import written
-from .text import add_text_options, words_of_lines
+from .models import add_model, chosen_model
+from .text import TEXT_HELP, add_text_options, words_of_lines
 
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "tag",
-        dataclass_types=[],
+        usage="elmo-hf tag TEXT ... --model FOLDER [--output FILE] [options]",
         help="label the words of a text with a trained tagger",
         description="Label the words of a text with a trained tagger and write JSON lines, each the words of a "
         "sentence and their tags: text for elmo-hf pretrain and perplexity with --text_column words --pos_column tags.",
+        example="echo 'Marie Curie worked in Paris .' | elmo-hf tag - --model tagger",
     )
-    parser.add_argument("model", help="folder of a tagger (ElmoForTokenClassification) and its tokenizer")
-    parser.add_argument("text", nargs="+", help="files, globs, or the name of a data set")
-    parser.add_argument("--output", required=True, help="file of JSON lines to write; - for stdout")
-    parser.add_argument(
-        "--batch_words", "--batch-words", type=int, default=2048, help="words read at a time (default 2048)"
-    )
-    parser.add_argument("--device", help="such as cuda (default: the GPU if there is one)")
+    parser.add_argument("text", nargs="+", help=TEXT_HELP)
+    add_model(parser, "folder of a tagger (ElmoForTokenClassification) and its tokenizer")
+    parser.add_argument("--output", default="-", metavar="FILE", help="JSON lines to write; - for stdout")
+    parser.add_argument("--batch_words", type=int, default=2048, metavar="N", help="words read at a time")
     add_text_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: dict[str, Any]) -> int:
     """Call [`tag_iter`] and write what it finds."""
+    folder = chosen_model(options, "text", shipped=False)
+
     from elmo_hf.inference.loading import load_tokenizer
     from elmo_hf.inference.tagging import tag_iter
 
-    tokenizer = load_tokenizer(None, options["model"])
+    from .output import written
+
+    tokenizer = load_tokenizer(None, folder)
     words = words_of_lines(options, tokenizer)
     batch_words, device = options["batch_words"], options["device"]
     with written(options["output"]) as file:
-        for sentence in tag_iter(words, options["model"], tokenizer, batch_words=batch_words, device=device):
+        for sentence in tag_iter(words, folder, tokenizer, batch_words=batch_words, device=device):
             assert file is not None  # there is always an output
             record = {"words": list(sentence.words), "tags": list(sentence.tags)}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -1,6 +1,10 @@
 """The options of how text is read, shared by the commands; `pretrain` has settings of the same names."""
 
-import os
+import atexit
+import shutil
+import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,70 +13,64 @@ if TYPE_CHECKING:
     from elmo_hf import ElmoTokenizer
     from elmo_hf.pretraining import Corpus
 
-
-def add_model_and_text(parser: Any, model: str) -> None:
-    """Add the arguments of a command that reads a text with a model, which may be left out."""
-    parser.intermixed = True
-    parser.add_argument(
-        "text",
-        nargs="+",
-        metavar="[MODEL] TEXT",
-        help=f"folder of {model} and its tokenizer (default: the shipped English model), then files, globs, or the "
-        "name of a data set; the first is a model unless it stands alone or is a file",
-    )
-
-
-def model_and_text(options: dict[str, Any]) -> tuple[str | None, list[str]]:
-    """The model that these arguments name, if they name one, and the text."""
-    first, *rest = options["text"]
-    return (None, [first, *rest]) if not rest or os.path.isfile(first) else (first, rest)
+TEXT_HELP = "files (text, .gz, .xz, JSON, Parquet, CoNLL-U), globs, the name of a data set; - for stdin"
 
 
 def add_text_options(parser: Any, *, has_model: bool = True) -> None:
-    """Add the options; of a command without a model, lines are cut at whitespace by default."""
-    parser.add_argument("--text_column", "--text-column", default="text", help="column of JSON, Parquet or a data set")
-    add_pos_options(parser)
-    parser.add_argument("--split", default="train", help="split of a data set (default train)")
-    add_pre_tokenization(parser, has_model)
-    parser.add_argument("--encoding", default="utf-8", help="encoding of text and JSON files (default utf-8)")
-    parser.add_argument(
-        "--undecodable",
-        choices=("refuse", "skip", "replace"),
-        default="refuse",
-        help="lines that are not valid in the encoding: stop (default), leave them out, or mark the bytes U+FFFD",
-    )
-    parser.add_argument(
+    """Add the options, shown by `--help_all`; of a command without a model, lines are cut at whitespace by default."""
+    group = parser.further_group("how text is read")
+    group.add_argument("--text_column", default="text", help="column of JSON, Parquet or a data set")
+    add_pos_options(group)
+    group.add_argument("--split", default="train", help="split of a data set")
+    add_pre_tokenization(group, has_model)
+    add_encoding(group, "skip")
+    group.add_argument(
         "--blank_lines",
-        "--blank-lines",
         choices=("skip", "keep"),
         default="skip",
-        help="blank lines: no sentences (default), or empty ones as in bilm-tf",
+        help="blank lines: no sentences, or empty ones as in bilm-tf",
     )
 
 
-def add_pre_tokenization(parser: Any, has_model: bool = True) -> None:
+def add_layers(parser: Any) -> None:
+    """Add the option of which vectors a word has."""
+    parser.add_argument(
+        "--layers",
+        type=lambda text: int(text) if text.isdecimal() else text,
+        default="mix",
+        metavar="NAME",
+        help="mix: the model's mix of layers; top: the last one; average, or the number of one",
+    )
+
+
+def add_encoding(group: Any, *further: str) -> None:
+    """Add the options of how bytes become characters."""
+    group.add_argument("--encoding", default="utf-8", help="encoding of text and JSON files")
+    group.add_argument(
+        "--undecodable",
+        choices=("refuse", *further, "replace"),
+        default="refuse",
+        help="lines that are not valid in it: stop, leave them out (skip), or mark the bytes U+FFFD (replace)",
+    )
+
+
+def add_pre_tokenization(group: Any, has_model: bool = True) -> None:
     """Add the option of how lines become words."""
     default = "as the lines of the model's corpus did" if has_model else "whitespace"
-    parser.add_argument(
+    group.add_argument(
         "--pre_tokenization",
-        "--pre-tokenization",
         choices=("whitespace", "ptb"),
         default=None if has_model else "whitespace",
         help=f"how a line becomes words: it is tokenized already, or is raw text (default: {default})",
     )
 
 
-def add_pos_options(parser: Any) -> None:
-    """Add the options of where parts of speech are."""
-    parser.add_argument(
-        "--pos_column",
-        "--pos-column",
-        help="column of the words' parts of speech, beside lists of words in --text_column",
-    )
-    parser.add_argument(
+def add_pos_options(group: Any) -> None:
+    """Add the options of where POS tags are."""
+    group.add_argument("--pos_column", help="column of the words' POS tags, beside lists of words in --text_column")
+    group.add_argument(
         "--pos_separator",
-        "--pos-separator",
-        help="in place of --pos_column: what stands between each word and its part of speech, as _ in the_DET",
+        help="in place of --pos_column: what stands between each word and its tag, as _ in the_DET",
     )
 
 
@@ -89,7 +87,7 @@ def open_text(options: dict[str, Any]) -> "Corpus":
     from elmo_hf.pretraining import open_corpus
 
     return open_corpus(
-        options["text"],
+        files_of(options["text"]),
         text_column=options["text_column"],
         split=options["split"],
         encoding=options["encoding"],
@@ -98,3 +96,15 @@ def open_text(options: dict[str, Any]) -> "Corpus":
         pos_column=options["pos_column"],
         pos_separator=options["pos_separator"],
     )
+
+
+def files_of(sources: list[str]) -> list[str]:
+    """The sources; `-`, stdin, is kept in a file until the program ends, for corpora are read more than once."""
+    if "-" not in sources:
+        return sources
+    folder = tempfile.mkdtemp(prefix="elmo_hf_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / "stdin.txt"
+    with path.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return [str(path) if source == "-" else source for source in sources]

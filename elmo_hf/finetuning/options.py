@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NoReturn
 
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import HfArgumentParser, TrainingArguments, set_seed
 
+from elmo_hf.endings import ending, leave_the_pipe
 from elmo_hf.hub.names import resolve
 from elmo_hf.inference.loading import default_model
 from elmo_hf.model.configuration_elmo import ElmoConfig
@@ -331,12 +330,20 @@ def parse(argv: Sequence[str] | None, *kinds: type[Any]) -> tuple[Any, ...]:
 def run(main: Callable[[], Any]) -> NoReturn:
     """Call a script's `main` and leave with the status that it returns, if that is a number.
 
-    What the user can remedy is one line on stderr, and status 1; so is Ctrl-C.
+    What the user can remedy is one line on stderr, and status 1; Ctrl-C and a closed pipe are quiet (`ending`).
     """
     try:
         status = main()
-    except (ValueError, OSError, ImportError, RuntimeError, StrictDataclassError, SafetensorError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+        sys.stdout.flush()
+    except BaseException as error:
+        known = ending(error)
+        if known is None:
+            raise
+        status, line = known
+        if isinstance(error, BrokenPipeError):
+            leave_the_pipe()
+        elif status == 1:
+            sys.exit(f"error: {line}")
+        else:
+            print(line, file=sys.stderr)
     sys.exit(status if isinstance(status, int) else 0)

@@ -28,6 +28,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from elmo_hf.inference.translating import TARGET_TOKENIZER
 from elmo_hf.model.base_model import ElmoModel
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.damaged_folders import damage_named as config_damage_named
@@ -45,7 +46,6 @@ from .training import TaskTrainer
 
 logger = logging.getLogger(__name__)
 
-TARGET_TOKENIZER = "target_tokenizer"  # folder within that of a translator
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
 

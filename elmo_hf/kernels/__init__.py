@@ -49,3 +49,22 @@ def signed_levels() -> int:
     from .cpu.int8 import signed_levels
 
     return signed_levels()
+
+
+def serving() -> dict[str, str]:
+    """Which faster implementations serve on this machine, in words, by kind."""
+    import torch
+
+    from .cpu.builder import origin
+    from .cpu.onednn import packing_works
+    from .gpu.availability import has_kernels, mode
+
+    gpu = "no GPU"
+    if torch.cuda.is_available():
+        serves = has_kernels(torch.device("cuda", 0), torch.float32)
+        gpu = f"Triton ({'with' if mode() == '1' else 'without'} CUDA graphs)" if serves else "PyTorch's operators"
+    return {
+        "CPU kernels": origin() or "none: no C compiler, or ELMO_HF_NATIVE=0; PyTorch's operators, more slowly",
+        "oneDNN": "packed weights" if packing_works(torch.float32) else "none",
+        "GPU kernels": gpu,
+    }

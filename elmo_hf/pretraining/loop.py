@@ -21,7 +21,6 @@ from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.logging import get_logger
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 from safetensors import SafetensorError
@@ -45,6 +44,7 @@ from .checkpoint import (
     set_random_states,
     write_json,
 )
+from .messages import get_logger
 from .model_folder import CHECKPOINTS, METRICS, MODEL, save_model, write_model_folder
 from .objective import PretrainingLoss, StreamingObjective
 from .optimiser import build_optimiser, clip_gradients, reduce_row_gradients

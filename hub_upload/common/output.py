@@ -42,7 +42,9 @@ def check_output(output: Path, force: bool, sources: Iterable[Path], exports: It
     if not output.is_dir() or not any(output.iterdir()):
         return
     if not force:
-        raise CheckpointError(f"{output}: exists and is not empty; choose another output or add --force to replace it")
+        raise CheckpointError(
+            f"{output}: exists and is not empty; choose another output or add --overwrite (force=True) to replace it"
+        )
     exports = tuple(exports)
     if not _is_elmo(output, exports):
         raise CheckpointError(
@@ -57,7 +59,7 @@ def check_output(output: Path, force: bool, sources: Iterable[Path], exports: It
     ]
     if others:
         raise CheckpointError(
-            f"{output}: holds {listing(others)}, which elmo-hub does not write and --force would delete; move "
+            f"{output}: holds {listing(others)}, which elmo-hub does not write and --overwrite would delete; move "
             f"{'it' if len(others) == 1 else 'them'} elsewhere, or choose another output"
         )
 

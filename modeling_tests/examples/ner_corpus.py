@@ -343,4 +343,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from elmo_hf.finetuning import run
+
+    run(main)

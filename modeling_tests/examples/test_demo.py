@@ -59,7 +59,7 @@ def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     model.save_pretrained(tmp_path / "back")
     with pytest.raises(demo.Failure, match="back gives other vectors than the shipped model"):
         demo.check_round_trip(tmp_path / "back")
-    with pytest.raises(demo.Failure, match="elmo-hub ended with status 2"):
+    with pytest.raises(demo.Failure, match="elmo-hub ended with status 1"):
         demo.run("convert", tmp_path / "absent", tmp_path / "out", shown_as="elmo-hub")
 
 

@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import hashlib
+import json
 import subprocess
 import sys
 
@@ -32,11 +33,11 @@ def test_the_whole_way(tmp_path, capsys):
 
 
 def test_errors_are_one_line_and_a_status(tmp_path, capsys):
-    assert main(["convert", str(tmp_path / "absent"), str(tmp_path / "out")]) == 2
+    assert main(["convert", str(tmp_path / "absent"), "--output", str(tmp_path / "out")]) == 1
     captured = capsys.readouterr()
-    assert captured.err == f"elmo-hub: error: {tmp_path / 'absent'}: no such file or folder\n"
+    assert captured.err == f"elmo-hub convert: {tmp_path / 'absent'}: no such file or folder\n"
     assert not captured.out
-    assert main(["verify", "a", "--against", "b", "--sentences", str(tmp_path / "absent")]) == 2
+    assert main(["verify", "a", "--against", "b", "--sentences", str(tmp_path / "absent")]) == 1
 
 
 def test_usage(capsys):
@@ -44,9 +45,31 @@ def test_usage(capsys):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 0
-    with pytest.raises(SystemExit) as stop:
-        main([])
-    assert stop.value.code == 2
+    for arguments in (["convert"], ["frobnicate"], ["verify", "folder"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+    assert main(["convert", "a"]) == 2
+    capsys.readouterr()
+    assert main([]) == 0
+    assert len(capsys.readouterr().out.splitlines()) <= 10
+
+
+def test_the_same_words_as_in_the_other_program(tmp_path, capsys):
+    """--model, --output, --overwrite and --json; what they were before works, and says so."""
+    write_bilm(tmp_path / "source", vocabulary=VOCABULARY)
+    source, folder, back = (str(tmp_path / name) for name in ("source", "folder", "back"))
+    assert main(["convert", source, "--output", folder, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["architecture"] == "ElmoForPreTraining" and "note:" not in captured.err
+    assert main(["convert", source, folder, "--force", "--no-remote-code"]) == 0
+    notes = capsys.readouterr().err
+    assert "--force is --overwrite now" in notes and f"--output {folder} now" in notes
+    assert main(["verify", "--model", folder, "--against", source, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["passed"] is True
+    assert main(["export", "--model", folder, "--output", back]) == 0
+    assert main(["export", folder, back]) == 1
+    assert "add --overwrite" in capsys.readouterr().err
 
 
 def test_runs_as_a_module_and_leaves_tensorflow_alone():
@@ -71,7 +94,7 @@ def test_cards_and_dry_runs(tmp_path, capsys):
     text = (folder / "README.md").read_text()
     assert "Not yet compared" not in text and "absolute difference" in text
     capsys.readouterr()
-    assert main(["push", str(folder), "me/elmo-tiny", "--dry-run"]) == 2
+    assert main(["push", str(folder), "me/elmo-tiny", "--dry-run"]) == 1
     assert "elmo-hub card elmo-tiny --license" in capsys.readouterr().err
     assert main(["card", str(folder), "--license", "mit", "--language", "en", "de"]) == 0
     assert "license: mit" in capsys.readouterr().out
@@ -89,5 +112,5 @@ def test_a_push_from_the_command_line(hub, tmp_path, capsys):
     assert main(["push", folder, "writer/elmo-tiny", "--private", "--branch", "next"]) == 0
     assert f"{hub.url}/writer/elmo-tiny/commit/" in capsys.readouterr().out
     assert "model.safetensors" in hub.files("writer/elmo-tiny", "next")
-    assert main(["push", folder, "somebody/elmo-tiny"]) == 2
+    assert main(["push", folder, "somebody/elmo-tiny"]) == 1
     assert capsys.readouterr().err.count("\n") == 1

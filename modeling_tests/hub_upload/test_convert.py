@@ -461,7 +461,7 @@ def test_h5py_reports_a_full_disk_as_an_oserror():
 def test_an_existing_folder_is_replaced_only_when_asked(tmp_path):
     write_bilm(tmp_path / "source")
     convert(tmp_path / "source", tmp_path / "out")
-    with pytest.raises(CheckpointError, match="--force"):
+    with pytest.raises(CheckpointError, match="--overwrite"):
         convert(tmp_path / "source", tmp_path / "out")
     convert(tmp_path / "source", tmp_path / "out", force=True)
     with pytest.raises(CheckpointError, match="holds the source"):

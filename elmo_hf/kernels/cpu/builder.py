@@ -1,8 +1,8 @@
-"""The C code of `csrc/`, compiled at first use for the CPU at hand.
+"""The C code of `csrc/` as a library: the one that a wheel brings for the CPU at hand, or one compiled at first use.
 
-Nothing has to be installed for it: without a C compiler, PyTorch's matmuls do the work, more slowly. Compiling takes
-some seconds, once: the library is kept in the user's cache folder, under a name that changes with the code, the
-compiler and the CPU. `ELMO_HF_NATIVE=0` in the environment turns it off.
+Nothing has to be installed for it: where no wheel brings it, and without a C compiler, PyTorch's matmuls do the work,
+more slowly. Compiling takes some seconds, once: the library is kept in the user's cache folder, under a name that
+changes with the code, the compiler and the CPU. `ELMO_HF_NATIVE=0` in the environment turns it off.
 """
 
 import contextlib
@@ -13,8 +13,6 @@ import itertools
 import logging
 import os
 import platform
-import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,16 +20,19 @@ from pathlib import Path
 
 import torch
 
-logger = logging.getLogger(__name__)
+from .compiling import (
+    BUILT_FOLDER,
+    FLAGS,
+    SOURCE_FOLDER,
+    TARGET_FLAGS,
+    built_name,
+    compile_library,
+    find_compiler,
+    kinds,
+    read_sources,
+)
 
-SOURCE_FOLDER = Path(__file__).parent / "csrc"
-# The CPU's own instructions, as GCC and Clang call them on different architectures.
-TARGET_FLAGS = (["-march=native"], ["-mcpu=native"])
-FLAGS = [
-    *("-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno"),
-    *("-fPIC", "-shared", "-pthread", "-fvisibility=hidden"),
-]
-COMPILE_SECONDS = 120
+logger = logging.getLogger(__name__)
 
 
 class Weight(ctypes.Structure):
@@ -157,10 +158,13 @@ def native_library() -> ctypes.CDLL | None:
     if sys.byteorder != "little" or os.name != "posix":
         return None
     try:
-        compiler = _compiler()
+        sources = _sources()
+        brought = _brought_library(sources)
+        if brought is not None:
+            return _load(brought)
+        compiler = find_compiler()
         if compiler is None:
             return None
-        sources = _sources()
         path = _cache_folder() / f"lstm-{_fingerprint(compiler, sources)}.so"
         if not _is_whole(path):
             _compile(compiler, sources, path)
@@ -170,6 +174,29 @@ def native_library() -> ctypes.CDLL | None:
         # Said once: the result is cached.
         logger.warning("compiled biLSTM kernel unavailable (%s); falling back to PyTorch", error)
         return None
+
+
+def origin() -> str | None:
+    """Where the library comes from, for people; `None` where there is none."""
+    library = native_library()
+    if library is None:
+        return None
+    path = Path(library._name)
+    if path.parent == BUILT_FOLDER:
+        return f"of the wheel, {path.name.partition('-')[0].upper()}"
+    return "compiled for this CPU"
+
+
+def _brought_library(sources: dict[str, str]) -> Path | None:
+    """The wheel's library for the CPU at hand, of this very code; `None` where there is none."""
+    own = torch.backends.cpu.get_cpu_capability()
+    names = list(kinds())
+    # DEFAULT is what every CPU of an architecture serves, also one of which PyTorch knows more.
+    for kind in names[names.index(own) :] if own in names else [name for name in names if name == "DEFAULT"]:
+        path = BUILT_FOLDER / built_name(kind, sources)
+        if path.is_file():
+            return path
+    return None
 
 
 def _load(path: Path) -> ctypes.CDLL:
@@ -204,16 +231,6 @@ def _share_threads(library: ctypes.CDLL) -> None:
     library.elmo_use_open_mp(*(ctypes.cast(function, ctypes.c_void_p) for function in (parallel, number)))
 
 
-def _compiler() -> list[str] | None:
-    """The command of a C compiler: `CC`, or a usual name."""
-    chosen = shlex.split(os.environ.get("CC", ""))
-    for command in ([chosen] if chosen else []) + [["cc"], ["gcc"], ["clang"]]:
-        path = shutil.which(command[0])
-        if path is not None:
-            return [path, *command[1:]]
-    return None
-
-
 def _cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "elmo_hf"
@@ -225,15 +242,7 @@ def _cache_folder() -> Path:
 
 
 def _sources() -> dict[str, str]:
-    """The C files by name.
-
-    Raises:
-        OSError: there are none: the package was installed without its data files.
-    """
-    sources = {path.name: path.read_text(encoding="utf-8") for path in sorted(SOURCE_FOLDER.glob("*.[ch]"))}
-    if not sources:
-        raise OSError(f"{SOURCE_FOLDER} holds no C files: install the package again")
-    return sources
+    return read_sources(SOURCE_FOLDER)
 
 
 def _fingerprint(compiler: list[str], sources: dict[str, str]) -> str:
@@ -265,24 +274,10 @@ def _digest(path: Path) -> str:
 
 
 def _compile(compiler: list[str], sources: dict[str, str], path: Path) -> None:
-    """Compile beside `path`, then move the library into place: several processes may do so at once.
-
-    The C files are compiled as they were read, not as they are by now: the name of the library tells their content.
-    """
+    """Compile beside `path`, then move the library into place: several processes may do so at once."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        built = Path(folder) / "lstm.so"
-        for name, text in sources.items():
-            (Path(folder) / name).write_text(text, encoding="utf-8")
-        units = [str(Path(folder) / name) for name in sources if name.endswith(".c")]
-        for flags in TARGET_FLAGS:
-            command = [*compiler, *flags, *FLAGS, *units, "-o", str(built)]
-            answer = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=COMPILE_SECONDS, check=False
-            )
-            if answer.returncode == 0:
-                digest = Path(folder) / "digest"
-                digest.write_text(_digest(built), encoding="ascii")
-                os.replace(built, path)
-                os.replace(digest, path.with_suffix(".sha256"))
-                return
-        raise OSError(f"{shlex.join(command)} failed: {answer.stderr.strip()[-500:]}")
+        built, digest = Path(folder) / "lstm.so", Path(folder) / "digest"
+        compile_library(compiler, sources, built, TARGET_FLAGS)
+        digest.write_text(_digest(built), encoding="ascii")
+        os.replace(built, path)
+        os.replace(digest, path.with_suffix(".sha256"))

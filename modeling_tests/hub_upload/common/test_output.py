@@ -106,7 +106,7 @@ def test_what_must_not_be_overwritten_is_refused(tmp_path):
     model.mkdir()
     check_output(model, False)
     (model / "config.json").write_text('{"model_type": "elmo"}')
-    with pytest.raises(CheckpointError, match="--force"):
+    with pytest.raises(CheckpointError, match="--overwrite"):
         check_output(model, False)
     check_output(model, True)
     with pytest.raises(CheckpointError, match="no ELMo by its config"):

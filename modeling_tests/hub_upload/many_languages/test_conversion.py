@@ -313,7 +313,7 @@ def test_folders_are_replaced_with_force_only(tmp_path):
     convert(tmp_path / "m", tmp_path / "hf")
     convert(tmp_path / "m", tmp_path / "hf", force=True)
     export(tmp_path / "hf", tmp_path / "back")
-    with pytest.raises(CheckpointError, match="--force"):
+    with pytest.raises(CheckpointError, match="--overwrite"):
         export(tmp_path / "hf", tmp_path / "back")
     export(tmp_path / "hf", tmp_path / "back", force=True)
     # An original is not replaced, whatever is said.

@@ -128,7 +128,7 @@ def test_a_model_without_softmax_gets_one_of_zeros(tmp_path):
 def test_a_folder_is_replaced_only_when_it_is_ours(tmp_path):
     own_model(tmp_path / "own")
     export(tmp_path / "own", tmp_path / "back")
-    with pytest.raises(CheckpointError, match="--force"):
+    with pytest.raises(CheckpointError, match="--overwrite"):
         export(tmp_path / "own", tmp_path / "back")
     export(tmp_path / "own", tmp_path / "back", force=True)
     (tmp_path / "other").mkdir()

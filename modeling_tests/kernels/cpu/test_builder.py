@@ -14,7 +14,7 @@ import torch
 from elmo_hf.kernels.cpu import builder
 from elmo_hf.kernels.cpu.builder import native_library
 
-needs_compiler = pytest.mark.skipif(builder._compiler() is None, reason="no C compiler at hand")
+needs_compiler = pytest.mark.skipif(builder.find_compiler() is None, reason="no C compiler at hand")
 
 
 @pytest.fixture
@@ -23,6 +23,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(builder, "native_library", native_library.__wrapped__)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("ELMO_HF_NATIVE", raising=False)
+    monkeypatch.setattr(builder, "BUILT_FOLDER", tmp_path / "built")
     return tmp_path / "elmo_hf"
 
 
@@ -77,7 +78,7 @@ def test_installed_without_its_c_files(
     fresh: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(builder, "SOURCE_FOLDER", tmp_path)
-    monkeypatch.setattr(builder, "_compiler", lambda: [sys.executable])
+    monkeypatch.setattr(builder, "find_compiler", lambda: [sys.executable])
     assert builder.native_library() is None
     assert str(tmp_path) in caplog.text
 
@@ -135,6 +136,32 @@ def test_compiles_for_every_register_width(compiler: str, target: str, tmp_path:
     if "march" in answer.stderr and answer.returncode:
         pytest.skip(f"the compiler does not know {target}")
     assert answer.returncode == 0 and not answer.stderr, answer.stderr
+
+
+@needs_compiler
+def test_a_wheel_brings_the_library(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best that the CPU serves, without a compiler; never one of other code."""
+    from elmo_hf.kernels.cpu import compiling
+
+    if not compiling.kinds():
+        pytest.skip("no wheel brings libraries for this architecture")
+    paths = compiling.build_portable(builder.BUILT_FOLDER)
+    assert [path.name.partition("-")[0] for path in paths] == [kind.lower() for kind in compiling.kinds()]
+    monkeypatch.setattr(builder, "find_compiler", lambda: None)
+    own = torch.backends.cpu.get_cpu_capability()
+    if own in compiling.kinds():
+        library = builder.native_library()
+        assert library is not None and Path(library._name).name.startswith(own.lower())
+        assert not fresh.exists()
+    for kind in compiling.kinds():
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda kind=kind: kind)
+        found = builder._brought_library(builder._sources())
+        assert found is not None and found.name.startswith(kind.lower())
+    paths[0].unlink()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: next(iter(compiling.kinds())))
+    found = builder._brought_library(builder._sources())
+    assert found == (paths[1] if paths[1:] else None)
+    assert builder._brought_library({"other.c": ""}) is None
 
 
 @needs_compiler

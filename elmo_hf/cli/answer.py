@@ -1,0 +1,59 @@
+"""`elmo-hf answer`: an answer to a question, from a text."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from .models import add_model, chosen_model
+from .output import add_json, tell
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "answer",
+        usage="elmo-hf answer QUESTION --text FILE --model FOLDER [options]",
+        help="answer a question from a text",
+        description="Print the parts of a text that answer a question best, with their probabilities, by a model that "
+        "examples/run_question_answering.py has trained.",
+        example="elmo-hf answer 'When was the bell cast ?' --text bell.txt --model answerer",
+    )
+    parser.add_argument("question", nargs="+", help="questions, each one argument")
+    parser.add_argument("--text", required=True, metavar="FILE", help="file of the text, UTF-8; - for stdin")
+    add_model(parser, "folder of an answerer (ElmoForQuestionAnswering) and its tokenizer")
+    parser.add_argument("--count", type=int, default=1, metavar="N", help="answers to each question")
+    parser.add_argument("--max_answer_words", type=int, default=30, metavar="N", help="longest answer")
+    parser.add_argument(
+        "--null_threshold",
+        type=float,
+        metavar="X",
+        help='how much "no answer" must be better than the best one (default: there always is an answer)',
+    )
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: dict[str, Any]) -> int:
+    """Call [`answer_question`] and print what it finds."""
+    folder = chosen_model(options, shipped=False)
+
+    from elmo_hf import ElmoForQuestionAnswering, answer_question
+    from elmo_hf.inference.loading import load_model
+
+    text = sys.stdin.read() if options["text"] == "-" else Path(options["text"]).read_text(encoding="utf-8")
+    model = load_model(folder, ElmoForQuestionAnswering, device=options["device"])
+    found: Any = answer_question(
+        model,
+        folder,
+        options["question"],
+        text,
+        n_best=options["count"],
+        max_answer_words=options["max_answer_words"],
+        null_threshold=options["null_threshold"],
+    )
+    for question, answers in zip(options["question"], found, strict=True):
+        lines = [question] if len(found) > 1 else []
+        lines += [f"{answer.score:.3f}  {' '.join(answer.text.split()) or 'no answer'}" for answer in answers]
+        record = {"question": question, "answers": [answer._asdict() for answer in answers]}
+        tell(options, record, "\n".join(lines))
+    return 0

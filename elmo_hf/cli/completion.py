@@ -1,0 +1,27 @@
+"""`elmo-hf completion`: what a shell needs to complete the commands and options of `elmo-hf`."""
+
+from typing import Any
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "completion",
+        usage="elmo-hf completion SHELL",
+        help="print the completion script of a shell",
+        description="Print a script that lets a shell complete commands and options (pip install "
+        "'elmo-hf[completion]').",
+        example="elmo-hf completion bash > ~/.local/share/bash-completion/completions/elmo-hf",
+    )
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="which shell")
+    parser.set_defaults(run=run)
+
+
+def run(options: dict[str, Any]) -> int:
+    """Print what shtab makes of all parsers."""
+    import shtab
+
+    from elmo_hf.cli import PROGRAM
+
+    print(shtab.complete(PROGRAM.parser(*PROGRAM.commands), shell=options["shell"]))
+    return 0

@@ -1,0 +1,56 @@
+"""The model of a command: `--model`, and the former place of it before the texts."""
+
+from pathlib import Path
+from typing import Any
+
+from .options import UsageError, say
+
+SHIPPED = " (default: the shipped English model)"
+
+
+def add_model(parser: Any, help: str = "folder of a model and its tokenizer" + SHIPPED) -> None:
+    """Add the option."""
+    parser.add_argument("--model", metavar="FOLDER", help=help)
+    parser.add_argument("--device", help="such as cuda (default: the GPU if there is one)")
+
+
+def chosen_model(options: dict[str, Any], places: str | None = None, *, fewest: int = 2, shipped: bool = True) -> str:
+    """The model that the options name.
+
+    Args:
+        options: `model`, and the list of arguments `places`.
+        places: where the model was given formerly, as the first of `fewest` or more arguments; it is taken out.
+
+        shipped: take the model that ships with the package where none is named.
+
+    Raises:
+        UsageError: none is named, and none ships that would serve.
+    """
+    model: str | None = options["model"]
+    if model is not None:
+        return model
+    arguments = options[places] if places is not None else []
+    if len(arguments) >= fewest and (Path(arguments[0]).is_dir() or not Path(arguments[0]).exists()):
+        model = options["model"] = str(arguments.pop(0))
+        say(f"note: a model is given by --model {model} now")
+        return model
+    if shipped:
+        from elmo_hf import default_model
+
+        return default_model()
+    raise UsageError("--model is missing: give the folder of a model")
+
+
+def chosen_output(options: dict[str, Any], places: str | None = None, *, fewest: int = 2) -> str:
+    """The output that the options name; formerly the last of the arguments `places`, from which it is taken.
+
+    Raises:
+        UsageError: none is named.
+    """
+    if options["output"] is None:
+        arguments = options[places] if places is not None else []
+        if len(arguments) < fewest:
+            raise UsageError("--output is missing: say where to write")
+        options["output"] = arguments.pop()
+        say(f"note: the output is given by --output {options['output']} now")
+    return options["output"]

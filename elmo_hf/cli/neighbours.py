@@ -1,0 +1,58 @@
+"""`elmo-hf neighbours`: words of a corpus that mean the same as a word in a sentence."""
+
+from typing import Any
+
+from .models import add_model, chosen_model
+from .output import add_json, tell
+from .text import TEXT_HELP, add_layers, add_text_options, words_of_lines
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "neighbours",
+        usage="elmo-hf neighbours WORD TEXT ... --in SENTENCE --model FOLDER [options]",
+        help="find the words of a corpus that mean the same as a word in a sentence",
+        description="Print the words of a corpus whose contextual vectors are nearest to that of a word in a sentence, "
+        "by cosine, each with its nearest usage.",
+        example="elmo-hf neighbours bank corpus.txt --in 'He sat on the bank of the river .' --model elmo-folder",
+    )
+    parser.add_argument("word", help="a word of the sentence")
+    parser.add_argument("text", nargs="+", help=TEXT_HELP)
+    parser.add_argument("--in", dest="sentence", required=True, metavar="SENTENCE", help="the sentence with the word")
+    add_model(parser)
+    parser.add_argument("--count", type=int, default=10, metavar="N", help="how many neighbours")
+    parser.add_argument("--each_usage", action="store_true", help="every usage, not each word once by its nearest one")
+    add_layers(parser)
+    parser.add_argument("--batch_words", type=int, default=2048, metavar="N", help="words read at a time")
+    add_json(parser)
+    add_text_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: dict[str, Any]) -> int:
+    """Call [`neighbors`] and print what it finds."""
+    folder = chosen_model(options)
+
+    from elmo_hf import neighbors
+    from elmo_hf.inference.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(None, folder)
+    found = neighbors(
+        options["word"],
+        options["sentence"],
+        words_of_lines(options, tokenizer),
+        folder,
+        tokenizer,
+        count=options["count"],
+        layers=options["layers"],
+        each_usage=options["each_usage"],
+        batch_words=options["batch_words"],
+        device=options["device"],
+    )
+    if not found:
+        raise ValueError(f"{' '.join(options['text'])} has no sentence")
+    width = max(len(usage.word) for usage in found)
+    lines = [f"{usage.similarity:.3f}  {usage.word:<{width}}  {usage.marked()}" for usage in found]
+    tell(options, {"word": options["word"], "neighbours": [usage._asdict() for usage in found]}, "\n".join(lines))
+    return 0

@@ -1,0 +1,148 @@
+"""What a model's folder holds, read from its files' heads: no weight is loaded."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from elmo_hf.model.configuration_elmo import ElmoConfig
+
+from .loading import load_tokenizer
+
+# What the files of a folder are, by name; ends of names last.
+FILES = {
+    "config.json": "configuration of the model",
+    "generation_config.json": "how it generates",
+    "model.safetensors": "weights",
+    "model.safetensors.index.json": "which file holds which weight",
+    "tokenizer_config.json": "configuration of the tokenizer",
+    "special_tokens_map.json": "special tokens",
+    "added_tokens.json": "tokens added to the vocabulary",
+    "tokenizer.json": "tokenizer with its vocabulary",
+    "vocab.txt": "vocabulary, by id",
+    "README.md": "model card",
+    "training_args.bin": "the Trainer's arguments, a pickle",
+    "trainer_state.json": "the Trainer's state",
+    "all_results.json": "results of a training",
+    "target_tokenizer": "tokenizer of what the decoder writes",
+    ".safetensors": "weights",
+    ".png": "picture",
+    ".py": "code, for trust_remote_code=True where elmo-hf is missing",
+    ".json": "JSON",
+    ".txt": "text",
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model's folder.
+
+    Attributes:
+        folder: as given.
+        architecture: the class that was saved.
+        family: the kind of ELMo, in words.
+        shape: sizes by name.
+        parameters: values of all weights in the files, by dtype.
+        splitting: how the tokenizer splits raw text, and how lines of files were split where they differ.
+        files: (name, bytes, what it is) of each.
+    """
+
+    folder: str
+    architecture: str
+    family: str
+    shape: dict[str, Any]
+    parameters: dict[str, int]
+    splitting: str
+    files: list[tuple[str, int, str]]
+
+
+def describe(folder: str) -> Description:
+    """Describe a model's folder.
+
+    Raises:
+        OSError: no such folder, or no configuration in it.
+        ValueError: the model of another family.
+    """
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise OSError(f"{folder} is no folder of a model: it has no config.json")
+    stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    architecture = (stored.get("architectures") or ["ElmoModel"])[0]
+    translator = stored.get("model_type") == "encoder-decoder"
+    fields = stored.get("encoder", {}) if translator else stored
+    if fields.get("model_type") != ElmoConfig.model_type:
+        raise ValueError(f"{folder}: model_type={fields.get('model_type')!r}: expected {ElmoConfig.model_type!r}")
+    config = ElmoConfig.from_dict(fields)
+    tokenizer: Any = load_tokenizer(None, folder)
+    rule, lines = tokenizer.pre_tokenization, tokenizer.corpus_pre_tokenization
+    shape = dict(_shape(config))
+    if translator:
+        shape["decoder"] = stored.get("decoder", {}).get("model_type")
+    return Description(
+        folder,
+        architecture,
+        family(config) + (", with a decoder" if translator else ""),
+        shape,
+        _parameters(path),
+        f"raw text by {rule!r}" + ("" if rule == lines else f", lines of files by {lines!r}"),
+        [(each.name + "/" * each.is_dir(), _size(each), _kind(each)) for each in sorted(path.iterdir())],
+    )
+
+
+def family(config: ElmoConfig) -> str:
+    """The kind of ELMo."""
+    if config.encoder_type == "transformer":
+        encoder = "Transformer ELMo" if config.causal else "bidirectional Transformer"
+    else:
+        encoder = "biLSTM" if config.bidirectional else f"{config.direction} LSTM"
+    inputs = [
+        name
+        for name, given in (("characters", config.character_filters), ("words", config.word_embedding_size))
+        if given
+    ]
+    inputs += ["POS tags"] * bool(config.num_pos_tags)
+    return f"{encoder} over {' and '.join(inputs) or 'no biLM'}"
+
+
+def _shape(config: ElmoConfig) -> Iterator[tuple[str, Any]]:
+    yield "vocabulary", config.vocab_size
+    yield "layers", config.num_hidden_layers
+    yield "projection_size", config.projection_size
+    if config.encoder_type == "lstm":
+        yield "cell_size", config.cell_size
+    else:
+        yield "attention_heads", config.num_attention_heads
+    yield "vector_size", config.projection_size * (2 if config.bidirectional else 1)
+    if config.character_filters:
+        yield "character_filters", sum(count for _, count in config.character_filters)
+        yield "characters_per_word", config.max_characters_per_word
+    if config.weight_precision:
+        yield "weight_precision", config.weight_precision
+    if config.aligned:
+        yield "aligned", True
+    if config.id2label and len(config.id2label) < 40 and (config.architectures or [""])[0].endswith("Classification"):
+        yield "labels", ", ".join(map(str, config.id2label.values()))
+
+
+def _parameters(folder: Path) -> dict[str, int]:
+    from safetensors import safe_open
+
+    found: dict[str, int] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - no mapping
+                part = weights.get_slice(name)
+                found[part.get_dtype()] = found.get(part.get_dtype(), 0) + prod(part.get_shape())
+    return found
+
+
+def _size(path: Path) -> int:
+    return sum(each.stat().st_size for each in (path.rglob("*") if path.is_dir() else [path]) if each.is_file())
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        return FILES.get(path.name, "folder")
+    return FILES.get(path.name) or FILES.get(path.suffix, "?")

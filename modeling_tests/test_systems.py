@@ -1,0 +1,60 @@
+"""What `docs/systems.md` says of other systems, as far as it can be seen in the files."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted(path for room in ("elmo_hf", "hub_upload", "examples") for path in (ROOT / room).rglob("*.py"))
+POSIX = {"fcntl", "resource", "pwd", "grp", "termios", "posix", "readline", "syslog", "tty", "pty", "curses"}
+POSIX_CALLS = {"os.getuid", "os.geteuid", "os.fork", "os.register_at_fork", "os.uname", "os.sched_getaffinity",
+               "os.killpg", "os.getpgid", "os.statvfs", "os.mkfifo", "signal.SIGKILL", "signal.SIGHUP"}  # fmt: skip
+
+
+def at_import(body: list[ast.stmt]) -> Iterator[ast.AST]:
+    """What runs when a module is imported, but for what stands under a condition or is tried."""
+    for statement in body:
+        if isinstance(statement, ast.ClassDef):
+            yield from at_import(statement.body)
+        elif not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.If | ast.Try):
+            yield from ast.walk(statement)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_needs_posix_to_be_imported(path: Path) -> None:
+    for node in at_import(ast.parse(path.read_text(encoding="utf-8")).body):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        assert not POSIX & {name.split(".")[0] for name in names}, f"{path.name} imports {names}"
+        assert not (isinstance(node, ast.Attribute) and ast.unparse(node) in POSIX_CALLS), ast.unparse(node)
+
+
+# Where each call that only POSIX has is made, behind a question of the system.
+ASKED = {"elmo_hf/kernels/cpu/builder.py"}
+
+
+def test_calls_that_only_posix_has_stand_where_the_system_is_asked() -> None:
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        calls = {ast.unparse(node) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}
+        if calls & POSIX_CALLS:
+            assert path.relative_to(ROOT).as_posix() in ASKED and 'os.name != "posix"' in text
+        # Asking whether a process lives, by signal 0, ends it on Windows.
+        assert "os.kill" not in calls or "os.name" in text, path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_text_has_its_encoding(path: Path) -> None:
+    """The system's own is not UTF-8 everywhere."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        given = {keyword.arg for keyword in node.keywords}
+        if name in ("read_text", "write_text") and isinstance(node.func, ast.Attribute):
+            assert "encoding" in given or len(node.args) >= (1 if name == "read_text" else 2), ast.unparse(node)
+        if isinstance(node.func, ast.Name) and name == "open":
+            mode = next((arg.value for arg in node.args[1:2] if isinstance(arg, ast.Constant)), "r")
+            assert "b" in mode or "encoding" in given, f"{path.name}: {ast.unparse(node)}"
