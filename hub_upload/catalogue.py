@@ -1,4 +1,4 @@
-"""The published originals by name: where their authors put them, in which language, under which licence.
+"""The published originals by name: where their authors put them, in which language, under which license.
 
 Addresses are those of the originals' public documentation, named in `documented`, or of public programs that load them
 from there. None of the authors publishes checksums of these files: what was fetched is trusted when it is converted and
@@ -141,7 +141,7 @@ def _many() -> Iterator[Published]:
 
 
 _NORWEGIAN_PAGE = "https://wiki.nlpl.eu/Vectors/norlm/elmo"
-# Number, language, what, page, licence: those of the repository whose number is documented somewhere.
+# Number, language, what, page, license: those of the repository whose number is documented somewhere.
 _NLPL = (
     (195, "ru", "Russian, National Corpus and Wikipedia, words", "https://rusvectores.org/en/models/", None),
     (196, "ru", "Russian, National Corpus and Wikipedia, lemmas", "https://rusvectores.org/en/models/", None),

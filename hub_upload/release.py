@@ -93,7 +93,7 @@ def release(
         softmax: Fetch the softmax of its language model and its vocabulary too, where they are published.
         yes: Do not ask.
         force: Replace a model at `output`.
-        ask: Puts the question about size and licence, for other surroundings than a terminal.
+        ask: Puts the question about size and license, for other surroundings than a terminal.
 
     Raises:
         CheckpointError: no such original, refused, not fetched, damaged, or it does not pass verification; then
@@ -136,7 +136,7 @@ def card_facts(
     item: Published, folder: Path, files: list[Path], verification: VerificationReport, notes: tuple[str, ...]
 ) -> CardFacts:
     """What the card says of a published original."""
-    license = f"under {item.license}" if item.license else f"(licence: {NOT_STATED})"
+    license = f"under {item.license}" if item.license else f"(license: {NOT_STATED})"
     return CardFacts(
         name=f"elmo-{item.name}",
         summary=f"{item.what[0].upper()}{item.what[1:]}, published by its authors {license}, for Transformers.",
@@ -155,7 +155,7 @@ def _ask(item: Published, base_url: str | None, softmax: bool, ask: Callable[[st
     size = "size not known" if item.megabytes is None else f"about {item.megabytes} MB"
     size += " and the softmax" if softmax else ""
     host = address(item, item.files[-1], base_url).partition("://")[2].partition("/")[0] or "the mirror"
-    shown = f"{item.name}: {size} from {host}; licence: {item.license or NOT_STATED}"
+    shown = f"{item.name}: {size} from {host}; license: {item.license or NOT_STATED}"
     if ask is None:
         if not sys.stdin.isatty():
             raise CheckpointError(f"{shown}. Nobody is there to agree: elmo-hub release {item.name} --yes")
@@ -165,7 +165,7 @@ def _ask(item: Published, base_url: str | None, softmax: bool, ask: Callable[[st
 
 
 def table() -> list[tuple[str, str, str, str, str, str]]:
-    """The catalogue for readers: name, size, licence, language, kept here, what it is."""
+    """The catalogue for readers: name, size, license, language, kept here, what it is."""
     return [
         (
             item.name,

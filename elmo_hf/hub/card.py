@@ -187,7 +187,7 @@ def add_facts(
         folder: A model's.
         name: Of the model, in a card that is written; by default the folder's.
         license: Identifier of the Hub; with `other`, `license_name` too.
-        license_name: What a licence that the Hub has no identifier for is called.
+        license_name: What a license that the Hub has no identifier for is called.
         language: Codes.
         datasets: Names on the Hub of the training data.
 

@@ -12,7 +12,7 @@ PREFIX = "elmo:"
 def resolve(place: Place) -> Place | str:
     """The kept folder of a published original, if `place` is the name of one; anything else as it is.
 
-    An original that is not kept yet is fetched, converted and verified, after a question about its size and licence. A
+    An original that is not kept yet is fetched, converted and verified, after a question about its size and license. A
     file or folder of the very name is never shadowed.
 
     Raises:

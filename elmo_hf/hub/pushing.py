@@ -62,7 +62,7 @@ def push(
     weights that the new ones replace. Large files that arrived before an interruption are not sent again.
 
     Args:
-        folder: With a card that names licence and language (`elmo-hub card`).
+        folder: With a card that names license and language (`elmo-hub card`).
         name: Of the repository, `user/name`; made if it does not exist.
         private: Whether a new repository is private; `None` for the account's own choice.
         revision: Branch to commit to, `main` by default; with `branch` what a new branch starts from.

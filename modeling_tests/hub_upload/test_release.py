@@ -146,7 +146,7 @@ def test_what_does_not_pass_verification_is_not_kept(mirror, place, monkeypatch)
     assert not (place / "small").exists() and not list(place.glob(".small*"))
 
 
-def test_the_question_about_size_and_licence(mirror, place, monkeypatch):
+def test_the_question_about_size_and_license(mirror, place, monkeypatch):
     asked = []
     with pytest.raises(CheckpointError, match="not fetched"):
         release("small", base_url=url_of(mirror), ask=lambda question: asked.append(question) or "n")
