@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Words/s of embedding tokenised sentences on a processor, strings in, vectors out, beside another implementation.
+"""Words/s of embedding tokenized sentences on a processor, strings in, vectors out, beside another implementation.
 
     python benchmarks/cpu_inference.py --model FOLDER --sentences FILE --output_dir OUT \\
         --peer 'PYTHON WORKER --sentences {sentences} --batch-size {batch_size} --threads {threads}'

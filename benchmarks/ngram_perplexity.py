@@ -4,7 +4,7 @@
     python benchmarks/ngram_perplexity.py --train_data train.txt.xz --held_out_data heldout.txt --vocabulary vocab.txt
 
 Prints the perplexity a word of the unigram model and of an interpolated Kneser-Ney model of each of `--orders`, for
-each held-out file and both reading directions. Text is tokenised, one sentence a line; words outside of the vocabulary
+each held-out file and both reading directions. Text is tokenized, one sentence a line; words outside of the vocabulary
 are `<UNK>`; the end of the sentence is predicted too, as by `elmo-hf perplexity`.
 
 Source: Kneser and Ney 1995 in the interpolated form of Chen and Goodman 1998, one discount an order,

@@ -38,11 +38,11 @@ from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoState, ElmoTokenizer
 from elmo_hf.pretraining import (
     Corpus,
     LogUniformSampler,
-    OptimiserSettings,
+    OptimizerSettings,
     SentenceStreams,
     StreamBatch,
     StreamingObjective,
-    build_optimiser,
+    build_optimizer,
     clip_gradients,
     log_expected_count,
     multiplies_bfloat16,
@@ -218,14 +218,14 @@ class Way(NamedTuple):
 
 def steps(model: ElmoForPreTraining, options: argparse.Namespace) -> dict[str, Way]:
     """One step of each way, all of the same weights at first."""
-    settings = OptimiserSettings(optimizer=options.optimizer)
+    settings = OptimizerSettings(optimizer=options.optimizer)
 
     def ours(precision: str, kernels: str = "") -> Way:
         copied = copy.deepcopy(model)
         objective = StreamingObjective(
             copied, num_samples=options.samples, seed=0, sparse_gradients=options.optimizer == "adagrad"
         )
-        optimiser, _ = build_optimiser(copied, settings)
+        optimizer, _ = build_optimizer(copied, settings)
         state: list[ElmoState | None] = [None]
         # As `elmo-hf pretrain --precision bf16` decides.
         rounds = precision == "bf16" and (options.device != "cpu" or multiplies_bfloat16())
@@ -237,8 +237,8 @@ def steps(model: ElmoForPreTraining, options: argparse.Namespace) -> dict[str, W
             state[0] = result.state
             (result.loss * options.unroll_steps).backward()
             clip_gradients(copied.parameters(), 10.0)
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             return result.loss.detach()
 
         def prepare(batch: StreamBatch) -> Any:
@@ -250,11 +250,11 @@ def steps(model: ElmoForPreTraining, options: argparse.Namespace) -> dict[str, W
     def plain(precision: str) -> Way:
         loop = PlainLoop(copy.deepcopy(model), options.samples, seed=0)
         learning = [weight for weight in loop.parameters() if weight.requires_grad]
-        optimiser: torch.optim.Optimizer
+        optimizer: torch.optim.Optimizer
         if options.optimizer == "adagrad":
-            optimiser = torch.optim.Adagrad(learning, lr=0.2, initial_accumulator_value=1.0, eps=0.0)
+            optimizer = torch.optim.Adagrad(learning, lr=0.2, initial_accumulator_value=1.0, eps=0.0)
         else:
-            optimiser = build_optimiser(loop.model, settings)[0]
+            optimizer = build_optimizer(loop.model, settings)[0]
         state: list[ElmoState | None] = [None]
 
         def step(batch: Any) -> Tensor:
@@ -262,8 +262,8 @@ def steps(model: ElmoForPreTraining, options: argparse.Namespace) -> dict[str, W
                 loss, state[0] = loop(batch, state[0])
             (loss * options.unroll_steps).backward()
             nn.utils.clip_grad_norm_(learning, 10.0)
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             return loss.detach()
 
         return Way(lambda batch: batch.to(options.device), step)

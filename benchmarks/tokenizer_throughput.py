@@ -8,7 +8,7 @@ prints a table: given words and raw text, int16 arrays in lists and padded int64
     python benchmarks/tokenizer_throughput.py --sentences FILE --worker words --batch-size 32
 
 is a worker for a program that times two of them in turn, on the same sentences: it prints a line that begins with
-`ready`, then for each line `go` on standard input it tokenises every sentence once, into padded tensors, and prints one
+`ready`, then for each line `go` on standard input it tokenizes every sentence once, into padded tensors, and prints one
 JSON line with `seconds` and `words_per_second`. `--worker text` reads the lines as raw text.
 """
 
@@ -26,7 +26,7 @@ TENSORS = {"padding": True, "return_tensors": "pt"}
 
 
 def one_round(tokenizer: ElmoTokenizer, sentences: Sequence[Any], batch_size: int, options: dict[str, Any]) -> float:
-    """Seconds of tokenising all sentences."""
+    """Seconds of tokenizing all sentences."""
     start = time.perf_counter()
     for first in range(0, len(sentences), batch_size):
         tokenizer(sentences[first : first + batch_size], **options)

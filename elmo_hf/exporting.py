@@ -302,7 +302,7 @@ def exportable(model: ElmoPreTrainedModel, output_hidden_states: bool = False) -
     if model.config.weight_precision is not None:
         raise ValueError(
             f"cannot export weight_precision={model.config.weight_precision!r}, whose products are PyTorch's own: "
-            "export the model that it was quantised from, and quantise the file with onnxruntime"
+            "export the model that it was quantized from, and quantize the file with onnxruntime"
         )
     if output_hidden_states and model.bilm is None:
         raise ValueError("output_hidden_states=True for a model without biLM (elmo_at=[]), which has no layers")

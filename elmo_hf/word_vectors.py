@@ -228,7 +228,7 @@ def read_word_vectors(
         words: the words asked for.
         size: numbers that a vector must have; `None` takes what the file has.
         lowercase: whether a word that the file lacks takes the vector of its lower-cased form.
-        format: `"text"` or `"word2vec-binary"`; `None` recognises either.
+        format: `"text"` or `"word2vec-binary"`; `None` recognizes either.
         progress: show a progress bar; by default where the output is a terminal.
 
     Raises:

@@ -35,12 +35,12 @@ class Arguments:
         default=None, metadata={"help": "The biLM whose neighbours are looked up (default: the shipped English model)."}
     )
     text_files: list[str] = field(
-        default_factory=list, metadata={"help": "Tokenised text, a sentence a line, where they are looked up."}
+        default_factory=list, metadata={"help": "Tokenized text, a sentence a line, where they are looked up."}
     )
     word: str | None = field(default=None, metadata={"help": "The word, in either case."})
     queries: list[str] = field(
         default_factory=list,
-        metadata={"help": "Tokenised sentences with the word, one a sense (default: two unlike ones of the text)."},
+        metadata={"help": "Tokenized sentences with the word, one a sense (default: two unlike ones of the text)."},
     )
     neighbours: int = field(default=3, metadata={"help": "How many neighbours to show."})
     layers: Literal["mix", "top", "average"] = field(
@@ -77,7 +77,7 @@ def layer_weights(task_models: Sequence[str]) -> list[LayerWeights]:
         if not places:
             raise ValueError(f"--task_models {argument}: the model has no biLM (elmo_at=[]), hence no layer weights")
         for place, mix in zip(places, model.scalar_mixes):
-            shares = mix.normalised_weights().detach().double().numpy()
+            shares = mix.normalized_weights().detach().double().numpy()
             found.append(LayerWeights(task, place, shares, float(mix.gamma.detach())))
     return found
 

@@ -10,7 +10,7 @@ from huggingface_hub import get_hf_file_metadata
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.file_download import http_get
 
-from .catalogue import Published, RemoteFile
+from .catalog import Published, RemoteFile
 from .common.errors import CheckpointError
 from .convert import sha256
 

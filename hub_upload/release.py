@@ -14,7 +14,7 @@ from huggingface_hub.utils import WeakFileLock
 
 from elmo_hf.hub import CardFacts, SourceFile, write_card
 
-from .catalogue import CATALOGUE, NOT_STATED, Published, find
+from .catalog import CATALOG, NOT_STATED, Published, find
 from .common.errors import CheckpointError
 from .common.output import check_output, new_folder
 from .convert import convert, sha256, without_folders
@@ -87,7 +87,7 @@ def release(
     """Fetch a published original, convert it, verify it against what was fetched, and write its card.
 
     Args:
-        name: Of the catalogue.
+        name: Of the catalog.
         output: The folder to make; by default the one in which originals are kept and found by `elmo:NAME`.
         base_url: A mirror, `https://` or `file://`, that holds `NAME/FILE`.
         softmax: Fetch the softmax of its language model and its vocabulary too, where they are published.
@@ -165,7 +165,7 @@ def _ask(item: Published, base_url: str | None, softmax: bool, ask: Callable[[st
 
 
 def table() -> list[tuple[str, str, str, str, str, str]]:
-    """The catalogue for readers: name, size, license, language, kept here, what it is."""
+    """The catalog for readers: name, size, license, language, kept here, what it is."""
     return [
         (
             item.name,
@@ -175,5 +175,5 @@ def table() -> list[tuple[str, str, str, str, str, str]]:
             "kept" if is_kept(item.name) else "",
             item.what + ("" if item.is_confirmed else " (address not confirmed)"),
         )
-        for item in CATALOGUE.values()
+        for item in CATALOG.values()
     ]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from elmo_hf.atomic import appearing
 from elmo_hf.inference.loading import Name
 from elmo_hf.model.base_model import ElmoModel
-from elmo_hf.model.scalar_mix import normalise_layer
+from elmo_hf.model.scalar_mix import normalize_layer
 from elmo_hf.model.state import ElmoState
 from elmo_hf.tokenizer.characters import ByteSpelling, character_ids_of_boundaries
 
@@ -286,7 +286,7 @@ class ScalarMix(nn.Module):
                 raise ConfigurationError("mask=None with do_layer_norm: expected the positions that count")
             # AllenNLP's `tiny_value_of_dtype`.
             epsilon = 1e-4 if tensors[0].dtype == torch.float16 else 1e-13
-            tensors = [normalise_layer(tensor, mask, epsilon) for tensor in tensors]
+            tensors = [normalize_layer(tensor, mask, epsilon) for tensor in tensors]
         return self.gamma * sum(share * tensor for share, tensor in zip(shares, tensors, strict=True))
 
 

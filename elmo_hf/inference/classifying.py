@@ -43,7 +43,7 @@ def classify_document(
     Raises:
         TypeError: a word that is not a text.
         ValueError: an impossible option; a checkpoint of another kind of model; a classifier of pairs, or one that
-            reads parts of speech; a Transformer, or a mix that is normalised by the statistics of all words: both need
+            reads parts of speech; a Transformer, or a mix that is normalized by the statistics of all words: both need
             the whole document at once.
     """
     if chunk_words < 1:

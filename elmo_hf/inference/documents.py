@@ -52,7 +52,7 @@ def embed_document(
     Raises:
         TypeError: a word that is not a text, or a tag that is neither text nor `None`.
         ValueError: an impossible option; parts of speech that do not fit the words or the model; a Transformer, or a
-            mix that is normalised by the statistics of all words: both need the whole document at once.
+            mix that is normalized by the statistics of all words: both need the whole document at once.
     """
     if chunk_words < 1:
         raise ValueError(f"chunk_words={chunk_words}: expected at least 1")
@@ -76,7 +76,7 @@ def why_not_by_chunks(embedder: Embedder) -> str | None:
     config = embedder.model.config
     if config.encoder_type != "lstm":
         return needs_all_words(config)
-    if embedder.is_normalised:
+    if embedder.is_normalized:
         return f"{needs_all_words(config)}. Choose layers='all', 'top' or 'average'"
     return None
 

@@ -74,7 +74,7 @@ def embed(
         One array a sentence: (words, 2 * projection_size), or (layers, words, 2 * projection_size) for `"all"`, the
         word layer first. Float32, or float64 of a model in float64. A sentence without words has 0 of them.
 
-        A mix with `scalar_mix_layer_norm` normalises by the statistics of a batch. Such a model reads sentence by
+        A mix with `scalar_mix_layer_norm` normalizes by the statistics of a batch. Such a model reads sentence by
         sentence, so that no sentence's vectors depend on others.
 
     Raises:
@@ -210,7 +210,7 @@ class Embedder:
     Attributes:
         model, tokenizer: the biLM, in evaluation mode, and what makes its inputs.
         layers, boundaries: what is returned, as in `embed`.
-        is_normalised: whether a mix takes statistics over all that is read together.
+        is_normalized: whether a mix takes statistics over all that is read together.
         before, after: boundaries that the tokenizer puts around a sentence, 0 or 1 each.
         stored: the type of the arrays; by default float32, or float64 of a model in float64.
     """
@@ -228,8 +228,8 @@ class Embedder:
         self.model, self.tokenizer = in_evaluation(model), tokenizer
         self.layers, self.boundaries = layers, boundaries
         # Statistics over a batch would make a sentence's vectors depend on its neighbors: batches of one.
-        self.is_normalised = layers == "mix" and model.config.scalar_mix_layer_norm is not None
-        self.batch_size = BatchSize(rows=1) if self.is_normalised else BatchSize(words=batch_words)
+        self.is_normalized = layers == "mix" and model.config.scalar_mix_layer_norm is not None
+        self.batch_size = BatchSize(rows=1) if self.is_normalized else BatchSize(words=batch_words)
         self.window = window
         self.before, self.after = int(tokenizer.add_bos_token), int(tokenizer.add_eos_token)
         self.stored = stored

@@ -34,7 +34,7 @@ def quantize(model: Model) -> Model:
 
     Raises:
         TypeError: not a model of this package.
-        ValueError: no biLM, quantised already, a layer that an adapter or another quantiser has wrapped, weights that
+        ValueError: no biLM, quantized already, a layer that an adapter or another quantizer has wrapped, weights that
             are not finite or not loaded. Nothing is changed then.
     """
     if not is_a(model, ElmoPreTrainedModel):
@@ -54,14 +54,14 @@ def quantize(model: Model) -> Model:
 def _check(model: ElmoPreTrainedModel) -> None:
     """Raise before anything is changed."""
     if model.bilm is None:
-        raise ValueError("quantize got a model without biLM (elmo_at=[]): there is nothing to quantise in it")
+        raise ValueError("quantize got a model without biLM (elmo_at=[]): there is nothing to quantize in it")
     if model.config.weight_precision is not None or any(
         getattr(type(part), "is_int8_linear", False) for part in model.modules()
     ):
-        raise ValueError("quantize got a model that is quantised already: load the one in float again")
+        raise ValueError("quantize got a model that is quantized already: load the one in float again")
     if getattr(model, "hf_quantizer", None) is not None:
         raise ValueError(
-            "quantize got a model that Transformers has quantised (quantization_config): load it without that"
+            "quantize got a model that Transformers has quantized (quantization_config): load it without that"
         )
     if getattr(model, "_hf_peft_config_loaded", False) or getattr(model, "peft_config", None):
         raise ValueError("quantize got a model with an adapter: merge it first (merge_and_unload())")

@@ -156,7 +156,7 @@ def tag_document(
 
     Raises:
         TypeError: a word that is not a text.
-        ValueError: as of `tag`; a Transformer, or a mix that is normalised by the statistics of all words: both need
+        ValueError: as of `tag`; a Transformer, or a mix that is normalized by the statistics of all words: both need
             the whole document at once.
     """
     if chunk_words < 1:

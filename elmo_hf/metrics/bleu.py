@@ -13,9 +13,9 @@ DESCRIPTION = "Corpus BLEU (Papineni et al. 2002) by sacrebleu, with the signatu
 
 INPUTS = """
 Args:
-    predictions: translations, detokenised texts.
+    predictions: translations, detokenized texts.
     references: for each one text, or a list of alternatives.
-    tokenize: sacrebleu's name of the tokenisation: "13a" (default, that of mteval-v13a), "intl", "char", "zh", "none".
+    tokenize: sacrebleu's name of the tokenization: "13a" (default, that of mteval-v13a), "intl", "char", "zh", "none".
     lowercase: ignore case.
     smooth_method: "exp" (default), "floor", "add-k" or "none", for orders without a common n-gram.
 

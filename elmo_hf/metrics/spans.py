@@ -83,8 +83,8 @@ class AnswerSpans(evaluate.Metric):
         for predicted, gold in zip(predictions, references):
             has_answer = any(gold)
             if version == 2:
-                gold = [text for text in gold if normalise_answer(text)] or [""]
-            exact = max(normalise_answer(predicted) == normalise_answer(text) for text in gold)
+                gold = [text for text in gold if normalize_answer(text)] or [""]
+            exact = max(normalize_answer(predicted) == normalize_answer(text) for text in gold)
             rows.append((has_answer, float(exact), max(word_f1(predicted, text, version) for text in gold)))
 
         scores = _means(rows, lambda has_answer: True, "")
@@ -105,14 +105,14 @@ def _means(rows: Sequence[tuple[bool, float, float]], counts: Callable[[bool], b
     }
 
 
-def normalise_answer(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """Lower-cased, without ASCII punctuation and articles, words between single spaces; in this order, as in SQuAD."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
 def word_f1(predicted: str, gold: str, version: int = 2) -> float:
-    """Harmonic mean of precision and recall of the normalised words, each counted as often as it occurs."""
-    predicted_words, gold_words = normalise_answer(predicted).split(), normalise_answer(gold).split()
+    """Harmonic mean of precision and recall of the normalized words, each counted as often as it occurs."""
+    predicted_words, gold_words = normalize_answer(predicted).split(), normalize_answer(gold).split()
     if version == 2 and not (predicted_words and gold_words):
         return float(predicted_words == gold_words)
     common = (Counter(predicted_words) & Counter(gold_words)).total()

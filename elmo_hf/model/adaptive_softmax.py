@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_elmo import ElmoConfig
-from .initialization import initialise_rows, starting_with
+from .initialization import initialize_rows, starting_with
 from .softmax import LOGITS_AT_A_TIME, frequency_ranks, ids_of_ranks, ids_without_probability
 
 # Each cluster of rarer words is predicted from a vector this many times narrower than the one before it.
@@ -90,7 +90,7 @@ class ElmoAdaptiveSoftmax(nn.Module):
         if mean_resizing:
             weight[kept:] = last.weight.mean(0)
         else:
-            initialise_rows(last, weight[kept:])
+            initialize_rows(last, weight[kept:])
         last.weight = nn.Parameter(weight, requires_grad=last.weight.requires_grad)
         last.out_features = rows
         self.clusters.n_classes = self.clusters.cutoffs[-1] = words

@@ -143,7 +143,7 @@ class ElmoModel(ElmoPreTrainedModel):
         if self.alignment is not None:
             layers = self.alignment(layers)
         layers, state = self._as_wide_as_weights(layers, state)
-        counted = self._normalised_positions(mask, input_ids)
+        counted = self._normalized_positions(mask, input_ids)
         mixes = [self.dropout(mix(layers, mask, counted)) for mix in self.scalar_mixes]
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -302,8 +302,8 @@ class ElmoModel(ElmoPreTrainedModel):
         assert first is not None
         return self.embeddings.real_words(first)
 
-    def _normalised_positions(self, mask: Tensor, input_ids: Tensor | None) -> Tensor:
-        """The positions whose statistics normalise a layer: all real ones, or those without sentence boundaries."""
+    def _normalized_positions(self, mask: Tensor, input_ids: Tensor | None) -> Tensor:
+        """The positions whose statistics normalize a layer: all real ones, or those without sentence boundaries."""
         if self.config.scalar_mix_layer_norm != "words":
             return mask
         if input_ids is None:

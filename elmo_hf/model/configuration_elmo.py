@@ -123,7 +123,7 @@ class ElmoConfig(PreTrainedConfig):
             projected together.
         character_projection_location: Where that map stands: behind the highways (bilm-tf), or behind the convolutions
             (`projection_location` of AllenNLP's language models).
-        character_layer_norm: Whether the word vectors made of characters are normalised (`do_layer_norm` of AllenNLP's
+        character_layer_norm: Whether the word vectors made of characters are normalized (`do_layer_norm` of AllenNLP's
             language models), with `layer_norm_epsilon`.
         projection_size: Width of a word vector and of each direction's output, P.
         encoder_type: `"lstm"`, the biLSTM of the paper, or `"transformer"`, a forward and a backward stack of causal
@@ -170,7 +170,7 @@ class ElmoConfig(PreTrainedConfig):
         scalar_mix: `"learned"` weights, `"fixed"` weights, or the `"top"` layer only.
         scalar_mix_parameters: The `num_mixed_layers` initial weights of every mix *before* the softmax; with `"fixed"`
             they and gamma stay as they are. `None` for zeros (the average).
-        scalar_mix_layer_norm: Normalise each layer by its mean and variance over the whole batch before mixing.
+        scalar_mix_layer_norm: Normalize each layer by its mean and variance over the whole batch before mixing.
             `"words"` counts real words only, as bilm-tf does; `"tokens"` counts the sentence boundaries too, as
             AllenNLP does; `None` for none.
         scalar_mix_layer_norm_epsilon: Added to the variance (bilm-tf 1e-12, AllenNLP 1e-13).
@@ -189,7 +189,7 @@ class ElmoConfig(PreTrainedConfig):
         mask_prior_weight: How much of the words' prior (Zipf's law over the order of the vocabulary) a masked language
             model divides out of the product of both directions' distributions: 1 as Bayes' rule has it for independent
             sides, 0 for the plain product, also for a vocabulary that is not ordered by frequency.
-        sparse_prediction: Whether a masked language model that is given labels returns logits of the labelled positions
+        sparse_prediction: Whether a masked language model that is given labels returns logits of the labeled positions
             only, as ModernBERT's does: a large vocabulary's logits at every position take gigabytes.
         elmo_at: Where a task model reads ELMo (paper, section 3.2): at the `"input"` of its own layers, at their
             `"output"`, or at both, each place with a mix of its own. Empty for a task model without ELMo, the baseline

@@ -1,7 +1,7 @@
 """A linear-chain conditional random field over the tags of a sentence (Lafferty et al. 2001).
 
 A sequence of tags has the score of its first tag, of every word's tag (the *emissions*), of every pair of neighbours
-and of its last tag; its probability is the exponential, normalised over all sequences. In the paper's taggers the field
+and of its last tag; its probability is the exponential, normalized over all sequences. In the paper's taggers the field
 stands behind the biLSTM (section 4, named entity extraction).
 
 Everything is computed in float32 or wider. Loops run over words and never over sentences: step t is a plain slice of
@@ -138,8 +138,8 @@ class ElmoCrf(nn.Module):
         count = len(self.labels)
         zeros = torch.zeros(*mask.shape, count, device=labels.device)
         nothing = CrfScores(zeros.new_zeros(count), zeros.new_zeros(count, count), zeros.new_zeros(count))
-        is_labelled = (mask & labels.ne(IGNORED)).any(dim=1)
-        impossible = (label_scores(zeros, labels, mask, self._forbid(nothing)) < FORBIDDEN / 2) & is_labelled
+        is_labeled = (mask & labels.ne(IGNORED)).any(dim=1)
+        impossible = (label_scores(zeros, labels, mask, self._forbid(nothing)) < FORBIDDEN / 2) & is_labeled
         if not impossible.any():
             return
         row = int(impossible.nonzero()[0])
@@ -284,9 +284,9 @@ def log_likelihood(emissions: Tensor, labels: Tensor, mask: Tensor, scores: CrfS
     Returns:
         (batch,), float32 or wider; 0 for a row without labels.
     """
-    is_labelled = (mask & labels.ne(IGNORED)).any(dim=1)
+    is_labeled = (mask & labels.ne(IGNORED)).any(dim=1)
     difference = label_scores(emissions, labels, mask, scores) - log_partition(emissions, mask, scores)
-    return difference.masked_fill(~is_labelled, 0.0)
+    return difference.masked_fill(~is_labeled, 0.0)
 
 
 def weighted(
@@ -326,8 +326,8 @@ def lannoy_log_likelihood(
     Raises:
         ValueError: a row with and without labels, whose weights are not known.
     """
-    is_labelled = (mask & labels.ne(IGNORED)).any(dim=1)
-    if (mask & labels.eq(IGNORED) & is_labelled.unsqueeze(1)).any():
+    is_labeled = (mask & labels.ne(IGNORED)).any(dim=1)
+    if (mask & labels.eq(IGNORED) & is_labeled.unsqueeze(1)).any():
         raise ValueError(
             'labels hold -100 inside a sentence: crf_weight_strategy="lannoy" weighs each word by its label; expected '
             'labels of all words, or "emission" or "transition"'
@@ -347,7 +347,7 @@ def lannoy_log_likelihood(
     scaled, scaled_scores = weighted(emissions, scores, weights, weighs_transitions=True)
     score = path_scores(scaled, labels, mask, scaled_scores)
     difference = score - partition - _of_rows(ends, packing)
-    return difference.masked_fill(~is_labelled, 0.0)
+    return difference.masked_fill(~is_labeled, 0.0)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """The original's initial values, attached to the layers they belong to.
 
 Transformers calls `_init_weights` on the module that owns a tensor, and a plain `nn.Linear` does not know what part it
-plays. So every layer of a biLM is marked when it is built, and `initialise` reads the mark. Values are those of
+plays. So every layer of a biLM is marked when it is built, and `initialize` reads the mark. Values are those of
 bilm-tf's training code but for tables of words (see `word_embeddings`).
 """
 
@@ -42,7 +42,7 @@ def glorot_bound(inputs: int, outputs: int) -> float:
     return (6 / (inputs + outputs)) ** 0.5
 
 
-def initialise(module: nn.Module) -> bool:
+def initialize(module: nn.Module) -> bool:
     """Set the initial values of a marked module; tensors that were loaded stay. False for a module without mark."""
     values = getattr(module, "initial_values", None)
     if not isinstance(values, InitialValues):
@@ -59,7 +59,7 @@ def initialise(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def initialise_rows(module: nn.Module, rows: Tensor) -> None:
+def initialize_rows(module: nn.Module, rows: Tensor) -> None:
     """Fill rows that a marked module's weight is to gain, as a new module's: (n, width), in place."""
     values = getattr(module, "initial_values", None)
     assert isinstance(values, InitialValues)

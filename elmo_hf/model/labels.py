@@ -28,7 +28,7 @@ def check_class_numbers(
 
 
 def mean_loss(total: Tensor, count: Tensor | int, num_items_in_batch: Tensor | int | None) -> Tensor:
-    """A summed loss, divided by the batch's own number of labels, or by that of all batches of an optimiser step.
+    """A summed loss, divided by the batch's own number of labels, or by that of all batches of an optimizer step.
 
     Args:
         total: a scalar; 0 for a batch without labels, and so is then the result.

@@ -84,7 +84,7 @@ class ElmoForMaskedLM(ElmoForPreTraining):
             padding and mask, which are no words, and without labels also for the boundaries and the unknown word, which
             are no answers; zeros at padded positions. They take 4 bytes a position and word, 80
             MB for 25 positions and 800,000 words, and at most about 1 GB beside for those computed at a time; training
-            takes five times as much. With labels and `config.sparse_prediction` they are the labelled positions' only,
+            takes five times as much. With labels and `config.sparse_prediction` they are the labeled positions' only,
             (labels, vocab_size), row by row. With `labels`, also the mean cross-entropy.
 
         Raises:
@@ -114,16 +114,16 @@ class ElmoForMaskedLM(ElmoForPreTraining):
         else:
             check_one_a_word(labels, real.shape)
             self._check_labels(labels)
-            labelled = labels.ge(0) & real
+            labeled = labels.ge(0) & real
             if self.config.sparse_prediction:
                 break_graph("sparse_prediction=True: how many logits there are depends on the labels")
-                rows, excluded = _positions(labelled), self.softmax.excluded_ids
+                rows, excluded = _positions(labeled), self.softmax.excluded_ids
                 logits = torch.cat([piece for _, piece in self._pieces(contexts, known, rows, excluded)])
-                of_labels = logits.gather(1, labels[labelled].unsqueeze(1))
+                of_labels = logits.gather(1, labels[labeled].unsqueeze(1))
             else:
                 (logits,) = self._everywhere(contexts, known, real, labels)
-                of_labels = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1) * labelled
-            loss = mean_loss(-of_labels.sum(), labelled.sum(), num_items_in_batch)
+                of_labels = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1) * labeled
+            loss = mean_loss(-of_labels.sum(), labeled.sum(), num_items_in_batch)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         return MaskedLMOutput(

@@ -34,7 +34,7 @@ BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Fingerprint:
     """What some weights are: where they lie, how often they were written to, and a few of their values.
 
-    Optimisers, `load_state_dict` and `to` change the first two. Writing through `weight.data` changes neither; the
+    Optimizers, `load_state_dict` and `to` change the first two. Writing through `weight.data` changes neither; the
     values tell, unless only a part of a weight was written.
     """
 

@@ -19,7 +19,7 @@ from .adaptive_softmax import ElmoAdaptiveSoftmax
 from .configuration_elmo import ElmoConfig
 from .crf import ElmoCrf
 from .damaged_folders import damage_named
-from .initialization import initialise
+from .initialization import initialize
 from .labels import mean_loss
 from .layer_alignment import ElmoAlignment
 from .opaque_parts import opaque, register
@@ -184,7 +184,7 @@ _OF_JOINED_ROWS = ("position_ids", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k")
 
 
 class ElmoPreTrainedModel(PreTrainedModel):
-    """Initialisation, loading and the word-vocabulary rules shared by all ELMo models."""
+    """Initialization, loading and the word-vocabulary rules shared by all ELMo models."""
 
     config: ElmoConfig
     config_class = ElmoConfig
@@ -238,7 +238,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ElmoScalarMix | ElmoPositions | ElmoCrf | ElmoAlignment | ElmoQuantizedLinear):
             module.reset_weights()
-        elif not initialise(module):
+        elif not initialize(module):
             super()._init_weights(module)
 
     def post_init(self) -> None:
@@ -556,7 +556,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
         return self.config.scalar_mix_l2 * torch.stack(penalties).sum()
 
     def _penalised(self, loss: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
-        """Add the mixing weights' penalty to a loss, once an optimiser step also when gradients are accumulated."""
+        """Add the mixing weights' penalty to a loss, once an optimizer step also when gradients are accumulated."""
         if not self.config.scalar_mix_l2:
             return loss
         count = labels.ne(-100).sum().to(loss.device)

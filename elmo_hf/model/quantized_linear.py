@@ -164,7 +164,7 @@ class ElmoQuantizedLinear(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ElmoQuantizedLinear":
         scale, bias = self.weight_scale, self.bias
         super()._apply(fn, recurse)
-        # `model.to(torch.bfloat16)` and `model.half()` are about activations: what dequantises stays exact.
+        # `model.to(torch.bfloat16)` and `model.half()` are about activations: what dequantizes stays exact.
         if self.weight_scale.dtype != torch.float32:
             self.weight_scale = scale.to(self.weight_scale.device)
         if self.bias is not None and bias is not None and self.bias.dtype != torch.float32:

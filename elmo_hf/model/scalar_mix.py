@@ -9,7 +9,7 @@ from transformers import initialization as init
 from .configuration_elmo import ElmoConfig
 
 
-def normalise_layer(layer: Tensor, mask: Tensor, epsilon: float) -> Tensor:
+def normalize_layer(layer: Tensor, mask: Tensor, epsilon: float) -> Tensor:
     """Subtract the mean of a whole layer and divide by its standard deviation, both over all counted elements.
 
     One scalar mean and one scalar variance for the batch, as in bilm-tf's `weight_layers` and AllenNLP's
@@ -17,7 +17,7 @@ def normalise_layer(layer: Tensor, mask: Tensor, epsilon: float) -> Tensor:
 
     Args:
         layer: (batch, words, width).
-        mask: (batch, words), bool: the positions that count for the statistics. All positions are normalised.
+        mask: (batch, words), bool: the positions that count for the statistics. All positions are normalized.
         epsilon: added to the variance, inside the root.
     """
     # Sums over a whole batch: half precision could not even count that far.
@@ -41,10 +41,10 @@ class ElmoScalarMix(nn.Module):
         super().__init__()
         self.mode = config.scalar_mix
         self.layer_norm_epsilon = config.scalar_mix_layer_norm_epsilon
-        self.normalises = config.scalar_mix_layer_norm is not None
+        self.normalizes = config.scalar_mix_layer_norm is not None
         self.initial_weights = config.scalar_mix_parameters or [0.0] * config.num_mixed_layers
         if self.mode == "fixed":
-            # Buffers, invisible to every optimiser. The configuration is their only source: a checkpoint's own mix
+            # Buffers, invisible to every optimizer. The configuration is their only source: a checkpoint's own mix
             # must not replace the layers that a user asks for when loading it.
             self.register_buffer("weights", torch.empty(len(self.initial_weights)), persistent=False)
             self.register_buffer("gamma", torch.empty(1), persistent=False)
@@ -59,7 +59,7 @@ class ElmoScalarMix(nn.Module):
         if self.mode != "top":
             init.copy_(self.weights, torch.tensor(self.initial_weights, dtype=self.weights.dtype))
 
-    def normalised_weights(self) -> Tensor:
+    def normalized_weights(self) -> Tensor:
         """(L,) the shares of the layers; they sum to one."""
         if self.mode == "top":
             shares = torch.zeros(len(self.initial_weights), dtype=self.gamma.dtype, device=self.gamma.device)
@@ -73,19 +73,19 @@ class ElmoScalarMix(nn.Module):
         Args:
             layers: L tensors (batch, words, width), word layer first.
             mask: (batch, words), bool, real positions; the result is zero elsewhere.
-            counted: (batch, words), bool, the positions whose statistics normalise a layer.
+            counted: (batch, words), bool, the positions whose statistics normalize a layer.
 
         Returns:
             (batch, words, width).
         """
         if self.mode == "top":
-            # bilm-tf's `use_top_only` neither weighs nor normalises.
+            # bilm-tf's `use_top_only` neither weighs nor normalizes.
             return self.gamma * layers[-1]
         if len(layers) != len(self.weights):
             raise ValueError(f"{len(layers)} layers given to a mix of {len(self.weights)}")
-        if self.normalises:
-            layers = [normalise_layer(layer, counted, self.layer_norm_epsilon) for layer in layers]
-        shares = self.normalised_weights()
+        if self.normalizes:
+            layers = [normalize_layer(layer, counted, self.layer_norm_epsilon) for layer in layers]
+        shares = self.normalized_weights()
         mixed = shares[0] * layers[0]
         if torch.is_grad_enabled():
             for share, layer in zip(shares[1:], layers[1:], strict=True):
@@ -95,8 +95,8 @@ class ElmoScalarMix(nn.Module):
             for share, layer in zip(shares[1:], layers[1:], strict=True):
                 mixed.addcmul_(layer, share)
             mixed.mul_(self.gamma)
-        # Normalising moves padding away from zero.
-        return mixed.masked_fill(~mask.unsqueeze(-1), 0.0) if self.normalises else mixed
+        # Normalizing moves padding away from zero.
+        return mixed.masked_fill(~mask.unsqueeze(-1), 0.0) if self.normalizes else mixed
 
     def penalty(self) -> Tensor:
         """sum(s ** 2) over the raw weights (gamma is free, as in bilm-tf); zero if none is learned."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .configuration_elmo import ElmoConfig
-from .initialization import initialise_rows, starting_with
+from .initialization import initialize_rows, starting_with
 
 # Logits computed at a time, words x vocabulary: 256 MB in float32.
 LOGITS_AT_A_TIME = 2**26
@@ -46,7 +46,7 @@ class ElmoSoftmax(nn.Linear):
     """Linear layer from one direction's top output, `projection_size`, to the word ids.
 
     Rows follow the tokenizer's ids. Padding and mask have rows, so that ids and rows agree, but no original has a
-    probability for them: they take no part in the normalisation.
+    probability for them: they take no part in the normalization.
 
     Source: bilm-tf `softmax/W`, `softmax/b`.
     """
@@ -103,7 +103,7 @@ class ElmoSoftmax(nn.Linear):
         if mean_resizing and words.any():
             weight[kept:], bias[kept:] = old_weight[words].mean(0), old_bias[words].mean(0)
         else:
-            initialise_rows(self, weight[kept:])
+            initialize_rows(self, weight[kept:])
         self.weight = nn.Parameter(weight, requires_grad=old_weight.requires_grad)
         self.bias = nn.Parameter(bias, requires_grad=old_bias.requires_grad)
         self.out_features = size

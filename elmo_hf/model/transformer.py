@@ -146,7 +146,7 @@ class ElmoFeedForward(nn.Module):
 
 
 class ElmoTransformerBlock(nn.Module):
-    """One direction of one layer: attention and feed-forward layer, each added to what it read normalised."""
+    """One direction of one layer: attention and feed-forward layer, each added to what it read normalized."""
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_elmo import ElmoConfig
-from .initialization import InitialValues, initialise_rows, starting_with
+from .initialization import InitialValues, initialize_rows, starting_with
 from .softmax import ids_without_probability
 
 
@@ -95,7 +95,7 @@ class ElmoWordEmbeddings(nn.Module):
         if mean_resizing and words:
             weight[kept:] = old[words].mean(0)
         else:
-            initialise_rows(table, weight[kept:])
+            initialize_rows(table, weight[kept:])
         table.weight = nn.Parameter(weight, requires_grad=old.requires_grad)
         table.num_embeddings = size
         if table.padding_idx is not None and table.padding_idx >= size:

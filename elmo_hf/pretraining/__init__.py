@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from elmo_hf.pretraining.loop import LossNotFiniteError, pretrain
     from elmo_hf.pretraining.model_folder import save_model_of_run
     from elmo_hf.pretraining.objective import PretrainingLoss, StreamingObjective
-    from elmo_hf.pretraining.optimiser import OptimiserSettings, build_optimiser, clip_gradients, reduce_row_gradients
+    from elmo_hf.pretraining.optimizer import OptimizerSettings, build_optimizer, clip_gradients, reduce_row_gradients
     from elmo_hf.pretraining.report import MetricsLog, RunSummary
     from elmo_hf.pretraining.sampled_softmax import LogUniformSampler, log_expected_count
     from elmo_hf.pretraining.settings import PretrainingSettings
@@ -38,7 +38,7 @@ _HOMES = {
     "elmo_hf.pretraining.loop": ["LossNotFiniteError", "pretrain"],
     "elmo_hf.pretraining.model_folder": ["save_model_of_run"],
     "elmo_hf.pretraining.objective": ["PretrainingLoss", "StreamingObjective"],
-    "elmo_hf.pretraining.optimiser": ["OptimiserSettings", "build_optimiser", "clip_gradients", "reduce_row_gradients"],
+    "elmo_hf.pretraining.optimizer": ["OptimizerSettings", "build_optimizer", "clip_gradients", "reduce_row_gradients"],
     "elmo_hf.pretraining.report": ["MetricsLog", "RunSummary"],
     "elmo_hf.pretraining.sampled_softmax": ["LogUniformSampler", "log_expected_count"],
     "elmo_hf.pretraining.settings": ["PretrainingSettings"],
@@ -46,11 +46,14 @@ _HOMES = {
     "elmo_hf.pretraining.warm_starts": ["WarmStart", "adopt_vocabulary", "warm_start"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
+# Former names.
+_FORMER = {"OptimiserSettings": "OptimizerSettings", "build_optimiser": "build_optimizer"}
 
 __all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:
+    name = _FORMER.get(name, name)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

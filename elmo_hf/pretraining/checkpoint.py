@@ -4,7 +4,7 @@
 of the run beside it:
 
     progress.json        steps, words and seconds so far, the settings and what they were applied to
-    training.pt          optimiser, schedule and the parts of the objective that are no weights of the model
+    training.pt          optimizer, schedule and the parts of the objective that are no weights of the model
     process-00000.pt     of each process: its random states, its place in the text, its carried states
 
 A folder is first written under a name that starts with a dot, by all processes, flushed to the disk, and renamed in one

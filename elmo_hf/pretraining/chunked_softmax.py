@@ -96,14 +96,14 @@ class _ChunkedSoftmax(torch.autograd.Function):
                     logits.scatter_(1, place, logits.gather(1, place).masked_fill_(target >= 0, float("-inf")))
                 torch.softmax(logits, dim=1, out=chances)
                 # The largest of c probabilities is at least 1 / c, so this logarithm is always exact.
-                normaliser = logits.amax(dim=1) - chances.amax(dim=1).log_()
+                normalizer = logits.amax(dim=1) - chances.amax(dim=1).log_()
                 if true_logits is not None:
                     if columns == 1:
                         # The only candidate may have been hit: 0 / 0, and there is nothing but the true word.
                         chances.masked_fill_(target >= 0, 0.0)
-                        normaliser.masked_fill_(target.squeeze(1) >= 0, float("-inf"))
-                    among_candidates, normaliser = normaliser, torch.logaddexp(normaliser, truth)
-                nll[part] = normaliser - truth
+                        normalizer.masked_fill_(target.squeeze(1) >= 0, float("-inf"))
+                    among_candidates, normalizer = normalizer, torch.logaddexp(normalizer, truth)
+                nll[part] = normalizer - truth
                 if gradients is None:
                     continue
                 weights = wide_shares[part]
@@ -113,7 +113,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
                     chances.scatter_add_(1, target, chances.new_full((len(contexts), 1), -1.0))
                 else:
                     gradients.true_logits[part] = weights * torch.expm1(-nll[part])
-                    weights = weights * torch.exp(among_candidates - normaliser)
+                    weights = weights * torch.exp(among_candidates - normalizer)
                 weighted = (contexts.to(wide) * weights[:, None]).to(product_dtype)
                 factors = chances.to(product_dtype)
                 if product_dtype == wide:

@@ -1,7 +1,7 @@
-"""The training loop: running streams through the objective to the optimiser, on one process or many.
+"""The training loop: running streams through the objective to the optimizer, on one process or many.
 
 Accelerate places and wraps the model, torch.distributed carries what processes tell each other. Every step is a
-function of the weights, the optimiser, the carried states and the positions of the random generators and of the text;
+function of the weights, the optimizer, the carried states and the positions of the random generators and of the text;
 a checkpoint holds all of these, so that a resumed run takes the very steps of one that was never interrupted.
 """
 
@@ -47,7 +47,7 @@ from .checkpoint import (
 from .messages import get_logger
 from .model_folder import CHECKPOINTS, METRICS, MODEL, save_model, write_model_folder
 from .objective import PretrainingLoss, StreamingObjective
-from .optimiser import build_optimiser, clip_gradients, reduce_row_gradients
+from .optimizer import build_optimizer, clip_gradients, reduce_row_gradients
 from .prefetching import PreparedBatches
 from .preparation import PreparedBatch
 from .report import MetricsLog, RunSummary, peak_memory
@@ -80,7 +80,7 @@ class Progress:
     """How far a run is: the numbers of `progress.json` in a checkpoint.
 
     Attributes:
-        step, words: optimiser steps, and forward targets of all processes, so far.
+        step, words: optimizer steps, and forward targets of all processes, so far.
         seconds: time of the steps, without evaluations and checkpoints.
         elapsed: seconds of all of it, with evaluations and checkpoints, by the main process's clock.
         gradient_norm: of the last step, before clipping.
@@ -238,7 +238,7 @@ class Run:
             reset_states=settings.reset_states,
         )
         self.objective: nn.Module = self.plain_objective
-        self.optimiser, self.scheduler = build_optimiser(
+        self.optimizer, self.scheduler = build_optimizer(
             self.model, settings, self.planned_steps, self._share_of_run if settings.max_hours is not None else None
         )
         streams = open_streams(
@@ -355,7 +355,7 @@ class Run:
         return self._finish()
 
     def _step(self, batches: list[PreparedBatch]) -> bool:
-        """One optimiser step from one batch or several; whether a signal asked for an end, in any process."""
+        """One optimizer step from one batch or several; whether a signal asked for an end, in any process."""
         accelerator, settings, progress = self.accelerator, self.settings, self.progress
         if progress.step == settings.softmax_only_steps and settings.softmax_only_steps:
             self._wrap()
@@ -394,10 +394,10 @@ class Run:
             self._stop_at_batch(batches, before, "loss", means)
         if not math.isfinite(norm):
             self._stop_at_batch(batches, before, "gradient's norm", [norm])
-        self.optimiser.step()
+        self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
 
         progress.step += 1
         progress.words += round(totals[2])
@@ -481,7 +481,7 @@ class Run:
         record = {
             "forward_loss": forward,
             "backward_loss": backward,
-            "learning_rate": self.optimiser.param_groups[0]["lr"],
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
             "gradient_norm": progress.gradient_norm,
             "words_per_second": speed,
         }
@@ -591,7 +591,7 @@ class Run:
         def shared(folder: Path) -> None:
             save_model(folder, self.model, self.tokenizer)
             training = {
-                "optimiser": self.optimiser.state_dict(),
+                "optimiser": self.optimizer.state_dict(),  # as in the checkpoints of all versions
                 "schedule": None if self.scheduler is None else self.scheduler.state_dict(),
                 "sampler": self.plain_objective.sampler_state(),
                 # The same in all processes.
@@ -628,7 +628,7 @@ class Run:
         self.progress = Progress(**stored["progress"])
         self.recorded = tuple(stored["recorded"])
         training = read_tensors(checkpoint / TRAINING)
-        self.optimiser.load_state_dict(training["optimiser"])
+        self.optimizer.load_state_dict(training["optimiser"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(training["schedule"])
         self.plain_objective.load_sampler_state(training["sampler"])

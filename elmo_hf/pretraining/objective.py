@@ -62,9 +62,9 @@ class StreamingObjective(nn.Module):
         seed: of the candidates. Processes that share a batch must share it: the same candidates for all rows make
             two processes equal to one with twice the rows.
         sparse_gradients: with the sampled softmax, the gradients of `softmax.weight`, `softmax.bias` and a word model's
-            table of words hold the touched rows only. For `optimiser.Adagrad`, whose update of an untouched row is
+            table of words hold the touched rows only. For `optimizer.Adagrad`, whose update of an untouched row is
             none; AdamW and FSDP cannot read them. Distributed data parallelism leaves them to
-            `optimiser.reduce_row_gradients`.
+            `optimizer.reduce_row_gradients`.
         reset_states: forget the carried state of the rows whose batch begins with a sentence (one in about fifteen), so
             that the model learns to begin where it has read nothing. bilm-tf never does.
 

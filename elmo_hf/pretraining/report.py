@@ -34,7 +34,7 @@ class RunSummary:
     """What a finished run did.
 
     Attributes:
-        step, words: optimiser steps, and words predicted in each direction by all processes.
+        step, words: optimizer steps, and words predicted in each direction by all processes.
         seconds: time of the training steps, without evaluations and checkpoints, over all resumptions.
         forward_loss, backward_loss: nats a word on the held-out text with the full softmax; `None` without one.
         peak_memory: bytes, the most that the main process held: on a GPU there, otherwise in the machine's memory.
@@ -176,13 +176,13 @@ def draw_curves(log: MetricsLog, path: Path, title: str, loss: str) -> None:
     figure = Figure(figsize=(8, 7), layout="constrained")
     losses, speed = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     if columns := train.columns():
-        for values, colour, direction in zip(columns[1:3], ("tab:blue", "tab:orange"), ("forward", "backward")):
+        for values, color, direction in zip(columns[1:3], ("tab:blue", "tab:orange"), ("forward", "backward")):
             label = f"{direction}, training ({loss} softmax)"
-            losses.plot(columns[0], [perplexity_of(value) for value in values], color=colour, alpha=0.5, label=label)
+            losses.plot(columns[0], [perplexity_of(value) for value in values], color=color, alpha=0.5, label=label)
         speed.plot(columns[0], columns[3], color="tab:green")
     if columns := held_out.columns():
-        for values, colour, direction in zip(columns[1:3], ("tab:blue", "tab:orange"), ("forward", "backward")):
-            style = {"color": colour, "marker": "o", "linestyle": "--", "label": f"{direction}, held-out"}
+        for values, color, direction in zip(columns[1:3], ("tab:blue", "tab:orange"), ("forward", "backward")):
+            style = {"color": color, "marker": "o", "linestyle": "--", "label": f"{direction}, held-out"}
             losses.plot(columns[0], [perplexity_of(value) for value in values], **style)
     losses.set(yscale="log", ylabel="perplexity", title=title)
     if losses.has_data():

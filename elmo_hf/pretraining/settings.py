@@ -123,7 +123,7 @@ class PretrainingSettings:
         True, "Read a data set as it comes, also one larger than the disk; otherwise it is fetched first."
     )
     pre_tokenization: Literal["whitespace", "ptb"] = option(
-        "whitespace", "How a line becomes words: it is tokenised already, or is raw text (Penn-Treebank-like rules)."
+        "whitespace", "How a line becomes words: it is tokenized already, or is raw text (Penn-Treebank-like rules)."
     )
     raw_text_pre_tokenization: Literal["ptb", "whitespace"] | None = option(
         None,
@@ -226,7 +226,7 @@ class PretrainingSettings:
         "Words sampled by the sampled softmax, shared by a batch's direction. Left out, at most half the vocabulary.",
     )
 
-    # Optimiser
+    # Optimizer
     optimizer: Literal["adagrad", "adamw"] = by_recipe("optimizer", "bilm-tf's Adagrad, or AdamW.")
     learning_rate: float = by_recipe(
         "learning_rate", "Learning rate; with another optimizer than the recipe's, 0.2 for Adagrad and 0.001 for AdamW."

@@ -255,7 +255,7 @@ class SentenceStreams:
 
     Args:
         corpus: where the sentences are.
-        tokenizer: gives the vocabulary, the character rows and the pre-tokenisation; or a [`WordEncoder`].
+        tokenizer: gives the vocabulary, the character rows and the pre-tokenization; or a [`WordEncoder`].
         rows: rows of a batch in this process.
         steps: words of a row, the length of back-propagation in time (bilm-tf: 20). With `sentence_independent`, the
             longest row.

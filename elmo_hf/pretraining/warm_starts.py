@@ -3,7 +3,7 @@
 A character model reads words of any spelling; only its softmax knows a vocabulary. So a new vocabulary changes the
 softmax and nothing else: rows of words that both vocabularies have are kept bit for bit, the others start anew. In a
 word model the rows of its table follow the vocabulary in the same way. What belongs to a run and not to the model (the
-optimiser's statistics, the sampler's sequence) starts anew in any case.
+optimizer's statistics, the sampler's sequence) starts anew in any case.
 """
 
 import os
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from elmo_hf.hub.names import resolve
 from elmo_hf.model.adaptive_softmax import ElmoAdaptiveSoftmax
 from elmo_hf.model.configuration_elmo import ElmoConfig
-from elmo_hf.model.initialization import initialise
+from elmo_hf.model.initialization import initialize
 from elmo_hf.model.modeling_elmo import ElmoForPreTraining
 from elmo_hf.model.softmax import ElmoSoftmax
 from elmo_hf.model.word_embeddings import ElmoWordEmbeddings
@@ -173,7 +173,7 @@ def adopt_vocabulary(
 def _start_anew(part: nn.Module, device: torch.device) -> None:
     part.to(device=device, dtype=torch.float32)
     for module in part.modules():
-        initialise(module)
+        initialize(module)
 
 
 def _keep_rows(

@@ -64,7 +64,7 @@ _EMOJI = f"[\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]{_EMOJI_MARK}*"
 # The first alternative that matches wins. Cheap and common ones come first where order does not change the answer.
 _PENN_TREEBANK_WORDS = "|".join(
     (
-        f"[{_PUNCTUATION}]{_END}",  # most marks, of text that is tokenised already
+        f"[{_PUNCTUATION}]{_END}",  # most marks, of text that is tokenized already
         # The first half of a contraction without an apostrophe: can|not, gon|na, wan|na, got|ta, gim|me, lem|me.
         f"(?:[cC][aA][nN](?=[nN][oO][tT]{_WORD_END})|(?:[gG][oO]|[wW][aA])[nN](?=[nN][aA]{_WORD_END})"
         f"|[gG][oO][tT](?=[tT][aA]{_WORD_END})|(?:[gG][iI]|[lL][eE])[mM](?=[mM][eE]{_WORD_END}))",
@@ -106,7 +106,7 @@ def check_pre_tokenization(pre_tokenization: str) -> str:
     if pre_tokenization not in PRE_TOKENIZATIONS:
         raise ValueError(
             f"pre_tokenization is {pre_tokenization!r}; expected 'ptb' (Penn-Treebank-like, for raw text) "
-            "or 'whitespace' (for text that is tokenised already)"
+            "or 'whitespace' (for text that is tokenized already)"
         )
     return pre_tokenization
 

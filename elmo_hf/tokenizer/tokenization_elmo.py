@@ -103,7 +103,7 @@ class ElmoTokenizer(TokenizersBackend):
     `code_points`): one row an example, as lists of their own lengths, or padded to the longest of the batch.
 
     Args:
-        vocab_file: vocabulary of the language model, one word a line (bilm-tf's format; gzip is recognised). Without
+        vocab_file: vocabulary of the language model, one word a line (bilm-tf's format; gzip is recognized). Without
             one the vocabulary holds the special tokens only, which is all that a model needs to embed words.
         vocab: the same as a list of words, or as a complete mapping from words to ids.
         pre_tokenization: how raw text becomes words: `"ptb"` (Penn-Treebank-like: "do n't", punctuation apart) or

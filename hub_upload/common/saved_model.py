@@ -65,8 +65,8 @@ def read_config(folder: Path) -> ElmoConfig:
     config = make_config(values, str(folder / "config.json"))
     if config.weight_precision is not None:
         raise CheckpointError(
-            f"{folder}: the model is quantised (weight_precision={config.weight_precision!r}) and the originals' files "
-            "hold floating-point numbers: use the folder that was quantised"
+            f"{folder}: the model is quantized (weight_precision={config.weight_precision!r}) and the originals' files "
+            "hold floating-point numbers: use the folder that was quantized"
         )
     return config
 

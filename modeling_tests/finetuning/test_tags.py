@@ -201,8 +201,8 @@ def test_windows_keep_every_label_once(total: int, max_words: int, stride: int) 
     tags = [f"B-{i}" for i in range(total)]
     parts = list(windows(Sentence(words, tags), max_words, stride))
     assert all(len(part.words) == len(part.tags) <= max_words for part in parts)
-    labelled = [pair for part in parts for pair in zip(part.words, part.tags) if pair[1] is not None]
-    assert labelled == list(zip(words, tags))
+    labeled = [pair for part in parts for pair in zip(part.words, part.tags) if pair[1] is not None]
+    assert labeled == list(zip(words, tags))
     assert all(part.tags.count(None) == (stride if index else 0) for index, part in enumerate(parts))
     assert all(any(tag is not None for tag in part.tags) for part in parts)
 

@@ -1,4 +1,4 @@
-"""Reading labelled texts: every form, and every way in which a file can be wrong."""
+"""Reading labeled texts: every form, and every way in which a file can be wrong."""
 
 import json
 from dataclasses import replace
@@ -87,9 +87,9 @@ def test_datasets() -> None:
         read_text_dataset(split, "films, train", NAMED, ["bad"])
     with pytest.raises(CorpusError, match=r"films: record 0: no 'text' among 'sentence', 'label'; .*--text_column"):
         read_text_dataset(split, "films", replace(NAMED, text="text"))
-    unlabelled = datasets.Dataset.from_dict({**data, "label": [-1, 0]}, features=features)
+    unlabeled = datasets.Dataset.from_dict({**data, "label": [-1, 0]}, features=features)
     with pytest.raises(CorpusError, match="label -1 is no position among the 2 labels bad, good"):
-        read_text_dataset(unlabelled, "films", NAMED)
+        read_text_dataset(unlabeled, "films", NAMED)
 
 
 SEVERAL = replace(FIRST_IS_LABEL, problem="multi_label_classification")

@@ -14,8 +14,8 @@ from huggingface_hub import ModelCard, constants, file_download
 import elmo_hf
 from elmo_hf import ElmoModel
 from elmo_hf.hub import resolve
-from hub_upload import CheckpointError, catalogue, download, kept, release
-from hub_upload.catalogue import CATALOGUE, Published, RemoteFile, find
+from hub_upload import CheckpointError, catalog, download, kept, release
+from hub_upload.catalog import CATALOG, Published, RemoteFile, find
 from hub_upload.cli import main
 from hub_upload.release import home, is_kept
 from modeling_tests.hub_server import Fault
@@ -55,7 +55,7 @@ def test_the_whole_way_from_a_folder(mirror, place, capsys):
     card = ModelCard.load(place / "small" / "README.md")
     assert (card.data.license, card.data.language) == ("unknown", ["en"])
     digest = hashlib.sha256((mirror / f"{STEM}_weights.hdf5").read_bytes()).hexdigest()
-    for part in (digest, "not stated by the authors", "absolute difference", catalogue.ELMO_PAGE):
+    for part in (digest, "not stated by the authors", "absolute difference", catalog.ELMO_PAGE):
         assert part in card.content
     assert str(mirror) not in card.content and str(place) not in card.content
     assert main(["list"]) == 0
@@ -99,9 +99,9 @@ def test_another_file_at_the_address_is_fetched_anew(hub, mirror, place):
 
 
 def test_a_checksum_that_differs(hub, mirror, place, monkeypatch):
-    options, weights = CATALOGUE["small"].files
+    options, weights = CATALOG["small"].files
     known = Published("small", "x", "en", 1, (options, RemoteFile(weights.url, "weights", "0" * 64)))
-    monkeypatch.setitem(CATALOGUE, "small", known)
+    monkeypatch.setitem(CATALOG, "small", known)
     for path in mirror.iterdir():
         hub.web[f"/mirror/small/{path.name}"] = path.read_bytes()
     with pytest.raises(CheckpointError, match="expected 0000"):
@@ -182,7 +182,7 @@ def test_an_archive_with_a_vocabulary_and_a_softmax_by_choice(tmp_path, place):
 
 @torch.no_grad()
 def test_the_softmax_of_the_original(tmp_path, place):
-    original = CATALOGUE["original"]
+    original = CATALOG["original"]
     folder = tmp_path / "mirror" / "original"
     write_bilm(folder, vocabulary=VOCABULARY, separate_softmax=True)
     roles = {
@@ -198,23 +198,23 @@ def test_the_softmax_of_the_original(tmp_path, place):
 
 
 def test_names():
-    assert find("elmo:small") is CATALOGUE["small"]
-    assert find("nlpl-144") is CATALOGUE["many-en"]
+    assert find("elmo:small") is CATALOG["small"]
+    assert find("nlpl-144") is CATALOG["many-en"]
     other = find("nlpl-250")
     assert not other.is_confirmed and other.files[0].url.endswith("/20/250.zip")
     with pytest.raises(CheckpointError, match="small.*elmo-hub list"):
         find("smal")
     wanted = "small medium original original-5.5B portuguese pubmed transformer ner ner-elmo fine-grained-ner sst"
-    assert set(wanted.split()) <= CATALOGUE.keys()
-    assert sum(name.startswith("many-") for name in CATALOGUE) == 44
-    for item in CATALOGUE.values():
+    assert set(wanted.split()) <= CATALOG.keys()
+    assert sum(name.startswith("many-") for name in CATALOG) == 44
+    for item in CATALOG.values():
         assert item.documented.startswith("http") and item.files
         assert len({file.name for file in (*item.files, *item.softmax)}) == len(item.files) + len(item.softmax)
         assert [file.role for file in item.files] in (["source"], ["options", "weights"], ["source", "options"])
 
 
 def test_a_whole_tagger_from_its_archive(tmp_path, place):
-    item = CATALOGUE["ner"]
+    item = CATALOG["ner"]
     folder = tmp_path / "mirror" / "ner"
     folder.mkdir(parents=True)
     write(tmp_path / "archive", tagger())

@@ -203,10 +203,10 @@ def test_spool(monkeypatch):
 def test_refusals(tokenizer):
     with pytest.raises(ValueError, match="encoder_type='transformer': every word of a Transformer attends to all"):
         embed_document(["a"], tiny_model(**TRANSFORMER), tokenizer)
-    normalised = tiny_model(scalar_mix_layer_norm="tokens")
+    normalized = tiny_model(scalar_mix_layer_norm="tokens")
     with pytest.raises(ValueError, match="scalar_mix_layer_norm='tokens': .* Choose layers='all', 'top' or 'average'"):
-        embed_document(["a"], normalised, tokenizer)
-    assert len(list(embed_document(["a"], normalised, tokenizer, layers="top"))) == 1
+        embed_document(["a"], normalized, tokenizer)
+    assert len(list(embed_document(["a"], normalized, tokenizer, layers="top"))) == 1
     with pytest.raises(ValueError, match="chunk_words=0: expected at least 1"):
         embed_document(["a"], tiny_model(), tokenizer, chunk_words=0)
     with pytest.raises(TypeError, match="words is 5: expected a text"):

@@ -123,7 +123,7 @@ def test_a_stream_is_read_and_held_by_the_window():
     assert len(alive) == 200
 
 
-def test_batch_normalised_mixes_do_not_depend_on_other_sentences(tokenizer):
+def test_batch_normalized_mixes_do_not_depend_on_other_sentences(tokenizer):
     for counted in ("words", "tokens"):
         model = tiny_model(scalar_mix_layer_norm=counted)
         arrays = embed(SENTENCES, model, tokenizer)

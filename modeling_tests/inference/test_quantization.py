@@ -1,4 +1,4 @@
-"""A quantised model: how far its vectors are from the float model's, and that saving loses nothing."""
+"""A quantized model: how far its vectors are from the float model's, and that saving loses nothing."""
 
 import copy
 import json
@@ -53,7 +53,7 @@ def encoded(model) -> torch.Tensor:
 
 
 def assert_same(found, expected) -> None:
-    """Two quantised models of one class."""
+    """Two quantized models of one class."""
     values = expected.state_dict()
     assert {name: value.dtype for name, value in found.state_dict().items()} == {
         name: value.dtype for name, value in values.items()
@@ -165,7 +165,7 @@ def test_a_quarter_of_the_size(tmp_path):
 
 
 def test_no_second_copy_of_the_weights():
-    """Every layer in float is given up as soon as it is quantised."""
+    """Every layer in float is given up as soon as it is quantized."""
     model = ElmoModel(tiny_config())
     layers = [weakref.ref(part.weight) for part in model.modules() if isinstance(part, nn.Linear)]
     alive = []
@@ -288,7 +288,7 @@ def test_refusals(tmp_path):
     with pytest.raises(ValueError, match="without biLM"):
         quantize(baseline)
     model = quantize(ElmoModel(tiny_config()))
-    with pytest.raises(ValueError, match="quantised already"):
+    with pytest.raises(ValueError, match="quantized already"):
         quantize(model)
     model.save_pretrained(tmp_path / "int8")
     with pytest.raises(ValueError, match="weight_precision=None"):
@@ -296,7 +296,7 @@ def test_refusals(tmp_path):
     ElmoModel(tiny_config()).save_pretrained(tmp_path / "float")
     with pytest.raises(ValueError, match=r"elmo_hf\.quantize"):
         ElmoModel.from_pretrained(tmp_path / "float", weight_precision="int8")
-    with pytest.raises(CheckpointError, match="quantised"):
+    with pytest.raises(CheckpointError, match="quantized"):
         export(tmp_path / "int8", tmp_path / "exported")
     assert not (tmp_path / "exported").exists()
 
@@ -317,7 +317,7 @@ def test_a_refused_model_is_unchanged():
         quantize(ElmoModel(tiny_config()).to("meta"))
 
 
-def test_an_empty_quantised_model(tmp_path):
+def test_an_empty_quantized_model(tmp_path):
     """What a configuration alone gives: places for weights, zero."""
     model = ElmoModel(tiny_config(weight_precision="int8")).eval()
     assert np.isfinite(vectors(model).numpy()).all()

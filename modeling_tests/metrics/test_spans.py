@@ -4,7 +4,7 @@ import evaluate
 import pytest
 
 from elmo_hf.metrics import AnswerSpans, spans
-from elmo_hf.metrics.spans import normalise_answer, word_f1
+from elmo_hf.metrics.spans import normalize_answer, word_f1
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ from elmo_hf.metrics.spans import normalise_answer, word_f1
         ("A\tB\nC", "b c"),
     ],
 )
-def test_normalised_answers(text, expected):
-    assert normalise_answer(text) == expected
+def test_normalized_answers(text, expected):
+    assert normalize_answer(text) == expected
 
 
 @pytest.mark.parametrize(

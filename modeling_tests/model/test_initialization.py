@@ -70,7 +70,7 @@ def test_initial_values_of_word_vectors_that_are_the_softmax_too():
     assert (model.softmax.weight[0] == 0).all()
 
 
-def test_a_loaded_padding_row_survives_initialisation(tmp_path):
+def test_a_loaded_padding_row_survives_initialization(tmp_path):
     config = ElmoConfig(character_filters=[], word_embedding_size=8, projection_size=8, cell_size=8)
     model = ElmoForPreTraining(config)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_a_loaded_padding_row_survives_initialisation(tmp_path):
     assert (again.get_input_embeddings().weight[0] == 1).all()
 
 
-def test_a_head_added_by_loading_is_initialised(tmp_path):
+def test_a_head_added_by_loading_is_initialized(tmp_path):
     config = ElmoConfig(character_filters=[[1, 8]], projection_size=32, cell_size=16)
     ElmoForPreTraining(config).save_pretrained(tmp_path)
     tagger = ElmoForTokenClassification.from_pretrained(tmp_path, num_labels=50)

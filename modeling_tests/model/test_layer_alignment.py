@@ -16,7 +16,7 @@ FAMILY = {
     "both": BOTH_INPUTS,
     "transformer": TRANSFORMER,
     "context-and-word": {"context_word_layer": True},
-    "normalised": {"scalar_mix_layer_norm": "words"},
+    "normalized": {"scalar_mix_layer_norm": "words"},
 }
 SENTENCES = ["Ada met Grace .", "No", "Alan was not there at all"]
 

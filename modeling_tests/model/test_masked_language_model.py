@@ -216,7 +216,7 @@ class TestInputs:
 class TestLoss:
     @pytest.mark.parametrize("sparse", [False, True])
     @pytest.mark.parametrize("weight", [0.0, 1.0])
-    def test_cross_entropy_of_the_labelled_words(self, sparse, weight):
+    def test_cross_entropy_of_the_labeled_words(self, sparse, weight):
         model, batch = tiny_model(sparse_prediction=sparse, mask_prior_weight=weight), batch_of(SENTENCES)
         labels = torch.full_like(batch["input_ids"], -100)
         labels[0, 2], labels[2, 1], labels[2, 4], labels[1, 0] = 5, 11, 3, 1
@@ -306,13 +306,13 @@ class TestLoss:
         model = ElmoForMaskedLM(tiny_config(cell_clip=None, projection_clip=None)).train()
         batch = batch_of(["the dogs ran off at once"] * 2 + ["a cat sat"])
         labels = batch["input_ids"].where(batch["input_ids"] > 3, -100)
-        optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.05)
+        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.05)
         losses = []
         for _ in range(30):
             loss = model(**batch, labels=labels).loss
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             losses.append(float(loss.detach()))
         assert losses[-1] < 0.2 * losses[0]
         assert torch.equal(model.eval()(**batch).logits.argmax(-1)[labels > 0], labels[labels > 0])

@@ -512,7 +512,7 @@ class TestSaving:
             assert torch.equal(value, loaded.elmo.state_dict()[name]), name
 
     def test_missing_weights_start_as_configured(self, tmp_path):
-        """Loaded tensors survive initialisation, and what the checkpoint lacks gets the original's initial values."""
+        """Loaded tensors survive initialization, and what the checkpoint lacks gets the original's initial values."""
         ElmoModel(tiny_config()).save_pretrained(tmp_path)
         again = ElmoModel.from_pretrained(tmp_path, num_representations=3)
         assert again.scalar_mixes[2].weights.tolist() == [0.0, 0.0, 0.0]
@@ -547,7 +547,7 @@ class TestSaving:
             WORD_INPUT,
             {**BOTH_INPUTS, **TRANSFORMER},
         ],
-        ids=["characters", "mixes that normalise", "top layer", "words", "Transformer"],
+        ids=["characters", "mixes that normalize", "top layer", "words", "Transformer"],
     )
     def test_autocast_gives_the_dtype_of_the_weights(self, overrides, dtype):
         """In training, evaluation, with and without gradients alike; only products are rounded."""
@@ -646,10 +646,10 @@ class TestTraining:
         adapted = peft.get_peft_model(copy.deepcopy(model), settings)
         torch.testing.assert_close(adapted(**batch).logits, before, rtol=1e-6, atol=1e-6)
         labels = batch["input_ids"].clamp(max=1)
-        optimiser = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=1.0)
+        optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=1.0)
         for _ in range(2):
             adapted(**batch, labels=labels).loss.backward()
-            optimiser.step()
+            optimizer.step()
         grads = {n for n, p in adapted.named_parameters() if p.requires_grad and p.grad is not None}
         for part in ("input_proj", "hidden_proj", "output_proj"):
             assert any(f"{part}.lora_A" in name for name in grads)

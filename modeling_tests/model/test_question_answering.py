@@ -360,6 +360,6 @@ def test_learns_with_the_trainer(tokenizer, tmp_path):
 
 
 def test_the_linear_map_is_plain():
-    """What adapters and quantisers look for."""
+    """What adapters and quantizers look for."""
     model = tiny_model(task_lstm_size=2)
     assert isinstance(model.qa_outputs, nn.Linear)

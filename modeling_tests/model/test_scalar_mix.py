@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from elmo_hf.model.scalar_mix import ElmoScalarMix, normalise_layer
+from elmo_hf.model.scalar_mix import ElmoScalarMix, normalize_layer
 from modeling_tests.tiny import tiny_config
 
 
@@ -50,7 +50,7 @@ def test_top_layer_only(layers, mask):
     mix = mix_with(scalar_mix="top", scalar_mix_layer_norm="tokens")
     torch.testing.assert_close(mix(layers, mask, mask), 1.1 * layers[2])
     assert [name for name, _ in mix.named_parameters()] == ["gamma"]
-    assert mix.normalised_weights().tolist() == [0, 0, 1]
+    assert mix.normalized_weights().tolist() == [0, 0, 1]
     assert mix.penalty() == 0
 
 
@@ -58,22 +58,22 @@ def test_penalty_leaves_gamma_free():
     torch.testing.assert_close(mix_with().penalty(), torch.tensor(0.35))
 
 
-def test_normalisation_counts_marked_positions_only(mask):
+def test_normalization_counts_marked_positions_only(mask):
     layer = torch.randn(2, 5, 8).double()
-    found = normalise_layer(layer, mask, 1e-12)
+    found = normalize_layer(layer, mask, 1e-12)
     values = layer[mask]
     torch.testing.assert_close(found, (layer - values.mean()) / (values.var(unbiased=False) + 1e-12).sqrt())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_normalisation_of_half_precision(dtype):
+def test_normalization_of_half_precision(dtype):
     """655,360 elements: more than float16 can count, and far more than bfloat16 can add up."""
     layer, mask = (torch.randn(32, 20, 1024) + 3).to(dtype), torch.ones(32, 20, dtype=torch.bool)
-    expected = normalise_layer(layer.float(), mask, 1e-12)
-    torch.testing.assert_close(normalise_layer(layer, mask, 1e-12).float(), expected, rtol=0, atol=0.02)
+    expected = normalize_layer(layer.float(), mask, 1e-12)
+    torch.testing.assert_close(normalize_layer(layer, mask, 1e-12).float(), expected, rtol=0, atol=0.02)
 
 
-def test_normalised_mix_is_zero_at_padding(layers, mask):
+def test_normalized_mix_is_zero_at_padding(layers, mask):
     mixed = mix_with(scalar_mix_layer_norm="tokens")(layers, mask, mask)
     assert (mixed[~mask] == 0).all() and (mixed[mask] != 0).all()
 

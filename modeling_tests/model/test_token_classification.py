@@ -50,7 +50,7 @@ def tiny_tagger(**overrides):
     return model
 
 
-def labelled(batch, tags):
+def labeled(batch, tags):
     """`labels` of a batch from one list of tags a sentence."""
     labels = torch.full_like(batch["input_ids"], -100)
     labels[words_of(batch)] = torch.tensor([tag for row in tags for tag in row])
@@ -92,7 +92,7 @@ def brute_force(model, emissions, gold=None):
 class TestField:
     def test_loss_is_the_negative_log_likelihood_of_a_word(self, options, side):
         model, batch = tiny_tagger(**options).double(), batch_of(SENTENCES, side, 9)
-        labels = labelled(batch, GOLD)
+        labels = labeled(batch, GOLD)
         emissions = model.classifier(model.encode_words(**batch)[0])
         total = sum(
             brute_force(model, values[kept], gold)
@@ -123,7 +123,7 @@ class TestField:
 
 def test_gradients_of_small_batches_add_up_to_the_large_one():
     model, batch = tiny_tagger(**WHOLE, scalar_mix_l2=0.1).double().train(), batch_of(SENTENCES)
-    labels = labelled(batch, GOLD)
+    labels = labeled(batch, GOLD)
     labels[2, 3] = -100  # some tag, in the middle of a sentence
     model(**batch, labels=labels, num_items_in_batch=11).loss.backward()
     whole = {name: weight.grad.clone() for name, weight in model.named_parameters()}
@@ -138,9 +138,9 @@ def test_gradients_of_small_batches_add_up_to_the_large_one():
 
 def test_a_word_of_unknown_tag_has_every_tag():
     model, batch = tiny_tagger(**FIELD).double(), batch_of(["a cat sat"])
-    unknown = labelled(batch, [[1, -100, 0]])
+    unknown = labeled(batch, [[1, -100, 0]])
     # After B-PER and before O stand five tags; I-LOC is none of them.
-    each = [model(**batch, labels=labelled(batch, [[1, tag, 0]])).loss * 3 for tag in (0, 1, 2, 3)]
+    each = [model(**batch, labels=labeled(batch, [[1, tag, 0]])).loss * 3 for tag in (0, 1, 2, 3)]
     expected = -torch.logsumexp(-torch.stack(each), 0) / 2
     torch.testing.assert_close(model(**batch, labels=unknown).loss, expected)
     nothing = torch.full_like(unknown, -100)
@@ -162,12 +162,12 @@ class TestLabels:
 
     def test_of_any_integer_type(self, options):
         model, batch = tiny_tagger(**options), batch_of(SENTENCES)
-        labels = labelled(batch, GOLD)
+        labels = labeled(batch, GOLD)
         assert model(**batch, labels=labels.int()).loss == model(**batch, labels=labels).loss
 
     def test_of_another_shape_or_type(self, options):
         model, batch = tiny_tagger(**options), batch_of(SENTENCES)
-        labels = labelled(batch, GOLD)
+        labels = labeled(batch, GOLD)
         with pytest.raises(ValueError, match=r"labels have shape \(5, 7\).*expected \(5, 8\) integers, one for each"):
             model(**batch, labels=labels[:, :-1])
         with pytest.raises(ValueError, match="type torch.float32: expected"):
@@ -184,7 +184,7 @@ def test_predictions_of_a_linear_tagger():
 
 def test_tuple_output_and_half_precision():
     model, batch = tiny_tagger(**WHOLE), batch_of(SENTENCES)
-    labels = labelled(batch, GOLD)
+    labels = labeled(batch, GOLD)
     loss, logits = model(**batch, labels=labels, return_dict=False)[:2]
     assert torch.equal(logits, model(**batch).logits)
     with_large_weights(model, 0.3)
@@ -223,7 +223,7 @@ def test_device_map(tmp_path):
         offload_folder=tmp_path / "offload",
     )
     assert placed.crf.transitions.is_meta
-    labels = labelled(batch, GOLD)
+    labels = labeled(batch, GOLD)
     for found, expected in zip(placed(**batch, labels=labels)[:2], model(**batch, labels=labels)[:2], strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert placed.predict(**batch) == model.predict(**batch)
@@ -232,18 +232,18 @@ def test_device_map(tmp_path):
 def test_lora_beside_a_field_of_its_own():
     peft = pytest.importorskip("peft")
     model, batch = tiny_tagger(**WHOLE), batch_of(SENTENCES)
-    before, labels = model(**batch).logits, labelled(batch, GOLD)
+    before, labels = model(**batch).logits, labeled(batch, GOLD)
     settings = peft.LoraConfig(r=2, target_modules=["input_proj", "hidden_proj"], modules_to_save=["classifier", "crf"])
     adapted = peft.get_peft_model(model, settings)
     torch.testing.assert_close(adapted(**batch).logits, before, rtol=0, atol=1e-5)
-    optimiser = torch.optim.SGD([weight for weight in adapted.parameters() if weight.requires_grad], lr=0.02)
+    optimizer = torch.optim.SGD([weight for weight in adapted.parameters() if weight.requires_grad], lr=0.02)
     losses = []
     for _ in range(5):
         loss = adapted(**batch, labels=labels).loss
         losses.append(loss.item())
         loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
     assert losses[-1] < 0.9 * losses[0]
     trained = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
     for part in ("task_layers.layers.0.forward_lstm.input_proj.lora_A", "crf.modules_to_save.default.transitions"):
@@ -256,7 +256,7 @@ class TestBadInput:
     @pytest.mark.parametrize("label", [5, -1])
     def test_labels_out_of_range(self, label):
         model, batch = tiny_tagger(**FIELD), batch_of(SENTENCES)
-        labels = labelled(batch, GOLD)
+        labels = labeled(batch, GOLD)
         labels[1, 1] = label
         with pytest.raises(ValueError, match=f"label {label}: expected 0 to 4, or -100 for none"):
             model(**batch, labels=labels)
@@ -264,14 +264,14 @@ class TestBadInput:
     def test_labels_outside_of_the_sentence(self):
         model, batch = tiny_tagger(**FIELD), batch_of(SENTENCES)
         for column in (0, 2, 4):  # both boundaries and padding
-            labels = labelled(batch, GOLD)
+            labels = labeled(batch, GOLD)
             labels[1, column] = 0
             with pytest.raises(ValueError, match=f"label 0 at row 1, position {column}, .*boundary or padding"):
                 model(**batch, labels=labels)
 
     def test_labels_that_no_sequence_has(self):
         model, batch = tiny_tagger(**FIELD), batch_of(SENTENCES)
-        labels = labelled(batch, [[1, 2, 0], [3], [0, 0, 3, 2, 2, 3], [0, 0], []])
+        labels = labeled(batch, [[1, 2, 0], [3], [0, 0, 3, 2, 2, 3], [0, 0], []])
         with pytest.raises(
             ValueError, match="labels of row 2: 'I-PER' at word 3, after 'B-LOC' at word 2, which no BIO"
         ):
@@ -438,7 +438,7 @@ class TestLayersOverTheEncoder:
             tiny_config(**FIELD, crf_label_weights=weights, crf_weight_strategy=strategy)
         ).eval()
         model.load_state_dict(plain.state_dict())
-        labels = labelled(batch, GOLD)
+        labels = labeled(batch, GOLD)
         found, expected = model(**batch, labels=labels), plain(**batch, labels=labels)
         assert torch.equal(found.logits, expected.logits) and found.loss != expected.loss
         total = -model.crf.log_likelihood(found.emissions, labels, words_of(batch)).sum()

@@ -443,12 +443,12 @@ def test_a_tagger_learns():
     model = ElmoForTokenClassification(tiny_config(**TRANSFORMER, num_labels=2)).train()
     batch = batch_of(["no no no no no", "no no no"])
     labels = (torch.arange(7) % 2).repeat(2, 1).where(batch["attention_mask"].bool(), -100)
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(40):
         loss = model(**batch, labels=labels).loss
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert loss < 0.05
     assert torch.equal(model.eval()(**batch).logits.argmax(-1)[0], labels[0])
 

@@ -25,7 +25,7 @@ from elmo_hf.pretraining import (
     PretrainingSettings,
     StreamingObjective,
     build_character_dictionary,
-    build_optimiser,
+    build_optimizer,
     clip_gradients,
     loop,
     multiplies_bfloat16,
@@ -78,7 +78,7 @@ def test_takes_the_steps_of_a_plain_loop(corpus: Path, tmp_path: Path, accumulat
     model = ElmoForPreTraining.from_pretrained(tmp_path / "first" / "model").train()
     tokenizer = ElmoTokenizer.from_pretrained(tmp_path / "first" / "model")
     objective = StreamingObjective(model, num_samples=run.num_samples, seed=run.seed, reset_states=resets)
-    optimiser, _ = build_optimiser(model, run)
+    optimizer, _ = build_optimizer(model, run)
     streams, state = open_streams(run, tokenizer, 0, 1), None
     for _ in range(4):
         for _ in range(accumulation):
@@ -86,8 +86,8 @@ def test_takes_the_steps_of_a_plain_loop(corpus: Path, tmp_path: Path, accumulat
             state = result.state
             (result.loss * run.unroll_steps / accumulation).backward()
         clip_gradients(model.parameters(), run.max_gradient_norm)
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
 
     summary = pretrain(run)
     assert summary.model_folder is None
@@ -518,7 +518,7 @@ def test_a_schedule_finds_its_end_in_the_text(
     assert summary.step == 5
     assert_same_weights(halves / "model", stored.parent)
     assert AutoTokenizer.from_pretrained(halves / "model").tokenize("kara lose !") == ["kara", "lose", "!"]
-    assert "| optimiser steps | 5 |" in (halves / "model" / "README.md").read_text()
+    assert "| optimizer steps | 5 |" in (halves / "model" / "README.md").read_text()
     pretrain(settings(corpus, halves, **changed))
     pretrain(settings(corpus, tmp_path / "whole", **changed))
     assert losses(halves) == losses(tmp_path / "whole")

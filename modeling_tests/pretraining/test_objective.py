@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoState
 from elmo_hf.pretraining.objective import StreamingObjective
-from elmo_hf.pretraining.optimiser import OptimiserSettings, build_optimiser, clip_gradients
+from elmo_hf.pretraining.optimizer import OptimizerSettings, build_optimizer, clip_gradients
 from elmo_hf.pretraining.settings import default_cutoffs
 from elmo_hf.pretraining.streams import StreamBatch
 
@@ -69,19 +69,19 @@ def test_three_steps_of_bilm_tf(reference: Path) -> None:
     assert not loaded.unexpected_keys
     assert all("scalar_mixes" in name for name in loaded.missing_keys)
     objective = StreamingObjective(model, loss="full").train()
-    optimiser, schedule = build_optimiser(objective, OptimiserSettings())
+    optimizer, schedule = build_optimizer(objective, OptimizerSettings())
     assert schedule is None
     weights = dict(model.named_parameters())
     # The run was one step old when its variables were written.
     for name, accumulator in from_tensorflow(folder / "weights_before.npz", config, "/Adagrad", 1.0).items():
-        optimiser.state[weights[name]]["sum"].copy_(accumulator)
+        optimizer.state[weights[name]]["sum"].copy_(accumulator)
     state, norms = None, []
     for batch in reference_batches(folder / "batches.npz"):
         result = objective(batch, state)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (result.loss * options["unroll_steps"]).backward()
         norms.append(float(clip_gradients(objective.parameters(), options["all_clip_norm_val"])))
-        optimiser.step()
+        optimizer.step()
         state = result.state
     assert len(norms) == 3
     assert min(norms) > options["all_clip_norm_val"], "the reference must exercise the clipping"
@@ -89,7 +89,7 @@ def test_three_steps_of_bilm_tf(reference: Path) -> None:
         torch.testing.assert_close(weights[name].detach(), expected, atol=1e-6, rtol=0)
     # The rows that TensorFlow does not have must not have moved: their accumulators keep the initial 1.
     for name, expected in from_tensorflow(folder / "weights_after.npz", config, "/Adagrad", 1.0).items():
-        torch.testing.assert_close(optimiser.state[weights[name]]["sum"], expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(optimizer.state[weights[name]]["sum"], expected, atol=1e-6, rtol=0)
 
 
 def reference_loss(objective: StreamingObjective, batch: StreamBatch) -> torch.Tensor:
@@ -325,14 +325,14 @@ def test_bfloat16_products(loss: str) -> None:
 def test_only_the_softmax_learns_while_the_bilm_is_frozen() -> None:
     model = ElmoForPreTraining(small_config())
     objective = StreamingObjective(model, num_samples=8, sparse_gradients=True)
-    optimiser, _ = build_optimiser(model, OptimiserSettings())
+    optimizer, _ = build_optimizer(model, OptimizerSettings())
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     moved = []
     for frozen in (True, False):
         model.freeze_bilm(frozen)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         objective(small_batch()).loss.backward()
-        optimiser.step()
+        optimizer.step()
         moved.append({name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])})
     assert moved[0] == {"softmax.weight", "softmax.bias"}
     assert moved[1] == {name for name in before if "scalar_mixes" not in name}

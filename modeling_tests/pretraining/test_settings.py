@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import HfArgumentParser
 
-from elmo_hf.pretraining import OptimiserSettings, PretrainingSettings
+from elmo_hf.pretraining import OptimizerSettings, PretrainingSettings
 from elmo_hf.pretraining.settings import RECIPES
 
 NEEDED: dict[str, Any] = {"train_data": ["text.txt"], "output_dir": "run", "vocabulary": "vocab.txt"}
@@ -52,9 +52,9 @@ def test_samples_and_warm_up_follow_what_there_is() -> None:
     assert PretrainingSettings(**NEEDED, num_samples=9, loss="full").fitted(words=5, steps=None).num_samples == 9
 
 
-def test_has_every_option_of_the_optimiser() -> None:
+def test_has_every_option_of_the_optimizer() -> None:
     ours = {field.name: field.default for field in dataclasses.fields(PretrainingSettings)} | RECIPES["bilm-tf"]
-    for field in dataclasses.fields(OptimiserSettings):
+    for field in dataclasses.fields(OptimizerSettings):
         assert ours[field.name] == (0.2 if field.name == "learning_rate" else field.default)
 
 

@@ -195,8 +195,8 @@ def test_a_run_interrupted_and_resumed_is_the_same_bit_for_bit(corpus: Path, tmp
 
 def test_a_run_learns_and_can_be_taken_further(corpus: Path, tmp_path: Path) -> None:
     shape = {**WORDS, "projection_size": 16, "word_embedding_size": 16, "feed_forward_size": 32, "num_hidden_layers": 1}
-    optimiser = {"optimizer": "adamw", "learning_rate": 0.03}
-    fields = {"loss": "full", "dropout": 0.0, "rows": 8, "epochs": 5, "max_steps": None, **optimiser}
+    optimizer = {"optimizer": "adamw", "learning_rate": 0.03}
+    fields = {"loss": "full", "dropout": 0.0, "rows": 8, "epochs": 5, "max_steps": None, **optimizer}
     first = pretrain(run_settings(corpus, tmp_path / "run", shape, evaluate_every=40, **fields))
     # Chance is 29; after a word there are three that may follow.
     assert first.held_out_perplexity is not None

@@ -126,8 +126,8 @@ class TestCollators:
         assert batch.keys() == expected.keys()
         for name, values in expected.items():
             assert torch.equal(batch[name], values), name
-        labelled = [{**example, "labels": [1] * len(example["input_ids"])} for example in examples]
-        batch = DataCollatorForTokenClassification(made)(labelled)
+        labeled = [{**example, "labels": [1] * len(example["input_ids"])} for example in examples]
+        batch = DataCollatorForTokenClassification(made)(labeled)
         assert torch.equal(batch["pos_tag_ids"], expected["pos_tag_ids"])
         assert made.pad(examples[0], padding="max_length", max_length=8)["pos_tag_ids"].count(0) == 4
 

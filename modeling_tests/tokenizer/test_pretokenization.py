@@ -85,7 +85,7 @@ def test_lone_surrogates_belong_to_words() -> None:
 
 @pytest.mark.parametrize("text", [text for text, _ in PENN_TREEBANK])
 def test_words_divided_by_spaces_stay_as_they_are(text: str) -> None:
-    """Text that is tokenised already, in the way of the rules, is not split again."""
+    """Text that is tokenized already, in the way of the rules, is not split again."""
     divided = " ".join(words(text))
     assert words(divided) == divided.split(" ")
 

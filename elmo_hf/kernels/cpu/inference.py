@@ -5,7 +5,7 @@ and rows that have read the same words from the same zero state, which are in th
 until they part. All rows of a batch begin so, at `<S>`; backwards, many part only before their full stop.
 
 The recurrence is a [`Recurrence`]: compiled C (`native_lstm`) where that serves, else PyTorch's operators around
-products with packed weights (`onednn`) or fast layers, as quantised ones are.
+products with packed weights (`onednn`) or fast layers, as quantized ones are.
 """
 
 import itertools

@@ -49,7 +49,7 @@ def _product_onednn(rows: Tensor, zero_point: int, packed: Any) -> Tensor:
 def _pack_fbgemm(weight: Tensor, scale: Tensor) -> Any:
     used = torch.backends.quantized.engine
     with warnings.catch_warnings():
-        # PyTorch means to remove its quantised tensors; where they are gone, the other kernel is left.
+        # PyTorch means to remove its quantized tensors; where they are gone, the other kernel is left.
         warnings.simplefilter("ignore")
         try:
             torch.backends.quantized.engine = "fbgemm"

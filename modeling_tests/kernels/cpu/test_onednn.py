@@ -91,11 +91,11 @@ def test_a_changed_weight_is_packed_again(change):
     assert not torch.equal(after, before)
 
 
-def test_a_step_of_an_optimiser():
-    for optimiser in (torch.optim.SGD, torch.optim.AdamW):
+def test_a_step_of_an_optimizer():
+    for optimizer in (torch.optim.SGD, torch.optim.AdamW):
         for fused in (False, True):
             layer, inputs = linear(), torch.randn(5, 17)
-            steps = optimiser(layer.parameters(), lr=0.1, fused=fused)
+            steps = optimizer(layer.parameters(), lr=0.1, fused=fused)
             for _ in range(2):
                 with torch.no_grad():
                     close(fast_linear(layer)(inputs), expected(layer, inputs))

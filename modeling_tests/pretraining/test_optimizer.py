@@ -1,4 +1,4 @@
-"""Optimisers against their formulas, sparse against dense, schedules, clipping, and gradients of several processes."""
+"""Optimizers against their formulas, sparse against dense, schedules, clipping, and gradients of several processes."""
 
 import copy
 import math
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining
-from elmo_hf.pretraining.optimiser import (
+from elmo_hf.pretraining.optimizer import (
     Adagrad,
-    OptimiserSettings,
-    build_optimiser,
+    OptimizerSettings,
+    build_optimizer,
     clip_gradients,
     fused_adagrad,
     reduce_row_gradients,
@@ -44,10 +44,10 @@ def sparse_rows(rows: list[int], values: Tensor, size: torch.Size) -> Tensor:
 def test_adagrad_formula() -> None:
     weight = nn.Parameter(torch.randn(4, 3, dtype=torch.float64))
     expected, total = weight.detach().clone(), torch.full((4, 3), 0.5, dtype=torch.float64)
-    optimiser = Adagrad([weight], lr=0.3, initial_accumulator_value=0.5)
+    optimizer = Adagrad([weight], lr=0.3, initial_accumulator_value=0.5)
     for _ in range(3):
         weight.grad = torch.randn(4, 3, dtype=torch.float64)
-        optimiser.step()
+        optimizer.step()
         total += weight.grad**2
         expected -= 0.3 * weight.grad / total.sqrt()
         torch.testing.assert_close(weight.detach(), expected, atol=1e-12, rtol=0)
@@ -95,7 +95,7 @@ def test_sparse_updates_are_the_dense_ones() -> None:
             weight.grad = other.grad.to_dense()
         dense.step()
         sparse.step()
-        assert others[0].grad is not None, "the gradient stays until it is zeroed, as with any optimiser"
+        assert others[0].grad is not None, "the gradient stays until it is zeroed, as with any optimizer"
         again = Adagrad(others)
         again.load_state_dict(copy.deepcopy(sparse.state_dict()))
         sparse = again
@@ -129,31 +129,31 @@ def test_clipping_reports_what_cannot_be_used() -> None:
 
 def test_default_is_the_original() -> None:
     model = tiny_model()
-    optimiser, schedule = build_optimiser(model, OptimiserSettings())
+    optimizer, schedule = build_optimizer(model, OptimizerSettings())
     assert schedule is None
-    assert isinstance(optimiser, Adagrad)
-    assert optimiser.param_groups[0]["lr"] == 0.2
-    assert optimiser.param_groups[0]["eps"] == 0
-    trained = {id(weight) for group in optimiser.param_groups for weight in group["params"]}
+    assert isinstance(optimizer, Adagrad)
+    assert optimizer.param_groups[0]["lr"] == 0.2
+    assert optimizer.param_groups[0]["eps"] == 0
+    trained = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
     assert trained == {id(weight) for name, weight in model.named_parameters() if "scalar_mixes" not in name}
-    assert all((state["sum"] == 1).all() for state in optimiser.state.values())
+    assert all((state["sum"] == 1).all() for state in optimizer.state.values())
 
 
 def test_adamw_decays_matrices_only() -> None:
-    optimiser, _ = build_optimiser(tiny_model(), OptimiserSettings(optimizer="adamw", weight_decay=0.1))
-    assert isinstance(optimiser, torch.optim.AdamW)
-    assert [group["weight_decay"] for group in optimiser.param_groups] == [0.1, 0.0]
-    assert all(weight.dim() >= 2 for weight in optimiser.param_groups[0]["params"])
-    assert all(weight.dim() == 1 for weight in optimiser.param_groups[1]["params"])
-    assert optimiser.param_groups[0]["lr"] == 1e-3
+    optimizer, _ = build_optimizer(tiny_model(), OptimizerSettings(optimizer="adamw", weight_decay=0.1))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+    assert all(weight.dim() >= 2 for weight in optimizer.param_groups[0]["params"])
+    assert all(weight.dim() == 1 for weight in optimizer.param_groups[1]["params"])
+    assert optimizer.param_groups[0]["lr"] == 1e-3
 
 
 def rates(total: int, **options: Any) -> list[float]:
-    optimiser, schedule = build_optimiser(tiny_model(), OptimiserSettings(learning_rate=2.0, **options), total)
+    optimizer, schedule = build_optimizer(tiny_model(), OptimizerSettings(learning_rate=2.0, **options), total)
     found = []
     for _ in range(total):
-        found.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
         schedule.step()
     return found
 
@@ -175,14 +175,14 @@ def test_schedules(optimizer: str) -> None:
 def test_a_schedule_that_follows_the_time() -> None:
     """Warm-up by steps, or the first tenth of the time where that is shorter; then down to zero with the time."""
     shares = [0.0, 0.01, 0.5, 0.75, 1.0]
-    options = OptimiserSettings(learning_rate=2.0, schedule="linear", warmup_steps=4)
-    optimiser, schedule = build_optimiser(tiny_model(), options, None, lambda done: shares[done])
+    options = OptimizerSettings(learning_rate=2.0, schedule="linear", warmup_steps=4)
+    optimizer, schedule = build_optimizer(tiny_model(), options, None, lambda done: shares[done])
     found = []
     for _ in shares[1:]:
-        found.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
         schedule.step()
-    assert [*found, optimiser.param_groups[0]["lr"]] == pytest.approx([0.5, 0.99, 1.0, 0.5, 0.0])
+    assert [*found, optimizer.param_groups[0]["lr"]] == pytest.approx([0.5, 0.99, 1.0, 0.5, 0.0])
 
 
 @pytest.mark.parametrize(
@@ -198,12 +198,12 @@ def test_a_schedule_that_follows_the_time() -> None:
 )
 def test_refusals(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build_optimiser(tiny_model(), OptimiserSettings(**options))
+        build_optimizer(tiny_model(), OptimizerSettings(**options))
 
 
 def test_warm_up_longer_than_the_run() -> None:
     with pytest.raises(ValueError, match="warmup_steps=9 leaves nothing of a run of 9 steps"):
-        build_optimiser(tiny_model(), OptimiserSettings(schedule="cosine", warmup_steps=9), 9)
+        build_optimizer(tiny_model(), OptimizerSettings(schedule="cosine", warmup_steps=9), 9)
 
 
 def _reduce_in_process(rank: int, port: int, folder: str) -> None:

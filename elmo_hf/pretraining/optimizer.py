@@ -1,4 +1,4 @@
-"""Optimisers and schedules of pretraining, and what happens to gradients before a step.
+"""Optimizers and schedules of pretraining, and what happens to gradients before a step.
 
 Source: bilm-tf `train` (Adagrad, `average_gradients`, `clip_grads`); TensorFlow 1's `AdagradOptimizer` and
 `clip_by_global_norm`.
@@ -19,8 +19,8 @@ from .settings import DEFAULT_LEARNING_RATE
 DECAY = 0.2
 
 
-class OptimiserOptions(Protocol):
-    """What `build_optimiser` reads of the settings of a run; see `OptimiserSettings` for the meanings."""
+class OptimizerOptions(Protocol):
+    """What `build_optimizer` reads of the settings of a run; see `OptimizerSettings` for the meanings."""
 
     @property
     def optimizer(self) -> str: ...
@@ -43,8 +43,8 @@ class OptimiserOptions(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimiserSettings:
-    """Options of `build_optimiser`; the defaults are bilm-tf's.
+class OptimizerSettings:
+    """Options of `build_optimizer`; the defaults are bilm-tf's.
 
     Attributes:
         optimizer: `"adagrad"` or `"adamw"`.
@@ -137,13 +137,13 @@ class Adagrad(torch.optim.Adagrad):
         parameter.index_add_(0, rows, values / sums.sqrt_(), alpha=-learning_rate)
 
 
-def build_optimiser(
+def build_optimizer(
     model: nn.Module,
-    settings: OptimiserOptions,
+    settings: OptimizerOptions,
     total_steps: int | None = None,
     share_of_run: Callable[[int], float] | None = None,
 ) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
-    """The optimiser of all weights of a language model, and the schedule of its learning rate.
+    """The optimizer of all weights of a language model, and the schedule of its learning rate.
 
     Weights that are frozen for the time being take part: without gradient they and their statistics stay as they are.
     The scalar mixes do not, which no language model reads.
@@ -151,12 +151,12 @@ def build_optimiser(
     Args:
         model: an `ElmoForPreTraining` or a module around it, before any distributed wrapping.
         settings: the run's options.
-        total_steps: optimiser steps of the run, for schedules that fall to zero.
+        total_steps: optimizer steps of the run, for schedules that fall to zero.
         share_of_run: in place of `total_steps`, for a run of so many hours: what part of it lies behind, from 0 to 1,
             given the steps done.
 
     Returns:
-        The optimiser, and the scheduler, to be stepped after each optimiser step; `None` for a constant rate.
+        The optimizer, and the scheduler, to be stepped after each optimizer step; `None` for a constant rate.
 
     Raises:
         ValueError: unknown names, or a schedule without what it needs.
@@ -168,15 +168,15 @@ def build_optimiser(
     rate = DEFAULT_LEARNING_RATE[settings.optimizer] if rate is None else rate
     if not rate > 0 or math.isinf(rate):
         raise ValueError(f"learning_rate={rate}: expected a positive number")
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     if settings.optimizer == "adagrad":
-        optimiser = Adagrad([weight for _, weight in named], rate, settings.initial_accumulator)
+        optimizer = Adagrad([weight for _, weight in named], rate, settings.initial_accumulator)
     else:
         groups = [
             {"params": [weight for _, weight in named if weight.dim() >= 2], "weight_decay": settings.weight_decay},
             {"params": [weight for _, weight in named if weight.dim() < 2], "weight_decay": 0.0},
         ]
-        optimiser = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             groups,
             lr=rate,
             betas=(settings.adam_beta1, settings.adam_beta2),
@@ -184,16 +184,16 @@ def build_optimiser(
             fused=True,
         )
     factor = _rate_factor(model, settings, total_steps, share_of_run)
-    return optimiser, None if factor is None else LambdaLR(optimiser, factor)
+    return optimizer, None if factor is None else LambdaLR(optimizer, factor)
 
 
 def _rate_factor(
     model: nn.Module,
-    settings: OptimiserOptions,
+    settings: OptimizerOptions,
     total_steps: int | None,
     share_of_run: Callable[[int], float] | None,
 ) -> Callable[[int], float] | None:
-    """What the learning rate is multiplied by, as a function of the optimiser steps done; `None` for always 1."""
+    """What the learning rate is multiplied by, as a function of the optimizer steps done; `None` for always 1."""
     warmup, schedule = settings.warmup_steps, settings.schedule
     if schedule not in ("constant", "linear", "cosine", "constant-then-linear", "noam"):
         raise ValueError(
@@ -254,7 +254,7 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> Tens
     TensorFlow's `clip_by_global_norm`: the factor is exactly max_norm / max(norm, max_norm).
 
     Args:
-        parameters: those of one optimiser step, gradients already averaged over processes.
+        parameters: those of one optimizer step, gradients already averaged over processes.
         max_norm: `None` only measures.
 
     Returns:

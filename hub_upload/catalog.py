@@ -167,7 +167,7 @@ def _nlpl(number: int, language: str, what: str, page: str, license: str | None,
     )
 
 
-CATALOGUE: dict[str, Published] = {
+CATALOG: dict[str, Published] = {
     each.name: each
     for each in (
         _english("small", "biLM, cells of 1024", 54, "2x1024_128_2048cnn_1xhighway"),
@@ -237,15 +237,15 @@ def find(name: str) -> Published:
         CheckpointError: none; the message names the nearest ones.
     """
     name = name.removeprefix(PREFIX)
-    if name in CATALOGUE:
-        return CATALOGUE[name]
+    if name in CATALOG:
+        return CATALOG[name]
     kind, _, number = name.partition("-")
     if kind == "nlpl" and number.isdecimal():
         many = f"{NLPL}/11/{number}.zip"
-        if found := next((each for each in CATALOGUE.values() if each.files[0].url == many), None):
+        if found := next((each for each in CATALOG.values() if each.files[0].url == many), None):
             return found
         page = "http://vectors.nlpl.eu/repository/"
         return _nlpl(int(number), "und", f"number {number} of the NLPL repository", page, None, confirmed=False)
-    near = get_close_matches(name, CATALOGUE, n=4, cutoff=0.4)
+    near = get_close_matches(name, CATALOG, n=4, cutoff=0.4)
     hint = f"; near it: {', '.join(near)}" if near else ""
     raise CheckpointError(f"{name!r}: no published original of this name{hint}; elmo-hub list names all")
