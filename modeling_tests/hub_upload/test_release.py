@@ -155,7 +155,7 @@ def test_the_question_about_size_and_license(mirror, place, monkeypatch):
     with pytest.raises(CheckpointError, match="elmo-hub release small --yes"):
         resolve("elmo:small")
     release("small", base_url=url_of(mirror), ask=lambda question: "yes")
-    with pytest.raises(CheckpointError, match="--force"):
+    with pytest.raises(CheckpointError, match="--overwrite"):
         release("small", base_url=url_of(mirror), yes=True)
 
 
