@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from elmo_hf.cli import Parser, Program, UsageError
-from elmo_hf.hub import add_facts, note_verification, push
+from elmo_hf.hub import PushReport, add_facts, note_verification, push
 
 from .common.content import read_text
 from .convert import convert
@@ -136,6 +136,7 @@ def _add_card(commands: Any) -> None:
     parser.add_argument("--license_name", metavar="NAME", help="its name, with --license other")
     parser.add_argument("--language", nargs="+", default=[], metavar="CODE", help="such as en")
     parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="training data, by names on the Hub")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_card)
 
 
@@ -151,6 +152,7 @@ def _add_push(commands: Any) -> None:
     parser.add_argument("name", metavar="NAME", help="of the repository, user/name")
     parser.add_argument("--dry_run", action="store_true", help="print files, sizes and card; send nothing")
     _add_repository(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_push)
 
 
@@ -173,6 +175,7 @@ def _add_release(commands: Any) -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask about size and license")
     parser.add_argument("--push", metavar="USER/NAME", help="publish it on the Hub, too")
     _add_repository(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_release)
 
 
@@ -193,6 +196,7 @@ def _add_list(commands: Any) -> None:
         description="List the published originals: size, license, language, what is kept here.",
         example="elmo-hub list",
     )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_list)
 
 
@@ -259,46 +263,56 @@ def _verify(options: dict[str, Any]) -> int:
 
 
 def _card(options: dict[str, Any]) -> int:
-    print(add_facts(options.pop("folder"), **options))
+    facts = {name: options[name] for name in ("license", "license_name", "language", "datasets")}
+    card = str(add_facts(options["folder"], **facts))
+    _print(options, {"folder": str(options["folder"]), "card": card}, [card])
     return 0
 
 
 def _push(options: dict[str, Any]) -> int:
-    _publish(options, options["folder"], options["name"], dry_run=options["dry_run"])
+    report = _published(options, options["folder"], options["name"], dry_run=options["dry_run"])
+    _print(options, dataclasses.asdict(report), _lines_of_push(report, options["dry_run"]))
     return 0
 
 
-def _publish(options: dict[str, Any], folder: Path, name: str, dry_run: bool = False) -> None:
+def _published(options: dict[str, Any], folder: Path, name: str, dry_run: bool = False) -> PushReport:
     given = {key: options[key] for key in ("private", "revision", "branch", "pull_request", "message")}
-    report = push(folder, name, dry_run=dry_run, **given)
+    return push(folder, name, dry_run=dry_run, **given)
+
+
+def _lines_of_push(report: PushReport, dry_run: bool) -> list[str]:
     total = sum(size for _, size in report.files)
     if dry_run:
-        for file, size in report.files:
-            print(f"{size:>14,}  {file}")
-        print(f"{total:>14,}  in all\n\n{report.card}")
-        return
-    for file in report.deleted:
-        print(f"deleted: {file}")
-    print(f"{len(report.files)} files, {total:,} bytes -> {report.url}")
+        files = [f"{size:>14,}  {file}" for file, size in report.files]
+        return [*files, f"{total:>14,}  in all", "", report.card]
+    deleted = [f"deleted: {file}" for file in report.deleted]
+    return [*deleted, f"{len(report.files)} files, {total:,} bytes -> {report.url}"]
 
 
 def _release(options: dict[str, Any]) -> int:
     given = {key: options[key] for key in ("base_url", "softmax", "yes")}
     report: ReleaseReport = release(options["name"], options["output"], force=options["overwrite"], **given)
-    print(f"{report.item.name} -> {report.folder}")
-    print(f"passed: {report.verification.scaled:.2e}, tolerance {report.verification.tolerance:g}")
-    for note in report.notes:
-        print(f"note: {note}")
+    lines = [
+        f"{report.item.name} -> {report.folder}",
+        f"passed: {report.verification.scaled:.2e}, tolerance {report.verification.tolerance:g}",
+        *(f"note: {note}" for note in report.notes),
+    ]
+    record: dict[str, Any] = {"name": report.item.name, "folder": str(report.folder), "notes": report.notes}
+    record["difference"] = report.verification.scaled
     if options["push"]:
-        _publish(options, report.folder, options["push"])
+        pushed = _published(options, report.folder, options["push"])
+        lines += _lines_of_push(pushed, dry_run=False)
+        record["url"] = pushed.url
+    _print(options, record, lines)
     return 0
 
 
 def _list(options: dict[str, Any]) -> int:
-    rows = [("name", "size", "license", "language", "", "what it is"), *table()]
+    titles = ("name", "size", "license", "language", "kept", "what")
+    rows = [titles, *table()]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for row in rows:
-        print("  ".join([*(part.ljust(width) for part, width in zip(row[:5], widths, strict=True)), row[5]]))
+    lines = ["  ".join([*(map(str.ljust, row[:5], widths)), row[5]]) for row in rows]
+    _print(options, {"originals": [dict(zip(titles, row, strict=True)) for row in rows[1:]]}, lines)
     return 0
 
 
@@ -320,10 +334,11 @@ def _only(values: list[str], name: str) -> list[str]:
 
 def _tell(options: dict[str, Any], report: Any, lines: Sequence[str], **more: Any) -> None:
     """The report of a command: its lines, or with `--json` all of it."""
-    if options["json"]:
-        print(json.dumps({**dataclasses.asdict(report), **more}, default=str, ensure_ascii=False))
-    else:
-        print("\n".join(lines))
+    _print(options, {**dataclasses.asdict(report), **more}, lines)
+
+
+def _print(options: dict[str, Any], record: dict[str, Any], lines: Sequence[str]) -> None:
+    print(json.dumps(record, default=str, ensure_ascii=False) if options["json"] else "\n".join(lines))
 
 
 GROUPS = {

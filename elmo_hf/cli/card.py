@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from .output import add_json, tell
+
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
@@ -19,6 +21,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--license_name", metavar="NAME", help="its name, with --license other")
     parser.add_argument("--language", nargs="+", default=[], metavar="CODE", help="codes such as en")
     parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="training data, by names on the Hub")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -26,5 +29,7 @@ def run(options: dict[str, Any]) -> int:
     """Add the facts and print the card."""
     from elmo_hf.hub import add_facts
 
-    print(add_facts(Path(options.pop("folder")), **options))
+    facts = {name: options[name] for name in ("license", "license_name", "language", "datasets")}
+    card = add_facts(Path(options["folder"]), **facts)
+    tell(options, {"folder": options["folder"], "card": str(card)}, str(card))
     return 0
