@@ -343,6 +343,9 @@ class TestFillMask:
         config = tiny_config(vocab_size=len(words), mask_token_id=words.mask_token_id, mask_prior_weight=request.param)
         return with_large_weights(ElmoForMaskedLM(config)).eval()
 
+    def specials(self, words):
+        return [words.bos_token_id, words.eos_token_id, words.unk_token_id]
+
     def probabilities(self, model, words, text):
         """[gaps, vocabulary] of a text alone, from the top layer and the softmax's weights."""
         batch = words(text, return_tensors="pt")
@@ -354,6 +357,7 @@ class TestFillMask:
             weight, bias = model.softmax.weight[1:11], model.softmax.bias[1:11]
             before, after = weight @ top[gap - 1, :4] + bias, weight @ top[gap + 1, 4:] + bias
             scores = before.softmax(0) * after.softmax(0) / prior**model.config.mask_prior_weight
+            scores[[number - 1 for number in self.specials(words)]] = 0.0  # no answers
             row = torch.cat([torch.zeros(1), scores / scores.sum(), torch.zeros(1)])
             found = torch.cat([found, row[None].detach()])
         return found
@@ -374,10 +378,11 @@ class TestFillMask:
                 probabilities = self.probabilities(model, words, text)
                 assert len(found) == top_k and len(probabilities) == 1
                 self.check(words, found, probabilities[0])
-            # All words together, padding and mask at zero.
+            # All words together; padding, mask and special words at zero.
             if top_k == 12:
                 assert sum(item["score"] for item in found) == pytest.approx(1, abs=1e-5)
-                assert {item["token"] for item in found[-2:]} == {0, words.mask_token_id}
+                none = {0, words.mask_token_id, *self.specials(words)}
+                assert {item["token"] for item in found if item["score"] == 0} == none
         best, *others = fill(self.TEXTS[0])
         assert len(others) == 4
         filled = words(self.TEXTS[0].replace("<mask>", best["token_str"]))

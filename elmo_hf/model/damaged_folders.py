@@ -12,13 +12,17 @@ from transformers.utils import CONFIG_NAME
 FILES = (CONFIG_NAME, "generation_config.json", "model.safetensors.index.json")
 
 
+class DamagedFolderError(ValueError):
+    """A local folder cannot be read; the message names the file, what was found and the remedy."""
+
+
 @contextmanager
 def damage_named(name: str | os.PathLike[str]) -> Iterator[None]:
     """Context in which what is wrong with a local folder is an error that names the file."""
     folder = Path(name)
     try:
         yield
-    except (ImportError, NotImplementedError):
+    except (ImportError, NotImplementedError, DamagedFolderError):
         raise
     except Exception as error:
         told, damaged = str(error) or type(error).__name__, damaged_file(folder)
@@ -33,7 +37,7 @@ def damage_named(name: str | os.PathLike[str]) -> Iterator[None]:
             raise
         message = f"{damaged or folder}: {told}. Fetch or save the model again"
         if is_damage:
-            raise ValueError(message) from error
+            raise DamagedFolderError(message) from error
         error.args = (message,)
         raise
 

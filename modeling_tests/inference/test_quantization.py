@@ -230,6 +230,8 @@ def test_code_of_the_folder(tmp_path, monkeypatch):
     modules = str(tmp_path / "modules")
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", modules)
     monkeypatch.setattr(sys, "path", [modules, *sys.path])
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+        monkeypatch.delitem(sys.modules, name)  # of another test, from another place
     cls = get_class_from_dynamic_module("modeling_elmo.ElmoForTokenClassification", str(tmp_path / "model"))
     assert cls.__module__.startswith("transformers_modules") and cls is not ElmoForTokenClassification
     stranger = cls.from_pretrained(tmp_path / "model", config=cls.config_class.from_pretrained(tmp_path / "model"))

@@ -461,8 +461,9 @@ class TestSaving:
         tiny_model().save_pretrained(tmp_path)
         text = (tmp_path / "config.json").read_text()
         (tmp_path / "config.json").write_text(text[:100])
-        with pytest.raises(OSError, match="not a valid JSON"):
+        with pytest.raises(ValueError, match="config.json: ") as refused:
             ElmoModel.from_pretrained(tmp_path)
+        assert str(refused.value).count("Fetch or save") == 1
         (tmp_path / "config.json").write_text(text.replace('"cell_size": 6', '"cell_size": 7'))
         with pytest.raises(RuntimeError, match="mismatched"):
             ElmoModel.from_pretrained(tmp_path)

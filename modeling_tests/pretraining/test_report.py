@@ -33,7 +33,9 @@ def test_the_closing_line() -> None:
     left = RunSummary(
         step=7, words=5, seconds=1.0, forward_loss=None, backward_loss=None, checkpoint=Path("run/step-7")
     )
-    assert left.line() == "left at step 7; the same command continues from run/step-7"
+    continues, command = left.line().split("\n")
+    assert continues.startswith("left at step 7; the same command continues from run/step-7. ")
+    assert command == "  elmo-hf save-model ."
 
 
 def train(step: int) -> dict:

@@ -187,7 +187,7 @@ def test_tags_of_a_tagger(tokenizer):
 
 @pytest.mark.parametrize("cls", MODELS, ids=lambda cls: cls.__name__)
 def test_every_model_reads_them(tokenizer, cls):
-    config = tiny_config(vocab_size=len(tokenizer), num_pos_tags=len(TAGS))
+    config = tiny_config(vocab_size=len(tokenizer) + 4, num_pos_tags=len(TAGS))
     model = with_large_weights(cls(config)).eval()
     words = (["the", "dogs"], ["ran", "."])
     found = []

@@ -395,7 +395,7 @@ class TestRefused:
         for content, message in (
             (b"the\nfilm\n", "tokens.txt: begins with 'the', expected '@@UNKNOWN@@'"),
             (b"@@UNKNOWN@@\nthe\nthe\n", "vocabulary: .*'the' is listed already"),
-            (b"@@UNKNOWN@@\n\xff\n", "tokens.txt: not UTF-8"),
+            (b"@@UNKNOWN@@\n\xff\n", "tokens.txt, line 2: byte 0xff is not UTF-8"),
             (None, "tokens.txt: no such file"),
         ):
             if content is None:
