@@ -179,13 +179,13 @@ def _parsed(parser: argparse.ArgumentParser, parse: Callable[[list[str]], Any], 
         arguments = [each for each in arguments if each.startswith("-") or each != "..."]
         for action in parser._actions:
             action.required = False
-            if not action.option_strings:
+            if not action.option_strings and action.nargs != argparse.REMAINDER:
                 action.nargs = "*"
                 action.type = action.choices = None
         for group in parser._mutually_exclusive_groups:
             group.required = False
     try:
-        options, rest = parse(arguments)
+        options, rest = parse([each for each in arguments if each not in ("--help", "--help_all")])
     except SystemExit as error:
         raise AssertionError(f"{parser.prog} refuses {shlex.join(arguments)}") from error
     rest = [each for each in rest if each.startswith("-")]

@@ -5,6 +5,7 @@ tests of its own.
 """
 
 import gzip
+import itertools
 import re
 import shutil
 from pathlib import Path
@@ -57,7 +58,9 @@ MODELS = {
 def made(tmp_path_factory):
     """A folder with all files that the pages name."""
     root = tmp_path_factory.mktemp("documents")
-    tokenizer = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", *dict.fromkeys(ENGLISH.split())], max_characters_per_word=9)
+    tokenizer = ElmoTokenizer(
+        vocab=["<S>", "</S>", "<UNK>", *dict.fromkeys(ENGLISH.split())], max_characters_per_word=9
+    )
     known = {"vocab_size": len(tokenizer), "mask_token_id": tokenizer.mask_token_id}
     for name, (kind, overrides) in MODELS.items():
         torch.manual_seed(0)
@@ -97,7 +100,7 @@ def check(block: Block) -> None:
 def run_page(page: Path, slow: bool) -> None:
     names: dict[str, object] = {}
     for block in blocks(page):
-        if block.test == "no_run" or block.test and not slow:
+        if block.test == "no_run" or (block.test and not slow):
             check(block)
         elif block.language == "sh":
             run_commands(block.text)
@@ -115,7 +118,7 @@ def test_blocks(page, place):
 def test_slow_blocks(page, place):
     for block in blocks(page):
         for words in commands(block.text) if block.test == "slow" and block.language == "sh" else []:
-            for option, value in zip(words, words[1:], strict=False):
+            for option, value in itertools.pairwise(words):
                 if option in ("--output", "--output_dir") and (place / value).exists():
                     shutil.rmtree(place / value) if (place / value).is_dir() else (place / value).unlink()
     run_page(page, slow=True)
