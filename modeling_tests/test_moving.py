@@ -4,11 +4,8 @@ Old lines of programs without such classes are parsed only.
 """
 
 import ast
-import re
-import shlex
 import shutil
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import h5py
@@ -16,17 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-import elmo_hf.cli
 import elmo_hf.compat.allennlp
 import elmo_hf.compat.elmoformanylangs
 import elmo_hf.compat.simple_elmo
-import hub_upload.cli
 from hub_upload import convert
+from modeling_tests.documents import ROOT, blocks, run_commands, run_python
 from modeling_tests.hub_upload.checkpoints import options, write_bilm
 from modeling_tests.hub_upload.many_languages import write_model
 
-PAGES = Path(__file__).resolve().parent.parent / "docs" / "moving"
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = ROOT / "docs" / "moving"
 SENTENCES = ["First sentence .", "the neural network", "Another ."]
 VOCABULARY = ["<S>", "</S>", "<UNK>", *dict.fromkeys(" ".join(SENTENCES).split())]
 
@@ -41,11 +36,6 @@ OLD_MODULES = {
     "elmoformanylangs": elmo_hf.compat.elmoformanylangs,
 }
 WITH_OLD_LINES = ("allennlp.md", "simple_elmo.md", "elmoformanylangs.md")
-
-
-def blocks(page):
-    """(language, text) of a page's blocks."""
-    return FENCE.findall((PAGES / page).read_text(encoding="utf-8"))
 
 
 def side(diff, mark):
@@ -79,27 +69,19 @@ def old_modules(monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
 
 
-def run_commands(text):
-    for line in text.replace("\\\n", " ").splitlines():
-        program, *arguments = shlex.split(line)
-        main = {"elmo-hf": elmo_hf.cli.main, "elmo-hub": hub_upload.cli.main}[program]
-        assert main(arguments) == 0, line
-
-
 def run_page(page, mark):
     names = {}
-    for number, (language, text) in enumerate(blocks(page)):
-        if language == "sh":
-            run_commands(text)
-            continue
-        code = text if language == "python" else side(text, mark)
-        exec(compile(code, f"{page}, block {number}", "exec"), names)
+    for block in blocks(PAGES / page):
+        if block.language == "sh":
+            run_commands(block.text)
+        else:
+            code = block.text if block.language == "python" else side(block.text, mark)
+            run_python(block._replace(text=code), page, names)
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in PAGES.glob("*.md") if path.name != "README.md"))
 def test_new_lines(page, place):
-    assert {language for language, _ in blocks(page)} <= {"python", "diff", "sh"}
-    if any("token_embeddings.hdf5" in text for language, text in blocks(page) if language == "sh"):
+    if any("token_embeddings.hdf5" in block.text for block in blocks(PAGES / page) if block.language == "sh"):
         write_token_embeddings(place)
     torch.manual_seed(0)
     run_page(page, "+")
@@ -113,9 +95,9 @@ def test_old_lines(page, place, old_modules):
 
 def test_old_lines_are_python():
     for path in PAGES.glob("*.md"):
-        for language, text in blocks(path.name):
-            if language == "diff":
-                ast.parse(side(text, "-"))
+        for block in blocks(path):
+            if block.language == "diff":
+                ast.parse(side(block.text, "-"))
 
 
 def test_the_index_names_every_page():
