@@ -19,6 +19,8 @@ from elmo_hf import BatchEmbedder, embed
 from elmo_hf.cli import main
 from modeling_tests.corpus_embedding.corpora import model_and_tokenizer, sentences, write_text
 
+# A busy machine begins slowly.
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
