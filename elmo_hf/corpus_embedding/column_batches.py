@@ -73,7 +73,8 @@ class BatchEmbedder:
             if value < 1:
                 raise ValueError(f"{name}={value}: expected at least 1")
         # Other processes may work in other folders.
-        self.model = os.path.abspath(model) if model is not None and os.path.isdir(model) else model
+        name = None if model is None else os.fspath(model)
+        self.model = os.path.abspath(name) if name is not None and os.path.isdir(name) else name
         self.layers, self.dtype, self.text_column = layers, dtype, text_column
         self.pre_tokenization, self.batch_words, self.chunk_words = pre_tokenization, batch_words, chunk_words
         self.device = device
@@ -163,7 +164,7 @@ class BatchEmbedder:
 
 @lru_cache(maxsize=1)  # data libraries unpickle the same embedder many times in a process
 def _opened(
-    model: Name | None,
+    model: str | None,
     layers: Layers,
     dtype: str,
     pre_tokenization: str | None,

@@ -19,6 +19,7 @@ from elmo_hf import BatchEmbedder, embed
 from elmo_hf.cli import main
 from modeling_tests.corpus_embedding.corpora import model_and_tokenizer, sentences, write_text
 
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
