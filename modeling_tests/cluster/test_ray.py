@@ -21,7 +21,8 @@ from modeling_tests.corpus_embedding.corpora import model_and_tokenizer, sentenc
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+# Three processes that import Ray and PyTorch begin in each call.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
