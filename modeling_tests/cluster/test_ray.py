@@ -166,7 +166,7 @@ def when_some_are_written(output: Path, count: int, act: Callable[[], None]) -> 
     """A thread that acts once as many shards lie in the output."""
 
     def watch() -> None:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 900
         while len(list(output.glob("*.parquet"))) < count and time.monotonic() < end:
             time.sleep(0.02)
         act()
