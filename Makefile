@@ -5,6 +5,7 @@
 #   make check   ruff (lint and format) and mypy
 #   make slow    the tests marked slow
 #   make clients minicons, lm-evaluation-harness and sentence-transformers read our models, in an environment of their own
+#   make ray     corpora over the two nodes of a Ray cluster, in an environment of its own
 #   make oldest  the oldest supported transformers, torch and huggingface_hub; make newest: the newest ones
 #   make package       source distribution and wheel in dist/, checked by twine
 #   make install-test  the wheel of dist/ in a fresh environment without a C compiler: import, commands, kernels
@@ -23,7 +24,7 @@ WORKERS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test check slow clients oldest newest package install-test wheels actions clean
+.PHONY: demo test check slow clients ray oldest newest package install-test wheels actions clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.train
@@ -43,12 +44,16 @@ slow: $(VENV)/.dev
 clients: $(VENV)-clients/.installed
 	$(TEST_ENV) $(<D)/$(PROGRAMS)/python -m pytest modeling_tests/clients
 
+ray: $(VENV)-ray/.installed
+	$(TEST_ENV) $(<D)/$(PROGRAMS)/python -m pytest modeling_tests/cluster
+
 oldest newest: %: $(VENV)-%/.installed
 	$(TEST_ENV) $(<D)/$(PROGRAMS)/python -m pytest modeling_tests/model modeling_tests/tokenizer modeling_tests/test_pipelines.py \
 	    modeling_tests/test_remote_code.py modeling_tests/test_requirements.py -m "not slow"
 
 # What each of these environments holds beside the package.
 $(VENV)-clients/.installed: REQUIREMENTS := -e '.[clients]'
+$(VENV)-ray/.installed: REQUIREMENTS := -e '.[range,ray]'
 $(VENV)-oldest/.installed: REQUIREMENTS := -e '.[range]' -c oldest.txt
 $(VENV)-newest/.installed: REQUIREMENTS := --upgrade -e '.[range]'
 $(VENV)-package/.installed: REQUIREMENTS := 'build>=1.2,<2' 'twine>=6,<8'

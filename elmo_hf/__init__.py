@@ -13,7 +13,7 @@ from elmo_hf.version import __version__
 if TYPE_CHECKING:
     from elmo_hf.atomic import appearing_folder
     from elmo_hf.collators import ElmoDataCollatorForMultipleChoice
-    from elmo_hf.corpus_embedding import CorpusEmbedding, OutputConflictError, embed_corpus
+    from elmo_hf.corpus_embedding import BatchEmbedder, CorpusEmbedding, OutputConflictError, embed_corpus
     from elmo_hf.inference.answers import Answer, answer_question, answers_from_spans, question_answering_features
     from elmo_hf.inference.classifying import classify_document
     from elmo_hf.inference.documents import embed_document
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "atomic": ["appearing_folder"],
     "collators": ["ElmoDataCollatorForMultipleChoice"],
-    "corpus_embedding": ["CorpusEmbedding", "OutputConflictError", "embed_corpus"],
+    "corpus_embedding": ["BatchEmbedder", "CorpusEmbedding", "OutputConflictError", "embed_corpus"],
     "inference.answers": ["Answer", "answer_question", "answers_from_spans", "question_answering_features"],
     "inference.classifying": ["classify_document"],
     "inference.documents": ["embed_document"],

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .models import add_model, chosen_model, chosen_output
-from .options import say
+from .options import UsageError, say
 from .output import add_json, tell
 from .text import add_encoding, add_pos_options, add_pre_tokenization, files_of
 
@@ -74,6 +74,17 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="on a CPU: megabytes of words' vectors kept within a shard, 0 for none",
     )
+    group = parser.further_group("a cluster")
+    group.add_argument(
+        "--engine",
+        choices=("processes", "ray"),
+        default="processes",
+        help="ray: the workers of a Ray cluster, which read and write Parquet by paths and addresses (s3://...) that "
+        "all machines reach; a file that cannot be read is named in the end, and the others are done",
+    )
+    group.add_argument("--address", metavar="HOST:PORT", help="of the Ray cluster (default: a new one on this machine)")
+    group.add_argument("--workers", type=int, metavar="N", help="at most so many (default: one for each CPU, or GPU)")
+    group.add_argument("--gpus_per_worker", type=float, default=0, metavar="N", help="also a part of one; 0: on CPUs")
     group = parser.further_group("carried state")
     group.add_argument(
         "--carry_state",
@@ -118,18 +129,17 @@ def run(options: dict[str, Any]) -> int:
     import torch
 
     from elmo_hf import embed_corpus
+    from elmo_hf.corpus_embedding.ray_engine import embed_by_ray
 
-    sources, precision, json = files_of(options.pop("input")), options.pop("precision"), options.pop("json")
-    summary = embed_corpus(
-        sources,
-        output,
-        model,
-        model_dtype=None if precision in (None, "int8") else getattr(torch, precision),
-        int8=precision == "int8",
-        word_cache_megabytes=options.pop("word_cache_mb") or None,
-        sentence_index=not options.pop("forget_sentences"),
-        **options,
-    )
+    precision, json = options.pop("precision"), options.pop("json")
+    options["model_dtype"] = None if precision in (None, "int8") else getattr(torch, precision)
+    options["int8"] = precision == "int8"
+    options["word_cache_megabytes"] = options.pop("word_cache_mb") or None
+    if _by_ray(options, str(output)):
+        summary = embed_by_ray(options.pop("input"), output, model, **options)
+    else:
+        options["sentence_index"] = not options.pop("forget_sentences")
+        summary = embed_corpus(files_of(options.pop("input")), output, model, **options)
     if summary.is_first_process:
         record = {"output": str(summary.output), "sentences": summary.sentences, "words": summary.words}
         record |= {"shards": summary.shards, "new_shards": summary.new_shards}
@@ -137,3 +147,29 @@ def run(options: dict[str, Any]) -> int:
         tell({"json": json}, record, summary.line())
         say(f"read it with {summary.reading()}")
     return 0
+
+
+def _by_ray(options: dict[str, Any], output: str) -> bool:
+    """True for the engine `ray`; takes the options of the other engine out.
+
+    Raises:
+        UsageError: an option that the chosen engine does not know.
+    """
+    engine, file_format = options.pop("engine"), options["format"]
+    options["gpus"] = options.pop("gpus_per_worker")
+    if engine != "ray":
+        for name in ("address", "workers", "gpus"):
+            if options.pop(name):
+                raise UsageError(f"--{name.replace('gpus', 'gpus_per_worker')} is for --engine ray")
+        return False
+    if file_format not in (None, "parquet") or output.endswith((".hdf5", ".h5", ".safetensors")):
+        raise UsageError(f"--engine ray writes a folder of Parquet, not {file_format or output}: name it so")
+    if "-" in options["input"]:
+        raise UsageError("--engine ray reads no stdin: other machines do not see it. Put the text into a file")
+    for name in ("carry_state", "use_sentence_keys", "forget_sentences", "warm_up"):
+        if options.pop(name):
+            raise UsageError(f"--{name} is not for --engine ray")
+    if options.pop("rows") != 1:
+        raise UsageError("--rows is not for --engine ray")
+    del options["format"]
+    return True

@@ -31,14 +31,13 @@ from elmo_hf.tokenizer.pretokenization import check_pre_tokenization
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 from .carried import ShardStates
+from .column_batches import DTYPES
 from .output import Output, format_of_output
 from .plan import Plan, Shard, ShardReader, plan_shards
 from .processes import Processes
 from .sentence_keys import SentenceKeys
 from .shard_embedding import ShardEmbedder
 from .writers import IDENTIFIERS, Format, text_of
-
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,7 @@ def embed_corpus(
         if device is None and torch.cuda.is_available() and not is_given:
             device = f"cuda:{processes.local_rank % torch.cuda.device_count()}"
         embedder = open_embedder(
-            model, tokenizer, layers, boundaries, batch_words, 8, device, model_dtype, _DTYPES[dtype]
+            model, tokenizer, layers, boundaries, batch_words, 8, device, model_dtype, DTYPES[dtype]
         )
         if not corpus.is_tagged:
             embedder.refuse_without_pos_tags("pos_column or pos_separator, where the input has them")
@@ -266,7 +265,7 @@ def embed_corpus(
 def _check_options(
     dtype: str, pre_tokenization: str | None, shard_words: int, chunk_words: int, kind: Format, use_sentence_keys: bool
 ) -> None:
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: expected 'float32' or 'float16'")
     if pre_tokenization is not None:
         check_pre_tokenization(pre_tokenization)

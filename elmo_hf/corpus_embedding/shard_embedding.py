@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from elmo_hf.corpus.shards import Record
 from elmo_hf.corpus.tagged_text import Sentence, TaggedSentence
@@ -40,6 +41,25 @@ class ShardEmbedder:
     word_cache_megabytes: float | None
     carried: CarriedState | None = None
 
+    @property
+    def vector_type(self) -> VectorType:
+        """What all vectors have in common; of an embedder that says in which type they are stored."""
+        config = self.embedder.model.config
+        return VectorType(
+            config.num_mixed_layers if self.embedder.layers == "all" else None,
+            config.hidden_size,
+            np.dtype(str(self.embedder.stored).removeprefix("torch.")),
+        )
+
+    def embedded(self, records: Iterable[Record]) -> Iterator[tuple[Entry, Iterable[Vectors]]]:
+        """The vectors of each sentence, in their order, those of a long one in consecutive parts.
+
+        Raises:
+            ValueError: a sentence that is too long for the model, or vectors that `float16` cannot hold.
+        """
+        self._forget_words()
+        return self._embedded(self._entries(0, records))
+
     def write(
         self, shard: Shard, records: list[Record], path: Path, file_format: Format, part: ShardPart | None = None
     ) -> Generator[int, None, None]:
@@ -57,16 +77,8 @@ class ShardEmbedder:
             ValueError: a sentence that is too long for the model or the format, or vectors that `float16` cannot hold.
             OSError: the file cannot be written.
         """
-        if self.word_cache_megabytes is not None:
-            # Anew, so that not even rounding depends on which shards a process has read before.
-            self.embedder.model.cache_word_vectors(self.word_cache_megabytes)
-        entries = self._entries(shard.first, records)
-        config = self.embedder.model.config
-        vectors = VectorType(
-            config.num_mixed_layers if self.embedder.layers == "all" else None,
-            config.hidden_size,
-            np.dtype(str(self.embedder.stored).removeprefix("torch.")),
-        )
+        self._forget_words()
+        entries, vectors = self._entries(shard.first, records), self.vector_type
         numbers = {"sentences": len(entries), "words": sum(len(entry.words) for entry in entries)}
         writer = WRITERS[file_format](path, entries, vectors, numbers)
         written = 0
@@ -77,7 +89,7 @@ class ShardEmbedder:
                     written += 1
                     yield entry.size
             for entry, parts in self._embedded(entries[written:]):
-                writer.write(entry, _finite(entry, parts) if vectors.dtype == np.float16 else parts)
+                writer.write(entry, parts)
                 written += 1
                 yield entry.size
             writer.close()
@@ -97,6 +109,11 @@ class ShardEmbedder:
         """Read sentences for the state that they leave."""
         for _, parts in self._embedded(self._entries(0, records)):
             deque(parts, maxlen=0)
+
+    def _forget_words(self) -> None:
+        """Begin the cache of words anew, so that not even rounding depends on what a process has read before."""
+        if self.word_cache_megabytes is not None:
+            self.embedder.model.cache_word_vectors(self.word_cache_megabytes)
 
     def _entries(self, first: int, records: Iterable[Record]) -> list[Entry]:
         split = line_splitter(self.embedder.tokenizer, self.pre_tokenization)
@@ -146,10 +163,8 @@ class ShardEmbedder:
                 together = list(group)
                 if long:
                     for number, entry in enumerate(together, start=row):
-                        yield (
-                            entry,
-                            read_by_chunks(embedder, entry.words, self.chunk_words, entry.tags, carried, number),
-                        )
+                        parts = read_by_chunks(embedder, entry.words, self.chunk_words, entry.tags, carried, number)
+                        yield entry, self._checked(entry, parts)
                 else:
                     sentences = [
                         entry.words if entry.tags is None else TaggedSentence(entry.words, entry.tags)
@@ -157,8 +172,11 @@ class ShardEmbedder:
                     ]
                     arrays = embedder.run(sentences) if carried is None else embedder.read_rows(sentences, carried, row)
                     for entry, array in zip(together, arrays, strict=True):
-                        yield entry, [array]
+                        yield entry, self._checked(entry, [array])
                 row += len(together)
+
+    def _checked(self, entry: Entry, parts: Iterable[Vectors]) -> Iterable[Vectors]:
+        return _finite(entry, parts) if self.embedder.stored == torch.float16 else parts
 
 
 def _finite(entry: Entry, parts: Iterable[Vectors]) -> Iterator[Vectors]:

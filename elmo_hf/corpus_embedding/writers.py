@@ -85,6 +85,13 @@ class VectorType:
         """(words, width), or (layers, words, width)."""
         return (length, self.width) if self.layers is None else (self.layers, length, self.width)
 
+    @property
+    def arrow_type(self) -> Any:
+        """Lists of words, or of layers of words, each of `width` numbers."""
+        arrow = import_pyarrow()
+        words = arrow.list_(arrow.list_(arrow.from_numpy_dtype(self.dtype), self.width))
+        return words if self.layers is None else arrow.list_(words)
+
 
 class ShardWriter(ABC):
     """Writes the file of one shard.
@@ -185,8 +192,7 @@ class ParquetWriter(ShardWriter):
     def __init__(self, path: Path, entries: Sequence[Entry], vectors: VectorType, record: dict[str, Any]) -> None:
         super().__init__(path, entries, vectors, record)
         arrow = self._arrow = import_pyarrow()
-        values = arrow.list_(arrow.from_numpy_dtype(vectors.dtype), vectors.width)
-        kind = arrow.list_(values) if vectors.layers is None else arrow.list_(arrow.list_(values))
+        kind = vectors.arrow_type
         fields = [("index", arrow.int64()), ("words", arrow.list_(arrow.string())), ("vectors", kind)]
         if entries[0].identifier is not None:
             fields.insert(1, ("id", arrow.string()))
@@ -214,22 +220,15 @@ class ParquetWriter(ShardWriter):
             return
         arrow = self._arrow
         entries = [entry for entry, _ in self._rows]
-        flat = np.concatenate([array.reshape(-1) for _, array in self._rows])
-        lists = arrow.FixedSizeListArray.from_arrays(arrow.array(flat), self.vectors.width)
-        layers = self.vectors.layers
-        lengths = np.repeat([entry.length for entry in entries], layers or 1)
-        lists = arrow.ListArray.from_arrays(_offsets(lengths), lists)
-        if layers is not None:
-            lists = arrow.ListArray.from_arrays(_offsets(np.full(len(entries), layers)), lists)
         columns = {
             "index": [entry.number for entry in entries],
             "id": [entry.identifier for entry in entries],
-            "words": [list(map(_storable, entry.words)) for entry in entries],
-            "vectors": lists,
+            "words": arrow_words([entry.words for entry in entries]),
+            "vectors": arrow_vectors([array for _, array in self._rows], self.vectors),
         }
         arrays = [
-            value if name == "vectors" else arrow.array(value, self._schema.field(name).type)
-            for name, value in ((name, columns[name]) for name in self._schema.names)
+            columns[name] if name in ("words", "vectors") else arrow.array(columns[name], self._schema.field(name).type)
+            for name in self._schema.names
         ]
         self._file.write_table(arrow.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(entries))
         self._rows, self._bytes = [], 0
@@ -325,6 +324,24 @@ def _placed(parts: Iterable[Vectors]) -> Iterator[tuple[int, int, Vectors]]:
         end = start + part.shape[-2]
         yield start, end, part
         start = end
+
+
+def arrow_vectors(arrays: Sequence[Vectors], vectors: VectorType) -> Any:
+    """A column of Arrow: the array of each sentence, of `vectors.arrow_type`."""
+    arrow = import_pyarrow()
+    flat = np.concatenate([np.empty(0, vectors.dtype), *(array.reshape(-1) for array in arrays)])
+    lists = arrow.FixedSizeListArray.from_arrays(arrow.array(flat), vectors.width)
+    lengths = np.repeat([array.shape[-2] for array in arrays], vectors.layers or 1)
+    lists = arrow.ListArray.from_arrays(_offsets(lengths), lists)
+    if vectors.layers is None:
+        return lists
+    return arrow.ListArray.from_arrays(_offsets(np.full(len(arrays), vectors.layers)), lists)
+
+
+def arrow_words(sentences: Iterable[Sequence[str]]) -> Any:
+    """A column of Arrow: the words of each sentence."""
+    arrow = import_pyarrow()
+    return arrow.array([list(map(_storable, words)) for words in sentences], arrow.list_(arrow.string()))
 
 
 def _offsets(lengths: NDArray[np.integer] | Sequence[int]) -> NDArray[np.int32]:

@@ -170,7 +170,7 @@ def open_embedder(
     stored: torch.dtype | None = None,
 ) -> "Embedder":
     """What reads sentences; options checked, model and tokenizer loaded. Arguments and errors as of `embed`."""
-    _check_layers(layers)
+    check_layers(layers)
     for name, value in (("batch_words", batch_words), ("window", window)):
         if value < 1:
             raise ValueError(f"{name}={value}: expected at least 1")
@@ -179,7 +179,7 @@ def open_embedder(
     if source is None:
         raise ValueError("the model has no biLM (elmo_at=[]): it has no contextual vectors to give")
     bilm = load_model(source, ElmoModel, device, dtype)
-    _check_layers(layers, bilm.config.num_mixed_layers)
+    check_layers(layers, bilm.config.num_mixed_layers)
     words_of = load_tokenizer(tokenizer, model)
     if bilm.config.word_embedding_size and len(words_of) != bilm.config.vocab_size:
         raise ValueError(
@@ -190,7 +190,7 @@ def open_embedder(
     return Embedder(bilm, words_of, layers, boundaries, batch_words, window, stored)
 
 
-def _check_layers(layers: Layers, count: int | None = None) -> None:
+def check_layers(layers: Layers, count: int | None = None) -> None:
     """Refuse what names no layer of a model with so many of them, `None` for one that is not known yet."""
     if isinstance(layers, int) and not isinstance(layers, bool):
         if layers < 0 or (count is not None and layers >= count):

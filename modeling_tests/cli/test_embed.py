@@ -154,3 +154,21 @@ def test_errors_are_one_message(
     assert main(["embed", "--model", str(folder), *given]) == 1
     error = capsys.readouterr().err
     assert "elmo-hf embed: " in error and message in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--engine", "ray", "--carry_state"], "--carry_state"),
+        (["--engine", "ray", "--rows", "4"], "--rows"),
+        (["--engine", "ray", "--format", "hdf5"], "hdf5"),
+        (["--address", "host:6379"], "--address is for --engine ray"),
+        (["--gpus_per_worker", "1"], "--gpus_per_worker is for --engine ray"),
+    ],
+)
+def test_an_engine_refuses_the_options_of_the_other(folder, tmp_path, options, told, capsys) -> None:
+    text = write_text(tmp_path / "text.txt", sentences(3))
+    arguments = ["embed", str(text), "--output", str(tmp_path / "out.parquet"), "--model", str(folder)]
+    assert main([*arguments, *options]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out.parquet").exists()

@@ -1,0 +1,186 @@
+"""Batches of columns to batches with vectors: the callable that data libraries share out over processes and machines.
+
+One object serves in `datasets.Dataset.map(batched=True)`, `ray.data.Dataset.map_batches` and Spark's `mapInArrow`.
+"""
+
+import os
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from elmo_hf.corpus.shards import Record
+from elmo_hf.corpus.table_shards import import_pyarrow
+from elmo_hf.inference.embedding import Layers, Vectors, check_layers, open_embedder
+from elmo_hf.inference.loading import Name
+from elmo_hf.tokenizer.pretokenization import check_pre_tokenization
+
+from .shard_embedding import ShardEmbedder
+from .writers import arrow_vectors, arrow_words
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+WORDS, VECTORS = "words", "vectors"
+_CACHE_MEGABYTES = 256.0
+
+
+class BatchEmbedder:
+    """Callable that adds to a batch of columns the words of each sentence and their contextual vectors.
+
+    The model is loaded when a process first calls it, once for all equal embedders of the process; a pickle holds the
+    settings alone. Sentences are read each by itself, as by [`embed_corpus`], and the rows keep their order.
+
+    Args:
+        model: folder of a checkpoint, or its name on the Hub, that every process reaches; by default the shipped model.
+        layers: as of [`embed`].
+        dtype: `"float32"` or `"float16"`, of the vectors.
+        text_column: column of texts, or of lists of words, which stay as they are.
+        pre_tokenization: how texts become words, `"whitespace"` or `"ptb"`; by default as the lines of the model's
+            corpus did.
+        batch_words: words read at a time, padding included.
+        chunk_words: longer sentences are read by chunks of so many words, with the same result.
+        device: of the model; by default the GPU if the process has one.
+
+    Raises:
+        TypeError: a model that is no name of one: a loaded model does not travel to other processes.
+        ValueError: an impossible option.
+    """
+
+    def __init__(
+        self,
+        model: Name | None = None,
+        *,
+        layers: Layers = "mix",
+        dtype: Literal["float32", "float16"] = "float32",
+        text_column: str = "text",
+        pre_tokenization: str | None = None,
+        batch_words: int = 2048,
+        chunk_words: int = 2048,
+        device: str | None = None,
+    ) -> None:
+        if model is not None and not isinstance(model, str | os.PathLike):
+            raise TypeError(
+                f"model is of type {type(model).__name__}: expected a checkpoint's folder or name, which each process "
+                "loads by itself. Save the model with save_pretrained, and give the folder"
+            )
+        check_layers(layers)
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype={dtype!r}: expected 'float32' or 'float16'")
+        if pre_tokenization is not None:
+            check_pre_tokenization(pre_tokenization)
+        for name, value in (("batch_words", batch_words), ("chunk_words", chunk_words)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: expected at least 1")
+        # Other processes may work in other folders.
+        name = None if model is None else os.fspath(model)
+        self.model = os.path.abspath(name) if name is not None and os.path.isdir(name) else name
+        self.layers, self.dtype, self.text_column = layers, dtype, text_column
+        self.pre_tokenization, self.batch_words, self.chunk_words = pre_tokenization, batch_words, chunk_words
+        self.device = device
+        self._embedder: ShardEmbedder | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_embedder": None}
+
+    def __call__(self, batch: Any) -> Any:
+        """The batch with the columns `words` and `vectors`, of the kind that it is.
+
+        Args:
+            batch: a mapping from names to lists or arrays, a `pyarrow.Table` or a `pyarrow.RecordBatch`.
+
+        Returns:
+            A dictionary: each of `vectors` a NumPy array (words, 2 * projection_size), or (layers, words, 2 *
+            projection_size) for all layers. Or a table or record batch: each a list of fixed-size lists.
+
+        Raises:
+            TypeError: another kind of batch.
+            ValueError: no such column; a row that is neither text nor words; vectors that float16 cannot hold.
+            OSError: the model cannot be loaded.
+        """
+        if isinstance(batch, Mapping):
+            return self._with_arrays(batch)
+        arrow = import_pyarrow()
+        if isinstance(batch, arrow.Table | arrow.RecordBatch):
+            return self._with_lists(batch)
+        raise TypeError(
+            f"batch is of type {type(batch).__name__}: expected columns by name, a pyarrow.Table or a "
+            "pyarrow.RecordBatch. With Ray ask for batch_format='numpy' or 'pyarrow'"
+        )
+
+    def _with_arrays(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        column = self._column(batch, list(batch))
+        words, vectors = self._embedded([each.tolist() if isinstance(each, np.ndarray) else each for each in column])
+        if isinstance(column, np.ndarray):  # columns stay arrays: of objects, for sentences differ in length
+            return {**batch, WORDS: _objects(words), VECTORS: _objects(vectors)}
+        return {**batch, WORDS: words, VECTORS: vectors}
+
+    def _with_lists(self, batch: Any) -> Any:
+        column = self._column(batch, batch.schema.names)
+        words, vectors = self._embedded(column.to_pylist())
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        columns |= {WORDS: arrow_words(words), VECTORS: arrow_vectors(vectors, self._opened().vector_type)}
+        return type(batch).from_arrays(list(columns.values()), names=list(columns))
+
+    def _column(self, batch: Any, names: list[str]) -> Any:
+        if self.text_column not in names:
+            listed = ", ".join(map(repr, names)) or "none at all"
+            raise ValueError(
+                f"no column {self.text_column!r}, found {listed}. Name the one that holds text: text_column"
+            )
+        return batch[self.text_column]
+
+    def _embedded(self, sentences: list[Any]) -> tuple[list[list[str]], list[Vectors]]:
+        records = [Record(None, self._checked(*each), partial(self._where, each[0])) for each in enumerate(sentences)]
+        words, vectors = [], []
+        for entry, parts in self._opened().embedded(records):
+            words.append(entry.words)
+            vectors.append(np.concatenate(list(parts), axis=-2))
+        return words, vectors
+
+    def _checked(self, number: int, value: Any) -> str | list[str]:
+        if isinstance(value, list | tuple) and all(isinstance(word, str) for word in value):
+            return list(value)
+        if not isinstance(value, str):
+            raise ValueError(f"{self._where(number)} holds {value!r:.60}: expected a text, or a list of words")
+        return str(value)
+
+    def _where(self, number: int) -> str:
+        return f"column {self.text_column!r}, row {number} of the batch"
+
+    def _opened(self) -> ShardEmbedder:
+        if self._embedder is None:
+            self._embedder = _opened(
+                self.model,
+                self.layers,
+                self.dtype,
+                self.pre_tokenization,
+                self.batch_words,
+                self.chunk_words,
+                self.device,
+            )
+        return self._embedder
+
+
+@lru_cache(maxsize=1)  # data libraries unpickle the same embedder many times in a process
+def _opened(
+    model: str | None,
+    layers: Layers,
+    dtype: str,
+    pre_tokenization: str | None,
+    batch_words: int,
+    chunk_words: int,
+    device: str | None,
+) -> ShardEmbedder:
+    embedder = open_embedder(model, None, layers, False, batch_words, 8, device, None, DTYPES[dtype])
+    embedder.refuse_without_pos_tags("a model that reads words alone, or embed_corpus with pos_column")
+    keeps_words = embedder.model.device.type == "cpu" and bool(embedder.model.config.character_filters)
+    rule = pre_tokenization or embedder.tokenizer.corpus_pre_tokenization
+    return ShardEmbedder(embedder, rule, chunk_words, _CACHE_MEGABYTES if keeps_words else None)
+
+
+def _objects(values: list[Any]) -> np.ndarray:
+    array = np.empty(len(values), dtype=object)
+    for number, value in enumerate(values):  # one by one: NumPy would join values of the same shape
+        array[number] = value
+    return array

@@ -1,0 +1,492 @@
+"""`embed_corpus` over the machines of a Ray cluster, by Ray Data.
+
+Each file of the input is a corpus of its own. It is cut into shards by one worker, its plan stored beside the output;
+then the shards of all files are shared out. A shard's file is named by its place in the input and appears whole, so
+that a shard that is embedded twice, since its first worker was lost, is there once. A later call finds what is left.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm.auto import tqdm
+
+from elmo_hf.corpus.sentences import Corpus, open_corpus
+from elmo_hf.corpus.shards import Record
+from elmo_hf.inference.embedding import Embedder, Layers, open_embedder
+from elmo_hf.inference.loading import Name, named
+from elmo_hf.inference.quantization import quantize
+
+from .column_batches import DTYPES
+from .output import INDEX, UNFINISHED, OutputConflictError
+from .plan import Plan, Shard, ShardReader, plan_shards
+from .run import CorpusEmbedding, fingerprint
+from .shard_embedding import ShardEmbedder
+from .stores import Folder, LocalCopies, StoredFile, matching_files
+
+PLANS = "_plans"
+# Of a shard whose worker is killed again and again: by Ray's memory monitor or the kernel, or with its machine.
+_RETRIES = 3
+_MOST_BLOCKS = 10_000
+
+
+class PartlyEmbeddedError(ValueError):
+    """Files or shards that could not be embedded; the others are done. The message names them."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told.
+
+    Attributes:
+        output: folder or address.
+        model, device, model_dtype, int8, layers, boundaries, dtype, batch_words, chunk_words, word_cache_megabytes: as
+            of [`embed_corpus`].
+        reading: the options of [`open_corpus`].
+        pre_tokenization, fingerprint: how texts become words, and the model, as the first process knows them.
+        shard_words: of a shard, about.
+    """
+
+    output: str
+    model: str
+    device: str | None
+    model_dtype: torch.dtype | None
+    int8: bool
+    layers: Layers
+    boundaries: bool
+    dtype: str
+    batch_words: int
+    chunk_words: int
+    word_cache_megabytes: float | None
+    reading: dict[str, Any]
+    shard_words: int
+    pre_tokenization: str = ""
+    fingerprint: str = ""
+
+    def open_embedder(self) -> Embedder:
+        """The model, loaded."""
+        embedder = open_embedder(
+            self.model,
+            None,
+            self.layers,
+            self.boundaries,
+            self.batch_words,
+            8,
+            self.device,
+            self.model_dtype,
+            DTYPES[self.dtype],
+        )
+        if not self.reading.get("pos_column") and not self.reading.get("pos_separator"):
+            embedder.refuse_without_pos_tags("pos_column or pos_separator, where the input has them")
+        if self.int8:
+            quantize(embedder.model)
+        return embedder
+
+    def settings(self) -> dict[str, Any]:
+        """What the vectors depend on beyond rounding, and how the output is cut."""
+        kept = ("layers", "boundaries", "dtype", "int8", "pre_tokenization", "shard_words", "fingerprint")
+        chosen = {name: getattr(self, name) for name in kept} | self.reading
+        return json.loads(json.dumps({"engine": "ray", **chosen, "model_dtype": str(self.model_dtype)}))
+
+
+def embed_by_ray(
+    sources: Sequence[str],
+    output: str | os.PathLike[str],
+    model: Name | None = None,
+    *,
+    address: str | None = None,
+    workers: int | None = None,
+    gpus: float = 0,
+    layers: Layers = "mix",
+    boundaries: bool = False,
+    dtype: Literal["float32", "float16"] = "float32",
+    text_column: str = "text",
+    id_column: str | None = None,
+    pos_column: str | None = None,
+    pos_separator: str | None = None,
+    pre_tokenization: str | None = None,
+    encoding: str = "utf-8",
+    undecodable: Literal["refuse", "replace"] = "refuse",
+    batch_words: int = 2048,
+    shard_words: int = 100_000,
+    chunk_words: int = 2048,
+    overwrite: bool = False,
+    device: str | None = None,
+    model_dtype: torch.dtype | None = None,
+    int8: bool = False,
+    word_cache_megabytes: float | None = 256.0,
+    progress: bool | None = None,
+) -> CorpusEmbedding:
+    """As [`embed_corpus`], to Parquet, by the workers of a Ray cluster.
+
+    Rows: `index`, the number of the sentence in its file; `id`, of the column or else `<file>:<index>`; `words`;
+    `vectors`. A file that cannot be read, and a shard whose workers die again and again, is left out and named in the
+    end; the same call again tries what is missing. A killed worker costs its shard.
+
+    Args:
+        sources: paths, globs and addresses that fsspec opens, as `s3://bucket/*.jsonl.gz`, reached from every machine.
+        output: folder or address, reached from every machine.
+        model: folder or name, reached from every machine.
+        address: of the cluster; by default that of `$RAY_ADDRESS`, or a new one on this machine.
+        workers: at most so many; by default one for each CPU, or GPU, that the cluster has at the beginning.
+        gpus: of each worker, also a part of one; 0 for a CPU.
+        layers, boundaries, dtype, text_column, id_column, pos_column, pos_separator, pre_tokenization, encoding,
+        undecodable, batch_words, shard_words, chunk_words, overwrite, device, model_dtype, int8, word_cache_megabytes,
+        progress: as of [`embed_corpus`].
+
+    Raises:
+        PartlyEmbeddedError: a `ValueError`; names the files and shards that are missing.
+        OutputConflictError: a `ValueError`; the output was begun with other settings or input, or is something else.
+        FileNotFoundError: no such input.
+        ImportError: Ray is missing.
+    """
+    began = time.monotonic()
+    ray = _import_ray()
+    reading = {
+        "text_column": text_column,
+        "id_column": id_column,
+        "pos_column": pos_column,
+        "pos_separator": pos_separator,
+        "encoding": encoding,
+        "undecodable": undecodable,
+    }
+    for name, value in (("shard_words", shard_words), ("chunk_words", chunk_words), ("workers", workers)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}: expected at least 1")
+    name = named(model)
+    job = Job(
+        os.path.abspath(output) if "://" not in os.fspath(output) else os.fspath(output),
+        os.path.abspath(name) if os.path.isdir(name) else os.fspath(name),
+        device or ("cuda" if gpus else "cpu"),
+        model_dtype,
+        int8,
+        layers,
+        boundaries,
+        dtype,
+        batch_words,
+        chunk_words,
+        word_cache_megabytes,
+        reading,
+        shard_words,
+    )
+    files = matching_files([os.path.abspath(source) if "://" not in source else source for source in sources])
+    embedder = replace(job, device="cpu").open_embedder()
+    job = replace(
+        job,
+        pre_tokenization=pre_tokenization or embedder.tokenizer.corpus_pre_tokenization,
+        fingerprint=fingerprint(embedder),
+    )
+    del embedder
+    place = _Place(Folder(job.output), Folder(f"{job.output}/{PLANS}"))
+    place.begin(job.settings(), files, overwrite)
+    started = not ray.is_initialized()
+    if started:
+        ray.init(address=address, log_to_driver=False, logging_level="warning")
+    try:
+        cluster = _Cluster(ray, gpus, workers)
+        errors = cluster.plan(job, place, files)
+        plans = place.plans(files)
+        missing = place.missing(plans)
+        began_reading = time.monotonic()
+        total = sum(shard.words for _, plan in plans for shard in plan.shards)
+        left = sum(item.shard.words for item in missing)
+        # `disable=None` is tqdm's word for "unless at a terminal".
+        disable = None if progress is None else not progress
+        with tqdm(total=total, initial=total - left, unit=" words", unit_scale=True, disable=disable) as bar:
+            errors += cluster.embed(job, missing, bar.update)
+        seconds = time.monotonic() - began_reading
+    finally:
+        if started:
+            ray.shutdown()
+    lost = place.missing(plans)
+    told = {error.split("\n")[0] for error in errors}
+    named_already = {item for item in lost if any(item.name in error for error in errors)}
+    told |= {
+        f"{item.file.url}, from sentence {item.shard.first} on ({item.name}): its worker was killed {_RETRIES + 1} "
+        "times, as for want of memory. Give fewer workers, smaller --shard_words or more memory"
+        for item in lost
+        if item not in named_already
+    }
+    if told:
+        listed = "\n".join(sorted(told)[:20])
+        raise PartlyEmbeddedError(
+            f"{job.output}: {len(lost)} shards and {len(files) - len(plans)} files are missing, all others are done. "
+            f"The same command again tries these:\n{listed}"
+        )
+    sentences = sum(plan.sentences for _, plan in plans)
+    place.finish(job.settings(), plans)
+    return CorpusEmbedding(
+        Path(job.output),
+        sentences,
+        total,
+        sum(len(plan.shards) for _, plan in plans),
+        len(missing),
+        time.monotonic() - began,
+        left / seconds if missing else 0.0,
+        format="parquet",
+    )
+
+
+def _import_ray() -> Any:
+    try:
+        import ray.data
+    except ImportError as error:
+        raise ImportError(f"a Ray cluster needs Ray: pip install 'elmo-hf[ray]' ({error})") from error
+    return ray
+
+
+@dataclass(frozen=True)
+class Item:
+    """A shard of a file.
+
+    Attributes:
+        file, shard: as said.
+    """
+
+    file: StoredFile
+    shard: Shard
+
+    @property
+    def name(self) -> str:
+        """Of its file in the output."""
+        return f"embeddings-{_key(self.file)}-{self.shard.number:05}.parquet"
+
+    def to_json(self) -> str:
+        return json.dumps([asdict(self.file), asdict(self.shard)])
+
+    @classmethod
+    def from_json(cls, text: str) -> "Item":
+        file, shard = json.loads(text)
+        return cls(StoredFile(**file), Shard(**shard))
+
+
+def _key(file: StoredFile) -> str:
+    """Names a file in the output's names."""
+    return hashlib.sha256(file.url.encode()).hexdigest()[:12]
+
+
+Plans = list[tuple[StoredFile, Plan]]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The output and what lies in it."""
+
+    folder: Folder
+    plan_folder: Folder
+
+    def begin(self, settings: dict[str, Any], files: list[StoredFile], overwrite: bool) -> None:
+        """Make ready, or check what an earlier call has left."""
+        names = self.folder.names()
+        ours = names & {INDEX, UNFINISHED}
+        others = {name for name in names if not name.startswith(".") and name != PLANS} - ours
+        if others and not ours:
+            raise OutputConflictError(
+                f"{self.folder.url} holds {min(others)}, but neither {INDEX} nor {UNFINISHED}: it is the folder of "
+                "something else. Choose another output, or empty it"
+            )
+        for name in names:
+            if name.endswith(".writing") or (overwrite and (name in ours or name.startswith("embeddings-"))):
+                self.folder.remove(name)
+        for name in self.plan_folder.names():
+            if overwrite or name.endswith(".writing"):
+                self.plan_folder.remove(name)
+        if not overwrite:
+            for name in ours:
+                self._check(self.folder.json(name)["settings"], settings)
+            known = {f"{_key(file)}.json" for file in files}
+            for name in self.plan_folder.names() - known:
+                url = self.plan_folder.json(name)["file"]["url"]
+                raise OutputConflictError(
+                    f"{self.folder.url} was begun with {url}, which is not in the input. Give the same input and more, "
+                    "choose another output, or ask to overwrite it"
+                )
+        if overwrite or not ours:
+            self.folder.put_json(UNFINISHED, {"settings": settings})
+
+    def _check(self, theirs: dict[str, Any], settings: dict[str, Any]) -> None:
+        for name in {**settings, **theirs}:
+            old, new = theirs.get(name), settings.get(name)
+            if old != new:
+                raise OutputConflictError(
+                    f"{self.folder.url} was begun with {name}={old!r}, not {new!r}. Give the same settings, choose "
+                    "another output, or ask to overwrite it"
+                )
+
+    def plans(self, files: list[StoredFile]) -> Plans:
+        """The plans that are there, in the order of the files.
+
+        Raises:
+            OutputConflictError: a file has another size than it had.
+        """
+        names, found = self.plan_folder.names(), []
+        for file in files:
+            if (name := f"{_key(file)}.json") not in names:
+                continue
+            stored = self.plan_folder.json(name)
+            if stored["file"] != asdict(file):
+                raise OutputConflictError(
+                    f"{self.folder.url} was begun with {file.url} of {stored['file']['size']:,} bytes, and it has "
+                    f"{file.size:,}. Give the same input, choose another output, or ask to overwrite it"
+                )
+            found.append((file, Plan.from_json(stored["shards"])))
+        return found
+
+    def missing(self, plans: Plans) -> list[Item]:
+        """The shards that are not there."""
+        names = self.folder.names()
+        items = [Item(file, shard) for file, plan in plans for shard in plan.shards]
+        return [item for item in items if item.name not in names]
+
+    def finish(self, settings: dict[str, Any], plans: Plans) -> None:
+        """Write the index of a complete output."""
+        shards = [
+            {"file": Item(file, shard).name, "source": file.url, "first": shard.first, "sentences": shard.sentences}
+            for file, plan in plans
+            for shard in plan.shards
+        ]
+        self.folder.put_json(INDEX, {"settings": settings, "shards": shards})
+        if UNFINISHED in self.folder.names():
+            self.folder.remove(UNFINISHED)
+
+
+@dataclass(frozen=True)
+class _Cluster:
+    """The workers of one call."""
+
+    ray: Any
+    gpus: float
+    workers: int | None
+
+    def plan(self, job: Job, place: _Place, files: list[StoredFile]) -> list[str]:
+        """Store the plans of all files that have none yet; returns what is wrong with those that cannot be read."""
+        names = place.plan_folder.names()
+        missing = [json.dumps(asdict(file)) for file in files if f"{_key(file)}.json" not in names]
+        return self._run(missing, _Planner, job, 0, lambda _: None)
+
+    def embed(self, job: Job, items: list[Item], tell: Callable[[int], Any]) -> list[str]:
+        """Embed shards; returns what is wrong with those that cannot be."""
+        return self._run([item.to_json() for item in items], _Worker, job, self.gpus, tell)
+
+    def _run(
+        self, items: list[str], worker: Callable[..., Any], job: Job, gpus: float, tell: Callable[[int], Any]
+    ) -> list[str]:
+        if not items:
+            return []
+        data, there = self.ray.data, self.ray.cluster_resources()
+        slots = int(there.get("GPU", 0) / gpus) if gpus else int(there.get("CPU", 1))
+        size = max(1, min(self.workers or slots, len(items)))
+        # A shard whose worker dies each time is left out, and the others go on.
+        context = data.DataContext.get_current()
+        context.max_errored_blocks, context.enable_progress_bars = -1, False
+        rows = data.from_items([{"item": item} for item in items], override_num_blocks=min(len(items), _MOST_BLOCKS))
+        done = rows.map_batches(
+            worker,
+            fn_constructor_args=(job,),
+            batch_size=1,
+            compute=data.ActorPoolStrategy(min_size=1, max_size=size, max_tasks_in_flight_per_actor=1),
+            num_gpus=gpus or None,
+            max_restarts=-1,
+            max_task_retries=_RETRIES,
+        )
+        errors = []
+        for row in done.iter_rows():
+            tell(row["words"])
+            errors += [row["error"]] if row["error"] else []
+        return errors
+
+
+class _Work:
+    """Callable of Ray Data that does one item a row, and tells of what cannot be done in place of raising it."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.copies = job, LocalCopies()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        words, errors = [], []
+        for text in batch["item"]:
+            try:
+                words.append(self.do(str(text)))
+                errors.append("")
+            except Exception as error:  # of a file, a disk, a store, or memory: the others go on
+                words.append(0)
+                errors.append(f"{self.about(str(text))}: {type(error).__name__}: {error}")
+        return {"words": words, "error": errors}
+
+    def do(self, text: str) -> int:
+        raise NotImplementedError
+
+    def about(self, text: str) -> str:
+        raise NotImplementedError
+
+    def corpus(self, file: StoredFile) -> Corpus:
+        return open_corpus(self.copies.path(file.url), numbered=True, **self.job.reading)
+
+
+class _Planner(_Work):
+    """Reads a file through, and stores which sentences make which shard."""
+
+    def do(self, text: str) -> int:
+        file = StoredFile(**json.loads(text))
+        plan = plan_shards(self.corpus(file), self.job.shard_words)
+        stored = {"file": asdict(file), "shards": plan.to_json()}
+        Folder(f"{self.job.output}/{PLANS}").put_json(f"{_key(file)}.json", stored)
+        return plan.words
+
+    def about(self, text: str) -> str:
+        return json.loads(text)["url"]
+
+
+class _Worker(_Work):
+    """Embeds a shard, and stores its file."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self._embedder: ShardEmbedder | None = None
+        self._reading: tuple[StoredFile, ShardReader] | None = None
+
+    def do(self, text: str) -> int:
+        item, folder = Item.from_json(text), Folder(self.job.output)
+        records = [
+            replace(record, identifier=record.identifier or f"{item.file.url}:{item.shard.first + number}")
+            for number, record in enumerate(self._records(item))
+        ]
+        with tempfile.TemporaryDirectory(prefix="elmo_hf_") as temporary:
+            path = Path(temporary) / item.name
+            for _ in self._opened().write(item.shard, records, path, "parquet"):
+                pass
+            folder.put(path, item.name)
+        return item.shard.words
+
+    def about(self, text: str) -> str:
+        item = Item.from_json(text)
+        return f"{item.file.url}, from sentence {item.shard.first} on ({item.name})"
+
+    def _records(self, item: Item) -> list[Record]:
+        """The sentences of a shard; the file stays open for its next one."""
+        if self._reading is None or self._reading[0] != item.file:
+            if self._reading is not None:
+                self._reading[1].close()
+            self._reading = None
+            self._reading = item.file, ShardReader(self.corpus(item.file))
+        return self._reading[1].read(item.shard)
+
+    def _opened(self) -> ShardEmbedder:
+        if self._embedder is None:
+            embedder = self.job.open_embedder()
+            if fingerprint(embedder) != self.job.fingerprint:
+                raise ValueError(
+                    f"{self.job.model} on this machine is another model than where the command was given: put the same "
+                    "folder on every machine"
+                )
+            keeps_words = embedder.model.device.type == "cpu" and bool(embedder.model.config.character_filters)
+            cache = self.job.word_cache_megabytes if keeps_words else None
+            self._embedder = ShardEmbedder(embedder, self.job.pre_tokenization, self.job.chunk_words, cache)
+        return self._embedder

@@ -1,0 +1,146 @@
+"""Files of disks and object stores, by fsspec: listed, fetched for reading, and put so that they appear whole."""
+
+import json
+import tempfile
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of the input.
+
+    Attributes:
+        url: its path, or its address with a protocol.
+        size: bytes.
+    """
+
+    url: str
+    size: int
+
+
+def matching_files(sources: list[str]) -> list[StoredFile]:
+    """The files that paths, globs and addresses name: those of a glob by name, and none twice.
+
+    Raises:
+        FileNotFoundError: nothing matches one of them.
+        ValueError: a folder, or a protocol that nobody knows.
+        ImportError: the library of a protocol is missing.
+    """
+    files: dict[str, StoredFile] = {}
+    for source in sources:
+        store, path = fsspec.core.url_to_fs(source)
+        # A file's own name comes first: it may hold the characters of a glob.
+        matches = [path] if store.exists(path) else sorted(store.glob(path))
+        found = [(match, store.info(match)) for match in matches]
+        plain = [(match, info) for match, info in found if info["type"] == "file"]
+        if found and not plain:
+            raise ValueError(f"{source} is a folder: expected files; for all of its files write {source}/*")
+        if not plain:
+            raise FileNotFoundError(f"no file matches {source}: expected a file, a glob, or an address as s3://...")
+        for match, info in plain:
+            url = match if isinstance(store, LocalFileSystem) else store.unstrip_protocol(match)
+            files[url] = StoredFile(url, info["size"] or 0)
+    return list(files.values())
+
+
+@dataclass
+class LocalCopies:
+    """Local paths of stored files; one copy at a time of those that lie elsewhere."""
+
+    _url: str | None = None
+    _folder: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+
+    def path(self, url: str) -> str:
+        """The path where the file can be read until the next one is asked for.
+
+        Raises:
+            OSError: it cannot be fetched.
+        """
+        store, path = fsspec.core.url_to_fs(url)
+        if isinstance(store, LocalFileSystem):
+            return path
+        # The suffixes stay: they tell the format.
+        name = Path(path).name
+        if self._url == url and self._folder is not None:
+            return str(Path(self._folder.name) / name)
+        self.close()
+        self._folder = tempfile.TemporaryDirectory(prefix="elmo_hf_")
+        target = str(Path(self._folder.name) / name)
+        store.get_file(path, target)
+        self._url = url
+        return target
+
+    def close(self) -> None:
+        """Remove the copy."""
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._url, self._folder = None, None
+
+
+class Folder:
+    """A folder of a disk or an object store.
+
+    Args:
+        url: its path, or its address with a protocol.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._store, self._path = fsspec.core.url_to_fs(url)
+
+    def names(self) -> set[str]:
+        """The names of what lies in it; none if it does not exist."""
+        self._store.invalidate_cache()
+        if not self._store.exists(self._path):
+            return set()
+        return {Path(entry["name"]).name for entry in self._store.ls(self._path, detail=True)}
+
+    def put(self, path: Path, name: str) -> None:
+        """Store a local file under a name, where it appears whole; in place of one of that name.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._store.makedirs(self._path, exist_ok=True)
+        # A name of its own for every try: one that was given up may still be writing.
+        aside = f"{self._path}/.{name}.{uuid.uuid4().hex[:8]}.writing"
+        try:
+            self._store.put_file(str(path), aside)
+            self._store.mv(aside, f"{self._path}/{name}")
+        except BaseException:
+            if self._store.exists(aside):
+                self._store.rm_file(aside)
+            raise
+
+    def put_json(self, name: str, value: Any) -> None:
+        """Store JSON under a name, where it appears whole."""
+        with tempfile.TemporaryDirectory(prefix="elmo_hf_") as folder:
+            path = Path(folder) / name
+            path.write_text(json.dumps(value) + "\n", encoding="utf-8")
+            self.put(path, name)
+
+    def json(self, name: str) -> Any:
+        """What a file of JSON holds.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it is none.
+        """
+        text = self._store.cat_file(f"{self._path}/{name}")
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.url}/{name} is damaged ({error}): expected JSON that this command writes. Remove it, or ask to "
+                "overwrite the output"
+            ) from error
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        self._store.rm_file(f"{self._path}/{name}")

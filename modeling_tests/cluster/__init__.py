@@ -1,0 +1,1 @@
+"""On real clusters, in environments of their own."""
