@@ -73,8 +73,8 @@ class BatchEmbedder:
             if value < 1:
                 raise ValueError(f"{name}={value}: expected at least 1")
         # Other processes may work in other folders.
-        name = None if model is None else os.fspath(model)
-        self.model = os.path.abspath(name) if name is not None and os.path.isdir(name) else name
+        place = None if model is None else os.fspath(model)
+        self.model = os.path.abspath(place) if place is not None and os.path.isdir(place) else place
         self.layers, self.dtype, self.text_column = layers, dtype, text_column
         self.pre_tokenization, self.batch_words, self.chunk_words = pre_tokenization, batch_words, chunk_words
         self.device = device
