@@ -310,9 +310,10 @@ class ElmoTokenizer(TokenizersBackend):
         """Rows of a task's table of code points (`ElmoConfig.num_task_characters`); 0 for a tokenizer without."""
         return 0 if self._code_points is None else self._code_points.num_code_points
 
-    def _find(self, word: str) -> int | None:
-        """The id of a word of the vocabulary."""
-        return self.backend_tokenizer.token_to_id(word.lower() if self.lowercase_lookup else word)
+    def _finder(self) -> Callable[[str], int | None]:
+        """What finds the id of a word of the vocabulary, made once for a whole batch: it is called for every word."""
+        find = self.backend_tokenizer.token_to_id
+        return (lambda word: find(word.lower())) if self.lowercase_lookup else find
 
     # ---- text to words
 
@@ -415,7 +416,7 @@ class ElmoTokenizer(TokenizersBackend):
         lexicon = Lexicon(
             (sentence.words for sample in batch for sentence in sample),
             self._special_tokens(),
-            self._find,
+            self._finder(),
             self.special_boundary_words,
             self.spelling,
         )
