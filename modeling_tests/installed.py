@@ -1,7 +1,7 @@
 """A trial of the installed package, run by `make install-test` with a fresh environment's Python and nothing else.
 
-Both packages import from where they are installed; the commands run; a model is saved, described and read; the wheel's
-kernels serve without a compiler, where it brings some.
+Both packages import from where they are installed; the commands run; the shipped model answers; a model is saved,
+described and read; the wheel's kernels serve without a compiler, where it brings some.
 """
 
 import json
@@ -34,6 +34,11 @@ def main() -> None:
     origin = builder.origin()
     if built and torch.backends.cpu.get_cpu_capability() in compiling.kinds():
         assert origin is not None and origin.startswith("of the wheel"), origin
+
+    (array,) = elmo_hf.embed(["The cat sat ."])
+    assert array.shape == (4, 256) and np.isfinite(array).all()
+    best = json.loads(run("elmo-hf", "fill", "she opened the <mask> and went out .", "--json"))["gaps"][0][0]
+    assert best["word"] == "door", best
 
     with tempfile.TemporaryDirectory() as folder:
         config = elmo_hf.ElmoConfig(projection_size=32, cell_size=64, character_filters=[[1, 16], [2, 16], [3, 32]])

@@ -14,6 +14,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 
+import elmo_hf
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, ElmoTokenizer, embed
 from elmo_hf.inference.loading import load_tokenizer
 from elmo_hf.model.configuration_elmo import MAX_LAYERS
@@ -279,8 +280,17 @@ def test_a_pipe_in_place_of_a_file(folder, name):
     (folder / name).unlink()
     os.mkfifo(folder / name)
     kind = ElmoForPreTraining if name == "config.json" else ElmoTokenizer
-    with pytest.raises(ValueError, match=f"{name}: no regular file"):
+    with pytest.raises(ValueError, match=f"{name}: no regular file") as refused:
         kind.from_pretrained(folder)
+    assert str(refused.value).count(str(folder)) == 1
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_damage_is_told_once_by_what_loads_both(folder, name):
+    (folder / name).write_text("{")
+    with pytest.raises(ValueError, match=f"{name}: ") as refused:
+        elmo_hf.embed(["a word"], folder)
+    assert str(refused.value).count("Fetch or save") == 1
 
 
 def test_names_that_are_no_folder_are_told_of_as_before():

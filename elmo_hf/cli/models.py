@@ -20,7 +20,7 @@ def chosen_model(options: dict[str, Any], places: str | None = None, *, fewest: 
     Args:
         options: `model`, and the list of arguments `places`.
         places: where the model was given formerly, as the first of `fewest` or more arguments; it is taken out.
-
+        fewest: arguments there must be for the first to be a model.
         shipped: take the model that ships with the package where none is named.
 
     Raises:

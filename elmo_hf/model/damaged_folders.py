@@ -12,7 +12,7 @@ from transformers.utils import CONFIG_NAME
 FILES = (CONFIG_NAME, "generation_config.json", "model.safetensors.index.json")
 
 
-class DamagedFolderError(ValueError):
+class DamageError(ValueError):
     """A local folder cannot be read; the message names the file, what was found and the remedy."""
 
 
@@ -22,10 +22,10 @@ def damage_named(name: str | os.PathLike[str]) -> Iterator[None]:
     folder = Path(name)
     try:
         yield
-    except (ImportError, NotImplementedError, DamagedFolderError):
+    except (ImportError, NotImplementedError, DamageError):
         raise
     except Exception as error:
-        told, damaged = str(error) or type(error).__name__, damaged_file(folder)
+        told, damaged = str(error).rstrip(".") or type(error).__name__, damaged_file(folder)
         has_one_text = len(error.args) == 1
         if not folder.is_dir():
             if isinstance(error, OSError) and has_one_text and str(name) not in told:
@@ -37,7 +37,7 @@ def damage_named(name: str | os.PathLike[str]) -> Iterator[None]:
             raise
         message = f"{damaged or folder}: {told}. Fetch or save the model again"
         if is_damage:
-            raise DamagedFolderError(message) from error
+            raise DamageError(message) from error
         error.args = (message,)
         raise
 
@@ -46,10 +46,8 @@ def damaged_file(folder: Path) -> Path | None:
     """The first file of settings in the folder that holds no JSON object."""
     for path in (folder / name for name in FILES):
         try:
-            if not path.exists():
-                continue
             # A pipe is not read: it may never end.
-            if not path.is_file() or not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+            if path.exists() and not (path.is_file() and isinstance(json.loads(path.read_text("utf-8")), dict)):
                 return path
         except (ValueError, RecursionError, OSError):
             return path
@@ -57,7 +55,7 @@ def damaged_file(folder: Path) -> Path | None:
 
 
 def check_regular(name: str | os.PathLike[str]) -> None:
-    """Refuse, with a `ValueError`, a folder in which a file of settings is a pipe or device: it may never end."""
+    """Refuse a folder in which a file of settings is a pipe or device, which may never end."""
     for path in (Path(name, file) for file in FILES):
         if path.exists() and not path.is_file():
-            raise ValueError(f"{path}: no regular file; expected a JSON object. Fetch or save the model again")
+            raise DamageError(f"{path}: no regular file; expected a JSON object. Fetch or save the model again")

@@ -16,19 +16,23 @@ FILES = (
 )
 
 
+class DamageError(ValueError):
+    """A local folder's tokenizer cannot be read; the message names the file, what was found and the remedy."""
+
+
 @contextmanager
 def damage_named(name: str | os.PathLike[str]) -> Iterator[None]:
     """Context in which what is wrong with a local folder is an error that names the file."""
     folder = Path(name)
     for path in (folder / each for each in FILES):
         if path.exists() and not path.is_file():
-            raise ValueError(f"{path}: no regular file; expected a JSON object. Fetch or save the tokenizer again")
+            raise DamageError(f"{path}: no regular file; expected a JSON object. Fetch or save the tokenizer again")
     try:
         yield
-    except (ImportError, NotImplementedError):
+    except (ImportError, NotImplementedError, DamageError):
         raise
     except Exception as error:
-        told, damaged = str(error) or type(error).__name__, damaged_file(folder)
+        told, damaged = str(error).rstrip(".") or type(error).__name__, damaged_file(folder)
         has_one_text = len(error.args) == 1
         if not folder.is_dir():
             if isinstance(error, OSError) and has_one_text and str(name) not in told:
@@ -40,7 +44,7 @@ def damage_named(name: str | os.PathLike[str]) -> Iterator[None]:
             raise
         message = f"{damaged or folder}: {told}. Fetch or save the tokenizer again"
         if is_damage:
-            raise ValueError(message) from error
+            raise DamageError(message) from error
         error.args = (message,)
         raise
 
@@ -49,10 +53,8 @@ def damaged_file(folder: Path) -> Path | None:
     """The first file of settings in the folder that holds no JSON object."""
     for path in (folder / name for name in FILES):
         try:
-            if not path.exists():
-                continue
             # A pipe is not read: it may never end.
-            if not path.is_file() or not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+            if path.exists() and not (path.is_file() and isinstance(json.loads(path.read_text("utf-8")), dict)):
                 return path
         except (ValueError, RecursionError, OSError):
             return path

@@ -230,7 +230,8 @@ def test_memory_does_not_grow_with_the_text(tokenizer: ElmoTokenizer, carry: boo
         return highest
 
     peak(60)
-    assert peak(600) < 1.2 * peak(60), "ten times the text"
+    # What is in flight varies with where sentences meet; a sentence that was kept would take more than a kilobyte.
+    assert peak(600) - peak(60) < 540 * 400
 
 
 def test_refusals(tokenizer: ElmoTokenizer) -> None:
