@@ -51,7 +51,7 @@ def neighbors(
     word: str,
     sentence: str | Sequence[str],
     corpus: Iterable[Sequence[str]],
-    model: ElmoPreTrainedModel | Name,
+    model: ElmoPreTrainedModel | Name | None = None,
     tokenizer: ElmoTokenizer | Name | None = None,
     *,
     count: int = 10,
@@ -106,7 +106,7 @@ def neighbors(
 
 
 def open_reader(
-    model: ElmoPreTrainedModel | Name,
+    model: ElmoPreTrainedModel | Name | None,
     tokenizer: ElmoTokenizer | Name | None,
     layers: Layers,
     batch_words: int,

@@ -89,7 +89,7 @@ class WordSenses:
 def senses(
     word: str,
     corpora: Mapping[str, Iterable[Sequence[str]]],
-    model: ElmoPreTrainedModel | Name,
+    model: ElmoPreTrainedModel | Name | None = None,
     tokenizer: ElmoTokenizer | Name | None = None,
     *,
     count: int | None = None,

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer, pipeline
 
 import elmo_hf
-from elmo_hf import default_model, embed, embed_document, embed_iter, score
+from elmo_hf import default_model, embed, embed_document, embed_iter, neighbors, score, senses
 from elmo_hf.cli import main
 from elmo_hf.finetuning import ModelArguments, TranslatorArguments
 from elmo_hf.inference import loading
@@ -114,3 +114,11 @@ def test_a_package_without_its_data(monkeypatch, tmp_path):
     monkeypatch.setattr(loading, "DEFAULT_MODEL", tmp_path / "default")
     with pytest.raises(FileNotFoundError, match="default holds no model"):
         embed([SENTENCE])
+
+
+def test_words_are_compared_by_it():
+    corpus = [sentence.split() for sentence in ("the lamp gave a light .", "he stopped to light his pipe .")]
+    asked = ("light", "the light of the lamp .", corpus)
+    assert neighbors(*asked, count=2) == neighbors(*asked, default_model(), count=2)
+    found, named = senses("light", {"a": corpus}, count=2), senses("light", {"a": corpus}, default_model(), count=2)
+    np.testing.assert_array_equal(found.vectors, named.vectors)
