@@ -41,6 +41,7 @@ class Weight(ctypes.Structure):
     _fields_ = [
         ("panels", ctypes.c_void_p),
         ("scale", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
         ("kind", ctypes.c_int64),
         ("outputs", ctypes.c_int64),
         ("inputs", ctypes.c_int64),

@@ -31,18 +31,18 @@ class Map(NamedTuple):
     weight: Weight
     panels: Tensor
     scale: Tensor | None
+    sums: Tensor | None
 
     @classmethod
     def of(cls, linear_map: Any, panel: int, gates: int = 1) -> "Map":
         """Of an `operators.LinearMap`; with its outputs in `gates` blocks, of which panels are taken in turn."""
         weight, scale = linear_map.weight, linear_map.scale
-        panels = linear_map.keep(f"panels of {gates}", lambda: _panels(weight.detach(), panel, gates))
-        levels = 0
-        if scale is not None:
-            scale = scale.float().view(gates, -1, panel).transpose(0, 1).contiguous()
-            levels = signed_levels()
-        address = None if scale is None else scale.data_ptr()
-        return cls(Weight(panels.data_ptr(), address, KINDS[weight.dtype], *weight.shape, levels), panels, scale)
+        panels, sums = linear_map.keep(f"panels of {gates}", lambda: _prepare(weight.detach(), panel, gates))
+        if sums is None:
+            return cls(Weight(panels.data_ptr(), None, None, KINDS[weight.dtype], *weight.shape, 0), panels, None, None)
+        scale = _by_panel(scale.float(), panel, gates)
+        fields = (panels.data_ptr(), scale.data_ptr(), sums.data_ptr(), KINDS[weight.dtype], *weight.shape)
+        return cls(Weight(*fields, signed_levels()), panels, scale, sums)
 
 
 class NativeRecurrence:
@@ -187,6 +187,19 @@ def native_works(dtype: torch.dtype) -> bool:
     return library is not None and (dtype != torch.int8 or bool(library.elmo_has_integers()))
 
 
+def _by_panel(values: Tensor, panel: int, gates: int) -> Tensor:
+    """Values of outputs, in the order of the panels."""
+    return values.view(gates, -1, panel).transpose(0, 1).contiguous()
+
+
+def _prepare(weight: Tensor, panel: int, gates: int) -> tuple[Tensor, Tensor | None]:
+    """The panels of a weight, and of int8 ones the sums of each output's weights in their order."""
+    if weight.dtype != torch.int8:
+        return _panels(weight, panel, gates), None
+    sums = _by_panel(weight.sum(1, dtype=torch.int32), panel, gates)
+    return _panels(weight, panel, gates), sums
+
+
 def _panels(weight: Tensor, panel: int, gates: int) -> Tensor:
     """Lay a weight [out, in] out as the C code reads it: a flat tensor of its dtype."""
     outputs, inputs = weight.shape
@@ -196,8 +209,8 @@ def _panels(weight: Tensor, panel: int, gates: int) -> Tensor:
         # The halves of a panel word by word, so that one shift and one mask widen them.
         parts = parts.unflatten(-1, (2, panel // 2)).transpose(-1, -2)
     elif weight.dtype == torch.int8:
-        # Two inputs side by side: their products are added by one instruction.
-        parts = parts.unflatten(-2, (inputs // 2, 2)).transpose(-1, -2)
+        # Four inputs side by side: their products are added in one lane of 32 bits.
+        parts = parts.unflatten(-2, (inputs // 4, 4)).transpose(-1, -2)
     packed.view(parts.shape).copy_(parts)
     drop_pages(weight)
     return packed

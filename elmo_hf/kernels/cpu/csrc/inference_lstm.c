@@ -17,9 +17,9 @@ INLINE int64_t smaller(int64_t one, int64_t other) { return one < other ? one : 
 
 typedef struct {
     const InputProduct *job;
-    float *expanded;    /* [threads][KC][NR] */
-    int16_t *quantized; /* [rows][weight.inputs], for a weight of integers */
-    float *row_scales;  /* [rows], likewise */
+    float *expanded;     /* [threads][KC][NR] */
+    uint8_t *quantized;  /* [rows][weight.inputs], for a weight of integers */
+    Rounding *roundings; /* [rows], likewise */
 } InputProductTask;
 
 static void run_input_product(void *argument, int64_t thread, Team *team)
@@ -35,8 +35,8 @@ static void run_input_product(void *argument, int64_t thread, Team *team)
     if (is_int8) {
         const int64_t end = share_start(job->rows, thread + 1, team->size);
         for (int64_t row = share_start(job->rows, thread, team->size); row < end; row++)
-            task->row_scales[row] = quantize_row(job->inputs + row * width, width, KC, weight->signed_levels,
-                                                 task->quantized + row * width);
+            task->roundings[row] = quantize_row(job->inputs + row * width, width, KC, weight->signed_levels,
+                                                task->quantized + row * width);
         team_barrier(team);
     }
     for (int64_t row = 0; row < job->rows; row += ROW_BLOCK) {
@@ -50,7 +50,7 @@ static void run_input_product(void *argument, int64_t thread, Team *team)
                 multiply_panel(weight, panel_at(weight, panel, k), input, rows, width, smaller(width - k, KC), gates,
                                4 * NR, k ? NULL : bias, k > 0, expanded);
             }
-            dequantize_outputs(weight, panel, task->row_scales + row, bias, rows, gates, 4 * NR);
+            dequantize_outputs(weight, panel, task->roundings + row, bias, rows, gates, 4 * NR);
         }
     }
 }
@@ -60,8 +60,8 @@ static void lay_out_input_product(InputProductTask *task, int64_t threads, Scrat
     const InputProduct *job = task->job;
     task->expanded = scratch_floats(scratch, threads * KC * NR);
     if (job->weight.kind != INT8) return;
-    task->quantized = scratch_array(scratch, job->rows * job->weight.inputs, sizeof(int16_t));
-    task->row_scales = scratch_floats(scratch, job->rows);
+    task->quantized = scratch_array(scratch, job->rows * job->weight.inputs, sizeof(uint8_t));
+    task->roundings = scratch_array(scratch, job->rows, sizeof(Rounding));
 }
 
 int elmo_input_product(const InputProduct *job, int64_t threads)
@@ -83,8 +83,8 @@ typedef struct {
     const Recurrence *job;
     float *cell_outputs; /* [ceil(H / KC)][running[0]][KC]: what is projected, sigmoid(o) * tanh(cell) */
     float *scratch;      /* [threads][KC * NR + ROW_BLOCK * 4 * NR] */
-    int16_t *quantized;  /* for weights of integers: [running[0]][P], or as `cell_outputs`: what is multiplied next */
-    float *row_scales;   /* [running[0]], likewise */
+    uint8_t *quantized;  /* for weights of integers: [running[0]][P], or as `cell_outputs`: what is multiplied next */
+    Rounding *roundings; /* [running[0]], likewise */
 } RecurrenceTask;
 
 /* NR units of one row: from gates to the new cell and its output. */
@@ -132,7 +132,7 @@ static void run_units(const RecurrenceTask *task, const float *hidden, int64_t w
                         multiply_panel(weight, panel_at(weight, panel, k), input, rows, width, smaller(width - k, KC),
                                        output, 4 * NR, NULL, k > 0, expanded);
                     }
-                    dequantize_outputs(weight, panel, task->row_scales + row, NULL, rows, output, 4 * NR);
+                    dequantize_outputs(weight, panel, task->roundings + row, NULL, rows, output, 4 * NR);
                 }
             }
             const float *input_gates = job->gates + group * job->words * 4 * NR;
@@ -175,7 +175,7 @@ static void run_projection(const RecurrenceTask *task, float *outputs, int64_t r
                                width, NULL, k > 0, expanded);
             }
         }
-        dequantize_outputs(weight, panel, task->row_scales, NULL, running, output, width);
+        dequantize_outputs(weight, panel, task->roundings, NULL, running, output, width);
         for (int64_t row = 0; row < running; row++) {
             UNROLL
             for (int half = 0; half < NR; half += LANES) {
@@ -201,8 +201,8 @@ static void run_recurrence(void *argument, int64_t thread, Team *team)
         const int64_t end = share_start(running, thread + 1, team->size);
         if (is_int8 && hidden) {
             for (int64_t row = first; row < end; row++)
-                task->row_scales[row] = quantize_row(hidden + row * width, width, KC, hidden_weight->signed_levels,
-                                                     task->quantized + row * width);
+                task->roundings[row] = quantize_row(hidden + row * width, width, KC, hidden_weight->signed_levels,
+                                                    task->quantized + row * width);
             team_barrier(team);
         }
         run_units(task, hidden, word, running, thread, team);
@@ -211,8 +211,8 @@ static void run_recurrence(void *argument, int64_t thread, Team *team)
         if (is_projected) {
             if (is_int8) {
                 for (int64_t row = first; row < end; row++)
-                    task->row_scales[row] = quantize_row(task->cell_outputs + row * KC, size, all_rows * KC,
-                                                         output_weight->signed_levels, task->quantized + row * KC);
+                    task->roundings[row] = quantize_row(task->cell_outputs + row * KC, size, all_rows * KC,
+                                                        output_weight->signed_levels, task->quantized + row * KC);
                 team_barrier(team);
             }
             run_projection(task, outputs, running, thread, team);
@@ -232,8 +232,8 @@ static void lay_out_recurrence(RecurrenceTask *task, int64_t threads, Scratch *s
     task->cell_outputs = scratch_floats(scratch, cell_outputs);
     if (job->hidden_weight.kind != INT8) return;
     const int64_t largest = cell_outputs > rows * width ? cell_outputs : rows * width;
-    task->quantized = scratch_array(scratch, largest, sizeof(int16_t));
-    task->row_scales = scratch_floats(scratch, rows);
+    task->quantized = scratch_array(scratch, largest, sizeof(uint8_t));
+    task->roundings = scratch_array(scratch, rows, sizeof(Rounding));
 }
 
 int elmo_recurrence(const Recurrence *job, int64_t threads)

@@ -5,7 +5,7 @@
 
 #include "blocking.h"
 
-/* Targets with an instruction for sums of 16-bit products. */
+/* Targets with an instruction for sums of products of bytes. */
 #if defined(__AVX512BW__) || (defined(__AVX2__) && !defined(__AVX512F__))
 #define HAS_INT8 1
 #else
@@ -13,10 +13,10 @@
 #endif
 
 #if HAS_INT8
-/* output [rows][NR] = input [rows][inputs] * panel [inputs / 2][NR][2] + (0, or the output itself). The sums are
-   32-bit integers in the place of floats. `expanded` is scratch of [inputs][NR] 16-bit integers. */
-void multiply_int8_panel(const int16_t *input, int64_t rows, int64_t input_stride, const void *panel, int64_t inputs,
-                         float *output, int64_t output_stride, int accumulate, void *expanded);
+/* output [rows][NR] = input [rows][inputs] * panel [inputs / 4][NR][4] + (0, or the output itself). The sums are
+   32-bit integers in the place of floats. */
+void multiply_int8_panel(const uint8_t *input, int64_t rows, int64_t input_stride, const void *panel, int64_t inputs,
+                         float *output, int64_t output_stride, int accumulate);
 #endif
 
 #endif

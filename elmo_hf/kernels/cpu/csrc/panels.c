@@ -21,8 +21,7 @@ void multiply_panel(const Weight *weight, const void *part_of_panel, const void 
 {
 #if HAS_INT8
     if (weight->kind == INT8) {
-        multiply_int8_panel(input, rows, input_stride, part_of_panel, inputs, output, output_stride, accumulate,
-                            expanded);
+        multiply_int8_panel(input, rows, input_stride, part_of_panel, inputs, output, output_stride, accumulate);
         return;
     }
 #endif
@@ -36,21 +35,24 @@ void multiply_row_by_four_panels(const float *row, int64_t row_stride, const Wei
     multiply_row_by_four_bfloat16_panels(row, row_stride, panel_at(weight, panel, 0), weight->inputs, output);
 }
 
-void dequantize_outputs(const Weight *weight, int64_t panel, const float *row_scales, const float *bias, int64_t rows,
+void dequantize_outputs(const Weight *weight, int64_t panel, const Rounding *roundings, const float *bias, int64_t rows,
                         float *output, int64_t output_stride)
 {
     if (weight->kind != INT8) return;
     UNROLL
     for (int half = 0; half < NR; half += LANES) {
-        vfloat scale = load(weight->scale + panel * NR + half), start = bias ? load(bias + half) : (vfloat){0};
+        const vfloat scale = load(weight->scale + panel * NR + half);
+        const vfloat start = bias ? load(bias + half) : (vfloat){0};
+        const vint sums = *(const vint_memory *)(weight->sums + panel * NR + half);
         for (int64_t r = 0; r < rows; r++) {
             float *target = output + r * output_stride + half;
-            store(target, __builtin_convertvector(*(vint_memory *)target, vfloat) * scale * row_scales[r] + start);
+            const vint sum = *(vint_memory *)target - sums * roundings[r].zero;
+            store(target, __builtin_convertvector(sum, vfloat) * scale * roundings[r].scale + start);
         }
     }
 }
 
-float quantize_row(const float *row, int64_t count, int64_t stride, int64_t signed_levels, int16_t *quantized)
+Rounding quantize_row(const float *row, int64_t count, int64_t stride, int64_t signed_levels, uint8_t *quantized)
 {
     vfloat low = (vfloat){0}, high = (vfloat){0};
     vint is_nan = (vint){0};
@@ -63,18 +65,18 @@ float quantize_row(const float *row, int64_t count, int64_t stride, int64_t sign
     for (int l = 0; l < LANES; l++) has_nan |= is_nan[l];
     float least = 0.0f, most = 0.0f;
     for (int l = 0; l < LANES; l++) least = fminf(least, low[l]), most = fmaxf(most, high[l]);
-    int64_t levels = least < 0.0f ? signed_levels : 127;
-    float scale = fmaxf(fmaxf(most, -least) / levels, 1e-36f), inverse = 1.0f / scale;
-    float zero = least < 0.0f ? levels + levels % 2 : 0.0f;
+    const int64_t levels = least < 0.0f ? signed_levels : 127;
+    const float scale = fmaxf(fmaxf(most, -least) / levels, 1e-36f), inverse = 1.0f / scale;
+    const float zero = least < 0.0f ? levels + levels % 2 : 0.0f; /* even: halves go to the same side with it */
     const float to_integer = 12582912.0f;
     for (int64_t k = 0; k < count; k += LANES) {
         int64_t offset = k / KC * stride + k % KC;
         vfloat value = load(row + offset) * inverse;
         __asm__("" : "+m"(value)); /* rounded before the zero is added, as the definition has it */
-        value = value + zero;
-        value = ((value + to_integer) - to_integer) - zero;
-        *(vshort_memory *)(quantized + offset) =
-            __builtin_convertvector(__builtin_convertvector(value, vint), vshort_memory);
+        value = ((value + zero) + to_integer) - to_integer;
+        *(vbyte_memory *)(quantized + offset) =
+            __builtin_convertvector(__builtin_convertvector(value, vint), vbyte_memory);
     }
-    return has_nan || !(scale < INFINITY) ? NAN : scale; /* no integer stands for an infinity */
+    /* No integer stands for an infinity. */
+    return (Rounding){has_nan || !(scale < INFINITY) ? NAN : scale, (int32_t)zero};
 }

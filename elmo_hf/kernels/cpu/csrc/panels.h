@@ -6,7 +6,8 @@
    by it.
 
    Weights are float32, bfloat16 (widened as they are read) or 8-bit integers. Rows are rounded to integers too before
-   they meet these, as `kernels/cpu/int8.py` defines it; products in 16-bit registers keep the sums exact. */
+   they meet these, as `kernels/cpu/int8.py` defines it, and shifted by their zero to be unsigned; the sums are exact.
+ */
 
 #ifndef ELMO_PANELS_H
 #define ELMO_PANELS_H
@@ -16,20 +17,27 @@
 enum { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
 
 /* `panels` are [outputs / NR][inputs][NR]. In bfloat16, a word of 32 bits holds outputs l (low half) and LANES + l of a
-   panel; 8-bit integers are [outputs / NR][inputs / 2][NR][2]. */
+   panel; 8-bit integers are [outputs / NR][inputs / 4][NR][4]. */
 typedef struct {
     const void *panels;
-    const float *scale; /* [outputs], of integers */
+    const float *scale;  /* [outputs], of integers */
+    const int32_t *sums; /* [outputs], of integers: the sum of an output's weights */
     int64_t kind, outputs, inputs;
     int64_t signed_levels; /* largest absolute integer of a row that has negative values */
 } Weight;
+
+/* How a row was rounded: its values are about (integer - zero) * scale. */
+typedef struct {
+    float scale;
+    int32_t zero;
+} Rounding;
 
 /* Part of a panel, from one of its inputs on. */
 const void *panel_at(const Weight *weight, int64_t panel, int64_t input);
 
 /* output [rows][NR] = input [rows][inputs] * part of a panel + (start [NR], or the output itself).
 
-   Rows are floats; for a weight of integers they are 16-bit integers, `start` is ignored, and the sums become floats in
+   Rows are floats; for a weight of integers they are bytes, `start` is ignored, and the sums become floats in
    `dequantize_outputs`. `expanded` is scratch of [KC][NR] floats. */
 void multiply_panel(const Weight *weight, const void *part_of_panel, const void *input, int64_t rows,
                     int64_t input_stride, int64_t inputs, float *output, int64_t output_stride, const float *start,
@@ -43,13 +51,13 @@ void multiply_panel(const Weight *weight, const void *part_of_panel, const void 
 void multiply_row_by_four_panels(const float *row, int64_t row_stride, const Weight *weight, int64_t panel,
                                  float *output);
 
-/* Turn a panel's sums of integers into floats, in place: sum * scale of the output * scale of the row + bias. Other
-   weights' outputs stay as they are. */
-void dequantize_outputs(const Weight *weight, int64_t panel, const float *row_scales, const float *bias, int64_t rows,
+/* Turn a panel's sums of integers into floats, in place: (sum - zero * sum of the weights) * scale of the output *
+   scale of the row + bias. Other weights' outputs stay as they are. */
+void dequantize_outputs(const Weight *weight, int64_t panel, const Rounding *roundings, const float *bias, int64_t rows,
                         float *output, int64_t output_stride);
 
-/* Round one row to integers. The row is [count], in stretches of KC that lie `stride` apart, and so is the result.
-   Returns the row's scale: the value of integer 1; NaN where the row holds NaN or infinity. */
-float quantize_row(const float *row, int64_t count, int64_t stride, int64_t signed_levels, int16_t *quantized);
+/* Round one row to integers. The row is [count], in stretches of KC that lie `stride` apart, and so is the result. The
+   scale is NaN where the row holds NaN or infinity. */
+Rounding quantize_row(const float *row, int64_t count, int64_t stride, int64_t signed_levels, uint8_t *quantized);
 
 #endif

@@ -40,6 +40,7 @@ typedef float vfloat_memory __attribute__((vector_size(4 * LANES), aligned(4), m
 typedef int32_t vint_memory __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint32_t vuint_memory __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int16_t vshort_memory __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+typedef uint8_t vbyte_memory __attribute__((vector_size(LANES), aligned(1), may_alias));
 
 INLINE vfloat load(const float *source) { return *(const vfloat_memory *)source; }
 INLINE void store(float *target, vfloat value) { *(vfloat_memory *)target = value; }
