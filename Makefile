@@ -7,6 +7,8 @@
 #   make clients minicons, lm-evaluation-harness and sentence-transformers read our models, in an environment of their own
 #   make ray     corpora over the two nodes of a Ray cluster, in an environment of its own
 #   make oldest  the oldest supported transformers, torch and huggingface_hub; make newest: the newest ones
+#   make arm64   the C kernels on an emulated arm64: needs aarch64-linux-gnu-gcc, clang and qemu-aarch64 (Debian:
+#                gcc-aarch64-linux-gnu, clang, qemu-user)
 #   make package       source distribution and wheel in dist/, checked by twine
 #   make install-test  the wheel of dist/ in a fresh environment without a C compiler: import, commands, kernels
 #   make wheels        wheels for this system's architectures, by cibuildwheel, in dist/
@@ -24,7 +26,7 @@ WORKERS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test check slow clients ray oldest newest package install-test wheels actions clean
+.PHONY: demo test check slow clients ray oldest newest arm64 package install-test wheels actions clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.train
@@ -50,6 +52,13 @@ ray: $(VENV)-ray/.installed
 oldest newest: %: $(VENV)-%/.installed
 	$(TEST_ENV) $(<D)/$(PROGRAMS)/python -m pytest modeling_tests/model modeling_tests/tokenizer modeling_tests/test_pipelines.py \
 	    modeling_tests/test_remote_code.py modeling_tests/test_requirements.py -m "not slow"
+
+arm64: $(VENV)/.dev
+	for cpu in aarch64 aarch64-dotprod aarch64-clang; do \
+	    ELMO_EMULATED_CPU=$$cpu $(TEST_ENV) $(BIN)/python -m pytest modeling_tests/kernels/cpu/test_native_lstm.py \
+	        modeling_tests/kernels/cpu/test_native_training.py modeling_tests/kernels/cpu/test_native_softmax.py \
+	        modeling_tests/kernels/cpu/test_character_tables.py || exit 1; \
+	done
 
 # What each of these environments holds beside the package.
 $(VENV)-clients/.installed: REQUIREMENTS := -e '.[clients]'

@@ -10,6 +10,7 @@ import ctypes
 import functools
 import itertools
 import math
+import platform
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,10 +18,11 @@ import torch
 from torch import Tensor
 
 from .builder import InputProduct, Recurrence, Weight, native_library
-from .int8 import LEVELS, signed_levels
+from .int8 import LEVELS, integer_kernel, signed_levels
 from .memory_pages import drop_pages, in_huge_pages
 from .onednn import packing_works
 
+IS_ARM = platform.machine().lower() in ("arm64", "aarch64")
 # Kinds of weights in the C code.
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
@@ -181,7 +183,7 @@ def native_works(dtype: torch.dtype) -> bool:
         return False
     if dtype == torch.bfloat16 and packing_works(dtype):
         return False
-    if dtype == torch.int8 and signed_levels() == LEVELS:
+    if dtype == torch.int8 and integer_kernel()[0] is not None and signed_levels() == LEVELS and not IS_ARM:
         return False
     library = native_library()
     return library is not None and (dtype != torch.int8 or bool(library.elmo_has_integers()))

@@ -3,10 +3,18 @@
 #include <string.h>
 
 #if HAS_INT8
-#include <immintrin.h>
-
 /* Bytes of a register: four inputs of one output, or of one row, side by side. */
-#if LANES == 16
+#ifdef __ARM_FEATURE_DOTPROD
+#include <arm_neon.h>
+typedef int32x4_t vbytes;
+INLINE vbytes load_bytes(const char *source) { return vreinterpretq_s32_s8(vld1q_s8((const int8_t *)source)); }
+INLINE vbytes broadcast_four(int32_t four) { return vdupq_n_s32(four); }
+INLINE vbytes add_dot_products(vbytes sum, vbytes inputs, vbytes weights)
+{
+    return vdotq_s32(sum, vreinterpretq_s8_s32(inputs), vreinterpretq_s8_s32(weights));
+}
+#elif LANES == 16
+#include <immintrin.h>
 typedef __m512i vbytes;
 INLINE vbytes load_bytes(const char *source) { return _mm512_loadu_si512(source); }
 INLINE vbytes broadcast_four(int32_t four) { return _mm512_set1_epi32(four); }
@@ -17,6 +25,7 @@ INLINE vbytes add_dot_products(vbytes sum, vbytes inputs, vbytes weights)
     return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 }
 #else
+#include <immintrin.h>
 typedef __m256i vbytes;
 INLINE vbytes load_bytes(const char *source) { return _mm256_loadu_si256((const __m256i *)source); }
 INLINE vbytes broadcast_four(int32_t four) { return _mm256_set1_epi32(four); }

@@ -6,10 +6,17 @@
 #include "blocking.h"
 
 /* Targets with an instruction for sums of products of bytes. */
-#if defined(__AVX512BW__) || (defined(__AVX2__) && !defined(__AVX512F__))
+#if defined(__AVX512BW__) || (defined(__AVX2__) && !defined(__AVX512F__)) || defined(__ARM_FEATURE_DOTPROD)
 #define HAS_INT8 1
 #else
 #define HAS_INT8 0
+#endif
+
+/* Whether the instruction multiplies signed inputs; others take unsigned ones, shifted by their zero. */
+#ifdef __ARM_FEATURE_DOTPROD
+#define SIGNED_INPUTS 1
+#else
+#define SIGNED_INPUTS 0
 #endif
 
 #if HAS_INT8

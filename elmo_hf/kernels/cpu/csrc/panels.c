@@ -67,16 +67,17 @@ Rounding quantize_row(const float *row, int64_t count, int64_t stride, int64_t s
     for (int l = 0; l < LANES; l++) least = fminf(least, low[l]), most = fmaxf(most, high[l]);
     const int64_t levels = least < 0.0f ? signed_levels : 127;
     const float scale = fmaxf(fmaxf(most, -least) / levels, 1e-36f), inverse = 1.0f / scale;
-    const float zero = least < 0.0f ? levels + levels % 2 : 0.0f; /* even: halves go to the same side with it */
+    const float zero = least < 0.0f ? levels + levels % 2 : 0.0f;
+    const float taken_off = SIGNED_INPUTS ? zero : 0.0f;
     const float to_integer = 12582912.0f;
     for (int64_t k = 0; k < count; k += LANES) {
         int64_t offset = k / KC * stride + k % KC;
         vfloat value = load(row + offset) * inverse;
         __asm__("" : "+m"(value)); /* rounded before the zero is added, as the definition has it */
-        value = ((value + zero) + to_integer) - to_integer;
+        value = (((value + zero) + to_integer) - to_integer) - taken_off;
         *(vbyte_memory *)(quantized + offset) =
             __builtin_convertvector(__builtin_convertvector(value, vint), vbyte_memory);
     }
     /* No integer stands for an infinity. */
-    return (Rounding){has_nan || !(scale < INFINITY) ? NAN : scale, (int32_t)zero};
+    return (Rounding){has_nan || !(scale < INFINITY) ? NAN : scale, (int32_t)(zero - taken_off)};
 }
