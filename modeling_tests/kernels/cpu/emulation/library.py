@@ -61,7 +61,7 @@ class Blocks:
         self.ranges.append((ctypes.addressof(job), ctypes.sizeof(job)))
         known = {}
         if isinstance(job, CharacterTables):
-            known = {address: 8 * job.tables for address in (job.widths, job.filters, job.products)}
+            known = dict.fromkeys((job.widths, job.filters, job.products), 8 * job.tables)
         for offset in pointers_of(type(job)):
             self._follow(0, offset, known)
         if isinstance(job, CharacterTables):
