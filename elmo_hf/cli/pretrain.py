@@ -1,6 +1,7 @@
 """`elmo-hf pretrain`: a pretraining run, or the continuation of one."""
 
 import os
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -111,7 +112,21 @@ def launch(settings: PretrainingSettings, processes: int, *, shares_rows: bool) 
         command += ["--rows", str(rows)]
     threads = max(1, cores() // processes)
     print(f"{processes} processes of {threads} threads and {rows} rows", file=sys.stderr)
-    return subprocess.call(command, env={"OMP_NUM_THREADS": str(threads), **os.environ})
+    with subprocess.Popen(command, env={"OMP_NUM_THREADS": str(threads), **os.environ}) as launcher:
+        received: list[int] = []
+
+        def pass_on(number: int, _: object) -> None:
+            received.append(number)
+            launcher.terminate()
+
+        # The launcher ends its processes, which write a checkpoint first, and is waited for.
+        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            status = launcher.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return 128 + received[0] if received else status
 
 
 def cores() -> int:

@@ -1,12 +1,17 @@
 """The command line: text to vocabulary to model to perplexity, and errors in one line."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from elmo_hf import ElmoForTokenClassification, ElmoTokenizer
 from elmo_hf.cli import main
+from elmo_hf.pretraining.checkpoint import newest_in
 from modeling_tests.pretraining.conftest import corpus, fresh_accelerate  # noqa: F401 - fixtures
 from modeling_tests.pretraining.runs import SHAPE
 from modeling_tests.tiny import tiny_config
@@ -136,11 +141,20 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 def test_processes_share_cores_and_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     started: list[tuple[list[str], dict[str, str]]] = []
 
-    def call(command: list[str], env: dict[str, str]) -> int:
-        started.append((command, env))
-        return 7
+    class Launcher:
+        def __init__(self, command: list[str], env: dict[str, str]) -> None:
+            started.append((command, env))
 
-    monkeypatch.setattr("subprocess.call", call)
+        def __enter__(self) -> "Launcher":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def wait(self) -> int:
+            return 7
+
+    monkeypatch.setattr("subprocess.Popen", Launcher)
     monkeypatch.setattr("elmo_hf.cli.pretrain.cores", lambda: 6)
     for name in ("WORLD_SIZE", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
@@ -155,3 +169,28 @@ def test_processes_share_cores_and_rows(monkeypatch: pytest.MonkeyPatch, capsys:
         assert command[command.index("elmo_hf.cli") + 1 :][: len(given)] == given
         assert environment["OMP_NUM_THREADS"] == "3"
         assert f"2 processes of 3 threads and {rows} rows" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_processes_end_with_the_command_and_a_checkpoint(
+    corpus: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    vocabulary, run = tmp_path / "vocab.txt", tmp_path / "run"
+    assert main(["build-vocab", str(corpus / "train.txt"), "--output", str(vocabulary)]) == 0
+    command = [sys.executable, "-m", "elmo_hf.cli", "pretrain", "--train_data", str(corpus / "train.txt")]
+    command += ["--vocabulary", str(vocabulary), "--output", str(run), "--preset", "small", "--rows", "2"]
+    command += ["--config_overrides", json.dumps(SHAPE), "--unroll_steps", "6", "--num_samples", "12"]
+    command += ["--epochs", "10000", "--log_every", "1", "--processes", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as program:
+        assert program.stderr is not None
+        text = b""
+        while b"words/s" not in text:
+            part = os.read(program.stderr.fileno(), 1000)
+            assert part, text.decode()
+            text += part
+        program.send_signal(signal.SIGTERM)
+        while os.read(program.stderr.fileno(), 1000):  # until the last process that holds it has ended
+            pass
+        assert program.wait() == 128 + signal.SIGTERM
+    assert newest_in(run / "checkpoints") is not None
