@@ -100,7 +100,7 @@ def anchors(
     *,
     words: Iterable[str],
     lowercase: bool = False,
-    batch_words: int = 2048,
+    batch_words: int | None = None,
     device: torch.device | str | None = None,
     progress: bool | None = None,
 ) -> Anchors:
@@ -115,7 +115,7 @@ def anchors(
         words: whose anchors to compute.
         lowercase: count an occurrence for its lower-cased form where `words` lack it as it is written: most
             dictionaries are in lower case.
-        batch_words: how many words, padding and boundaries included, are read at a time.
+        batch_words: how many words, padding and boundaries included, are read at a time; by default as of `embed`.
 
     Raises:
         TypeError: a sentence that is none.
@@ -404,7 +404,7 @@ def align(
     target_tokenizer: ElmoTokenizer | Name | None = None,
     lowercase: bool = False,
     match_lengths: bool = False,
-    batch_words: int = 2048,
+    batch_words: int | None = None,
     progress: bool | None = None,
 ) -> Alignment:
     """Map a model's layers into the space of another language's model: `anchors` of both, `fit_alignment`, and

@@ -4,7 +4,7 @@ from itertools import islice
 from typing import Any
 
 from .output import add_json, tell
-from .text import add_text_options, words_of_lines
+from .text import add_batch_words, add_text_options, words_of_lines
 
 
 def add_parser(commands: Any) -> None:
@@ -54,7 +54,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--max_sentences", type=int, metavar="N", help="read no more than so many sentences of each text"
     )
-    parser.add_argument("--batch_words", type=int, default=2048, metavar="N", help="words read at a time")
+    add_batch_words(parser)
     parser.add_argument("--device", help="such as cuda (default: the GPU if there is one)")
     add_json(parser)
     add_text_options(parser)

@@ -5,7 +5,7 @@ from typing import Any
 from .models import add_model, chosen_model, chosen_output
 from .options import UsageError, say
 from .output import add_json, tell
-from .text import add_encoding, add_pos_options, add_pre_tokenization, files_of
+from .text import add_batch_words, add_encoding, add_pos_options, add_pre_tokenization, files_of
 
 
 def add_parser(commands: Any) -> None:
@@ -52,7 +52,7 @@ def add_parser(commands: Any) -> None:
     add_json(parser)
 
     group = parser.further_group("batches")
-    group.add_argument("--batch_words", type=int, default=2048, metavar="N", help="words read at a time")
+    add_batch_words(group)
     group.add_argument(
         "--shard_words",
         type=int,

@@ -4,7 +4,7 @@ from typing import Any
 
 from .models import add_model, chosen_model
 from .output import add_json, tell
-from .text import TEXT_HELP, add_layers, add_text_options, words_of_lines
+from .text import TEXT_HELP, add_batch_words, add_layers, add_text_options, words_of_lines
 
 
 def add_parser(commands: Any) -> None:
@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--count", type=int, default=10, metavar="N", help="how many neighbours")
     parser.add_argument("--each_usage", action="store_true", help="every usage, not each word once by its nearest one")
     add_layers(parser)
-    parser.add_argument("--batch_words", type=int, default=2048, metavar="N", help="words read at a time")
+    add_batch_words(parser)
     add_json(parser)
     add_text_options(parser)
     parser.set_defaults(run=run)

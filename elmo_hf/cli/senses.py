@@ -7,7 +7,7 @@ from typing import Any
 from .models import add_model, chosen_model
 from .options import UsageError
 from .output import add_json, tell
-from .text import TEXT_HELP, add_layers, add_text_options, files_of, words_of_lines
+from .text import TEXT_HELP, add_batch_words, add_layers, add_text_options, files_of, words_of_lines
 
 
 def add_parser(commands: Any) -> None:
@@ -29,7 +29,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--match_case", action="store_true", help="tell forms apart by their case")
     parser.add_argument("--plot", metavar="FILE", help="draw the usages: a .png, .svg or .pdf")
     add_layers(parser)
-    parser.add_argument("--batch_words", type=int, default=2048, metavar="N", help="words read at a time")
+    add_batch_words(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw and the clustering")
     add_json(parser)
     add_text_options(parser)

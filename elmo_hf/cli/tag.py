@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from .models import add_model, chosen_model
-from .text import TEXT_HELP, add_text_options, words_of_lines
+from .text import TEXT_HELP, add_batch_words, add_text_options, words_of_lines
 
 
 def add_parser(commands: Any) -> None:
@@ -20,7 +20,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("text", nargs="+", help=TEXT_HELP)
     add_model(parser, "folder of a tagger (ElmoForTokenClassification) and its tokenizer")
     parser.add_argument("--output", default="-", metavar="FILE", help="JSON lines to write; - for stdout")
-    parser.add_argument("--batch_words", type=int, default=2048, metavar="N", help="words read at a time")
+    add_batch_words(parser)
     add_text_options(parser)
     parser.set_defaults(run=run)
 

@@ -43,6 +43,16 @@ def add_layers(parser: Any) -> None:
     )
 
 
+def add_batch_words(group: Any) -> None:
+    """Add the option of how much is read at a time."""
+    group.add_argument(
+        "--batch_words",
+        type=int,
+        metavar="N",
+        help="words read at a time (default 2048; on a GPU 512 sentences of up to 16384 words in all)",
+    )
+
+
 def add_encoding(group: Any, *further: str) -> None:
     """Add the options of how bytes become characters."""
     group.add_argument("--encoding", default="utf-8", help="encoding of text and JSON files")

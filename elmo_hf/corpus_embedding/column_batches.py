@@ -38,7 +38,7 @@ class BatchEmbedder:
         text_column: column of texts, or of lists of words, which stay as they are.
         pre_tokenization: how texts become words, `"whitespace"` or `"ptb"`; by default as the lines of the model's
             corpus did.
-        batch_words: words read at a time, padding included.
+        batch_words: words read at a time, padding included; by default as of `embed`.
         chunk_words: longer sentences are read by chunks of so many words, with the same result.
         device: of the model; by default the GPU if the process has one.
 
@@ -55,7 +55,7 @@ class BatchEmbedder:
         dtype: Literal["float32", "float16"] = "float32",
         text_column: str = "text",
         pre_tokenization: str | None = None,
-        batch_words: int = 2048,
+        batch_words: int | None = None,
         chunk_words: int = 2048,
         device: str | None = None,
     ) -> None:
@@ -70,7 +70,7 @@ class BatchEmbedder:
         if pre_tokenization is not None:
             check_pre_tokenization(pre_tokenization)
         for name, value in (("batch_words", batch_words), ("chunk_words", chunk_words)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: expected at least 1")
         # Other processes may work in other folders.
         place = None if model is None else os.fspath(model)
@@ -168,7 +168,7 @@ def _opened(
     layers: Layers,
     dtype: str,
     pre_tokenization: str | None,
-    batch_words: int,
+    batch_words: int | None,
     chunk_words: int,
     device: str | None,
 ) -> ShardEmbedder:

@@ -62,7 +62,7 @@ class Job:
     layers: Layers
     boundaries: bool
     dtype: str
-    batch_words: int
+    batch_words: int | None
     chunk_words: int
     word_cache_megabytes: float | None
     reading: dict[str, Any]
@@ -114,7 +114,7 @@ def embed_by_ray(
     pre_tokenization: str | None = None,
     encoding: str = "utf-8",
     undecodable: Literal["refuse", "replace"] = "refuse",
-    batch_words: int = 2048,
+    batch_words: int | None = None,
     shard_words: int = 100_000,
     chunk_words: int = 2048,
     overwrite: bool = False,

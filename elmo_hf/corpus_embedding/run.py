@@ -103,7 +103,7 @@ def embed_corpus(
     pre_tokenization: str | None = None,
     encoding: str = "utf-8",
     undecodable: Literal["refuse", "replace"] = "refuse",
-    batch_words: int = 2048,
+    batch_words: int | None = None,
     shard_words: int = 100_000,
     chunk_words: int = 2048,
     carry_state: bool = False,
@@ -152,7 +152,7 @@ def embed_corpus(
             the lines of the model's corpus did. Where the tokenizer's rule for raw text would have read other words, a
             log record says once which one was used.
         encoding, undecodable: of text and JSON lines; lines that are not valid are refused, or their bytes replaced.
-        batch_words: words read at a time, padding included.
+        batch_words: words read at a time, padding included; by default as of `embed`.
         shard_words: words of a shard, about; what an interruption costs at most.
         chunk_words: longer sentences are read by chunks of so many words.
         carry_state, rows, warm_up: as of `embed`. Longer sentences than `chunk_words` carry their state too.

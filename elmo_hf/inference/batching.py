@@ -4,8 +4,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def check_sizes(batch_words: int | None, window: int) -> None:
+    """Raise a `ValueError` for a number below 1; `None` leaves it to the device."""
+    for name, value in (("batch_words", batch_words), ("window", window)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}: expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -18,6 +27,17 @@ class BatchSize:
 
     rows: int | None = None
     words: int | None = None
+
+    @classmethod
+    def of(cls, words: int | None, device: torch.device) -> "BatchSize":
+        """Of so many words; by default what suits the device.
+
+        A step of the recurrence over 512 rows takes a GPU not much longer than one over 128 (docs/gpu.md). The words
+        bound its memory: in float32 a model of the original size takes about 2 GB for them.
+        """
+        if words is not None:
+            return cls(words=words)
+        return cls(rows=512, words=16384) if device.type == "cuda" else cls(words=2048)
 
     def holds(self, rows: int, longest: int) -> bool:
         """True if a batch can have `rows` rows, the longest of them of `longest` words."""

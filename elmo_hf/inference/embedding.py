@@ -17,7 +17,7 @@ from elmo_hf.model.base_model import ElmoModel, ElmoModelOutput
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
-from .batching import BatchSize, read_in_batches
+from .batching import BatchSize, check_sizes, read_in_batches
 from .carried_state import CarriedState
 from .evaluation import in_evaluation
 from .host_copy import HostCopy
@@ -36,7 +36,7 @@ def embed(
     pos_tags: Iterable[Sequence[str | None]] | None = None,
     layers: Layers = "mix",
     boundaries: bool = False,
-    batch_words: int = 2048,
+    batch_words: int | None = None,
     window: int = 8,
     carry_state: bool = False,
     rows: int = 1,
@@ -60,7 +60,8 @@ def embed(
         layers: `"mix"`, the model's (first) mix of layers, learned or not; `"top"`, the last layer; `"average"`, the
             mean of all layers, word layer included; `"all"` of them; or one by its number, 0 for the word layer.
         boundaries: keep the vectors of `<S>` and `</S>` as first and last word.
-        batch_words: how many words, padding and boundaries included, are read at a time; a longer sentence alone.
+        batch_words: how many words, padding and boundaries included, are read at a time; a longer sentence alone. By
+            default 2048; on a GPU 512 sentences of up to 16384 words.
         window: how many batches' sentences are sorted by length together.
         carry_state: read the sentences in their order, each from the state that the one before it has left, as the
             original programs do.
@@ -110,7 +111,7 @@ def embed_iter(
     pos_tags: Iterable[Sequence[str | None]] | None = None,
     layers: Layers = "mix",
     boundaries: bool = False,
-    batch_words: int = 2048,
+    batch_words: int | None = None,
     window: int = 8,
     carry_state: bool = False,
     rows: int = 1,
@@ -163,7 +164,7 @@ def open_embedder(
     tokenizer: ElmoTokenizer | Name | None,
     layers: Layers,
     boundaries: bool,
-    batch_words: int,
+    batch_words: int | None,
     window: int,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
@@ -171,9 +172,7 @@ def open_embedder(
 ) -> "Embedder":
     """What reads sentences; options checked, model and tokenizer loaded. Arguments and errors as of `embed`."""
     check_layers(layers)
-    for name, value in (("batch_words", batch_words), ("window", window)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
+    check_sizes(batch_words, window)
     model = named(model)
     source = model if isinstance(model, str | os.PathLike) else getattr(model, "bilm", model)
     if source is None:
@@ -221,7 +220,7 @@ class Embedder:
         tokenizer: ElmoTokenizer,
         layers: Layers,
         boundaries: bool,
-        batch_words: int,
+        batch_words: int | None,
         window: int,
         stored: torch.dtype | None = None,
     ) -> None:
@@ -229,7 +228,7 @@ class Embedder:
         self.layers, self.boundaries = layers, boundaries
         # Statistics over a batch would make a sentence's vectors depend on its neighbors: batches of one.
         self.is_normalized = layers == "mix" and model.config.scalar_mix_layer_norm is not None
-        self.batch_size = BatchSize(rows=1) if self.is_normalized else BatchSize(words=batch_words)
+        self.batch_size = BatchSize(rows=1) if self.is_normalized else BatchSize.of(batch_words, model.device)
         self.window = window
         self.before, self.after = int(tokenizer.add_bos_token), int(tokenizer.add_eos_token)
         self.stored = stored

@@ -57,7 +57,7 @@ def neighbors(
     count: int = 10,
     layers: Layers = "mix",
     each_usage: bool = False,
-    batch_words: int = 2048,
+    batch_words: int | None = None,
     device: torch.device | str | None = None,
 ) -> list[Usage]:
     """The words of a corpus that are nearest to a word in a sentence, by the cosine of their contextual vectors.
@@ -109,7 +109,7 @@ def open_reader(
     model: ElmoPreTrainedModel | Name | None,
     tokenizer: ElmoTokenizer | Name | None,
     layers: Layers,
-    batch_words: int,
+    batch_words: int | None,
     device: torch.device | str | None,
 ) -> Embedder:
     """What reads sentences, one vector a word; arguments and errors as of [`embed`]."""

@@ -99,7 +99,7 @@ def senses(
     layers: Layers = "mix",
     examples: int = 3,
     seed: int = 0,
-    batch_words: int = 2048,
+    batch_words: int | None = None,
     device: torch.device | str | None = None,
 ) -> WordSenses:
     """Sort the usages of a word into senses.

@@ -14,7 +14,7 @@ from elmo_hf.model.crf import CrfScores, best_ends, best_tags
 from elmo_hf.model.token_classification import ElmoForTokenClassification
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
-from .batching import BatchSize, read_in_batches
+from .batching import BatchSize, check_sizes, read_in_batches
 from .chunks import Chunks, Spool
 from .documents import needs_all_words, read_features
 from .evaluation import in_evaluation
@@ -26,7 +26,7 @@ def tag(
     model: ElmoForTokenClassification | Name,
     tokenizer: ElmoTokenizer | Name | None = None,
     *,
-    batch_words: int = 2048,
+    batch_words: int | None = None,
     window: int = 8,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -42,7 +42,7 @@ def tag(
         model: the tagger, or the folder of its checkpoint.
         tokenizer: the model's; by default the one in its checkpoint's folder.
         batch_words: how many words, padding and boundaries included, are read at a time; a longer sentence by chunks
-            of as many words, as by `tag_document`.
+            of as many words, as by `tag_document`. By default as of `embed`.
         window: how many batches' sentences are sorted by length together.
         device, dtype: of a model that is given as a folder; by default a GPU if there is one, and as stored.
         progress: show a progress bar; by default where the output is a terminal.
@@ -65,7 +65,7 @@ def tag_iter(
     model: ElmoForTokenClassification | Name,
     tokenizer: ElmoTokenizer | Name | None = None,
     *,
-    batch_words: int = 2048,
+    batch_words: int | None = None,
     window: int = 8,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -76,11 +76,10 @@ def tag_iter(
     Holds the sentences of one window, about `window * batch_words` words, whatever the stream's length. Options are
     checked, and models loaded, before the first sentence is asked for.
     """
-    for name, value in (("batch_words", batch_words), ("window", window)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
+    check_sizes(batch_words, window)
     checked = check_sentences(sentences)
     tagger = _load_tagger(model, device, dtype)
+    size = BatchSize.of(batch_words, tagger.device)
     words_of = load_tokenizer(tokenizer, model)
     split: Iterator[list[str]] = (
         sentence if isinstance(sentence, list) else _words(words_of, sentence) for sentence in checked
@@ -89,9 +88,9 @@ def tag_iter(
         split = CutWords(words_of.spelling).over(split, lambda words: words)
     words_and_labels = read_in_batches(
         split,
-        partial(_tag, tagger, words_of, batch_words),
+        partial(_tag, tagger, words_of, size),
         lambda words: len(words) + 2,
-        BatchSize(words=batch_words),
+        size,
         window,
     )
     count = len(sentences) if isinstance(sentences, Sequence) else None
@@ -117,10 +116,10 @@ def _load_tagger(
 
 
 def _tag(
-    model: ElmoForTokenClassification, tokenizer: ElmoTokenizer, batch_words: int, batch: list[list[str]]
+    model: ElmoForTokenClassification, tokenizer: ElmoTokenizer, size: BatchSize, batch: list[list[str]]
 ) -> list[TaggedSentence]:
-    if len(batch) == 1 and len(batch[0]) + 2 > batch_words and needs_all_words(model.config) is None:
-        parts = _tag_chunks(model, tokenizer, batch[0], batch_words)
+    if size.words is not None and len(batch[0]) + 2 > size.words and needs_all_words(model.config) is None:
+        parts = _tag_chunks(model, tokenizer, batch[0], size.words)
         return [TaggedSentence(batch[0], [tag for part in parts for tag in part.tags])]
     names = model.config.label_names
     encoding = tokenizer(batch, is_split_into_words=True, padding=True, padding_side="right", return_tensors="pt")

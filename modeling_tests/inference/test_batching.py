@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from elmo_hf.inference.batching import BatchSize, batches_of_similar_length, read_in_batches
 
@@ -36,6 +37,16 @@ def test_results_in_order_batches_within_bounds(size: BatchSize, window: int | N
     for lengths in batches:
         assert len(lengths) == 1 or size.rows is None or len(lengths) <= size.rows
         assert len(lengths) == 1 or size.words is None or len(lengths) * max(lengths) <= size.words
+
+
+def test_default_of_a_device() -> None:
+    """A GPU reads as many rows as it has time for; all within the words that its memory holds."""
+    assert BatchSize.of(None, torch.device("cpu")) == BatchSize(words=2048)
+    on_gpu = BatchSize.of(None, torch.device("cuda", 1))
+    lengths = [20] * 1500 + [100] * 200
+    batches = [[lengths[place] for place in rows] for rows in batches_of_similar_length(lengths, on_gpu)]
+    assert [(len(batch), max(batch)) for batch in batches] == [(512, 20), (512, 20), (476, 20), (163, 100), (37, 100)]
+    assert [BatchSize.of(7, torch.device(kind)) for kind in ("cpu", "cuda")] == [BatchSize(words=7)] * 2
 
 
 def test_little_is_padded() -> None:

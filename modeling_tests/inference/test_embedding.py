@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from elmo_hf import ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, ElmoTokenizer, embed, embed_iter
+from elmo_hf.inference.batching import BatchSize
 from modeling_tests.tiny import WORD_INPUT, tiny_config, with_large_weights
 
 WORDS = ["<S>", "</S>", "<UNK>", *"the cat sat on a mat , . !".split()]
@@ -101,6 +102,15 @@ def test_batches_and_windows_change_nothing():
         assert sum(rows for rows, _ in batches) == 40
         if window == 100:  # sorted over all sentences: nearly no padding
             assert sum(rows * words for rows, words in batches) < 1.1 * sum(len(each) + 2 for each in sentences)
+
+
+def test_by_default_the_device_says_how_much(monkeypatch):
+    model, asked = tiny_model(), []
+    monkeypatch.setattr(BatchSize, "of", lambda *given: asked.append(given) or BatchSize(rows=3, words=30))
+    batches, original = [], model.forward
+    model.forward = lambda **batch: batches.append(len(batch["input_ids"])) or original(**batch)
+    embed([["cat"]] * 7, model, ElmoTokenizer(vocab=WORDS, max_characters_per_word=9))
+    assert (asked, batches) == ([(None, model.device)], [3, 3, 1])
 
 
 def test_a_stream_is_read_and_held_by_the_window():
