@@ -8,19 +8,24 @@
 A model of the original size with random weights. Each row of the table is a process of its own with a time limit, and
 is printed and saved as soon as it is there; within a row the columns run in turn, and one that fails leaves the others:
 
-- *biLM*: the recurrent layers over word vectors, in inference. *ours*; *eager*, the same without CUDA graphs; *plain*,
-  a plain PyTorch loop (AllenNLP's: a step at a time, finished rows masked); *allennlp* itself if asked; *unclipped*,
+- *biLM*: the recurrent layers over word vectors, in inference. *ours*; *eager*, the same without CUDA graphs;
+  *unfused*, with the gates' matmul by cuBLAS and the cell in a kernel behind it; *plain*, a plain PyTorch loop
+  (AllenNLP's: a step at a time, finished rows masked); *allennlp* itself if asked; *unclipped*,
   `torch.nn.LSTM(proj_size=...)`, which is cuDNN's: it clips nothing and knows no masks, so it is a bound and not an
-  implementation; *whole*, character ids to representations.
+  implementation; *whole*, character ids to representations, and *quarters*, the same in four calls.
 - *biLM training*: forward and backward pass of the recurrent layers; *uneven*, over sentences of 1 to all words.
 - *projection*, *d_hidden*: the two matmuls of a step with the fewest outputs, *one* call, and *parts* of the inner
   dimension as batches of their own. Microseconds, not words/s.
+- *streams*: two layers of the same size over their own inputs, in turn and side by side on two streams: what the
+  wavefront of two layers could gain at most. Microseconds.
 - *step*: a whole pretraining step with the sampled softmax (`pretraining_throughput.py`).
 
 *error* is the largest difference from the plain loop's result over its largest value; the script fails if one is above
 its bound. *roofline* is the share of what the matmuls alone allow: a step takes at least its operations over the matmul
 rate, and at least the recurrent weights over the memory bandwidth; both are measured first. Weights that stay in the
 cache between steps may pass it.
+
+What each of the gains that were argued without a GPU (docs/gpu.md) is worth stands below the rows that measure it.
 """
 
 import argparse
@@ -204,11 +209,11 @@ def masks(rows: int, words: int, device: str) -> tuple[Tensor, Tensor]:
     return torch.ones(rows, words, dtype=torch.bool, device=device), uneven.to(device)
 
 
-def build(options: argparse.Namespace) -> ElmoModel:
+def build(options: argparse.Namespace, **settings: Any) -> ElmoModel:
     torch.manual_seed(0)
     # float32 is float32, also in cuDNN's LSTM.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    config = ElmoConfig.from_preset("original", **(TINY if options.tiny else {}))
+    config = ElmoConfig.from_preset("original", **(TINY if options.tiny else {}), **settings)
     return ElmoModel(config).eval().to(options.device, DTYPES[options.precisions[0]])
 
 
@@ -235,24 +240,27 @@ def measure_inference(options: argparse.Namespace, precision: str, rows: int) ->
     time_major = inputs.transpose(0, 1).contiguous()
     columns = Columns({"rows": rows, "words": words, "bound": BOUNDS[precision][0]}, device)
 
-    def eager() -> Tensor:
-        with switched("eager"):
+    def otherwise(value: str) -> Tensor:
+        with switched(value):
             return model.encoder(inputs, mask)[0][-1]
 
     with torch.no_grad():
 
         def biggest() -> float:
             given = [(inputs * real[:, :, None], real) for real in (mask, uneven)]
-            return max(error(model.encoder(*each)[0][-1], plain(*each)) for each in given)
+            ways = [model.encoder(*each)[0][-1] for each in given], [otherwise("unfused")]
+            return max(error(one, plain(*each)) for way in ways for one, each in zip(way, given, strict=False))
 
         found = columns.attempt("error", biggest)
         columns.row.update({} if found is None else {"error": found})
         calls: dict[str, Callable[[], Any]] = {
             "ours": lambda: model.encoder(inputs, mask),
-            "eager": eager,
+            "eager": lambda: otherwise("eager"),
+            "unfused": lambda: otherwise("unfused"),
             "plain": lambda: plain(inputs, mask),
             "unclipped": lambda: [lstm(time_major) for lstm in bound],
             "whole": lambda: model(character_ids=character_ids),
+            "quarters": lambda: [model(character_ids=part) for part in character_ids.chunk(4)],
         }
         seconds = columns.measure(calls, options.rounds, rows * words)
     if "ours" in seconds:
@@ -276,8 +284,8 @@ def measure_training(options: argparse.Namespace, precision: str, rows: int) -> 
     def of_plain(real: Tensor = mask) -> list[Tensor]:
         return list(torch.autograd.grad(plain(inputs * real[:, :, None], real), weights, upstream))
 
-    def eager() -> list[Tensor]:
-        with switched("eager"):
+    def otherwise(value: str) -> list[Tensor]:
+        with switched(value):
             return ours()
 
     def biggest() -> float:
@@ -286,7 +294,12 @@ def measure_training(options: argparse.Namespace, precision: str, rows: int) -> 
 
     found = columns.attempt("error", biggest)
     columns.row.update({} if found is None else {"error": found})
-    calls = {"ours": ours, "eager": eager, "plain": of_plain}
+    calls: dict[str, Callable[[], Any]] = {
+        "ours": ours,
+        "eager": lambda: otherwise("eager"),
+        "unfused": lambda: otherwise("unfused"),
+        "plain": of_plain,
+    }
     seconds = columns.measure(calls, options.rounds, rows * words)
     columns.measure({"uneven": lambda: ours(uneven)}, options.rounds, int(uneven.sum()))
     if "ours" in seconds:
@@ -312,7 +325,9 @@ def measure_matmul(options: argparse.Namespace, precision: str, rows: int, of_ga
     # Many at once: a single call takes less than to ask for the time.
     calls = {f"parts_{count}": repeated(parts_of(count)) for count in (1, 2, 4, 8, 16) if inner % count == 0}
     seconds = columns.measure(calls, options.rounds, 1)
-    columns.row["microseconds"] = {name.removeprefix("parts_"): value * 1e6 / 100 for name, value in seconds.items()}
+    columns.row["microseconds"] = {
+        f"{name.removeprefix('parts_')} x": value * 1e6 / 100 for name, value in seconds.items()
+    }
     columns.say()
 
 
@@ -330,6 +345,35 @@ def measure_projection(options: argparse.Namespace, precision: str, rows: int) -
 
 def measure_hidden_gradient(options: argparse.Namespace, precision: str, rows: int) -> None:
     measure_matmul(options, precision, rows, of_gates=True)
+
+
+def measure_streams(options: argparse.Namespace, precision: str, rows: int) -> None:
+    """Layers that do not read each other: as two steps of a wavefront."""
+    # So many words that the host, which asks for one after the other, is ahead of a GPU.
+    words, device = options.words * (1 if options.tiny else 16), options.device
+    encoders = [build(options, num_hidden_layers=1).encoder for _ in range(2)]
+    width = encoders[0].projection_size
+    inputs = [torch.randn(rows, words, width).to(device, DTYPES[precision]) for _ in encoders]
+    mask, _ = masks(rows, words, device)
+    streams = [torch.cuda.Stream(device) if device.startswith("cuda") else None for _ in encoders]
+    columns = Columns({"rows": rows, "words": words}, device)
+
+    def in_turn() -> None:
+        for encoder, given in zip(encoders, inputs, strict=True):
+            encoder(given, mask)
+
+    def side_by_side() -> None:
+        for encoder, given, stream in zip(encoders, inputs, streams, strict=True):
+            # Of no stream, nothing on a CPU; the columns wait for the device before and behind each call.
+            with torch.cuda.stream(stream):
+                encoder(given, mask)
+
+    with torch.no_grad():
+        seconds = columns.measure({"in_turn": in_turn, "side_by_side": side_by_side}, options.rounds, 2 * rows * words)
+    columns.row["microseconds"] = {
+        f"{name.replace('_', ' ')}, a step": value * 1e6 / words for name, value in seconds.items()
+    }
+    columns.say()
 
 
 def measure_step(options: argparse.Namespace, precision: str, rows: int) -> None:
@@ -355,6 +399,7 @@ WORKS: dict[str, Callable[[argparse.Namespace, str, int], None]] = {
     "biLM training": measure_training,
     "projection": measure_projection,
     "d_hidden": measure_hidden_gradient,
+    "streams": measure_streams,
     "step": measure_step,
 }
 
@@ -399,7 +444,7 @@ def measure_allennlp(options: argparse.Namespace, rows: int) -> dict[str, Any]:
         return {"failed": {"allennlp": f"{type(failure).__name__}: {failure}".splitlines()[0]}}
 
 
-COLUMNS = ("ours", "eager", "plain", "allennlp", "unclipped", "whole", "uneven")
+COLUMNS = ("ours", "eager", "unfused", "plain", "allennlp", "unclipped", "whole", "quarters", "uneven")
 HEADER = (
     f"{'work':<14}{'':<6}{'rows':>5}{'words':>6}" + "".join(f"{name:>12}" for name in COLUMNS)
     + f"{'ours/plain':>12}{'roofline':>10}{'error':>10}"
@@ -411,19 +456,39 @@ def is_wrong(row: Row) -> bool:
 
 
 def line_of(row: Row) -> str:
-    """Words/s; a column that a row does not have stays empty. Failures below."""
+    """Words/s; a column that a row does not have stays empty. Failures and verdicts below."""
     start = f"{row['work']:<14}{row['precision']:<6}{row['rows']:>5}"
-    failures = [f"\n    {name} failed: {why}" for name, why in row["failed"].items()]
+    below = [f"\n    {name} failed: {why}" for name, why in row["failed"].items()]
+    below += [f"\n    {line}" for line in row.get("verdicts", [])]
     if "microseconds" in row:
-        times = "".join(f"{f'{parts} x':>6}{value:>7.1f} us" for parts, value in row["microseconds"].items())
-        return start + times + "".join(failures)
+        times = "".join(f"  {name}{value:>7.1f} us" for name, value in row["microseconds"].items())
+        return start + times + "".join(below)
     values = "".join(f"{row[name]:>12,.0f}" if name in row else " " * 12 for name in COLUMNS)
     gain = f"{row['ours'] / row['plain']:>11.1f}x" if "ours" in row and "plain" in row else " " * 12
     share = f"{row['roofline']:>10.0%}" if "roofline" in row else " " * 10
     difference = f"{row['error']:>10.0e}" if "error" in row else ""
     if is_wrong(row):
         difference += f" above {row['bound']:.0e}!"
-    return f"{start}{row.get('words', ''):>6}{values}{gain}{share}{difference}" + "".join(failures)
+    return f"{start}{row.get('words', ''):>6}{values}{gain}{share}{difference}" + "".join(below)
+
+
+# Gains that were argued without a GPU: the column with it, that without, and the ratio from which on to keep it.
+GAINS = {
+    "the cell fused into the gates' matmul": ("ours", "unfused", 1.03),
+    "four batches joined to one": ("whole", "quarters", 1.1),
+    "a wavefront of layers on two streams, at most": ("side_by_side", "in_turn", 1.2),
+}
+
+
+def verdicts(row: Row) -> list[str]:
+    """What to keep, by this row: a line for each gain that it measured."""
+    lines = []
+    for name, (with_it, without, least) in GAINS.items():
+        # Nothing is fused in float32.
+        if with_it in row and without in row and (row["precision"] != "fp32" or without != "unfused"):
+            gain = row[with_it] / row[without]
+            lines.append(f"{name}: {gain:.2f} x, {'keep (or build) it' if gain >= least else 'leave it out'}")
+    return lines
 
 
 def picture(results: list[Row], path: Path) -> None:
@@ -511,7 +576,7 @@ def main() -> None:
             print(f"{precision}: matmuls {speed:.1f} TFLOP/s, memory {bandwidth:.2f} TB/s")
         print(HEADER, flush=True)
         wanted = [("biLM", rows) for rows in options.rows] + [("biLM training", options.training_rows)]
-        wanted += [(work, rows) for work in ("projection", "d_hidden") for rows in options.rows]
+        wanted += [(work, rows) for work in ("projection", "d_hidden", "streams") for rows in options.rows]
         wanted += [] if options.no_step else [("step", options.training_rows)]
         for work, rows in wanted:
             row = run_row(options, work, precision, rows, {name: rates[name] for name in ("operations", "bytes")})
@@ -519,10 +584,10 @@ def main() -> None:
                 peer = measure_allennlp(options, rows)
                 row["failed"].update(peer.pop("failed", {}))
                 row.update(peer)
+            row["verdicts"] = verdicts(row)
             report["rows"].append(row)
             print(line_of(row), flush=True)
             save()
-    save()
     picture(report["rows"], options.output / "gpu.png")
     print(f"written to {options.output}")
     if any(row["failed"] or is_wrong(row) for row in report["rows"]):

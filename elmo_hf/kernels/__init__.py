@@ -62,7 +62,7 @@ def serving() -> dict[str, str]:
     gpu = "no GPU"
     if torch.cuda.is_available():
         serves = has_kernels(torch.device("cuda", 0), torch.float32)
-        gpu = f"Triton ({'with' if mode() == '1' else 'without'} CUDA graphs)" if serves else "PyTorch's operators"
+        gpu = f"Triton ({'without' if mode() == 'eager' else 'with'} CUDA graphs)" if serves else "PyTorch's operators"
     return {
         "CPU kernels": origin() or "none: no C compiler, or ELMO_HF_NATIVE=0; PyTorch's operators, more slowly",
         "oneDNN": "packed weights" if packing_works(torch.float32) else "none",

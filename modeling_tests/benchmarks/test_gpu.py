@@ -65,6 +65,19 @@ def test_a_row_that_ends_early_keeps_what_it_has_said(
     assert "5" in gpu.line_of(row)
 
 
+def test_verdicts(gpu: ModuleType) -> None:
+    """With a gain beside without it; a column that failed says nothing."""
+    rows = [
+        {"work": "biLM", "precision": "bf16", "rows": 128, "ours": 12.0, "unfused": 10.0, "whole": 5.0},
+        {"work": "biLM", "precision": "fp32", "rows": 128, "ours": 10.0, "unfused": 10.0},
+        {"work": "biLM training", "precision": "bf16", "rows": 128, "ours": 9.0, "unfused": 10.0},
+        {"work": "streams", "precision": "bf16", "rows": 32, "in_turn": 10.0, "side_by_side": 15.0},
+    ]
+    found = [[line.split(": ")[1] for line in gpu.verdicts(row)] for row in rows]
+    assert found == [["1.20 x, keep (or build) it"], [], ["0.90 x, leave it out"], ["1.50 x, keep (or build) it"]]
+    assert "gates' matmul: 1.20 x" in gpu.line_of({**rows[0], "failed": {}, "verdicts": gpu.verdicts(rows[0])})
+
+
 @pytest.mark.slow
 def test_the_whole_script(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--device", "cpu", "--tiny", "--precisions", "fp32", "--output", tmp_path]
@@ -79,9 +92,11 @@ def test_the_whole_script(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     report = json.loads((tmp_path / "gpu.json").read_text())
     works = [(row["work"], row["rows"]) for row in report["rows"]]
-    expected = [(work, rows) for work in ("biLM", "projection", "d_hidden") for rows in (2, 3)]
+    expected = [(work, rows) for work in ("biLM", "projection", "d_hidden", "streams") for rows in (2, 3)]
     assert sorted(works) == sorted([*expected, ("biLM training", 2), ("step", 2)])
     for row in report["rows"]:
         assert not row["failed"]
     assert all(row["ours"] > 0 for row in report["rows"] if row["work"] in ("biLM", "biLM training", "step"))
+    # Nothing is fused in float32.
+    assert [len(row["verdicts"]) for row in report["rows"] if row["work"] in ("biLM", "streams")] == [1] * 4
     assert (tmp_path / "gpu.png").read_bytes().startswith(b"\x89PNG")

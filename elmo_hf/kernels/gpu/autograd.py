@@ -20,17 +20,19 @@ LARGEST_GRAPHED_BATCH = 512
 
 
 class _BidirectionalLstm(torch.autograd.Function):
-    """Two inputs, hidden, cell, the eight weights pair by pair; layout, constants, whether graphs may be used."""
+    """Two inputs, hidden, cell, the eight weights pair by pair; layout, constants, `graphs` and `fuses`."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-        tensors, (layout, constants, graphs) = arguments[:12], arguments[12:]
-        ctx.layout, ctx.constants, ctx.graphs = layout, constants, graphs
+        tensors, (layout, constants, graphs, fuses) = arguments[:12], arguments[12:]
+        ctx.layout, ctx.constants, ctx.graphs, ctx.fuses = layout, constants, graphs, fuses
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in tensors]
         inputs, (hidden, cell), weights = tensors[:2], tensors[2:4], _weights(tensors[4:])
         with unaided(hidden.device):
             use = graphs and captures.work(hidden.device)
-            results, trace = run_forward(inputs, layout, hidden, cell, weights, constants, saves=True, graphs=use)
+            results, trace = run_forward(
+                inputs, layout, hidden, cell, weights, constants, saves=True, graphs=use, fuses=fuses
+            )
         ctx.save_for_backward(*tensors[:2], *tensors[4:], *cast("Trace", trace))
         return results.outputs[:, 0], results.outputs[:, 1], results.hidden, results.cell
 
@@ -42,12 +44,12 @@ class _BidirectionalLstm(torch.autograd.Function):
         with unaided(upstream[0].device):
             use = ctx.graphs and captures.work(upstream[0].device)
             results = Results(torch.stack(upstream[:2], dim=1), *upstream[2:])
-            gradients = run_backward(results, ctx.layout, trace, weights, ctx.constants, graphs=use)
+            gradients = run_backward(results, ctx.layout, trace, weights, ctx.constants, graphs=use, fuses=ctx.fuses)
             found = _products(ctx.needs_input_grad, inputs, trace, weights, gradients)
         cast_back = (
             None if gradient is None else gradient.to(dtype) for gradient, dtype in zip(found, ctx.dtypes, strict=True)
         )
-        return *cast_back, None, None, None
+        return *cast_back, None, None, None, None
 
 
 def _weights(flat: Sequence[Any]) -> BidirectionalWeights:
@@ -89,6 +91,7 @@ def packed_lstm(
     *,
     lengths: Tensor | None = None,
     graphs: bool = True,
+    fuses: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Both directions over packed sequences; differentiable once.
 
@@ -99,6 +102,7 @@ def packed_lstm(
         weights: of any dtype; they are cast to that of the inputs, and their gradients back.
         lengths: [rows] on the device for a batch that is packed with its padding; then without gradients.
         graphs: replay CUDA graphs where they can be captured, else launch every kernel from here.
+        fuses: compute the cell in the kernel that sums its gates; for GPUs and dtypes that `can_fuse`.
 
     Returns:
         As `lstm.bidirectional_lstm`.
@@ -112,8 +116,8 @@ def packed_lstm(
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         if lengths is not None:
             raise ValueError("lengths on the device are for inference: with gradients, pack without the padding")
-        return cast("Any", _BidirectionalLstm.apply(*tensors, layout, constants, graphs))
+        return cast("Any", _BidirectionalLstm.apply(*tensors, layout, constants, graphs, fuses))
     with unaided(hidden.device):
         use = graphs and captures.work(hidden.device)
-        results, _ = run_forward(inputs, layout, hidden, cell, weights, constants, saves=False, graphs=use)
+        results, _ = run_forward(inputs, layout, hidden, cell, weights, constants, saves=False, graphs=use, fuses=fuses)
     return results.outputs[:, 0], results.outputs[:, 1], results.hidden, results.cell

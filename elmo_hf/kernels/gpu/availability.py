@@ -9,23 +9,24 @@ from importlib.util import find_spec
 import torch
 
 from .passes import Layout, Results, run_backward, run_forward, unaided
-from .workspace import BidirectionalWeights, LstmConstants
+from .workspace import BidirectionalWeights, LstmConstants, can_fuse
 
 SWITCH = "ELMO_HF_GPU"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def mode() -> str:
-    """Of the environment: `"1"` (or nothing), kernels and CUDA graphs; `"eager"`, kernels alone; `"0"`, PyTorch alone.
+    """Of the environment: `"1"` (or nothing), all there is; `"eager"`, no CUDA graphs; `"unfused"`, the gates' matmul
+    and the cell apart; `"0"`, PyTorch alone.
 
     Raises:
         ValueError: another value.
     """
     value = os.environ.get(SWITCH, "") or "1"
-    if value not in ("0", "1", "eager"):
+    if value not in ("0", "1", "eager", "unfused"):
         raise ValueError(
-            f"{SWITCH}={value!r}: expected 1 (kernels and CUDA graphs), eager (kernels without graphs) or 0 (PyTorch's "
-            "own operators)"
+            f"{SWITCH}={value!r}: expected 1 (kernels and CUDA graphs), eager (kernels without graphs), unfused "
+            "(kernels and graphs, the gates' matmul by cuBLAS) or 0 (PyTorch's own operators)"
         )
     return value
 
@@ -37,15 +38,25 @@ def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
     """
     if device.type != "cuda" or dtype not in DTYPES or not _triton_is_installed() or mode() == "0":
         return False
-    if (device, dtype) not in _right:
+    return _are_right(device, dtype, False)
+
+
+def fuses(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the gates' matmul and the cell are to be one kernel, where `has_kernels`; it is tried in the same way."""
+    return can_fuse(device, dtype) and mode() != "unfused" and _are_right(device, dtype, True)
+
+
+def _are_right(device: torch.device, dtype: torch.dtype, fused: bool) -> bool:
+    key = device, dtype, fused
+    if key not in _right:
         if torch.cuda.is_current_stream_capturing():
             # To compile, and to ask for the result, would end the capture.
             return False
-        _right[device, dtype] = try_kernels(device, dtype)
-    return _right[device, dtype]
+        _right[key] = try_kernels(*key)
+    return _right[key]
 
 
-_right: dict[tuple[torch.device, torch.dtype], bool] = {}
+_right: dict[tuple[torch.device, torch.dtype, bool], bool] = {}
 
 
 @cache
@@ -53,47 +64,62 @@ def _triton_is_installed() -> bool:
     return find_spec("triton") is not None
 
 
-def try_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+def try_kernels(device: torch.device, dtype: torch.dtype, fused: bool) -> bool:
     """Whether `kernels_are_right`; warns of what keeps them from it."""
     try:
         with torch.inference_mode(False):
-            problem = None if kernels_are_right(device, dtype) else "their results are wrong"
+            problem = None if kernels_are_right(device, dtype, fused) else "their results are wrong"
     except torch.OutOfMemoryError:
         raise  # which says nothing of the kernels
     except Exception as error:
         # Among them: no C compiler and no Python.h for Triton's launcher, a GPU too old or too new for it.
         problem = f"{type(error).__name__}: {error}"
     if problem is not None:
+        what, instead, value = ("kernels do", "PyTorch's operators", "0")
+        if fused:
+            what, instead, value = ("fused kernel does", "the matmul and the cell apart", "unfused")
         warnings.warn(
-            f"the biLSTM's Triton kernels do not work on {device} in {dtype} ({problem}); falling back to PyTorch's "
-            f"operators, which are slower. {SWITCH}=0 does so from the start. Triton needs a C compiler and Python's "
-            "headers (python3-dev)",
+            f"the biLSTM's Triton {what} not work on {device} in {dtype} ({problem}); falling back to {instead}, more "
+            f"slowly. {SWITCH}={value} does so from the start. Triton needs a C compiler and Python's headers "
+            "(python3-dev)",
             RuntimeWarning,
             stacklevel=2,
         )
     return problem is None
 
 
-def kernels_are_right(device: torch.device, dtype: torch.dtype) -> bool:
-    """Try one step without weights, forward and backward: a cell of one is forgotten by sigmoid(1)."""
-    constants = LstmConstants(2.0, 2.0, 1.0)
+def kernels_are_right(device: torch.device, dtype: torch.dtype, fused: bool) -> bool:
+    """Try one step forward and backward; the fused kernel, which is of the forward pass alone, with both its blocks.
+
+    All gates, and the cell before, are one: a hidden state of ones through weights of 1 / its width.
+    """
+    constants = LstmConstants(2.0, 2.0, 0.0)
+    size = 64  # of cell and hidden state: divisible as those of a real model, which is compiled for
+    opened = 1 / (1 + math.exp(-1))
+
+    def is_near(found: torch.Tensor, value: float) -> bool:
+        return bool((found - value).abs().max() < 1e-3)
+
     with unaided(device):
 
-        def zeros(*shape: int) -> torch.Tensor:
-            return torch.zeros(*shape, dtype=dtype, device=device)
+        def pair(value: float, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+            both = torch.full((2, *shape), value, dtype=dtype, device=device)
+            return both[0], both[1]
 
-        def pair(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
-            return zeros(*shape), zeros(*shape)
-
-        weights = BidirectionalWeights(pair(8, 2), pair(8), pair(8, 2), pair(2, 2))
-        cell = torch.ones(2, 1, 2, dtype=torch.float32, device=device)
-        layout = Layout.of((1,), device)
-        results, trace = run_forward(
-            pair(1, 2), layout, zeros(2, 1, 2), cell, weights, constants, saves=True, graphs=False
+        weights = BidirectionalWeights(
+            pair(0, 4 * size, size), pair(0, 4 * size), pair(1 / size, 4 * size, size), pair(0, size, size)
         )
-        if trace is None:
-            return False
-        upstream = Results(zeros(1, 2, 2), zeros(2, 1, 2), cell)
-        gradients = run_backward(upstream, layout, trace, weights, constants, graphs=False)
-        forgotten = torch.stack([results.cell, gradients.cell])
-        return bool((forgotten - 1 / (1 + math.exp(-1))).abs().max() < 1e-3)
+        for rows in (1, 65) if fused else (1,):
+            hidden = torch.ones(2, rows, size, dtype=dtype, device=device)
+            cell = torch.ones(2, rows, size, dtype=torch.float32, device=device)
+            layout = Layout.of((rows,), device)
+            results, trace = run_forward(
+                pair(0, rows, size), layout, hidden, cell, weights, constants, saves=True, graphs=False, fuses=fused
+            )
+            if trace is None or not is_near(results.cell, opened + opened * math.tanh(1)):
+                return False
+        if fused:
+            return True
+        upstream = Results(hidden.new_zeros(rows, 2, size), torch.zeros_like(hidden), torch.ones_like(cell))
+        gradients = run_backward(upstream, layout, trace, weights, constants, graphs=False, fuses=fused)
+        return is_near(gradients.cell, opened)

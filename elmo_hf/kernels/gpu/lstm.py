@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .autograd import LARGEST_GRAPHED_BATCH, packed_lstm
-from .availability import DTYPES, has_kernels, mode
+from .availability import DTYPES, fuses, has_kernels, mode
 from .graphs import owners
 from .workspace import BidirectionalWeights, LstmConstants
 
@@ -80,8 +80,8 @@ def bidirectional_lstm(
         inputs = inputs[0].index_select(0, indices[0]), inputs[1].index_select(0, indices[1])
     dtype = compute_dtype(inputs[0])
     inputs, hidden = (inputs[0].to(dtype), inputs[1].to(dtype)), hidden.to(dtype)
-    graphs = mode() != "eager"
-    return packed_lstm(inputs, batch_sizes, hidden, cell, weights, constants, lengths=lengths, graphs=graphs)
+    ways = {"graphs": mode() != "eager", "fuses": fuses(inputs[0].device, dtype)}
+    return packed_lstm(inputs, batch_sizes, hidden, cell, weights, constants, lengths=lengths, **ways)
 
 
 def serves_padded(words: Tensor, cell: Tensor, layers: Sequence[tuple[DirectionWeights, DirectionWeights]]) -> bool:

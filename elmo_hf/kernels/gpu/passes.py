@@ -121,7 +121,9 @@ def workspace_for(shape: Shape, like: Tensor, kind: str, chunks: Sequence[Chunk]
                     owned.prepare(kind, chunk.rows, chunk.steps)
                 space = owned
             except Exception as error:
-                captures.end(error)
+                # Without the memory, this call goes on without graphs, and the next one may have it.
+                if not isinstance(error, torch.OutOfMemoryError):
+                    captures.end(error)
                 stack.close()
                 owners.clear()
         yield Workspace(shape, like.device) if space is None else space
@@ -137,9 +139,10 @@ def run_forward(
     *,
     saves: bool,
     graphs: bool,
+    fuses: bool,
 ) -> tuple[Results, Trace | None]:
     """Run over [total, width] of each direction; `saves` what the backward pass reads."""
-    shape, total = _shape(layout, hidden, cell, weights, constants), len(inputs[0])
+    shape, total = _shape(layout, hidden, cell, weights, constants, fuses), len(inputs[0])
     width, size, dtype = shape.hidden_size, shape.cell_size, shape.dtype
     rows = shape.rows
     chunks = chunks_of(layout.sizes, None if saves else WORDS_AT_ONCE)
@@ -197,6 +200,7 @@ def run_backward(
     constants: LstmConstants,
     *,
     graphs: bool,
+    fuses: bool,
 ) -> Gradients:
     """Run back over the steps; `upstream` are the gradients of the results."""
     # Whoever handles saved tensors may have laid them out otherwise.
@@ -207,7 +211,7 @@ def run_backward(
         raw_outputs=None if trace.raw_outputs is None else plain(trace.raw_outputs),
         hidden_before=plain(trace.hidden_before),
     )
-    shape = _shape(layout, upstream.hidden, trace.cell, weights, constants)
+    shape = _shape(layout, upstream.hidden, trace.cell, weights, constants, fuses)
     rows = shape.rows
     d_gates, d_raw = torch.empty_like(trace.gates), torch.empty_like(upstream.outputs)
     exposed = d_gates.new_empty(trace.raw_cells.shape)
@@ -237,10 +241,10 @@ def run_backward(
 
 
 def _shape(
-    layout: Layout, hidden: Tensor, cell: Tensor, weights: BidirectionalWeights, constants: LstmConstants
+    layout: Layout, hidden: Tensor, cell: Tensor, weights: BidirectionalWeights, constants: LstmConstants, fuses: bool
 ) -> Shape:
     projects = weights.output_weights is not None
-    return Shape(layout.sizes[0], hidden.shape[2], cell.shape[2], projects, hidden.dtype, constants)
+    return Shape(layout.sizes[0], hidden.shape[2], cell.shape[2], projects, hidden.dtype, constants, fuses)
 
 
 def _starts(sizes: Sequence[int]) -> list[int]:

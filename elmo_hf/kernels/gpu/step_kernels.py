@@ -72,12 +72,67 @@ def of_words(table, SLOT: tl.constexpr, like):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def gate(terms, recurrent, bias, columns, inside):  # type: ignore[no-untyped-def]
+def gate(terms, recurrent, bias, columns, inside, within):  # type: ignore[no-untyped-def]
     """Sum of a gate's three terms, rounded to the dtype in which it is kept."""
     total = tl.load(terms + columns, mask=inside, other=0.0).to(tl.float32)
-    total += tl.load(recurrent + columns, mask=inside, other=0.0).to(tl.float32)
-    total += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
-    return total.to(recurrent.dtype.element_ty).to(tl.float32)
+    total += recurrent
+    total += tl.load(bias + columns, mask=within, other=0.0).to(tl.float32)
+    return total.to(bias.dtype.element_ty).to(tl.float32)
+
+
+@triton.jit
+def update_cell(  # type: ignore[no-untyped-def]
+    table,
+    first,
+    step,
+    row,
+    direction,
+    takes_part,
+    columns,
+    inside,
+    recurrent,
+    bias,
+    cell,
+    exposed,
+    size,
+    cell_clip,
+    forget_bias,
+    CLIPS: tl.constexpr,
+    SAVES: tl.constexpr,
+):
+    """Recurrent terms i, f, g, o and the cell before -> the cell after (in place) and output gate * tanh(cell).
+
+    `row`, `takes_part` and `columns` broadcast to the shape of `inside` and of each of the four `recurrent`. The input
+    terms of the gates are words of GATES: with SAVES of the whole batch, and the sums replace them while the cell
+    before clipping goes to RAW_CELLS; else of the words from step `first` on.
+    """
+    within = columns < size
+    word = word_of(table, step, row, takes_part)
+    place = row * 2 + direction
+    terms = of_words(table, GATES, exposed)
+    if SAVES:
+        terms += (word * 2 + direction) * 4 * size
+    else:
+        terms += ((word - word_of(table, first, 0, takes_part)) * 2 + direction) * 4 * size
+    bias += direction * 4 * size
+    cell += place * size
+    input_sum = gate(terms, recurrent[0], bias, columns, inside, within)
+    forget_sum = gate(terms, recurrent[1], bias, columns + size, inside, within)
+    candidate_sum = gate(terms, recurrent[2], bias, columns + 2 * size, inside, within)
+    output_sum = gate(terms, recurrent[3], bias, columns + 3 * size, inside, within)
+    before = tl.load(cell + columns, mask=inside, other=0.0)
+    after = sigmoid(forget_sum + forget_bias) * before + sigmoid(input_sum) * tanh(candidate_sum)
+    if SAVES:
+        tl.store(terms + columns, input_sum, mask=inside)
+        tl.store(terms + columns + size, forget_sum, mask=inside)
+        tl.store(terms + columns + 2 * size, candidate_sum, mask=inside)
+        tl.store(terms + columns + 3 * size, output_sum, mask=inside)
+        raw_cells = of_words(table, RAW_CELLS, cell) + (word * 2 + direction) * size
+        tl.store(raw_cells + columns, after, mask=inside)
+    if CLIPS:
+        after = clip(after, cell_clip)
+    tl.store(cell + columns, after, mask=inside)
+    tl.store(exposed + place * size + columns, sigmoid(output_sum) * tanh(after), mask=inside)
 
 
 @triton.jit(do_not_specialize=["position"])
@@ -97,11 +152,7 @@ def cell_forward(  # type: ignore[no-untyped-def]
     SAVES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Gates i, f, g, o of [4 * size] and the cell before -> the cell after (in place) and output gate * tanh(cell).
-
-    The input terms of the gates are words of GATES: with SAVES of the whole batch, and the sums replace them while the
-    cell before clipping goes to RAW_CELLS; else of the words from step `clock` on.
-    """
+    """Recurrent terms of the gates, [rows, 2, 4 * size] -> see `update_cell`."""
     row = tl.program_id(0).to(tl.int64)
     direction = tl.program_id(2).to(tl.int64)
     first = tl.load(clock)
@@ -109,33 +160,78 @@ def cell_forward(  # type: ignore[no-untyped-def]
     takes_part = step < tl.load(lengths + row)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < tl.where(takes_part, size, 0)
-    word = word_of(table, step, row, takes_part)
-    place = row * 2 + direction
-    terms = of_words(table, GATES, recurrent)
-    if SAVES:
-        terms += (word * 2 + direction) * 4 * size
-    else:
-        terms += ((word - word_of(table, first, 0, takes_part)) * 2 + direction) * 4 * size
-    recurrent += place * 4 * size
-    bias += direction * 4 * size
-    cell += place * size
-    input_sum = gate(terms, recurrent, bias, columns, inside)
-    forget_sum = gate(terms, recurrent, bias, columns + size, inside)
-    candidate_sum = gate(terms, recurrent, bias, columns + 2 * size, inside)
-    output_sum = gate(terms, recurrent, bias, columns + 3 * size, inside)
-    before = tl.load(cell + columns, mask=inside, other=0.0)
-    after = sigmoid(forget_sum + forget_bias) * before + sigmoid(input_sum) * tanh(candidate_sum)
-    if SAVES:
-        tl.store(terms + columns, input_sum, mask=inside)
-        tl.store(terms + columns + size, forget_sum, mask=inside)
-        tl.store(terms + columns + 2 * size, candidate_sum, mask=inside)
-        tl.store(terms + columns + 3 * size, output_sum, mask=inside)
-        raw_cells = of_words(table, RAW_CELLS, cell) + (word * 2 + direction) * size
-        tl.store(raw_cells + columns, after, mask=inside)
-    if CLIPS:
-        after = clip(after, cell_clip)
-    tl.store(cell + columns, after, mask=inside)
-    tl.store(exposed + place * size + columns, sigmoid(output_sum) * tanh(after), mask=inside)
+    recurrent += (row * 2 + direction) * 4 * size + columns
+    sums = (
+        tl.load(recurrent, mask=inside, other=0.0).to(tl.float32),
+        tl.load(recurrent + size, mask=inside, other=0.0).to(tl.float32),
+        tl.load(recurrent + 2 * size, mask=inside, other=0.0).to(tl.float32),
+        tl.load(recurrent + 3 * size, mask=inside, other=0.0).to(tl.float32),
+    )
+    update_cell(
+        table, first, step, row, direction, takes_part, columns, inside, sums,
+        bias, cell, exposed, size, cell_clip, forget_bias, CLIPS, SAVES,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["position", "rows"])
+def fused_cell_forward(  # type: ignore[no-untyped-def]
+    table,
+    clock,
+    position,
+    lengths,
+    hidden,
+    weight,
+    bias,
+    cell,
+    exposed,
+    rows,
+    width,
+    size,
+    cell_clip,
+    forget_bias,
+    CLIPS: tl.constexpr,
+    SAVES: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    INNER: tl.constexpr,
+):
+    """The matmul of the gates and `cell_forward` in one: hidden [rows, 2, width] and weight [2, 4 * size, width].
+
+    A program sums all four gates of COLUMNS cells of ROWS rows. They are interleaved by eights, i, f, g, o: in the
+    registers of a tensor core's sums, the four gates of a cell then belong to one thread.
+    """
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    direction = tl.program_id(2).to(tl.int64)
+    is_row = row < rows
+    first_column = tl.program_id(1) * COLUMNS
+    place = tl.arange(0, 4 * COLUMNS)
+    column = first_column + place // 32 * 8 + place % 8
+    is_column = column < size
+    hidden_rows = hidden + (row * 2 + direction) * width
+    weight_rows = weight + (direction * 4 * size + place // 8 % 4 * size + column) * width
+    sums = tl.full((ROWS, 4 * COLUMNS), 0.0, tl.float32)
+    for start in range(0, width, INNER):
+        inner = start + tl.arange(0, INNER)
+        left = tl.load(
+            hidden_rows[:, None] + inner[None, :], mask=is_row[:, None] & (inner < width)[None, :], other=0.0
+        )
+        right = tl.load(
+            weight_rows[None, :] + inner[:, None], mask=is_column[None, :] & (inner < width)[:, None], other=0.0
+        )
+        sums = tl.dot(left, right, sums, input_precision="ieee")
+    sums = sums.reshape(ROWS, COLUMNS // 8, 4, 8).permute(0, 1, 3, 2).reshape(ROWS, COLUMNS, 2, 2)
+    even, odd = tl.split(sums)
+    input_sum, candidate_sum = tl.split(even)
+    forget_sum, output_sum = tl.split(odd)
+    first = tl.load(clock)
+    step = first + position
+    takes_part = (is_row & (step < tl.load(lengths + row, mask=is_row, other=0)))[:, None]
+    columns = (first_column + tl.arange(0, COLUMNS))[None, :]
+    update_cell(
+        table, first, step, row[:, None], direction, takes_part, columns, takes_part & (columns < size),
+        (input_sum, forget_sum, candidate_sum, output_sum),
+        bias, cell, exposed, size, cell_clip, forget_bias, CLIPS, SAVES,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["position"])

@@ -1,8 +1,8 @@
 """One step of both directions of a layer, forward and backward, on buffers that a CUDA graph can be captured over.
 
 A step is two batched matmuls, each followed by a Triton kernel (`step_kernels`, imported when the first one runs) that
-does everything else. Tensors of rows are [rows, 2, width], of words [total, 2, width] in packed order, contiguous: any
-number of first rows, or of words, is a plain slice.
+does everything else; where the shape `fuses`, the first kernel does its matmul too. Tensors of rows are [rows, 2,
+width], of words [total, 2, width] in packed order, contiguous: any number of first rows, or of words, is a plain slice.
 """
 
 from functools import cache, cached_property
@@ -17,6 +17,8 @@ TILE = 128
 # A split matmul's parts are no shorter than this.
 SHORTEST_PART = 512
 ALIGNMENT = 16  # bytes
+# Of a thread block of the fused kernel, with all stages of its loads.
+SHARED_MEMORY = 3 * (128 + 4 * 64) * 64 * 2
 
 
 class LstmConstants(NamedTuple):
@@ -67,7 +69,7 @@ class Words(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What the buffers of a layer depend on."""
+    """What the buffers of a layer, and the graphs over them, depend on."""
 
     rows: int
     hidden_size: int  # P
@@ -75,6 +77,18 @@ class Shape(NamedTuple):
     projects: bool
     dtype: torch.dtype  # of the matmuls
     constants: LstmConstants
+    fuses: bool  # whether the gates' matmul and the cell are one kernel
+
+
+@cache
+def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
+    """True in half precision, on a GPU whose thread blocks have the room.
+
+    In float32 tensor cores round, and without them the matmul takes so long that nothing is gained.
+    """
+    if device.type != "cuda" or dtype.itemsize != 2:
+        return False
+    return bool(torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= SHARED_MEMORY)
 
 
 def splits_of(rows: int, inner: int, width: int) -> int:
@@ -109,7 +123,7 @@ class Workspace:
 
     def __init__(self, shape: Shape, device: torch.device) -> None:
         self.shape = shape
-        rows, width, size, projects, dtype, _ = shape
+        rows, width, size, projects, dtype, *_ = shape
         self.output_splits = splits_of(rows, size, width) if projects else 1
         self.gate_splits = splits_of(rows, 4 * size, width)
 
@@ -186,8 +200,11 @@ class Workspace:
 
     def _step(self, rows: int, position: int, saves: bool) -> None:
         hidden, gates, exposed = self.hidden[:rows], self.gates[:rows], self.exposed[:rows]
-        torch.bmm(hidden.transpose(0, 1), self.hidden_weight.transpose(1, 2), out=gates.transpose(0, 1))
-        cell_forward(self, rows, position, saves)
+        if self.shape.fuses:
+            fused_cell_forward(self, rows, position, saves)
+        else:
+            torch.bmm(hidden.transpose(0, 1), self.hidden_weight.transpose(1, 2), out=gates.transpose(0, 1))
+            cell_forward(self, rows, position, saves)
         if self.output_weight is not None:
             # [2 * splits, rows, part of H] by [2 * splits, part of H, P]
             parts, (width, _, size) = self.output_splits, self.output_weight.shape
@@ -254,6 +271,24 @@ def cell_forward(space: Workspace, rows: int, position: int, saves: bool) -> Non
         space.gates, space.bias, space.cell, space.exposed,
         size, rounded(constants.cell_clip, torch.float32), constants.forget_bias,
         CLIPS=constants.cell_clip is not None, SAVES=saves, BLOCK=block,
+    )  # fmt: skip
+
+
+def fused_cell_forward(space: Workspace, rows: int, position: int, saves: bool) -> None:
+    """Hidden state -> gates of a step, cell and `exposed`; see the kernel."""
+    from .step_kernels import fused_cell_forward as kernel
+
+    _, width, size, *_ = space.shape
+    constants = space.shape.constants
+    # Sums of 64 x 128 gates, so that few rows are many blocks; of more rows 128 x 256, which read their factors less
+    # often.
+    block, columns, warps, stages = (64, 32, 4, 4) if rows <= 64 else (128, 64, 8, 3)
+    kernel[-(-rows // block), -(-size // columns), 2](
+        space._addresses, space.clock, position, space.lengths,
+        space.hidden, space.hidden_weight, space.bias, space.cell, space.exposed,
+        rows, width, size, rounded(constants.cell_clip, torch.float32), constants.forget_bias,
+        CLIPS=constants.cell_clip is not None, SAVES=saves, ROWS=block, COLUMNS=columns, INNER=64,
+        num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
 

@@ -3,7 +3,9 @@
 import importlib
 import sys
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -24,8 +26,25 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("TRITON_INTERPRET", str(int(request.param == "cpu")))
     monkeypatch.delitem(sys.modules, KERNELS, raising=False)
     importlib.import_module(KERNELS)  # `triton.jit` looks at the environment when a kernel is defined
+    mend_interpreter(monkeypatch)
     yield request.param
     sys.modules.pop(KERNELS, None)
+
+
+def mend_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter (3.6 to 3.9) keeps bfloat16 as integers of 16 bits, and multiplies those as matrices."""
+    interpreter = importlib.import_module("triton.runtime.interpreter")
+    bfloat16 = importlib.import_module("triton.language").bfloat16
+
+    def values(handle: Any) -> Any:
+        data = handle.data
+        return (data.astype(np.uint32) << 16).view(np.float32) if handle.dtype.scalar == bfloat16 else data
+
+    def create_dot(builder: Any, one: Any, other: Any, sums: Any, *settings: Any) -> Any:
+        product = np.matmul(values(one), values(other), dtype=np.float32)
+        return interpreter.TensorHandle(product + sums.data, sums.dtype.scalar)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """The recurrence and its gradients against the reference, launched from here and on static buffers."""
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -20,22 +21,25 @@ def check(problem: Problem, found: Any, bound: float = 2e-6) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "rows", "clips", "projected"),
+    ("sizes", "rows", "clips", "projected", "fuses"),
     [
-        ([2, 1, 1], 3, (0.4, 0.3), True),  # rows stop early, the last one has no words
-        ([2, 2], 2, (None, None), True),
-        ([2, 1], 2, (None, 0.1), False),  # without projection nothing is clipped behind it
-        ([2, 1], 2, (0.0, 3.0), True),
+        ([2, 1, 1], 3, (0.4, 0.3), True, False),  # rows stop early, the last one has no words
+        ([2, 1, 1], 3, (0.4, 0.3), True, True),
+        ([2, 2], 2, (None, None), True, False),
+        ([1, 1], 1, (None, None), True, True),
+        ([2, 1], 2, (None, 0.1), False, False),  # without projection nothing is clipped behind it
+        ([2, 1], 2, (None, 0.1), False, True),
+        ([2, 1], 2, (0.0, 3.0), True, False),
     ],
 )
 @pytest.mark.usefixtures("poisoned")
 def test_outputs_and_gradients(
-    sizes: list[int], rows: int, clips: tuple[float | None, float | None], projected: bool, device: str
+    sizes: list[int], rows: int, clips: tuple[float | None, float | None], projected: bool, fuses: bool, device: str
 ) -> None:
     problem = Problem(sizes, rows, clips, projected, device=device)
-    check(problem, packed_lstm(*problem.arguments(), graphs=False))
+    check(problem, packed_lstm(*problem.arguments(), graphs=False, fuses=fuses))
     with torch.no_grad():
-        assert_close(packed_lstm(*problem.arguments(), graphs=False), problem.expected(), 2e-6)
+        assert_close(packed_lstm(*problem.arguments(), graphs=False, fuses=fuses), problem.expected(), 2e-6)
 
 
 @pytest.mark.usefixtures("as_if_graphed", "poisoned")
@@ -46,12 +50,12 @@ class TestStaticBuffers:
     def short_graphs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(passes, "LARGEST_GRAPH", 2)
 
-    @pytest.mark.parametrize("projected", [True, False])
-    def test_outputs_and_gradients(self, projected: bool, device: str) -> None:
+    @pytest.mark.parametrize(("projected", "fuses"), [(True, False), (False, False), (True, True)])
+    def test_outputs_and_gradients(self, projected: bool, fuses: bool, device: str) -> None:
         problem = Problem([2, 1, 1], 2 + projected, projected=projected, device=device)
-        check(problem, packed_lstm(*problem.arguments()))
+        check(problem, packed_lstm(*problem.arguments(), fuses=fuses))
         with torch.no_grad():
-            found = packed_lstm(*problem.arguments())
+            found = packed_lstm(*problem.arguments(), fuses=fuses)
         assert_close(found, problem.expected(), 2e-6)
         assert len(graphs.owners) == 1
 
@@ -109,10 +113,12 @@ class TestStaticBuffers:
         with torch.inference_mode():
             assert_close(packed_lstm(*problem.arguments()), found, 0)
 
-    def test_lengths_that_only_the_device_knows(self, device: str) -> None:
+    @pytest.mark.parametrize("fuses", [False, True])
+    def test_lengths_that_only_the_device_knows(self, fuses: bool, device: str) -> None:
         problem, lengths = Problem([3] * 3, 3, device=device), [2, 0, 3]
         with torch.no_grad():
-            found = packed_lstm(*problem.arguments(), lengths=torch.tensor(lengths, device=device))
+            on_device = torch.tensor(lengths, device=device)
+            found = packed_lstm(*problem.arguments(), lengths=on_device, fuses=fuses)
         inputs, _, hidden, cell, *_ = problem.arguments()
         for row, length in enumerate(lengths):
             one = [
@@ -145,6 +151,17 @@ class TestStaticBuffers:
             assert_close(packed_lstm(*problem.arguments()), found, 2e-6)
         assert (len(tries), len(record), len(graphs.owners)) == (1, 1, 0)
 
+    def test_no_memory_for_graphs(self, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """This call goes on without; the next one has them again."""
+        problem = Problem([1, 1], 1, device=device)
+        with monkeypatch.context() as full, torch.no_grad():
+            full.setattr(graphs.GraphedWorkspace, "prepare", mock.Mock(side_effect=torch.OutOfMemoryError("full")))
+            assert_close(packed_lstm(*problem.arguments()), problem.expected(), 2e-6)
+        assert not len(graphs.owners)
+        with torch.no_grad():
+            assert_close(packed_lstm(*problem.arguments()), problem.expected(), 2e-6)
+        assert len(graphs.owners) == 1
+
 
 def in_other_strides(tensor: Tensor) -> Tensor:
     """The same values with the first two axes swapped in memory, or every other one of twice as many."""
@@ -153,8 +170,8 @@ def in_other_strides(tensor: Tensor) -> Tensor:
     return tensor.transpose(0, 1).contiguous().transpose(0, 1)
 
 
-@pytest.mark.parametrize("graphed", [False, True])
-def test_any_strides(graphed: bool, device: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(("graphed", "fuses"), [(False, False), (True, False), (True, True)])
+def test_any_strides(graphed: bool, fuses: bool, device: str, request: pytest.FixtureRequest) -> None:
     """Kernels read plain rows: what comes transposed, or expanded from a single number, must not be read as if it
     were one."""
     if graphed:
@@ -166,8 +183,8 @@ def test_any_strides(graphed: bool, device: str, request: pytest.FixtureRequest)
     given = [in_other_strides(tensor.detach()).requires_grad_() for tensor in problem.tensors]
     assert not any(tensor.is_contiguous() for tensor in (*given, *upstream))
     with torch.no_grad():
-        assert_close(packed_lstm(*problem.arguments(given)), expected, 2e-6)
-    found = packed_lstm(*problem.arguments(given))
+        assert_close(packed_lstm(*problem.arguments(given), fuses=fuses), expected, 2e-6)
+    found = packed_lstm(*problem.arguments(given), fuses=fuses)
     assert_close(found, expected, 2e-6)
     assert_close(problem.gradients(found, upstream, given), wanted, 1e-5)
     # The gradient of a sum is one number in all places, strides zero.
@@ -242,13 +259,18 @@ def test_gradient_at_the_very_bound_passes(device: str) -> None:
     assert error(found, expected) <= 1e-5
 
 
-@pytest.mark.parametrize(("dtype", "splits"), [(torch.bfloat16, 5), (torch.float16, 1)])
-def test_half_precision(dtype: torch.dtype, splits: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "splits", "fuses"),
+    [(torch.bfloat16, 5, False), (torch.float16, 1, False), (torch.bfloat16, 1, True), (torch.float16, 5, True)],
+)
+def test_half_precision(
+    dtype: torch.dtype, splits: int, fuses: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """About as near to float64 as the reference in that dtype; the cell is float32."""
     monkeypatch.setattr(workspace, "splits_of", lambda rows, inner, width: splits)
     problem = Problem([2, 1], 2, (3.0, 3.0), dtype=dtype, device=device)
     exact = [tensor.detach().double().requires_grad_() for tensor in problem.tensors]
-    truth, plain, found = problem.expected(exact), problem.expected(), packed_lstm(*problem.arguments())
+    truth, plain, found = problem.expected(exact), problem.expected(), packed_lstm(*problem.arguments(), fuses=fuses)
     assert [part.dtype for part in found] == [dtype, dtype, dtype, torch.float32]
     upstream = drawn_like(list(found))
     gradients = [

@@ -1,19 +1,21 @@
 """Kernels that do not work are found out once, before anything depends on them; and the switch."""
 
 import warnings
+from types import SimpleNamespace as Namespace
 
 import pytest
 import torch
 
 from elmo_hf.kernels.gpu import availability
-from elmo_hf.kernels.gpu.availability import has_kernels, kernels_are_right, mode, try_kernels
+from elmo_hf.kernels.gpu.availability import fuses, has_kernels, kernels_are_right, mode, try_kernels
+from elmo_hf.kernels.gpu.workspace import SHARED_MEMORY, can_fuse
 
 CUDA = torch.device("cuda", 0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_right(dtype: torch.dtype, device: str) -> None:
-    assert kernels_are_right(torch.device(device), dtype)
+@pytest.mark.parametrize(("dtype", "fused"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)])
+def test_right(dtype: torch.dtype, fused: bool, device: str) -> None:
+    assert kernels_are_right(torch.device(device), dtype, fused)
 
 
 def test_no_memory_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,17 +33,18 @@ def test_no_memory_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_results_are_seen(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(availability, "run_backward", lambda upstream, *args, **settings: upstream)
     with pytest.warns(RuntimeWarning, match="wrong"):
-        assert not try_kernels(torch.device(device), torch.float32)
+        assert not try_kernels(torch.device(device), torch.float32, False)
 
 
 @pytest.fixture
 def trials(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.device, torch.dtype]]:
     """A GPU on which trying the kernels is only recorded."""
     made: list[tuple[torch.device, torch.dtype]] = []
+    monkeypatch.setattr(availability, "can_fuse", lambda device, dtype: True)
 
-    def fail(device: torch.device, dtype: torch.dtype) -> bool:
+    def fail(device: torch.device, dtype: torch.dtype, fused: bool) -> bool:
         made.append((device, dtype))
-        if dtype == torch.bfloat16:
+        if dtype == torch.bfloat16 or (fused and dtype == torch.float16):
             raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
         return True
 
@@ -61,6 +64,29 @@ def test_tried_once(trials: list[tuple[torch.device, torch.dtype]]) -> None:
     assert trials == [(CUDA, torch.bfloat16), (CUDA, torch.float32)]
 
 
+def test_fused_kernel_is_tried_by_itself(trials: list[tuple[torch.device, torch.dtype]]) -> None:
+    """Where it fails, the others go on."""
+    assert has_kernels(CUDA, torch.float16)
+    with pytest.warns(RuntimeWarning, match="C compiler.*ELMO_HF_GPU=unfused") as record:
+        assert [fuses(CUDA, torch.float16) for _ in range(2)] == [False] * 2
+    assert (len(record), len(trials)) == (1, 2)
+    assert has_kernels(CUDA, torch.float16)
+
+
+def test_where_the_fused_kernel_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of an H100 have 227 KB, of an A100 163, of most others 99. Float32 is never fused."""
+    rooms = {"cuda:0": 232448, "cuda:1": 166912, "cuda:2": 101376}
+    assert 101376 < SHARED_MEMORY <= 166912
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: Namespace(shared_memory_per_block_optin=rooms[str(device)])
+    )
+    can_fuse.cache_clear()
+    assert [can_fuse(torch.device(name), torch.bfloat16) for name in rooms] == [True, True, False]
+    assert not any(can_fuse(torch.device(name), torch.float32) for name in rooms)
+    assert not can_fuse(torch.device("cpu"), torch.bfloat16)
+    can_fuse.cache_clear()
+
+
 def test_not_tried_in_a_capture(
     trials: list[tuple[torch.device, torch.dtype]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,13 +101,17 @@ def test_not_tried_in_a_capture(
 
 @pytest.mark.usefixtures("trials")
 class TestSwitch:
-    @pytest.mark.parametrize(("value", "on"), [(None, True), ("", True), ("1", True), ("eager", True), ("0", False)])
+    @pytest.mark.parametrize(
+        ("value", "on"),
+        [(None, True), ("", True), ("1", True), ("eager", True), ("unfused", True), ("0", False)],
+    )
     def test_values(self, value: str | None, on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         if value is None:
             monkeypatch.delenv(availability.SWITCH, raising=False)
         else:
             monkeypatch.setenv(availability.SWITCH, value)
         assert has_kernels(CUDA, torch.float32) == on
+        assert value == "0" or fuses(CUDA, torch.float32) == (value != "unfused")
 
     def test_another_value(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(availability.SWITCH, "off")

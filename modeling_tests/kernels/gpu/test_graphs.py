@@ -14,7 +14,7 @@ HERE = torch.device("cpu")
 
 
 def shape_of(rows: int, size: int = 2) -> Shape:
-    return Shape(rows, size, size, False, torch.float32, LstmConstants(None, None, 1.0))
+    return Shape(rows, size, size, False, torch.float32, LstmConstants(None, None, 1.0), False)
 
 
 class Stream:

@@ -29,6 +29,9 @@ class TestChoice:
     def gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(lstm, "has_kernels", lambda device, dtype: dtype in availability.DTYPES)
         monkeypatch.setattr(lstm, "packed_lstm", lambda *args, **settings: (*args, settings))
+        monkeypatch.setattr(availability, "can_fuse", lambda device, dtype: True)
+        monkeypatch.setattr(availability, "try_kernels", lambda device, dtype, fused: True)
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
 
     @pytest.fixture
     def layers(self) -> list[Any]:
@@ -66,13 +69,16 @@ class TestChoice:
     def test_the_layer_asks(self, layers: list[Any]) -> None:
         words = torch.zeros(4, WIDTH)
         asked = bidirectional_lstm((words, words), [2, 2], torch.zeros(2, 2, WIDTH), torch.zeros(2, 2, 5), *layers)
-        assert len(asked) == 7 and asked[-1] == {"lengths": None, "graphs": True}
+        assert len(asked) == 7 and asked[-1] == {"lengths": None, "graphs": True, "fuses": True}
 
-    def test_without_graphs(self, layers: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("ELMO_HF_GPU", "eager")
+    @pytest.mark.parametrize(("value", "graphs", "fuses"), [("eager", False, True), ("unfused", True, False)])
+    def test_switched(
+        self, value: str, graphs: bool, fuses: bool, layers: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ELMO_HF_GPU", value)
         words = torch.zeros(4, WIDTH)
         asked = bidirectional_lstm((words, words), [2, 2], torch.zeros(2, 2, WIDTH), torch.zeros(2, 2, 5), *layers)
-        assert asked[-1] == {"lengths": None, "graphs": False}
+        assert asked[-1] == {"lengths": None, "graphs": graphs, "fuses": fuses}
 
 
 class TestEncoder:

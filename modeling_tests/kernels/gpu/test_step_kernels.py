@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from transformers.dynamic_module_utils import get_imports
 
 from elmo_hf.kernels.gpu import workspace
@@ -26,7 +27,8 @@ def test_pointwise_functions_everywhere(device: str) -> None:
     gates[:, :, 0] = gates[:, :, 3] = 100.0  # open
     gates[:, :, 1] = -100.0  # shut
     gates[:, :, 2] = values
-    space = Workspace(Shape(1, size, size, False, torch.float32, LstmConstants(None, None, 0.0)), torch.device(device))
+    shape = Shape(1, size, size, False, torch.float32, LstmConstants(None, None, 0.0), False)
+    space = Workspace(shape, torch.device(device))
     for tensor in (space.gates, space.bias):
         tensor.zero_()
     space.cell.fill_(1.0)
@@ -39,8 +41,53 @@ def test_pointwise_functions_everywhere(device: str) -> None:
     torch.testing.assert_close(space.exposed[0, 0].cpu().double(), expected.tanh(), rtol=8e-7, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("rows", "saves", "dtype"), [(3, False, torch.float32), (3, True, torch.float16), (70, True, torch.bfloat16)]
+)
+@pytest.mark.usefixtures("poisoned")
+def test_fused_cell(rows: int, saves: bool, dtype: torch.dtype, device: str) -> None:
+    """Both blocks of rows; more cells and a wider state than a block has; rows that have ended, and rows too many."""
+    size, width, step = 72, 80, 1
+    lengths = torch.randint(1, 3, (rows,)).sort(descending=True).values
+    going = int((lengths > step).sum())
+    offsets = torch.tensor([0, rows, rows + going])
+    hidden, cell = torch.randn(rows, 2, width).to(dtype), torch.randn(rows, 2, size) * 2
+    weight, bias = torch.randn(2, 4 * size, width).to(dtype) / 9, torch.randn(2, 4 * size).to(dtype)
+    terms = torch.randn(rows + going, 2, 4 * size).to(dtype)
+    # The definition, in float64; the sums are rounded as they are kept.
+    recurrent = torch.einsum("rdw,dgw->rdg", hidden.double(), weight.double())[:going]
+    sums = (terms[rows:].double() + recurrent + bias.double()).to(dtype)
+    gates = sums.double().unflatten(2, (4, size)).unbind(2)
+    raw = torch.sigmoid(gates[1] + 1) * cell[:going] + torch.sigmoid(gates[0]) * gates[2].tanh()
+    after = raw.clamp(-1, 1)
+
+    shape = Shape(rows + 2, width, size, True, dtype, LstmConstants(1.0, None, 1.0), True)
+    space = Workspace(shape, torch.device(device))
+    space.clock.fill_(step - saves)  # as the second of two steps, or as the first of a chunk
+    space.lengths[:rows].copy_(lengths)
+    space.hidden[:rows].copy_(hidden)
+    space.cell.fill_(7.0)[:rows].copy_(cell)
+    space.hidden_weight.copy_(weight)
+    space.bias.copy_(bias)
+    kept = (terms if saves else terms[rows:]).to(device, copy=True)
+    raw_cells = torch.zeros(rows + going, 2, size, device=device)
+    space.point_to(Words(offsets.to(device), kept, raw_cells=raw_cells))
+    workspace.fused_cell_forward(space, rows, int(saves), saves)
+
+    bound = 1e-5 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
+
+    def assert_close(found: Tensor, expected: Tensor) -> None:
+        torch.testing.assert_close(found.cpu().double(), expected.double(), rtol=bound, atol=bound)
+
+    assert_close(space.cell, torch.cat([after, cell[going:], torch.full((2, 2, size), 7.0)]))
+    assert_close(space.exposed[:going], torch.sigmoid(gates[3]) * after.tanh())
+    assert_close(kept, torch.cat([terms[:rows], sums]) if saves else terms[rows:])
+    assert_close(raw_cells, torch.cat([torch.zeros(rows, 2, size), raw]) if saves else torch.zeros_like(raw_cells))
+
+
 def test_other_strides_are_refused(device: str) -> None:
-    space = Workspace(Shape(1, 2, 2, False, torch.float32, LstmConstants(None, None, 0.0)), torch.device(device))
+    shape = Shape(1, 2, 2, False, torch.float32, LstmConstants(None, None, 0.0), False)
+    space = Workspace(shape, torch.device(device))
     with pytest.raises(ValueError, match="contiguous"):
         space.point_to(Words(space.clock, torch.zeros(2, 8, device=device).T))
 
@@ -71,50 +118,79 @@ class TestWithoutTriton:
             importlib.import_module(KERNELS)
 
 
-HOPPER = """
+COMPILED = """
 import re, sys
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from elmo_hf.kernels.gpu import step_kernels as kernels
+from elmo_hf.kernels.gpu.workspace import SHARED_MEMORY
 
+dtype, capability = sys.argv[1], int(sys.argv[2])
 FLAGS = {"CLIPS": 1, "SAVES": 1, "SPLITS": 4, "BLOCK": 512}
-KINDS = {"table": "*i64", "clock": "*i64", "lengths": "*i32", "position": "i32", "size": "i32"}
+# As `workspace.fused_cell_forward` launches it.
+SMALL, LARGE = {"ROWS": 64, "COLUMNS": 32, "INNER": 64}, {"ROWS": 128, "COLUMNS": 64, "INNER": 64}
+KINDS = {"table": "*i64", "clock": "*i64", "lengths": "*i32", "position": "i32"}
+SIZES = ("size", "width")
 WIDE = ("cell", "initial_cell", "cell_gradient")
-for kernel in (
-    kernels.cell_forward, kernels.output_forward, kernels.output_backward, kernels.cell_backward,
-    kernels.write_addresses,
-):
+
+
+def compiled(kernel, flags, **options):
     signature, aligned = {}, {}
     for place, name in enumerate(kernel.arg_names):
-        if name in FLAGS:
+        if name in flags:
             signature[name] = "constexpr"
         elif name in KINDS:
             signature[name] = KINDS[name]
+        elif name in SIZES or name == "rows":
+            signature[name] = "i32"
         elif name.endswith(("_clip", "_bias")):
             signature[name] = "fp32"
         else:
-            signature[name] = "*fp32" if name in WIDE else "*" + sys.argv[1]
-        if signature[name].startswith("*") or name == "size":
+            signature[name] = "*fp32" if name in WIDE else "*" + dtype
+        if signature[name].startswith("*") or name in SIZES:
             aligned[(place,)] = [["tt.divisibility", 16]]  # as the launcher finds tensors and sizes
-    constants = {(kernel.arg_names.index(name),): value for name, value in FLAGS.items() if name in kernel.arg_names}
-    compiled = compile(ASTSource(kernel, signature, constants, aligned), target=GPUTarget("cuda", 90, 32))
-    assert len(compiled.asm["cubin"]) > 1000
-    moved = [line for line in compiled.asm["ptx"].splitlines() if re.search(r"(ld|st)[.]global", line)]
-    if kernel is not kernels.write_addresses:
-        # What a program reads of the table of addresses, the clock and the lengths; all else is 8 or 16 bytes wide.
-        single = [line for line in moved if not re.search(r"[.]v[248]|global[.]b(32|64) ", line)]
-        assert not single, (kernel.fn.__name__, single)
-        assert len([line for line in moved if ".v" in line]) >= 5
+    constants = {(kernel.arg_names.index(name),): value for name, value in flags.items() if name in kernel.arg_names}
+    source = ASTSource(kernel, signature, constants, aligned)
+    result = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    assert len(result.asm["cubin"]) > 1000
+    return result
+
+
+def moved(result):
+    return [line for line in result.asm["ptx"].splitlines() if re.search(r"(ld|st)[.]global", line)]
+
+
+for kernel in (kernels.cell_forward, kernels.output_forward, kernels.output_backward, kernels.cell_backward):
+    lines = moved(compiled(kernel, FLAGS))
+    # What a program reads of the table of addresses, the clock and the lengths; all else is 8 or 16 bytes wide.
+    single = [line for line in lines if not re.search(r"[.]v[248]|global[.]b(32|64) ", line)]
+    assert not single, (kernel.fn.__name__, single)
+    assert len([line for line in lines if ".v" in line]) >= 5
+compiled(kernels.write_addresses, FLAGS)
+if dtype != "fp32":
+    for flags, settings in ((SMALL, dict(num_warps=4, num_stages=4)), (LARGE, dict(num_warps=8, num_stages=3))):
+        result = compiled(kernels.fused_cell_forward, {**FLAGS, **flags}, **settings)
+        assert result.metadata.shared <= SHARED_MEMORY
+        ptx = result.asm["ptx"]
+        # Both factors are loaded ahead, 16 bytes at a time; the cell, 4 gates, their sums and the rest, likewise.
+        assert "cp.async.cg.shared.global" in ptx
+        assert not [line for line in moved(result) if re.search(r"global[.](b|u)(8|16) ", line)]
+        assert len([line for line in moved(result) if ".v4" in line]) >= 5 + 7
+        # The widest matmul of a tensor core: all four gates are sums of one.
+        wide = f"wgmma.mma_async.sync.aligned.m64n{4 * flags['COLUMNS']}k16"
+        assert (wide if capability == 90 else "mma.sync.aligned.m16n8k16") in ptx
 """
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("capability", [90, 80])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-def test_kernels_compile_for_a_gpu_that_is_not_there(dtype: str, tmp_path: Path) -> None:
-    """Down to machine code of compute capability 9.0: what the interpreter lets through may not compile.
+def test_kernels_compile_for_a_gpu_that_is_not_there(dtype: str, capability: int, tmp_path: Path) -> None:
+    """Down to machine code of a compute capability: what the interpreter lets through may not compile.
 
     Memory is moved several elements at a time, also behind the addresses that are read from a table.
     """
     environment = {"PATH": "/usr/bin:/bin", "TRITON_CACHE_DIR": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     root = FOLDER.parents[2]
-    subprocess.run([sys.executable, "-c", HOPPER, dtype], check=True, cwd=root, env=environment, timeout=280)
+    command = [sys.executable, "-c", COMPILED, dtype, str(capability)]
+    subprocess.run(command, check=True, cwd=root, env=environment, timeout=280)
