@@ -88,7 +88,9 @@ def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
     """
     if device.type != "cuda" or dtype.itemsize != 2:
         return False
-    return bool(torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= SHARED_MEMORY)
+    # Not every build of torch knows it.
+    room = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
+    return bool(room >= SHARED_MEMORY)
 
 
 def splits_of(rows: int, inner: int, width: int) -> int:
