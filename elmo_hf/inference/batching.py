@@ -33,7 +33,7 @@ class BatchSize:
         """Of so many words; by default what suits the device.
 
         A step of the recurrence over 512 rows takes a GPU not much longer than one over 128 (docs/gpu.md). The words
-        bound its memory: in float32 a model of the original size takes about 2 GB for them.
+        bound its memory.
         """
         if words is not None:
             return cls(words=words)

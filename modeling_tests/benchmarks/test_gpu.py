@@ -7,19 +7,25 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import pytest
+import torch
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.py"
 
 
-@pytest.fixture(scope="module")
-def gpu() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_of_gpu", SCRIPT)
+def loaded(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_of_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def gpu() -> ModuleType:
+    return loaded(SCRIPT)
 
 
 def test_a_column_that_fails_leaves_the_others(gpu: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +84,28 @@ def test_verdicts(gpu: ModuleType) -> None:
     assert "gates' matmul: 1.20 x" in gpu.line_of({**rows[0], "failed": {}, "verdicts": gpu.verdicts(rows[0])})
 
 
+@pytest.mark.parametrize("script", ["gpu", "pretraining_throughput"])
+def test_float32_is_float32(gpu: ModuleType, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or one side's matmuls or convolutions alone would be rounded (TF32), and differ from the other's."""
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, convolution.allow_tf32
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    matmul.allow_tf32 = convolution.allow_tf32 = True
+    if script == "gpu":
+        gpu.build(Namespace(tiny=True, device="cpu", precisions=["fp32"]))
+    else:
+        module = loaded(SCRIPT.with_name("pretraining_throughput.py"))
+        monkeypatch.setattr(module, "made_up_text", mock.Mock(side_effect=InterruptedError))
+        monkeypatch.setattr(sys, "argv", ["pretraining_throughput.py"])
+        with pytest.raises(InterruptedError):
+            module.main()
+    found = matmul.allow_tf32, convolution.allow_tf32
+    matmul.allow_tf32, convolution.allow_tf32 = before
+    assert found == (False, False)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_whole_script(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--device", "cpu", "--tiny", "--precisions", "fp32", "--output", tmp_path]
     run = subprocess.run(

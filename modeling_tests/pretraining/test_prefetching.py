@@ -9,7 +9,7 @@ import torch
 
 from elmo_hf import ElmoForPreTraining, ElmoTokenizer
 from elmo_hf.pretraining import PretrainingSettings, StreamingObjective, loop, pretrain
-from elmo_hf.pretraining.prefetching import PreparedBatches, _Worker
+from elmo_hf.pretraining.prefetching import PreparedBatches, _Made, _Worker
 from elmo_hf.pretraining.start import Start, open_streams
 from modeling_tests.pretraining.runs import losses, settings
 from modeling_tests.pretraining.test_loop import assert_same_weights
@@ -75,6 +75,21 @@ def test_no_weights_and_no_open_file_are_sent(run: PretrainingSettings, start: S
     arrived.streams.load_state_dict(arrived.position)
     assert flat(arrived.preparation(next(arrived.streams))) == flat(next(plain))
     assert arrived.preparation.sampler.draws == objective.sampler.draws
+
+
+def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for(
+    run: PretrainingSettings, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = next(batches_of(run, start.model, start.tokenizer, 0)[0])
+    pinned: list[int] = []
+    sent: list[tuple[int, Any]] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda part: pinned.append(id(part)) or part)
+    monkeypatch.setattr(torch.Tensor, "to", lambda part, *to, **how: sent.append((id(part), how)) or part)
+    made = _Made(batch, {}, None).pin_memory()
+    assert made.batch is not None
+    made.batch.to("cuda", non_blocking=True)
+    assert sent == [(number, {"non_blocking": True}) for number in pinned]
+    assert len(pinned) >= 12
 
 
 def test_an_error_of_a_worker_is_raised_here(run: PretrainingSettings, start: Start) -> None:

@@ -185,17 +185,17 @@ def fused_cell_forward(  # type: ignore[no-untyped-def]
     cell,
     exposed,
     rows,
-    width,
     size,
     cell_clip,
     forget_bias,
+    WIDTH: tl.constexpr,
     CLIPS: tl.constexpr,
     SAVES: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     INNER: tl.constexpr,
 ):
-    """The matmul of the gates and `cell_forward` in one: hidden [rows, 2, width] and weight [2, 4 * size, width].
+    """The matmul of the gates and `cell_forward` in one: hidden [rows, 2, WIDTH] and weight [2, 4 * size, WIDTH].
 
     A program sums all four gates of COLUMNS cells of ROWS rows. They are interleaved by eights, i, f, g, o: in the
     registers of a tensor core's sums, the four gates of a cell then belong to one thread.
@@ -207,16 +207,16 @@ def fused_cell_forward(  # type: ignore[no-untyped-def]
     place = tl.arange(0, 4 * COLUMNS)
     column = first_column + place // 32 * 8 + place % 8
     is_column = column < size
-    hidden_rows = hidden + (row * 2 + direction) * width
-    weight_rows = weight + (direction * 4 * size + place // 8 % 4 * size + column) * width
+    hidden_rows = hidden + (row * 2 + direction) * WIDTH
+    weight_rows = weight + (direction * 4 * size + place // 8 % 4 * size + column) * WIDTH
     sums = tl.full((ROWS, 4 * COLUMNS), 0.0, tl.float32)
-    for start in range(0, width, INNER):
+    for start in range(0, WIDTH, INNER):
         inner = start + tl.arange(0, INNER)
         left = tl.load(
-            hidden_rows[:, None] + inner[None, :], mask=is_row[:, None] & (inner < width)[None, :], other=0.0
+            hidden_rows[:, None] + inner[None, :], mask=is_row[:, None] & (inner < WIDTH)[None, :], other=0.0
         )
         right = tl.load(
-            weight_rows[None, :] + inner[:, None], mask=is_column[None, :] & (inner < width)[:, None], other=0.0
+            weight_rows[None, :] + inner[:, None], mask=is_column[None, :] & (inner < WIDTH)[:, None], other=0.0
         )
         sums = tl.dot(left, right, sums, input_precision="ieee")
     sums = sums.reshape(ROWS, COLUMNS // 8, 4, 8).permute(0, 1, 3, 2).reshape(ROWS, COLUMNS, 2, 2)

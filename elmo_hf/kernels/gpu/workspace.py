@@ -288,9 +288,9 @@ def fused_cell_forward(space: Workspace, rows: int, position: int, saves: bool) 
     kernel[-(-rows // block), -(-size // columns), 2](
         space._addresses, space.clock, position, space.lengths,
         space.hidden, space.hidden_weight, space.bias, space.cell, space.exposed,
-        rows, width, size, rounded(constants.cell_clip, torch.float32), constants.forget_bias,
-        CLIPS=constants.cell_clip is not None, SAVES=saves, ROWS=block, COLUMNS=columns, INNER=64,
-        num_warps=warps, num_stages=stages,
+        rows, size, rounded(constants.cell_clip, torch.float32), constants.forget_bias,
+        WIDTH=width, CLIPS=constants.cell_clip is not None, SAVES=saves, ROWS=block, COLUMNS=columns,
+        INNER=64, num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
 

@@ -128,9 +128,9 @@ from elmo_hf.kernels.gpu.workspace import SHARED_MEMORY
 dtype, capability = sys.argv[1], int(sys.argv[2])
 FLAGS = {"CLIPS": 1, "SAVES": 1, "SPLITS": 4, "BLOCK": 512}
 # As `workspace.fused_cell_forward` launches it.
-SMALL, LARGE = {"ROWS": 64, "COLUMNS": 32, "INNER": 64}, {"ROWS": 128, "COLUMNS": 64, "INNER": 64}
+SMALL = {"WIDTH": 512, "ROWS": 64, "COLUMNS": 32, "INNER": 64}
+LARGE = {**SMALL, "ROWS": 128, "COLUMNS": 64}
 KINDS = {"table": "*i64", "clock": "*i64", "lengths": "*i32", "position": "i32"}
-SIZES = ("size", "width")
 WIDE = ("cell", "initial_cell", "cell_gradient")
 
 
@@ -141,13 +141,13 @@ def compiled(kernel, flags, **options):
             signature[name] = "constexpr"
         elif name in KINDS:
             signature[name] = KINDS[name]
-        elif name in SIZES or name == "rows":
+        elif name in ("size", "rows"):
             signature[name] = "i32"
         elif name.endswith(("_clip", "_bias")):
             signature[name] = "fp32"
         else:
             signature[name] = "*fp32" if name in WIDE else "*" + dtype
-        if signature[name].startswith("*") or name in SIZES:
+        if signature[name].startswith("*") or name == "size":
             aligned[(place,)] = [["tt.divisibility", 16]]  # as the launcher finds tensors and sizes
     constants = {(kernel.arg_names.index(name),): value for name, value in flags.items() if name in kernel.arg_names}
     source = ASTSource(kernel, signature, constants, aligned)
