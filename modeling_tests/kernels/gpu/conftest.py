@@ -47,6 +47,13 @@ def mend_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
 
 
+@pytest.fixture
+def in_float32(request: pytest.FixtureRequest, device: str) -> None:
+    """Tests that fuse in float32, to tell rounding from faults, do so under the interpreter alone: no GPU does."""
+    if device == "cuda" and request.node.callspec.params.get("fuses"):
+        pytest.skip("float32 is not fused on a GPU")
+
+
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
     """No buffers, no verdicts of an earlier test, and none for the next."""

@@ -32,7 +32,7 @@ def check(problem: Problem, found: Any, bound: float = 2e-6) -> None:
         ([2, 1], 2, (0.0, 3.0), True, False),
     ],
 )
-@pytest.mark.usefixtures("poisoned")
+@pytest.mark.usefixtures("poisoned", "in_float32")
 def test_outputs_and_gradients(
     sizes: list[int], rows: int, clips: tuple[float | None, float | None], projected: bool, fuses: bool, device: str
 ) -> None:
@@ -51,6 +51,7 @@ class TestStaticBuffers:
         monkeypatch.setattr(passes, "LARGEST_GRAPH", 2)
 
     @pytest.mark.parametrize(("projected", "fuses"), [(True, False), (False, False), (True, True)])
+    @pytest.mark.usefixtures("in_float32")
     def test_outputs_and_gradients(self, projected: bool, fuses: bool, device: str) -> None:
         problem = Problem([2, 1, 1], 2 + projected, projected=projected, device=device)
         check(problem, packed_lstm(*problem.arguments(), fuses=fuses))
@@ -114,6 +115,7 @@ class TestStaticBuffers:
             assert_close(packed_lstm(*problem.arguments()), found, 0)
 
     @pytest.mark.parametrize("fuses", [False, True])
+    @pytest.mark.usefixtures("in_float32")
     def test_lengths_that_only_the_device_knows(self, fuses: bool, device: str) -> None:
         problem, lengths = Problem([3] * 3, 3, device=device), [2, 0, 3]
         with torch.no_grad():
@@ -171,6 +173,7 @@ def in_other_strides(tensor: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("graphed", "fuses"), [(False, False), (True, False), (True, True)])
+@pytest.mark.usefixtures("in_float32")
 def test_any_strides(graphed: bool, fuses: bool, device: str, request: pytest.FixtureRequest) -> None:
     """Kernels read plain rows: what comes transposed, or expanded from a single number, must not be read as if it
     were one."""

@@ -47,6 +47,8 @@ def test_pointwise_functions_everywhere(device: str) -> None:
 @pytest.mark.usefixtures("poisoned")
 def test_fused_cell(rows: int, saves: bool, dtype: torch.dtype, device: str) -> None:
     """Both blocks of rows; more cells and a wider state than a block has; rows that have ended, and rows too many."""
+    if device == "cuda" and dtype == torch.float32:
+        pytest.skip("float32 is not fused on a GPU")
     size, width, step = 72, 80, 1
     lengths = torch.randint(1, 3, (rows,)).sort(descending=True).values
     going = int((lengths > step).sum())
