@@ -31,6 +31,7 @@ What each of the gains that were argued without a GPU (docs/gpu.md) is worth sta
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -413,11 +414,15 @@ def run_row(options: argparse.Namespace, work: str, precision: str, rows: int, r
     command += ["--rows", str(rows), "--given_rates", json.dumps(rates)]
     row: Row = {"failed": {}}
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=said, stderr=errors, start_new_session=True)
         try:
-            status: Any = subprocess.run(
-                command, stdout=said, stderr=errors, timeout=options.time_limit, check=False
-            ).returncode
-        except subprocess.TimeoutExpired:
+            status: Any = process.wait(options.time_limit)
+        except BaseException as reason:
+            # With what it has started itself, or that would go on beside the next row.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if not isinstance(reason, subprocess.TimeoutExpired):
+                raise
             status = f"killed after {options.time_limit:.0f} s"
         said.seek(0)
         lines = [line for line in said if line.startswith("{")]
@@ -461,7 +466,7 @@ def line_of(row: Row) -> str:
     below = [f"\n    {name} failed: {why}" for name, why in row["failed"].items()]
     below += [f"\n    {line}" for line in row.get("verdicts", [])]
     if "microseconds" in row:
-        times = "".join(f"  {name}{value:>7.1f} us" for name, value in row["microseconds"].items())
+        times = "".join(f"  {name} {value:.1f} us" for name, value in row["microseconds"].items())
         return start + times + "".join(below)
     values = "".join(f"{row[name]:>12,.0f}" if name in row else " " * 12 for name in COLUMNS)
     gain = f"{row['ours'] / row['plain']:>11.1f}x" if "ours" in row and "plain" in row else " " * 12

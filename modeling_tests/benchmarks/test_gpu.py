@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
@@ -82,6 +83,37 @@ def test_verdicts(gpu: ModuleType) -> None:
     found = [[line.split(": ")[1] for line in gpu.verdicts(row)] for row in rows]
     assert found == [["1.20 x, keep (or build) it"], [], ["0.90 x, leave it out"], ["1.50 x, keep (or build) it"]]
     assert "gates' matmul: 1.20 x" in gpu.line_of({**rows[0], "failed": {}, "verdicts": gpu.verdicts(rows[0])})
+
+
+def test_a_row_is_killed_with_what_it_has_started(
+    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the whole pretraining step, a process of its own: it would run beside the rows that follow."""
+    script, place = tmp_path / "row.py", tmp_path / "started"
+    script.write_text(
+        "import pathlib, subprocess, sys, time\n"
+        "started = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"pathlib.Path({str(place)!r}).write_text(str(started.pid))\ntime.sleep(60)\n"
+    )
+    monkeypatch.setattr(gpu, "__file__", str(script))
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+
+    class Options:
+        @property
+        def time_limit(self) -> float:
+            """None is left once all has started."""
+            while not place.exists() or not place.read_text():
+                time.sleep(0.02)
+            return 0.0
+
+    row = gpu.run_row(Options(), "step", "bf16", 128, {})
+    assert row["failed"] == {"row": "killed after 0 s"}
+    state = Path(f"/proc/{place.read_text()}/stat")
+    for _ in range(100):
+        if not state.exists() or ") Z " in state.read_text():
+            return
+        time.sleep(0.05)
+    raise AssertionError("what the row had started runs on")
 
 
 @pytest.mark.parametrize("script", ["gpu", "pretraining_throughput"])
