@@ -350,17 +350,13 @@ class Handler(BaseHTTPRequestHandler):
         return self.content(content, {"X-Repo-Commit": sha, "ETag": f'"{etag}"'})
 
     def content(self, content: bytes, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
-        """A file, or the rest of it behind what was asked for by range."""
+        """A file, or the part of it that was asked for by range."""
         headers = {**headers, "Accept-Ranges": "bytes"}
         if self.command == "HEAD":
             return 200, b"", {**headers, "Content-Length": str(len(content))}
-        if found := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-            start = int(found[1])
-            return (
-                206,
-                content[start:],
-                {**headers, "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"},
-            )
+        if found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            start, end = int(found[1]), min(int(found[2] or len(content)), len(content) - 1)
+            return 206, content[start : end + 1], {**headers, "Content-Range": f"bytes {start}-{end}/{len(content)}"}
         return 200, content, headers
 
 

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from elmo_hf.tokenizer.lines import split_lines
 
 from .rules import ReadingRules
+from .stored_files import is_address, open_stored
 
 BLOCK_BYTES = 2**20
 
@@ -39,12 +40,13 @@ def is_compressed(path: str) -> bool:
 
 
 def open_binary(path: str) -> BinaryIO:
-    """The decompressed bytes of a file.
+    """The decompressed bytes of a file, given by its path or address.
 
     Raises:
         OSError: it cannot be opened.
     """
-    return cast(BinaryIO, _OPENERS.get(Path(path).suffix.lower(), open)(path, "rb"))
+    opener, file = _OPENERS.get(Path(path).suffix.lower()), open_stored(path)
+    return file if opener is None else cast(BinaryIO, opener(file, "rb"))
 
 
 def check_file(path: str) -> None:
@@ -54,7 +56,7 @@ def check_file(path: str) -> None:
         ValueError: it is empty, no regular file, or compressed in a way that cannot be read.
         OSError: it cannot be opened.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    if not is_address(path) and not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(
             f"{path} is no regular file: expected one that can be read several times. Write what comes out of it to a "
             "file first"

@@ -15,6 +15,7 @@ from .dataset_shards import DatasetSource
 from .lines import COMPRESSIONS, check_file, damage_named, open_binary
 from .rules import BlankLines, ReadingRules, Undecodable
 from .shards import MemoryShard, Record, Shard, records_of
+from .stored_files import is_address, matching_files
 from .table_shards import table_shard
 from .tagged_text import Sentence, TaggedSentence
 from .text_shards import text_shards
@@ -156,10 +157,10 @@ def open_corpus(
     """The corpus in files, or in one data set.
 
     Args:
-        sources: paths or globs (`**` for folders below) of text, CoNLL-U, JSON lines, JSON, CSV or TSV, each also as
-            `.gz`, `.bz2` or `.xz`, Parquet or Arrow; or the name of one data set, `owner/name` or
-            `owner/name:configuration`, in which case no file of that name may exist. Files are put in the order of the
-            sources, those of a glob by name, and none twice.
+        sources: paths, globs (`**` for folders below), or addresses that fsspec opens (`s3://bucket/*.parquet`), of
+            text, CoNLL-U, JSON lines, JSON, CSV or TSV, each also as `.gz`, `.bz2` or `.xz`, Parquet or
+            Arrow; or the name of one data set, `owner/name` or `owner/name:configuration`, in which case no file of
+            that name may exist. Files are put in the order of the sources, those of a glob by name, and none twice.
         file_format: of all files; by default by each file's name, text if it says nothing.
         text_column: of all formats but text: holds text, each line a sentence, or a list of words as one sentence.
             CoNLL-U's is the words' form unless another of its columns is named.
@@ -186,7 +187,7 @@ def open_corpus(
         FileNotFoundError: nothing matches a path or glob.
         ValueError: an empty file, a folder or device, an unknown format, a data set that cannot be loaded, a missing
             column, a column of a text file.
-        ImportError: the `datasets` library or pyarrow is needed and missing.
+        ImportError: the `datasets` library, pyarrow or the library of a protocol is needed and missing.
     """
     listed = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     patterns = [os.fspath(source) for source in listed]
@@ -244,6 +245,9 @@ def _names_a_dataset(source: str) -> bool:
 def _matching_files(patterns: list[str], numbered: bool) -> list[str]:
     files: dict[str, None] = {}
     for pattern in patterns:
+        if is_address(pattern):
+            files.update(dict.fromkeys(file.url for file in matching_files([pattern])))
+            continue
         # A file's own name comes first: it may hold the characters of a glob.
         matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
         plain = [match for match in matches if not os.path.isdir(match)]

@@ -18,6 +18,7 @@ from .lines import LineBlocks, check_file, damage_named, open_binary, where_in_l
 from .records import check_columns, parse_json
 from .rules import ReadingRules
 from .shards import Block, BlockReader, Position, RecordSentences
+from .stored_files import is_address, open_stored, size_of
 
 Kind = Literal["parquet", "arrow", "csv", "tsv", "json"]
 Rows = Generator[dict[str, Any], None, None]
@@ -77,7 +78,7 @@ def table_shard(path: str, kind: Kind, rules: ReadingRules) -> TableShard:
         ImportError: Parquet or Arrow, and pyarrow is missing.
     """
     check_file(path)
-    shard = TableShard(path, kind, os.path.getsize(path), rules)
+    shard = TableShard(path, kind, size_of(path), rules)
     rows = _ROWS[kind](shard, 0)
     try:
         if next(rows, None) is None:
@@ -122,7 +123,7 @@ class TableReader(BlockReader):
 
 def _parquet_rows(shard: TableShard, start: int) -> Rows:
     parquet = import_pyarrow().parquet
-    with _damaged(shard), parquet.ParquetFile(shard.path) as file:
+    with _damaged(shard), _opened(shard) as source, parquet.ParquetFile(source) as file:
         check_columns(shard.rules, file.schema_arrow.names, lambda: shard.path)
         groups = list(range(file.metadata.num_row_groups))
         while groups and start >= (rows := file.metadata.row_group(groups[0]).num_rows):
@@ -134,8 +135,7 @@ def _parquet_rows(shard: TableShard, start: int) -> Rows:
 
 
 def _arrow_rows(shard: TableShard, start: int) -> Rows:
-    arrow = import_pyarrow()
-    with _damaged(shard), arrow.memory_map(shard.path) as source:
+    with _damaged(shard), _opened(shard) as source:
         schema, batches = _arrow_batches(source)
         check_columns(shard.rules, schema.names, lambda: shard.path)
         for batch in batches:
@@ -235,6 +235,14 @@ _ROWS: dict[Kind, Callable[[TableShard, int], Rows]] = {
 }
 
 
+def _opened(shard: TableShard) -> Any:
+    """A file of Parquet or Arrow as pyarrow reads it; a context that closes it."""
+    arrow = import_pyarrow()
+    if is_address(shard.path):
+        return arrow.PythonFile(open_stored(shard.path), mode="r")
+    return arrow.memory_map(shard.path) if shard.kind == "arrow" else arrow.OSFile(shard.path)
+
+
 @contextmanager
 def _damaged(shard: TableShard) -> Iterator[None]:
     """Context in which pyarrow's errors name the file."""
@@ -252,13 +260,9 @@ def _tag_names(shard: TableShard) -> Sequence[str] | None:
     column = shard.rules.pos_column
     if column is None or shard.kind not in ("parquet", "arrow"):
         return None
-    arrow = import_pyarrow()
-    with _damaged(shard):
-        if shard.kind == "parquet":
-            schema = arrow.parquet.read_schema(shard.path)
-        else:
-            with arrow.memory_map(shard.path) as source:
-                schema, _ = _arrow_batches(source)
+    parquet = import_pyarrow().parquet
+    with _damaged(shard), _opened(shard) as source:
+        schema = parquet.read_schema(source) if shard.kind == "parquet" else _arrow_batches(source)[0]
     try:
         feature = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]
         return (feature[0] if isinstance(feature, list) else feature["feature"])["names"]

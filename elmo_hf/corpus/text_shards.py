@@ -16,6 +16,7 @@ from .lines import LineBlocks, Lines, check_file, is_compressed, where_in_lines
 from .records import parse_json
 from .rules import ReadingRules
 from .shards import Block, BlockReader, Position, RecordSentences
+from .stored_files import size_of
 from .tagged_text import Sentence, TaggedSentence, is_blank, sentence_of_tokens
 
 Kind = Literal["text", "json", "conllu"]
@@ -93,7 +94,7 @@ def text_shards(path: str, kind: Kind, rules: ReadingRules, shard_bytes: int) ->
         for column in (rules.text_column, rules.pos_column):
             if column not in (None, ReadingRules.text_column):
                 _column_of(path, column)
-    size = os.path.getsize(path)
+    size = size_of(path)
     if kind == "conllu" or is_compressed(path) or size <= shard_bytes:
         return [TextShard(path, kind, size, rules)]
     cuts = [*range(0, size, shard_bytes), size]

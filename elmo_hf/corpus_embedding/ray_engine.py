@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from elmo_hf.corpus.sentences import Corpus, open_corpus
 from elmo_hf.corpus.shards import Record
+from elmo_hf.corpus.stored_files import StoredFile, matching_files
 from elmo_hf.inference.embedding import Embedder, Layers, open_embedder
 from elmo_hf.inference.loading import Name, named
 from elmo_hf.inference.quantization import quantize
@@ -29,7 +30,7 @@ from .output import INDEX, UNFINISHED, OutputConflictError
 from .plan import Plan, Shard, ShardReader, plan_shards
 from .run import CorpusEmbedding, fingerprint
 from .shard_embedding import ShardEmbedder
-from .stores import Folder, LocalCopies, StoredFile, matching_files
+from .stores import Folder, LocalCopies
 
 PLANS = "_plans"
 # Of a shard whose worker is killed again and again: by Ray's memory monitor or the kernel, or with its machine.
@@ -391,7 +392,8 @@ class _Cluster:
             worker,
             fn_constructor_args=(job,),
             batch_size=1,
-            compute=data.ActorPoolStrategy(min_size=1, max_size=size, max_tasks_in_flight_per_actor=1),
+            # Of a fixed size: Ray takes a worker with a single shard for one that needs no help, and adds none.
+            compute=data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
             num_gpus=gpus or None,
             max_restarts=-1,
             max_task_retries=_RETRIES,

@@ -1,4 +1,4 @@
-"""Files of disks and object stores, by fsspec: listed, fetched for reading, and put so that they appear whole."""
+"""Files of disks and object stores, by fsspec: fetched for reading, and put so that they appear whole."""
 
 import json
 import tempfile
@@ -9,44 +9,6 @@ from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """A file of the input.
-
-    Attributes:
-        url: its path, or its address with a protocol.
-        size: bytes.
-    """
-
-    url: str
-    size: int
-
-
-def matching_files(sources: list[str]) -> list[StoredFile]:
-    """The files that paths, globs and addresses name: those of a glob by name, and none twice.
-
-    Raises:
-        FileNotFoundError: nothing matches one of them.
-        ValueError: a folder, or a protocol that nobody knows.
-        ImportError: the library of a protocol is missing.
-    """
-    files: dict[str, StoredFile] = {}
-    for source in sources:
-        store, path = fsspec.core.url_to_fs(source)
-        # A file's own name comes first: it may hold the characters of a glob.
-        matches = [path] if store.exists(path) else sorted(store.glob(path))
-        found = [(match, store.info(match)) for match in matches]
-        plain = [(match, info) for match, info in found if info["type"] == "file"]
-        if found and not plain:
-            raise ValueError(f"{source} is a folder: expected files; for all of its files write {source}/*")
-        if not plain:
-            raise FileNotFoundError(f"no file matches {source}: expected a file, a glob, or an address as s3://...")
-        for match, info in plain:
-            url = match if isinstance(store, LocalFileSystem) else store.unstrip_protocol(match)
-            files[url] = StoredFile(url, info["size"] or 0)
-    return list(files.values())
 
 
 @dataclass

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -17,9 +18,11 @@ import torch
 
 from elmo_hf import BatchEmbedder, embed
 from elmo_hf.cli import main
+from modeling_tests.cluster.object_store import object_store
 from modeling_tests.corpus_embedding.corpora import model_and_tokenizer, sentences, write_text
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+datasets, duckdb, pandas = (pytest.importorskip(name) for name in ("datasets", "duckdb", "pandas"))
 ray = pytest.importorskip("ray")
 # Three processes that import Ray and PyTorch begin in each call.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -65,7 +68,7 @@ def add_node(cluster, cpus: int) -> None:
     """Start a node. Ray waits 30 seconds for one, which a busy machine may need more than once."""
     for last in (False, False, True):
         try:
-            cluster.add_node(num_cpus=cpus, object_store_memory=2**27)
+            cluster.add_node(num_cpus=cpus, object_store_memory=2**27, include_dashboard=False)
         except Exception as error:
             if last or "timed out" not in str(error):
                 raise
@@ -75,7 +78,16 @@ def add_node(cluster, cpus: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator:
+def store() -> Iterator[str]:
+    """A bucket of an object store, before the nodes begin: they are told of it by the environment."""
+    with object_store("127.0.0.1") as bucket, pytest.MonkeyPatch.context() as patch:
+        for name, value in bucket.environment.items():
+            patch.setenv(name, value)
+        yield bucket.url
+
+
+@pytest.fixture(scope="module")
+def cluster(store: str) -> Iterator:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()
@@ -88,7 +100,7 @@ def cluster() -> Iterator:
 
 @pytest.fixture
 def command(cluster, folder: Path) -> Callable[..., int]:
-    def run(sources, output: Path, *options: str) -> int:
+    def run(sources, output: Path | str, *options: str) -> int:
         arguments = ["embed", *map(str, sources), "--output", str(output), "--model", str(folder), "--engine", "ray"]
         arguments += ["--address", cluster.address, "--shard_words", "40", "--workers", "2", "--device", "cpu"]
         return main([*arguments, *options])
@@ -102,17 +114,26 @@ def read(output: Path) -> dict[str, np.ndarray]:
     for path in output.glob("*.parquet"):
         table = pyarrow.parquet.read_table(path)
         assert table.column_names == ["index", "id", "words", "vectors"]
-        for name, words, vectors in zip(*(table[column].to_pylist() for column in ("id", "words", "vectors"))):
-            assert name not in found and len(words) == len(vectors)
-            found[name] = np.array(vectors, dtype=np.float32).reshape(len(words), 8)
+        add(found, *(table[column].to_pylist() for column in ("id", "words", "vectors")))
     return found
 
 
-def check(output: Path, expected: dict[str, np.ndarray]) -> None:
-    found = read(output)
+def add(found: dict[str, np.ndarray], *columns) -> dict[str, np.ndarray]:
+    """The vectors of rows, each of a name that is not there yet."""
+    for name, words, vectors in zip(*columns, strict=True):
+        assert name not in found and len(words) == len(vectors)
+        found[name] = np.array([np.asarray(vector) for vector in vectors], dtype=np.float32).reshape(len(words), 8)
+    return found
+
+
+def check_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], bound: float = 1e-6) -> None:
     assert sorted(found) == sorted(expected)
     for name, array in expected.items():
-        np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=bound)
+
+
+def check(output: Path, expected: dict[str, np.ndarray]) -> None:
+    check_equal(read(output), expected)
     assert not list(output.glob(".*.writing"))
     index = json.loads((output / "_embeddings.index.json").read_text())
     assert sorted(shard["file"] for shard in index["shards"]) == sorted(path.name for path in output.glob("*.parquet"))
@@ -139,6 +160,37 @@ def test_vectors_of_one_process_and_what_is_left(command, texts, expected, tmp_p
     assert "layers='mix', not 'top'" in capsys.readouterr().err
     assert command([f"{texts}/a.txt"], output) == 1
     assert "which is not in the input" in capsys.readouterr().err
+
+
+def test_an_object_store_and_what_reads_the_output(command, store, texts, expected, tmp_path, capsys) -> None:
+    """From one bucket to another by s3fs; read by pandas, DuckDB and datasets as the documents say."""
+    remote = fsspec.filesystem("s3")
+    for path in texts.iterdir():
+        remote.put_file(str(path), f"{store}/texts/{path.name}")
+    output = f"{store}/vectors"
+    assert command([f"{store}/texts/*"], output, "--dtype", "float16") == 0
+    here = {name.replace(str(texts), f"{store}/texts"): array for name, array in expected.items()}
+    names = sorted(path.rsplit("/", 1)[1] for path in remote.ls(f"{store}/vectors", refresh=True, detail=False))
+    assert [name for name in names if not name.startswith("embeddings-")] == ["_embeddings.index.json", "_plans"]
+
+    frame = pandas.read_parquet(output)
+    assert next(vector for row in frame["vectors"] for vector in row).dtype == np.float16
+    check_equal(add({}, frame["id"], frame["words"], frame["vectors"]), here, 2e-3)
+    remote.get(f"{store}/vectors/*.parquet", f"{tmp_path}/copy/")
+    table = datasets.load_dataset("parquet", data_files=f"{tmp_path}/copy/*.parquet", split="train", streaming=True)
+    rows = list(table)
+    check_equal(add({}, *([row[name] for row in rows] for name in ("id", "words", "vectors"))), here, 2e-3)
+    columns = duckdb.sql(f"select id, words, vectors from '{tmp_path}/copy/*.parquet'").fetchall()
+    check_equal(add({}, *zip(*columns, strict=True)), here, 2e-3)
+
+    # What is missing is done again there, too.
+    gone = next(name for name in names if name.startswith("embeddings-"))
+    remote.mv(f"{output}/_embeddings.index.json", f"{output}/_unfinished.json")
+    remote.rm(f"{output}/{gone}")
+    capsys.readouterr()
+    assert command([f"{store}/texts/*"], output, "--dtype", "float16", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["new_shards"] == 1
+    assert len(pandas.read_parquet(output)) == len(here)
 
 
 def test_a_corrupt_file_is_named_and_the_others_are_done(command, texts, expected, tmp_path, capsys) -> None:
@@ -177,7 +229,7 @@ def when_some_are_written(output: Path, count: int, act: Callable[[], None]) -> 
 
 
 def long_corpus(path: Path, folder: Path) -> dict[str, np.ndarray]:
-    drawn = sentences(2400)
+    drawn = sentences(900)
     write_text(path, drawn)
     return {f"{path}:{number}": array for number, array in enumerate(embed(drawn, folder, device="cpu"))}
 
@@ -221,7 +273,9 @@ def test_an_actor_out_of_memory(command, cluster, folder, tmp_path) -> None:
     here = long_corpus(tmp_path / "text.txt", folder)
 
     def kill() -> None:
-        for process in workers_of(cluster)[:1]:
+        working = workers_of(cluster)
+        assert len(working) == 2
+        for process in working[:1]:
             os.kill(process, signal.SIGKILL)
             killed.append(len(list(output.glob("*.parquet"))))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from elmo_hf.corpus_embedding.stores import Folder, LocalCopies, matching_files
+from elmo_hf.corpus_embedding.stores import Folder, LocalCopies
 
 
 @pytest.fixture(params=["disk", "store"])
@@ -17,16 +17,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         with fsspec.open(f"{address}/{name}", "wb", auto_mkdir=True) as file:
             file.write(name.encode())
     return address
-
-
-def test_lists_files_by_name_and_none_twice(place: str) -> None:
-    found = matching_files([f"{place}/b.txt", f"{place}/*.txt"])
-    assert [(Path(file.url).name, file.size) for file in found] == [("b.txt", 5), ("a.txt", 5)]
-    assert found == matching_files([file.url for file in found])
-    with pytest.raises(FileNotFoundError, match=r"none\.\*"):
-        matching_files([f"{place}/none.*"])
-    with pytest.raises(ValueError, match=r"deeper is a folder.*deeper/\*"):
-        matching_files([f"{place}/deeper"])
 
 
 def test_copies_one_file_at_a_time(place: str) -> None:
