@@ -2,7 +2,8 @@
 
 It serves models: making them, branches and pull requests, commits of small and large files (LFS: one request, or
 several parts), deletions, downloads by range, private models, tokens, validation of a card's metadata, conflicts of two
-commits on one parent; and the files of an ordinary web server. What it leaves out: data sets and spaces, Xet storage,
+commits on one parent; the files of data sets, for reading; and those of an ordinary web server. What it leaves out:
+spaces, Xet storage,
 git itself, redirects to a CDN, discussions,
 renamed and gated models, quotas, and most of the fields of its answers.
 """
@@ -193,6 +194,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.preupload(found[1], found[2], values["files"])
         if found := re.fullmatch(rf"/api/models{name}/commit/(.+)", path):
             return self.commit(found[1], found[2], [json.loads(line) for line in body.splitlines()])
+        # Data sets lie beside the models here; their files in no folders.
+        path = re.sub(r"^(/api)?/datasets/", lambda found: "/api/models/" if found[1] else "/", path)
         if found := re.fullmatch(rf"/api/models{name}/tree/([^/]+)(?:/(.*))?", path):
             return self.tree(found[1], found[2], found[3])
         if found := re.fullmatch(rf"/api/models{name}(?:/revision/(.+))?", path):
@@ -361,12 +364,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def running_hub() -> Iterator[Hub]:
-    """A server on a free port of this machine, until the block ends."""
+def running_hub(host: str = "127.0.0.1") -> Iterator[Hub]:
+    """A server on a free port of an address of this machine, until the block ends."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": hub}))
+    server = ThreadingHTTPServer((host, 0), type("HubHandler", (Handler,), {"hub": hub}))
     server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    hub.url = f"http://{host}:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
