@@ -91,7 +91,8 @@ class BatchEmbedder:
 
         Returns:
             A dictionary: each of `vectors` a NumPy array (words, 2 * projection_size), or (layers, words, 2 *
-            projection_size) for all layers. Or a table or record batch: each a list of fixed-size lists.
+            projection_size) for all layers. Or a table: each a list of fixed-size lists. Or a record batch: lists alone,
+            since Spark refuses those of fixed size.
 
         Raises:
             TypeError: another kind of batch.
@@ -117,9 +118,13 @@ class BatchEmbedder:
 
     def _with_lists(self, batch: Any) -> Any:
         column = self._column(batch, batch.schema.names)
-        words, vectors = self._embedded(column.to_pylist())
+        words, arrays = self._embedded(column.to_pylist())
+        kind = self._opened().vector_type
+        vectors = arrow_vectors(arrays, kind)
+        if isinstance(batch, import_pyarrow().RecordBatch):
+            vectors = vectors.cast(kind.arrow_type_of_lists)
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-        columns |= {WORDS: arrow_words(words), VECTORS: arrow_vectors(vectors, self._opened().vector_type)}
+        columns |= {WORDS: arrow_words(words), VECTORS: vectors}
         return type(batch).from_arrays(list(columns.values()), names=list(columns))
 
     def _column(self, batch: Any, names: list[str]) -> Any:

@@ -88,8 +88,16 @@ class VectorType:
     @property
     def arrow_type(self) -> Any:
         """Lists of words, or of layers of words, each of `width` numbers."""
+        return self._lists(self.width)
+
+    @property
+    def arrow_type_of_lists(self) -> Any:
+        """The same, with no size in it."""
+        return self._lists(-1)
+
+    def _lists(self, width: int) -> Any:
         arrow = import_pyarrow()
-        words = arrow.list_(arrow.list_(arrow.from_numpy_dtype(self.dtype), self.width))
+        words = arrow.list_(arrow.list_(arrow.from_numpy_dtype(self.dtype), width))
         return words if self.layers is None else arrow.list_(words)
 
 

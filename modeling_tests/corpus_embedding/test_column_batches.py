@@ -47,6 +47,8 @@ def test_vectors_are_those_of_embed(folder: Path, layers, given) -> None:
         assert type(result) is type(batch) and result.schema.names == ["text", "id", "words", "vectors"]
         assert result["words"].to_pylist() == WORDS and result["id"].to_pylist() == numbers
         check_equal(arrays_of(result["vectors"], 3 if layers == "all" else None), expected)
+        # Spark refuses lists of fixed size.
+        assert ("fixed_size" in str(result.schema)) == (batch is table)
 
 
 def test_arrays_stay_arrays_also_where_all_lengths_are_equal(folder: Path) -> None:
