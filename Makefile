@@ -6,6 +6,7 @@
 #   make slow    the tests marked slow
 #   make clients minicons, lm-evaluation-harness and sentence-transformers read our models, in an environment of their own
 #   make ray     corpora over the two nodes of a Ray cluster, in an environment of its own
+#   make hosts   pretraining on two hosts, there too; needs Linux's network namespaces, and root
 #   make oldest  the oldest supported transformers, torch and huggingface_hub; make newest: the newest ones
 #   make arm64   the C kernels on an emulated arm64: needs aarch64-linux-gnu-gcc, clang and qemu-aarch64 (Debian:
 #                gcc-aarch64-linux-gnu, clang, qemu-user)
@@ -26,7 +27,7 @@ WORKERS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test check slow clients ray oldest newest arm64 package install-test wheels actions clean
+.PHONY: demo test check slow clients ray hosts oldest newest arm64 package install-test wheels actions clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.train
@@ -47,7 +48,10 @@ clients: $(VENV)-clients/.installed
 	$(TEST_ENV) $(<D)/$(PROGRAMS)/python -m pytest modeling_tests/clients
 
 ray: $(VENV)-ray/.installed
-	$(TEST_ENV) $(<D)/$(PROGRAMS)/python -m pytest modeling_tests/cluster
+	$(TEST_ENV) $(<D)/$(PROGRAMS)/python -m pytest modeling_tests/cluster/test_ray.py
+
+hosts: $(VENV)-ray/.installed
+	$(TEST_ENV) $(<D)/$(PROGRAMS)/python -m pytest modeling_tests/cluster/test_two_hosts.py
 
 oldest newest: %: $(VENV)-%/.installed
 	$(TEST_ENV) $(<D)/$(PROGRAMS)/python -m pytest modeling_tests/model modeling_tests/tokenizer modeling_tests/test_pipelines.py \
@@ -62,7 +66,7 @@ arm64: $(VENV)/.dev
 
 # What each of these environments holds beside the package.
 $(VENV)-clients/.installed: REQUIREMENTS := -e '.[clients]'
-$(VENV)-ray/.installed: REQUIREMENTS := -e '.[range,ray]'
+$(VENV)-ray/.installed: REQUIREMENTS := -e '.[cluster]'
 $(VENV)-oldest/.installed: REQUIREMENTS := -e '.[range]' -c oldest.txt
 $(VENV)-newest/.installed: REQUIREMENTS := --upgrade -e '.[range]'
 $(VENV)-package/.installed: REQUIREMENTS := 'build>=1.2,<2' 'twine>=6,<8'

@@ -91,8 +91,8 @@ class BatchEmbedder:
 
         Returns:
             A dictionary: each of `vectors` a NumPy array (words, 2 * projection_size), or (layers, words, 2 *
-            projection_size) for all layers. Or a table: each a list of fixed-size lists. Or a record batch: lists alone,
-            since Spark refuses those of fixed size.
+            projection_size) for all layers. Or a table: each a list of fixed-size lists. Or a record batch: each a list
+            of lists, since Spark refuses those of fixed size.
 
         Raises:
             TypeError: another kind of batch.

@@ -81,12 +81,18 @@ def by_accelerate(rank: int, main: Host) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("launched", "source"),
-    [(by_torchrun, "s3://corpus/*.parquet"), (by_accelerate, "owner/corpus")],
-    ids=["torchrun, an object store", "accelerate launch, a streamed data set of the Hub"],
+    ("launched", "source", "lose"),
+    [(by_torchrun, "s3://corpus/*.parquet", Host.end), (by_accelerate, "owner/corpus", Host.lose)],
+    ids=["torchrun, an object store, killed", "accelerate launch, a streamed data set of the Hub, unplugged"],
 )
 def test_a_lost_host_costs_no_bit(
-    launched: Callable[[int, Host], list[str]], source: str, corpus: Path, hosts, uninterrupted, tmp_path: Path
+    launched: Callable[[int, Host], list[str]],
+    source: str,
+    lose: Callable[[Host], None],
+    corpus: Path,
+    hosts,
+    uninterrupted,
+    tmp_path: Path,
 ) -> None:
     (first, second), served = hosts
     config = write_settings(corpus, tmp_path, source)
@@ -101,13 +107,14 @@ def test_a_lost_host_costs_no_bit(
     records = tmp_path / "metrics.jsonl"
     running = start()
     wait_until(lambda: records.exists() and records.read_text().count("\n") > CHECKPOINT_EVERY + 20, 900)
-    second.end()
+    lose(second)
     # The other one ends by itself, and says so.
     assert running[0].wait(300) != 0
     assert running[1].wait(60) != 0
     before = losses(tmp_path)
     assert CHECKPOINT_EVERY < len(before) < STEPS and before == uninterrupted[: len(before)]
 
+    second.come_back()
     assert [process.wait(900) for process in start()] == [0, 0]
     assert losses(tmp_path) == uninterrupted
     assert len(list((tmp_path / "checkpoints").glob(f"step-{STEPS:08}/process-*.pt"))) == 2
