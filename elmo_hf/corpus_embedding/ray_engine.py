@@ -201,25 +201,16 @@ def embed_by_ray(
         # `disable=None` is tqdm's word for "unless at a terminal".
         disable = None if progress is None else not progress
         with tqdm(total=total, initial=total - left, unit=" words", unit_scale=True, disable=disable) as bar:
-            errors += cluster.embed(job, missing, bar.update)
+            errors += cluster.embed(job, place, plans, bar.update)
         seconds = time.monotonic() - began_reading
     finally:
         if started:
             ray.shutdown()
-    lost = place.missing(plans)
-    told = {error.split("\n")[0] for error in errors}
-    named_already = {item for item in lost if any(item.name in error for error in errors)}
-    told |= {
-        f"{item.file.url}, from sentence {item.shard.first} on ({item.name}): its worker was killed {_RETRIES + 1} "
-        "times, as for want of memory. Give fewer workers, smaller --shard_words or more memory"
-        for item in lost
-        if item not in named_already
-    }
-    if told:
-        listed = "\n".join(sorted(told)[:20])
+    if errors:
+        listed = "\n".join(sorted(error.split("\n")[0] for error in errors)[:20])
         raise PartlyEmbeddedError(
-            f"{job.output}: {len(lost)} shards and {len(files) - len(plans)} files are missing, all others are done. "
-            f"The same command again tries these:\n{listed}"
+            f"{job.output}: {len(place.missing(plans))} shards and {len(files) - len(plans)} files are missing, all "
+            f"others are done. The same command again tries these:\n{listed}"
         )
     sentences = sum(plan.sentences for _, plan in plans)
     place.finish(job.settings(), plans)
@@ -368,23 +359,54 @@ class _Cluster:
 
     def plan(self, job: Job, place: _Place, files: list[StoredFile]) -> list[str]:
         """Store the plans of all files that have none yet; returns what is wrong with those that cannot be read."""
-        names = place.plan_folder.names()
-        missing = [json.dumps(asdict(file)) for file in files if f"{_key(file)}.json" not in names]
-        return self._run(missing, _Planner, job, 0, lambda _: None)
 
-    def embed(self, job: Job, items: list[Item], tell: Callable[[int], Any]) -> list[str]:
-        """Embed shards; returns what is wrong with those that cannot be."""
-        return self._run([item.to_json() for item in items], _Worker, job, self.gpus, tell)
+        def missing() -> list[str]:
+            names = place.plan_folder.names()
+            return [json.dumps(asdict(file)) for file in files if f"{_key(file)}.json" not in names]
+
+        return self._until_done(missing, _Planner, job, 0, lambda _: None)
+
+    def embed(self, job: Job, place: _Place, plans: Plans, tell: Callable[[int], Any]) -> list[str]:
+        """Embed the shards that are missing; returns what is wrong with those that cannot be."""
+
+        def missing() -> list[str]:
+            return [item.to_json() for item in place.missing(plans)]
+
+        return self._until_done(missing, _Worker, job, self.gpus, tell)
+
+    def _until_done(
+        self,
+        missing: Callable[[], list[str]],
+        worker: "type[_Work]",
+        job: Job,
+        gpus: float,
+        tell: Callable[[int], Any],
+    ) -> list[str]:
+        """Do what is missing, and again what is still missing since its worker was lost.
+
+        Ray would try a lost worker's shard with the same worker, which may wait for a machine that never comes back.
+        """
+        errors: dict[str, str] = {}
+        for _ in range(1 + _RETRIES):
+            if not (items := [item for item in missing() if item not in errors]):
+                return list(errors.values())
+            errors |= self._run(items, worker, job, gpus, tell)
+        for item in missing():
+            errors.setdefault(
+                item,
+                f"{worker.about(item)}: its worker was killed {_RETRIES + 1} times, as for want of memory. Give fewer "
+                "workers, smaller --shard_words or more memory",
+            )
+        return list(errors.values())
 
     def _run(
-        self, items: list[str], worker: Callable[..., Any], job: Job, gpus: float, tell: Callable[[int], Any]
-    ) -> list[str]:
-        if not items:
-            return []
+        self, items: list[str], worker: "type[_Work]", job: Job, gpus: float, tell: Callable[[int], Any]
+    ) -> dict[str, str]:
+        """Do each item once; returns what is wrong with those that cannot be done, without those of lost workers."""
         data, there = self.ray.data, self.ray.cluster_resources()
         slots = int(there.get("GPU", 0) / gpus) if gpus else int(there.get("CPU", 1))
         size = max(1, min(self.workers or slots, len(items)))
-        # A shard whose worker dies each time is left out, and the others go on.
+        # What a worker was at when it was lost is left out, and the others go on.
         context = data.DataContext.get_current()
         context.max_errored_blocks, context.enable_progress_bars = -1, False
         rows = data.from_items([{"item": item} for item in items], override_num_blocks=min(len(items), _MOST_BLOCKS))
@@ -396,12 +418,13 @@ class _Cluster:
             compute=data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
             num_gpus=gpus or None,
             max_restarts=-1,
-            max_task_retries=_RETRIES,
+            max_task_retries=0,
         )
-        errors = []
+        errors = {}
         for row in done.iter_rows():
             tell(row["words"])
-            errors += [row["error"]] if row["error"] else []
+            if row["error"]:
+                errors[row["item"]] = row["error"]
         return errors
 
 
@@ -420,12 +443,13 @@ class _Work:
             except Exception as error:  # of a file, a disk, a store, or memory: the others go on
                 words.append(0)
                 errors.append(f"{self.about(str(text))}: {type(error).__name__}: {error}")
-        return {"words": words, "error": errors}
+        return {"item": list(batch["item"]), "words": words, "error": errors}
 
     def do(self, text: str) -> int:
         raise NotImplementedError
 
-    def about(self, text: str) -> str:
+    @staticmethod
+    def about(text: str) -> str:
         raise NotImplementedError
 
     def corpus(self, file: StoredFile) -> Corpus:
@@ -442,7 +466,8 @@ class _Planner(_Work):
         Folder(f"{self.job.output}/{PLANS}").put_json(f"{_key(file)}.json", stored)
         return plan.words
 
-    def about(self, text: str) -> str:
+    @staticmethod
+    def about(text: str) -> str:
         return json.loads(text)["url"]
 
 
@@ -467,7 +492,8 @@ class _Worker(_Work):
             folder.put(path, item.name)
         return item.shard.words
 
-    def about(self, text: str) -> str:
+    @staticmethod
+    def about(text: str) -> str:
         item = Item.from_json(text)
         return f"{item.file.url}, from sentence {item.shard.first} on ({item.name})"
 
