@@ -15,6 +15,8 @@ import pytest
 from modeling_tests.cluster.hosts import INTERFACE, ROOT, Host, files_served, network, wait_until
 from modeling_tests.pretraining.runs import losses, settings, write_corpus
 
+for library in ("moto", "s3fs"):  # of the environment of `make hosts`
+    pytest.importorskip(library)
 # Each launch imports PyTorch in four processes.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 STEPS, CHECKPOINT_EVERY = 300, 60
