@@ -169,8 +169,10 @@ def test_sentences_joined_to_a_row_are_refused(cls, overrides):
         cls(tiny_config(**overrides))(**batch)
 
 
-def test_a_mask_that_is_a_word_is_refused(tmp_path):
+def test_a_mask_that_is_a_word_is_refused(tmp_path, capsys):
     import elmo_hf
+    import elmo_hf.pretraining
+    from elmo_hf.cli import main
 
     tokenizer = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", "the", "cat"], max_characters_per_word=9)
     assert tokenizer.mask_token_id == 6
@@ -184,6 +186,10 @@ def test_a_mask_that_is_a_word_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="mask_token_id=4"):
         load(tmp_path)
+    with pytest.raises(ValueError, match="mask_token_id=4"):
+        list(elmo_hf.pretraining.score_sentences(model, tokenizer, ["the cat"]))
+    assert main(["fill", "the <mask>", "--model", str(tmp_path)]) == 1
+    assert "mask_token_id=4" in capsys.readouterr().err
     for mask in (None, 6):
         elmo_hf.score(["the cat"], ElmoForMaskedLM(tiny_config(**ids, mask_token_id=mask)), tokenizer)
 
