@@ -95,6 +95,19 @@ def test_dummy_inputs_and_vectors_in_place_of_words(cls, overrides):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("cls", "overrides"),
+    [
+        (ElmoForQuestionAnswering, {}),
+        (ElmoForSequenceClassification, {"sentence_pairs": True}),
+        (ElmoForMultipleChoice, {"sentence_pairs": True}),
+    ],
+)
+def test_dummy_inputs_of_pairs(cls, overrides):
+    model = with_large_weights(cls(tiny_config(**overrides))).eval()
+    assert model(**model.dummy_inputs)[0].isfinite().all()
+
+
 def test_pad_to_multiple_of():
     model = ElmoForMaskedLM(tiny_config())
     assert model.resize_token_embeddings(pad_to_multiple_of=8).num_embeddings == 16
