@@ -61,7 +61,7 @@ def compare(run: Callable[[dict[str, Tensor]], dict[str, Any]], model: ElmoPreTr
         assert list(found) == names
         for name in names:
             difference = (torch.as_tensor(found[name]) - expected[name]).abs().max()
-            assert difference <= 2e-6 * expected[name].abs().max(), (name, inputs["attention_mask"].shape)
+            assert difference <= 4e-6 * expected[name].abs().max(), (name, inputs["attention_mask"].shape)
 
 
 def short_words(model: ElmoPreTrainedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
