@@ -343,7 +343,7 @@ def dynamic_shapes(model: ElmoPreTrainedModel | ExportableElmo) -> dict[str, Any
     """The `dynamic_shapes` of `torch.export.export`: any number of sentences, of words, and of characters.
 
     A Transformer reads at most `max_position_embeddings` words. Rows of characters may be cut behind the end of the
-    longest word and as many columns as the widest filter has, which gives the same numbers.
+    longest word and as many columns as the widest filter has, and at least one more than it has; the numbers stay.
     """
     config = model.config
     batch = torch.export.Dim("batch")
@@ -351,9 +351,10 @@ def dynamic_shapes(model: ElmoPreTrainedModel | ExportableElmo) -> dict[str, Any
     words = torch.export.Dim("words", max=longest)
     shapes = {name: {0: batch, 1: words} for name in example_inputs(model)}
     if "character_ids" in shapes:
-        widest = max(width for width, _ in config.character_filters)
-        if widest < config.max_characters_per_word:
-            shapes["character_ids"][2] = torch.export.Dim("characters", min=widest, max=config.max_characters_per_word)
+        # The widest filter has two places at least: tracing takes a size of one for a constant.
+        least, most = 1 + max(width for width, _ in config.character_filters), config.max_characters_per_word
+        if least < most:
+            shapes["character_ids"][2] = torch.export.Dim("characters", min=least, max=most)
     return shapes
 
 

@@ -30,6 +30,19 @@ from .tiny import BOTH_INPUTS, TRANSFORMER, WORD_INPUT, batch_of, tiny_config, w
 # (rows, words, padding side); rows are of different lengths.
 SIZES = [(3, 5, "right"), (2, 7, "left"), (1, 3, "right"), (4, 2, "left"), (1, 1, "right"), (5, 12, "left")]
 TAGGER = {"num_labels": 3, "task_lstm_size": 3, "task_lstm_layers": 2, "word_vector_size": 5}
+# The rows of the table in docs/compile_and_export.md.
+ROWS = {
+    "characters": (ElmoModel, {}),
+    "words": (ElmoModel, WORD_INPUT),
+    "both": (ElmoModel, BOTH_INPUTS),
+    "Transformer": (ElmoModel, TRANSFORMER),
+    "tagger": (ElmoForTokenClassification, TAGGER),
+    "tagger without biLM": (ElmoForTokenClassification, {**TAGGER, "elmo_at": []}),
+    "texts": (
+        ElmoForSequenceClassification,
+        {**WORD_INPUT, "num_labels": 3, "pooling": ["mean", "max", "min", "attention"], "maxout_sizes": [4]},
+    ),
+}
 
 
 def model_of(kind: type[ElmoPreTrainedModel], **overrides: Any) -> Any:
@@ -48,7 +61,7 @@ def compare(run: Callable[[dict[str, Tensor]], dict[str, Any]], model: ElmoPreTr
         assert list(found) == names
         for name in names:
             difference = (torch.as_tensor(found[name]) - expected[name]).abs().max()
-            assert difference <= 2e-6 * expected[name].abs().max(), (name, inputs["attention_mask"].shape)
+            assert difference <= 4e-6 * expected[name].abs().max(), (name, inputs["attention_mask"].shape)
 
 
 def short_words(model: ElmoPreTrainedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -110,15 +123,18 @@ def test_weights_are_shared() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", [BOTH_INPUTS, TRANSFORMER], ids=["lstm", "transformer"])
-def test_program(overrides: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("row", ROWS)
+def test_program(row: str, tmp_path: Path) -> None:
     """`torch.export` with dynamic sizes, saved and loaded; onto words of a Transformer up to its last position."""
-    model = model_of(ElmoModel, **overrides)
-    torch.export.save(export_program(model, output_hidden_states=True), tmp_path / "elmo.pt2")
+    kind, overrides = ROWS[row]
+    model = model_of(kind, **overrides)
+    torch.export.save(export_program(model, output_hidden_states=kind is ElmoModel), tmp_path / "elmo.pt2")
     program = torch.export.load(tmp_path / "elmo.pt2").module()
-    compare(lambda inputs: program(**inputs), model, ["last_hidden_state", "hidden_states"])
-    batch, cut = short_words(model)
-    torch.testing.assert_close(program(**cut)["last_hidden_state"], model(**batch).last_hidden_state)
+    names = ["last_hidden_state", "hidden_states"] if kind is ElmoModel else ["logits"]
+    compare(lambda inputs: program(**inputs), model, names)
+    if model.config.character_filters and model.bilm is not None:
+        batch, cut = short_words(model)
+        torch.testing.assert_close(program(**cut)[names[0]], model(**batch)[0])
 
 
 def test_onnx_of_characters(tmp_path: Path) -> None:
@@ -150,23 +166,11 @@ def test_onnx_of_characters(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "overrides"),
-    [
-        (ElmoForTokenClassification, TAGGER),
-        (ElmoForSequenceClassification, {**WORD_INPUT, "num_labels": 3}),
-        (ElmoModel, TRANSFORMER),
-    ],
-    ids=["tagger", "texts", "transformer"],
-)
-def test_onnx_by_the_command_line(
-    kind: type[ElmoPreTrainedModel],
-    overrides: dict[str, Any],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.mark.parametrize("row", [row for row in ROWS if row != "characters"])
+def test_onnx_by_the_command_line(row: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A saved model, of the class that it was saved as."""
     onnxruntime = pytest.importorskip("onnxruntime")
+    kind, overrides = ROWS[row]
     model = model_of(kind, **overrides)
     model.save_pretrained(tmp_path / "model")
     assert main(["export-onnx", str(tmp_path / "model"), str(tmp_path / "model.onnx")]) == 0

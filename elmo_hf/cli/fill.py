@@ -34,13 +34,14 @@ def run(options: dict[str, Any]) -> int:
     from transformers import pipeline
 
     from elmo_hf import ElmoForMaskedLM
-    from elmo_hf.inference.loading import load_model, load_tokenizer
+    from elmo_hf.inference.loading import check_mask, load_model, load_tokenizer
 
     tokenizer = load_tokenizer(None, folder)
     mask: Any = tokenizer.mask_token
     if mask is None:
         raise ValueError(f"{folder}: its tokenizer has no vocabulary, from which words could fill a gap")
     model = load_model(folder, ElmoForMaskedLM, device=options["device"])
+    check_mask(model.config, tokenizer)
     fill = pipeline("fill-mask", model=model, tokenizer=tokenizer, device=model.device)
     sentences = [line for each in options["sentence"] for line in (sys.stdin if each == "-" else [each])]
     for sentence in map(str.strip, sentences):

@@ -28,7 +28,7 @@ from elmo_hf.model.state import ElmoState
 
 from .batching import BatchSize, read_in_batches
 from .evaluation import in_evaluation
-from .loading import check_pos_tags
+from .loading import check_mask, check_pos_tags
 
 if TYPE_CHECKING:
     from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
@@ -233,6 +233,7 @@ def score_sentences(
         )
     model.check_words()
     check_pos_tags(model.config, tokenizer)
+    check_mask(model.config, tokenizer)
     encoder = WordEncoder.from_tokenizer(tokenizer)
     if isinstance(sentences, Corpus) or pre_tokenization is not None:
         split = line_splitter(tokenizer, pre_tokenization)

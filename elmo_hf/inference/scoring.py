@@ -12,7 +12,7 @@ from elmo_hf.corpus.tagged_text import TaggedSentence
 from elmo_hf.model.language_model import ElmoForPreTraining
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
-from .loading import Name, check_mask, check_sentences, load_model, load_tokenizer, with_pos_tags
+from .loading import Name, check_sentences, load_model, load_tokenizer, with_pos_tags
 from .perplexity import SentenceScore, TextScore, score_sentences
 
 
@@ -78,7 +78,6 @@ def score(
         checked = with_pos_tags(check_sentences(texts), pos_tags)
     scorer = load_model(model, ElmoForPreTraining, device, dtype)
     words_of = load_tokenizer(tokenizer, model)
-    check_mask(scorer.config, words_of)
     found = score_sentences(scorer, words_of, checked, rows=batch_size, carry_state=False, per_word=per_word)
     count = len(texts) if isinstance(texts, Sequence) else None
     # `disable=None` is tqdm's word for "unless at a terminal".

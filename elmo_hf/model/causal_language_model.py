@@ -14,7 +14,7 @@ from transformers.utils import can_return_tuple
 
 from .base_model import WORD_IDS
 from .configuration_elmo import ElmoConfig
-from .generation_cache import ElmoCache, direction_state, with_direction
+from .generation_cache import CACHE, ElmoCache, direction_state, with_direction
 from .labels import check_one_a_word, mean_cross_entropy
 from .language_model import ElmoForPreTraining
 from .masked_language_model import IMPOSSIBLE
@@ -84,6 +84,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
         pos_tag_ids: Tensor | None = None,
+        cache: Cache | ElmoState | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Predict the next word at every position.
@@ -94,7 +95,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
                 there are none.
             labels: (batch, words), the words themselves, -100 for those not to be predicted; usually `input_ids`. The
                 word at t is predicted at t - 1, so the first one of a row never is, nor the first behind padding.
-            past_key_values: what was read before, of an earlier output.
+            past_key_values: what was read before, of an earlier output; `cache` is its name from Transformers 5.24 on.
             use_cache: also return what was read until now; by default where `past_key_values` is given.
             logits_to_keep: compute the logits of the last so many positions only (0 for all), or of these positions.
             num_items_in_batch: divides the summed loss in place of this batch's number of labels.
@@ -111,6 +112,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
             ValueError: labels of another shape, or one that is no word; a cache for the backward direction of a
                 Transformer, whose positions count a sentence's words from the left.
         """
+        past_key_values = past_key_values if cache is None else cache
         if character_ids is None and inputs_embeds is None and "character_ids" in self.elmo.embeddings.input_names:
             break_graph("input_ids alone for a model that reads characters: pass the character_ids of the tokenizer")
             character_ids = self.spell(input_ids)
@@ -128,9 +130,9 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         if not reads_alone:
             break_graph("a cache or output_attentions=True: what a word reads is in no graph")
         if not reads_alone or not torch.compiler.is_compiling():
-            layers, cache, shares = self._read(given, attention_mask, past_key_values, wants_cache, wants_shares)
+            layers, past, shares = self._read(given, attention_mask, past_key_values, wants_cache, wants_shares)
         else:
-            layers, cache, shares = self._all_layers(*given)[0].unbind(), None, ()
+            layers, past, shares = self._all_layers(*given)[0].unbind(), None, ()
         top = functional.dropout(layers[-1], self.config.top_layer_dropout, self.training)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
         if not isinstance(kept, int):
@@ -142,9 +144,9 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=cache if wants_cache else None,
             hidden_states=tuple(layers) if output_hidden_states else None,
             attentions=tuple(shares) or None,
+            **{CACHE: past if wants_cache else None},
         )
 
     def _read(
@@ -390,7 +392,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
                 "constant size; leave it out"
             )
         if generation_config.use_cache:
-            model_kwargs["past_key_values"] = ElmoCache.of(model_kwargs.get("past_key_values"))
+            model_kwargs[CACHE] = ElmoCache.of(model_kwargs.get(CACHE))
         return None
 
 

@@ -242,7 +242,7 @@ class ElmoConfig(PreTrainedConfig):
 
     model_type = "elmo"
     _auto_class = "AutoConfig"
-    keys_to_ignore_at_inference = ["representations", "state", "emissions", "past_key_values"]
+    keys_to_ignore_at_inference = ["representations", "state", "emissions", "past_key_values", "cache"]
 
     vocab_size: int = 5
     word_embedding_size: int = 0

@@ -5,8 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .state import ElmoState
+
+# The name by which this version of Transformers carries a cache from step to step.
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
 class ElmoCache(Cache):

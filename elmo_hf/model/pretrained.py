@@ -205,6 +205,8 @@ class ElmoPreTrainedModel(PreTrainedModel):
     ]
     # Whether a row is a sentence: otherwise its boundaries tell more than where it begins and ends.
     _reads_sentences = False
+    # Whether every row is a pair of sentences, also without `sentence_pairs`.
+    _reads_pairs = False
     # Parts that one kind of model has and another can do without.
     _keys_to_ignore_on_load_unexpected = [
         r"^softmax\.",
@@ -225,9 +227,12 @@ class ElmoPreTrainedModel(PreTrainedModel):
 
     @property
     def dummy_inputs(self) -> dict[str, Tensor]:
-        """A smallest batch, for clients that look at a model by running it: two sentences of unknown words."""
-        rows = torch.full((2, 3), min(self.config.unk_token_id or 0, self.config.vocab_size - 1))
-        mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+        """A smallest batch, for clients that look at a model by running it: two sentences or pairs of unknown words."""
+        word = min(self.config.unk_token_id or 0, self.config.vocab_size - 1)
+        rows, mask = torch.full((2, 3), word), torch.tensor([[1, 1, 1], [1, 1, 0]])
+        if self._reads_pairs or self.config.sentence_pairs:
+            rows = torch.tensor([[self.config.bos_token_id or 0, word] * 2] * 2)
+            mask = torch.ones_like(rows)
         inputs = {"input_ids": rows, "attention_mask": mask}
         if self.bilm is not None and "character_ids" in self.bilm.embeddings.input_names:
             inputs["character_ids"] = mask[:, :, None].repeat(1, 1, self.config.max_characters_per_word)

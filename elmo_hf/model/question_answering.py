@@ -93,6 +93,7 @@ class ElmoForQuestionAnswering(ElmoPreTrainedModel):
     """
 
     _auto_class = "AutoModelForQuestionAnswering"
+    _reads_pairs = True
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)

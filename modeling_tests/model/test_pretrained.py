@@ -95,6 +95,19 @@ def test_dummy_inputs_and_vectors_in_place_of_words(cls, overrides):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("cls", "overrides"),
+    [
+        (ElmoForQuestionAnswering, {}),
+        (ElmoForSequenceClassification, {"sentence_pairs": True}),
+        (ElmoForMultipleChoice, {"sentence_pairs": True}),
+    ],
+)
+def test_dummy_inputs_of_pairs(cls, overrides):
+    model = with_large_weights(cls(tiny_config(**overrides))).eval()
+    assert model(**model.dummy_inputs)[0].isfinite().all()
+
+
 def test_pad_to_multiple_of():
     model = ElmoForMaskedLM(tiny_config())
     assert model.resize_token_embeddings(pad_to_multiple_of=8).num_embeddings == 16
@@ -169,8 +182,10 @@ def test_sentences_joined_to_a_row_are_refused(cls, overrides):
         cls(tiny_config(**overrides))(**batch)
 
 
-def test_a_mask_that_is_a_word_is_refused(tmp_path):
+def test_a_mask_that_is_a_word_is_refused(tmp_path, capsys):
     import elmo_hf
+    import elmo_hf.pretraining
+    from elmo_hf.cli import main
 
     tokenizer = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", "the", "cat"], max_characters_per_word=9)
     assert tokenizer.mask_token_id == 6
@@ -184,6 +199,10 @@ def test_a_mask_that_is_a_word_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="mask_token_id=4"):
         load(tmp_path)
+    with pytest.raises(ValueError, match="mask_token_id=4"):
+        list(elmo_hf.pretraining.score_sentences(model, tokenizer, ["the cat"]))
+    assert main(["fill", "the <mask>", "--model", str(tmp_path)]) == 1
+    assert "mask_token_id=4" in capsys.readouterr().err
     for mask in (None, 6):
         elmo_hf.score(["the cat"], ElmoForMaskedLM(tiny_config(**ids, mask_token_id=mask)), tokenizer)
 
