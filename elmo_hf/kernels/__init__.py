@@ -7,11 +7,58 @@ Siblings are imported relatively: a model's copy loads this folder under another
 """
 
 import functools
+import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
+from .prepared_weights import keeper, release
+from .word_cache import kept_vectors
+
+__all__ = ["VERSION", "ask", "keeper", "kept_vectors", "release", "serving", "signed_levels", "ways"]
+
+logger = logging.getLogger(__name__)
+
 # Of the interface; a model's copy that knows another version does not ask.
-VERSION = 1
+VERSION = 2
+CHOICES = ("reference", "torch", "native", "gpu")
+
+
+def ask(operator: str, *args: Any, **keywords: Any) -> Any:
+    """Result of the first implementation of an operator that serves; `None` where none does.
+
+    `ELMO_HF_KERNELS` in the environment chooses one of `CHOICES`: `reference` (none of these), `torch` (in PyTorch),
+    `native` (compiled C) or `gpu` (Triton).
+
+    Raises:
+        ValueError: another choice.
+    """
+    declined: list[tuple[str, str | None]] = []
+    for name, way in _chosen_ways(operator, os.environ.get("ELMO_HF_KERNELS", "")):
+        result = way(*args, **keywords)
+        if result is not None and not isinstance(result, str):
+            if logger.isEnabledFor(logging.DEBUG):
+                _log_once(operator, name, tuple(declined))
+            return result
+        declined.append((name, result))
+    if logger.isEnabledFor(logging.DEBUG):
+        _log_once(operator, "reference", tuple(declined))
+    return None
+
+
+@functools.cache
+def _chosen_ways(operator: str, choice: str) -> list[tuple[str, Callable[..., Any]]]:
+    if choice not in ("", *CHOICES):
+        raise ValueError(f"ELMO_HF_KERNELS={choice!r}: expected one of {', '.join(CHOICES)}, or unset")
+    if choice == "reference":
+        return []
+    return [(name, way) for name, way in ways(operator) if choice in ("", name)]
+
+
+@functools.cache
+def _log_once(operator: str, chosen: str, declined: tuple[tuple[str, str | None], ...]) -> None:
+    reasons = "; ".join(f"{name}: {reason or 'does not serve'}" for name, reason in declined)
+    logger.debug("%s: %s%s", operator, chosen, f" (declined: {reasons})" if reasons else "")
 
 
 def ways(operator: str) -> list[tuple[str, Callable[..., Any]]]:

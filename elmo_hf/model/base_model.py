@@ -13,13 +13,12 @@ from .bilstm import ElmoEncoder
 from .configuration_elmo import ElmoConfig
 from .layer_alignment import ElmoAlignment
 from .opaque_parts import break_graph, opaque
-from .prepared_weights import release
+from .operators import release
 from .pretrained import ElmoPreTrainedModel
 from .quantized_linear import quantize_linear_layers
 from .scalar_mix import ElmoScalarMix
 from .state import ElmoState
 from .transformer import ElmoTransformerEncoder
-from .word_cache import WordCache
 from .word_embeddings import ElmoWordEmbeddings
 from .word_layer import DistinctWords, distinct_words, word_layer
 
@@ -76,7 +75,7 @@ class ElmoModel(ElmoPreTrainedModel):
         self.alignment = ElmoAlignment(config) if config.aligned else None
         self.scalar_mixes = nn.ModuleList(ElmoScalarMix(config) for _ in range(config.num_representations))
         self.dropout = nn.Dropout(config.representation_dropout)
-        self._word_cache: WordCache | None = None
+        self._kept_megabytes: float | None = None
         if config.weight_precision == "int8":
             for part in (self.embeddings, self.encoder):
                 quantize_linear_layers(part, empty=True)
@@ -206,8 +205,8 @@ class ElmoModel(ElmoPreTrainedModel):
                 )
         mask = self.word_mask(given["input_ids"], attention_mask, given["character_ids"], inputs_embeds)
         if inputs_embeds is None:
-            cache = None if getattr(self, "_is_replica", False) else self._word_cache
-            distinct = distinct_words(self.embeddings, list(inputs.values()), mask, cache)
+            kept = None if getattr(self, "_is_replica", False) else self._kept_megabytes
+            distinct = distinct_words(self.embeddings, list(inputs.values()), mask, kept)
             if distinct is None:
                 return self.embeddings(*inputs.values(), mask=mask), mask, None
             words = distinct.vectors.new_zeros(*mask.shape, distinct.vectors.shape[-1])
@@ -237,7 +236,8 @@ class ElmoModel(ElmoPreTrainedModel):
 
         Exact: they depend on nothing but the word, and are forgotten when a weight changes. 256 MB hold some hundred
         thousand words of the original size; what has not been read for longest makes room. Copies and saved models
-        have no words in their cache.
+        have no words in their cache. It is the installed package's: where a checkpoint's code runs without, vectors
+        are made anew.
 
         Args:
             max_megabytes: the most that the cache may hold; `None` turns it off.
@@ -251,7 +251,10 @@ class ElmoModel(ElmoPreTrainedModel):
                 "this model reads words by their id: their vectors are a table already, and there is nothing to keep. "
                 "Leave cache_word_vectors out"
             )
-        self._word_cache = None if max_megabytes is None else WordCache(max_megabytes)
+        if max_megabytes is not None and not max_megabytes > 0:
+            raise ValueError(f"max_megabytes={max_megabytes}: expected more than 0, or None for no cache")
+        release(self.embeddings)
+        self._kept_megabytes = max_megabytes
 
     def train(self, mode: bool = True) -> "ElmoModel":
         if mode:

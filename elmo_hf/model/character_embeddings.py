@@ -10,7 +10,6 @@ from .configuration_elmo import ElmoConfig
 from .initialization import starting_with
 from .layer_norm import ElmoLayerNorm
 from .operators import character_maxima, fast_linear
-from .word_cache import row_hashes
 
 # Distinct words encoded at a time: bounds the convolutions' memory on large batches (2048 filters x 20 positions x
 # 4096 words are 0.7 GB in float32) and costs nothing on usual ones.
@@ -28,7 +27,8 @@ def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """
     # Sorting one 64-bit hash a row is many times faster than sorting rows. The hash is a polynomial modulo 2 ** 64;
     # what it yields is compared, and a collision only costs the slow way.
-    hashes, inverse = torch.unique(row_hashes(rows), return_inverse=True)
+    multipliers = torch.full((rows.shape[1],), 0x5851F42D4C957F2D, dtype=torch.int64, device=rows.device).cumprod(0)
+    hashes, inverse = torch.unique((rows * multipliers).sum(dim=1), return_inverse=True)
     some_row = torch.zeros_like(hashes).scatter_(0, inverse, torch.arange(len(rows), device=rows.device))
     distinct = rows[some_row]
     if not torch.equal(distinct[inverse], rows):

@@ -5,8 +5,7 @@
 kernels are asked in turn; each has the definition's results, gradients included, or says why it does not serve. A copy
 of this file that travels with a checkpoint finds the installed kernels too, and works without them.
 
-`ELMO_HF_KERNELS` in the environment forces a choice: `reference` (no kernel), `torch` (kernels in PyTorch), `native`
-(compiled C) or `gpu` (Triton).
+`ELMO_HF_KERNELS` in the environment forces a choice among them (see `elmo_hf/kernels`).
 
 Source: TensorFlow 1's `LSTMCell(num_proj, cell_clip, proj_clip)` as bilm-tf uses it, and AllenNLP's
 `LstmCellWithProjection`.
@@ -15,8 +14,6 @@ Source: TensorFlow 1's `LSTMCell(num_proj, cell_clip, proj_clip)` as bilm-tf use
 import functools
 import importlib
 import importlib.util
-import logging as std_logging
-import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -26,20 +23,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import logging
 
 from .conditions import has_nothing_attached, is_plain, is_traced
-from .prepared_weights import can_have_fingerprint, prepared, release
-
-logger = logging.get_logger(__name__)
 
 # Version of the kernels' interface that this file knows; kernels of another version are not asked.
-KERNELS_VERSION = 1
-CHOICES = ("reference", "torch", "native", "gpu")
+KERNELS_VERSION = 2
 # Held while the kernels are loaded, so that no other thread takes them half loaded.
 _LOADING = threading.Lock()
 
 Product = Callable[[Tensor], Tensor]
+Keep = Callable[[str, Callable[[], Any]], Any]
 
 
 # ------------------------------------------------------------------------------------------------ definitions
@@ -149,7 +142,7 @@ class LinearMap(NamedTuple):
     weight: Tensor
     bias: Tensor | None
     scale: Tensor | None
-    keep: Callable[[str, Callable[[], Any]], Any] | None
+    keep: Keep | None
 
 
 class LstmTensors(NamedTuple):
@@ -204,36 +197,42 @@ def _find_kernels() -> ModuleType | None:
     return module if getattr(module, "VERSION", None) == KERNELS_VERSION else None
 
 
-@functools.cache
-def _ways(operator: str, choice: str) -> list[tuple[str, Callable[..., Any]]]:
-    """Faster implementations of an operator, in the order of asking."""
-    if choice not in ("", *CHOICES):
-        raise ValueError(f"ELMO_HF_KERNELS={choice!r}: expected one of {', '.join(CHOICES)}, or unset")
-    kernels = None if choice == "reference" else _kernels()
-    if kernels is None:
-        return []
-    return [(name, way) for name, way in kernels.ways(operator) if choice in ("", name)]
-
-
 def _ask(operator: str, *args: Any, **keywords: Any) -> Any:
     """Result of the first kernel that serves; `None` where the definition has to."""
-    declined: list[tuple[str, str | None]] = []
-    for name, way in _ways(operator, os.environ.get("ELMO_HF_KERNELS", "")):
-        result = way(*args, **keywords)
-        if result is not None and not isinstance(result, str):
-            if logger.isEnabledFor(std_logging.DEBUG):
-                _log_once(operator, name, tuple(declined))
-            return result
-        declined.append((name, result))
-    if logger.isEnabledFor(std_logging.DEBUG):
-        _log_once(operator, "reference", tuple(declined))
-    return None
+    kernels = _kernels()
+    return None if kernels is None else kernels.ask(operator, *args, **keywords)
 
 
-@functools.cache
-def _log_once(operator: str, chosen: str, declined: tuple[tuple[str, str | None], ...]) -> None:
-    reasons = "; ".join(f"{name}: {reason or 'does not serve'}" for name, reason in declined)
-    logger.debug("%s: %s%s", operator, chosen, f" (declined: {reasons})" if reasons else "")
+def _keeper(module: nn.Module, read: Sequence[Tensor | None], *beside: Tensor | None) -> Keep | None:
+    """What keeps what kernels make of the tensors `read`, where these and those `beside` do not train; else `None`."""
+    kernels = _kernels()
+    return None if kernels is None else kernels.keeper(module, read, *beside)
+
+
+def release(module: nn.Module, *, only_trainable: bool = False) -> None:
+    """Drop what kernels have prepared for a module and all its submodules, or for those of them that train."""
+    kernels = _kernels()
+    if kernels is not None:
+        kernels.release(module, only_trainable=only_trainable)
+
+
+def kept_vectors(
+    layer: nn.Module, max_megabytes: float, rows: Tensor, weights: Sequence[Tensor], encode: Product
+) -> Tensor:
+    """What `encode` makes of distinct rows of integers, those of earlier calls from the installed package's word cache.
+
+    Args:
+        layer: whose vectors they are.
+        max_megabytes: of all that is kept for it.
+        rows: (n, length), int64, no two the same.
+        weights: all that `encode` reads.
+        encode: (m, length) rows -> (m, width) vectors.
+
+    Returns:
+        (n, width).
+    """
+    kernels = _kernels()
+    return encode(rows) if kernels is None else kernels.kept_vectors(layer, max_megabytes, rows, weights, encode)
 
 
 def linear_map(layer: nn.Module) -> LinearMap | None:
@@ -248,25 +247,8 @@ def linear_map(layer: nn.Module) -> LinearMap | None:
         weight, scale = given.quantized_weight, given.weight_scale
     else:
         return None
-    bias = given.bias
-    present = [tensor for tensor in (weight, bias, scale) if tensor is not None]
-    if not all(_may_be_kept(tensor, is_int8=scale is not None) for tensor in present) or not weight.numel():
-        release(layer)
-        return LinearMap(weight, bias, scale, None)
     read = (weight,) if scale is None else (weight, scale)
-    return LinearMap(weight, bias, scale, functools.partial(prepared, layer, read))
-
-
-def _may_be_kept(tensor: Tensor, is_int8: bool = False) -> bool:
-    """True if what is made of a tensor can be kept: it does not train, and changes of it can be seen.
-
-    Those of an int8 layer's inference tensors are seen by their values alone.
-    """
-    if torch.is_grad_enabled() and tensor.requires_grad:
-        return False
-    if type(tensor) not in (nn.Parameter, Tensor) or tensor.device.type != "cpu":
-        return False
-    return is_int8 or can_have_fingerprint(tensor)
+    return LinearMap(weight, given.bias, scale, _keeper(layer, read, given.bias))
 
 
 def _lstm_tensors(lstm: Any) -> LstmTensors | None:
@@ -430,20 +412,11 @@ def character_maxima(rows: Tensor, table: nn.Module, convolutions: Sequence[nn.M
     """Convolve and take the maxima; arguments and result as `reference_maxima`, but float32 where half precision would
     be."""
     # Tracing first of all: a length that is asked for is a constant to an exporter.
-    if (
-        not is_traced()
-        and len(rows)
-        and is_plain(table, nn.Embedding)
-        and all(is_plain(convolution, nn.Conv1d) for convolution in convolutions)
-    ):
+    parts = [(table, nn.Embedding), *((convolution, nn.Conv1d) for convolution in convolutions)]
+    if not is_traced() and len(rows) and all(is_plain(part, kind) for part, kind in parts):
         weights: list[Any] = [convolution.weight for convolution in convolutions]
         biases: list[Any] = [convolution.bias for convolution in convolutions]
-        read: list[Any] = [table.weight, *weights, *biases]
-        keep = None
-        if all(tensor is None or _may_be_kept(tensor) for tensor in read):
-            keep = functools.partial(prepared, table, read)
-        else:
-            release(table)
+        keep = _keeper(table, [table.weight, *weights, *biases])
         maxima = _ask("character_maxima", rows, table.weight, table.padding_idx, weights, biases, keep)
         if maxima is not None:
             return maxima

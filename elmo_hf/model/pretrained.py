@@ -23,8 +23,8 @@ from .initialization import initialize
 from .labels import mean_loss
 from .layer_alignment import ElmoAlignment
 from .opaque_parts import opaque, register
+from .operators import release
 from .pooling import is_token
-from .prepared_weights import release
 from .quantized_linear import ElmoQuantizedLinear
 from .scalar_mix import ElmoScalarMix
 from .softmax import ElmoSoftmax
@@ -416,13 +416,9 @@ class ElmoPreTrainedModel(PreTrainedModel):
         """Forget all that kernels have prepared of the weights, and words' vectors.
 
         Needed after a write through `weight.data` to a small part of a large weight only: every other change is seen
-        (the table in `prepared_weights.py`).
+        (the table in `kernels/prepared_weights.py`).
         """
         release(self)
-        for module in self.modules():
-            cache = getattr(module, "_word_cache", None)
-            if cache is not None:
-                cache.clear()
 
     def freeze_bilm(self, frozen: bool = True) -> None:
         """Stop (or resume) training of the biLM's weights. The scalar mixes stay trainable, as in the paper."""

@@ -14,8 +14,7 @@ from .character_embeddings import ElmoCharacterEmbeddings, distinct_rows
 from .conditions import has_nothing_attached, is_traced
 from .configuration_elmo import ElmoConfig
 from .initialization import glorot_bound, starting_with
-from .prepared_weights import can_have_fingerprint
-from .word_cache import WordCache
+from .operators import kept_vectors
 from .word_embeddings import ElmoWordEmbeddings, word_embeddings_of
 
 
@@ -152,7 +151,7 @@ class DistinctWords(NamedTuple):
 
 
 def distinct_words(
-    layer: WordLayer, inputs: Sequence[Tensor], mask: Tensor, cache: WordCache | None
+    layer: WordLayer, inputs: Sequence[Tensor], mask: Tensor, kept_megabytes: float | None
 ) -> DistinctWords | None:
     """What calling the word layer would give, each word once; `None` where it has to be called.
 
@@ -161,14 +160,14 @@ def distinct_words(
     Args:
         inputs: (batch, words, ...), as for a call.
         mask: (batch, words), bool.
-        cache: words of earlier batches, to read from and to add to.
+        kept_megabytes: bound of the vectors kept between batches, in MB; `None` to keep none.
 
     Raises:
-        ValueError: a cache in use while the word layer trains; otherwise as a call.
+        ValueError: vectors are kept while the word layer trains; otherwise as a call.
     """
     weights = [*layer.parameters(), *layer.buffers()]
     trains = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
-    if trains and cache is not None:
+    if trains and kept_megabytes is not None:
         raise ValueError(
             "word vectors are kept between batches (cache_word_vectors) and the word layer that makes them is "
             "trainable: they would go without a gradient. Run without gradients (torch.no_grad()), freeze the biLM "
@@ -180,9 +179,9 @@ def distinct_words(
     if not len(rows):
         return None
     distinct, places = distinct_rows(rows)
-    if cache is None or not all(map(can_have_fingerprint, weights)) or not all(map(_is_constant, layer.modules())):
+    if kept_megabytes is None or not all(map(_is_constant, layer.modules())):
         return DistinctWords(layer.encode_rows(distinct), places)
-    return DistinctWords(cache.vectors(distinct, weights, layer.encode_rows), places)
+    return DistinctWords(kept_vectors(layer, kept_megabytes, distinct, weights, layer.encode_rows), places)
 
 
 def _is_constant(module: nn.Module) -> bool:

@@ -17,9 +17,9 @@ from elmo_hf.kernels.cpu.inference import (
     torch_projected_lstm,
 )
 from elmo_hf.kernels.cpu.native_lstm import NativeRecurrence, native_works
+from elmo_hf.kernels.prepared_weights import release
 from elmo_hf.model import operators
 from elmo_hf.model.operators import linear_map, projected_lstm, reference_lstm
-from elmo_hf.model.prepared_weights import release
 from modeling_tests.tiny import batch_of, tiny_config, with_large_weights
 
 ROWS, WIDTH, CELL = 6, 32, 96

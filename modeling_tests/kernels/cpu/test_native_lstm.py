@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from elmo_hf.kernels.cpu import builder, native_lstm
 from elmo_hf.kernels.cpu.inference import inference_lstm, native_projected_lstm
 from elmo_hf.kernels.cpu.native_lstm import NativeRecurrence, native_works
+from elmo_hf.kernels.prepared_weights import release
 from elmo_hf.model.operators import linear_map, reference_lstm
-from elmo_hf.model.prepared_weights import release
 from elmo_hf.model.quantized_linear import ElmoQuantizedLinear
 
 pytestmark = pytest.mark.skipif(not native_works(torch.float32), reason="no C compiler at hand, or ELMO_HF_NATIVE=0")

@@ -12,12 +12,12 @@ from torch import nn
 from torch.nn import functional
 
 from elmo_hf import ElmoModel
+from elmo_hf.kernels import prepared_weights
 from elmo_hf.kernels.cpu import memory_pages, onednn
 from elmo_hf.kernels.cpu.onednn import PackedLinear, packing_works, products_dtype
 from elmo_hf.kernels.precision import multiplies_bfloat16
-from elmo_hf.model import prepared_weights
+from elmo_hf.kernels.prepared_weights import release
 from elmo_hf.model.operators import fast_linear
-from elmo_hf.model.prepared_weights import release
 from modeling_tests.tiny import batch_of, tiny_config, with_large_weights
 
 pytestmark = pytest.mark.skipif(not packing_works(torch.float32), reason="this build of torch has no packed products")

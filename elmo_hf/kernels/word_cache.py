@@ -8,16 +8,44 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .prepared_weights import Fingerprint
+from .prepared_weights import Fingerprint, can_have_fingerprint, kept_words
 
 # Slots among which a word may choose.
 WAYS = 8
+# Held while a layer's table is made, so that two threads have one.
+_MAKING = threading.Lock()
+
+
+def kept_vectors(
+    layer: nn.Module,
+    max_megabytes: float,
+    rows: Tensor,
+    weights: Sequence[Tensor],
+    encode: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """What `encode` makes of distinct words, from a table that is kept for the layer until `release`.
+
+    The table belongs to the layer and not to the model: copies and pickles have none. Of weights whose changes cannot
+    be seen nothing is kept.
+
+    Args:
+        layer: whose vectors they are.
+        max_megabytes: of all that the table holds.
+        rows, weights, encode: as of `WordCache.vectors`.
+    """
+    if not all(map(can_have_fingerprint, weights)):
+        return encode(rows)
+    with _MAKING:
+        cache = kept_words.get(layer)
+        if cache is None or cache.max_megabytes != max_megabytes:
+            cache = kept_words[layer] = WordCache(max_megabytes)
+    return cache.vectors(rows, weights, encode)
 
 
 def row_hashes(rows: Tensor) -> Tensor:
-    """(n, length) int64 -> (n,) int64: a polynomial modulo 2 ** 64. Rows that differ may have the same."""
+    """(n, length) int64 -> (n,) int64, as in `distinct_rows` of the model. Rows that differ may have the same."""
     multipliers = torch.full((rows.shape[1],), 0x5851F42D4C957F2D, dtype=torch.int64, device=rows.device).cumprod(0)
     return (rows * multipliers).sum(dim=1)
 
@@ -38,18 +66,13 @@ class WordCache:
     """A table of bounded size, from the integers that a word layer reads of a word to the vector that it makes of them.
 
     A word may stand in one of `WAYS` slots, by its hash; a new one takes the slot that has not been asked for longest.
-    Rows are compared in full: words of the same hash are told apart. Copies and pickles are empty and have the bound.
+    Rows are compared in full: words of the same hash are told apart.
 
     Args:
-        max_megabytes: of all that the table holds (1 MB is 10 ** 6 bytes).
-
-    Raises:
-        ValueError: a size that is not positive.
+        max_megabytes: of all that the table holds (1 MB is 10 ** 6 bytes), more than 0.
     """
 
     def __init__(self, max_megabytes: float) -> None:
-        if not max_megabytes > 0:
-            raise ValueError(f"max_megabytes={max_megabytes}: expected more than 0, or None for no cache")
         self.max_megabytes = max_megabytes
         # Operators let other threads run: nobody may take a slot between its being found and its being read.
         self._lock = threading.RLock()
@@ -63,9 +86,6 @@ class WordCache:
         # Per slot: the row of its word, the row's hash, the word's vector, and when it was last asked for (0: empty).
         self._rows = self._hashes = self._vectors = self._asked = torch.empty(0)
         self.words_asked = self.words_found = 0
-
-    def __reduce__(self) -> tuple[type["WordCache"], tuple[float]]:
-        return type(self), (self.max_megabytes,)
 
     def __len__(self) -> int:
         """Number of words held."""

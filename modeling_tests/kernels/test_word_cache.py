@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from elmo_hf import ElmoForTokenClassification, ElmoModel
-from elmo_hf.kernels import precision
-from elmo_hf.model import word_cache
-from elmo_hf.model.word_cache import WAYS, WordCache, pays_on
+from elmo_hf.kernels import precision, word_cache
+from elmo_hf.kernels.prepared_weights import kept_words
+from elmo_hf.kernels.word_cache import WAYS, WordCache, pays_on
 from modeling_tests.tiny import BOTH_INPUTS, WORD_INPUT, batch_of, tiny_config, with_large_weights
 
 LENGTH, WIDTH = 6, 5
@@ -118,18 +118,10 @@ def test_changed_weights():
     assert check(cache, encoder, range(4)) == list(range(4))
 
 
-def test_copies_are_empty():
-    cache, encoder = WordCache(megabytes(100)), Encoder()
-    check(cache, encoder, range(4))
-    for other in (copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))):
-        assert len(other) == 0 and other.max_megabytes == cache.max_megabytes
-        assert check(other, encoder, range(4)) == list(range(4))
-
-
 @pytest.mark.parametrize("size", [0, -1, float("nan")])
 def test_impossible_sizes(size):
     with pytest.raises(ValueError, match="expected more than 0"):
-        WordCache(size)
+        ElmoModel(tiny_config()).cache_word_vectors(size)
 
 
 BATCHES = [["a cat sat", "the dog"], ["the cat ran off", "a"], ["the", "the the dog"]]
@@ -147,11 +139,13 @@ def test_a_model_with_a_cache(overrides):
     for _ in range(2):
         for batch, expected in zip(batches, plain, strict=True):
             torch.testing.assert_close(model(**batch).last_hidden_state, expected, rtol=0, atol=1e-6)
-    assert model._word_cache.words_found > model._word_cache.words_asked / 2
+    cache = kept_words[model.embeddings]
+    assert cache.words_found > cache.words_asked / 2
     for weight in model.embeddings.parameters():
         weight.mul_(0.5)
     changed = model(**batches[0]).last_hidden_state
     model.cache_word_vectors(None)
+    assert model.embeddings not in kept_words
     torch.testing.assert_close(changed, model(**batches[0]).last_hidden_state, rtol=0, atol=1e-6)
     assert not torch.equal(changed, plain[0])
 
@@ -214,14 +208,15 @@ def test_saving_and_copying_a_model(tmp_path):
     model = ElmoModel(tiny_config()).eval()
     model.cache_word_vectors(1)
     expected = model(**batch_of(BATCHES[0])).last_hidden_state
-    other = copy.deepcopy(model)
-    assert len(other._word_cache) == 0
-    torch.testing.assert_close(other(**batch_of(BATCHES[0])).last_hidden_state, expected, rtol=0, atol=1e-6)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert other.embeddings not in kept_words and model.embeddings in kept_words
+        torch.testing.assert_close(other(**batch_of(BATCHES[0])).last_hidden_state, expected, rtol=0, atol=1e-6)
+        assert len(kept_words[other.embeddings]) == len(kept_words[model.embeddings])
     assert not any("cache" in name for name in model.state_dict())
     model.save_pretrained(tmp_path)
     loaded = ElmoModel.from_pretrained(tmp_path)
-    assert loaded._word_cache is None
     torch.testing.assert_close(loaded(**batch_of(BATCHES[0])).last_hidden_state, expected, rtol=0, atol=1e-6)
+    assert loaded.embeddings not in kept_words
     half = model.bfloat16()(**batch_of(BATCHES[0])).last_hidden_state
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), expected, rtol=0.05, atol=0.02)

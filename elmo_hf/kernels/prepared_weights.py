@@ -13,6 +13,7 @@ most one; the kernel says how to lay it out. A changed weight is recognized so:
 After writing less of a large weight through `.data`, call `model.refresh()`.
 """
 
+import functools
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -108,8 +109,44 @@ def prepared(module: nn.Module, weights: Sequence[Tensor | None], layout: str, m
     return kept.value
 
 
-def release(module: nn.Module | None, *, only_trainable: bool = False) -> None:
+def keeper(module: nn.Module, read: Sequence[Tensor | None], *beside: Tensor | None) -> Callable[..., Any] | None:
+    """`prepared` of a module's weights, with a layout and `make` left to give; `None` where nothing may be kept.
+
+    That is where one of the tensors trains, or changes of it cannot be seen. What was prepared is released then: it is
+    out of date after the next step.
+
+    Args:
+        module: to which the weights belong.
+        read: what is made of them is kept.
+        beside: tensors that are used with it, as they are.
+    """
+    present = [tensor for tensor in (*read, *beside) if tensor is not None]
+    is_int8 = present[0].dtype == torch.int8
+    if present[0].numel() and all(_may_be_kept(tensor, is_int8) for tensor in present):
+        return functools.partial(prepared, module, read)
+    release(module)
+    return None
+
+
+def _may_be_kept(tensor: Tensor, is_int8: bool) -> bool:
+    """True if what is made of a tensor can be kept: it does not train, and changes of it can be seen.
+
+    Those of an int8 layer's inference tensors are seen by their values alone.
+    """
+    if torch.is_grad_enabled() and tensor.requires_grad:
+        return False
+    if type(tensor) not in (nn.Parameter, Tensor) or tensor.device.type != "cpu":
+        return False
+    return is_int8 or can_have_fingerprint(tensor)
+
+
+# Of words' vectors (`word_cache`), likewise.
+kept_words: "weakref.WeakKeyDictionary[nn.Module, Any]" = weakref.WeakKeyDictionary()
+
+
+def release(module: nn.Module, *, only_trainable: bool = False) -> None:
     """Drop what was prepared for a module and all its submodules, or for those of them that train."""
-    for part in () if module is None else module.modules():
+    for part in module.modules():
         if not only_trainable or any(weight.requires_grad for weight in part.parameters(recurse=False)):
             _prepared.pop(part, None)
+            kept_words.pop(part, None)

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from elmo_hf import ElmoModel
-from elmo_hf.model import prepared_weights
-from elmo_hf.model.prepared_weights import Fingerprint, can_have_fingerprint
+from elmo_hf.kernels import prepared_weights
+from elmo_hf.kernels.prepared_weights import Fingerprint, can_have_fingerprint
 from modeling_tests.tiny import batch_of, tiny_config
 
 
@@ -88,9 +88,10 @@ def test_refresh_forgets_what_was_prepared():
     batch = batch_of(["a cat sat", "a dog"])
     before = model(**batch).last_hidden_state
     assert any(module in prepared_weights._prepared for module in model.modules())
+    assert model.embeddings in prepared_weights.kept_words
     model.refresh()
     assert not any(module in prepared_weights._prepared for module in model.modules())
-    assert len(model._word_cache) == 0
+    assert model.embeddings not in prepared_weights.kept_words
     assert torch.equal(model(**batch).last_hidden_state, before)
 
 
