@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from elmo_hf.atomic import appearing_folder
     from elmo_hf.collators import ElmoDataCollatorForMultipleChoice
     from elmo_hf.corpus_embedding import BatchEmbedder, CorpusEmbedding, OutputConflictError, embed_corpus
+    from elmo_hf.folders import DamageError, damage_named, reading_model
     from elmo_hf.inference.answers import Answer, answer_question, answers_from_spans, question_answering_features
     from elmo_hf.inference.classifying import classify_document
     from elmo_hf.inference.documents import embed_document
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         ElmoPreTrainedModel,
     )
     from elmo_hf.model.state import ElmoState
+    from elmo_hf.old_code import remove_old_code
     from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
     from elmo_hf.tokenizer.vocabulary import read_vocabulary_lines, words_of_vocabulary_lines
     from elmo_hf.word_vectors import WordVectorReport, WordVectors, read_word_vectors, start_from_word_vectors
@@ -60,6 +62,7 @@ _HOMES = {
     "atomic": ["appearing_folder"],
     "collators": ["ElmoDataCollatorForMultipleChoice"],
     "corpus_embedding": ["BatchEmbedder", "CorpusEmbedding", "OutputConflictError", "embed_corpus"],
+    "folders": ["DamageError", "damage_named", "reading_model"],
     "inference.answers": ["Answer", "answer_question", "answers_from_spans", "question_answering_features"],
     "inference.classifying": ["classify_document"],
     "inference.documents": ["embed_document"],
@@ -97,6 +100,7 @@ _HOMES = {
         "ElmoPreTrainedModel",
     ],
     "model.state": ["ElmoState"],
+    "old_code": ["remove_old_code"],
     "tokenizer.tokenization_elmo": ["ElmoTokenizer"],
     "tokenizer.vocabulary": ["read_vocabulary_lines", "words_of_vocabulary_lines"],
     "word_vectors": ["WordVectorReport", "WordVectors", "read_word_vectors", "start_from_word_vectors"],

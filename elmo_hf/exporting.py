@@ -54,7 +54,7 @@ class _DenseCharacterEmbeddings(ElmoCharacterEmbeddings):
 
 class _DenseWordEmbeddings(ElmoWordEmbeddings):
     def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        return _kept(self.encode(input_ids.long().masked_fill(~mask, 0)), mask)
+        return _kept(self.encode_checked(input_ids.long().masked_fill(~mask, 0)), mask)
 
 
 class _DenseProjectedWordEmbeddings(_DenseWordEmbeddings, ElmoProjectedWordEmbeddings):

@@ -61,8 +61,7 @@ _AUTO = "transformers.models.auto"
 _MODELS_IMPORT = ("transformers.modeling_utils", "transformers.modeling_layers")
 # Files of the models' room that no model lives in.
 _WITHOUT_MODELS = {
-    *("configuration_elmo", "configuration_encoder_decoder", "conditions", "state", "prepared_weights"),
-    *("damaged_folders", "weight_sizes"),
+    *("configuration_elmo", "configuration_encoder_decoder", "conditions", "state"),
 }
 HOOKS: dict[str, Callable[[ModuleType], None]] = {
     f"{_AUTO}.configuration_auto": _register_configuration,

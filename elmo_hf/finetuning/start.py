@@ -9,11 +9,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from elmo_hf.folders import damage_named
 from elmo_hf.model.base_model import ElmoModel
 from elmo_hf.model.configuration_elmo import ElmoConfig
-from elmo_hf.model.damaged_folders import damage_named as config_damage_named
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
-from elmo_hf.tokenizer.damaged_files import damage_named
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 from elmo_hf.word_vectors import read_word_vectors, start_from_word_vectors
 
@@ -44,7 +43,7 @@ def load_config(
     keeps_head = False
     try:
         if model_args.model_name_or_path is not None:
-            with config_damage_named(model_args.model_name_or_path):
+            with damage_named(model_args.model_name_or_path):
                 stored = AutoConfig.from_pretrained(model_args.model_name_or_path)
             if not isinstance(stored, ElmoConfig):
                 raise ValueError(f"{model_args.model_name_or_path} is a {stored.model_type!r} model: expected 'elmo'")
@@ -100,7 +99,7 @@ def load_tokenizer(
     if path is None:
         tokenizer: Any = ElmoTokenizer(max_characters_per_word=config.max_characters_per_word)
     else:
-        with damage_named(path):
+        with damage_named(path, "tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(path)
     if model_args.pre_tokenization is not None:
         tokenizer.pre_tokenization = model_args.pre_tokenization

@@ -28,12 +28,11 @@ from transformers import (
     TrainerCallback,
 )
 
+from elmo_hf.folders import damage_named
 from elmo_hf.inference.translating import TARGET_TOKENIZER
 from elmo_hf.model.base_model import ElmoModel
 from elmo_hf.model.configuration_elmo import ElmoConfig
-from elmo_hf.model.damaged_folders import damage_named as config_damage_named
 from elmo_hf.model.encoder_decoder import ElmoEncoderDecoderModel
-from elmo_hf.tokenizer.damaged_files import damage_named
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 from .files import CorpusError
@@ -267,7 +266,7 @@ def is_translator(model_args: TranslatorArguments) -> bool:
     """True for a checkpoint that is a whole encoder-decoder, to go on with as it is."""
     if model_args.model_name_or_path is None:
         return False
-    with config_damage_named(model_args.model_name_or_path):
+    with damage_named(model_args.model_name_or_path):
         config = AutoConfig.from_pretrained(model_args.model_name_or_path)
     if not isinstance(config, EncoderDecoderConfig):
         return False
@@ -297,7 +296,7 @@ def make_encoder(model_args: TranslatorArguments, sources: Iterable[str]) -> tup
     if path is None:
         tokenizer: Any = ElmoTokenizer(max_characters_per_word=config.max_characters_per_word)
     else:
-        with damage_named(path):
+        with damage_named(path, "tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(path)
     if model_args.without_elmo:
         tokenizer = tokenizer.train_new_from_iterator(sources, sys.maxsize, min_frequency=model_args.min_count)
@@ -362,7 +361,7 @@ def load_or_make_translator(
     if is_translator(model_args):
         path = str(model_args.model_name_or_path)
         model = ElmoEncoderDecoderModel.from_pretrained(path, dtype=torch.float32)
-        with damage_named(path):
+        with damage_named(path, "tokenizer"):
             tokenizer: Any = AutoTokenizer.from_pretrained(path)
             target_tokenizer: Any = AutoTokenizer.from_pretrained(path, subfolder=TARGET_TOKENIZER)
     else:

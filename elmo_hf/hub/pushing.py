@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging as transformers_logging
 
 from elmo_hf.model import encoder_decoder, modeling_elmo
-from elmo_hf.model.pretrained import remove_old_code
+from elmo_hf.old_code import remove_old_code
 from elmo_hf.version import __version__
 
 from .card import check_card, with_name
@@ -155,7 +155,7 @@ def _outdated(api: HfApi, name: str, head: str, there: set[str], files: Iterable
                 raise HubError(f"{name}: holds a model of another kind, {kind!r}: choose another name")
         code = traveling_code(folder)
         before = {path.name for path in folder.glob("*.py")}
-        remove_old_code(folder)
+        remove_old_code(folder, "model")
         code |= before - {path.name for path in folder.glob("*.py")}
     weights = {each for each in there if WEIGHTS.fullmatch(each)}
     return sorted((code | weights) - set(files))

@@ -11,10 +11,10 @@ import torch
 from transformers import AutoTokenizer
 
 from elmo_hf.corpus.tagged_text import TaggedSentence
+from elmo_hf.folders import damage_named
 from elmo_hf.hub.names import resolve
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
-from elmo_hf.tokenizer.damaged_files import damage_named
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 from elmo_hf.version import __version__
 
@@ -133,7 +133,7 @@ def load_tokenizer(tokenizer: ElmoTokenizer | Name | None, model: ElmoPreTrained
     if not place:
         raise ValueError("tokenizer=None, and the model was not loaded from a checkpoint: give the model's tokenizer")
     try:
-        with damage_named(place):
+        with damage_named(place, "tokenizer"):
             loaded: Any = AutoTokenizer.from_pretrained(place)
     except OSError as error:
         raise OSError(f"{os.fspath(place)} is no folder of a tokenizer, nor the name of one: {error}") from error

@@ -21,6 +21,7 @@ from .masked_language_model import IMPOSSIBLE
 from .opaque_parts import break_graph, opaque
 from .packing import PackedBatch
 from .state import ElmoState
+from .word_parts import check_ids
 
 # What finds a tokenizer where the model was found.
 _TOKENIZER_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -308,10 +309,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         assert self._spellings is not None
         if self._spellings.device != input_ids.device:
             self._spellings = self._spellings.to(input_ids.device)
-        count = len(self._spellings)
-        wrong = input_ids[(input_ids < 0) | (input_ids >= count)]
-        if len(wrong):
-            raise ValueError(f"word id {int(wrong[0])}: expected ids from 0 to {count - 1}, the tokenizer's words")
+        check_ids(input_ids, len(self._spellings), "word id", "these are the words of the tokenizer")
         return self._spellings[input_ids].long()
 
     def _own_tokenizer(self) -> Any:

@@ -10,6 +10,7 @@ from .configuration_elmo import ElmoConfig
 from .initialization import starting_with
 from .layer_norm import ElmoLayerNorm
 from .operators import character_maxima, fast_linear
+from .word_parts import ElmoWordPart, in_places
 
 # Distinct words encoded at a time: bounds the convolutions' memory on large batches (2048 filters x 20 positions x
 # 4096 words are 0.7 GB in float32) and costs nothing on usual ones.
@@ -59,7 +60,7 @@ class ElmoHighway(nn.Module):
         return gate * torch.relu(nonlinear) + (1 - gate) * inputs
 
 
-class ElmoCharacterEmbeddings(nn.Module):
+class ElmoCharacterEmbeddings(ElmoWordPart):
     """(batch, words, characters) ids -> (batch, words, output_size) vectors independent of their context.
 
     `output_size` is `projection_size`, or the number of filters where characters are joined to other parts of a word
@@ -87,7 +88,7 @@ class ElmoCharacterEmbeddings(nn.Module):
         projected_first = config.character_projection and self.projects_before_highways
         width = config.projection_size if projected_first else config.num_filters
         self.highways = nn.ModuleList(ElmoHighway(width) for _ in range(config.num_highway_layers))
-        self.output_size: int = config.projection_size if config.character_projection else config.num_filters
+        self.output_size = config.projection_size if config.character_projection else config.num_filters
         self.projection = None
         if config.character_projection:
             linear = nn.Linear(config.num_filters, config.projection_size)
@@ -100,23 +101,18 @@ class ElmoCharacterEmbeddings(nn.Module):
         """(batch, words, characters) ids -> (batch, words), bool: words that are not all zeros."""
         return character_ids.ne(0).any(dim=-1)
 
-    def forward(self, character_ids: Tensor, mask: Tensor) -> Tensor:
-        """Encode the words that `mask` marks; the others become zero.
+    def forward(self, *inputs: Tensor, mask: Tensor) -> Tensor:
+        """As of every part, each distinct word once."""
+        distinct, inverse = distinct_rows(self.rows(*inputs, mask=mask))
+        return in_places(self.encode_rows(distinct).index_select(0, inverse), mask)
+
+    def rows(self, *inputs: Tensor, mask: Tensor) -> Tensor:
+        """[n, characters], int64: what is read of the n words that `mask` marks.
 
         Args:
-            character_ids: (batch, words, max_characters_per_word), any integer dtype.
-            mask: (batch, words), bool.
-
-        Raises:
-            ValueError: a wrong shape or an id outside the character table.
+            inputs: one, (batch, words, max_characters_per_word).
         """
-        distinct, inverse = distinct_rows(self.rows(character_ids, mask))
-        vectors = self.encode_rows(distinct).index_select(0, inverse)  # [n, output_size]
-        padded = vectors.new_zeros(*mask.shape, vectors.shape[-1])
-        return padded.masked_scatter(mask.unsqueeze(-1), vectors)
-
-    def rows(self, character_ids: Tensor, mask: Tensor) -> Tensor:
-        """[n, characters], int64: what is read of the n words that `mask` marks; shapes and errors as in `forward`."""
+        (character_ids,) = inputs
         if character_ids.dim() != 3 or character_ids.shape[-1] != self.max_characters_per_word:
             raise ValueError(
                 f"character_ids has shape {tuple(character_ids.shape)}: expected (batch, words, "
@@ -124,16 +120,13 @@ class ElmoCharacterEmbeddings(nn.Module):
             )
         return character_ids[mask].long()
 
-    def encode_rows(self, rows: Tensor) -> Tensor:
-        """[n, characters] -> [n, output_size]; errors as in `forward`."""
-        return self.encode_checked(*self.checked(rows))
-
-    def encode_checked(self, rows: Tensor) -> Tensor:
+    def encode_checked(self, *parts: Tensor) -> Tensor:
         """What `checked` returned -> [n, output_size], in chunks."""
+        (rows,) = parts
         if not len(rows):
             return self.character_embeddings.weight.new_zeros(0, self.output_size)
-        parts = [self.encode(part) for part in rows.split(WORDS_AT_A_TIME)]
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        encoded = [self.encode(part) for part in rows.split(WORDS_AT_A_TIME)]
+        return torch.cat(encoded) if len(encoded) > 1 else encoded[0]
 
     def encode(self, rows: Tensor) -> Tensor:
         """(n, characters) int64 ids of n words -> (n, output_size)."""

@@ -6,6 +6,8 @@ The defaults are the published *original* model (Peters et al. 2018, section 3.4
 
 import math
 import os
+import sys
+from contextlib import nullcontext
 from dataclasses import field
 from typing import Any, Literal, cast
 
@@ -20,8 +22,6 @@ if not (5, 17) <= tuple(int(part) for part in transformers.__version__.split("."
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
-
-from .damaged_folders import check_regular, damage_named
 
 # Widths and filter counts shared by every published character model (their `options.json`, `char_cnn.filters`).
 PUBLISHED_FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
@@ -87,6 +87,11 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "modeling_elmo.ElmoForSequenceClassification",
     "AutoModelForTokenClassification": "modeling_elmo.ElmoForTokenClassification",
 }
+
+
+def package_has(name: str) -> Any:
+    """What the package `elmo_hf` has under a public name; `None` where it is not imported, or has another version."""
+    return getattr(sys.modules.get("elmo_hf"), name, None)
 
 
 def _has_task(config_dict: dict[str, Any]) -> bool:
@@ -359,9 +364,9 @@ class ElmoConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedConfig.from_pretrained`; errors name the file."""
-        check_regular(pretrained_model_name_or_path)
-        with damage_named(pretrained_model_name_or_path):
+        """As `PreTrainedConfig.from_pretrained`; errors name the file where the package is imported."""
+        damage_named = package_has("damage_named")
+        with nullcontext() if damage_named is None else damage_named(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
@@ -396,32 +401,6 @@ class ElmoConfig(PreTrainedConfig):
     def num_filters(self) -> int:
         """Width F of the concatenated character filters."""
         return sum(pair[-1] for pair in self.character_filters)
-
-    @property
-    def approximate_weights(self) -> int:
-        """About as many weights as the largest model of this configuration has, for whom its sizes may be a trap."""
-        width, filters, depth = self.projection_size, self.num_filters, self.num_hidden_layers
-        words = self.vocab_size * (self.word_embedding_size + width + self.word_vector_size + 2)
-        characters = self.character_embedding_size * (
-            self.num_characters + sum(pair[0] * pair[-1] for pair in self.character_filters)
-        )
-        highways = 2 * self.num_highway_layers * max(filters, width) ** 2
-        layers = 18 * depth * self.cell_size * width
-        if self.encoder_type == "transformer":
-            layers = depth * width * (8 * width + 4 * self.feed_forward_size) + self.max_position_embeddings * width
-        own = [pair[-1] for pair in self.task_character_filters]
-        inner = [int(layer[0]) for layer in self.pre_encoder_layers]
-        reads = 4 * width + self.word_vector_size + sum(own) + sum(inner)
-        task = self.num_task_characters * self.task_character_size + sum(
-            pair[0] * pair[-1] * self.task_character_size for pair in self.task_character_filters
-        )
-        task += 20 * self.task_lstm_layers * self.task_lstm_size * (self.task_lstm_size + reads)
-        task += 20 * self.integrator_layers * self.integrator_size * (self.integrator_size + 6 * self.task_lstm_size)
-        wide = inner + [int(layer[0]) for layer in self.classifier_layers]
-        wide += [size * self.maxout_pieces for size in self.maxout_sizes]
-        task += sum(wide) * (reads + 8 * self.task_lstm_size + max(wide, default=0)) + len(self.id2label or ()) ** 2
-        tags = self.num_pos_tags * self.pos_tag_embedding_size
-        return words + characters + highways + filters * width + layers + task + tags
 
     @property
     def joins_words(self) -> bool:

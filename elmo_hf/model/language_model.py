@@ -17,6 +17,7 @@ from .opaque_parts import opaque
 from .pretrained import ElmoPreTrainedModel
 from .softmax import ElmoSoftmax
 from .state import ElmoState
+from .word_parts import THE_RIGHT_VOCABULARY, check_ids
 
 
 @dataclass
@@ -120,7 +121,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         if labels is not None:
             check_one_a_word(labels, input_ids.shape)
         targets = input_ids if labels is None else labels.where(labels.ge(0), input_ids)
-        self._check_range(targets)
+        check_ids(targets, self.config.vocab_size, "word id", THE_RIGHT_VOCABULARY)
         predicted = real & self.softmax.has_probability(targets)
         log_probs, losses = [], []
         for half, shift in zip(top.chunk(1 + self.config.bidirectional, dim=-1), (1, -1)):
@@ -172,16 +173,6 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
                 f"the checkpoint {self.name_or_path!r} has no softmax, and one with random weights predicts nothing: "
                 "convert the original with its softmax weights and vocabulary, or learn a softmax with elmo-hf "
                 "pretrain --initialize_from ... --softmax_only_steps"
-            )
-
-    def _check_range(self, word_ids: Tensor) -> None:
-        if torch.compiler.is_compiling() or not word_ids.numel():
-            return
-        low, high, count = int(word_ids.min()), int(word_ids.max()), self.config.vocab_size
-        if low < 0 or high >= count:
-            raise ValueError(
-                f"word id {low if low < 0 else high}: expected ids from 0 to {count - 1}; the model's vocab_size is "
-                "not the tokenizer's. Load the tokenizer that belongs to the model, or call resize_token_embeddings"
             )
 
     def _check_labels(self, labels: Tensor) -> None:

@@ -5,8 +5,8 @@ import os
 import re
 import shutil
 import tempfile
-import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +16,8 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from .adaptive_softmax import ElmoAdaptiveSoftmax
-from .configuration_elmo import ElmoConfig
+from .configuration_elmo import ElmoConfig, package_has
 from .crf import ElmoCrf
-from .damaged_folders import damage_named
 from .initialization import initialize
 from .labels import mean_loss
 from .layer_alignment import ElmoAlignment
@@ -31,7 +30,6 @@ from .softmax import ElmoSoftmax
 from .state import ElmoState
 from .task_layers import ElmoTaskLayers
 from .transformer import ElmoPositions
-from .weight_sizes import check_sizes, shapes_named
 from .word_embeddings import ElmoWordEmbeddings
 from .word_layer import word_table_of
 
@@ -39,28 +37,6 @@ from .word_layer import word_table_of
 STAGING = ".saving-"
 # What the system says of a full disk. Libraries that write in Rust and C++ raise errors of their own with its words.
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-# Code files of versions before the rooms, without their suffix `_elmo.py`, and their checksum.
-OLD_CODE = (
-    "adaptive_softmax:2a51cf90 alignment:62212422 character_convolution:364b9d13 context_word_layer:b7dcbe32 "
-    "crf:71a04f54 embeddings:557a1135 encoder:c189c5ef fingerprint:81a68c72 initialization:d589879e labels:7c651766 "
-    "language_model:9c91c4b6 layer_norm:94512910 lstm:46ad3e51 lstm_gpu:f213e2d2 lstm_inference:860d4330 "
-    "lstm_kernels:6b9687fb lstm_native:c7e625f8 lstm_training:cff42872 masked_language_model:f7fd0a43 "
-    "memory_pages:41097d40 model:91239e3a multiple_choice:47787d56 native_code:36c91e4e native_library:2eb6f817 "
-    "packed_linear:780a20e2 packing:a14bcadf pooling:3f2a122c precision:8fdbd48f pretrained:ce9bf098 "
-    "quantized_linear:085b5c7c question_answering:cf7db8e9 scalar_mix:c43d2dc5 sequence_classification:100f44f5 "
-    "softmax:b4a24df9 task_layers:41bc6bd3 token_classification:cecb3175 transformer:34f56275 weight_packs:03be2685 "
-    "word_cache:691eff44 word_embeddings:68f09279 word_layer:78c2e0b7"
-)
-
-
-def remove_old_code(folder: Path) -> None:
-    """Delete the files of this room's code that an older version wrote, known by name and content, and no others."""
-    for entry in OLD_CODE.split():
-        stem, checksum = entry.split(":")
-        path = folder / f"{stem}_elmo.py"
-        if path.is_file() and zlib.crc32(path.read_bytes()) == int(checksum, 16):
-            path.unlink()
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -96,8 +72,9 @@ def _install(staging: Path, folder: Path, variant: str | None) -> None:
                 path.unlink()
     for name in written:
         os.replace(staging / name, folder / name)
-    if "modeling_elmo.py" in written:
-        remove_old_code(folder)
+    remove_old_code = package_has("remove_old_code")
+    if "modeling_elmo.py" in written and remove_old_code is not None:
+        remove_old_code(folder, "model")
 
 
 def save_in_one_piece(
@@ -268,22 +245,12 @@ class ElmoPreTrainedModel(PreTrainedModel):
 
         Raises:
             OSError, ValueError, RuntimeError: a folder that is missing or damaged, whose sizes and weights are not of
-                one model; the message names the file.
+                one model; the message names the file where the package is imported (`elmo_hf.reading_model`).
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
-        if not isinstance(name, str | os.PathLike) or not os.path.isdir(name) or kwargs.get("subfolder"):
+        reading = package_has("reading_model")
+        with nullcontext() if reading is None else reading(cls, *args, **kwargs):
             loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        else:
-            config = kwargs.get("config")
-            with damage_named(name):
-                if config is None or isinstance(config, str | os.PathLike):  # else of any copy of its class
-                    fields = {each: kwargs[each] for each in kwargs if each in ElmoConfig.__annotations__}
-                    config = cls.config_class.from_pretrained(config or name, **fields)
-                if not kwargs.get("ignore_mismatched_sizes"):
-                    check_sizes(cls, name, config)
-                with shapes_named(cls, name, config):
-                    loaded = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, info = loaded
         model.freeze_untrained()
         model._not_loaded = frozenset(info["missing_keys"])

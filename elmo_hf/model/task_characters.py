@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .configuration_elmo import ElmoConfig
 from .feed_forward import ACTIVATIONS
 from .initialization import starting_with
+from .word_parts import check_ids, in_places
 
 PADDING, END_OF_WORD = 0, 1
 
@@ -59,8 +60,7 @@ class ElmoTaskCharacters(nn.Module):
         characters = self.character_embeddings(ids - 1).T.unsqueeze(0)  # [1, size, total]
         count = int(mask.sum())
         parts = [self._maxima(convolution, characters, word, is_end, count) for convolution in self.convolutions]
-        vectors = torch.cat(parts, dim=-1)
-        return vectors.new_zeros(*mask.shape, self.output_size).masked_scatter(mask.unsqueeze(-1), vectors)
+        return in_places(torch.cat(parts, dim=-1), mask)
 
     def _maxima(self, convolution: nn.Module, characters: Tensor, word: Tensor, is_end: Tensor, count: int) -> Tensor:
         """[count, filters]: each filter's largest value over the windows that lie wholly inside a word."""
@@ -83,8 +83,5 @@ class ElmoTaskCharacters(nn.Module):
                 f"{words.tolist()} words of attention_mask. Pass all that the tokenizer returns, model(**encoding)"
             )
         rows = self.character_embeddings.num_embeddings
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) <= rows:
-            raise ValueError(
-                f"code_point_ids holds {int(ids.min())} to {int(ids.max())}: expected 0 to num_task_characters={rows}; "
-                "make them with the tokenizer that belongs to the model"
-            )
+        remedy = f"num_task_characters={rows}. Make them with the tokenizer that belongs to the model"
+        check_ids(ids, rows + 1, "code_point_ids holds", remedy)

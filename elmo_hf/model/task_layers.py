@@ -101,7 +101,7 @@ class ElmoTaskLayers(nn.Module):
         if self.characters is not None:
             parts.append(self.characters(self._given("code_point_ids", code_point_ids), mask))
         if self.word_vectors is not None:
-            parts.append(self.word_vectors(self._given("input_ids", input_ids), mask))
+            parts.append(self.word_vectors(self._given("input_ids", input_ids), mask=mask))
         words, state = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1), None
         if len(self.layers):
             read = mask if words_only is None else words_only

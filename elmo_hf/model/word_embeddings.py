@@ -9,15 +9,16 @@ from torch import Tensor, nn
 from .configuration_elmo import ElmoConfig
 from .initialization import InitialValues, initialize_rows, starting_with
 from .softmax import ids_without_probability
+from .word_parts import THE_RIGHT_VOCABULARY, ElmoTable
 
 
-class ElmoWordEmbeddings(nn.Module):
+class ElmoWordEmbeddings(ElmoTable):
     """(batch, words) ids -> (batch, words, size) vectors independent of their context.
 
     Rows follow the tokenizer's ids. The padding's row starts as zeros and is not trained.
     """
 
-    input_names = ("input_ids",)
+    input_names, table_name, remedy = ("input_ids",), "word_embeddings", THE_RIGHT_VOCABULARY
 
     def __init__(self, config: ElmoConfig, size: int | None = None) -> None:
         super().__init__()
@@ -48,42 +49,6 @@ class ElmoWordEmbeddings(nn.Module):
             return torch.ones_like(input_ids, dtype=torch.bool)
         return input_ids.ne(self.pad_token_id)
 
-    def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Look up the words that `mask` marks; the others become zero.
-
-        Args:
-            input_ids: (batch, words), any integer dtype.
-            mask: (batch, words), bool.
-
-        Raises:
-            ValueError: an id outside the table.
-        """
-        vectors = self.encode_rows(self.rows(input_ids, mask))  # [n, size]
-        padded = vectors.new_zeros(*mask.shape, vectors.shape[-1])
-        return padded.masked_scatter(mask.unsqueeze(-1), vectors)
-
-    def rows(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """[n, 1], int64: the ids of the n words that `mask` marks."""
-        return input_ids[mask].long().unsqueeze(1)
-
-    def encode_rows(self, rows: Tensor) -> Tensor:
-        """[n, 1] ids -> [n, output_size]; errors as in `forward`."""
-        return self.encode_checked(*self.checked(rows))
-
-    def encode_checked(self, ids: Tensor) -> Tensor:
-        """What `checked` returned -> [n, output_size]."""
-        return self.encode(ids)
-
-    def checked(self, rows: Tensor) -> tuple[Tensor]:
-        """[n, 1] ids -> [n], all of them in the table; errors as in `forward`."""
-        ids = rows.squeeze(1)
-        self._check_range(ids)
-        return (ids,)
-
-    def encode(self, ids: Tensor) -> Tensor:
-        """(n,) int64 ids of n words -> (n, size)."""
-        return self.word_embeddings(ids)
-
     @torch.no_grad()
     def resize(self, size: int, mean_resizing: bool) -> None:
         """Keep the first `size` rows; new ones start as the mean of the old words' rows, or as at first."""
@@ -102,19 +67,6 @@ class ElmoWordEmbeddings(nn.Module):
             table.padding_idx = None
         self.excluded_ids = [token for token in self.excluded_ids if token < size]
 
-    def _check_range(self, ids: Tensor) -> None:
-        if not len(ids):
-            return
-        low, high = int(ids.min()), int(ids.max())
-        # By its weight: PEFT puts a module of its own in the table's place.
-        count = len(self.word_embeddings.weight)
-        if low < 0 or high >= count:
-            raise ValueError(
-                f"input_ids holds {low if low < 0 else high}: expected word ids from 0 to {count - 1}; the model's "
-                "vocab_size is not the tokenizer's. Load the tokenizer that belongs to the model, or call "
-                "resize_token_embeddings"
-            )
-
 
 class ElmoProjectedWordEmbeddings(ElmoWordEmbeddings):
     """A table of words of another width than the layers, and the linear map that leads from one to the other."""
@@ -124,9 +76,9 @@ class ElmoProjectedWordEmbeddings(ElmoWordEmbeddings):
         size, self.output_size = config.word_embedding_size, config.projection_size
         self.projection = starting_with(nn.Linear(size, config.projection_size), "normal", size**-0.5)
 
-    def encode(self, ids: Tensor) -> Tensor:
+    def encode_checked(self, *parts: Tensor) -> Tensor:
         """(n,) int64 ids of n words -> (n, projection_size)."""
-        return self.projection(super().encode(ids))
+        return self.projection(super().encode_checked(*parts))
 
 
 def word_embeddings_of(config: ElmoConfig) -> ElmoWordEmbeddings:

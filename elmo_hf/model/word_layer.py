@@ -16,58 +16,27 @@ from .configuration_elmo import ElmoConfig
 from .initialization import glorot_bound, starting_with
 from .operators import kept_vectors
 from .word_embeddings import ElmoWordEmbeddings, word_embeddings_of
+from .word_parts import ElmoTable, ElmoWordPart, in_places
 
 
-class ElmoPosTagEmbeddings(nn.Module):
+class ElmoPosTagEmbeddings(ElmoTable):
     """(batch, words) ids of parts of speech -> (batch, words, pos_tag_embedding_size); id 0 is none, and zeros."""
 
-    input_names = ("pos_tag_ids",)
+    input_names, table_name = ("pos_tag_ids",), "pos_tag_embeddings"
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__()
         tags = config.num_pos_tags
-        self.output_size: int = config.pos_tag_embedding_size
+        self.remedy = (
+            f"0 is none, and the others are num_pos_tags={tags}. Make them with the tokenizer that belongs to the "
+            "model, whose pos_tag_set has so many tags"
+        )
+        self.output_size = config.pos_tag_embedding_size
         table = nn.Embedding(tags + 1, self.output_size, padding_idx=0)
         self.pos_tag_embeddings = starting_with(table, "uniform", glorot_bound(tags, self.output_size))
 
-    def forward(self, pos_tag_ids: Tensor, mask: Tensor) -> Tensor:
-        """Look up the tags of the words that `mask` marks; the others become zero.
 
-        Raises:
-            ValueError: an id outside the table.
-        """
-        vectors = self.encode_rows(self.rows(pos_tag_ids, mask))
-        return vectors.new_zeros(*mask.shape, vectors.shape[-1]).masked_scatter(mask.unsqueeze(-1), vectors)
-
-    def rows(self, pos_tag_ids: Tensor, mask: Tensor) -> Tensor:
-        """[n, 1], int64: the ids of the n words that `mask` marks."""
-        return pos_tag_ids[mask].long().unsqueeze(1)
-
-    def encode_rows(self, rows: Tensor) -> Tensor:
-        """[n, 1] ids -> [n, output_size]; errors as in `forward`."""
-        return self.encode_checked(*self.checked(rows))
-
-    def encode_checked(self, ids: Tensor) -> Tensor:
-        """What `checked` returned -> [n, output_size]."""
-        return self.pos_tag_embeddings(ids)
-
-    def checked(self, rows: Tensor) -> tuple[Tensor]:
-        """[n, 1] ids -> [n], all of them in the table; errors as in `forward`."""
-        ids = rows.squeeze(1)
-        last = len(self.pos_tag_embeddings.weight) - 1
-        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) > last):
-            wrong = ids[(ids < 0) | (ids > last)]
-            raise ValueError(
-                f"pos_tag_ids holds {int(wrong[0])}: expected 0 (none) to num_pos_tags={last}; make them with the "
-                "tokenizer that belongs to the model, whose pos_tag_set has so many tags"
-            )
-        return (ids,)
-
-
-Part = ElmoWordEmbeddings | ElmoCharacterEmbeddings | ElmoPosTagEmbeddings
-
-
-class ElmoJoinedEmbeddings(nn.Module):
+class ElmoJoinedEmbeddings(ElmoWordPart):
     """projection([word; characters; part of speech]), of the parts that the configuration has.
 
     Source: ELMoForManyLangs `ConvTokenEmbedder`, which joins the first two.
@@ -79,12 +48,12 @@ class ElmoJoinedEmbeddings(nn.Module):
         self.characters = ElmoCharacterEmbeddings(config) if config.character_filters else None
         self.pos_tags = ElmoPosTagEmbeddings(config) if config.num_pos_tags else None
         parts = self._parts()
-        self.input_names: tuple[str, ...] = tuple(name for part in parts for name in part.input_names)
+        self.input_names = tuple(name for part in parts for name in part.input_names)
         width = sum(part.output_size for part in parts)
         self.projection = starting_with(nn.Linear(width, config.projection_size), "normal", width**-0.5)
-        self.output_size: int = config.projection_size
+        self.output_size = config.projection_size
 
-    def _parts(self) -> list[Part]:
+    def _parts(self) -> list[ElmoWordPart]:
         """Those that there are, in the order of their vectors."""
         return [part for part in (self.words, self.characters, self.pos_tags) if part is not None]
 
@@ -95,29 +64,13 @@ class ElmoJoinedEmbeddings(nn.Module):
         return first.real_words(ids)
 
     def forward(self, *inputs: Tensor, mask: Tensor) -> Tensor:
-        """Join the words that `mask` marks; the others become zero.
-
-        Args:
-            inputs: (batch, words, ...), one for each of `input_names`.
-            mask: (batch, words), bool.
-
-        Returns:
-            (batch, words, projection_size).
-
-        Raises:
-            ValueError: as the parts.
-        """
-        vectors = [part(given, mask=mask) for part, given in zip(self._parts(), inputs, strict=True)]
-        joined = self.projection(torch.cat([vector[mask] for vector in vectors], dim=-1))  # [n, P]
-        return joined.new_zeros(*mask.shape, joined.shape[-1]).masked_scatter(mask.unsqueeze(-1), joined)
+        """As of a part, but every part is called: something may be attached to it."""
+        vectors = [part(given, mask=mask)[mask] for part, given in zip(self._parts(), inputs, strict=True)]
+        return in_places(self.projection(torch.cat(vectors, dim=-1)), mask)
 
     def rows(self, *inputs: Tensor, mask: Tensor) -> Tensor:
         """[n, integers of all parts], int64: what is read of the n words that `mask` marks."""
-        return torch.cat([part.rows(given, mask) for part, given in zip(self._parts(), inputs, strict=True)], dim=1)
-
-    def encode_rows(self, rows: Tensor) -> Tensor:
-        """[n, integers of all parts] -> [n, projection_size]; errors as in `forward`."""
-        return self.encode_checked(*self.checked(rows))
+        return torch.cat([part.rows(given, mask=mask) for part, given in zip(self._parts(), inputs, strict=True)], 1)
 
     def encode_checked(self, *parts: Tensor) -> Tensor:
         """What `checked` returned -> [n, projection_size]."""
@@ -175,7 +128,7 @@ def distinct_words(
         )
     if trains or is_traced() or not all(map(has_nothing_attached, (layer, *layer.children()))):
         return None
-    rows = layer.rows(*inputs, mask=mask)  # type: ignore[misc]  # as many inputs as it has names
+    rows = layer.rows(*inputs, mask=mask)
     if not len(rows):
         return None
     distinct, places = distinct_rows(rows)

@@ -147,7 +147,7 @@ class BatchPreparation:
                 raise ValueError(f"this model reads {name} and the batch has none: make the streams with {name}=True")
             inputs.append(torch.cat(pair))  # (2 * rows, steps, ...)
         mask = self.layer.real_words(inputs[0])
-        rows = self.layer.rows(*inputs, mask=mask)  # type: ignore[misc]  # as many inputs as it has names
+        rows = self.layer.rows(*inputs, mask=mask)
         distinct, found = distinct_rows(rows)
         places = torch.full(mask.shape, len(distinct)).masked_scatter_(mask, found).view(2, -1, mask.shape[1])
         return self.layer.checked(distinct), places, len(rows) < mask.numel()

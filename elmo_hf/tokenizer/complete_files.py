@@ -4,7 +4,6 @@ import errno
 import glob
 import os
 import shutil
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -88,19 +87,3 @@ def full_disk_told(path: Path) -> Iterator[None]:
             f"{path} cannot be written: {os.strerror(found)}. What stood there before is unharmed, and nothing "
             "half-written is left. Make room, or choose another place, and try again",
         ) from error
-
-
-# Code files of versions before the rooms, without their suffix `_elmo.py`, and their checksum.
-OLD_CODE = (
-    "character_dictionary:9d419679 characters:bb06b8ec complete_files:fbfbfebb encodings:1a5cb38a pos_tags:981d2f4f "
-    "pretokenization:21f02a83 vocabulary:392fdbd3"
-)
-
-
-def remove_old_code(folder: Path) -> None:
-    """Delete the files of this room's code that an older version wrote, known by name and content, and no others."""
-    for entry in OLD_CODE.split():
-        stem, checksum = entry.split(":")
-        path = folder / f"{stem}_elmo.py"
-        if path.is_file() and zlib.crc32(path.read_bytes()) == int(checksum, 16):
-            path.unlink()

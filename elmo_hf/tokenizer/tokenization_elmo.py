@@ -11,8 +11,10 @@ sentence boundaries around a sentence, and the `Encoding` objects that answer `w
 import json
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -30,8 +32,7 @@ from .character_dictionary import CharacterDictionary, DictionarySpelling
 from .characters import NUM_CHARACTERS, ByteSpelling, check_max_characters_per_word, check_tokens_to_add
 from .code_points import CodePoints
 from .code_points import padded as padded_code_points
-from .complete_files import appearing, remove_old_code
-from .damaged_files import damage_named
+from .complete_files import appearing
 from .encodings import (
     NO_TOKEN,
     NO_TOKEN_ID,
@@ -248,8 +249,9 @@ class ElmoTokenizer(TokenizersBackend):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedTokenizerBase.from_pretrained`; errors name the file."""
-        with damage_named(pretrained_model_name_or_path):
+        """As `PreTrainedTokenizerBase.from_pretrained`; errors name the file where the package is imported."""
+        named = getattr(sys.modules.get("elmo_hf"), "damage_named", None)
+        with nullcontext() if named is None else named(pretrained_model_name_or_path, "tokenizer"):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     # ---- options
@@ -645,7 +647,9 @@ class ElmoTokenizer(TokenizersBackend):
         path = Path(save_directory, (filename_prefix + "-" if filename_prefix else "") + "tokenizer.json")
         with appearing(path) as aside:
             self.backend_tokenizer.save(str(aside))
-        remove_old_code(path.parent)
+        remove_old_code = getattr(sys.modules.get("elmo_hf"), "remove_old_code", None)
+        if remove_old_code is not None:
+            remove_old_code(path.parent, "tokenizer")
         if self._dictionary is None:
             return (*file_names, str(path))
         beside = path.with_name(path.name.removesuffix("tokenizer.json") + CHARACTER_VOCABULARY)

@@ -70,13 +70,13 @@ def test_trimming_keeps_gradients(encoder):
 def test_many_words_are_encoded_in_parts(encoder, monkeypatch):
     ids = torch.randint(1, 262, (4, 5, 9))
     mask = torch.ones(4, 5, dtype=torch.bool)
-    whole = encoder(ids, mask)
+    whole = encoder(ids, mask=mask)
     monkeypatch.setattr(character_embeddings, "WORDS_AT_A_TIME", 3)
-    torch.testing.assert_close(encoder(ids, mask), whole, rtol=0, atol=1e-14)
+    torch.testing.assert_close(encoder(ids, mask=mask), whole, rtol=0, atol=1e-14)
 
 
 def test_masked_words_are_zero(encoder):
     ids = torch.randint(1, 262, (2, 3, 9))
     mask = torch.tensor([[True, False, True], [False, False, True]])
-    vectors = encoder(ids, mask)
+    vectors = encoder(ids, mask=mask)
     assert (vectors[~mask] == 0).all() and (vectors[mask] != 0).any(dim=-1).all()

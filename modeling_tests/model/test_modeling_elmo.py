@@ -276,7 +276,7 @@ class TestInputs:
     def test_words_outside_the_table_are_refused(self, cls, value):
         batch = batch_of(SENTENCES)
         batch["input_ids"][0, 1] = value
-        with pytest.raises(ValueError, match=f"input_ids holds {value}: expected word ids from 0 to 11.*resize"):
+        with pytest.raises(ValueError, match=f"input_ids holds {value}: expected ids from 0 to 11.*resize"):
             tiny_model(cls, **WORD_INPUT)(**batch)
 
     def test_contradicting_inputs_are_refused(self):

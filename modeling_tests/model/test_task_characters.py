@@ -109,5 +109,5 @@ def test_inputs_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="expected .batch, characters. with the"):
         model(ids[0], mask)
     ids[0, 1] = 8
-    with pytest.raises(ValueError, match="holds 0 to 8: expected 0 to num_task_characters=7"):
+    with pytest.raises(ValueError, match="holds 8: expected ids from 0 to 7; num_task_characters=7"):
         model(ids, mask)

@@ -195,7 +195,7 @@ class TestWordVectors:
     def test_words_outside_the_table_are_refused(self):
         model, batch = tiny_model(word_vector_size=5), batch_of(SENTENCES)
         batch["input_ids"][0, 1] = 12
-        with pytest.raises(ValueError, match="input_ids holds 12: expected word ids from 0 to 11.*resize"):
+        with pytest.raises(ValueError, match="input_ids holds 12: expected ids from 0 to 11.*resize"):
             model(**batch)
         batch["input_ids"][0, 1], batch["input_ids"][batch["attention_mask"] == 0] = 5, 10**6
         assert torch.isfinite(model(**batch).logits).all()  # padding is not looked up

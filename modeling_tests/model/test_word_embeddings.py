@@ -15,17 +15,17 @@ def table():
 def test_rows_follow_the_ids_and_masked_words_are_zero(table):
     ids = torch.tensor([[1, 5, 2], [11, 0, 7]])
     mask = torch.tensor([[True, True, False], [True, False, True]])
-    vectors = table(ids, mask)
+    vectors = table(ids, mask=mask)
     assert torch.equal(vectors[mask], table.word_embeddings.weight[ids[mask]])
     assert (vectors[~mask] == 0).all()
-    assert torch.equal(table(ids.to(torch.int16), mask), vectors)
+    assert torch.equal(table(ids.to(torch.int16), mask=mask), vectors)
     assert table(ids[:, :0], mask[:, :0]).shape == (2, 0, 4)
 
 
 def test_gradients_of_repeated_words_add_up_and_padding_has_none(table):
     ids, mask = torch.tensor([[5, 5, 6, 0]]), torch.ones(1, 4, dtype=torch.bool)
     weights = torch.randn(1, 4, 4).double()
-    (table(ids, mask) * weights).sum().backward()
+    (table(ids, mask=mask) * weights).sum().backward()
     expected = torch.zeros(12, 4).double()
     expected[5], expected[6] = weights[0, 0] + weights[0, 1], weights[0, 2]
     torch.testing.assert_close(table.word_embeddings.weight.grad, expected, rtol=0, atol=1e-14)
@@ -34,10 +34,10 @@ def test_gradients_of_repeated_words_add_up_and_padding_has_none(table):
 @pytest.mark.parametrize("value", [-1, 12])
 def test_ids_outside_the_table_are_refused(table, value):
     ids, mask = torch.tensor([[3, value]]), torch.ones(1, 2, dtype=torch.bool)
-    with pytest.raises(ValueError, match=f"input_ids holds {value}: expected word ids from 0 to 11; .*tokenizer"):
-        table(ids, mask)
+    with pytest.raises(ValueError, match=f"input_ids holds {value}: expected ids from 0 to 11; .*tokenizer"):
+        table(ids, mask=mask)
     mask[0, 1] = False
-    assert (table(ids, mask)[0, 1] == 0).all()
+    assert (table(ids, mask=mask)[0, 1] == 0).all()
 
 
 def test_resizing_keeps_padding_and_follows_the_mean_of_real_words(table):

@@ -1,0 +1,37 @@
+"""The code of versions before the rooms, whose files lie in folders that they saved."""
+
+import zlib
+from pathlib import Path
+
+# Their names without the suffix `_elmo.py`, and their checksums, of what travels with each part of a folder.
+OLD_CODE = {
+    "model": """
+        adaptive_softmax:2a51cf90 alignment:62212422 character_convolution:364b9d13 context_word_layer:b7dcbe32
+        crf:71a04f54 embeddings:557a1135 encoder:c189c5ef fingerprint:81a68c72 initialization:d589879e labels:7c651766
+        language_model:9c91c4b6 layer_norm:94512910 lstm:46ad3e51 lstm_gpu:f213e2d2 lstm_inference:860d4330
+        lstm_kernels:6b9687fb lstm_native:c7e625f8 lstm_training:cff42872 masked_language_model:f7fd0a43
+        memory_pages:41097d40 model:91239e3a multiple_choice:47787d56 native_code:36c91e4e native_library:2eb6f817
+        packed_linear:780a20e2 packing:a14bcadf pooling:3f2a122c precision:8fdbd48f pretrained:ce9bf098
+        quantized_linear:085b5c7c question_answering:cf7db8e9 scalar_mix:c43d2dc5 sequence_classification:100f44f5
+        softmax:b4a24df9 task_layers:41bc6bd3 token_classification:cecb3175 transformer:34f56275 weight_packs:03be2685
+        word_cache:691eff44 word_embeddings:68f09279 word_layer:78c2e0b7
+    """,
+    "tokenizer": """
+        character_dictionary:9d419679 characters:bb06b8ec complete_files:fbfbfebb encodings:1a5cb38a pos_tags:981d2f4f
+        pretokenization:21f02a83 vocabulary:392fdbd3
+    """,
+}
+
+
+def remove_old_code(folder: Path, part: str) -> None:
+    """Delete the code files that an older version wrote into a folder, known by name and content, and no others.
+
+    Args:
+        folder: of a checkpoint; its code is of this version.
+        part: `"model"` or `"tokenizer"`: whose code.
+    """
+    for entry in OLD_CODE[part].split():
+        stem, checksum = entry.split(":")
+        path = folder / f"{stem}_elmo.py"
+        if path.is_file() and zlib.crc32(path.read_bytes()) == int(checksum, 16):
+            path.unlink()
