@@ -7,16 +7,14 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import MultipleChoiceModelOutput
 from transformers.utils import can_return_tuple
 
-from .base_model import ElmoModel
 from .configuration_elmo import ElmoConfig
 from .initialization import starting_with
 from .labels import check_class_numbers, mean_cross_entropy
-from .pretrained import ElmoPreTrainedModel
 from .sequence_classification import ElmoSentenceEncoder
-from .task_layers import ElmoTaskLayers
+from .task_model import ElmoTaskModel, passed_on
 
 
-class ElmoForMultipleChoice(ElmoPreTrainedModel):
+class ElmoForMultipleChoice(ElmoTaskModel):
     """Scores every choice of a question by itself, and learns to give the right one the highest score.
 
     A choice is a text or a pair (the question and one answer), encoded as by [`ElmoForSequenceClassification`], with
@@ -28,9 +26,6 @@ class ElmoForMultipleChoice(ElmoPreTrainedModel):
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)
-        self.elmo = ElmoModel(config) if config.elmo_at else None
-        self.task_layers = ElmoTaskLayers(config)
-        self._freeze_unread_mixes()
         self.sentence_encoder = ElmoSentenceEncoder(config, self.task_layers.output_size)
         width = self.sentence_encoder.output_size
         self.classifier = starting_with(nn.Linear(width, 1), "normal", width**-0.5)
@@ -44,7 +39,6 @@ class ElmoForMultipleChoice(ElmoPreTrainedModel):
         character_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         pos_tag_ids: Tensor | None = None,
         code_point_ids: Tensor | None = None,
@@ -94,21 +88,15 @@ class ElmoForMultipleChoice(ElmoPreTrainedModel):
             "code_point_ids": (code_point_ids, "(batch, choices, characters)"),
         }
         flat: dict[str, Any] = {name: self._flattened(name, *value, shaped) for name, value in given.items()}
-        words, mask, outputs = self.encode_words(
-            **flat, output_hidden_states=output_hidden_states, output_attentions=kwargs.get("output_attentions")
-        )
+        words, mask, outputs = self.encode_words(**flat, **kwargs)
         ids = flat["input_ids"]
         choices = self.sentence_encoder(words, mask, ids, self.without_boundaries(mask, ids))
         logits = self.classifier(choices).view(shaped.shape[:2])  # [batch, choices]
         loss = None
         if labels is not None:
             loss = self._penalised(self._loss(logits, labels, num_items_in_batch), labels, num_items_in_batch)
-        return MultipleChoiceModelOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=None if outputs is None else outputs.hidden_states,
-            attentions=None if outputs is None else outputs.attentions,
-        )
+        layers = passed_on(outputs, "hidden_states", "attentions")
+        return MultipleChoiceModelOutput(loss=loss, logits=logits, **layers)
 
     @staticmethod
     def _flattened(name: str, value: Tensor | None, axes: str, shaped: Tensor) -> Tensor | None:

@@ -19,16 +19,13 @@ from .adaptive_softmax import ElmoAdaptiveSoftmax
 from .configuration_elmo import ElmoConfig, package_has
 from .crf import ElmoCrf
 from .initialization import initialize
-from .labels import mean_loss
 from .layer_alignment import ElmoAlignment
-from .opaque_parts import opaque, register
+from .opaque_parts import register
 from .operators import release
 from .pooling import is_token
 from .quantized_linear import ElmoQuantizedLinear
 from .scalar_mix import ElmoScalarMix
 from .softmax import ElmoSoftmax
-from .state import ElmoState
-from .task_layers import ElmoTaskLayers
 from .transformer import ElmoPositions
 from .word_embeddings import ElmoWordEmbeddings
 from .word_layer import word_table_of
@@ -180,8 +177,6 @@ class ElmoPreTrainedModel(PreTrainedModel):
         "ElmoTransformerLayer",
         "ElmoTaskLayers",
     ]
-    # Whether a row is a sentence: otherwise its boundaries tell more than where it begins and ends.
-    _reads_sentences = False
     # Whether every row is a pair of sentences, also without `sentence_pairs`.
     _reads_pairs = False
     # Parts that one kind of model has and another can do without.
@@ -284,18 +279,13 @@ class ElmoPreTrainedModel(PreTrainedModel):
     @property
     def _task_word_vectors(self) -> ElmoWordEmbeddings | None:
         """A task's own word vectors."""
-        task_layers = getattr(self, "task_layers", None)
-        return task_layers.word_vectors if isinstance(task_layers, ElmoTaskLayers) else None
+        return getattr(getattr(self, "task_layers", None), "word_vectors", None)
 
     def word_tables(self) -> dict[Literal["bilm", "task"], ElmoWordEmbeddings]:
         """Every table of one row a word: the biLM's words and a task's own word vectors, as far as there are any."""
         bilm, task = word_table_of(getattr(self.bilm, "embeddings", None)), self._task_word_vectors
-        tables: dict[Literal["bilm", "task"], ElmoWordEmbeddings] = {}
-        if bilm is not None:
-            tables["bilm"] = bilm
-        if task is not None:
-            tables["task"] = task
-        return tables
+        found: dict[Literal["bilm", "task"], ElmoWordEmbeddings | None] = {"bilm": bilm, "task": task}
+        return {name: table for name, table in found.items() if table is not None}
 
     def _table_of_words(self) -> ElmoWordEmbeddings | None:
         """The table that the model reads words from; `None` for one that reads their characters."""
@@ -394,119 +384,6 @@ class ElmoPreTrainedModel(PreTrainedModel):
         for part in (self.bilm.embeddings, self.bilm.encoder):
             part.requires_grad_(not frozen)
 
-    def _freeze_unread_mixes(self) -> None:
-        """For a task model: mixes that no place of `elmo_at` reads have no gradient; they would hold up distributed
-        training."""
-        if self.bilm is not None:
-            self.bilm.scalar_mixes[len(self.config.elmo_at) :].requires_grad_(False)
-
-    def encode_words(self, *args: Any, **inputs: Any) -> tuple[Tensor, Tensor, Any]:
-        """What a task's classifier reads; arguments and results as of `read_words`, without the state of the layers."""
-        return self.read_words(*args, **inputs)[:3]
-
-    def read_words(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        character_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        pos_tag_ids: Tensor | None = None,
-        code_point_ids: Tensor | None = None,
-        initial_state: ElmoState | None = None,
-        return_state: bool = False,
-        output_attentions: bool | None = None,
-        layers_state: ElmoState | None = None,
-    ) -> tuple[Tensor, Tensor, Any, ElmoState | None]:
-        """Run the biLM, its mixes, and the task's own layers over a batch.
-
-        For a model with `elmo` (an [`ElmoModel`], or `None` for the baseline without biLM) and `task_layers`.
-        Arguments as in [`ElmoModel`], `code_point_ids` as in [`ElmoTaskCharacters`], and `layers_state` as the
-        `initial_state` of [`ElmoTaskLayers`]; without biLM only `input_ids`, `attention_mask` and these are read, and
-        in absence of the mask the padding word is padding.
-
-        Returns:
-            features (batch, words, task_layers.output_size), zero at padding; the mask of real words and boundaries
-            (batch, words), bool; the [`ElmoModelOutput`], `None` without biLM; the state of the task's layers after
-            the batch, `None` without recurrent ones.
-
-        Raises:
-            ValueError: missing, contradicting or out-of-range inputs.
-        """
-        outputs, representations = None, None
-        if self.bilm is None:
-            mask = self._mask_of_words(input_ids, attention_mask)
-        else:
-            outputs = self.bilm(
-                input_ids,
-                attention_mask,
-                character_ids,
-                inputs_embeds,
-                output_hidden_states=output_hidden_states,
-                pos_tag_ids=pos_tag_ids,
-                initial_state=initial_state,
-                return_state=return_state,
-                output_attentions=output_attentions,
-                return_dict=True,
-            )
-            representations = outputs.representations
-            mask = self.bilm.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
-        words_only = self._words_only(mask, input_ids)
-        state = (None, None) if layers_state is None else tuple(layers_state)
-        features, *left = self._run_task_layers(mask, representations, input_ids, code_point_ids, words_only, *state)
-        return features, mask, outputs, ElmoState(*left) if left else None
-
-    def _shapes_of_task_layers(self, mask: Tensor, *given: Tensor | None) -> list[Any]:
-        """What `_run_task_layers` returns."""
-        task_layers, dtype = self.get_submodule("task_layers"), next(self.parameters()).dtype
-        shapes: list[Any] = [((*mask.shape, task_layers.output_size), dtype)]
-        if self.config.task_lstm_size:
-            size = (self.config.task_lstm_layers, 2, len(mask), self.config.task_lstm_size)
-            shapes += [(size, dtype), (size, torch.promote_types(dtype, torch.float32))]
-        return shapes
-
-    @opaque(("task_layers",), _shapes_of_task_layers)
-    def _run_task_layers(self, mask: Tensor, *given: Any) -> tuple[Tensor, ...]:
-        """Features and, with recurrent layers, their hidden and cell.
-
-        Args:
-            given: `representations`, `input_ids`, `code_point_ids`, `words_only`, and the hidden and cell before.
-        """
-        representations, input_ids, *others, hidden, cell = given
-        before = None if hidden is None else ElmoState(hidden, cell)
-        features, left = self.get_submodule("task_layers")(representations, input_ids, mask, *others, before)
-        return (features, *(left or ()))
-
-    def _words_only(self, mask: Tensor, input_ids: Tensor | None) -> Tensor | None:
-        """(batch, words), bool: what a task's recurrent layers read, where that is not all of `mask`."""
-        config = self.config
-        if not (self._reads_sentences and config.words_only and config.task_lstm_size) or config.sentence_pairs:
-            return None
-        if input_ids is None:
-            raise ValueError(
-                "input_ids missing to tell words from sentence boundaries, which this model's biLSTM does not read "
-                "(words_only=True). ElmoTokenizer returns it: pass all it returns, model(**encoding)"
-            )
-        return self.without_boundaries(mask, input_ids)
-
-    def _mask_of_words(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
-        """(batch, words), bool, for a model that reads nothing but word ids."""
-        if input_ids is None or input_ids.dim() != 2:
-            raise ValueError(
-                f"input_ids {'missing' if input_ids is None else f'of shape {tuple(input_ids.shape)}'}: expected "
-                "(batch, words), because a model without biLM (elmo_at=[]) looks up words by their id. ElmoTokenizer "
-                "returns input_ids: pass all it returns, model(**encoding)"
-            )
-        if attention_mask is None:
-            pad = self.config.pad_token_id
-            return torch.ones_like(input_ids, dtype=torch.bool) if pad is None else input_ids.ne(pad)
-        if attention_mask.shape != input_ids.shape:
-            raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}: expected {tuple(input_ids.shape)}, the batch "
-                "and words of input_ids"
-            )
-        return attention_mask.bool()
-
     def without_boundaries(self, mask: Tensor, input_ids: Tensor | None) -> Tensor:
         """(batch, words), bool: the positions of `mask` that hold words and no sentence boundaries.
 
@@ -515,17 +392,3 @@ class ElmoPreTrainedModel(PreTrainedModel):
         if input_ids is None:
             return mask
         return mask & ~is_token(input_ids, self.config.bos_token_id, self.config.eos_token_id)
-
-    def scalar_mix_penalty(self) -> Tensor:
-        """`config.scalar_mix_l2` times the sum of squares of all raw mixing weights: to add to a task's loss."""
-        if self.bilm is None:
-            return next(self.parameters()).new_zeros(())
-        penalties: list[Tensor] = [mix.penalty() for mix in self.bilm.scalar_mixes]
-        return self.config.scalar_mix_l2 * torch.stack(penalties).sum()
-
-    def _penalised(self, loss: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
-        """Add the mixing weights' penalty to a loss, once an optimizer step also when gradients are accumulated."""
-        if not self.config.scalar_mix_l2:
-            return loss
-        count = labels.ne(-100).sum().to(loss.device)
-        return loss + mean_loss(self.scalar_mix_penalty().to(loss.device) * count, count, num_items_in_batch)

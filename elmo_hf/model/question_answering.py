@@ -13,7 +13,6 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 from transformers.utils import can_return_tuple
 
 from .attention import masked_softmax
-from .base_model import ElmoModel
 from .configuration_elmo import ElmoConfig
 from .encoders import ElmoTaskLayer
 from .initialization import starting_with
@@ -21,8 +20,7 @@ from .labels import mean_cross_entropy
 from .opaque_parts import opaque
 from .packing import PackedBatch
 from .pooling import is_token, segments_of
-from .pretrained import ElmoPreTrainedModel
-from .task_layers import ElmoTaskLayers
+from .task_model import ElmoTaskModel, passed_on
 
 
 class ElmoBidirectionalAttention(nn.Module):
@@ -82,7 +80,7 @@ class ElmoBidirectionalAttention(nn.Module):
         return vectors, torch.arange(columns.shape[1], device=mask.device) < counts.unsqueeze(1)
 
 
-class ElmoForQuestionAnswering(ElmoPreTrainedModel):
+class ElmoForQuestionAnswering(ElmoTaskModel):
     """Start and end of an answer, or of none, in the context of `<S> question </S> <S> context </S>`.
 
     Task layers over ELMo, the attention between question and context, a biLSTM over the context if `task_lstm_size` is
@@ -97,9 +95,6 @@ class ElmoForQuestionAnswering(ElmoPreTrainedModel):
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)
-        self.elmo = ElmoModel(config) if config.elmo_at else None
-        self.task_layers = ElmoTaskLayers(config)
-        self._freeze_unread_mixes()
         self.attention = ElmoBidirectionalAttention(self.task_layers.output_size)
         width, size = self.attention.output_size, config.task_lstm_size
         self.modelling_layer = ElmoTaskLayer(config, width, size) if size else None
@@ -117,7 +112,6 @@ class ElmoForQuestionAnswering(ElmoPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
-        output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         pos_tag_ids: Tensor | None = None,
         code_point_ids: Tensor | None = None,
@@ -149,14 +143,7 @@ class ElmoForQuestionAnswering(ElmoPreTrainedModel):
                 "model(**encoding), also beside inputs_embeds"
             )
         words, mask, outputs = self.encode_words(
-            input_ids,
-            attention_mask,
-            character_ids,
-            inputs_embeds,
-            output_hidden_states,
-            pos_tag_ids,
-            code_point_ids,
-            output_attentions=kwargs.get("output_attentions"),
+            input_ids, attention_mask, character_ids, inputs_embeds, pos_tag_ids, code_point_ids, **kwargs
         )
         question, context = self._question_and_context(input_ids, mask)
         candidates = context | _first(mask)
@@ -171,13 +158,8 @@ class ElmoForQuestionAnswering(ElmoPreTrainedModel):
             start_loss = mean_cross_entropy(start_logits, start_positions, num_items_in_batch)
             end_loss = mean_cross_entropy(end_logits, end_positions, num_items_in_batch)
             loss = self._penalised((start_loss + end_loss) / 2, start_positions, num_items_in_batch)
-        return QuestionAnsweringModelOutput(
-            loss=loss,
-            start_logits=start_logits,
-            end_logits=end_logits,
-            hidden_states=None if outputs is None else outputs.hidden_states,
-            attentions=None if outputs is None else outputs.attentions,
-        )
+        layers = passed_on(outputs, "hidden_states", "attentions")
+        return QuestionAnsweringModelOutput(loss=loss, start_logits=start_logits, end_logits=end_logits, **layers)
 
     @opaque(
         ("attention", "modelling_layer"),

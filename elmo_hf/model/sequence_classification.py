@@ -9,15 +9,13 @@ from torch.nn import functional
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
-from .base_model import ElmoModel
 from .configuration_elmo import ElmoConfig
 from .feed_forward import ElmoFeedForward, ElmoMaxout
 from .initialization import starting_with
 from .labels import check_class_numbers, mean_cross_entropy, mean_loss
 from .pooling import ElmoPooling, segments_of, words_to_pool
-from .pretrained import ElmoPreTrainedModel
 from .state import ElmoState
-from .task_layers import ElmoTaskLayers
+from .task_model import ElmoTaskModel, passed_on
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
@@ -111,7 +109,7 @@ class ElmoSequenceClassifierOutput(SequenceClassifierOutput):
     state: ElmoState | None = None
 
 
-class ElmoForSequenceClassification(ElmoPreTrainedModel):
+class ElmoForSequenceClassification(ElmoTaskModel):
     """A classifier of texts: task layers over ELMo, pooled, with or without max-out layers, and a linear map.
 
     `config.problem_type` says what it learns, as everywhere in Transformers; where it is `None`, the first labels
@@ -124,10 +122,6 @@ class ElmoForSequenceClassification(ElmoPreTrainedModel):
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)
-        self.num_labels: int = config.num_labels or 0
-        self.elmo = ElmoModel(config) if config.elmo_at else None
-        self.task_layers = ElmoTaskLayers(config)
-        self._freeze_unread_mixes()
         self.sentence_encoder = ElmoSentenceEncoder(config, self.task_layers.output_size)
         width = self.sentence_encoder.output_size
         self.classifier: nn.Module
@@ -145,12 +139,9 @@ class ElmoForSequenceClassification(ElmoPreTrainedModel):
         character_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         pos_tag_ids: Tensor | None = None,
         code_point_ids: Tensor | None = None,
-        initial_state: ElmoState | None = None,
-        return_state: bool = False,
         **kwargs: Any,
     ) -> ElmoSequenceClassifierOutput:
         """Classify every text.
@@ -180,29 +171,15 @@ class ElmoForSequenceClassification(ElmoPreTrainedModel):
                 "tell. Pass all that the tokenizer returns, model(**encoding), also beside inputs_embeds"
             )
         words, mask, outputs = self.encode_words(
-            input_ids,
-            attention_mask,
-            character_ids,
-            inputs_embeds,
-            output_hidden_states,
-            pos_tag_ids,
-            code_point_ids,
-            initial_state,
-            return_state,
-            kwargs.get("output_attentions"),
+            input_ids, attention_mask, character_ids, inputs_embeds, pos_tag_ids, code_point_ids, **kwargs
         )
         sentences = self.sentence_encoder(words, mask, input_ids, self.without_boundaries(mask, input_ids))
         logits = self.classifier(sentences)
         loss = None
         if labels is not None:
             loss = self._penalised(self._loss(logits, labels, num_items_in_batch), labels, num_items_in_batch)
-        return ElmoSequenceClassifierOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=None if outputs is None else outputs.hidden_states,
-            attentions=None if outputs is None else outputs.attentions,
-            state=None if outputs is None else outputs.state,
-        )
+        layers = passed_on(outputs, "hidden_states", "attentions", "state")
+        return ElmoSequenceClassifierOutput(loss=loss, logits=logits, **layers)
 
     def _loss(self, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
         problem_type: ProblemType = self.config.problem_type or self._problem_type_of(labels)

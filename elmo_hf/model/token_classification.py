@@ -9,17 +9,15 @@ from torch.nn import functional
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import can_return_tuple
 
-from .base_model import ElmoModel
 from .configuration_elmo import ElmoConfig
 from .crf import FORBIDDEN, ElmoCrf, best_paths, best_tags, max_marginals
 from .feed_forward import ElmoFeedForward
 from .initialization import starting_with
 from .labels import check_class_numbers, check_one_a_word, mean_cross_entropy, mean_loss
 from .opaque_parts import opaque
-from .pretrained import ElmoPreTrainedModel
 from .state import ElmoState
 from .tag_schemes import name_tags
-from .task_layers import ElmoTaskLayers
+from .task_model import ElmoTaskModel, passed_on
 
 
 @dataclass
@@ -35,7 +33,7 @@ class ElmoTokenClassifierOutput(TokenClassifierOutput):
     state: ElmoState | None = None
 
 
-class ElmoForTokenClassification(ElmoPreTrainedModel):
+class ElmoForTokenClassification(ElmoTaskModel):
     """A tagger: ELMo, the task's own layers, a linear classifier of every word, and with `use_crf` a random field.
 
     The default is the classifier alone over the first mix of layers. The paper's tagger (section 4 and appendix A) has
@@ -56,16 +54,12 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
     def __init__(self, config: ElmoConfig) -> None:
         name_tags(config)
         super().__init__(config)
-        self.num_labels: int = config.num_labels or 0
-        self.elmo = ElmoModel(config) if config.elmo_at else None
-        self.task_layers = ElmoTaskLayers(config)
         self.hidden_layers = ElmoFeedForward(
             self.task_layers.output_size, config.classifier_layers, config.task_dropout
         )
         size = self.hidden_layers.output_size
         self.classifier = starting_with(nn.Linear(size, self.num_labels), "normal", size**-0.5)
         self.crf = ElmoCrf(config) if config.use_crf else None
-        self._freeze_unread_mixes()
         self.post_init()
 
     @can_return_tuple
@@ -76,12 +70,9 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
         character_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         pos_tag_ids: Tensor | None = None,
         code_point_ids: Tensor | None = None,
-        initial_state: ElmoState | None = None,
-        return_state: bool = False,
         **kwargs: Any,
     ) -> ElmoTokenClassifierOutput:
         """Classify every word.
@@ -106,16 +97,7 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
                 sentence, or in a sequence that `tag_scheme` forbids.
         """
         emissions, mask, outputs = self._emissions(
-            input_ids,
-            attention_mask,
-            character_ids,
-            inputs_embeds,
-            output_hidden_states,
-            pos_tag_ids,
-            code_point_ids,
-            initial_state,
-            return_state,
-            kwargs.get("output_attentions"),
+            input_ids, attention_mask, character_ids, inputs_embeds, pos_tag_ids, code_point_ids, **kwargs
         )
         if labels is not None:
             check_one_a_word(labels, emissions.shape[:2])
@@ -130,14 +112,9 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
             loss = mean_cross_entropy(emissions, labels, num_items_in_batch)
         if labels is not None and loss is not None:
             loss = self._penalised(loss, labels, num_items_in_batch)
-        return ElmoTokenClassifierOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=None if outputs is None else outputs.hidden_states,
-            attentions=None if outputs is None else outputs.attentions,
-            emissions=None if self.crf is None else emissions,
-            state=None if outputs is None else outputs.state,
-        )
+        scores = None if self.crf is None else emissions
+        layers = passed_on(outputs, "hidden_states", "attentions", "state")
+        return ElmoTokenClassifierOutput(loss=loss, logits=logits, emissions=scores, **layers)
 
     def _shapes_of_field(self, emissions: Tensor, *_: Any) -> list[Any]:
         """What `_field` returns."""
@@ -194,7 +171,6 @@ class ElmoForTokenClassification(ElmoPreTrainedModel):
 
     def _emissions(self, *args: Any, **inputs: Any) -> tuple[Tensor, Tensor, Any]:
         """The classifier's scores (batch, words, num_labels), the mask and the biLM's output, as `encode_words`."""
-        inputs.pop("labels", None)  # a whole batch may be given
         features, mask, outputs = self.encode_words(*args, **inputs)
         features = functional.dropout(self.hidden_layers(features), self.config.task_dropout, self.training)
         return self.classifier(features), mask, outputs

@@ -1,0 +1,146 @@
+"""What the models of tasks share: a biLM, the task's own layers over it, and the penalty of the mixing weights."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .base_model import ElmoModel
+from .configuration_elmo import ElmoConfig
+from .labels import mean_loss
+from .opaque_parts import opaque
+from .pretrained import ElmoPreTrainedModel
+from .state import ElmoState
+from .task_layers import ElmoTaskLayers
+
+
+def passed_on(outputs: Any, *names: str) -> dict[str, Any]:
+    """The fields of the biLM's output that a task's output has too; `None` without biLM."""
+    return {name: getattr(outputs, name, None) for name in names}
+
+
+class ElmoTaskModel(ElmoPreTrainedModel):
+    """A model of a task, before its classifier.
+
+    Attributes:
+        elmo: an [`ElmoModel`], or `None` for the baseline without biLM.
+        task_layers: the task's own layers.
+    """
+
+    # Whether a row is a sentence: otherwise its boundaries tell more than where it begins and ends.
+    _reads_sentences = False
+
+    def __init__(self, config: ElmoConfig) -> None:
+        super().__init__(config)
+        self.num_labels: int = config.num_labels or 0
+        self.elmo = ElmoModel(config) if config.elmo_at else None
+        self.task_layers = ElmoTaskLayers(config)
+        if self.elmo is not None:
+            # Mixes that no place reads have no gradient; they would hold up distributed training.
+            self.elmo.scalar_mixes[len(config.elmo_at) :].requires_grad_(False)
+
+    def encode_words(self, *args: Any, **inputs: Any) -> tuple[Tensor, Tensor, Any]:
+        """What a task's classifier reads; arguments and results as of `read_words`, without the state of the layers."""
+        return self.read_words(*args, **inputs)[:3]
+
+    def read_words(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        character_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        pos_tag_ids: Tensor | None = None,
+        code_point_ids: Tensor | None = None,
+        layers_state: ElmoState | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor, Any, ElmoState | None]:
+        """Run the biLM, its mixes, and the task's own layers over a batch.
+
+        Arguments as in [`ElmoModel`], `code_point_ids` as in [`ElmoTaskCharacters`], and `layers_state` as the
+        `initial_state` of [`ElmoTaskLayers`]; without biLM only `input_ids`, `attention_mask` and these are read, and
+        in absence of the mask the padding word is padding.
+
+        Returns:
+            features (batch, words, task_layers.output_size), zero at padding; the mask of real words and boundaries
+            (batch, words), bool; the [`ElmoModelOutput`], `None` without biLM; the state of the task's layers after
+            the batch, `None` without recurrent ones.
+
+        Raises:
+            ValueError: missing, contradicting or out-of-range inputs.
+        """
+        outputs, representations = None, None
+        if self.elmo is None:
+            mask = self._mask_of_words(input_ids, attention_mask)
+        else:
+            inputs = input_ids, attention_mask, character_ids, inputs_embeds
+            outputs = self.elmo(*inputs, pos_tag_ids=pos_tag_ids, **{**kwargs, "return_dict": True})
+            representations, mask = outputs.representations, self.elmo.word_mask(*inputs)
+        words_only = self._words_only(mask, input_ids)
+        state = (None, None) if layers_state is None else tuple(layers_state)
+        features, *left = self._run_task_layers(mask, representations, input_ids, code_point_ids, words_only, *state)
+        return features, mask, outputs, ElmoState(*left) if left else None
+
+    def _shapes_of_task_layers(self, mask: Tensor, *given: Tensor | None) -> list[Any]:
+        """What `_run_task_layers` returns."""
+        dtype = next(self.parameters()).dtype
+        shapes: list[Any] = [((*mask.shape, self.task_layers.output_size), dtype)]
+        if self.config.task_lstm_size:
+            size = (self.config.task_lstm_layers, 2, len(mask), self.config.task_lstm_size)
+            shapes += [(size, dtype), (size, torch.promote_types(dtype, torch.float32))]
+        return shapes
+
+    @opaque(("task_layers",), _shapes_of_task_layers)
+    def _run_task_layers(self, mask: Tensor, *given: Any) -> tuple[Tensor, ...]:
+        """Features and, with recurrent layers, their hidden and cell.
+
+        Args:
+            given: `representations`, `input_ids`, `code_point_ids`, `words_only`, and the hidden and cell before.
+        """
+        representations, input_ids, *others, hidden, cell = given
+        before = None if hidden is None else ElmoState(hidden, cell)
+        features, left = self.task_layers(representations, input_ids, mask, *others, before)
+        return (features, *(left or ()))
+
+    def _words_only(self, mask: Tensor, input_ids: Tensor | None) -> Tensor | None:
+        """(batch, words), bool: what a task's recurrent layers read, where that is not all of `mask`."""
+        config = self.config
+        if not (self._reads_sentences and config.words_only and config.task_lstm_size) or config.sentence_pairs:
+            return None
+        if input_ids is None:
+            raise ValueError(
+                "input_ids missing to tell words from sentence boundaries, which this model's biLSTM does not read "
+                "(words_only=True). ElmoTokenizer returns it: pass all it returns, model(**encoding)"
+            )
+        return self.without_boundaries(mask, input_ids)
+
+    def _mask_of_words(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+        """(batch, words), bool, for a model that reads nothing but word ids."""
+        if input_ids is None or input_ids.dim() != 2:
+            raise ValueError(
+                f"input_ids {'missing' if input_ids is None else f'of shape {tuple(input_ids.shape)}'}: expected "
+                "(batch, words), because a model without biLM (elmo_at=[]) looks up words by their id. ElmoTokenizer "
+                "returns input_ids: pass all it returns, model(**encoding)"
+            )
+        if attention_mask is None:
+            pad = self.config.pad_token_id
+            return torch.ones_like(input_ids, dtype=torch.bool) if pad is None else input_ids.ne(pad)
+        if attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}: expected {tuple(input_ids.shape)}, the batch "
+                "and words of input_ids"
+            )
+        return attention_mask.bool()
+
+    def scalar_mix_penalty(self) -> Tensor:
+        """`config.scalar_mix_l2` times the sum of squares of all raw mixing weights: to add to a task's loss."""
+        if self.elmo is None:
+            return next(self.parameters()).new_zeros(())
+        penalties: list[Tensor] = [mix.penalty() for mix in self.elmo.scalar_mixes]
+        return self.config.scalar_mix_l2 * torch.stack(penalties).sum()
+
+    def _penalised(self, loss: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+        """Add the mixing weights' penalty to a loss, once an optimizer step also when gradients are accumulated."""
+        if not self.config.scalar_mix_l2:
+            return loss
+        count = labels.ne(-100).sum().to(loss.device)
+        return loss + mean_loss(self.scalar_mix_penalty().to(loss.device) * count, count, num_items_in_batch)
