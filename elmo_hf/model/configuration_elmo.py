@@ -4,11 +4,13 @@ The defaults are the published *original* model (Peters et al. 2018, section 3.4
 `ElmoConfig.from_preset` names the other published shapes.
 """
 
+import copy
 import math
 import os
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any, Literal, cast
 
 import transformers
@@ -24,7 +26,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 # Widths and filter counts shared by every published character model (their `options.json`, `char_cnn.filters`).
-PUBLISHED_FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
+PUBLISHED_FILTERS = [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256], [6, 512], [7, 1024]]
 
 PRESETS: dict[str, dict[str, Any]] = {
     # 3 million parameters beside the softmax, for pretraining on a CPU.
@@ -69,24 +71,44 @@ NO_LIMIT = 2**31 - 1
 
 # Beyond these a configuration is a trap: to make its parts would take hours, whatever weights lie beside it.
 MAX_SIZE, MAX_LAYERS, MAX_LABELS, MAX_CHARACTERS_PER_WORD = 2**31 - 1, 1000, 10**6, 10_000
-COUNTS = """
-num_hidden_layers num_highway_layers num_representations task_lstm_layers integrator_layers character_filters
-task_character_filters pre_encoder_layers classifier_layers maxout_sizes softmax_cutoffs
-"""
 
 # Every class that can be loaded from a checkpoint's own code. `save_pretrained` alone would write only the entry of
 # the class that is saved, and a fine-tuned tagger could then not be loaded as a plain `AutoModel`.
+HEADS = "CausalLM MaskedLM MultipleChoice PreTraining QuestionAnswering SequenceClassification TokenClassification"
 AUTO_MAP = {
     "AutoConfig": "configuration_elmo.ElmoConfig",
     "AutoModel": "modeling_elmo.ElmoModel",
-    "AutoModelForCausalLM": "modeling_elmo.ElmoForCausalLM",
-    "AutoModelForMaskedLM": "modeling_elmo.ElmoForMaskedLM",
-    "AutoModelForMultipleChoice": "modeling_elmo.ElmoForMultipleChoice",
-    "AutoModelForPreTraining": "modeling_elmo.ElmoForPreTraining",
-    "AutoModelForQuestionAnswering": "modeling_elmo.ElmoForQuestionAnswering",
-    "AutoModelForSequenceClassification": "modeling_elmo.ElmoForSequenceClassification",
-    "AutoModelForTokenClassification": "modeling_elmo.ElmoForTokenClassification",
+    **{f"AutoModelFor{task}": f"modeling_elmo.ElmoFor{task}" for task in HEADS.split()},
 }
+
+
+# What a field's value must be: how to ask for it, and how it is told.
+Rule = tuple[Callable[[Any], bool], str]
+POSITIVE: Rule = (lambda value: 1 <= value <= MAX_SIZE, f"at least 1 and at most {MAX_SIZE}")
+NOT_NEGATIVE: Rule = (lambda value: not value < 0, "0 or more")
+FINITE: Rule = (math.isfinite, "a finite number")
+ABOVE_ZERO: Rule = (lambda value: 0 < value < math.inf, "a finite number above 0")
+BOUND: Rule = (lambda value: value is None or value >= 0, "a bound of 0 or more, or None for no clipping")
+PROBABILITY: Rule = (lambda value: 0 <= value < 1, "a probability in [0, 1)")
+WORD_LENGTH: Rule = (
+    lambda value: 3 <= value <= MAX_CHARACTERS_PER_WORD,
+    f"at least 3, the two word boundaries and one character, and at most {MAX_CHARACTERS_PER_WORD}",
+)
+FEW: Rule = (
+    lambda value: value is None or (len(value) if isinstance(value, list) else value) <= MAX_LAYERS,
+    f"at most {MAX_LAYERS}",
+)
+DISTINCT: Rule = (lambda values: len(set(values)) == len(values), "each value at most once")
+WIDTHS: Rule = (lambda values: all(value >= 1 for value in values), "widths of at least 1")
+WEIGHTS: Rule = (lambda values: all(0 <= each < math.inf for each in values or []), "finite numbers of 0 or more")
+ACTIVATION: Rule = (ACTIVATION_NAMES.__contains__, f"one of {', '.join(ACTIVATION_NAMES)}")
+
+
+def ruled(default: Any, *rules: Rule) -> Any:
+    """A field with rules for its value; each configuration has a copy of a list."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: copy.deepcopy(default), metadata={"rules": rules})
+    return field(default=default, metadata={"rules": rules})
 
 
 def package_has(name: str) -> Any:
@@ -249,50 +271,50 @@ class ElmoConfig(PreTrainedConfig):
     _auto_class = "AutoConfig"
     keys_to_ignore_at_inference = ["representations", "state", "emissions", "past_key_values", "cache"]
 
-    vocab_size: int = 5
-    word_embedding_size: int = 0
-    num_pos_tags: int = 0
-    pos_tag_embedding_size: int = 32
-    num_characters: int = 262
-    max_characters_per_word: int = 50
-    character_embedding_size: int = 16
-    character_filters: list[list[int]] = field(default_factory=lambda: [list(pair) for pair in PUBLISHED_FILTERS])
+    vocab_size: int = ruled(5, NOT_NEGATIVE)
+    word_embedding_size: int = ruled(0, NOT_NEGATIVE)
+    num_pos_tags: int = ruled(0, NOT_NEGATIVE)
+    pos_tag_embedding_size: int = ruled(32, POSITIVE)
+    num_characters: int = ruled(262, POSITIVE)
+    max_characters_per_word: int = ruled(50, WORD_LENGTH)
+    character_embedding_size: int = ruled(16, POSITIVE)
+    character_filters: list[list[int]] = ruled(PUBLISHED_FILTERS, FEW)
     character_activation: Literal["relu", "tanh"] = "relu"
-    num_highway_layers: int = 2
+    num_highway_layers: int = ruled(2, FEW, NOT_NEGATIVE)
     character_projection: bool | None = None
     character_projection_location: Literal["after_highway", "after_cnn"] = "after_highway"
     character_layer_norm: bool = False
-    projection_size: int = 512
+    projection_size: int = ruled(512, POSITIVE)
     encoder_type: Literal["lstm", "transformer"] = "lstm"
     bidirectional: bool = True
-    cell_size: int = 4096
-    num_hidden_layers: int = 2
+    cell_size: int = ruled(4096, POSITIVE)
+    num_hidden_layers: int = ruled(2, POSITIVE, FEW)
     cell_projection: bool | None = None
     use_skip_connections: bool = True
-    cell_clip: float | int | None = 3.0
-    projection_clip: float | int | None = 3.0
-    forget_bias: float | int = 1.0
-    lstm_input_dropout: float | int = 0.0
-    num_attention_heads: int = 8
-    feed_forward_size: int = 2048
+    cell_clip: float | int | None = ruled(3.0, BOUND)
+    projection_clip: float | int | None = ruled(3.0, BOUND)
+    forget_bias: float | int = ruled(1.0, FINITE)
+    lstm_input_dropout: float | int = ruled(0.0, PROBABILITY)
+    num_attention_heads: int = ruled(8, POSITIVE)
+    feed_forward_size: int = ruled(2048, POSITIVE)
     max_position_embeddings: int = 5000
-    layer_norm_epsilon: float | int = 1e-6
-    transformer_input_dropout: float | int = 0.0
-    attention_dropout: float | int = 0.0
-    transformer_dropout: float | int = 0.0
-    softmax_dropout: float | int = 0.0
+    layer_norm_epsilon: float | int = ruled(1e-6, ABOVE_ZERO)
+    transformer_input_dropout: float | int = ruled(0.0, PROBABILITY)
+    attention_dropout: float | int = ruled(0.0, PROBABILITY)
+    transformer_dropout: float | int = ruled(0.0, PROBABILITY)
+    softmax_dropout: float | int = ruled(0.0, PROBABILITY)
     context_word_layer: bool = False
     causal: bool = True
     aligned: bool = False
     weight_precision: Literal["int8"] | None = None
-    num_representations: int = 1
+    num_representations: int = ruled(1, POSITIVE, FEW)
     scalar_mix: Literal["learned", "fixed", "top"] = "learned"
     scalar_mix_parameters: list[float | int] | None = None
     scalar_mix_layer_norm: Literal["words", "tokens"] | None = None
-    scalar_mix_layer_norm_epsilon: float | int = 1e-12
-    scalar_mix_l2: float | int = 0.0
-    representation_dropout: float | int = 0.5
-    softmax_cutoffs: list[int] | None = None
+    scalar_mix_layer_norm_epsilon: float | int = ruled(1e-12, NOT_NEGATIVE, FINITE)
+    scalar_mix_l2: float | int = ruled(0.0, NOT_NEGATIVE, FINITE)
+    representation_dropout: float | int = ruled(0.5, PROBABILITY)
+    softmax_cutoffs: list[int] | None = ruled(None, FEW)
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
@@ -300,37 +322,37 @@ class ElmoConfig(PreTrainedConfig):
     mask_token_id: int | None = None
     tie_word_embeddings: bool = False
     direction: Literal["forward", "backward"] = "forward"
-    mask_prior_weight: float | int = 1.0
+    mask_prior_weight: float | int = ruled(1.0, NOT_NEGATIVE, FINITE)
     sparse_prediction: bool = False
     # What a task adds to the biLM.
-    elmo_at: list[Literal["input", "output"]] = field(default_factory=lambda: ["input"])
-    word_vector_size: int = 0
+    elmo_at: list[Literal["input", "output"]] = ruled(["input"], DISTINCT)
+    word_vector_size: int = ruled(0, NOT_NEGATIVE)
     train_word_vectors: bool = True
-    task_lstm_size: int = 0
-    task_lstm_layers: int = 1
+    task_lstm_size: int = ruled(0, NOT_NEGATIVE)
+    task_lstm_layers: int = ruled(1, POSITIVE, FEW)
     task_encoder: Literal["lstm", "highway_lstm"] = "lstm"
-    task_forget_bias: float | int = 1.0
-    task_recurrent_dropout: float | int = 0.0
+    task_forget_bias: float | int = ruled(1.0, FINITE)
+    task_recurrent_dropout: float | int = ruled(0.0, PROBABILITY)
     words_only: bool = False
-    task_character_size: int = 0
-    num_task_characters: int = 2
-    task_character_filters: list[list[int]] = field(default_factory=lambda: [[3, 128]])
-    task_character_activation: str = "relu"
-    pre_encoder_layers: list[list[int | str]] = field(default_factory=list)
-    classifier_layers: list[list[int | str]] = field(default_factory=list)
-    integrator_size: int = 0
-    integrator_layers: int = 1
-    task_dropout: float | int = 0.0
+    task_character_size: int = ruled(0, NOT_NEGATIVE)
+    num_task_characters: int = ruled(2, POSITIVE)
+    task_character_filters: list[list[int]] = ruled([[3, 128]], FEW)
+    task_character_activation: str = ruled("relu", ACTIVATION)
+    pre_encoder_layers: list[list[int | str]] = ruled([], FEW)
+    classifier_layers: list[list[int | str]] = ruled([], FEW)
+    integrator_size: int = ruled(0, NOT_NEGATIVE)
+    integrator_layers: int = ruled(1, POSITIVE, FEW)
+    task_dropout: float | int = ruled(0.0, PROBABILITY)
     use_crf: bool = False
     tag_scheme: Literal["BIO", "BIOES", "BIOUL", "BMES", "IOB1"] | None = None
     tag_names: list[str] | None = None
     crf_constraints: Literal["always", "decoding", "never"] = "always"
     crf_start_end_transitions: bool = True
-    crf_label_weights: list[float | int] | None = None
+    crf_label_weights: list[float | int] | None = ruled(None, WEIGHTS)
     crf_weight_strategy: Literal["emission", "transition", "lannoy"] = "emission"
-    pooling: list[Literal["mean", "max", "min", "attention"]] = field(default_factory=lambda: ["mean"])
-    maxout_sizes: list[int] = field(default_factory=list)
-    maxout_pieces: int = 4
+    pooling: list[Literal["mean", "max", "min", "attention"]] = ruled(["mean"], DISTINCT)
+    maxout_sizes: list[int] = ruled([], FEW, WIDTHS)
+    maxout_pieces: int = ruled(4, POSITIVE)
     maxout_classifier: bool = False
     sentence_pairs: bool = False
 
@@ -451,40 +473,11 @@ class ElmoConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Part of the `@strict` validation: refuse what no model can be, before anything is allocated."""
-        positive = (
-            "num_characters character_embedding_size projection_size cell_size num_hidden_layers num_representations "
-            "task_lstm_layers integrator_layers num_task_characters maxout_pieces num_attention_heads "
-            "feed_forward_size pos_tag_embedding_size"
-        )
-        for name in positive.split():
-            if not 1 <= getattr(self, name) <= MAX_SIZE:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1 and at most {MAX_SIZE}")
-        not_negative = (
-            "vocab_size word_embedding_size num_highway_layers scalar_mix_l2 scalar_mix_layer_norm_epsilon "
-            "word_vector_size task_lstm_size task_character_size integrator_size mask_prior_weight num_pos_tags"
-        )
-        for name in COUNTS.split():
-            value = getattr(self, name)
-            count = len(value) if isinstance(value, list) else value or 0
-            if count > MAX_LAYERS:
-                raise ValueError(f"{name} counts {count}: expected at most {MAX_LAYERS}")
-        for name in not_negative.split():
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
-        finite = "forget_bias task_forget_bias scalar_mix_l2 scalar_mix_layer_norm_epsilon mask_prior_weight"
-        for name in finite.split():
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)}: expected a finite number")
-        for name in ("cell_clip", "projection_clip"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name}={value}: expected a bound of 0 or more, or None for no clipping")
-        for name in (
-            "lstm_input_dropout representation_dropout task_dropout transformer_input_dropout attention_dropout "
-            "transformer_dropout softmax_dropout task_recurrent_dropout"
-        ).split():
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a probability in [0, 1)")
+        for each in fields(self):
+            for is_possible, expected in each.metadata.get("rules", ()):
+                value = getattr(self, each.name)
+                if not is_possible(value):
+                    raise ValueError(f"{each.name}={value!r:.80}: expected {expected}")
         self._validate_words()
         self._validate_encoder()
         self._validate_task()
@@ -498,11 +491,6 @@ class ElmoConfig(PreTrainedConfig):
                     f"character_filters holds {pair}, wider than a word of "
                     f"max_characters_per_word={self.max_characters_per_word}"
                 )
-        if not 3 <= self.max_characters_per_word <= MAX_CHARACTERS_PER_WORD:
-            raise ValueError(
-                f"max_characters_per_word={self.max_characters_per_word}: expected at least 3, the two word "
-                f"boundaries and one character, and at most {MAX_CHARACTERS_PER_WORD}"
-            )
         unprojected = self.character_filters and not self.character_projection and not self.joins_words
         if unprojected and self.num_filters != self.projection_size:
             raise ValueError(
@@ -525,8 +513,6 @@ class ElmoConfig(PreTrainedConfig):
 
     def _validate_encoder(self) -> None:
         """What only one of the encoders can be."""
-        if not 0 < self.layer_norm_epsilon < math.inf:
-            raise ValueError(f"layer_norm_epsilon={self.layer_norm_epsilon}: expected a finite number above 0")
         if not self.bidirectional and (self.encoder_type != "lstm" or self.context_word_layer):
             raise ValueError(
                 'bidirectional=False needs encoder_type="lstm" and context_word_layer=False: no other model is of one '
@@ -582,10 +568,6 @@ class ElmoConfig(PreTrainedConfig):
 
     def _validate_task(self) -> None:
         """What a task model adds."""
-        for name in ("elmo_at", "pooling"):
-            values = getattr(self, name)
-            if len(set(values)) != len(values):
-                raise ValueError(f"{name}={values}: expected each value at most once")
         if "output" in self.elmo_at and not self.task_lstm_size:
             raise ValueError(
                 f"elmo_at={self.elmo_at} without task_lstm_size: only layers of the task's own have an output to join "
@@ -606,18 +588,9 @@ class ElmoConfig(PreTrainedConfig):
                         f"{name} holds {layer}: expected [width, activation], a width of at least 1 and one of "
                         f"{', '.join(ACTIVATION_NAMES)}"
                     )
-        if self.task_character_activation not in ACTIVATION_NAMES:
-            raise ValueError(
-                f"task_character_activation={self.task_character_activation!r}: expected one of "
-                f"{', '.join(ACTIVATION_NAMES)}"
-            )
         if self.task_character_size and not self.task_character_filters:
             raise ValueError("task_character_filters is empty: expected [width, count] pairs, or task_character_size=0")
         if self.integrator_size and self.sentence_pairs:
             raise ValueError("integrator_size with sentence_pairs: biattention is of one sentence with itself")
         if not self.pooling:
             raise ValueError('pooling is empty: expected at least one of "mean", "max", "min", "attention"')
-        if any(size < 1 for size in self.maxout_sizes):
-            raise ValueError(f"maxout_sizes={self.maxout_sizes}: expected widths of at least 1")
-        if any(not 0 <= weight < math.inf for weight in self.crf_label_weights or []):
-            raise ValueError(f"crf_label_weights={self.crf_label_weights}: expected finite numbers of 0 or more")
