@@ -17,9 +17,8 @@ class CutWords:
     """
 
     def __init__(self, spelling: Spelling) -> None:
-        self._spelling = spelling
-        # A tokenizer whose code came with an older checkpoint cannot tell.
-        self._is_cut: Callable[[str], bool] = getattr(spelling, "is_cut", lambda word: False)
+        self._units = "characters" if hasattr(spelling, "dictionary") else "bytes"
+        self._room = spelling.max_characters_per_word - 2
         self.words = self.cut = 0
         self._example = ""
 
@@ -27,9 +26,15 @@ class CutWords:
         """Count words that stand in the text `count` times."""
         for word in words:
             self.words += count
-            if self._is_cut(word):
+            if self.is_cut(word):
                 self.cut += count
                 self._example = self._example or word
+
+    def is_cut(self, word: str) -> bool:
+        """True for a word whose row holds its first bytes or characters only."""
+        if self._units == "characters":
+            return len(word) > self._room
+        return 4 * len(word) > self._room and len(word.encode("utf-8", "ignore")) > self._room
 
     def over(self, items: Iterable[Item], words_of: Callable[[Item], Iterable[str]]) -> Iterator[Item]:
         """The same items, whose words are counted as they pass; behind the last one, `tell`."""
@@ -41,7 +46,7 @@ class CutWords:
     def tell(self, of: str = "") -> None:
         """Warn, if any word was cut, with their share of the words `of` some part of the text."""
         if self.cut:
-            room = f"{self._spelling.max_characters_per_word - 2} {self._spelling.units}"
+            room = f"{self._room} {self._units}"
             warnings.warn(
                 f"{self.cut:,} of {self.words:,} words{of} ({self.cut / self.words:.2%}) have more than {room}; the "
                 f"model reads the first {room}, as the original programs do: {self._example!r:.70}. Words that begin "

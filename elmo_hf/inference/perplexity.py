@@ -29,6 +29,7 @@ from elmo_hf.model.state import ElmoState
 from .batching import BatchSize, read_in_batches
 from .evaluation import in_evaluation
 from .loading import check_mask, check_pos_tags
+from .sentence_streams import read_streams
 
 if TYPE_CHECKING:
     from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
@@ -427,7 +428,7 @@ class _Scorer:
         words = elmo.embeddings(*given, mask=real.repeat(2, 1))  # [2 * rows, steps, P]
         # Both streams stand in their own reading order already: the forward index packs them both.
         if not encoder.carries_state:
-            read = encoder.read_streams(words[:rows], words[rows:], real)
+            read = read_streams(encoder, words[:rows], words[rows:], real)
             top = torch.cat([packing.pack(each, packing.forward_index) for each in read])
         else:
             forward, backward = (packing.pack(each, packing.forward_index) for each in words.split(rows))

@@ -3,10 +3,10 @@
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from elmo_hf.model.modeling_elmo import ElmoPreTrainedModel
-from elmo_hf.model.quantized_linear import quantize_linear_layers
+from elmo_hf.model.quantized_linear import LEVELS, SMALLEST_STEP, ElmoQuantizedLinear, replace_linear_layers
 
 from .loading import check_copy, is_a
 
@@ -43,12 +43,39 @@ def quantize(model: Model) -> Model:
     _check(model)
     bilm = model.bilm
     for part in (bilm.embeddings, bilm.encoder):
-        quantize_linear_layers(part)
+        replace_linear_layers(part, quantized)
     # The biLM inside a task model has the same configuration, or one of its own.
     for config in (model.config, bilm.config):
         config.weight_precision = "int8"
     model.freeze_bilm()
     return model
+
+
+def integer_weights(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest integers and the scale of every output: [out, in] -> int8 [out, in], float32 [out].
+
+    Raises:
+        ValueError: a value that is not finite.
+    """
+    values = weight.detach().float()
+    bound = values.abs().amax(dim=1)
+    if not bool(torch.isfinite(bound).all()):
+        raise ValueError("the weight holds values that are not finite: no 8-bit scale fits them")
+    scale = (bound / LEVELS).clamp_(min=SMALLEST_STEP)
+    return (values / scale[:, None]).round_().to(torch.int8), scale
+
+
+def quantized(layer: nn.Linear) -> ElmoQuantizedLinear:
+    """The layer's weights rounded to integers, one scale an output.
+
+    Raises:
+        ValueError: a value that is not finite.
+    """
+    made = ElmoQuantizedLinear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    made.quantized_weight, made.weight_scale = integer_weights(layer.weight)
+    if layer.bias is not None:
+        made.bias = layer.bias.detach().float().clone()
+    return made.train(layer.training)
 
 
 def _check(model: ElmoPreTrainedModel) -> None:

@@ -15,7 +15,7 @@ from .layer_alignment import ElmoAlignment
 from .opaque_parts import break_graph, opaque
 from .operators import release
 from .pretrained import ElmoPreTrainedModel
-from .quantized_linear import quantize_linear_layers
+from .quantized_linear import empty, replace_linear_layers
 from .scalar_mix import ElmoScalarMix
 from .state import ElmoState
 from .transformer import ElmoTransformerEncoder
@@ -78,7 +78,7 @@ class ElmoModel(ElmoPreTrainedModel):
         self._kept_megabytes: float | None = None
         if config.weight_precision == "int8":
             for part in (self.embeddings, self.encoder):
-                quantize_linear_layers(part, empty=True)
+                replace_linear_layers(part, empty)
                 part.requires_grad_(False)
         self.post_init()
 

@@ -22,20 +22,6 @@ LEVELS = 127
 SMALLEST_STEP = 1e-36
 
 
-def integer_weights(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest integers and the scale of every output: [out, in] -> int8 [out, in], float32 [out].
-
-    Raises:
-        ValueError: a value that is not finite.
-    """
-    values = weight.detach().float()
-    bound = values.abs().amax(dim=1)
-    if not bool(torch.isfinite(bound).all()):
-        raise ValueError("the weight holds values that are not finite: no 8-bit scale fits them")
-    scale = (bound / LEVELS).clamp_(min=SMALLEST_STEP)
-    return (values / scale[:, None]).round_().to(torch.int8), scale
-
-
 def integer_inputs(rows: Tensor, signed_levels: int) -> tuple[Tensor, Tensor]:
     """The nearest integers of every row, still as floats, and their step.
 
@@ -107,19 +93,6 @@ class ElmoQuantizedLinear(nn.Module):
         zeros = torch.zeros(out_features, dtype=torch.float32, device=device) if bias else None
         self.register_buffer("bias", zeros)
 
-    @classmethod
-    def from_linear(cls, layer: nn.Linear) -> "ElmoQuantizedLinear":
-        """The layer's weights rounded to integers, one scale an output.
-
-        Raises:
-            ValueError: a value that is not finite.
-        """
-        made = cls(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-        made.quantized_weight, made.weight_scale = integer_weights(layer.weight)
-        if layer.bias is not None:
-            made.bias = layer.bias.detach().float().clone()
-        return made.train(layer.training)
-
     def reset_weights(self) -> None:
         """Zero; loaded tensors stay."""
         init.zeros_(self.quantized_weight)
@@ -172,23 +145,14 @@ class ElmoQuantizedLinear(nn.Module):
         return self
 
 
-def quantize_linear_layers(module: nn.Module, empty: bool = False) -> None:
-    """Put an `ElmoQuantizedLinear` in the place of every `nn.Linear` inside a module, one after the other.
-
-    Args:
-        module: changed.
-        empty: only the places, for weights to be loaded.
-    """
+def replace_linear_layers(module: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
+    """Put what `make` makes of it in the place of every `nn.Linear` inside a module, one after the other."""
     # Names, not layers: each one's weights are given up before the next is made.
     for path in [path for path, layer in module.named_modules() if type(layer) is nn.Linear]:
         parent, _, name = path.rpartition(".")
-        _replace(module.get_submodule(parent), name, empty)
+        setattr(module.get_submodule(parent), name, make(module.get_submodule(path)))  # type: ignore[arg-type]
 
 
-def _replace(parent: nn.Module, name: str, empty: bool) -> None:
-    layer = getattr(parent, name)
-    if empty:
-        made = ElmoQuantizedLinear(layer.in_features, layer.out_features, layer.bias is not None)
-    else:
-        made = ElmoQuantizedLinear.from_linear(layer)
-    setattr(parent, name, made)
+def empty(layer: nn.Linear) -> ElmoQuantizedLinear:
+    """A layer of the same sizes, for weights to be loaded."""
+    return ElmoQuantizedLinear(layer.in_features, layer.out_features, layer.bias is not None)

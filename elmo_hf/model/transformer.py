@@ -244,9 +244,7 @@ class ElmoTransformerEncoder(nn.Module):
             return layers * (1 + len(self.layers)), [nothing] * (len(self.layers) if with_shares else 0)
         lengths = mask.sum(dim=1)
         longest = int(lengths.max())
-        self._check_length(longest)
-        position = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        inputs = self._drop(words + self.positions(position).to(words.dtype))
+        inputs = self.with_positions(words, (mask.cumsum(dim=1) - 1).clamp(min=0), longest)
         # Columns in reading order, padding behind: forwards, and backwards within the length of each row.
         forward = torch.argsort(mask.logical_not().to(torch.uint8), dim=1, stable=True)  # [batch, words]
         step = torch.arange(mask.shape[1], device=mask.device)
@@ -295,10 +293,9 @@ class ElmoTransformerEncoder(nn.Module):
         if not words.numel():
             nothing = words.new_zeros(len(mask), self.config.num_attention_heads, count, mask.shape[1])
             return [words] * (1 + len(self.layers)), [nothing] * (len(self.layers) if with_shares else 0)
-        self._check_length(int(lengths.max()))
         places = (mask.cumsum(dim=1) - 1)[:, -count:]  # [batch, words], in reading order
         positions = places if direction == 0 else lengths - 1 - places
-        hidden = self._drop(words + self.positions(positions.clamp(min=0)).to(words.dtype))
+        hidden = self.with_positions(words, positions.clamp(min=0), int(lengths.max()))
         seen = torch.arange(mask.shape[1], device=mask.device)
         reader = seen[-count:, None]
         # Padding sees itself, because whoever reads must see something; what comes of that is set to zero.
@@ -321,29 +318,6 @@ class ElmoTransformerEncoder(nn.Module):
                 top = getattr(self, f"{name}_norm")(hidden).to(home)
             layers.append(top * real)
         return layers, attentions
-
-    def read_streams(self, forward: Tensor, backward: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """The top layer over what the two directions read of the same sentences in pretraining.
-
-        The forward direction reads all but a sentence's last word, the backward direction all but its first, from the
-        end: their positions in the sentence differ by one.
-
-        Args:
-            forward, backward: word vectors (rows, steps, P), each in its own reading order.
-            real: (rows, steps), bool: words of either direction, from the first step on, and padding behind them.
-
-        Returns:
-            forward, backward: (rows, steps, P), in reading order, zero at padding.
-        """
-        lengths = real.sum(dim=1, keepdim=True)  # [rows, 1]
-        self._check_length(int(lengths.max()) + 1)
-        step = torch.arange(real.shape[1], device=real.device)
-        places = (step.expand(real.shape).where(real, 0), (lengths - step).clamp(min=0))
-        forward, backward = (
-            self._drop(words + self.positions(place).to(words.dtype))
-            for words, place in zip((forward, backward), places, strict=True)
-        )
-        return self.run_layers(forward, backward, real)[-1]
 
     def run_layers(
         self,
@@ -382,16 +356,23 @@ class ElmoTransformerEncoder(nn.Module):
             outputs.append((pair[0] * real.unsqueeze(-1), pair[1] * real.unsqueeze(-1)))
         return outputs
 
-    def _drop(self, inputs: Tensor) -> Tensor:
-        return functional.dropout(inputs, self.config.transformer_input_dropout, self.training)
+    def with_positions(self, words: Tensor, positions: Tensor, longest: int) -> Tensor:
+        """Add to words (rows, steps, P) the sinusoids of their positions (rows, steps), and drop out.
 
-    def _check_length(self, words: int) -> None:
-        if words > len(self.positions.encodings):
+        Args:
+            longest: words of the longest sentence.
+
+        Raises:
+            ValueError: more than `max_position_embeddings`.
+        """
+        if longest > len(self.positions.encodings):
             raise ValueError(
-                f"a sentence of {words} words, boundaries included: expected at most max_position_embeddings="
+                f"a sentence of {longest} words, boundaries included: expected at most max_position_embeddings="
                 f"{self.config.max_position_embeddings}; split it, or let the tokenizer cut it "
                 f"(truncation=True, max_length={self.config.max_position_embeddings})"
             )
+        placed = words + self.positions(positions).to(words.dtype)
+        return functional.dropout(placed, self.config.transformer_input_dropout, self.training)
 
 
 def _of_words(shares: Tensor, columns: Tensor, mask: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from elmo_hf.inference.sentence_streams import read_streams
 from elmo_hf.model.adaptive_softmax import ElmoAdaptiveSoftmax
 from elmo_hf.model.conditions import has_nothing_attached
 from elmo_hf.model.modeling_elmo import ElmoForPreTraining
@@ -224,7 +225,7 @@ class StreamingObjective(nn.Module):
         forward, backward = self._word_vectors(prepared)  # (rows, steps, P)
         # Both directions read the same sentences: their rows are equally long.
         rows, steps = prepared.places.shape[1:]
-        top = encoder.read_streams(forward, backward, prepared.real[: rows * steps].view(steps, rows).T)
+        top = read_streams(encoder, forward, backward, prepared.real[: rows * steps].view(steps, rows).T)
         contexts = torch.stack(top).transpose(1, 2).flatten(0, 2)
         return functional.dropout(contexts, self.model.config.top_layer_dropout, self.training)
 

@@ -134,8 +134,6 @@ class DictionarySpelling:
         max_characters_per_word: length of a row, both marks included.
     """
 
-    units = "characters"
-
     def __init__(self, dictionary: CharacterDictionary, max_characters_per_word: int) -> None:
         self.dictionary = dictionary
         self.max_characters_per_word = check_max_characters_per_word(max_characters_per_word)
@@ -144,10 +142,6 @@ class DictionarySpelling:
     def lookup_form(self, word: str) -> str:
         """What a vocabulary is asked for: the code points that fit between the marks."""
         return word[: self.max_characters_per_word - 2]
-
-    def is_cut(self, word: str) -> bool:
-        """True for a word whose row holds its first code points only."""
-        return len(word) > self.max_characters_per_word - 2
 
     def rows(self, words: Sequence[str]) -> NDArray[np.signedinteger]:
         """(words, max_characters_per_word)."""

@@ -61,22 +61,6 @@ def check_tokens_to_add(tokens_to_add: Mapping[str, int]) -> dict[str, int]:
     return dict(tokens_to_add)
 
 
-def word_bytes(word: str, max_characters_per_word: int) -> bytes:
-    """The bytes of `word` that fit between the two marks.
-
-    Lone surrogates have no UTF-8 form and are dropped; the cut may fall inside a code point. Both as in the originals.
-    """
-    return word.encode("utf-8", "ignore")[: max_characters_per_word - 2]
-
-
-def character_ids_of_word(word: str, max_characters_per_word: int) -> list[int]:
-    """The row of one word, `max_characters_per_word` ids: the definition that the vectorised form is tested against."""
-    row = [BEGIN_OF_WORD]
-    row += [byte + BYTE_OFFSET for byte in word_bytes(word, max_characters_per_word)]
-    row += [END_OF_WORD]
-    return row + [WORD_PADDING] * (max_characters_per_word - len(row))
-
-
 def character_ids_of_words(words: Sequence[str], max_characters_per_word: int) -> CharacterIds:
     """The rows of many words at once, int16 of shape (words, max_characters_per_word)."""
     width = max_characters_per_word - 2
@@ -109,7 +93,6 @@ class ByteSpelling:
     """
 
     dtype = np.int16
-    units = "bytes"
 
     def __init__(self, max_characters_per_word: int, tokens_to_add: Mapping[str, int] | None = None) -> None:
         self.max_characters_per_word = check_max_characters_per_word(max_characters_per_word)
@@ -118,11 +101,6 @@ class ByteSpelling:
     def lookup_form(self, word: str) -> str:
         """What a vocabulary is asked for: the word, however long it is."""
         return word
-
-    def is_cut(self, word: str) -> bool:
-        """True for a word whose row holds its first bytes only."""
-        room = self.max_characters_per_word - 2
-        return 4 * len(word) > room and len(word.encode("utf-8", "ignore")) > room
 
     def rows(self, words: Sequence[str]) -> CharacterIds:
         """(words, max_characters_per_word)."""

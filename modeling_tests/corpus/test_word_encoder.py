@@ -7,7 +7,8 @@ import pytest
 
 from elmo_hf import ElmoTokenizer
 from elmo_hf.corpus.word_encoder import RuleNotice, WordEncoder, line_splitter, word_splitter
-from elmo_hf.tokenizer.characters import character_ids_of_boundaries, character_ids_of_word
+from elmo_hf.tokenizer.characters import character_ids_of_boundaries
+from modeling_tests.character_rows import character_ids_of_word
 
 VOCABULARY = {"<pad>": 0, "<S>": 1, "</S>": 2, "<UNK>": 3, "the": 4, "café": 5, "<mask>": 6}
 

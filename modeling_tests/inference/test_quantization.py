@@ -24,6 +24,7 @@ from elmo_hf import (
     ElmoTokenizer,
     quantize,
 )
+from elmo_hf.inference import quantization
 from elmo_hf.model.modeling_elmo import MODELS
 from elmo_hf.model.quantized_linear import ElmoQuantizedLinear
 from hub_upload import CheckpointError, convert, export
@@ -169,14 +170,14 @@ def test_no_second_copy_of_the_weights():
     model = ElmoModel(tiny_config())
     layers = [weakref.ref(part.weight) for part in model.modules() if isinstance(part, nn.Linear)]
     alive = []
-    original = ElmoQuantizedLinear.from_linear
+    original = quantization.quantized
 
     def watched(layer):
         alive.append(sum(reference() is not None for reference in layers))
         return original(layer)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ElmoQuantizedLinear, "from_linear", watched)
+        patch.setattr(quantization, "quantized", watched)
         quantize(model)
     assert all(reference() is None for reference in layers)
     assert alive == sorted(alive, reverse=True) and alive[-1] <= 2

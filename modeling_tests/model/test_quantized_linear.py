@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from elmo_hf.inference.quantization import integer_weights, quantized
 from elmo_hf.kernels.cpu import int8
 from elmo_hf.kernels.cpu.int8 import (
     FBGEMM,
@@ -19,7 +20,7 @@ from elmo_hf.kernels.cpu.int8 import (
     signed_levels,
 )
 from elmo_hf.model.operators import fast_int8_linear
-from elmo_hf.model.quantized_linear import ElmoQuantizedLinear, integer_inputs, integer_weights, quantized_linear
+from elmo_hf.model.quantized_linear import ElmoQuantizedLinear, integer_inputs, quantized_linear
 
 ROWS = {
     "signed": lambda rows, width: torch.randn(rows, width),
@@ -40,7 +41,7 @@ def plain(layer: ElmoQuantizedLinear, inputs: torch.Tensor, levels: int | None =
 
 
 def layer_of(inputs: int, outputs: int, bias: bool = True) -> ElmoQuantizedLinear:
-    return ElmoQuantizedLinear.from_linear(nn.Linear(inputs, outputs, bias=bias))
+    return quantized(nn.Linear(inputs, outputs, bias=bias))
 
 
 def exact_kernel(bits: int | None = None) -> IntegerKernel:
@@ -188,7 +189,7 @@ def test_the_error_of_rounding(width, outputs):
     linear = nn.Linear(width, outputs)
     inputs = torch.randn(64, width).tanh()
     expected = linear(inputs).detach()
-    found = ElmoQuantizedLinear.from_linear(linear)(inputs)
+    found = quantized(linear)(inputs)
     assert (found - expected).abs().max() <= 0.03 * expected.abs().max()
     assert nn.functional.cosine_similarity(found, expected).min() > 0.9997
     # Weights alone; and the 7 bits of older processors cost no more than twice as much.

@@ -13,7 +13,7 @@ from elmo_hf.corpus.sentences import Corpus, open_corpus
 from elmo_hf.corpus.tagged_text import TaggedSentence
 from elmo_hf.corpus.word_encoder import WordEncoder
 from elmo_hf.pretraining.streams import IGNORED_LABEL, SentenceStreams, StreamBatch
-from elmo_hf.tokenizer.characters import character_ids_of_word
+from modeling_tests.character_rows import character_ids_of_word
 
 WORDS = ["<S>", "</S>", "<UNK>", "the", "cat", "dog", "sat", "ran", "on", "mat", "."]
 TENSORS = (

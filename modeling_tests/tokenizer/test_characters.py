@@ -5,10 +5,10 @@ from elmo_hf.tokenizer.characters import (
     NUM_CHARACTERS,
     ByteSpelling,
     character_ids_of_boundaries,
-    character_ids_of_word,
     character_ids_of_words,
     check_max_characters_per_word,
 )
+from modeling_tests.character_rows import character_ids_of_word
 
 PADDING = 261
 WORDS = [

@@ -23,7 +23,7 @@ from transformers import (
 
 from elmo_hf import ElmoConfig, ElmoForTokenClassification, ElmoTokenizer
 from elmo_hf.pretraining.typography import typography_of
-from elmo_hf.tokenizer.characters import character_ids_of_word
+from modeling_tests.character_rows import character_ids_of_word
 
 VOCABULARY = ["<S>", "</S>", "<UNK>", "the", ".", "Mary", "do", "n't", "know", "(", ")", "New", "York", "ist", "naïve"]
 TEXTS = ["Mary doesn't know.", "", "the  (Mary)  naïve\n<S> New York", "x" * 200 + " the"]

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from elmo_hf.inference.quantization import quantized
 from elmo_hf.kernels.cpu import builder, native_lstm
 from elmo_hf.kernels.cpu.inference import inference_lstm, native_projected_lstm
 from elmo_hf.kernels.cpu.native_lstm import NativeRecurrence, native_works
 from elmo_hf.kernels.prepared_weights import release
 from elmo_hf.model.operators import linear_map, reference_lstm
-from elmo_hf.model.quantized_linear import ElmoQuantizedLinear
 
 pytestmark = pytest.mark.skipif(not native_works(torch.float32), reason="no C compiler at hand, or ELMO_HF_NATIVE=0")
 
@@ -118,7 +118,7 @@ def test_clips_and_states(projected: bool, start: float, clips: tuple[float | No
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_integers_are_those_of_the_definition(shape: tuple[int, int]) -> None:
     """Sums of integers are exact: one step differs by the rounding of what follows them only."""
-    layers = [ElmoQuantizedLinear.from_linear(layer) for layer in layers_of(*shape)]
+    layers = [quantized(layer) for layer in layers_of(*shape)]
     for rows in (1, 2, 6, 7, 13, 97, 200):
         arguments = texts([rows], *shape, start=1.0)
         arguments[0][0] = arguments[0][0].abs()  # a row without negative values has other levels
@@ -139,7 +139,7 @@ def test_what_is_not_finite_stays_visible(dtype: torch.dtype, value: float) -> N
         pytest.skip("served by other products here")
     layers = layers_of(32, 64, dtype=torch.float32 if dtype == torch.int8 else dtype)
     if dtype == torch.int8:
-        layers = [ElmoQuantizedLinear.from_linear(layer) for layer in layers]
+        layers = [quantized(layer) for layer in layers]
     inputs, sizes, hidden, cell = texts([2, 2], 32, 64, 0.0)
     inputs[0] = value
     outputs, _, _ = native(inputs, sizes, hidden, cell, layers)
@@ -156,7 +156,7 @@ def test_a_word_does_not_depend_on_its_neighbours(dtype: torch.dtype) -> None:
         pytest.skip("served by other products here")
     layers = layers_of(64, 96, dtype=torch.float32 if dtype == torch.int8 else dtype)
     if dtype == torch.int8:
-        layers = [ElmoQuantizedLinear.from_linear(layer) for layer in layers]
+        layers = [quantized(layer) for layer in layers]
     inputs, _, hidden, cell = texts([40], 64, 96, 1.0)
     alone = [
         native(inputs[row : row + 1], [1], hidden[row : row + 1], cell[row : row + 1], layers) for row in range(40)
@@ -261,7 +261,7 @@ def test_what_would_leave_its_memory() -> None:
 @torch.no_grad()
 @pytest.mark.skipif(not native_works(torch.int8), reason="this processor has products of its own for 8-bit integers")
 def test_scales_of_another_dtype() -> None:
-    layers = [ElmoQuantizedLinear.from_linear(layer) for layer in layers_of(32, 64)]
+    layers = [quantized(layer) for layer in layers_of(32, 64)]
     arguments = texts([3, 2], 32, 64, 0.0)
     expected = native(*arguments, layers)
     for layer in layers:
@@ -320,7 +320,7 @@ def test_no_gradients_no_packs() -> None:
 @torch.no_grad()
 @pytest.mark.skipif(not native_works(torch.int8), reason="this processor has products of its own for 8-bit integers")
 def test_integer_layers_with_something_attached() -> None:
-    layers = [ElmoQuantizedLinear.from_linear(layer) for layer in layers_of(32, 64)]
+    layers = [quantized(layer) for layer in layers_of(32, 64)]
     assert native_serves(*layers)
     handle = layers[0].register_forward_pre_hook(lambda *_: None)
     assert not native_serves(*layers)
