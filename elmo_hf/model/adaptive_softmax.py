@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_elmo import ElmoConfig
-from .initialization import initialize_rows, starting_with
-from .softmax import LOGITS_AT_A_TIME, frequency_ranks, ids_of_ranks, ids_without_probability
+from .initialization import resized, starting_with
+from .softmax import LOGITS_AT_A_TIME, ElmoVocabulary, frequency_ranks, ids_of_ranks, ids_without_probability
 
 # Each cluster of rarer words is predicted from a vector this many times narrower than the one before it.
 DIVISOR = 4.0
 
 
-class ElmoAdaptiveSoftmax(nn.Module):
+class ElmoAdaptiveSoftmax(ElmoVocabulary, nn.Module):
     """The frequent words in one small softmax, the others behind a few cluster entries of it.
 
     Takes the place of `ElmoSoftmax` in a model whose configuration has `softmax_cutoffs`, with the same methods, and
@@ -58,13 +58,6 @@ class ElmoAdaptiveSoftmax(nn.Module):
         scores = scores.index_copy(1, ids_of_ranks(ranks, self.excluded_ids), self.clusters.log_prob(flat))
         return scores.view(*hidden.shape[:-1], -1)
 
-    def has_probability(self, word_ids: Tensor) -> Tensor:
-        """As `ElmoSoftmax.has_probability`."""
-        known = word_ids >= 0
-        for token in self.excluded_ids:
-            known = known & (word_ids != token)
-        return known
-
     def log_probabilities(self, hidden: Tensor, word_ids: Tensor) -> Tensor:
         """As `ElmoSoftmax.log_probabilities`: [n, projection_size], [n] -> [n], float32 or wider."""
         ranks = frequency_ranks(word_ids, self.excluded_ids)
@@ -84,14 +77,7 @@ class ElmoAdaptiveSoftmax(nn.Module):
         last = self.clusters.tail[-1].get_submodule("1")
         assert isinstance(last, nn.Linear)
         rows = words - self.cutoffs[-1]
-        kept = min(rows, last.out_features)
-        weight = last.weight.new_empty(rows, last.in_features)
-        weight[:kept] = last.weight[:kept]
-        if mean_resizing:
-            weight[kept:] = last.weight.mean(0)
-        else:
-            initialize_rows(last, weight[kept:])
-        last.weight = nn.Parameter(weight, requires_grad=last.weight.requires_grad)
+        last.weight = resized(last, rows, range(last.out_features) if mean_resizing else None)
         last.out_features = rows
         self.clusters.n_classes = self.clusters.cutoffs[-1] = words
         self.out_features, self.excluded_ids = size, excluded

@@ -133,9 +133,7 @@ class ElmoModel(ElmoPreTrainedModel):
             given = dict(zip(WORD_IDS, (input_ids, character_ids, pos_tag_ids), strict=True))
             words, mask, distinct = self._word_vectors(given, attention_mask, inputs_embeds)
             if output_attentions:
-                if initial_state is not None:
-                    self.encoder(words, mask, initial_state)  # which refuses it
-                layers, attentions = self.encoder.attend(words, mask)
+                layers, attentions = self.encoder(words, mask, initial_state, with_shares=True)
                 state = None
             else:
                 layers, state = self._encode(words, mask, initial_state, distinct)

@@ -8,7 +8,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_elmo import ElmoConfig
 from .context_word_layer import ElmoContextWordLayer
 from .initialization import glorot_bound, starting_with
-from .operators import bidirectional_lstm, projected_lstm, reads_padding
+from .operators import bidirectional_lstm, constants, projected_lstm, reads_padding
 from .packing import PackedBatch
 from .state import ElmoState
 from .word_layer import DistinctWords
@@ -35,19 +35,8 @@ class ElmoLstm(nn.Module):
         self, inputs: Tensor, batch_sizes: list[int], hidden: Tensor, cell: Tensor, index: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Packed [total, P], or [n, P] with `index` [total] -> packed [total, P], final hidden [rows, P] and cell."""
-        return projected_lstm(
-            inputs,
-            batch_sizes,
-            hidden,
-            cell,
-            self.input_proj,
-            self.hidden_proj,
-            self.output_proj,
-            cell_clip=self.cell_clip,
-            projection_clip=self.projection_clip,
-            forget_bias=self.forget_bias,
-            index=index,
-        )
+        layers = self.input_proj, self.hidden_proj, self.output_proj
+        return projected_lstm(inputs, batch_sizes, hidden, cell, *layers, index=index, **constants(self))
 
 
 class ElmoLayer(GradientCheckpointingLayer):
@@ -97,15 +86,8 @@ class ElmoLayer(GradientCheckpointingLayer):
             backward = torch.zeros_like(forward)
             hidden, cell = (torch.stack([new, old[1].to(new)]) for new, old in zip(final, (hidden, cell), strict=True))
             return forward + forward_inputs if self.has_skip_connection else forward, backward, hidden, cell
-        forward, backward, hidden, cell = bidirectional_lstm(
-            (forward_inputs, backward_inputs),
-            batch_sizes,
-            hidden,
-            cell,
-            self.forward_lstm,
-            self.backward_lstm,
-            indices,
-        )
+        inputs, lstms = (forward_inputs, backward_inputs), (self.forward_lstm, self.backward_lstm)
+        forward, backward, hidden, cell = bidirectional_lstm(inputs, batch_sizes, hidden, cell, *lstms, indices)
         # The carried hidden state stays without the skip connection.
         if self.has_skip_connection:
             forward, backward = forward + forward_inputs, backward + backward_inputs

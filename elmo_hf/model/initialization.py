@@ -5,6 +5,7 @@ plays. So every layer of a biLM is marked when it is built, and `initialize` rea
 bilm-tf's training code but for tables of words (see `word_embeddings`).
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
@@ -59,8 +60,15 @@ def initialize(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def initialize_rows(module: nn.Module, rows: Tensor) -> None:
-    """Fill rows that a marked module's weight is to gain, as a new module's: (n, width), in place."""
-    values = getattr(module, "initial_values", None)
+def resized(module: nn.Module, size: int, words: Sequence[int] | None) -> nn.Parameter:
+    """The first `size` rows of a marked module's weight, and new ones: the mean of those of `words`, or as at first."""
+    old, values = module.get_parameter("weight"), getattr(module, "initial_values", None)
     assert isinstance(values, InitialValues)
-    values.draw(rows)
+    weight = old.new_empty(size, old.shape[1])
+    kept = min(size, len(old))
+    weight[:kept] = old[:kept]
+    if words:
+        weight[kept:] = old[list(words)].mean(0)
+    else:
+        values.draw(weight[kept:])
+    return nn.Parameter(weight, requires_grad=old.requires_grad)

@@ -292,17 +292,8 @@ def bidirectional_lstm(
     lengths = getattr(batch_sizes, "lengths", None)
     pair = None if is_traced() or not len(inputs[0]) else _pair_of_tensors(forward_lstm, backward_lstm)
     if pair is not None:
-        results = _ask(
-            "bidirectional_lstm",
-            inputs,
-            batch_sizes,
-            hidden,
-            cell,
-            *pair,
-            **_constants(forward_lstm),
-            indices=indices,
-            lengths=lengths,
-        )
+        more = {**constants(forward_lstm), "indices": indices, "lengths": lengths}
+        results = _ask("bidirectional_lstm", inputs, batch_sizes, hidden, cell, *pair, **more)
         if results is not None:
             return results
     if lengths is not None:
@@ -333,7 +324,7 @@ def reads_padding(words: Tensor, cell: Tensor, layers: Sequence[tuple[Any, Any]]
 
 def _pair_of_tensors(forward_lstm: Any, backward_lstm: Any) -> tuple[LstmTensors, LstmTensors] | None:
     """Weights of both directions, if all are plain and the directions differ in nothing else."""
-    if _constants(forward_lstm) != _constants(backward_lstm):
+    if constants(forward_lstm) != constants(backward_lstm):
         return None
     first, second = _lstm_tensors(forward_lstm), _lstm_tensors(backward_lstm)
     if first is None or second is None or (first.output_weight is None) != (second.output_weight is None):
@@ -341,7 +332,8 @@ def _pair_of_tensors(forward_lstm: Any, backward_lstm: Any) -> tuple[LstmTensors
     return first, second
 
 
-def _constants(lstm: Any) -> dict[str, Any]:
+def constants(lstm: Any) -> dict[str, Any]:
+    """What a direction has beside its weights."""
     return {name: getattr(lstm, name) for name in ("cell_clip", "projection_clip", "forget_bias")}
 
 
@@ -350,34 +342,27 @@ def projected_lstm(
     batch_sizes: Sequence[int],
     hidden: Tensor,
     cell: Tensor,
-    input_proj: nn.Module,
-    hidden_proj: nn.Module,
-    output_proj: nn.Module | None,
-    *,
-    cell_clip: float | None,
-    projection_clip: float | None,
-    forget_bias: float,
-    index: Tensor | None = None,
+    *layers: nn.Module | None,
+    **settings: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run one direction of one layer; arguments and results as `reference_lstm`.
 
     It receives the modules and not their weights: a layer wrapped by an adapter (LoRA), a quantizer or an offloading
     hook must be called.
+
+    Args:
+        layers: the input's, the hidden state's and the output's; `None` in place of the last for no projection.
+        settings: `cell_clip`, `projection_clip`, `forget_bias`; `index`.
     """
-    settings: dict[str, Any] = {
-        "cell_clip": cell_clip,
-        "projection_clip": projection_clip,
-        "forget_bias": forget_bias,
-        "index": index,
-    }
-    layers = input_proj, hidden_proj, output_proj
+    settings = {"index": None, **settings}
     if not is_traced() and len(inputs):
         maps = [None if layer is None else linear_map(layer) for layer in layers]
         if all(layer is None or found is not None for layer, found in zip(layers, maps, strict=True)):
             results = _ask("projected_lstm", inputs, batch_sizes, hidden, cell, *maps, **settings)
             if results is not None:
                 return results
-    return reference_lstm(inputs, batch_sizes, hidden, cell, *layers, **settings)
+    given: Any = layers
+    return reference_lstm(inputs, batch_sizes, hidden, cell, *given, **settings)
 
 
 def fast_linear(layer: nn.Module) -> Any | None:

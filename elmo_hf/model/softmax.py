@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .configuration_elmo import ElmoConfig
-from .initialization import initialize_rows, starting_with
+from .initialization import resized, starting_with
 
 # Logits computed at a time, words x vocabulary: 256 MB in float32.
 LOGITS_AT_A_TIME = 2**26
@@ -42,7 +42,24 @@ def ids_of_ranks(ranks: Tensor, excluded_ids: Sequence[int]) -> Tensor:
     return word_ids
 
 
-class ElmoSoftmax(nn.Linear):
+class ElmoVocabulary:
+    """Which ids a softmax gives a probability.
+
+    Attributes:
+        excluded_ids: those of padding and mask.
+    """
+
+    excluded_ids: list[int]
+
+    def has_probability(self, word_ids: Tensor) -> Tensor:
+        """Bool, as `word_ids`: whether an id is a word of the vocabulary, and neither padding, mask nor negative."""
+        known = word_ids >= 0
+        for token in self.excluded_ids:
+            known = known & (word_ids != token)
+        return known
+
+
+class ElmoSoftmax(ElmoVocabulary, nn.Linear):
     """Linear layer from one direction's top output, `projection_size`, to the word ids.
 
     Rows follow the tokenizer's ids. Padding and mask have rows, so that ids and rows agree, but no original has a
@@ -64,13 +81,6 @@ class ElmoSoftmax(nn.Linear):
             # In place: a copy of all logits for the sake of two columns would cost as much as the softmax.
             logits = logits.index_fill_(-1, index, float("-inf"))
         return logits
-
-    def has_probability(self, word_ids: Tensor) -> Tensor:
-        """Bool, as `word_ids`: whether an id is a word of the vocabulary, and neither padding, mask nor negative."""
-        known = word_ids >= 0
-        for token in self.excluded_ids:
-            known = known & (word_ids != token)
-        return known
 
     def log_probabilities(self, hidden: Tensor, word_ids: Tensor) -> Tensor:
         """Natural logarithm of each word's probability.
@@ -95,16 +105,11 @@ class ElmoSoftmax(nn.Linear):
     @torch.no_grad()
     def resize(self, size: int, mean_resizing: bool) -> None:
         """Keep the first `size` rows; new ones start as the mean of the old words' rows, or as at first."""
-        old_weight, old_bias = self.weight, self.bias
-        kept = min(size, len(old_weight))
-        weight, bias = old_weight.new_empty(size, self.in_features), old_bias.new_zeros(size)
-        weight[:kept], bias[:kept] = old_weight[:kept], old_bias[:kept]
-        words = self.has_probability(torch.arange(len(old_weight), device=old_weight.device))
-        if mean_resizing and words.any():
-            weight[kept:], bias[kept:] = old_weight[words].mean(0), old_bias[words].mean(0)
-        else:
-            initialize_rows(self, weight[kept:])
-        self.weight = nn.Parameter(weight, requires_grad=old_weight.requires_grad)
-        self.bias = nn.Parameter(bias, requires_grad=old_bias.requires_grad)
+        old, words = self.bias, [row for row in range(self.out_features) if row not in self.excluded_ids]
+        words = words if mean_resizing else []
+        self.weight = resized(self, size, words)
+        bias = old.new_zeros(size) + (old[words].mean() if words else 0)
+        bias[: len(old)] = old[:size]
+        self.bias = nn.Parameter(bias, requires_grad=old.requires_grad)
         self.out_features = size
         self.excluded_ids = [token for token in self.excluded_ids if token < size]

@@ -204,17 +204,22 @@ class ElmoTransformerEncoder(nn.Module):
         self.forward_norm = ElmoLayerNorm(config.projection_size, config.layer_norm_epsilon)
         self.backward_norm = ElmoLayerNorm(config.projection_size, config.layer_norm_epsilon)
 
-    def forward(self, words: Tensor, mask: Tensor, initial_state: Any = None) -> tuple[list[Tensor], None]:
+    def forward(
+        self, words: Tensor, mask: Tensor, initial_state: Any = None, with_shares: bool = False
+    ) -> tuple[list[Tensor], list[Tensor] | None]:
         """Run all layers.
 
         Args:
             words: (batch, words, P), zero at padding.
             mask: (batch, words), bool: real words, with padding on either side or between them.
             initial_state: must be `None`.
+            with_shares: also return the attention.
 
         Returns:
-            N + 1 layers (batch, words, 2P), zero at padding, the words themselves first, without positions; and `None`
-            for the state.
+            N + 1 layers (batch, words, 2P), zero at padding, the words themselves first, without positions. And `None`,
+            for the state; or the shares, N times (batch, 2 * num_attention_heads, words, words): first the heads of the
+            forward direction, then those of the backward one; in the third axis the word that reads, in the fourth the
+            word read. Zero where padding reads or is read.
 
         Raises:
             ValueError: a sentence longer than `max_position_embeddings`, or a state.
@@ -224,24 +229,10 @@ class ElmoTransformerEncoder(nn.Module):
                 "initial_state was given to a Transformer, which has no state: it reads each sentence whole and by "
                 "itself; leave initial_state out"
             )
-        layers, _ = self._run(words, mask, with_shares=False)
-        return layers, None
-
-    def attend(self, words: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """As `forward`, with the attention of every layer in place of the state.
-
-        Returns:
-            The layers; and the shares, N times (batch, 2 * num_attention_heads, words, words): first the heads of the
-            forward direction, then those of the backward one; in the third axis the word that reads, in the fourth the
-            word read. Zero where padding reads or is read.
-        """
-        return self._run(words, mask, with_shares=True)
-
-    def _run(self, words: Tensor, mask: Tensor, with_shares: bool) -> tuple[list[Tensor], list[Tensor]]:
         layers, attentions = [torch.cat([words, words], dim=-1)], []
         if not mask.numel():
             nothing = words.new_zeros(len(mask), 2 * self.config.num_attention_heads, *(2 * mask.shape[1:]))
-            return layers * (1 + len(self.layers)), [nothing] * (len(self.layers) if with_shares else 0)
+            return layers * (1 + len(self.layers)), [nothing] * len(self.layers) if with_shares else None
         lengths = mask.sum(dim=1)
         longest = int(lengths.max())
         inputs = self.with_positions(words, (mask.cumsum(dim=1) - 1).clamp(min=0), longest)
@@ -265,7 +256,7 @@ class ElmoTransformerEncoder(nn.Module):
         for both in shares or ():
             of_words = [_of_words(part, order, mask) for part, order in zip(both, columns, strict=True)]
             attentions.append(torch.cat(of_words, dim=1))
-        return layers, attentions
+        return layers, attentions if with_shares else None
 
     def empty_cache(self) -> Cache:
         """Room for the keys and values of one direction."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_elmo import ElmoConfig
-from .initialization import InitialValues, initialize_rows, starting_with
+from .initialization import InitialValues, resized, starting_with
 from .softmax import ids_without_probability
 from .word_parts import THE_RIGHT_VOCABULARY, ElmoTable
 
@@ -52,16 +52,9 @@ class ElmoWordEmbeddings(ElmoTable):
     @torch.no_grad()
     def resize(self, size: int, mean_resizing: bool) -> None:
         """Keep the first `size` rows; new ones start as the mean of the old words' rows, or as at first."""
-        table, old = self.word_embeddings, self.word_embeddings.weight
-        kept = min(size, len(old))
-        weight = old.new_empty(size, old.shape[1])
-        weight[:kept] = old[:kept]
-        words = [row for row in range(len(old)) if row not in self.excluded_ids]
-        if mean_resizing and words:
-            weight[kept:] = old[words].mean(0)
-        else:
-            initialize_rows(table, weight[kept:])
-        table.weight = nn.Parameter(weight, requires_grad=old.requires_grad)
+        table = self.word_embeddings
+        words = [row for row in range(len(table.weight)) if row not in self.excluded_ids]
+        table.weight = resized(table, size, words if mean_resizing else None)
         table.num_embeddings = size
         if table.padding_idx is not None and table.padding_idx >= size:
             table.padding_idx = None

@@ -212,19 +212,17 @@ class Template:
         """How many special tokens a sample of one or two sentences gets."""
         return self._processor.num_special_tokens_to_add(sentences == 2) if self._add_special_tokens else 0
 
-    def arrange(self, numbers: Sequence[list[int]], lexicon: Lexicon) -> list[int]:
-        """The numbers of all tokens of a sample that is not truncated, from those of its sentences."""
-        arranged: list[int] = []
-        for piece in self._layout(len(numbers), lexicon):
-            arranged += numbers[piece] if isinstance(piece, int) else piece
-        return arranged
+    def arrange(self, values: Sequence[list[int]], lexicon: Lexicon, fill: int | None = None) -> list[int]:
+        """What a sample that is not truncated becomes, from the values of its sentences' words.
 
-    def align(self, values: Sequence[list[int]], lexicon: Lexicon) -> list[int]:
-        """As `arrange`, of any values of the words; 0 at special tokens."""
-        aligned: list[int] = []
+        Args:
+            values: of each sentence, the words' numbers, or other integers.
+            fill: at special tokens; by default these have their numbers.
+        """
+        arranged: list[int] = []
         for piece in self._layout(len(values), lexicon):
-            aligned += values[piece] if isinstance(piece, int) else [0]
-        return aligned
+            arranged += values[piece] if isinstance(piece, int) else piece if fill is None else [fill]
+        return arranged
 
     def _layout(self, count: int, lexicon: Lexicon) -> list[int | tuple[int]]:
         """What a sample of `count` sentences becomes: each piece the index of a sentence, or (number,) of a token."""
@@ -253,21 +251,19 @@ _ONE_WORD = {
 }
 
 
-def numbers_of_encoding(encoding: Encoding, numbers: Sequence[list[int]], lexicon: Lexicon) -> list[int]:
-    """The numbers of all tokens of any encoding, truncated or overflowing, from those of its sample's sentences."""
+def values_of_encoding(
+    encoding: Encoding, values: Sequence[list[int]], lexicon: Lexicon, fill: int | None = None
+) -> list[int]:
+    """As `Template.arrange`, of the tokens of any encoding, truncated or overflowing."""
+
+    def of_special(token_id: int, token: str) -> int:
+        return lexicon.number_of_special_token(token_id, token) if fill is None else fill
+
     return [
-        lexicon.number_of_special_token(token_id, token) if word is None else numbers[sentence or 0][word]
+        of_special(token_id, token) if word is None else values[sentence or 0][word]
         for token_id, token, word, sentence in zip(
             encoding.ids, encoding.tokens, encoding.word_ids, encoding.sequence_ids
         )
-    ]
-
-
-def align_with_encoding(encoding: Encoding, values: Sequence[list[int]]) -> list[int]:
-    """As `numbers_of_encoding`, of any values of the words; 0 at special tokens."""
-    return [
-        0 if word is None else values[sentence or 0][word]
-        for word, sentence in zip(encoding.word_ids, encoding.sequence_ids)
     ]
 
 

@@ -44,11 +44,10 @@ from .encodings import (
     SpecialTokens,
     Spelling,
     Template,
-    align_with_encoding,
-    numbers_of_encoding,
     truncate,
+    values_of_encoding,
 )
-from .pos_tags import PosTags
+from .pos_tags import NO_TAG, PosTags
 from .pretokenization import (
     CharacterReplacements,
     added_token_expression,
@@ -439,15 +438,15 @@ class ElmoTokenizer(TokenizersBackend):
                 truncate(parts, limit - added, limit, stride, truncation_strategy.value, self.truncation_side)
                 whole = template.apply(parts)
                 chunks = [whole, *whole.overflowing] if return_overflowing_tokens else [whole]
-                rows += [numbers_of_encoding(chunk, numbers, lexicon) for chunk in chunks]
+                rows += [values_of_encoding(chunk, numbers, lexicon) for chunk in chunks]
                 if tags is not None:
-                    tag_rows += [align_with_encoding(chunk, tags[index]) for chunk in chunks]
+                    tag_rows += [values_of_encoding(chunk, tags[index], lexicon, NO_TAG) for chunk in chunks]
                 encodings += chunks
                 sample_of += [index] * len(chunks)
             else:
                 rows.append(template.arrange(numbers, lexicon))
                 if tags is not None:
-                    tag_rows.append(template.align(tags[index], lexicon))
+                    tag_rows.append(template.arrange(tags[index], lexicon, NO_TAG))
                 encodings.append(partial(_make_encoding, sample, lexicon, template))
                 sample_of.append(index)
 

@@ -43,7 +43,7 @@ class TestChoice:
         if pair is None or operators.is_traced():
             return False
         cell = cell.to(torch.promote_types(dtype, torch.float32))
-        constants = operators._constants(layers[0])
+        constants = operators.constants(layers[0])
         results = lstm.bidirectional_lstm((words, words), [2, 2], words, cell, *pair, **constants)
         return not isinstance(results, str)
 
