@@ -147,7 +147,9 @@ class _DenseEncoder(ElmoEncoder):
 
 
 class _DenseTransformerEncoder(ElmoTransformerEncoder):
-    def forward(self, words: Tensor, mask: Tensor, initial_state: Any = None) -> tuple[list[Tensor], None]:
+    def forward(
+        self, words: Tensor, mask: Tensor, initial_state: Any = None, with_shares: bool = False
+    ) -> tuple[list[Tensor], None]:
         lengths = mask.sum(dim=1, keepdim=True)
         inputs = words + self.positions((mask.cumsum(dim=1) - 1).clamp(min=0)).to(words.dtype)
         # As in the model: columns in reading order, padding behind them; ONNX has no stable sort.

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from elmo_hf.corpus.cut_words import CutWords
 from elmo_hf.corpus.tagged_text import TaggedSentence
-from elmo_hf.model.crf import CrfScores, best_ends, best_tags
+from elmo_hf.model.crf import CrfScores, best_tags
 from elmo_hf.model.token_classification import ElmoForTokenClassification
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
@@ -202,8 +202,8 @@ def best_tags_of_chunks(emissions: Iterable[Tensor], scores: CrfScores) -> Itera
         for chunk in emissions:
             parts.append(save({"emissions": chunk.cpu().contiguous(), "start": start.cpu()}))
             if len(chunk):
-                ends = best_ends(chunk[None], _all(chunk), scores._replace(start=start))[0]
-                start = (ends[:, None] + scores.transitions).amax(dim=0)
+                for emission in chunk.to(start.dtype):
+                    start = ((start + emission)[:, None] + scores.transitions).amax(dim=0)
                 # Only differences matter, and sums over a long document would round them away.
                 start = start - start.max()
         end = scores.end

@@ -186,13 +186,11 @@ def _run(
         combine: `torch.logsumexp` or `_best`.
 
     Returns:
-        One tensor [rows, L] a step.
+        One tensor [rows, L] a step; one without rows if there are no words.
     """
-    steps: list[Tensor] = []
-    for emissions in packed.split(batch_sizes):
-        if not steps:
-            steps.append(scores.start + emissions)
-            continue
+    first, *others = packed.split(batch_sizes) if batch_sizes else [packed]
+    steps = [scores.start + first]
+    for emissions in others:
         before = steps[-1][: len(emissions)].unsqueeze(-1)  # [rows, from, 1]
         steps.append(combine(before + scores.transitions, 1) + emissions)
     return steps
@@ -203,6 +201,12 @@ def _last(steps: list[Tensor]) -> Tensor:
     running = [len(step) for step in steps]
     ends = [step[after:] for step, after in zip(steps, [*running[1:], 0], strict=True)]
     return torch.cat(ends[::-1])
+
+
+def _packed(emissions: Tensor, mask: Tensor) -> tuple[PackedBatch, Tensor]:
+    """How the words of the field are packed, and their emissions [total, L], float32 or wider."""
+    packing = PackedBatch.from_mask(mask)
+    return packing, packing.pack(_widened(emissions), packing.forward_index)
 
 
 def _of_rows(values: Tensor, packing: PackedBatch) -> Tensor:
@@ -221,10 +225,7 @@ def log_partition(emissions: Tensor, mask: Tensor, scores: CrfScores) -> Tensor:
     Returns:
         (batch,), float32 or wider; 0 for a row without words, which has one sequence, the empty one.
     """
-    packing = PackedBatch.from_mask(mask)
-    if not packing.batch_sizes:
-        return _widened(emissions).new_zeros(len(mask))
-    packed = packing.pack(_widened(emissions), packing.forward_index)
+    packing, packed = _packed(emissions, mask)
     final = _last(_run(packed, packing.batch_sizes, scores, torch.logsumexp)) + scores.end
     return _of_rows(torch.logsumexp(final, dim=1), packing)
 
@@ -332,11 +333,9 @@ def lannoy_log_likelihood(
             'labels hold -100 inside a sentence: crf_weight_strategy="lannoy" weighs each word by its label; expected '
             'labels of all words, or "emission" or "transition"'
         )
-    packing = PackedBatch.from_mask(mask)
-    if not packing.batch_sizes:
-        return _widened(emissions).new_zeros(len(mask))
+    packing, packed = _packed(emissions, mask)
     weight = weights[labels.clamp(min=0, max=len(weights) - 1)]  # [batch, words]
-    steps = _run(packing.pack(_widened(emissions), packing.forward_index), packing.batch_sizes, scores, torch.logsumexp)
+    steps = _run(packed, packing.batch_sizes, scores, torch.logsumexp)
     sums = [torch.logsumexp(step, dim=1) for step in steps]
     # What each word adds to the logarithm of the sum over all sequences up to it.
     added = [sums[0], *(after - before[: len(after)] for before, after in itertools.pairwise(sums))]
@@ -361,20 +360,6 @@ def best_tags(emissions: Tensor, mask: Tensor, scores: CrfScores) -> Tensor:
 
 
 @torch.no_grad()
-def best_ends(emissions: Tensor, mask: Tensor, scores: CrfScores) -> Tensor:
-    """For every tag the best score of a sequence whose last word has it, the score of ending there left out.
-
-    What a part of a sentence leaves to the part behind it. Arguments as in [`log_partition`].
-
-    Returns:
-        (rows with words, L), longest row first, float32 or wider.
-    """
-    packing = PackedBatch.from_mask(mask)
-    packed = packing.pack(_widened(emissions), packing.forward_index)
-    return _last(_run(packed, packing.batch_sizes, scores, _best))
-
-
-@torch.no_grad()
 def best_paths(emissions: Tensor, mask: Tensor, scores: CrfScores, count: int) -> tuple[Tensor, Tensor]:
     """The sequences of the highest scores, best first (Viterbi decoding of `count` paths).
 
@@ -388,7 +373,7 @@ def best_paths(emissions: Tensor, mask: Tensor, scores: CrfScores, count: int) -
         with fewer sequences has -100 and minus infinity behind them. What a scheme forbids scores below
         `FORBIDDEN / 2` and comes last.
     """
-    packing = PackedBatch.from_mask(mask)
+    packing, packed = _packed(emissions, mask)
     rows, words = mask.shape
     values = _widened(emissions).new_full((rows, count), -torch.inf)
     values[~mask.any(dim=1), 0] = 0.0  # the empty sequence
@@ -398,7 +383,7 @@ def best_paths(emissions: Tensor, mask: Tensor, scores: CrfScores, count: int) -
     labels = emissions.shape[-1]
     best: list[Tensor] = []  # [rows, paths kept, L]: scores of the best paths to every tag
     arrived: list[Tensor] = []  # the same paths a word before: place in its flattened [paths kept, L]
-    for step in packing.pack(_widened(emissions), packing.forward_index).split(packing.batch_sizes):
+    for step in packed.split(packing.batch_sizes):
         if not best:
             best.append((scores.start + step).unsqueeze(1))
             continue
@@ -436,9 +421,6 @@ def max_marginals(emissions: Tensor, mask: Tensor, scores: CrfScores) -> Tensor:
         (batch, words, L), float32 or wider; 0 where `mask` is false.
     """
     tags, forward, packing = _decode(emissions, mask, scores)
-    marginals = torch.zeros_like(_widened(emissions))
-    if not packing.batch_sizes:
-        return marginals
     values = _widened(emissions)
     packed = packing.pack(values, packing.backward_index)
     backward = torch.cat(_run(packed, packing.batch_sizes, scores.reversed(), _best))
@@ -455,11 +437,8 @@ def max_marginals(emissions: Tensor, mask: Tensor, scores: CrfScores) -> Tensor:
 
 def _decode(emissions: Tensor, mask: Tensor, scores: CrfScores) -> tuple[Tensor, list[Tensor], PackedBatch]:
     """The best tags, as `best_tags`; the best scores up to each word, as `_run`; how the words are packed."""
-    packing = PackedBatch.from_mask(mask)
+    packing, packed = _packed(emissions, mask)
     tags = torch.full(mask.shape, IGNORED, device=mask.device)
-    if not packing.batch_sizes:
-        return tags, [], packing
-    packed = packing.pack(_widened(emissions), packing.forward_index)
     steps = _run(packed, packing.batch_sizes, scores, _best)
     # From each row's last word to its first: the best tag, given the one behind it.
     behind = torch.empty(0, dtype=torch.int64, device=mask.device)

@@ -182,22 +182,19 @@ class ElmoTokenizer(TokenizersBackend):
             )
         self.tokens_to_add = check_tokens_to_add(tokens_to_add or {})
 
+        named: dict[str, Any] = {
+            "bos_token": bos_token,
+            "eos_token": eos_token,
+            "unk_token": unk_token,
+            "pad_token": pad_token,
+            "mask_token": mask_token,
+        }
         if tokenizer_object is not None:
             backend = _check_backend(Tokenizer.from_str(tokenizer_object.to_str()), "tokenizer_object")
         elif tokenizer_file is not None:
             backend = _read_backend(tokenizer_file)
         else:
-            special_tokens = {
-                name: str(token)
-                for name, token in {
-                    "bos_token": bos_token,
-                    "eos_token": eos_token,
-                    "unk_token": unk_token,
-                    "pad_token": pad_token,
-                    "mask_token": mask_token,
-                }.items()
-                if token is not None
-            }
+            special_tokens = {name: str(token) for name, token in named.items() if token is not None}
             backend = _make_backend(_word_ids(vocab_file, vocab, special_tokens), str(unk_token))
         # Truncation and padding belong to a call, never to the tokenizer.
         backend.no_truncation()
@@ -219,11 +216,7 @@ class ElmoTokenizer(TokenizersBackend):
         if kwargs.get("add_eos_token") is None:
             kwargs["add_eos_token"] = eos_token is not None and (stored is None or str(eos_token) in stored)
         super().__init__(
-            bos_token=bos_token,
-            eos_token=eos_token,
-            unk_token=unk_token,
-            pad_token=pad_token,
-            mask_token=mask_token,
+            **named,
             pre_tokenization=pre_tokenization,
             max_characters_per_word=max_characters_per_word,
             special_boundary_words=special_boundary_words,
@@ -855,18 +848,16 @@ class _Arrangement:
         """Rows of lengths of their own as lists, zeros on `side` if it is not `None`, or as (batch, longest)."""
         if self._as_lists:
             return rows if side is None else padded_code_points(rows, side).tolist()
-        table = padded_code_points(rows, side or "right")
-        if self._tensors != TensorType.PYTORCH:
-            return table
-        import torch
-
-        return torch.from_numpy(table)
+        return self._converted(padded_code_points(rows, side or "right"))
 
     def _split(self, values: Any) -> list[Any]:
         return [values[end - length : end] for end, length in zip(self._ends, self._lengths)]
 
     def _tensor(self, values: NDArray[np.int64]) -> Any:
-        values = values.reshape(len(self._lengths), self._lengths[0] if self._lengths else 0, *values.shape[1:])
+        shape = len(self._lengths), self._lengths[0] if self._lengths else 0, *values.shape[1:]
+        return self._converted(values.reshape(shape))
+
+    def _converted(self, values: NDArray[np.int64]) -> Any:
         if self._tensors != TensorType.PYTORCH:
             return values
         import torch
