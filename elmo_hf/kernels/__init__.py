@@ -12,10 +12,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from .opaque import register
 from .prepared_weights import keeper, release
 from .word_cache import kept_vectors
 
-__all__ = ["VERSION", "ask", "keeper", "kept_vectors", "release", "serving", "signed_levels", "ways"]
+__all__ = ["VERSION", "ask", "keeper", "kept_vectors", "register", "release", "serving", "signed_levels", "ways"]
 
 logger = logging.getLogger(__name__)
 

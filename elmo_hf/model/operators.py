@@ -216,6 +216,12 @@ def release(module: nn.Module, *, only_trainable: bool = False) -> None:
         kernels.release(module, only_trainable=only_trainable)
 
 
+def register(model: nn.Module) -> int | None:
+    """The number by which the package's operator for compilers finds a model (`opaque_parts`); `None` without it."""
+    kernels = _kernels()
+    return None if kernels is None else kernels.register(model)
+
+
 def kept_vectors(
     layer: nn.Module, max_megabytes: float, rows: Tensor, weights: Sequence[Tensor], encode: Product
 ) -> Tensor:

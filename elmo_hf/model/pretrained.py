@@ -20,8 +20,7 @@ from .configuration_elmo import ElmoConfig, package_has
 from .crf import ElmoCrf
 from .initialization import initialize
 from .layer_alignment import ElmoAlignment
-from .opaque_parts import register
-from .operators import release
+from .operators import register, release
 from .pooling import is_token
 from .quantized_linear import ElmoQuantizedLinear
 from .scalar_mix import ElmoScalarMix
