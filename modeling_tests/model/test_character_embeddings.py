@@ -41,7 +41,7 @@ def test_each_distinct_word_is_encoded_once(encoder, monkeypatch):
     encode = encoder.encode
     monkeypatch.setattr(encoder, "encode", lambda rows: seen.append(len(rows)) or encode(rows))
     ids = rows_of(["the", "cat", "the", "the", "dog", "cat"]).view(2, 3, 9)
-    vectors = encoder(ids, torch.ones(2, 3, dtype=torch.bool))
+    vectors = encoder(ids, mask=torch.ones(2, 3, dtype=torch.bool))
     assert seen == [3]
     assert torch.equal(vectors[0, 0], vectors[1, 0])
 

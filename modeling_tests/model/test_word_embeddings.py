@@ -19,7 +19,7 @@ def test_rows_follow_the_ids_and_masked_words_are_zero(table):
     assert torch.equal(vectors[mask], table.word_embeddings.weight[ids[mask]])
     assert (vectors[~mask] == 0).all()
     assert torch.equal(table(ids.to(torch.int16), mask=mask), vectors)
-    assert table(ids[:, :0], mask[:, :0]).shape == (2, 0, 4)
+    assert table(ids[:, :0], mask=mask[:, :0]).shape == (2, 0, 4)
 
 
 def test_gradients_of_repeated_words_add_up_and_padding_has_none(table):
