@@ -56,6 +56,11 @@ class ElmoModelOutput(ModelOutput):
     state: ElmoState | None = None
 
 
+def passed_on(outputs: Any, *names: str) -> dict[str, Any]:
+    """The fields of an [`ElmoModelOutput`] that a head's output has too; `None` for a head without biLM."""
+    return {name: getattr(outputs, name, None) for name in names}
+
+
 class ElmoModel(ElmoPreTrainedModel):
     """The biLM and its layer mixes: contextual vectors of the words of a batch of sentences.
 

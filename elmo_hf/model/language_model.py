@@ -10,7 +10,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
 from .adaptive_softmax import ElmoAdaptiveSoftmax
-from .base_model import ElmoModel
+from .base_model import ElmoModel, passed_on
 from .configuration_elmo import ElmoConfig
 from .labels import check_one_a_word, mean_loss
 from .opaque_parts import opaque
@@ -84,9 +84,6 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         attention_mask: Tensor | None = None,
         character_ids: Tensor | None = None,
         labels: Tensor | None = None,
-        initial_state: ElmoState | None = None,
-        return_state: bool = False,
-        output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         pos_tag_ids: Tensor | None = None,
         **kwargs: Any,
@@ -105,19 +102,9 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         """
         if labels is not None:
             self.check_words()
-        outputs = self.elmo(
-            input_ids,
-            attention_mask,
-            character_ids,
-            initial_state=initial_state,
-            return_state=return_state,
-            output_hidden_states=True,
-            pos_tag_ids=pos_tag_ids,
-            output_attentions=kwargs.get("output_attentions"),
-            return_dict=True,
+        beside, top, real = self._read_words(
+            input_ids, attention_mask, character_ids, pos_tag_ids=pos_tag_ids, **kwargs
         )
-        top = functional.dropout(outputs.hidden_states[-1], self.config.top_layer_dropout, self.training)
-        real = self.elmo.word_mask(input_ids, attention_mask, character_ids)
         if labels is not None:
             check_one_a_word(labels, input_ids.shape)
         targets = input_ids if labels is None else labels.where(labels.ge(0), input_ids)
@@ -133,18 +120,31 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             if labels is not None:
                 in_loss = here & labels.ge(0)
                 losses.append(mean_loss(-(log_probs[-1] * in_loss).sum(), in_loss.sum(), num_items_in_batch))
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
         return ElmoForPreTrainingOutput(
             loss=torch.stack(losses).mean() if losses else None,
             forward_loss=losses[0].detach() if losses else None,
             backward_loss=losses[1].detach() if len(losses) == 2 else None,
             forward_log_probs=log_probs[0],
             backward_log_probs=log_probs[1] if len(log_probs) == 2 else None,
-            hidden_states=outputs.hidden_states if output_hidden_states else None,
-            attentions=outputs.attentions,
-            state=outputs.state,
+            **beside,
         )
+
+    def _read_words(self, *words: Tensor | None, **kwargs: Any) -> tuple[dict[str, Any], Tensor, Tensor]:
+        """Run the biLM.
+
+        Args:
+            words: `input_ids`, `attention_mask`, `character_ids`, and `inputs_embeds` where a model takes them.
+            kwargs: the other arguments of [`ElmoModel`].
+
+        Returns:
+            of its output, what a head's own has too; its top layer (batch, words, 2 * P), dropped out in training; the mask of its words, bool.
+        """
+        outputs = self.elmo(*words, **{**kwargs, "output_hidden_states": True, "return_dict": True})
+        top = functional.dropout(outputs.hidden_states[-1], self.config.top_layer_dropout, self.training)
+        beside, wanted = passed_on(outputs, "attentions", "state"), kwargs.get("output_hidden_states")
+        if self.config.output_hidden_states if wanted is None else wanted:
+            beside["hidden_states"] = outputs.hidden_states
+        return beside, top, self.elmo.word_mask(*words)
 
     @opaque(
         ("softmax",),

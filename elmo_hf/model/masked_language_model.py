@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils import can_return_tuple
 
@@ -66,7 +65,6 @@ class ElmoForMaskedLM(ElmoForPreTraining):
         character_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         pos_tag_ids: Tensor | None = None,
         **kwargs: Any,
@@ -95,18 +93,9 @@ class ElmoForMaskedLM(ElmoForPreTraining):
         if labels is None:
             self._check_softmax()
         input_ids = self._without_masks(input_ids)
-        outputs = self.elmo(
-            input_ids,
-            attention_mask,
-            character_ids,
-            inputs_embeds,
-            output_hidden_states=True,
-            pos_tag_ids=pos_tag_ids,
-            output_attentions=kwargs.get("output_attentions"),
-            return_dict=True,
+        beside, top, real = self._read_words(
+            input_ids, attention_mask, character_ids, inputs_embeds, pos_tag_ids=pos_tag_ids, **kwargs
         )
-        top = functional.dropout(outputs.hidden_states[-1], self.config.top_layer_dropout, self.training)
-        real = self.elmo.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
         contexts, known = _contexts(top, real)
         loss = None
         if labels is None:
@@ -124,14 +113,8 @@ class ElmoForMaskedLM(ElmoForPreTraining):
                 (logits,) = self._everywhere(contexts, known, real, labels)
                 of_labels = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1) * labeled
             loss = mean_loss(-of_labels.sum(), labeled.sum(), num_items_in_batch)
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        return MaskedLMOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states if output_hidden_states else None,
-            attentions=outputs.attentions,
-        )
+        layers, attentions = beside.get("hidden_states"), beside["attentions"]
+        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=layers, attentions=attentions)
 
     def _without_masks(self, input_ids: Tensor | None) -> Tensor | None:
         """What a word model reads at masks; a character model reads characters, whatever the ids are."""

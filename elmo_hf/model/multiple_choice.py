@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import MultipleChoiceModelOutput
 from transformers.utils import can_return_tuple
 
+from .base_model import passed_on
 from .configuration_elmo import ElmoConfig
 from .initialization import starting_with
 from .labels import check_class_numbers, mean_cross_entropy
 from .sequence_classification import ElmoSentenceEncoder
-from .task_model import ElmoTaskModel, passed_on
+from .task_model import ElmoTaskModel
 
 
 class ElmoForMultipleChoice(ElmoTaskModel):

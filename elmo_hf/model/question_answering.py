@@ -13,6 +13,7 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 from transformers.utils import can_return_tuple
 
 from .attention import masked_softmax
+from .base_model import passed_on
 from .configuration_elmo import ElmoConfig
 from .encoders import ElmoTaskLayer
 from .initialization import starting_with
@@ -20,7 +21,7 @@ from .labels import mean_cross_entropy
 from .opaque_parts import opaque
 from .packing import PackedBatch
 from .pooling import is_token, segments_of
-from .task_model import ElmoTaskModel, passed_on
+from .task_model import ElmoTaskModel
 
 
 class ElmoBidirectionalAttention(nn.Module):

@@ -9,13 +9,14 @@ from torch.nn import functional
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
+from .base_model import passed_on
 from .configuration_elmo import ElmoConfig
 from .feed_forward import ElmoFeedForward, ElmoMaxout
 from .initialization import starting_with
 from .labels import check_class_numbers, mean_cross_entropy, mean_loss
 from .pooling import ElmoPooling, segments_of, words_to_pool
 from .state import ElmoState
-from .task_model import ElmoTaskModel, passed_on
+from .task_model import ElmoTaskModel
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 

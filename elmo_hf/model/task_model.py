@@ -14,11 +14,6 @@ from .state import ElmoState
 from .task_layers import ElmoTaskLayers
 
 
-def passed_on(outputs: Any, *names: str) -> dict[str, Any]:
-    """The fields of the biLM's output that a task's output has too; `None` without biLM."""
-    return {name: getattr(outputs, name, None) for name in names}
-
-
 class ElmoTaskModel(ElmoPreTrainedModel):
     """A model of a task, before its classifier.
 

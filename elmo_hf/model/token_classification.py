@@ -9,6 +9,7 @@ from torch.nn import functional
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import can_return_tuple
 
+from .base_model import passed_on
 from .configuration_elmo import ElmoConfig
 from .crf import FORBIDDEN, ElmoCrf, best_paths, best_tags, max_marginals
 from .feed_forward import ElmoFeedForward
@@ -17,7 +18,7 @@ from .labels import check_class_numbers, check_one_a_word, mean_cross_entropy, m
 from .opaque_parts import opaque
 from .state import ElmoState
 from .tag_schemes import name_tags
-from .task_model import ElmoTaskModel, passed_on
+from .task_model import ElmoTaskModel
 
 
 @dataclass
