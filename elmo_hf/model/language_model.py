@@ -137,7 +137,8 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             kwargs: the other arguments of [`ElmoModel`].
 
         Returns:
-            of its output, what a head's own has too; its top layer (batch, words, 2 * P), dropped out in training; the mask of its words, bool.
+            of its output, what a head's own has too; its top layer (batch, words, 2 * P), dropped out in training; the
+            mask of its words, bool.
         """
         outputs = self.elmo(*words, **{**kwargs, "output_hidden_states": True, "return_dict": True})
         top = functional.dropout(outputs.hidden_states[-1], self.config.top_layer_dropout, self.training)
