@@ -260,6 +260,7 @@ class ElmoModel(ElmoPreTrainedModel):
         self._kept_megabytes = max_megabytes
 
     def train(self, mode: bool = True) -> "ElmoModel":
+        """As every module's; what kernels have prepared of weights that train is dropped."""
         if mode:
             # A frozen biLM in a task model keeps its packs: Trainer calls this at every step.
             release(self, only_trainable=True)

@@ -50,6 +50,7 @@ class ElmoHighway(nn.Module):
         self.gate = starting_with(nn.Linear(width, width), "normal", width**-0.5, bias=-2.0)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """(n, width) -> (n, width)."""
         products = fast_linear(self.nonlinear), fast_linear(self.gate)
         nonlinear = (products[0] or self.nonlinear)(inputs)
         gate = (products[1] or self.gate)(inputs)

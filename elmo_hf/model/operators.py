@@ -407,7 +407,8 @@ def character_maxima(rows: Tensor, table: nn.Module, convolutions: Sequence[nn.M
     if not is_traced() and len(rows) and all(is_plain(part, kind) for part, kind in parts):
         weights: list[Any] = [convolution.weight for convolution in convolutions]
         biases: list[Any] = [convolution.bias for convolution in convolutions]
-        keep = _keeper(table, [table.weight, *weights, *biases])
+        read: list[Any] = [table.weight, *weights, *biases]
+        keep = _keeper(table, read)
         maxima = _ask("character_maxima", rows, table.weight, table.padding_idx, weights, biases, keep)
         if maxima is not None:
             return maxima

@@ -24,6 +24,7 @@ class ElmoWordVectors(ElmoWordEmbeddings):
 
     @staticmethod
     def first_values(config: ElmoConfig, size: int) -> InitialValues:
+        """Uniform, by the width of a vector alone."""
         return InitialValues("uniform", (3 / size) ** 0.5)
 
 

@@ -130,7 +130,7 @@ class ElmoTaskModel(ElmoPreTrainedModel):
         """`config.scalar_mix_l2` times the sum of squares of all raw mixing weights: to add to a task's loss."""
         if self.elmo is None:
             return next(self.parameters()).new_zeros(())
-        penalties: list[Tensor] = [mix.penalty() for mix in self.elmo.scalar_mixes]
+        penalties: list[Tensor] = [mix.penalty() for mix in self.bilm.scalar_mixes]
         return self.config.scalar_mix_l2 * torch.stack(penalties).sum()
 
     def _penalised(self, loss: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:

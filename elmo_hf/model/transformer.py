@@ -141,6 +141,7 @@ class ElmoFeedForward(nn.Module):
         self.down_proj = glorot_linear(config.feed_forward_size, config.projection_size)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """(rows, steps, P) -> (rows, steps, P)."""
         inner = torch.relu(self.up_proj(inputs))
         return self.down_proj(functional.dropout(inner, self.config.transformer_dropout, self.training))
 
