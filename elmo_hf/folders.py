@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import CONFIG_NAME
 
@@ -169,6 +168,8 @@ def differing(kind: Any, folder: Path, config: Any, stored: dict[str, tuple[int,
     Raises:
         ValueError: one has another shape there.
     """
+    import torch  # a configuration alone is read without it
+
     try:
         with torch.device("meta"):
             expected = {name: tuple(value.shape) for name, value in kind(config).state_dict().items()}
