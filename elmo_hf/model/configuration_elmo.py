@@ -96,7 +96,7 @@ WORD_LENGTH: Rule = (
 )
 FEW: Rule = (
     lambda value: value is None or (len(value) if isinstance(value, list) else value) <= MAX_LAYERS,
-    f"at most {MAX_LAYERS}",
+    f"at most {MAX_LAYERS}, of a list as many entries",
 )
 DISTINCT: Rule = (lambda values: len(set(values)) == len(values), "each value at most once")
 WIDTHS: Rule = (lambda values: all(value >= 1 for value in values), "widths of at least 1")
