@@ -32,6 +32,7 @@ from elmo_hf.model.token_classification import ElmoForTokenClassification
 from elmo_hf.model.transformer import ElmoTransformerEncoder
 from elmo_hf.model.word_embeddings import ElmoProjectedWordEmbeddings, ElmoWordEmbeddings
 from elmo_hf.model.word_layer import ElmoJoinedEmbeddings, ElmoPosTagEmbeddings
+from elmo_hf.model.word_parts import ElmoTable
 from elmo_hf.version import __version__
 
 # Of the largest value; onnxruntime's own sums differ from PyTorch's in the last bits.
@@ -47,14 +48,18 @@ def _kept(vectors: Tensor, mask: Tensor) -> Tensor:
 
 
 class _DenseCharacterEmbeddings(ElmoCharacterEmbeddings):
-    def forward(self, character_ids: Tensor, mask: Tensor) -> Tensor:
-        rows = character_ids.long().masked_fill(~mask.unsqueeze(-1), 0)
+    def forward(self, *inputs: Tensor, mask: Tensor) -> Tensor:
+        rows = inputs[0].long().masked_fill(~mask.unsqueeze(-1), 0)
         return _kept(self.encode(rows.flatten(0, 1)).unflatten(0, mask.shape), mask)
 
 
-class _DenseWordEmbeddings(ElmoWordEmbeddings):
-    def forward(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        return _kept(self.encode_checked(input_ids.long().masked_fill(~mask, 0)), mask)
+class _DenseTable(ElmoTable):
+    def forward(self, *inputs: Tensor, mask: Tensor) -> Tensor:
+        return _kept(self.encode_checked(inputs[0].long().masked_fill(~mask, 0)), mask)
+
+
+class _DenseWordEmbeddings(_DenseTable, ElmoWordEmbeddings):
+    pass
 
 
 class _DenseProjectedWordEmbeddings(_DenseWordEmbeddings, ElmoProjectedWordEmbeddings):
@@ -65,9 +70,8 @@ class _DenseWordVectors(_DenseWordEmbeddings, ElmoWordVectors):
     pass
 
 
-class _DensePosTagEmbeddings(ElmoPosTagEmbeddings):
-    def forward(self, pos_tag_ids: Tensor, mask: Tensor) -> Tensor:
-        return _kept(self.pos_tag_embeddings(pos_tag_ids.long().masked_fill(~mask, 0)), mask)
+class _DensePosTagEmbeddings(_DenseTable, ElmoPosTagEmbeddings):
+    pass
 
 
 class _DenseJoinedEmbeddings(ElmoJoinedEmbeddings):

@@ -9,6 +9,7 @@ from torch import Tensor
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.model.state import ElmoState
+from elmo_hf.model.task_model import ElmoTaskModel
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 from .carried_state import CarriedState
@@ -152,7 +153,7 @@ class Features(NamedTuple):
     is_word: Tensor
 
 
-def read_features(model: ElmoPreTrainedModel, tokenizer: ElmoTokenizer, chunks: Chunks) -> Iterator[Features]:
+def read_features(model: ElmoTaskModel, tokenizer: ElmoTokenizer, chunks: Chunks) -> Iterator[Features]:
     """What the classifier of a task model reads of a document, chunk by chunk, as of the whole of it.
 
     Args:
