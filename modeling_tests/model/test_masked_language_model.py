@@ -181,7 +181,7 @@ class TestInputs:
         model, batch = tiny_model(), batch_of(SENTENCES, "left")
         expected = model(**batch).logits
         assert torch.equal(model(character_ids=batch["character_ids"]).logits, expected)
-        vectors = model.elmo.embeddings(batch["character_ids"], batch["attention_mask"].bool())
+        vectors = model.elmo.embeddings(batch["character_ids"], mask=batch["attention_mask"].bool())
         found = model(inputs_embeds=vectors, attention_mask=batch["attention_mask"]).logits
         assert torch.equal(found, expected)
 

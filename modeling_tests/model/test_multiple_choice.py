@@ -81,7 +81,7 @@ def test_word_vectors_in_place_of_characters():
     expected = model(**batch).logits
     characters = batch.pop("character_ids")
     mask = batch["attention_mask"].bool()
-    vectors = model.elmo.embeddings(characters.flatten(0, 1), mask.flatten(0, 1)).unflatten(0, (2, 3))
+    vectors = model.elmo.embeddings(characters.flatten(0, 1), mask=mask.flatten(0, 1)).unflatten(0, (2, 3))
     torch.testing.assert_close(model(**batch, inputs_embeds=vectors).logits, expected, rtol=0, atol=1e-6)
 
 

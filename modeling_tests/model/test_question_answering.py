@@ -270,7 +270,7 @@ class TestInputs:
     def test_word_vectors_in_place_of_characters(self, tokenizer):
         model, batch = tiny_model(task_lstm_size=2), encoded(tokenizer, PAIRS, "left")
         expected = model(**batch).end_logits
-        vectors = model.elmo.embeddings(batch["character_ids"], batch["attention_mask"].bool())
+        vectors = model.elmo.embeddings(batch["character_ids"], mask=batch["attention_mask"].bool())
         found = model(batch["input_ids"], batch["attention_mask"], inputs_embeds=vectors).end_logits
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 

@@ -157,7 +157,7 @@ def test_word_ids_are_needed():
 
 def test_word_vectors_in_place_of_characters():
     model, batch = make_model(), encode(TEXTS)
-    vectors = model.elmo.embeddings(batch["character_ids"], batch["attention_mask"].bool())
+    vectors = model.elmo.embeddings(batch["character_ids"], mask=batch["attention_mask"].bool())
     found = model(batch["input_ids"], batch["attention_mask"], inputs_embeds=vectors).logits
     torch.testing.assert_close(found, model(**batch).logits, rtol=0, atol=1e-6)
 
