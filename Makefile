@@ -1,9 +1,9 @@
 # Needs only Python (>= 3.11) and make: every target first makes the environment in $(VENV).
 #
 #   make demo    what the shipped English model can do, in two minutes of compute
-#   make test    what continuous integration runs: make check, then the tests
+#   make test    make check, then the tests; continuous integration runs it and make test-slow (.ci/run)
 #   make check   ruff (lint and format) and mypy
-#   make slow    the tests marked slow
+#   make test-slow  the tests marked slow, about twenty minutes of compute
 #   make clients minicons, lm-evaluation-harness and sentence-transformers read our models, in an environment of their own
 #   make ray     corpora over the two nodes of a Ray cluster, in an environment of its own
 #   make hosts   pretraining on two hosts, there too; needs Linux's network namespaces, and root
@@ -27,7 +27,7 @@ WORKERS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test check slow clients ray hosts oldest newest arm64 package install-test wheels actions clean
+.PHONY: demo test check test-slow clients ray hosts oldest newest arm64 package install-test wheels actions clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.train
@@ -41,7 +41,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-slow: $(VENV)/.dev
+test-slow: $(VENV)/.dev
 	$(PYTEST) -m slow
 
 clients: $(VENV)-clients/.installed

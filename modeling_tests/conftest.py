@@ -4,8 +4,9 @@ The suite never reaches the network: the Hub is switched off before anything of 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -15,9 +16,35 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from . import shortcuts
 from .hub_server import Hub, running_hub
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+# What a test is skipped for, but not where `ELMO_REQUIRE_REFERENCE=1` says that it must be at hand.
+REQUIRED = ("no reference outputs", "no C compiler")
+
+
+def fail_if_required(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Make a skip for want of something required a failure."""
+    reason = str(report.longrepr[-1]) if report.skipped and isinstance(report.longrepr, tuple) else ""
+    if os.environ.get("ELMO_REQUIRE_REFERENCE") == "1" and any(name in reason for name in REQUIRED):
+        report.outcome, report.longrepr = "failed", f"{reason}: required by ELMO_REQUIRE_REFERENCE=1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Generator[None, pytest.TestReport, Any]:
+    report = yield
+    fail_if_required(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, Any]:
+    report = yield
+    fail_if_required(report)
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +60,16 @@ def reference() -> Path:
 def seeded() -> None:
     """Every test starts from the same random state, whatever ran before it."""
     torch.manual_seed(0)
+    shortcuts.take()
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn, as they are for users."""
+    from matplotlib.figure import Figure
+
+    shortcuts.take()
+    monkeypatch.setattr(Figure, "savefig", shortcuts.drawing[0])
 
 
 @pytest.fixture

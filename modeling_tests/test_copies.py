@@ -7,8 +7,6 @@ saved by this version and by the last one before the rooms, from a local folder 
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import torch
 from elmo_hf import ElmoForTokenClassification, ElmoTokenizer
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer as Tokenizer
 
+from .forking import run_python
 from .tiny import tiny_config, with_large_weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,14 +120,7 @@ def answers(request: pytest.FixtureRequest, folders: Path) -> tuple[str, Any]:
         **os.environ, "HF_HOME": str(folders / "home"), "HF_MODULES_CACHE": str(answers / "modules"),
         "PYTHONPATH": "" if mode == "absent" else str(ROOT), "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
-    process = subprocess.run(
-        [sys.executable, "-c", READER, mode],
-        cwd=answers,
-        env=environment,
-        input=json.dumps(jobs),
-        capture_output=True,
-        text=True,
-    )
+    process = run_python("-c", READER, mode, cwd=answers, env=environment, stdin=json.dumps(jobs))
     assert process.returncode == 0, process.stderr
     return mode, answers
 
@@ -218,13 +210,8 @@ print("fine")
 
 def test_two_sets_of_kernels_in_one_process(folders: Path, tmp_path: Path) -> None:
     """A checkpoint's code loads the installed kernels under a name of its own; the package, imported later, its own."""
-    process = subprocess.run(
-        [sys.executable, "-c", TWO_SETS, str(folders / "new")],
-        cwd=tmp_path,
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": str(ROOT)}
+    process = run_python("-c", TWO_SETS, folders / "new", cwd=tmp_path, env=environment)
     assert process.returncode == 0 and process.stdout == "fine\n", process.stderr
 
 

@@ -153,14 +153,14 @@ def fuzz(folders, tmp_path, count, seed):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_few_hundred_mutations(folders, tmp_path):
-    assert fuzz(folders, tmp_path, 200, seed=0) > 80
+def test_a_few_mutations(folders, tmp_path):
+    assert fuzz(folders, tmp_path, 80, seed=0) > 30
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.parametrize("seed", range(1, 3))
 def test_thousands_of_mutations(folders, tmp_path, seed):
     assert fuzz(folders, tmp_path, 1000, seed) > 400
 

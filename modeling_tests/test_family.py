@@ -6,8 +6,6 @@ refused with a message that says so.
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +28,7 @@ from elmo_hf.pretraining import PretrainingSettings, pretrain
 from hub_upload import CheckpointError, convert, export, verify
 from modeling_tests.model.test_layer_alignment import random_maps
 
+from .forking import run_python
 from .hub_upload.checkpoints import bilm_arrays, options, read_hdf5, word_options, write_bilm
 from .hub_upload.language_models import pack, read_archive, write_language_model
 from .hub_upload.many_languages import classifier, dictionary, write_model
@@ -336,14 +335,8 @@ def ask_strangers(home: Home) -> dict[str, Any]:
         jobs.append(("aligned", str(home.folder / "aligned_model"), {"text": SENTENCES}))
         empty = home.folder / "empty"
         empty.mkdir()
-        run = subprocess.run(
-            [sys.executable, "-c", STRANGER],
-            cwd=empty,
-            env={**os.environ, "HF_HOME": str(home.folder / "hub"), "PYTHONPATH": ""},
-            input=json.dumps(jobs),
-            capture_output=True,
-            text=True,
-        )
+        environment = {**os.environ, "HF_HOME": str(home.folder / "hub"), "PYTHONPATH": ""}
+        run = run_python("-c", STRANGER, cwd=empty, env=environment, stdin=json.dumps(jobs))
         assert run.returncode == 0, run.stderr
         home.strangers = json.loads(run.stdout.strip().splitlines()[-1])
     return home.strangers

@@ -2,9 +2,7 @@
 
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from elmo_hf import (
 )
 from elmo_hf.model.configuration_elmo import AUTO_MAP
 
+from .forking import run_python
 from .tiny import BOTH_INPUTS, TRANSFORMER, WORD_INPUT, character_row, tiny_config, with_large_weights
 
 # With all that a tagger can have: a field, an LSTM and word vectors of its own, ELMo at both places.
@@ -199,6 +198,18 @@ ROWS = [
     (ElmoForTokenClassification, "AutoModelForTokenClassification", {**TRANSFORMER, **WORD_INPUT}),
 ]
 CASES = {f"{row[0].__name__}{index}": row for index, row in enumerate(ROWS)}
+# Both encoders, characters and words, the heads with the most layers of their own, and of the scripts both Trainers.
+QUICK = {
+    "ElmoModel0",
+    "ElmoForCausalLM3",
+    "ElmoForMultipleChoice8",
+    "ElmoForQuestionAnswering9",
+    "ElmoForTokenClassification12",
+    "ElmoForSequenceClassification13",
+    "ElmoForPreTraining16",
+    "AutoModelForTokenClassification",
+    "AutoModelForSeq2SeqLM",
+}
 
 
 def tagger_of_characters_and_tags() -> tuple[ElmoForTokenClassification, ElmoTokenizer]:
@@ -266,14 +277,8 @@ class Strangers:
     def run(self) -> None:
         empty = self.folder / "empty"
         empty.mkdir()
-        self.process = subprocess.run(
-            [sys.executable, "-c", STRANGER],
-            cwd=empty,
-            env={**os.environ, "HF_HOME": str(self.folder / "home"), "PYTHONPATH": ""},
-            input=json.dumps(self.jobs),
-            capture_output=True,
-            text=True,
-        )
+        environment = {**os.environ, "HF_HOME": str(self.folder / "home"), "PYTHONPATH": ""}
+        self.process = run_python("-c", STRANGER, cwd=empty, env=environment, stdin=json.dumps(self.jobs))
 
     def answer(self, name: str) -> Any:
         if name in self.failures:
@@ -295,22 +300,32 @@ def tokenizer_for(overrides: dict[str, Any]) -> ElmoTokenizer:
     return ElmoTokenizer(max_characters_per_word=9, code_point_set=code_points)
 
 
+def quick_and_slow(names: Iterable[str]) -> list[Any]:
+    """The names as parameters; those that are not in `QUICK` are slow."""
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 @pytest.fixture(scope="module")
-def strangers(tmp_path_factory: pytest.TempPathFactory) -> Strangers:
+def strangers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Strangers:
+    """All that the selected tests ask of the other process."""
     strangers = Strangers(tmp_path_factory.mktemp("strangers"))
+    asked = {value for item in request.session.items if (call := getattr(item, "callspec", None))
+             for value in call.params.values() if isinstance(value, str)}  # fmt: skip
     for name, (_, auto, _) in CASES.items():
-        again = str(strangers.folder / f"{name}Again")
-        strangers.add(name, partial(model_and_tokenizer, name), "whole", auto, again)
+        if name in asked:
+            again = str(strangers.folder / f"{name}Again")
+            strangers.add(name, partial(model_and_tokenizer, name), "whole", auto, again)
     strangers.add("spelled", language_model, "generated", ["Mary"])
     for auto, make in SCRIPTS.items():
-        strangers.add(f"script{auto}", make, "trained", auto, str(strangers.folder / f"script{auto}Again"))
+        if auto in asked:
+            strangers.add(f"script{auto}", make, "trained", auto, str(strangers.folder / f"script{auto}Again"))
     strangers.add("tagged", tagger_of_characters_and_tags, "tagged", *TAGGED)
     strangers.add("alone", lambda: (None, ElmoTokenizer(vocab=VOCABULARY)), "characters", "Mary knows")
     strangers.run()
     return strangers
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", quick_and_slow(CASES))
 def test_loads_without_the_package(name, strangers):
     cls, auto, overrides = CASES[name]
     result = strangers.answer(name)
@@ -346,7 +361,7 @@ def test_a_language_model_generates_without_the_package(strangers):
     assert strangers.answer("spelled") == model.generate(**prompt, max_new_tokens=3, do_sample=False).tolist()
 
 
-@pytest.mark.parametrize("auto", SCRIPTS)
+@pytest.mark.parametrize("auto", quick_and_slow(SCRIPTS))
 def test_scripts_train_without_the_package(auto, strangers):
     """Trained, evaluated and saved by the Trainer; what was saved has the same loss."""
     result = strangers.answer(f"script{auto}")

@@ -1,8 +1,6 @@
 """Libraries outside of their supported range are refused in one line."""
 
 import re
-import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -10,6 +8,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from elmo_hf import requirements
+
+from .forking import run_python
 
 ROOT = Path(__file__).resolve().parent.parent
 STATED = ["transformers<6,>=5.17", "torch<3,>=2.11", "huggingface_hub<3,>=1.0", "onnx>=1.18; extra == 'onnx'"]
@@ -32,7 +32,7 @@ def test_an_unsupported_version_says_so_in_one_line(library, version, monkeypatc
 def test_a_checkpoint_s_code_says_so_too():
     """Before it imports what an older version lacks."""
     code = "import transformers; transformers.__version__ = '4.56.2'; import elmo_hf.model.configuration_elmo"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    process = run_python("-c", code)
     assert process.returncode == 1
     assert process.stderr.splitlines()[-1] == (
         "ImportError: ELMo needs transformers>=5.17,<6, and 4.56.2 is installed: pip install 'transformers>=5.17,<6'"

@@ -106,6 +106,7 @@ def test_options_are_those_of_the_scripts(task, variant, tmp_path, monkeypatch):
         assert model.task_character_size and (model.word_vectors is not None) == (variant != "a")
 
 
+@pytest.mark.usefixtures("figures")
 def test_the_page(run, tmp_path, monkeypatch):
     cells, _ = run("--tasks", "wnut17", "--variants", "a", "d", "--seeds", "1", "2", "--shares", "1", "0.25")
     folder = tmp_path / "out"

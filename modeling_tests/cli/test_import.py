@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from elmo_hf.cli import COMMANDS
+from modeling_tests.forking import run_python
 
 HELP = """
 import sys
@@ -71,6 +72,7 @@ assert len(found) == 2, "two threads that import wait for each other"
 
 
 def run(code: str, *arguments: str) -> None:
+    """In a process that has imported nothing."""
     process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
 
@@ -84,10 +86,14 @@ def test_names_load_on_first_use() -> None:
 
 
 def test_registration_in_any_order() -> None:
-    run("import sys\n" + ORDER)
-    run("import transformers.modeling_utils, elmo_hf, sys\n" + ORDER)
-    run("import sys, elmo_hf, transformers.modeling_utils\n" + ORDER)
-    run("import sys, elmo_hf\nfrom transformers import BertModel\n" + ORDER)
+    for first in (
+        "import sys",
+        "import transformers.modeling_utils, elmo_hf, sys",
+        "import sys, elmo_hf, transformers.modeling_utils",
+        "import sys, elmo_hf\nfrom transformers import BertModel",
+    ):
+        process = run_python("-c", f"{first}\n{ORDER}")
+        assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.slow

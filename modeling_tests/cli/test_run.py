@@ -1,13 +1,10 @@
 """`elmo-hf run`: scripts with ELMo registered."""
 
-import subprocess
-import sys
-from pathlib import Path
+from subprocess import CompletedProcess
 
 from elmo_hf import ElmoForTokenClassification, ElmoTokenizer
+from modeling_tests.forking import run_python
 from modeling_tests.tiny import tiny_config
-
-ROOT = Path(__file__).resolve().parents[2]
 
 SCRIPT = """
 import sys
@@ -22,9 +19,8 @@ if __name__ == "__main__":
 """
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "elmo_hf.cli", "run", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+def run(*arguments: object) -> CompletedProcess:
+    return run_python("-m", "elmo_hf.cli", "run", *arguments)
 
 
 def test_a_script_finds_elmo_registered(tmp_path):

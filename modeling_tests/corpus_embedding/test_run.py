@@ -404,6 +404,7 @@ def test_one_command_at_a_time(text, tmp_path, both, monkeypatch):
     assert len(read(tmp_path / "out.parquet")) == 40
 
 
+@pytest.mark.slow
 def test_memory_does_not_depend_on_the_corpus(tmp_path, both):
     """Python's and NumPy's own."""
 

@@ -46,6 +46,7 @@ def compare(script: Path, *variants: str, common: str = "--score 0.5", options: 
     return compare_tasks.main([*argv, "--scale", "100", *options.split(), "--", *common.split()])
 
 
+@pytest.mark.usefixtures("figures")
 def test_table_of_means_and_deviations(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(script, "Frozen biLM=", "fine-tuned=--score 0.7 --words 'a b' c", options="--seeds 1 2 4") == 0
     out = script.parent / "out"
@@ -123,7 +124,7 @@ def test_shares_of_the_data(script: Path, capsys: pytest.CaptureFixture[str]) ->
         "| a | 5.15 ± 0.07 | 51.50 ± 0.71 |",
         "| b | 7.15 ± 0.07 | 71.50 ± 0.71 |",
     ]
-    assert (out / "results.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert (out / "results.png").is_file()
     assert "b, 10 %, seed 2: test_f1 0.0720" in capsys.readouterr().out
 
 

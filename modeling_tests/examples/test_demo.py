@@ -41,6 +41,7 @@ def assert_told(printed: str, folder: Path, least_score: float) -> None:
         assert (folder / "figures" / picture).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # half a minute of compute
 def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "subprocess", SimpleNamespace(run=in_this_process))

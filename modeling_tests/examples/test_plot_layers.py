@@ -51,6 +51,7 @@ def tagger(path: Path, mixes: list[list[float]], **fields: object) -> str:
     return str(path)
 
 
+@pytest.mark.usefixtures("figures")
 def test_layer_weights_of_tasks(tmp_path: Path) -> None:
     both = tagger(
         tmp_path / "ner", [[0.5, 0.2, 0.3, 1.5], [0.1, 0.1, 0.8, 2.0]], elmo_at=["input", "output"], task_lstm_size=3
@@ -100,6 +101,7 @@ def similarity(folder: Path, first: Occurrence, second: Occurrence, layer: int) 
     return float(torch.cosine_similarity(*vectors, dim=0))
 
 
+@pytest.mark.usefixtures("figures")
 def test_neighbours_by_brute_force(folder: Path, text: Path, tmp_path: Path) -> None:
     query = "we saw a play yesterday"
     argv = ["--model_name_or_path", str(folder), "--text_files", str(text), "--word", "play", "--neighbours", "4"]

@@ -180,6 +180,7 @@ def test_validation_labels_that_the_training_data_lacks(corpus: Path, tmp_path: 
         run_sentiment.main(argv)
 
 
+@pytest.mark.slow
 def test_another_task_does_not_continue(run: tuple[Path, dict[str, float]], corpus: Path, tmp_path: Path) -> None:
     """In the folder of the first: its labels and weights are not taken for the second's."""
     for path in run[0].glob("checkpoint-*"):

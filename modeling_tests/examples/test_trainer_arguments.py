@@ -91,6 +91,7 @@ def test_two_processes_equal_one(plain: tuple[Path, dict[str, float]], corpus: P
     assert_same_run(tmp_path, plain)
 
 
+@pytest.mark.slow
 def test_bfloat16(
     plain: tuple[Path, dict[str, float]], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +139,7 @@ def test_batches_of_similar_length(corpus: Path, tmp_path: Path, monkeypatch: py
     assert metrics["test_accuracy"] == sum(gold == predicted for _, gold, predicted in rows) / len(rows)
 
 
+@pytest.mark.slow
 def test_tensorboard(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "curves"))
     metrics = run_ner.main(options(corpus, tmp_path, "--report_to", "tensorboard"))

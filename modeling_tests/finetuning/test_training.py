@@ -122,7 +122,9 @@ def trainer_of(output: Path, labels: list[str], words: str, *callbacks: TrainerC
     return trainer, run_record(model, {"train": [sentence] * 4}, labels, (args,))
 
 
-@pytest.mark.parametrize("what", ["record", "code", "optimizer"])
+@pytest.mark.parametrize(
+    "what", ["record", *(pytest.param(what, marks=pytest.mark.slow) for what in ("code", "optimizer"))]
+)
 def test_a_full_disk_leaves_the_older_checkpoint(what: str, tmp_path: Path, file_sizes: None) -> None:
     run_stages(*trainer_of(tmp_path / "whole", ["O", "B-X"], "a b"))
     sizes = {path.name: path.stat().st_size for path in (tmp_path / "whole/checkpoint-1").iterdir()}
@@ -148,8 +150,8 @@ def test_a_full_disk_leaves_the_older_checkpoint(what: str, tmp_path: Path, file
     ("change", "named"),
     [
         ({"words": "a c"}, ["train data of 4 examples"]),
-        ({"labels": ["O", "B-Y"]}, ["labels O B-Y (was O B-X)", "train data"]),
-        ({"labels": ["O", "B-X", "I-X"]}, ["labels O B-X I-X (was O B-X)"]),
+        pytest.param({"labels": ["O", "B-Y"]}, ["labels O B-Y (was O B-X)", "train data"], marks=pytest.mark.slow),
+        pytest.param({"labels": ["O", "B-X", "I-X"]}, ["labels O B-X I-X (was O B-X)"], marks=pytest.mark.slow),
         ({"learning_rate": 0.5}, ["learning_rate=0.5 (was 0.001)"]),
     ],
 )

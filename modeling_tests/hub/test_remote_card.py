@@ -1,11 +1,10 @@
 """The code on a card as a stranger runs it: from the Hub, without this package, by the code that was pushed."""
 
 import os
-import subprocess
-import sys
 
 from elmo_hf import ElmoForTokenClassification, ElmoModel, ElmoTokenizer
 from elmo_hf.hub import CardFacts, push, write_card
+from modeling_tests.forking import run_python
 from modeling_tests.tiny import tiny_config, with_large_weights
 
 STRANGER = """
@@ -40,9 +39,7 @@ def test_a_stranger_runs_the_cards_code(hub, tmp_path):
         "HF_HOME": str(tmp_path / "home"),
         "PYTHONPATH": "",
     }
-    result = subprocess.run(
-        [sys.executable, "-c", STRANGER, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True
-    )
+    result = run_python("-c", STRANGER, *arguments, env=environment, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     for name in ("vectors", "tagger"):
         assert f"LOADED writer/{name} transformers_modules" in result.stdout

@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 
 import pytest
 
 from hub_upload.cli import main
+from modeling_tests.forking import run_python
 
 from .checkpoints import VOCABULARY, write_bilm
 
@@ -79,8 +78,8 @@ def test_runs_as_a_module_and_leaves_tensorflow_alone():
         "try:\n    runpy.run_module('hub_upload', run_name='__main__')\n"
         "except SystemExit as stop:\n    sys.exit(stop.code or int('tensorflow' in sys.modules))\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip()
+    result = run_python("-c", code)
+    assert result.returncode == 0 and result.stdout.strip(), result.stderr
 
 
 def test_cards_and_dry_runs(tmp_path, capsys):

@@ -128,13 +128,13 @@ def fuzz(sources, tmp_path, count, seed):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_hundred_mutations(sources, tmp_path):
-    assert fuzz(sources, tmp_path, 100, seed=0) > 50
+def test_a_few_mutations(sources, tmp_path):
+    assert fuzz(sources, tmp_path, 40, seed=0) > 20
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("seed", range(1, 4))
-def test_thousands_of_mutations(sources, tmp_path, seed):
-    assert fuzz(sources, tmp_path, 700, seed) > 350
+def test_hundreds_of_mutations(sources, tmp_path, seed):
+    assert fuzz(sources, tmp_path, 300, seed) > 150

@@ -156,6 +156,7 @@ def test_files(tmp_path):
         read_minimal_pairs([path], limit=0)
 
 
+@pytest.mark.usefixtures("figures")
 def test_the_command(model, tokenizer, tmp_path, capsys):
     folder, file, published = tmp_path / "model", tmp_path / "pairs.jsonl", tmp_path / "published.tsv"
     model.save_pretrained(folder)

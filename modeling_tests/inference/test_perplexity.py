@@ -86,7 +86,7 @@ def brute_force(
     return found
 
 
-@pytest.mark.parametrize("steps", [1, 3, 20])
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 3, 20])
 @pytest.mark.parametrize("carry", [True, False])
 @pytest.mark.parametrize("shape", [{}, WORD_INPUT, {"word_embedding_size": 4}], ids=["characters", "words", "both"])
 def test_brute_force_of_one_row(tokenizer: ElmoTokenizer, shape: dict[str, Any], carry: bool, steps: int) -> None:
@@ -214,7 +214,7 @@ def test_the_model_keeps_its_mode(tokenizer: ElmoTokenizer) -> None:
     assert not model.training
 
 
-@pytest.mark.parametrize("carry", [True, False])
+@pytest.mark.parametrize("carry", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_text(tokenizer: ElmoTokenizer, carry: bool) -> None:
     model = make_model(tokenizer)
 

@@ -1,8 +1,5 @@
 """`score` against the language model itself, sentence by sentence, and against the perplexity of pretraining."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +7,7 @@ import torch
 import elmo_hf
 from elmo_hf import ElmoForMaskedLM, ElmoForPreTraining, ElmoModel, ElmoTokenizer, score
 from elmo_hf.pretraining import perplexity, score_sentences
+from modeling_tests.forking import run_python
 from modeling_tests.tiny import WORD_INPUT, tiny_config, with_large_weights
 
 WORDS = ["<S>", "</S>", "<UNK>", *"the cat sat on a mat , . !".split()]
@@ -166,7 +164,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
+    done = run_python("-c", program)
     assert done.returncode == 0, done.stderr
     printed, refusal = done.stdout.splitlines()
     assert float(printed) == pytest.approx(score(["the cat"], model, tokenizer).both[0], rel=1e-6)

@@ -195,6 +195,7 @@ def test_learns_a_small_task_by_heart(tmp_path):
     assert (result.predictions.argmax(-1) == result.label_ids).all()
 
 
+@pytest.mark.slow
 def test_accumulated_small_batches_equal_a_large_one(tmp_path):
     start, weights = make_model(scalar_mix_l2=0.05), []
     for size, accumulation in ((8, 1), (2, 4)):

@@ -499,7 +499,13 @@ def test_learns_a_small_task_by_heart(problem, tmp_path):
         assert torch.equal(value, again.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "single_label_classification",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("multi_label_classification", "regression")),
+    ],
+)
 def test_accumulated_small_batches_equal_a_large_one(problem, tmp_path):
     """The Trainer leaves dividing by the number of labels to the model, which must do it for every kind of problem."""
     tokenizer = ElmoTokenizer(max_characters_per_word=9)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from elmo_hf.pretraining import PretrainingSettings, pretrain
+from modeling_tests import shortcuts
 
 WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "nu", "pe") for b in ("ra", "se", "ti", "vo", "zu", "!")]
 SHAPE = {"character_filters": [[1, 4], [2, 4], [3, 8]], "projection_size": 8, "cell_size": 12}
@@ -65,7 +66,7 @@ def start(run_settings: PretrainingSettings, sabotage: str | None = None) -> Bas
     """A process that runs `pretrain`; `sabotage` names where it kills itself."""
     # One process imports everything once; the runs are forked from it, before it has any thread.
     context = get_context("forkserver")
-    context.set_forkserver_preload(["elmo_hf.pretraining", __name__])
+    context.set_forkserver_preload(["elmo_hf.pretraining", "matplotlib.figure", __name__])
     process = context.Process(target=_run, args=(run_settings, sabotage))
     process.start()
     return process
@@ -73,6 +74,7 @@ def start(run_settings: PretrainingSettings, sabotage: str | None = None) -> Bas
 
 def _run(run_settings: PretrainingSettings, sabotage: str | None) -> None:
     torch.set_num_threads(1)
+    shortcuts.take()
     if sabotage is not None:
         place, count = sabotage.split(":")
         SABOTAGES[place](int(count))

@@ -36,6 +36,7 @@ from elmo_hf.pretraining import (
 from elmo_hf.pretraining.checkpoint import read_tensors
 from elmo_hf.pretraining.loop import Run
 from elmo_hf.pretraining.start import fields_of, open_streams
+from modeling_tests.forking import run_python
 from modeling_tests.pretraining.runs import SHAPE, WORDS, losses, settings, start
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +99,7 @@ def test_takes_the_steps_of_a_plain_loop(corpus: Path, tmp_path: Path, accumulat
     assert_same_weights(tmp_path / "plain", summary.checkpoint, tolerance=1e-6)
 
 
+@pytest.mark.usefixtures("figures")
 def test_a_whole_run_leaves_a_model_that_others_can_load(corpus: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     summary = pretrain(settings(corpus, output, epochs=1, max_steps=None, evaluate_every=20))
@@ -131,7 +133,7 @@ def test_a_whole_run_leaves_a_model_that_others_can_load(corpus: Path, tmp_path:
 
 
 def test_bfloat16_keeps_weights_and_state_in_float32(corpus: Path, tmp_path: Path) -> None:
-    for precision in ("no", "bf16"):
+    for precision in ("no", "bf16"):  # in processes of their own: Accelerate keeps one precision a process
         process = start(settings(corpus, tmp_path / precision, precision=precision, dropout=0.0, max_steps=6))
         process.join()
         assert process.exitcode == 0
@@ -197,6 +199,7 @@ def test_trackers_receive_every_record(corpus: Path, tmp_path: Path, monkeypatch
     assert "held_out/forward_loss" in received[3][1]
 
 
+@pytest.mark.slow
 def test_tensorboard(corpus: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -261,6 +264,7 @@ def test_warm_start_learns_the_softmax_of_a_new_vocabulary_first(
     assert not torch.equal(during["softmax.weight"][4:20], before["softmax.weight"][14:30])
 
 
+@pytest.mark.slow
 def test_adaptive_softmax_finds_its_clusters_in_new_and_old_models(corpus: Path, tmp_path: Path) -> None:
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("\n".join(["<S>", "</S>", "<UNK>", *WORDS, *(f"rare{place}" for place in range(80))]) + "\n")
@@ -290,7 +294,9 @@ WORD_SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", WORD_SHAPES)
+@pytest.mark.parametrize(
+    "kind", ["tied", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("untied", "joined to characters"))]
+)
 def test_a_word_model_is_trained_resumed_and_continued(corpus: Path, tmp_path: Path, kind: str) -> None:
     shape, tied = {**SHAPE, **WORD_SHAPES[kind]}, kind == "tied"
     changed = {"config_overrides": json.dumps(shape), "max_steps": 8}
@@ -329,7 +335,7 @@ def tag_corpus(corpus: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("kind", ["tied", "joined to characters"])
+@pytest.mark.parametrize("kind", ["tied", pytest.param("joined to characters", marks=pytest.mark.slow)])
 def test_a_model_that_reads_parts_of_speech(corpus: Path, tmp_path: Path, kind: str) -> None:
     shape = {**SHAPE, **WORD_SHAPES[kind], "pos_tag_embedding_size": 3}
     text = tag_corpus(corpus, tmp_path)
@@ -371,6 +377,7 @@ def test_parts_of_speech_from_a_file(corpus: Path, tmp_path: Path) -> None:
         pretrain(settings(corpus, tmp_path / "other", **{**changed, "max_steps": 9}))
 
 
+@pytest.mark.slow
 def test_a_new_model_over_a_dictionary_of_characters(corpus: Path, tmp_path: Path) -> None:
     dictionary, coverage = build_character_dictionary(open_corpus(str(corpus / "train.txt")), min_count=20)
     assert 0.9 < coverage <= 1
@@ -424,7 +431,16 @@ def test_a_model_with_a_dictionary_of_characters_is_continued(corpus: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    "sabotage", ["step:3", "step:9", "data_loader:21", "writing:1", "writing:6", "moving:2", "deleting:1"]
+    "sabotage",
+    [
+        pytest.param("step:3", marks=pytest.mark.slow),
+        "step:9",
+        "data_loader:21",
+        pytest.param("writing:1", marks=pytest.mark.slow),
+        "writing:6",
+        "moving:2",
+        "deleting:1",
+    ],
 )
 def test_a_killed_run_resumes_to_the_same_losses(
     corpus: Path, uninterrupted: Path, tmp_path: Path, sabotage: str
@@ -673,21 +689,48 @@ def undivided(corpus: Path, output: Path, reads: str, rows: int) -> PretrainingS
     return settings(corpus, output, rows=rows, config_overrides=json.dumps(READS[reads]), **changed)
 
 
+# What launchers set; the second process is forked.
+RANKS = """
+import json, os, socket, sys
+from elmo_hf.pretraining import PretrainingSettings, pretrain
+with socket.socket() as found:
+    found.bind(("127.0.0.1", 0))
+    port = str(found.getsockname()[1])
+child = os.fork()
+rank = str(int(child == 0))
+os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+pretrain(PretrainingSettings(**json.load(open(sys.argv[1]))))
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
 @pytest.mark.parametrize(
-    "reads", ["characters", *(pytest.param(name, marks=pytest.mark.slow) for name in ("words", "both"))]
+    ("reads", "launcher"),
+    [
+        ("characters", None),
+        *(pytest.param(reads, "accelerate", marks=pytest.mark.slow) for reads in ("characters", "words", "both")),
+    ],
 )
-def test_two_processes_equal_one_with_twice_the_rows(reads: str, corpus: Path, tmp_path: Path) -> None:
-    """By `accelerate launch`, on gloo."""
+def test_two_processes_equal_one_with_twice_the_rows(
+    reads: str, launcher: str | None, corpus: Path, tmp_path: Path
+) -> None:
+    """On gloo; by `accelerate launch`, or as a launcher starts them."""
     one, two = tmp_path / "one", tmp_path / "two"
     pretrain(undivided(corpus, one, reads, rows=4))
     values = undivided(corpus, two, reads, rows=2).to_dict()
     config = tmp_path / "settings.json"
     config.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
-    command += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    script = str(ROOT / "examples" / "run_pretraining.py")
-    subprocess.run([*command, script, str(config)], env=environment, timeout=240, check=True)
+    if launcher is None:
+        done = run_python("-c", RANKS, config)
+        assert done.returncode == 0, done.stderr
+    else:
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+        command += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        script = str(ROOT / "examples" / "run_pretraining.py")
+        subprocess.run([*command, script, str(config)], env=environment, timeout=240, check=True)
     expected, found = (
         [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()] for output in (one, two)
     )

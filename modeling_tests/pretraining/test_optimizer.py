@@ -21,6 +21,7 @@ from elmo_hf.pretraining.optimizer import (
     fused_adagrad,
     reduce_row_gradients,
 )
+from modeling_tests.forking import run_python
 
 
 def tiny_model() -> ElmoForPreTraining:
@@ -220,11 +221,22 @@ def _reduce_in_process(rank: int, port: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+TWO_PROCESSES = """
+import os, sys
+from modeling_tests.pretraining.test_optimizer import _reduce_in_process
+child = os.fork()
+_reduce_in_process(int(child == 0), int(sys.argv[1]), sys.argv[2])
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
 def test_rows_of_two_processes(tmp_path: Path) -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    torch.multiprocessing.spawn(_reduce_in_process, (port, str(tmp_path)), nprocs=2)
+    done = run_python("-c", TWO_PROCESSES, port, tmp_path)
+    assert done.returncode == 0, done.stderr
     expected = torch.zeros(6, 2)
     expected[[0, 3]] += torch.tensor([[0.0, 1], [2, 3]]) / 2
     expected[[3, 4, 5]] += torch.tensor([[10.0, 11], [12, 13], [14, 15]]) / 2

@@ -101,6 +101,7 @@ def test_an_error_of_a_worker_is_raised_here(run: PretrainingSettings, start: St
     assert "Traceback" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_run_with_workers(corpus: Path, tmp_path: Path) -> None:
     """Interrupted and resumed, it takes the steps of a run without; the number of workers may change on the way."""
     plain = settings(corpus, tmp_path / "plain", gradient_accumulation_steps=2, max_steps=7, data_workers=0)

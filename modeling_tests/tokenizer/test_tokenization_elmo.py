@@ -700,7 +700,7 @@ def rows_in_a_worker(tokenizer: ElmoTokenizer) -> list:
     return tokenizer(WORDS, is_split_into_words=True, padding=True)["input_ids"]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_other_processes(tokenizer: ElmoTokenizer, method: str) -> None:
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {method} on this system")

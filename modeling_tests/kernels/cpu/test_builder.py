@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from elmo_hf.kernels.cpu import builder
+from elmo_hf.kernels.cpu import builder, compiling
 from elmo_hf.kernels.cpu.builder import native_library
 
 needs_compiler = pytest.mark.skipif(builder.find_compiler() is None, reason="no C compiler at hand")
@@ -51,7 +51,17 @@ def test_other_code_has_another_name(fresh: Path, name: str, monkeypatch: pytest
     assert builder._fingerprint([sys.executable], builder._sources()) != before
 
 
+@pytest.fixture
+def unoptimized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling takes a fifth of the time."""
+    flags = ["-O0", *compiling.FLAGS[1:]]
+    assert compiling.FLAGS[0] == "-O3"
+    for module in (builder, compiling):
+        monkeypatch.setattr(module, "FLAGS", flags)
+
+
 @needs_compiler
+@pytest.mark.usefixtures("unoptimized")
 @pytest.mark.parametrize("damage", ["cut", "empty", "no digest"])
 def test_a_damaged_library_is_made_again(fresh: Path, damage: str, tmp_path: Path) -> None:
     """Loading one that was cut off would crash the process."""
@@ -124,8 +134,17 @@ def test_no_home(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert builder.native_library() is None
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
-@pytest.mark.parametrize("target", ["-march=x86-64", "-march=x86-64-v3", "-march=x86-64-v4"])
+@pytest.mark.parametrize(
+    ("compiler", "target"),
+    [
+        ("gcc", "-march=x86-64-v4"),
+        ("clang", "-march=x86-64"),
+        pytest.param("gcc", "-march=x86-64", marks=pytest.mark.slow),
+        pytest.param("gcc", "-march=x86-64-v3", marks=pytest.mark.slow),
+        pytest.param("clang", "-march=x86-64-v3", marks=pytest.mark.slow),
+        pytest.param("clang", "-march=x86-64-v4", marks=pytest.mark.slow),
+    ],
+)
 def test_compiles_for_every_register_width(compiler: str, target: str, tmp_path: Path) -> None:
     """Without a warning, also for wider registers than this CPU's."""
     if shutil.which(compiler) is None:
@@ -139,10 +158,9 @@ def test_compiles_for_every_register_width(compiler: str, target: str, tmp_path:
 
 
 @needs_compiler
+@pytest.mark.usefixtures("unoptimized")
 def test_a_wheel_brings_the_library(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The best that the CPU serves, without a compiler; never one of other code."""
-    from elmo_hf.kernels.cpu import compiling
-
     if not compiling.kinds():
         pytest.skip("no wheel brings libraries for this architecture")
     paths = compiling.build_portable(builder.BUILT_FOLDER)
@@ -165,6 +183,7 @@ def test_a_wheel_brings_the_library(fresh: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @needs_compiler
+@pytest.mark.usefixtures("unoptimized")
 def test_narrow_registers_compute_the_same(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The code for processors of 128-bit registers runs on this one too."""
     from elmo_hf.kernels.cpu.native_lstm import NativeRecurrence

@@ -1,9 +1,6 @@
 """The compiled recurrence: every kind of weight, every number of rows, one thread or several."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +13,7 @@ from elmo_hf.kernels.cpu.inference import inference_lstm, native_projected_lstm
 from elmo_hf.kernels.cpu.native_lstm import NativeRecurrence, native_works
 from elmo_hf.kernels.prepared_weights import release
 from elmo_hf.model.operators import linear_map, reference_lstm
+from modeling_tests.forking import run_python
 
 pytestmark = pytest.mark.skipif(not native_works(torch.float32), reason="no C compiler at hand, or ELMO_HF_NATIVE=0")
 
@@ -299,15 +297,8 @@ with torch.no_grad():
         os._exit(0 if torch.equal(native(*arguments, layers)[0], expected) else 3)
     print(os.waitpid(child, 0)[1])
 """
-    answer = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-        cwd=Path(__file__).parents[3],
-    )
-    assert answer.stdout.strip() == "0"
+    answer = run_python("-c", script)
+    assert (answer.returncode, answer.stdout.strip()) == (0, "0"), answer.stderr
 
 
 def test_no_gradients_no_packs() -> None:
