@@ -49,6 +49,15 @@ def with_large_weights(model, scale: float = 0.7):
     return model
 
 
+def assert_finite_gradients(model, without: tuple[str, ...] = ()) -> None:
+    """Every trained weight has a gradient, without NaN, but for those whose names begin with one of `without`."""
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
+    missing = {name for name, gradient in gradients.items() if gradient is None}
+    assert missing == {name for name in gradients if name.startswith(without)} != set(gradients), missing
+    for name, gradient in gradients.items():
+        assert gradient is None or gradient.isfinite().all(), name
+
+
 def character_row(word: str, length: int = 9) -> list[int]:
     """The original's row of a plain word, ids shifted by one."""
     if word in ("<S>", "</S>"):

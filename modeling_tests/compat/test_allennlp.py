@@ -211,7 +211,9 @@ class TestState:
     def test_no_graph_is_carried(self, folder):
         elmo = Elmo(folder, None, 1, requires_grad=True, dropout=0.0).train()
         for _ in range(2):
-            elmo(batch_to_ids(SENTENCES))["elmo_representations"][0].sum().backward()
+            elmo.zero_grad()
+            elmo(batch_to_ids(SENTENCES))["elmo_representations"][0].sum().backward()  # not through the batch before
+        assert any(weight.grad is not None and weight.grad.any() for weight in elmo.parameters())
 
     def test_state_is_no_weight(self, folder):
         elmo = Elmo(folder, None, 1)

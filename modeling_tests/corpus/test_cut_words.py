@@ -63,4 +63,4 @@ def test_embed_score_and_tag_say_so_once(tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_models_of_words_are_not_asked():
     model, tokenizer = made(ElmoForPreTraining, **WORD_INPUT)
-    embed(CHINESE, model, tokenizer)
+    assert len(list(embed(CHINESE, model, tokenizer))) == len(CHINESE)

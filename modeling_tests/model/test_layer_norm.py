@@ -34,5 +34,8 @@ def test_rows_of_one_value_are_finite(dtype):
     found = norm(x)
     assert found.dtype == dtype
     assert torch.equal(found, torch.zeros_like(found))
-    (found * torch.tensor([1.0, -1, 2, 0])).sum().backward()
-    assert x.grad.isfinite().all() or dtype == torch.float16  # the slope is 1e13
+    slopes = torch.tensor([1.0, -1, 2, 0])
+    (found * slopes).sum().backward()
+    if dtype != torch.float16:  # which ends at 65,504
+        expected = (slopes - slopes.mean()).expand(2, 4) / 1e-13
+        torch.testing.assert_close(x.grad, expected.to(dtype), rtol=0.02, atol=0)

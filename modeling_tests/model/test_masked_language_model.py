@@ -13,7 +13,14 @@ from elmo_hf.model.masked_language_model import IMPOSSIBLE, log_uniform_prior
 from elmo_hf.pretraining import StreamingObjective
 from elmo_hf.pretraining.sampled_softmax import log_expected_count
 from modeling_tests.brute_force import BruteForceElmo
-from modeling_tests.tiny import WORD_INPUT, batch_of, character_row, tiny_config, with_large_weights
+from modeling_tests.tiny import (
+    WORD_INPUT,
+    assert_finite_gradients,
+    batch_of,
+    character_row,
+    tiny_config,
+    with_large_weights,
+)
 
 SENTENCES = ["a cat sat", "why", "the dogs ran off at once", ""]
 TRANSFORMER = {"encoder_type": "transformer", "num_attention_heads": 2, "feed_forward_size": 6}
@@ -249,7 +256,7 @@ class TestLoss:
         weight = model.elmo.encoder.layers[0].backward_lstm.output_proj.weight
         parameters = [weight, next(model.softmax.parameters())]
         model(**batch, labels=labels).loss.backward()
-        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        assert_finite_gradients(model)
         step = 1e-6
         for parameter in parameters:
             for index in [(0, 1), (2, 3)]:
@@ -269,6 +276,7 @@ class TestLoss:
         whole = model(**batch, labels=labels)
         whole.loss.backward()
         gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        assert any(name.startswith("softmax") for name in gradients) and len(gradients) > 10
         model.zero_grad()
         monkeypatch.setattr(masked_language_model, "LOGITS_AT_A_TIME", 40)
         sizes = []

@@ -13,7 +13,15 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoMod
 from elmo_hf import ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, ElmoState
 from elmo_hf.model import softmax
 from modeling_tests.brute_force import BruteForceElmo
-from modeling_tests.tiny import BOTH_INPUTS, TRANSFORMER, WORD_INPUT, batch_of, tiny_config, with_large_weights
+from modeling_tests.tiny import (
+    BOTH_INPUTS,
+    TRANSFORMER,
+    WORD_INPUT,
+    assert_finite_gradients,
+    batch_of,
+    tiny_config,
+    with_large_weights,
+)
 
 SENTENCES = ["a cat sat", "why", "the dogs ran off at once", "no no"]
 
@@ -330,7 +338,7 @@ class TestLayerNormOfTheMix:
         output = model(**batch).last_hidden_state
         assert (output == 0).all()
         output.sum().backward()
-        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        assert_finite_gradients(model)
 
     def test_several_ends_of_a_sentence(self):
         batch, weights = batch_of(SENTENCES), tiny_model(scalar_mix_layer_norm="words").state_dict()

@@ -200,6 +200,7 @@ def test_dropout_is_the_same_in_both_passes():
         torch.manual_seed(3)
         each(**BATCHES[0]).last_hidden_state.square().sum().backward()
         gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[1]) > 10
     for name, gradient in gradients[1].items():
         torch.testing.assert_close(gradients[0][name], gradient, msg=name)
 

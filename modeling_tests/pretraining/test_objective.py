@@ -319,7 +319,7 @@ def test_bfloat16_products(loss: str) -> None:
     assert result.loss.dtype == result.state.cell.dtype == torch.float32
     # bfloat16 has 8 bits.
     torch.testing.assert_close(result.loss, exact.loss, atol=0.02, rtol=0)
-    assert all(p.grad.dtype == torch.float32 for p in objective.parameters() if p.grad is not None)
+    assert {p.grad.dtype for p in objective.parameters() if p.grad is not None} == {torch.float32}
 
 
 def test_only_the_softmax_learns_while_the_bilm_is_frozen() -> None:

@@ -1,0 +1,158 @@
+"""Do the tests notice a change of the code? Random places of some rooms are changed, one at a time, and tested.
+
+    python -m modeling_tests.mutation --count 200 --seed 0 --output outputs/mutants.jsonl
+
+Each change (a comparison, an operator, a constant, `and` and `or`, `not`, or what is returned) is made in a copy of the
+working tree, where the tests of that file run until one fails. A line is written for each, and the same command again
+goes on where it stopped; the last lines printed are the changes that no test noticed.
+"""
+
+import argparse
+import ast
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .forking import ROOT, run_python
+
+ROOMS = ("model", "tokenizer", "inference", "pretraining")
+FLIPPED: dict[type, type] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Add: ast.Sub, ast.Sub: ast.Add,
+    ast.Mult: ast.Add, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.And: ast.Or, ast.Or: ast.And,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change of one expression of a file: `start` and `end` are bytes of it."""
+
+    file: str
+    line: int
+    start: int
+    end: int
+    old: str
+    new: str
+
+
+def changed(node: ast.AST) -> ast.expr | None:
+    """Another expression in the place of this one, or none."""
+    match node:
+        case ast.Compare(left, [operator], right) if type(operator) in FLIPPED:
+            return ast.Compare(left, [FLIPPED[type(operator)]()], right)
+        case ast.BinOp(left, operator, right) if type(operator) in FLIPPED:
+            is_text = any(
+                isinstance(side, ast.Constant | ast.JoinedStr) and not _is_number(side) for side in (left, right)
+            )
+            return None if is_text else ast.BinOp(left, FLIPPED[type(operator)](), right)
+        case ast.BoolOp(operator, values):
+            return ast.BoolOp(FLIPPED[type(operator)](), values)
+        case ast.UnaryOp(ast.Not(), operand):
+            return operand
+        case ast.Constant(bool() as value):
+            return ast.Constant(not value)
+        case ast.Constant(value) if _is_number(node):
+            return ast.Constant(value + 1)
+    return None
+
+
+def _is_number(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and type(node.value) in (int, float)
+
+
+def mutants(path: Path) -> Iterator[Mutant]:
+    """All changes of a file; annotations and texts stay."""
+    source = path.read_bytes()
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+
+    def place(node: ast.expr) -> tuple[int, int]:
+        assert node.end_lineno is not None and node.end_col_offset is not None
+        return starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
+
+    def visit(node: ast.AST) -> Iterator[Mutant]:
+        if isinstance(node, ast.JoinedStr):
+            return
+        new = changed(node)
+        if isinstance(node, ast.Return) and node.value is not None and ast.unparse(node.value) != "None":
+            node, new = node.value, ast.Constant(None)
+        if new is not None:
+            assert isinstance(node, ast.expr)
+            start, end = place(node)
+            yield Mutant(
+                str(path.relative_to(ROOT)),
+                node.lineno,
+                start,
+                end,
+                source[start:end].decode(),
+                f"({ast.unparse(new)})",
+            )
+        for name, value in ast.iter_fields(node):
+            if name in ("annotation", "returns", "decorator_list"):
+                continue
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    yield from visit(child)
+
+    yield from visit(ast.parse(source))
+
+
+def tests_of(path: Path) -> list[Path]:
+    """The test file that mirrors this one; without it, those of its room that name it, or all of its room."""
+    folder = ROOT / "modeling_tests" / path.parent.name
+    mirrored = folder / f"test_{path.stem}.py"
+    if mirrored.is_file():
+        return [mirrored]
+    tests = sorted(folder.glob("test_*.py"))
+    return [test for test in tests if path.stem in test.read_text(encoding="utf-8")] or tests
+
+
+def is_noticed(copy: Path, tests: list[Path], seconds: int) -> bool:
+    """True if a test fails, or takes forever."""
+    names = [str(test.relative_to(ROOT)) for test in tests]
+    options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", f"--timeout={seconds}"]
+    done = run_python("-m", "pytest", *options, *names, cwd=copy)
+    return done.returncode != 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rooms", nargs="+", default=list(ROOMS))
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seconds", type=int, default=120, help="that a test may take")
+    options = parser.parse_args()
+    paths = [path for room in options.rooms for path in sorted((ROOT / "elmo_hf" / room).glob("*.py"))]
+    everything = [mutant for path in paths if tests_of(path) for mutant in mutants(path)]
+    chosen = random.Random(options.seed).sample(everything, min(options.count, len(everything)))
+    lines = options.output.read_text(encoding="utf-8").splitlines() if options.output.exists() else []
+    results = {Mutant(**row["mutant"]): row["noticed"] for row in map(json.loads, lines)}
+    with tempfile.TemporaryDirectory() as folder:
+        left_out = shutil.ignore_patterns(".*", "__pycache__", "outputs", "build", "dist", "*.egg-info")
+        shutil.copytree(ROOT, folder, ignore=left_out, dirs_exist_ok=True)
+        for number, mutant in enumerate(chosen, 1):
+            if mutant in results:
+                continue
+            original = (ROOT / mutant.file).read_bytes()
+            inside = Path(folder) / mutant.file
+            inside.write_bytes(original[: mutant.start] + mutant.new.encode() + original[mutant.end :])
+            results[mutant] = is_noticed(Path(folder), tests_of(ROOT / mutant.file), options.seconds)
+            inside.write_bytes(original)
+            with options.output.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"mutant": asdict(mutant), "noticed": results[mutant]}) + "\n")
+            told = "noticed" if results[mutant] else "NOT noticed"
+            print(f"[{number}/{len(chosen)}] {mutant.file}:{mutant.line} {told}", flush=True)
+    survivors = [mutant for mutant in chosen if not results[mutant]]
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} changes noticed")
+    for mutant in survivors:
+        print(f"{mutant.file}:{mutant.line}: {mutant.old} -> {mutant.new}")
+
+
+if __name__ == "__main__":
+    main()
