@@ -132,7 +132,7 @@ class TestAnchors:
             anchors([["do"]], model, tokenizer, words=[])
         with pytest.raises(ValueError, match="sentences is empty"):
             anchors([], model, tokenizer, words=["do"])
-        with pytest.raises(ValueError, match=r"none of the 1 words occurs .*\(such as 'ga'\).*lowercase=True"):
+        with pytest.raises(ValueError, match=r"1.*\(such as 'ga'\).*lowercase=True"):
             anchors([["do"], []], model, tokenizer, words=["ga"])
         with pytest.raises(TypeError, match="expected a list"):
             anchors("do", model, tokenizer, words=["do"])
@@ -205,7 +205,7 @@ class TestFit:
         with pytest.raises(ValueError, match="not finite"):
             fit_alignment(broken, source, pairs)
         flat = Anchors(source.words, source.vectors, source.counts, np.array([1.0, 0.0]))
-        with pytest.raises(ValueError, match="match_lengths=True: a layer of the source model is zero"):
+        with pytest.raises(ValueError, match="match_lengths=True"):
             fit_alignment(flat, source, pairs, match_lengths=True)
 
 
@@ -253,7 +253,7 @@ class TestTranslation:
 
     def test_refusals(self):
         source = random_anchors(VOCABULARY)
-        with pytest.raises(ValueError, match="neighbours=0: expected at least 1"):
+        with pytest.raises(ValueError, match="neighbours=0.*1"):
             translation_precision(source, source, [("ba", "ba")], neighbours=0)
         with pytest.raises(ValueError, match="none of the 1 pairs"):
             translation_precision(source, source, [("x", "y")])
@@ -375,10 +375,10 @@ class TestTransfer:
         with pytest.raises(ValueError, match="reads 3 layers of 8 dimensions and bilm has 3 of 12"):
             with_bilm_of(tagger, wide)
         baseline = ElmoForTokenClassification(tiny_config(elmo_at=[], word_vector_size=4))
-        with pytest.raises(ValueError, match="task_model has no biLM"):
+        with pytest.raises(ValueError, match="task_model.*biLM"):
             with_bilm_of(baseline, other)
         with_vectors = ElmoForTokenClassification(tiny_config(word_vector_size=4))
-        with pytest.raises(ValueError, match="word_vector_size=4: task_model has word vectors of its own"):
+        with pytest.raises(ValueError, match="word_vector_size=4.*task_model"):
             with_bilm_of(with_vectors, other)
 
 

@@ -85,7 +85,7 @@ def test_labels_are_optional(tokenizer):
 def test_numbers_of_choices_that_differ_are_refused(tokenizer):
     collate = ElmoDataCollatorForMultipleChoice(tokenizer)
     questions = [*QUESTIONS, ("and", ["a", "b"])]
-    with pytest.raises(ValueError, match="example 2 of the batch has 2 choices in 'input_ids', and example 0 has 3"):
+    with pytest.raises(ValueError, match="2.*2.*'input_ids'.*0.*3"):
         collate(make_examples(tokenizer, questions))
     with pytest.raises(ValueError, match="no examples to collate"):
         collate([])

@@ -259,7 +259,7 @@ def test_more_parts_than_stored_are_new_ones(folder):
     """A configuration may ask for more than a folder has, as long as it is a model's size."""
     model = ElmoModel.from_pretrained(folder, num_representations=3)
     assert model.config.num_representations == len(model.scalar_mixes) == 3
-    with pytest.raises(RuntimeError, match=rf"{folder}: scalar_mixes.0.weights has shape \(3,\).*asks for \(4,\)"):
+    with pytest.raises(RuntimeError, match=rf"{folder}.*scalar_mixes.0.weights.*\(3,\).*asks.*\(4,\)"):
         ElmoModel.from_pretrained(folder, num_hidden_layers=3)
     with pytest.raises((ValueError, StrictDataclassError), match="num_hidden_layers"):
         ElmoModel.from_pretrained(folder, num_hidden_layers=MAX_LAYERS + 1)

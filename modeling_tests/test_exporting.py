@@ -205,7 +205,7 @@ def test_a_file_that_computes_something_else(tmp_path: Path, monkeypatch: pytest
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr("onnxruntime.InferenceSession", Session)
     monkeypatch.setattr(torch.onnx, "export", lambda *args, **options: Program())
-    with pytest.raises(RuntimeError, match=r"computes another last_hidden_state than the model on 1 x 2 words"):
+    with pytest.raises(RuntimeError, match="last_hidden_state.*1.*2"):
         export_onnx(model_of(ElmoModel), tmp_path / "elmo.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -246,7 +246,7 @@ def test_refusals(
 
 def test_other_refusals(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    with pytest.raises(ValueError, match=r"the model is torch\.bfloat16: expected torch\.float32"):
+    with pytest.raises(ValueError, match=r"torch\.bfloat16.*torch\.float32"):
         export_onnx(model_of(ElmoModel).bfloat16(), tmp_path / "elmo.onnx")
     with pytest.raises(ValueError, match="without biLM"):
         exportable(model_of(ElmoForTokenClassification, **TAGGER, elmo_at=[]), output_hidden_states=True)

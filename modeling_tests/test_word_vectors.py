@@ -223,7 +223,7 @@ class TestStart:
     def test_two_tables_need_a_choice(self, tokenizer, path):
         words = {"character_filters": [], "word_embedding_size": 3, "projection_size": 3}
         model = ElmoForTokenClassification(self.config(tokenizer, **words))
-        with pytest.raises(ValueError, match='two tables of words: choose table="task".*or table="bilm"'):
+        with pytest.raises(ValueError, match='table="task".*or table="bilm"'):
             start_from_word_vectors(model, tokenizer, path)
         cat = tokenizer.convert_tokens_to_ids("cat")
         tables = {
@@ -240,13 +240,13 @@ class TestStart:
         with pytest.raises(ValueError, match="no table of words.*word_vector_size.*word_embedding_size"):
             start_from_word_vectors(plain, tokenizer, path)
         model = ElmoForTokenClassification(self.config(tokenizer))
-        with pytest.raises(ValueError, match="table='bilm': the model has 'task'"):
+        with pytest.raises(ValueError, match="table='bilm'.*'task'"):
             start_from_word_vectors(model, tokenizer, path, table="bilm")
         wide = ElmoForTokenClassification(self.config(tokenizer, word_vector_size=5))
-        with pytest.raises(ValueError, match="line 1: vectors of 3 numbers; expected 5.*word_vector_size"):
+        with pytest.raises(ValueError, match="1.*3.*5.*word_vector_size"):
             start_from_word_vectors(wide, tokenizer, path)
         small = ElmoForTokenClassification(self.config(tokenizer, vocab_size=9))
-        with pytest.raises(ValueError, match=r"16 words and the model vectors of 9: call model.resize_token_embed"):
+        with pytest.raises(ValueError, match="16.*9.*model.resize_token_embed"):
             start_from_word_vectors(small, tokenizer, path)
         (tmp_path / "other.txt").write_bytes(b"chat 1 2 3\n")
         before = model.task_layers.word_vectors.word_embeddings.weight.clone()

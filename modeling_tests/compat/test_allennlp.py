@@ -237,9 +237,9 @@ class TestScalarMix:
         close(mix(tensors, mask), expected)
 
     def test_refusals(self):
-        with pytest.raises(ConfigurationError, match="has 2 values: expected mixture_size=3"):
+        with pytest.raises(ConfigurationError, match="2.*mixture_size=3"):
             ScalarMix(3, initial_scalar_parameters=[0.0, 1.0])
-        with pytest.raises(ConfigurationError, match="2 tensors given: expected mixture_size=3"):
+        with pytest.raises(ConfigurationError, match="2.*mixture_size=3"):
             ScalarMix(3)([torch.zeros(1, 1)] * 2)
         with pytest.raises(ConfigurationError, match="mask=None with do_layer_norm"):
             ScalarMix(1, do_layer_norm=True)([torch.zeros(1, 1)])
@@ -380,7 +380,7 @@ class TestSources:
         try:
             for _ in range(2):
                 found = ElmoEmbedder(f"{base}/options.json", f"{base}/{weights}").embed_sentence(["a", "cat"])
-            with pytest.raises(OSError, match=f"{base}/none.hdf5 cannot be fetched: .*404.* give its path"):
+            with pytest.raises(OSError, match=f"{base}/none.hdf5.*404"):
                 ElmoEmbedder(f"{base}/options.json", f"{base}/none.hdf5")
         finally:
             server.shutdown()

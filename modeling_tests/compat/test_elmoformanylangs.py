@@ -36,7 +36,7 @@ def test_one_batch(original):
     for number in range(3):
         embedder.reset_states()
         check(embedder.sents2elmo(sentences, output_layer=number), [each[number] for each in expected])
-    with pytest.raises(ValueError, match=r"layers=3: expected 0 \(the word layer\) to 2"):
+    with pytest.raises(ValueError, match=r"layers=3.*0 \(the word layer\).*2"):
         embedder.sents2elmo(sentences, 3)
     with pytest.raises(ValueError, match="layers=-3"):
         embedder.sents2elmo(sentences, -3)

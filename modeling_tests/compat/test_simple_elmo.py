@@ -149,9 +149,9 @@ def test_a_language_model_of_the_original(tmp_path):
 
 
 def test_refusals(loaded, tmp_path):
-    with pytest.raises(ValueError, match="layers='mix': expected 'average', 'top' or 'all'"):
+    with pytest.raises(ValueError, match="layers='mix'.*'average'.*'top'.*'all'"):
         loaded.get_elmo_vectors(TEXTS, layers="mix")
-    with pytest.raises(ValueError, match="load the model with full=True"):
+    with pytest.raises(ValueError, match="full=True"):
         loaded.get_elmo_substitutes(["a"])
     with pytest.raises(ValueError, match="no model: call load first"):
         ElmoModel().get_elmo_vectors(TEXTS)

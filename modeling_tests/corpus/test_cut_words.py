@@ -35,9 +35,7 @@ def test_counts_and_silence():
     cut = CutWords(ByteSpelling(50))
     assert list(cut.over([["a", "b"]], list)) == [["a", "b"]]  # warnings are errors here unless expected
     cut.look(["x" * 50], 3)
-    with pytest.warns(
-        UserWarning, match=r"3 of 5 words of some \(60\.00%\) have more than 48 bytes; .*max_characters_per_word"
-    ):
+    with pytest.warns(UserWarning, match=r"3.*5.*\(60\.00%\).*48.*max_characters_per_word"):
         cut.tell(" of some")
 
 

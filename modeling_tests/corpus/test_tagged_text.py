@@ -60,7 +60,7 @@ def test_sentences_are_checked():
         TaggedSentence([None], ["X"])
     with pytest.raises(TypeError, match="tags holds 3 of type int"):
         TaggedSentence(["a"], [3])
-    with pytest.raises(TypeError, match="words is 'a b': expected a list"):
+    with pytest.raises(TypeError, match="words.*'a b'"):
         TaggedSentence("a b", ["X", "Y"])
 
 
@@ -72,7 +72,7 @@ def test_tokens():
     assert of("1//2//NUM", "//") == TaggedSentence(["1//2"], ["NUM"])
     assert of("") == of(" ") == TaggedSentence([], [])
     for line, token in (("the_DET cat", "cat"), ("_DET", "_DET")):
-        with pytest.raises(ValueError, match=f"file, line 7: '{token}' is no word with a tag behind '_'"):
+        with pytest.raises(ValueError, match=f"7.*'{token}'.*'_'"):
             of(line)
     assert sentence_of_tokens(["New York_N", "a\nb_"], "_", here) == TaggedSentence(["New York", "a\nb"], ["N", None])
 
@@ -102,8 +102,8 @@ def test_sets_of_tags(tmp_path):
     path.write_text("VERB\nNOUN\n")
     assert read_pos_tag_set(path) == ["VERB", "NOUN"]
     path.write_text("VERB\n\nNOUN\n")
-    with pytest.raises(ValueError, match=r"tags\.txt: pos_tag_set is .* none of them empty"):
+    with pytest.raises(ValueError, match=r"tags\.txt.*pos_tag_set"):
         read_pos_tag_set(path)
     path.write_text("VERB\nVERB\n")
-    with pytest.raises(ValueError, match=r"tags\.txt, line 2: the word 'VERB' is listed already"):
+    with pytest.raises(ValueError, match=r"tags\.txt.*2.*'VERB'"):
         read_pos_tag_set(path)

@@ -107,7 +107,7 @@ def test_a_lost_state_is_told(text, tmp_path, both, monkeypatch):
 
 def test_several_processes_are_refused(text, tmp_path, both, monkeypatch):
     monkeypatch.setattr(Processes, "from_environment", classmethod(lambda cls: cls(0, 2)))
-    with pytest.raises(ValueError, match="carry_state with 2 processes"):
+    with pytest.raises(ValueError, match="carry_state.*2"):
         embed_corpus(text, tmp_path / "out.h5", *both, **CARRIED, **OPTIONS)
 
 
@@ -122,7 +122,7 @@ class TestSentenceKeys:
             found = [file[line][...] for line in given]
             assert "sentence_to_index" not in file and "0" not in file
         check_equal(found, expected)
-        with pytest.raises(OutputConflictError, match="was begun with use_sentence_keys=True, not None"):
+        with pytest.raises(OutputConflictError, match="use_sentence_keys=True.*None"):
             embed_corpus(tmp_path / "in.txt", tmp_path / "out.h5", *both, **{**OPTIONS, "shard_words": 2})
 
     @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ class TestSentenceKeys:
     def test_identifiers_keep_their_name(self, tmp_path, both):
         (tmp_path / "in.jsonl").write_text('{"text": "ids", "n": "x"}\n')
         options = {"id_column": "n", "use_sentence_keys": True, **OPTIONS}
-        with pytest.raises(ValueError, match="'ids' has its name in HDF5 from a name of this file's own"):
+        with pytest.raises(ValueError, match="'ids'.*HDF5"):
             embed_corpus(tmp_path / "in.jsonl", tmp_path / "out.h5", *both, **options)
 
     def test_other_formats(self, text, tmp_path, both):
@@ -160,5 +160,5 @@ class TestSentenceKeys:
 def test_one_layer(text, tmp_path, both):
     embed_corpus(text, tmp_path / "1.h5", *both, layers=1, **OPTIONS)
     check_equal(read(tmp_path / "1.h5"), [array[1] for array in embed(sentences(), *both, layers="all")])
-    with pytest.raises(ValueError, match=r"layers=3: expected 0 \(the word layer\) to 2"):
+    with pytest.raises(ValueError, match=r"layers=3.*0 \(the word layer\).*2"):
         embed_corpus(text, tmp_path / "3.h5", *both, layers=3, **OPTIONS)

@@ -152,7 +152,7 @@ def test_a_change_is_seen(tmp_path):
     assert plan_shards(given, 2).digest != plan.digest
     reader = ShardReader(given)
     assert reader.read(plan.shards[0])[0].sentence == "one two"
-    with pytest.raises(ValueError, match=r"the input changes while it is read \(from .*a.txt, line 2 on\)"):
+    with pytest.raises(ValueError, match=r"\(from .*a.txt.*line 2 on\)"):
         reader.read(plan.shards[1])
     # Words are not mixed up with their text.
     for name, value in (("b.jsonl", "a b"), ("c.jsonl", ["a", "b"]), ("d.jsonl", ["a b"])):
@@ -185,20 +185,20 @@ class TestRefusals:
 
     def test_columns(self, tmp_path):
         pq.write_table(pa.table({"body": ["a"], "n": [1.5]}), tmp_path / "a.parquet")
-        with pytest.raises(ValueError, match="a.parquet: no column 'text', found 'body', 'n'"):
+        with pytest.raises(ValueError, match="a.parquet.*'text'.*'body'.*'n'"):
             records(tmp_path / "a.parquet")
-        with pytest.raises(ValueError, match="no column 'key', found 'body', 'n'. Name .*: id_column"):
+        with pytest.raises(ValueError, match="'key'.*'body'.*'n'. Name.*id_column"):
             records(tmp_path / "a.parquet", text_column="body", id_column="key")
-        with pytest.raises(ValueError, match=r"a.parquet, row 1: column 'n' holds 1.5: expected a text or an integer"):
+        with pytest.raises(ValueError, match="a.parquet.*1.*'n'.*1.5"):
             records(tmp_path / "a.parquet", text_column="body", id_column="n")
         pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "a.parquet")
-        with pytest.raises(ValueError, match="a.parquet, row 2: column 'text' holds None"):
+        with pytest.raises(ValueError, match="a.parquet.*2.*'text'.*None"):
             records(tmp_path / "a.parquet")
         pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
         with pytest.raises(ValueError, match=r"a.parquet has no rows"):
             records(tmp_path / "a.parquet")
         (tmp_path / "a.txt").write_text("a\n")
-        with pytest.raises(ValueError, match="id_column='id': .*a.txt is plain text, which has no columns"):
+        with pytest.raises(ValueError, match="id_column='id'.*a.txt"):
             records(tmp_path / "a.txt", id_column="id")
 
     @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="is a folder"):
             records(tmp_path)
         (tmp_path / "a.txt").write_text("a\n")
-        with pytest.raises(ValueError, match="undecodable='skip': expected 'refuse' or 'replace'"):
+        with pytest.raises(ValueError, match="undecodable='skip'.*'refuse'.*'replace'"):
             records(tmp_path / "a.txt", undecodable="skip")
 
     def test_names(self, tmp_path):

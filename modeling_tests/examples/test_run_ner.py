@@ -314,7 +314,7 @@ def test_crf_and_impossible_sequences(corpus: Path, tmp_path: Path) -> None:
     odd = tmp_path / "odd.conll"
     odd.write_text("Oslo\tI-LOC\nsleeps\tO\n")
     more = ["--use_crf", "--validation_file", str(odd), "--max_steps", "1"]
-    with pytest.raises(CorpusError, match="validation data: 'Oslo/I-LOC sleeps/O' is no sequence of BIO, which"):
+    with pytest.raises(CorpusError, match="'Oslo/I-LOC sleeps/O'.*BIO"):
         run_ner.main(options(corpus, tmp_path / "out", *more))
     overrides = json.dumps({**TINY, "tag_scheme": None})
     run_ner.main(options(corpus, tmp_path / "out", *more, "--config_overrides", overrides))
@@ -410,7 +410,7 @@ def test_no_validation_data(corpus: Path, tmp_path: Path) -> None:
         "--output_dir",
         str(tmp_path),
     ]
-    with pytest.raises(CorpusError, match=r"no validation data; give --validation_file, or --eval_strategy no"):
+    with pytest.raises(CorpusError, match="--validation_file.*--eval_strategy"):
         run_ner.main([*argv, "--use_cpu"])
 
 
@@ -419,9 +419,9 @@ def test_tags_that_the_checkpoint_does_not_know(run: Run, tmp_path: Path) -> Non
     other.write_text("Oslo\tB-CITY\nis\tO\n\nnice\tO\n")
     argv = options(tmp_path, tmp_path / "out", start=("--model_name_or_path", str(run.output)))
     argv = [str(other) if value.endswith(".conll") else value for value in argv]
-    with pytest.raises(CorpusError, match=r"other\.conll:1: tag 'B-CITY' is not among the tags O, B-LOC"):
+    with pytest.raises(CorpusError, match=r"other\.conll:1.*'B-CITY'.*O.*B-LOC"):
         run_ner.main(argv)
-    with pytest.raises(ValueError, match=r"--labels O B-CITY: the checkpoint has O B-LOC .*--new_classifier"):
+    with pytest.raises(ValueError, match="--labels O B-CITY.*O B-LOC .*--new_classifier"):
         run_ner.main([*argv, "--labels", "O", "B-CITY"])
     run_ner.main([*argv, "--new_classifier", "--max_steps", "1", "--eval_strategy", "no", *NO_BEST])
     model = AutoModelForTokenClassification.from_pretrained(tmp_path / "out")

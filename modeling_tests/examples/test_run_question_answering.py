@@ -281,13 +281,13 @@ def test_bad_json(content: str, message: str, tmp_path: Path) -> None:
 def test_an_answer_that_is_elsewhere_names_the_data(run: Run) -> None:
     tokenizer = AutoTokenizer.from_pretrained(run.output)
     bad = changed(answers={"text": ["Ada"], "answer_start": [2]})
-    with pytest.raises(CorpusError, match="train data: example 'x': answer 'Ada' .* it does at 0: set answer_start"):
+    with pytest.raises(CorpusError, match="'x'.*'Ada'.*0.*answer_start"):
         encode_questions([bad], tokenizer, 16, 3, "train data")
 
 
 def test_bad_options(corpus: Path, tmp_path: Path) -> None:
     start = ["--preset", "small", "--output_dir", str(tmp_path)]
-    with pytest.raises(ValueError, match="--stride 9: expected 0 or more and less than --max_length 9"):
+    with pytest.raises(ValueError, match="--stride 9.*0.*--max_length 9"):
         run_question_answering.main([*start, "--do_train", "--max_length", "9", "--stride", "9"])
     with pytest.raises(ValueError, match="give either --dataset_name or files"):
         run_question_answering.main([*start, "--do_train", "--dataset_name", "a", "--train_file", "b"])
@@ -297,7 +297,7 @@ def test_bad_options(corpus: Path, tmp_path: Path) -> None:
     for question in questions:
         del question["answers"]
     (tmp_path / "plain.jsonl").write_text("\n".join(map(json.dumps, questions)))
-    with pytest.raises(CorpusError, match="validation data: no field 'answers'; choose another with --answers_column"):
+    with pytest.raises(CorpusError, match="'answers'.*--answers_column"):
         run_question_answering.main([*start, "--do_eval", "--validation_file", str(tmp_path / "plain.jsonl")])
 
 

@@ -176,7 +176,7 @@ def test_validation_labels_that_the_training_data_lacks(corpus: Path, tmp_path: 
     other = tmp_path / "dev.tsv"
     other.write_text("good\ta film\nneutral\ta plot\n")
     argv = options(corpus, tmp_path / "out", "--validation_file", str(other))
-    with pytest.raises(CorpusError, match=r"dev\.tsv:2: label 'neutral' is not among bad, good; correct the file"):
+    with pytest.raises(CorpusError, match=r"dev\.tsv:2.*'neutral'"):
         run_sentiment.main(argv)
 
 
@@ -195,7 +195,7 @@ def test_another_task_does_not_continue(run: tuple[Path, dict[str, float]], corp
     with pytest.raises(ValueError, match=r"train data of 96 examples.*\(was 96 examples"):
         run_sentiment.main(options(tmp_path, tmp_path))
     files = [part for split in SIZES for part in (f"--{split}_file", str(tmp_path / f"three-{split}.tsv"))]
-    with pytest.raises(ValueError, match=r"labels bad good new \(was bad good\)"):
+    with pytest.raises(ValueError, match=r"\(was bad good\)"):
         run_sentiment.main(options(tmp_path, tmp_path, *files))
     metrics = run_sentiment.main(options(tmp_path, tmp_path, "--resume_from_checkpoint", "false"))
     assert metrics["test_accuracy"] > 0.9
@@ -215,7 +215,7 @@ def test_one_class_only_is_told_while_training(corpus: Path, tmp_path: Path, cap
 def test_other_problem_than_the_checkpoint(run: tuple[Path, dict[str, float]], corpus: Path, tmp_path: Path) -> None:
     start = ["--model_name_or_path", str(run[0])]
     argv = options(corpus, tmp_path, "--problem_type", "multi_label_classification", start=start)
-    with pytest.raises(ValueError, match="the checkpoint is for single_label_classification; for another give --new"):
+    with pytest.raises(ValueError, match="single_label_classification.*--new"):
         run_sentiment.main(argv)
 
 

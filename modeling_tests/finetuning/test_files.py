@@ -42,7 +42,7 @@ def test_records(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["[" * 100_000, "[1", "1" * 5000, '{"a": 1}'], ids=["deep", "cut", "long", "object"])
 def test_bad_json(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(CorpusError, match=r"a\.json: .*expected a list of records"):
+    with pytest.raises(CorpusError, match=r"a\.json.*expected"):
         list(read_records(tmp_path / "a.json"))
 
 

@@ -18,7 +18,7 @@ def test_held_out_examples_are_the_same_for_every_seed() -> None:
     torch.manual_seed(2)
     assert hold_out(list(range(100)), 0.1) == (kept, held)
     assert len(hold_out([1, 2], 0.01)[1]) == len(hold_out([1, 2], 0.99)[1]) == 1
-    with pytest.raises(CorpusError, match="1 training example: too few to hold any out; give --validation_file"):
+    with pytest.raises(CorpusError, match="1.*--validation_file"):
         hold_out([1], 0.5)
 
 

@@ -83,9 +83,9 @@ def test_datasets() -> None:
     data = {"sentence": [t.text for t in TEXTS], "label": [1, 0]}
     split = datasets.Dataset.from_dict(data, features=features)
     assert read_text_dataset(split, "films, train", NAMED) == TEXTS
-    with pytest.raises(CorpusError, match=r"films, train: record 0: label 'good' is not among bad; .*--labels"):
+    with pytest.raises(CorpusError, match="0.*'good'.*--labels"):
         read_text_dataset(split, "films, train", NAMED, ["bad"])
-    with pytest.raises(CorpusError, match=r"films: record 0: no 'text' among 'sentence', 'label'; .*--text_column"):
+    with pytest.raises(CorpusError, match="0.*'text'.*'sentence'.*'label'.*--text_column"):
         read_text_dataset(split, "films", replace(NAMED, text="text"))
     unlabeled = datasets.Dataset.from_dict({**data, "label": [-1, 0]}, features=features)
     with pytest.raises(CorpusError, match="label -1 is no position among the 2 labels bad, good"):
@@ -128,7 +128,7 @@ def test_bad_files(tmp_path: Path, name: str, text: str | bytes, columns: TextCo
 def test_a_list_in_a_cell_that_is_nested_too_deeply(tmp_path: Path) -> None:
     deep = "[" * 100_000 + "]" * 100_000
     path = write(tmp_path / "a.jsonl", json.dumps({"sentence": "x", "label": deep}) + "\n")
-    with pytest.raises(CorpusError, match=r"a\.jsonl:1: labels .*expected a list") as caught:
+    with pytest.raises(CorpusError, match=r"a\.jsonl:1.*expected") as caught:
         read_texts(path, replace(NAMED, problem="multi_label_classification"))
     assert len(str(caught.value)) < 1000
 
@@ -136,7 +136,7 @@ def test_a_list_in_a_cell_that_is_nested_too_deeply(tmp_path: Path) -> None:
 @pytest.mark.parametrize("columns", [FIRST_IS_LABEL, SEVERAL])
 def test_labels_that_the_training_data_lacks(tmp_path: Path, columns: TextColumns) -> None:
     path = write(tmp_path / "dev.tsv", "1\tx\n3\ty\n")
-    with pytest.raises(CorpusError, match=r"dev\.tsv:2: label '3' is not among 1, 2; correct the file"):
+    with pytest.raises(CorpusError, match=r"dev\.tsv:2.*'3'.*1.*2"):
         read_texts(path, columns, ["1", "2"])
 
 
@@ -210,7 +210,7 @@ def test_indicators_are_no_class_numbers(tmp_path: Path, rows: list[Any]) -> Non
     named = replace(SEVERAL, label_names=["a", "b", "c"])
     assert [each.label for each in read_texts(path, named)] == [["a", "c"], [], ["b"]]
     assert [each.label for each in read_texts(path, SEVERAL, ["p", "q", "r"])] == [["p", "r"], [], ["q"]]
-    with pytest.raises(CorpusError, match=r"a\.jsonl:1: 3 times 0 or 1 for the labels p, q; .*--labels"):
+    with pytest.raises(CorpusError, match=r"a\.jsonl:1.*3.*0.*1.*--labels"):
         read_texts(path, SEVERAL, ["p", "q"])
 
 

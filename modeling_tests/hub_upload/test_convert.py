@@ -174,11 +174,9 @@ def test_a_word_model_cannot_do_without_its_vocabulary(tmp_path):
 
 def test_options_of_the_other_kind_of_input_are_refused(reference, tmp_path):
     folder = reference / "bilm_tf_checkpoint"
-    with pytest.raises(
-        CheckpointError, match=r"options\.json: describes a model with a character CNN, .*word input.*--options"
-    ):
+    with pytest.raises(CheckpointError, match=r"options\.json.*CNN.*word"):
         convert(folder / "dumped_one_layer.hdf5", tmp_path / "out")
-    with pytest.raises(CheckpointError, match="describes a model with word input .*holds one with a character CNN"):
+    with pytest.raises(CheckpointError, match="holds.*CNN"):
         convert(folder / "dumped_weights.hdf5", tmp_path / "out", options=folder / "one_layer_options.json")
 
 
@@ -187,9 +185,7 @@ def test_word_tables_that_do_not_fit(tmp_path):
     arrays = bilm_arrays(values, words=6)
     arrays["embedding"] = arrays["embedding"][:, :5]
     write_bilm(tmp_path / "source", values, arrays, vocabulary=VOCABULARY)
-    with pytest.raises(
-        CheckpointError, match=r"'embedding' has shape \(6, 5\), expected \(6, 6\): .*lstm\.projection_dim is 6"
-    ):
+    with pytest.raises(CheckpointError, match=r"'embedding'.*\(6.*5\).*\(6.*6\).*lstm\.projection_dim.*6"):
         convert(tmp_path / "source", tmp_path / "out")
     write_words(tmp_path / "source", softmax=True, share=True)
     (tmp_path / "source" / "options.json").write_text(json.dumps(values))
@@ -302,7 +298,7 @@ def test_a_vocabulary_that_is_left_out_is_not_read(tmp_path):
     write_bilm(tmp_path / "source", vocabulary=VOCABULARY)
     (tmp_path / "source" / "vocab.txt").write_bytes(gzip.compress(b"<S>\n")[:-5])
     assert convert(tmp_path / "source", tmp_path / "a", without_vocabulary=True).vocab_size == 5
-    with pytest.raises(CheckpointError, match=r"vocab\.txt: damaged gzip file .*--without-vocabulary"):
+    with pytest.raises(CheckpointError, match=r"vocab\.txt.*--without-vocabulary"):
         convert(tmp_path / "source", tmp_path / "b")
 
 
@@ -403,7 +399,7 @@ def test_shapes_are_checked_before_anything_is_allocated(tmp_path):
         del file["CNN_proj/W_proj"]
         file.create_dataset("CNN_proj/W_proj", (10**9, 10**6), "float32", chunks=(1000, 1000))
     (source / "options.json").write_text(json.dumps(options()))
-    with pytest.raises(CheckpointError, match=r"'CNN_proj/W_proj' has shape \(1000000000, 1000000\)"):
+    with pytest.raises(CheckpointError, match=r"'CNN_proj/W_proj'.*\(1000000000.*1000000\)"):
         convert(source, tmp_path / "out")
 
 
@@ -486,9 +482,7 @@ def test_a_vocabulary_without_an_unknown_word(tmp_path):
     assert tokenizer("the cat")["input_ids"] == [1, 3, 5, 2]
     assert verify(tmp_path / "out", tmp_path / "source").largest <= 5e-6
     write_bilm(tmp_path / "with rows", vocabulary=words)
-    with pytest.raises(
-        CheckpointError, match=r"vocab\.txt: no entry for unk_token='<UNK>'.*--without-vocabulary"
-    ) as told:
+    with pytest.raises(CheckpointError, match=r"vocab\.txt.*unk_token='<UNK>'.*--without-vocabulary") as told:
         convert(tmp_path / "with rows", tmp_path / "b")
     assert "unk_token=..." not in str(told.value)
 
@@ -520,5 +514,5 @@ def test_tensors_that_claim_more_than_their_file_holds(tmp_path):
     with pytest.raises(CheckpointError, match=r"weights.hdf5: '\S+' claims [0-9,]+ bytes, and the file holds 0 of it"):
         convert(tmp_path / "source", tmp_path / "out")
     tensor = StoredTensor.of("weights.th", "table", torch.ones(1).expand(10**6, 10**6))
-    with pytest.raises(CheckpointError, match="'table' claims 4,000,000,000,000 bytes, and the file holds 4 of it"):
+    with pytest.raises(CheckpointError, match="'table'.*4,000,000,000,000.*4"):
         tensor.read()

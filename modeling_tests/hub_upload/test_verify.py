@@ -109,9 +109,7 @@ def test_bad_input(converted):
     with pytest.raises(CheckpointError, match="no such file or folder"):
         verify(folder, converted / "absent")
     write_bilm(converted / "other", n_layers=1)
-    with pytest.raises(
-        CheckpointError, match="folder and .*weights.hdf5 are not of the same model: num_hidden_layers is 2 and 1"
-    ):
+    with pytest.raises(CheckpointError, match="weights.hdf5.*num_hidden_layers.*2.*1"):
         verify(folder, converted / "other")
     (source / "options.json").write_text(json.dumps(options(filters=[[1, 4]])))
     with pytest.raises(CheckpointError, match="not part of the model that the options describe: CNN/W_cnn_1"):
@@ -135,7 +133,7 @@ def test_shapes_are_checked_before_anything_is_read(converted):
     """Datasets of petabytes: with the options of a small model, and with options that claim as much."""
     folder, source = converted / "folder", converted / "source"
     claim(source, "CNN_proj/W_proj", 10**9, 10**6)
-    with pytest.raises(CheckpointError, match=r"'CNN_proj/W_proj' has shape \(1000000000, 1000000\)"):
+    with pytest.raises(CheckpointError, match=r"'CNN_proj/W_proj'.*\(1000000000.*1000000\)"):
         verify(folder, source)
     write_bilm(source)
     huge = 10**9
@@ -143,7 +141,7 @@ def test_shapes_are_checked_before_anything_is_read(converted):
     for i, (width, count) in enumerate(FILTERS):
         claim(source, f"CNN/W_cnn_{i}", 1, width, huge, count)
     (source / "options.json").write_text(json.dumps(options(embedding={"dim": huge})))
-    with pytest.raises(CheckpointError, match="not of the same model: character_embedding_size is 3 and 1000000000"):
+    with pytest.raises(CheckpointError, match="character_embedding_size.*3.*1000000000"):
         verify(folder, source)
 
 

@@ -162,14 +162,14 @@ class TestBadInput:
     def test_missing_columns(self, column, tokenizer):
         examples = columns([example("a", "b")])
         del examples[column]
-        with pytest.raises(ValueError, match=f"no column '{column}' among .*'answers': expected id, question, context"):
+        with pytest.raises(ValueError, match=f"'{column}'.*'answers'"):
             question_answering_features(examples, tokenizer)
 
     @pytest.mark.parametrize("text", ["", " \n", None, 7])
     @pytest.mark.parametrize("column", ["question", "context"])
     def test_empty_texts(self, column, text, tokenizer):
         records = [example("good", "b"), {**example("bad", "b"), column: text}]
-        with pytest.raises(ValueError, match=f"example 'bad': {column} is .*: expected a text with words in it"):
+        with pytest.raises(ValueError, match=f"'bad'.*{column}"):
             question_answering_features(columns(records), tokenizer)
 
     def test_answers_that_are_elsewhere(self, tokenizer):
@@ -180,7 +180,7 @@ class TestBadInput:
             question_answering_features(columns(records), tokenizer)
         for start in (-3, 8, None):
             records[1]["answers"] = {"text": ["one", "three"], "answer_start": [0, start]}
-            with pytest.raises(ValueError, match=f"example 'bad': answer 'three' .* character {start} .*correct its"):
+            with pytest.raises(ValueError, match=f"'bad'.*'three'.*{start} .*correct"):
                 question_answering_features(columns(records), tokenizer)
 
     @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ class TestBadInput:
         )
         with pytest.raises(ValueError, match=message):
             question_answering_features(columns(records), tokenizer, 16, 5)
-        with pytest.raises(ValueError, match="example 'bad': in max_length=8 .* room for 0 of"):
+        with pytest.raises(ValueError, match="'bad'.*max_length=8.*0"):
             question_answering_features(columns(records[2:]), tokenizer, 8, 0)
         assert len(question_answering_features(columns(records[:2]), tokenizer, 16, 5)["example_id"]) > 10
 
@@ -219,7 +219,7 @@ class TestBadInput:
                 columns([example("good", "<S> </S>"), example("bad", "b", question="What does <S> mean ?")]), tokenizer
             )
         bare = ElmoTokenizer(max_characters_per_word=9, add_bos_token=False)
-        with pytest.raises(ValueError, match="example 'a': expected '<S>' before .*add_bos_token=True"):
+        with pytest.raises(ValueError, match="'a'.*'<S>'.*add_bos_token=True"):
             question_answering_features(columns([example("a", "b")]), bare)
 
     def test_left_padding(self):
@@ -413,7 +413,7 @@ class TestAnswerQuestion:
         }.values():
             with pytest.raises(ValueError, match=message):
                 answer_question(model, tokenizer, *arguments)
-        with pytest.raises(ValueError, match="batch_size=0: expected at least 1"):
+        with pytest.raises(ValueError, match="batch_size=0.*1"):
             answer_question(model, tokenizer, "Who ?", "a", batch_size=0)
         model.train()
         with pytest.raises(ValueError, match="n_best=0"):

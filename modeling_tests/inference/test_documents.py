@@ -136,13 +136,13 @@ def test_parts_of_speech(tokenizer, layers):
 def test_refused_parts_of_speech(tokenizer):
     tagger = ElmoTokenizer(vocab=WORDS, max_characters_per_word=9, pos_tag_set=["N", "D"])
     model = tiny_model(**WORD_INPUT, num_pos_tags=2)
-    with pytest.raises(ValueError, match="num_pos_tags=2: the model reads parts of speech .* Expected pos_tags"):
+    with pytest.raises(ValueError, match="num_pos_tags=2.*Expected pos_tags"):
         embed_document(["a"], model, tagger)
-    with pytest.raises(ValueError, match="the tokenizer has 0 parts of speech and the model num_pos_tags=2"):
+    with pytest.raises(ValueError, match="0.*num_pos_tags=2"):
         embed_document(["a"], model, tokenizer, pos_tags=["N"])
-    with pytest.raises(ValueError, match="words is the text 'a cat': expected a list"):
+    with pytest.raises(ValueError, match="words.*'a cat'"):
         embed_document("a cat", model, tagger, pos_tags=["N", "D"])
-    with pytest.raises(TypeError, match="pos_tags is 'ND': expected a list"):
+    with pytest.raises(TypeError, match="pos_tags.*'ND'"):
         embed_document(["a", "cat"], model, tagger, pos_tags="ND")
     for error, tags, message in (
         (ValueError, ["N"], "only one of them has a number 1, from 0"),
@@ -201,13 +201,13 @@ def test_spool(monkeypatch):
 
 
 def test_refusals(tokenizer):
-    with pytest.raises(ValueError, match="encoder_type='transformer': every word of a Transformer attends to all"):
+    with pytest.raises(ValueError, match="encoder_type='transformer'.*Transformer"):
         embed_document(["a"], tiny_model(**TRANSFORMER), tokenizer)
     normalized = tiny_model(scalar_mix_layer_norm="tokens")
-    with pytest.raises(ValueError, match="scalar_mix_layer_norm='tokens': .* Choose layers='all', 'top' or 'average'"):
+    with pytest.raises(ValueError, match="scalar_mix_layer_norm='tokens'.*Choose layers='all'.*'top'.*'average'"):
         embed_document(["a"], normalized, tokenizer)
     assert len(list(embed_document(["a"], normalized, tokenizer, layers="top"))) == 1
-    with pytest.raises(ValueError, match="chunk_words=0: expected at least 1"):
+    with pytest.raises(ValueError, match="chunk_words=0.*1"):
         embed_document(["a"], tiny_model(), tokenizer, chunk_words=0)
     with pytest.raises(TypeError, match="words is 5: expected a text"):
         embed_document(5, tiny_model(), tokenizer)

@@ -77,12 +77,12 @@ def test_parts_of_speech(tokenizer):
     np.testing.assert_array_equal(embed(words, plain, tagger, pos_tags=tags)[0], embed(words, plain, tagger)[0])
     with pytest.raises(ValueError, match="only one of them has a number 3, from 0"):
         embed(words, model, tagger, pos_tags=tags[:3])
-    with pytest.raises(ValueError, match="the tag 'Q' is none of pos_tag_set: N, D"):
+    with pytest.raises(ValueError, match="'Q'.*pos_tag_set.*N.*D"):
         embed([["cat"]], model, tagger, pos_tags=[["Q"]])
     # Before anything is read.
-    with pytest.raises(ValueError, match="num_pos_tags=2: the model reads parts of speech .* Expected pos_tags"):
+    with pytest.raises(ValueError, match="num_pos_tags=2.*Expected pos_tags"):
         embed_iter(words, model, tagger)
-    with pytest.raises(ValueError, match="the tokenizer has 0 parts of speech and the model num_pos_tags=2"):
+    with pytest.raises(ValueError, match="0.*num_pos_tags=2"):
         embed_iter(words, model, tokenizer, pos_tags=tags)
 
 
@@ -204,12 +204,12 @@ class TestRefusals:
         with pytest.raises(ValueError, match="layers='last'.*'mix', 'top', 'average', 'all'"):
             embed(["a"], model, tokenizer, layers="last")
         for name in ("batch_words", "window"):
-            with pytest.raises(ValueError, match=f"{name}=0: expected at least 1"):
+            with pytest.raises(ValueError, match=f"{name}=0.*1"):
                 embed_iter(["a"], model, tokenizer, **{name: 0})  # before the first array
 
     def test_sentences(self, tokenizer):
         model = tiny_model()
-        with pytest.raises(TypeError, match="sentences is 'a text': expected a list"):
+        with pytest.raises(TypeError, match="sentences.*'a text'"):
             embed_iter("a text", model, tokenizer)
         with pytest.raises(TypeError, match="sentence 1 holds 5 of type int"):
             embed(["a", ["b", 5]], model, tokenizer)
@@ -218,9 +218,9 @@ class TestRefusals:
         with pytest.raises(TypeError, match="model is of type Linear: expected ElmoModel"):
             embed(["a"], torch.nn.Linear(2, 2))
         baseline = ElmoForTokenClassification(tiny_config(elmo_at=[], word_vector_size=4))
-        with pytest.raises(ValueError, match=r"the model has no biLM \(elmo_at=\[\]\)"):
+        with pytest.raises(ValueError, match=r"biLM \(elmo_at=\[\]\)"):
             embed(["a"], baseline, tokenizer)
-        with pytest.raises(ValueError, match="tokenizer=None, and the model was not loaded from a checkpoint"):
+        with pytest.raises(ValueError, match="tokenizer=None"):
             embed(["a"], tiny_model())
         with pytest.raises(ValueError, match="the tokenizer has 5 words and the model, which reads words by their id"):
             embed(["a"], tiny_model(**WORD_INPUT), ElmoTokenizer())

@@ -40,21 +40,21 @@ def test_the_tokenizer_beside_the_model(folder):
     assert load_tokenizer(str(folder), ElmoModel(tiny_config())).get_vocab() == vocabulary
     tokenizer = ElmoTokenizer()
     assert load_tokenizer(tokenizer, folder) is tokenizer
-    with pytest.raises(ValueError, match="tokenizer=None, and the model was not loaded from a checkpoint"):
+    with pytest.raises(ValueError, match="tokenizer=None"):
         load_tokenizer(None, ElmoModel(tiny_config()))
 
 
 def test_refusals(folder, tmp_path):
-    with pytest.raises(TypeError, match="model is of type ElmoModel: expected ElmoForPreTraining, or a checkpoint's"):
+    with pytest.raises(TypeError, match="model.*ElmoModel.*ElmoForPreTraining"):
         load_model(ElmoModel(tiny_config()), ElmoForPreTraining)
     with pytest.raises(TypeError, match="model is of type int"):
         load_model(3, ElmoModel)
-    with pytest.raises(ValueError, match=r"device='cpu' is for a model given as a folder.*model.to\('cpu'\)"):
+    with pytest.raises(ValueError, match=r"device='cpu'.*folder.*model.to\('cpu'\)"):
         load_model(ElmoModel(tiny_config()), ElmoModel, device="cpu")
-    with pytest.raises(ValueError, match="dtype=torch.float16 is for a model given as a folder"):
+    with pytest.raises(ValueError, match="dtype=torch.float16"):
         load_model(ElmoModel(tiny_config()), ElmoModel, dtype=torch.float16)
     ElmoForTokenClassification(tiny_config()).save_pretrained(tmp_path / "tagger")
-    with pytest.raises(ValueError, match="tagger lacks 2 weights of ElmoForPreTraining, softmax.bias among them"):
+    with pytest.raises(ValueError, match="tagger.*2.*ElmoForPreTraining.*softmax.bias"):
         load_model(tmp_path / "tagger", ElmoForPreTraining)
     with pytest.raises(OSError, match="nowhere is no folder of a model, nor the name of one"):
         load_model(tmp_path / "nowhere", ElmoModel)

@@ -133,9 +133,9 @@ def test_parts_of_speech_are_read(tokenizer: ElmoTokenizer, carry: bool) -> None
 
     with pytest.raises(ValueError, match="sentence 0, 'a b': no parts of speech beside the words"):
         next(score_sentences(model, known, ["a b"]))
-    with pytest.raises(ValueError, match="'a b': the tag 'Q' is none of pos_tag_set: V, D, N"):
+    with pytest.raises(ValueError, match="'a b'.*'Q'.*pos_tag_set.*V.*D.*N"):
         next(score_sentences(model, known, [TaggedSentence(["a", "b"], [None, "Q"])]))
-    with pytest.raises(ValueError, match="the tokenizer has 0 parts of speech and the model num_pos_tags=3"):
+    with pytest.raises(ValueError, match="0.*num_pos_tags=3"):
         next(score_sentences(model, tokenizer, tagged))
 
 
@@ -240,7 +240,7 @@ def test_refusals(tokenizer: ElmoTokenizer) -> None:
         perplexity(model, tokenizer, [])
     with pytest.raises(ValueError, match="rows=0"):
         perplexity(model, tokenizer, ["a"], rows=0)
-    with pytest.raises(ValueError, match=r"tokenizer has 5 words and the model vocab_size=17"):
+    with pytest.raises(ValueError, match="tokenizer.*5.*vocab_size=17"):
         perplexity(model, ElmoTokenizer(), ["a"])
     with pytest.raises(ValueError, match="no sentence was scored"):
         _ = TextScore().forward

@@ -132,20 +132,20 @@ def test_parts_of_speech(tokenizer):
     ):
         with pytest.raises(ValueError, match=message):
             score(sentences, model, tagger, pos_tags=given)
-    with pytest.raises(ValueError, match="sentence 0, 'the mat': no parts of speech beside the words"):
+    with pytest.raises(ValueError, match="0.*'the mat'"):
         score(words, model, tagger)
 
 
 def test_refusals(tokenizer):
-    with pytest.raises(TypeError, match="model is of type ElmoModel: expected ElmoForPreTraining"):
+    with pytest.raises(TypeError, match="model.*ElmoModel.*ElmoForPreTraining"):
         score(["a"], ElmoModel(tiny_config()), tokenizer)
     with pytest.raises(TypeError, match="sentence 1 is 5 of type int"):
         score(["a", 5], tiny_model(), tokenizer)
     with pytest.raises(TypeError, match="sentences is 5: expected a list"):
         score(5, tiny_model(), tokenizer)
-    with pytest.raises(ValueError, match="tokenizer has 5 words and the model vocab_size=14"):
+    with pytest.raises(ValueError, match="tokenizer.*5.*vocab_size=14"):
         score(["a"], tiny_model(), ElmoTokenizer())
-    with pytest.raises(ValueError, match="batch_size=0: expected at least 1"):
+    with pytest.raises(ValueError, match="batch_size=0.*1"):
         score(["a"], tiny_model(), tokenizer, batch_size=0)
 
 
@@ -169,5 +169,5 @@ except ImportError as error:
     printed, refusal = done.stdout.splitlines()
     assert float(printed) == pytest.approx(score(["the cat"], model, tokenizer).both[0], rel=1e-6)
     assert refusal == "elmo_hf.pretraining.pretrain needs accelerate: pip install 'elmo-hf[train]'"
-    with pytest.raises(AttributeError, match="'elmo_hf.pretraining' has no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="'elmo_hf.pretraining'.*'nothing'"):
         _ = elmo_hf.pretraining.nothing

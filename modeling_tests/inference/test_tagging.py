@@ -70,13 +70,13 @@ def test_a_stream_is_read_window_by_window(tokenizer):
 
 
 def test_refusals(tokenizer):
-    with pytest.raises(TypeError, match="model is of type ElmoModel: expected ElmoForTokenClassification"):
+    with pytest.raises(TypeError, match="model.*ElmoModel.*ElmoForTokenClassification"):
         tag(["a"], ElmoModel(tiny_config()), tokenizer)
     with pytest.raises(TypeError, match="sentence 1 is 5 of type int"):
         tag(["a", 5], tagger(), tokenizer)
     for name in ("batch_words", "window"):
-        with pytest.raises(ValueError, match=f"{name}=0: expected at least 1"):
+        with pytest.raises(ValueError, match=f"{name}=0.*1"):
             tag(["a"], tagger(), tokenizer, **{name: 0})
-    with pytest.raises(ValueError, match="num_pos_tags=2: this tagger reads parts of speech beside the words"):
+    with pytest.raises(ValueError, match="num_pos_tags=2"):
         tag(["a"], tagger(num_pos_tags=2), tokenizer)
     assert tag([], tagger(), tokenizer) == []

@@ -227,7 +227,7 @@ def test_refusals(tokenizer):
             call(["a"], model_of(kind, task_lstm_size=3, integrator_size=4), tokenizer)
         with pytest.raises(ValueError, match="num_pos_tags=2"):
             call(["a"], model_of(kind, num_pos_tags=2), tokenizer)
-        with pytest.raises(ValueError, match="chunk_words=0: expected at least 1"):
+        with pytest.raises(ValueError, match="chunk_words=0.*1"):
             call(["a"], model_of(kind), tokenizer, chunk_words=0)
         with pytest.raises(TypeError, match="word 1 is 5 of type int"):
             list(call(["a", 5], model_of(kind), tokenizer))

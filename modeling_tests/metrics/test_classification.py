@@ -152,13 +152,13 @@ def test_bad_multilabel_input(make_metric, predictions, references, message):
 
 
 def test_bad_options():
-    with pytest.raises(ValueError, match="average='mean': expected one of macro, weighted, micro, binary"):
+    with pytest.raises(ValueError, match="average='mean'"):
         Classification().compute(predictions=[0], references=[0], average="mean")
-    with pytest.raises(ValueError, match=r'average="binary" and the labels \[0, 2\], pos_label=1: expected no labels'):
+    with pytest.raises(ValueError, match=r'average="binary".*\[0.*2\].*pos_label=1'):
         Classification().compute(predictions=[0], references=[2], average="binary")
     with pytest.raises(ValueError, match=r"pos_label=3"):
         Classification().compute(predictions=[0], references=[1], average="binary", pos_label=3)
-    with pytest.raises(ValueError, match='average="binary" and 2 labels a text'):
+    with pytest.raises(ValueError, match='average="binary".*2'):
         Classification("multilabel").compute(predictions=[[0, 1]], references=[[0, 1]], average="binary")
     with pytest.raises(ValueError, match="config_name='multi'"):
         Classification("multi")

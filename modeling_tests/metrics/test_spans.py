@@ -121,7 +121,7 @@ def test_bad_input(predictions, references, message):
 
 
 def test_bad_versions():
-    with pytest.raises(ValueError, match="version=3: expected 1 or 2"):
+    with pytest.raises(ValueError, match="version=3.*1.*2"):
         AnswerSpans().compute(predictions=["a"], references=[["a"]], version=3)
-    with pytest.raises(ValueError, match="question 1 has no reference: expected an answer, or version=2 for none"):
+    with pytest.raises(ValueError, match="1.*version=2"):
         AnswerSpans().compute(predictions=["a", ""], references=[["a"], []], version=1)

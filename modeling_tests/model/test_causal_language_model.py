@@ -151,7 +151,7 @@ def test_a_state_goes_in_as_a_cache():
     torch.testing.assert_close(output.logits[..., 1:5], logits[..., 1:5], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(output.past_key_values.state.cell[:, 0], again.state.cell[:, 0], rtol=1e-5, atol=1e-5)
     assert torch.equal(output.past_key_values.state.cell[:, 1], state.cell[:, 1])
-    with pytest.raises(TypeError, match="DynamicCache: expected an ElmoCache"):
+    with pytest.raises(TypeError, match="DynamicCache.*ElmoCache"):
         model(**batch, past_key_values=DynamicCache())
 
 
@@ -213,7 +213,7 @@ def test_refusals():
         ElmoCache().crop(-1)
     with pytest.raises(ValueError, match="cache_implementation"):
         model.generate(**batch, max_new_tokens=1, cache_implementation="static")
-    with pytest.raises(ValueError, match="neither input_ids nor inputs_embeds"):
+    with pytest.raises(ValueError, match="input_ids.*inputs_embeds"):
         model()
     backward = model_of("Transformer", direction="backward")
     with pytest.raises(ValueError, match="from the left in both directions"):

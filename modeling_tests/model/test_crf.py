@@ -279,7 +279,7 @@ class TestLabelWeights:
             field.log_likelihood(emissions_of(len(BIO), torch.ones(1, 2).bool()), gold, torch.ones(1, 2).bool())
 
     def test_one_weight_for_each_label(self):
-        with pytest.raises(ValueError, match="crf_label_weights has 2 values: expected 5"):
+        with pytest.raises(ValueError, match="crf_label_weights.*2.*5"):
             self.field("emission", [1.0, 2.0])
 
 
@@ -402,7 +402,7 @@ class TestImpossibleLabels:
         if message is None:
             field.check_labels(rows, mask)
         else:
-            with pytest.raises(ValueError, match=f"labels of row 1: {message}.*tag_scheme=None"):
+            with pytest.raises(ValueError, match=f"1.*{message}.*tag_scheme=None"):
                 field.check_labels(rows, mask)
         scores = label_scores(torch.zeros(*mask.shape, len(labels)), rows, mask, field())
         assert (scores[1] < FORBIDDEN / 2) == (message is not None)

@@ -32,7 +32,7 @@ def test_class_numbers():
     check_class_numbers(torch.tensor([[0, 2], [-100, 1]]), 3)
     check_class_numbers(torch.zeros(0, dtype=torch.int64), 0)
     for wrong in (3, -1, -101):
-        with pytest.raises(ValueError, match=f"label {wrong}: expected 0 to 2, or -100 for none; set num_labels"):
+        with pytest.raises(ValueError, match=f"{wrong}.*0.*2.*-100.*num_labels"):
             check_class_numbers(torch.tensor([0, wrong, 7]), 3)
     with pytest.raises(ValueError, match="for none; count again"):
         check_class_numbers(torch.tensor([5]), 3, "count again")

@@ -307,7 +307,7 @@ class TestLoss:
         model, batch = tiny_model(), batch_of(SENTENCES)
         labels = torch.full_like(batch["input_ids"], 5)
         labels[1, 1] = label
-        with pytest.raises(ValueError, match=f"label {label}: expected a word of the vocabulary, 0 to 11 and neither"):
+        with pytest.raises(ValueError, match=f"{label}.*0.*11"):
             model(**batch, labels=labels)
 
     def test_it_learns_to_fill_gaps(self):
@@ -348,7 +348,7 @@ class TestSaving:
         tiny_model(mask_prior_weight=0.5).save_pretrained(tmp_path)
         assert ElmoForMaskedLM.from_pretrained(tmp_path).config.mask_prior_weight == 0.5
         assert ElmoForMaskedLM.from_pretrained(tmp_path, mask_prior_weight=1).config.mask_prior_weight == 1
-        with pytest.raises(Exception, match="mask_prior_weight=-1: expected 0 or more"):
+        with pytest.raises(Exception, match="mask_prior_weight=-1.*0"):
             tiny_config(mask_prior_weight=-1)
 
     def test_resizing_the_vocabulary(self):
@@ -379,9 +379,7 @@ class TestRefusals:
         batch = batch_of(["a cat"])
         model = cls(tiny_config(vocab_size=5))
         ids = torch.tensor([[1, 3, 3, 2]])
-        with pytest.raises(
-            ValueError, match=r"vocab_size=5: the model has no words beside the special tokens.*vocabulary"
-        ):
+        with pytest.raises(ValueError, match="vocab_size=5"):
             model(**{**batch, "input_ids": ids}, labels=ids)
         with pytest.raises(ValueError, match="vocab_size=5"):
             StreamingObjective(model)

@@ -95,7 +95,7 @@ def test_tuple_output_and_hidden_states():
 class TestBadInput:
     @pytest.mark.parametrize("label", [3, -1])
     def test_a_label_that_is_no_choice(self, label):
-        with pytest.raises(ValueError, match=f"label {label}: expected 0 to 2, or -100 for none; it is the number"):
+        with pytest.raises(ValueError, match=f"{label}.*0.*2.*-100"):
             make_model()(**make_batch(labels=[0, label]))
 
     @pytest.mark.parametrize("labels", [torch.zeros(2), torch.zeros(2, 3).long(), torch.zeros(3).long()])
@@ -105,7 +105,7 @@ class TestBadInput:
 
     def test_no_axis_of_choices(self):
         batch = make_tokenizer()(["a b", "c"], padding=True, return_tensors="pt")
-        with pytest.raises(ValueError, match=r"input_ids has shape \(2, 4\): expected \(batch, choices, words\)"):
+        with pytest.raises(ValueError, match=r"input_ids.*\(2.*4\).*\(batch.*choices.*words\)"):
             make_model()(**batch)
 
     def test_another_number_of_choices(self):

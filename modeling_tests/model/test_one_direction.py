@@ -110,11 +110,11 @@ def test_task_model():
 def test_refusals():
     with pytest.raises(StrictDataclassError, match='bidirectional=False needs encoder_type="lstm"'):
         tiny_config(bidirectional=False, **TRANSFORMER)
-    with pytest.raises(StrictDataclassError, match="bidirectional=False needs .* context_word_layer=False"):
+    with pytest.raises(StrictDataclassError, match="bidirectional=False.*context_word_layer=False"):
         tiny_config(bidirectional=False, context_word_layer=True)
-    with pytest.raises(StrictDataclassError, match='direction="backward" of a model with bidirectional=False'):
+    with pytest.raises(StrictDataclassError, match='direction="backward".*bidirectional=False'):
         tiny_config(bidirectional=False, direction="backward")
-    with pytest.raises(ValueError, match="bidirectional=False: a gap is filled from both of its sides"):
+    with pytest.raises(ValueError, match="bidirectional=False"):
         ElmoForMaskedLM(tiny_config(bidirectional=False))
-    with pytest.raises(ValueError, match="bidirectional=False: pretraining reads both directions"):
+    with pytest.raises(ValueError, match="bidirectional=False"):
         StreamingObjective(ElmoForPreTraining(tiny_config(bidirectional=False)), loss="full")

@@ -21,5 +21,5 @@ def test_chosen_rows_are_forgotten() -> None:
     "rows", [torch.zeros(3, dtype=torch.bool), torch.zeros(2, 4, dtype=torch.bool), torch.zeros(2, 3)]
 )
 def test_wrong_rows_are_named(rows: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"rows has shape .* and dtype .*: expected \(2, 3\) and torch\.bool"):
+    with pytest.raises(ValueError, match=r"rows.*\(2.*3\).*torch\.bool"):
         state_of(3).reset(rows)

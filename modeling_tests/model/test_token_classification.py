@@ -169,7 +169,7 @@ class TestLabels:
     def test_of_another_shape_or_type(self, options):
         model, batch = tiny_tagger(**options), batch_of(SENTENCES)
         labels = labeled(batch, GOLD)
-        with pytest.raises(ValueError, match=r"labels have shape \(5, 7\).*expected \(5, 8\) integers, one for each"):
+        with pytest.raises(ValueError, match=r"\(5.*7\).*expected \(5.*8\)"):
             model(**batch, labels=labels[:, :-1])
         with pytest.raises(ValueError, match="type torch.float32: expected"):
             model(**batch, labels=labels.float())
@@ -259,7 +259,7 @@ class TestBadInput:
         model, batch = tiny_tagger(**FIELD), batch_of(SENTENCES)
         labels = labeled(batch, GOLD)
         labels[1, 1] = label
-        with pytest.raises(ValueError, match=f"label {label}: expected 0 to 4, or -100 for none"):
+        with pytest.raises(ValueError, match=f"{label}.*0.*4.*-100"):
             model(**batch, labels=labels)
 
     def test_labels_outside_of_the_sentence(self):
@@ -267,25 +267,23 @@ class TestBadInput:
         for column in (0, 2, 4):  # both boundaries and padding
             labels = labeled(batch, GOLD)
             labels[1, column] = 0
-            with pytest.raises(ValueError, match=f"label 0 at row 1, position {column}, .*boundary or padding"):
+            with pytest.raises(ValueError, match=f"0.*1.*{column}.*boundary"):
                 model(**batch, labels=labels)
 
     def test_labels_that_no_sequence_has(self):
         model, batch = tiny_tagger(**FIELD), batch_of(SENTENCES)
         labels = labeled(batch, [[1, 2, 0], [3], [0, 0, 3, 2, 2, 3], [0, 0], []])
-        with pytest.raises(
-            ValueError, match="labels of row 2: 'I-PER' at word 3, after 'B-LOC' at word 2, which no BIO"
-        ):
+        with pytest.raises(ValueError, match="2.*'I-PER'.*3.*'B-LOC'.*2.*BIO"):
             model(**batch, labels=labels)
         assert torch.isfinite(tiny_tagger(**{**FIELD, "tag_scheme": None})(**batch, labels=labels).loss)
 
     def test_a_scheme_that_the_labels_are_not_of(self, tmp_path):
-        with pytest.raises(ValueError, match="label 'LABEL_0' is no tag of tag_scheme='BIO'"):
+        with pytest.raises(ValueError, match="'LABEL_0'.*tag_scheme='BIO'"):
             ElmoForTokenClassification(tiny_config(use_crf=True, tag_scheme="BIO"))
-        with pytest.raises(ValueError, match="'B-PER' can stand in no BIOES sequence .* expected 'E-PER' among them"):
+        with pytest.raises(ValueError, match="'B-PER'.*BIOES.*'E-PER'"):
             ElmoForTokenClassification(tiny_config(**{**FIELD, "tag_scheme": "BIOES"}))
         tiny_tagger(**FIELD).save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match="label 'I-PER' can stand in no BIO sequence .*IOB1"):
+        with pytest.raises(ValueError, match="'I-PER'.*BIO.*IOB1"):
             ElmoForTokenClassification.from_pretrained(tmp_path, **named(["O", "I-PER"]), ignore_mismatched_sizes=True)
         with pytest.raises(StrictDataclassClassValidationError, match=r"crf_label_weights=\[-1\]"):
             ElmoForTokenClassification.from_pretrained(tmp_path, crf_label_weights=[-1])

@@ -301,7 +301,7 @@ def test_sentences_beyond_the_positions():
     model = transformer(max_position_embeddings=8)
     with torch.no_grad():
         assert model(**batch_of(["a b c d e f"], words=11)).last_hidden_state.shape == (1, 11, 16)
-    with pytest.raises(ValueError, match="a sentence of 9 words.*max_position_embeddings=8; split it.*max_length=8"):
+    with pytest.raises(ValueError, match="9 words.*max_position_embeddings=8.*it.*max_length=8"):
         model(**batch_of(["a b c d e f g", "h"]))
 
 
@@ -382,7 +382,7 @@ def test_language_model_scores_against_brute_force():
 
 
 def test_a_plain_bidirectional_encoder_is_no_language_model():
-    with pytest.raises(ValueError, match="causal=False: .*has read every word of the sentence.*or causal=True"):
+    with pytest.raises(ValueError, match="causal=False.*has.*causal=True"):
         ElmoForPreTraining(tiny_config(**TRANSFORMER, causal=False))
     assert ElmoForTokenClassification(tiny_config(**TRANSFORMER, causal=False)) is not None
 

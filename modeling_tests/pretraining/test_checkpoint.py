@@ -78,7 +78,7 @@ def test_a_failure_leaves_the_earlier_one(
 
     if failing == "flush":
         monkeypatch.setattr("elmo_hf.atomic.flush", full)
-    with pytest.raises(CheckpointError, match=r"step-00000002 cannot be written .*No space left.*step-00000001"):
+    with pytest.raises(CheckpointError, match="step-00000002.*No.*left.*step-00000001"):
         checkpoints.write(2, full if failing == "shared" else fine, full if failing == "own" else fine)
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step-00000001"]
 
@@ -122,7 +122,7 @@ def test_reads_tensors_only(tmp_path: Path) -> None:
     torch.save({"state": Harmful()}, tmp_path / "training.pt")
     with pytest.raises(CheckpointError, match="training.pt cannot be read"):
         read_tensors(tmp_path / "training.pt")
-    with pytest.raises(CheckpointError, match=r"progress.json cannot be read .*Remove"):
+    with pytest.raises(CheckpointError, match="progress.json.*Remove"):
         read_json(tmp_path / "progress.json")
 
 

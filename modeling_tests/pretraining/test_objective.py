@@ -292,7 +292,7 @@ def test_parts_of_speech_are_inputs_of_their_direction() -> None:
         other = objective(dataclasses.replace(batch, **{f"{name}_pos_tag_ids": (tags + 1) % 4}))
         changes = (other.forward_loss != losses.forward_loss, other.backward_loss != losses.backward_loss)
         assert tuple(map(bool, changes)) == moved
-    with pytest.raises(ValueError, match="reads pos_tag_ids and the batch has none: make the streams with pos_tag_ids"):
+    with pytest.raises(ValueError, match="pos_tag_ids.*pos_tag_ids"):
         objective(dataclasses.replace(batch, forward_pos_tag_ids=None))
 
 
@@ -302,7 +302,7 @@ def test_samples_resume() -> None:
     one(small_batch())
     other.load_sampler_state(one.sampler_state())
     assert torch.equal(one(small_batch()).loss, other(small_batch()).loss)
-    with pytest.raises(ValueError, match="sampler state was given for loss='full'"):
+    with pytest.raises(ValueError, match="loss='full'"):
         StreamingObjective(model, loss="full").load_sampler_state(one.sampler_state())
 
 
@@ -403,17 +403,17 @@ class TestAdaptive:
             default_cutoffs(99)
 
     def test_too_many_clusters(self) -> None:
-        with pytest.raises(ValueError, match="leave nothing of projection_size=6"):
+        with pytest.raises(ValueError, match="projection_size=6"):
             ElmoForPreTraining(small_config(softmax_cutoffs=[5, 20]))
 
 
 def test_refusals() -> None:
     model = ElmoForPreTraining(small_config())
-    with pytest.raises(ValueError, match="loss='adaptive' does not fit"):
+    with pytest.raises(ValueError, match="loss='adaptive'"):
         StreamingObjective(model, loss="adaptive")
-    with pytest.raises(ValueError, match="expected 'full', 'sampled' or 'adaptive'"):
+    with pytest.raises(ValueError, match="'full'.*'sampled'.*'adaptive'"):
         StreamingObjective(model, loss="hierarchical")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="num_samples=41: expected 1 to 40"):
+    with pytest.raises(ValueError, match="num_samples=41.*1.*40"):
         StreamingObjective(model, num_samples=WORDS + 1)
     objective = StreamingObjective(model, loss="full")
     batch = small_batch()

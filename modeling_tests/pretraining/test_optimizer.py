@@ -203,7 +203,7 @@ def test_refusals(options: dict[str, Any], message: str) -> None:
 
 
 def test_warm_up_longer_than_the_run() -> None:
-    with pytest.raises(ValueError, match="warmup_steps=9 leaves nothing of a run of 9 steps"):
+    with pytest.raises(ValueError, match="warmup_steps=9.*9"):
         build_optimizer(tiny_model(), OptimizerSettings(schedule="cosine", warmup_steps=9), 9)
 
 

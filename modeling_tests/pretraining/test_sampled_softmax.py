@@ -83,13 +83,13 @@ class TestSampler:
         assert not torch.equal(LogUniformSampler(500, 50, seed=8).draw().ranks, LogUniformSampler(500, 50).draw().ranks)
 
     def test_refusals(self) -> None:
-        with pytest.raises(ValueError, match="num_samples=11: expected 1 to 10"):
+        with pytest.raises(ValueError, match="num_samples=11.*1.*10"):
             LogUniformSampler(10, 11)
         with pytest.raises(ValueError, match="num_samples=0"):
             LogUniformSampler(10, 0)
         with pytest.raises(ValueError, match="seed=-1"):
             LogUniformSampler(10, 1, seed=-1)
-        with pytest.raises(ValueError, match="num_words=10, this sampler 12"):
+        with pytest.raises(ValueError, match="num_words=10.*12"):
             LogUniformSampler(12, 3).load_state_dict(LogUniformSampler(10, 3).state_dict())
 
 

@@ -46,7 +46,7 @@ def test_samples_and_warm_up_follow_what_there_is() -> None:
     assert settings.fitted(words=100_000, steps=None) == settings
     given = PretrainingSettings(**NEEDED, num_samples=1001, warmup_steps=100)
     assert given.fitted(words=1001, steps=300) == given
-    with pytest.raises(ValueError, match="num_samples=1001: expected 1 to 1000"):
+    with pytest.raises(ValueError, match="num_samples=1001.*1.*1000"):
         given.fitted(words=1000, steps=None)
     # Other softmaxes draw no samples.
     assert PretrainingSettings(**NEEDED, num_samples=9, loss="full").fitted(words=5, steps=None).num_samples == 9

@@ -29,14 +29,14 @@ def test_model_and_tokenizer_in_float32(tmp_path: Path) -> None:
 def test_a_tagger_has_no_softmax(tmp_path: Path) -> None:
     ElmoForTokenClassification(tiny_config(vocab_size=len(TOKENIZER))).save_pretrained(tmp_path)
     TOKENIZER.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="lacks 2 weights of ElmoForPreTraining, softmax.bias among them"):
+    with pytest.raises(ValueError, match="2.*ElmoForPreTraining.*softmax.bias"):
         load(tmp_path)
 
 
 def test_another_vocabulary(tmp_path: Path) -> None:
     ElmoForPreTraining(tiny_config(vocab_size=9)).save_pretrained(tmp_path)
     TOKENIZER.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="a tokenizer of 7 words and a model of vocab_size=9"):
+    with pytest.raises(ValueError, match="7.*vocab_size=9"):
         load(tmp_path)
     with pytest.raises(OSError, match="nowhere is no folder of a model, nor the name of one"):
         load(tmp_path / "nowhere")

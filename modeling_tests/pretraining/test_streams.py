@@ -551,7 +551,7 @@ def test_parts_of_speech_that_are_missing_or_unknown(tokenizer):
     with pytest.raises(ValueError, match=r"the tokenizer has no parts of speech: make it with pos_tag_set"):
         SentenceStreams(corpus, tokenizer, 1, 3, pos_tag_ids=True)
     known = ElmoTokenizer(vocab=WORDS, max_characters_per_word=9, pos_tag_set=TAGS)
-    with pytest.raises(ValueError, match="the given sentences: 'the cat': the tag 'Q' is none of pos_tag_set: A, B, C"):
+    with pytest.raises(ValueError, match="'the cat'.*'Q'.*pos_tag_set.*A.*B.*C"):
         next(SentenceStreams(corpus, known, 1, 3, pos_tag_ids=True))
     with pytest.raises(ValueError, match="the given sentences has no parts of speech beside its words"):
         SentenceStreams(Corpus.from_sentences(["the cat"]), known, 1, 3, pos_tag_ids=True)

@@ -133,15 +133,13 @@ def test_rows_without_words_have_no_part(corpus: Path, tokenizer: ElmoTokenizer)
 
 
 def test_running_text_is_refused(corpus: Path, tokenizer: ElmoTokenizer, tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match="encoder_type='transformer' reads each sentence whole.*--sentence_independent"
-    ):
+    with pytest.raises(ValueError, match="encoder_type='transformer'.*whole.*--sentence_independent"):
         pretrain(run_settings(corpus, tmp_path / "run", sentence_independent=False))
-    with pytest.raises(ValueError, match="unroll_steps=40: expected less than the model's max_position_embeddings=40"):
+    with pytest.raises(ValueError, match="unroll_steps=40.*max_position_embeddings=40"):
         pretrain(run_settings(corpus, tmp_path / "run", unroll_steps=40))
     model = make_model(tokenizer)
     running = batches(corpus, tokenizer, sentence_independent=False)[0]
-    with pytest.raises(ValueError, match="parts of running text: .*sentence_independent=True"):
+    with pytest.raises(ValueError, match="sentence_independent=True"):
         StreamingObjective(model, loss="full")(running)
     with pytest.raises(ValueError, match=r"carry_state=False \(--sentence_independent\)"):
         list(score_sentences(model, tokenizer, ["kara lose"]))

@@ -169,14 +169,14 @@ def test_adaptive_softmax(tmp_path: Path) -> None:
 
 def test_refusals(tmp_path: Path) -> None:
     save(tmp_path / "words")
-    with pytest.raises(ValueError, match="max_characters_per_word=9 and the model 8"):
+    with pytest.raises(ValueError, match="max_characters_per_word=9.*8"):
         warm_start(tmp_path / "words", tokenizer_of(NEW, length=9))
     with pytest.raises(ValueError, match="new_rows='zero'"):
         warm_start(tmp_path / "words", new_rows="zero")  # type: ignore[arg-type]
     model = save(tmp_path / "damaged")
     model.resize_token_embeddings(20)
     model.save_pretrained(tmp_path / "damaged")
-    with pytest.raises(ValueError, match="tokenizer has 10 words and its model vocab_size=20"):
+    with pytest.raises(ValueError, match="tokenizer.*10.*vocab_size=20"):
         warm_start(tmp_path / "damaged")
     no_words = ElmoTokenizer(max_characters_per_word=8)
     model.resize_token_embeddings(len(no_words))

@@ -178,7 +178,7 @@ class TestTokenizer:
         with pytest.raises(ValueError, match="character_vocabulary.json: holds a list"):
             ElmoTokenizer.from_pretrained(tmp_path)
         path.unlink()
-        with pytest.raises(ValueError, match="'code_points', and there is no dictionary .* character_vocabulary.json"):
+        with pytest.raises(ValueError, match="'code_points'.*character_vocabulary.json"):
             ElmoTokenizer.from_pretrained(tmp_path)
 
     def test_a_tokenizer_of_bytes_has_no_such_file(self, tmp_path):
@@ -189,11 +189,11 @@ class TestTokenizer:
         assert ElmoTokenizer().num_characters == 262
 
     def test_contradictions_are_refused(self, tmp_path):
-        with pytest.raises(ValueError, match="character_units is 'bytes', and there is a dictionary"):
+        with pytest.raises(ValueError, match="character_units.*'bytes'"):
             tokenizer(character_units="bytes")
-        with pytest.raises(ValueError, match="character_units is 'letters'; expected"):
+        with pytest.raises(ValueError, match="character_units.*'letters'"):
             ElmoTokenizer(character_units="letters")
-        with pytest.raises(ValueError, match="either character_vocabulary or character_vocabulary_file"):
+        with pytest.raises(ValueError, match="character_vocabulary.*character_vocabulary_file"):
             tokenizer(character_vocabulary_file=tmp_path / "x.json")
 
     def test_collators_pad_large_ids(self):

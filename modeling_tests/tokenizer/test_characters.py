@@ -79,7 +79,7 @@ def test_boundaries() -> None:
 
 @pytest.mark.parametrize("length", [2, 0, -1, 50.0, "50", True, None])
 def test_length_of_a_row_out_of_range(length: object) -> None:
-    with pytest.raises(ValueError, match=r"max_characters_per_word is .*expected an integer of at least 3"):
+    with pytest.raises(ValueError, match="max_characters_per_word.*expected.*3"):
         check_max_characters_per_word(length)  # type: ignore[arg-type]
 
 
@@ -91,5 +91,5 @@ def test_words_with_a_character_of_their_own():
     assert rows[1].tolist() == character_ids_of_word("cat", 9)
     assert rows[3, 1] == 4
     for character in (-1, 261, True, "a"):
-        with pytest.raises(ValueError, match=f"tokens_to_add has {character!r} for 'x': expected a character from 0"):
+        with pytest.raises(ValueError, match=f"tokens_to_add.*{character!r}.*'x'.*0"):
             ByteSpelling(9, {"x": character})

@@ -58,7 +58,7 @@ class TestSet:
             CodePoints(symbols)
 
     def test_a_text_is_no_list(self):
-        with pytest.raises(TypeError, match="code_point_set is 'abc': expected a list"):
+        with pytest.raises(TypeError, match="code_point_set.*'abc'"):
             CodePoints("abc")
 
     @pytest.mark.parametrize("side", ["right", "left"])

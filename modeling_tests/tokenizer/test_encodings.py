@@ -61,7 +61,7 @@ def test_lazy_encodings() -> None:
 
 
 def test_truncation_needs_room() -> None:
-    with pytest.raises(ValueError, match=r"max_length is 1, less than the 2 special tokens"):
+    with pytest.raises(ValueError, match="max_length.*1.*2"):
         truncate([Encoding()], -1, 1, 0, "longest_first", "right")
 
 

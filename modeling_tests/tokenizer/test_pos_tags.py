@@ -29,9 +29,9 @@ class TestTags:
         assert PosTags(TAGS).ids_of(["VERB", None, "DET"], ["a", "b", "c"]) == [3, 0, 1]
 
     def test_others_are_refused(self):
-        with pytest.raises(ValueError, match="the tag 'ADJ' is none of pos_tag_set: DET, NOUN, VERB, PUNCT"):
+        with pytest.raises(ValueError, match="'ADJ'.*pos_tag_set.*DET.*NOUN.*VERB.*PUNCT"):
             PosTags(TAGS).ids_of(["ADJ"], ["a"])
-        with pytest.raises(ValueError, match="2 pos_tags for the 1 words 'a'; expected one for each word"):
+        with pytest.raises(ValueError, match="2 pos_tags.*1.*'a'"):
             PosTags(TAGS).ids_of(["DET", "DET"], ["a"])
         with pytest.raises(ValueError, match="lists 'a' twice"):
             PosTags(["a", "b", "a"])
@@ -99,11 +99,11 @@ class TestTokenizer:
         assert again.model_input_names == tokenizer.model_input_names
 
     def test_what_does_not_fit_is_refused(self, tokenizer):
-        with pytest.raises(ValueError, match="the tag 'ADJ' is none of pos_tag_set"):
+        with pytest.raises(ValueError, match="'ADJ'.*pos_tag_set"):
             encode(tokenizer, [["a"]], [["ADJ"]])
-        with pytest.raises(ValueError, match="1 pos_tags for the 2 words 'a b'"):
+        with pytest.raises(ValueError, match="1 pos_tags.*2.*'a b'"):
             encode(tokenizer, [["a", "b"]], [["DET"]])
-        with pytest.raises(ValueError, match=r"pos_tags are 1 samples of \[1\] sequences for 2 samples of \[1, 1\]"):
+        with pytest.raises(ValueError, match=r"pos_tags.*1.*\[1\].*2.*\[1.*1\]"):
             encode(tokenizer, [["a"], ["b"]], [["DET"]])
         with pytest.raises(ValueError, match="expected tags shaped as the words"):
             encode(tokenizer, ["a"], [["DET"]])
@@ -137,7 +137,7 @@ class TestCollators:
         assert batch["pos_tag_ids"].tolist() == [[[0, 1, 2, 3, 4, 0], [0] * 6]] * 2
 
     def test_a_column_of_another_length_is_refused(self, tokenizer):
-        with pytest.raises(ValueError, match="pos_tag_ids has 1 values for 3 input_ids"):
+        with pytest.raises(ValueError, match="pos_tag_ids.*1.*3 input_ids"):
             tokenizer.pad({"input_ids": [1, 2, 3], "pos_tag_ids": [1]})
 
 

@@ -130,7 +130,7 @@ def test_time_grows_with_the_length_only(unit: str) -> None:
 
 
 def test_unknown_rule() -> None:
-    with pytest.raises(ValueError, match=r"pre_tokenization is 'moses'; expected 'ptb'.* or 'whitespace'"):
+    with pytest.raises(ValueError, match="pre_tokenization.*'moses'.*'ptb'.*'whitespace'"):
         check_pre_tokenization("moses")
 
 
@@ -151,5 +151,5 @@ def test_added_tokens() -> None:
 
 @pytest.mark.parametrize("wrong", [{"ab": "c"}, {"a": ""}, {" ": "_"}, {"a": "b c"}, {"": "a"}])
 def test_replacements_that_are_none(wrong: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="character_replacements has .*expected a single character"):
+    with pytest.raises(ValueError, match="character_replacements.*expected"):
         CharacterReplacements(wrong)

@@ -306,7 +306,7 @@ def test_impossible_lengths(tokenizer: ElmoTokenizer, options: dict, message: st
 
 
 def test_first_sequence_too_short_to_be_cut(tokenizer: ElmoTokenizer) -> None:
-    with pytest.raises(ValueError, match=r"max_length is 6: 7 words are too many, but the sequence to cut has only 1"):
+    with pytest.raises(ValueError, match="max_length.*6.*7.*1"):
         tokenizer("a", "b c d e f g h i", truncation="only_first", max_length=6)
 
 
@@ -373,7 +373,7 @@ def test_pad_one_example_and_tensors(tokenizer: ElmoTokenizer) -> None:
     assert padded["character_ids"][0].tolist() == [BOS, *letters("Mary"), EOS, PAD]
     without = tokenizer.pad([{"input_ids": [1, 2]}, {"input_ids": [1, 4, 2]}])
     assert without["input_ids"] == [[1, 2, 0], [1, 4, 2]]
-    with pytest.raises(ValueError, match=r"character_ids has shape \(2, 50\) for 3 input_ids"):
+    with pytest.raises(ValueError, match=r"character_ids.*\(2.*50\).*3 input_ids"):
         tokenizer.pad([{"input_ids": [1, 4, 2], "character_ids": [BOS, EOS]}])
 
 
@@ -554,7 +554,7 @@ def test_vocabulary_from_a_corpus() -> None:
     assert len(tokenizer.train_new_from_iterator(corpus, 100, min_frequency=2)) == 5 + 3 + 1
     renamed = tokenizer.train_new_from_iterator(corpus, 6, special_tokens_map={"<S>": "<s>"})
     assert renamed.bos_token == "<s>"
-    with pytest.raises(ValueError, match="vocab_size is 4; expected at least 5"):
+    with pytest.raises(ValueError, match="vocab_size.*4.*5"):
         tokenizer.train_new_from_iterator(corpus, 4)
 
 
@@ -650,7 +650,7 @@ def test_incomplete_or_foreign_files(tmp_path: Path, tokenizer: ElmoTokenizer) -
     tokenizer.save_pretrained(tmp_path)
     whole = (tmp_path / "tokenizer.json").read_text()
     (tmp_path / "tokenizer.json").unlink()
-    with pytest.raises(ValueError, match=r"neither tokenizer.json nor vocab.txt"):
+    with pytest.raises(ValueError, match="tokenizer.json.*vocab.txt"):
         ElmoTokenizer.from_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"tokenizer.json|delimiter|char|Unterminated"):
@@ -659,9 +659,9 @@ def test_incomplete_or_foreign_files(tmp_path: Path, tokenizer: ElmoTokenizer) -
     from tokenizers.models import WordLevel
 
     Tokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(foreign))
-    with pytest.raises(ValueError, match=r"foreign.json: holds a WordLevel model of another tokenizer"):
+    with pytest.raises(ValueError, match="foreign.json.*WordLevel"):
         ElmoTokenizer(tokenizer_file=foreign)
-    with pytest.raises(ValueError, match=r"nowhere.json: no readable tokenizer.json"):
+    with pytest.raises(ValueError, match="nowhere.json.*tokenizer.json"):
         ElmoTokenizer(tokenizer_file=tmp_path / "nowhere.json")
 
 

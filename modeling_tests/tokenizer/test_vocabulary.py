@@ -79,7 +79,7 @@ def test_a_file_that_unfolds_to_far_too_much(tmp_path: Path, monkeypatch: pytest
     path = tmp_path / "vocab.txt.gz"
     path.write_bytes(gzip.compress(b"<S>\n</S>\n<UNK>\n" + b"a" * 2**20))
     monkeypatch.setattr(vocabulary, "ANY_RATIO_UP_TO", 2**20)
-    with pytest.raises(ValueError, match=r"vocab.txt.gz: unpacks to more than 1048576 bytes, which no vocabulary"):
+    with pytest.raises(ValueError, match="vocab.txt.gz.*1048576"):
         ElmoTokenizer(path)
     path.write_bytes(gzip.compress(b"<S>\n</S>\n<UNK>\n" + b"a" * 2**19))
     assert len(ElmoTokenizer(path)) == 6

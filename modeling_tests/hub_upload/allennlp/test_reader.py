@@ -180,7 +180,7 @@ def test_mixes_that_cannot_be_fixed_keep_their_values(tmp_path, mixes, gamma):
 def test_impossible_mixes_are_refused(tmp_path, value):
     config = json.dumps(allennlp_config(scalar_mix_parameters="?")).replace('"?"', value)
     write_model(tmp_path / "m", config=config)
-    with pytest.raises(CheckpointError, match=r"config\.json: scalar_mix_parameters is .*expected a list of finite"):
+    with pytest.raises(CheckpointError, match=r"config\.json.*scalar_mix_parameters.*expected"):
         convert(tmp_path / "m", tmp_path / "out")
 
 
@@ -282,7 +282,7 @@ def test_several_modules_need_a_choice(tmp_path):
     values = options(**CLIPS)
     arrays = bilm_arrays(values)
     torch.save(allennlp_state(arrays, values, "a.") | allennlp_state(arrays, values, "b."), tmp_path / "weights.th")
-    with pytest.raises(CheckpointError, match=r"several Elmo modules, at a\., b\."):
+    with pytest.raises(CheckpointError, match=r"Elmo.*a\..*b\."):
         convert(tmp_path, tmp_path / "out")
 
 

@@ -119,7 +119,7 @@ def test_a_word_model_is_exported_with_its_vocabulary_or_not_at_all(tmp_path):
     np.testing.assert_array_equal(stored, model.get_input_embeddings().weight.detach().numpy()[1:])
     assert not any("not zero" in note for note in report.notes)
     ElmoTokenizer(vocab=VOCABULARY[:4]).save_pretrained(tmp_path / "a")
-    with pytest.raises(CheckpointError, match="tokenizer has 6 words, but the table of words has 8 rows"):
+    with pytest.raises(CheckpointError, match="tokenizer.*6.*8"):
         export(tmp_path / "a", tmp_path / "c")
     tiny(tmp_path / "d", vocab=False, **fields)
     with pytest.raises(CheckpointError, match="no tokenizer in it, .* save the tokenizer there too"):
@@ -265,7 +265,7 @@ def test_other_forget_biases_move_into_the_stored_bias(tmp_path, bias):
 
 def test_models_that_the_formats_cannot_hold(tmp_path):
     tiny(tmp_path / "a", num_characters=300)
-    with pytest.raises(CheckpointError, match="num_characters is 300: .* exactly 262"):
+    with pytest.raises(CheckpointError, match="num_characters.*300.*262"):
         export(tmp_path / "a", tmp_path / "b")
 
 
@@ -276,7 +276,7 @@ def test_folders_of_something_else(tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.json: no such file"):
         export(tmp_path / "a", tmp_path / "b")
     (tmp_path / "a" / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(CheckpointError, match="model_type is 'bert', expected 'elmo'"):
+    with pytest.raises(CheckpointError, match="model_type.*'bert'.*'elmo'"):
         export(tmp_path / "a", tmp_path / "b")
     (tmp_path / "a" / "config.json").write_text('{"model_type": "elmo", "cell_size": "big"}')
     with pytest.raises(CheckpointError, match=r"config\.json: .*cell_size"):
@@ -324,7 +324,7 @@ def test_tensors_that_contradict_the_configuration(tmp_path):
 def test_a_tokenizer_of_another_model(tmp_path):
     tiny(tmp_path / "a", ElmoForPreTraining, vocab=VOCABULARY)
     ElmoTokenizer(vocab=VOCABULARY[:4]).save_pretrained(tmp_path / "a")
-    with pytest.raises(CheckpointError, match="tokenizer has 6 words, but the softmax has 8 rows"):
+    with pytest.raises(CheckpointError, match="tokenizer.*6.*8"):
         export(tmp_path / "a", tmp_path / "b")
 
 

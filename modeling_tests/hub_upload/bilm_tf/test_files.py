@@ -33,7 +33,7 @@ def test_any_other_weight_file_is_known_by_content(tmp_path):
 def test_several_models_need_a_choice(tmp_path):
     write_bilm(tmp_path, weights="a.hdf5")
     write_bilm(tmp_path, weights="b.hdf5")
-    with pytest.raises(CheckpointError, match=r"several models, a\.hdf5, b\.hdf5"):
+    with pytest.raises(CheckpointError, match=r"a\.hdf5.*b\.hdf5"):
         files_of_folder(tmp_path, ModelFiles())
     write_bilm(tmp_path, weights="model.hdf5")
     assert names_of(files_of_folder(tmp_path, ModelFiles()))[0] == "model.hdf5"
@@ -53,7 +53,7 @@ def test_missing_files(tmp_path):
         files_of_folder(tmp_path, ModelFiles())
     write_bilm(tmp_path)
     (tmp_path / "options.json").unlink()
-    with pytest.raises(CheckpointError, match=r"options\.json beside the weights, there is none; .*--options"):
+    with pytest.raises(CheckpointError, match=r"options\.json.*--options"):
         files_of_folder(tmp_path, ModelFiles())
     for name in ("a_options.json", "b_options.json"):
         (tmp_path / name).write_text("{}")

@@ -59,7 +59,7 @@ def test_missing_truncated_and_foreign_files(tmp_path, stack):
         open_hdf5(path, stack)
     write_hdf5(path, bilm_arrays(options()))
     path.write_bytes(path.read_bytes()[:-3000])
-    with pytest.raises(CheckpointError, match="not a complete HDF5 file .*truncated"):
+    with pytest.raises(CheckpointError, match="HDF5.*truncated"):
         open_hdf5(path, stack)
     path.write_text("<html>404</html>")
     with pytest.raises(CheckpointError, match="not a complete HDF5 file"):
@@ -115,11 +115,11 @@ def test_softmax_files(tmp_path, stack):
     assert set(softmax) < set(bilm_tensors(tmp_path / "w.hdf5", tmp_path / "s.hdf5", stack))
     # The bias alone belongs to a word model that shares its table.
     write_hdf5(tmp_path / "b.hdf5", {"softmax/b": softmax["softmax/b"]})
-    with pytest.raises(CheckpointError, match="expected softmax/W and softmax/b, found softmax/b"):
+    with pytest.raises(CheckpointError, match="softmax/W.*softmax/b.*softmax/b"):
         bilm_tensors(tmp_path / "w.hdf5", tmp_path / "b.hdf5", stack)
     write_hdf5(tmp_path / "words.hdf5", bilm_arrays(word_options(), words=4, softmax=False))
     assert "softmax/b" in bilm_tensors(tmp_path / "words.hdf5", tmp_path / "b.hdf5", stack)
     with pytest.raises(CheckpointError, match="holds a softmax already"):
         bilm_tensors(tmp_path / "both.hdf5", tmp_path / "s.hdf5", stack)
-    with pytest.raises(CheckpointError, match="expected softmax/W and softmax/b, found"):
+    with pytest.raises(CheckpointError, match="softmax/W.*softmax/b"):
         bilm_tensors(tmp_path / "w.hdf5", tmp_path / "both.hdf5", stack)

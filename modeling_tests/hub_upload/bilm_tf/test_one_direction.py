@@ -83,7 +83,7 @@ class TestRefusals:
         for name, other, holds in (("both", False, "both directions"), ("one", True, "the forward direction alone")):
             values = {**options(), "bidirectional": other}
             (tmp_path / "options.json").write_text(json.dumps(values))
-            with pytest.raises(CheckpointError, match=f"bidirectional is {other}, but .* holds {holds}"):
+            with pytest.raises(CheckpointError, match=f"bidirectional.*{other}.*{holds}"):
                 convert(tmp_path / name, tmp_path / "out", options=tmp_path / "options.json")
 
     def test_half_a_file(self, tmp_path):

@@ -45,7 +45,7 @@ def test_word_input(share):
     assert (config.word_embedding_size, config.projection_size, config.character_filters) == (6, 6, [])
     assert "char_cnn" not in options_from_config(config)
     assert config_of(options_from_config(config))[0].to_dict() == config.to_dict()
-    with pytest.raises(CheckpointError, match="share_embedding_softmax is 'yes', expected one of True, False"):
+    with pytest.raises(CheckpointError, match="share_embedding_softmax.*'yes'.*True.*False"):
         config_of({**values, "share_embedding_softmax": "yes"})
 
 

@@ -128,7 +128,7 @@ def test_what_must_not_be_overwritten_is_refused(tmp_path):
 )
 def test_force_replaces_no_folder_of_something_else(tmp_path, name, content):
     (tmp_path / name).write_text(content)
-    with pytest.raises(CheckpointError, match=r"no ELMo by its config\.json .*options\.json .*remove it yourself"):
+    with pytest.raises(CheckpointError, match=r"ELMo.*config\.json .*options\.json .*remove"):
         check_output(tmp_path, True)
 
 
@@ -146,7 +146,7 @@ def test_the_configuration_decides_before_the_options(tmp_path):
 def test_force_deletes_nothing_that_this_package_does_not_write(tmp_path, name):
     (tmp_path / "config.json").write_text('{"model_type": "elmo"}')
     (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
-    with pytest.raises(CheckpointError, match=rf"holds {name}, which elmo-hub does not write .*move it elsewhere"):
+    with pytest.raises(CheckpointError, match=f"{name}.*move"):
         check_output(tmp_path, True)
     (tmp_path / "more.txt").touch()
     with pytest.raises(CheckpointError, match=r"more\.txt.*move them elsewhere"):

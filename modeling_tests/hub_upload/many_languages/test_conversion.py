@@ -258,7 +258,7 @@ class TestWhatIsRefused:
 
     def test_words_and_characters_that_are_missing(self, tmp_path):
         write_model(tmp_path / "m", architecture(word_dim=0, char_dim=0), state_dicts(architecture()))
-        with pytest.raises(CheckpointError, match="char_dim is 0 and word_dim 0; expected one of them at least"):
+        with pytest.raises(CheckpointError, match="char_dim.*0.*word_dim 0"):
             convert(tmp_path / "m", tmp_path / "hf")
 
     @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ class TestWhatIsRefused:
         write_model(tmp_path / "m")
         convert(tmp_path / "m", tmp_path / "hf")
         write_model(tmp_path / "other", architecture(word_dim=0))
-        with pytest.raises(CheckpointError, match="word_embedding_size is 5 and 0"):
+        with pytest.raises(CheckpointError, match="word_embedding_size.*5.*0"):
             verify(tmp_path / "hf", tmp_path / "other")
 
 

@@ -72,14 +72,14 @@ class TestArchitecture:
     def test_a_missing_one_is_named(self, tmp_path):
         write_model(tmp_path / "m", config="/elsewhere/mine.json")
         (tmp_path / "m" / "mine.json").unlink()
-        with pytest.raises(CheckpointError, match=r"architecture file 'mine.json' that config.json names.*--options"):
+        with pytest.raises(CheckpointError, match="'mine.json'.*config.json"):
             opened(tmp_path / "m")
 
     @pytest.mark.parametrize("value", [None, "", 3])
     def test_no_name_of_one(self, value, tmp_path):
         write_model(tmp_path / "m")
         (tmp_path / "m" / "config.json").write_text(json.dumps({"config_path": value}))
-        with pytest.raises(CheckpointError, match=r"config_path is .*, expected the name .*--options"):
+        with pytest.raises(CheckpointError, match="config_path.*--options"):
             opened(tmp_path / "m")
         (tmp_path / "m" / "config.json").unlink()
         with pytest.raises(CheckpointError, match=r"config.json: no such file"):
@@ -89,7 +89,7 @@ class TestArchitecture:
         write_model(tmp_path / "m", config="../secret.json")
         (tmp_path / "m" / "secret.json").unlink()
         (tmp_path / "secret.json").write_text(json.dumps(architecture()))
-        with pytest.raises(CheckpointError, match="'secret.json' that config.json names is not in it"):
+        with pytest.raises(CheckpointError, match="'secret.json'.*config.json"):
             opened(tmp_path / "m")
 
     @pytest.mark.parametrize(
@@ -178,5 +178,5 @@ class TestDictionaries:
         Dictionary(path).check(2, ("a",), "table of characters")
         with pytest.raises(CheckpointError, match="'b' has the id 1, but the table of characters has 1 rows"):
             Dictionary(path).check(1, ("a",), "table of characters")
-        with pytest.raises(CheckpointError, match="no line for <oov>, <pad>"):
+        with pytest.raises(CheckpointError, match="<oov>.*<pad>"):
             Dictionary(path).check(2, ("<oov>", "a", "<pad>"), "table of characters")

@@ -157,19 +157,19 @@ def test_what_no_archive_can_hold(tmp_path, overrides, message):
 
 def test_a_plain_bidirectional_encoder_has_no_archive(tmp_path):
     own_model(tmp_path / "own", ElmoModel, causal=False)
-    with pytest.raises(CheckpointError, match="causal=False: .*hold causal ones only"):
+    with pytest.raises(CheckpointError, match="causal=False.*hold"):
         export(tmp_path / "own", tmp_path / "back")
 
 
 def test_tokenizers_that_do_not_fit(tmp_path):
     own_model(tmp_path / "own", vocabulary=[*WORDS, "@@UNKNOWN@@"])
-    with pytest.raises(CheckpointError, match="the word '@@UNKNOWN@@' cannot stand in an AllenNLP vocabulary"):
+    with pytest.raises(CheckpointError, match="'@@UNKNOWN@@'.*AllenNLP"):
         export(tmp_path / "own", tmp_path / "back")
     ElmoTokenizer(vocab=WORDS).save_pretrained(tmp_path / "own")
-    with pytest.raises(CheckpointError, match="the tokenizer has 8 words, but the model vocab_size 9"):
+    with pytest.raises(CheckpointError, match="8.*vocab_size 9"):
         export(tmp_path / "own", tmp_path / "back")
     ElmoTokenizer(vocab=["a", "b", *WORDS[2:]], bos_token="a", eos_token="b").save_pretrained(tmp_path / "own")
-    with pytest.raises(CheckpointError, match="bos_token is 'a': AllenNLP writes the boundary as '<S>'"):
+    with pytest.raises(CheckpointError, match="bos_token.*'a'.*AllenNLP.*'<S>'"):
         export(tmp_path / "own", tmp_path / "back")
     for path in (tmp_path / "own").glob("tokenizer*.json"):
         path.unlink()

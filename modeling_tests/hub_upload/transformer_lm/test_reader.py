@@ -112,7 +112,7 @@ def test_vocabulary_lines(tmp_path):
     assert vocabulary.lines == ["@@UNKNOWN@@", " a\u2028b ", "a@@NEWLINE@@b", "\x85"]
     assert vocabulary.words[-1] == "@@PADDING@@"
     path.write_bytes(b"@@UNKNOWN@@\n\xff\n")
-    with pytest.raises(CheckpointError, match=r"tokens\.txt, line 2: byte 0xff is not UTF-8"):
+    with pytest.raises(CheckpointError, match=r"tokens\.txt.*2.*0xff.*UTF-8"):
         LanguageModelVocabulary(path).lines  # noqa: B018
 
 
