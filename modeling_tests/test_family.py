@@ -353,6 +353,9 @@ def does_travel(home: Home, member: Member, source: Path | None, folder: Path, t
         torch.testing.assert_close(torch.tensor(found), expected, rtol=0, atol=1e-5)
 
 
+# Trainings of the two encoders are quick enough; the others' are slow tests.
+TRAINING, TRAINED_SLOWLY = ("fine-tune", "pretrain"), list(MEMBERS)[2:]
+
 CHECKS: dict[str, Callable[..., None]] = {
     "convert": does_convert,
     "verify": does_verify,
@@ -364,8 +367,14 @@ CHECKS: dict[str, Callable[..., None]] = {
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
-@pytest.mark.parametrize("column", COLUMNS)
-@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        pytest.param(name, column, marks=pytest.mark.slow if name in TRAINED_SLOWLY and column in TRAINING else ())
+        for name in MEMBERS
+        for column in COLUMNS
+    ],
+)
 def test_cell(name: str, column: str, home: Home, tmp_path: Path) -> None:
     member = MEMBERS[name]
     source, folder = home.of(name)

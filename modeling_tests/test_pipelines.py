@@ -13,6 +13,7 @@ from elmo_hf import (
     ElmoTokenizer,
 )
 
+from .rows import slow
 from .tiny import tiny_config, with_large_weights
 
 TEXTS = ["Ada met Grace (the admiral).", "No.", "They didn't say why."]
@@ -23,7 +24,7 @@ def tokenizer(request):
     return ElmoTokenizer(max_characters_per_word=9, padding_side=request.param)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [slow(1), 2, slow(3)])
 @pytest.mark.parametrize("mixes", [1, 2])
 def test_feature_extraction(tokenizer, batch_size, mixes):
     model = with_large_weights(ElmoModel(tiny_config(num_representations=mixes))).eval()
@@ -307,7 +308,7 @@ class TestTextClassification:
 
 
 @pytest.mark.parametrize("sentence_pairs", [False, True])
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("batch_size", [slow(1), 3])
 def test_zero_shot_classification(tokenizer, sentence_pairs, batch_size):
     """By an entailment model: every label is a hypothesis about the text."""
     names = {0: "contradiction", 1: "neutral", 2: "entailment"}

@@ -16,6 +16,7 @@ from elmo_hf import ElmoModel, tag
 from hub_upload import CheckpointError, convert, verify
 from hub_upload.allennlp_task.rules import OTHER_KINDS
 from hub_upload.cli import main
+from modeling_tests.rows import every
 
 from ..checkpoints import options
 from ..task_archives import BIOUL, CHARACTERS, ELMO, INDEXERS, SPELLED, TOKENS, WORDS, classifier, tagger, write
@@ -183,7 +184,7 @@ def strip(config):
 SENTENCES = [["Maria", "10\u00a0000", "x"], ["the", "Reykjav\u00edk", "film", "MM", "."], ["good"]]
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", every(3, EVERY))
 def test_every_option_by_the_plain_implementation(name, tmp_path):
     config, more = EVERY[name]
     source = write(tmp_path / "source", config, **more)

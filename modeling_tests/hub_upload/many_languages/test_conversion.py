@@ -17,6 +17,7 @@ from hub_upload.detect import open_source
 from hub_upload.many_languages.reader import BUILT_IN
 from hub_upload.many_languages.rules import PADDING_WORD, make_plan
 from hub_upload.verify import plain_elmo
+from modeling_tests.rows import slow
 
 from . import (
     LETTERS,
@@ -368,7 +369,7 @@ class TestTheLanguageModel:
         torch.save(state, folder / "classifier.pkl", _use_new_zipfile_serialization=False)
         return state
 
-    @pytest.mark.parametrize("form", ["sampled_softmax", "softmax"])
+    @pytest.mark.parametrize("form", [slow("sampled_softmax"), "softmax"])
     @every_kind
     def test_its_probabilities(self, kind, form, tmp_path):
         """By the program's own words: position t of the second layer, forwards, predicts word t + 1."""
@@ -402,7 +403,7 @@ class TestTheLanguageModel:
                         expected = logits[ids[target]] - np.log(np.exp(logits).sum())
                         assert found[0, target].item() == pytest.approx(expected, abs=1e-5)
 
-    @pytest.mark.parametrize("form", ["sampled_softmax", "softmax"])
+    @pytest.mark.parametrize("form", ["sampled_softmax", slow("softmax")])
     @every_kind
     def test_there_and_back(self, kind, form, tmp_path):
         state = self.write(tmp_path / "m", kind, form)

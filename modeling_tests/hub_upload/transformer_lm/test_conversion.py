@@ -10,6 +10,7 @@ from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer
 from hub_upload import CheckpointError, convert, verify
 from hub_upload.common.rules import expand
 from hub_upload.transformer_lm.rules import embedder_name, origins, rules
+from modeling_tests.rows import every, slow
 
 from ..language_models import EMBEDDER, LINES, language_model_config, language_model_state, pack, write_language_model
 
@@ -91,7 +92,7 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", every(3, VARIANTS))
 def test_every_variant_agrees_with_the_plain_implementation(name, tmp_path):
     write_language_model(tmp_path / "source", **VARIANTS[name])
     convert(tmp_path / "source", tmp_path / "out")
@@ -110,7 +111,7 @@ def test_a_location_left_out_is_after_the_highways(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["sparse", "dense", "unsampled"])
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", [slow(False), True])
 def test_softmax_and_vocabulary(tmp_path, layout, packed):
     state = write_language_model(tmp_path / "source", layout=layout)
     source = pack(tmp_path / "source", tmp_path / "m.tar.gz") if packed else tmp_path / "source"
