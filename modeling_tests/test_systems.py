@@ -1,6 +1,7 @@
 """What `docs/systems.md` says of other systems, as far as it can be seen in the files."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,11 @@ FILES = sorted(path for room in ("elmo_hf", "hub_upload", "examples") for path i
 POSIX = {"fcntl", "resource", "pwd", "grp", "termios", "posix", "readline", "syslog", "tty", "pty", "curses"}
 POSIX_CALLS = {"os.getuid", "os.geteuid", "os.fork", "os.register_at_fork", "os.uname", "os.sched_getaffinity",
                "os.killpg", "os.getpgid", "os.statvfs", "os.mkfifo", "signal.SIGKILL", "signal.SIGHUP"}  # fmt: skip
+
+
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def at_import(body: list[ast.stmt]) -> Iterator[ast.AST]:
@@ -24,7 +30,7 @@ def at_import(body: list[ast.stmt]) -> Iterator[ast.AST]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_needs_posix_to_be_imported(path: Path) -> None:
-    for node in at_import(ast.parse(path.read_text(encoding="utf-8")).body):
+    for node in at_import(tree(path).body):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
         assert not POSIX & {name.split(".")[0] for name in names}, f"{path.name} imports {names}"
@@ -36,9 +42,11 @@ ASKED = {"elmo_hf/kernels/cpu/builder.py": 'os.name != "posix"', "elmo_hf/cli/pr
 
 
 def test_calls_that_only_posix_has_stand_where_the_system_is_asked() -> None:
+    asked_for = {"kill", *(call.partition(".")[2] for call in POSIX_CALLS)}
     for path in FILES:
         text = path.read_text(encoding="utf-8")
-        calls = {ast.unparse(node) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}
+        attributes = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)]
+        calls = {ast.unparse(node) for node in attributes if node.attr in asked_for}
         if calls & POSIX_CALLS:
             question = ASKED.get(path.relative_to(ROOT).as_posix())
             assert question is not None and question in text, path
@@ -49,7 +57,7 @@ def test_calls_that_only_posix_has_stand_where_the_system_is_asked() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_text_has_its_encoding(path: Path) -> None:
     """The system's own is not UTF-8 everywhere."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

@@ -111,6 +111,7 @@ def test_neighbours(folder: str, text: str, capsys: pytest.CaptureFixture[str]) 
         neighbors("cat", "a cat", [], folder, layers="all")
 
 
+@pytest.mark.usefixtures("figures")
 def test_senses(folder: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn")
     other = tmp_path / "other.txt"
