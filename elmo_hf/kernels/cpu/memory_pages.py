@@ -41,7 +41,7 @@ def drop_pages(weight: Tensor) -> None:
     and on weights in ordinary memory.
     """
     start, end = weight.data_ptr(), weight.data_ptr() + weight.numel() * weight.element_size()
-    if _is_mapped_file(start, end):
+    if end - start >= mmap.PAGESIZE and _is_mapped_file(start, end):  # asking takes longer than packing a small one
         _advise(start, end, PAGE_OUT)
 
 
