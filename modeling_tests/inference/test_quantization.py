@@ -258,9 +258,9 @@ def test_a_task_on_top_is_trained(tmp_path):
 def test_the_bilm_is_not_trained():
     model = quantize(with_large_weights(ElmoModel(tiny_config())))
     model.freeze_bilm(False)
-    with pytest.raises(RuntimeError, match="no gradients"):
+    with pytest.raises(RuntimeError, match=r"8-bit.*freeze_bilm\(\)"):
         model(**batch_of(SENTENCES))
-    with pytest.raises(RuntimeError, match="no gradients"):
+    with pytest.raises(RuntimeError, match=r"8-bit.*freeze_bilm\(\)"):
         model(inputs_embeds=torch.randn(1, 3, 4, requires_grad=True))
 
 

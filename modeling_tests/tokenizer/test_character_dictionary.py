@@ -96,7 +96,7 @@ class TestDictionary:
 
     @pytest.mark.parametrize("symbols", ["abc", [1, 2], {"a": "1"}, {"a": True}])
     def test_other_types_are_refused(self, symbols):
-        with pytest.raises(TypeError, match="expected a"):
+        with pytest.raises(TypeError, match="character_vocabulary"):
             CharacterDictionary(symbols)
 
     def test_files(self, tmp_path):

@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import re
 import struct
 import tarfile
 import zipfile
@@ -49,7 +50,7 @@ def test_wanted_members_are_unpacked(tmp_path, folder, kind):
 @pytest.mark.parametrize("name", ["../evil.json", "/tmp/evil.json", "a/../../evil.json", "..\\evil.json", "C:\\e.json"])
 def test_paths_out_of_the_folder_are_refused(tmp_path, folder, kind, name):
     path = make(tmp_path / kind, [(name, b"{}")])
-    with pytest.raises(CheckpointError, match="outside its folder"):
+    with pytest.raises(CheckpointError, match=rf"{path.name}.*{re.escape(repr(name))}"):
         unpack(path, folder, lambda name: True)
     assert not any(folder.iterdir())
 
@@ -58,14 +59,14 @@ def test_paths_out_of_the_folder_are_refused(tmp_path, folder, kind, name):
 def test_bombs_are_stopped_by_what_they_unfold_to(tmp_path, folder, kind, monkeypatch):
     monkeypatch.setattr(archives, "SMALL", 1 << 20)
     path = make(tmp_path / kind, [("bomb.json", bytes(4 << 20))])
-    with pytest.raises(CheckpointError, match="unpacks to more than"):
+    with pytest.raises(CheckpointError, match=rf"{path.name}.*\d{{7}} bytes"):
         unpack(path, folder, lambda name: True)
 
 
 def test_skipped_members_of_a_tar_count_too(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(archives, "SMALL", 1 << 20)
     path = make(tmp_path / "a.tar.gz", [("bomb", bytes(4 << 20))])
-    with pytest.raises(CheckpointError, match="unpacks to more than"):
+    with pytest.raises(CheckpointError, match=rf"{path.name}.*\d{{7}} bytes"):
         unpack(path, folder, lambda name: False)
 
 
@@ -91,14 +92,14 @@ def test_damaged_archives(tmp_path, folder, kind):
     content = bytearray(path.read_bytes())
     content[200:260] = bytes(60)
     path.write_bytes(content if kind == "a.zip" else content[:2000])
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match=path.name):
         unpack(path, folder, lambda name: True)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_two_members_of_one_name(tmp_path, folder):
     path = make(tmp_path / "a.zip", [("options.json", b"{}"), ("options.json", b"[]")])
-    with pytest.raises(CheckpointError, match="two members"):
+    with pytest.raises(CheckpointError, match=r"a\.zip.*options\.json"):
         unpack(path, folder, lambda name: True)
 
 
