@@ -1,9 +1,9 @@
 """Faster implementations of the operators that `elmo_hf/model/operators.py` defines.
 
-A kernel sees tensors and flags, never modules, and imports nothing of this package but its siblings: copies of the
-model that travel with checkpoints use it too. It returns its result, or a short text that says why it does not serve.
+Kernels take tensors and flags, never modules, and import only their siblings, because copies of the model that travel
+with checkpoints call them too. A kernel returns its result, or a short text that says why it cannot be used.
 
-Siblings are imported relatively: a model's copy loads this folder under another name, without the package above it.
+Sibling imports are relative: a model's copy loads this folder under another name, without the package above it.
 """
 
 import functools
@@ -20,19 +20,19 @@ __all__ = ["VERSION", "ask", "keeper", "kept_vectors", "register", "release", "s
 
 logger = logging.getLogger(__name__)
 
-# Of the interface; a model's copy that knows another version does not ask.
+# Version of this interface. A copy of the model that knows another version does not use these kernels.
 VERSION = 2
 CHOICES = ("reference", "torch", "native", "gpu")
 
 
 def ask(operator: str, *args: Any, **keywords: Any) -> Any:
-    """Result of the first implementation of an operator that serves; `None` where none does.
+    """Return the result of the first implementation of an operator that supports the arguments; `None` without one.
 
-    `ELMO_HF_KERNELS` in the environment chooses one of `CHOICES`: `reference` (none of these), `torch` (in PyTorch),
+    The environment variable `ELMO_HF_KERNELS` selects one of `CHOICES`: `reference` (none of these), `torch` (PyTorch),
     `native` (compiled C) or `gpu` (Triton).
 
     Raises:
-        ValueError: another choice.
+        ValueError: an unknown choice.
     """
     declined: list[tuple[str, str | None]] = []
     for name, way in _chosen_ways(operator, os.environ.get("ELMO_HF_KERNELS", "")):
@@ -63,7 +63,7 @@ def _log_once(operator: str, chosen: str, declined: tuple[tuple[str, str | None]
 
 
 def ways(operator: str) -> list[tuple[str, Callable[..., Any]]]:
-    """Implementations of an operator in the order of asking, each with the name of its kind: torch, native or gpu."""
+    """Implementations of an operator in the order they are tried, each with its kind: torch, native or gpu."""
     from .cpu.character_tables import character_maxima
     from .cpu.inference import native_projected_lstm, torch_projected_lstm
     from .cpu.int8 import int8_linear
@@ -100,7 +100,7 @@ def signed_levels() -> int:
 
 
 def serving() -> dict[str, str]:
-    """Which faster implementations serve on this machine, in words, by kind."""
+    """Readable descriptions of the faster implementations available on this machine, by kind."""
     import torch
 
     from .cpu.builder import origin

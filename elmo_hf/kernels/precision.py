@@ -1,4 +1,4 @@
-"""In which precision a processor multiplies."""
+"""Precision of matmuls on the CPU."""
 
 import functools
 
@@ -7,8 +7,7 @@ import torch
 
 @functools.cache
 def multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for products of bfloat16: without, they take many times as long as those
-    of float32."""
+    """True if this CPU has bfloat16 matmul instructions. Without them, bfloat16 is many times slower than float32."""
     try:
         return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):
@@ -16,9 +15,10 @@ def multiplies_bfloat16() -> bool:
 
 
 def is_lowered_by_autocast() -> bool:
-    """Whether autocast is on and products on a processor are to be left to it.
+    """True if CPU autocast is enabled and should choose the dtype of matmuls.
 
-    Not where it asks for bfloat16 and the processor has no such products: in float32 they are faster, and more exact.
+    False if autocast asks for bfloat16 and the CPU has no bfloat16 instructions: float32 is faster there, and more
+    exact.
     """
     if not torch.is_autocast_enabled("cpu"):
         return False

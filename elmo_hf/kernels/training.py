@@ -1,12 +1,12 @@
 """The recurrence of `operators.reference_lstm` with a hand-written backward pass, for training.
 
-Autograd records some twenty operations a step and adds up the gradient of each weight matrix once a step. Here a step
-keeps its activated gates, raw cell and raw output, overwrites what nobody needs again, and the gradients of the weights
-are one matrix product each over all steps. Where everything is float32 on a CPU and a C compiler is at hand,
-[`cpu.native_training`] does the same, faster.
+Autograd records some twenty operations per step and accumulates every weight gradient once per step. This
+implementation keeps each step's activated gates, raw cell and raw output, reuses all other buffers, and computes each
+weight gradient by one matmul over all steps. For float32 on a CPU with a C compiler, [`cpu.native_training`] does the
+same, faster.
 
-Products may be in another dtype than all the rest: bfloat16 under autocast and in models of bfloat16 weights, with the
-state, the gates and the sums in float32. Then the weights are converted once a call, not once a step.
+Matmuls may use a lower dtype than everything else: bfloat16 under autocast and for bfloat16 weights, with state, gates
+and accumulations in float32. Weights are then converted once per call, not once per step.
 """
 
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ backward_of_clip = torch.ops.aten.hardtanh_backward.grad_input
 
 
 def _bounds(clip: float | None, values: Tensor) -> tuple[float, float] | None:
-    """The open interval whose numbers in the dtype of `values` are those of [-clip, clip].
+    """The open interval that holds the same numbers as [-clip, clip] in the dtype of `values`.
 
-    A gradient passes a clip at its very bounds too, unlike a hard tanh.
+    The gradient of a clip passes at its exact bounds too; that of a hard tanh does not.
     """
     if clip is None:
         return None
@@ -37,13 +37,13 @@ def _bounds(clip: float | None, values: Tensor) -> tuple[float, float] | None:
     return -beyond, beyond
 
 
-def _add_product(target: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """target += left @ right, in place; the factors have one dtype, the target that or a wider one."""
+def _add_matmul(target: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """target += left @ right, in place. The factors share one dtype; the target has the same or a wider one."""
     return target.addmm_(left, right) if left.dtype == target.dtype else target.add_(torch.mm(left, right))
 
 
-def _set_product(target: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """target = left @ right, in place; dtypes as in `_add_product`."""
+def _set_matmul(target: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """target = left @ right, in place; dtypes as in `_add_matmul`."""
     return torch.mm(left, right, out=target) if left.dtype == target.dtype else target.copy_(torch.mm(left, right))
 
 
@@ -53,9 +53,9 @@ def _without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 class _ProjectedLstm(torch.autograd.Function):
-    """Arguments and results as `training_lstm`; gradients have the dtypes of what they are of.
+    """Autograd function of `training_lstm`, with its arguments and results; gradients have the dtypes of the arguments.
 
-    Everything is in the cell's dtype (*wide*) but the factors of products, which are in `products_dtype`.
+    Matmul operands are in `matmul_dtype`, everything else in the cell's dtype (*wide*).
     """
 
     @staticmethod
@@ -68,7 +68,7 @@ class _ProjectedLstm(torch.autograd.Function):
         input_bias: Tensor,
         hidden_weight: Tensor,
         output_weight: Tensor | None,
-        products_dtype: torch.dtype,
+        matmul_dtype: torch.dtype,
         outputs_dtype: torch.dtype,
         batch_sizes: Sequence[int],
         cell_clip: float | None,
@@ -80,12 +80,12 @@ class _ProjectedLstm(torch.autograd.Function):
         )]  # fmt: skip
         wide, (total, size) = cell.dtype, (len(inputs), cell.shape[1])
         inputs, input_weight, hidden_weight = (
-            given.to(products_dtype) for given in (inputs, input_weight, hidden_weight)
+            given.to(matmul_dtype) for given in (inputs, input_weight, hidden_weight)
         )
-        output_weight = None if output_weight is None else output_weight.to(products_dtype)
+        output_weight = None if output_weight is None else output_weight.to(matmul_dtype)
         hidden = hidden.to(wide)
         # [total, 4H]; activated in place, step by step.
-        if products_dtype == wide:
+        if matmul_dtype == wide:
             gates = torch.addmm(input_bias.to(wide), inputs, input_weight.T)
         else:
             gates = torch.mm(inputs, input_weight.T) + input_bias.to(wide)
@@ -103,7 +103,7 @@ class _ProjectedLstm(torch.autograd.Function):
             part = slice(start, start + running)
             start += running
             before_hidden, before_cell = final_hidden[:running], final_cell[:running]
-            step = _add_product(gates[part], before_hidden.to(products_dtype), transposed)
+            step = _add_matmul(gates[part], before_hidden.to(matmul_dtype), transposed)
             input_gate, forget_gate, candidate, output_gate = step.chunk(4, dim=1)
             step[:, : 2 * size].sigmoid_()
             candidate.tanh_()
@@ -117,8 +117,8 @@ class _ProjectedLstm(torch.autograd.Function):
             if output_weight is None:
                 torch.mul(output_gate, cell_tanhs[part], out=raw_outputs[part])
             else:
-                exposed = (output_gate * cell_tanhs[part]).to(products_dtype)
-                _set_product(raw_outputs[part], exposed, output_weight.T)
+                exposed = (output_gate * cell_tanhs[part]).to(matmul_dtype)
+                _set_matmul(raw_outputs[part], exposed, output_weight.T)
             if projection_clip is not None:
                 torch.clamp(raw_outputs[part], -projection_clip, projection_clip, out=outputs[part])
             before_hidden.copy_(outputs[part])
@@ -134,7 +134,7 @@ class _ProjectedLstm(torch.autograd.Function):
     def backward(
         ctx: Any, output_gradient: Tensor, final_hidden_gradient: Tensor, final_cell_gradient: Tensor
     ) -> tuple[Tensor | None, ...]:
-        # Whoever calls `backward` may do so under autocast.
+        # `backward` may be called under autocast.
         with _without_autocast(output_gradient):
             gradients = _ProjectedLstm._gradients(ctx, output_gradient, final_hidden_gradient, final_cell_gradient)
         return (
@@ -146,12 +146,12 @@ class _ProjectedLstm(torch.autograd.Function):
     def _gradients(
         ctx: Any, output_gradient: Tensor, final_hidden_gradient: Tensor, final_cell_gradient: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Of the seven tensors."""
+        """Gradients of the seven tensor arguments."""
         (
             inputs, hidden, cell, input_weight, hidden_weight, output_weight, gates, raw_cells, cell_tanhs,
             raw_outputs, outputs,
         ) = ctx.saved_tensors  # fmt: skip
-        # The factors of the products over all steps; where these are not wide, a step's own are computed beside them.
+        # Operands of the matmuls over all steps. If these are narrower than the gates, each step has wide copies too.
         factors = inputs.dtype
         gate_gradient = torch.empty_like(gates, dtype=factors)
         raw_output_gradient = torch.empty_like(raw_outputs, dtype=factors)
@@ -161,7 +161,7 @@ class _ProjectedLstm(torch.autograd.Function):
         step_gates = torch.empty_like(gates[: max(ctx.batch_sizes)]) if narrows else None
         cell_bounds, output_bounds = _bounds(ctx.cell_clip, cell), _bounds(ctx.projection_clip, outputs)
         output_gradient = output_gradient.to(outputs.dtype)
-        # Of the state after the step at hand: what later steps, or the caller, ask of it.
+        # Gradients of the state after the current step, from later steps or from the caller.
         hidden_gradient = final_hidden_gradient.to(outputs.dtype, copy=True)
         cell_gradient = final_cell_gradient.clone()
         end = len(inputs)
@@ -203,7 +203,7 @@ class _ProjectedLstm(torch.autograd.Function):
             torch.mul(d_cell, forget_gate, out=cell_gradient[:running])
             if step_gates is not None:
                 gate_gradient[part] = d_gates
-            _set_product(hidden_gradient[:running], gate_gradient[part], hidden_weight)
+            _set_matmul(hidden_gradient[:running], gate_gradient[part], hidden_weight)
         needed = ctx.needs_input_grad
         return (
             gate_gradient @ input_weight if needed[0] else None,
@@ -220,15 +220,15 @@ class LstmWeights(NamedTuple):
     """Weights of one direction of one layer: [4H, P], [4H], [4H, P], and [P, H] or `None`.
 
     Attributes:
-        products_dtype: of the factors of matrix products; `None` for the cell's.
-        outputs_dtype: of outputs and hidden state; `None` for the inputs'.
+        matmul_dtype: dtype of matmul operands; `None` for the cell's.
+        outputs_dtype: dtype of outputs and hidden state; `None` for the inputs'.
     """
 
     input_weight: Tensor
     input_bias: Tensor
     hidden_weight: Tensor
     output_weight: Tensor | None
-    products_dtype: torch.dtype | None = None
+    matmul_dtype: torch.dtype | None = None
     outputs_dtype: torch.dtype | None = None
 
 
@@ -247,11 +247,11 @@ def projected_lstm(
     index: Tensor | None = None,
     native: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor] | str:
-    """`training_lstm` for a call of `operators.projected_lstm`, or why it does not serve.
+    """`training_lstm` with the arguments of `operators.projected_lstm`, or the reason why it cannot be used.
 
-    It pays in training only. Dtypes: all one; or, on a CPU, bfloat16 inputs and weights with a cell of float32, or
-    autocast to bfloat16 over float32 weights. The last two multiply in bfloat16 where the CPU can, else in float32,
-    which is exact and faster there; autocast's outputs are float32.
+    Used in training only. Supported dtypes: one dtype for everything; on a CPU also bfloat16 inputs and weights with a
+    float32 cell, and autocast to bfloat16 with float32 weights. The last two multiply in bfloat16 if the CPU supports
+    it, else in float32, which is exact and faster there. Outputs under autocast are float32.
     """
     if not torch.is_grad_enabled():
         return "no gradients are recorded"
@@ -290,7 +290,7 @@ def projected_lstm(
 
 
 def _dtypes(inputs: Tensor, cell: Tensor, weights: torch.dtype) -> tuple[torch.dtype, torch.dtype] | None:
-    """Of the factors of products, and of the outputs; `None` where `training_lstm` does not serve."""
+    """Dtypes of matmul operands and of outputs; `None` if `training_lstm` does not support the combination."""
     device = inputs.device.type
     autocasts = torch.is_autocast_enabled(device)
     if not autocasts and weights == inputs.dtype == cell.dtype:
@@ -319,18 +319,19 @@ def training_lstm(
     projection_clip: float | None,
     forget_bias: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`reference_lstm` in the dtypes that `weights` says; differentiable once. Autocast adds nothing to it.
+    """`reference_lstm` in the dtypes given by `weights`; differentiable once. Autocast has no further effect.
 
-    Arguments and results as in `reference_lstm`, with the weights in place of the products; at least one word.
+    Arguments and results are those of `reference_lstm`, with weights in place of its matmul functions. Takes at least
+    one word.
     """
-    *tensors, products_dtype, outputs_dtype = weights
+    *tensors, matmul_dtype, outputs_dtype = weights
     with _without_autocast(inputs):
         return _ProjectedLstm.apply(
             inputs,
             hidden,
             cell,
             *tensors,
-            products_dtype or cell.dtype,
+            matmul_dtype or cell.dtype,
             outputs_dtype or inputs.dtype,
             batch_sizes,
             cell_clip,
@@ -342,9 +343,9 @@ def training_lstm(
 def native_lstm(
     inputs: Tensor, batch_sizes: Sequence[int], hidden: Tensor, cell: Tensor, weights: LstmWeights, **settings: Any
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """`training_lstm` in compiled C; `None` where that does not serve."""
-    *_, products_dtype, outputs_dtype = weights
-    if inputs.device.type != "cpu" or not (products_dtype or cell.dtype) == cell.dtype == torch.float32:
+    """`training_lstm` in compiled C; `None` if the compiled code cannot be used."""
+    *_, matmul_dtype, outputs_dtype = weights
+    if inputs.device.type != "cpu" or not (matmul_dtype or cell.dtype) == cell.dtype == torch.float32:
         return None
     with _without_autocast(inputs):
         results = native_training_lstm(inputs, batch_sizes, hidden, cell, *weights[:4], **settings)

@@ -1,8 +1,8 @@
-"""The C code of `csrc/` as a library: the one that a wheel brings for the CPU at hand, or one compiled at first use.
+"""The compiled C code of `csrc/`: a library shipped in the wheel for this CPU, or one compiled at first use.
 
-Nothing has to be installed for it: where no wheel brings it, and without a C compiler, PyTorch's matmuls do the work,
-more slowly. Compiling takes some seconds, once: the library is kept in the user's cache folder, under a name that
-changes with the code, the compiler and the CPU. `ELMO_HF_NATIVE=0` in the environment turns it off.
+The library is optional. Without a shipped one and without a C compiler, PyTorch's slower matmuls are used. Compiling
+takes some seconds, once: the library is cached in the user's cache folder, under a name that changes with the code, the
+compiler and the CPU. Set `ELMO_HF_NATIVE=0` in the environment to turn it off.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class Weight(ctypes.Structure):
-    """`Weight` of `csrc/panels.h`; the other structures are those of `csrc/library.h`."""
+    """The C structure `Weight` of `csrc/panels.h`; the other structures are declared in `csrc/library.h`."""
 
     _fields_ = [
         ("panels", ctypes.c_void_p),
@@ -49,7 +49,7 @@ class Weight(ctypes.Structure):
     ]
 
 
-class InputProduct(ctypes.Structure):
+class InputMatmul(ctypes.Structure):
     _fields_ = [
         ("inputs", ctypes.c_void_p),
         ("rows", ctypes.c_int64),
@@ -153,7 +153,7 @@ class CharacterTables(ctypes.Structure):
 
 @functools.cache
 def native_library() -> ctypes.CDLL | None:
-    """Load the library, compiled now if need be; `None` where that cannot be done or is turned off."""
+    """Load the library, compiling it if necessary; `None` if that fails or is turned off."""
     if os.environ.get("ELMO_HF_NATIVE", "1").lower() in ("0", "false", "off"):
         return None
     if sys.byteorder != "little" or os.name != "posix":
@@ -170,15 +170,15 @@ def native_library() -> ctypes.CDLL | None:
         if not _is_whole(path):
             _compile(compiler, sources, path)
         return _load(path)
-    # RuntimeError: a user without a home; ValueError: quotes in CC; AttributeError: a library of something else.
+    # RuntimeError: no home folder; ValueError: unbalanced quotes in CC; AttributeError: not our library.
     except (OSError, RuntimeError, ValueError, AttributeError, subprocess.SubprocessError) as error:
-        # Said once: the result is cached.
+        # Logged once, because the result is cached.
         logger.warning("compiled biLSTM kernel unavailable (%s); falling back to PyTorch", error)
         return None
 
 
 def origin() -> str | None:
-    """Where the library comes from, for people; `None` where there is none."""
+    """Readable origin of the library; `None` if there is none."""
     library = native_library()
     if library is None:
         return None
@@ -189,10 +189,10 @@ def origin() -> str | None:
 
 
 def _brought_library(sources: dict[str, str]) -> Path | None:
-    """The wheel's library for the CPU at hand, of this very code; `None` where there is none."""
+    """The wheel's library for this CPU and exactly this code; `None` if there is none."""
     own = torch.backends.cpu.get_cpu_capability()
     names = list(kinds())
-    # DEFAULT is what every CPU of an architecture serves, also one of which PyTorch knows more.
+    # Every CPU of an architecture runs DEFAULT, even if PyTorch names a more capable kind.
     for kind in names[names.index(own) :] if own in names else [name for name in names if name == "DEFAULT"]:
         path = BUILT_FOLDER / built_name(kind, sources)
         if path.is_file():
@@ -205,7 +205,7 @@ def _load(path: Path) -> ctypes.CDLL:
     for question in (library.elmo_panel, library.elmo_has_integers):
         question.restype = ctypes.c_int64
     for function, argument in (
-        (library.elmo_input_product, InputProduct),
+        (library.elmo_input_matmul, InputMatmul),
         (library.elmo_recurrence, Recurrence),
         (library.elmo_training_forward, TrainingForward),
         (library.elmo_training_backward, TrainingBackward),
@@ -222,12 +222,12 @@ def _load(path: Path) -> ctypes.CDLL:
 def _share_threads(library: ctypes.CDLL) -> None:
     """Let the library use PyTorch's OpenMP threads, which wait busily for some milliseconds after each operator."""
     try:
-        torch_library = ctypes.CDLL(torch._C.__file__)  # a symbol is looked up in all that it depends on
+        torch_library = ctypes.CDLL(torch._C.__file__)  # symbols of its dependencies are found too
         parallel, number = torch_library.GOMP_parallel, torch_library.omp_get_num_threads
     except (OSError, AttributeError):
-        return  # another OpenMP: the library starts threads of its own
+        return  # another OpenMP: the library starts its own threads
     library.elmo_use_open_mp.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-    # A forked process has none of these threads, and OpenMP waits for them.
+    # A forked process has none of these threads, and OpenMP would wait for them.
     os.register_at_fork(after_in_child=functools.partial(library.elmo_use_open_mp, None, None))
     library.elmo_use_open_mp(*(ctypes.cast(function, ctypes.c_void_p) for function in (parallel, number)))
 
@@ -238,7 +238,7 @@ def _cache_folder() -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     status = folder.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise OSError(f"{folder} can be written by others than you: what lies in it would be run as code")
+        raise OSError(f"{folder} is writable by other users, and its files are run as code: chmod go-w it")
     return folder
 
 
@@ -247,7 +247,7 @@ def _sources() -> dict[str, str]:
 
 
 def _fingerprint(compiler: list[str], sources: dict[str, str]) -> str:
-    """Hash of everything the library depends on, the CPU too: several machines may share a home folder."""
+    """Hash of everything the library depends on, including the CPU: several machines may share a home folder."""
     parts = [
         *itertools.chain(*sources.items()),
         " ".join(FLAGS + compiler),
@@ -263,7 +263,7 @@ def _fingerprint(compiler: list[str], sources: dict[str, str]) -> str:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a library is there, and complete: loading a truncated one would crash the process."""
+    """True if the library exists and is complete. Loading a truncated one would crash the process."""
     try:
         return _digest(path) == path.with_suffix(".sha256").read_text(encoding="ascii")
     except (OSError, ValueError):
@@ -275,7 +275,7 @@ def _digest(path: Path) -> str:
 
 
 def _compile(compiler: list[str], sources: dict[str, str], path: Path) -> None:
-    """Compile beside `path`, then move the library into place: several processes may do so at once."""
+    """Compile next to `path`, then move the library into place, since several processes may compile at once."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         built, digest = Path(folder) / "lstm.so", Path(folder) / "digest"
         compile_library(compiler, sources, built, TARGET_FLAGS)

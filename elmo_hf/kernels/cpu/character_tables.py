@@ -1,9 +1,9 @@
-"""Convolutions over the characters of words, and the largest value of every filter.
+"""Convolutions over the characters of words, max-pooled per filter.
 
-`operators.reference_maxima` defines the operation. This one looks values up instead of multiplying: a filter of width w
-over a character table of 262 rows can only ever see 262 vectors at each of its w places. Their products are a table of
-w x 262 rows for each width, made once a call, or once for all where nothing trains, and the value of a window is the
-sum of w of its rows.
+`operators.reference_maxima` defines the operation. This implementation replaces multiplications by lookups. A filter of
+width w over a character table of 262 rows sees only 262 different vectors at each of its w positions. Its dot products
+with them form a table of w x 262 rows, computed once per call, or once for all if nothing trains. The value of a window
+is then the sum of w table rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,11 +16,11 @@ from torch.nn import functional
 
 from .native_characters import native_largest_sums, native_serves, native_table_gradients
 
-# Rows of the one table that is looked up in, that of bytes. A dictionary of code points may have twenty thousand, most
-# of which no batch holds: their products alone would take a gigabyte.
+# Rows of the byte table, the only one supported. A code point dictionary may have twenty thousand rows, most of them
+# absent from any batch: its dot products alone would take a gigabyte.
 LOOKED_UP_ROWS = 262
 EVERY_DTYPE = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-# Words encoded at a time: their windows' values stay in the processor's cache.
+# Words encoded at a time, so that the values of their windows stay in the CPU's cache.
 WORDS_OF_A_CHUNK = 256
 
 
@@ -34,18 +34,18 @@ def character_maxima(
     *,
     native: bool = False,
 ) -> Tensor | str:
-    """Maxima of convolutions over characters, or why this does not serve.
+    """Max-pooled convolutions over characters, or the reason why this kernel cannot be used.
 
     Args:
         rows: (n, characters), int64 ids of n > 0 words, at least as long as the widest filter.
         table: (262, D), the character table.
         padding_index: row of `table` without gradient, or `None`.
         weights, biases: of the convolutions, (F_k, D, w_k) and (F_k,).
-        keep: as in `operators.LinearMap`; `None` where nothing may be kept.
-        native: look up in compiled C, which serves all but float64.
+        keep: as in `operators.LinearMap`; `None` if nothing may be cached.
+        native: look up in compiled C, which supports all dtypes but float64.
 
     Returns:
-        (n, sum of F_k), in the dtype of the weights, or float32 where that is half precision.
+        (n, sum of F_k), in the dtype of the weights, or float32 for half-precision weights.
     """
     if rows.device.type != "cpu":
         return "not on a CPU"
@@ -61,7 +61,7 @@ def character_maxima(
         return f"weights in {table.dtype}"
     if native and (table.dtype == torch.float64 or not native_serves(rows)):
         return "no compiled kernel for these sizes and dtypes here"
-    # The sums are exact in the weights' own precision and no faster in a lower one.
+    # Sums in a lower precision than the weights' would be less exact and no faster.
     with torch.autocast("cpu", enabled=False):
         if trains:
             return _LookedUpMaxima.apply(rows, native, table, padding_index, len(weights), *weights, *biases)
@@ -70,7 +70,7 @@ def character_maxima(
             dtype = torch.promote_types(table.dtype, torch.float32)
             wide = table.to(dtype)
             return [
-                _products(wide, weight.to(dtype), None if bias is None else bias.to(dtype))
+                _dot_products(wide, weight.to(dtype), None if bias is None else bias.to(dtype))
                 for weight, bias in zip(weights, biases, strict=True)
             ]
 
@@ -82,25 +82,26 @@ def character_maxima(
 def largest_sums(
     rows: Tensor, products: Sequence[Tensor], widths: Sequence[int], with_positions: bool
 ) -> tuple[Tensor, Tensor]:
-    """Look up and add.
+    """Look up and add the dot products of every window, and take the maximum per filter.
 
     Args:
         rows: (n, characters).
-        products: for each width (width * table rows, F_k), as `_products` makes them.
+        products: for each width (width * table rows, F_k), from `_dot_products`.
 
     Returns:
-        The maxima (n, sum of F_k), and the first window of each, an integer; (0, sum of F_k) if not asked for.
+        The maxima (n, sum of F_k), and the integer index of the first window of each; (0, sum of F_k) without
+        `with_positions`.
     """
     widest = max(widths)
-    # Short words first: a chunk is as long as its own longest word. Behind the last character that differs from the end
-    # of its row all windows are alike, so that one window of each filter stands for them.
+    # Short words first: a chunk is as long as its longest word. After the last character that differs from the end of
+    # its row, all windows are equal, so one window of each filter stands for them.
     differs = rows != rows[:, -1:]
     lengths = (differs * torch.arange(1, rows.shape[1] + 1)).amax(dim=1)
     order = lengths.argsort()
     rows, ends = rows[order], lengths[order].tolist()
     total = sum(product.shape[1] for product in products)
     maxima = products[0].new_empty(len(rows), total)
-    # A row is shorter than 128 characters, or its windows do not fit eight bits.
+    # Window indices fit 8 bits if a row has fewer than 128 characters.
     position_dtype = torch.int8 if rows.shape[1] < 128 else torch.int32
     positions = torch.empty(len(rows) if with_positions else 0, total, dtype=position_dtype)
     for start in range(0, len(rows), WORDS_OF_A_CHUNK):
@@ -116,10 +117,10 @@ def largest_sums(
             largest = values.amax(dim=1)
             maxima[places, column : column + filters] = largest
             if with_positions:
-                # The first of equal values, by a maximum over falling numbers: many times faster than `argmax`.
+                # The first of equal values, as a maximum over decreasing numbers: many times faster than `argmax`.
                 count_down = torch.arange(values.shape[1], 0, -1, dtype=position_dtype)
                 found = values.eq(largest.unsqueeze(1)).to(position_dtype).mul_(count_down[:, None])
-                # NaN equals nothing; any window serves it.
+                # NaN equals nothing; any window will do.
                 nearest = found.amax(dim=1).clamp_(min=1)
                 positions[places, column : column + filters] = values.shape[1] - nearest
             column += filters
@@ -129,7 +130,7 @@ def largest_sums(
 def table_gradients(
     rows: Tensor, positions: Tensor, gradient: Tensor, widths: Sequence[int], filters: Sequence[int], table_rows: int
 ) -> list[Tensor]:
-    """Gradients of the products that `largest_sums` read, from that of its maxima (n, sum of F_k).
+    """Gradients of the dot products that `largest_sums` read, from the gradient of its maxima (n, sum of F_k).
 
     Returns:
         For each width (width * table rows, F_k).
@@ -142,7 +143,7 @@ def table_gradients(
         of_products = gradient.new_zeros(width, table_rows * count)
         filter_numbers = torch.arange(count)
         for place in range(width):
-            # Only the characters below the largest window have a part in it.
+            # Only the characters of the largest window get a gradient.
             index = rows.gather(1, first + place).mul_(count).add_(filter_numbers)
             of_products[place].scatter_add_(0, index.flatten(), part)
         gradients.append(of_products.view(width * table_rows, count))
@@ -150,14 +151,14 @@ def table_gradients(
 
 
 class _LookedUpMaxima(torch.autograd.Function):
-    """Arguments and result as `character_maxima`."""
+    """Autograd function of `character_maxima`."""
 
     @staticmethod
     def forward(
         ctx: Any, rows: Tensor, native: bool, table: Tensor, padding_index: int | None, count: int, *parameters: Tensor
     ) -> Tensor:
         weights, biases = parameters[:count], parameters[count:]
-        products = [_products(table, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+        products = [_dot_products(table, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
         find = native_largest_sums if native else largest_sums
         maxima, positions = find(rows, products, [weight.shape[2] for weight in weights], True)
         ctx.save_for_backward(rows, positions, table, *weights)
@@ -183,8 +184,11 @@ class _LookedUpMaxima(torch.autograd.Function):
         return None, None, of_table, None, None, *of_weights, *of_biases
 
 
-def _products(table: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(width * rows, filters): what each character adds to each filter at each of its places; the bias at the first."""
+def _dot_products(table: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Contribution of each character to each filter at each position, (width * rows, filters).
+
+    The bias is added at the first position.
+    """
     filters, _, width = weight.shape
     products = torch.matmul(table, weight.permute(2, 1, 0))  # [width, rows, filters]
     if bias is not None:

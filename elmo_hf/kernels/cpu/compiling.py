@@ -1,6 +1,6 @@
-"""Compiling the C code of `csrc/`: for this CPU at first use, or for kinds of CPUs when a wheel is built.
+"""Compilation of the C code in `csrc/`: for this CPU at first use, or for several kinds of CPUs in a wheel build.
 
-Nothing but the standard library: `setup.py` loads this file by its path, where PyTorch is not installed.
+Uses the standard library only: `setup.py` loads this file by its path, where PyTorch is not installed.
 """
 
 import hashlib
@@ -15,16 +15,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 SOURCE_FOLDER = Path(__file__).parent / "csrc"
-BUILT_FOLDER = Path(__file__).parent / "built"  # of a wheel
-# The CPU's own instructions, as GCC and Clang call them on different architectures.
+BUILT_FOLDER = Path(__file__).parent / "built"  # filled by a wheel build
+# Flags of GCC and Clang for all instructions of this CPU, by architecture.
 TARGET_FLAGS = (["-march=native"], ["-mcpu=native"])
 FLAGS = [
     *("-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno"),
     *("-fPIC", "-shared", "-pthread", "-fvisibility=hidden"),
 ]
 COMPILE_SECONDS = 120
-# By architecture, the kinds of CPUs that a wheel serves, the fastest first, as `torch.backends.cpu` names them. A CPU
-# serves every kind from its own on.
+# Kinds of CPUs that a wheel supports, by architecture, fastest first, named as in `torch.backends.cpu`. A CPU also runs
+# the libraries of all kinds after its own.
 PORTABLE: dict[str, dict[str, list[str]]] = {
     "x86_64": {"AVX512": ["-march=x86-64-v4"], "AVX2": ["-march=x86-64-v3"]},
     "arm64": {"DEFAULT": []},
@@ -32,13 +32,13 @@ PORTABLE: dict[str, dict[str, list[str]]] = {
 
 
 def kinds() -> dict[str, list[str]]:
-    """The kinds of CPUs of this architecture that a wheel serves, with the compiler's flags."""
+    """Compiler flags for each kind of CPU of this architecture that a wheel supports."""
     machine = platform.machine().lower()
     return PORTABLE.get({"amd64": "x86_64", "aarch64": "arm64"}.get(machine, machine), {})
 
 
 def built_name(kind: str, sources: dict[str, str]) -> str:
-    """The name of a wheel's library: another one for other code, which must not be taken for this one's."""
+    """File name of a wheel's library. It contains a hash of the code, so that a stale library is never loaded."""
     text = "\n".join([*itertools.chain(*sources.items()), *FLAGS])
     return f"{kind.lower()}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
 
@@ -72,12 +72,12 @@ def compile_library(
     targets: Iterable[Sequence[str]],
     seconds: float | None = COMPILE_SECONDS,
 ) -> None:
-    """Compile with the first of the targets' flags that the compiler knows; `path` appears when it is complete.
+    """Compile with the first target flags that the compiler knows; `path` appears when it is complete.
 
-    The C files are compiled as they were read, not as they are by now: the name of the library tells their content.
+    Compiles `sources` as they were read, even if the files have changed since: the library's name is their hash.
 
     Raises:
-        OSError: no target succeeds; the message ends with what the compiler said.
+        OSError: no target succeeds; the message ends with the compiler's output.
         subprocess.SubprocessError: the compiler takes longer than `seconds`; `None` waits for it.
     """
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -97,7 +97,7 @@ def compile_library(
 
 
 def build_portable(folder: Path) -> list[Path]:
-    """Compile a library for each kind of CPU of this architecture into a folder, which is made.
+    """Compile a library for each kind of CPU of this architecture into a folder, which is created.
 
     Raises:
         OSError: no compiler, or it fails.

@@ -1,11 +1,11 @@
-"""The recurrence of `operators.reference_lstm` on a processor, where no gradient is wanted.
+"""The recurrence of `operators.reference_lstm` on a CPU, without gradients.
 
-What surrounds the recurrence itself is here: the input product of all words at once, only once for words that recur;
-and rows that have read the same words from the same zero state, which are in the same state and are computed as one
-until they part. All rows of a batch begin so, at `<S>`; backwards, many part only before their full stop.
+This file holds the optimizations around the recurrence itself. The input matmul covers all words at once, and repeated
+words only once. Rows that have read the same words from a zero state are in the same state, so they are computed as one
+until they diverge: all rows begin with `<S>`, and backwards with `</S>` and often the same full stop.
 
-The recurrence is a [`Recurrence`]: compiled C (`native_lstm`) where that serves, else PyTorch's operators around
-products with packed weights (`onednn`) or fast layers, as quantized ones are.
+The recurrence is a [`Recurrence`]: compiled C (`native_lstm`) if available, else PyTorch's operators around matmuls
+with packed (`onednn`) or quantized (`int8`) weights.
 """
 
 import itertools
@@ -20,11 +20,11 @@ from .int8 import int8_linear
 from .native_lstm import NativeRecurrence, native_declines
 from .onednn import packed_linear
 
-# Rows in the same state are computed as one as long as this share of the rows, or less, differs.
+# Equal rows are computed once as long as at most this share of the rows is distinct.
 WORTH_SHARING = 0.85
 
 
-Product = Callable[[Tensor], Tensor]
+Matmul = Callable[[Tensor], Tensor]
 _SharedStep = tuple[Tensor, Tensor]
 
 
@@ -32,7 +32,7 @@ class Recurrence(Protocol):
     """One direction of a layer, for one call."""
 
     def input_gates(self, words: Tensor) -> Tensor:
-        """[n, input width] -> the input product of n words, as `run` takes it."""
+        """Input matmul of n words, [n, input width], in the layout that `run` takes."""
 
     def run(
         self,
@@ -46,12 +46,12 @@ class Recurrence(Protocol):
         """Read packed words.
 
         Args:
-            gates: of all words, from `input_gates`; what is read of them without `index` may be overwritten.
-            start: the first word to read: word k is number start + k of `gates`, or number `index[start + k]`.
+            gates: result of `input_gates` for all words. Without `index`, entries that are read may be overwritten.
+            start: the first word to read. Word k is entry start + k of `gates`, or entry `index[start + k]`.
             index: int64, or `None`.
-            batch_sizes: rows running at each step, never growing; not empty.
-            hidden: of at least the running rows [n, P], `None` for zeros.
-            cell: [n, H], float32, likewise; becomes the last of each row.
+            batch_sizes: number of active rows at each step, never growing; not empty.
+            hidden: [n, P], for at least the active rows; `None` for zeros.
+            cell: [n, H], float32, likewise; overwritten with the last cell of each row.
 
         Returns:
             The hidden state after every word read, [sum of batch_sizes, P].
@@ -61,7 +61,7 @@ class Recurrence(Protocol):
 def native_projected_lstm(
     inputs: Tensor, batch_sizes: Sequence[int], hidden: Tensor, cell: Tensor, *maps: Any, **settings: Any
 ) -> tuple[Tensor, Tensor, Tensor] | str:
-    """`operators.projected_lstm` in compiled C, or why not; arguments as those of `torch_projected_lstm`."""
+    """`operators.projected_lstm` in compiled C, or the reason why not; arguments as in `torch_projected_lstm`."""
     index = settings.pop("index", None)
     reason = _declines(inputs, hidden, cell, maps) or native_declines(*maps)
     if reason:
@@ -72,29 +72,29 @@ def native_projected_lstm(
 def torch_projected_lstm(
     inputs: Tensor, batch_sizes: Sequence[int], hidden: Tensor, cell: Tensor, *maps: Any, **settings: Any
 ) -> tuple[Tensor, Tensor, Tensor] | str:
-    """`operators.projected_lstm` with PyTorch's operators around fast products, or why not.
+    """`operators.projected_lstm` with PyTorch's operators around fast matmuls, or the reason why not.
 
     Args:
         inputs, batch_sizes, hidden, cell: as in `operators.reference_lstm`.
-        maps: three of `operators.LinearMap`, the last `None` for a cell without projection.
+        maps: three `operators.LinearMap`; the last is `None` for a cell without projection.
         settings: `cell_clip`, `projection_clip`, `forget_bias`, `index`.
     """
     index = settings.pop("index", None)
     reason = _declines(inputs, hidden, cell, maps)
     if reason:
         return reason
-    products = [
+    matmuls = [
         each if each is None else packed_linear(each) if each.scale is None else int8_linear(each) for each in maps
     ]
-    reason = next((product for product in products if isinstance(product, str)), None)
+    reason = next((matmul for matmul in matmuls if isinstance(matmul, str)), None)
     if reason:
         return reason
-    recurrence = ProductsRecurrence(*products, **settings)  # type: ignore[arg-type]
+    recurrence = MatmulRecurrence(*matmuls, **settings)  # type: ignore[arg-type]
     return inference_lstm(inputs, batch_sizes, hidden, cell, recurrence, index=index)
 
 
 def _declines(inputs: Tensor, hidden: Tensor, cell: Tensor, maps: Sequence[Any]) -> str | None:
-    """Why a call is not served on a CPU without gradients; `None` if it may be."""
+    """The reason why a call cannot use these kernels; `None` if it can."""
     if inputs.device.type != "cpu":
         return "not on a CPU"
     if cell.dtype != torch.float32:
@@ -110,29 +110,29 @@ def _declines(inputs: Tensor, hidden: Tensor, cell: Tensor, maps: Sequence[Any])
     return None
 
 
-class ProductsRecurrence:
-    """A [`Recurrence`] of PyTorch's operators around fast products, with the arithmetic between them in place."""
+class MatmulRecurrence:
+    """A [`Recurrence`] of PyTorch's operators around fast matmuls, with in-place arithmetic between them."""
 
     def __init__(
         self,
-        input_product: Product,
-        hidden_product: Product,
-        output_product: Product | None,
+        input_matmul: Matmul,
+        hidden_matmul: Matmul,
+        output_matmul: Matmul | None,
         cell_clip: float | None,
         projection_clip: float | None,
         forget_bias: float,
     ) -> None:
-        self.input_product, self.hidden_product, self.output_product = input_product, hidden_product, output_product
-        # A product that adds to something what it computes saves a pass over the gates.
-        self.hidden_product_plus = getattr(hidden_product, "plus", None)
+        self.input_matmul, self.hidden_matmul, self.output_matmul = input_matmul, hidden_matmul, output_matmul
+        # A matmul that adds to its output saves a pass over the gates.
+        self.hidden_matmul_plus = getattr(hidden_matmul, "plus", None)
         self.cell_clip, self.projection_clip = cell_clip, projection_clip
         self.forget_bias = forget_bias
 
     def input_gates(self, words: Tensor) -> Tensor:
         """[n, input width] -> [n, 4H]."""
-        gates = self.input_product(words)
+        gates = self.input_matmul(words)
         if gates.dtype == torch.float32:
-            # Once for all steps, but not in half precision: the bias would round what it is added to.
+            # Added once for all steps, but not in half precision, where the sum would be rounded.
             gates[:, gates.shape[1] // 4 : gates.shape[1] // 2] += self.forget_bias
         return gates
 
@@ -145,7 +145,7 @@ class ProductsRecurrence:
         hidden: Tensor | None,
         cell: Tensor,
     ) -> Tensor:
-        """See [`Recurrence.run`]."""
+        """Read packed words; arguments and result as in [`Recurrence.run`]."""
         outputs: list[Tensor] = []
         for running in batch_sizes:
             if index is None:
@@ -158,14 +158,14 @@ class ProductsRecurrence:
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _step(self, gates: Tensor, hidden: Tensor | None, cell: Tensor) -> Tensor:
-        """Read one word a row: gates [n, 4H], overwritten; hidden [n, P]; cell [n, H] becomes the new one."""
+        """Read one word per row: gates [n, 4H], overwritten; hidden [n, P]; cell [n, H], replaced by the new one."""
         half_precision = gates.dtype != cell.dtype
         if hidden is None:
             pass
-        elif self.hidden_product_plus is not None:
-            gates = self.hidden_product_plus(hidden, gates)
+        elif self.hidden_matmul_plus is not None:
+            gates = self.hidden_matmul_plus(hidden, gates)
         else:
-            gates = self.hidden_product(hidden).add_(gates)
+            gates = self.hidden_matmul(hidden).add_(gates)
         size = cell.shape[1]
         gates = gates.to(cell.dtype)
         if half_precision:
@@ -178,9 +178,9 @@ class ProductsRecurrence:
         if self.cell_clip is not None:
             cell.clamp_(-self.cell_clip, self.cell_clip)
         exposed = torch.tanh(cell).mul_(output_gate)
-        if self.output_product is None:
+        if self.output_matmul is None:
             return exposed
-        hidden = self.output_product(exposed)
+        hidden = self.output_matmul(exposed)
         return hidden if self.projection_clip is None else hidden.clamp_(-self.projection_clip, self.projection_clip)
 
 
@@ -194,7 +194,7 @@ def inference_lstm(
     *,
     index: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`reference_lstm` with a [`Recurrence`], over at least one word."""
+    """`reference_lstm` computed by a [`Recurrence`], for at least one word."""
     rows = batch_sizes[0]
     last_hidden, last_cell = hidden.to(inputs.dtype, copy=True), cell.clone(memory_format=torch.contiguous_format)
     starts_at_zero = not bool(hidden[:rows].any())
@@ -206,11 +206,11 @@ def inference_lstm(
     else:
         gates, index = recurrence.input_gates(inputs), _words_read(index, shared)
 
-    state = None if starts_at_zero else hidden[:rows]  # hidden of the rows that run
+    state = None if starts_at_zero else hidden[:rows]  # hidden state of the active rows
     outputs: list[Tensor] = []
     read = 0
     if shared:
-        group = torch.zeros(rows, dtype=torch.int64, device="cpu")  # of each row that runs: its place among the states
+        group = torch.zeros(rows, dtype=torch.int64, device="cpu")  # of each active row: the index of its shared state
         states_hidden, states_cell = None, cell.new_zeros(1, cell.shape[1])
         for one_of_each, next_group in shared:
             running = len(next_group)
@@ -237,7 +237,7 @@ def inference_lstm(
 
 
 def _last_places(batch_sizes: Sequence[int]) -> Tensor:
-    """Of each row that runs, the place of its last word among the packed ones: [batch_sizes[0]]."""
+    """Index of each active row's last word among the packed ones: [batch_sizes[0]]."""
     places = torch.arange(batch_sizes[0], device="cpu")
     start = 0
     for before, running in itertools.pairwise(batch_sizes):
@@ -247,7 +247,7 @@ def _last_places(batch_sizes: Sequence[int]) -> Tensor:
 
 
 def _places(shared: list[_SharedStep]) -> tuple[Tensor, int]:
-    """For every state of the shared steps the place of a word that it reads, and how many words these steps have."""
+    """Index of one word read by every state of the shared steps, and the number of words in these steps."""
     places, start = [], 0
     for one_of_each, group in shared:
         places.append(start + one_of_each)
@@ -256,7 +256,7 @@ def _places(shared: list[_SharedStep]) -> tuple[Tensor, int]:
 
 
 def _words_read(words: Tensor, shared: list[_SharedStep]) -> Tensor:
-    """Packed words without those that several rows read in one state: [total, ...] -> [states of all steps, ...]."""
+    """Packed words, with words that several rows read in one state kept once: [total, ...] -> [distinct, ...]."""
     if not shared:
         return words
     places, start = _places(shared)
@@ -264,13 +264,13 @@ def _words_read(words: Tensor, shared: list[_SharedStep]) -> Tensor:
 
 
 def _shared_steps(words: Tensor, batch_sizes: Sequence[int]) -> list[_SharedStep]:
-    """The first steps from one state, as long as many rows have read the same.
+    """The first steps from one common state, while many rows have read the same words.
 
     Args:
         words: packed [total] indices of words, or [total, width] their vectors.
 
     Returns:
-        For each of these steps: for each group of rows that have read the same, one of them; and the group of each row.
+        For each of these steps: one row of each group of rows that have read the same words; and the group of each row.
     """
     group = torch.zeros(batch_sizes[0], dtype=torch.int64, device="cpu")
     found: list[_SharedStep] = []
@@ -285,14 +285,14 @@ def _shared_steps(words: Tensor, batch_sizes: Sequence[int]) -> list[_SharedStep
 
 
 def _parted(group: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-    """Part the rows of every group by the word that they read.
+    """Split every group of rows by the word that they read.
 
     Args:
         group: [n], int64, smaller than n.
         words: [n] indices of words, or [n, width] their vectors.
 
     Returns:
-        For each new group one of its rows [m], and for each row its new group [n].
+        One row of each new group [m], and the new group of each row [n].
     """
     if words.dim() == 1:
         keys = words
@@ -304,6 +304,6 @@ def _parted(group: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
     found, new_group = torch.unique(group * len(group) + keys, return_inverse=True)
     one_of_each = torch.empty_like(found).scatter_(0, new_group, torch.arange(len(group), device="cpu"))
     if words.dim() > 1 and not torch.equal(words[one_of_each][new_group], words):
-        # Two vectors of one hash: every row for itself.
+        # Two vectors have the same hash: every row becomes its own group.
         return torch.arange(len(group), device="cpu"), torch.arange(len(group), device="cpu")
     return one_of_each, new_group

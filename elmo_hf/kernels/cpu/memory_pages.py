@@ -1,6 +1,6 @@
-"""The pages of memory that large weights lie in: huge ones for what is read often, none for what is hardly read again.
+"""Memory pages of large weights: huge pages for weights read often, paging out for weights hardly read again.
 
-Both are advice that Linux may take; elsewhere they are without effect.
+Both are hints to Linux and have no effect on other systems.
 """
 
 import ctypes
@@ -12,16 +12,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Of madvise(2).
-HUGE_PAGES, PAGE_OUT = 14, 21  # the second since Linux 5.4
+# Constants of madvise(2).
+HUGE_PAGES, PAGE_OUT = 14, 21  # PAGE_OUT exists since Linux 5.4
 HUGE_PAGE = 2 << 20  # bytes
 
 
 def in_huge_pages(count: int, dtype: torch.dtype) -> Tensor:
-    """An empty tensor [count] at the start of a cache line, in huge pages where it is large and the system has them.
+    """An empty tensor [count], aligned to a cache line; in huge pages if it is large and the system supports them.
 
-    What is read from one end to the other for every word is read faster so: a processor fetches ahead only within a
-    page.
+    Sequential reads are faster in huge pages, because a CPU prefetches only within a page.
     """
     size = dtype.itemsize
     alignment = HUGE_PAGE if count * size >= 2 * HUGE_PAGE else 64
@@ -34,10 +33,10 @@ def in_huge_pages(count: int, dtype: torch.dtype) -> Tensor:
 
 
 def drop_pages(weight: Tensor) -> None:
-    """Let the system take back the memory of a weight that is mapped from a checkpoint's file.
+    """Let the system reclaim the memory of a weight that is mapped from a checkpoint file.
 
-    Once packed, the plain weight is only read again to train, save or convert; its pages then come back from the file.
-    Nothing is lost: pages that were changed are not the file's, and stay. Without effect on other systems than Linux,
+    Once a weight is packed, its plain form is read again only for training, saving or conversion; its pages are then
+    read back from the file. No data is lost, since modified pages are kept. Has no effect on systems other than Linux
     and on weights in ordinary memory.
     """
     start, end = weight.data_ptr(), weight.data_ptr() + weight.numel() * weight.element_size()
@@ -46,7 +45,7 @@ def drop_pages(weight: Tensor) -> None:
 
 
 def _advise(start: int, end: int, advice: int) -> None:
-    """`madvise` for the whole pages between two addresses."""
+    """Call `madvise` for the whole pages between two addresses."""
     advise = _madvise()
     start, end = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
     if advise is not None and start < end:

@@ -1,4 +1,4 @@
-"""Looking up the convolutions of [`character_tables`] in compiled C; everything is float32."""
+"""Table lookups of [`character_tables`] in compiled C; everything is float32."""
 
 import ctypes
 from collections.abc import Sequence
@@ -8,19 +8,19 @@ from torch import Tensor
 
 from .builder import CharacterTables, native_library
 
-# A position is a 16-bit integer.
+# Positions are stored as 16-bit integers.
 LONGEST_ROW = 2**15 - 1
 
 
 def native_serves(rows: Tensor) -> bool:
-    """Whether a library is there, and serves words of this length."""
+    """True if the library is available and supports words of this length."""
     return native_library() is not None and rows.shape[1] <= LONGEST_ROW
 
 
 def native_largest_sums(
     rows: Tensor, products: Sequence[Tensor], widths: Sequence[int], with_positions: bool
 ) -> tuple[Tensor, Tensor]:
-    """Arguments and results as `character_tables.largest_sums`."""
+    """Compute `character_tables.largest_sums`; same arguments and results."""
     table_rows = len(products[0]) // widths[0]
     low, high = (int(bound) for bound in torch.aminmax(rows))
     if low < 0 or high >= table_rows:
@@ -35,7 +35,7 @@ def native_largest_sums(
 def native_table_gradients(
     rows: Tensor, positions: Tensor, gradient: Tensor, widths: Sequence[int], filters: Sequence[int], table_rows: int
 ) -> list[Tensor]:
-    """Arguments and results as `character_tables.table_gradients`."""
+    """Compute `character_tables.table_gradients`; same arguments and results."""
     gradients = [
         torch.empty(width * table_rows, count, dtype=torch.float32, device="cpu")
         for width, count in zip(widths, filters, strict=True)

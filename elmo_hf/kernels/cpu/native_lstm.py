@@ -1,9 +1,8 @@
-"""The recurrence of `operators.reference_lstm` in compiled C, on a processor, where no gradient is wanted.
+"""The recurrence of `operators.reference_lstm` in compiled C, on a CPU, without gradients.
 
-An implementation of [`inference.Recurrence`] for float32 weights; for bfloat16 weights where the processor
-has no bfloat16 products: they take half the memory, and are widened as they are read; and for 8-bit integers where it
-has no product of theirs with sums in 32 bits. All arithmetic between products is in float32, and the hidden state
-between two words too.
+Implements [`inference.Recurrence`] for float32 weights; for bfloat16 weights on CPUs without bfloat16 instructions
+(half the memory, widened as they are read); and for int8 weights on CPUs without an int8 dot product that accumulates
+in 32 bits. Arithmetic between matmuls and the hidden state are float32.
 """
 
 import ctypes
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .builder import InputProduct, Recurrence, Weight, native_library
+from .builder import InputMatmul, Recurrence, Weight, native_library
 from .int8 import LEVELS, integer_kernel, signed_levels
 from .memory_pages import drop_pages, in_huge_pages
 from .onednn import packing_works
@@ -28,7 +27,7 @@ KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 
 class Map(NamedTuple):
-    """A linear map as the C code takes it: keep it for as long as its `weight` is used."""
+    """A linear map in the layout of the C code. It owns the memory of `weight` and must outlive its use."""
 
     weight: Weight
     panels: Tensor
@@ -37,7 +36,7 @@ class Map(NamedTuple):
 
     @classmethod
     def of(cls, linear_map: Any, panel: int, gates: int = 1) -> "Map":
-        """Of an `operators.LinearMap`; with its outputs in `gates` blocks, of which panels are taken in turn."""
+        """Pack an `operators.LinearMap` whose outputs form `gates` blocks; panels of the blocks alternate."""
         weight, scale = linear_map.weight, linear_map.scale
         panels, sums = linear_map.keep(f"panels of {gates}", lambda: _prepare(weight.detach(), panel, gates))
         if sums is None:
@@ -50,7 +49,7 @@ class Map(NamedTuple):
 class NativeRecurrence:
     """One direction of a layer, for one call; see [`inference.Recurrence`].
 
-    Gates are [4H / (4 * panel), words, 4, panel]: what each step reads of a word lies together.
+    Gates are [4H / (4 * panel), words, 4, panel], so that each step reads contiguous memory of a word.
     """
 
     def __init__(
@@ -72,20 +71,20 @@ class NativeRecurrence:
         self._projection_clip = math.inf if projection_clip is None else projection_clip
 
     def input_gates(self, words: Tensor) -> Tensor:
-        """[n, input width] -> the input product of n words."""
+        """Input matmul of n words, [n, input width]."""
         if words.dim() != 2 or words.shape[1] != self._input.weight.inputs:
             raise ValueError(f"words have shape {tuple(words.shape)}: expected (words, {self._input.weight.inputs})")
         words = words.float().contiguous()
         count, groups = len(words), self._input.weight.outputs // 4 // self._panel
         gates = in_huge_pages(groups * count * 4 * self._panel, torch.float32).view(groups, count, 4, self._panel)
-        product = InputProduct(
+        job = InputMatmul(
             inputs=words.data_ptr(),
             rows=count,
             weight=self._input.weight,
             bias=self._bias.data_ptr(),
             gates=gates.data_ptr(),
         )
-        _raise_if(self._library.elmo_input_product(ctypes.byref(product), torch.get_num_threads()))
+        _raise_if(self._library.elmo_input_matmul(ctypes.byref(job), torch.get_num_threads()))
         return gates
 
     def run(
@@ -97,7 +96,7 @@ class NativeRecurrence:
         hidden: Tensor | None,
         cell: Tensor,
     ) -> Tensor:
-        """Read words; arguments and result as [`inference.Recurrence.run`]."""
+        """Read packed words; arguments and result as in [`inference.Recurrence.run`]."""
         rows, total = batch_sizes[0], sum(batch_sizes)
         running = torch.tensor(batch_sizes, dtype=torch.int64, device="cpu")
         outputs = torch.empty(total, self._hidden.weight.inputs, dtype=torch.float32, device="cpu")
@@ -133,7 +132,7 @@ class NativeRecurrence:
         hidden: Tensor | None,
         cell: Tensor,
     ) -> None:
-        """What would be read or written outside of its memory.
+        """Refuse arguments that would make the C code read or write out of bounds.
 
         Raises:
             ValueError, IndexError.
@@ -161,7 +160,7 @@ class NativeRecurrence:
 
 
 def native_declines(input_map: Any, hidden_map: Any, output_map: Any | None) -> str | None:
-    """Why the maps of a direction are not such that `NativeRecurrence` takes them here; `None` if they are."""
+    """The reason why `NativeRecurrence` cannot use the maps of a direction; `None` if it can."""
     weights = [each.weight for each in (input_map, hidden_map, output_map) if each is not None]
     if len({weight.dtype for weight in weights}) > 1:
         return "weights of several dtypes"
@@ -178,7 +177,7 @@ def native_declines(input_map: Any, hidden_map: Any, output_map: Any | None) -> 
 
 @functools.cache
 def native_works(dtype: torch.dtype) -> bool:
-    """Whether the library is there, knows weights of a dtype, and is the best for them on this processor."""
+    """True if the library is available, supports weights of a dtype, and is the fastest choice on this CPU."""
     if dtype not in KINDS:
         return False
     if dtype == torch.bfloat16 and packing_works(dtype):
@@ -190,12 +189,12 @@ def native_works(dtype: torch.dtype) -> bool:
 
 
 def _by_panel(values: Tensor, panel: int, gates: int) -> Tensor:
-    """Values of outputs, in the order of the panels."""
+    """Per-output values reordered like the panels."""
     return values.view(gates, -1, panel).transpose(0, 1).contiguous()
 
 
 def _prepare(weight: Tensor, panel: int, gates: int) -> tuple[Tensor, Tensor | None]:
-    """The panels of a weight, and of int8 ones the sums of each output's weights in their order."""
+    """The panels of a weight and, for int8, the sum of each output's weights in panel order."""
     if weight.dtype != torch.int8:
         return _panels(weight, panel, gates), None
     sums = _by_panel(weight.sum(1, dtype=torch.int32), panel, gates)
@@ -203,15 +202,15 @@ def _prepare(weight: Tensor, panel: int, gates: int) -> tuple[Tensor, Tensor | N
 
 
 def _panels(weight: Tensor, panel: int, gates: int) -> Tensor:
-    """Lay a weight [out, in] out as the C code reads it: a flat tensor of its dtype."""
+    """Rearrange a weight [out, in] for the C code: a flat tensor of the same dtype."""
     outputs, inputs = weight.shape
     packed = in_huge_pages(weight.numel(), weight.dtype)
     parts = weight.view(gates, outputs // gates // panel, panel, inputs).permute(1, 0, 3, 2)
     if weight.dtype == torch.bfloat16:
-        # The halves of a panel word by word, so that one shift and one mask widen them.
+        # The two halves of a panel are interleaved, so that one shift and one mask widen a pair.
         parts = parts.unflatten(-1, (2, panel // 2)).transpose(-1, -2)
     elif weight.dtype == torch.int8:
-        # Four inputs side by side: their products are added in one lane of 32 bits.
+        # Four inputs side by side: their products are summed in one 32-bit lane.
         parts = parts.unflatten(-2, (inputs // 4, 4)).transpose(-1, -2)
     packed.view(parts.shape).copy_(parts)
     drop_pages(weight)
@@ -219,7 +218,7 @@ def _panels(weight: Tensor, panel: int, gates: int) -> Tensor:
 
 
 def _gate_bias(given: Tensor, panel: int, forget_bias: float) -> Tensor:
-    """The bias of all gates, in the order of the panels."""
+    """The bias of all gates, in panel order."""
     bias = given.detach().float().view(4, -1, panel)
     shift = torch.tensor([0.0, forget_bias, 0.0, 0.0], dtype=torch.float32, device="cpu").view(4, 1, 1)
     return (bias + shift).transpose(0, 1).contiguous()

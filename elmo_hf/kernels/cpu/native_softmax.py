@@ -11,12 +11,12 @@ from torch import Tensor
 
 from .builder import SoftmaxLoss, native_library
 
-# The weight is packed in every call, twice if gradients are wanted: beyond this many numbers that is too much memory.
+# Largest number of weight elements. The weight is packed in every call, twice for gradients, which costs memory.
 LARGEST_WEIGHT = 2**25
 
 
 class SoftmaxGradients(NamedTuple):
-    """Results of `native_softmax_loss`; the gradients are those of sum(shares * nll), `None` where not wanted.
+    """Results of `native_softmax_loss`. Gradients are those of sum(shares * nll), or `None` if not requested.
 
     Attributes:
         nll: [n]; hidden: [n, P]; weight: [columns, P]; bias: [columns]; true_logits: [n], or [0] without them.
@@ -39,15 +39,15 @@ def native_softmax_loss(
     *,
     gradients: bool,
 ) -> SoftmaxGradients | None:
-    """Compute losses and, where wanted, gradients.
+    """Compute losses and, if requested, gradients.
 
     Args:
         hidden: [n, P]; weight: [columns, P]; bias: [columns]; true_logits: [n] or `None`; shares: [n]; all float32 on a
             CPU.
-        targets: [n], int64: the true columns; with `true_logits` the columns that have no probability, -1 for none.
+        targets: [n], int64: the true columns; with `true_logits`, the column to exclude for each word, or -1.
 
     Returns:
-        `None` where no library is compiled, or where it does not serve these sizes or dtypes.
+        `None` if there is no compiled library, or it does not support these sizes or dtypes.
     """
     library = native_library()
     given = [hidden, weight, bias, shares] + ([] if true_logits is None else [true_logits])

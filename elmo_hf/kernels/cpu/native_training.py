@@ -1,7 +1,7 @@
-"""`operators.reference_lstm` in training, in compiled C: the forward pass keeps what the backward pass reads.
+"""`operators.reference_lstm` for training, in compiled C.
 
-Everything is float32. Between the two passes it keeps, of every word, the activated gates, the raw cell, what is
-projected, and the raw output: 6H + P floats, of which 2P more where outputs are clipped.
+Everything is float32. The forward pass keeps for every word the activated gates, the raw cell, the input of the
+projection, and the raw output: 6H + P floats, plus P for the clipped outputs if there is a clip.
 """
 
 import ctypes
@@ -41,7 +41,7 @@ def native_training_lstm(
             See `operators.reference_lstm` for the other arguments and the results, which are float32.
 
     Returns:
-        `None` where no library is compiled, or where sizes are no multiples of its panels.
+        `None` if there is no compiled library, or a size is not a multiple of its panel width.
     """
     library = native_library()
     if library is None or not batch_sizes:
@@ -66,7 +66,7 @@ def native_training_lstm(
 
 
 def _check(inputs: Tensor, batch_sizes: Sequence[int], hidden: Tensor, cell: Tensor, *weights: Tensor | None) -> None:
-    """Refuse, with a `ValueError`, what would be read or written outside of its memory."""
+    """Raise `ValueError` for arguments that would make the C code read or write out of bounds."""
     if min(batch_sizes) < 1 or any(one < other for one, other in itertools.pairwise(batch_sizes)):
         raise ValueError(f"batch_sizes are {list(batch_sizes)}: expected positive numbers that never grow")
     if sum(batch_sizes) != len(inputs):
@@ -86,7 +86,7 @@ def _check(inputs: Tensor, batch_sizes: Sequence[int], hidden: Tensor, cell: Ten
 
 
 class _NativeLstm(torch.autograd.Function):
-    """Arguments and results as `native_training_lstm`."""
+    """Autograd function of `native_training_lstm`."""
 
     @staticmethod
     def forward(
@@ -112,7 +112,7 @@ class _NativeLstm(torch.autograd.Function):
         )
         outputs = _empty(total, width)
         raw_outputs = outputs if math.isinf(projection_clip) else _empty(total, width)
-        # Rows that have no words keep their state.
+        # Rows without words keep their state.
         final_hidden, final_cell = (
             state.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
             for state in (hidden, cell)
@@ -132,7 +132,7 @@ class _NativeLstm(torch.autograd.Function):
         ctx: Any, output_gradient: Tensor, final_hidden_gradient: Tensor, final_cell_gradient: Tensor
     ) -> tuple[Tensor | None, ...]:
         kept = ctx.saved_tensors
-        # Of the state after the steps; the kernel makes of it that of the state before.
+        # Gradients of the final state; the kernel overwrites them with those of the initial state.
         state = [final_hidden_gradient.float().contiguous(), final_cell_gradient.float().contiguous()]
         hidden_gradient, cell_gradient = (part.clone() for part in state)
         shapes = [None if tensor is None else tensor.shape for tensor in kept[:7]]
@@ -164,7 +164,7 @@ class _NativeLstm(torch.autograd.Function):
 
 
 def _job(ctx: Any, kept: Sequence[Tensor | None]) -> TrainingForward:
-    """The structure of a call; `kept` has the seven arguments, and what the forward pass writes for the backward."""
+    """Arguments of a C call. `kept` holds the seven tensors and what the forward pass saves for the backward pass."""
     names = (
         *("inputs", "hidden", "cell", "input_weight", "bias", "hidden_weight", "output_weight"),
         *("gates", "raw_cells", "cell_outputs", "raw_outputs", "outputs"),

@@ -1,8 +1,8 @@
-"""Products of linear layers with weights laid out as oneDNN's kernels read them.
+"""Linear layers with weights prepacked for oneDNN.
 
-A matrix product of few rows with a large weight is bound by the weight's layout: rearranged once and kept, the product
-is up to twice as fast as `nn.Linear`. The operators are private to PyTorch: they are tried out before they are used,
-and every case that they do not serve goes through the layer itself.
+The time of a matmul of few rows with a large weight depends on the weight's layout. With the weight packed once and
+kept, it is up to twice as fast as `nn.Linear`. PyTorch's operators for this are private, so they are tested before use;
+unsupported cases run through the layer itself.
 """
 
 import functools
@@ -18,22 +18,22 @@ from .memory_pages import drop_pages
 
 @functools.cache
 def packing_works(dtype: torch.dtype) -> bool:
-    """Whether this build and processor have oneDNN's product of packed weights in `dtype`, and it is right."""
+    """True if oneDNN multiplies packed weights in `dtype` with this build and CPU, and gives correct results."""
     if not torch.backends.mkldnn.is_available():
         return False
-    # Small integers: exact in every dtype. The defaults for new tensors may be another dtype and device.
+    # Small integers are exact in every dtype. Dtype and device are explicit because the defaults may have been changed.
     new: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
     inputs, weight = torch.arange(12, **new).view(3, 4), torch.arange(20, **new).view(5, 4) - 9
     try:
         with torch.no_grad():
             packed = _reorder(weight.to(dtype))
-            product = _linear(inputs.to(dtype), packed, None)
-            sums = _linear_sum(inputs.to(dtype), product, packed)
+            output = _linear(inputs.to(dtype), packed, None)
+            sums = _linear_sum(inputs.to(dtype), output, packed)
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
     expected = inputs @ weight.T
     return all(
-        torch.allclose(found.float(), value, rtol=0.01) for found, value in ((product, expected), (sums, 2 * expected))
+        torch.allclose(found.float(), value, rtol=0.01) for found, value in ((output, expected), (sums, 2 * expected))
     )
 
 
@@ -50,11 +50,11 @@ def _linear_sum(inputs: Tensor, addend: Tensor, packed: Tensor) -> Tensor:
 
 
 class PackedLinear:
-    """`nn.Linear` as a product with a packed weight, for as long as the layer is not changed.
+    """`nn.Linear` with a packed weight; valid until the layer changes.
 
     Attributes:
-        dtype: of the products; inputs are converted to it. That of the weight, or float32 for a bfloat16 weight on a
-            CPU that cannot multiply bfloat16.
+        dtype: dtype of the matmul; inputs are converted to it. It is the weight's, or float32 for a bfloat16 weight on
+            a CPU that cannot multiply bfloat16.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, packed: Tensor) -> None:
@@ -67,26 +67,27 @@ class PackedLinear:
         if torch.is_grad_enabled() and inputs.requires_grad:
             return functional.linear(inputs, self._weight, self._given_bias)
         if len(inputs) == 1 and self._weight.dtype == torch.bfloat16:
-            return self._vector_product(inputs, self._bias)
+            return self._vector_matmul(inputs, self._bias)
         return _linear(inputs.to(self.dtype), self._packed, self._bias)
 
     def plus(self, inputs: Tensor, addend: Tensor) -> Tensor:
         """addend + inputs @ weight.T for a layer without bias: [n, in], [n, out] -> [n, out], in `dtype`."""
         if len(inputs) == 1 and self._weight.dtype == torch.bfloat16:
-            return self._vector_product(inputs, addend)
+            return self._vector_matmul(inputs, addend)
         return _linear_sum(inputs.to(self.dtype), addend, self._packed)
 
-    def _vector_product(self, inputs: Tensor, addend: Tensor | None) -> Tensor:
-        """One row is bound by the memory that the weight takes, and torch's own product reads bfloat16 on any CPU."""
+    def _vector_matmul(self, inputs: Tensor, addend: Tensor | None) -> Tensor:
+        """Multiply one row by the bfloat16 weight. It is memory-bound, and `torch.mv` reads bfloat16 on any CPU."""
         weight = self._weight.detach()
-        product = torch.mv(weight, inputs.view(-1).to(weight.dtype)).to(self.dtype).view(1, -1)
-        return product if addend is None else product.add_(addend)
+        output = torch.mv(weight, inputs.view(-1).to(weight.dtype)).to(self.dtype).view(1, -1)
+        return output if addend is None else output.add_(addend)
 
 
 def packed_linear(linear_map: Any) -> PackedLinear | str:
-    """A plain layer's product with its weight packed at the first call and again after every change, or why not.
+    """A plain layer with its weight packed, or the reason why packing cannot be used.
 
-    Serves float32 and bfloat16 on a CPU, outside of training and of autocast that lowers it.
+    The weight is packed at the first call and again after every change. Supports float32 and bfloat16 on a CPU, outside
+    of training and of autocast to a lower dtype.
 
     Args:
         linear_map: `operators.LinearMap`.
@@ -100,9 +101,9 @@ def packed_linear(linear_map: Any) -> PackedLinear | str:
         return "autocast lowers it"
     if not torch.backends.mkldnn.enabled:
         return "oneDNN is switched off"
-    dtype = products_dtype(weight.dtype)
+    dtype = matmul_dtype(weight.dtype)
     if dtype is None:
-        return f"no packed product in {weight.dtype}"
+        return f"no packed matmul in {weight.dtype}"
 
     def pack() -> Tensor:
         packed = _reorder(weight.detach().to(dtype))
@@ -112,8 +113,8 @@ def packed_linear(linear_map: Any) -> PackedLinear | str:
     return PackedLinear(weight, bias, linear_map.keep("oneDNN", pack))
 
 
-def products_dtype(dtype: torch.dtype) -> torch.dtype | None:
-    """Dtype in which a weight of `dtype` is packed; `None` where it is not."""
+def matmul_dtype(dtype: torch.dtype) -> torch.dtype | None:
+    """Dtype in which a weight of `dtype` is packed; `None` if it cannot be packed."""
     if dtype not in (torch.float32, torch.bfloat16):
         return None
     return next((kind for kind in (dtype, torch.float32) if packing_works(kind)), None)

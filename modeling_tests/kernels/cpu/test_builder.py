@@ -221,7 +221,7 @@ def test_structures_are_those_of_the_c_code() -> None:
     """Field by field, in order: ctypes cannot see the C declarations."""
     text = "".join(path.read_text(encoding="utf-8") for path in builder.SOURCE_FOLDER.glob("*.h"))
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
-    for structure in (builder.Weight, builder.InputProduct, builder.Recurrence):
+    for structure in (builder.Weight, builder.InputMatmul, builder.Recurrence):
         (fields,) = re.findall(r"typedef struct \{([^}]*)\} " + structure.__name__ + ";", text)
         names = re.findall(r"(\w+)\s*[,;]", fields)
         assert [name for name, *_ in structure._fields_] == names

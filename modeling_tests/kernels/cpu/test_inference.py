@@ -12,7 +12,7 @@ from torch.nn import functional
 from elmo_hf import ElmoModel
 from elmo_hf.kernels import precision
 from elmo_hf.kernels.cpu.inference import (
-    ProductsRecurrence,
+    MatmulRecurrence,
     native_projected_lstm,
     torch_projected_lstm,
 )
@@ -147,7 +147,7 @@ def test_same_texts_are_computed_once() -> None:
     def rows(inputs: Tensor, start: float, index: Tensor | None) -> list[int]:
         hidden, cell = torch.full((4, WIDTH), start), torch.zeros(4, CELL)
         read: list[int] = []
-        kind = NativeRecurrence if os.environ["ELMO_HF_KERNELS"] == "native" else ProductsRecurrence
+        kind = NativeRecurrence if os.environ["ELMO_HF_KERNELS"] == "native" else MatmulRecurrence
         plain = kind.run
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(kind, "run", lambda *args: read.extend(args[4]) or plain(*args))

@@ -357,7 +357,7 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         elmo_panel = library.elmo_panel
         elmo_has_integers = library.elmo_has_integers
 
-        def elmo_input_product(self, *_: Any) -> int:
+        def elmo_input_matmul(self, *_: Any) -> int:
             return 1
 
     monkeypatch.setattr(native_lstm, "native_library", Full)

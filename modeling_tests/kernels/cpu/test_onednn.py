@@ -14,7 +14,7 @@ from torch.nn import functional
 from elmo_hf import ElmoModel
 from elmo_hf.kernels import prepared_weights
 from elmo_hf.kernels.cpu import memory_pages, onednn
-from elmo_hf.kernels.cpu.onednn import PackedLinear, packing_works, products_dtype
+from elmo_hf.kernels.cpu.onednn import PackedLinear, matmul_dtype, packing_works
 from elmo_hf.kernels.precision import multiplies_bfloat16
 from elmo_hf.kernels.prepared_weights import release
 from elmo_hf.model.operators import fast_linear
@@ -49,7 +49,7 @@ def test_equals_the_layer(rows, shape, bias, dtype):
     assert isinstance(product, PackedLinear)
     bound = 2e-6 if dtype == torch.float32 else 1e-2
     found = product(inputs)
-    assert found.dtype == product.dtype == products_dtype(dtype)
+    assert found.dtype == product.dtype == matmul_dtype(dtype)
     close(found, expected(layer, inputs), bound)
     if not bias:
         addend = torch.randn(rows, shape[1]).to(product.dtype)

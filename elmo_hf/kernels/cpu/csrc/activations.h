@@ -5,7 +5,7 @@
 
 #include "vectors.h"
 
-/* x within [-bound, bound]. */
+/* Clip x to [-bound, bound]. */
 INLINE vfloat clip(vfloat x, float bound)
 {
     x = select_lanes(x > broadcast(bound), broadcast(bound), x);
@@ -17,7 +17,7 @@ INLINE vfloat exponential(vfloat x)
 {
     x = select_lanes(x > broadcast(88.0f), broadcast(88.0f), x);
     x = select_lanes(x < broadcast(-87.3f), broadcast(-87.3f), x);
-    const float to_integer = 12582912.0f; /* 1.5 * 2 ** 23: a sum with it has no fraction bits left */
+    const float to_integer = 12582912.0f; /* 1.5 * 2 ** 23: adding it rounds to an integer */
     vfloat n = (x * 1.44269504f + to_integer) - to_integer;
     vfloat r = x - n * 0.693359375f;
     r = r + n * 2.12194440e-4f;

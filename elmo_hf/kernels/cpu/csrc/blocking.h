@@ -1,4 +1,4 @@
-/* Sizes of the blocks in which matrices are multiplied, by the names that GotoBLAS gave them, and prefetching. */
+/* Block sizes of matmuls, named as in GotoBLAS, and prefetching. */
 
 #ifndef ELMO_BLOCKING_H
 #define ELMO_BLOCKING_H
@@ -12,12 +12,12 @@
 #define MR 6
 #endif
 #define NR (2 * LANES)      /* outputs of a panel, and columns of a register tile */
-#define KC 512              /* inputs summed in one go: that part of a panel stays in the L1 cache */
-#define ROW_BLOCK 96        /* rows of which inputs and gates stay in the L2 cache */
-#define PREFETCH_INPUTS 128 /* distance between the prefetch of a panel and its use, where it is used once */
+#define KC 512              /* inputs summed per block: this part of a panel stays in the L1 cache */
+#define ROW_BLOCK 96        /* rows per block: their inputs and gates stay in the L2 cache */
+#define PREFETCH_INPUTS 128 /* distance between prefetch and use of a panel that is used once */
 
-/* Where to prefetch while a panel is multiplied. With few rows a panel is used once, and fetched shortly before. With
-   many, every tile of rows fetches its share of the next panel, so that memory is never waited for and never idle. */
+/* What to prefetch while a panel is multiplied. With few rows, a panel is used once and fetched shortly before its use.
+   With many, every tile of rows fetches its share of the next panel, which keeps memory busy and hides its latency. */
 typedef struct {
     const char *address;
     int64_t bytes_per_input, bytes_per_tile;
@@ -31,7 +31,7 @@ INLINE Prefetch prefetch_plan(const void *panel, int64_t inputs, int64_t bytes_p
                       inputs * bytes_per_input / tiles, tiles == 2};
 }
 
-/* The plan of one tile of rows, for a loop that reads `inputs` inputs at a time. */
+/* The prefetch plan of one tile of rows, for a loop that reads `inputs` inputs per iteration. */
 INLINE Prefetch prefetch_of_tile(Prefetch plan, int64_t tile, int64_t inputs)
 {
     return (Prefetch){plan.address + tile * plan.bytes_per_tile, inputs * plan.bytes_per_input, 0, plan.into_l2};
@@ -44,10 +44,10 @@ INLINE void prefetch_next(Prefetch *plan)
     plan->address += plan->bytes_per_input;
 }
 
-/* Rows of the next tile, where `tiles` tiles are left for `rows` rows: tiles differ by at most one row. */
+/* Number of rows of the next tile if `tiles` tiles remain for `rows` rows. Tiles differ by at most one row. */
 INLINE int rows_of_tile(int64_t rows, int64_t tiles) { return (int)((rows + tiles - 1) / tiles); }
 
-/* Run a statement in which ROWS is a constant, equal to `rows`, from 1 to MR. */
+/* Run a statement with the compile-time constant ROWS equal to `rows`, from 1 to MR. */
 #define CASE_OF_ROWS(number, statement) \
     case number: {                      \
         enum { ROWS = number };         \

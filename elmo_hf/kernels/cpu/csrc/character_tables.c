@@ -1,8 +1,8 @@
-/* Maxima of convolutions over the characters of words, by tables of products.
+/* Max-pooled convolutions over the characters of words, by tables of dot products.
 
-   A filter of width w sees one of `table_rows` vectors at each of its w places: the value of a window is the sum of w
-   rows of a table. Behind the last character that differs from the end of its row all windows are alike, so that one
-   of them stands for all. */
+   A filter of width w sees one of `table_rows` vectors at each of its w positions, so the value of a window is the sum
+   of w table rows. After the last character that differs from the end of its row, all windows are equal, and one of
+   them stands for all. */
 
 #include <math.h>
 #include <stddef.h>
@@ -12,16 +12,16 @@
 #include "packing.h"
 #include "vectors.h"
 
-/* What one word's filters of one width read and write. */
+/* Operands and results of one word's filters of one width. */
 typedef struct {
     const int64_t *characters;
     int64_t windows, width, filters, table_rows;
     const float *products;
     float *maxima;
-    int16_t *positions; /* of the first largest window; NULL: not wanted */
+    int16_t *positions; /* of the first largest window; NULL if not requested */
 } Filters;
 
-/* The filters from `first` on that `vectors` vectors hold; the number is known to the compiler. */
+/* Compute as many filters, from `first` on, as `vectors` vectors hold. `vectors` is a compile-time constant. */
 INLINE void maxima_of_vectors(const int vectors, const Filters *of, int64_t first)
 {
     vfloat best[4];
@@ -40,7 +40,7 @@ INLINE void maxima_of_vectors(const int vectors, const Filters *of, int64_t firs
         }
         UNROLL
         for (int v = 0; v < vectors; v++) {
-            /* NaN is larger than everything, and stays. */
+            /* NaN counts as larger than everything, so it propagates. */
             const vint is_larger = (sum[v] > best[v]) | (sum[v] != sum[v]);
             best[v] = select_lanes(is_larger, sum[v], best[v]);
             position[v] = (is_larger & ((vint){0} + (int32_t)window)) | (~is_larger & position[v]);
@@ -68,7 +68,7 @@ static void maximum_of_filter(const Filters *of, int64_t filter)
     if (of->positions) of->positions[filter] = position;
 }
 
-/* Characters of a row up to the last one that differs from the end. */
+/* Number of characters of a row up to the last one that differs from the end. */
 static int64_t differing_length(const int64_t *characters, int64_t count)
 {
     int64_t length = count;
@@ -118,7 +118,7 @@ int elmo_character_maxima(const CharacterTables *job, int64_t threads)
     return 0;
 }
 
-/* Each thread has a share of the filters of every width, so that each sum is of one thread. */
+/* Threads divide the filters of every width, so that each sum belongs to one thread. */
 static void run_gradients(void *argument, int64_t thread, Team *team)
 {
     const CharacterTables *job = argument;

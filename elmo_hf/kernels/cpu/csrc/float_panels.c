@@ -11,7 +11,7 @@ void multiply_float_panel(const float *input, int64_t rows, int64_t input_stride
     int64_t tiles = (rows + MR - 1) / MR;
     const Prefetch plan = prefetch_plan(panel, inputs, NR * (is_bfloat16 ? 2 : 4), tiles);
     if (is_bfloat16 && tiles > 1) {
-        /* Expanded once for all rows. */
+        /* Widen once for all rows. */
         for (int64_t k = 0; k < inputs; k++) {
             vfloat low, high;
             expand_bfloat16((const uint32_t *)panel + k * LANES, &low, &high);
@@ -36,7 +36,7 @@ void multiply_float_panel(const float *input, int64_t rows, int64_t input_stride
     }
 }
 
-/* Every tile fetches its share of the `inputs` * NR floats at `next`. */
+/* Prefetch plan by which every tile fetches its share of the `inputs` * NR floats at `next`. */
 INLINE Prefetch prefetch_elsewhere(const float *next, int64_t inputs, int64_t tiles)
 {
     Prefetch plan = prefetch_plan(NULL, inputs, NR * sizeof(float), tiles == 1 ? 2 : tiles);

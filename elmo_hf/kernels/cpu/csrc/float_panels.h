@@ -1,4 +1,4 @@
-/* Rows of float32 times one panel of float32 or bfloat16; what panels and their parts are, panels.h says. */
+/* float32 rows times one float32 or bfloat16 panel. See panels.h for panels and their parts. */
 
 #ifndef ELMO_FLOAT_PANELS_H
 #define ELMO_FLOAT_PANELS_H
@@ -11,12 +11,12 @@ void multiply_float_panel(const float *input, int64_t rows, int64_t input_stride
                           int64_t inputs, float *output, int64_t output_stride, const float *start, int accumulate,
                           float *expanded);
 
-/* The same for panels of float32, and rows that lie as outputs of other panels: [inputs / NR][...][NR], panel by panel,
-   `panel_stride` floats apart. `inputs` is a multiple of NR; `next` is multiplied afterwards, and fetched meanwhile. */
+/* The same for float32 panels, and rows in the layout of outputs of other panels: [inputs / NR][...][NR], panels being
+   `panel_stride` floats apart. `inputs` is a multiple of NR. `next` is the panel to prefetch for the next call. */
 void multiply_rows_of_panels(const float *input, int64_t rows, int64_t panel_stride, const float *panel, int64_t inputs,
                              float *output, int64_t output_stride, int accumulate, const float *next);
 
-/* The same for rows in tiles: [ceil(rows / MR)][...][MR], tile by tile, `tile_stride` floats apart. */
+/* The same for rows in tiles: [ceil(rows / MR)][...][MR], tiles being `tile_stride` floats apart. */
 void multiply_rows_of_tiles(const float *input, int64_t rows, int64_t tile_stride, const float *panel, int64_t inputs,
                             float *output, int64_t output_stride, const float *start, int accumulate,
                             const float *next);

@@ -1,13 +1,13 @@
 /* The register tile of float32: at most MR rows times NR columns, summed in registers.
 
-   It is a template: callers pass constants, and the compiler makes code for each combination. */
+   It works as a template: callers pass constants, and the compiler specializes the code for each combination. */
 
 #ifndef ELMO_FLOAT_TILE_H
 #define ELMO_FLOAT_TILE_H
 
 #include "blocking.h"
 
-/* Where a tile finds its rows: input k of row r is at
+/* Layout of a tile's rows: input k of row r is at
 
        k / run * run_stride + k % run * input_stride + r * row_stride
 
@@ -16,7 +16,7 @@ typedef struct {
     int64_t row_stride, input_stride, run, run_stride;
 } RowLayout;
 
-/* A pair of bfloat16, the first in the low half of a word, to two vectors of float32. */
+/* Widen pairs of bfloat16, the first in the low half of a word, to two float32 vectors. */
 INLINE void expand_bfloat16(const uint32_t *pairs, vfloat *low, vfloat *high)
 {
     vuint_memory both = *(const vuint_memory *)pairs;
@@ -26,7 +26,7 @@ INLINE void expand_bfloat16(const uint32_t *pairs, vfloat *low, vfloat *high)
 
 /* output [rows][NR] = input [rows][inputs] * panel [inputs][NR] + (start [NR] or 0, or the output itself).
 
-   `rows` and `is_bfloat16` (of the panel) must be known to the compiler; `inputs` is a multiple of the layout's run. */
+   `rows` and `is_bfloat16` (of the panel) are compile-time constants; `inputs` is a multiple of the layout's run. */
 INLINE void float_tile(const int rows, const int is_bfloat16, const float *input, const RowLayout layout,
                        const void *panel, int64_t inputs, float *output, int64_t output_stride, const float *start,
                        int accumulate, Prefetch prefetch)
@@ -43,7 +43,7 @@ INLINE void float_tile(const int rows, const int is_bfloat16, const float *input
     for (int64_t first = 0; first < inputs; first += run, input += layout.run_stride) {
         const float *column = input;
         if (layout.run) {
-            /* The same run of the next tile: no prefetcher of a CPU expects it. */
+            /* The same run of the next tile, which hardware prefetchers do not predict. */
             UNROLL
             for (int r = 0; r < rows; r++) __builtin_prefetch(input + (r + MR) * layout.row_stride);
         }

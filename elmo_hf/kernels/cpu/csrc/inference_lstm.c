@@ -1,8 +1,8 @@
-/* The projected, clipped LSTM where no gradient is wanted.
+/* The projected, clipped LSTM without gradients.
 
-   The four gates of NR units are four panels in a row, so that the point-wise arithmetic of these units follows while
-   their gates are in the caches. Threads divide the units of a step, wait for each other, divide the outputs of its
-   projection, and wait again. */
+   The four gates of NR units are four consecutive panels, so that the point-wise arithmetic of these units runs while
+   their gates are in the caches. Threads divide the units of a step, synchronize, divide the outputs of its projection,
+   and synchronize again. */
 
 #include <stddef.h>
 
@@ -13,19 +13,19 @@
 
 INLINE int64_t smaller(int64_t one, int64_t other) { return one < other ? one : other; }
 
-/* Input product */
+/* Input matmul */
 
 typedef struct {
-    const InputProduct *job;
+    const InputMatmul *job;
     float *expanded;     /* [threads][KC][NR] */
-    uint8_t *quantized;  /* [rows][weight.inputs], for a weight of integers */
+    uint8_t *quantized;  /* [rows][weight.inputs], for an int8 weight */
     Rounding *roundings; /* [rows], likewise */
-} InputProductTask;
+} InputMatmulTask;
 
-static void run_input_product(void *argument, int64_t thread, Team *team)
+static void run_input_matmul(void *argument, int64_t thread, Team *team)
 {
-    const InputProductTask *task = argument;
-    const InputProduct *job = task->job;
+    const InputMatmulTask *task = argument;
+    const InputMatmul *job = task->job;
     const Weight *weight = &job->weight;
     const int is_int8 = weight->kind == INT8;
     const int64_t width = weight->inputs, groups = weight->outputs / (4 * NR);
@@ -55,24 +55,24 @@ static void run_input_product(void *argument, int64_t thread, Team *team)
     }
 }
 
-static void lay_out_input_product(InputProductTask *task, int64_t threads, Scratch *scratch)
+static void lay_out_input_matmul(InputMatmulTask *task, int64_t threads, Scratch *scratch)
 {
-    const InputProduct *job = task->job;
+    const InputMatmul *job = task->job;
     task->expanded = scratch_floats(scratch, threads * KC * NR);
     if (job->weight.kind != INT8) return;
     task->quantized = scratch_array(scratch, job->rows * job->weight.inputs, sizeof(uint8_t));
     task->roundings = scratch_array(scratch, job->rows, sizeof(Rounding));
 }
 
-int elmo_input_product(const InputProduct *job, int64_t threads)
+int elmo_input_matmul(const InputMatmul *job, int64_t threads)
 {
-    InputProductTask task = {.job = job};
+    InputMatmulTask task = {.job = job};
     Scratch scratch = {0};
     threads = smaller(threads, MAX_THREADS);
-    lay_out_input_product(&task, threads, &scratch);
+    lay_out_input_matmul(&task, threads, &scratch);
     if (!reserve_scratch(&scratch)) return 1;
-    lay_out_input_product(&task, threads, &scratch);
-    run_team(run_input_product, &task, threads);
+    lay_out_input_matmul(&task, threads, &scratch);
+    run_team(run_input_matmul, &task, threads);
     release_scratch(&scratch);
     return 0;
 }
@@ -81,13 +81,13 @@ int elmo_input_product(const InputProduct *job, int64_t threads)
 
 typedef struct {
     const Recurrence *job;
-    float *cell_outputs; /* [ceil(H / KC)][running[0]][KC]: what is projected, sigmoid(o) * tanh(cell) */
+    float *cell_outputs; /* [ceil(H / KC)][running[0]][KC]: input of the projection, sigmoid(o) * tanh(cell) */
     float *scratch;      /* [threads][KC * NR + ROW_BLOCK * 4 * NR] */
-    uint8_t *quantized;  /* for weights of integers: [running[0]][P], or as `cell_outputs`: what is multiplied next */
+    uint8_t *quantized;  /* for int8 weights: operand of the next matmul, [running[0]][P] or as `cell_outputs` */
     Rounding *roundings; /* [running[0]], likewise */
 } RecurrenceTask;
 
-/* NR units of one row: from gates to the new cell and its output. */
+/* Compute the new cell and its output from the gates, for NR units of one row. */
 INLINE void update_cell(const float *input_gates, const float *hidden_gates, float *cell, float *cell_output,
                         float cell_clip)
 {
@@ -106,7 +106,7 @@ INLINE void update_cell(const float *input_gates, const float *hidden_gates, flo
     }
 }
 
-/* Gates and cells of a thread's groups of NR units, for the rows of one step. `word` is the first row's word. */
+/* Compute gates and cells of a thread's groups of NR units, for one step's rows. `word` is the first row's word. */
 static void run_units(const RecurrenceTask *task, const float *hidden, int64_t word, int64_t running, int64_t thread,
                       const Team *team)
 {
@@ -148,7 +148,7 @@ static void run_units(const RecurrenceTask *task, const float *hidden, int64_t w
     }
 }
 
-/* A thread's panels of the projection, for the rows of one step; outputs are [running][P]. */
+/* Compute a thread's panels of the projection, for the rows of one step; outputs are [running][P]. */
 static void run_projection(const RecurrenceTask *task, float *outputs, int64_t running, int64_t thread,
                            const Team *team)
 {
@@ -164,7 +164,7 @@ static void run_projection(const RecurrenceTask *task, float *outputs, int64_t r
         const int64_t number_in_four = (panel - first_panel) % 4;
         const int four_at_once = running == 1 && weight->kind == BFLOAT16 && panel - number_in_four + 4 <= end_panel;
         if (four_at_once) {
-            /* The first of the four computes all of them. */
+            /* The first of four panels computes all four. */
             if (number_in_four == 0)
                 multiply_row_by_four_panels(task->cell_outputs, all_rows * KC, weight, panel, output);
         } else {

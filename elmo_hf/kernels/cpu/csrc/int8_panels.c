@@ -3,7 +3,7 @@
 #include <string.h>
 
 #if HAS_INT8
-/* Bytes of a register: four inputs of one output, or of one row, side by side. */
+/* One register of bytes: four inputs of one output, or of one row, side by side. */
 #ifdef __ARM_FEATURE_DOTPROD
 #include <arm_neon.h>
 typedef int32x4_t vbytes;
@@ -18,7 +18,7 @@ INLINE vbytes add_dot_products(vbytes sum, vbytes inputs, vbytes weights)
 typedef __m512i vbytes;
 INLINE vbytes load_bytes(const char *source) { return _mm512_loadu_si512(source); }
 INLINE vbytes broadcast_four(int32_t four) { return _mm512_set1_epi32(four); }
-/* Pairs of products are added in 16 bits, which they fit by `signed_levels`; four of them in 32. */
+/* Pairs of products are added in 16 bits, where `signed_levels` keeps them from overflowing; pairs of pairs in 32. */
 INLINE vbytes add_dot_products(vbytes sum, vbytes inputs, vbytes weights)
 {
     const vbytes pairs = _mm512_maddubs_epi16(inputs, weights);
@@ -29,7 +29,7 @@ INLINE vbytes add_dot_products(vbytes sum, vbytes inputs, vbytes weights)
 typedef __m256i vbytes;
 INLINE vbytes load_bytes(const char *source) { return _mm256_loadu_si256((const __m256i *)source); }
 INLINE vbytes broadcast_four(int32_t four) { return _mm256_set1_epi32(four); }
-/* Pairs of products are added in 16 bits, which they fit by `signed_levels`; four of them in 32. */
+/* Pairs of products are added in 16 bits, where `signed_levels` keeps them from overflowing; pairs of pairs in 32. */
 INLINE vbytes add_dot_products(vbytes sum, vbytes inputs, vbytes weights)
 {
     const vbytes pairs = _mm256_maddubs_epi16(inputs, weights);
@@ -37,7 +37,7 @@ INLINE vbytes add_dot_products(vbytes sum, vbytes inputs, vbytes weights)
 }
 #endif
 
-/* The register tile: `rows` is at most MR and known to the compiler. */
+/* The register tile. `rows` is a compile-time constant of at most MR. */
 INLINE void tile(const int rows, const uint8_t *input, int64_t input_stride, const char *panel, int64_t inputs,
                  float *output, int64_t output_stride, int accumulate, Prefetch prefetch)
 {

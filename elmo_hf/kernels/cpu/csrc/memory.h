@@ -1,6 +1,6 @@
-/* The scratch memory of one call: one block, in which arrays find their places one behind the other.
+/* Scratch memory of one call: a single block that holds all arrays one after another.
 
-   A function that lays out arrays runs twice: first without memory, to add up their sizes, then to give them places. */
+   A layout function runs twice: first without memory, to add up the sizes, then to assign addresses. */
 
 #ifndef ELMO_MEMORY_H
 #define ELMO_MEMORY_H
@@ -13,11 +13,11 @@
 #define HUGE_PAGE (2 << 20)
 
 typedef struct {
-    char *memory; /* NULL while sizes are added up */
+    char *memory; /* NULL during the first run */
     int64_t bytes;
 } Scratch;
 
-/* The place of `count` items of `size` bytes, at the start of a cache line. */
+/* Address of `count` items of `size` bytes, aligned to a cache line. */
 static inline void *scratch_array(Scratch *scratch, int64_t count, int64_t size)
 {
     char *place = scratch->memory ? scratch->memory + scratch->bytes : NULL;
@@ -27,7 +27,7 @@ static inline void *scratch_array(Scratch *scratch, int64_t count, int64_t size)
 
 static inline float *scratch_floats(Scratch *scratch, int64_t count) { return scratch_array(scratch, count, 4); }
 
-/* Get memory for the sizes added up, in huge pages where the system has them; 0 where there is none. */
+/* Allocate the total size, in huge pages if the system supports them; return 0 if there is not enough memory. */
 static inline int reserve_scratch(Scratch *scratch)
 {
     const int is_large = scratch->bytes >= 2 * HUGE_PAGE;

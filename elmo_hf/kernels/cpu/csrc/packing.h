@@ -1,4 +1,4 @@
-/* How training kernels lay out operands, and divide work between threads. */
+/* Operand layouts of the training kernels, and division of work between threads. */
 
 #ifndef ELMO_PACKING_H
 #define ELMO_PACKING_H
@@ -8,13 +8,13 @@
 #include "blocking.h"
 #include "threads.h"
 
-#define K_BLOCK 256 /* inputs, or words, summed in one go: half of the L1 cache holds that part of a panel */
+#define K_BLOCK 256 /* inputs, or words, summed per block: this part of a panel fits half of the L1 cache */
 
 INLINE int64_t smaller(int64_t one, int64_t other) { return one < other ? one : other; }
 INLINE int64_t larger(int64_t one, int64_t other) { return one > other ? one : other; }
 INLINE int64_t ceil_divide(int64_t items, int64_t per_block) { return (items + per_block - 1) / per_block; }
 
-/* The part of some items that a thread has. */
+/* The range of items that a thread processes. */
 typedef struct {
     int64_t first, end;
 } Share;
@@ -24,7 +24,7 @@ INLINE Share share_of(int64_t items, int64_t thread, const Team *team)
     return (Share){share_start(items, thread, team->size), share_start(items, thread + 1, team->size)};
 }
 
-/* The first `count` of NR rows of a weight [...][inputs] to a panel [inputs][NR]; zeros stand for missing ones. */
+/* Pack the first `count` of NR rows of a weight [...][inputs] into a panel [inputs][NR], filled up with zeros. */
 static inline void pack_transposed(const float *rows, int64_t inputs, int64_t count, float *panel)
 {
     if (count < NR) memset(panel, 0, (size_t)(inputs * NR) * sizeof(float));
@@ -32,7 +32,7 @@ static inline void pack_transposed(const float *rows, int64_t inputs, int64_t co
         for (int64_t k = 0; k < inputs; k++) panel[k * NR + l] = rows[l * inputs + k];
 }
 
-/* NR columns of `count` rows of a weight, `stride` apart, to (part of) a panel [count][NR]. */
+/* Pack NR columns of `count` rows of a weight, `stride` apart, into (part of) a panel [count][NR]. */
 static inline void pack_columns(const float *columns, int64_t count, int64_t stride, float *panel)
 {
     for (int64_t k = 0; k < count; k++) {
@@ -41,7 +41,7 @@ static inline void pack_columns(const float *columns, int64_t count, int64_t str
     }
 }
 
-/* Rows [rows][...], `stride` apart, to tiles [tile][...][MR] over their columns: those of the tiles of a thread. */
+/* Pack rows [rows][...], `stride` apart, into tiles [tile][...][MR] over their columns: a thread's share of them. */
 static inline void pack_tiles(const float *input, int64_t rows, int64_t stride, int64_t width, float *tiles,
                               int64_t tile_stride, Share of_tiles)
 {
@@ -58,7 +58,7 @@ static inline void pack_tiles(const float *input, int64_t rows, int64_t stride, 
     }
 }
 
-/* From sums [rows][NR] of a panel to the first `count` of NR rows of a weight's gradient [...][rows]. */
+/* Unpack sums [rows][NR] of a panel into the first `count` of NR rows of a weight's gradient [...][rows]. */
 static inline void unpack_transposed(const float *sums, int64_t rows, int64_t count, float *gradient)
 {
     for (int64_t l = 0; l < count; l++)

@@ -73,11 +73,11 @@ Rounding quantize_row(const float *row, int64_t count, int64_t stride, int64_t s
     for (int64_t k = 0; k < count; k += LANES) {
         int64_t offset = k / KC * stride + k % KC;
         vfloat value = load(row + offset) * inverse;
-        __asm__("" : "+m"(value)); /* rounded before the zero is added, as the definition has it */
+        __asm__("" : "+m"(value)); /* round before the zero point is added, as the definition does */
         value = (((value + zero) + to_integer) - to_integer) - taken_off;
         *(vbyte_memory *)(quantized + offset) =
             __builtin_convertvector(__builtin_convertvector(value, vint), vbyte_memory);
     }
-    /* No integer stands for an infinity. */
+    /* No integer can represent infinity. */
     return (Rounding){has_nan || !(scale < INFINITY) ? NAN : scale, (int32_t)(zero - taken_off)};
 }

@@ -1,13 +1,12 @@
 /* Weights in panels, and the multiplication of rows by one panel.
 
-   A weight is laid out as the inner loop reads it: in panels of NR outputs (two vector registers), input by input. With
-   few rows, a product is bound by the memory that the weight takes: a panel is read once, in order, well ahead of its
-   use. With many, it is bound by arithmetic: a panel stays in the first caches while MR rows at a time are multiplied
-   by it.
+   A weight is laid out in the order of the inner loop: in panels of NR outputs (two vector registers), input by input.
+   With few rows, a matmul is memory-bound: a panel is read once, in order, and prefetched well ahead of its use. With
+   many, it is compute-bound: a panel stays in the L1 and L2 caches while MR rows at a time are multiplied by it.
 
-   Weights are float32, bfloat16 (widened as they are read) or 8-bit integers. Rows are rounded to integers too before
-   they meet these, as `kernels/cpu/int8.py` defines it, and shifted by their zero to be unsigned; the sums are exact.
- */
+   Weights are float32, bfloat16 (widened as they are read) or int8. For int8 weights, rows are quantized too, as
+   `kernels/cpu/int8.py` defines it, and shifted by their zero point if the CPU needs unsigned inputs; the integer sums
+   are exact. */
 
 #ifndef ELMO_PANELS_H
 #define ELMO_PANELS_H
@@ -16,48 +15,48 @@
 
 enum { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
 
-/* `panels` are [outputs / NR][inputs][NR]. In bfloat16, a word of 32 bits holds outputs l (low half) and LANES + l of a
-   panel; 8-bit integers are [outputs / NR][inputs / 4][NR][4]. */
+/* `panels` are [outputs / NR][inputs][NR]. In bfloat16, a 32-bit word holds outputs l (low half) and LANES + l of a
+   panel. Int8 panels are [outputs / NR][inputs / 4][NR][4]. */
 typedef struct {
     const void *panels;
-    const float *scale;  /* [outputs], of integers */
-    const int32_t *sums; /* [outputs], of integers: the sum of an output's weights */
+    const float *scale;  /* [outputs], int8 only */
+    const int32_t *sums; /* [outputs], int8 only: the sum of an output's weights */
     int64_t kind, outputs, inputs;
     int64_t signed_levels; /* largest absolute integer of a row that has negative values */
 } Weight;
 
-/* How a row was rounded: its values are about (integer - zero) * scale. */
+/* Quantization of a row: its values are about (integer - zero) * scale. */
 typedef struct {
     float scale;
     int32_t zero;
 } Rounding;
 
-/* Part of a panel, from one of its inputs on. */
+/* Address of a panel's part that starts at an input. */
 const void *panel_at(const Weight *weight, int64_t panel, int64_t input);
 
 /* output [rows][NR] = input [rows][inputs] * part of a panel + (start [NR], or the output itself).
 
-   Rows are floats; for a weight of integers they are bytes, `start` is ignored, and the sums become floats in
-   `dequantize_outputs`. `expanded` is scratch of [KC][NR] floats. */
+   Rows are floats. For an int8 weight they are bytes, `start` is ignored, and `dequantize_outputs` converts the sums to
+   floats. `expanded` is scratch of [KC][NR] floats. */
 void multiply_panel(const Weight *weight, const void *part_of_panel, const void *input, int64_t rows,
                     int64_t input_stride, int64_t inputs, float *output, int64_t output_stride, const float *start,
                     int accumulate, float *expanded);
 
-/* output [4 * NR] = one row * panels `panel` to `panel` + 3 of bfloat16, all at once: one by one, each sum would wait
-   for its last addition. (In float32 memory is the limit, and is best read in one stream.) The order of additions is
-   that of `multiply_panel`: a row has the same bits alone and among others.
+/* output [4 * NR] = one row * bfloat16 panels `panel` to `panel` + 3. Computing four panels together hides the latency
+   of additions. (In float32, memory is the limit, and is best read in one stream.) Additions have the order of
+   `multiply_panel`, so that a row gives the same bits alone and in a batch.
 
-   The row is [inputs], in stretches of KC that lie `row_stride` apart. */
+   The row is [inputs], in segments of KC that are `row_stride` apart. */
 void multiply_row_by_four_panels(const float *row, int64_t row_stride, const Weight *weight, int64_t panel,
                                  float *output);
 
-/* Turn a panel's sums of integers into floats, in place: (sum - zero * sum of the weights) * scale of the output *
-   scale of the row + bias. Other weights' outputs stay as they are. */
+/* Convert a panel's integer sums to floats, in place: (sum - zero * sum of the weights) * scale of the output *
+   scale of the row + bias. Outputs of other weights are left unchanged. */
 void dequantize_outputs(const Weight *weight, int64_t panel, const Rounding *roundings, const float *bias, int64_t rows,
                         float *output, int64_t output_stride);
 
-/* Round one row to integers. The row is [count], in stretches of KC that lie `stride` apart, and so is the result. The
-   scale is NaN where the row holds NaN or infinity. */
+/* Round one row to integers. The row is [count], in segments of KC that are `stride` apart, and so is the result. The
+   scale is NaN if the row holds NaN or infinity. */
 Rounding quantize_row(const float *row, int64_t count, int64_t stride, int64_t signed_levels, uint8_t *quantized);
 
 #endif

@@ -1,11 +1,11 @@
-/* The loss of a softmax over many columns, and its gradients, for a block of words at a time: logits exist for one
-   block only, and do not leave the caches between their computation and their last use.
+/* The loss of a softmax over many columns, and its gradients, computed by blocks of words: the logits of only one block
+   exist at a time, and they stay in the caches until their last use.
 
    Logits lie in panels, [columns / NR][words of the block][NR]: outputs of the weight's panels, rows for the gradient
    of the contexts, panels for the gradient of the weight. With e = exp(logit - largest logit of the word), the gradient
-   of a logit is a factor of the word's times e, so factors are applied to the thin operands.
+   of a logit is e times a factor that depends on the word alone, so factors are applied to the thin operands.
 
-   Threads divide a block's words, wait for each other, and divide the columns. */
+   Threads divide a block's words, synchronize, and divide the columns. */
 
 #include <float.h>
 #include <math.h>
@@ -17,18 +17,18 @@
 #include "memory.h"
 #include "packing.h"
 
-/* Words of a block: with few columns their logits fit the L2 cache, with very many a block is at most 2 ** 22 logits or
-   32 words. Independent of the number of threads, since weight gradients are summed block by block. */
+/* Words per block: with few columns the logits fit the L2 cache, with very many a block has at most 2 ** 22 logits or
+   32 words. Independent of the number of threads, because weight gradients are summed block by block. */
 #define BLOCK_WORDS 256
 #define BLOCK_LOGITS (1 << 22)
 #define SMALLEST_BLOCK 32
 
 typedef struct {
     const SoftmaxLoss *job;
-    int64_t panels, block; /* of columns; words of a block */
+    int64_t panels, block; /* number of panels of columns; words per block */
     int64_t logit_stride;  /* floats from panel to panel of `logits` */
     float *column_panels;  /* [panels][P][NR]: the weight, for logits */
-    float *bias;           /* [panels][NR], minus infinity for missing columns */
+    float *bias;           /* [panels][NR], -infinity for missing columns */
     float *width_panels;   /* [P / NR][panels * NR][NR]: the weight, for gradients of contexts */
     float *logits;         /* [panels][block][NR] */
     float *factors;        /* [block]: gradient of a word's logits / e */
@@ -72,7 +72,7 @@ INLINE float largest_lane(vfloat value)
     return largest;
 }
 
-/* From the logits of one word to e, in place; writes the word's loss and factor. */
+/* Replace the logits of one word by e, in place, and write the word's loss and factor. */
 static void loss_of_word(const SoftmaxTask *task, int64_t first_word, int64_t row)
 {
     const SoftmaxLoss *job = task->job;
@@ -94,7 +94,7 @@ static void loss_of_word(const SoftmaxTask *task, int64_t first_word, int64_t ro
         for (int half = 0; half < NR; half += LANES) {
             float *place = logits + panel * task->logit_stride + half;
             const vfloat difference = load(place) - largest;
-            /* `exponential` ends above zero; a logit of minus infinity has no probability at all. */
+            /* `exponential` is never zero, but a logit of -infinity must have probability zero. */
             const vfloat e = select_lanes(difference < broadcast(-87.0f), (vfloat){0}, exponential(difference));
             store(place, e);
             if (half) high += e;
@@ -104,7 +104,7 @@ static void loss_of_word(const SoftmaxTask *task, int64_t first_word, int64_t ro
     const float sum = sum_of_lanes(low + high), among_columns = largest + logf(sum);
     float normalizer = among_columns;
     if (job->true_logits) {
-        /* The logarithm of a sum of exponentials; NaN on either side stays NaN. */
+        /* Log of a sum of exponentials; NaN on either side stays NaN. */
         const float most = truth > among_columns ? truth : among_columns;
         const float least = truth > among_columns ? among_columns : truth;
         normalizer = most + log1pf(expf(least - most));
@@ -122,7 +122,7 @@ static void loss_of_word(const SoftmaxTask *task, int64_t first_word, int64_t ro
     }
 }
 
-/* Logits, losses, and gradients of contexts of some words of a block. */
+/* Compute logits, losses, and context gradients of some words of a block. */
 static void run_words(const SoftmaxTask *task, int64_t first_word, Share rows)
 {
     const SoftmaxLoss *job = task->job;

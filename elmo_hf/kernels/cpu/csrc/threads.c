@@ -6,8 +6,8 @@
 
 #include "library.h"
 
-/* OpenMP's own functions, of the library that PyTorch uses: its threads stay awake after each operator, waiting busily
-   for more, and would compete with other threads for the cores. NULL where PyTorch has another library. */
+/* Functions of the OpenMP library that PyTorch uses. Its threads busy-wait after each operator and would compete with
+   other threads for the cores. NULL if PyTorch uses a different library. */
 typedef void OpenMpParallel(void (*function)(void *), void *argument, unsigned threads, unsigned flags);
 typedef int OpenMpNumThreads(void);
 EXPORT OpenMpParallel *open_mp_parallel;
@@ -19,7 +19,7 @@ void elmo_use_open_mp(void *parallel, void *num_threads)
     open_mp_num_threads = (OpenMpNumThreads *)num_threads;
 }
 
-/* One turn of a busy wait; after some microseconds the core goes to others. */
+/* One iteration of a busy wait; after some microseconds it yields the core. */
 static inline void spin(int *turns)
 {
     if (++*turns < 4000) {
@@ -60,7 +60,7 @@ static void run_open_mp_thread(void *argument)
     Team *team = argument;
     int thread = atomic_fetch_add(&team->joined, 1);
     if (thread == 0) {
-        /* OpenMP may start fewer than it was asked for, and only its own threads know how many. */
+        /* OpenMP may start fewer threads than requested, and only its own threads can tell how many. */
         team->size = open_mp_num_threads();
         atomic_store(&team->go, 1);
     }
@@ -77,7 +77,7 @@ void run_team(TeamFunction *function, void *task, int64_t threads)
         return;
     }
     pthread_t others[MAX_THREADS];
-    /* As many as the system gives. */
+    /* Start as many threads as the system allows. */
     while (team.size < threads && !pthread_create(&others[team.size], NULL, run_posix_thread, &team)) team.size++;
     atomic_store(&team.go, 1);
     run_posix_thread(&team);

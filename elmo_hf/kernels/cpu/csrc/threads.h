@@ -10,7 +10,7 @@
 
 typedef struct Team Team;
 
-/* What every thread of a team runs; `thread` counts from 0 to team_size - 1. */
+/* Function run by every thread of a team; `thread` counts from 0 to team_size - 1. */
 typedef void TeamFunction(void *task, int64_t thread, Team *team);
 
 struct Team {
@@ -23,7 +23,7 @@ struct Team {
 /* Run a function in a team of at most `threads` threads: those of PyTorch's OpenMP, or new ones. */
 void run_team(TeamFunction *function, void *task, int64_t threads);
 
-/* Wait until all threads of the team are here. */
+/* Wait until all threads of the team have arrived. */
 void team_barrier(Team *team);
 
 /* The first of a thread's items; `thread` + 1 gives their end. Items are divided evenly and in order. */

@@ -1,14 +1,14 @@
 /* The projected, clipped LSTM in training: a forward pass that keeps what the backward pass needs, and the backward
    pass.
 
-   Everything as wide as the cell is kept in panels, [units / NR][words][NR]: so the register tiles write it, the
-   point-wise code reads it, and it is an operand of further products as it is: its panels serve as the panels of a
-   weight, where words are summed over, and as rows, where units are.
+   Everything as wide as the cell is kept in panels, [units / NR][words][NR]. Register tiles write this layout, the
+   point-wise code reads it, and further matmuls take it without repacking: as panels of a weight in sums over words, as
+   rows in sums over units.
 
-   Weights change with every step of the optimizer, so they are packed in every call.
+   Weights change with every optimizer step, so they are packed in every call.
 
-   Threads divide the units, or the outputs of the projection, of a step, and wait for each other in between. Each sum
-   is of one thread, in one order, for any number of threads. */
+   Threads divide the units, then the outputs of the projection, of a step, and synchronize in between. Each sum is
+   computed by one thread in a fixed order, whatever the number of threads. */
 
 #include <math.h>
 #include <stddef.h>
@@ -21,7 +21,7 @@
 #include "packing.h"
 #include "threads.h"
 
-/* The first of the NR rows of a gate weight [4H][...] that one panel holds. */
+/* Row of a gate weight [4H][...] at which the NR rows of a panel begin. */
 INLINE int64_t gate_row(int64_t panel, int64_t size) { return panel % 4 * size + panel / 4 * NR; }
 
 /* Forward pass */
@@ -29,8 +29,8 @@ INLINE int64_t gate_row(int64_t panel, int64_t size) { return panel % 4 * size +
 typedef struct {
     const TrainingForward *job;
     int64_t total;
-    float *joined;        /* [ceil(running[0] / MR)][I + P][MR]: tiles of rows: their inputs and hidden states */
-    float *gate_panels;   /* [4H / NR][I + P][NR]: the weights of both */
+    float *joined;        /* [ceil(running[0] / MR)][I + P][MR]: inputs and hidden states in tiles of rows */
+    float *gate_panels;   /* [4H / NR][I + P][NR]: input and hidden weights */
     float *bias;          /* [4H / NR][NR] */
     float *output_panels; /* [P / NR][H][NR] */
 } ForwardTask;
@@ -54,13 +54,13 @@ static void pack_forward_weights(const ForwardTask *task, int64_t thread, const 
         pack_transposed(job->output_weight + panel * NR * size, size, NR, task->output_panels + panel * size * NR);
 }
 
-/* Where value k of a row lies in `joined`. */
+/* Address of value k of a row in `joined`. */
 INLINE float *joined_place(const ForwardTask *task, int64_t row, int64_t k)
 {
     return task->joined + (row / MR * (task->job->input_width + task->job->width) + k) * MR + row % MR;
 }
 
-/* Put values of a row, from value k on, where they are multiplied. */
+/* Copy values of a row into `joined`, from value k on. */
 static void join_row(const ForwardTask *task, int64_t row, int64_t k, const float *values, int64_t count)
 {
     float *target = joined_place(task, row, k);
@@ -74,8 +74,8 @@ static void join_inputs(const ForwardTask *task, int64_t word, Share rows)
         join_row(task, row, 0, task->job->inputs + (word + row) * inputs, inputs);
 }
 
-/* NR units of the rows of a step, whose gates lie `panel_stride` apart: activate the gates, and write the new cells and
-   their outputs. The cells before are raw (to be clipped) or given, `before_stride` apart. */
+/* For NR units of a step's rows, activate the gates, `panel_stride` apart, and write the new cells and their outputs.
+   `before` holds the previous cells, `before_stride` apart: raw ones, to be clipped, or those of the initial state. */
 static void update_cells(int64_t rows, float *gates, int64_t panel_stride, const float *before, int64_t before_stride,
                          float before_clip, float cell_clip, float *raw_cells, float *cell_outputs)
 {
@@ -124,7 +124,7 @@ static void forward_units(const ForwardTask *task, int64_t word, int64_t word_be
     }
 }
 
-/* Columns of the outputs of a step, and the hidden state for the next. */
+/* Compute columns of a step's outputs, and the hidden state for the next step. */
 static void forward_outputs(const ForwardTask *task, int64_t word, int64_t running, Share panels)
 {
     const TrainingForward *job = task->job;
@@ -154,7 +154,7 @@ static void forward_outputs(const ForwardTask *task, int64_t word, int64_t runni
     }
 }
 
-/* The state of each row after its own last word. */
+/* Write the state of each row after its own last word. */
 static void final_states(const ForwardTask *task, Share rows)
 {
     const TrainingForward *job = task->job;
@@ -231,24 +231,24 @@ int elmo_training_forward(const TrainingForward *job, int64_t threads)
 
 /* Backward pass
 
-   It goes back by chunks of some steps. Within a chunk, each step's gradients of gates follow from the step after it;
-   then the gradients of weights and inputs take up the whole chunk, while its gates' gradients are in the caches. */
+   It runs backwards over chunks of steps. Within a chunk, gate gradients are computed step by step; then the gradients
+   of weights and inputs are computed for the whole chunk, while its gate gradients are in the caches. */
 
 typedef struct {
     const TrainingBackward *job;
-    int64_t total, capacity; /* words in all, and the most of a chunk */
+    int64_t total, capacity; /* number of words, and the maximum per chunk */
     int64_t chunk_stride,
         row_stride;            /* floats from panel to panel of `gate_gradients`, row to row of `raw_gradients` */
-    float *hidden_panels;      /* [P / NR][4H][NR]: inputs in the order of the gates' panels */
+    float *hidden_panels;      /* [P / NR][4H][NR]: inputs in the order of the gate panels */
     float *input_panels;       /* [I / NR][4H][NR] */
     float *output_panels;      /* [H / NR][P][NR] */
     float *cell_gradient;      /* [H / NR][running[0]][NR] */
-    float *unit_gradients;     /* [threads][running[0]][NR]: of cell outputs */
+    float *unit_gradients;     /* [threads][running[0]][NR]: gradients of cell outputs */
     float *gate_gradients;     /* [4H / NR][chunk][NR], before the activation */
-    float *raw_gradients;      /* [chunk][row_stride]: of raw outputs */
+    float *raw_gradients;      /* [chunk][row_stride]: gradients of raw outputs */
     float *raw_gradient_tiles; /* [ceil(P / MR)][chunk][MR]: the same */
-    float *input_tiles, *hidden_tiles; /* [ceil(I / MR)][chunk][MR] and P: what met the weights of the gates */
-    /* Sums, with the words' side first: [4H / NR][I][NR], [4H / NR][P][NR], [H / NR][P][NR], [4H]. */
+    float *input_tiles, *hidden_tiles; /* [ceil(I / MR)][chunk][MR] and P: operands of the gate weights */
+    /* Sums of weight gradients: [4H / NR][I][NR], [4H / NR][P][NR], [H / NR][P][NR], [4H]. */
     float *input_weight_sums, *hidden_weight_sums, *output_weight_sums, *bias_sums;
 } BackwardTask;
 
@@ -271,8 +271,8 @@ static void pack_backward_weights(const BackwardTask *task, int64_t thread, cons
         pack_columns(forward->output_weight + group * NR, width, size, task->output_panels + group * width * NR);
 }
 
-/* Gradients of NR columns of a step's raw outputs: through the clip, where it did not act. `chunk_word` is the place of
-   the step's first row in the chunk. */
+/* Compute gradients of NR columns of a step's raw outputs; they are zero where the clip acted. `chunk_word` is the
+   index of the step's first row in the chunk. */
 static void backward_outputs(const BackwardTask *task, int64_t word, int64_t chunk_word, int64_t running, Share panels)
 {
     const TrainingForward *forward = &task->job->forward;
@@ -293,16 +293,16 @@ static void backward_outputs(const BackwardTask *task, int64_t word, int64_t chu
     }
 }
 
-/* What the point-wise part of the backward pass reads and writes of NR units of a step's rows. */
+/* Operands and results of the point-wise part of the backward pass, for NR units of a step's rows. */
 typedef struct {
-    int64_t rows, panel_stride, gradient_stride; /* floats between the gates' panels, and between their gradients' */
+    int64_t rows, panel_stride, gradient_stride; /* strides, in floats, of gate panels and of their gradients */
     const float *gates, *raw_cells;
     const float *before;
     int64_t before_stride;
     float before_clip, cell_clip;
-    const float *output_gradient; /* of cell outputs */
+    const float *output_gradient; /* gradient of cell outputs */
     int64_t output_stride;
-    float *cell_gradient;  /* [rows][NR]: of the cell after the step; becomes that of the cell before */
+    float *cell_gradient;  /* [rows][NR]: of the cell after the step, overwritten by that of the cell before it */
     float *gate_gradients; /* [4][...][NR] */
     float *bias_sums;      /* [4][NR] */
 } UnitGradients;
@@ -378,8 +378,8 @@ static void backward_units(const BackwardTask *task, int64_t word, int64_t word_
     }
 }
 
-/* target [rows][target_stride] = gradients of gates of `rows` words of the chunk * the weight that they came through:
-   those panels of [...][4H][NR] that a thread has. */
+/* target [rows][target_stride] = gate gradients of `rows` words of the chunk * weight [...][4H][NR], for a thread's
+   share of the panels. */
 static void backward_through_gates(const BackwardTask *task, int64_t chunk_word, int64_t rows, const float *weight,
                                    Share panels, float *target, int64_t target_stride)
 {
@@ -394,7 +394,7 @@ static void backward_through_gates(const BackwardTask *task, int64_t chunk_word,
     }
 }
 
-/* Put what a step's rows were multiplied by, and the gradients of their outputs, into tiles. */
+/* Pack the matmul operands of a step's rows, and the gradients of their outputs, into tiles. */
 static void pack_step(const BackwardTask *task, int64_t word, int64_t word_before, int64_t chunk_word, int64_t running,
                       int64_t thread, const Team *team)
 {
@@ -447,7 +447,7 @@ static void write_weight_gradients(const BackwardTask *task, Share gates, Share 
                    task->output_weight_sums + (group * width + row) * NR, NR * sizeof(float));
 }
 
-/* Between a state's gradient [rows][H] and its panels [H / NR][rows][NR]. */
+/* Copy the cell gradient between its plain layout [rows][H] and panels [H / NR][rows][NR]. */
 static void exchange_cell_gradient(const BackwardTask *task, Share groups, int to_panels)
 {
     const int64_t size = task->job->forward.size, rows = task->job->forward.running[0];
@@ -461,7 +461,7 @@ static void exchange_cell_gradient(const BackwardTask *task, Share groups, int t
     }
 }
 
-/* The first step of the chunk that ends before `end`: as many steps as have room. Counts its words. */
+/* First step of the chunk that ends before `end` and has as many steps as fit. Also counts its words. */
 static int64_t chunk_start(const BackwardTask *task, int64_t end, int64_t *words)
 {
     const int64_t *running = task->job->forward.running;
@@ -470,7 +470,7 @@ static int64_t chunk_start(const BackwardTask *task, int64_t end, int64_t *words
     return step;
 }
 
-/* Gradients of weights and inputs from those of the gates of a chunk. */
+/* Compute gradients of weights and inputs from the gate gradients of a chunk. */
 static void finish_chunk(const BackwardTask *task, int64_t first_word, int64_t words, int is_first, int64_t thread,
                          const Team *team)
 {
@@ -534,7 +534,7 @@ static void lay_out_backward(BackwardTask *task, int64_t threads, Scratch *scrat
     const TrainingForward *forward = &job->forward;
     const int64_t inputs = forward->input_width, width = forward->width, size = forward->size;
     const int64_t rows = forward->running[0], words = task->capacity = smaller(task->total, larger(rows, K_BLOCK));
-    /* Odd numbers of cache lines from panel to panel spread them over the sets of the caches. */
+    /* Odd strides, in cache lines, spread panels over the sets of the caches. */
     task->chunk_stride = (words | 1) * NR;
     task->row_stride = width + NR;
     task->hidden_panels = scratch_floats(scratch, 4 * size * width);

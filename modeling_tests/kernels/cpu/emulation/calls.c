@@ -28,7 +28,7 @@ static void write_bytes(const void *source, int64_t bytes)
 /* Cast to one type, as the ABI of the platforms at hand allows: two integer registers in, one out. */
 typedef int Function(const void *job, int64_t threads);
 static Function *const functions[] = {
-    (Function *)elmo_input_product,       (Function *)elmo_recurrence,   (Function *)elmo_training_forward,
+    (Function *)elmo_input_matmul,       (Function *)elmo_recurrence,   (Function *)elmo_training_forward,
     (Function *)elmo_training_backward,   (Function *)elmo_softmax_loss, (Function *)elmo_character_maxima,
     (Function *)elmo_character_gradients,
 };

@@ -27,7 +27,7 @@ CPUS = {
 FUNCTIONS = (
     "elmo_panel",
     "elmo_has_integers",
-    "elmo_input_product",
+    "elmo_input_matmul",
     "elmo_recurrence",
     "elmo_training_forward",
     "elmo_training_backward",
