@@ -1,10 +1,10 @@
-"""AllenNLP's ELMo over this package's models.
+"""AllenNLP's ELMo API for this package's models.
 
-`Elmo`, `ElmoTokenEmbedder`, `ScalarMix`, `batch_to_ids` and the character mapper as of AllenNLP 2.10; `ElmoEmbedder` as
-of 0.9, the last version that had it; the conditional random fields as of 2.10.
+`Elmo`, `ElmoTokenEmbedder`, `ScalarMix`, `batch_to_ids`, the character mapper and the CRFs follow AllenNLP 2.10;
+`ElmoEmbedder` follows 0.9, the last version that had it.
 
-As in the originals, state is carried from batch to batch, row by row, in training and in evaluation, and a model gives
-other numbers for the same sentence each time. `elmo._elmo_lstm._elmo_lstm.reset_states()` forgets it, and
+As in the originals, state is carried from batch to batch, row by row, in training and in evaluation, so a model gives
+different numbers for the same sentence each time. `elmo._elmo_lstm._elmo_lstm.reset_states()` clears it, and
 `elmo._elmo_lstm._elmo_lstm.stateful = False` reads every batch from zero states.
 """
 
@@ -63,10 +63,10 @@ DEFAULT_BATCH_SIZE = 64
 
 
 class ELMoCharacterMapper:
-    """Words to rows of character ids, all shifted by one.
+    """Mapper from words to rows of character ids, all shifted by one.
 
     Args:
-        tokens_to_add: further words that have a character of their own, below 261, instead of their letters.
+        tokens_to_add: additional words, each with its own character id below 261 instead of its letters.
     """
 
     max_word_length = 50
@@ -76,11 +76,11 @@ class ELMoCharacterMapper:
         self.tokens_to_add = dict(tokens_to_add or {})
 
     def convert_word_to_char_ids(self, word: str) -> list[int]:
-        """The row of a word, 50 ids."""
+        """Character ids of a word, a list of 50."""
         return self.rows([word])[0].tolist()
 
     def rows(self, words: Sequence[str]) -> NDArray[np.int16]:
-        """(words, 50): the rows of many words at once."""
+        """Character ids of many words at once, (words, 50)."""
         spelling = ByteSpelling(self.max_word_length, self.tokens_to_add)
         rows = spelling.rows(words)
         for token, row in zip((self.bos_token, self.eos_token), spelling.boundary_rows(), strict=True):
@@ -90,14 +90,14 @@ class ELMoCharacterMapper:
 
 
 def batch_to_ids(batch: Sequence[Sequence[str]], tokens_to_add: Mapping[str, int] | None = None) -> Tensor:
-    """Tokenized sentences to character ids, without sentence boundaries.
+    """Convert tokenized sentences to character ids, without sentence boundaries.
 
     Args:
-        batch: sentences, lists of words.
-        tokens_to_add: as of `ELMoCharacterMapper`; the original has it in its indexer.
+        batch: sentences as lists of words.
+        tokens_to_add: as in `ELMoCharacterMapper`; in the original an option of the indexer.
 
     Returns:
-        (sentences, longest sentence, 50), int64; zeros where a sentence has ended.
+        (sentences, longest sentence, 50), int64, padded with zeros.
     """
     lengths = [len(sentence) for sentence in batch]
     ids = np.zeros((len(batch), max(lengths, default=0), ELMoCharacterMapper.max_word_length), np.int64)
@@ -107,7 +107,7 @@ def batch_to_ids(batch: Sequence[Sequence[str]], tokens_to_add: Mapping[str, int
 
 
 def _with_boundaries(values: Tensor, mask: Tensor, begin: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """(batch, words, ...) and its mask with a boundary in front and one behind each row's last word: words + 2."""
+    """Add boundaries before the first and after the last word of each row of values (batch, words, ...) and mask."""
     rows, words = mask.shape
     lengths = mask.sum(dim=1)
     wider = values.new_zeros(rows, words + 2, *values.shape[2:])
@@ -118,7 +118,7 @@ def _with_boundaries(values: Tensor, mask: Tensor, begin: Tensor, end: Tensor) -
 
 
 def _without_boundaries(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The reverse; rows of boundaries alone become zeros."""
+    """Remove the boundaries again; rows without words become zeros."""
     inner = torch.arange(mask.shape[1] - 2, device=mask.device) < (mask.sum(dim=1) - 2).unsqueeze(1)
     return values[:, 1:-1] * inner.unsqueeze(-1).to(values.dtype), inner
 
@@ -127,10 +127,10 @@ def _without_boundaries(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _CarriedBiLm(nn.Module):
-    """The model and the state of its rows: AllenNLP's `ElmoLstm`, as far as old code reaches into it.
+    """The model with the state of its rows; offers those parts of AllenNLP's `ElmoLstm` that old code accesses.
 
     Attributes:
-        stateful: whether a batch starts from the state that the one before has left.
+        stateful: True if a batch starts from the final state of the previous one.
     """
 
     def __init__(self, model: ElmoModel) -> None:
@@ -139,7 +139,7 @@ class _CarriedBiLm(nn.Module):
         self._states: ElmoState | None = None
 
     def forward(self, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, ...]:
-        """All layers (batch, words, 2P)."""
+        """Compute all layers, each (batch, words, 2P)."""
         initial = self._states if self.stateful else None
         output = self.model(
             attention_mask=mask, initial_state=initial, return_state=True, output_hidden_states=True, **inputs
@@ -149,10 +149,10 @@ class _CarriedBiLm(nn.Module):
         return output.hidden_states
 
     def reset_states(self, mask: Tensor | None = None) -> None:
-        """Forget the state of all rows, or of those where `mask` (rows,) is true.
+        """Clear the state of all rows, or of those where `mask` (rows,) is true.
 
         Raises:
-            ValueError: a mask of another number of rows than the state has.
+            ValueError: `mask` and the state have different numbers of rows.
         """
         if mask is None:
             self._states = None
@@ -164,7 +164,7 @@ class _CarriedBiLm(nn.Module):
 
 
 class _ElmoBiLm(nn.Module):
-    """Character ids to all layers; arguments as of `Elmo`."""
+    """biLM that maps character ids to all layers; arguments as in `Elmo`."""
 
     _boundaries: Tensor
     _boundary_embeddings: Tensor
@@ -199,7 +199,7 @@ class _ElmoBiLm(nn.Module):
         return self._elmo_lstm.model.config.hidden_size
 
     def create_cached_cnn_embeddings(self, tokens: Sequence[str]) -> None:
-        """Keep the vectors of words, to be looked up by their place in the list; place 0 is padding."""
+        """Cache the vectors of words, to be looked up by their index in the list; index 0 is padding."""
         model = self._elmo_lstm.model
         ids = batch_to_ids([[ELMoCharacterMapper.bos_token, ELMoCharacterMapper.eos_token, *tokens]]).to(model.device)
         with torch.no_grad():
@@ -215,8 +215,8 @@ class _ElmoBiLm(nn.Module):
 
         Args:
             inputs: (batch, words, 50), character ids without boundaries.
-            word_inputs: (batch, words), places in the cached vocabulary; a batch with one outside of it is read by its
-                characters.
+            word_inputs: (batch, words), indices into the cached vocabulary. A batch with an index outside of it is read
+                by its characters.
 
         Returns:
             `activations`, the layers (batch, words + 2, 2P), zero at padding; `mask` (batch, words + 2), bool.
@@ -245,12 +245,12 @@ class ScalarMix(nn.Module):
 
     Args:
         mixture_size: number of tensors.
-        do_layer_norm: normalize each by its mean and variance over all that the mask counts.
-        initial_scalar_parameters: s at first; `None` for zeros.
-        trainable: of s and gamma.
+        do_layer_norm: normalize each tensor by its mean and variance over the unmasked positions.
+        initial_scalar_parameters: initial values of s; `None` for zeros.
+        trainable: train s and gamma.
 
     Raises:
-        ConfigurationError: another number of initial values, or of tensors.
+        ConfigurationError: the number of initial values, or of tensors, is not `mixture_size`.
     """
 
     def __init__(
@@ -276,7 +276,8 @@ class ScalarMix(nn.Module):
         """Mix tensors of one shape, (..., width).
 
         Args:
-            mask: (...), what counts for the statistics; all positions are normalized. Not read without them.
+            mask: (...), the positions that count for the statistics; all positions are normalized. Unused without
+                `do_layer_norm`.
         """
         if len(tensors) != self.mixture_size:
             raise ConfigurationError(f"{len(tensors)} tensors given: expected mixture_size={self.mixture_size}")
@@ -294,19 +295,21 @@ class Elmo(nn.Module):
     """ELMo representations of batches of character ids.
 
     Args:
-        options_file: path or address of the original's `options.json`; or a folder of this package, or a name on the
-            Hub, with `None` or the same for `weight_file`.
-        weight_file: path or address of its HDF5 weights.
+        options_file: path or URL of the original's `options.json`; or a folder of this package, or a Hub name, with
+            `None` or the same value for `weight_file`.
+        weight_file: path or URL of the HDF5 weights.
         num_output_representations: number of mixes.
         requires_grad: train the biLM.
-        do_layer_norm, scalar_mix_parameters: of the mixes; given parameters stay as they are, gamma too.
-        dropout: on the representations, in training.
-        vocab_to_cache: words whose vectors are kept, for `word_inputs`; the first one's place is padding.
+        do_layer_norm, scalar_mix_parameters: options of the mixes. Given parameters are not trained, and neither is
+            gamma.
+        dropout: dropout of the representations, in training.
+        vocab_to_cache: words whose vectors are cached, for `word_inputs`; index 0 is padding.
         keep_sentence_boundaries: also return the vectors of `<S>` and `</S>`.
-        module: in place of the original's files: what maps inputs to `activations` and `mask`, with `num_layers`.
+        module: used instead of the original's files: a module with `num_layers` that maps inputs to `activations` and
+            `mask`.
 
     Raises:
-        ConfigurationError: contradicting arguments.
+        ConfigurationError: contradictory arguments.
         OSError, ValueError: a model that cannot be read.
     """
 
@@ -350,13 +353,12 @@ class Elmo(nn.Module):
         """Compute the representations.
 
         Args:
-            inputs: (batch, words, 50), or with more axes in front of the words, which are read as one batch, the
-                last of them fastest.
-            word_inputs: the same without the last axis, places in the cached vocabulary.
+            inputs: (batch, words, 50); further axes before the words are flattened into one batch.
+            word_inputs: indices into the cached vocabulary; the same shape without the last axis.
 
         Returns:
-            `elmo_representations`, a list of tensors shaped as the inputs, the last axis 2P; `mask`, bool. Padding is
-            zeros, unless a layer norm moves it and boundaries are kept, as in the original.
+            `elmo_representations`, a list of tensors shaped like the inputs with a last axis of 2P; `mask`, bool.
+            Padding is zero unless, as in the original, boundaries are kept and a layer norm shifts it.
         """
         shape = inputs.shape[:-1]
         if word_inputs is not None and self._has_cached_vocab:
@@ -381,12 +383,12 @@ class Elmo(nn.Module):
 
 
 class ElmoTokenEmbedder(nn.Module):
-    """A single representation, projected on request.
+    """A single representation with an optional projection.
 
     Args:
-        projection_dim: width of a linear map behind the representation; `None` for none.
+        projection_dim: width of a linear layer after the representation; `None` for none.
 
-    Other arguments as of `Elmo`.
+    Other arguments are those of `Elmo`.
     """
 
     def __init__(
@@ -420,7 +422,7 @@ class ElmoTokenEmbedder(nn.Module):
         return self.output_dim
 
     def forward(self, elmo_tokens: Tensor, word_inputs: Tensor | None = None) -> Tensor:
-        """Arguments as of `Elmo`; the representation, shaped as they are."""
+        """Compute the representation, shaped like the inputs; arguments as in `Elmo`."""
         values = self._elmo(elmo_tokens, word_inputs)["elmo_representations"][0]
         return values if self._projection is None else self._projection(values)
 
@@ -429,10 +431,10 @@ class ElmoTokenEmbedder(nn.Module):
 
 
 class ElmoEmbedder:
-    """Sentences to NumPy arrays of all layers (layers, words, 2P), state carried from batch to batch.
+    """Embedder of sentences into NumPy arrays (layers, words, 2P), with state carried from batch to batch.
 
     Args:
-        options_file, weight_file: as of `Elmo`.
+        options_file, weight_file: as in `Elmo`.
         cuda_device: number of a GPU, or -1 for the CPU.
     """
 
@@ -461,9 +463,9 @@ class ElmoEmbedder:
         return self.embed_batch([sentence])[0]
 
     def embed_batch(self, batch: Sequence[Sequence[str]]) -> list[NDArray[Any]]:
-        """The layers of each sentence of a batch; those without words have 0 of them.
+        """The layers of each sentence of a batch; an empty sentence has 0 words.
 
-        A batch of nothing but one sentence without words leaves the state as it is.
+        A batch of a single empty sentence does not change the state.
         """
         if [list(sentence) for sentence in batch] == [[]]:
             return [np.zeros((self.elmo_bilm.num_layers, 0, self.elmo_bilm.get_output_dim()), np.float32)]
@@ -494,12 +496,12 @@ class ElmoEmbedder:
             input_file: lines of words.
             output_file_path: the file, which appears when it is complete.
             output_format: all layers (layers, words, 2P), the top one, or the mean of all (words, 2P).
-            batch_size: lines read side by side.
-            forget_sentences: leave out `sentence_to_index`, a JSON object from line to number.
-            use_sentence_keys: name each dataset by its line instead; there is no index then.
+            batch_size: lines per batch.
+            forget_sentences: omit `sentence_to_index`, a JSON object from line to number.
+            use_sentence_keys: name each dataset by its line instead, without an index.
 
         Raises:
-            ConfigurationError: an unknown format, blank lines, or a line that stands twice, as its own name.
+            ConfigurationError: an unknown format, blank lines, or repeated lines with `use_sentence_keys`.
         """
         if output_format not in ("all", "top", "average"):
             raise ConfigurationError(f"output_format={output_format!r}: expected 'all', 'top' or 'average'")

@@ -1,6 +1,6 @@
-"""AllenNLP's conditional random fields over this package's: `elmo_hf.model.crf` computes, the classes hold the weights.
+"""AllenNLP's CRF classes on top of `elmo_hf.model.crf`.
 
-Parameters have the originals' names, so that a saved `state_dict` of theirs loads.
+Parameters have the originals' names, so a saved `state_dict` of AllenNLP loads.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,19 @@ from elmo_hf.model.tag_schemes import ROLES, forbidden_transitions
 
 from .errors import ConfigurationError
 
-# The score of a transition that the constraints forbid.
+# Score of transitions that the constraints forbid.
 FORBIDDEN = -10000.0
 
 
 def allowed_transitions(constraint_type: str, labels: Mapping[int, str]) -> list[tuple[int, int]]:
-    """The pairs of neighboring labels, by number, that a tag scheme has.
+    """Pairs of consecutive labels, by number, that a tag scheme allows.
 
     Args:
         constraint_type: `"BIO"`, `"IOB1"`, `"BIOUL"`, `"BMES"`, or `"BIOES"`, which the original lacks.
-        labels: number to label, such as `B-PER`.
+        labels: mapping from number to label, such as `B-PER`.
 
     Returns:
-        (from, to); the begin of a sentence is number `len(labels)`, its end the one after it.
+        (from, to) pairs; the start of a sentence is number `len(labels)`, its end `len(labels) + 1`.
 
     Raises:
         ConfigurationError: an unknown scheme.
@@ -36,23 +36,22 @@ def allowed_transitions(constraint_type: str, labels: Mapping[int, str]) -> list
     count = len(labels)
     names = [labels[number] for number in range(count)]
     allowed = ~forbidden_transitions(names, constraint_type, is_strict=False)
-    allowed[count, count] = False  # a sentence has words
+    allowed[count, count] = False  # a sentence has at least one word
     if constraint_type == "BMES":
-        # All words are in some entity there, as words segmented into characters are.
+        # There is no outside label: every token belongs to a segment, as in word segmentation.
         outside = [number for number, name in enumerate(names) if name == "O"]
         allowed[outside], allowed[:, outside] = False, False
-    # The end is the last column here.
+    # The start has no column, so the end is the last one.
     return [(before, after + (after == count)) for before, after in allowed.nonzero().tolist()]
 
 
 class ConditionalRandomField(nn.Module):
-    """A field over sequences of tags.
+    """A CRF over sequences of tags.
 
     Args:
         num_tags: number of tags.
-        constraints: the transitions that decoding may take, as `allowed_transitions` gives them; `None` for all.
-            Training does not know them.
-        include_start_end_transitions: scores of first and last tags.
+        constraints: transitions allowed in decoding, from `allowed_transitions`; `None` for all. Not used in training.
+        include_start_end_transitions: learn scores of first and last tags.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class ConditionalRandomField(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the scores anew."""
+        """Initialize the scores at random."""
         nn.init.xavier_normal_(self.transitions)
         if self.include_start_end_transitions:
             nn.init.normal_(self.start_transitions)
@@ -88,12 +87,12 @@ class ConditionalRandomField(nn.Module):
         return CrfScores(zeros, self.transitions, zeros)
 
     def forward(self, inputs: Tensor, tags: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The summed log-likelihood of a batch, a scalar.
+        """Compute the summed log-likelihood of a batch, a scalar.
 
         Args:
             inputs: (batch, words, num_tags), logits.
             tags: (batch, words), int64.
-            mask: (batch, words), what counts; `None` for all.
+            mask: (batch, words), true for words; `None` for all.
         """
         mask = torch.ones_like(tags, dtype=torch.bool) if mask is None else mask.bool()
         return self._log_likelihood(inputs, tags, mask).sum()
@@ -103,15 +102,15 @@ class ConditionalRandomField(nn.Module):
 
     @torch.no_grad()
     def viterbi_tags(self, logits: Tensor, mask: Tensor | None = None, top_k: int | None = None) -> list[Any]:
-        """The tags of the highest score under the constraints.
+        """Find the tags of the highest score under the constraints.
 
         Args:
             logits: (batch, words, num_tags).
-            mask: (batch, words), what counts; `None` for all.
-            top_k: how many sequences; `None` for one, without a list around it.
+            mask: (batch, words), true for words; `None` for all.
+            top_k: number of sequences; `None` for the best alone.
 
         Returns:
-            For each row `(tags, score)`, or a list of them, best first; fewer where a row has fewer sequences.
+            `(tags, score)` for each row; with `top_k` a list of them, best first, shorter if a row has fewer sequences.
         """
         mask = torch.ones_like(logits[..., 0], dtype=torch.bool) if mask is None else mask.bool()
         scores, allowed, count = self._scores(), self._constraint_mask, self.num_tags
@@ -137,12 +136,12 @@ class ConditionalRandomField(nn.Module):
 
 
 class _Weighted(ConditionalRandomField):
-    """A field in whose training labels count differently.
+    """A CRF with label weights in training.
 
     Args:
-        label_weights: of each tag.
+        label_weights: weight of each tag.
 
-    Other arguments as of `ConditionalRandomField`.
+    Other arguments are those of `ConditionalRandomField`.
     """
 
     label_weights: Tensor
@@ -166,17 +165,17 @@ class _Weighted(ConditionalRandomField):
 
 
 class ConditionalRandomFieldWeightEmission(_Weighted):
-    """Labels weigh their words' logits (`weight_strategy="emission"`)."""
+    """A CRF in which labels weight the logits of their words (`weight_strategy="emission"`)."""
 
 
 class ConditionalRandomFieldWeightTrans(_Weighted):
-    """Labels weigh their words' logits, and the transitions that come from them (`weight_strategy="transition"`)."""
+    """A CRF in which labels weight logits and the transitions from them (`weight_strategy="transition"`)."""
 
     weighs_transitions = True
 
 
 class ConditionalRandomFieldWeightLannoy(_Weighted):
-    """Each word counts by the weight of its label (de Lannoy et al. 2012; `weight_strategy="lannoy"`)."""
+    """A CRF in which each word is weighted by its label (de Lannoy et al. 2012; `weight_strategy="lannoy"`)."""
 
     def _log_likelihood(self, inputs: Tensor, tags: Tensor, mask: Tensor) -> Tensor:
         return lannoy_log_likelihood(inputs, tags, mask, self._scores(), self.label_weights)

@@ -1,8 +1,8 @@
-"""ELMoForManyLangs' `Embedder` over this package's models.
+"""ELMoForManyLangs' `Embedder` API for this package's models.
 
-The original reads batches in an order drawn by chance while each starts from the state that another has left, so that
-no two runs agree. Here longer sentences come first, always; state is carried from batch to batch and call to call as
-there, unless `carry_state=False` asks for sentences that are read by themselves.
+The original reads batches in random order while each starts from the state of the previous one, so no two runs agree.
+Here, longer sentences always come first. State is carried from batch to batch and from call to call as in the original,
+unless `carry_state=False` requests independent sentences.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from .loading import lists_of_words, read_bilm
 
 
 class Embedder:
-    """Vectors of sentences.
+    """Embedder of sentences.
 
     Args:
-        model_dir: folder of an original; or a folder of this package, or a name on the Hub.
-        batch_size: sentences read side by side.
-        carry_state: start each batch from the state that the one before has left.
+        model_dir: folder of an original, folder of this package, or Hub name.
+        batch_size: sentences per batch.
+        carry_state: start each batch from the final state of the previous one.
     """
 
     def __init__(self, model_dir: Name, batch_size: int = 64, carry_state: bool = True) -> None:
@@ -29,22 +29,22 @@ class Embedder:
         self.reset_states()
 
     def reset_states(self) -> None:
-        """Read the next batch from zero states."""
+        """Clear the state, so that the next batch starts from zero."""
         self._carried = CarriedState(self.batch_size)
 
     def sents2elmo(self, sents: Sequence[Sequence[str]], output_layer: int = -1) -> list[Vectors]:
-        """One array a sentence.
+        """Compute one array per sentence.
 
         Args:
-            sents: sentences, lists of words.
-            output_layer: -1 for the mean of all layers, -2 for all of them, or the number of one, 0 for the word layer.
+            sents: sentences as lists of words.
+            output_layer: -1 for the mean of all layers, -2 for all layers, or a layer's number, 0 for the word layer.
 
         Returns:
             (words, width), or (layers, words, width) for all.
 
         Raises:
             ValueError: no such layer.
-            TypeError: a sentence that is no list of words.
+            TypeError: a sentence that is not a list of words.
         """
         choices: dict[int, Layers] = {-1: "average", -2: "all"}
         layers = choices.get(output_layer, output_layer)

@@ -1,5 +1,5 @@
-"""The error that the old programs raise."""
+"""The exception raised by the old programs."""
 
 
 class ConfigurationError(ValueError):
-    """Arguments that contradict each other; AllenNLP's name for it."""
+    """Contradictory arguments, under AllenNLP's name."""

@@ -1,4 +1,4 @@
-"""Models as the old programs name them: the original's files, addresses of such files, or a folder of this package."""
+"""Loading models as the old programs name them: original files, their URLs, or a folder of this package."""
 
 import hashlib
 import os
@@ -18,19 +18,19 @@ from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 def read_bilm(
     source: Name, weights: Name | None = None, device: torch.device | str | None = "cpu"
 ) -> tuple[ElmoModel, ElmoTokenizer]:
-    """The biLM of an original or of a folder, in evaluation mode and without gradients, and its tokenizer.
+    """Load the biLM of an original or of a folder, in evaluation mode without gradients, and its tokenizer.
 
     Args:
-        source: an original's `options.json`, a folder or ZIP that an original program reads, a folder of this package,
-            or a name on the Hub.
-        weights: the HDF5 weights beside `options.json`; otherwise `None`.
-        device: of the model; `None` for the GPU if there is one.
+        source: an original's `options.json`, a folder or ZIP in an original's format, a folder of this package, or a
+            Hub name.
+        weights: the HDF5 weights that belong to `options.json`; otherwise `None`.
+        device: device of the model; `None` for the GPU if there is one.
 
     Raises:
-        OSError, ValueError: as `hub_upload.convert` of an original and `from_pretrained` of a folder.
+        OSError, ValueError: as in `hub_upload.convert` for an original, and in `from_pretrained` for a folder.
     """
     model, tokenizer = _read(source, weights, ElmoModel, device)
-    # The old classes mix layers by themselves, and have no dropout inside.
+    # The old classes mix layers themselves and have no internal dropout.
     model.requires_grad_(False)
     for name in ("lstm_input_dropout", "representation_dropout"):
         setattr(model.config, name, 0.0)
@@ -39,13 +39,13 @@ def read_bilm(
 
 
 def read_language_model(source: Name) -> tuple[ElmoForPreTraining, ElmoTokenizer]:
-    """The biLM with its softmax and vocabulary; arguments and errors as of `read_bilm`."""
+    """Load the biLM with its softmax and vocabulary; arguments and errors as in `read_bilm`."""
     model, tokenizer = _read(source, None, ElmoForPreTraining, None)
     return model.eval(), tokenizer
 
 
 def lists_of_words(sentences: Iterable[Sequence[str]]) -> list[list[str]]:
-    """The sentences, or a `TypeError` for a text, whose letters would pass for words."""
+    """The sentences as a list. Raises `TypeError` for a text, whose letters would be taken for words."""
     found = []
     for number, words in enumerate(check_sentences(sentences)):
         if isinstance(words, str):
@@ -59,19 +59,19 @@ def _read(
 ) -> tuple[Any, ElmoTokenizer]:
     if not _is_original(source, weights):
         return load_model(source, kind, device), load_tokenizer(None, source)
-    # Only here does this package ask for its converter, which is built on it.
+    # Imported here because the converter itself depends on this package.
     from hub_upload import convert
 
     options = None if weights is None else _local(source)
     original = _local(source if weights is None else weights)
-    # Mapped weights stay readable when their file is gone; Windows keeps it until the process ends.
+    # Memory-mapped weights stay readable after their file is deleted; Windows keeps the file until the process ends.
     with tempfile.TemporaryDirectory(prefix="elmo_hf-", ignore_cleanup_errors=True) as folder:
         output = Path(folder) / "model"
         convert(
             original,
             output,
             options=options,
-            # Whoever names two files reads characters, and no vocabulary that may lie beside them.
+            # With two files named, the model reads characters; a vocabulary next to them is ignored.
             without_vocabulary=weights is not None,
             without_softmax=kind is ElmoModel,
             elmo_only=True,
@@ -82,13 +82,13 @@ def _read(
 
 
 def _is_original(source: Name, weights: Name | None) -> bool:
-    """Whether files are to be converted. A folder of this package may be named twice, as options and as weights."""
+    """True if the files have to be converted. A folder of this package may be given both as options and as weights."""
     if weights is not None and os.fspath(weights) != os.fspath(source):
         return True
     path = Path(source)
     if path.is_file() or _is_address(source):
         return True
-    # What exists and is no folder of this package; other names are the Hub's.
+    # An existing folder that was not saved by this package. Names of nothing that exists are Hub names.
     return path.is_dir() and not ((path / "config.json").is_file() and (path / "tokenizer_config.json").is_file())
 
 
@@ -97,7 +97,7 @@ def _is_address(source: Name) -> bool:
 
 
 def _local(source: Name) -> Path:
-    """The file itself, or the copy of an address that is kept in PyTorch's cache folder."""
+    """Path of the file itself, or of a URL's copy in PyTorch's cache folder."""
     if not _is_address(source):
         return Path(source)
     address = os.fspath(source)

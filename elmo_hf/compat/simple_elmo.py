@@ -1,7 +1,7 @@
-"""simple_elmo's `ElmoModel` (0.9) over this package's models.
+"""simple_elmo's `ElmoModel` API (0.9) for this package's models.
 
-As in the original, batches of a call carry their state, and the first one is read twice (`warmup`); every call begins
-at zero states. Substitutes are predicted from the whole sentence on one side, where the original sees a single word.
+As in the original, the batches of a call carry state, the first batch is read twice (`warmup`), and every call starts
+from zero states. Substitutes are predicted from all words on one side, where the original sees a single word.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,17 +24,17 @@ Choice = Literal["average", "top", "all"]
 
 
 class ElmoModel:
-    """Vectors of lists of sentences, as one array.
+    """Embedder of lists of sentences into one array.
 
     Args:
-        count_padding: average over the words of a batch's longest sentence, as the original does, whose word layer is
-            not zero where a shorter sentence has ended; otherwise over each sentence's own words.
+        count_padding: average over the length of a batch's longest sentence, as the original does, whose word layer is
+            nonzero at padding. Otherwise average over each sentence's own words.
 
     Attributes:
-        batch_size: sentences read side by side.
+        batch_size: sentences per batch.
         vector_size: width of a vector.
-        n_layers: number of layers, the word layer included.
-        max_chars: characters of the longest word.
+        n_layers: number of layers, including the word layer.
+        max_chars: maximum number of characters per word.
     """
 
     batch_size: int
@@ -52,13 +52,13 @@ class ElmoModel:
         """Load a model.
 
         Args:
-            directory: folder or ZIP of an original; or a folder of this package, or a name on the Hub.
-            max_batch_size: sentences read side by side.
-            limit: not used; the original keeps so many words' characters.
-            full: also the softmax and vocabulary, for substitutes.
+            directory: folder or ZIP of an original, folder of this package, or Hub name.
+            max_batch_size: sentences per batch.
+            limit: unused; in the original, the number of words whose characters are cached.
+            full: also load the softmax and vocabulary, for substitutes.
 
         Returns:
-            That it is loaded.
+            A message that the model is loaded.
         """
         if full:
             self._language_model, self._tokenizer = read_language_model(directory)
@@ -77,14 +77,14 @@ class ElmoModel:
         """The vectors of all words.
 
         Args:
-            texts: sentences, lists of words.
+            texts: sentences as lists of words.
             warmup: read the first batch once beforehand.
-            layers: the mean of all, the last one, or all of them.
-            session: anything but `None` goes on from the state of the last call.
+            layers: `"average"`, the mean of all layers; `"top"`, the last layer; or `"all"`.
+            session: any value but `None` continues from the state of the last call.
 
         Returns:
-            (sentences, longest sentence, vector_size), or (sentences, n_layers, longest sentence, vector_size) for all;
-            zeros behind the words of a sentence.
+            (sentences, longest sentence, vector_size), or (sentences, n_layers, longest sentence, vector_size) for
+            `"all"`, padded with zeros.
         """
         arrays = self._arrays(texts, warmup, layers, session)
         width = max((len(text) for text in texts), default=0)
@@ -97,11 +97,11 @@ class ElmoModel:
     def get_elmo_vector_average(
         self, texts: Sequence[Sequence[str]], warmup: bool = True, layers: Choice = "average", session: Any = None
     ) -> NDArray[np.float64]:
-        """The mean vector of each sentence's words, of length 1; arguments as of `get_elmo_vectors`.
+        """The mean vector of each sentence's words, scaled to length 1; arguments as in `get_elmo_vectors`.
 
         Returns:
-            (sentences, vector_size), or (sentences, n_layers, vector_size) for all, of length 1 over all layers. Zeros
-            for a sentence without words.
+            (sentences, vector_size), or (sentences, n_layers, vector_size) for `"all"`, of length 1 over all layers.
+            Zeros for an empty sentence.
         """
         arrays = self._arrays(texts, warmup, layers, session)
         inner = (self.n_layers,) if layers == "all" else ()
@@ -119,16 +119,16 @@ class ElmoModel:
     def get_elmo_substitutes(
         self, data: Sequence[str | Sequence[str]], topn: int = 3, nodelimiters: bool = True
     ) -> list[list[dict[str, Any]]]:
-        """What the language model would put in the place of each word, from what is left of it and right of it.
+        """Predict substitutes for each word from its left and from its right context.
 
         Args:
-            data: sentences, texts with spaces between the words, or lists of words.
-            topn: words of each direction.
+            data: sentences, as texts with spaces between words or as lists of words.
+            topn: number of words per direction.
             nodelimiters: leave out `<S>` and `</S>`.
 
         Returns:
-            For each sentence and word `{"word", "forward", "backward"}`; of each direction `candidate_words`, best
-            first, their places in the vocabulary, `candidates`, and their natural logarithms of probabilities, `logp`.
+            `{"word", "forward", "backward"}` for each word of each sentence. Each direction has `candidate_words`, best
+            first, their vocabulary ids `candidates`, and their natural log-probabilities `logp`.
 
         Raises:
             ValueError: a model that was not loaded with `full=True`.
@@ -141,7 +141,7 @@ class ElmoModel:
         found = []
         for words, vectors in zip(sentences, embedder.run(sentences), strict=True):
             forward, backward = np.split(vectors, 2, axis=-1)
-            # Position 0 is <S>: it predicts the first word; and so on, from the other side.
+            # Position 0 is <S>, which predicts the first word; the backward direction mirrors this.
             sides = {
                 name: self._candidates(self._language_model, contexts, topn, nodelimiters)
                 for name, contexts in (("forward", forward[:-2]), ("backward", backward[2:]))
@@ -158,7 +158,7 @@ class ElmoModel:
     def _candidates(
         self, model: ElmoForPreTraining, contexts: Vectors, topn: int, nodelimiters: bool
     ) -> list[dict[str, list[Any]]]:
-        """The best words behind each context [words, P]."""
+        """The most probable words for each context [words, P]."""
         tokenizer, weight = self._tokenizer, next(model.softmax.parameters())
         scores = model.softmax.logits(torch.from_numpy(contexts).to(weight)).float().log_softmax(dim=-1)
         if nodelimiters:
@@ -193,7 +193,7 @@ class ElmoModel:
 
     @torch.no_grad()
     def _padding_vector(self, layers: Choice) -> NDArray[np.float64]:
-        """What the original's layers are where a sentence has ended: the word layer reads a row of zeros."""
+        """The original's layers at padding, where the word layer encodes a row of zeros."""
         assert self._model is not None
         row = torch.zeros(1, 1, self.max_chars, dtype=torch.int64, device=self._model.device)
         word = self._model.embeddings(row, mask=torch.ones(1, 1, dtype=torch.bool, device=row.device))[0, 0]

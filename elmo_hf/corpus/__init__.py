@@ -1,1 +1,1 @@
-"""Text of any source as sentences, lazily and resumably; vocabularies built from it."""
+"""Lazy, resumable reading of sentences from text of any source, and vocabularies built from it."""

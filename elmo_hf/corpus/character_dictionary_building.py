@@ -1,4 +1,4 @@
-"""The dictionary of a corpus's characters, for a model that reads Unicode code points as ELMoForManyLangs does."""
+"""Character dictionaries of corpora, for models that read Unicode code points as ELMoForManyLangs does."""
 
 from collections import Counter
 
@@ -24,14 +24,14 @@ def build_character_dictionary(
     Args:
         corpus, pre_tokenization, num_processes, progress: as in `build_vocabulary`.
         min_count: leave out rarer code points, which are then unknown characters.
-        max_size: symbols at most, the six marks included; `None` for all.
+        max_size: maximum number of symbols, including the six marks; `None` for all.
 
     Returns:
-        The marks, then code points by falling count, equal counts in their own order; and the share of running
-        characters that it has.
+        The dictionary: the marks, then code points by decreasing count, with ties in code point order; and the share of
+        running characters that it covers.
 
     Raises:
-        ValueError: an argument out of range, or no word in the corpus, or no character that is frequent enough.
+        ValueError: an argument out of range, no word in the corpus, or no character that is frequent enough.
     """
     for name, value, least in (("min_count", min_count, 1), ("max_size", max_size, len(MARKS) + 1)):
         if value is not None and value < least:

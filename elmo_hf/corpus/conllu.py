@@ -1,7 +1,7 @@
-"""CoNLL-U, the format of Universal Dependencies: sentences of words with ten columns each.
+"""CoNLL-U, the format of Universal Dependencies: sentences whose words have ten columns each.
 
-Not every line is a word: comments begin with `#`; a multiword range (`2-3`) repeats words that have lines of their own,
-and an empty node (`4.1`) stands for none of the sentence. See universaldependencies.org/format.html.
+Not every line is a word: comments begin with `#`; a multiword range (`2-3`) repeats words that also have their own
+lines; and an empty node (`4.1`) is no word of the sentence. See universaldependencies.org/format.html.
 """
 
 import os
@@ -22,10 +22,10 @@ class ConlluSentence(NamedTuple):
     """A sentence of a CoNLL-U file.
 
     Attributes:
-        line: number of its first line, from where reading began.
+        line: number of its first line, counted from where reading began.
         words: the forms of its words.
         rows: the ten cells of each word.
-        comments: its comments of the form `# name = value`.
+        comments: comments of the form `# name = value`, by name.
     """
 
     line: int
@@ -44,7 +44,7 @@ class ConlluSentence(NamedTuple):
 
 
 def column_number(name: str) -> int:
-    """The number, from 0, of a column that is given by its name or number.
+    """The index, from 0, of a column given by name or number.
 
     Raises:
         ValueError: there is no such column.
@@ -57,14 +57,14 @@ def column_number(name: str) -> int:
 
 
 def parse_conllu(lines: Iterable[tuple[int, str]], path: str, place: int = 0) -> Iterator[ConlluSentence]:
-    """The sentences in numbered lines.
+    """Parse the sentences in numbered lines.
 
     Args:
-        lines: the lines, with their numbers from the one at `place`.
+        lines: the lines, numbered from the line at `place`.
         path, place: for messages.
 
     Raises:
-        ValueError: a line that is none of CoNLL-U, or a sentence without words.
+        ValueError: a line that is not CoNLL-U, or a sentence without words.
     """
     sentence: ConlluSentence | None = None
     for number, line in lines:
@@ -109,9 +109,9 @@ def _checked(sentence: ConlluSentence, path: str, place: int) -> ConlluSentence:
 
 
 def read_conllu(path: str | os.PathLike[str], encoding: str = "utf-8") -> Iterator[ConlluSentence]:
-    """The sentences of a CoNLL-U file, plain or compressed, one by one.
+    """Yield the sentences of a CoNLL-U file, plain or compressed.
 
-    Multiword ranges, empty nodes and comments are no words.
+    Multiword ranges, empty nodes and comments are skipped.
 
     Raises:
         OSError: the file cannot be opened.

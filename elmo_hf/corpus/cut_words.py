@@ -1,4 +1,4 @@
-"""Words of which a model reads only the beginning: how many of a text's there are, said once."""
+"""A warning about words that are longer than the model reads."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -10,10 +10,10 @@ Item = TypeVar("Item")
 
 
 class CutWords:
-    """Counts running words that a spelling cuts.
+    """Counter of running words that a spelling truncates.
 
     Args:
-        spelling: how the model's words become rows of characters.
+        spelling: the model's mapping from words to rows of characters.
     """
 
     def __init__(self, spelling: Spelling) -> None:
@@ -23,7 +23,7 @@ class CutWords:
         self._example = ""
 
     def look(self, words: Iterable[str], count: int = 1) -> None:
-        """Count words that stand in the text `count` times."""
+        """Count words that occur in the text `count` times."""
         for word in words:
             self.words += count
             if self.is_cut(word):
@@ -31,20 +31,20 @@ class CutWords:
                 self._example = self._example or word
 
     def is_cut(self, word: str) -> bool:
-        """True for a word whose row holds its first bytes or characters only."""
+        """True for a word that is truncated: the model reads only its first bytes or characters."""
         if self._units == "characters":
             return len(word) > self._room
         return 4 * len(word) > self._room and len(word.encode("utf-8", "ignore")) > self._room
 
     def over(self, items: Iterable[Item], words_of: Callable[[Item], Iterable[str]]) -> Iterator[Item]:
-        """The same items, whose words are counted as they pass; behind the last one, `tell`."""
+        """Yield the items unchanged while counting their words; after the last one, `tell`."""
         for item in items:
             self.look(words_of(item))
             yield item
         self.tell()
 
     def tell(self, of: str = "") -> None:
-        """Warn, if any word was cut, with their share of the words `of` some part of the text."""
+        """If any word was truncated, warn with the share of such words; `of` names the part of the text."""
         if self.cut:
             room = f"{self._room} {self._units}"
             warnings.warn(

@@ -1,7 +1,7 @@
-"""Data sets of the `datasets` library as shards: those of the Hub, and objects in hand.
+"""Data sets of the `datasets` library as shards: from the Hub, or given as objects.
 
-Streamed data sets are read as they come, through the library's own shards (usually files) and its own resumable
-state; those that lie on the disk are cut into ranges of records.
+Streamed data sets are read in the library's own shards (usually files), with its own resumable state. Data sets on the
+disk are split into ranges of records.
 """
 
 from abc import abstractmethod
@@ -22,13 +22,13 @@ RECORDS_PER_SHARD = 100_000
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """A data set: either an object of the `datasets` library, or how to load one.
+    """A data set: either an object of the `datasets` library, or the arguments to load one.
 
     Args:
-        name: for messages and, with the shards' numbers, the identity of the corpus.
-        rules: how its records become sentences.
-        arguments: of `datasets.load_dataset`; `None` with a `given` data set.
-        given: a data set that is loaded already.
+        name: used in messages and, with the shards' numbers, in the identity of the corpus.
+        rules: rules by which records become sentences.
+        arguments: arguments of `datasets.load_dataset`; `None` with a `given` data set.
+        given: a loaded data set.
     """
 
     name: str
@@ -38,7 +38,7 @@ class DatasetSource:
 
     @cached_property
     def dataset(self) -> "Dataset | IterableDataset":
-        """The data set, loaded when it is first needed, in every process anew.
+        """The data set, loaded on first use in every process.
 
         Raises:
             ValueError: it cannot be found or loaded.
@@ -54,7 +54,7 @@ class DatasetSource:
 
     @cached_property
     def tag_names(self) -> list[str] | None:
-        """The names of tags that are numbers of a `ClassLabel`."""
+        """Names of the tags if they are numbers of a `ClassLabel`."""
         features = self.dataset.features
         column = self.rules.pos_column
         of_words = None if features is None or column is None else features.get(column)
@@ -67,7 +67,7 @@ class DatasetSource:
         """The shards of the data set.
 
         Raises:
-            ValueError: it is no data set, has no record, or lacks the column.
+            ValueError: not a data set, or one without records or without the column.
         """
         datasets = import_datasets()
         dataset = self.dataset
@@ -90,7 +90,7 @@ class DatasetSource:
 
 @dataclass(frozen=True)
 class DatasetShard:
-    """One of `count` parts of a data set; `records` of the whole where they can be counted, else -1."""
+    """One of `count` parts of a data set. `records` is the size of the whole data set, or -1 if it is unknown."""
 
     source: DatasetSource
     number: int
@@ -122,12 +122,12 @@ class DatasetShard:
         return DatasetReader(self, position)
 
     def where(self, place: Any, number: int) -> str:
-        # A streamed data set counts its records nowhere.
+        # A streamed data set does not know the number of its records.
         return self.name if self.records < 0 else f"{self.source.name}, record {place + number + 1}"
 
 
 class _RecordReader(BlockReader):
-    """What both kinds of data set share: records to sentences."""
+    """Conversion of records to sentences, shared by both kinds of data set."""
 
     def __init__(self, shard: DatasetShard, position: Position) -> None:
         super().__init__(position)
@@ -136,7 +136,7 @@ class _RecordReader(BlockReader):
 
     @abstractmethod
     def next_records(self) -> tuple[Any, dict[str, list[Any]]] | None:
-        """The place of the next records, and they by column; `None` at the end."""
+        """The next records by column, and their place; `None` at the end."""
 
     def next_block(self) -> Block | None:
         found = self.next_records()
@@ -154,7 +154,7 @@ class _RecordReader(BlockReader):
 
 
 class IterableDatasetReader(_RecordReader):
-    """Reads a streamed data set; a place is the library's state."""
+    """Reader of a streamed data set; a place is the library's state."""
 
     def __init__(self, shard: DatasetShard, position: Position) -> None:
         super().__init__(shard, position)
@@ -177,7 +177,7 @@ class IterableDatasetReader(_RecordReader):
 
 
 class DatasetReader(_RecordReader):
-    """Reads a data set on the disk; a place is the number of a record."""
+    """Reader of a data set on the disk; a place is the number of a record."""
 
     def __init__(self, shard: DatasetShard, position: Position) -> None:
         super().__init__(shard, position)
@@ -199,7 +199,7 @@ def import_datasets() -> Any:
     """The `datasets` library.
 
     Raises:
-        ImportError: it is not installed; plain text and JSON lines do not need it.
+        ImportError: it is not installed. Plain text and JSON lines do not need it.
     """
     try:
         import datasets

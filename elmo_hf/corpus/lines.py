@@ -1,7 +1,7 @@
-"""The lines of files, plain or compressed, from any offset on: the rule of `split_lines`, over bytes.
+"""Lines of files, plain or compressed, from any offset on, split as by `split_lines` but on bytes.
 
-Lines are found in the bytes, block by block, and decoded together; only a block with undecodable bytes is taken apart
-line by line. A block is a function of its offset alone, so that a saved place means the same later.
+Lines are found in blocks of bytes, and a block is decoded as a whole; only a block with undecodable bytes is decoded
+line by line. A block depends on its offset alone, so a saved place stays valid.
 """
 
 import bz2
@@ -35,7 +35,7 @@ _UNREADABLE = {".zst", ".zip", ".tar", ".tgz", ".7z", ".lz4", ".rar", ".br"}
 
 
 def is_compressed(path: str) -> bool:
-    """True if a place in the file is found only by unpacking all before it."""
+    """True if the file is compressed, so that seeking means unpacking everything before."""
     return Path(path).suffix.lower() in _OPENERS
 
 
@@ -50,10 +50,10 @@ def open_binary(path: str) -> BinaryIO:
 
 
 def check_file(path: str) -> None:
-    """Refuse a file that cannot be read, now rather than after days of training.
+    """Refuse an unreadable file early, rather than after days of training.
 
     Raises:
-        ValueError: it is empty, no regular file, or compressed in a way that cannot be read.
+        ValueError: the file is empty, not a regular file, or compressed in an unsupported way.
         OSError: it cannot be opened.
     """
     if not is_address(path) and not stat.S_ISREG(os.stat(path).st_mode):
@@ -73,7 +73,7 @@ def check_file(path: str) -> None:
 
 @contextmanager
 def damage_named(path: str) -> Iterator[None]:
-    """Context in which errors of a decompressor name the file."""
+    """Context manager that adds the file's name to a decompressor's errors."""
     try:
         yield
     except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, OSError) as error:
@@ -86,9 +86,9 @@ class Lines(NamedTuple):
     """Consecutive lines of a file.
 
     Attributes:
-        place: offset of the first, in the decompressed bytes.
+        place: offset of the first line in the decompressed bytes.
         lines: their text, without line ends.
-        numbers: of each line, counted from `place`.
+        numbers: number of each line, counted from `place`.
     """
 
     place: int
@@ -97,13 +97,13 @@ class Lines(NamedTuple):
 
 
 class LineBlocks:
-    """Reads a file's lines, block by block; those that begin at the bytes `start` ... `end` - 1 of a plain file.
+    """Reader of a file's lines, block by block; of a plain file, lines that begin at bytes `start` to `end` - 1.
 
     Args:
         path: the file.
-        rules: encoding, what to do with undecodable lines, and the longest line.
-        start, end: as above; `None` for the file's end.
-        blank_lines_between: blocks end before a line that follows a blank one, so that none cuts a paragraph.
+        rules: encoding, treatment of undecodable lines, and maximum line length.
+        start, end: range of bytes as above; `end` is `None` for the file's end.
+        blank_lines_between: end blocks only before a line that follows a blank one, so that no paragraph is split.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class LineBlocks:
         self._path, self._rules, self._start, self._end = path, rules, start, end
         self._last_cut = _last_paragraph_end if blank_lines_between else _last_line_end
         self._file = open_binary(path)
-        self._offset = 0  # of the next block
+        self._offset = 0  # offset of the next block
         self._ahead = b""  # bytes after `_offset` that have been read
         self._left_out = 0
         self._replaced = False
@@ -127,16 +127,16 @@ class LineBlocks:
         self._file.close()
 
     def tell(self) -> None:
-        """Warn of how many lines were left out, if more than the one that was told of when it was met."""
+        """Warn of the number of skipped lines, if there were more than the first, which had its own warning."""
         if self._left_out > 1:
             _warn(f"{self._path}: left out {self._left_out:,} lines that are not {self._rules.encoding}")
         self._left_out = 0
 
     def next(self) -> Lines | None:
-        """The next block, which may have no line; `None` at the end.
+        """The next block, possibly without lines; `None` at the end.
 
         Raises:
-            ValueError: damage, a line that is too long, or bytes that are not valid; the message names the line.
+            ValueError: damage, a line that is too long, or invalid bytes; the message names the line.
         """
         if self._start and self._offset == 0 and not self._ahead:
             self._align()
@@ -144,11 +144,11 @@ class LineBlocks:
         return self._decoded(place, data) if data else None
 
     def _align(self) -> None:
-        """Go to the first line that begins at `start` or later."""
+        """Move to the first line that begins at `start` or later."""
         self.seek(self._start - 1)
         enough = True
         while not (cut := _first_line_end(self._ahead, 0, not enough)):
-            # A carriage return may be half of a line end.
+            # A carriage return at the end may be half of CR LF.
             passed = len(self._ahead) - (enough and self._ahead.endswith(b"\r"))
             self._offset += passed
             self._ahead = self._ahead[passed:]
@@ -159,7 +159,7 @@ class LineBlocks:
         self._ahead = self._ahead[cut:]
 
     def _read_ahead(self, count: int) -> bool:
-        """Have `count` bytes ahead; False where the file ends before."""
+        """Buffer `count` bytes; False if the file ends before."""
         if len(self._ahead) < count:
             with damage_named(self._path):
                 self._ahead += self._file.read(count - len(self._ahead))
@@ -169,7 +169,7 @@ class LineBlocks:
         """The whole lines of the next block."""
         if self._end is not None and self._offset >= self._end:
             return b""
-        # Where lines must not begin any more: the line end before it ends the span.
+        # The first byte at which no line of this span may begin, less one: the span ends at the line end there.
         last = None if self._end is None else self._end - 1 - self._offset
         size = BLOCK_BYTES
         while True:
@@ -180,7 +180,7 @@ class LineBlocks:
                 cut = self._last_cut(self._ahead[:size])
             if cut:
                 break
-            if not enough:  # the last line lacks its end
+            if not enough:  # the last line has no line end
                 cut = len(self._ahead)
                 break
             if size > self._rules.max_line_bytes:
@@ -236,11 +236,11 @@ def _warn(message: str) -> None:
 
 
 def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file, plain or compressed, with their numbers from 1.
+    """Yield the lines of a UTF-8 file, plain or compressed, with their numbers from 1.
 
     Raises:
-        OSError: it cannot be opened.
-        ValueError: it is empty, damaged, no regular file or not UTF-8; the message names the file and the line.
+        OSError: the file cannot be opened.
+        ValueError: it is empty, damaged, not a regular file or not UTF-8; the message names the file and the line.
     """
     name, number = os.fspath(path), 0
     check_file(name)
@@ -255,7 +255,7 @@ def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
 
 
 def where_in_lines(path: str, place: int, number: int) -> str:
-    """The file and the line `number` lines after the one that begins at the offset `place`; counted only now."""
+    """For messages: the file, and the line that is `number` lines after the one at offset `place`. Counts lines."""
     number += 1
     ended_with_cr = False
     with open_binary(path) as file:
@@ -268,23 +268,23 @@ def where_in_lines(path: str, place: int, number: int) -> str:
 
 
 def _first_line_end(data: bytes, start: int, is_all: bool) -> int:
-    """Where the first line begins that begins after `start`; 0 where the bytes do not tell."""
+    """Offset of the first line that begins after `start`; 0 if the bytes do not contain it."""
     end = data.find(b"\n", start) + 1
     cr = data.find(b"\r", start, end or len(data))
     if cr < 0 or cr + 2 == end:
         return end
-    # A carriage return at the very end may be half of CR LF.
+    # A carriage return at the end may be half of CR LF.
     return cr + 1 if cr + 1 < len(data) or is_all else 0
 
 
 def _last_line_end(data: bytes) -> int:
-    """Where the last line begins whose begin the bytes tell; 0 for none."""
-    # Text with line feeds is cut at them alone: places that were saved when no other line end was known stay blocks.
+    """Offset of the last line whose beginning the bytes contain; 0 for none."""
+    # Text with line feeds is split at them alone, so that places saved by older versions stay valid.
     return data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, len(data) - 1) + 1
 
 
 def _last_paragraph_end(data: bytes) -> int:
-    """Where the last line begins that follows a blank one; 0 for none."""
+    """Offset of the last line that follows a blank one; 0 for none."""
     return max(
         (found + len(blank) for blank in (b"\n\n", b"\n\r\n", b"\r\r") if (found := data.rfind(blank)) >= 0), default=0
     )

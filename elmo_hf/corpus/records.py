@@ -1,4 +1,4 @@
-"""Records with columns, of any container, to sentences."""
+"""Conversion of records with columns to sentences."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from elmo_hf.tokenizer.lines import split_lines
 from .rules import ReadingRules
 from .tagged_text import Sentence, sentence_of_record, sentence_of_tokens
 
-# The options that name a column, and which field of the rules each is.
+# The options that name a column, with a description of the column for messages.
 _OPTIONS = {"text_column": "the text", "id_column": "names of the sentences", "pos_column": "the parts of speech"}
 
 
@@ -20,11 +20,11 @@ def parse_json(text: str, where: Callable[[], str], expected: str) -> Any:
 
     Args:
         text: the text.
-        where: called for its place, for messages.
-        expected: what is expected there, for messages.
+        where: returns the text's location, for messages.
+        expected: description of the expected content, for messages.
 
     Raises:
-        ValueError: it is no JSON, nested too deeply, or holds an integer of thousands of digits.
+        ValueError: not JSON, nested too deeply, or with an integer of thousands of digits.
     """
     try:
         return json.loads(text)
@@ -37,11 +37,11 @@ def read_object(path: str | os.PathLike[str], expected: str) -> dict[str, Any]:
 
     Args:
         path: the file.
-        expected: what is expected there and the remedy, for messages.
+        expected: description of the expected content, and the remedy, for messages.
 
     Raises:
-        OSError: it cannot be opened.
-        ValueError: it is no JSON object; the message names the file.
+        OSError: the file cannot be opened.
+        ValueError: it is not a JSON object; the message names the file.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ def read_object(path: str | os.PathLike[str], expected: str) -> dict[str, Any]:
 
 
 def check_columns(rules: ReadingRules, found: Sequence[str], where: Callable[[], str]) -> None:
-    """Refuse, with a `ValueError`, columns that are not there."""
+    """Raise `ValueError` if a column named in the rules is missing."""
     for option, what in _OPTIONS.items():
         name = getattr(rules, option)
         if name is not None and name not in found:
@@ -65,20 +65,20 @@ def check_columns(rules: ReadingRules, found: Sequence[str], where: Callable[[],
 def sentences_of_record(
     record: Any, rules: ReadingRules, where: Callable[[], str], tag_names: Sequence[str] | None = None
 ) -> list[Sentence] | None:
-    """The sentences of a record: a text's lines, a list of words as it is, words with their parts of speech.
+    """The sentences of a record: the lines of a text, a list of words, or words with POS tags.
 
     Args:
         record: the record, which should be a mapping.
-        rules: its columns.
-        where: called for the record's place, for messages.
-        tag_names: of parts of speech that are numbers.
+        rules: the names of its columns.
+        where: returns the record's location, for messages.
+        tag_names: names of POS tags that are stored as numbers.
 
     Returns:
-        One sentence for numbered rules; `None` for a record whose text is missing.
+        The sentences, exactly one with numbered rules; `None` for a record whose text is missing.
 
     Raises:
-        ValueError: no such column, or its value is neither text nor words; a missing text, for numbered rules; parts
-            of speech that do not fit the words.
+        ValueError: a missing column, or a value that is neither text nor words; a missing text, with numbered rules;
+            POS tags that do not match the words.
     """
     if not isinstance(record, dict):
         raise ValueError(f"{where()} holds a {type(record).__name__}: expected an object with columns")
@@ -110,10 +110,10 @@ def sentences_of_record(
 
 
 def identifier_of_record(record: dict[str, Any], column: str, where: Callable[[], str]) -> str:
-    """The name of a record's sentence, in a column that is there.
+    """The name of a record's sentence, from an existing column.
 
     Raises:
-        ValueError: it is no text and no integer, or a text that files cannot hold as it is.
+        ValueError: neither text nor integer, or a text that cannot be stored in files unchanged.
     """
     value = record[column]
     if not isinstance(value, str | int) or isinstance(value, bool):

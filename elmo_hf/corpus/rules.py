@@ -1,4 +1,4 @@
-"""How what stands in files becomes sentences: the options that all readers share."""
+"""Rules by which the content of files becomes sentences: the options shared by all readers."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,25 +9,24 @@ BlankLines = Literal["skip", "keep"]
 
 @dataclass(frozen=True)
 class ReadingRules:
-    """How files are read.
+    """Options for reading files.
 
     Args:
-        text_column: of records (all formats but text): the column that holds text or lists of words.
+        text_column: the column with text or lists of words, for all formats but text.
         id_column: the column that names the sentences.
-        pos_column: the column of the words' parts of speech; sentences are then tagged.
-        pos_separator: in place of it, what stands between each word and its part of speech in the text.
-        encoding: of text, JSON, CSV and CoNLL-U; one that extends ASCII.
-        undecodable: what to do with a line whose bytes are not valid: `"refuse"` it with an error, `"skip"` the line,
+        pos_column: the column with the words' POS tags; sentences are then tagged.
+        pos_separator: instead of `pos_column`, the separator between each word and its POS tag in the text.
+        encoding: encoding of text, JSON, CSV and CoNLL-U; it must extend ASCII.
+        undecodable: treatment of a line with invalid bytes: `"refuse"` it with an error, `"skip"` the line, or
             `"replace"` the bytes by U+FFFD. The last two warn.
         blank_lines: `"skip"` them, or `"keep"` them as empty sentences, as bilm-tf does.
-        max_line_bytes: refuse longer lines, which are no sentences; a bound of memory, and not looked at within blocks
-            of 1 MiB.
-        numbered: make each line or record one sentence, also an empty one, so that its number names it: a record's
-            text is not split into lines, nothing is left out, and a record without text is refused.
-        offered: which of these options the one who reads can change, for the remedies in messages.
+        max_line_bytes: refuse longer lines. It bounds memory and is not checked within blocks of 1 MiB.
+        numbered: make each line or record exactly one sentence, even an empty one, so that its number identifies it. A
+            record's text is not split into lines, nothing is left out, and a record without text is refused.
+        offered: names of the options that the caller's user can change, for the remedies in messages.
 
     Raises:
-        ValueError: an unknown encoding or policy, or both ways to give parts of speech at once.
+        ValueError: an unknown encoding or policy, or both `pos_column` and `pos_separator`.
     """
 
     text_column: str = "text"
@@ -73,7 +72,7 @@ class ReadingRules:
 
     @property
     def is_tagged(self) -> bool:
-        """True if sentences have parts of speech beside their words."""
+        """True if sentences have POS tags."""
         return self.pos_column is not None or self.pos_separator is not None
 
     @property
@@ -82,7 +81,7 @@ class ReadingRules:
 
     @property
     def remedy_of_encoding(self) -> str:
-        """What to do about bytes that are not valid in the encoding."""
+        """Remedy for bytes that are invalid in the encoding, for messages."""
         if "encoding" not in self.offered:
             return "; convert it, for instance with iconv"
         others = "'replace'" if self.numbered else "'skip' or 'replace'"
@@ -90,6 +89,6 @@ class ReadingRules:
 
     @property
     def columns(self) -> list[str]:
-        """The columns that are read."""
+        """Names of the columns that are read."""
         named = (self.text_column, self.id_column, self.pos_column)
         return list(dict.fromkeys(name for name in named if name is not None))

@@ -1,4 +1,4 @@
-"""A corpus: sentences in files or data sets, read lazily, however many there are. Every command reads text by it."""
+"""Corpora: sentences in files or data sets, read lazily. Every command reads text through a [`Corpus`]."""
 
 import glob
 import hashlib
@@ -39,21 +39,21 @@ _FORMATS: dict[str, Format] = {
     ".tsv": "tsv",
     ".conllu": "conllu",
 }
-# owner/name or name, and a configuration after a colon: what the Hub allows.
+# Names allowed by the Hub, owner/name or name, with an optional configuration after a colon.
 _DATASET_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Sentences in shards, which are read one at a time and lazily.
+    """Sentences in shards, read lazily.
 
-    Make one with `open_corpus`, `from_dataset` or `from_sentences`. Iterating gives every sentence once, in the order
-    of the shards: a text, a list of words, or a [`TaggedSentence`] where words have parts of speech beside them.
+    Create one with `open_corpus`, `from_dataset` or `from_sentences`. Iteration yields every sentence once, in the
+    order of the shards: a text, a list of words, or a [`TaggedSentence`] for words with POS tags.
 
     Attributes:
-        name: for messages.
-        shards: the parts; their number and order belong to the corpus's identity.
-        is_tagged: whether words have parts of speech.
+        name: name for messages.
+        shards: the parts; their number and order are part of the corpus's identity.
+        is_tagged: True if words have POS tags.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the files' names, sizes and reading rules: a position in one corpus is none in another."""
+        """Hash of the files' names, sizes and reading rules. Saved positions are valid for one fingerprint only."""
         identity = json.dumps([shard.identity for shard in self.shards], ensure_ascii=True)
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
@@ -80,7 +80,7 @@ class Corpus:
                 reader.close()
 
     def records(self, start: Place | None = None) -> Generator[tuple[Place, Record], None, None]:
-        """All sentences of a corpus of numbered rules from a place on, each with its own place, its name and origin."""
+        """Yield all sentences from a place on, with their places, names and origins; needs numbered rules."""
         first, position = start or (0, None)
         for number in range(first, len(self.shards)):
             for here, record in records_of(self.shards[number], position):
@@ -89,11 +89,11 @@ class Corpus:
 
     @classmethod
     def from_sentences(cls, sentences: Iterable[Sentence], name: str = "the given sentences") -> "Corpus":
-        """A corpus of sentences in memory, texts or lists of words, all of them with parts of speech or none.
+        """Create a corpus of sentences in memory: texts or lists of words, or all of them [`TaggedSentence`]s.
 
         Raises:
-            TypeError: what is neither of them.
-            ValueError: there are none, or of both kinds.
+            TypeError: a sentence of another type.
+            ValueError: no sentence, or only some with POS tags.
         """
         given = list(sentences)
         for number, each in enumerate(given):
@@ -120,17 +120,17 @@ class Corpus:
         pos_column: str | None = None,
         name: str = "the given data set",
     ) -> "Corpus":
-        """A corpus in an object of the `datasets` library.
+        """Create a corpus from an object of the `datasets` library.
 
         Args:
             dataset: one split.
-            text_column: holds text, each line a sentence, or lists of words, each a sentence.
+            text_column: column with text, each line a sentence, or with lists of words, each a sentence.
             blank_lines: `"skip"` them, or `"keep"` them as empty sentences.
-            pos_column: holds the part of speech of each word: names, or numbers of a `ClassLabel`.
-            name: for messages.
+            pos_column: column with the POS tag of each word: names, or numbers of a `ClassLabel`.
+            name: name for messages.
 
         Raises:
-            ValueError: no data set, no record or no such column.
+            ValueError: not a data set, or one without records or without such a column.
         """
         rules = ReadingRules(text_column, pos_column=pos_column, blank_lines=blank_lines)
         return cls(name, tuple(DatasetSource(name, rules, given=dataset).shards()), rules.is_tagged)
@@ -154,34 +154,35 @@ def open_corpus(
     id_column: str | None = None,
     numbered: bool = False,
 ) -> Corpus:
-    """The corpus in files, or in one data set.
+    """Open the corpus in files, or in one data set.
 
     Args:
-        sources: paths, globs (`**` for folders below), or addresses that fsspec opens (`s3://bucket/*.parquet`), of
-            text, CoNLL-U, JSON lines, JSON, CSV or TSV, each also as `.gz`, `.bz2` or `.xz`, Parquet or
-            Arrow; or the name of one data set, `owner/name` or `owner/name:configuration`, in which case no file of
-            that name may exist. Files are put in the order of the sources, those of a glob by name, and none twice.
-        file_format: of all files; by default by each file's name, text if it says nothing.
-        text_column: of all formats but text: holds text, each line a sentence, or a list of words as one sentence.
-            CoNLL-U's is the words' form unless another of its columns is named.
-        split: of a data set.
-        streaming: read a data set as it comes; otherwise it is first fetched to the disk. Files always stream.
-        revision: of a data set.
-        encoding: of text, CoNLL-U, JSON, CSV and TSV.
-        undecodable: lines whose bytes are not valid: `"refuse"`, `"skip"` or `"replace"` (see [`ReadingRules`]).
+        sources: paths, globs (`**` for subfolders) or addresses for fsspec (`s3://bucket/*.parquet`) of text, CoNLL-U,
+            JSON lines, JSON, CSV or TSV, each also as `.gz`, `.bz2` or `.xz`, Parquet or Arrow; or the name of one data
+            set, `owner/name` or `owner/name:configuration`, if no file of that name exists. Files are read in the order
+            of the sources, those of a glob sorted by name, and each once.
+        file_format: format of all files; by default judged by each file's name, else text.
+        text_column: for all formats but text, the column with text, each line a sentence, or with a list of words as
+            one sentence. In CoNLL-U the words' form by default.
+        split: split of a data set.
+        streaming: stream a data set; otherwise it is first downloaded to the disk. Files are always streamed.
+        revision: revision of a data set.
+        encoding: encoding of text, CoNLL-U, JSON, CSV and TSV.
+        undecodable: treatment of lines with invalid bytes: `"refuse"`, `"skip"` or `"replace"` (see [`ReadingRules`]).
         blank_lines: `"skip"` them, or `"keep"` them as empty sentences, as bilm-tf does.
-        pos_column: of all formats but text: holds the part of speech of each word of `text_column`, `None` for a word
-            without one. Both columns hold lists, or text split at whitespace. In CoNLL-U `upos`, `xpos` or another of
-            its columns, by name or number.
-        pos_separator: what stands between each word and its part of speech in the text itself, as `_` in
-            `the_DET cat_NOUN`; the last one in a word counts.
-        shard_bytes: larger plain text files are read as several shards.
+        pos_column: for all formats but text, the column with the POS tag of each word of `text_column`, `None` for a
+            word without one. Both columns hold lists, or text split at whitespace. In CoNLL-U `upos`, `xpos` or another
+            column, by name or number.
+        pos_separator: separator between each word and its POS tag in the text itself, as `_` in `the_DET cat_NOUN`; the
+            last one in a word counts.
+        shard_bytes: split larger plain text files into several shards.
         max_line_bytes: refuse longer lines.
-        id_column: of all formats but text: names the sentences; in CoNLL-U the name of a comment, `sent_id`.
-        numbered: make each line or record of files one sentence, also an empty one (see [`ReadingRules`]).
+        id_column: for all formats but text, the column that names the sentences; in CoNLL-U the name of a comment,
+            `sent_id`.
+        numbered: make each line or record of files exactly one sentence, even an empty one (see [`ReadingRules`]).
 
     Warns:
-        UserWarning: lines or records that are left out, with their number and the place of the first.
+        UserWarning: for skipped lines or records, with their number and the location of the first.
 
     Raises:
         FileNotFoundError: nothing matches a path or glob.
@@ -223,7 +224,7 @@ def open_corpus(
     for file in _matching_files(patterns, numbered):
         kind = file_format or _format_of(file)
         if kind == "text" or kind == "conllu" or (kind == "json" and not _is_json_list(file)):
-            # Sentences are counted through the whole file where they are numbered.
+            # Numbered sentences are counted through the whole file, so it is not split.
             shards += text_shards(file, kind, rules, 2**62 if numbered else shard_bytes)
         else:
             shards.append(table_shard(file, kind, rules))
@@ -233,7 +234,7 @@ def open_corpus(
 def _names_a_dataset(source: str) -> bool:
     if os.path.exists(source) or glob.glob(source, recursive=True):
         return False
-    # A suffix that files have means a file that is missing: "text.txt" must not be looked up on the Hub.
+    # A known file suffix means a missing file: "text.txt" must not be looked up on the Hub.
     return bool(_DATASET_NAME.fullmatch(source)) and Path(source).suffix.lower() not in (
         *_FORMATS,
         *COMPRESSIONS,
@@ -248,7 +249,7 @@ def _matching_files(patterns: list[str], numbered: bool) -> list[str]:
         if is_address(pattern):
             files.update(dict.fromkeys(file.url for file in matching_files([pattern])))
             continue
-        # A file's own name comes first: it may hold the characters of a glob.
+        # An existing file takes precedence, since its name may contain glob characters.
         matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
         plain = [match for match in matches if not os.path.isdir(match)]
         if matches and not plain:
@@ -270,7 +271,7 @@ def _format_of(file: str) -> Format:
 
 
 def _is_json_list(file: str) -> bool:
-    """Whether a JSON file is one list of records rather than one record a line."""
+    """True if a JSON file is one list of records rather than one record per line."""
     check_file(file)
     with open_binary(file) as opened, damage_named(file):
         return opened.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")

@@ -1,8 +1,8 @@
-"""Parts of a corpus that can be read one by one, from any saved position: the shared ways of all formats.
+"""Shards of a corpus, readable from any saved position: the parts shared by all formats.
 
-A *shard* has a `name` and opens readers; a *reader* gives sentences, and its `position` is where it stands. Every
-reader works block by block, a few thousand sentences at a time, so that memory does not depend on the corpus, and a
-position is a block's place in the shard and the number of sentences given from the block.
+A *shard* has a `name` and opens readers. A *reader* yields sentences and knows its current `position`. Readers work by
+blocks of a few thousand sentences, so memory does not depend on the size of the corpus. A position consists of a
+block's place in the shard and the number of sentences taken from the block.
 """
 
 import warnings
@@ -16,7 +16,7 @@ from .records import identifier_of_record, sentences_of_record
 from .rules import ReadingRules
 from .tagged_text import Sentence, is_blank, text_of
 
-# JSON: [place of the block, sentences given from it]; None is the beginning.
+# JSON: [place of the block, number of sentences taken from it]; None is the beginning.
 Position = list[Any] | None
 
 MEMORY_BLOCK = 4096  # sentences
@@ -27,10 +27,10 @@ class Block:
     """Consecutive sentences of a shard.
 
     Attributes:
-        place: JSON; where the block begins in the shard.
-        sentences: what it holds.
-        numbers: of the line or record of each sentence, counted from `place`.
-        identifiers: the name of each sentence, where the rules have a column of them.
+        place: JSON; position of the block in the shard.
+        sentences: the sentences.
+        numbers: number of each sentence's line or record, counted from `place`.
+        identifiers: the name of each sentence, if the rules name a column for them.
     """
 
     place: Any
@@ -41,12 +41,12 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A sentence and where it is from.
+    """A sentence and its origin.
 
     Attributes:
         identifier: its name, as text; `None` without one.
-        sentence: a text, a list of words, or words with parts of speech beside them.
-        find_where: finds its place, for messages.
+        sentence: a text, a list of words, or words with POS tags.
+        find_where: returns its location, for messages.
     """
 
     identifier: str | None
@@ -59,17 +59,17 @@ class Record:
 
 
 class ShardReader(Protocol):
-    """Reads the sentences of one shard in order."""
+    """Reader of the sentences of one shard, in order."""
 
     @property
     def position(self) -> Position:
-        """Where the next sentence is; `Shard.open` takes it."""
+        """Position of the next sentence, for `Shard.open`."""
 
     def take(self, count: int) -> list[str]:
-        """The next `count` sentences, each as one text (see `tagged_text`); fewer only at the end."""
+        """Take the next `count` sentences, each as one text (see `tagged_text`); fewer only at the end."""
 
     def blocks(self) -> Iterator[Block]:
-        """What is left, block by block; for a reader that nothing is taken from otherwise."""
+        """Yield the remaining sentences in blocks; not to be mixed with `take`."""
 
     def close(self) -> None:
         """Release files."""
@@ -80,29 +80,29 @@ class Shard(Protocol):
 
     @property
     def name(self) -> str:
-        """For messages: where a person finds it."""
+        """Readable location, for messages."""
 
     @property
     def may_be_empty(self) -> bool:
-        """Whether it is nothing to report that the shard holds no sentence."""
+        """True if a shard without sentences is no error."""
 
     @property
     def is_sequential(self) -> bool:
-        """Whether a place is found only by reading all before it."""
+        """True if seeking to a place means reading everything before it."""
 
     @property
     def identity(self) -> list[Any]:
-        """JSON that changes when the content does, as far as can be told without reading it."""
+        """JSON value that changes with the content, as far as can be told without reading it."""
 
     def open(self, position: Position = None) -> ShardReader:
-        """A reader from `position` on."""
+        """Open a reader that starts at `position`."""
 
     def where(self, place: Any, number: int) -> str:
-        """For messages: the line or record `number` after the beginning of the block at `place`."""
+        """Readable location of line or record `number` of the block at `place`, for messages."""
 
 
 def records_of(shard: Shard, position: Position = None) -> Iterator[tuple[Position, Record]]:
-    """The records of a shard of numbered rules from a position on, each with its own position."""
+    """Yield the records of a shard with numbered rules from a position on, each with its own position."""
     reader = shard.open(position)
     skipped = position[1] if position is not None else 0
     try:
@@ -117,7 +117,7 @@ def records_of(shard: Shard, position: Position = None) -> Iterator[tuple[Positi
 
 
 class BlockReader(ABC):
-    """A reader whose blocks are lists of sentences."""
+    """Base class of readers that produce blocks."""
 
     def __init__(self, position: Position) -> None:
         self._block: Block | None = None
@@ -130,7 +130,7 @@ class BlockReader(ABC):
 
     @abstractmethod
     def next_block(self) -> Block | None:
-        """The next block, which may have no sentence; `None` at the end of the shard."""
+        """The next block, possibly without sentences; `None` at the end of the shard."""
 
     @abstractmethod
     def close(self) -> None:
@@ -175,11 +175,11 @@ class BlockReader(ABC):
 
 
 class RecordSentences:
-    """Makes a shard's records sentences. Those without text are left out, counted, and told of at the shard's end.
+    """Converter of a shard's records to sentences. Records without text are skipped and reported at the shard's end.
 
     Args:
-        shard: for messages.
-        rules: the columns, and what becomes of blank lines.
+        shard: the shard, for messages.
+        rules: names of the columns, and treatment of blank lines.
     """
 
     def __init__(self, shard: Shard, rules: ReadingRules) -> None:
@@ -188,7 +188,7 @@ class RecordSentences:
         self._first_without_text = ""
 
     def block(self, place: Any, numbered: Iterable[tuple[int, Any]], tag_names: Sequence[str] | None = None) -> Block:
-        """The block of records, each with its number from `place`; `tag_names` of parts of speech that are numbers."""
+        """Convert records, numbered from `place`, to a block; `tag_names` names POS tags stored as numbers."""
         block, numbers = Block(place), []
         for number, record in numbered:
             where = partial(self._shard.where, place, number)
@@ -207,7 +207,7 @@ class RecordSentences:
         return block
 
     def tell(self) -> None:
-        """Warn of what was left out; called at the end of the shard."""
+        """Warn of skipped records; called at the end of the shard."""
         if self._without_text:
             column = self._rules.text_column
             warnings.warn(
@@ -220,7 +220,7 @@ class RecordSentences:
 
 @dataclass(frozen=True)
 class MemoryShard:
-    """Sentences that are in memory already."""
+    """A shard of sentences in memory."""
 
     name: str
     sentences: tuple[Sentence, ...]
@@ -245,7 +245,7 @@ class MemoryShard:
 
 
 class MemoryReader(BlockReader):
-    """Reads a [`MemoryShard`]; a place is the number of a sentence."""
+    """Reader of a [`MemoryShard`]; a place is the number of a sentence."""
 
     def __init__(self, shard: MemoryShard, position: Position) -> None:
         super().__init__(position)

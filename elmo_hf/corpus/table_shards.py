@@ -1,6 +1,6 @@
 """Tables as shards: Parquet, Arrow, CSV and TSV files, and JSON files that hold one list of records.
 
-A place is the number of a row. Parquet finds it by itself; in the other files all rows before it are passed over.
+A place is the number of a row. Parquet can seek to it; in other files, all rows before it are skipped.
 """
 
 import codecs
@@ -24,7 +24,7 @@ Kind = Literal["parquet", "arrow", "csv", "tsv", "json"]
 Rows = Generator[dict[str, Any], None, None]
 
 ROWS_AT_A_TIME = 1000
-# A JSON list is held in memory whole. What unfolds to more than both is a bomb.
+# A JSON list is held in memory as a whole. A file that unpacks to more than both limits is refused as a bomb.
 LARGEST_LIST, LARGEST_RATIO = 2**30, 50
 _LARGEST_CELL = 2**31 - 1
 
@@ -55,12 +55,12 @@ class TableShard:
         rules = self.rules
         if rules.numbered:
             return [os.path.basename(self.path), self.size, rules.text_column, rules.id_column]
-        # As the readers of the `datasets` library had it: runs that began with them go on.
+        # Compatible with positions saved by older versions, which read through the `datasets` library.
         identity = [self.path, None, rules.text_column, rules.blank_lines, 1, -1]
         return [*identity, rules.pos_column, rules.pos_separator] if rules.is_tagged else identity
 
     def open(self, position: Position = None) -> BlockReader:
-        if position is not None and isinstance(position[0], dict):  # a place that those readers saved
+        if position is not None and isinstance(position[0], dict):  # saved by an older version
             arguments = {"path": self.kind, "data_files": self.path, "split": "train", "streaming": True}
             return DatasetSource(self.path, self.rules, arguments).shards()[0].open(position)
         return TableReader(self, position)
@@ -73,9 +73,9 @@ def table_shard(path: str, kind: Kind, rules: ReadingRules) -> TableShard:
     """The shard of one file.
 
     Raises:
-        ValueError: the file is empty, no regular file, damaged, without rows, or lacks a column.
+        ValueError: the file is empty, not a regular file, damaged, without rows, or lacks a column.
         OSError: it cannot be opened.
-        ImportError: Parquet or Arrow, and pyarrow is missing.
+        ImportError: pyarrow is needed and missing.
     """
     check_file(path)
     shard = TableShard(path, kind, size_of(path), rules)
@@ -89,7 +89,7 @@ def table_shard(path: str, kind: Kind, rules: ReadingRules) -> TableShard:
 
 
 class TableReader(BlockReader):
-    """Reads a [`TableShard`]."""
+    """Reader of a [`TableShard`]."""
 
     def __init__(self, shard: TableShard, position: Position) -> None:
         super().__init__(position)
@@ -118,7 +118,7 @@ class TableReader(BlockReader):
             self._rows = None
 
 
-# ---- the rows of each kind of file, from one on
+# ---- rows of each kind of file, from a given one on
 
 
 def _parquet_rows(shard: TableShard, start: int) -> Rows:
@@ -144,7 +144,7 @@ def _arrow_rows(shard: TableShard, start: int) -> Rows:
 
 
 def _arrow_batches(source: Any) -> tuple[Any, Iterator[Any]]:
-    """Schema and batches of the streaming format, in which data sets are kept, or of the file format, Feather."""
+    """Schema and batches of Arrow's streaming format, used by `datasets`, or of its file format, Feather."""
     arrow = import_pyarrow()
     try:
         stream = arrow.ipc.open_stream(source)
@@ -188,13 +188,13 @@ def _csv_rows(shard: TableShard, start: int) -> Rows:
 
 
 def allow_large_cells() -> None:
-    """Let CSV cells be longer than 128 KiB, the default; for the whole process, as Python has it."""
+    """Allow CSV cells longer than the default of 128 KiB. Python has only a process-wide setting."""
     if csv.field_size_limit() < _LARGEST_CELL:
         csv.field_size_limit(_LARGEST_CELL)
 
 
 def largest_json(size: int) -> int:
-    """The bytes to which a JSON file of a size, which is held in memory whole, may unfold."""
+    """Largest unpacked size, in bytes, allowed for a JSON file of a given size, which is held in memory as a whole."""
     return max(LARGEST_LIST, LARGEST_RATIO * size)
 
 
@@ -245,7 +245,7 @@ def _opened(shard: TableShard) -> Any:
 
 @contextmanager
 def _damaged(shard: TableShard) -> Iterator[None]:
-    """Context in which pyarrow's errors name the file."""
+    """Context manager that adds the file's name to pyarrow's errors."""
     arrow = import_pyarrow()
     try:
         yield
@@ -256,7 +256,7 @@ def _damaged(shard: TableShard) -> Iterator[None]:
 
 
 def _tag_names(shard: TableShard) -> Sequence[str] | None:
-    """The names of parts of speech that are numbers, as the `datasets` library writes them beside a table."""
+    """Names of POS tags stored as numbers, from the metadata that the `datasets` library writes into tables."""
     column = shard.rules.pos_column
     if column is None or shard.kind not in ("parquet", "arrow"):
         return None

@@ -1,8 +1,9 @@
-"""Sentences, and how each is one text: a text, a list of words, or words with parts of speech beside them.
+"""Sentences (texts, lists of words, or words with POS tags) and their encoding as single texts.
 
-Shuffled windows and saved positions hold every sentence as one text. No line of a file holds a line break, so a line
-break marks what is no line: at the beginning a list of words, or words with tags, as JSON; between words the older form
-of words with tags, a line each, then a tab, then their tags, a line each. Only this file knows.
+Shuffle buffers and saved positions store every sentence as one text. Lines of files contain no line breaks, so a line
+break marks other sentences. One at the beginning marks JSON: a list of words, or words with tags. One between words
+marks the older encoding of tagged words: one word per line, then a tab, then one tag per line. Only this file knows the
+encoding.
 """
 
 import json
@@ -21,15 +22,15 @@ _MARK = "\n"
 
 @dataclass(frozen=True)
 class TaggedSentence:
-    """The words of a sentence and the part of speech of each.
+    """The words of a sentence and their POS tags.
 
     Attributes:
         words: the words, without boundaries.
-        tags: one for each of them; `None` for a word without one.
+        tags: one tag per word; `None` for a word without one.
 
     Raises:
-        TypeError: a word or a tag of another type.
-        ValueError: another number of tags than of words.
+        TypeError: a word or tag of another type.
+        ValueError: different numbers of tags and words.
     """
 
     words: Sequence[str]
@@ -53,9 +54,9 @@ Sentence: TypeAlias = str | list[str] | TaggedSentence
 
 
 def text_of(sentence: Sentence) -> str:
-    """The sentence as one text."""
+    """Encode a sentence as one text."""
     if isinstance(sentence, str):
-        # White space before the first word is no part of a sentence.
+        # Whitespace before the first word has no meaning, so it can hide the mark.
         return f" {sentence}" if sentence.startswith(_MARK) else sentence
     if isinstance(sentence, TaggedSentence):
         return tagged_text(sentence)
@@ -63,14 +64,14 @@ def text_of(sentence: Sentence) -> str:
 
 
 def is_blank(sentence: Sentence) -> bool:
-    """True for a sentence without words, or a text of nothing but whitespace."""
+    """True for a sentence without words, or a text of whitespace only."""
     if isinstance(sentence, str):
         return not sentence or sentence.isspace()
     return not (sentence.words if isinstance(sentence, TaggedSentence) else sentence)
 
 
 def tagged_text(sentence: TaggedSentence) -> str:
-    """The sentence as one text, empty for one without words."""
+    """Encode a tagged sentence as one text, empty for an empty sentence."""
     if not sentence.words:
         return ""
     words, tags = "\n".join(sentence.words), "\n".join(tag or "" for tag in sentence.tags)
@@ -81,7 +82,7 @@ def tagged_text(sentence: TaggedSentence) -> str:
 
 
 def tagged_sentence(text: str) -> TaggedSentence:
-    """What `tagged_text` was made of."""
+    """Decode a text made by `tagged_text`."""
     if not text:
         return TaggedSentence((), ())
     if text.startswith(_MARK):
@@ -92,22 +93,22 @@ def tagged_sentence(text: str) -> TaggedSentence:
 
 
 def sentence_of(text: str, is_tagged: bool) -> Sentence:
-    """What `text_of` was given; `is_tagged` for a corpus whose words have parts of speech."""
+    """Decode a text made by `text_of`; `is_tagged` tells that the corpus has POS tags."""
     if is_tagged:
         return tagged_sentence(text)
     return json.loads(text) if text.startswith(_MARK) else text
 
 
 def sentence_of_tokens(tokens: Sequence[str], separator: str, where: Callable[[], str]) -> TaggedSentence:
-    """The sentence of words that have their tag behind the last `separator` in them, as `the_DET`, `cat_NOUN`.
+    """Parse words with a tag after their last `separator`, such as `the_DET`, `cat_NOUN`.
 
     Args:
-        tokens: words with their tags; nothing behind the separator for a word without tag.
-        separator: what stands between word and tag.
-        where: called for the line's place, for messages.
+        tokens: words with their tags; nothing after the separator for a word without tag.
+        separator: separator between word and tag.
+        where: returns the line's location, for messages.
 
     Raises:
-        ValueError: something that is no word, separator and tag.
+        ValueError: a token that is not a word, separator and tag.
     """
     pairs = [token.rpartition(separator) for token in tokens]
     for word, found, tag in pairs:
@@ -123,17 +124,16 @@ def sentence_of_tokens(tokens: Sequence[str], separator: str, where: Callable[[]
 def sentence_of_record(
     words: Any, tags: Any, columns: tuple[str, str], where: Callable[[], str], names: Sequence[str] | None = None
 ) -> TaggedSentence:
-    """The sentence of a record's words and tags.
+    """Build a sentence from a record's words and tags.
 
     Args:
-        words, tags: lists of the same length, or texts with whitespace between words and between tags; a tag may be
-            `None` or empty for none.
-        columns: their names, for messages.
-        where: called for the record's place, for messages.
-        names: of tags that are numbers, as a data set's `ClassLabel` has them.
+        words, tags: lists of the same length, or texts split at whitespace; a tag may be `None` or empty.
+        columns: names of their columns, for messages.
+        where: returns the record's location, for messages.
+        names: names of tags stored as numbers, from a data set's `ClassLabel`.
 
     Raises:
-        ValueError: neither lists of str nor texts, or of unequal length; numbers without `names`.
+        ValueError: neither lists of str nor texts, or of different lengths; numbers without `names`.
     """
     lists = [value.split() if isinstance(value, str) else value for value in (words, tags)]
     for column, value in zip(columns, lists, strict=True):
@@ -158,10 +158,10 @@ def _columns_named(columns: tuple[str, str], where: Callable[[], str]) -> Iterat
 
 
 def pos_tags_of(sentences: Iterable[Sentence]) -> list[str]:
-    """The parts of speech of tagged sentences, in the order of their characters.
+    """The distinct POS tags of tagged sentences, sorted.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there are none.
     """
     found = {tag for each in sentences if isinstance(each, TaggedSentence) for tag in each.tags if tag is not None}
     if not found:
@@ -170,10 +170,10 @@ def pos_tags_of(sentences: Iterable[Sentence]) -> list[str]:
 
 
 def read_pos_tag_set(path: str | PathLike[str]) -> list[str]:
-    """A file's parts of speech, one a line, in the order of their ids.
+    """Read POS tags from a file, one per line, in the order of their ids.
 
     Raises:
-        ValueError: no text, or no set of tags; the message names the file.
+        ValueError: not text, or not a set of tags; the message names the file.
     """
     tags = read_vocabulary(path)
     try:

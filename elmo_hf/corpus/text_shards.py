@@ -1,7 +1,7 @@
 """Text, JSON-lines and CoNLL-U files, plain or compressed, as shards.
 
-Large plain files of lines are cut into spans of bytes that are read independently, at the line ends nearest to the
-cuts: so one big file shuffles, and is counted by many processes, like many small ones.
+Large plain files of lines are split into byte spans at nearby line ends. The spans are read independently, so one big
+file can be shuffled, and counted by several processes, like many small ones.
 """
 
 import itertools
@@ -24,7 +24,7 @@ Kind = Literal["text", "json", "conllu"]
 
 @dataclass(frozen=True)
 class TextShard:
-    """A file, or the lines of a plain file that begin at the bytes `start` ... `end` - 1."""
+    """A file, or the lines of a plain file that begin at bytes `start` to `end` - 1."""
 
     path: str
     kind: Kind
@@ -47,7 +47,7 @@ class TextShard:
 
     @property
     def identity(self) -> list[Any]:
-        # Not the folder: a corpus may move.
+        # Without the folder, because a corpus may be moved.
         rules = self.rules
         column = None if self.kind == "text" else rules.text_column
         listed = [rules.encoding, rules.undecodable, "keep" if rules.keeps_blank_lines else "skip", column]
@@ -68,11 +68,11 @@ def text_shards(path: str, kind: Kind, rules: ReadingRules, shard_bytes: int) ->
     Args:
         path: the file; `.gz`, `.bz2`, `.xz` and `.lzma` are decompressed on reading.
         kind: text, JSON lines or CoNLL-U.
-        rules: how lines become sentences.
-        shard_bytes: cut plain files of lines into spans of about this size.
+        rules: rules by which lines become sentences.
+        shard_bytes: split plain files of lines into spans of about this size.
 
     Raises:
-        ValueError: the file is empty, no regular file, or compressed in a way that cannot be read; text or CoNLL-U has
+        ValueError: the file is empty, not a regular file, or compressed in an unsupported way; or text or CoNLL-U has
             no such column.
         OSError: the file cannot be opened.
     """
@@ -109,9 +109,9 @@ def _column_of(path: str, name: str) -> int:
 
 
 class _LineReader(BlockReader):
-    """Reads the lines of a [`TextShard`] as sentences; a place is an offset in the decompressed bytes.
+    """Reader of the lines of a [`TextShard`] as sentences; a place is an offset in the decompressed bytes.
 
-    Resuming seeks to the block. Compressed files are decompressed up to there, without looking at the text.
+    Resuming seeks to the block. Compressed files are decompressed up to it, without parsing.
     """
 
     def __init__(self, shard: TextShard, position: Position) -> None:
@@ -133,11 +133,11 @@ class _LineReader(BlockReader):
         return self.sentences(lines)
 
     def tell(self) -> None:
-        """Warn of what was left out; called at the end of the shard."""
+        """Warn of skipped lines; called at the end of the shard."""
         self._lines.tell()
 
     def sentences(self, lines: Lines) -> Block:
-        """The sentences of some lines."""
+        """Convert lines to sentences."""
         found: list[Sentence] = [*lines.lines]
         if self._rules.pos_separator is not None:
             found = [
@@ -153,7 +153,7 @@ class _LineReader(BlockReader):
 
 
 class _JsonReader(_LineReader):
-    """Reads JSON objects, one a line; blank lines are none."""
+    """Reader of JSON objects, one per line; blank lines are skipped."""
 
     def __init__(self, shard: TextShard, position: Position) -> None:
         super().__init__(shard, position)
@@ -173,7 +173,7 @@ class _JsonReader(_LineReader):
 
 
 class _ConlluReader(_LineReader):
-    """Reads the sentences of CoNLL-U: their words, or another column, with parts of speech if a column is named."""
+    """Reader of CoNLL-U sentences: their words, or another column, with POS tags if a column is named."""
 
     def sentences(self, lines: Lines) -> Block:
         rules, block = self._rules, Block(lines.place)

@@ -1,7 +1,7 @@
-"""The vocabulary of a corpus: its words by falling frequency, as the log-uniform sampler assumes.
+"""Vocabularies of corpora: words by decreasing frequency, as the log-uniform sampler requires.
 
-A vocabulary file has one word a line and begins with `<S>`, `</S>` and `<UNK>` (bilm-tf `data.Vocabulary`); beside it
-stands a file of counts. `ElmoTokenizer(vocab_file)` reads the first.
+A vocabulary file has one word per line and begins with `<S>`, `</S>` and `<UNK>` (bilm-tf `data.Vocabulary`). A second
+file holds the counts. `ElmoTokenizer(vocab_file)` reads the first.
 """
 
 import os
@@ -28,20 +28,21 @@ from .shards import Shard
 from .word_encoder import word_splitter
 
 BOS_TOKEN, EOS_TOKEN, UNK_TOKEN = SPECIAL_TOKENS = ("<S>", "</S>", "<UNK>")
-# Words that no vocabulary file may hold: the tokenizer's own, and a line that bilm-tf skips.
+# Words that a vocabulary file must not contain: the tokenizer's special tokens, and a line that bilm-tf skips.
 RESERVED = frozenset({*SPECIAL_TOKENS, "<pad>", "<mask>", MAXIMUM_TERM})
 COUNTS_SUFFIX = ".counts.tsv"
-# Of the published models, and of new ones by default.
+# Maximum characters per word in the published models, and the default for new ones.
 CHARACTERS_OF_A_WORD = 50
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words with their counts, as `build_vocabulary` finds them.
+    """Words with their counts, as found by `build_vocabulary`.
 
     Attributes:
-        words: `<S>`, `</S>`, `<UNK>`, then words by falling count, equal counts in the order of their characters.
-        counts: of each of them. Of the boundaries, the sentences; of `<UNK>`, the running words that were left out.
+        words: `<S>`, `</S>`, `<UNK>`, then words by decreasing count, with ties in character order.
+        counts: count of each word. For the boundaries, the number of sentences; for `<UNK>`, the number of running
+            words outside the vocabulary.
     """
 
     words: tuple[str, ...]
@@ -49,12 +50,12 @@ class Vocabulary:
 
     @property
     def sentences(self) -> int:
-        """Sentences of the corpus."""
+        """Number of sentences in the corpus."""
         return self.counts[0]
 
     @property
     def running_words(self) -> int:
-        """Words of the corpus, known or not, without boundaries."""
+        """Number of words in the corpus, known or not, without boundaries."""
         return sum(self.counts) - 2 * self.sentences
 
     @property
@@ -63,9 +64,9 @@ class Vocabulary:
         return 1 - self.counts[2] / max(1, self.running_words)
 
     def save(self, path: str | os.PathLike[str], *, counts: bool = True) -> None:
-        """Write the vocabulary file and, beside it, `<its name without suffix>.counts.tsv` of `word<TAB>count` lines.
+        """Write the vocabulary file and `<its name without suffix>.counts.tsv`, which has `word<TAB>count` lines.
 
-        Each file appears under its name only when it is complete.
+        Each file appears only when it is complete.
         """
         lines = "".join(f"{word}\t{count}\n" for word, count in zip(self.words, self.counts, strict=True))
         # Neither appears without the other.
@@ -80,7 +81,7 @@ class Vocabulary:
 
         Raises:
             FileNotFoundError: one of the two files is missing.
-            ValueError: the vocabulary is none (see `check_vocabulary_file`), or its counts are of other words.
+            ValueError: an invalid vocabulary (see `check_vocabulary_file`), or counts of other words.
         """
         words = check_vocabulary_file(path)
         target = counts_path(path)
@@ -92,16 +93,16 @@ class Vocabulary:
 
 
 def counts_path(path: str | os.PathLike[str]) -> Path:
-    """The file of counts beside a vocabulary file."""
+    """Path of the file of counts that belongs to a vocabulary file."""
     return Path(path).with_suffix(COUNTS_SUFFIX)
 
 
 def check_vocabulary_file(path: str | os.PathLike[str]) -> list[str]:
-    """The words of a vocabulary file a language model can be trained with.
+    """Read the words of a vocabulary file, checked for training a language model.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no text, lists a word twice, or lacks `<S>`, `</S>` or `<UNK>`; names file, line and remedy.
+        ValueError: not text, a repeated word, or no `<S>`, `</S>` or `<UNK>`; the message names file, line and remedy.
     """
     words = read_vocabulary(path)
     missing = [token for token in SPECIAL_TOKENS if token not in words]
@@ -129,21 +130,20 @@ def build_vocabulary(
 ) -> Vocabulary:
     """Count the words of a corpus.
 
-    Memory grows with the distinct words, not with the corpus. The result does not depend on the processes. Words spelt
-    like a special token are left out.
+    Memory grows with the number of distinct words, not with the corpus. The result does not depend on `num_processes`.
+    Words spelled like a special token are left out.
 
     Args:
-        corpus: read once, shard by shard.
-        pre_tokenization: `"whitespace"` for text tokenized already, `"ptb"` for raw text; of no effect on lists of
-            words.
+        corpus: the corpus, read once, shard by shard.
+        pre_tokenization: `"whitespace"` for tokenized text, `"ptb"` for raw text; no effect on lists of words.
         min_count: leave out rarer words.
-        max_size: words at most, `<S>`, `</S>` and `<UNK>` included; `None` for all.
-        num_processes: processes that count. Shards are shared out among them, so that a single compressed file
-            occupies only one. A script that calls this with more than one needs `if __name__ == "__main__":`.
-        progress: show a bar on stderr.
+        max_size: maximum number of words, including `<S>`, `</S>` and `<UNK>`; `None` for all.
+        num_processes: number of counting processes. Work is divided by shards, so a single compressed file keeps only
+            one busy. A script that uses more than one needs `if __name__ == "__main__":`.
+        progress: show a progress bar on stderr.
 
     Raises:
-        ValueError: an argument out of range, or no word in the corpus, or none that is frequent enough.
+        ValueError: an argument out of range, no word in the corpus, or no word that is frequent enough.
     """
     if min_count < 1:
         raise ValueError(f"min_count={min_count}: expected at least 1")
@@ -179,7 +179,7 @@ def build_vocabulary(
 
 
 def _tell_of_unfit_words(counts: Counter[str]) -> None:
-    """Warn of words that no line of a vocabulary file can hold, and of those that models of characters cut."""
+    """Warn of words that cannot be stored in a vocabulary file, and of words that character models truncate."""
     unfit = Counter({word: count for word, count in counts.items() if not word or not is_vocabulary_word(word)})
     if unfit:
         warnings.warn(
@@ -194,10 +194,10 @@ def _tell_of_unfit_words(counts: Counter[str]) -> None:
 
 
 def counted_parts(corpus: Corpus, pre_tokenization: str, num_processes: int) -> Iterator[tuple[Counter[str], int]]:
-    """The words of parts of the corpus, counted, each with its number of sentences; arguments as in `build_vocabulary`.
+    """Yield word counts and numbers of sentences of parts of the corpus; arguments as in `build_vocabulary`.
 
     Raises:
-        ValueError: no process, or another rule.
+        ValueError: fewer than one process, or an unknown rule.
     """
     if num_processes < 1:
         raise ValueError(f"num_processes={num_processes}: expected at least 1")
@@ -211,7 +211,7 @@ def counted_parts(corpus: Corpus, pre_tokenization: str, num_processes: int) -> 
         waiting = iter(corpus.shards)
         running: set[Future[tuple[Counter[str], int]]] = set()
         try:
-            # Two shards a process at a time, so that finished counts do not pile up.
+            # At most two pending shards per process, so that finished counts do not pile up.
             while running or (running := _submit(pool, waiting, pre_tokenization, 2 * num_processes)):
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 running |= _submit(pool, waiting, pre_tokenization, len(done))
@@ -223,8 +223,8 @@ def counted_parts(corpus: Corpus, pre_tokenization: str, num_processes: int) -> 
 
 
 def _process_context() -> BaseContext:
-    # Forking this process may hang, since torch runs threads in it. A server that has only imported the package
-    # may be forked, and spares every process the seconds that the import takes.
+    # Forking this process may hang, because torch runs threads in it. A fork server that has only imported the package
+    # can be forked safely, and saves every process the seconds of the import.
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")
@@ -249,7 +249,7 @@ def _count_parts(shard: Shard, pre_tokenization: str) -> Iterator[tuple[Counter[
 
 
 def count_shard(shard: Shard, pre_tokenization: str) -> tuple[Counter[str], int]:
-    """The words of one shard, counted, and its sentences: what a process does."""
+    """Count the words and sentences of one shard; runs in a worker process."""
     total: Counter[str] = Counter()
     sentences = 0
     for part, part_sentences in _count_parts(shard, pre_tokenization):

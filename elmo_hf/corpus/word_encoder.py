@@ -1,4 +1,4 @@
-"""Text to words, words to ids and character rows, at the speed a training run needs."""
+"""Fast conversion of text to words, and of words to ids and character rows, for training."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,56 +21,56 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Distinct words whose rows are kept: 65,536 cover 97 % of running English, and 50 characters each take 6.5 MB. When
-# the table is full it starts afresh, so memory is bounded whatever the corpus holds.
+# Number of distinct words whose rows are cached: 65,536 cover 97 % of running English and take 6.5 MB at 50 characters
+# each. A full table is cleared, so memory is bounded for any corpus.
 CACHED_WORDS = 2**16
 
 
 def word_splitter(
     pre_tokenization: str, character_replacements: Mapping[str, str] | None = None
 ) -> Callable[[Sentence], list[str]]:
-    """The function that gives the words of a sentence: it splits texts; lists of words are words already.
+    """A function that returns the words of a sentence; it splits texts, and leaves lists of words unchanged.
 
     Args:
-        pre_tokenization: `"whitespace"` for text that is tokenized already (`str.split`, as bilm-tf reads its
-            corpora), `"ptb"` for raw text (`ElmoTokenizer`'s Penn-Treebank-like rules).
-        character_replacements: how texts spell single characters otherwise, as `ElmoTokenizer`'s.
+        pre_tokenization: `"whitespace"` for tokenized text (`str.split`, as bilm-tf reads its corpora), `"ptb"` for raw
+            text (`ElmoTokenizer`'s Penn-Treebank-like rules).
+        character_replacements: replacements of single characters in texts, as in `ElmoTokenizer`.
 
     Raises:
-        ValueError: another name.
+        ValueError: an unknown rule.
     """
     check_pre_tokenization(pre_tokenization)
     return partial(_words_of, pre_tokenization, CharacterReplacements(character_replacements or {}))
 
 
 def _words_of(pre_tokenization: str, replacements: CharacterReplacements, sentence: Sentence) -> list[str]:
-    """A function of the module, so that other processes can be given it."""
+    """Split a sentence; a module-level function, so that it can be pickled for other processes."""
     if isinstance(sentence, str):
         return replacements.of_words(split_words(replacements.in_text(sentence), pre_tokenization))
     return list(sentence.words if isinstance(sentence, TaggedSentence) else sentence)
 
 
 def line_splitter(tokenizer: "ElmoTokenizer", pre_tokenization: str | None = None) -> Callable[[Sentence], list[str]]:
-    """The function that gives the words of a line of text for a model.
+    """A function that splits a line of text into words for a model.
 
     Args:
-        tokenizer: the model's.
-        pre_tokenization: how lines become words; by default as those of the corpus that the model learned from. Lines
-            of raw text, `"ptb"`, are read as the tokenizer reads raw text.
+        tokenizer: the model's tokenizer.
+        pre_tokenization: rule that splits lines; by default that of the model's training corpus. With `"ptb"`, lines
+            are raw text and read by the tokenizer's own rule.
 
     Raises:
-        ValueError: another name.
+        ValueError: an unknown rule.
     """
     rule = pre_tokenization or tokenizer.corpus_pre_tokenization
     return word_splitter(rule, tokenizer.character_replacements if rule == "ptb" else None)
 
 
 class RuleNotice:
-    """Says once how lines are cut, where the tokenizer's rule for raw text would have read other words in them.
+    """A one-time notice of the rule used for lines, if the tokenizer's rule for raw text finds different words.
 
     Args:
-        tokenizer: the model's.
-        used: the rule by which lines are cut.
+        tokenizer: the model's tokenizer.
+        used: the rule used for lines.
 
     Attributes:
         used: as above.
@@ -85,7 +85,7 @@ class RuleNotice:
         self._splitters = line_splitter(tokenizer, used), line_splitter(tokenizer, self._other)
 
     def look(self, sentence: Sentence) -> None:
-        """Compare the words of one sentence."""
+        """Compare the words of both rules in one sentence."""
         if self._is_told or not isinstance(sentence, str):
             return
         one, other = (split(sentence) for split in self._splitters)
@@ -97,34 +97,34 @@ class RuleNotice:
             )
 
     def over(self, sentences: Iterable[Sentence]) -> Iterator[Sentence]:
-        """The same sentences, looked at as they pass."""
+        """Yield the sentences unchanged while comparing them."""
         for sentence in sentences:
             self.look(sentence)
             yield sentence
 
 
 class WordEncoder:
-    """Word ids and character rows of running text, through a bounded table of the words seen lately.
+    """Encoder of running text into word ids and character rows, with a bounded cache of recent words.
 
     Ids are the tokenizer's: padding 0, then the vocabulary file's lines. A word outside the vocabulary keeps its own
-    characters and gets the id of `<UNK>`. As in bilm-tf, `<S>` and `</S>` *are* the boundaries, also where a text
-    spells them, unless `special_boundary_words` is false. `<pad>` and `<mask>` spelt in a text are unknown words: no
-    original predicts them.
+    characters and gets the id of `<UNK>`. As in bilm-tf, `<S>` and `</S>` in a text *are* the boundaries, unless
+    `special_boundary_words` is false. `<pad>` and `<mask>` in a text are unknown words, since no original predicts
+    them.
 
     Args:
-        vocabulary: word -> id.
+        vocabulary: mapping from word to id.
         bos_token, eos_token, unk_token: the boundaries and the unknown word, in `vocabulary`.
-        excluded_tokens: words of `vocabulary` that no text can mean: padding and mask.
+        excluded_tokens: words of `vocabulary` that do not stand for words of a text: padding and mask.
         max_characters_per_word: length of a character row of bytes.
-        spelling: how words become rows of characters, if not so.
-        special_boundary_words: as the tokenizer's.
-        pos_tag_set: as the tokenizer's.
-        cached_words: size of the table.
+        spelling: mapping from words to rows of characters; by default rows of bytes.
+        special_boundary_words: as in the tokenizer.
+        pos_tag_set: as in the tokenizer.
+        cached_words: size of the cache.
 
     Attributes:
-        pos_tags: the parts of speech, `None` without a set of them.
-        bos_token, eos_token: what stands for the boundaries in lists of words. Where boundaries spelt in a text are
-            not the boundaries themselves, no word of any text is like them.
+        pos_tags: the POS tags, `None` without a set of them.
+        bos_token, eos_token: the boundaries in lists of words. If boundaries spelled in a text are ordinary words,
+            these are strings that no text can contain.
 
     Raises:
         ValueError: a special token is missing from the vocabulary.
@@ -150,14 +150,14 @@ class WordEncoder:
                 f"the vocabulary of {len(vocabulary)} words lacks {', '.join(missing)}: a language model needs "
                 f"{bos_token}, {eos_token} and {unk_token}. `elmo-hf build-vocab` writes them as the first three lines"
             )
-        # Words have no line breaks.
+        # Words contain no line breaks.
         mark = "" if special_boundary_words else "\n"
         self.bos_token, self.eos_token = bos_token + mark, eos_token + mark
         self.pos_tags = None if pos_tag_set is None else PosTags(pos_tag_set)
         self._boundary_ids = vocabulary[bos_token], vocabulary[eos_token]
         self._spelling = ByteSpelling(max_characters_per_word) if spelling is None else spelling
         self.max_characters_per_word = self._spelling.max_characters_per_word
-        # Longer words may be cut to a boundary before they are looked up.
+        # Longer words may be truncated to a boundary before they are looked up.
         self._boundary_forms = (bos_token, eos_token) if special_boundary_words else ()
         self._special_tokens = {bos_token, eos_token, *excluded_tokens}
         self._vocabulary = dict(vocabulary)
@@ -169,7 +169,7 @@ class WordEncoder:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: "ElmoTokenizer") -> "WordEncoder":
-        """The encoder that agrees with a tokenizer, id by id and character by character.
+        """Create the encoder that gives the same ids and characters as a tokenizer.
 
         Raises:
             ValueError: the tokenizer has no `<S>`, `</S>` or `<UNK>`.
@@ -188,12 +188,12 @@ class WordEncoder:
         )
 
     def slots(self, words: list[str]) -> NDArray[np.int64]:
-        """Places of `words` in `word_ids` and `character_ids`, (len(words),); valid until the next call."""
+        """Indices of `words` in `word_ids` and `character_ids`, (len(words),); valid until the next call."""
         if not words:
             return np.zeros(0, np.int64)
         slots = self._slot.find(words)
         if len(self._slot) > len(self.word_ids):
-            # A single list with more distinct words than the table holds gets a larger table.
+            # A single list with more distinct words than the table has room for needs a larger table.
             self._restart(max(self._capacity, len(set(words)) + 2))
             slots = self._slot.find(words)
         if self._slot.new:
@@ -207,10 +207,10 @@ class WordEncoder:
         return self.word_ids[slots], self.character_ids[slots]
 
     def pos_tag_ids(self, sentence: TaggedSentence) -> list[int]:
-        """The parts of speech of a sentence, those of its boundaries included.
+        """Ids of a sentence's POS tags, including those of the boundaries.
 
         Raises:
-            ValueError: one that the set does not have; no set.
+            ValueError: a tag outside the set, or no set.
         """
         if self.pos_tags is None:
             raise ValueError("the tokenizer has no parts of speech: make it with pos_tag_set=[...]")
@@ -224,7 +224,7 @@ class WordEncoder:
         return self.word_ids[self.slots(words)]
 
     def _fill(self, new: list[str]) -> None:
-        """Write the rows of the words that were given the last slots."""
+        """Fill in the rows of newly added words."""
         last = slice(len(self._slot) - len(new), len(self._slot))
         forms = list(map(self._spelling.lookup_form, new))
         self.word_ids[last] = list(map(self._word_id, forms))
@@ -235,7 +235,7 @@ class WordEncoder:
 
     def _word_id(self, form: str) -> int:
         if not form.isascii() and (whole := without_surrogates(form)) != form:
-            # Half characters are no part of a word, but beside a special token make it another word.
+            # Lone surrogates are not part of a word, but a special token with one is a different word.
             return self._unknown if whole in self._special_tokens else self._vocabulary.get(whole, self._unknown)
         return self._vocabulary.get(form, self._unknown)
 
@@ -248,7 +248,7 @@ class WordEncoder:
 
 
 class _Slots(dict[str, int]):
-    """Word -> slot, which gives a word that it lacks the next slot and notes it in `new`."""
+    """Mapping from word to slot. A missing word gets the next slot and is recorded in `new`."""
 
     def __init__(self, slots: dict[str, int]) -> None:
         super().__init__(slots)
@@ -260,6 +260,6 @@ class _Slots(dict[str, int]):
         return slot
 
     def find(self, words: list[str]) -> NDArray[np.int64]:
-        """The slots of at least one word."""
-        # One call in C for all words; with one word it would not return a tuple.
+        """Slots of at least one word."""
+        # One C call for all words; the repeated first word makes `itemgetter` return a tuple.
         return np.array(itemgetter(*words, words[0])(self)[:-1], np.int64)

@@ -1,6 +1,6 @@
-"""Models and the Hub: which files of a folder are published, the model card, one commit with all of it, and names.
+"""Publishing models on the Hub: file selection, model cards, commits, and names of published originals.
 
-Names load on first use. `elmo-hub push` and `elmo-hub card` are commands for the same functions.
+Names are imported on first use. `elmo-hub push` and `elmo-hub card` are commands for the same functions.
 """
 
 from importlib import import_module

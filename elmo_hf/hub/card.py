@@ -1,4 +1,4 @@
-"""The model card: a template filled with what the folder itself says and what whoever made the model knows."""
+"""Model cards: a template filled with facts read from the folder and facts given by the model's author."""
 
 import json
 import os
@@ -30,7 +30,7 @@ PIPELINES = {
     "ElmoForMultipleChoice": "multiple-choice",
     "ElmoEncoderDecoderModel": "translation",
 }
-# The line of the card's code that names the model, for a folder its own name, on the Hub the repository's.
+# The line of the card's example code that names the model: the folder, or the repository once it is on the Hub.
 _NAME_LINE = re.compile(r'^name = ".*"  # this model$', re.MULTILINE)
 _VERIFIED = re.compile(r"(?<=<!-- verified -->\n).*?(?=\n<!-- /verified -->)", re.DOTALL)
 ENGLISH = ("The bank closed early.", "What closed?")
@@ -39,12 +39,12 @@ _CODES = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|multilingual")
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file that a model was made of.
+    """A source file of a converted model.
 
     Attributes:
-        name: Without its folders.
-        size: In bytes.
-        sha256: Of its content, in hexadecimal digits.
+        name: File name without folders.
+        size: Size in bytes.
+        sha256: Hash of its content, in hexadecimal digits.
     """
 
     name: str
@@ -57,11 +57,11 @@ class Result:
     """A score of the model, for `model-index`.
 
     Attributes:
-        metric: Its name, such as `f1`.
+        metric: Name of the metric, such as `f1`.
         value: The score.
         dataset: Name of the data on the Hub, or of a file.
-        split: Of the data.
-        shown: How the score is called for readers.
+        split: Split of the data.
+        shown: Display name of the metric.
     """
 
     metric: str
@@ -73,27 +73,27 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What a folder does not say of its model.
+    """Facts about a model that its folder does not contain.
 
     Attributes:
-        name: Of the model.
+        name: Name of the model.
         summary: A sentence or two, in Markdown.
-        place: What the card's code loads until it is pushed: the folder's own name, if that is not `name`.
-        license: Identifier of the Hub, such as `apache-2.0`; `unknown` where the authors state none.
-        language: Codes, such as `en`.
-        base_model: Name on the Hub of the model that it was made from.
-        datasets: Names on the Hub of what it was trained on.
-        tags: Beside `elmo`.
-        source: Files that it was converted from.
-        source_url: Where its authors publish them.
+        place: Name that the card's code loads before the model is pushed, if not `name`: the folder's name.
+        license: Hub identifier, such as `apache-2.0`; `unknown` if the authors state none.
+        language: Language codes, such as `en`.
+        base_model: Hub name of the model it was made from.
+        datasets: Hub names of the training data.
+        tags: Tags in addition to `elmo`.
+        source: Files it was converted from.
+        source_url: URL at which its authors publish them.
         verified: A sentence about the comparison with the source.
-        training: Rows of a table: what, and how much.
+        training: Rows of the table about training data and size.
         results: Scores.
-        settings: Rows of a table, as the program was given them.
+        settings: Rows of the table of program settings.
         notes: Sentences about the model.
         curves: File name of a figure in the folder.
-        versions: A line of the programs that made it.
-        citations: BibTeX entries in place of the family's own.
+        versions: A line with the versions of the programs used.
+        citations: BibTeX entries that replace the family's.
     """
 
     name: str
@@ -117,10 +117,10 @@ class CardFacts:
 
 
 def write_card(folder: Path, facts: CardFacts) -> Path:
-    """Write the card of a complete model folder; returns its file.
+    """Write the card of a complete model folder and return its path.
 
     Raises:
-        HubError: the folder holds no model, or a fact is of no form that the Hub knows.
+        HubError: the folder holds no model, or a fact has a form that the Hub does not accept.
     """
     config = read_settings(folder / "config.json")
     tokenizer = read_settings(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
@@ -181,18 +181,18 @@ def add_facts(
     language: Sequence[str] = (),
     datasets: Sequence[str] = (),
 ) -> str:
-    """Put facts into a folder's card, which is written first if there is none; returns the card's text.
+    """Add facts to a folder's card, creating it if there is none, and return the card's text.
 
     Args:
-        folder: A model's.
-        name: Of the model, in a card that is written; by default the folder's.
-        license: Identifier of the Hub; with `other`, `license_name` too.
-        license_name: What a license that the Hub has no identifier for is called.
-        language: Codes.
-        datasets: Names on the Hub of the training data.
+        folder: A model's folder.
+        name: Name of the model in a new card; by default the folder's name.
+        license: Hub identifier; `other` also needs `license_name`.
+        license_name: Name of a license without Hub identifier.
+        language: Language codes.
+        datasets: Hub names of the training data.
 
     Raises:
-        HubError: no model, no readable card, or a fact of a form that the Hub does not know.
+        HubError: no model, no readable card, or a fact in a form that the Hub does not accept.
     """
     if not folder.is_dir():
         raise HubError(f"{folder}: no such folder")
@@ -217,14 +217,14 @@ def add_facts(
 
 
 def note_verification(folder: Path, sentence: str) -> None:
-    """Put the outcome of a comparison with the source into a card that has a place for it."""
+    """Write the result of a comparison with the source into a card that has a section for it."""
     path = folder / CARD
     if path.is_file() and _VERIFIED.search(text := path.read_text(encoding="utf-8")):
         _write(path, _VERIFIED.sub(lambda _: sentence, text, count=1))
 
 
 def with_name(folder: Path, name: str) -> str:
-    """The text of a folder's card, whose code loads the model by its name on the Hub.
+    """The text of a folder's card, with code that loads the model by its Hub name.
 
     Raises:
         HubError: there is none.
@@ -238,10 +238,10 @@ def with_name(folder: Path, name: str) -> str:
 
 
 def check_card(folder: Path, text: str) -> str:
-    """The card's text, if nothing that publishing needs is missing.
+    """Return the card's text if it has everything needed for publishing.
 
     Raises:
-        HubError: names what is missing, and the command that adds it.
+        HubError: something is missing; the message names it, and the command that adds it.
     """
     path = folder / CARD
     data = check_metadata(path, text)
@@ -261,7 +261,7 @@ def check_metadata(path: Path, text: str) -> dict[str, Any]:
     """The metadata of a card.
 
     Raises:
-        HubError: no YAML, or values that the Hub does not know the form of.
+        HubError: not YAML, or values in a form that the Hub does not accept.
     """
     try:
         data = ModelCard(text).data.to_dict()
@@ -278,9 +278,9 @@ def check_metadata(path: Path, text: str) -> dict[str, Any]:
 
 
 def file_name_only(value: Any) -> Any:
-    """A path without its folders, by which a card would tell of this machine; anything else as it is.
+    """Strip the folders from a path, so that a card does not reveal them; return other values unchanged.
 
-    The name of a data set on the Hub has the look of a path, and is one only where such a file exists.
+    A value such as `owner/name` counts as a path only if the file exists; otherwise it is a Hub name.
     """
     if isinstance(value, list | tuple):
         return [file_name_only(each) for each in value]
@@ -301,7 +301,7 @@ def file_name_only(value: Any) -> Any:
 
 
 def hub_names(values: Sequence[str]) -> list[str]:
-    """Those of some values that name data sets on the Hub, and not files."""
+    """Values that name data sets on the Hub rather than files."""
     return [
         value
         for value in values
@@ -324,7 +324,7 @@ def _token(tokenizer: Mapping[str, Any], name: str, default: str) -> str:
 
 
 def _shape(folder: Path, config: Mapping[str, Any], architecture: str) -> dict[str, str]:
-    """The rows of the table about the model's shape."""
+    """Rows of the table about the model's architecture."""
     values: Mapping[str, Any] = config.get("encoder") or config
     rows = {"class": f"`{architecture}`"}
     if (parameters := _parameters(folder)) is not None:
@@ -401,5 +401,5 @@ def _write(path: Path, text: str) -> None:
 
 
 def json_settings(values: Mapping[str, Any]) -> dict[str, str]:
-    """Rows of settings, with file names in place of paths."""
+    """Rows of settings, with file names instead of paths."""
     return {name: json.dumps(file_name_only(value), ensure_ascii=False) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""The exception of this room, and the Hub's refusals in one line each."""
+"""The exception of this package, and one-line messages for the Hub's errors."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -16,9 +16,9 @@ from huggingface_hub.errors import (
 
 Result = TypeVar("Result")
 
-# Requests that are not answered at all: of httpx, by whatever name the client's version imports it.
+# The httpx exception for requests without an answer, found through the Hub client's own exception.
 NoAnswer: type[Exception] = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
-# Answers of a busy Hub, how often they are waited for, and for how many seconds if it does not say.
+# Status codes of a busy Hub, number of retries, and seconds to wait if the answer does not tell.
 BUSY, PATIENCE, WAIT = (429, 503), 5, 2.0
 
 _REMEDIES = {
@@ -33,13 +33,13 @@ _REMEDIES = {
 
 
 class HubError(ValueError):
-    """A folder cannot be published, or a name not found; the message says what is wrong and the remedy."""
+    """A folder that cannot be published, or a name that is not found; the message gives the cause and the remedy."""
 
 
 def patiently(call: Callable[[], Result]) -> Result:
-    """The result of a request to the Hub, repeated when the Hub asks to wait.
+    """Make a request to the Hub, and repeat it while the Hub asks to wait.
 
-    The client of the Hub waits by itself in most of its requests, but not in that of a commit.
+    The Hub client itself waits in most of its requests, but not in commits.
     """
     for _ in range(PATIENCE):
         try:
@@ -53,7 +53,7 @@ def patiently(call: Callable[[], Result]) -> Result:
 
 
 def _asked_for(headers: Mapping[str, str]) -> float:
-    """Seconds to wait, by the answer's headers."""
+    """Seconds to wait according to the answer's headers."""
     if (after := headers.get("retry-after", "")).isdecimal():
         return float(after)
     # RFC draft of rate limit headers: "api";r=0;t=55
@@ -64,7 +64,7 @@ def _asked_for(headers: Mapping[str, str]) -> float:
 
 @contextmanager
 def told(name: str) -> Iterator[None]:
-    """Raise what goes wrong with the repository `name` as a `HubError` of one line."""
+    """Context manager that turns errors about the repository `name` into a one-line `HubError`."""
     try:
         yield
     except OfflineModeIsEnabled as error:
@@ -72,7 +72,7 @@ def told(name: str) -> Iterator[None]:
     except LocalTokenNotFoundError as error:
         raise HubError(f"{name}: {_REMEDIES[401]}") from error
     except (HfHubHTTPError, NoAnswer, RuntimeError) as error:
-        # An upload of a large file wraps what went wrong.
+        # Uploads of large files wrap the original error.
         cause = error if not isinstance(error, RuntimeError) or error.__cause__ is None else error.__cause__
         if not isinstance(cause, (HfHubHTTPError, NoAnswer)):
             raise

@@ -1,4 +1,4 @@
-"""The files of a model's folder that are published: an allow-list, checked for traces of this machine."""
+"""Selection of a model folder's files for publishing: an allow-list, checked for local paths and tokens."""
 
 import json
 import re
@@ -13,14 +13,14 @@ from .errors import HubError
 
 CARD = "README.md"
 WEIGHTS = re.compile(r"model(\.[\w-]+)?(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index(\.[\w-]+)?\.json")
-# Of a translator, the tokenizer of its target language lies in a folder of its own.
+# The tokenizer of a translator's target language is in a subfolder.
 _TOKENIZER = r"(tokenizer|tokenizer_config|character_vocabulary|special_tokens_map)\.json"
 ALLOWED = re.compile(
     rf"{WEIGHTS.pattern}|config\.json|generation_config\.json|(target_tokenizer/)?{_TOKENIZER}"
     r"|README\.md|LICENSE(\.txt|\.md)?|NOTICE(\.txt|\.md)?"
     r"|(all|train|eval|test)_results\.json|metrics\.jsonl|training_curves?\.png"
 )
-# By `model_type`: every Auto class that loads the model from its own code.
+# Auto classes that load a model from its own code, by `model_type`.
 AUTO_MAPS: Mapping[str, Mapping[str, str]] = {"elmo": AUTO_MAP, "encoder-decoder": TRANSLATOR_AUTO_MAP}
 ENTRY_POINTS = (
     "configuration_elmo",
@@ -29,16 +29,16 @@ ENTRY_POINTS = (
     "encoder_decoder",
     "tokenization_elmo",
 )
-# Vocabularies may hold any word, such as the path of somebody's home.
+# Vocabularies may contain any word, even a path, so they are not checked.
 _WORDS = re.compile(r"(.*/)?(tokenizer|character_vocabulary)\.json")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 _HOMES = re.compile(r"(?<![\w.:/-])(/(home|Users|root)/[\w.-]+|[A-Za-z]:\\\\?Users\\\\?[\w.-]+)")
 
 
 def traveling_code(folder: Path) -> set[str]:
-    """Names of the code files that go with a checkpoint: its entry points and what they import, of any version.
+    """Names of the code files that belong to a checkpoint of any version: its entry points and their imports.
 
-    The ending alone would not do: a user's training script may lie there too.
+    The suffix alone is not enough: the folder may also hold a user's training script.
     """
     found: set[str] = set()
     names = list(ENTRY_POINTS)
@@ -51,10 +51,10 @@ def traveling_code(folder: Path) -> set[str]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The object of a JSON file.
+    """Read the object of a JSON file.
 
     Raises:
-        HubError: missing or damaged.
+        HubError: the file is missing or damaged.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -68,10 +68,10 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def publishable(folder: Path) -> dict[str, Path | bytes]:
-    """What is published of a folder, by name in the repository: paths, and a configuration whose `auto_map` is whole.
+    """Files to publish by their name in the repository: paths, and configurations with a completed `auto_map`.
 
     Raises:
-        HubError: no model, no weights, code of which a part is missing, or a file that tells of this machine.
+        HubError: no model, no weights, incomplete code, or a file that contains a local path or a token.
     """
     if not folder.is_dir():
         raise HubError(f"{folder}: no such folder")
@@ -110,20 +110,20 @@ def _check_weights_are_there(folder: Path, names: set[str]) -> None:
 
 
 def _with_whole_auto_map(path: Path, whole: Mapping[str, str], code: set[str]) -> Path | bytes:
-    """The file, or its content with every Auto class whose code is in the folder."""
+    """The file, or its content with every Auto class whose code is in the folder added to `auto_map`."""
     values = read_settings(path)
     present = dict(values.get("auto_map") or {})
     if path.name == "tokenizer_config.json":
         wanted: dict[str, Any] = {"AutoTokenizer": ["tokenization_elmo.ElmoTokenizer", None]}
         wanted = wanted if values.get("tokenizer_class") == "ElmoTokenizer" else {}
     else:
-        # The code may be of a version that has fewer classes.
+        # The code may be of a version with fewer classes.
         wanted = {auto: home for auto, home in whole.items() if _is_defined(path.parent, home)}
     for home in [home for value in present.values() for home in (value if isinstance(value, list) else [value])]:
         module = str(home or "").rpartition("--")[2].split(".")[0]
         if home and f"{module}.py" not in code:
             raise HubError(f"{path}: auto_map names {home}, whose code is not in the folder: save the model again")
-    # Code of another repository is no longer meant: it lies here.
+    # Prefixes of another repository are dropped, because the code is in this folder.
     if present == wanted or not wanted:
         return path
     values["auto_map"] = wanted
@@ -137,7 +137,7 @@ def _is_defined(folder: Path, home: str) -> bool:
 
 
 def _check_private(folder: Path, name: str, content: Path | bytes) -> None:
-    """Raise `HubError` for a text file that names a folder of this machine, or holds a token of the Hub."""
+    """Raise `HubError` for a text file that contains a local path or a Hub token."""
     if not name.endswith((".json", ".jsonl", ".md", ".py", ".txt")) or _WORDS.fullmatch(name):
         return
     text = (content.read_bytes() if isinstance(content, Path) else content).decode("utf-8", errors="replace")

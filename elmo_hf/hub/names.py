@@ -1,4 +1,4 @@
-"""Names of published originals, `elmo:small`, wherever a model is asked for."""
+"""Names of published originals, such as `elmo:small`, accepted in place of a model."""
 
 import os
 from pathlib import Path
@@ -10,18 +10,18 @@ PREFIX = "elmo:"
 
 
 def resolve(place: Place) -> Place | str:
-    """The kept folder of a published original, if `place` is the name of one; anything else as it is.
+    """Resolve the name of a published original to its cached folder; return anything else unchanged.
 
-    An original that is not kept yet is fetched, converted and verified, after a question about its size and license. A
-    file or folder of the very name is never shadowed.
+    An original that is not cached yet is downloaded, converted and verified, after a prompt about its size and license.
+    An existing file or folder of that name takes precedence.
 
     Raises:
-        ValueError: no such original; or not kept, and nobody there to be asked.
-        OSError: it cannot be fetched, or kept.
+        ValueError: no such original; or it is not cached and there is no terminal for the prompt.
+        OSError: it cannot be downloaded or stored.
     """
     if not isinstance(place, str) or not place.startswith(PREFIX) or Path(place).exists():
         return place
-    # Only here does this package ask for its converter, which is built on it.
+    # Imported here because the converter itself depends on this package.
     from hub_upload import kept
 
     return os.fspath(kept(place.removeprefix(PREFIX)))

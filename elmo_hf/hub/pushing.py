@@ -1,4 +1,4 @@
-"""A model's folder to the Hub, in one commit."""
+"""Pushing a model's folder to the Hub in one commit."""
 
 import json
 import tempfile
@@ -28,12 +28,12 @@ class PushReport:
     """The outcome of `push`.
 
     Attributes:
-        name: Of the repository.
-        files: Name and bytes of each file, the card among them.
-        card: The card's text.
+        name: Name of the repository.
+        files: Name and size in bytes of each file, including the card.
+        card: Text of the card.
         deleted: Files of the repository that the commit deletes.
-        url: Of the commit or pull request; `None` after a dry run.
-        commit: Its hash; `None` after a dry run.
+        url: URL of the commit or pull request; `None` after a dry run.
+        commit: Hash of the commit; `None` after a dry run.
     """
 
     name: str
@@ -56,24 +56,24 @@ def push(
     token: str | None = None,
     dry_run: bool = False,
 ) -> PushReport:
-    """Publish a model's folder: weights, configuration, tokenizer, code, card and metrics, and nothing else of it.
+    """Publish a model's folder: weights, configuration, tokenizer, code, card and metrics, and nothing else.
 
-    One commit, on top of what the repository was when the push began; it also deletes code files of older versions and
-    weights that the new ones replace. Large files that arrived before an interruption are not sent again.
+    Makes one commit on top of the repository's state at the start of the push. The commit also deletes code files of
+    older versions and replaced weights. Large files uploaded before an interruption are not sent again.
 
     Args:
-        folder: With a card that names license and language (`elmo-hub card`).
-        name: Of the repository, `user/name`; made if it does not exist.
-        private: Whether a new repository is private; `None` for the account's own choice.
-        revision: Branch to commit to, `main` by default; with `branch` what a new branch starts from.
-        branch: Branch to commit to, made if it does not exist.
+        folder: Model folder with a card that names license and language (`elmo-hub card`).
+        name: Name of the repository, `user/name`; created if it does not exist.
+        private: Make a new repository private or public; `None` for the account's default.
+        revision: Branch to commit to, by default `main`; with `branch`, the start of a new branch.
+        branch: Branch to commit to; created if it does not exist.
         pull_request: Open a pull request instead.
-        message: Of the commit.
-        token: Of the Hub; the one of `hf auth login` or `HF_TOKEN` by default.
-        dry_run: Send nothing and ask nobody.
+        message: Commit message.
+        token: Hub token; by default that of `hf auth login` or `HF_TOKEN`.
+        dry_run: Send nothing and do not contact the Hub.
 
     Raises:
-        HubError: what is wrong with folder, card, name, token or network; then nothing is committed.
+        HubError: a fault in folder, card, name, token or network; nothing is committed then.
     """
     folder = Path(folder)
     try:
@@ -139,7 +139,7 @@ def _commit(
 
 
 def _outdated(api: HfApi, name: str, head: str, there: set[str], files: Iterable[str]) -> list[str]:
-    """Files of a repository that the new ones take the place of: code of other versions, weights stored otherwise.
+    """Files of a repository that the new files replace: code of other versions, weights in other formats.
 
     Raises:
         HubError: the repository holds another kind of model.
@@ -162,10 +162,10 @@ def _outdated(api: HfApi, name: str, head: str, there: set[str], files: Iterable
 
 
 def check_weights(folder: Path) -> None:
-    """Load the model, as its users will.
+    """Load the model as its users will.
 
     Raises:
-        HubError: weights that are damaged, missing, left over or of other shapes than the configuration says.
+        HubError: weights that are damaged, missing, superfluous, or of shapes that do not match the configuration.
     """
     config = read_settings(folder / "config.json")
     name = (config.get("architectures") or [None])[0]
@@ -178,14 +178,14 @@ def check_weights(folder: Path) -> None:
     transformers_logging.disable_progress_bar()
     try:
         _, info = kind.from_pretrained(folder, output_loading_info=True, local_files_only=True)
-    except Exception as error:  # damaged files raise whatever their readers raise
+    except Exception as error:  # readers raise all kinds of exceptions for damaged files
         raise HubError(
             f"{folder}: cannot be loaded ({' '.join(str(error).split())}): weights and config.json must be of one model"
         ) from error
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
-    # A language model's mixes start as a new model's.
+    # A language model's folder has no mixes; they are newly initialized.
     missing = sorted(each for each in info["missing_keys"] if "scalar_mixes." not in each)
     for what, names in (("lacks", missing), ("holds, beside those of the model,", sorted(info["unexpected_keys"]))):
         if names:
@@ -196,7 +196,7 @@ def check_weights(folder: Path) -> None:
 
 
 def _messages(answer: str) -> str:
-    """What the Hub says of a card that is not valid."""
+    """The Hub's messages about an invalid card."""
     try:
         return "; ".join(str(each["message"]) for each in json.loads(answer)["errors"])
     except (ValueError, LookupError, TypeError):

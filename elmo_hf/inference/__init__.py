@@ -1,1 +1,1 @@
-"""Reading text with a trained model: vectors, scores, tags, answers."""
+"""Inference with trained models: vectors, scores, tags, answers."""

@@ -1,8 +1,8 @@
-"""Questions about texts: windows over long contexts for a model, and answers from the spans that it scores.
+"""Question answering: windows over long contexts as model inputs, and answers from the scores of spans.
 
-Transformers 5 has no question-answering pipeline; these three functions are what stands between
-[`ElmoForQuestionAnswering`] and texts. Positions count words from the first of a window, so windows are padded on the
-right; "no answer" is the span of the first word alone, the boundary `<S>`, as in SQuAD 2.0 models.
+Transformers 5 has no question-answering pipeline; these three functions take its place for
+[`ElmoForQuestionAnswering`]. Positions count words from the start of a window, so windows are padded on the right. "No
+answer" is the span of the first word alone, the boundary `<S>`, as in SQuAD 2.0 models.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,8 +29,8 @@ class Answer(NamedTuple):
 
     Attributes:
         text: `context[start:end]`; empty for "no answer".
-        score: its probability among all spans that were allowed, by the softmax of their start plus end logits.
-        start, end: characters of the context; `None` for "no answer".
+        score: its probability among all allowed spans: softmax of the sums of start and end logits.
+        start, end: character offsets in the context; `None` for "no answer".
     """
 
     text: str
@@ -48,30 +48,31 @@ def question_answering_features(
     max_length: int | None = 384,
     stride: int = 128,
 ) -> dict[str, list[Any]]:
-    """Windows of at most `max_length` words, `<S> question </S> <S> part of the context </S>`, for a model.
+    """Tokenize examples into windows `<S> question </S> <S> part of the context </S>` of at most `max_length` words.
 
-    For `dataset.map(partial(question_answering_features, tokenizer=tokenizer), batched=True,
-    remove_columns=dataset.column_names)`: a long context gives several windows, hence more rows than examples.
+    Use it as `dataset.map(partial(question_answering_features, tokenizer=tokenizer), batched=True,
+    remove_columns=dataset.column_names)`. A long context gives several windows, so there may be more rows than
+    examples.
 
     Args:
         examples: columns in SQuAD's form: `id`, `question`, `context` (texts), and optionally `answers`, each
             {"text": [...], "answer_start": [...]}, empty for a question without an answer. The first answer is the
             label.
         tokenizer: an [`ElmoTokenizer`].
-        max_length: words of a window, question and boundaries included; `None` never cuts.
-        stride: context words that a window repeats of the one before.
+        max_length: words per window, including question and boundaries; `None` for a single window.
+        stride: context words shared by consecutive windows.
 
     Returns:
-        What the tokenizer returns, one row a window, and beside it
+        The tokenizer's output, one row per window, and these columns:
         `example_id`: the example's `id`;
-        `offset_mapping`: (start, end) characters of every context word, (0, 0) elsewhere;
+        `offset_mapping`: (start, end) character offsets of every context word, (0, 0) elsewhere;
         with `answers`, `start_positions` and `end_positions`: the answer's first and last word in the window. Both are
-        0, the boundary `<S>`, in a window that does not hold all of the answer. An answer that begins or ends inside a
-        word has the whole word.
+        0, the boundary `<S>`, in a window that does not hold the whole answer. An answer that begins or ends inside a
+        word includes the whole word.
 
     Raises:
-        ValueError: a missing column, an empty question or context, an answer that is not at its place in the context, a
-            question that leaves no room for a context; the message names the example and the remedy.
+        ValueError: a missing column, an empty question or context, an answer that does not match its position in the
+            context, or a question that leaves no room for a context; the message names the example and the remedy.
     """
     _check_columns(examples)
     if tokenizer.padding_side != "right":
@@ -98,7 +99,7 @@ def question_answering_features(
             for words, spans in zip(windows, encoding["offset_mapping"])
         ],
     }
-    # Where every word of a context stands, gathered from all of its windows.
+    # Character offsets of every context word, collected from all windows.
     places: list[dict[int, tuple[int, int]]] = [{} for _ in names]
     for sample, words, spans in zip(sample_of, windows, encoding["offset_mapping"]):
         places[sample].update((word, span) for word, span in zip(words, spans) if word is not None)
@@ -150,7 +151,7 @@ def _tokenize(
         )
     except ValueError:
         if max_length is not None:
-            # The tokenizer does not know which example it was.
+            # The tokenizer's error does not name the example.
             _check_room(names, questions, contexts, tokenizer, max_length, stride)
         raise
 
@@ -163,7 +164,7 @@ def _check_room(
     max_length: int,
     stride: int,
 ) -> None:
-    """Raise an error about the first example whose context cannot be cut into windows."""
+    """Raise an error that names the first example whose context cannot be split into windows."""
     boundaries = tokenizer.num_special_tokens_to_add(pair=True)
     for name, question, context in zip(names, questions, contexts):
         words, parts = (len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (question, context))
@@ -179,7 +180,7 @@ def _check_room(
 def _context_words(
     name: str, encoding: BatchEncoding, window: int, tokenizer: PreTrainedTokenizerBase
 ) -> list[int | None]:
-    """For each position of a window, which word of the context it is; `None` for question and boundaries."""
+    """Index of the context word at each position of a window; `None` for question and boundaries."""
     sentences = encoding.sequence_ids(window)
     begin = tokenizer.bos_token_id
     begins = [sentence for token, sentence in zip(encoding["input_ids"][window], sentences) if token == begin]
@@ -192,7 +193,7 @@ def _context_words(
 
 
 def _answer_words(name: str, context: str, answers: Any, places: dict[int, tuple[int, int]]) -> tuple[int, int] | None:
-    """The first and the last word of the first answer, `None` for a question without one; checks all answers."""
+    """First and last word of the first answer, `None` for a question without one. Checks all answers."""
     if not isinstance(answers, Mapping) or not {"text", "answer_start"} <= answers.keys():
         raise ValueError(f"example {name!r}: answers is {answers!r}: expected {SPAN}, both empty for no answer")
     texts, starts = list(answers["text"]), list(answers["answer_start"])
@@ -212,7 +213,7 @@ def _answer_words(name: str, context: str, answers: Any, places: dict[int, tuple
             )
     if not texts:
         return None
-    # Whitespace around an answer is no part of a word.
+    # Whitespace around an answer belongs to no word.
     start = starts[0] + len(texts[0]) - len(texts[0].lstrip())
     end = starts[0] + len(texts[0].rstrip())
     inside = [word for word, (first, last) in places.items() if first < end and last > start]
@@ -225,7 +226,7 @@ def _answer_words(name: str, context: str, answers: Any, places: dict[int, tuple
 
 
 def _positions(words: list[int | None], answer: tuple[int, int] | None) -> tuple[int, int]:
-    """Where the first and the last word of an answer stand in a window; (0, 0) if it does not hold both."""
+    """Positions of an answer's first and last word in a window; (0, 0) if the window does not hold both."""
     if answer is None or answer[0] not in words or answer[1] not in words:
         return 0, 0
     return words.index(answer[0]), words.index(answer[1])
@@ -245,24 +246,24 @@ def answers_from_spans(
 ) -> dict[str, list[Answer]]:
     """The best answers to every question, over all windows of its context.
 
-    A span's score is its start logit plus its end logit, in the best of the windows that hold it. "No answer" has the
-    lowest score that any window gives it, as in BERT's SQuAD program: it takes one window to find an answer.
+    The score of a span is its start logit plus its end logit, in the best window that contains it. The score of "no
+    answer" is the lowest of all windows, as in BERT's SQuAD program, because one window with an answer is enough.
 
     Args:
         examples: records with `id` and `context`: a dataset, a list of dictionaries.
         features: columns `example_id` and `offset_mapping` of [`question_answering_features`]: its result, a dataset.
         start_logits, end_logits: (windows, at least the words of a window), floating: arrays or tensors in the order of
             `features`, padded on the right, as a model or `Trainer.predict` returns them.
-        n_best: how many answers of each question to return, at most.
-        max_answer_words: longest answer.
-        null_threshold: how much the score of "no answer" must exceed that of the best span to be taken; 0.0 to begin
-            with, best chosen on validation data. `None` if every question has an answer.
+        n_best: maximum number of answers per question.
+        max_answer_words: maximum length of an answer.
+        null_threshold: margin by which the score of "no answer" must exceed that of the best span. Start with 0.0 and
+            tune it on validation data. `None` if every question has an answer.
 
     Returns:
-        For each example's `id`, as text, its answers, best first.
+        The answers of each example, best first, by its `id` as text.
 
     Raises:
-        ValueError: logits that do not fit the features, features of other examples, an option out of range.
+        ValueError: logits that do not match the features, features of other examples, or an option out of range.
     """
     for name, value in (("n_best", n_best), ("max_answer_words", max_answer_words)):
         if value < 1:
@@ -303,10 +304,10 @@ def _check_logits(name: str, logits: Any, windows: int) -> NDArray[np.floating[A
 
 
 class _Window:
-    """The scores of one window: of the context's words, and of the first word.
+    """Scores of one window.
 
     Attributes:
-        offsets: (words, 2) characters of each context word.
+        offsets: (words, 2), character offsets of each context word.
         start, end: (words,) float64.
         null: start plus end logit of the first word.
     """
@@ -320,7 +321,7 @@ class _Window:
             )
         inside = np.flatnonzero(spans[:, 1] > spans[:, 0])
         self.offsets = spans[inside]
-        # A masked logit is the smallest number of its type; twice that must not overflow.
+        # A masked logit is the smallest number of its dtype; the sum of two must not overflow.
         self.start, self.end = start[inside].astype(np.float64), end[inside].astype(np.float64)
         self.null = float(start[0]) + float(end[0])
         if not (np.isfinite(self.start).all() and np.isfinite(self.end).all() and np.isfinite(self.null)):
@@ -351,16 +352,16 @@ def _best_answers(
 
 
 def _largest(scores: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Where the `count` largest finite values stand, largest first, equal ones in their order."""
+    """Indices of the `count` largest finite values, largest first; equal values keep their order."""
     kept = np.flatnonzero(np.isfinite(scores))
     if count < len(kept):
-        # Sorting all spans of a long context would take most of the time.
+        # Sorting all spans of a long context would dominate the run time.
         kept = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
     return kept[np.argsort(-scores[kept], kind="stable")][:count]
 
 
 def _span_scores(spans: NDArray[np.int64], windows: list[_Window], max_words: int) -> NDArray[np.float64]:
-    """(words, lengths): the score of the span that begins at a word and has 1 + column words; -inf for none."""
+    """Scores (words, lengths) of the spans that begin at a word and have 1 + column words; -inf if there is none."""
     lengths = min(max_words, max(len(window.offsets) for window in windows))
     scores = np.full((len(spans), lengths), -np.inf)
     for window in windows:
@@ -417,21 +418,21 @@ def answer_question(
     max_answer_words: int = 30,
     null_threshold: float | None = None,
 ) -> list[Answer] | list[list[Answer]]:
-    """Answer one question about a text, or many: several about one text, one about several, or pairs.
+    """Answer one or many questions: several about one text, one about several texts, or pairs.
 
     Args:
-        model: read in evaluation mode whatever its own is; or the folder of its checkpoint.
-        tokenizer: the model's; `None` for the one in its checkpoint's folder.
+        model: the model, run in evaluation mode whatever its own mode; or the folder of its checkpoint.
+        tokenizer: the model's tokenizer; `None` for the one in its checkpoint's folder.
         question, context: a text or a sequence of texts, of equal lengths if both are sequences.
-        max_length, stride: windows, as in [`question_answering_features`].
-        batch_size: windows to run at a time; windows of about the same length run together.
-        n_best, max_answer_words, null_threshold: answers, as in [`answers_from_spans`].
+        max_length, stride: as in [`question_answering_features`].
+        batch_size: windows per batch; windows of similar length are batched together.
+        n_best, max_answer_words, null_threshold: as in [`answers_from_spans`].
 
     Returns:
-        The answers, best first; where several texts were given, a list of such lists.
+        The answers, best first; a list of such lists if `question` or `context` is a sequence.
 
     Raises:
-        ValueError: as of the other two functions, which name an example by its number, from 0; lists of different
+        ValueError: as in the other two functions, with examples named by their number, from 0; sequences of different
             lengths; a checkpoint of another kind of model.
     """
     is_single = isinstance(question, str) and isinstance(context, str)
@@ -468,7 +469,7 @@ def answer_question(
 def _logits(
     model: ElmoForQuestionAnswering, tokenizer: ElmoTokenizer, inputs: dict[str, list[Any]], batch_size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Start and end logits (windows, words of the longest), in the order of the windows."""
+    """Start and end logits (windows, words of the longest window), in the order of the windows."""
     lengths = [len(row) for row in inputs["input_ids"]]
     start, end = (np.zeros((len(lengths), max(lengths)), dtype=np.float32) for _ in range(2))
     for rows in batches_of_similar_length(lengths, BatchSize(rows=batch_size)):

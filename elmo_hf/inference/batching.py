@@ -1,4 +1,4 @@
-"""Sentences of similar length are read together, and their results given in the order in which the sentences came."""
+"""Batches of items of similar length, with results returned in the original order."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ def check_sizes(batch_words: int | None, window: int) -> None:
 
 @dataclass(frozen=True)
 class BatchSize:
-    """How much is read at a time: as many rows, or rows of as many words in all, padding included.
+    """Maximum size of a batch, in rows or in words including padding.
 
     Attributes:
-        rows, words: the bounds; `None` for none. A row of more words is read alone.
+        rows, words: the bounds; `None` for no bound. A longer row forms a batch of its own.
     """
 
     rows: int | None = None
@@ -40,13 +40,13 @@ class BatchSize:
         return cls(rows=512, words=16384) if device.type == "cuda" else cls(words=2048)
 
     def holds(self, rows: int, longest: int) -> bool:
-        """True if a batch can have `rows` rows, the longest of them of `longest` words."""
+        """True if a batch can have `rows` rows whose longest has `longest` words."""
         if self.rows is not None and rows > self.rows:
             return False
         return self.words is None or rows == 1 or rows * longest <= self.words
 
     def fills(self, batches: int, rows: int, words: int) -> bool:
-        """True if `rows` rows of `words` words in all, without padding, are enough for so many batches."""
+        """True if `rows` rows with `words` words in total, without padding, are enough for `batches` batches."""
         if self.rows is not None and rows >= batches * self.rows:
             return True
         return self.words is not None and words >= batches * self.words
@@ -59,15 +59,15 @@ def read_in_batches(
     size: BatchSize,
     window: int | None = None,
 ) -> Iterator[Result]:
-    """Read items, those of similar length together.
+    """Read items in batches of similar length.
 
     Args:
-        items: a stream of them.
-        read: gives the result of each item of a batch, in their order; the last one is the longest. What it returns is
-            iterated over after it has been called for the next batch: so it may begin work that goes on meanwhile.
-        length: words of an item as they are read, boundaries included.
-        size: of a batch.
-        window: so many batches' items are sorted together, and held in memory; `None` for all.
+        items: any iterable; read as a stream.
+        read: returns the results of a batch's items, in their order; the last item is the longest. Its return value is
+            iterated only after `read` was called for the next batch, so it may start asynchronous work.
+        length: number of words of an item as they are read, including boundaries.
+        size: maximum size of a batch.
+        window: number of batches whose items are sorted together and held in memory; `None` for all.
 
     Yields:
         The result of each item, in the order of the items.
@@ -79,9 +79,9 @@ def read_in_batches(
 def pools(
     items: Iterable[Item], length: Callable[[Item], int], size: BatchSize, window: int | None
 ) -> Iterator[list[Item]]:
-    """Consecutive items that are sorted and read together; arguments as of [`read_in_batches`].
+    """Consecutive items to be sorted and read together; arguments as in [`read_in_batches`].
 
-    Which they are depends on the items since the last pool's end alone: reading may begin behind any pool.
+    A pool depends only on the items after the previous pool, so that reading can resume after any pool.
     """
     pool: list[Item] = []
     words = 0
@@ -108,10 +108,10 @@ def _read_pool(
 
 
 def batches_of_similar_length(lengths: Sequence[int], size: BatchSize) -> Iterator[list[int]]:
-    """The places of rows in batches, from the shortest rows to the longest."""
+    """Indices of the rows of each batch, from the shortest rows to the longest."""
     batch: list[int] = []
     for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-        # The latest is the longest.
+        # The next row is the longest of the batch.
         if batch and not size.holds(len(batch) + 1, lengths[place]):
             yield batch
             batch = []

@@ -1,7 +1,7 @@
-"""Carried state: every sentence starts from the state that the one before it in its row has left.
+"""Carried state: every sentence starts from the final state of the previous sentence in its row.
 
-Both original programs read so, always: bilm-tf's `dump_bilm_embeddings` one sentence after another, AllenNLP's
-`ElmoEmbedder` in batches of 64, where row r of a batch continues row r of the batch before.
+Both original programs always carry state: bilm-tf's `dump_bilm_embeddings` from sentence to sentence, AllenNLP's
+`ElmoEmbedder` in batches of 64, where row r of a batch continues row r of the previous batch.
 """
 
 from elmo_hf.model.configuration_elmo import ElmoConfig
@@ -9,11 +9,11 @@ from elmo_hf.model.state import ElmoState
 
 
 class CarriedState:
-    """The state of each row of sentences, between two batches.
+    """State of each row of sentences, kept between batches.
 
     Args:
-        rows: sentences read side by side.
-        state: of all rows; `None` for zeros.
+        rows: number of sentences per batch.
+        state: initial state of all rows; `None` for zeros.
     """
 
     def __init__(self, rows: int = 1, state: ElmoState | None = None) -> None:
@@ -21,7 +21,7 @@ class CarriedState:
 
     @classmethod
     def on_request(cls, config: ElmoConfig, carry_state: bool, rows: int, warm_up: int) -> "CarriedState | None":
-        """What the options of `embed` ask for, `None` for sentences read by themselves.
+        """The carried state that the options of `embed` request; `None` if sentences are read independently.
 
         Raises:
             ValueError: an impossible option, or a model without state.
@@ -41,11 +41,11 @@ class CarriedState:
         return cls(rows)
 
     def of(self, first: int, count: int) -> ElmoState | None:
-        """The state of `count` rows from `first` on; `None` for zeros."""
+        """State of `count` rows from `first` on; `None` for zeros."""
         return None if self.state is None else ElmoState(*(part[:, :, first : first + count] for part in self.state))
 
     def keep(self, first: int, state: ElmoState) -> None:
-        """Replace that of the rows from `first` on by `state`."""
+        """Replace the state of the rows from `first` on."""
         if self.state is None:
             self.state = ElmoState(*(part.new_zeros(*part.shape[:2], self.rows, part.shape[3]) for part in state))
         for old, new in zip(self.state, state, strict=True):

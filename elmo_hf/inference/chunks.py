@@ -1,10 +1,9 @@
-"""The machinery of reading a document in chunks: its words in a file, and the states at the chunks' borders.
+"""Reading a document in chunks: its words are kept in a file, and so are the states at the borders between chunks.
 
-A document is read several times, from end to start and from start to end in turn. A sweep carries the states of its
-own direction from chunk to chunk and finds those of the other direction where the sweep before left them. A
-bidirectional layer is complete in a sweep when the layer below it was complete in the sweep before, so that every such
-layer costs a sweep: a biLM, whose directions never see each other, needs two sweeps, and a task's biLSTM of n layers
-over it n more.
+A document is read several times, in sweeps of alternating direction. Each sweep carries the states of its own
+direction from chunk to chunk, and takes those of the other direction from the previous sweep. A bidirectional layer is
+complete in the sweep after the one in which the layer below it was complete, so every such layer costs one sweep. A
+biLM, whose directions are independent, needs two sweeps; a task's biLSTM of n layers on top needs n more.
 """
 
 import json
@@ -24,18 +23,18 @@ Result = TypeVar("Result")
 
 
 class States(NamedTuple):
-    """The states of a model's recurrent parts behind a chunk.
+    """States of a model's recurrent parts after a chunk.
 
     Attributes:
-        bilm: of the biLM; `None` for a model without one.
-        layers: of the task's own biLSTM; `None` for a model without one.
+        bilm: state of the biLM; `None` for a model without one.
+        layers: state of the task's own biLSTM; `None` for a model without one.
     """
 
     bilm: ElmoState | None
     layers: ElmoState | None
 
 
-# Of words and states kept aside: what is more goes to the disk.
+# Words and states are kept in memory up to this size, then in a file.
 _MEMORY_BYTES = 2**24
 
 
@@ -45,17 +44,18 @@ def sweep_chunks(
     layers: int,
     at_ends: States | None = None,
 ) -> Iterator[Result]:
-    """What `read` gives of each chunk, in their order, with the states of whole-document reading at its borders.
+    """Read chunks with the same states at their borders as in a pass over the whole document.
 
     Args:
-        count: of the chunks.
-        read: a chunk's number and the state at its borders (of its forward directions before it, of its backward
-            directions behind it; `None` or zero at the document's ends) -> result, and the state of every direction
-            when it has read the chunk.
-        layers: bidirectional layers upon each other, the biLM as one.
-        at_ends: the states before the document in either reading order; `None` for zero.
+        count: number of chunks.
+        read: takes a chunk's number and the states at its borders (forward directions before it, backward directions
+            after it; `None` or zero at the document's ends), and returns the chunk's result and the final state of
+            every direction.
+        layers: number of stacked bidirectional layers; the biLM counts as one.
+        at_ends: the initial states of both directions; `None` for zero.
 
-    Memory: two states. Those of the borders are in a temporary file.
+    Yields:
+        The result of each chunk, in order. Only two states are held in memory; border states are in a temporary file.
     """
     with Spool() as first, Spool() as second:
         opposite, found = first, second
@@ -64,7 +64,7 @@ def sweep_chunks(
             running = at_ends
             for place in range(count):
                 is_last = place == count - 1
-                # The sweep before came from the other end.
+                # The previous sweep ran in the opposite direction.
                 other = _unpacked(opposite[count - 2 - place]) if len(opposite) and not is_last else at_ends
                 earlier, later = (other, running) if direction else (running, other)
                 result, running = read(count - 1 - place if direction else place, _joined(earlier, later))
@@ -77,15 +77,15 @@ def sweep_chunks(
 
 
 class Chunks:
-    """A document's words, and their parts of speech if there are any, chunk by chunk; in a file if they are many.
+    """A document's words and optional POS tags in chunks; kept in a file if there are many.
 
-    A document without words is one chunk without words.
+    A document without words is one empty chunk.
 
     Args:
-        tokenizer: of the model that reads them.
+        tokenizer: tokenizer of the model that reads the document.
         words: any iterable of words; or a text, which the tokenizer splits.
-        size: words of a chunk.
-        pos_tags: of each word.
+        size: words per chunk.
+        pos_tags: POS tag of each word.
     """
 
     def __init__(
@@ -117,23 +117,23 @@ class Chunks:
         return len(self._spool)
 
     def __getitem__(self, number: int) -> tuple[list[str], list[str | None] | None]:
-        """The words of a chunk, and their tags or `None`."""
+        """Words of a chunk, and their tags or `None`."""
         words, tags = json.loads(self._spool[number])
         return words, tags
 
     def first_word(self, number: int) -> int:
-        """The place of a chunk's first word in its inputs."""
+        """Position of a chunk's first word in its inputs."""
         return self._before if number == 0 else 0
 
     def cut(self, number: int, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The inputs of a chunk without the boundaries that stand around it; those of the document's ends stay."""
+        """Inputs of a chunk without sentence boundaries, except those at the document's ends."""
         before, after = self._before if number else 0, self._after if number < len(self) - 1 else 0
-        # Also of code points: a boundary is a word without any.
+        # Valid for code points too: a boundary is a word without any.
         return {name: values[:, before : values.shape[1] - after] for name, values in inputs.items()}
 
 
 def _chunks(words: Iterator[str], pos_tags: Iterable[str | None] | None, size: int) -> Iterator[bytes]:
-    """JSON: the words of each chunk, and their tags or null."""
+    """Encode each chunk as JSON: its words, and their tags or null."""
     if pos_tags is None:
         while chunk := list(islice(words, size)):
             yield json.dumps([chunk, None]).encode()
@@ -154,7 +154,8 @@ def _with_tags(words: Iterator[str], pos_tags: Iterable[str | None]) -> Iterator
 
 
 def _joined(earlier: States | None, later: States | None) -> States | None:
-    """Forward directions of the one, backward directions of the other: parts are (layers, directions, rows, size)."""
+    """Join forward directions of `earlier` and backward directions of `later`; parts are (layers, directions, rows,
+    size)."""
     some = earlier or later
     if some is None:
         return None
@@ -171,7 +172,7 @@ def _joined(earlier: States | None, later: States | None) -> States | None:
 
 
 def _packed(state: States, direction: int) -> bytes:
-    """One direction of a state; the owners and names of its parts are the tensors' names."""
+    """Serialize one direction of a state; tensors are named by owner and part."""
     parts = {
         f"{owner}.{name}": part[:, direction : direction + 1].cpu().contiguous()
         for owner, of_owner in state._asdict().items()
@@ -182,7 +183,7 @@ def _packed(state: States, direction: int) -> bytes:
 
 
 def _unpacked(data: bytes) -> States:
-    """What `_packed` was given, with an axis of one direction."""
+    """Restore the state that `_packed` serialized, with a direction axis of length 1."""
     parts = load(data)
 
     def of(owner: str) -> ElmoState | None:
@@ -194,7 +195,7 @@ def _unpacked(data: bytes) -> States:
 
 
 class Spool:
-    """Pieces of bytes by number, in memory as long as they are few."""
+    """A list of byte strings, in memory while it is small and then in a temporary file."""
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(_MEMORY_BYTES)  # noqa: SIM115 - closed by `__exit__`

@@ -1,4 +1,4 @@
-"""Documents of any length to the scores of a classifier's labels, in bounded memory: `classify_document`."""
+"""Classification of documents of any length in bounded memory: `classify_document`."""
 
 from collections.abc import Iterable, Iterator
 
@@ -24,27 +24,28 @@ def classify_document(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, float]:
-    """The scores of a document's labels, read as one sequence, chunk by chunk; those of the model on the whole of it.
+    """Classify a document as one sequence, chunk by chunk. The scores equal those of the model on the whole document.
 
-    The states of the biLM and of the task's own biLSTM cross the borders of the chunks, as in `embed_document`, and
-    pooling goes on from chunk to chunk. Memory: that of one chunk. Words and states are in a temporary file.
+    The states of the biLM and of the task's own biLSTM carry over from chunk to chunk, as in `embed_document`, and so
+    does pooling. Only one chunk is held in memory; words and states are kept in a temporary file.
 
     Args:
-        words: of the document, any iterable; or its text, which the tokenizer splits and which then is in memory.
+        words: any iterable of the document's words; or its text, which the tokenizer splits and which is then in
+            memory.
         model: the classifier, or the folder of its checkpoint.
-        tokenizer: the model's; by default the one in its checkpoint's folder.
-        chunk_words: words read at a time.
-        device, dtype: of a model that is given as a folder; by default a GPU if there is one, and as stored.
+        tokenizer: the model's tokenizer; by default the one in its checkpoint's folder.
+        chunk_words: words per chunk.
+        device, dtype: for a model given as a folder; by default a GPU if there is one, and the stored dtype.
 
     Returns:
-        Each label's score, in the order of the labels: its probability by the softmax over all, its own probability
-        where a text has several labels, or the value of a regression.
+        The score of each label, in label order: a softmax probability, an independent probability for multi-label
+        models, or the value of a regression.
 
     Raises:
-        TypeError: a word that is not a text.
+        TypeError: a word that is not a string.
         ValueError: an impossible option; a checkpoint of another kind of model; a classifier of pairs, or one that
-            reads parts of speech; a Transformer, or a mix that is normalized by the statistics of all words: both need
-            the whole document at once.
+            reads POS tags; a Transformer, or a mix normalized by the statistics of all words, since both need the whole
+            document at once.
     """
     if chunk_words < 1:
         raise ValueError(f"chunk_words={chunk_words}: expected at least 1")
@@ -68,9 +69,9 @@ def classify_document(
 
 @torch.no_grad()
 def _logits(model: ElmoForSequenceClassification, chunks: Iterator[Features]) -> Tensor:
-    """(num_labels,), float32 or wider."""
+    """Logits of the whole document, (num_labels,), float32 or wider."""
     pooling = model.sentence_encoder.pooling
-    # As in `words_to_pool`: boundaries only where there is nothing else.
+    # As in `words_to_pool`: boundaries are pooled only if there are no words.
     words, everything = _RunningPool(pooling), _RunningPool(pooling)
     for chunk in chunks:
         mask = chunk.inputs["attention_mask"].bool()
@@ -82,13 +83,13 @@ def _logits(model: ElmoForSequenceClassification, chunks: Iterator[Features]) ->
 
 
 class _RunningPool:
-    """[`ElmoPooling`] of a text whose words come in parts.
+    """Incremental [`ElmoPooling`] of a text that arrives in parts.
 
-    Of a mean and of attention, each part has its own result, with the logarithm of its share of the whole.
+    For a mean and for attention, every part has its own result and the logarithm of its weight in the whole.
 
     Attributes:
-        values: of each part that has words, the pooled vectors, one row a way: (ways, width), float64.
-        weights: likewise, (ways,).
+        values: pooled vectors of each part with words, (kinds of pooling, width), float64.
+        weights: their weights, (kinds of pooling,).
     """
 
     def __init__(self, pooling: ElmoPooling) -> None:
@@ -97,7 +98,7 @@ class _RunningPool:
         self.weights: list[Tensor] = []
 
     def add(self, features: Tensor, mask: Tensor) -> None:
-        """Take in some words: features (1, words, width), those that `mask` (1, words) marks."""
+        """Add the words marked by `mask` (1, words), with features (1, words, width)."""
         if not mask.any():
             return
         ways = self.pooling.ways
@@ -117,7 +118,7 @@ class _RunningPool:
         return torch.stack([rows.get(way, mean)[number] for number, way in enumerate(self.pooling.ways)])
 
     def pooled(self, dtype: torch.dtype) -> Tensor:
-        """(1, pooled width); zeros of a text without words."""
+        """Pooled vector (1, pooled width); zeros for a text without words."""
         if not self.values:
             raise ValueError("no words to pool: expected one part with words at least")
         return self.values[0].flatten()[None].to(dtype)

@@ -1,4 +1,4 @@
-"""What a model's folder holds, read from its files' heads: no weight is loaded."""
+"""Description of a model folder, read from file headers without loading weights."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from elmo_hf.model.configuration_elmo import ElmoConfig
 
 from .loading import load_tokenizer
 
-# What the files of a folder are, by name; ends of names last.
+# Descriptions of a folder's files by name, then by suffix.
 FILES = {
     "config.json": "configuration of the model",
     "generation_config.json": "how it generates",
@@ -40,13 +40,13 @@ class Description:
     """A model's folder.
 
     Attributes:
-        folder: as given.
+        folder: the folder as given.
         architecture: the class that was saved.
-        family: the kind of ELMo, in words.
+        family: readable name of the kind of ELMo.
         shape: sizes by name.
-        parameters: values of all weights in the files, by dtype.
-        splitting: how the tokenizer splits raw text, and how lines of files were split where they differ.
-        files: (name, bytes, what it is) of each.
+        parameters: number of parameters by dtype.
+        splitting: the tokenizer's rule for raw text, and the rule for lines of files if it differs.
+        files: (name, size in bytes, description) of each file.
     """
 
     folder: str
@@ -62,8 +62,8 @@ def describe(folder: str) -> Description:
     """Describe a model's folder.
 
     Raises:
-        OSError: no such folder, or no configuration in it.
-        ValueError: the model of another family.
+        OSError: the folder or its configuration is missing.
+        ValueError: a model of another `model_type`.
     """
     path = Path(folder)
     if not (path / "config.json").is_file():
@@ -92,7 +92,7 @@ def describe(folder: str) -> Description:
 
 
 def family(config: ElmoConfig) -> str:
-    """The kind of ELMo."""
+    """Readable name of the kind of ELMo."""
     if config.encoder_type == "transformer":
         encoder = "Transformer ELMo" if config.causal else "bidirectional Transformer"
     else:

@@ -1,4 +1,4 @@
-"""Documents of any length as one sequence, in memory that does not depend on the length: `embed_document`."""
+"""Embedding of documents of any length as one sequence, in bounded memory: `embed_document`."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -30,30 +30,31 @@ def embed_document(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Iterator[Vectors]:
-    """Contextual vectors of a document as one sequence, chunk by chunk; those of `embed`, up to rounding.
+    """Embed a document as one sequence, chunk by chunk. The vectors equal those of `embed`, up to rounding.
 
-    The document is read twice. From its end to its start, only the backward direction's state at the chunks' borders is
-    kept; then, from start to end, each chunk is read from the forward state of the chunk before and the backward state
-    of the chunk after it. `<S>` and `</S>` stand at the document's ends only.
+    The document is read twice. The first pass, from end to start, keeps only the backward states at the borders between
+    chunks. The second pass, from start to end, reads each chunk from the forward state of the previous chunk and the
+    backward state of the next one. `<S>` and `</S>` are placed at the document's ends only.
 
-    Memory: that of one chunk. Words and border states are kept in a temporary file, at most about 40 KB a chunk beside
-    the words themselves in a model of the original size.
+    Only one chunk is held in memory. Words and border states are kept in a temporary file; for a model of the original
+    size, states take at most about 40 KB per chunk.
 
     Args:
-        words: of the document, any iterable; or its text, which the tokenizer splits and which then is in memory.
-        model, tokenizer, layers, boundaries, device, dtype: as of `embed`.
-        pos_tags: for a model that reads them, the part of speech of each word, beside words that are no text; `None`
-            for a word without one. Other models ignore them.
-        chunk_words: words read at a time.
+        words: any iterable of the document's words; or its text, which the tokenizer splits and which is then in
+            memory.
+        model, tokenizer, layers, boundaries, device, dtype: as in `embed`.
+        pos_tags: for a model that reads them, the POS tag of each word, `None` for a word without one; `words` must
+            then not be a text. Other models ignore them.
+        chunk_words: words per chunk.
 
     Yields:
-        The vectors of consecutive words, in their order: (chunk, 2 * projection_size), or (layers, chunk,
-        2 * projection_size) for `"all"`. A document without words gives one array of none.
+        Vectors of consecutive words, in order: (chunk, 2 * projection_size), or (layers, chunk, 2 * projection_size)
+        for `"all"`. A document without words gives one empty array.
 
     Raises:
-        TypeError: a word that is not a text, or a tag that is neither text nor `None`.
-        ValueError: an impossible option; parts of speech that do not fit the words or the model; a Transformer, or a
-            mix that is normalized by the statistics of all words: both need the whole document at once.
+        TypeError: a word that is not a string, or a tag that is neither a string nor `None`.
+        ValueError: an impossible option; POS tags that do not match the words or the model; a Transformer, or a mix
+            normalized by the statistics of all words, since both need the whole document at once.
     """
     if chunk_words < 1:
         raise ValueError(f"chunk_words={chunk_words}: expected at least 1")
@@ -73,7 +74,7 @@ def embed_document(
 
 
 def why_not_by_chunks(embedder: Embedder) -> str | None:
-    """Why this model cannot read a document by chunks, and what to do; `None` if it can."""
+    """The reason why this model cannot read a document by chunks, with the remedy; `None` if it can."""
     config = embedder.model.config
     if config.encoder_type != "lstm":
         return needs_all_words(config)
@@ -83,7 +84,7 @@ def why_not_by_chunks(embedder: Embedder) -> str | None:
 
 
 def needs_all_words(config: ElmoConfig) -> str | None:
-    """Why what a model makes of a word depends on all words of a document at once; `None` if it does not."""
+    """The reason why a model's result for one word needs all words of the document at once; `None` if it does not."""
     if config.encoder_type != "lstm":
         return (
             f"encoder_type={config.encoder_type!r}: every word of a Transformer attends to all others, so a document "
@@ -110,12 +111,12 @@ def read_by_chunks(
     carried: CarriedState | None = None,
     row: int = 0,
 ) -> Iterator[Vectors]:
-    """As `embed_document`, with what is loaded and checked already.
+    """Run `embed_document` with an opened embedder and checked options.
 
-    With carried state, the document starts from that of `row`, and leaves its own there once all chunks are read.
+    With carried state, the document starts from the state of `row`, and stores its final state there at the end.
     """
     at_ends = None if carried is None else States(carried.of(row, 1), None)
-    behind: dict[int, ElmoState] = {}  # of the last sweep, when it is over
+    behind: dict[int, ElmoState] = {}  # states after the first and the last chunk, in the last sweep
     with Chunks(embedder.tokenizer, words, chunk_words, pos_tags) as chunks:
 
         def read(number: int, state: States | None) -> tuple[Vectors, States]:
@@ -134,18 +135,18 @@ def read_by_chunks(
 
         yield from sweep_chunks(len(chunks), read, 1, at_ends)
         if carried is not None:
-            # The forward direction has read the last chunk last, the backward one the first.
+            # The forward direction ends at the last chunk, the backward direction at the first.
             pairs = zip(behind[len(chunks) - 1], behind[0], strict=True)
             carried.keep(row, ElmoState(*(torch.cat([last[:, :1], first[:, 1:]], dim=1) for last, first in pairs)))
 
 
 class Features(NamedTuple):
-    """What a task's classifier reads of a chunk.
+    """Inputs of a task's classifier for one chunk.
 
     Attributes:
-        features: (1, positions, width), of its words and, at a document's ends, of the sentence boundaries.
-        inputs: of the model.
-        is_word: (1, positions), bool.
+        features: (1, positions, width), of the words and, at the document's ends, of the sentence boundaries.
+        inputs: inputs of the model.
+        is_word: (1, positions), bool; False at boundaries.
     """
 
     features: Tensor
@@ -154,12 +155,13 @@ class Features(NamedTuple):
 
 
 def read_features(model: ElmoTaskModel, tokenizer: ElmoTokenizer, chunks: Chunks) -> Iterator[Features]:
-    """What the classifier of a task model reads of a document, chunk by chunk, as of the whole of it.
+    """Compute a task classifier's inputs chunk by chunk, equal to those of the whole document.
 
     Args:
-        model: with `task_layers`, in evaluation mode; one that does not need all words at once (`needs_all_words`).
-        tokenizer: the model's.
-        chunks: of the document.
+        model: a model with `task_layers`, in evaluation mode, that does not need all words at once
+            (`needs_all_words`).
+        tokenizer: the model's tokenizer.
+        chunks: the document.
     """
 
     @torch.no_grad()

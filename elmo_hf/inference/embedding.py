@@ -1,4 +1,4 @@
-"""Sentences to NumPy arrays of contextual word vectors: `embed`, and `embed_iter` for streams."""
+"""Contextual word vectors of sentences as NumPy arrays: `embed`, and `embed_iter` for streams."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,43 +45,45 @@ def embed(
     dtype: torch.dtype | None = None,
     progress: bool | None = None,
 ) -> list[Vectors]:
-    """Contextual vectors of the words of sentences.
+    """Compute contextual vectors of the words of sentences.
 
-    Every sentence is read by itself, from zero states, unless `carry_state` asks for another way. Sentences of about
-    the same length are read together, and their vectors returned in the order of the sentences.
+    Every sentence is read independently, from zero states, unless `carry_state` is set. Sentences of similar length are
+    batched together; results have the order of the sentences.
 
     Args:
-        sentences: each a text, which the tokenizer splits into words, or a list of words. Any iterable.
+        sentences: any iterable of sentences, each a text, which the tokenizer splits, or a list of words.
         model: any ELMo model with a biLM, or the folder of its checkpoint; by default the shipped one
             ([`default_model`]).
-        tokenizer: the model's; by default the one in its checkpoint's folder.
-        pos_tags: for a model that reads them, the parts of speech of each sentence's words, beside `sentences`, which
-            are lists of words then; `None` for a word without one. Other models ignore them.
+        tokenizer: the model's tokenizer; by default the one in its checkpoint's folder.
+        pos_tags: for a model that reads them, the POS tags of each sentence's words, `None` for a word without one;
+            sentences must then be lists of words. Other models ignore them.
         layers: `"mix"`, the model's (first) mix of layers, learned or not; `"top"`, the last layer; `"average"`, the
-            mean of all layers, word layer included; `"all"` of them; or one by its number, 0 for the word layer.
+            mean of all layers including the word layer; `"all"`, every layer; or a layer's number, 0 being the word
+            layer.
         boundaries: keep the vectors of `<S>` and `</S>` as first and last word.
-        batch_words: how many words, padding and boundaries included, are read at a time; a longer sentence alone. By
-            default 2048; on a GPU 512 sentences of up to 16384 words.
-        window: how many batches' sentences are sorted by length together.
-        carry_state: read the sentences in their order, each from the state that the one before it has left, as the
-            original programs do.
-        rows: with carried state, sentences read side by side: each continues the one `rows` places before it. 1 as
-            bilm-tf's `dump_bilm_embeddings`, 64 as AllenNLP's `ElmoEmbedder`. `batch_words` and `window` do not count.
-        warm_up: with carried state, how many of the first sentences are read once beforehand.
-        device, dtype: of a model that is given as a folder; by default a GPU if there is one, and as stored.
-        progress: show a progress bar; by default where the output is a terminal.
+        batch_words: words per batch, including padding and boundaries. A longer sentence forms its own batch. The
+            default is 2048; on a GPU, 512 sentences of up to 16384 words in total.
+        window: number of batches whose sentences are sorted by length together.
+        carry_state: read sentences in order, each from the final state of the previous one, as the original programs
+            do.
+        rows: with carried state, the number of sentences per batch; each continues the sentence `rows` before it. Use 1
+            to match bilm-tf's `dump_bilm_embeddings`, 64 to match AllenNLP's `ElmoEmbedder`. `batch_words` and
+            `window` have no effect then.
+        warm_up: with carried state, the number of leading sentences that are read once beforehand.
+        device, dtype: for a model given as a folder; by default a GPU if there is one, and the stored dtype.
+        progress: show a progress bar; by default if the output is a terminal.
 
     Returns:
-        One array a sentence: (words, 2 * projection_size), or (layers, words, 2 * projection_size) for `"all"`, the
-        word layer first. Float32, or float64 of a model in float64. A sentence without words has 0 of them.
+        One array per sentence: (words, 2 * projection_size), or (layers, words, 2 * projection_size) for `"all"`, word
+        layer first. The dtype is float32, or float64 for a float64 model. An empty sentence has 0 words.
 
-        A mix with `scalar_mix_layer_norm` normalizes by the statistics of a batch. Such a model reads sentence by
-        sentence, so that no sentence's vectors depend on others.
+        A mix with `scalar_mix_layer_norm` normalizes by the statistics of a batch. Such a model reads one sentence per
+        batch, so that vectors do not depend on other sentences.
 
     Raises:
-        TypeError: what is neither a text nor a list of words; the message tells which.
-        ValueError: an impossible option, a model without biLM, a checkpoint of another kind of model; parts of speech
-            that do not fit the words or the model.
+        TypeError: a sentence that is neither a text nor a list of words; the message names it.
+        ValueError: an impossible option, a model without biLM, a checkpoint of another kind of model; POS tags that do
+            not match the words or the model.
     """
     return list(
         embed_iter(
@@ -120,10 +122,10 @@ def embed_iter(
     dtype: torch.dtype | None = None,
     progress: bool | None = None,
 ) -> Iterator[Vectors]:
-    """As `embed`, over a stream: the arrays one by one, in the order of the sentences.
+    """Compute the vectors of `embed` over a stream: one array after another, in the order of the sentences.
 
     Holds the sentences and vectors of one window, about `window * batch_words` words, whatever the stream's length.
-    Options are checked, and models loaded, before the first array is asked for.
+    Options are checked and models loaded at the call, before the first array is requested.
     """
     checked: Iterator[str | list[str] | TaggedSentence] = check_sentences(sentences)
     if pos_tags is not None:
@@ -134,7 +136,7 @@ def embed_iter(
         embedder.refuse_without_pos_tags("pos_tags, the tags of each sentence's words")
     checked = embedder.counted(checked)
     total = len(sentences) if isinstance(sentences, Sequence) else None
-    # `disable=None` is tqdm's word for "unless at a terminal".
+    # `disable=None` makes tqdm show a bar only on a terminal.
     disable = None if progress is None else not progress
     arrays = embedder.run(checked) if carried is None else _warmed_up(embedder, checked, carried, warm_up)
     return _with_progress(arrays, total, disable)
@@ -170,7 +172,7 @@ def open_embedder(
     dtype: torch.dtype | None,
     stored: torch.dtype | None = None,
 ) -> "Embedder":
-    """What reads sentences; options checked, model and tokenizer loaded. Arguments and errors as of `embed`."""
+    """Check options, load model and tokenizer, and return an [`Embedder`]. Arguments and errors as in `embed`."""
     check_layers(layers)
     check_sizes(batch_words, window)
     model = named(model)
@@ -190,7 +192,7 @@ def open_embedder(
 
 
 def check_layers(layers: Layers, count: int | None = None) -> None:
-    """Refuse what names no layer of a model with so many of them, `None` for one that is not known yet."""
+    """Raise `ValueError` unless `layers` names a layer of a model with `count` layers (`None`: not known yet)."""
     if isinstance(layers, int) and not isinstance(layers, bool):
         if layers < 0 or (count is not None and layers >= count):
             expected = "the number of a layer" if count is None else f"0 (the word layer) to {count - 1}"
@@ -199,19 +201,19 @@ def check_layers(layers: Layers, count: int | None = None) -> None:
         raise ValueError(f"layers={layers!r}: expected 'mix', 'top', 'average', 'all', or the number of a layer")
 
 
-# The words of a sentence, and the part of speech of each if they have some.
+# The words of a sentence, and their POS tags if given.
 _Words: TypeAlias = tuple[list[str], Sequence[str | None] | None]
 
 
 class Embedder:
-    """Windows of a stream of sentences through the model.
+    """A model and tokenizer that embed a stream of sentences window by window.
 
     Attributes:
-        model, tokenizer: the biLM, in evaluation mode, and what makes its inputs.
-        layers, boundaries: what is returned, as in `embed`.
-        is_normalized: whether a mix takes statistics over all that is read together.
-        before, after: boundaries that the tokenizer puts around a sentence, 0 or 1 each.
-        stored: the type of the arrays; by default float32, or float64 of a model in float64.
+        model, tokenizer: the biLM, in evaluation mode, and its tokenizer.
+        layers, boundaries: as in `embed`.
+        is_normalized: True if a mix normalizes by statistics of the batch.
+        before, after: number of boundaries that the tokenizer adds before and after a sentence, 0 or 1 each.
+        stored: dtype of the arrays; by default float32, or float64 for a float64 model.
     """
 
     def __init__(
@@ -226,7 +228,7 @@ class Embedder:
     ) -> None:
         self.model, self.tokenizer = in_evaluation(model), tokenizer
         self.layers, self.boundaries = layers, boundaries
-        # Statistics over a batch would make a sentence's vectors depend on its neighbors: batches of one.
+        # Batches of one, because statistics over a batch would make vectors depend on other sentences.
         self.is_normalized = layers == "mix" and model.config.scalar_mix_layer_norm is not None
         self.batch_size = BatchSize(rows=1) if self.is_normalized else BatchSize.of(batch_words, model.device)
         self.window = window
@@ -236,7 +238,7 @@ class Embedder:
     def run(
         self, sentences: Iterable[str | list[str] | TaggedSentence], carried: CarriedState | None = None
     ) -> Iterator[Vectors]:
-        """The arrays of all sentences, in their order; with carried state, read in their order too."""
+        """Yield the arrays of all sentences, in order. With carried state, sentences are also read in order."""
         if carried is not None:
             return self._run_in_order(iter(sentences), carried)
         return read_in_batches(
@@ -256,21 +258,21 @@ class Embedder:
     def read_rows(
         self, sentences: Sequence[str | list[str] | TaggedSentence], carried: CarriedState, first: int = 0
     ) -> Iterator[Vectors]:
-        """The arrays of sentences as consecutive rows.
+        """Yield the arrays of sentences read as consecutive rows.
 
         Args:
-            sentences: no more than there are rows.
-            carried: the state that each row starts from, and where its new one is kept.
+            sentences: at most as many as there are rows.
+            carried: the state of each row; updated.
             first: row of the first sentence.
         """
         batch = list(map(self._split, sentences))
-        # Rows side by side, or each alone where statistics would join them.
+        # All rows in one batch, or each alone if statistics over a batch would mix them.
         count = self.batch_size.rows or max(1, len(batch))
         for start in range(0, len(batch), count):
             yield from self._embed(batch[start : start + count], carried, first + start)
 
     def counted(self, sentences: Iterator[Sentence]) -> Iterator[Sentence]:
-        """The same sentences; behind the last one, a warning of words that were cut."""
+        """Yield the sentences unchanged; after the last one, warn if words were truncated."""
         if not self.model.config.character_filters:
             return sentences
         return CutWords(self.tokenizer.spelling).over(sentences, lambda sentence: self._split(sentence)[0])
@@ -281,7 +283,7 @@ class Embedder:
         return [word for word, _ in self.tokenizer.words(sentence)] if isinstance(sentence, str) else sentence, None
 
     def refuse_without_pos_tags(self, expected: str) -> None:
-        """Raise a `ValueError` that asks for `expected` if the model reads parts of speech, which were not given."""
+        """Raise `ValueError`, naming what is `expected`, if the model needs POS tags."""
         count = self.model.config.num_pos_tags
         if count:
             raise ValueError(
@@ -290,13 +292,13 @@ class Embedder:
             )
 
     def length(self, words: Sequence[str]) -> int:
-        """Words of a sentence as the model reads it, boundaries included."""
+        """Number of words of a sentence as the model reads it, including boundaries."""
         return self.before + len(words) + self.after
 
     def _embed(self, batch: list[_Words], carried: CarriedState | None = None, row: int = 0) -> Iterator[Vectors]:
-        """The arrays of sentences that are read together; all of them have tags, or none.
+        """Read one batch of sentences, either all with tags or all without, and return their arrays.
 
-        They are read at once, and waited for when the first array is taken.
+        The computation starts at the call; the first array waits for its result.
         """
         tags = [tags for _, tags in batch if tags is not None]
         inputs = self.encode([words for words, _ in batch], tags or None)
@@ -314,13 +316,13 @@ class Embedder:
             first, end = 0, self.length(words)
             if not self.boundaries:
                 first, end = self.before, end - self.after
-            # A copy, lest an array keep its whole batch in memory.
+            # A copy, so that an array does not keep its whole batch in memory.
             yield row[..., first:end, :].copy()
 
     def encode(
         self, sentences: list[list[str]], pos_tags: list[Sequence[str | None]] | None = None
     ) -> dict[str, Tensor]:
-        """The model's inputs for sentences side by side, boundaries added, on its device."""
+        """Model inputs for a batch of sentences, with boundaries, on the model's device."""
         beside = {"pos_tags": pos_tags} if pos_tags is not None and self.model.config.num_pos_tags else {}
         encoding = self.tokenizer(
             sentences, is_split_into_words=True, padding=True, padding_side="right", return_tensors="pt", **beside
@@ -329,11 +331,11 @@ class Embedder:
 
     @torch.no_grad()
     def outputs(self, inputs: dict[str, Tensor], **options: Any) -> ElmoModelOutput:
-        """The model's outputs, without dropout and gradients."""
+        """Model outputs, computed without dropout and gradients."""
         return self.model(**inputs, output_hidden_states=self.layers != "mix", return_dict=True, **options)
 
     def arrays(self, outputs: ElmoModelOutput) -> Vectors:
-        """(batch, words, 2P), or (batch, layers, words, 2P) for `"all"`."""
+        """Selected layers as an array (batch, words, 2P), or (batch, layers, words, 2P) for `"all"`."""
         return self._copied(outputs).numpy()
 
     def _copied(self, outputs: ElmoModelOutput) -> HostCopy:

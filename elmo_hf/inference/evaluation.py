@@ -1,4 +1,4 @@
-"""A model in evaluation mode without touching the model, which other threads may use or train."""
+"""Evaluation mode without modifying the model, which other threads may use or train."""
 
 from functools import partial
 from types import MethodType
@@ -10,10 +10,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def in_evaluation(model: Module) -> Module:
-    """The model itself if all of it is in evaluation mode, else a view of it that is.
+    """The model itself if all of it is in evaluation mode, else a view of it in evaluation mode.
 
-    A view has modules of its own and everything else of the model's: the same parameters and buffers, so that it reads
-    what training has written, and the same hooks. `model.training` is never set.
+    A view has its own modules but shares parameters, buffers and hooks with the model, so it always sees the current
+    weights. `model.training` is never set.
     """
     if not any(part.training for part in model.modules()):
         return model
@@ -33,7 +33,7 @@ def _view(module: Module, made: dict[int, Any]) -> Module:
 
 
 def _rebound(value: Any, module: nn.Module, view: nn.Module) -> Any:
-    """A method that was put on the instance, as offloading puts a `forward`, as the view's."""
+    """Rebind a method set on the instance (such as the `forward` of offloading) to the view."""
     if isinstance(value, MethodType) and value.__self__ is module:
         return MethodType(value.__func__, view)
     if isinstance(value, partial) and value.args[:1] == (module,):

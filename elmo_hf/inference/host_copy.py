@@ -1,4 +1,4 @@
-"""Results on their way from a GPU to the host, while the GPU goes on to the next batch."""
+"""Asynchronous copies of results from a GPU to the host."""
 
 from functools import cache
 from typing import Any
@@ -14,9 +14,9 @@ def _copy_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 class HostCopy:
-    """A tensor's values on the host: asked for at once, waited for when they are read.
+    """A copy of a tensor on the host: started at construction, awaited when read.
 
-    From a GPU they go into page-locked memory, on a stream beside that of the computation.
+    From a GPU, values are copied into page-locked memory on a separate stream.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -29,11 +29,11 @@ class HostCopy:
                 self._values = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
                 self._values.copy_(values, non_blocking=True)
                 self._copied = stream.record_event()
-            # Its memory must not be given to another tensor before.
+            # The tensor's memory must not be reused before the copy has finished.
             values.record_stream(stream)
 
     def numpy(self) -> NDArray[Any]:
-        """The values; of a GPU's, an array in page-locked memory, which is dear: copy what is to be kept."""
+        """The values. From a GPU they are in page-locked memory, which is scarce: copy what you keep."""
         if self._copied is not None:
             self._copied.synchronize()
         return self._values.cpu().numpy()

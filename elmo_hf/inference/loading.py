@@ -1,4 +1,4 @@
-"""What `embed` and `score` are given: a model and tokenizer, as objects, by a checkpoint's name, or none; sentences."""
+"""Loading and checking the arguments of `embed`, `score` and others: model, tokenizer and sentences."""
 
 import os
 import sys
@@ -25,10 +25,9 @@ DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "data" / "default"
 
 
 def default_model() -> str:
-    """Folder of the small English language model that this package ships, with softmax, tokenizer and model card.
+    """Folder of the small English language model shipped with this package: weights, softmax, tokenizer and model card.
 
-    Every function and command that reads a biLM takes it when none is named. The weights are stored in float16 and
-    load in float32.
+    Functions and commands that read a biLM use it by default. Weights are stored in float16 and load in float32.
 
     Raises:
         FileNotFoundError: the package was installed without its data.
@@ -39,7 +38,7 @@ def default_model() -> str:
 
 
 def named(model: Any) -> Any:
-    """What was given as a model, the shipped one in place of `None`, the kept folder of a published original."""
+    """Resolve a model argument: `None` to the shipped model, a published original's name to its cached folder."""
     return default_model() if model is None else resolve(model)
 
 
@@ -49,19 +48,19 @@ def load_model(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Model:
-    """The model itself, or the one of a checkpoint.
+    """Load a checkpoint, or return a model object unchanged.
 
     Args:
-        model: an object, or a folder, a name on the Hub or, as `elmo:small`, of a published original; `None` for the
-            shipped one.
-        kind: the class of an object, and the one to load a checkpoint as.
-        device: of a checkpoint's model; by default the GPU if there is one. An object stays where it is.
-        dtype: of a checkpoint's model; by default as it is stored. An object keeps its own.
+        model: an object, a folder, a Hub name, or the name of a published original such as `elmo:small`; `None` for the
+            shipped model.
+        kind: the expected class of an object, and the class to load a checkpoint as.
+        device: for a checkpoint; by default the GPU if there is one. An object stays where it is.
+        dtype: for a checkpoint; by default the stored dtype. An object keeps its own.
 
     Raises:
-        OSError: the folder or a file of it is missing, or there is no such name.
+        OSError: the folder or one of its files is missing, or there is no such name.
         TypeError: neither a name nor a model of that kind.
-        ValueError: a checkpoint that lacks a part of that kind of model; device or dtype for an object.
+        ValueError: a checkpoint that lacks a part of that kind of model; device or dtype given for an object.
     """
     model = named(model)
     if isinstance(model, str | os.PathLike):
@@ -90,9 +89,9 @@ def load_model(
 
 
 def is_a(model: Any, kind: type[ElmoPreTrainedModel]) -> bool:
-    """True for a model of a class, of whichever copy of its code.
+    """True if a model is of a class, whichever copy of the code defines it.
 
-    `trust_remote_code=True` loads classes from the checkpoint's own folder, to which `isinstance` is blind.
+    `isinstance` fails for classes that `trust_remote_code=True` loads from the checkpoint's own folder.
     """
     if isinstance(model, kind):
         return True
@@ -101,10 +100,10 @@ def is_a(model: Any, kind: type[ElmoPreTrainedModel]) -> bool:
 
 
 def check_copy(model: Any) -> None:
-    """Refuse a model whose code, loaded from its checkpoint, is too old for the functions of this package.
+    """Refuse a model whose remote code is too old for the functions of this package.
 
     Raises:
-        TypeError: names both origins and versions.
+        TypeError: the message names both origins and versions.
     """
     bilm = getattr(model, "bilm", model)
     if bilm is None or hasattr(bilm.encoder, "carries_state"):
@@ -120,10 +119,10 @@ def check_copy(model: Any) -> None:
 
 
 def load_tokenizer(tokenizer: ElmoTokenizer | Name | None, model: ElmoPreTrainedModel | Name | None) -> ElmoTokenizer:
-    """The tokenizer itself, that of a checkpoint, or by default the one beside the model.
+    """Load a tokenizer, return an object unchanged, or by default load the one in the model's folder.
 
     Raises:
-        ValueError: none is given, and the model does not come from a checkpoint.
+        ValueError: no tokenizer is given, and the model does not come from a checkpoint.
     """
     if tokenizer is not None and not isinstance(tokenizer, str | os.PathLike):
         return tokenizer
@@ -141,7 +140,7 @@ def load_tokenizer(tokenizer: ElmoTokenizer | Name | None, model: ElmoPreTrained
 
 
 def check_pos_tags(config: ElmoConfig, tokenizer: ElmoTokenizer) -> None:
-    """Refuse, with a `ValueError`, a tokenizer that has other parts of speech than the model reads."""
+    """Raise `ValueError` if the tokenizer's POS tags are not those that the model reads."""
     known = len(tokenizer.pos_tag_set or ())
     if config.num_pos_tags and known != config.num_pos_tags:
         raise ValueError(
@@ -151,9 +150,9 @@ def check_pos_tags(config: ElmoConfig, tokenizer: ElmoTokenizer) -> None:
 
 
 def check_mask(config: ElmoConfig, tokenizer: ElmoTokenizer) -> None:
-    """Refuse, with a `ValueError`, a language model whose mask is a word of the tokenizer's vocabulary.
+    """Raise `ValueError` if a language model's mask id is a regular word of the tokenizer's vocabulary.
 
-    Masks have no probability, so that the word would never be predicted.
+    The mask has probability zero, so that word would never be predicted.
     """
     mask = config.mask_token_id
     if mask is None or mask == tokenizer.mask_token_id or not 0 <= mask < len(tokenizer):
@@ -166,10 +165,10 @@ def check_mask(config: ElmoConfig, tokenizer: ElmoTokenizer) -> None:
 
 
 def check_sentences(sentences: Iterable[str | Sequence[str]]) -> Iterator[str | list[str]]:
-    """The sentences one by one, each a text or a list of words.
+    """Yield the sentences one by one, each a text or a list of words.
 
     Raises:
-        TypeError: a single text in place of the list; or, when it is reached, a sentence that is neither.
+        TypeError: a single text instead of a list; or, once reached, a sentence that is neither.
     """
     if isinstance(sentences, str) or not isinstance(sentences, Iterable):
         raise TypeError(
@@ -182,11 +181,11 @@ def check_sentences(sentences: Iterable[str | Sequence[str]]) -> Iterator[str | 
 def with_pos_tags(
     sentences: Iterator[str | list[str]], pos_tags: Iterable[Sequence[str | None]]
 ) -> Iterator[TaggedSentence]:
-    """Lists of words with the part of speech of each word, `None` for none.
+    """Pair lists of words with their POS tags, `None` for a word without one.
 
     Raises:
-        ValueError: (when it is reached) a text in place of words, another number of tags than of words, or of the one
-            than of the other.
+        ValueError: once reached: a text instead of words, a sentence whose numbers of tags and words differ, or
+            `sentences` and `pos_tags` of different lengths.
     """
     for number, (words, tags) in enumerate(zip_longest(sentences, pos_tags)):
         if words is None or tags is None:

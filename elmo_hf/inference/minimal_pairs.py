@@ -1,8 +1,8 @@
-"""Minimal pairs: does a language model find the grammatical sentence likelier than its twin?
+"""Minimal pairs: does a language model prefer the grammatical sentence of a pair?
 
-As BLiMP measures it (Warstadt et al. 2020, "BLiMP: The Benchmark of Linguistic Minimal Pairs for English"): a pair is
-right if the acceptable sentence has the higher log-probability as a whole, not normalized by its length. A tie is not
-right. Each direction is scored for itself, and both by the sum of their log-probabilities.
+Scoring follows BLiMP (Warstadt et al. 2020, "BLiMP: The Benchmark of Linguistic Minimal Pairs for English"): a pair is
+correct if the acceptable sentence as a whole has the higher log-probability, not normalized by length. Ties are
+incorrect. Each direction is scored separately, and both together by the sum of their log-probabilities.
 """
 
 import glob
@@ -27,10 +27,10 @@ from .scoring import score
 Direction = Literal["forward", "backward", "both"]
 DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "both")
 
-# In nats. The same sentence in another batch differs by less, and no model's judgment is so fine.
+# Differences below this, in nats, are ties. Batching changes a sentence's score by less.
 TIE = 1e-4
 
-# Fields of a record, by the names that they may have: ours, and those of BLiMP's own files.
+# Fields of a record with their accepted names: this package's, and those of BLiMP's files.
 _FIELDS = {
     "good": ("good", "sentence_good"),
     "bad": ("bad", "sentence_bad"),
@@ -41,12 +41,12 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class MinimalPair:
-    """Two sentences that differ in one thing, as raw text.
+    """Two sentences that differ in one point, as raw text.
 
     Attributes:
-        good, bad: the acceptable one and the other.
-        kind: the paradigm that it belongs to, BLiMP's `uid`.
-        phenomenon: the group of kinds.
+        good, bad: the acceptable and the unacceptable sentence.
+        kind: the paradigm, BLiMP's `uid`.
+        phenomenon: the group that the paradigm belongs to.
     """
 
     good: str
@@ -57,7 +57,7 @@ class MinimalPair:
 
 @dataclass(frozen=True)
 class PairScore:
-    """What a model makes of a pair.
+    """A model's scores of a pair.
 
     Attributes:
         pair: the sentences.
@@ -70,11 +70,11 @@ class PairScore:
 
     @property
     def unknown(self) -> int:
-        """Words of both sentences that are not in the vocabulary."""
+        """Number of words of both sentences outside the vocabulary."""
         return self.good.unknown + self.bad.unknown
 
     def difference(self, direction: Direction) -> float:
-        """Log-probability of the good sentence minus that of the bad one, in nats; NaN of an absent direction."""
+        """Log-probability of the good sentence minus that of the bad one, in nats; NaN for an absent direction."""
         forward, backward = (getattr(self.good, each) - getattr(self.bad, each) for each in DIRECTIONS[:2])
         return {"forward": forward, "backward": backward, "both": forward + backward}[direction]
 
@@ -87,18 +87,18 @@ class PairScore:
 
 @dataclass(frozen=True)
 class PairAccuracy:
-    """Shares of the pairs of a kind, of a phenomenon, or of all.
+    """Accuracy on the pairs of a kind, of a phenomenon, or on all pairs.
 
     Attributes:
         level: `"kind"`, `"phenomenon"` or `"all"`.
-        name: of the kind or phenomenon.
-        phenomenon: that a kind belongs to.
-        pairs: how many.
-        forward, backward, both: shares that are right; NaN of an absent direction.
-        ties: share of ties, of which none is right, by both directions (or by the only one).
-        with_unknown: share of pairs that hold a word outside the vocabulary.
-        known, unknown: shares that are right (by both directions, or the only one) of the pairs without and with such
-            a word; NaN where there is none.
+        name: name of the kind or phenomenon.
+        phenomenon: the phenomenon of a kind.
+        pairs: number of pairs.
+        forward, backward, both: accuracies; NaN for an absent direction.
+        ties: share of ties by both directions (or the only one); ties count as incorrect.
+        with_unknown: share of pairs with a word outside the vocabulary.
+        known, unknown: accuracies by both directions (or the only one) on the pairs without and with such a word; NaN
+            if there are none.
     """
 
     level: Literal["kind", "phenomenon", "all"]
@@ -115,16 +115,16 @@ class PairAccuracy:
 
 
 def read_minimal_pairs(files: Iterable[str | os.PathLike[str]], limit: int | None = None) -> list[MinimalPair]:
-    """The pairs in files of JSON lines, plain or compressed.
+    """Read pairs from JSON-lines files, plain or compressed.
 
     Args:
-        files: paths or globs. A record has `good`, `bad`, `uid` and `phenomenon`, or the names that BLiMP's files have
-            (`sentence_good`, `sentence_bad`, `UID`, `linguistics_term`); without a kind that is the file's name.
-        limit: take the first so many pairs of each kind.
+        files: paths or globs. A record has `good`, `bad`, `uid` and `phenomenon`, or the names in BLiMP's files
+            (`sentence_good`, `sentence_bad`, `UID`, `linguistics_term`). The kind defaults to the file's name.
+        limit: read at most this many pairs of each kind.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line that is no pair, which the message names; a limit below 1; no pair at all.
+        ValueError: a line that is not a pair, named in the message; a limit below 1; no pair at all.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}: expected at least 1")
@@ -183,14 +183,14 @@ def score_minimal_pairs(
     dtype: torch.dtype | None = None,
     progress: bool | None = None,
 ) -> list[PairScore]:
-    """Score both sentences of every pair, each for itself; sentences of the same words only once.
+    """Score both sentences of every pair independently. Sentences with the same words are scored once.
 
     Args:
-        pairs: with raw text, which the tokenizer splits as its pre-tokenization says.
-        model, tokenizer, batch_size, device, dtype, progress: as of `score`.
+        pairs: pairs of raw text, which the tokenizer splits by its pre-tokenization.
+        model, tokenizer, batch_size, device, dtype, progress: as in `score`.
 
     Raises:
-        ValueError: as of `score`.
+        ValueError: as in `score`.
     """
     reader = load_model(model, ElmoForPreTraining, device, dtype)
     words_of = load_tokenizer(tokenizer, model)
@@ -204,7 +204,7 @@ def score_minimal_pairs(
 
 
 def pair_accuracies(scores: Sequence[PairScore]) -> list[PairAccuracy]:
-    """Accuracies of each kind, then of each phenomenon, in the order in which they first occur, then of all pairs.
+    """Compute accuracies by kind, then by phenomenon, in order of first occurrence, then over all pairs.
 
     Raises:
         ValueError: no pairs.
@@ -247,10 +247,10 @@ def _accuracy(
 
 
 def cost_of_unknown_words(rows: Iterable[PairAccuracy]) -> float:
-    """How much worse pairs with an unknown word are judged than pairs of the same kind without: a mean of kinds.
+    """Accuracy on pairs without unknown words minus that on pairs with unknown words, compared within each kind.
 
-    Each kind weighs as much as it has pairs of the rarer sort; NaN if no kind has both sorts. The plain difference
-    would also tell which kinds hold unknown words.
+    The result is a mean over kinds, weighted by the smaller of the two numbers of pairs; NaN if no kind has both. A
+    plain difference would also reflect which kinds contain unknown words.
     """
     total = weights = 0.0
     for row in rows:

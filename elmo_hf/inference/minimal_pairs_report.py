@@ -1,4 +1,4 @@
-"""Accuracies on minimal pairs as a table, JSON and a picture, beside those of other models."""
+"""Reports of accuracies on minimal pairs: table, JSON and picture, with those of other models for comparison."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 def pair_table(rows: Sequence[PairAccuracy], published: Mapping[str, Mapping[str, float]] | None = None) -> str:
-    """A table in Markdown, in percent: all pairs, then phenomena, then kinds.
+    """A Markdown table, in percent: all pairs, then phenomena, then kinds.
 
     Args:
-        rows: of `pair_accuracies`.
-        published: accuracies of other models by kind, to stand beside; means of kinds for phenomena and all.
+        rows: result of `pair_accuracies`.
+        published: accuracies of other models by kind, shown in further columns; for phenomena and all pairs, means over
+            kinds.
     """
     others = _published_of(rows, published or {})
     names = list(next(iter(others.values()), {}))
@@ -42,7 +43,7 @@ def _percent(share: float) -> str:
 def _published_of(
     rows: Iterable[PairAccuracy], published: Mapping[str, Mapping[str, float]]
 ) -> dict[str, dict[str, float]]:
-    """By the names of rows: the accuracies of other models, of groups the mean of those kinds that they have."""
+    """Accuracies of other models by row name; for groups, the mean over the kinds they contain."""
     kinds = [row for row in rows if row.level == "kind" and row.name in published]
     found = {row.name: dict(published[row.name]) for row in kinds}
     groups = {"all": kinds} | {
@@ -56,10 +57,10 @@ def _published_of(
 
 
 def read_published(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
-    """Accuracies of other models by kind, from tab-separated columns `uid`, perhaps `phenomenon`, and one a model.
+    """Read accuracies of other models by kind: tab-separated columns `uid`, optional `phenomenon`, and one per model.
 
     Raises:
-        ValueError: no such columns, or no number; the message names the line.
+        ValueError: a missing column, or a value that is not a number; the message names the line.
     """
     header: list[str] = []
     found: dict[str, dict[str, float]] = {}
@@ -81,14 +82,14 @@ def read_published(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
 
 
 def pair_report(rows: Sequence[PairAccuracy]) -> dict[str, Any]:
-    """All rows, for JSON; `null` in place of NaN, and what unknown words cost."""
+    """All rows and the cost of unknown words for JSON, with `null` instead of NaN."""
     values = [{name: None if value != value else value for name, value in vars(row).items()} for row in rows]
     cost = cost_of_unknown_words(rows)
     return {"tie": TIE, "cost_of_unknown_words": None if cost != cost else cost, "accuracies": values}
 
 
 def draw_pairs(rows: Sequence[PairAccuracy]) -> "Figure":
-    """A bar for each phenomenon (or kind, where there are none) and for all, by each direction and both; chance marked.
+    """Draw bars by phenomenon (or kind, if there are none) and for all pairs, by direction, with the level of chance.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -113,6 +114,6 @@ def draw_pairs(rows: Sequence[PairAccuracy]) -> "Figure":
 
 
 def write_pairs_picture(rows: Sequence[PairAccuracy], path: str | os.PathLike[str]) -> None:
-    """`draw_pairs` as a PNG, complete or absent."""
+    """Write `draw_pairs` as a PNG; on failure no file is left."""
     with appearing(path) as aside:
         draw_pairs(rows).savefig(aside, format="png", dpi=120)

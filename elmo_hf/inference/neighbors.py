@@ -1,4 +1,4 @@
-"""Words of a corpus whose contextual vectors are nearest to that of a word in a sentence."""
+"""Nearest neighbors of a word in a sentence among the words of a corpus, by contextual vectors."""
 
 import heapq
 from collections import deque
@@ -15,16 +15,16 @@ from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 from .embedding import Embedder, Layers, open_embedder
 from .loading import Name
 
-WINDOW = 8  # batches whose sentences are sorted by length together
+WINDOW = 8  # number of batches whose sentences are sorted by length together
 
 
 class Usage(NamedTuple):
-    """A word of a corpus, where it stands.
+    """An occurrence of a word in a corpus.
 
     Attributes:
-        similarity: the cosine of its vector and the word's that was asked for.
+        similarity: cosine similarity with the query word.
         words: its sentence.
-        place: its place there, from 0.
+        place: its index in the sentence, from 0.
     """
 
     similarity: float
@@ -36,12 +36,12 @@ class Usage(NamedTuple):
         return self.words[self.place]
 
     def marked(self, around: int = 8) -> str:
-        """The word in brackets, among up to so many words on each side."""
+        """The word in brackets, with up to `around` words on each side."""
         return marked(self.words, self.place, around)
 
 
 def marked(words: Sequence[str], place: int, around: int = 8) -> str:
-    """A word of a sentence in brackets, among up to so many words on each side."""
+    """The word at index `place` in brackets, with up to `around` words on each side."""
     before, after = list(words[max(0, place - around) : place]), list(words[place + 1 : place + 1 + around])
     cut_before, cut_after = ["..."] * (place > around), ["..."] * (len(words) > place + 1 + around)
     return " ".join([*cut_before, *before, f"[{words[place]}]", *after, *cut_after])
@@ -60,22 +60,22 @@ def neighbors(
     batch_words: int | None = None,
     device: torch.device | str | None = None,
 ) -> list[Usage]:
-    """The words of a corpus that are nearest to a word in a sentence, by the cosine of their contextual vectors.
+    """Find the words of a corpus nearest to a word in a sentence, by the cosine of their contextual vectors.
 
     Args:
-        word: one of the sentence's words; its first occurrence is taken.
+        word: one of the sentence's words; its first occurrence is used.
         sentence: a text, which the tokenizer splits, or a list of words.
         corpus: lists of words, read once, as a stream.
         model, tokenizer, batch_words, device: as in [`embed`].
-        count: how many to return, at most.
-        layers: as in [`embed`], but for `"all"`.
-        each_usage: count every usage; otherwise each word, whatever its case, by its nearest usage.
+        count: maximum number of results.
+        layers: as in [`embed`], except `"all"`.
+        each_usage: return every occurrence; by default each word once, ignoring case, with its nearest occurrence.
 
     Returns:
-        The nearest first.
+        Occurrences, nearest first.
 
     Raises:
-        ValueError: a word that the sentence does not hold; an impossible option.
+        ValueError: a word that is not in the sentence; an impossible option.
     """
     if count < 1:
         raise ValueError(f"count={count}: expected at least 1")
@@ -112,7 +112,7 @@ def open_reader(
     batch_words: int | None,
     device: torch.device | str | None,
 ) -> Embedder:
-    """What reads sentences, one vector a word; arguments and errors as of [`embed`]."""
+    """Open an [`Embedder`] that gives one vector per word; arguments and errors as in [`embed`]."""
     if layers == "all":
         raise ValueError("layers='all': expected one vector a word: 'mix', 'top', 'average' or the number of a layer")
     embedder = open_embedder(model, tokenizer, layers, False, batch_words, WINDOW, device, None)
@@ -121,7 +121,7 @@ def open_reader(
 
 
 def read(sentences: Iterable[Sequence[str]], embedder: Embedder) -> Iterator[tuple[list[str], NDArray[np.floating]]]:
-    """Each sentence with its vectors (words, 2P), as a stream."""
+    """Yield each sentence with its vectors (words, 2P)."""
     pending: deque[list[str]] = deque()
 
     def given() -> Iterator[list[str]]:
@@ -134,6 +134,6 @@ def read(sentences: Iterable[Sequence[str]], embedder: Embedder) -> Iterator[tup
 
 
 def unit(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The vectors at length 1; zero stays zero."""
+    """Vectors scaled to length 1; zero vectors stay zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.where(lengths == 0, 1, lengths)

@@ -1,9 +1,9 @@
-"""Held-out perplexity of a biLM, each direction for itself, with the full softmax and every word counted once.
+"""Held-out perplexity of a biLM, by direction, with the full softmax and every word counted once.
 
-bilm-tf's `run_test.py` averages the losses of batches and drops the incomplete ones, so its result depends on the
-batch size. Here the log-probabilities of all words are summed, in float64, whatever the batches were.
+bilm-tf's `run_test.py` averages the losses of batches and drops incomplete batches, so its result depends on the batch
+size. Here, the log-probabilities of all words are summed in float64, independently of batching.
 
-Memory does not depend on the length of the text: sentences are read one by one, scored, and forgotten.
+Memory does not depend on the length of the text, since sentences are scored as a stream.
 """
 
 import math
@@ -34,25 +34,25 @@ from .sentence_streams import read_streams
 if TYPE_CHECKING:
     from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
-# Sentences scored independently are sorted by length among so many batches' worth: rows of one length, no padding.
+# Independent sentences are sorted by length over this many batches, so that rows of a batch need little padding.
 BATCHES_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
 class SentenceScore:
-    """How probable one sentence is to each direction.
+    """Log-probabilities of one sentence.
 
-    Forwards, the words and then `</S>` are predicted; backwards, the words from the last to the first and then `<S>`.
-    So both directions have one target more than the sentence has words.
+    The forward direction predicts the words and then `</S>`; the backward direction predicts the words from last to
+    first and then `<S>`. Both therefore have one more target than the sentence has words.
 
     Attributes:
-        index: place of the sentence in the text, from 0.
-        words: its words, without boundaries.
-        unknown: how many of them are not in the vocabulary and are scored as `<UNK>`.
-        forward, backward: the directions' log-probabilities in nats, boundaries included; backward NaN of a model
-            without that direction.
-        forward_log_probs: (words + 1,) float32 on request: of each word in the order of the text, then of `</S>`.
-        backward_log_probs: (words + 1,) float32 on request: of `<S>`, then of each word in the order of the text.
+        index: index of the sentence in the text, from 0.
+        words: number of words, without boundaries.
+        unknown: number of words outside the vocabulary, which are scored as `<UNK>`.
+        forward, backward: log-probabilities in nats, including boundaries; `backward` is NaN for a model without that
+            direction.
+        forward_log_probs: (words + 1,) float32, on request: of each word in text order, then of `</S>`.
+        backward_log_probs: (words + 1,) float32, on request: of `<S>`, then of each word in text order.
     """
 
     index: int
@@ -65,7 +65,7 @@ class SentenceScore:
 
     @property
     def targets(self) -> int:
-        """Predictions of each direction."""
+        """Number of predictions per direction."""
         return self.words + 1
 
     @property
@@ -79,10 +79,10 @@ class SentenceScore:
 
 @dataclass
 class TextScore:
-    """How probable a text is: sums over its sentences; those of two texts, as of several processes, add up.
+    """Log-probabilities of a text, summed over its sentences. Scores of several texts or processes can be added.
 
     Attributes:
-        sentences, words, unknown: counts, boundaries excluded.
+        sentences, words, unknown: counts, without boundaries.
         forward_log_prob, backward_log_prob: sums in nats over `targets` predictions each.
     """
 
@@ -93,7 +93,7 @@ class TextScore:
     backward_log_prob: float = 0.0
 
     def add(self, score: SentenceScore) -> None:
-        """Count one more sentence."""
+        """Add the score of a sentence."""
         self.sentences += 1
         self.words += score.words
         self.unknown += score.unknown
@@ -111,7 +111,7 @@ class TextScore:
 
     @property
     def targets(self) -> int:
-        """Predictions of each direction: the words and one boundary a sentence."""
+        """Number of predictions per direction: all words, and one boundary per sentence."""
         return self.words + self.sentences
 
     @property
@@ -126,15 +126,15 @@ class TextScore:
 
     @property
     def both(self) -> float:
-        """exp of the mean of both directions' losses, the number that bilm-tf reports: their geometric mean.
+        """Geometric mean of both perplexities, exp of the mean loss, as reported by bilm-tf.
 
-        The forward direction's of a model that has no other.
+        For a model without backward direction, the forward perplexity.
         """
         return self._perplexity(self.log_prob)
 
     @property
     def log_prob(self) -> float:
-        """Mean of the directions' sums, in nats, or the only one's."""
+        """Mean of both directions' log-probabilities in nats, or that of the only direction."""
         directions = self.forward_log_prob, self.backward_log_prob
         return self.forward_log_prob if math.isnan(self.backward_log_prob) else sum(directions) / 2
 
@@ -145,7 +145,7 @@ class TextScore:
 
 
 def perplexity_of(loss: float) -> float:
-    """exp(loss), infinite where a float is too small for it: an untrained or broken model may be that bad."""
+    """exp(loss), or infinity if it overflows, as it may for an untrained or broken model."""
     try:
         return math.exp(loss)
     except OverflowError:
@@ -162,10 +162,10 @@ def perplexity(
     carry_state: bool = True,
     pre_tokenization: str | None = None,
 ) -> TextScore:
-    """Perplexity of a text; arguments and errors as in `score_sentences`.
+    """Compute the perplexity of a text; arguments and errors as in `score_sentences`.
 
     Raises:
-        ValueError: in addition, a text without any sentence.
+        ValueError: also for a text without any sentence.
     """
     total = TextScore()
     for score in score_sentences(
@@ -198,26 +198,26 @@ def score_sentences(
     """Score every sentence of a text with the full softmax.
 
     Args:
-        model: read in evaluation mode, whatever its own is; on its own device.
-        tokenizer: the model's.
-        sentences: each a string, its words, or a [`TaggedSentence`], which a model that reads parts of speech needs and
-            of which others read the words. Read as a stream.
-        rows: sentences read side by side.
-        steps: words of a row read at a time.
-        carry_state: as bilm-tf trains and tests: every row is a running text that takes the next sentence when its
-            own has ended, and its recurrent states go on. `False` starts every sentence from zero states, and the
-            result is then independent of `rows` and of the order of sentences. A Transformer, which reads whole
-            sentences whatever `steps` is, needs `False`.
-        per_word: also give the log-probability of every word.
-        pre_tokenization: how strings become words, `"whitespace"` or `"ptb"`; by default lines of a [`Corpus`] as those
-            that the model learned from, and other strings as the tokenizer reads raw text.
+        model: the model, run in evaluation mode whatever its own mode, on its own device.
+        tokenizer: the model's tokenizer.
+        sentences: each a string, a list of words, or a [`TaggedSentence`], which models that read POS tags need; other
+            models use only its words. Read as a stream.
+        rows: number of sentences per batch.
+        steps: number of words of each row per batch.
+        carry_state: carry recurrent states as bilm-tf does in training and testing: every row is a running text that
+            continues with the next sentence when one ends. With `False`, every sentence starts from zero states, and
+            the result does not depend on `rows` or the order of sentences. A Transformer reads whole sentences,
+            whatever `steps`, and needs `False`.
+        per_word: also return the log-probability of every word.
+        pre_tokenization: rule that splits strings into words, `"whitespace"` or `"ptb"`. By default, lines of a
+            [`Corpus`] are split like the model's training text, and other strings like raw text.
 
     Yields:
-        One score a sentence, in the order of the text.
+        One score per sentence, in the order of the text.
 
     Raises:
-        ValueError: impossible sizes, a vocabulary or parts of speech that are not the model's, a sentence without
-            them, or carried states of a Transformer.
+        ValueError: impossible sizes, a vocabulary or POS tags that do not match the model, a sentence without POS tags
+            for a model that needs them, or carried states for a Transformer.
     """
     if carry_state and not model.elmo.encoder.carries_state:
         raise ValueError(
@@ -254,7 +254,7 @@ def score_sentences(
 
 
 def _in_order(scores: Iterator[SentenceScore]) -> Iterator[SentenceScore]:
-    """Scores in the order of their sentences; what has overtaken a longer sentence is held until it has ended."""
+    """Reorder scores by sentence. A score is held back until all earlier sentences are done."""
     waiting: dict[int, SentenceScore] = {}
     following = 0
     for score in scores:
@@ -264,17 +264,17 @@ def _in_order(scores: Iterator[SentenceScore]) -> Iterator[SentenceScore]:
             following += 1
 
 
-# The words of a sentence, and the same with their parts of speech if it has them.
+# The words of a sentence, and the sentence with its POS tags if it has them.
 _Given = tuple[list[str], TaggedSentence | None]
 
 
 @dataclass
 class _Reading:
-    """A sentence that a row reads: its ids and what the model reads of it, and what is known of its scores."""
+    """A sentence being read by a row: its ids, its model inputs, and its scores so far."""
 
     index: int
     ids: NDArray[np.int64]  # (words + 2,), with boundaries
-    inputs: list[NDArray[Any]]  # what the model reads: ids, character rows (words + 2, length), parts of speech
+    inputs: list[NDArray[Any]]  # model inputs: ids, character rows (words + 2, length), POS tags
     unknown: int
     taken: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
@@ -293,7 +293,7 @@ class _Reading:
 
 
 class _Scorer:
-    """Rows of sentences through the model, a few words at a time."""
+    """Scorer that feeds rows of sentences to the model, a few words at a time."""
 
     def __init__(
         self,
@@ -308,11 +308,11 @@ class _Scorer:
         self.rows, self.steps, self.per_word = rows, steps, per_word
         self.device = next(model.parameters()).device
         self.input_names: tuple[str, ...] = model.elmo.embeddings.input_names
-        # Without states to go on from, a sentence is read in one go.
+        # Without a carried state, a sentence has to be read as a whole.
         self.reads_in_parts = model.elmo.encoder.carries_state
 
     def running(self, texts: Iterator[tuple[int, _Given]]) -> Iterator[SentenceScore]:
-        """Every row a running text with carried states."""
+        """Score sentences with carried states: every row is a running text."""
         readings: list[_Reading | None] = [None] * self.rows
         state: ElmoState | None = None
         exhausted = False
@@ -342,7 +342,7 @@ class _Scorer:
             yield from self._finished(runs)
 
     def independent(self, texts: Iterator[tuple[int, _Given]]) -> Iterator[SentenceScore]:
-        """Every sentence from zero states, beside sentences of about its length."""
+        """Score sentences independently, from zero states, in batches of similar length."""
         return read_in_batches(
             starmap(self._encode, texts),
             self._read_independently,
@@ -352,7 +352,7 @@ class _Scorer:
         )
 
     def _read_independently(self, batch: list[_Reading]) -> list[SentenceScore]:
-        longest_first = batch[::-1]  # so that the rows that go on are the first ones
+        longest_first = batch[::-1]  # so that unfinished rows come first
         state: ElmoState | None = None
         while longest_first[0].taken < longest_first[0].targets:
             runs = []
@@ -385,7 +385,7 @@ class _Scorer:
                     yield reading.finish(self.per_word)
 
     def _score(self, runs: list[list[tuple[_Reading, int, int]]], state: ElmoState | None) -> ElmoState | None:
-        """Read a run of words in every row, note their scores, and return the state."""
+        """Read a run of words in every row, record their scores, and return the state."""
         steps = max(sum(count for _, _, count in of_row) for of_row in runs)
         examples = next(of_row[0][0].inputs for of_row in runs if of_row)
         inputs = [np.zeros((2, len(runs), steps, *example.shape[1:]), example.dtype) for example in examples]
@@ -415,9 +415,9 @@ class _Scorer:
     def _log_probabilities(
         self, inputs: list[Tensor], labels: Tensor, state: ElmoState | None
     ) -> tuple[NDArray[np.float32], ElmoState | None]:
-        """What the model reads, each (2, rows, steps, ...), and labels (2, rows, steps) -> log-probabilities.
+        """Log-probabilities of the labels (2, rows, steps) given the model inputs, each (2, rows, steps, ...).
 
-        Labels of -1, at the end of rows, have none: 0.
+        Labels of -1, at the end of rows, give 0.
         """
         elmo, encoder = self.model.elmo, cast("Any", self.model.elmo.encoder)
         rows = labels.shape[1]
@@ -426,7 +426,7 @@ class _Scorer:
         packing = PackedBatch.from_mask(real)
         given = [each.to(self.device).flatten(0, 1) for each in inputs]
         words = elmo.embeddings(*given, mask=real.repeat(2, 1))  # [2 * rows, steps, P]
-        # Both streams stand in their own reading order already: the forward index packs them both.
+        # Both directions are already in reading order, so the forward index packs both.
         if not encoder.carries_state:
             read = read_streams(encoder, words[:rows], words[rows:], real)
             top = torch.cat([packing.pack(each, packing.forward_index) for each in read])

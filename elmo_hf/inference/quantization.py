@@ -1,4 +1,4 @@
-"""A trained model in 8-bit integers: a quarter of the size, and faster on a processor."""
+"""Quantization of a trained model to int8: a quarter of the size, and faster on CPUs."""
 
 from typing import TypeVar
 
@@ -14,28 +14,28 @@ Model = TypeVar("Model", bound=ElmoPreTrainedModel)
 
 
 def quantize(model: Model) -> Model:
-    """Turn the linear layers of a model's biLM into 8-bit integers, for inference.
+    """Quantize the linear layers of a model's biLM to int8, in place, for inference.
 
-    Those are the products of the LSTM (or of the Transformer), the highways and the projections of words. Characters,
-    the cell, clipping, mixes, a task's own layers and a softmax stay as they are. Weights have a scale for each output,
-    inputs a scale for each word, found at every call ([`ElmoQuantizedLinear`] defines the numbers), so no data are
-    needed. The mix of the original's layers changes by about 2 percent of its largest value (cosine above 0.9997), a
-    single upper layer by up to 4 (0.9995).
+    Quantized are the matmuls of the LSTM (or of the Transformer), the highways and the word projections. Character
+    convolutions, cells, clipping, mixes, task layers and softmaxes stay as they are. Weights have one scale per output.
+    Inputs have one scale per word, computed at every call, so no calibration data are needed; [`ElmoQuantizedLinear`]
+    defines the numbers. The mix of the original's layers changes by about 2 percent of its largest value (cosine above
+    0.9997), a single upper layer by up to 4 (0.9995).
 
-    The model itself is changed, as by `model.half()`, layer by layer: no second copy of its weights is made. The biLM's
-    weights are frozen; a task's layers on top can still be trained. `save_pretrained` and `from_pretrained` work as
-    before (`config.weight_precision` tells), with or without this package. There is no way back but the original.
+    The model itself is modified, like by `model.half()`, layer by layer and without a second copy of its weights. The
+    biLM is frozen; task layers on top can still be trained. `save_pretrained` and `from_pretrained` work as before
+    (`config.weight_precision` records the change), with or without this package. To undo it, load the original again.
 
     Args:
-        model: any ELMo model that has a biLM, in any floating dtype, best loaded in float32.
+        model: any ELMo model with a biLM, in any floating dtype, best loaded in float32.
 
     Returns:
         The same object.
 
     Raises:
         TypeError: not a model of this package.
-        ValueError: no biLM, quantized already, a layer that an adapter or another quantizer has wrapped, weights that
-            are not finite or not loaded. Nothing is changed then.
+        ValueError: a model without biLM, one that is already quantized, a layer wrapped by an adapter or another
+            quantizer, or weights that are not finite or not loaded. The model is then unchanged.
     """
     if not is_a(model, ElmoPreTrainedModel):
         raise TypeError(f"quantize got {type(model).__name__}: expected a model of elmo_hf, e.g. an ElmoModel")
@@ -44,7 +44,7 @@ def quantize(model: Model) -> Model:
     bilm = model.bilm
     for part in (bilm.embeddings, bilm.encoder):
         replace_linear_layers(part, quantized)
-    # The biLM inside a task model has the same configuration, or one of its own.
+    # The biLM inside a task model shares its configuration or has its own.
     for config in (model.config, bilm.config):
         config.weight_precision = "int8"
     model.freeze_bilm()
@@ -52,10 +52,10 @@ def quantize(model: Model) -> Model:
 
 
 def integer_weights(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest integers and the scale of every output: [out, in] -> int8 [out, in], float32 [out].
+    """Quantize a weight [out, in]: the nearest integers, int8 [out, in], and the scale of each output, float32 [out].
 
     Raises:
-        ValueError: a value that is not finite.
+        ValueError: the weight has values that are not finite.
     """
     values = weight.detach().float()
     bound = values.abs().amax(dim=1)
@@ -66,10 +66,10 @@ def integer_weights(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quantized(layer: nn.Linear) -> ElmoQuantizedLinear:
-    """The layer's weights rounded to integers, one scale an output.
+    """Quantize a linear layer, with one scale per output.
 
     Raises:
-        ValueError: a value that is not finite.
+        ValueError: the weight has values that are not finite.
     """
     made = ElmoQuantizedLinear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
     made.quantized_weight, made.weight_scale = integer_weights(layer.weight)
@@ -79,7 +79,7 @@ def quantized(layer: nn.Linear) -> ElmoQuantizedLinear:
 
 
 def _check(model: ElmoPreTrainedModel) -> None:
-    """Raise before anything is changed."""
+    """Raise errors before anything is changed."""
     if model.bilm is None:
         raise ValueError("quantize got a model without biLM (elmo_at=[]): there is nothing to quantize in it")
     if model.config.weight_precision is not None or any(

@@ -1,4 +1,4 @@
-"""How probable sentences are to a language model: `score`."""
+"""Log-probabilities and perplexities of sentences: `score`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,16 +18,16 @@ from .perplexity import SentenceScore, TextScore, score_sentences
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of sentences, in the order in which they were given.
+    """Scores of sentences, in their original order.
 
     Attributes:
-        sentences: of each sentence, the counts of its words and unknown words, and both directions' log-probabilities
-            in nats; on request those of every word too (`SentenceScore` of `elmo_hf.pretraining`).
-        total: the same summed over all sentences, with the perplexities `total.forward`, `.backward` and `.both`
-            (`TextScore` of `elmo_hf.pretraining`).
-        forward, backward, both: (sentences,), float64: the perplexity of each sentence, its boundary included. `both`
-            is the geometric mean of the directions', the number that bilm-tf reports. A model without a backward
-            direction has NaN there, and the forward direction's in `both`.
+        sentences: for each sentence, its numbers of words and unknown words and both directions' log-probabilities in
+            nats; on request those of every word too (`SentenceScore` of `elmo_hf.pretraining`).
+        total: sums over all sentences, with the perplexities `total.forward`, `.backward` and `.both` (`TextScore` of
+            `elmo_hf.pretraining`).
+        forward, backward, both: (sentences,), float64: perplexity of each sentence including its boundary. `both` is
+            the geometric mean of the directions, as reported by bilm-tf. For a model without backward direction,
+            `backward` is NaN and `both` equals `forward`.
     """
 
     sentences: list[SentenceScore]
@@ -49,26 +49,26 @@ def score(
     dtype: torch.dtype | None = None,
     progress: bool | None = None,
 ) -> Scores:
-    """Perplexities of sentences, each for itself: no state is carried from one to the next.
+    """Compute perplexities of independent sentences: no state is carried from one to the next.
 
-    What `elmo_hf.pretraining.perplexity(..., carry_state=False)` computes, with the full softmax, in batches of about
-    equally long sentences. A word outside the vocabulary is scored as `<UNK>`, and read by its own characters.
+    Equivalent to `elmo_hf.pretraining.perplexity(..., carry_state=False)`: the full softmax, in batches of sentences of
+    similar length. A word outside the vocabulary is scored as `<UNK>`, but read by its own characters.
 
     Args:
-        sentences: texts, which the tokenizer splits into words, or lists of words; a single text is one sentence.
+        sentences: texts, which the tokenizer splits, or lists of words; a single text is one sentence.
         model: the language model, or the folder of its checkpoint; by default the shipped one.
-        tokenizer: the model's; by default the one in its checkpoint's folder.
-        pos_tags: for a model that reads them, the parts of speech of each sentence's words, beside `sentences`, which
-            are lists of words then; `None` for a word without one.
-        per_word: also give the log-probability of every word in each direction.
-        batch_size: sentences read side by side; the result does not depend on it.
-        device, dtype: of a model that is given as a folder; by default a GPU if there is one, and as stored.
-        progress: show a progress bar; by default where the output is a terminal.
+        tokenizer: the model's tokenizer; by default the one in its checkpoint's folder.
+        pos_tags: for a model that reads them, the POS tags of each sentence's words, `None` for a word without one;
+            sentences must then be lists of words.
+        per_word: also return the log-probability of every word in each direction.
+        batch_size: sentences per batch; the result does not depend on it.
+        device, dtype: for a model given as a folder; by default a GPU if there is one, and the stored dtype.
+        progress: show a progress bar; by default if the output is a terminal.
 
     Raises:
-        TypeError: what is neither a text nor a list of words; the message tells which.
-        ValueError: an impossible batch size, a tokenizer that is not the model's, or a checkpoint without a softmax;
-            parts of speech that do not fit the words or the model.
+        TypeError: a sentence that is neither a text nor a list of words; the message names it.
+        ValueError: an impossible batch size, a tokenizer that does not match the model, a checkpoint without a softmax,
+            or POS tags that do not match the words or the model.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected at least 1")
@@ -80,7 +80,7 @@ def score(
     words_of = load_tokenizer(tokenizer, model)
     found = score_sentences(scorer, words_of, checked, rows=batch_size, carry_state=False, per_word=per_word)
     count = len(texts) if isinstance(texts, Sequence) else None
-    # `disable=None` is tqdm's word for "unless at a terminal".
+    # `disable=None` makes tqdm show a bar only on a terminal.
     bar = tqdm(found, total=count, unit=" sentences", disable=None if progress is None else not progress)
     scores = list(bar)
     total = TextScore()
@@ -88,6 +88,6 @@ def score(
         total.add(each)
     targets = np.array([each.targets for each in scores], dtype=np.float64)
     losses = [-np.array([getattr(each, name) for each in scores]) / targets for name in ("forward", "backward")]
-    with np.errstate(over="ignore"):  # an untrained or broken model may be that bad: infinite
+    with np.errstate(over="ignore"):  # infinite for an untrained or broken model
         forward, backward, both = (np.exp(loss) for loss in (*losses, np.nanmean(losses, axis=0)))
     return Scores(scores, total, forward, backward, both)

@@ -1,9 +1,9 @@
-"""A word's usages sorted into senses by their contextual vectors, and how far the word moved between corpora.
+"""Word sense induction from contextual vectors, and semantic change between corpora.
 
-Usages are clustered by k-means on vectors of length 1; their number is the one of the highest silhouette (Rousseeuw
-1987), or one where no division is clear. Of two corpora, the average pairwise cosine distance of their usages and the
-cosine distance of their mean vectors, the prototypes (Giulianelli et al. 2020; Kutuzov and Giulianelli 2020), tell how
-much the word changed.
+Usages are clustered by k-means on vectors of length 1. The number of clusters is that of the highest silhouette
+(Rousseeuw 1987), or one if no clustering is clear. Change between two corpora is measured by the average pairwise
+cosine distance of usages and by the cosine distance of the mean vectors, the prototypes (Giulianelli et al. 2020;
+Kutuzov and Giulianelli 2020).
 """
 
 import os
@@ -24,7 +24,7 @@ from .embedding import Layers
 from .loading import Name
 from .neighbors import marked, open_reader, read, unit
 
-# Below this silhouette a division is none: usages of one sense have about 0.05 to 0.1 in many dimensions.
+# Clusterings with a lower silhouette are rejected. Usages of one sense reach about 0.05 to 0.1 in many dimensions.
 CLEAR_SILHOUETTE = 0.12
 
 
@@ -33,8 +33,8 @@ class Sense:
     """One sense of a word.
 
     Attributes:
-        counts: usages of it, by corpus.
-        examples: the usages nearest to its center, each with the word in brackets.
+        counts: number of usages by corpus.
+        examples: usages nearest to the cluster's center, with the word in brackets.
     """
 
     counts: dict[str, int]
@@ -47,12 +47,12 @@ class Sense:
 
 @dataclass(frozen=True)
 class Change:
-    """How far a word moved from one corpus to another; 0 is not at all.
+    """Semantic change of a word between two corpora; 0 means none.
 
     Attributes:
         first, second: names of the corpora.
-        average_pairwise_distance: mean cosine distance of a usage in the first and one in the second.
-        prototype_distance: cosine distance of their mean vectors.
+        average_pairwise_distance: mean cosine distance between a usage in the first corpus and one in the second.
+        prototype_distance: cosine distance between their mean vectors.
     """
 
     first: str
@@ -63,17 +63,17 @@ class Change:
 
 @dataclass(frozen=True)
 class WordSenses:
-    """What `senses` finds.
+    """Result of `senses`.
 
     Attributes:
-        word: as asked for.
-        senses: the most frequent first.
-        changes: of each two corpora that use the word.
-        silhouette: of the division, in -1 to 1; `None` for a single sense.
+        word: the word as given.
+        senses: senses, most frequent first.
+        changes: one for each pair of corpora that contain the word.
+        silhouette: silhouette of the clustering, from -1 to 1; `None` for a single sense.
         vectors: (usages, 2P), of length 1.
-        labels: (usages,) the sense of each, by its place in `senses`.
-        corpora: (usages,) the corpus of each, by its place in `names`.
-        names: of the corpora.
+        labels: (usages,), index into `senses` of each usage.
+        corpora: (usages,), index into `names` of each usage.
+        names: names of the corpora.
     """
 
     word: str
@@ -102,22 +102,22 @@ def senses(
     batch_words: int | None = None,
     device: torch.device | str | None = None,
 ) -> WordSenses:
-    """Sort the usages of a word into senses.
+    """Cluster the usages of a word into senses.
 
     Args:
-        word: its form; other forms of it are other words.
-        corpora: by name, lists of words, each read once, as a stream.
+        word: the exact form; inflected forms are not included.
+        corpora: sentences as lists of words, by corpus name; each corpus is read once, as a stream.
         model, tokenizer, batch_words, device: as in [`embed`].
-        count: how many senses; by default as many as are clear, up to `most`.
-        max_usages: of each corpus, drawn evenly from all of it.
-        match_case: tell forms apart by their case.
-        layers: as in [`embed`], but for `"all"`.
-        examples: usages to show of each sense.
-        seed: of the draw and of the clustering.
+        count: number of senses; by default chosen by silhouette, up to `most`.
+        max_usages: maximum number of usages per corpus, sampled uniformly.
+        match_case: distinguish upper and lower case.
+        layers: as in [`embed`], except `"all"`.
+        examples: number of usages to show per sense.
+        seed: seed of sampling and clustering.
 
     Raises:
         ModuleNotFoundError: scikit-learn is missing.
-        ValueError: a word that no corpus holds, or fewer usages than senses; an impossible option.
+        ValueError: a word that no corpus contains, fewer usages than senses, or an impossible option.
     """
     for name, value in (("count", count), ("most", most), ("max_usages", max_usages), ("examples", examples)):
         if value is not None and value < 1:
@@ -155,7 +155,7 @@ def senses(
         Change(
             names[one],
             names[other],
-            # The mean of all dot products is the dot product of the means.
+            # The mean of all pairwise dot products is the dot product of the means.
             float(1 - means[one] @ means[other]),
             float(1 - unit(means[one]) @ unit(means[other])),
         )
@@ -167,7 +167,7 @@ def senses(
 def draw_usages(
     word: str, corpus: Iterable[Sequence[str]], most: int, match_case: bool, seed: int
 ) -> list[tuple[list[str], int]]:
-    """Sentences with the word, and its place there: all, or `most` of them, each as likely (reservoir sampling)."""
+    """Sentences that contain the word, and its index in each: all, or a uniform sample of `most` (reservoir)."""
     draw = np.random.default_rng(seed)
     wanted = word if match_case else word.lower()
     kept: list[tuple[list[str], int]] = []
@@ -187,7 +187,7 @@ def draw_usages(
 def divide(
     vectors: NDArray[np.floating], count: int | None, most: int, seed: int
 ) -> tuple[NDArray[np.integer], float | None]:
-    """The cluster of each vector, numbered from 0, and the silhouette of the division, `None` for a single cluster.
+    """Cluster vectors; return the cluster number of each, from 0, and the silhouette, `None` for a single cluster.
 
     Raises:
         ValueError: fewer distinct vectors than clusters.
@@ -213,7 +213,7 @@ def divide(
 
 
 def draw_senses(found: WordSenses, path: str | os.PathLike[str]) -> None:
-    """Draw the usages in a plane, by their two main components: a color a sense, a marker a corpus.
+    """Plot the usages by their two principal components, with one color per sense and one marker per corpus.
 
     Raises:
         ModuleNotFoundError: matplotlib is missing.

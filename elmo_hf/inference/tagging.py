@@ -1,4 +1,4 @@
-"""Sentences to their words with a tagger's labels: `tag`, `tag_iter` for streams, `tag_document` for long texts."""
+"""Tagging of sentences: `tag`, `tag_iter` for streams, and `tag_document` for long texts."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -32,29 +32,28 @@ def tag(
     dtype: torch.dtype | None = None,
     progress: bool | None = None,
 ) -> list[TaggedSentence]:
-    """The labels of the words of sentences: parts of speech, named entities.
+    """Label the words of sentences, for example with POS tags or named entities.
 
-    Every sentence is read by itself; sentences of about the same length are read together. With parts of speech for
-    its labels, the result is what `elmo_hf.pretraining` and `elmo_hf.score` read beside the words.
+    Every sentence is read independently; sentences of similar length are batched together. If the labels are POS tags,
+    the result can be passed to `elmo_hf.pretraining` and `elmo_hf.score`.
 
     Args:
-        sentences: each a text, which the tokenizer splits into words, or a list of words. Any iterable.
+        sentences: any iterable of sentences, each a text, which the tokenizer splits, or a list of words.
         model: the tagger, or the folder of its checkpoint.
-        tokenizer: the model's; by default the one in its checkpoint's folder.
-        batch_words: how many words, padding and boundaries included, are read at a time; a longer sentence by chunks
-            of as many words, as by `tag_document`. By default as of `embed`.
-        window: how many batches' sentences are sorted by length together.
-        device, dtype: of a model that is given as a folder; by default a GPU if there is one, and as stored.
-        progress: show a progress bar; by default where the output is a terminal.
+        tokenizer: the model's tokenizer; by default the one in its checkpoint's folder.
+        batch_words: words per batch, including padding and boundaries. A longer sentence is read in chunks of this
+            size, as in `tag_document`. The default is that of `embed`.
+        window: number of batches whose sentences are sorted by length together.
+        device, dtype: for a model given as a folder; by default a GPU if there is one, and the stored dtype.
+        progress: show a progress bar; by default if the output is a terminal.
 
     Returns:
-        Of each sentence, in their order, the words and the names of their labels: the best sequence of a tagger with a
-        random field, else each word's likeliest.
+        For each sentence, in order, its words and the names of their labels: the best sequence for a tagger with a CRF,
+        else each word's most probable label.
 
     Raises:
-        TypeError: what is neither a text nor a list of words; the message tells which.
-        ValueError: an impossible option, a checkpoint of another kind of model, a tagger that itself reads parts of
-            speech.
+        TypeError: a sentence that is neither a text nor a list of words; the message names it.
+        ValueError: an impossible option, a checkpoint of another kind of model, or a tagger that itself reads POS tags.
     """
     options = {"batch_words": batch_words, "window": window, "device": device, "dtype": dtype, "progress": progress}
     return list(tag_iter(sentences, model, tokenizer, **options))  # type: ignore[arg-type]
@@ -71,10 +70,10 @@ def tag_iter(
     dtype: torch.dtype | None = None,
     progress: bool | None = None,
 ) -> Iterator[TaggedSentence]:
-    """As `tag`, over a stream: the sentences one by one, in their order.
+    """Label a stream of sentences as `tag` does: one sentence after another, in order.
 
     Holds the sentences of one window, about `window * batch_words` words, whatever the stream's length. Options are
-    checked, and models loaded, before the first sentence is asked for.
+    checked and models loaded at the call, before the first sentence is requested.
     """
     check_sizes(batch_words, window)
     checked = check_sentences(sentences)
@@ -94,7 +93,7 @@ def tag_iter(
         window,
     )
     count = len(sentences) if isinstance(sentences, Sequence) else None
-    # `disable=None` is tqdm's word for "unless at a terminal".
+    # `disable=None` makes tqdm show a bar only on a terminal.
     disable = None if progress is None else not progress
     return iter(tqdm(words_and_labels, total=count, unit=" sentences", disable=disable))
 
@@ -139,24 +138,25 @@ def tag_document(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Iterator[TaggedSentence]:
-    """The labels of the words of a document as one sequence, chunk by chunk; those of `tag` on the whole of it.
+    """Label a document as one sequence, chunk by chunk. The labels equal those of `tag` on the whole document.
 
-    The states of the biLM and of the task's own biLSTM cross the borders of the chunks, as in `embed_document`, and a
-    random field decodes one sequence of labels. Memory: that of one chunk. Words, states and a field's scores are in a
+    The states of the biLM and of the task's own biLSTM carry over from chunk to chunk, as in `embed_document`, and a
+    CRF decodes one sequence of labels. Only one chunk is held in memory; words, states and CRF scores are kept in a
     temporary file.
 
     Args:
-        words: of the document, any iterable; or its text, which the tokenizer splits and which then is in memory.
-        model, tokenizer, device, dtype: as of `tag`.
-        chunk_words: words read at a time.
+        words: any iterable of the document's words; or its text, which the tokenizer splits and which is then in
+            memory.
+        model, tokenizer, device, dtype: as in `tag`.
+        chunk_words: words per chunk.
 
     Yields:
-        Consecutive words and their labels. A document without words gives one part without words.
+        Consecutive words and their labels. A document without words gives one empty part.
 
     Raises:
-        TypeError: a word that is not a text.
-        ValueError: as of `tag`; a Transformer, or a mix that is normalized by the statistics of all words: both need
-            the whole document at once.
+        TypeError: a word that is not a string.
+        ValueError: as in `tag`; a Transformer, or a mix normalized by the statistics of all words, since both need the
+            whole document at once.
     """
     if chunk_words < 1:
         raise ValueError(f"chunk_words={chunk_words}: expected at least 1")
@@ -185,14 +185,14 @@ def _tag_chunks(
 
 
 def best_tags_of_chunks(emissions: Iterable[Tensor], scores: CrfScores) -> Iterator[Tensor]:
-    """The best sequence of a random field over a document, chunk by chunk, as Viterbi decoding finds it in the whole.
+    """Viterbi decoding of a CRF over a document, chunk by chunk, with the same result as over the whole.
 
-    From start to end, the best score of what leads to each tag at each chunk's border is kept; from end to start, each
-    chunk is decoded between that and the tag behind it.
+    A pass from start to end keeps the best score of every tag at each border between chunks. A pass from end to start
+    decodes each chunk from those scores and the first tag of the next chunk.
 
     Args:
-        emissions: of each chunk, (words, L).
-        scores: of the field.
+        emissions: emissions of each chunk, (words, L).
+        scores: scores of the CRF.
 
     Yields:
         (words,), int64, of each chunk.
@@ -219,5 +219,5 @@ def best_tags_of_chunks(emissions: Iterable[Tensor], scores: CrfScores) -> Itera
 
 
 def _all(chunk: Tensor) -> Tensor:
-    """(1, words), bool: a field over all words of a chunk."""
+    """Mask (1, words) that includes all words of a chunk."""
     return torch.ones(1, len(chunk), dtype=torch.bool, device=chunk.device)

@@ -1,4 +1,4 @@
-"""Texts through a model that reads with ELMo and writes with a decoder: translations, summaries."""
+"""Translation and summarization with an ELMo encoder and a decoder."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from .batching import BatchSize, read_in_batches
 from .evaluation import in_evaluation
 from .loading import Name, load_tokenizer
 
-TARGET_TOKENIZER = "target_tokenizer"  # folder within that of a translator
+TARGET_TOKENIZER = "target_tokenizer"  # subfolder of a translator's folder
 
 
 def translate_iter(
@@ -26,18 +26,19 @@ def translate_iter(
     num_beams: int | None = None,
     device: torch.device | str | None = None,
 ) -> Iterator[str]:
-    """The translation (or summary) of each text, in their order.
+    """Translate (or summarize) texts, in order.
 
     Args:
-        texts: a stream of them; of texts of similar length, `batch_words` words are read at a time.
-        folder: a translator with its two tokenizers, as `examples/run_translation.py` saves it.
-        window: how many batches' texts are sorted by length together.
-        num_beams: of the search; by default as the folder says.
-        device: by default the GPU if there is one.
+        texts: any iterable, read as a stream.
+        folder: a translator with its two tokenizers, as saved by `examples/run_translation.py`.
+        batch_words: words per batch of texts of similar length.
+        window: number of batches whose texts are sorted by length together.
+        num_beams: beam size; by default that of the folder's generation configuration.
+        device: device to run on; by default the GPU if there is one.
 
     Raises:
         OSError: no such folder, or no target tokenizer in it.
-        ValueError: another kind of model.
+        ValueError: a checkpoint of another kind of model.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = load_tokenizer(None, folder)
