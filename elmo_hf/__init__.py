@@ -1,7 +1,7 @@
 """ELMo (Peters et al. 2018) for Hugging Face Transformers: models, tokenizer, Auto classes.
 
-Public names load on first use, so that `import elmo_hf` costs next to nothing. The Auto classes of Transformers know
-the models as soon as both packages are imported, in either order.
+Public names are imported on first use, so `import elmo_hf` is fast. The models are registered with Transformers' Auto
+classes as soon as both packages are imported, in either order.
 """
 
 from importlib import import_module
@@ -114,7 +114,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if _HOME[name].startswith(("model.modeling", "inference", "corpus_embedding")):
-        registration.import_auto_classes()  # before a lock of any module of this package is held
+        registration.import_auto_classes()  # before any import lock of this package's modules is held
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value

@@ -1,12 +1,12 @@
-"""Two languages in one space: an orthogonal map of each layer of one model onto another's, fitted on a dictionary.
+"""Cross-lingual alignment: orthogonal maps of a model's layers into another model's space, fitted on a dictionary.
 
-A word has many contextual vectors. Its *anchor* is their mean over a text, and the map that carries the anchors of a
-dictionary's words as near as possible to those of their translations is applied to every vector of the model. It is
-kept with the model (`config.aligned`): embedding, pipelines and task heads then read vectors of the other language's
-space, and a task model that was trained on one language reads another (`with_bilm_of`).
+A word has many contextual vectors; its *anchor* is their mean over a text. Each map brings the anchors of a
+dictionary's words as close as possible to those of their translations, and is applied to every vector of the layer.
+Maps are stored with the model (`config.aligned`): embedding, pipelines and task heads then use the other language's
+space, and a task model trained on one language can read another (`with_bilm_of`).
 
 Source: Schuster et al. 2019, *Cross-Lingual Alignment of Contextual Word Embeddings*, sections 3 and 4, and its code
-(`gen_anchors.py`). As there, vectors are neither centred nor brought to length one before the fit.
+(`gen_anchors.py`). As there, vectors are neither centered nor normalized before the fit.
 """
 
 import copy
@@ -34,9 +34,9 @@ from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 Pair = tuple[str, str]
 Doubles = NDArray[np.float64]
 
-# Similarities computed at a time, words x candidates: 32 MB.
+# Similarities (words x candidates) computed at a time: 32 MB.
 SIMILARITIES_AT_A_TIME = 2**22
-# Fields of the configuration that belong to a task model, whatever biLM it reads.
+# Fields of the configuration that belong to a task model, not to its biLM.
 TASK_FIELDS = (
     "num_representations scalar_mix scalar_mix_parameters scalar_mix_layer_norm scalar_mix_layer_norm_epsilon "
     "scalar_mix_l2 representation_dropout elmo_at word_vector_size train_word_vectors task_lstm_size task_lstm_layers "
@@ -48,9 +48,9 @@ TASK_FIELDS = (
 
 
 def read_dictionary(path: str | os.PathLike[str]) -> list[Pair]:
-    """The pairs of a bilingual dictionary in MUSE's form: a word and its translation a line, a space or tab between.
+    """Read a bilingual dictionary in MUSE format: one word and translation per line, separated by a space or tab.
 
-    A word may have several translations, in lines of their own. Repeated lines count once; blank lines are skipped.
+    A word may have several translations, one per line. Repeated lines count once; blank lines are skipped.
 
     Raises:
         OSError: the file cannot be read.
@@ -76,10 +76,10 @@ class Anchors:
     """The mean vectors of words over a text, layer by layer.
 
     Attributes:
-        words: those that occur, in the order in which they were asked for.
+        words: the requested words that occur, in the requested order.
         vectors: (layers, words, 2P), float64, word layer first.
-        counts: (words,), int64, how often each occurs.
-        lengths: (layers,), float64, the mean length of the vectors that were averaged.
+        counts: (words,), int64, number of occurrences.
+        lengths: (layers,), float64, mean length of the averaged vectors.
     """
 
     words: tuple[str, ...]
@@ -89,7 +89,7 @@ class Anchors:
 
     @cached_property
     def rows(self) -> dict[str, int]:
-        """The row of every word."""
+        """Row number of every word."""
         return {word: row for row, word in enumerate(self.words)}
 
 
@@ -104,22 +104,22 @@ def anchors(
     device: torch.device | str | None = None,
     progress: bool | None = None,
 ) -> Anchors:
-    """The anchors of words: the mean of their contextual vectors over a text, in every layer.
+    """Compute the anchors of words: the mean of their contextual vectors over a text, in every layer.
 
-    The text is streamed. What is held is a window of it (see `embed_iter`) and 8 bytes for every word, layer and
-    dimension: 123 MB for 5,000 words of the published original model.
+    The text is streamed. Memory holds a window of it (see `embed_iter`) and 8 bytes per word, layer and dimension: 123
+    MB for 5,000 words of the published original model.
 
     Args:
-        sentences: texts, which the tokenizer splits, or lists of words. Any iterable.
+        sentences: any iterable of texts, which the tokenizer splits, or lists of words.
         model, tokenizer, device: as in `embed`.
-        words: whose anchors to compute.
-        lowercase: count an occurrence for its lower-cased form where `words` lack it as it is written: most
-            dictionaries are in lower case.
-        batch_words: how many words, padding and boundaries included, are read at a time; by default as of `embed`.
+        words: the words whose anchors to compute.
+        lowercase: count an occurrence that is not in `words` for its lower-cased form; most dictionaries are in lower
+            case.
+        batch_words: words per batch, including padding and boundaries; by default as in `embed`.
 
     Raises:
-        TypeError: a sentence that is none.
-        ValueError: no words, no sentences, or none of the words in any of them.
+        TypeError: a sentence that is neither a text nor a list of words.
+        ValueError: no words, no sentences, or none of the words in any sentence.
     """
     rows = {word: row for row, word in enumerate(dict.fromkeys(words))}
     if not rows:
@@ -162,7 +162,7 @@ def anchors(
 
 
 def _occurrences(sentence: list[str], rows: dict[str, int], lowercase: bool) -> tuple[list[int], list[int]]:
-    """The places of a sentence where known words stand, and their rows."""
+    """Positions of known words in a sentence, and their rows."""
     places, found = [], []
     for place, word in enumerate(sentence):
         row = rows.get(word, rows.get(word.lower()) if lowercase else None)
@@ -174,13 +174,13 @@ def _occurrences(sentence: list[str], rows: dict[str, int], lowercase: bool) -> 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Maps of each layer into another language's space, and what they were fitted on.
+    """Maps of each layer into another language's space, with statistics of the fit.
 
     Attributes:
-        maps: (layers, 2P, 2P), float64: a vector x becomes W x.
-        pairs: the pairs of the dictionary whose words both have anchors, on which the maps were fitted.
-        given: how many pairs the dictionary has.
-        before, after: (layers,), the mean cosine between the anchors of a pair's words, unmapped and mapped.
+        maps: (layers, 2P, 2P), float64; a vector x becomes W x.
+        pairs: the dictionary pairs used for the fit, whose words both have anchors.
+        given: number of pairs in the dictionary.
+        before, after: (layers,), mean cosine between the anchors of a pair's words, before and after mapping.
     """
 
     maps: Doubles = field(repr=False)
@@ -208,22 +208,23 @@ class Alignment:
 
 
 def fit_alignment(source: Anchors, target: Anchors, pairs: Iterable[Pair], *, match_lengths: bool = False) -> Alignment:
-    """The orthogonal map of each layer that carries source anchors nearest to those of their translations.
+    """Fit, for each layer, the orthogonal map that brings source anchors closest to those of their translations.
 
-    Orthogonal Procrustes: W = U V^T, where U S V^T is the singular value decomposition of Y^T X, the rows of X being
-    the anchors of source words and those of Y their translations' (Schuster et al. 2019, equation 2). It is the
-    orthogonal W with the least sum of |W x - y|^2, and keeps lengths and angles within the source language.
+    Orthogonal Procrustes: W = U V^T, where U S V^T is the singular value decomposition of Y^T X. The rows of X are the
+    anchors of source words, those of Y the anchors of their translations (Schuster et al. 2019, equation 2). W
+    minimizes the sum of |W x - y|^2 over all orthogonal matrices, and preserves lengths and angles.
 
     Args:
-        pairs: (source word, target word); those with a word that has no anchor are left aside.
-        match_lengths: multiply each W by the ratio of the languages' mean vector lengths. The published maps do the
-            like: they bring the vectors of every language to a mean length of 1.
+        source, target: anchors of both languages.
+        pairs: (source word, target word); pairs with a word without anchor are ignored.
+        match_lengths: multiply each W by the ratio of the languages' mean vector lengths. The published maps are
+            similar: they scale the vectors of every language to a mean length of 1.
 
     Warns:
-        UserWarning: fewer pairs than dimensions, which leave W free in some directions; it is one of the best then.
+        UserWarning: fewer pairs than dimensions, so that W is one of several optimal maps.
 
     Raises:
-        ValueError: models of other widths or numbers of layers, no known pair, or anchors that are not finite.
+        ValueError: models of different widths or numbers of layers, no known pair, or anchors that are not finite.
     """
     _check_fit_each_other(source, target)
     given = list(dict.fromkeys(pairs))
@@ -259,7 +260,7 @@ def _check_fit_each_other(source: Anchors, target: Anchors) -> None:
 
 
 def _known(pairs: Sequence[Pair], source: Anchors, target: Anchors) -> list[Pair]:
-    """The pairs whose words both have anchors; at least one."""
+    """Pairs whose words both have anchors; raises `ValueError` if there are none."""
     if not pairs:
         raise ValueError("pairs is empty: expected pairs of a source word and its translation")
     known = [pair for pair in pairs if pair[0] in source.rows and pair[1] in target.rows]
@@ -275,7 +276,7 @@ def _known(pairs: Sequence[Pair], source: Anchors, target: Anchors) -> list[Pair
 
 
 def _unit(vectors: Doubles) -> Doubles:
-    """Vectors of length one; zeros stay."""
+    """Vectors scaled to length one; zero vectors stay zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1)
 
@@ -286,13 +287,13 @@ def _mean_cosine(xs: Doubles, ys: Doubles) -> Doubles:
 
 @dataclass(frozen=True)
 class TranslationPrecision:
-    """How many words are nearest to a translation of theirs.
+    """Precision of translating words by nearest neighbors.
 
     Attributes:
-        cosine: (layers,), share of the source words whose nearest target word, by cosine, is a translation.
-        csls: (layers,), the same by cross-domain similarity local scaling, which discounts words near to everything.
-        words: source words that were translated.
-        candidates: target words to choose from.
+        cosine: (layers,), share of source words whose nearest target word, by cosine, is a translation.
+        csls: (layers,), the same by cross-domain similarity local scaling, which discounts words close to everything.
+        words: number of translated source words.
+        candidates: number of target words to choose from.
     """
 
     cosine: Doubles
@@ -311,19 +312,19 @@ class TranslationPrecision:
 def translation_precision(
     source: Anchors, target: Anchors, pairs: Iterable[Pair], *, neighbours: int = 10
 ) -> TranslationPrecision:
-    """Precision at 1 of translating words by their nearest neighbour in the target language, in every layer.
+    """Compute precision at 1 of translating words by their nearest neighbor in the target language, in every layer.
 
-    CSLS of x and y is 2 cos(x, y) - r(x) - r(y), r being the mean cosine with the `neighbours` nearest words of the
-    other language (Conneau et al. 2018, section 2.3). A word with several translations is right with any of them.
+    CSLS of x and y is 2 cos(x, y) - r(x) - r(y), where r is the mean cosine with the `neighbours` nearest words of the
+    other language (Conneau et al. 2018, section 2.3). Any of a word's translations counts as correct.
 
     Args:
-        source: in the space of the target: of an aligned model, or `Alignment.apply`.
-        target: all its words are candidates.
-        pairs: words and their translations; those with a word that has no anchor are left aside.
-        neighbours: for CSLS (MUSE: 10); all words where there are fewer.
+        source: anchors in the target's space, from an aligned model or `Alignment.apply`.
+        target: anchors of the target language; all its words are candidates.
+        pairs: words and their translations; pairs with a word without anchor are ignored.
+        neighbours: number of nearest neighbors for CSLS (MUSE: 10); all words if there are fewer.
 
     Raises:
-        ValueError: models of other widths or numbers of layers, no known pair, or no neighbours.
+        ValueError: models of different widths or numbers of layers, no known pair, or `neighbours` below 1.
     """
     if neighbours < 1:
         raise ValueError(f"neighbours={neighbours}: expected at least 1")
@@ -348,7 +349,7 @@ def translation_precision(
 
 
 def _mean_of_nearest(xs: Doubles, ys: Doubles, count: int) -> Doubles:
-    """For each of `xs`, the mean cosine with its `count` nearest of `ys`; all of length one."""
+    """Mean cosine of each of `xs` with its `count` nearest of `ys`; all vectors have length one."""
     count = min(count, len(ys))
     parts = [
         np.partition(xs[some] @ ys.T, -count, axis=1)[:, -count:].mean(axis=1)
@@ -364,10 +365,10 @@ def _split(rows: NDArray[np.int64], columns: int) -> Iterator[NDArray[np.int64]]
 
 @torch.no_grad()
 def set_alignment(model: ElmoPreTrainedModel, maps: Doubles | Tensor) -> None:
-    """Give a model the maps of its layers; saving the model saves them, and `config.aligned` says so.
+    """Set the maps of a model's layers. They are saved with the model, and `config.aligned` is set.
 
     Args:
-        model: any with a biLM but a language model.
+        model: any model with a biLM, except language models.
         maps: (layers, 2P, 2P), as `Alignment.maps`.
 
     Raises:
@@ -407,16 +408,17 @@ def align(
     batch_words: int | None = None,
     progress: bool | None = None,
 ) -> Alignment:
-    """Map a model's layers into the space of another language's model: `anchors` of both, `fit_alignment`, and
-    `set_alignment` of the source, in place.
+    """Map a model's layers into the space of another language's model, in place.
+
+    Calls `anchors` for both models, `fit_alignment`, and `set_alignment` for the source.
 
     Args:
-        source: the model to align; not aligned yet.
-        target: the model whose space is kept. It may be aligned itself, to a third language.
-        pairs: (source word, target word), as `read_dictionary` gives them.
-        source_sentences, target_sentences: a text of each language. They need not be translations of each other.
+        source: the model to align, not aligned yet.
+        target: the model whose space is used. It may itself be aligned to a third language.
+        pairs: (source word, target word), as returned by `read_dictionary`.
+        source_sentences, target_sentences: a text in each language. They need not be translations of each other.
 
-    Other arguments and errors as in those functions.
+    Other arguments and errors are those of the three functions.
     """
     if source.config.aligned:
         raise ValueError("the source model is aligned already: load it with aligned=False to align it anew")
@@ -441,19 +443,19 @@ def align(
 
 
 def with_bilm_of(task_model: ElmoPreTrainedModel, bilm: ElmoPreTrainedModel) -> ElmoPreTrainedModel:
-    """A task model that reads another language: its own mixes and task layers over another, aligned biLM.
+    """Combine a task model's mixes and task layers with an aligned biLM of another language.
 
-    The zero-shot transfer of Schuster et al. 2019, section 5: a model trained on the target language reads the source
-    language through a biLM that is aligned to its own. Weights are copied.
+    This is the zero-shot transfer of Schuster et al. 2019, section 5: a model trained on the target language reads the
+    source language through a biLM aligned to its own. Weights are copied.
 
     Args:
-        task_model: trained over the biLM of the target language, best with that frozen (`freeze_bilm`): training
-            moves its space away from the one aligned to.
-        bilm: any model with an aligned biLM of as many layers and dimensions.
+        task_model: a model trained with the biLM of the target language. That biLM should have been frozen
+            (`freeze_bilm`), since training moves its space.
+        bilm: any model with an aligned biLM of the same number of layers and dimensions.
 
     Raises:
-        ValueError: no biLM, another shape, a biLM that is not aligned, or a task model with word vectors of its own,
-            which know the words of one language only.
+        ValueError: no biLM, a different shape, a biLM that is not aligned, or a task model with word vectors of its
+            own, which cover one language only.
     """
     for name, model in (("task_model", task_model), ("bilm", bilm)):
         if model.bilm is None:

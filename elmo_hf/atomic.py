@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: the one way to write outside of a traveling room."""
+"""Atomic writing of files and folders, which appear complete or not at all; used by all code but remote code."""
 
 import os
 import shutil
@@ -19,13 +19,13 @@ __all__ = ["appearing", "appearing_folder", "filling", "put_folder"]
 
 @contextmanager
 def appearing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """An empty folder to fill, beside `path`; when the block ends, it becomes `path`, in place of an earlier one.
+    """Provide an empty folder next to `path`; at the end of the block it becomes `path`, replacing an earlier folder.
 
-    After an error, `path` is what it was before; also after a crash, once this is called again: in the moment between
-    two renamings the earlier folder is `.NAME.PID.earlier`. What a process that is gone has left beside is removed.
+    After an error, `path` is unchanged. After a crash, the next call restores it: for a moment, between two renames,
+    the earlier folder is named `.NAME.PID.earlier`. Leftovers of terminated processes are removed.
 
     Raises:
-        OSError: it cannot be written or moved, as on a full disk.
+        OSError: the folder cannot be written or moved, for example because the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,12 +43,12 @@ def appearing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def filling(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """An empty folder to write files to, inside `folder`; when the block ends, they move up, the last by name first.
+    """Provide an empty folder inside `folder`; at the end of the block its files move up, in reverse order of name.
 
-    Each of them appears whole; an earlier file of the same name is replaced.
+    Each file appears complete, replacing an earlier file of the same name.
 
     Raises:
-        OSError: a file cannot be written or moved, as on a full disk.
+        OSError: a file cannot be written or moved, for example because the disk is full.
     """
     target = Path(folder) / "files"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,10 +66,10 @@ def filling(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def put_folder(aside: Path, path: Path) -> None:
-    """Give a complete folder the name `path`, in place of an earlier folder of that name.
+    """Rename a complete folder to `path`, replacing an earlier folder of that name.
 
     Raises:
-        OSError: it cannot be moved; `path` is then what it was before.
+        OSError: it cannot be moved; `path` is then unchanged.
     """
     flush(aside)
     earlier = path.with_name(f".{path.name}.{os.getpid()}.earlier")
@@ -86,14 +86,14 @@ def put_folder(aside: Path, path: Path) -> None:
 
 
 def restore_earlier(path: Path) -> None:
-    """Undo what a process that died in `put_folder` has begun; remove what one that died behind it has left."""
+    """Restore the earlier folder if a process died within `put_folder`; remove it if the process died later."""
     for earlier in leftovers(path, "earlier"):
         with suppress(OSError):
             shutil.rmtree(earlier) if path.exists() else earlier.rename(path)
 
 
 def flush(folder: Path) -> None:
-    """Force the files of `folder` and their names onto the disk."""
+    """Flush the files of `folder` and their directory entries to disk (fsync)."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb+") as file:
@@ -104,8 +104,8 @@ def flush(folder: Path) -> None:
 
 
 def _flush_names(folder: Path) -> None:
-    """Force the names in `folder` onto the disk, where the system can."""
-    with suppress(OSError):  # not every system lets a folder be opened
+    """Flush the directory entries of `folder` to disk, if the system supports it."""
+    with suppress(OSError):  # some systems cannot open folders
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

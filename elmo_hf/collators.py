@@ -1,4 +1,4 @@
-"""Data collators beside those of Transformers, which fit all other tasks as they are."""
+"""Data collators for tasks that those of Transformers do not cover."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,19 +14,19 @@ LABEL_NAMES = ("label", "labels")
 
 @dataclass
 class ElmoDataCollatorForMultipleChoice(DataCollatorMixin):
-    """Pads the choices of a batch of questions to one length, in the shapes that `ElmoForMultipleChoice` reads.
+    """Collator that pads the choices of a batch of questions to one length, for `ElmoForMultipleChoice`.
 
-    In place of `DataCollatorForMultipleChoice`, which joins all rows of characters of a text into a single one.
+    It replaces `DataCollatorForMultipleChoice`, which would flatten the rows of characters of a text.
 
-    Every example holds, under each name that the tokenizer returns, one entry a choice, for instance
-    `tokenizer([question] * len(answers), answers)`, and a `label` or `labels` (the number of the right choice), if any
-    example has one.
+    An example has one entry per choice under each name that the tokenizer returns, for example
+    `tokenizer([question] * len(answers), answers)`, and optionally a `label` or `labels`, the number of the correct
+    choice.
 
     Args:
-        tokenizer: which pads, on its own side.
+        tokenizer: the tokenizer, which pads on its own side.
         padding: as in `tokenizer.pad`: `True` for the longest text of the batch, or `"max_length"`.
-        max_length: with `padding="max_length"`, the words of every text.
-        pad_to_multiple_of: rounds the words up.
+        max_length: number of words of every text with `padding="max_length"`.
+        pad_to_multiple_of: round the number of words up to a multiple.
         return_tensors: `"pt"` or `"np"`.
 
     Returns:
@@ -34,7 +34,7 @@ class ElmoDataCollatorForMultipleChoice(DataCollatorMixin):
         all int64, and `labels` (batch,), int64.
 
     Raises:
-        ValueError: no examples, numbers of choices that differ, or examples with and without a label in one batch.
+        ValueError: no examples, different numbers of choices, or examples with and without a label in one batch.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -77,7 +77,7 @@ class ElmoDataCollatorForMultipleChoice(DataCollatorMixin):
 
 
 def _choices_of(examples: list[dict[str, Any]]) -> int:
-    """The number of choices that all examples have."""
+    """The common number of choices of all examples."""
     if not examples:
         raise ValueError("no examples to collate: expected at least one")
     choices = len(examples[0]["input_ids"])

@@ -1,14 +1,14 @@
-"""How a program ends: which errors are its user's to mend, and the exit status and line of each.
+"""Exit statuses of the programs, and the errors that a user can fix.
 
-Exit statuses: 0 done; 1 refused or failed, with one line on stderr that says how to mend it; 2 usage; and, as shells
-have it, 128 plus the signal's number where Ctrl-C (130) or a closed pipe (141) ended it.
+Exit statuses: 0 success; 1 refused or failed, with one line on stderr that gives the remedy; 2 usage error; and, as in
+shells, 128 plus the signal's number after Ctrl-C (130) or a closed pipe (141).
 """
 
 import os
 import sys
 from contextlib import suppress
 
-# By extra: the modules that it brings.
+# Modules installed by each extra.
 EXTRAS = {
     "train": "accelerate datasets evaluate pyarrow rouge_score sacrebleu sklearn seqeval tensorboard",
     "plots": "matplotlib",
@@ -19,7 +19,7 @@ EXTRAS = {
     "completion": "shtab",
 }
 REFUSALS = (ValueError, OSError, ImportError, RuntimeError, EOFError)
-# Those of libraries that are no such errors: looked up only where the library is loaded.
+# Library errors outside of these classes, looked up only if the library is loaded.
 FOREIGN = {
     "safetensors": "SafetensorError",
     "huggingface_hub.errors": "StrictDataclassError",
@@ -31,7 +31,7 @@ FOREIGN = {
 
 
 def ending(error: BaseException) -> tuple[int, str] | None:
-    """The exit status and the line for a user, empty for none; `None` for a fault of the program itself."""
+    """Exit status and message for the user (possibly empty); `None` for a bug of the program itself."""
     if isinstance(error, KeyboardInterrupt):
         return 130, "stopped"
     if isinstance(error, BrokenPipeError):
@@ -45,12 +45,12 @@ def ending(error: BaseException) -> tuple[int, str] | None:
 
 
 def extra_of(module: str | None) -> str | None:
-    """The extra of this package that brings a module."""
+    """The extra of this package that installs a module."""
     top = (module or "").partition(".")[0]
     return next((extra for extra, modules in EXTRAS.items() if top in modules.split()), None)
 
 
 def leave_the_pipe() -> None:
-    """Let Python's last flush of stdout go nowhere, where nobody reads it."""
+    """Redirect stdout to the null device, so that Python's final flush does not fail on a closed pipe."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

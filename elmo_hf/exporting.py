@@ -1,9 +1,9 @@
-"""A model as a graph without Python: `torch.export` and ONNX, for any number of sentences and of words.
+"""Export of models as graphs: `torch.export` and ONNX, for any number of sentences and words.
 
-The models choose what to compute by the data: they pack the real words of a batch, encode every distinct word once and
-walk over a list of batch sizes. A graph cannot. `exportable` returns the same model, with the same weights under the
-same names, whose data-dependent modules are exchanged for dense ones: every position is computed, padding is masked,
-and the recurrence is one `scan` over the words, which ONNX has as an operator.
+The models' computation depends on the data: they pack the real words of a batch, encode every distinct word once, and
+loop over a list of batch sizes. A graph cannot do that. `exportable` returns the same model, with the same weights
+under the same names, in which data-dependent modules are replaced by dense ones: every position is computed, padding is
+masked, and the recurrence is one `scan` over the words, an operator that ONNX has.
 """
 
 import os
@@ -35,15 +35,15 @@ from elmo_hf.model.word_layer import ElmoJoinedEmbeddings, ElmoPosTagEmbeddings
 from elmo_hf.model.word_parts import ElmoTable
 from elmo_hf.version import __version__
 
-# Of the largest value; onnxruntime's own sums differ from PyTorch's in the last bits.
+# Relative to the largest value; onnxruntime's sums differ from PyTorch's in the last bits.
 TOLERANCE = 1e-5
-# A file of Protocol Buffers ends at 2 GiB.
+# Protocol Buffers files are limited to 2 GiB.
 LARGEST_SINGLE_FILE = 1_900_000_000
 OPSET_VERSION = 18
 
 
 def _kept(vectors: Tensor, mask: Tensor) -> Tensor:
-    """(batch, words, width), zero where `mask` (batch, words) is false."""
+    """Vectors (batch, words, width), set to zero where `mask` (batch, words) is false."""
     return vectors.masked_fill(~mask.unsqueeze(-1), 0.0)
 
 
@@ -91,9 +91,9 @@ def _scan(
     projection_clip: float | None,
     forget_bias: float,
 ) -> Tensor:
-    """`reference_lstm` over padded words: (batch, words, width) -> (batch, words, P), zero at padding.
+    """Run `reference_lstm` over padded words: (batch, words, width) -> (batch, words, P), zero at padding.
 
-    Padding leaves the state as it is, so that it may stand anywhere.
+    Padding does not change the state, so it may be on either side.
     """
     output_proj = getattr(lstm, "output_proj", None)
     gates_of_all = lstm.input_proj(inputs).transpose(0, 1)  # [words, batch, 4H]
@@ -156,7 +156,7 @@ class _DenseTransformerEncoder(ElmoTransformerEncoder):
     ) -> tuple[list[Tensor], None]:
         lengths = mask.sum(dim=1, keepdim=True)
         inputs = words + self.positions((mask.cumsum(dim=1) - 1).clamp(min=0)).to(words.dtype)
-        # As in the model: columns in reading order, padding behind them; ONNX has no stable sort.
+        # As in the model, columns are put in reading order with padding last; ONNX has no stable sort.
         step = torch.arange(mask.shape[1], device=mask.device)
         place = torch.where(mask, mask.long().cumsum(dim=1), lengths + (~mask).long().cumsum(dim=1)) - 1
         forward = torch.zeros_like(place).scatter(1, place, step.expand(mask.shape))  # [batch, words]
@@ -192,7 +192,7 @@ class _DenseTaskLayers(ElmoTaskLayers):
         return words, None
 
 
-# Every module whose work depends on the data, and the same without that.
+# Data-dependent modules and their dense replacements.
 DENSE: dict[type[nn.Module], type[nn.Module]] = {
     ElmoCharacterEmbeddings: _DenseCharacterEmbeddings,
     ElmoWordEmbeddings: _DenseWordEmbeddings,
@@ -207,24 +207,24 @@ DENSE: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def _dense(module: nn.Module) -> nn.Module:
-    """A copy of a tree of modules that shares every tensor, with the modules of `DENSE` exchanged, in evaluation."""
+    """A copy of a module tree in evaluation mode that shares all tensors, with the modules of `DENSE` replaced."""
     kind = DENSE.get(type(module), type(module))
     twin = kind.__new__(kind)
     twin.__dict__.update(module.__dict__)
     twin._modules = {name: None if child is None else _dense(child) for name, child in module._modules.items()}
     twin.training = False
     if kind is not type(module):
-        # By a `forward` of its own the model knows that it must call the word layer, not gather its distinct words.
+        # With an instance `forward`, the model calls the word layer instead of deduplicating its words.
         twin.__dict__["forward"] = MethodType(kind.forward, twin)
     return twin
 
 
 class ExportableElmo(nn.Module):
-    """What `exportable` returns.
+    """Result of `exportable`.
 
     Attributes:
-        config: the model's.
-        output_names: names of the outputs, in their order.
+        config: the model's configuration.
+        output_names: names of the outputs, in order.
     """
 
     def __init__(self, model: ElmoPreTrainedModel, output_hidden_states: bool) -> None:
@@ -245,7 +245,7 @@ class ExportableElmo(nn.Module):
         character_ids: Tensor | None = None,
         pos_tag_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """As the model; `hidden_states` is one tensor (batch, layers, words, 2 * projection_size)."""
+        """Compute the model's outputs; `hidden_states` is one tensor (batch, layers, words, 2 * projection_size)."""
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -258,16 +258,16 @@ class ExportableElmo(nn.Module):
 
 
 def named_outputs(outputs: Any, names: Sequence[str]) -> dict[str, Tensor]:
-    """The tensors of a model's output that an exported model returns."""
+    """Select the tensors of a model's output that an exported model returns."""
     return {name: torch.stack(outputs[name], dim=1) if name == "hidden_states" else outputs[name] for name in names}
 
 
 def exportable(model: ElmoPreTrainedModel, output_hidden_states: bool = False) -> ExportableElmo:
-    """The same model without Python that depends on the data, for `torch.export`, ONNX and other tracers.
+    """A version of the model without data-dependent Python, for `torch.export`, ONNX and other tracers.
 
-    It computes the model's numbers in evaluation mode, from zero states, with padding on either side. It shares the
-    model's weights. Ids are not checked, and a mask must be given. It spends as much on padding as on words, and
-    encodes each word as often as it stands in the batch: in PyTorch the model itself is several times faster.
+    It shares the model's weights and gives the same numbers in evaluation mode, from zero states, with padding on
+    either side. Ids are not checked, and a mask is required. It computes padding like words, and encodes repeated words
+    repeatedly; in PyTorch the model itself is several times faster.
 
     Args:
         model: an [`ElmoModel`], an [`ElmoForTokenClassification`] without CRF, or an
@@ -318,9 +318,9 @@ def exportable(model: ElmoPreTrainedModel, output_hidden_states: bool = False) -
 def example_inputs(
     model: ElmoPreTrainedModel | ExportableElmo, rows: int = 3, words: int = 5, padding_side: str = "right"
 ) -> dict[str, Tensor]:
-    """A batch of `rows` random sentences of up to `words` words, boundaries included: what the tokenizer would return.
+    """A batch of `rows` random sentences of up to `words` words, including boundaries, like the tokenizer's output.
 
-    The first sentence is the longest, each next one a word shorter, down to the two boundaries.
+    The first sentence is the longest; each next one is a word shorter, down to the two boundaries.
     """
     config = model.config
     draw = torch.Generator().manual_seed(0)
@@ -348,8 +348,9 @@ def example_inputs(
 def dynamic_shapes(model: ElmoPreTrainedModel | ExportableElmo) -> dict[str, Any]:
     """The `dynamic_shapes` of `torch.export.export`: any number of sentences, of words, and of characters.
 
-    A Transformer reads at most `max_position_embeddings` words. Rows of characters may be cut behind the end of the
-    longest word and as many columns as the widest filter has, and at least one more than it has; the numbers stay.
+    A Transformer reads at most `max_position_embeddings` words. Rows of characters may be truncated after the longest
+    word plus the width of the widest filter, which gives the same numbers; they need more columns than the widest
+    filter is wide.
     """
     config = model.config
     batch = torch.export.Dim("batch")
@@ -365,7 +366,7 @@ def dynamic_shapes(model: ElmoPreTrainedModel | ExportableElmo) -> dict[str, Any
 
 
 def export_program(model: ElmoPreTrainedModel, output_hidden_states: bool = False) -> torch.export.ExportedProgram:
-    """`torch.export.export` of a model, with dynamic numbers of sentences and words.
+    """Run `torch.export.export` on a model, with dynamic numbers of sentences and words.
 
     `export_program(model).module()(**tokenizer(texts, padding=True, return_tensors="pt"))` returns a dict of tensors.
 
@@ -374,7 +375,7 @@ def export_program(model: ElmoPreTrainedModel, output_hidden_states: bool = Fals
         output_hidden_states: also return all layers.
 
     Raises:
-        TypeError, ValueError: as `exportable`.
+        TypeError, ValueError: as in `exportable`.
     """
     module = exportable(model, output_hidden_states)
     inputs = {name: value.to(model.device) for name, value in example_inputs(model).items()}
@@ -392,25 +393,25 @@ def export_onnx(
 ) -> Path:
     """Write a model as an ONNX file, for any number of sentences and words, and check it with onnxruntime.
 
-    Inputs are what the tokenizer returns, int64 and by its names, `attention_mask` included; outputs are
-    `last_hidden_state` (and `representations`, where there are several mixes) or `logits`, and `hidden_states`
-    (batch, layers, words, 2 * projection_size), if asked for. A model beyond 2 GB keeps its weights in a second file,
-    `path` + ".data".
+    Inputs are the tokenizer's outputs, int64 and under the same names, including `attention_mask`. Outputs are
+    `last_hidden_state` (and `representations` for several mixes) or `logits`, and optionally `hidden_states` (batch,
+    layers, words, 2 * projection_size). A model of more than 2 GB stores its weights in a second file, `path` +
+    ".data".
 
     Args:
         model: as in `exportable`; float32, on any device.
         path: the file to write; it appears when it is complete and checked.
         output_hidden_states: also return all layers.
-        opset_version: of the operators.
-        tolerance: what onnxruntime may differ from the model, as a part of the largest value.
+        opset_version: version of ONNX's operators.
+        tolerance: maximum difference between onnxruntime and the model, relative to the largest value.
 
     Returns:
         The path.
 
     Raises:
-        ImportError: the extra `onnx` is not installed, or PyTorch's exporter knows no `scan`.
-        TypeError, ValueError: as `exportable`, or weights of another type.
-        RuntimeError: the file does not compute what the model does.
+        ImportError: the extra `onnx` is not installed, or PyTorch's exporter does not support `scan`.
+        TypeError, ValueError: as in `exportable`, or weights of another dtype.
+        RuntimeError: the file gives other results than the model.
     """
     _check_exporter()
     if model.dtype != torch.float32:
@@ -421,7 +422,7 @@ def export_onnx(
     module = exportable(model, output_hidden_states)
     inputs = {name: value.to(model.device) for name, value in example_inputs(model).items()}
     with torch.no_grad(), warnings.catch_warnings():
-        # Of the exporter's own insides.
+        # Warnings about the exporter's own internals.
         warnings.simplefilter("ignore")
         onnx_program = torch.onnx.export(
             module,
@@ -436,14 +437,14 @@ def export_onnx(
         )
     assert onnx_program is not None
     bytes_of_weights = sum(weight.nbytes for weight in [*model.parameters(), *model.buffers()])
-    with filling(path.parent) as staging:  # the weights appear before what refers to them
+    with filling(path.parent) as staging:  # the weights appear before the file that refers to them
         onnx_program.save(staging / path.name, external_data=bytes_of_weights > LARGEST_SINGLE_FILE)
         _check_file(model, staging / path.name, module.output_names, tolerance)
     return path
 
 
 def _check_exporter() -> None:
-    """Refuse where ONNX files cannot be written."""
+    """Raise `ImportError` if ONNX files cannot be written."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -459,7 +460,7 @@ def _check_exporter() -> None:
 
 @torch.no_grad()
 def _check_file(model: ElmoPreTrainedModel, path: Path, names: Sequence[str], tolerance: float) -> None:
-    """Compare a file with the model on batches of other sizes than the one it was traced with."""
+    """Compare a file with the model on batches of sizes other than the traced one."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -1,7 +1,7 @@
-"""Registration of ELMo with Transformers' Auto classes, without importing Transformers for it.
+"""Registration of ELMo with Transformers' Auto classes, without importing Transformers.
 
-Each Auto class learns of ELMo when the module that defines it is imported: at once if it has been, otherwise by a hook
-on its import.
+ELMo is registered with an Auto class when its module is imported: immediately if it already has been, otherwise by an
+import hook.
 """
 
 import importlib.abc
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-# By Auto class: the ELMo class that it builds.
+# The ELMo class for each Auto class.
 MODELS = {
     "AutoModel": "ElmoModel",
     "AutoModelForCausalLM": "ElmoForCausalLM",
@@ -38,15 +38,15 @@ def _register_tokenizer(module: ModuleType) -> None:
 
 
 def _register_models(executed: ModuleType) -> None:
-    """Register the models, once all of Transformers that they import is there."""
+    """Register the models once all Transformers modules that they import are loaded."""
     for name in (*_MODELS_IMPORT, f"{_AUTO}.modeling_auto"):
         module = sys.modules.get(name)
         waits = name.endswith("modeling_auto") if module is None else getattr(module.__spec__, "_initializing", False)
         if waits and module is not executed:
-            return  # its own hook will be the one that does it
+            return  # the hook of that module will register
     half = sys.modules.get("elmo_hf.model.modeling_elmo")
     if half is not None and getattr(half.__spec__, "_initializing", False):
-        return  # whoever imports it registers it next
+        return  # it is being imported, and will be registered afterwards
     from elmo_hf.model import modeling_elmo
     from elmo_hf.model.configuration_elmo import ElmoConfig
 
@@ -57,9 +57,9 @@ def _register_models(executed: ModuleType) -> None:
 
 
 _AUTO = "transformers.models.auto"
-# Modules that models import, and that import the Auto classes themselves.
+# Modules that the models import, and that import the Auto classes themselves.
 _MODELS_IMPORT = ("transformers.modeling_utils", "transformers.modeling_layers")
-# Files of the models' room that no model lives in.
+# Modules of `elmo_hf.model` that define no model.
 _WITHOUT_MODELS = {
     *("configuration_elmo", "configuration_encoder_decoder", "conditions", "state"),
 }
@@ -72,7 +72,7 @@ HOOKS: dict[str, Callable[[ModuleType], None]] = {
 
 
 class _Loader(importlib.abc.Loader):
-    """A module's own loader, with something to do before the module is made or after it has been executed."""
+    """A wrapper of a module's loader with callbacks before the module is created and after it is executed."""
 
     def __init__(
         self, own: Any, before: Callable[[], None] | None = None, after: Callable[[ModuleType], None] | None = None
@@ -86,7 +86,7 @@ class _Loader(importlib.abc.Loader):
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         if self._before is not None:
             self._before()
-            # The work before may have imported this very module.
+            # The callback may have imported this very module.
             module = sys.modules.get(spec.name)
             if module is not None:
                 self._found = module.__spec__
@@ -107,7 +107,7 @@ class _Loader(importlib.abc.Loader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds modules as the other finders do, and lets their loaders register."""
+    """A finder that delegates to the other finders and wraps their loaders to register ELMo."""
 
     is_elmo_finder = True
 
@@ -117,7 +117,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         is_model = fullname.startswith("elmo_hf.model.") and fullname.rpartition(".")[2] not in _WITHOUT_MODELS
         if not (is_model and f"{_AUTO}.modeling_auto" not in sys.modules) and fullname not in HOOKS:
             return None
-        # Python holds a lock of all imports meanwhile: nothing may be imported here.
+        # Nothing may be imported here, because Python holds the import lock.
         for finder in sys.meta_path:
             if not getattr(finder, "is_elmo_finder", False) and hasattr(finder, "find_spec"):
                 spec = finder.find_spec(fullname, path, target)
@@ -130,23 +130,23 @@ class _Finder(importlib.abc.MetaPathFinder):
         if fullname in HOOKS:
             spec.loader = _Loader(spec.loader, after=HOOKS[fullname])
         else:
-            # A model imports the Auto classes, and their hook all models: it would find one that is half imported.
+            # A model imports the Auto classes, and their hook imports all models, one of them half imported.
             spec.loader = _Loader(spec.loader, before=import_auto_classes)
         return spec
 
 
 def import_auto_classes() -> None:
-    """Import the Auto classes of models, which registers."""
+    """Import the Auto classes of models, whose hook registers ELMo."""
     importlib.import_module(f"{_AUTO}.modeling_auto")
 
 
 def install() -> None:
-    """Register with the Auto classes that are imported already, and with the others when they will be."""
+    """Register with the Auto classes that are already imported, and with others as soon as they are imported."""
     if not any(getattr(finder, "is_elmo_finder", False) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
     for name, hook in HOOKS.items():
         if name in sys.modules:
-            # Another thread may be importing it; this waits.
+            # Waits if another thread is importing the module.
             module = importlib.import_module(name)
             if not getattr(module.__spec__, "_initializing", False):
                 hook(module)

@@ -1,4 +1,4 @@
-"""The supported versions of the libraries that this package stands on: one place says them, the package's metadata."""
+"""Check of the required library versions, which are read from the package's metadata."""
 
 from importlib import metadata
 
@@ -9,14 +9,14 @@ CHECKED = ("transformers", "torch", "huggingface-hub")
 
 
 def check() -> None:
-    """Refuse a library outside of its supported range.
+    """Check that the required libraries are in their supported ranges.
 
     Raises:
-        ImportError: names the library, its version and the range, in one line.
+        ImportError: one is not; the message names the library, its version and the range, in one line.
     """
     try:
         stated = metadata.requires(PACKAGE) or []
-    except metadata.PackageNotFoundError:  # run from its sources
+    except metadata.PackageNotFoundError:  # run from source
         return
     for requirement in map(Requirement, stated):
         if requirement.marker is not None or requirement.name.replace("_", "-") not in CHECKED:

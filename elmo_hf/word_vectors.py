@@ -1,7 +1,7 @@
 """Word vectors from files: GloVe and word2vec, for the vocabulary of a tokenizer.
 
-The paper's task models read such vectors beside ELMo (appendix A). A file is streamed, and only the vectors of the
-vocabulary's words are kept.
+The paper's task models read such vectors in addition to ELMo (appendix A). Files are streamed, and only the vectors of
+the vocabulary's words are kept.
 """
 
 import gzip
@@ -30,7 +30,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 ZIP_MAGIC = b"PK\x03\x04"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 HEADER = re.compile(rb"\s*(\d+)\s+(\d+)\s*")
-# Text has none of these, and the numbers of a binary file soon do.
+# Bytes that do not occur in text, but soon in the numbers of a binary file.
 CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 LONGEST_LINE = 2**20
 CHUNK = 2**20
@@ -39,14 +39,14 @@ ENTRIES_A_REPORT = 1000
 
 @dataclass(frozen=True)
 class WordVectors:
-    """Vectors of some words.
+    """Vectors of the requested words.
 
     Attributes:
-        path: the file that they are from.
-        vectors: (words, size), float32, in the order of the words asked for; zeros for words without a vector.
-        exact: (words,), bool: found as written.
-        lowercased: (words,), bool: found in lower case only.
-        duplicates: further entries of words that had a vector already; the first one is taken.
+        path: the file.
+        vectors: (words, size), float32, in the order of the requested words; zeros for words without a vector.
+        exact: (words,), bool; found as written.
+        lowercased: (words,), bool; found in lower case only.
+        duplicates: number of repeated entries of a word; the first entry is used.
     """
 
     path: Path
@@ -57,20 +57,20 @@ class WordVectors:
 
     @property
     def found(self) -> NDArray[np.bool_]:
-        """(words,), bool: have a vector."""
+        """Words with a vector, (words,), bool."""
         return self.exact | self.lowercased
 
 
 @dataclass(frozen=True)
 class WordVectorReport:
-    """What [`start_from_word_vectors`] found.
+    """Result of [`start_from_word_vectors`].
 
     Attributes:
         path: the file.
         table: the table whose rows were set, `"task"` or `"bilm"`.
-        words: words of the vocabulary, without the padding.
-        exact, lowercased: how many of them have a vector, as written or in lower case only.
-        duplicates: entries of the file left aside because their word had a vector already.
+        words: number of words in the vocabulary, without padding.
+        exact, lowercased: number of words with a vector, as written or in lower case only.
+        duplicates: number of ignored repeated entries.
         token_coverage: share of the counted tokens whose word has a vector; `None` without counts.
     """
 
@@ -84,7 +84,7 @@ class WordVectorReport:
 
     @property
     def missing(self) -> int:
-        """Words without a vector."""
+        """Number of words without a vector."""
         return self.words - self.exact - self.lowercased
 
     @property
@@ -112,25 +112,25 @@ def start_from_word_vectors(
     format: Format | None = None,
     progress: bool | None = None,
 ) -> WordVectorReport:
-    """Set a model's word vectors to those of a file; see [`read_word_vectors`] for its form.
+    """Set a model's word vectors from a file in a format of [`read_word_vectors`].
 
-    Words without a vector are drawn from a normal distribution with the mean and the deviation, column by column, of
-    those that were found. The padding's row is zero.
+    Vectors of words that are not in the file are drawn from a normal distribution with the mean and standard deviation,
+    by column, of the vectors found. The row of the padding is zero.
 
     Args:
-        model: with word vectors of its own (`config.word_vector_size`), or a biLM that reads words by their id
+        model: a model with its own word vectors (`config.word_vector_size`), or a biLM that reads words by their id
             (`config.word_embedding_size`).
-        tokenizer: the model's; its ids are the rows.
+        tokenizer: the model's tokenizer; its ids are the rows.
         path: the file.
-        table: the `"task"`'s own vectors or the words of the `"bilm"`; needed for a model that has both.
-        lowercase: whether a word that the file lacks takes the vector of its lower-cased form.
-        counts: how often each word stands in the data, words outside of the vocabulary too, for `token_coverage`.
-        seed: of the random vectors.
+        table: `"task"`, the task model's own vectors, or `"bilm"`, the words of the biLM; required if there are both.
+        lowercase: use the vector of the lower-cased form for a word that is not in the file.
+        counts: frequencies of words in the data, including words outside of the vocabulary, for `token_coverage`.
+        seed: seed of the random vectors.
         format, progress: as in [`read_word_vectors`].
 
     Raises:
         ValueError: a model without a table of words, or with two and no choice; a table smaller than the vocabulary; a
-            file without any of the words; and as [`read_word_vectors`].
+            file without any of the words; and as in [`read_word_vectors`].
     """
     name, words_of_table = _chosen_table(model, table)
     embedding = words_of_table.word_embeddings
@@ -196,7 +196,7 @@ def _chosen_table(
 
 
 class WordVectorSizeError(ValueError):
-    """A file of vectors of another size than expected."""
+    """Vectors of an unexpected size."""
 
 
 class _Header(NamedTuple):
@@ -215,34 +215,34 @@ def read_word_vectors(
     format: Format | None = None,
     progress: bool | None = None,
 ) -> WordVectors:
-    """Read the vectors of some words.
+    """Read the vectors of the given words.
 
-    Text has one word and its numbers a line, with a space between (GloVe), and optionally a first line with the number
-    of words and of columns (word2vec, fastText). word2vec's binary form has that first line too, then each word, a
-    space and its float32 numbers, little-endian. Either may be compressed with gzip.
+    Text has one word and its numbers per line, separated by spaces (GloVe), and optionally a first line with the
+    numbers of words and columns (word2vec, fastText). word2vec's binary format has the same first line, then each word,
+    a space and its float32 numbers, little-endian. Both may be compressed with gzip.
 
-    Every line must have as many numbers; they are parsed for the words asked for only.
+    Every line must have the same number of values; only those of the given words are parsed.
 
     Args:
         path: the file.
-        words: the words asked for.
-        size: numbers that a vector must have; `None` takes what the file has.
-        lowercase: whether a word that the file lacks takes the vector of its lower-cased form.
-        format: `"text"` or `"word2vec-binary"`; `None` recognizes either.
-        progress: show a progress bar; by default where the output is a terminal.
+        words: the words to look up.
+        size: required size of a vector; `None` for the file's.
+        lowercase: use the vector of the lower-cased form for a word that is not in the file.
+        format: `"text"` or `"word2vec-binary"`; `None` to detect it.
+        progress: show a progress bar; by default if the output is a terminal.
 
     Raises:
         OSError: the file cannot be opened.
         ValueError: the file is empty, damaged, truncated, not UTF-8 or of another size; its lines differ in length; a
-            number is none, or not finite. The message names the file, the line (in a binary file the word) and the
+            value is not a finite number. The message names the file, the line (in a binary file the word) and the
             remedy.
     """
     path = Path(path)
-    # What the file may have for a word: the word itself, then its lower-cased form.
+    # Keys to look up for each word: the word itself, then its lower-cased form.
     forms = [[_key(form) for form in ([word, word.lower()] if lowercase else [word])] for word in words]
     kept: dict[bytes, NDArray[np.float32] | None] = {key: None for keys in forms for key in keys}
     duplicates, total = 0, path.stat().st_size
-    # `disable=None` is tqdm's word for "unless at a terminal".
+    # `disable=None` makes tqdm show a bar only on a terminal.
     disable = None if progress is None else not progress
     with path.open("rb") as raw, tqdm(total=total, desc=path.name, unit="B", unit_scale=True, disable=disable) as bar:
         try:
@@ -274,14 +274,14 @@ Entries = Iterator[tuple[bytes, NDArray[np.float32] | None]]
 
 
 def _key(word: str) -> bytes:
-    # A lone surrogate stands in no UTF-8 file, and must not fail here either.
+    # A lone surrogate occurs in no UTF-8 file, but encoding it must not fail.
     return word.encode("utf-8", "surrogatepass")
 
 
 def _open(
     raw: BinaryIO, path: Path, size: int | None, format: Format | None, wanted: Container[bytes]
 ) -> tuple[int, Entries]:
-    """How many numbers a vector has, and the entries in order: words, and the vectors of those that are wanted."""
+    """The size of the vectors, and the entries in order: all words, with vectors of the wanted ones."""
     magic = raw.read(len(ZIP_MAGIC))
     raw.seek(0)
     if magic == ZIP_MAGIC:
@@ -313,9 +313,9 @@ def _open(
 
 
 def _lines(stream: Any, begun: bytes) -> Iterator[bytes]:
-    """The lines of text, behind what has been read of them; also a part of one that is longer than all are."""
+    """Yield lines of text, starting with the bytes already read; an overlong line is yielded in part."""
     while data := stream.read(CHUNK):
-        # Of bytes, exactly the line ends of all readers: LF, CR LF and CR.
+        # For bytes, `splitlines` splits at LF, CR LF and CR only, like all readers here.
         *lines, begun = (begun + data).splitlines(keepends=True)
         yield from lines
         if len(begun) > LONGEST_LINE:
@@ -326,7 +326,7 @@ def _lines(stream: Any, begun: bytes) -> Iterator[bytes]:
 
 
 def _columns(line: bytes, path: Path) -> int:
-    """The numbers behind the word of a text file's first line."""
+    """Number of values after the word in a text file's first line."""
     fields = line.rstrip().split(b" ")
     count = 0
     while count < len(fields) - 1 and _is_number(fields[-1 - count]):
@@ -342,7 +342,7 @@ def _columns(line: bytes, path: Path) -> int:
 def _text_entries(
     lines: Iterable[bytes], path: Path, header: _Header | None, size: int, wanted: Container[bytes]
 ) -> Entries:
-    """The entries of text; `lines` are those behind the header."""
+    """Yield the entries of a text file; `lines` start after the header."""
     words, number = 0, 1 if header else 0
     for line in lines:
         number += 1
@@ -352,7 +352,7 @@ def _text_entries(
         place = f"{path}, line {number}"
         words += 1
         word, *numbers = line.rsplit(b" ", size)
-        # Some words of published files hold spaces, but then not before a number.
+        # Some words in published files contain spaces, but never before a number.
         if len(numbers) != size or (b" " in word and _is_number(word.rsplit(b" ", 1)[1])):
             raise ValueError(
                 f"{place}: {_shown(line)} has {line.count(b' ')} numbers; expected {size} as in the lines before. The "
@@ -364,7 +364,7 @@ def _text_entries(
             yield word, None
             continue
         try:
-            with np.errstate(over="ignore"):  # what is too large becomes infinite and is refused
+            with np.errstate(over="ignore"):  # overflow gives infinity, which is refused below
                 vector = np.array([float(value) for value in numbers]).astype(np.float32)
         except ValueError:
             wrong = next(value for value in numbers if not _is_number(value))
@@ -382,7 +382,7 @@ def _text_entries(
 
 
 def _binary_entries(stream: BinaryIO, path: Path, header: _Header, wanted: Container[bytes]) -> Entries:
-    """The entries of word2vec's binary form; `stream` stands behind the header."""
+    """Yield the entries of a word2vec binary file; `stream` is positioned after the header."""
     width, buffer, position = 4 * header.size, b"", 0
     for number in range(1, header.words + 1):
         place = f"{path}, word {number}"
@@ -396,7 +396,7 @@ def _binary_entries(stream: BinaryIO, path: Path, header: _Header, wanted: Conta
             if space < 0 and len(buffer) - position > LONGEST_LINE:
                 raise ValueError(f"{place}: no space within {LONGEST_LINE} bytes; expected a word and a space")
             buffer, position = buffer[position:] + more, 0
-        # The original tool writes a line break behind each vector.
+        # The original tool writes a line break after each vector.
         word = buffer[position:space].lstrip(b"\n")
         position = space + 1 + width
         if not word.isascii():
@@ -441,6 +441,6 @@ def _check_finite(vector: NDArray[np.float32], word: bytes, place: str) -> None:
 
 
 def _shown(text: bytes) -> str:
-    """The beginning of what a file holds, for a message."""
+    """The beginning of some bytes, for a message."""
     shown = text.decode("utf-8", "replace").rstrip()
     return repr(shown if len(shown) <= 40 else f"{shown[:40]}...")

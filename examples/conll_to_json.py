@@ -1,4 +1,4 @@
-"""Write CoNLL columns of words and tags as JSON lines, which `elmo-hf pretrain` and `perplexity` read.
+"""Convert CoNLL columns of words and tags to JSON lines, which `elmo-hf pretrain` and `perplexity` read.
 
     python examples/conll_to_json.py train.conll train.jsonl
     elmo-hf pretrain --train_data train.jsonl --text_column words --pos_column tags ...
@@ -14,12 +14,12 @@ from elmo_hf.finetuning import TagColumns, read_tagged, run, write_lines
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run."""
+    """Run the conversion."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("conll", help="file with a word a line and a blank line between sentences")
-    parser.add_argument("json", help="file of JSON lines to write")
+    parser.add_argument("conll", help="file with one word per line and blank lines between sentences")
+    parser.add_argument("json", help="JSON-lines file to write")
     parser.add_argument("--word_column", type=int, default=0, help="column of the words, from 0")
-    parser.add_argument("--tag_column", help="column of the tags (default: the last; of CoNLL-U, upos)")
+    parser.add_argument("--tag_column", help="column of the tags (default: the last; in CoNLL-U, upos)")
     options = parser.parse_args(argv)
     columns = TagColumns(options.word_column, options.tag_column, any_tag=True)
     sentences = read_tagged(options.conll, columns)

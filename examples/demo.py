@@ -1,10 +1,10 @@
-"""The shipped English model in two minutes: senses of a word, a gap, a tagger, the original's format, pictures.
+"""Demo of the shipped English model in two minutes: word senses, gap filling, a tagger, the original's format, plots.
 
     python examples/demo.py --output_dir demo
 
-No file is fetched: the model is the package's own, and the tagger learns from 1,492 sentences of Wikinews
-(`examples/data/gum_wikinews/NOTICE.md` names their authors and licenses). Each step is one function or one command of
-the package.
+Nothing is downloaded: the model is shipped with the package, and the tagger learns from 1,492 sentences of Wikinews
+(`examples/data/gum_wikinews/NOTICE.md` names their authors and licenses). Each step is one function or command of the
+package.
 """
 
 import argparse
@@ -41,7 +41,7 @@ RAW_TEXT = "The minister will address reporters in Skopje after the close of tra
 
 
 class Failure(RuntimeError):
-    """A step of the demonstration did not end as it should."""
+    """A failed step of the demo."""
 
 
 def heading(number: int, text: str) -> None:
@@ -49,7 +49,7 @@ def heading(number: int, text: str) -> None:
 
 
 def run(*command: str | Path, shown_as: str) -> None:
-    """Show and run a command; its output, progress bars included, goes to the terminal."""
+    """Show and run a command; its output, including progress bars, goes to the terminal."""
     words = [str(word) for word in command]
     print(f"$ {shown_as} {shlex.join(words)}", flush=True)
     program = {
@@ -63,14 +63,14 @@ def run(*command: str | Path, shown_as: str) -> None:
 
 
 def environment() -> dict[str, str]:
-    # The matrices are so small that a second thread costs more than it brings.
+    # The matrices are so small that a second thread would slow things down.
     return {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", **os.environ}
 
 
 def show_senses() -> int:
-    """Print, for each sentence, the one in which the word's vector is nearest; returns how often the sense is the same.
+    """Print the nearest sentence, by the word's vector, for each sentence; return how often the senses agree.
 
-    Vectors are of the top layer, which the paper finds to tell senses best.
+    Vectors are from the top layer, which separates senses best according to the paper.
     """
     rows = [(sense, sentence.split()) for sense, sentences in SENSES.items() for sentence in sentences]
     arrays = embed([words for _, words in rows], layers="top", progress=False)
@@ -88,7 +88,7 @@ def show_senses() -> int:
 
 
 def show_gaps() -> None:
-    """Print the likeliest words of each gap, by both directions together."""
+    """Print the most probable words for each gap, by both directions together."""
     fill = pipeline("fill-mask", model=default_model())
     for sentence in GAPS:
         answers = ", ".join(f"{each['token_str']} {each['score']:.2f}" for each in fill(sentence, top_k=5))
@@ -96,7 +96,7 @@ def show_gaps() -> None:
 
 
 def check_answers(folder: Path, predictions: Path) -> int:
-    """Compare the reloaded tagger, word by word, with what the training process answered; returns the words."""
+    """Compare the reloaded tagger's labels with those of the training process; return the number of words."""
     rows = predictions.read_text(encoding="utf-8").rstrip("\n").split("\n\n")
     sentences = [[line.split("\t") for line in row.split("\n")] for row in rows]
     found = tag([[word for word, _, _ in sentence] for sentence in sentences], str(folder), progress=False)
@@ -107,7 +107,7 @@ def check_answers(folder: Path, predictions: Path) -> int:
 
 
 def check_round_trip(converted: Path) -> float:
-    """The largest difference between vectors of the shipped model and of what came back; raises if there is any."""
+    """Largest difference between vectors of the shipped and the reconverted model; raises `Failure` if there is any."""
     sentences = [sentence.split() for sentences in SENSES.values() for sentence in sentences]
     pairs = zip(embed(sentences, layers="all"), embed(sentences, converted, layers="all"), strict=True)
     difference = max(float(np.abs(ours - theirs).max()) for ours, theirs in pairs)
@@ -117,10 +117,10 @@ def check_round_trip(converted: Path) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="What the shipped English model can do, in two minutes.")
+    parser = argparse.ArgumentParser(description="Demo of the shipped English model in two minutes.")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the tagger, files and pictures")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--train_share", type=float, default=1.0, help="of the tagger's training sentences")
+    parser.add_argument("--train_share", type=float, default=1.0, help="share of the tagger's training sentences")
     output = (args := parser.parse_args(argv)).output_dir
     start = time.monotonic()
     torch.set_num_threads(1)

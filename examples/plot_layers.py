@@ -1,11 +1,11 @@
-"""Look into a biLM, as the paper does: which layers tasks use, and what a word's neighbours are in each of its senses.
+"""Analysis of a biLM as in the paper: layer weights of tasks, and a word's nearest neighbors in its different senses.
 
-Cell by cell in an editor that knows `# %%`, or as a script:
+Run it cell by cell in an editor that supports `# %%`, or as a script:
 
     python examples/plot_layers.py --task_models NER=tagger sentiment=classifier \\
         --model_name_or_path elmo-small --text_files text.txt --word play --output_dir figures
 
-draws Figure 2 and Table 4 of Peters et al. 2018 as PNG files, and writes their numbers as text.
+This draws Figure 2 and Table 4 of Peters et al. 2018 as PNG files, and writes their numbers as text.
 """
 
 # %% Options
@@ -32,27 +32,30 @@ class Arguments:
         default_factory=list, metadata={"help": "Fine-tuned models whose layer weights are drawn, as NAME=FOLDER."}
     )
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "The biLM whose neighbours are looked up (default: the shipped English model)."}
+        default=None, metadata={"help": "The biLM for neighbors (default: the shipped English model)."}
     )
     text_files: list[str] = field(
-        default_factory=list, metadata={"help": "Tokenized text, a sentence a line, where they are looked up."}
+        default_factory=list, metadata={"help": "Tokenized text, one sentence per line, to search for neighbors."}
     )
     word: str | None = field(default=None, metadata={"help": "The word, in either case."})
     queries: list[str] = field(
         default_factory=list,
-        metadata={"help": "Tokenized sentences with the word, one a sense (default: two unlike ones of the text)."},
+        metadata={
+            "help": "Tokenized sentences with the word, one per sense (default: two dissimilar ones of the text)."
+        },
     )
-    neighbours: int = field(default=3, metadata={"help": "How many neighbours to show."})
+    neighbours: int = field(default=3, metadata={"help": "Number of neighbors to show."})
     layers: Literal["mix", "top", "average"] = field(
-        default="top", metadata={"help": "Which vectors to compare; the paper finds senses best told by the top layer."}
+        default="top",
+        metadata={"help": "Layers to compare; according to the paper, the top layer separates senses best."},
     )
-    max_occurrences: int = field(default=2000, metadata={"help": "Look at so many occurrences, the first of the text."})
+    max_occurrences: int = field(default=2000, metadata={"help": "Use at most this many occurrences of the text."})
     output_dir: str = field(default=".", metadata={"help": "Where to write."})
 
 
 # %% Layer weights of tasks (Figure 2)
 class LayerWeights(NamedTuple):
-    """The learned mix of a task model at one place: the layers' shares (they sum to one) and their common scale."""
+    """The learned mix of a task model at one position: the layers' weights, which sum to one, and their scale."""
 
     task: str
     place: str
@@ -61,7 +64,7 @@ class LayerWeights(NamedTuple):
 
 
 def layer_weights(task_models: Sequence[str]) -> list[LayerWeights]:
-    """Those of every place at which each model reads ELMo.
+    """Layer weights of every model at every position where it reads ELMo.
 
     Raises:
         ValueError: an argument without a name, or a model that does not read ELMo.
@@ -72,7 +75,7 @@ def layer_weights(task_models: Sequence[str]) -> list[LayerWeights]:
         if not (task and equals and folder):
             raise ValueError(f"--task_models {argument}: expected NAME=FOLDER, such as NER=outputs/tagger")
         model = ElmoModel.from_pretrained(resolve(folder))
-        # A mix belongs to a place, in this order.
+        # Mixes belong to positions in this order.
         places = [place for place in ("input", "output") if place in model.config.elmo_at]
         if not places:
             raise ValueError(f"--task_models {argument}: the model has no biLM (elmo_at=[]), hence no layer weights")
@@ -83,7 +86,7 @@ def layer_weights(task_models: Sequence[str]) -> list[LayerWeights]:
 
 
 def layer_table(found: list[LayerWeights]) -> str:
-    """Tab-separated, a line a layer of each mix; layer 0 is the word layer."""
+    """Tab-separated table with one line per layer of each mix; layer 0 is the word layer."""
     lines = ["task\tplace\tgamma\tlayer\tshare"]
     for task, place, shares, gamma in found:
         lines += [f"{task}\t{place}\t{gamma:.4f}\t{layer}\t{share:.4f}" for layer, share in enumerate(shares)]
@@ -91,7 +94,7 @@ def layer_table(found: list[LayerWeights]) -> str:
 
 
 def draw_layer_weights(found: list[LayerWeights]) -> Figure:
-    """A panel for each place, a column for each task, a row for each layer, the word layer lowest."""
+    """Draw one panel per position, one column per task, one row per layer, with the word layer at the bottom."""
     places = [place for place in ("input", "output") if any(each.place == place for each in found)]
     widest = max(sum(each.place == place for each in found) for place in places)
     figure = Figure(figsize=(2.5 + 1.3 * widest * len(places), 3.2), layout="constrained")
@@ -113,7 +116,7 @@ def draw_layer_weights(found: list[LayerWeights]) -> Figure:
     return figure
 
 
-# %% Neighbours of a word in different senses (Table 4)
+# %% Neighbors of a word in different senses (Table 4)
 class Occurrence(NamedTuple):
     """A word in its sentence."""
 
@@ -124,8 +127,8 @@ class Occurrence(NamedTuple):
         return " ".join([*self.words[: self.place], f"[{self.words[self.place]}]", *self.words[self.place + 1 :]])
 
 
-class Neighbours(NamedTuple):
-    """What lies nearest to `source`, with cosine similarities, nearest first."""
+class Neighbors(NamedTuple):
+    """Nearest neighbors of `source` with cosine similarities, nearest first."""
 
     source: str
     nearest: list[tuple[float, str]]
@@ -143,22 +146,22 @@ def occurrences(sentences: Iterable[str | list[str]], word: str) -> Iterator[Occ
 
 
 def unit_vectors(found: list[Occurrence], model: ElmoModel, layers: str) -> np.ndarray:
-    """(occurrences, 2P), of length one: the vectors of the words in their sentences."""
+    """Vectors of the words in their sentences, scaled to length one: (occurrences, 2P)."""
     arrays = embed([each.words for each in found], model, layers=layers)
     vectors = np.stack([array[each.place] for array, each in zip(arrays, found, strict=True)])
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
 
 
 def unlike_pair(vectors: np.ndarray) -> list[int]:
-    """The two occurrences with the lowest similarity: likely of different senses."""
+    """The two least similar occurrences, which probably have different senses."""
     first, second = np.unravel_index(np.argmin(vectors @ vectors.T), (len(vectors), len(vectors)))
     return [int(first), int(second)]
 
 
-def neighbours_in_context(
+def neighbors_in_context(
     text: list[Occurrence], queries: list[Occurrence], model: ElmoModel, layers: str, count: int
-) -> list[Neighbours]:
-    """The occurrences in other sentences nearest to each query; without queries, to two unlike ones of the text."""
+) -> list[Neighbors]:
+    """Nearest occurrences in other sentences for each query; by default, for two dissimilar occurrences of the text."""
     vectors = unit_vectors([*text, *queries], model, layers)
     of_text = vectors[: len(text)]
     chosen = range(len(text), len(vectors)) if queries else unlike_pair(of_text)
@@ -167,12 +170,12 @@ def neighbours_in_context(
         source = [*text, *queries][index]
         similar = of_text @ vectors[index]
         order = [n for n in np.argsort(-similar) if text[n].words != source.words][:count]
-        found.append(Neighbours(source.text(), [(float(similar[n]), text[n].text()) for n in order]))
+        found.append(Neighbors(source.text(), [(float(similar[n]), text[n].text()) for n in order]))
     return found
 
 
-def neighbours_without_context(text: list[Occurrence], word: str, model: ElmoModel, count: int) -> Neighbours:
-    """Words of the same sentences whose vectors of the word layer are nearest: one list, whatever the sense."""
+def neighbors_without_context(text: list[Occurrence], word: str, model: ElmoModel, count: int) -> Neighbors:
+    """Words of the same sentences with the nearest word-layer vectors: one list for all senses."""
     types = sorted({other for each in text for other in each.words if other.lower() != word.lower()})
     # The word layer does not depend on the sentence.
     arrays = embed([[each] for each in [word, *types]], model, layers="all")
@@ -180,18 +183,18 @@ def neighbours_without_context(text: list[Occurrence], word: str, model: ElmoMod
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
     similar = vectors[1:] @ vectors[0]
     order = np.argsort(-similar)[:count]
-    return Neighbours(f"[{word}] (word layer)", [(float(similar[n]), types[n]) for n in order])
+    return Neighbors(f"[{word}] (word layer)", [(float(similar[n]), types[n]) for n in order])
 
 
-def neighbour_table(rows: list[Neighbours]) -> str:
-    """Each source, and under it its neighbours with their similarities."""
+def neighbor_table(rows: list[Neighbors]) -> str:
+    """Text table of each source and its neighbors with similarities."""
     return "\n".join(
         "\n".join([row.source, *(f"  {similarity:.3f}  {text}" for similarity, text in row.nearest)]) for row in rows
     )
 
 
-def draw_neighbours(rows: list[Neighbours]) -> Figure:
-    """Table 4: sources on the left, neighbours on the right."""
+def draw_neighbors(rows: list[Neighbors]) -> Figure:
+    """Draw Table 4: sources on the left, neighbors on the right."""
     cells = [[textwrap.fill(row.source, 48)] for row in rows]
     for cell, row in zip(cells, rows, strict=True):
         cell.append("\n".join(textwrap.fill(f"{similarity:.2f} {text}", 72) for similarity, text in row.nearest))
@@ -200,7 +203,7 @@ def draw_neighbours(rows: list[Neighbours]) -> Figure:
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
     axes.axis("off")
     table = axes.table(
-        cells, colLabels=["source", "nearest neighbours"], colWidths=[0.4, 0.6], cellLoc="left", bbox=(0, 0, 1, 1)
+        cells, colLabels=["source", "nearest neighbors"], colWidths=[0.4, 0.6], cellLoc="left", bbox=(0, 0, 1, 1)
     )
     table.auto_set_font_size(False)
     table.set_fontsize(9)
@@ -212,7 +215,7 @@ def draw_neighbours(rows: list[Neighbours]) -> Figure:
 
 # %% Both
 def save(figure: Figure, text: str, path: Path) -> None:
-    """`path.png` and `path.txt`, each complete or absent."""
+    """Write `path.png` and `path.txt`, each of which appears only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_figure(figure, path.with_name(path.name + ".png"))
     write_lines(path.with_name(path.name + ".txt"), [text])
@@ -240,11 +243,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         queries = list(occurrences(args.queries, args.word))
         if len(queries) < len(args.queries):
             raise ValueError(f"--queries: {len(args.queries)} sentences, {len(queries)} hold the word {args.word!r}")
-        # On the CPU: there are only the sentences of one word to read.
+        # The CPU is fast enough for the sentences of one word.
         model = ElmoModel.from_pretrained(resolve(args.model_name_or_path or default_model()))
-        rows = [neighbours_without_context(text, args.word, model, args.neighbours)]
-        rows += neighbours_in_context(text, queries, model, args.layers, args.neighbours)
-        save(draw_neighbours(rows), neighbour_table(rows) + "\n", output / f"neighbours_{args.word}")
+        rows = [neighbors_without_context(text, args.word, model, args.neighbours)]
+        rows += neighbors_in_context(text, queries, model, args.layers, args.neighbours)
+        save(draw_neighbors(rows), neighbor_table(rows) + "\n", output / f"neighbours_{args.word}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Write the contextual vectors of every sentence of a text to files, and look at what was written.
+"""Write the contextual vectors of every sentence of a text to files, and read them back.
 
     python examples/run_embeddings.py --model_name_or_path elmo-small --input_files text.txt \\
         --output vectors.hdf5 --layers all
 
-`elmo_hf.embed_corpus` does it, as the command `elmo-hf embed`, which has more options: `.hdf5` has the layout that
-bilm-tf's `dump_bilm_embeddings` and AllenNLP's `elmo` command write, `.parquet` and `.safetensors` are folders of
-shards. The same command again continues one that was interrupted.
+The work is done by `elmo_hf.embed_corpus`, like the command `elmo-hf embed`, which has more options. `.hdf5` has the
+layout of bilm-tf's `dump_bilm_embeddings` and AllenNLP's `elmo` command; `.parquet` and `.safetensors` are folders of
+shards. Running the same command again continues an interrupted run.
 
-Unlike the originals, which carry their recurrent state from sentence to sentence, every sentence is read by itself.
+Unlike the originals, which carry recurrent state from sentence to sentence, every sentence is read independently.
 """
 
 import json
@@ -28,7 +28,9 @@ from elmo_hf.finetuning import run
 
 @dataclass
 class Arguments:
-    input_files: list[str] = field(metadata={"help": "Text (a sentence a line), JSON lines, Parquet; files or globs."})
+    input_files: list[str] = field(
+        metadata={"help": "Text (a sentence per line), JSON lines, Parquet; files or globs."}
+    )
     output: str = field(metadata={"help": "A .hdf5 file, or a .parquet or .safetensors folder."})
     model_name_or_path: str | None = field(
         default=None,
@@ -36,15 +38,15 @@ class Arguments:
     )
     layers: Literal["mix", "top", "average", "all"] = field(default="mix", metadata={"help": "Which layers to write."})
     pre_tokenization: Literal["whitespace", "ptb"] = field(
-        default="whitespace", metadata={"help": "Sentences are words with spaces between, or raw text (ptb)."}
+        default="whitespace", metadata={"help": "Sentences are words separated by spaces, or raw text (ptb)."}
     )
     text_column: str = field(default="text", metadata={"help": "Column of JSON lines and Parquet."})
-    half_precision: bool = field(default=False, metadata={"help": "Write float16 in place of float32."})
+    half_precision: bool = field(default=False, metadata={"help": "Write float16 instead of float32."})
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
 
 
 def read_vectors(output: Path, number: int) -> np.ndarray:
-    """The vectors of one sentence of an output; only they are read from the disk."""
+    """Read the vectors of one sentence of an output, without reading the others."""
     if output.is_file():
         with h5py.File(output) as file:
             return file[str(number)][...]
@@ -60,7 +62,7 @@ def read_vectors(output: Path, number: int) -> np.ndarray:
 
 
 def main(argv: Sequence[str] | None = None) -> CorpusEmbedding:
-    """Run; returns what was done."""
+    """Run the embedding and return its summary."""
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
     summary = embed_corpus(
         args.input_files,

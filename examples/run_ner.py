@@ -1,10 +1,10 @@
-"""Fine-tune ELMo for named entities, or other tags of words, with the Trainer of Transformers.
+"""Fine-tune ELMo for named entity recognition or other tagging, with Transformers' Trainer.
 
     python examples/run_ner.py --model_name_or_path elmo-folder --train_file train.conll --validation_file dev.conll \\
         --test_file test.conll --output_dir tagger --do_train --do_eval --do_predict
 
-`--help` lists all options; a single `.json` file of options works too. `--task pos` takes any tags and counts right
-words. Started again with the same `--output_dir`, a run continues from its last checkpoint.
+`--help` lists all options; a single `.json` file of options works too. `--task pos` accepts any tags and measures
+accuracy. Started again with the same `--output_dir`, a run continues from its last checkpoint.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,23 +42,23 @@ from elmo_hf.metrics import Seqeval
 @dataclass
 class TaggerTrainingArguments(TaskTrainingArguments):
     metric_for_best_model: str | None = field(
-        default="f1", metadata={"help": "What the best model is best in; without entities that is accuracy."}
+        default="f1", metadata={"help": "Metric that chooses the best model; accuracy if there are no entities."}
     )
 
 
 def best_labels(outputs: Any, labels: Any) -> Any:
-    """(batch, words): the likeliest label; a configuration may ask for further outputs beside the logits."""
+    """The most probable labels (batch, words). Some configurations return further outputs after the logits."""
     return (outputs[0] if isinstance(outputs, tuple) else outputs).argmax(dim=-1)
 
 
 def tags_of(predicted: np.ndarray, gold: np.ndarray, labels: list[str]) -> tuple[list[list[str]], list[list[str]]]:
-    """Label ids (sentences, words) -> predicted and gold tags of the words that have a label."""
+    """Convert label ids (sentences, words) to predicted and gold tags of the labeled words."""
     kept = gold != IGNORED_LABEL
     return tuple([[labels[i] for i in row[k]] for row, k in zip(ids, kept, strict=True)] for ids in (predicted, gold))
 
 
 def scorer(labels: list[str], data: TagArguments) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Entity scores by conlleval or in a strict scheme; of other tags, the share of right words."""
+    """Make the scoring function: entity scores by conlleval or in a strict scheme, or accuracy for other tags."""
     metric = Seqeval()
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -75,7 +75,7 @@ def scorer(labels: list[str], data: TagArguments) -> Callable[[EvalPrediction], 
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Run; returns all metrics, which the output folder holds too."""
+    """Run fine-tuning and return all metrics, which are also in the output folder."""
     # Parse.
     model_args, data_args, args = parse(argv, TaggerArguments, TagArguments, TaggerTrainingArguments)
     if data_args.task != "ner" and args.metric_for_best_model == "f1":
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 
 def write_predictions(path: Path, sentences: list[Sentence], predicted: list[list[str]]) -> None:
-    """`word<TAB>gold<TAB>predicted` lines, and a blank line behind each sentence."""
+    """Write lines `word<TAB>gold<TAB>predicted`, with a blank line after each sentence."""
     rows = zip(sentences, predicted, strict=True)
     blocks = ("".join("\t".join(row) + "\n" for row in zip(*sentence, tags, strict=True)) for sentence, tags in rows)
     write_lines(path, (block + "\n" for block in blocks))

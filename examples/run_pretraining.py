@@ -1,13 +1,13 @@
-"""Pretrain a biLM on one's own text.
+"""Pretrain a biLM on your own text.
 
     elmo-hf build-vocab 'text/*.txt.gz' --output vocab.txt --min_count 3
     python examples/run_pretraining.py --train_data 'text/*.txt.gz' --vocabulary vocab.txt \
         --held_out_data heldout.txt --preset small --epochs 1 --output_dir outputs/small
 
-The same command again continues a run that was interrupted. Options can also stand in a JSON or YAML file, which is
-then the only argument. `elmo-hf pretrain` is the same without a script to change.
+Running the same command again continues an interrupted run. Options can also be given in a JSON or YAML file, as the
+only argument. `elmo-hf pretrain` is the same without a script to modify.
 
-Several processes, with or without GPUs: put one of these in place of `python`. (`accelerate launch --cpu` starts a
+For several processes, with or without GPUs, replace `python` by one of these. (`accelerate launch --cpu` starts a
 single process unless MPI is set up.)
 
     torchrun --nproc_per_node 2
@@ -39,7 +39,7 @@ def main() -> int:
     summary = pretrain(settings)
     if PartialState().is_main_process:
         print(summary.line())
-    # As a shell reports a signal: whoever started the run sees that it is to be continued.
+    # Report a signal as shells do, so that the caller sees that the run has to be continued.
     return 0 if summary.signal is None else 128 + summary.signal
 
 

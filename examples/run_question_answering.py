@@ -1,4 +1,4 @@
-"""Fine-tune ELMo to answer questions about texts, as in SQuAD, with the Trainer of Transformers.
+"""Fine-tune ELMo for question answering, as in SQuAD, with Transformers' Trainer.
 
     python examples/run_question_answering.py --model_name_or_path elmo-folder --task_lstm_size 128 --freeze_bilm \\
         --train_file train-v1.1.json --validation_file dev-v1.1.json --test_file dev-v1.1.json \\
@@ -39,16 +39,16 @@ from elmo_hf.metrics import AnswerSpans
 
 @dataclass
 class AnswerTrainingArguments(TaskTrainingArguments):
-    metric_for_best_model: str | None = field(default="f1", metadata={"help": "What the best model is best in."})
+    metric_for_best_model: str | None = field(default="f1", metadata={"help": "Metric that chooses the best model."})
 
 
 def spans_only(outputs: Any, labels: Any) -> Any:
-    """Start and end logits; a configuration may ask for further outputs beside them."""
+    """The start and end logits. Some configurations return further outputs after them."""
     return outputs[:2]
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Run; returns all metrics, which the output folder holds too."""
+    """Run fine-tuning and return all metrics, which are also in the output folder."""
     # Parse.
     model_args, data_args, args = parse(argv, ModelArguments, QuestionArguments, AnswerTrainingArguments)
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         return questions, answers_from_spans(questions, dataset, *logits, n_best=n_best, **options)
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        """Exact match and F1 of the best answers, of questions with and without an answer apart if there are both."""
+        """Exact match and F1 of the best answers, also separately for questions with and without an answer."""
         questions, answers = answers_of(trainer.evaluated, prediction.predictions, 1)
         return AnswerSpans().compute(
             predictions=[answers[question["id"]][0].text for question in questions],
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 
 def write_predictions(folder: Path, answers: dict[str, list[Answer]]) -> None:
-    """`predictions.json`, {id: text}, which SQuAD's scripts read; `nbest_predictions.json` with scores and places."""
+    """Write `predictions.json`, {id: text}, for SQuAD's scripts; and `nbest_predictions.json` with scores."""
     best = {name: candidates[0].text for name, candidates in answers.items()}
     nbest = {name: [answer._asdict() for answer in candidates] for name, candidates in answers.items()}
     for name, content in (("predictions", best), ("nbest_predictions", nbest)):

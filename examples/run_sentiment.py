@@ -1,4 +1,4 @@
-"""Fine-tune ELMo for sentences: their sentiment, topic, several labels, or a value, with the Trainer of Transformers.
+"""Fine-tune ELMo for sentence classification (one or several labels) or regression, with Transformers' Trainer.
 
     python examples/run_sentiment.py --model_name_or_path elmo-folder --text_column 1 --label_column 0 \\
         --train_file train.tsv --validation_file dev.tsv --test_file test.tsv --output_dir classifier \\
@@ -50,9 +50,9 @@ BEST_METRIC = {
 class ClassifierTrainingArguments(TaskTrainingArguments):
     metric_for_best_model: str | None = field(
         default=None,
-        metadata={"help": "What the best model is best in (default: accuracy; of several labels, f1; of values, mse)."},
+        metadata={"help": "Metric that chooses the best model (default: accuracy; several labels: f1; values: mse)."},
     )
-    greater_is_better: bool | None = field(default=None, metadata={"help": "Whether more of it is better."})
+    greater_is_better: bool | None = field(default=None, metadata={"help": "True if larger values are better."})
 
     def __post_init__(self) -> None:
         self.metric_is_chosen = self.metric_for_best_model is not None
@@ -60,19 +60,19 @@ class ClassifierTrainingArguments(TaskTrainingArguments):
 
 
 def only_logits(outputs: Any, labels: Any) -> Any:
-    """A configuration may ask for further outputs beside the logits."""
+    """The logits. Some configurations return further outputs after them."""
     return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 def decisions(logits: np.ndarray, problem: str) -> np.ndarray:
-    """Logits (texts, labels) -> label numbers (texts,), 0 or 1 for each label (texts, labels), or values (texts,)."""
+    """Convert logits to label numbers (texts,), 0 or 1 for each label (texts, labels), or values (texts,)."""
     if problem == "single_label_classification":
         return logits.argmax(-1)
     return logits[:, 0] if problem == "regression" else (logits > 0).astype(np.int64)
 
 
 def scorer(problem: str, labels: list[str]) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Accuracy and F1 of labels; errors and correlation of values."""
+    """Make the scoring function: accuracy and F1 of labels, or errors and correlation of values."""
     metric = Classification("multilabel") if problem == "multi_label_classification" else Classification()
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -93,7 +93,7 @@ def scorer(problem: str, labels: list[str]) -> Callable[[EvalPrediction], dict[s
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Run; returns all metrics, which the output folder holds too."""
+    """Run fine-tuning and return all metrics, which are also in the output folder."""
     # Parse.
     model_args, data_args, args = parse(argv, ClassifierArguments, TextArguments, ClassifierTrainingArguments)
     problem = data_args.problem_type
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 
 def records(texts: list[Text], predicted: np.ndarray, labels: list[str], problem: str) -> Iterator[str]:
-    """One JSON object a text: the text, its label (labels, value), and the predicted one."""
+    """Yield one JSON object per text: the text, its label (labels, value), and the predicted one."""
     for text, decision in zip(texts, predicted, strict=True):
         if problem == "regression":
             found: Any = float(decision)

@@ -1,4 +1,4 @@
-"""Translate, or summarize, with an ELMo encoder and a Transformers decoder, by Seq2SeqTrainer.
+"""Train translation or summarization with an ELMo encoder and a Transformers decoder, by Seq2SeqTrainer.
 
     python examples/run_translation.py --model_name_or_path elmo-folder --freeze_bilm --train_file train.en train.de \\
         --validation_file val.en val.de --test_file test.en test.de --output_dir translator \\
@@ -44,18 +44,18 @@ from elmo_hf.metrics import Bleu, Rouge
 
 @dataclass
 class DataArguments(PairArguments):
-    """Two text files, one text a line, or one file: `.tsv`, `.json` (a list of records) or `.jsonl`."""
+    """Options for data in two text files with one text per line, or in one file: `.tsv`, `.json` (a list), `.jsonl`."""
 
     bleu_tokenize: str = field(default="13a", metadata={"help": "sacrebleu's tokenization: 13a, intl, zh, char, ..."})
     rouge_tokenizer: Literal["english", "unicode"] = field(
-        default="english", metadata={"help": "Words that ROUGE counts; unicode for other languages."}
+        default="english", metadata={"help": "ROUGE's tokenization; unicode for other languages."}
     )
 
 
 def scorer(
     tokenizer: PreTrainedTokenizerBase, data: DataArguments, args: TranslationTrainingArguments
 ) -> Callable[[EvalPrediction], dict[str, float]] | None:
-    """BLEU or ROUGE; the references are the labels' texts, in the order of the predictions whatever that is."""
+    """Make the scoring function, BLEU or ROUGE. References are decoded from the labels, in prediction order."""
     if not args.predict_with_generate:
         return None
     metric = Bleu() if args.task == "translation" else Rouge()
@@ -74,7 +74,7 @@ def scorer(
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Run; returns all metrics, which the output folder holds too."""
+    """Run training and return all metrics, which are also in the output folder."""
     # Parse.
     model_args, data_args, args = parse(argv, TranslatorArguments, DataArguments, TranslationTrainingArguments)
     check_translator(model_args, args)

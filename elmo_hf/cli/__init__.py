@@ -1,4 +1,4 @@
-"""The command line `elmo-hf`: parse, call, print. Every command lies in a file of its own, imported when it is run."""
+"""The command line `elmo-hf`: parse, call, print. Every command has its own file, which is imported when it runs."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -19,11 +19,11 @@ PROGRAM = Program(
     "ELMo's contextual word vectors and language models",
     _adder,
     {
-        "look": {"info": "show what a model's folder holds, and which kernels serve here"},
+        "look": {"info": "describe a model's folder, and the kernels available here"},
         "ask": {
             "fill": "fill the gaps of a sentence",
             "neighbours": "find the words of a corpus that mean the same as a word in a sentence",
-            "senses": "sort a word's usages into senses, and measure how far it moved between corpora",
+            "senses": "cluster a word's usages into senses, and measure change between corpora",
             "answer": "answer a question from a text",
             "translate": "translate or summarize texts",
         },
@@ -31,13 +31,13 @@ PROGRAM = Program(
             "embed": "write the contextual vectors of a whole corpus",
             "tag": "label the words of a text with a trained tagger",
             "perplexity": "measure how well a model predicts a text",
-            "minimal-pairs": "accuracy on minimal pairs, such as BLiMP, by kind, phenomenon and in all",
+            "minimal-pairs": "measure accuracy on minimal pairs, such as BLiMP, by kind, phenomenon and overall",
         },
         "train": {
-            "build-vocab": "make a vocabulary from text: words by falling frequency, with their counts",
-            "build-characters": "make a dictionary of characters from text, for models over Unicode code points",
-            "pretrain": "pretrain a biLM; the same command again continues a run that was interrupted",
-            "save-model": "make the model folder of a pretraining run that was interrupted, as it stands",
+            "build-vocab": "build a vocabulary from text: words by decreasing frequency, with their counts",
+            "build-characters": "build a character dictionary from text, for models over Unicode code points",
+            "pretrain": "pretrain a biLM; the same command again continues an interrupted run",
+            "save-model": "save the model of an unfinished pretraining run",
             "run": "run a script of Transformers, with ELMo registered",
         },
         "change": {
@@ -52,10 +52,10 @@ PROGRAM = Program(
         "  elmo-hf COMMAND --help tells more; elmo-hub converts the original checkpoints.",
     ],
 )
-# Each command, in the file of its name, and what it does.
+# Commands with a one-line description; each is in the file of its name.
 COMMANDS = PROGRAM.commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command of `elmo-hf`; see [`Program.main`]."""
+    """Run a command of `elmo-hf`, as [`Program.main`]."""
     return PROGRAM.main(arguments)

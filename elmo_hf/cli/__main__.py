@@ -1,4 +1,4 @@
-"""`python -m elmo_hf.cli`, which `accelerate launch -m` can start in many processes."""
+"""`python -m elmo_hf.cli`, which `accelerate launch -m` can start in several processes."""
 
 import sys
 

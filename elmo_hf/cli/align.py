@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
         "--dictionary",
         required=True,
         metavar="FILE",
-        help="a source word and its translation a line, as MUSE's dictionaries",
+        help="dictionary with a source word and its translation per line, as in MUSE",
     )
     for side in ("source", "target"):
         parser.add_argument(
@@ -41,19 +41,17 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--test_dictionary",
         metavar="FILE",
-        help="a dictionary to measure on how many words are nearest to a translation of theirs",
+        help="dictionary on which to measure how many words are nearest to one of their translations",
     )
     parser.add_argument(
-        "--lowercase", action="store_true", help="count a word for its lower-cased form where a dictionary has that"
+        "--lowercase", action="store_true", help="also count words for their lower-cased forms in the dictionary"
     )
     parser.add_argument(
         "--match_lengths",
         action="store_true",
         help="also scale each layer to the mean vector length of the target model",
     )
-    parser.add_argument(
-        "--max_sentences", type=int, metavar="N", help="read no more than so many sentences of each text"
-    )
+    parser.add_argument("--max_sentences", type=int, metavar="N", help="read at most N sentences of each text")
     add_batch_words(parser)
     parser.add_argument("--device", help="such as cuda (default: the GPU if there is one)")
     add_json(parser)
@@ -62,7 +60,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: dict[str, Any]) -> int:
-    """Fit, save, and print what was found."""
+    """Fit and save the alignment, and print its quality."""
     import torch
 
     from elmo_hf import ElmoModel, ElmoTokenizer

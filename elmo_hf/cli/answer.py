@@ -1,4 +1,4 @@
-"""`elmo-hf answer`: an answer to a question, from a text."""
+"""`elmo-hf answer`: answers to questions from a text."""
 
 import sys
 from pathlib import Path
@@ -14,27 +14,27 @@ def add_parser(commands: Any) -> None:
         "answer",
         usage="elmo-hf answer QUESTION --text FILE --model FOLDER [options]",
         help="answer a question from a text",
-        description="Print the parts of a text that answer a question best, with their probabilities, by a model that "
-        "examples/run_question_answering.py has trained.",
+        description="Print the spans of a text that answer a question best, with their probabilities, by a model "
+        "trained with examples/run_question_answering.py.",
         example="elmo-hf answer 'When was the bell cast ?' --text bell.txt --model answerer",
     )
     parser.add_argument("question", nargs="+", help="questions, each one argument")
-    parser.add_argument("--text", required=True, metavar="FILE", help="file of the text, UTF-8; - for stdin")
+    parser.add_argument("--text", required=True, metavar="FILE", help="file with the text, UTF-8; - for stdin")
     add_model(parser, "folder of an answerer (ElmoForQuestionAnswering) and its tokenizer")
-    parser.add_argument("--count", type=int, default=1, metavar="N", help="answers to each question")
+    parser.add_argument("--count", type=int, default=1, metavar="N", help="number of answers per question")
     parser.add_argument("--max_answer_words", type=int, default=30, metavar="N", help="longest answer")
     parser.add_argument(
         "--null_threshold",
         type=float,
         metavar="X",
-        help='how much "no answer" must be better than the best one (default: there always is an answer)',
+        help='margin by which "no answer" must exceed the best answer (default: there always is an answer)',
     )
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: dict[str, Any]) -> int:
-    """Call [`answer_question`] and print what it finds."""
+    """Call [`answer_question`] and print the answers."""
     folder = chosen_model(options, shipped=False)
 
     from elmo_hf import ElmoForQuestionAnswering, answer_question

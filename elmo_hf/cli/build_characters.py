@@ -1,4 +1,4 @@
-"""`elmo-hf build-characters`: the characters of a text by falling frequency."""
+"""`elmo-hf build-characters`: the characters of a text by decreasing frequency."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ def add_parser(commands: Any) -> None:
         usage="elmo-hf build-characters TEXT ... --output FILE [options]",
         help="count the characters of a text and write a dictionary of them",
         description="Count the characters of a text and write a dictionary of them, for a model that reads Unicode "
-        "code points by a dictionary of its own (elmo-hf pretrain --character_dictionary), as ELMoForManyLangs does.",
+        "code points by a dictionary (elmo-hf pretrain --character_dictionary), as ELMoForManyLangs does.",
         example="elmo-hf build-characters corpus/*.txt --output characters.json --min_count 3",
     )
     parser.add_argument("text", nargs="+", help=TEXT_HELP)
-    parser.add_argument("--output", required=True, metavar="FILE", help="JSON of characters and their ids to write")
-    parser.add_argument("--min_count", type=int, default=1, metavar="N", help="leave out rarer ones")
-    parser.add_argument("--max_size", type=int, metavar="N", help="symbols at most, the six marks included")
+    parser.add_argument("--output", required=True, metavar="FILE", help="JSON file of characters and ids to write")
+    parser.add_argument("--min_count", type=int, default=1, metavar="N", help="leave out rarer characters")
+    parser.add_argument("--max_size", type=int, metavar="N", help="maximum number of symbols, including the six marks")
     parser.add_argument("--num_processes", type=int, default=1, metavar="N", help="processes that count")
     add_json(parser)
     add_text_options(parser, has_model=False)
@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: dict[str, Any]) -> int:
-    """Call [`build_character_dictionary`] and save what it finds."""
+    """Call [`build_character_dictionary`] and save the dictionary."""
     from elmo_hf.pretraining import build_character_dictionary
 
     dictionary, coverage = build_character_dictionary(

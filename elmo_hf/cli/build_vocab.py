@@ -1,4 +1,4 @@
-"""`elmo-hf build-vocab`: the words of a text by falling frequency."""
+"""`elmo-hf build-vocab`: the words of a text by decreasing frequency."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def add_parser(commands: Any) -> None:
         "build-vocab",
         usage="elmo-hf build-vocab TEXT ... --output FILE [options]",
         help="count the words of a text and write a vocabulary file",
-        description="Count the words of a text and write a vocabulary file, and their counts beside it.",
+        description="Count the words of a text, and write a vocabulary file and a file of counts.",
         example="elmo-hf build-vocab corpus/*.txt --output vocab.txt --max_size 50000",
     )
     parser.add_argument("text", nargs="+", help=TEXT_HELP)
@@ -20,10 +20,10 @@ def add_parser(commands: Any) -> None:
         "--output",
         required=True,
         metavar="FILE",
-        help="vocabulary file to write, <name>.counts.tsv beside it; - for the words alone on stdout",
+        help="vocabulary file to write, with <name>.counts.tsv; - for the words alone on stdout",
     )
     parser.add_argument("--min_count", type=int, default=1, metavar="N", help="leave out rarer words")
-    parser.add_argument("--max_size", type=int, metavar="N", help="words at most, <S>, </S> and <UNK> included")
+    parser.add_argument("--max_size", type=int, metavar="N", help="maximum number of words, with <S>, </S>, <UNK>")
     parser.add_argument("--num_processes", type=int, default=1, metavar="N", help="processes that count")
     add_json(parser)
     add_text_options(parser, has_model=False)
@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: dict[str, Any]) -> int:
-    """Call [`build_vocabulary`] and save what it finds."""
+    """Call [`build_vocabulary`] and save the vocabulary."""
     from elmo_hf.pretraining import build_vocabulary
 
     vocabulary = build_vocabulary(

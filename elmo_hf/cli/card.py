@@ -12,15 +12,15 @@ def add_parser(commands: Any) -> None:
         "card",
         usage="elmo-hf card FOLDER [options]",
         help="write a folder's model card, or add facts to it",
-        description="Write the model card (README.md) of a folder, or add facts to the one that is there, whose text "
-        "stays; print it. `elmo-hub push` publishes the folder.",
+        description="Write the model card (README.md) of a folder, or add facts to an existing card without changing "
+        "its text; print the card. `elmo-hub push` publishes the folder.",
         example="elmo-hf card run/model --license apache-2.0 --language en",
     )
     parser.add_argument("folder", metavar="FOLDER", help="folder of a model")
     parser.add_argument("--license", metavar="NAME", help="the Hub's identifier: apache-2.0, cc-by-4.0, other, ...")
-    parser.add_argument("--license_name", metavar="NAME", help="its name, with --license other")
+    parser.add_argument("--license_name", metavar="NAME", help="name of the license, with --license other")
     parser.add_argument("--language", nargs="+", default=[], metavar="CODE", help="codes such as en")
-    parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="training data, by names on the Hub")
+    parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="Hub names of the training data")
     add_json(parser)
     parser.set_defaults(run=run)
 

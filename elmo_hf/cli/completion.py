@@ -1,4 +1,4 @@
-"""`elmo-hf completion`: what a shell needs to complete the commands and options of `elmo-hf`."""
+"""`elmo-hf completion`: shell completion of the commands and options of `elmo-hf`."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: dict[str, Any]) -> int:
-    """Print what shtab makes of all parsers."""
+    """Print the script that shtab generates from all parsers."""
     import shtab
 
     from elmo_hf.cli import PROGRAM

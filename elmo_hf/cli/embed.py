@@ -14,8 +14,8 @@ def add_parser(commands: Any) -> None:
         "embed",
         usage="elmo-hf embed TEXT ... --output FILE --model FOLDER [options]",
         help="write the contextual vectors of a whole corpus",
-        description="Write the contextual vectors of every sentence of a text. The same command again continues one "
-        "that was interrupted. Several processes: torchrun --nproc_per_node N -m elmo_hf.cli embed ...",
+        description="Write the contextual vectors of every sentence of a text. The same command again continues an "
+        "interrupted run. Several processes: torchrun --nproc_per_node N -m elmo_hf.cli embed ...",
         example="elmo-hf embed corpus/*.txt.gz --output vectors.hdf5 --model elmo-folder --layers all",
     )
     parser.add_argument(
@@ -31,24 +31,24 @@ def add_parser(commands: Any) -> None:
         ".safetensors by its name or --format",
     )
     add_model(parser)
-    parser.add_argument("--format", choices=("hdf5", "parquet", "safetensors"), help="whatever the output's name is")
+    parser.add_argument("--format", choices=("hdf5", "parquet", "safetensors"), help="(default: by the output's name)")
     parser.add_argument(
         "--layers",
         type=lambda text: int(text) if text.isdecimal() else text,
         default="mix",
         metavar="NAME",
-        help="mix: the model's mix of layers; top: the last one; average, all, or the number of one, 0 for words",
+        help="mix: the model's mix of layers; top: the last layer; average; all; or a layer's number, 0 for words",
     )
     parser.add_argument(
-        "--dtype", choices=("float32", "float16"), default="float32", help="of the vectors in the files"
+        "--dtype", choices=("float32", "float16"), default="float32", help="dtype of the vectors in the files"
     )
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "int8"),
-        help="what the model computes in (default: as it is stored)",
+        help="dtype that the model computes in (default: as stored)",
     )
-    parser.add_argument("--id_column", help="column with names of the sentences, written beside them")
-    parser.add_argument("--overwrite", action="store_true", help="start anew, whatever an earlier command has written")
+    parser.add_argument("--id_column", help="column with names of the sentences, which are written too")
+    parser.add_argument("--overwrite", action="store_true", help="start over, replacing the output of earlier runs")
     add_json(parser)
 
     group = parser.further_group("batches")
@@ -58,47 +58,47 @@ def add_parser(commands: Any) -> None:
         type=int,
         default=100_000,
         metavar="N",
-        help="words of a shard, about: what a kill costs at most; Ctrl-C keeps what a shard has",
+        help="approximate words per shard. A killed run loses at most one shard; Ctrl-C loses nothing",
     )
     group.add_argument(
         "--chunk_words",
         type=int,
         default=2048,
         metavar="N",
-        help="longer lines are read by chunks of so many words, with the same result",
+        help="read longer lines in chunks of N words, with the same result",
     )
     group.add_argument(
         "--word_cache_mb",
         type=float,
         default=256.0,
         metavar="N",
-        help="on a CPU: megabytes of words' vectors kept within a shard, 0 for none",
+        help="on a CPU: megabytes of word vectors cached within a shard, 0 for none",
     )
     group = parser.further_group("a cluster")
     group.add_argument(
         "--engine",
         choices=("processes", "ray"),
         default="processes",
-        help="ray: the workers of a Ray cluster, which read and write Parquet by paths and addresses (s3://...) that "
-        "all machines reach; a file that cannot be read is named in the end, and the others are done",
+        help="ray: workers of a Ray cluster, which read and write Parquet by paths and URLs (s3://...) that all "
+        "machines can access; unreadable files are reported at the end, after the others are done",
     )
-    group.add_argument("--address", metavar="HOST:PORT", help="of the Ray cluster (default: a new one on this machine)")
-    group.add_argument("--workers", type=int, metavar="N", help="at most so many (default: one for each CPU, or GPU)")
-    group.add_argument("--gpus_per_worker", type=float, default=0, metavar="N", help="also a part of one; 0: on CPUs")
+    group.add_argument("--address", metavar="HOST:PORT", help="Ray cluster (default: a new one on this machine)")
+    group.add_argument("--workers", type=int, metavar="N", help="maximum number (default: one per CPU, or GPU)")
+    group.add_argument("--gpus_per_worker", type=float, default=0, metavar="N", help="may be a fraction; 0: use CPUs")
     group = parser.further_group("carried state")
     group.add_argument(
         "--carry_state",
         action="store_true",
-        help="read the sentences in their order, each from the state that the one before it has left, as bilm-tf and "
-        "AllenNLP do (one process)",
+        help="read sentences in order, each from the final state of the previous one, as bilm-tf and AllenNLP do (one "
+        "process)",
     )
     group.add_argument(
         "--rows",
         type=int,
         default=1,
         metavar="N",
-        help="sentences read side by side, each continuing the one so many places before it: 1 as bilm-tf's "
-        "dump_bilm_embeddings, 64 as AllenNLP's ElmoEmbedder",
+        help="with carried state: sentences per batch, each continuing the sentence N before it: 1 as in bilm-tf's "
+        "dump_bilm_embeddings, 64 as in AllenNLP's ElmoEmbedder",
     )
     group.add_argument("--warm_up", type=int, default=0, metavar="N", help="read the first N sentences once beforehand")
     group = parser.further_group("what is written")
@@ -106,12 +106,12 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--forget_sentences",
         action="store_true",
-        help="HDF5: leave out sentence_to_index, from which AllenNLP's readers look up; it needs all text in memory",
+        help="HDF5: omit sentence_to_index, which AllenNLP's readers use; it needs all text in memory",
     )
     group.add_argument(
         "--use_sentence_keys",
         action="store_true",
-        help="HDF5: name each dataset by its sentence, as AllenNLP's option does, in place of its number",
+        help="HDF5: name each dataset by its sentence instead of its number, as AllenNLP's option does",
     )
     group = parser.further_group("how text is read")
     group.add_argument("--text_column", default="text", help="column of JSON lines and Parquet")
@@ -150,10 +150,10 @@ def run(options: dict[str, Any]) -> int:
 
 
 def _by_ray(options: dict[str, Any], output: str) -> bool:
-    """True for the engine `ray`; takes the options of the other engine out.
+    """True for the engine `ray`. Removes the options of the other engine.
 
     Raises:
-        UsageError: an option that the chosen engine does not know.
+        UsageError: an option that the chosen engine does not support.
     """
     engine, file_format = options.pop("engine"), options["format"]
     options["gpus"] = options.pop("gpus_per_worker")

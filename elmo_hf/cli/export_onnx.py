@@ -13,11 +13,11 @@ def add_parser(commands: Any) -> None:
         usage="elmo-hf export-onnx --model FOLDER --output FILE [options]",
         help="write a model as an ONNX file, checked with onnxruntime",
         description="Write the biLM, a tagger or a classifier of texts as an ONNX file for any number of sentences and "
-        "words, and check it with onnxruntime. Its inputs are what the tokenizer returns.",
+        "words, and check it with onnxruntime. Its inputs are the tokenizer's outputs.",
         example="elmo-hf export-onnx --model tagger --output tagger.onnx",
     )
     parser.add_argument("places", nargs="*", help="==SUPPRESS==")
-    add_model(parser, "folder of a model, of the class that its configuration names (default: the shipped biLM)")
+    add_model(parser, "folder of a model, loaded as the class in its configuration (default: the shipped biLM)")
     parser.add_argument("--output", metavar="FILE", help="file to write, such as model.onnx")
     parser.add_argument(
         "--output_hidden_states",
@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: dict[str, Any]) -> int:
-    """Load, export, and print the file's name."""
+    """Load and export the model, and print the file's name."""
     output = chosen_output(options, "places", fewest=1)
     folder = chosen_model(options, "places", fewest=1)
 
@@ -42,7 +42,7 @@ def run(options: dict[str, Any]) -> int:
     from elmo_hf.exporting import export_onnx
     from elmo_hf.model import modeling_elmo
 
-    # It tells of each operator of a library that is not used.
+    # It logs every operator of an unused library.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     config = ElmoConfig.from_pretrained(folder)
     kinds = {kind.__name__: kind for kind in modeling_elmo.MODELS}

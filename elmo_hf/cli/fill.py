@@ -12,19 +12,19 @@ def add_parser(commands: Any) -> None:
         "fill",
         usage="elmo-hf fill SENTENCE --model FOLDER [options]",
         help="fill the gaps of a sentence",
-        description="Print the most probable words for each <mask> of a sentence, from both sides of it, with their "
-        "probabilities. Several gaps are filled each by itself.",
+        description="Print the most probable words for each <mask> of a sentence, given both sides of it, with their "
+        "probabilities. Several gaps are filled independently.",
         example="elmo-hf fill 'The <mask> sat on the mat .' --model run/model",
     )
     parser.add_argument("sentence", nargs="+", help="sentences with <mask>, each one argument; - for lines of stdin")
     add_model(parser, "folder of a language model and its tokenizer" + SHIPPED)
-    parser.add_argument("--count", type=int, default=5, metavar="N", help="words for each gap")
+    parser.add_argument("--count", type=int, default=5, metavar="N", help="number of words per gap")
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: dict[str, Any]) -> int:
-    """Ask the pipeline of Transformers, and print what it answers."""
+    """Run Transformers' fill-mask pipeline and print its results."""
     folder = chosen_model(options)
     if options["count"] < 1:
         raise ValueError(f"count={options['count']}: expected at least 1")

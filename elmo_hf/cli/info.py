@@ -1,4 +1,4 @@
-"""`elmo-hf info`: what a model's folder holds, and which kernels serve here."""
+"""`elmo-hf info`: description of a model's folder, and of the kernels available here."""
 
 import dataclasses
 import sys
@@ -12,9 +12,9 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "info",
         usage="elmo-hf info [FOLDER] [options]",
-        help="show what a model's folder holds, and which kernels serve here",
+        help="describe a model's folder, and the kernels available here",
         description="Show a model's family, shape, parameters, splitting rule and files, without loading it; without a "
-        "folder, the versions of what is installed and which kernels serve here.",
+        "folder, the installed versions and the kernels available here.",
         example="elmo-hf info elmo-folder",
     )
     parser.add_argument("model", nargs="?", metavar="FOLDER", help="folder of a model")
@@ -47,7 +47,7 @@ FILE = ("name", "bytes", "what")
 
 
 def _here() -> dict[str, str]:
-    """The versions of what is installed, and what computes."""
+    """Installed versions and available kernels."""
     from importlib import metadata
 
     import torch

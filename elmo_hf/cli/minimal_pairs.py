@@ -1,4 +1,4 @@
-"""`elmo-hf minimal-pairs`: how often a language model finds the acceptable sentence of a pair likelier."""
+"""`elmo-hf minimal-pairs`: how often a language model prefers the acceptable sentence of a pair."""
 
 import json
 from typing import Any
@@ -12,20 +12,20 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "minimal-pairs",
         usage="elmo-hf minimal-pairs FILE ... [options]",
-        help="accuracy on minimal pairs, such as BLiMP, by kind, phenomenon and in all",
+        help="measure accuracy on minimal pairs, such as BLiMP, by kind, phenomenon and overall",
         description="Score both sentences of minimal pairs, such as BLiMP, and report how often the acceptable one is "
-        "likelier: forwards, backwards and by both; a tie is not right. Files are JSON lines with good, bad, uid and "
-        "phenomenon, or BLiMP's own.",
+        "more probable: forward, backward and by both; ties are incorrect. Files are JSON lines with good, bad, uid "
+        "and phenomenon, or BLiMP's own.",
         example="elmo-hf minimal-pairs blimp/*.jsonl --limit 100",
     )
     parser.add_argument("text", nargs="+", metavar="FILE", help="JSON lines, globs")
     add_model(parser, "folder of a language model and its tokenizer" + SHIPPED)
     parser.add_argument("--limit", type=int, metavar="N", help="read the first N pairs of each kind (default: all)")
-    parser.add_argument("--published", metavar="TSV", help="accuracies of other models by uid, to show beside")
+    parser.add_argument("--published", metavar="TSV", help="accuracies of other models by uid, to show too")
     parser.add_argument("--json", metavar="FILE", help="write all numbers as JSON; - for stdout")
-    parser.add_argument("--table", metavar="FILE", help="write the table there in place of stdout")
+    parser.add_argument("--table", metavar="FILE", help="write the table to a file instead of stdout")
     parser.add_argument("--picture", metavar="FILE", help="write a PNG")
-    parser.add_argument("--batch_size", type=int, default=32, help="sentences a batch (default 32)")
+    parser.add_argument("--batch_size", type=int, default=32, help="sentences per batch (default 32)")
     parser.set_defaults(run=run)
 
 
@@ -39,7 +39,7 @@ def run(options: dict[str, Any]) -> int:
     given = pairs.read_minimal_pairs(files, options["limit"])
     scores = pairs.score_minimal_pairs(given, name, batch_size=options["batch_size"], device=options["device"])
     rows = pairs.pair_accuracies(scores)
-    # The JSON may take stdout; else the table does.
+    # The table goes to stdout unless the JSON does.
     with written(options["table"] or (None if options["json"] == "-" else "-")) as file:
         if file is not None:
             cost = pairs.cost_of_unknown_words(rows)

@@ -1,4 +1,4 @@
-"""The model of a command: `--model`, and the former place of it before the texts."""
+"""The model of a command: `--model`, or formerly an argument before the texts."""
 
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ def add_model(parser: Any, help: str = "folder of a model and its tokenizer" + S
 
 
 def chosen_model(options: dict[str, Any], places: str | None = None, *, fewest: int = 2, shipped: bool = True) -> str:
-    """The model that the options name.
+    """The model named by the options.
 
     Args:
         options: `model`, and the list of arguments `places`.
-        places: where the model was given formerly, as the first of `fewest` or more arguments; it is taken out.
-        fewest: arguments there must be for the first to be a model.
-        shipped: take the model that ships with the package where none is named.
+        places: name of the arguments whose first was formerly the model; a model found there is removed from them.
+        fewest: minimum number of arguments for the first to be a model.
+        shipped: use the model shipped with the package by default.
 
     Raises:
-        UsageError: none is named, and none ships that would serve.
+        UsageError: no model is named, and no shipped model can be used.
     """
     model: str | None = options["model"]
     if model is not None:
@@ -42,10 +42,10 @@ def chosen_model(options: dict[str, Any], places: str | None = None, *, fewest: 
 
 
 def chosen_output(options: dict[str, Any], places: str | None = None, *, fewest: int = 2) -> str:
-    """The output that the options name; formerly the last of the arguments `places`, from which it is taken.
+    """The output named by the options; formerly the last of the arguments `places`, from which it is removed.
 
     Raises:
-        UsageError: none is named.
+        UsageError: no output is named.
     """
     if options["output"] is None:
         arguments = options[places] if places is not None else []

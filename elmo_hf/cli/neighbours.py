@@ -1,4 +1,4 @@
-"""`elmo-hf neighbours`: words of a corpus that mean the same as a word in a sentence."""
+"""`elmo-hf neighbours`: nearest neighbors of a word in a sentence among the words of a corpus."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def add_parser(commands: Any) -> None:
         usage="elmo-hf neighbours WORD TEXT ... --in SENTENCE --model FOLDER [options]",
         help="find the words of a corpus that mean the same as a word in a sentence",
         description="Print the words of a corpus whose contextual vectors are nearest to that of a word in a sentence, "
-        "by cosine, each with its nearest usage.",
+        "by cosine, each with its nearest occurrence.",
         example="elmo-hf neighbours bank corpus.txt --in 'He sat on the bank of the river .' --model elmo-folder",
     )
     parser.add_argument("word", help="a word of the sentence")
@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--in", dest="sentence", required=True, metavar="SENTENCE", help="the sentence with the word")
     add_model(parser)
     parser.add_argument("--count", type=int, default=10, metavar="N", help="how many neighbours")
-    parser.add_argument("--each_usage", action="store_true", help="every usage, not each word once by its nearest one")
+    parser.add_argument("--each_usage", action="store_true", help="every occurrence, not each word once")
     add_layers(parser)
     add_batch_words(parser)
     add_json(parser)
@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: dict[str, Any]) -> int:
-    """Call [`neighbors`] and print what it finds."""
+    """Call [`neighbors`] and print the words."""
     folder = chosen_model(options)
 
     from elmo_hf import neighbors

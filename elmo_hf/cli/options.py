@@ -1,6 +1,6 @@
-"""Parsers of one style: one screen of help, the same words everywhere, options that may be a dataclass's fields.
+"""Argument parsers with one screen of help and optional options from a dataclass's fields.
 
-Nothing heavy is imported, so that help costs nothing: `HfArgumentParser` would import Transformers.
+Nothing heavy is imported, so that help is fast; `HfArgumentParser` would import Transformers.
 """
 
 import argparse
@@ -13,11 +13,11 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 
 class UsageError(ValueError):
-    """Arguments that no parser can refuse by itself; exit status 2, as of a parser's own."""
+    """Invalid arguments that a parser cannot detect itself; exit status 2, like a parser's errors."""
 
 
 class Formatter(argparse.HelpFormatter):
-    """One spelling of each option, defaults where they tell something, the example as it is written."""
+    """Help formatter that shows one spelling per option, informative defaults, and the example verbatim."""
 
     def __init__(self, prog: str, **keywords: Any) -> None:
         super().__init__(prog, max_help_position=28, **keywords)
@@ -37,18 +37,17 @@ class Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """`ArgumentParser` whose `--help` is one screen and whose `--help_all` is everything.
+    """`ArgumentParser` with a one-screen `--help` and a complete `--help_all`.
 
     Options of several words are shown with underscores and may be written with dashes.
 
     Args:
-        dataclass_types: a dataclass whose every field becomes an option, as `HfArgumentParser` adds them. The help of a
-            field is `metadata["help"]`.
-        groups: of those fields, by title: the names shown by `--help`. All others are shown by `--help_all`, by the
-            titles of `further_groups`.
-        further_groups: the other fields by title.
-        renamed: former names of options and their present ones; the former still work, and say so.
-        example: a command line, the last thing of the help.
+        dataclass_types: a dataclass whose fields become options, as in `HfArgumentParser`. The help of a field is
+            `metadata["help"]`.
+        groups: names of the fields shown by `--help`, by title.
+        further_groups: names of the other fields, shown only by `--help_all`, by title.
+        renamed: former names of options with their current names. Former names still work, with a note.
+        example: a command line, shown at the end of the help.
     """
 
     def __init__(
@@ -74,13 +73,13 @@ class Parser(argparse.ArgumentParser):
             self._add_fields(dataclass_types, groups or {}, further_groups or {})
 
     def further_group(self, title: str) -> Any:
-        """A group of options that `--help_all` alone shows."""
+        """Add a group of options that only `--help_all` shows."""
         group = self.add_argument_group(title)
         self._further.append(group)
         return group
 
     def format_help(self, everything: bool = False) -> str:
-        """The help, of all options or of the common ones."""
+        """Format the help of all options, or of the common ones."""
         formatter = self._get_formatter()
         formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
         formatter.add_text(self.description)
@@ -98,15 +97,15 @@ class Parser(argparse.ArgumentParser):
         return formatter.format_help()
 
     def error(self, message: str) -> NoReturn:
-        """Two lines in place of the whole usage: what is wrong, and where help is."""
+        """Exit with two lines instead of the whole usage: the error, and how to get help."""
         self.exit(2, f"{self.prog}: {message}\n{self.prog} --help shows what it takes\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As usual, but options may stand between arguments of which there are several."""
+        """Parse arguments; unlike the base class, allow options between the values of a multiple argument."""
         kinds = {action.nargs for action in self._get_positional_actions()}
         if self._intermixes or kinds & {argparse.PARSER, argparse.REMAINDER}:
             return super().parse_known_args(args, namespace)
-        self._intermixes = True  # which parses by this very method, twice
+        self._intermixes = True  # parse_known_intermixed_args calls this method again
         try:
             return self.parse_known_intermixed_args(args, namespace)
         finally:
@@ -171,12 +170,12 @@ class _HelpAll(argparse.Action):
 
 
 def say(message: str) -> None:
-    """A line on stderr, beside results."""
+    """Print a line on stderr."""
     print(message, file=sys.stderr)
 
 
 def _truth(text: str) -> bool:
-    """A truth value as it is written on a command line."""
+    """Parse a truth value of the command line."""
     values = {"yes": True, "true": True, "t": True, "y": True, "1": True}
     values |= {"no": False, "false": False, "f": False, "n": False, "0": False}
     if text.lower() not in values:

@@ -1,4 +1,4 @@
-"""Where the commands write: a file that is complete or absent, stdout, and the closing line or its JSON."""
+"""Output of the commands: files that appear complete, stdout, and the closing line or its JSON."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from elmo_hf.atomic import appearing
 
 @contextmanager
 def written(name: str | None) -> Iterator[TextIO | None]:
-    """A text file that appears under `name` only when it is complete; stdout for "-", nothing for `None`."""
+    """Open a text file that appears as `name` only when complete; stdout for "-", `None` for `None`."""
     if name is None or name == "-":
         yield None if name is None else sys.stdout
         return
@@ -20,11 +20,11 @@ def written(name: str | None) -> Iterator[TextIO | None]:
 
 
 def add_json(parser: Any) -> None:
-    """Add the option of results as JSON."""
+    """Add the option `--json`."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def tell(options: dict[str, Any], record: dict[str, Any], line: str, *, beside: bool = False) -> None:
-    """Print a result: `record` with `--json`, else `line`; on stderr `beside` an output on stdout."""
+    """Print a result: `record` with `--json`, else `line`; on stderr if `beside`, because stdout has the output."""
     text = json.dumps(record, ensure_ascii=False) if options["json"] else line
     print(text, file=sys.stderr if beside else sys.stdout)

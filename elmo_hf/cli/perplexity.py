@@ -1,4 +1,4 @@
-"""`elmo-hf perplexity`: how well a language model predicts a text, in each direction."""
+"""`elmo-hf perplexity`: perplexity of a text to a language model, by direction."""
 
 import json
 import math
@@ -18,26 +18,26 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "perplexity",
         usage="elmo-hf perplexity TEXT ... --model FOLDER [options]",
-        help="perplexity of a text, each direction for itself, with the full softmax",
-        description="Perplexity of a text, each direction for itself, with the full softmax and in constant memory.",
+        help="measure how well a model predicts a text",
+        description="Compute the perplexity of a text, by direction, with the full softmax and in constant memory.",
         example="elmo-hf perplexity held_out.txt --model run/model --sentence_independent",
     )
     parser.add_argument("text", nargs="+", help=TEXT_HELP)
     add_model(parser, "folder of a language model and its tokenizer" + SHIPPED)
-    parser.add_argument("--rows", type=int, default=32, metavar="N", help="sentences read side by side")
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="words of a row read at a time")
+    parser.add_argument("--rows", type=int, default=32, metavar="N", help="sentences per batch")
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="words of each row per batch")
     parser.add_argument(
         "--sentence_independent",
         action="store_true",
-        help="start every sentence from zero states instead of carrying them on as in training; a Transformer needs it",
+        help="start every sentence from zero states instead of carrying state as in training; a Transformer needs it",
     )
     parser.add_argument(
         "--per_sentence",
         metavar="FILE",
-        help="write a JSON object a sentence: place, words, unknown words, both log-probabilities; - for stdout",
+        help="write a JSON object per sentence: index, words, unknown words, log-probabilities; - for stdout",
     )
     parser.add_argument(
-        "--per_word", action="store_true", help="with --per_sentence: the log-probability of every word too"
+        "--per_word", action="store_true", help="with --per_sentence: also the log-probability of every word"
     )
     add_json(parser)
     add_text_options(parser)
@@ -92,7 +92,7 @@ def run(options: dict[str, Any]) -> int:
 
 
 def record(score: "SentenceScore") -> dict[str, Any]:
-    """What is written of one sentence; log-probabilities in nats."""
+    """The JSON record of one sentence; log-probabilities in nats."""
     values = {
         "sentence": score.index,
         "words": score.words,
@@ -109,5 +109,5 @@ def record(score: "SentenceScore") -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    """The value for JSON, which has no NaN."""
+    """The value, or `None` for NaN, which JSON does not have."""
     return None if math.isnan(value) else value

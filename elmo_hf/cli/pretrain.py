@@ -1,4 +1,4 @@
-"""`elmo-hf pretrain`: a pretraining run, or the continuation of one."""
+"""`elmo-hf pretrain`: start or continue a pretraining run."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from elmo_hf.pretraining.settings import PretrainingSettings
 
 from .output import add_json, tell
 
-# The fields of [`PretrainingSettings`] by what they are about; those not named come last of all.
+# Fields of [`PretrainingSettings`] by subject; fields not listed come last.
 COMMON = {
     "text and model": "train_data output_dir vocabulary held_out_data preset initialize_from".split(),
     "training": "epochs max_hours precision".split(),
@@ -44,8 +44,8 @@ def add_parser(commands: Any) -> None:
         groups=COMMON,
         further_groups=FURTHER,
         renamed={"--output_dir": "--output"},
-        help="pretrain a biLM; the same command again continues a run that was interrupted",
-        description="Pretrain a biLM. The same command again continues a run that was interrupted. Several processes "
+        help="pretrain a biLM; the same command again continues an interrupted run",
+        description="Pretrain a biLM. Running the same command again continues an interrupted run. Several processes "
         "on a CPU: --processes N. On GPUs or many machines: torchrun --nproc_per_node N -m elmo_hf.cli pretrain ...",
         example="elmo-hf build-vocab train.txt --output vocab.txt\n"
         "  elmo-hf pretrain --train_data train.txt --vocabulary vocab.txt --output run --preset small",
@@ -55,8 +55,8 @@ def add_parser(commands: Any) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="processes on this machine, which share its cores as threads and a recipe's rows; --rows counts those of "
-        "each. A run is continued by as many.",
+        help="processes on this machine. They share its cores and a recipe's rows; --rows is per process. A run must "
+        "be continued with the same number.",
     )
     add_json(parser)
     parser.set_defaults(run=run, after_stop="the same command continues from the newest checkpoint, if there is one")
@@ -66,7 +66,7 @@ def run(options: dict[str, Any]) -> int:
     """Call [`pretrain`] and print the run's closing line.
 
     Raises:
-        ValueError: `processes` that cannot be, or cannot share the rows.
+        ValueError: an invalid number of processes, or rows that cannot be divided among them.
     """
     processes, json = options.pop("processes"), options.pop("json")
     if processes < 1:
@@ -89,10 +89,12 @@ def run(options: dict[str, Any]) -> int:
 
 
 def launch(settings: PretrainingSettings, processes: int, *, shares_rows: bool) -> int:
-    """Start this command in so many processes, which divide the cores among them.
+    """Run this command in several processes, which share the cores.
 
     Args:
-        shares_rows: divide the settings' rows among them too, so that a step is that of one process.
+        settings: settings of the run.
+        processes: number of processes.
+        shares_rows: also divide the settings' rows among them, so that a step equals that of one process.
 
     Returns:
         The exit status.

@@ -1,4 +1,4 @@
-"""A program of commands: from its command line to its exit status, the same for `elmo-hf` and `elmo-hub`."""
+"""Programs with subcommands, from command line to exit status, shared by `elmo-hf` and `elmo-hub`."""
 
 import logging
 import os
@@ -13,14 +13,14 @@ from .options import Parser, UsageError, say
 
 
 class Program:
-    """A program whose commands lie in files of their own, imported when one is run.
+    """A program whose commands are in separate files, each imported when it runs.
 
     Args:
-        name: of the program.
-        description: a sentence.
-        adder: for a command's name, the function that adds its parser to argparse's subparsers. The parser's defaults
-            are `run`, and `after_stop`, what to say after Ctrl-C.
-        groups: commands by title, each with what it does in a line.
+        name: name of the program.
+        description: one sentence.
+        adder: returns, for a command's name, the function that adds its parser to argparse's subparsers. The parser
+            sets the defaults `run` and, optionally, `after_stop`, a message for Ctrl-C.
+        groups: commands with one-line descriptions, by title.
         closing: lines below the overview.
     """
 
@@ -36,14 +36,14 @@ class Program:
         self.commands = {command: text for group in groups.values() for command, text in group.items()}
 
     def overview(self) -> str:
-        """What the program can do, at a glance."""
+        """Overview of the commands."""
         width = max(map(len, self.groups))
         lines = [f"{self.name} {__version__}: {self.description}", ""]
         lines += [f"  {title:<{width}}  {', '.join(commands)}" for title, commands in self.groups.items()]
         return "\n".join([*lines, "", *self.closing])
 
     def parser(self, *commands: str | None) -> Parser:
-        """The parser of the command line, with the options of these commands and the names of all."""
+        """The parser of the command line, with the options of the given commands and the names of all."""
         main_parser = Parser(
             prog=self.name,
             usage=f"{self.name} COMMAND ...",
@@ -65,10 +65,10 @@ class Program:
         """Run a command.
 
         Args:
-            arguments: those of the command line by default.
+            arguments: by default those of the command line.
 
         Returns:
-            The exit status; see `elmo_hf/endings.py`.
+            The exit status, as described in `elmo_hf/endings.py`.
         """
         given = list(sys.argv[1:] if arguments is None else arguments)
         if arguments is None:
@@ -81,7 +81,7 @@ class Program:
             else:
                 print(self.overview())
                 status = 0
-            sys.stdout.flush()  # a closed pipe shows itself here at the latest
+            sys.stdout.flush()  # raises here at the latest if the pipe is closed
             return status
         except (BrokenPipeError, KeyboardInterrupt) as error:
             return self._end(error, self.name)
@@ -101,7 +101,7 @@ class Program:
             return self._end(error, f"{self.name} {name}", f"; {after_stop}")
 
     def _end(self, error: BaseException, place: str, after_stop: str = "") -> int:
-        """Say how it ends, and give the exit status; a fault of this package's own is raised again."""
+        """Print the error and return the exit status; re-raise errors that are bugs of this package."""
         known = ending(error)
         if known is None:
             raise error
@@ -114,7 +114,7 @@ class Program:
 
 
 def _adapt_to_the_terminal() -> None:
-    """No bars where nobody watches: in pipes and log files, where tqdm of every library reads this."""
+    """Turn off all tqdm progress bars, of any library, unless stderr is a terminal."""
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,4 +1,4 @@
-"""`elmo-hf run`: a script of Transformers or of one's own, with ELMo registered."""
+"""`elmo-hf run`: run a Python script with ELMo registered."""
 
 import argparse
 import runpy
@@ -27,12 +27,12 @@ def run(options: dict[str, Any]) -> int:
     """Run the script; its own errors are shown with their traceback.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: no such file.
     """
     script = Path(options["script"])
     if not script.is_file():
         raise FileNotFoundError(f"{script}: no such file; give the path of a Python script")
-    # As Python itself does: a script imports what lies beside it.
+    # As Python itself does, so that the script can import files next to it.
     sys.path[0] = str(script.resolve().parent)
     sys.argv = [str(script), *options["arguments"]]
     try:

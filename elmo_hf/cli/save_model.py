@@ -1,4 +1,4 @@
-"""`elmo-hf save-model`: the model folder of a pretraining run as it stands."""
+"""`elmo-hf save-model`: save the model of an unfinished pretraining run."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "save-model",
         usage="elmo-hf save-model RUN [options]",
-        help="make the model folder of a pretraining run that was interrupted, as it stands",
-        description="Write RUN/model, with tokenizer, card and curves, from the newest checkpoint of a pretraining run "
-        "that has not ended. The run can still go on.",
+        help="save the model of an unfinished pretraining run",
+        description="Write RUN/model, with tokenizer, card and curves, from the newest checkpoint of an unfinished "
+        "pretraining run. The run can still be continued.",
         example="elmo-hf save-model run",
     )
     parser.add_argument("run_folder", metavar="RUN", help="the --output of `elmo-hf pretrain`")
@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: dict[str, Any]) -> int:
-    """Call [`save_model_of_run`] and say where the model is."""
+    """Call [`save_model_of_run`] and print the model's folder."""
     from elmo_hf.pretraining import save_model_of_run
 
     summary = save_model_of_run(options["run_folder"])

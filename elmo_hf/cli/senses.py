@@ -1,4 +1,4 @@
-"""`elmo-hf senses`: a word's usages sorted into senses, and how far it moved between corpora."""
+"""`elmo-hf senses`: cluster a word's usages into senses, and measure change between corpora."""
 
 import dataclasses
 from pathlib import Path
@@ -15,29 +15,29 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "senses",
         usage="elmo-hf senses WORD CORPUS ... --model FOLDER [options]",
-        help="sort a word's usages into senses, and measure how far it moved between corpora",
-        description="Cluster the usages of a word by their contextual vectors. With several corpora, each argument "
-        "being one, measure between each two the average pairwise and the prototype distance of its usages.",
+        help="cluster a word's usages into senses, and measure change between corpora",
+        description="Cluster the usages of a word by their contextual vectors. Each argument is a corpus; between "
+        "every two corpora, measure the average pairwise distance and the prototype distance of the usages.",
         example="elmo-hf senses cell 1900.txt 2000.txt --model elmo-folder --plot cell.png",
     )
     parser.add_argument("word", help="a word's form")
     parser.add_argument("text", nargs="+", metavar="CORPUS", help=TEXT_HELP)
     add_model(parser)
-    parser.add_argument("--count", type=int, metavar="N", help="how many senses (default: as many as are clear)")
-    parser.add_argument("--most", type=int, default=6, metavar="N", help="senses at most, where --count is not given")
-    parser.add_argument("--max_usages", type=int, default=1000, metavar="N", help="usages drawn from each corpus")
-    parser.add_argument("--match_case", action="store_true", help="tell forms apart by their case")
-    parser.add_argument("--plot", metavar="FILE", help="draw the usages: a .png, .svg or .pdf")
+    parser.add_argument("--count", type=int, metavar="N", help="number of senses (default: by silhouette)")
+    parser.add_argument("--most", type=int, default=6, metavar="N", help="maximum number of senses without --count")
+    parser.add_argument("--max_usages", type=int, default=1000, metavar="N", help="maximum usages per corpus, sampled")
+    parser.add_argument("--match_case", action="store_true", help="distinguish upper and lower case")
+    parser.add_argument("--plot", metavar="FILE", help="plot the usages into a .png, .svg or .pdf file")
     add_layers(parser)
     add_batch_words(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw and the clustering")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of sampling and clustering")
     add_json(parser)
     add_text_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: dict[str, Any]) -> int:
-    """Call [`senses`], print and draw what it finds."""
+    """Call [`senses`], and print and plot the result."""
     folder = chosen_model(options)
     if options["plot"] and Path(options["plot"]).suffix not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--plot {options['plot']}: expected a name that ends in .png, .svg or .pdf")

@@ -1,4 +1,4 @@
-"""`elmo-hf tag`: the words of a text with a tagger's labels, for instance POS tags to pretrain with."""
+"""`elmo-hf tag`: label the words of a text with a tagger, for example with POS tags for pretraining."""
 
 import json
 from typing import Any
@@ -13,8 +13,8 @@ def add_parser(commands: Any) -> None:
         "tag",
         usage="elmo-hf tag TEXT ... --model FOLDER [--output FILE] [options]",
         help="label the words of a text with a trained tagger",
-        description="Label the words of a text with a trained tagger and write JSON lines, each the words of a "
-        "sentence and their tags: text for elmo-hf pretrain and perplexity with --text_column words --pos_column tags.",
+        description="Label the words of a text with a trained tagger, and write the words and tags of each sentence as "
+        "JSON lines. elmo-hf pretrain and perplexity read them with --text_column words --pos_column tags.",
         example="echo 'Marie Curie worked in Paris .' | elmo-hf tag - --model tagger",
     )
     parser.add_argument("text", nargs="+", help=TEXT_HELP)
@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: dict[str, Any]) -> int:
-    """Call [`tag_iter`] and write what it finds."""
+    """Call [`tag_iter`] and write the tagged sentences."""
     folder = chosen_model(options, "text", shipped=False)
 
     from elmo_hf.inference.loading import load_tokenizer

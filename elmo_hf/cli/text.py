@@ -1,4 +1,4 @@
-"""The options of how text is read, shared by the commands; `pretrain` has settings of the same names."""
+"""Options for reading text, shared by the commands; `pretrain` has settings of the same names."""
 
 import atexit
 import shutil
@@ -17,7 +17,7 @@ TEXT_HELP = "files (text, .gz, .xz, JSON, Parquet, CoNLL-U), globs, the name of 
 
 
 def add_text_options(parser: Any, *, has_model: bool = True) -> None:
-    """Add the options, shown by `--help_all`; of a command without a model, lines are cut at whitespace by default."""
+    """Add the options, shown by `--help_all`. Commands without a model split lines at whitespace by default."""
     group = parser.further_group("how text is read")
     group.add_argument("--text_column", default="text", help="column of JSON, Parquet or a data set")
     add_pos_options(group)
@@ -33,13 +33,13 @@ def add_text_options(parser: Any, *, has_model: bool = True) -> None:
 
 
 def add_layers(parser: Any) -> None:
-    """Add the option of which vectors a word has."""
+    """Add the option `--layers`."""
     parser.add_argument(
         "--layers",
         type=lambda text: int(text) if text.isdecimal() else text,
         default="mix",
         metavar="NAME",
-        help="mix: the model's mix of layers; top: the last one; average, or the number of one",
+        help="mix: the model's mix of layers; top: the last layer; average; or a layer's number",
     )
 
 
@@ -54,38 +54,38 @@ def add_batch_words(group: Any) -> None:
 
 
 def add_encoding(group: Any, *further: str) -> None:
-    """Add the options of how bytes become characters."""
+    """Add the options for decoding bytes."""
     group.add_argument("--encoding", default="utf-8", help="encoding of text and JSON files")
     group.add_argument(
         "--undecodable",
         choices=("refuse", *further, "replace"),
         default="refuse",
-        help="lines that are not valid in it: stop, leave them out (skip), or mark the bytes U+FFFD (replace)",
+        help="lines that are invalid in it: stop, skip them, or replace the bytes by U+FFFD",
     )
 
 
 def add_pre_tokenization(group: Any, has_model: bool = True) -> None:
-    """Add the option of how lines become words."""
+    """Add the option `--pre_tokenization`."""
     default = "as the lines of the model's corpus did" if has_model else "whitespace"
     group.add_argument(
         "--pre_tokenization",
         choices=("whitespace", "ptb"),
         default=None if has_model else "whitespace",
-        help=f"how a line becomes words: it is tokenized already, or is raw text (default: {default})",
+        help=f"lines are tokenized (whitespace) or raw text (ptb) (default: {default})",
     )
 
 
 def add_pos_options(group: Any) -> None:
-    """Add the options of where POS tags are."""
+    """Add the options that locate POS tags."""
     group.add_argument("--pos_column", help="column of the words' POS tags, beside lists of words in --text_column")
     group.add_argument(
         "--pos_separator",
-        help="in place of --pos_column: what stands between each word and its tag, as _ in the_DET",
+        help="instead of --pos_column: separator between each word and its tag, as _ in the_DET",
     )
 
 
 def words_of_lines(options: dict[str, Any], tokenizer: "ElmoTokenizer") -> "Iterator[list[str]]":
-    """The words of each sentence of the corpus for a model, by the options or as those that it learned from."""
+    """Yield the words of each sentence of the corpus, split by the options or like the model's training text."""
     from elmo_hf.corpus.word_encoder import RuleNotice, line_splitter
 
     rule = options["pre_tokenization"] or tokenizer.corpus_pre_tokenization
@@ -93,7 +93,7 @@ def words_of_lines(options: dict[str, Any], tokenizer: "ElmoTokenizer") -> "Iter
 
 
 def open_text(options: dict[str, Any]) -> "Corpus":
-    """The corpus that these options and `text` name."""
+    """Open the corpus named by `text` with these options."""
     from elmo_hf.pretraining import open_corpus
 
     return open_corpus(
@@ -109,7 +109,7 @@ def open_text(options: dict[str, Any]) -> "Corpus":
 
 
 def files_of(sources: list[str]) -> list[str]:
-    """The sources; `-`, stdin, is kept in a file until the program ends, for corpora are read more than once."""
+    """The sources, with `-` (stdin) copied to a temporary file, because corpora are read more than once."""
     if "-" not in sources:
         return sources
     folder = tempfile.mkdtemp(prefix="elmo_hf_")

@@ -1,4 +1,4 @@
-"""`elmo-hf translate`: texts in another language, or shorter."""
+"""`elmo-hf translate`: translate or summarize texts."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,21 +13,21 @@ def add_parser(commands: Any) -> None:
         "translate",
         usage="elmo-hf translate TEXT ... --model FOLDER [--output FILE] [options]",
         help="translate or summarize texts",
-        description="Write a line for each line of a text: its translation, or its summary, by a model that "
-        "examples/run_translation.py has trained.",
+        description="Write the translation or summary of each line of a text, by a model trained with "
+        "examples/run_translation.py.",
         example="echo 'A dog is running.' | elmo-hf translate - --model translator",
     )
     parser.add_argument("text", nargs="+", help=TEXT_HELP)
     add_model(parser, "folder of a translator (ElmoEncoderDecoderModel) with its two tokenizers")
     parser.add_argument("--output", default="-", metavar="FILE", help="text to write; - for stdout")
-    parser.add_argument("--num_beams", type=int, metavar="N", help="beams of the search (default: the model's)")
-    parser.add_argument("--batch_words", type=int, default=1024, metavar="N", help="words read at a time")
+    parser.add_argument("--num_beams", type=int, metavar="N", help="beam size (default: the model's)")
+    parser.add_argument("--batch_words", type=int, default=1024, metavar="N", help="words per batch")
     add_text_options(parser)
-    parser.set_defaults(run=run, blank_lines="keep")  # a line for a line
+    parser.set_defaults(run=run, blank_lines="keep")  # one output line per input line
 
 
 def run(options: dict[str, Any]) -> int:
-    """Call [`translate_iter`] and write what it gives."""
+    """Call [`translate_iter`] and write the translations."""
     folder = chosen_model(options, shipped=False)
 
     from elmo_hf import translate_iter

@@ -255,7 +255,7 @@ def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
 
 
 def where_in_lines(path: str, place: int, number: int) -> str:
-    """For messages: the file, and the line that is `number` lines after the one at offset `place`. Counts lines."""
+    """Readable location, for messages: the file, and the line `number` lines after the one at offset `place`."""
     number += 1
     ended_with_cr = False
     with open_binary(path) as file:

@@ -1,7 +1,7 @@
 """Fine-tuning of task models: options, readers of labeled data, layer cache, Trainer with its checkpoints, reports.
 
-The scripts in `examples/` are built of it. It needs the packages of `pip install "elmo-hf[train]"`; names load on first
-use. A script reads
+The scripts in `examples/` are built on it. It needs the packages of `pip install "elmo-hf[train]"`; names are imported
+on first use. A script looks like this:
 
     model_args, data_args, args = parse(argv, TaggerArguments, TagArguments, TaskTrainingArguments)
     config, keeps_head = load_config(model_args, ElmoForTokenClassification)

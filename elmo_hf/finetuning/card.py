@@ -1,4 +1,4 @@
-"""The model card of a fine-tuned model, and its way to the Hub."""
+"""Model cards of fine-tuned models."""
 
 import os
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import transformers
 from elmo_hf.hub.card import CardFacts, Result, hub_names, json_settings, write_card
 from elmo_hf.version import __version__
 
-# What a Trainer counts beside scores.
+# Parts of the names of a Trainer's metrics that are not scores.
 COUNTS = ("runtime", "samples", "per_second", "epoch", "flos", "memory")
 
 
@@ -21,8 +21,8 @@ def write_task_card(folder: Path, args: Any, record: Mapping[str, Any], metrics:
     Args:
         folder: The run's output folder, with the model.
         args: The Trainer's options, `license` and `language` among them.
-        record: What the run was trained on, from `run_record`.
-        metrics: By names that begin with `eval_` and `test_`.
+        record: Record of the run's training data and options, from `run_record`.
+        metrics: Metrics, with names that begin with `eval_` and `test_`.
     """
     origin = record.get("origin", {})
     base = origin.get("model_name_or_path")

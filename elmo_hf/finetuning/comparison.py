@@ -1,4 +1,4 @@
-"""Comparison of variants of one script over seeds and shares of the training data: runs, choices, table and picture."""
+"""Comparison of variants of a script over seeds and shares of training data: runs, grid search, table and picture."""
 
 import json
 import re
@@ -24,10 +24,10 @@ from .report import write_figure
 
 @dataclass(frozen=True)
 class Run:
-    """One variant with one seed on one share of the data; its folder holds the output, the command and the log.
+    """A run of one variant with one seed on one share of the data. Its folder holds the output, command and log.
 
     Attributes:
-        choice: options of a grid that this run tries, as arguments; empty without a grid.
+        choice: grid options of this run, as arguments; empty without a grid.
     """
 
     variant: str
@@ -38,7 +38,7 @@ class Run:
     command: tuple[str, ...]
 
     def results(self, *metrics: str) -> dict[str, float] | None:
-        """All metrics, if the run got as far as these.
+        """All metrics of the run if it has produced the given ones, else `None`.
 
         Raises:
             ValueError: the folder holds a run of another command.
@@ -62,7 +62,7 @@ class Run:
         """Run the command.
 
         Raises:
-            RuntimeError: it failed, or has no such metrics; the message says why.
+            RuntimeError: it failed, or has no such metrics; the message gives the reason.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         write_lines(self.folder / "command.json", [json.dumps(self.command)])
@@ -81,24 +81,24 @@ class Run:
 
 @dataclass
 class Comparison:
-    """Variants of a script, run and compared.
+    """A comparison of variants of a script.
 
-    Finished runs are read, and not run again.
+    The results of finished runs are reused.
 
     Args:
-        script: the script to run; it writes `all_results.json` into its `--output_dir` and knows `--seed`, and
-            `--train_share` where there is a share below 1.
-        variants: arguments of each, by name.
-        common: arguments of all.
+        script: the script to run. It must write `all_results.json` into its `--output_dir` and accept `--seed`, and
+            `--train_share` for shares below 1.
+        variants: arguments of each variant, by name.
+        common: arguments of all variants.
         output_dir: folder for the runs and the table.
-        metric: the name of the result to compare.
-        seeds, shares: of the runs of each variant.
-        grids: by a variant's name, or `""` for all: values to try for options, by their name. Those with the best
-            validation result of the first seed are taken for the others, for each variant and share.
-        choose_by: that validation result (default: that of the metric).
-        lower_is_better: of `choose_by`.
-        jobs: runs at a time.
-        scale: the table and the picture show the metric times this.
+        metric: name of the result to compare.
+        seeds, shares: seeds and shares of the training data of each variant's runs.
+        grids: values to try for options, by option and by the variant's name, or `""` for all variants. For each
+            variant and share, the values with the best validation result of the first seed are used for the others.
+        choose_by: that validation result (default: the metric's).
+        lower_is_better: True if lower values of `choose_by` are better.
+        jobs: number of parallel runs.
+        scale: factor of the metric in the table and the picture.
     """
 
     script: str
@@ -124,19 +124,19 @@ class Comparison:
         self.failures = 0
 
     def compare(self) -> int:
-        """Run what is missing, write the table after each run, print it; returns the number of runs that failed.
+        """Run what is missing, write the table after each run, and print it; return the number of failed runs.
 
         Raises:
             ValueError: a folder holds a run of another command.
         """
         self._run_all([run for share in self.shares for run in self._runs(share, self.seeds[:1])])
-        # Then the other seeds: after the first round every variant has a number.
+        # Other seeds come later, so that every variant has a result after the first round.
         self._run_all([run for seed in self.seeds[1:] for share in self.shares for run in self._runs(share, [seed])])
         print(self.write_tables(), end="", flush=True)
         return self.failures
 
     def _choices(self, variant: str) -> list[tuple[str, ...]]:
-        """All that a variant's grid tries, as arguments."""
+        """All combinations of a variant's grid, as arguments."""
         grid = {**self.grids.get("", {}), **self.grids.get(variant, {})}
         return [
             tuple(part for n, v in zip(grid, values, strict=True) for part in (f"--{n}", v))
@@ -144,7 +144,7 @@ class Comparison:
         ]
 
     def _best_choice(self, variant: str, share: float) -> tuple[str, ...] | None:
-        """What the first seed chose; `None` if nothing has been tried."""
+        """The combination chosen by the first seed; `None` if none has been tried."""
         tried = [run for run in self.found if (run.variant, run.share, run.seed) == (variant, share, self.seeds[0])]
         if not tried:
             return None
@@ -179,7 +179,7 @@ class Comparison:
         return Run(variant, seed, share, choice, folder, (self.script, *arguments))
 
     def _run_all(self, runs: Sequence[Run]) -> None:
-        # Where nothing is to be chosen, a run needs no validation.
+        # Without a grid, a run needs no validation result.
         metrics = {
             run: (self.metric, str(self.choose_by)) if len(self._choices(run.variant)) > 1 else (self.metric,)
             for run in runs
@@ -214,7 +214,7 @@ class Comparison:
         return f"{run.variant}{share}, seed {run.seed}{''.join(' ' + part for part in run.choice)}"
 
     def tabulate(self, share: float) -> dict[str, Any]:
-        """For each variant its values by seed, their mean and sample deviation, time, commands and what was chosen."""
+        """Values by seed, mean, sample standard deviation, time, commands and grid choices, for each variant."""
         rows: dict[str, dict[str, Any]] = {}
         for variant in self.variants:
             best = self._best_choice(variant, share)
@@ -234,7 +234,7 @@ class Comparison:
         return rows
 
     def write_tables(self) -> str:
-        """Write `results.json`, `results.md` and `results.png`, as far as there are results; returns the second."""
+        """Write `results.json`, `results.md` and `results.png` from the results so far; return the second's text."""
         tables = {share: self.tabulate(share) for share in self.shares}
         self.output_dir.mkdir(parents=True, exist_ok=True)
         content: dict[str, Any] = {"metric": self.metric}
@@ -251,12 +251,12 @@ class Comparison:
 
 
 def folder_name(variant: str) -> str:
-    """A name for a variant's folder."""
+    """Folder name of a variant."""
     return re.sub(r"\W+", "-", variant.lower()).strip("-")
 
 
 def percent(share: float) -> str:
-    """A share as a table shows it."""
+    """Format a share for the table."""
     return f"{100 * share:g} %"
 
 
@@ -268,7 +268,7 @@ def _shown(value: float | None, scale: float, digits: int = 2) -> str:
 
 
 def one_table(tables: Tables, comparison: Comparison) -> str:
-    """A Markdown table of one share: mean, deviation, each seed's value, time, and what was chosen."""
+    """A Markdown table of one share: mean, standard deviation, each seed's value, time, and grid choice."""
     rows, scale = next(iter(tables.values())), comparison.scale
     chosen = any("chosen" in row for row in rows.values())
     head = [comparison.metric, "deviation", "by seed", "training, s", *(["chosen"] if chosen else [])]
@@ -284,7 +284,7 @@ def one_table(tables: Tables, comparison: Comparison) -> str:
 
 
 def table_of_shares(tables: Tables, comparison: Comparison) -> str:
-    """A Markdown table with a column for each share."""
+    """A Markdown table with one column per share."""
     scale = comparison.scale
     head = [f"{comparison.metric}, {percent(share)}" for share in tables]
     lines = [f"| model | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
@@ -296,7 +296,7 @@ def table_of_shares(tables: Tables, comparison: Comparison) -> str:
 
 
 def draw(tables: Tables, comparison: Comparison) -> Figure:
-    """Means with deviations: bars of one share, or a line a variant over several."""
+    """Plot means with standard deviations: bars for one share, or one line per variant over several."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for number, variant in enumerate(comparison.variants):

@@ -1,4 +1,4 @@
-"""The files of labeled data: lines and JSON records, read completely or refused with the place and the remedy."""
+"""Files of labeled data: lines and JSON records, read completely or refused with location and remedy."""
 
 import json
 import os
@@ -13,13 +13,13 @@ from elmo_hf.corpus.table_shards import largest_json
 
 
 class CorpusError(ValueError):
-    """Data that cannot be read; the message names the place, what was expected and the remedy."""
+    """Data that cannot be read; the message names the location, the expectation and the remedy."""
 
 
 def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
-    r"""The lines of a UTF-8 file, plain or compressed, counted from 1, without their ends.
+    r"""Yield the lines of a UTF-8 file, plain or compressed, with their numbers from 1 and without line ends.
 
-    A line ends at LF, CR LF or a lone CR; what else Unicode calls a line separator is text.
+    A line ends at LF, CR LF or a lone CR; Unicode's other line separators are text.
 
     Raises:
         CorpusError: the file cannot be opened, is empty or damaged, or a line is not UTF-8.
@@ -38,20 +38,20 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its name and permissions") from error
     except ValueError as error:
-        # Of text in another encoding, without the advice to choose options that a task does not have.
+        # For text in another encoding, leave out advice about options that tasks do not have.
         place, other_encoding, _ = str(error).partition(". Expected text in")
         advice = "; convert it to UTF-8, for instance with iconv" if other_encoding else ""
         raise CorpusError(place + advice) from error
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:
-    """What tells a file's form: its suffix, without that of a compression."""
+    """The suffix that tells a file's format, without that of a compression."""
     suffixes = [suffix for suffix in Path(path).suffixes if suffix not in COMPRESSIONS]
     return suffixes[-1] if suffixes else ""
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The value of a JSON file.
+    """Read the value of a JSON file.
 
     Raises:
         CorpusError: the file cannot be read, or is not JSON.
@@ -69,10 +69,10 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, record) of a JSON file: `.json` holds a list of objects, `.jsonl` one object a line.
+    """Yield (location, record) pairs of a JSON file: `.json` holds a list of objects, `.jsonl` one object per line.
 
     Raises:
-        CorpusError: the file is not in this form.
+        CorpusError: the file is not in this format.
     """
     records: Iterable[tuple[str, Any]]
     if suffix_of(path) == ".jsonl":
@@ -92,7 +92,7 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, 
 
 
 def is_json(path: str | os.PathLike[str]) -> bool:
-    """True for the names of files that `read_records` reads."""
+    """True for file names that `read_records` accepts."""
     return suffix_of(path) in (".json", ".jsonl")
 
 
@@ -106,11 +106,11 @@ def _parse(text: str, place: str) -> Any:
 
 
 def named(columns: Iterable[Any]) -> str:
-    """The columns that there are, for a message."""
+    """The existing columns, for messages."""
     return ", ".join(map(repr, columns)) or "no fields"
 
 
 def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
-    """Write text lines, each with its line break; the file appears only when it is complete."""
+    """Write text lines, which include their line breaks; the file appears only when it is complete."""
     with appearing(path) as aside, aside.open("w", encoding="utf-8") as file:
         file.writelines(lines)

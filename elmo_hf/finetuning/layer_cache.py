@@ -1,4 +1,4 @@
-"""The layers of a frozen biLM never change: compute those of each sentence once, in the first epoch."""
+"""Caching of a frozen biLM's layers: those of each sentence are computed once, in the first epoch."""
 
 import hashlib
 from typing import Any
@@ -12,20 +12,19 @@ DROPOUTS = ("lstm_input_dropout", "transformer_input_dropout", "attention_dropou
 
 
 def cache_layers(elmo: ElmoModel, gigabytes: float) -> dict[bytes, Tensor]:
-    """Let a biLM remember the layers of every sentence that it reads; its mixes and their dropout go on as before.
+    """Make a biLM cache the layers of every sentence it reads; mixes and their dropout still run every time.
 
-    Nothing is approximated: equal sentences have equal layers, whatever stands beside them in a batch, up to the order
-    in which the kernels of another batch add.
+    The result is exact: equal sentences have equal layers in any batch, up to the summation order of kernels.
 
     Args:
-        elmo: frozen and without dropout inside; changed, for as long as it lives.
-        gigabytes: of memory that the layers may take; the sentences beyond are computed every time.
+        elmo: a frozen biLM without internal dropout; permanently modified.
+        gigabytes: maximum size of the cache; further sentences are computed every time.
 
     Returns:
-        The memory: sentence -> (num_hidden_layers + 1, words, 2 * projection_size).
+        The cache: sentence -> (num_hidden_layers + 1, words, 2 * projection_size).
 
     Raises:
-        ValueError: a biLM that is trained, has dropout inside, or reads more than one input.
+        ValueError: a biLM that is trained, has internal dropout, or reads more than one input.
     """
     if any(weight.requires_grad for part in (elmo.embeddings, elmo.encoder) for weight in part.parameters()):
         raise ValueError("--cache_layers without --freeze_bilm: the layers of a biLM that is trained change every step")
@@ -42,7 +41,7 @@ def cache_layers(elmo: ElmoModel, gigabytes: float) -> dict[bytes, Tensor]:
 
     @torch.no_grad()
     def look_up(words: Tensor, mask: Tensor, *state: Any) -> tuple[list[Tensor], None]:
-        """As the encoder, but of what the embeddings would read, (batch, words, ...), and not of their vectors."""
+        """Replace the encoder; takes the inputs of the embeddings, (batch, words, ...), instead of their vectors."""
         nonlocal room
         rows = [row[kept].cpu().numpy().tobytes() for row, kept in zip(words, mask, strict=True)]
         keys = [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
@@ -51,7 +50,7 @@ def cache_layers(elmo: ElmoModel, gigabytes: float) -> dict[bytes, Tensor]:
         if new:
             layers = torch.stack(encode(embed(words[new], mask=mask[new]), mask[new])[0], dim=1)
             for index, row in zip(new, layers, strict=True):
-                found[keys[index]] = value = row[:, mask[index]]  # a copy: masked indexing is no view
+                found[keys[index]] = value = row[:, mask[index]]  # masked indexing makes a copy
                 if value.nbytes <= room:
                     memory[keys[index]] = value
                     room -= value.nbytes

@@ -1,4 +1,4 @@
-"""The options of fine-tuning: where a model starts, what a task adds to it, how it is trained."""
+"""Options of fine-tuning: the initial model, the layers that a task adds, and training."""
 
 import json
 import logging
@@ -15,8 +15,8 @@ from elmo_hf.inference.loading import default_model
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.word_vectors import read_word_vectors
 
-# What AllenNLP's published models have between the biLM and the classifier, by the names of their archives. Here the
-# scheme of tags is that of the data, and word vectors are learned unless a file of them is given.
+# Layers between the biLM and the classifier in AllenNLP's published models, by the names of their archives. Here, the
+# tag scheme is that of the data, and word vectors are learned unless a file is given.
 TASK_PRESETS: dict[str, dict[str, Any]] = {
     "ner-elmo": {
         "word_vector_size": 50,
@@ -50,7 +50,7 @@ TASK_PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class BilmArguments:
-    """Where a model's biLM starts, and how it is read: what `load_config` needs of every script's options."""
+    """Options of the initial biLM and its use, common to all scripts and needed by `load_config`."""
 
     model_name_or_path: str | None = field(
         default=None,
@@ -62,15 +62,13 @@ class BilmArguments:
     preset: str | None = field(
         default=None,
         metadata={
-            "help": "Start from random weights in a published shape instead: small, medium, ... Or give the task the "
-            "layers of AllenNLP's published model, beside a checkpoint: ner-elmo for taggers, sst-elmo for sentences."
+            "help": "Start from random weights in a published shape instead: small, medium, ... Or, with a checkpoint, "
+            "give the task the layers of AllenNLP's published model: ner-elmo for taggers, sst-elmo for sentences."
         },
     )
     random_weights: bool = field(
         default=False,
-        metadata={
-            "help": "Of the checkpoint take only the shape and the tokenizer: what a biLM that read nothing is worth."
-        },
+        metadata={"help": "Use only the checkpoint's shape and tokenizer: the baseline of an untrained biLM."},
     )
     config_overrides: str | None = field(
         default=None,
@@ -79,33 +77,33 @@ class BilmArguments:
         },
     )
     freeze_bilm: bool = field(
-        default=False, metadata={"help": "Train only the layer mix and what the task adds to it, as in the paper."}
+        default=False, metadata={"help": "Train only the layer mix and the task's own layers, as in the paper."}
     )
     representation_dropout: float | None = field(
         default=None,
-        metadata={"help": "Dropout on ELMo, the mixed layers (default: as the checkpoint says, else 0.5)."},
+        metadata={"help": "Dropout on ELMo, the mixed layers (default: the checkpoint's, else 0.5)."},
     )
     scalar_mix_l2: float | None = field(
         default=None,
         metadata={
-            "help": "Weight decay of the mix, the paper's lambda: 1 keeps it near the mean of the layers, 0.001 "
-            "leaves it free."
+            "help": "Weight decay of the mix, the paper's lambda: 1 keeps it near the mean of the layers, 0.001 lets "
+            "it vary freely."
         },
     )
     cache_layers: float | None = field(
         default=None,
         metadata={
-            "help": "With --freeze_bilm: gigabytes in which to keep the layers of sentences after the first epoch."
+            "help": "With --freeze_bilm: gigabytes of memory for caching the layers of sentences in the first epoch."
         },
     )
     min_count: int = field(
         default=2,
         metadata={
-            "help": "For word vectors of the task's own: occurrences that give a training word one; rarer ones share "
-            "that of <UNK>."
+            "help": "For the task's own word vectors: minimum occurrences of a training word; rarer words share the "
+            "vector of <UNK>."
         },
     )
-    new_classifier = False  # an option of those that have a classifier
+    new_classifier = False  # an option of models with a classifier
     task_presets: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
@@ -126,7 +124,7 @@ class BilmArguments:
 
     @property
     def bilm_preset(self) -> str | None:
-        """The published shape of a biLM to start from, if `preset` names one."""
+        """The published biLM shape named by `preset`, if any."""
         return None if self.preset in TASK_PRESETS else self.preset
 
     @property
@@ -138,58 +136,58 @@ class BilmArguments:
         return True
 
     def overrides(self) -> dict[str, Any]:
-        """Configuration fields that the options set; `--config_overrides` goes last and may set any."""
+        """Configuration fields set by the options. `--config_overrides` is applied last and may set any field."""
         return self._given("representation_dropout", "scalar_mix_l2") | overrides_of(self.config_overrides)
 
     def _given(self, *names: str) -> dict[str, Any]:
-        """Those of these options that are set, which are named as the configuration's fields."""
+        """The given options that are set, by their names, which are also the configuration's."""
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 @dataclass
 class ModelArguments(BilmArguments):
-    """The biLM of a task model, and what it has between biLM and classifier."""
+    """Options of a task model: its biLM, and the layers between biLM and classifier."""
 
-    # Options that are fields of the configuration, by the same names.
+    # Options with the names of configuration fields.
     named: ClassVar[tuple[str, ...]] = (
         "elmo_at", "task_lstm_size", "task_lstm_layers", "task_dropout", "word_vector_size", "task_character_size"
     )  # fmt: skip
     new_classifier: bool = field(
         default=False,
-        metadata={"help": "Take only the biLM of a checkpoint that is fine-tuned already, for other labels or layers."},
+        metadata={"help": "Use only the biLM of a fine-tuned checkpoint, for other labels or layers."},
     )
     without_elmo: bool = field(
         default=False,
         metadata={"help": "The same task model without a biLM, the paper's baseline; needs words or characters."},
     )
     elmo_at: list[str] | None = field(
-        default=None, metadata={"help": "Where the task reads ELMo: input (of its own layers), output, or both."}
+        default=None, metadata={"help": "Add ELMo at the input of the task's own layers, at their output, or both."}
     )
     task_lstm_size: int | None = field(
         default=None, metadata={"help": "Width of each direction of the task's own biLSTM (default: none)."}
     )
-    task_lstm_layers: int | None = field(default=None, metadata={"help": "Its layers (default: 1)."})
+    task_lstm_layers: int | None = field(default=None, metadata={"help": "Number of its layers (default: 1)."})
     task_dropout: float | None = field(
         default=None, metadata={"help": "Dropout on the input of each of the task's own layers (default: none)."}
     )
     word_vector_size: int | None = field(
         default=None,
-        metadata={"help": "Width of the task's own word vectors (default: of those in --word_vectors)."},
+        metadata={"help": "Width of the task's own word vectors (default: that of --word_vectors)."},
     )
     word_vectors: str | None = field(
-        default=None, metadata={"help": "GloVe or word2vec text file that these vectors start from."}
+        default=None, metadata={"help": "GloVe or word2vec text file with initial word vectors."}
     )
     task_character_size: int | None = field(
-        default=None, metadata={"help": "Width of a code point in a character CNN of the task's own (default: none)."}
+        default=None, metadata={"help": "Character embedding width of the task's own character CNN (default: none)."}
     )
-    freeze_word_vectors: bool = field(default=False, metadata={"help": "Do not train them."})
+    freeze_word_vectors: bool = field(default=False, metadata={"help": "Do not train the word vectors."})
     lowercase_words: bool = field(
         default=False,
-        metadata={"help": "Look words up in lower case; their characters keep their case."},
+        metadata={"help": "Look up words in lower case; characters keep their case."},
     )
     pre_tokenization: Literal["ptb", "whitespace"] | None = field(
         default=None,
-        metadata={"help": 'How raw text becomes words (default: as the checkpoint says, else ptb, as "do n\'t").'},
+        metadata={"help": "Rule that splits raw text into words (default: the checkpoint's, else ptb, as \"do n't\")."},
     )
 
     def __post_init__(self) -> None:
@@ -215,12 +213,12 @@ class ModelArguments(BilmArguments):
 
 @dataclass
 class TaggerArguments(ModelArguments):
-    """The task model's options, and those that only a tagger has."""
+    """Options of a tagger."""
 
     task_presets = ("ner-elmo",)
     use_crf: bool = field(
         default=False,
-        metadata={"help": "Score whole sequences of tags by a CRF, which forbids what the tags' scheme forbids."},
+        metadata={"help": "Score tag sequences by a CRF, with transitions constrained by the tag scheme."},
     )
 
     def overrides(self) -> dict[str, Any]:
@@ -229,12 +227,12 @@ class TaggerArguments(ModelArguments):
 
 @dataclass
 class ClassifierArguments(ModelArguments):
-    """The task model's options, and those that only a classifier of sentences has."""
+    """Options of a sentence classifier."""
 
     task_presets = ("sst-elmo",)
     named = (*ModelArguments.named, "pooling", "maxout_sizes", "integrator_size")
     pooling: list[str] | None = field(
-        default=None, metadata={"help": "How words become one vector, one or more of mean, max, min, attention."}
+        default=None, metadata={"help": "Pooling of words into one vector: one or more of mean, max, min, attention."}
     )
     maxout_sizes: list[int] | None = field(
         default=None, metadata={"help": "Widths of max-out layers under the classifier (default: none)."}
@@ -243,51 +241,51 @@ class ClassifierArguments(ModelArguments):
     integrator_size: int | None = field(
         default=None,
         metadata={
-            "help": "Width of each direction of a second biLSTM, over the attention of a text's words to each other: "
-            "the biattentive network, the paper's classifier (default: none)."
+            "help": "Width of each direction of a second biLSTM, over the attention of a text's words to each other, "
+            "as in the paper's biattentive classifier (default: none)."
         },
     )
 
 
 @dataclass
 class TaskTrainingArguments(TrainingArguments):
-    """The Trainer's arguments; their defaults evaluate and save every epoch and keep the best model.
+    """The Trainer's arguments, with defaults that evaluate and save every epoch and keep the best model.
 
-    A script says what is best: it derives a class with a default of its own for `metric_for_best_model`.
+    A script derives a class with its own default for `metric_for_best_model`.
     """
 
-    learning_rate: float = field(default=1e-3, metadata={"help": "Of the layer mix and the task's own layers."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "For the layer mix and the task's own layers."})
     bilm_learning_rate: float | None = field(
-        default=None, metadata={"help": "Of the biLM, unless it is frozen (default: --learning_rate)."}
+        default=None, metadata={"help": "For the biLM, unless it is frozen (default: --learning_rate)."}
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after this many evaluations without a better score."}
     )
     eval_strategy: str = field(default="epoch", metadata={"help": "no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "no, steps, epoch or best."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep, the best among them."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep, including the best."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best model, not the last."})
     logging_strategy: str = field(default="epoch", metadata={"help": "no, steps or epoch."})
     report_to: str | None = field(default="none", metadata={"help": "none, tensorboard, wandb, ..."})
     license: str | None = field(
-        default=None, metadata={"help": "Of the model, for its card: an identifier of the Hub, such as apache-2.0."}
+        default=None, metadata={"help": "License for the model card: a Hub identifier, such as apache-2.0."}
     )
     language: list[str] | None = field(
-        default=None, metadata={"help": "Of the model, for its card: codes such as en or de."}
+        default=None, metadata={"help": "Languages for the model card: codes such as en or de."}
     )
 
     def __post_init__(self) -> None:
         if self.push_to_hub:
             if missing := [f"--{name}" for name in ("license", "language") if not getattr(self, name)]:
                 raise ValueError(f"--push_to_hub without {' and '.join(missing)}: the model's card names them")
-            self.hub_strategy = "end"  # checkpoints are for this machine
-        if not self.do_train:  # there is nothing to evaluate every epoch, and no best model to come
+            self.hub_strategy = "end"  # checkpoints are not published
+        if not self.do_train:  # no epochs to evaluate, and no best model
             self.eval_strategy, self.load_best_model_at_end = "no", False
         super().__post_init__()
 
 
 def overrides_of(text: str | None) -> dict[str, Any]:
-    """The fields that `--config_overrides` holds."""
+    """Parse the fields in `--config_overrides`."""
     text = text or "{}"
     try:
         overrides = json.loads(text)
@@ -303,13 +301,11 @@ def overrides_of(text: str | None) -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str] | None, *kinds: type[Any]) -> tuple[Any, ...]:
-    """One instance of each dataclass of options, the last of which holds the Trainer's; then the run has begun.
-
-    Sets up messages and the seed.
+    """Parse options into one instance of each dataclass, the last being the Trainer's; set up logging and the seed.
 
     Args:
         argv: the command line (default: the program's own); a single `.json` file of options works too.
-        kinds: dataclasses.
+        kinds: the dataclasses.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = HfArgumentParser(kinds)  # type: ignore[arg-type]
@@ -323,14 +319,14 @@ def parse(argv: Sequence[str] | None, *kinds: type[Any]) -> tuple[Any, ...]:
     logging.basicConfig(format="%(message)s", level=logging.INFO if args.should_log else logging.WARNING)
     set_seed(args.seed)
     if args.device.type == "cpu":
-        args.dataloader_pin_memory = False  # torch warns every epoch otherwise
+        args.dataloader_pin_memory = False  # otherwise torch warns every epoch
     return parsed
 
 
 def run(main: Callable[[], Any]) -> NoReturn:
-    """Call a script's `main` and leave with the status that it returns, if that is a number.
+    """Call a script's `main` and exit with the status it returns, if that is a number.
 
-    What the user can remedy is one line on stderr, and status 1; Ctrl-C and a closed pipe are quiet (`ending`).
+    Errors that the user can fix give one line on stderr and status 1; Ctrl-C and a closed pipe are quiet (`ending`).
     """
     try:
         status = main()

@@ -1,7 +1,7 @@
-"""Pairs of texts to translate or to summarize: two text files, TSV, JSON, or a `datasets` name -> (source, target).
+"""Readers of text pairs for translation or summarization: two text files, TSV, JSON, or a `datasets` name.
 
-Every reader refuses what it cannot read completely with an error that names the file, the line and the remedy: one line
-too many in one of two files would pair every sentence after it with a wrong one.
+Readers refuse incomplete data with an error that names the file, the line and the remedy: one extra line in one of two
+files would mispair all sentences after it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +17,7 @@ from .splits import SourceArguments
 
 
 class Pair(NamedTuple):
-    """A text, the text it becomes, and where they stand: `file:line`."""
+    """A source text, its target text, and their location, `file:line`."""
 
     source: str
     target: str
@@ -26,27 +26,27 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class PairColumns:
-    """Where the two texts of a pair stand.
+    """Columns of the two texts of a pair.
 
-    In TSV files a column's number from 0, or its name in the first line; in records a field's name, with dots for a
-    field within a field: `translation.en`. `None` is column 0 or 1, field `source` or `target`.
+    In TSV files a column's number from 0, or its name in the first line; in records a field's name, with dots for
+    nested fields: `translation.en`. `None` means column 0 or 1, field `source` or `target`.
     """
 
     source: str | None = None
     target: str | None = None
 
     def named(self, source: str, target: str) -> list[tuple[str, str]]:
-        """(column, option that chooses it) of both texts, given the defaults."""
+        """(column, option that chooses it) for both texts, given the defaults."""
         return [(self.source or source, "--source_column"), (self.target or target, "--target_column")]
 
 
 def read_pairs(files: Sequence[str | Path], columns: PairColumns) -> list[Pair]:
-    """Read two text files, one text a line, or one file: `.tsv`, `.json` (a list of records), `.jsonl`.
+    """Read two text files with one text per line, or one file: `.tsv`, `.json` (a list of records), `.jsonl`.
 
-    Texts lose the whitespace around them; columns other than the two are ignored.
+    Whitespace around texts is stripped; other columns are ignored.
 
     Raises:
-        CorpusError: a file is missing, empty, not UTF-8 or not in this form, a text is empty, or two files have
+        CorpusError: a file is missing, empty, not UTF-8 or not in this format, a text is empty, or two files have
             different numbers of lines.
     """
     paths = [Path(file) for file in files]
@@ -68,7 +68,7 @@ def read_pairs(files: Sequence[str | Path], columns: PairColumns) -> list[Pair]:
 
 
 def read_pair_dataset(records: Iterable[dict[str, Any]], name: str, columns: PairColumns) -> list[Pair]:
-    """Read one split of a dataset, whose `name` stands for it in errors. Otherwise as [`read_pairs`]."""
+    """Read one split of a dataset, called `name` in errors; otherwise as [`read_pairs`]."""
     pairs = list(_read_fields(((f"{name}: record {n}", record) for n, record in enumerate(records)), columns))
     if not pairs:
         raise CorpusError(f"{name}: holds no record")
@@ -139,7 +139,7 @@ def _read_fields(records: Iterable[tuple[str, dict[str, Any]]], columns: PairCol
 
 def _field(record: dict[str, Any], name: str, option: str, place: str) -> Any:
     value: Any = record
-    # A name with dots may also be one field's.
+    # A name with dots may also be that of a single field.
     for part in [name] if name in record else name.split("."):
         if not isinstance(value, dict) or part not in value:
             raise CorpusError(
@@ -160,13 +160,13 @@ def _checked(text: Any, place: str, what: str) -> str:
 
 @dataclass
 class PairArguments(SourceArguments):
-    """Two text files, one text a line, or one file: `.tsv`, `.json` (a list of records) or `.jsonl`."""
+    """Options for data in two text files with one text per line, or in one file: `.tsv`, `.json` (a list), `.jsonl`."""
 
     train_file: list[str] | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Training data: one file, or two."}
     )
     validation_file: list[str] | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Likewise, to choose the best model by."}
+        default=None, metadata={"help": "Likewise, for choosing the best model."}
     )
     test_file: list[str] | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Likewise, for the final score and predictions."}
@@ -179,13 +179,13 @@ class PairArguments(SourceArguments):
         default=None,
         metadata={
             "help": "TSV: number from 0, or name in the first line (default: 0). JSON and datasets: field, with dots "
-            "for one within another, such as translation.en (default: source)."
+            "for nested fields, such as translation.en (default: source)."
         },
     )
     target_column: str | None = field(default=None, metadata={"help": "Likewise (default: 1; target)."})
-    max_source_words: int | None = field(default=None, metadata={"help": "Cut longer sources, in every split."})
+    max_source_words: int | None = field(default=None, metadata={"help": "Truncate longer sources, in every split."})
     max_target_tokens: int = field(
-        default=128, metadata={"help": "The decoder's limit. Longer training targets are cut; others are refused."}
+        default=128, metadata={"help": "The decoder's limit. Longer training targets are truncated, others refused."}
     )
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Questions about texts: SQuAD's JSON, flat records, or a `datasets` name -> records -> model inputs.
+"""Data for question answering: SQuAD's JSON, flat records, or a `datasets` name, read as records and encoded.
 
-A record is a dictionary of `id`, `question`, `context` and, where they are known, `answers`: the lists `text` and
-`answer_start`, both empty for a question without an answer.
+A record is a dictionary of `id`, `question`, `context` and, if known, `answers`: the lists `text` and `answer_start`,
+both empty for a question without an answer.
 """
 
 import logging
@@ -26,7 +26,7 @@ Question = dict[str, Any]
 
 @dataclass(frozen=True)
 class QuestionColumns:
-    """Names of the fields of flat records; SQuAD's JSON has names of its own."""
+    """Names of the fields of flat records; not used for SQuAD's JSON."""
 
     id: str = "id"
     question: str = "question"
@@ -35,15 +35,15 @@ class QuestionColumns:
 
 
 def read_questions(path: str | Path, columns: QuestionColumns) -> list[Question]:
-    """Read SQuAD's JSON, versions 1.1 and 2.0 (`.json`), or flat records (`.json`: a list, `.jsonl`: one a line).
+    """Read SQuAD's JSON, versions 1.1 and 2.0 (`.json`), or flat records (`.json`: a list, `.jsonl`: one per line).
 
     Args:
         path: the file, UTF-8.
-        columns: the fields of flat records. Those without an id are numbered; answers may be two lists or, as in
-            SQuAD's JSON, a list of objects with `text` and `answer_start`.
+        columns: fields of flat records. Records without an id are numbered. Answers may be two lists or, as in SQuAD's
+            JSON, a list of objects with `text` and `answer_start`.
 
     Raises:
-        CorpusError: the file is missing, empty, not UTF-8 or not in this form, or holds an id twice.
+        CorpusError: the file is missing, empty, not UTF-8 or not in this format, or has a repeated id.
     """
     rows: Iterable[tuple[str, Mapping[str, Any]]]
     if suffix_of(path) == ".json" and _is_squad(path):
@@ -54,18 +54,18 @@ def read_questions(path: str | Path, columns: QuestionColumns) -> list[Question]
 
 
 def read_question_dataset(dataset: Dataset, name: str, columns: QuestionColumns) -> list[Question]:
-    """Read one split of a dataset; `name` stands for it in errors. Otherwise as [`read_questions`]."""
+    """Read one split of a dataset, called `name` in errors; otherwise as [`read_questions`]."""
     rows = ((f"{name}: record {number}", row) for number, row in enumerate(dataset))
     return _questions(rows, columns, name)
 
 
 def _is_squad(path: str | Path) -> bool:
-    """True for a JSON file that begins as an object; a list holds flat records."""
+    """True for a JSON file that begins with an object; a list holds flat records."""
     return next((line.lstrip()[0] for _, line in read_lines(path) if line.strip()), "") == "{"
 
 
 def _squad_rows(path: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(place, flat record) of every question of {"data": [{"paragraphs": [{"context", "qas": [...]}]}]}."""
+    """Yield (location, flat record) for every question in {"data": [{"paragraphs": [{"context", "qas": [...]}]}]}."""
     for number, article in enumerate(_list_of(read_json(path), "data", str(path))):
         place = f"{path}: article {number}"
         for index, paragraph in enumerate(_list_of(article, "paragraphs", place)):
@@ -127,7 +127,7 @@ def _answers(answers: Any, column: str, place: str) -> dict[str, list[Any]]:
 
 
 def words_of_questions(tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question]) -> Iterator[str]:
-    """The words of all questions and, once each, of all contexts."""
+    """Yield the words of all questions, and of every distinct context once."""
     for text in [question["question"] for question in questions] + list(dict.fromkeys(q["context"] for q in questions)):
         yield from (word for word, _ in tokenizer.words(text))
 
@@ -135,10 +135,10 @@ def words_of_questions(tokenizer: PreTrainedTokenizerBase, questions: Sequence[Q
 def encode_questions(
     questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int, name: str
 ) -> Dataset:
-    """Model inputs, one row a window of a context; see `question_answering_features`.
+    """Encode questions as model inputs, one row per window of a context, by `question_answering_features`.
 
     Raises:
-        CorpusError: a text or an answer that cannot be used; `name` says what data it is of.
+        CorpusError: a text or an answer that cannot be used; `name` names the data in the message.
     """
     dataset = Dataset.from_list(list(questions))
     rule = partial(question_answering_features, tokenizer=tokenizer, max_length=max_length, stride=stride)
@@ -150,27 +150,27 @@ def encode_questions(
 
 @dataclass
 class QuestionArguments(SourceArguments):
-    """Files are SQuAD's JSON, or flat records (`.json`, `.jsonl`)."""
+    """Options for data in SQuAD's JSON or flat records (`.json`, `.jsonl`)."""
 
     train_file: str | None = field(default=None, metadata={"help": "SQuAD's .json, or .json or .jsonl of records."})
     test_file: str | None = field(
         default=None, metadata={"help": "The same, for predictions and, if it has answers, the final score."}
     )
     id_column: str = field(default="id", metadata={"help": "Field of a question's id in records and datasets."})
-    question_column: str = field(default="question", metadata={"help": "Field of the question in them."})
-    context_column: str = field(default="context", metadata={"help": "Field of the text that it is about."})
+    question_column: str = field(default="question", metadata={"help": "Field of the question."})
+    context_column: str = field(default="context", metadata={"help": "Field of the text that contains the answer."})
     answers_column: str = field(default="answers", metadata={"help": "Field of the answers, texts and starts."})
     max_length: int = field(
-        default=384, metadata={"help": "Words of a window over question and context; longer contexts give several."}
+        default=384, metadata={"help": "Words per window of question and context; longer contexts give several."}
     )
-    stride: int = field(default=128, metadata={"help": "Context words that a window repeats of the one before."})
-    max_answer_words: int = field(default=30, metadata={"help": "Longest answer to give."})
-    n_best: int = field(default=5, metadata={"help": "Answers to write for each question of the test data."})
+    stride: int = field(default=128, metadata={"help": "Context words shared by consecutive windows."})
+    max_answer_words: int = field(default=30, metadata={"help": "Maximum length of an answer."})
+    n_best: int = field(default=5, metadata={"help": "Answers to write per question of the test data."})
     null_threshold: float | None = field(
         default=None,
         metadata={
-            "help": "How much better than the best answer none at all must be to be given (default: 0 if the data "
-            "holds questions without an answer, else there is always one)."
+            "help": 'Margin by which "no answer" must exceed the best answer (default: 0 if the data has questions '
+            "without an answer, else there always is an answer)."
         },
     )
 
@@ -190,10 +190,10 @@ class QuestionArguments(SourceArguments):
         return read_question_dataset(split, name, self.columns)
 
     def check_answers(self, splits: Mapping[str, Sequence[Question]]) -> None:
-        """Refuse questions to train or to choose by whose answers are not known.
+        """Check that the training and validation questions have answers.
 
         Raises:
-            CorpusError: names the data.
+            CorpusError: they do not; the message names the data.
         """
         for name, questions in splits.items():
             if name != "test" and "answers" not in questions[0]:
@@ -203,7 +203,7 @@ class QuestionArguments(SourceArguments):
                 )
 
     def threshold_of(self, splits: Mapping[str, Sequence[Question]]) -> float | None:
-        """`--null_threshold`, or 0 where some question has no answer."""
+        """`--null_threshold`, by default 0 if some question has no answer."""
         if self.null_threshold is None and any(
             not q.get("answers", {"text": [""]})["text"] for questions in splits.values() for q in questions
         ):
@@ -213,7 +213,7 @@ class QuestionArguments(SourceArguments):
     def encode(
         self, splits: Mapping[str, Sequence[Question]], tokenizer: PreTrainedTokenizerBase
     ) -> dict[str, Dataset]:
-        """The model inputs of each split."""
+        """Encode each split as model inputs."""
         found = {}
         for name, questions in splits.items():
             found[name] = encode_questions(questions, tokenizer, self.max_length, self.stride, f"{name} data")

@@ -1,4 +1,4 @@
-"""What a run was trained on, kept beside each checkpoint: nothing else may continue it."""
+"""Records of a run's training data and options, saved with each checkpoint to check that a continued run matches."""
 
 import dataclasses
 import hashlib
@@ -15,16 +15,16 @@ from elmo_hf.hub.card import file_name_only
 
 RECORD_NAME = "run_record.json"
 
-# Of the Trainer's arguments, those that a checkpoint was trained with: what a continued run restores, or would
-# silently do otherwise than its first part. A run may be prolonged.
+# Trainer arguments that must not change when a run is continued: a checkpoint restores them, or the second part would
+# silently differ from the first. The number of epochs may change.
 TRAINING = """
 learning_rate bilm_learning_rate weight_decay optim optim_args adam_beta1 adam_beta2 adam_epsilon lr_scheduler_type
 lr_scheduler_kwargs warmup_steps warmup_ratio max_grad_norm per_device_train_batch_size gradient_accumulation_steps
 label_smoothing_factor seed data_seed train_sampling_strategy bf16 fp16 metric_for_best_model greater_is_better task
 predict_with_generate
 """.split()
-# Of the other options, those that do not matter: how data are found, which the data tell by themselves, and what is
-# computed no otherwise.
+# Other options that may change: data locations, since the data themselves are compared, and options that do not affect
+# the results of training.
 FREE = """
 train_file validation_file test_file dataset_name dataset_config_name train_share validation_share labels
 label_separator cache_layers n_best new_classifier
@@ -32,7 +32,7 @@ label_separator cache_layers n_best new_classifier
 
 
 def digest(examples: Sequence[Any]) -> dict[str, Any]:
-    """The number of some examples, and a SHA-256 of what they hold; not of where they stand."""
+    """The number of examples, and a SHA-256 of their content, without their locations."""
     found = hashlib.sha256()
     for example in examples:
         values = example._asdict() if hasattr(example, "_asdict") else example
@@ -45,12 +45,12 @@ def digest(examples: Sequence[Any]) -> dict[str, Any]:
 def run_record(
     model: Any, splits: Mapping[str, Sequence[Any]], labels: Sequence[str], options: Sequence[Any]
 ) -> dict[str, Any]:
-    """What a run is trained on.
+    """Build the record of a run's training data and options.
 
     Args:
-        model: of the run.
-        splits: its examples; those for training and validation count.
-        labels: in the order of their numbers, if there are any.
+        model: the model to train.
+        splits: the examples; those for training and validation are recorded.
+        labels: labels in the order of their numbers, if any.
         options: dataclasses of options, one of them the Trainer's.
     """
     settings: dict[str, Any] = {}
@@ -71,7 +71,7 @@ def run_record(
 
 
 def _origin(options: Sequence[Any]) -> dict[str, Any]:
-    """Where model and data come from, for the card: names on the Hub, and files by their own names."""
+    """Origin of model and data, for the card: Hub names, and file names without folders."""
     names = "model_name_or_path preset dataset_name dataset_config_name train_file validation_file test_file".split()
     found = {name: getattr(each, name, None) for each in options for name in names if getattr(each, name, None)}
     base = found.get("model_name_or_path")
@@ -81,23 +81,24 @@ def _origin(options: Sequence[Any]) -> dict[str, Any]:
 
 
 def write_record(record: Mapping[str, Any], folder: Path) -> None:
-    """Keep a record in a checkpoint's folder."""
+    """Write a record into a checkpoint's folder."""
     with appearing(folder / RECORD_NAME) as aside:
         aside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def check_continues(record: Mapping[str, Any], checkpoint: Path) -> str | None:
-    """Refuse to continue a checkpoint that was trained on something else.
+    """Refuse to continue a checkpoint that was trained with other data or options.
 
     Args:
-        record: of the run that is to go on.
-        checkpoint: its folder; one of an earlier version of this package has no record, only its model and labels.
+        record: record of the run to be continued.
+        checkpoint: the checkpoint's folder. Those of earlier versions of this package have no record, only model and
+            labels.
 
     Returns:
-        What to tell the user, if anything.
+        A note for the user, if any.
 
     Raises:
-        ValueError: names all that differs, both values, and the remedies.
+        ValueError: there are differences; the message names them with both values, and the remedies.
     """
     path = checkpoint / RECORD_NAME
     if path.is_file():
@@ -138,7 +139,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _of_saved_model(checkpoint: Path) -> dict[str, Any]:
     config = _read(checkpoint / "config.json")
     model, names = (config.get("architectures") or [None])[0], config.get("id2label")
-    # Translators were of Transformers' own class.
+    # Earlier versions saved translators as Transformers' own class.
     found = {"model": "ElmoEncoderDecoderModel" if model == "EncoderDecoderModel" else model}
     if isinstance(names, dict):
         found["labels"] = config.get("tag_names") or [names[number] for number in sorted(names, key=int)]

@@ -1,4 +1,4 @@
-"""Draw what a Trainer logged: the training and validation loss, and a validation score."""
+"""Plots of a Trainer's log: training and validation loss, and a validation score."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,13 +13,13 @@ from elmo_hf.atomic import appearing
 def plot_training_curve(
     log_history: Iterable[dict[str, Any]], path: Path, score: str = "f1", name_of_score: str = "entity F1"
 ) -> None:
-    """Write a PNG; without a single logged loss or score there is nothing to draw and no file.
+    """Write the training curve as a PNG; if no loss or score was logged, no file is written.
 
     Args:
         log_history: `trainer.state.log_history`.
         path: the PNG; it appears only when it is complete.
-        score: the metric to draw beside the losses, logged as `eval_{score}`; `"loss"` for none.
-        name_of_score: what to call it.
+        score: the metric to plot with the losses, logged as `eval_{score}`; `"loss"` for none.
+        name_of_score: label of the metric.
     """
     curves = {
         name: [(row["epoch"], row[name]) for row in log_history if name in row]

@@ -1,4 +1,4 @@
-"""The splits of a task's data: which a run reads, where they come from, what is held out or left out."""
+"""Splits of a task's data: sources, splits needed by a run, held-out data, and subsets."""
 
 import logging
 import random
@@ -16,18 +16,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class SourceArguments:
-    """Where examples come from; a task's own class adds the columns and says how they are read."""
+    """Options for the sources of examples. A task's subclass adds columns and readers."""
 
-    train_file: str | None = field(default=None, metadata={"help": "Training data; its suffix tells the form."})
-    validation_file: str | None = field(default=None, metadata={"help": "The same, to choose the best model by."})
-    test_file: str | None = field(default=None, metadata={"help": "The same, for the final score and predictions."})
+    train_file: str | None = field(default=None, metadata={"help": "Training data; its suffix tells the format."})
+    validation_file: str | None = field(default=None, metadata={"help": "Likewise, for choosing the best model."})
+    test_file: str | None = field(default=None, metadata={"help": "Likewise, for the final score and predictions."})
     dataset_name: str | None = field(
-        default=None, metadata={"help": "In place of files: a dataset with train, validation and test splits."}
+        default=None, metadata={"help": "Instead of files: a dataset with train, validation and test splits."}
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
     train_share: float | None = field(
         default=None,
-        metadata={"help": "Train on this share of the training data, drawn by --seed; less is a part of more."},
+        metadata={"help": "Train on this share of the training data, sampled by --seed; smaller shares are subsets."},
     )
 
     def __post_init__(self) -> None:
@@ -40,32 +40,32 @@ class SourceArguments:
             raise ValueError(f"--validation_share {held_out}: expected a number between 0 and 1")
 
     def _option(self, name: str) -> Any:
-        """An option that only some tasks have; `None` without."""
+        """Value of an option that only some tasks have; `None` for the others."""
         return getattr(self, name, None)
 
     def read_file(self, path: Any, labels: Sequence[str] | None) -> list[Any]:
-        """The examples of a file, the option of whose split is `path`; only `labels` may occur, if they are given."""
+        """Read the examples of the file(s) in a split's option; if `labels` are given, only these may occur."""
         raise NotImplementedError
 
     def read_dataset(self, split: Dataset, name: str, labels: Sequence[str] | None) -> list[Any]:
-        """The examples of a split of a dataset, whose `name` is for messages."""
+        """Read the examples of a dataset's split, called `name` in messages."""
         raise NotImplementedError
 
     def label_set(self, examples: list[Any]) -> list[str]:
-        """The labels of some examples, in the order of their numbers."""
+        """The labels of examples, in the order of their numbers."""
         return []
 
     def read(
         self, args: TrainingArguments, known_labels: list[str] | None = None
     ) -> tuple[dict[str, list[Any]], list[str]]:
-        """The examples of each split (train, validation, test) that a run reads, and the labels.
+        """Read the splits (train, validation, test) that a run needs, and return examples and labels.
 
         Args:
-            args: what the run does.
-            known_labels: those of the checkpoint's classifier, which stay as they are; else `--labels` or the data's.
+            args: the Trainer's arguments.
+            known_labels: labels of the checkpoint's classifier, which are kept; by default `--labels` or the data's.
 
         Raises:
-            CorpusError: a split is missing, or what the readers raise.
+            CorpusError: a split is missing, or cannot be read.
             ValueError: `--labels` that the checkpoint does not have.
         """
         given = self._option("labels")
@@ -86,7 +86,7 @@ class SourceArguments:
         needed = needed_splits(args, [*sources, "validation"] if holds_out and "train" in sources else sources)
         to_read = {"train" if holds_out and name == "validation" else name for name in needed}
         splits: dict[str, list[Any]] = {}
-        # The first split that is there says what the labels are, also where the run only evaluates.
+        # The first available split defines the labels, even if the run only evaluates.
         for name in ("train", "validation", "test"):
             if name in to_read or (name in sources and labels is None):
                 splits[name] = self._read(name, sources[name], labels)
@@ -107,7 +107,7 @@ class SourceArguments:
 
 @dataclass
 class SplitArguments(SourceArguments):
-    """Where labeled examples come from."""
+    """Options for the sources of labeled examples."""
 
     validation_share: float | None = field(
         default=None,
@@ -119,17 +119,17 @@ class SplitArguments(SourceArguments):
 
 
 def load_splits(name: str, configuration: str | None) -> dict[str, Dataset]:
-    """The splits of a dataset. In a CSV file the words null, NA, None and nan are words."""
+    """Load the splits of a dataset. In CSV files, null, NA, None and nan are read as words."""
     builder = load_dataset_builder(name, configuration)
     options = {"keep_default_na": False} if hasattr(builder.config, "keep_default_na") else {}
     return dict(load_dataset(name, configuration, **options))
 
 
 def needed_splits(args: TrainingArguments, available: Iterable[str]) -> list[str]:
-    """The splits (of train, validation, test) that a run reads.
+    """The splits (of train, validation, test) that a run needs.
 
     Raises:
-        CorpusError: one of them is not among the `available` ones; the message names the option that gives it.
+        CorpusError: one of them is not `available`; the message names the option for it.
     """
     needed = {"train": args.do_train, "validation": args.do_eval, "test": args.do_predict}
     names = [name for name in needed if needed[name]]
@@ -143,7 +143,7 @@ def needed_splits(args: TrainingArguments, available: Iterable[str]) -> list[str
 
 
 def hold_out(examples: list[Any], share: float) -> tuple[list[Any], list[Any]]:
-    """Split examples into those to keep and those to hold out, drawn at random, the same in every run; orders stay."""
+    """Split examples at random, identically in every run, into kept and held-out ones; both keep their order."""
     if len(examples) < 2:
         raise CorpusError(f"{len(examples)} training example: too few to hold any out; give --validation_file")
     count = min(max(1, round(share * len(examples))), len(examples) - 1)
@@ -154,7 +154,7 @@ def hold_out(examples: list[Any], share: float) -> tuple[list[Any], list[Any]]:
 
 
 def share_of(examples: list[Any], share: float, seed: int) -> list[Any]:
-    """A share of some examples, one at least, drawn by a seed; their order stays, and less is a part of more."""
+    """A random share of examples, at least one, in their order. Smaller shares of the same seed are subsets."""
     order = list(range(len(examples)))
     random.Random(seed).shuffle(order)
     kept = sorted(order[: max(1, round(share * len(examples)))])

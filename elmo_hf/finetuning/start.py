@@ -1,4 +1,4 @@
-"""What fine-tuning starts from: the configuration, the tokenizer and the model, of a checkpoint or new."""
+"""Initial configuration, tokenizer and model of fine-tuning, from a checkpoint or new."""
 
 import logging
 from collections import Counter
@@ -27,17 +27,17 @@ Model = TypeVar("Model", bound=ElmoPreTrainedModel)
 def load_config(
     model_args: BilmArguments, model_class: type[ElmoPreTrainedModel], **fields: Any
 ) -> tuple[ElmoConfig, bool]:
-    """The configuration to start from, and whether the checkpoint is a `model_class` whose head is kept.
+    """Load the initial configuration; also return True if the checkpoint is a `model_class` whose head is kept.
 
-    The dropouts inside of the biLM, which are for pretraining, are off unless an option sets them, as in AllenNLP.
+    The biLM's internal dropouts, which are meant for pretraining, are off unless an option sets them, as in AllenNLP.
 
     Args:
-        model_args: the options; theirs are the last word.
+        model_args: the options, which take precedence.
         model_class: the task model.
-        fields: further configuration fields that the task sets.
+        fields: further configuration fields set by the task.
 
     Raises:
-        ValueError: no ELMo checkpoint, no such preset, or fields that contradict each other.
+        ValueError: not an ELMo checkpoint, no such preset, or contradictory fields.
     """
     overrides = {**fields, **model_args.overrides()}
     keeps_head = False
@@ -48,7 +48,7 @@ def load_config(
             if not isinstance(stored, ElmoConfig):
                 raise ValueError(f"{model_args.model_name_or_path} is a {stored.model_type!r} model: expected 'elmo'")
             stored.set_dropout(0.0)
-            # Made anew, and not changed field by field: only together do the fields make sense, and are checked.
+            # Created anew instead of changed field by field, because the fields are checked together.
             config = ElmoConfig.from_dict({**stored.to_dict(), **overrides})
             is_whole = model_class.__name__ in (stored.architectures or [])
             keeps_head = is_whole and not (model_args.new_classifier or model_args.random_weights)
@@ -62,7 +62,7 @@ def load_config(
 
 
 def set_labels(config: ElmoConfig, labels: Sequence[str]) -> None:
-    """Number the labels of a new classifier in this order."""
+    """Set the labels of a new classifier, numbered in this order."""
     config.tag_names = None
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
@@ -80,20 +80,19 @@ def load_tokenizer(
     splits: Mapping[str, list[Any]],
     words_of: Callable[[PreTrainedTokenizerBase, list[Any]], Iterable[str]],
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer; the vocabulary's size and the ids of its special tokens go into the configuration.
+    """Load the tokenizer, and set the vocabulary size and special token ids in the configuration.
 
-    A biLM that reads characters needs no vocabulary, and a task model has no softmax whose rows a vocabulary would
-    number: with word vectors of its own, the task gets a vocabulary of its own, of the frequent words of the training
-    data, and with a character CNN of its own, their frequent code points. Words that have a vector in a file are known
-    too, wherever in the data they stand. A biLM that reads words by their id keeps the vocabulary that it has learned,
-    and so does a fine-tuned model.
+    A character-based biLM needs no vocabulary, and a task model has no softmax that would. If the task has its own word
+    vectors, its vocabulary is built from the frequent words of the training data, and from all words of the data that
+    have a vector in the given file. If it has its own character CNN, its dictionary is built from the frequent code
+    points. A biLM that reads words by their id keeps its vocabulary, and so does a fine-tuned model.
 
     Args:
         model_args: the options.
-        config: what `load_config` returned; changed, unless the checkpoint's vocabulary stays.
-        keeps_head: likewise.
-        splits: the examples of each split; those of `"train"` make the vocabulary.
-        words_of: a tokenizer and some examples -> all their words, as often as they occur.
+        config: configuration from `load_config`; modified unless the checkpoint's vocabulary is kept.
+        keeps_head: flag from `load_config`.
+        splits: the examples of each split; the vocabulary is built from `"train"`.
+        words_of: returns all words of some examples, with repetitions, given a tokenizer and the examples.
     """
     path = model_args.model_name_or_path
     if path is None:
@@ -142,7 +141,7 @@ def load_tokenizer(
 
 
 def _remade(tokenizer: Any, **changes: Any) -> ElmoTokenizer:
-    """The same tokenizer with some of its options changed."""
+    """A copy of the tokenizer with some options changed."""
     names = (
         "pre_tokenization max_characters_per_word special_boundary_words lowercase_lookup character_vocabulary "
         "pos_tag_set code_point_set add_bos_token add_eos_token bos_token eos_token unk_token pad_token mask_token"
@@ -158,9 +157,9 @@ def load_model(
     tokenizer: PreTrainedTokenizerBase,
     keeps_head: bool = False,
 ) -> Model:
-    """The task model: whole from the checkpoint, or a new one around its biLM, its word vectors, or random weights.
+    """Load the task model from the checkpoint, or create one around its biLM, its word vectors, or random weights.
 
-    Trained in float32 whatever the checkpoint is stored in; `--bf16` computes in bfloat16.
+    Training uses float32 weights whatever dtype the checkpoint is stored in; `--bf16` computes in bfloat16.
     """
     path = model_args.model_name_or_path
     options: dict[str, Any] = {"config": config, "dtype": torch.float32}
@@ -169,7 +168,7 @@ def load_model(
     else:
         model = model_class(config)
         if path is not None and config.elmo_at and not model_args.random_weights:
-            # Copied into the model's own: which of its mixes are trained stays as the model says.
+            # Weights are copied, so that the model's own choice of trained mixes is preserved.
             model.bilm.load_state_dict(ElmoModel.from_pretrained(path, **options).state_dict())
         if model_args.word_vectors is not None:
             logger.info("%s", start_from_word_vectors(model, tokenizer, model_args.word_vectors, table="task"))

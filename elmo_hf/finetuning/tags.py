@@ -1,7 +1,7 @@
-"""Corpora of tagged words: CoNLL columns, CoNLL-U, JSON, or a `datasets` name -> sentences -> model inputs.
+"""Data for tagging: CoNLL columns, CoNLL-U, JSON, or a `datasets` name, read as sentences and encoded.
 
-Every reader returns whole sentences of words and tags, and refuses what it cannot read completely with an error that
-names the file, the line and the remedy: a label that went missing in silence would look like a worse model.
+Readers return complete sentences of words and tags, and refuse incomplete data with an error that names the file, the
+line and the remedy: silently dropped labels would look like a worse model.
 """
 
 import logging
@@ -23,7 +23,7 @@ from .splits import SplitArguments
 
 logger = logging.getLogger(__name__)
 
-IGNORED_LABEL = -100  # of special tokens and of words that are context only: no loss, no score
+IGNORED_LABEL = -100  # for special tokens and context words: no loss, no score
 PREFIXES = "BIMESLU"
 TAG = re.compile(rf"O|[{PREFIXES}]-.+")
 DOCUMENT_START = "-DOCSTART-"
@@ -32,7 +32,7 @@ Scheme = Literal["BIO", "BIOES", "BIOUL", "BMES", "IOB1"]
 
 
 class Sentence(NamedTuple):
-    """The words of one sentence and their tags, as many."""
+    """The words of one sentence and their tags, one per word."""
 
     words: list[str]
     tags: list[str]
@@ -40,14 +40,14 @@ class Sentence(NamedTuple):
 
 @dataclass(frozen=True)
 class TagColumns:
-    """Where words and tags stand.
+    """Columns of words and tags.
 
     Attributes:
-        word: of CoNLL, a column from 0, from the end if negative (default: the first).
-        tag: likewise (default: the last); of CoNLL-U, a column's name or number (default: upos).
-        tokens, ner_tags: of records, the fields of the words and of the tags.
-        tag_names: what integers among the tags of records stand for, by position.
-        any_tag: tags are of any kind, and not those of named entities (`O`, `B-TYPE`, `I-TYPE`, ...).
+        word: in CoNLL, a column from 0, from the end if negative (default: the first).
+        tag: likewise (default: the last); in CoNLL-U, a column's name or number (default: upos).
+        tokens, ner_tags: in records, the fields of words and tags.
+        tag_names: names of integer tags in records, by position.
+        any_tag: accept any tags, not only those of named entities (`O`, `B-TYPE`, `I-TYPE`, ...).
     """
 
     word: int = 0
@@ -59,7 +59,7 @@ class TagColumns:
 
     @property
     def tag_number(self) -> int:
-        """The column of the tags in CoNLL files."""
+        """Index of the tag column in CoNLL files."""
         try:
             return -1 if self.tag is None else int(self.tag)
         except ValueError:
@@ -70,15 +70,15 @@ class TagColumns:
 
 
 def read_tagged(path: str | Path, columns: TagColumns, labels: Sequence[str] | None = None) -> list[Sentence]:
-    """Read records (`.json`: a list, `.jsonl`: one a line), CoNLL-U (by name or content) or CoNLL (any other file).
+    """Read records (`.json`: a list, `.jsonl`: one per line), CoNLL-U (by name or content) or CoNLL (any other file).
 
     Args:
         path: the file, UTF-8.
-        columns: where words and tags stand.
-        labels: the tags that may occur; `None` allows every tag of the kind that `columns` names.
+        columns: columns of words and tags.
+        labels: allowed tags; `None` for every tag of the kind given by `columns`.
 
     Raises:
-        CorpusError: the file is missing, empty, not UTF-8 or not in this form, or holds another tag.
+        CorpusError: the file is missing, empty, not UTF-8 or not in this format, or has another tag.
     """
     rows: Rows
     if is_json(path):
@@ -93,9 +93,9 @@ def read_tagged(path: str | Path, columns: TagColumns, labels: Sequence[str] | N
 def read_tagged_dataset(
     dataset: Dataset, name: str, columns: TagColumns, labels: Sequence[str] | None = None
 ) -> list[Sentence]:
-    """Read one split of a dataset; `name` stands for it in errors. Otherwise as [`read_tagged`].
+    """Read one split of a dataset, called `name` in errors; otherwise as [`read_tagged`].
 
-    Tags may be strings or the numbers of a `ClassLabel` feature.
+    Tags may be strings or numbers of a `ClassLabel` feature.
     """
     feature = getattr(dataset.features.get(columns.ner_tags), "feature", None)
     if isinstance(feature, ClassLabel):
@@ -104,7 +104,7 @@ def read_tagged_dataset(
     return _checked(rows, columns, labels, f"{name}: holds no sentence")
 
 
-Rows = Iterator[list[tuple[str, Any, Any]]]  # of each sentence: place, word, tag
+Rows = Iterator[list[tuple[str, Any, Any]]]  # for each sentence: (location, word, tag) of its words
 
 
 def _checked(rows: Rows, columns: TagColumns, labels: Sequence[str] | None, if_none: str) -> list[Sentence]:
@@ -121,7 +121,7 @@ def _checked(rows: Rows, columns: TagColumns, labels: Sequence[str] | None, if_n
 
 
 def is_conllu(path: str | Path) -> bool:
-    """True for `.conllu`, and for files of another name whose first word has the ten columns of CoNLL-U."""
+    """True for `.conllu`, and for other files whose first word has the ten columns of CoNLL-U."""
     if suffix_of(path) == ".conllu":
         return True
     for _, line in read_lines(path):
@@ -134,7 +134,7 @@ def is_conllu(path: str | Path) -> bool:
 
 
 def _read_conllu(path: str | Path, columns: TagColumns) -> Rows:
-    """Words and tags of CoNLL-U; comments, multiword ranges and empty nodes are no words."""
+    """Yield words and tags of CoNLL-U; comments, multiword ranges and empty nodes are skipped."""
     name = "upos" if columns.tag is None else str(columns.tag)
     try:
         for sentence in read_conllu(path):
@@ -151,8 +151,8 @@ def _read_conllu(path: str | Path, columns: TagColumns) -> Rows:
 
 
 def _read_conll(path: str | Path, columns: TagColumns) -> Rows:
-    """One word a line, blank lines between sentences; columns stand between tabs, else between runs of spaces."""
-    expected: tuple[int, int] | None = None  # number of columns and the line that set it
+    """Yield words and tags of CoNLL: one word per line, blank lines between sentences, columns at tabs or spaces."""
+    expected: tuple[int, int] | None = None  # number of columns, and the line that set it
     sentence: list[tuple[str, Any, Any]] = []
     for number, line in read_lines(path):
         place = f"{path}:{number}"
@@ -186,7 +186,7 @@ def _read_conll(path: str | Path, columns: TagColumns) -> Rows:
 
 
 def _edge_of(line: str) -> str:
-    """The remedy for a line with a tab at one of its ends, which makes an empty column there."""
+    """Remedy for a line that begins or ends with a tab, which makes an empty column."""
     edges = [edge for edge, found in (("begins", line.startswith("\t")), ("ends", line.endswith("\t"))) if found]
     if not edges:
         return ""
@@ -204,7 +204,7 @@ def _cell(cells: list[str], index: int, place: str, option: str) -> str:
 
 
 def _sentence_of_record(record: dict[str, Any], columns: TagColumns, place: str) -> list[tuple[str, Any, Any]]:
-    """A record with a list of words and a list of tags."""
+    """The (location, word, tag) triples of a record with a list of words and a list of tags."""
     for name, option in ((columns.tokens, "--tokens_column"), (columns.ner_tags, "--ner_tags_column")):
         if not isinstance(record.get(name), list):
             raise CorpusError(f"{place}: no list {name!r} among {named(record)}; choose another with {option}")
@@ -243,10 +243,10 @@ def _check_tag(tag: Any, columns: TagColumns, labels: Sequence[str] | None, plac
 
 
 def tag_set(sentences: Iterable[Sentence], any_tag: bool = False) -> list[str]:
-    """All tags that a model of these sentences should know: `O` first, or any tags in alphabetical order.
+    """All tags that a model of these sentences needs: entity tags with `O` first, or any tags in alphabetical order.
 
-    Tags of entities are closed under the prefixes that occur: a type seen only as `B-` gets its `I-` tag too, which
-    another file may need.
+    Entity tags are completed with all prefixes that occur: a type seen only as `B-` also gets its `I-` tag, which
+    another file may contain.
     """
     tags = {tag for sentence in sentences for tag in sentence.tags}
     if any_tag:
@@ -257,16 +257,16 @@ def tag_set(sentences: Iterable[Sentence], any_tag: bool = False) -> list[str]:
 
 
 class Window(NamedTuple):
-    """Part of a sentence: its words, and their tags or `None` where a word is only context."""
+    """Part of a sentence: its words, and their tags, `None` for context words."""
 
     words: list[str]
     tags: list[str | None]
 
 
 def windows(sentence: Sentence, max_words: int | None, stride: int = 0) -> Iterator[Window]:
-    """Cut a sentence into parts of at most `max_words` words, each repeating the last `stride` words of the one before.
+    """Split a sentence into windows of at most `max_words` words, with `stride` words of overlap.
 
-    Repeated words carry no tag, so every tag of the sentence is learned exactly once.
+    Repeated words have no tag, so every tag of the sentence is learned exactly once.
     """
     total = len(sentence.words)
     if max_words is None or total <= max_words:
@@ -279,9 +279,9 @@ def windows(sentence: Sentence, max_words: int | None, stride: int = 0) -> Itera
 
 
 def tag_scheme(sequences: Iterable[Sequence[str | None]], labels: Iterable[str]) -> Scheme | None:
-    """The first scheme in which all these sequences are well formed and to which all labels belong, if there is one.
+    """The first scheme in which all sequences are well formed and all labels exist, or `None`.
 
-    A model must not be forbidden what its training data holds.
+    Constraints of a scheme that the training data violate would be wrong.
     """
     prefixes, sequences = {label[0] for label in labels if label != "O"}, list(sequences)
     for scheme in get_args(Scheme):
@@ -292,7 +292,7 @@ def tag_scheme(sequences: Iterable[Sequence[str | None]], labels: Iterable[str])
 
 
 def is_well_formed(tags: Sequence[str | None], scheme: Scheme) -> bool:
-    """True for a sequence of tags that can stand in this scheme; `None` is a word whose tag is not known."""
+    """True if a sequence of tags is valid in a scheme; `None` stands for an unknown tag."""
     return all(
         before is None or after is None or may_follow(parse_tag(before, scheme), parse_tag(after, scheme), scheme)
         for before, after in zip(["O", *tags], [*tags, "O"], strict=True)
@@ -307,18 +307,18 @@ def encode_tagged(
     stride: int = 0,
     report: Callable[[str], None] = logger.warning,
 ) -> Dataset:
-    """Model inputs with `labels`, one example a sentence (or window of one).
+    """Encode sentences as model inputs with `labels`, one example per sentence (or window).
 
     Args:
-        sentences: what a reader returned.
-        tokenizer: keeps the words whole; its first token of a word carries the label.
+        sentences: sentences from a reader.
+        tokenizer: the tokenizer; a word's first token carries the label.
         label2id: id of every tag.
-        max_words: cut longer sentences into windows of this many words; `None` never cuts.
-        stride: words that a window repeats of the one before, as context.
-        report: is told how many sentences were cut.
+        max_words: split longer sentences into windows of this many words; `None` never splits.
+        stride: words of overlap between windows, as context.
+        report: called with a message if sentences were split.
 
     Raises:
-        CorpusError: a word yields no token, so that its tag would be lost.
+        CorpusError: a word gives no token, so its tag would be lost.
     """
     parts = [window for sentence in sentences for window in windows(sentence, max_words, stride)]
     if len(parts) > len(sentences):
@@ -353,16 +353,16 @@ def encode_tagged(
 
 @dataclass
 class TagArguments(SplitArguments):
-    """Files have CoNLL columns (any suffix), CoNLL-U (`.conllu`) or records (`.json`, `.jsonl`)."""
+    """Options for data in CoNLL columns (any suffix), CoNLL-U (`.conllu`) or records (`.json`, `.jsonl`)."""
 
     task: Literal["ner", "pos"] = field(
-        default="ner", metadata={"help": "ner: tags of entities, scored by F1. pos: any tags, scored by accuracy."}
+        default="ner", metadata={"help": "ner: entity tags, scored by F1. pos: any tags, scored by accuracy."}
     )
     word_column: int = field(default=0, metadata={"help": "CoNLL column of the words, from 0."})
     tag_column: str | None = field(
         default=None,
         metadata={
-            "help": "CoNLL column of the tags, from the end if negative (default: the last); of CoNLL-U, its name or "
+            "help": "CoNLL column of the tags, from the end if negative (default: the last); in CoNLL-U, its name or "
             "number (default: upos)."
         },
     )
@@ -372,9 +372,9 @@ class TagArguments(SplitArguments):
         default=None, metadata={"help": "Score entities strictly in this scheme, IOB2 or BIOES (default: conlleval)."}
     )
     max_words: int | None = field(
-        default=None, metadata={"help": "Cut longer training sentences into windows. Evaluation reads them whole."}
+        default=None, metadata={"help": "Split longer training sentences into windows. Evaluation reads whole ones."}
     )
-    stride: int = field(default=0, metadata={"help": "Words that a window repeats of the one before, as context."})
+    stride: int = field(default=0, metadata={"help": "Words of overlap between windows, as context."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -396,7 +396,7 @@ class TagArguments(SplitArguments):
         return tag_set(examples, any_tag=self.task == "pos")
 
     def scheme_of(self, sentences: Sequence[Sentence], labels: Sequence[str]) -> Scheme | None:
-        """The scheme of training sentences, as they are cut."""
+        """The tag scheme of training sentences, after splitting into windows."""
         if self.task != "ner":
             return None
         parts = (window for sentence in sentences for window in windows(sentence, self.max_words, self.stride))
@@ -405,10 +405,10 @@ class TagArguments(SplitArguments):
         return scheme
 
     def check_sequences(self, config: ElmoConfig, splits: Mapping[str, Sequence[Sentence]]) -> None:
-        """Refuse sentences that a CRF with a tag scheme finds impossible.
+        """Check that no sentence violates the tag scheme of the CRF.
 
         Raises:
-            CorpusError: the first of them.
+            CorpusError: one does; the message shows the first.
         """
         if config.tag_scheme is None or not config.use_crf or config.crf_constraints != "always":
             return
@@ -424,7 +424,7 @@ class TagArguments(SplitArguments):
     def encode(
         self, splits: Mapping[str, Sequence[Sentence]], tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]
     ) -> dict[str, Dataset]:
-        """The model inputs of each split; `labels` in the order of their numbers."""
+        """Encode each split as model inputs; `labels` are in the order of their numbers."""
         label2id = {label: number for number, label in enumerate(labels)}
         return {
             name: encode_tagged(
@@ -435,5 +435,5 @@ class TagArguments(SplitArguments):
 
 
 def words_of_tagged(tokenizer: PreTrainedTokenizerBase, sentences: Iterable[Sentence]) -> Iterator[str]:
-    """All words of some sentences, which are words already."""
+    """Yield all words of the sentences."""
     return (word for sentence in sentences for word in sentence.words)

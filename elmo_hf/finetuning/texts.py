@@ -1,6 +1,6 @@
-"""Corpora of labeled texts: columns of a TSV or CSV file, JSON, or a `datasets` name -> texts -> model inputs.
+"""Data for text classification: TSV, CSV, JSON, or a `datasets` name, read as labeled texts and encoded.
 
-Every reader refuses what it cannot read completely with an error that names the file, the line and the remedy.
+Readers refuse incomplete data with an error that names the file, the line and the remedy.
 """
 
 import csv
@@ -26,7 +26,7 @@ Problem = Literal["single_label_classification", "multi_label_classification", "
 
 
 class Text(NamedTuple):
-    """A text, the second one of a pair or `None`, and its label, its labels, or its value, as the problem has it."""
+    """A text, the second text of a pair or `None`, and its label, labels, or value, depending on the problem."""
 
     text: str
     pair: str | None
@@ -35,10 +35,10 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True)
 class TextColumns:
-    """Where texts and labels stand, and what labels are.
+    """Columns of texts and labels, and the kind of labels.
 
-    A column is named as in the header line or a record, or it is a number, counted from 0 (from the end if negative),
-    in a file without a header line.
+    A column is given by its name in the header line or record, or, in a file without header line, by its number from 0
+    (from the end if negative).
     """
 
     text: str = "sentence"
@@ -51,22 +51,22 @@ class TextColumns:
 
     @property
     def options(self) -> dict[str, str]:
-        """Column -> the option that chooses it."""
+        """The option that chooses each column, by column."""
         options = {self.text: "--text_column", self.label: "--label_column"}
         return options if self.pair is None else options | {self.pair: "--text_pair_column"}
 
 
 def read_texts(path: str | Path, columns: TextColumns, labels: Sequence[str] | None = None) -> list[Text]:
-    """Read a file: `.json` and `.jsonl` hold records, `.csv` has commas and quotes, any other suffix has tabs.
+    """Read a file: `.json` and `.jsonl` hold records, `.csv` has commas and quotes, any other file has tabs.
 
     Args:
         path: the file, UTF-8.
-        columns: where texts and labels stand.
-        labels: the labels that may occur; `None` allows all. A regression has none.
+        columns: columns of texts and labels.
+        labels: allowed labels; `None` for all. A regression has none.
 
     Raises:
-        CorpusError: the file is missing, empty, not UTF-8 or not in this form, lacks a column, or holds an empty text,
-            no label, or another label.
+        CorpusError: the file is missing, empty, not UTF-8 or not in this format, lacks a column, or has an empty text,
+            a missing label, or another label.
     """
     rows = read_records(path) if is_json(path) else _read_table(path, columns)
     return _texts(rows, columns, labels, str(path))
@@ -75,9 +75,9 @@ def read_texts(path: str | Path, columns: TextColumns, labels: Sequence[str] | N
 def read_text_dataset(
     dataset: Dataset, name: str, columns: TextColumns, labels: Sequence[str] | None = None
 ) -> list[Text]:
-    """Read one split of a dataset; `name` stands for it in errors. Otherwise as [`read_texts`].
+    """Read one split of a dataset, called `name` in errors; otherwise as [`read_texts`].
 
-    Labels may be strings or the numbers of a `ClassLabel` feature.
+    Labels may be strings or numbers of a `ClassLabel` feature.
     """
     feature = dataset.features.get(columns.label)
     feature = getattr(feature, "feature", feature)
@@ -90,7 +90,7 @@ def read_text_dataset(
 def _texts(
     rows: Iterable[tuple[str, Mapping[str, Any]]], columns: TextColumns, labels: Sequence[str] | None, name: str
 ) -> list[Text]:
-    """The texts of (place, row)s."""
+    """Convert (location, row) pairs to texts."""
     found = list(rows)
     if not found:
         raise CorpusError(f"{name}: holds no text; expected one labeled text at least")
@@ -104,12 +104,12 @@ def _texts(
 
 
 def _read_table(path: str | Path, columns: TextColumns) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(place, {column: cell}) of each line; blank lines are skipped."""
+    """Yield (location, {column: cell}) for each line; blank lines are skipped."""
     is_csv = suffix_of(path) == ".csv"
     lines = _csv_rows(path) if is_csv else _tab_rows(path)
     has_header = not all(_is_number(name) for name in columns.options)
     header: list[str] = []
-    expected: tuple[int, int] | None = None  # number of columns and the line that set it
+    expected: tuple[int, int] | None = None  # number of columns, and the line that set it
     for number, cells in lines:
         place = f"{path}:{number}"
         if expected is None:
@@ -133,7 +133,7 @@ def _tab_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _csv_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """(line at which the row ends, cells): a quoted cell may hold line breaks."""
+    """Yield (line at which the row ends, cells); quoted cells may contain line breaks."""
     allow_large_cells()
     reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), strict=True, skipinitialspace=True)
     while True:
@@ -154,7 +154,7 @@ def _is_number(name: str) -> bool:
 
 
 def _positions(header: list[str], count: int, columns: TextColumns, place: str) -> dict[str, int]:
-    """Position of each column: a name is looked up in the header line."""
+    """Position of each column; names are looked up in the header line."""
     positions = {}
     for name, option in columns.options.items():
         if name in header:
@@ -220,9 +220,10 @@ def _label_of_number(value: int, names: Sequence[str] | None, place: str) -> str
 def _without_indicators(
     rows: list[tuple[str, Mapping[str, Any]]], columns: TextColumns, labels: Sequence[str] | None, name: str
 ) -> list[tuple[str, Mapping[str, Any]]]:
-    """The rows with names of labels in place of indicators, 0 or 1 for each label.
+    """Replace indicators, 0 or 1 for each label, by lists of label names.
 
-    They are told from class numbers by all rows together: as many entries in each, two at least, all of them 0 or 1.
+    Lists count as indicators if all rows have the same number of entries, at least two, and all are 0 or 1; otherwise
+    they are class numbers.
     """
     lists = [_list_of_cell(row[columns.label], columns) for _, row in rows]
     count = len(lists[0]) if lists[0] else 0
@@ -248,7 +249,7 @@ INDICATORS = {"0": False, "1": True, "0.0": False, "1.0": True, "False": False, 
 
 
 def _list_of_cell(value: Any, columns: TextColumns) -> list[Any] | None:
-    """The list that a record holds, or the cell of a file says, as in `happy,calm` or `["happy", "calm"]`."""
+    """The list in a record, or in a file's cell such as `happy,calm` or `["happy", "calm"]`."""
     if not isinstance(value, str):
         return value if isinstance(value, list) else None
     if value.strip().startswith("[") and value.strip().endswith("]"):
@@ -260,7 +261,7 @@ def _list_of_cell(value: Any, columns: TextColumns) -> list[Any] | None:
 
 
 def _several_labels(value: Any, columns: TextColumns, labels: Sequence[str] | None, place: str) -> list[str]:
-    """The labels of a list, or of a cell; an empty one is a text with none of them."""
+    """The labels in a list or cell; an empty one means a text without labels."""
     parts = _list_of_cell(value, columns)
     if parts is None:
         raise CorpusError(
@@ -294,7 +295,7 @@ READERS: dict[Problem, Callable[[Any, TextColumns, Sequence[str] | None, str], A
 
 
 def label_names(texts: Iterable[Text], problem: Problem) -> list[str]:
-    """All labels: numbers in their order, else alphabetically. A regression has one output, and no labels."""
+    """All labels, sorted numerically or else alphabetically. A regression has one output and no labels."""
     if problem == "regression":
         return ["value"]
     labels = {label for t in texts for label in ([t.label] if problem == "single_label_classification" else t.label)}
@@ -309,20 +310,20 @@ def encode_texts(
     max_words: int | None = None,
     report: Callable[[str], None] = logger.warning,
 ) -> Dataset:
-    """Model inputs with `labels`, one example a text: a number, a list of 0.0 and 1.0, or a value.
+    """Encode texts as model inputs, one example per text, with `labels`: a number, a list of 0.0 and 1.0, or a value.
 
     Args:
-        texts: what a reader returned.
-        tokenizer: makes words of the texts.
+        texts: texts from a reader.
+        tokenizer: the tokenizer.
         label2id: number of every label.
-        problem: what the labels are.
-        max_words: keep the first words only of longer texts (of the longer text of a pair, first); `None` never cuts.
-        report: is told how many texts were cut.
+        problem: kind of labels.
+        max_words: truncate longer texts (in a pair, the longer text first); `None` never truncates.
+        report: called with a message if texts were truncated.
 
     Raises:
         CorpusError: a text without a word.
     """
-    # Two boundaries for each text.
+    # Each text has two boundaries.
     limit = None if max_words is None else max_words + (2 if texts[0].pair is None else 4)
     cut = 0
 
@@ -358,7 +359,7 @@ def encode_texts(
 
 @dataclass
 class TextArguments(SplitArguments):
-    """Files have columns between tabs (any suffix) or commas (`.csv`), or records (`.json`, `.jsonl`)."""
+    """Options for data in columns between tabs (any suffix) or commas (`.csv`), or records (`.json`, `.jsonl`)."""
 
     text_column: str = field(
         default="sentence",
@@ -366,13 +367,15 @@ class TextArguments(SplitArguments):
     )
     label_column: str = field(default="label", metadata={"help": "Likewise."})
     text_pair_column: str | None = field(
-        default=None, metadata={"help": "Likewise, of the second sentence where pairs of sentences are classified."}
+        default=None, metadata={"help": "Likewise, for the second sentence in pair classification."}
     )
     problem_type: Problem = field(
         default="single_label_classification", metadata={"help": "One label, any number of labels, or a value."}
     )
-    label_separator: str = field(default=",", metadata={"help": "Between several labels in one column of a file."})
-    max_words: int | None = field(default=None, metadata={"help": "Read only so many words of a text (default: all)."})
+    label_separator: str = field(default=",", metadata={"help": "Separator of several labels in one column of a file."})
+    max_words: int | None = field(
+        default=None, metadata={"help": "Truncate texts to this many words (default: never)."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -401,7 +404,7 @@ class TextArguments(SplitArguments):
     def encode(
         self, splits: Mapping[str, Sequence[Text]], tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]
     ) -> dict[str, Dataset]:
-        """The model inputs of each split; `labels` in the order of their numbers."""
+        """Encode each split as model inputs; `labels` are in the order of their numbers."""
         label2id = {label: number for number, label in enumerate(labels)}
         return {
             name: encode_texts(texts, tokenizer, label2id, self.problem_type, self.max_words)
@@ -410,7 +413,7 @@ class TextArguments(SplitArguments):
 
 
 def words_of_texts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[Text]) -> Iterator[str]:
-    """All words of some texts, as the tokenizer splits them."""
+    """Yield all words of the texts, as split by the tokenizer."""
     for text in texts:
         for part in (text.text, text.pair):
             yield from (word for word, _ in tokenizer.words(part or ""))

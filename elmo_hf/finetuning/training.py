@@ -1,4 +1,4 @@
-"""Training of a task model: optimizer, Trainer, checkpoints, and the stages of a run with their report."""
+"""Training of task models: optimizer, Trainer, checkpoints, and the stages of a run with their reports."""
 
 import json
 import logging
@@ -27,14 +27,14 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written; the message names it, the last whole one and the remedy."""
+    """A checkpoint that cannot be written; the message names it, the last complete one and the remedy."""
 
 
 # ---- optimizer
 
 
 def parameter_groups(model: ElmoPreTrainedModel, args: TaskTrainingArguments) -> list[dict[str, Any]]:
-    """Trainable parameters by learning rate (biLM, or layer mix and task) and weight decay (matrices only)."""
+    """Group trainable parameters by learning rate (biLM, or layer mix and task) and weight decay (matrices only)."""
     elmo = getattr(model, "elmo", getattr(model, "encoder", None))  # the encoder of an EncoderDecoderModel
     bilm = set() if elmo is None else {id(p) for part in (elmo.embeddings, elmo.encoder) for p in part.parameters()}
     bilm_rate = args.learning_rate if args.bilm_learning_rate is None else args.bilm_learning_rate
@@ -52,7 +52,7 @@ def parameter_groups(model: ElmoPreTrainedModel, args: TaskTrainingArguments) ->
 
 
 def make_optimizer(model: ElmoPreTrainedModel, args: TaskTrainingArguments) -> torch.optim.Optimizer:
-    """The optimizer that `--optim` names; the Trainer adds the schedule that `--lr_scheduler_type` names."""
+    """Create the optimizer named by `--optim`; the Trainer adds the schedule of `--lr_scheduler_type`."""
     optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
     return optimizer_class(parameter_groups(model, args), **options)
 
@@ -61,23 +61,23 @@ def make_optimizer(model: ElmoPreTrainedModel, args: TaskTrainingArguments) -> t
 
 
 class TaskTrainer(Trainer):
-    """A Trainer of a task model.
+    """A Trainer for task models.
 
-    It evaluates and predicts in the order of the data: with `--train_sampling_strategy group_by_length` the Trainer
-    sorts evaluation data by length too, and predictions would stand beside other examples. A checkpoint that cannot be
-    written, as on a full disk, is removed again, and the error says which one is whole.
+    It evaluates and predicts in data order. Transformers' Trainer would also sort evaluation data with
+    `--train_sampling_strategy group_by_length`, which mismatches predictions and examples. An incomplete checkpoint,
+    for example on a full disk, is removed, and the error names the last complete one.
 
     Args:
-        model: to train.
-        args: the options; `--early_stopping_patience` is one of them.
-        datasets: of each split that the run reads, the model inputs.
-        sizes: of each split, how many examples to report, where an example of the user's is several of the model's.
-        callbacks: further ones.
-        keywords: as of the Trainer.
+        model: the model to train.
+        args: the options, including `--early_stopping_patience`.
+        datasets: model inputs of each split that the run needs.
+        sizes: number of examples to report for each split, if one example gives several model inputs.
+        callbacks: further callbacks.
+        keywords: further arguments of the Trainer.
 
     Attributes:
-        record: what the run is trained on (`run_record`), kept beside each checkpoint.
-        evaluated: the data whose predictions `compute_metrics` gets.
+        record: record of the run (`run_record`), saved with each checkpoint.
+        evaluated: the data whose predictions `compute_metrics` receives.
     """
 
     record: Mapping[str, Any] | None = None
@@ -142,13 +142,13 @@ class TaskTrainer(Trainer):
         private: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Publish the output folder, as `elmo-hub push` does: the model, its card and metrics, and nothing else of it.
+        """Publish the output folder like `elmo-hub push`: the model, its card and metrics, and nothing else.
 
         Returns:
-            A `PushReport`; `None` in other processes than the first.
+            A `PushReport`; `None` in all processes but the first.
 
         Raises:
-            HubError: as of `elmo_hf.hub.push`.
+            HubError: as in `elmo_hf.hub.push`.
         """
         if not self.is_world_process_zero():
             return None
@@ -164,10 +164,10 @@ class TaskTrainer(Trainer):
 
     @contextmanager
     def saving(self, folder: Path) -> Iterator[None]:
-        """Context in which `folder` is written; errors say what is whole, and a half-written checkpoint goes.
+        """Context manager for writing `folder`. On errors, an incomplete checkpoint is removed.
 
         Raises:
-            CheckpointError: it could not be written.
+            CheckpointError: it could not be written; the message names the last complete checkpoint.
         """
         try:
             yield
@@ -186,7 +186,7 @@ class TaskTrainer(Trainer):
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first; the Trainer writes its state last."""
+    """The complete checkpoints of a run, oldest first, recognized by the state, which the Trainer writes last."""
     found = []
     for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
@@ -200,10 +200,10 @@ def complete_checkpoints(folder: Path) -> list[Path]:
 
 
 def checkpoint_to_resume(args: TrainingArguments) -> Path | None:
-    """`--resume_from_checkpoint FOLDER`, `false` to start anew, or else the last whole checkpoint in the output folder.
+    """The checkpoint to resume: `--resume_from_checkpoint FOLDER`, none for `false`, by default the last complete one.
 
-    Earlier checkpoints of a run that is started anew go into the folder `earlier`: mixed with the new ones, they would
-    be taken for the latest.
+    If a run starts over, earlier checkpoints in the output folder are moved to the folder `earlier`; otherwise they
+    could be taken for the latest.
     """
     choice, output = args.resume_from_checkpoint, Path(str(args.output_dir))
     if choice is not None and str(choice).lower() in ("false", "no"):
@@ -236,20 +236,20 @@ def _set_aside(output: Path) -> None:
 def run_stages(
     trainer: TaskTrainer, record: Mapping[str, Any], names: Mapping[str, str] | None = None
 ) -> tuple[dict[str, float], PredictionOutput | None]:
-    """Train, evaluate and predict, as far as the Trainer's arguments ask for it.
+    """Train, evaluate and predict, as requested by the Trainer's arguments.
 
     Args:
-        trainer: its output folder gets the model, its tokenizer and card, the metrics (`all_results.json`), the log
-            (`trainer_state.json`) and `training_curve.png`.
-        record: what the run is trained on, from `run_record`.
-        names: what to call `metric_for_best_model` in the picture, for each metric that is not its own name.
+        trainer: the Trainer. Its output folder receives the model, tokenizer and card, the metrics
+            (`all_results.json`), the log (`trainer_state.json`) and `training_curve.png`.
+        record: record of the run, from `run_record`.
+        names: labels of `metric_for_best_model` in the picture, for metrics that need another one.
 
     Returns:
-        All metrics, and what was predicted for the test data.
+        All metrics, and the predictions for the test data.
 
     Raises:
-        ValueError: a checkpoint to continue that was trained on something else.
-        CheckpointError: what was learned cannot be written.
+        ValueError: the checkpoint to continue was trained with other data or options.
+        CheckpointError: a checkpoint cannot be written.
     """
     args, prediction = trainer.args, None
     metrics: dict[str, float] = {}
@@ -260,7 +260,7 @@ def run_stages(
             logger.warning("%s", note)
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         with trainer.saving(Path(str(args.output_dir))):
-            trainer.save_model(_internal_call=True)  # to be pushed when its card is complete
+            trainer.save_model(_internal_call=True)  # pushed later, when its card is complete
             trainer.save_state()
         metrics |= report(trainer, "train", result.metrics, trainer.sizes["train"])
         if trainer.is_world_process_zero():
@@ -280,7 +280,7 @@ def run_stages(
 
 
 def report(trainer: Trainer, name: str, metrics: dict[str, float], samples: int) -> dict[str, float]:
-    """Print metrics, add them to the output folder's `{name}_results.json` and `all_results.json`, return them."""
+    """Print metrics, add them to `{name}_results.json` and `all_results.json` in the output folder, and return them."""
     metrics[f"{name}_samples"] = samples
     trainer.log_metrics(name, metrics)
     trainer.save_metrics(name, metrics)
@@ -288,7 +288,7 @@ def report(trainer: Trainer, name: str, metrics: dict[str, float], samples: int)
 
 
 def warn_of_one_class(predicted: Iterable[Any], gold: Iterable[Any], name_of: Callable[[Any], str] = str) -> None:
-    """Say so if all predictions are one class and the data are not: such a score may look better than it is."""
+    """Warn if all predictions are the same class and the data are not, since scores can be misleading then."""
     classes = set(predicted)
     if len(classes) == 1 and len(set(gold)) > 1:
         logger.warning(

@@ -1,4 +1,4 @@
-"""Translation and summaries: an ELMo encoder and a Transformers decoder, their tokenizers, data and Trainer."""
+"""Translation and summarization: an ELMo encoder and a Transformers decoder, with tokenizers, data and Trainer."""
 
 import logging
 import sys
@@ -50,38 +50,38 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
 @dataclass
 class TranslatorArguments(BilmArguments):
-    """Where the encoder starts, and what decoder reads it."""
+    """Options of the initial encoder and of the decoder."""
 
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "ELMo checkpoint of the encoder, or a whole translator that this script saved (default: the "
+            "help": "ELMo checkpoint of the encoder, or a complete translator saved by this script (default: the "
             "shipped English model)."
         },
     )
     without_elmo: bool = field(
         default=False,
         metadata={
-            "help": "The baseline: of the checkpoint or preset only the encoder's shape; it reads words by their id, "
-            "from word vectors of its own, and is learned with the translation alone."
+            "help": "The baseline: use only the encoder's shape. It reads words by their id, from its own word "
+            "vectors, and is trained on the translation data alone."
         },
     )
     decoder_type: Literal["bert", "gpt2"] = field(
-        default="bert", metadata={"help": "Normalizes behind (bert) or before (gpt2) each of its sublayers."}
+        default="bert", metadata={"help": "Layer norm after (bert) or before (gpt2) each sublayer."}
     )
     decoder_hidden_size: int = field(default=256, metadata={"help": "Width of the decoder."})
     decoder_layers: int = field(default=2, metadata={"help": "Its layers."})
     decoder_heads: int = field(default=4, metadata={"help": "Its attention heads."})
     decoder_intermediate_size: int | None = field(
-        default=None, metadata={"help": "Width of its feed-forward layers (default: four times its own)."}
+        default=None, metadata={"help": "Width of its feed-forward layers (default: four times its hidden size)."}
     )
-    decoder_dropout: float = field(default=0.1, metadata={"help": "Dropout everywhere in it."})
+    decoder_dropout: float = field(default=0.1, metadata={"help": "Dropout everywhere in the decoder."})
     decoder_initializer_range: float = field(
-        default=0.02, metadata={"help": "Deviation of its first weights; more for a decoder of few units."}
+        default=0.02, metadata={"help": "Standard deviation of its initial weights; larger for a small decoder."}
     )
     target_vocab_size: int = field(
         default=8000,
-        metadata={"help": "Subwords (byte-level BPE) that its tokenizer learns from the training targets."},
+        metadata={"help": "Number of subwords (byte-level BPE) that its tokenizer learns from the training targets."},
     )
 
     def __post_init__(self) -> None:
@@ -102,26 +102,26 @@ class TranslatorArguments(BilmArguments):
 
 @dataclass
 class TranslationTrainingArguments(TaskTrainingArguments, Seq2SeqTrainingArguments):
-    """The Trainer's arguments, and how to search for a translation."""
+    """The Trainer's arguments, and options of the beam search."""
 
     task: Literal["translation", "summarization"] = field(
         default="translation", metadata={"help": "translation: scored by BLEU. summarization: scored by ROUGE."}
     )
     num_beams: int = field(
-        default=4, metadata={"help": "Beams of the final evaluation, of the test and of the saved model."}
+        default=4, metadata={"help": "Beam size of the final evaluation, the test and the saved model."}
     )
     generation_num_beams: int | None = field(
-        default=1, metadata={"help": "Beams of the evaluations while training; 1 takes the best token each time."}
+        default=1, metadata={"help": "Beam size of evaluations during training; 1 is greedy decoding."}
     )
     length_penalty: float = field(
-        default=1.0, metadata={"help": "Exponent of the length that divides a beam's score; more for longer texts."}
+        default=1.0, metadata={"help": "Exponent of the length that divides a beam's score; larger for longer texts."}
     )
     no_repeat_ngram_size: int = field(
-        default=0, metadata={"help": "Longest sequence of tokens that may not come again; 0 for none."}
+        default=0, metadata={"help": "Length of token sequences that must not be repeated; 0 for none."}
     )
     predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate translations, not only the loss."})
     metric_for_best_model: str | None = field(
-        default=None, metadata={"help": "What the best model is best in (default: bleu or rougeL, by the task)."}
+        default=None, metadata={"help": "Metric that chooses the best model (default: bleu or rougeL, by the task)."}
     )
 
     def __post_init__(self) -> None:
@@ -135,9 +135,9 @@ class TranslationTrainingArguments(TaskTrainingArguments, Seq2SeqTrainingArgumen
 
 
 def by_length(pairs: Sequence[Pair]) -> list[int]:
-    """The order in which to generate: sources of about one length in each batch, the longest first.
+    """The order of generation: sources sorted by length, longest first, so that batches have similar lengths.
 
-    A batch is searched until its longest text is complete.
+    Generation of a batch lasts until its longest text is complete.
     """
     return sorted(range(len(pairs)), key=lambda index: -len(pairs[index].source))
 
@@ -150,10 +150,10 @@ def encode_pairs(
     cut_targets: bool,
     report: Callable[[str], None] = logger.warning,
 ) -> Dataset:
-    """The inputs of the encoder, the decoder's as `labels`, and their `length`, in the order of the pairs.
+    """Encode pairs, in order, as encoder inputs, `labels` for the decoder, and their `length`.
 
     Raises:
-        CorpusError: a target longer than the decoder's limit, unless it may be cut.
+        CorpusError: a target longer than the decoder's limit, unless `cut_targets`.
     """
     limit = data.max_target_tokens
     cut_sources = cut = 0
@@ -173,7 +173,7 @@ def encode_pairs(
                     "higher --max_target_tokens, or take the pair out"
                 )
             cut += len(ids) > limit
-        # A cut target has no end: the model must not learn to stop there.
+        # A truncated target has no end token, because the model must not learn to stop there.
         labels = [ids[:limit] for ids in labels]
         return {**encoded, "labels": labels, "length": list(map(len, labels))}
 
@@ -187,9 +187,9 @@ def encode_pairs(
 
 
 class PairCollator(DataCollatorForSeq2Seq):
-    """Pads a batch of what `encode` returns.
+    """Collator that pads batches of encoded pairs.
 
-    Its `length` is for the Trainer, which groups batches by it: the decoder computes on padding, the biLM does not.
+    `length` is used by the Trainer to group batches: the decoder computes padding, the biLM does not.
     """
 
     def __call__(self, features: list[dict[str, Any]], return_tensors: str | None = None) -> Any:
@@ -201,7 +201,7 @@ class PairCollator(DataCollatorForSeq2Seq):
 
 
 def train_target_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: every text has tokens, and they give the very text back. A text ends with `</s>`."""
+    """Train a byte-level BPE tokenizer, which encodes every text losslessly. Texts end with `</s>`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -216,7 +216,7 @@ def train_target_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedT
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {EOS}", special_tokens=[(EOS, tokenizer.token_to_id(EOS))]
     )
-    # Spaces before punctuation are the text's own.
+    # Spaces before punctuation are part of the text.
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS, clean_up_tokenization_spaces=False
     )
@@ -225,7 +225,7 @@ def train_target_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedT
 def decoder_config(
     model_args: TranslatorArguments, data: PairArguments, tokenizer: PreTrainedTokenizerBase
 ) -> PreTrainedConfig:
-    """A small decoder with attention over the encoder's words."""
+    """Configuration of a small decoder with cross-attention to the encoder's words."""
     width, dropout = model_args.decoder_hidden_size, model_args.decoder_dropout
     intermediate = model_args.decoder_intermediate_size or 4 * width
     common: dict[str, Any] = {
@@ -233,7 +233,7 @@ def decoder_config(
         "hidden_size": width,
         "num_hidden_layers": model_args.decoder_layers,
         "num_attention_heads": model_args.decoder_heads,
-        # The first token and all but the last of the target are read.
+        # The decoder reads the start token and all but the last token of the target.
         "max_position_embeddings": data.max_target_tokens,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -250,8 +250,8 @@ def decoder_config(
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
         )
-    # Targets are padded behind their end, where causal attention does not look; without an id of padding the decoder
-    # does not warn of it.
+    # Targets are padded after their end, where causal attention does not look. Without a padding id, the decoder does
+    # not warn about it.
     return GPT2Config(
         **{**common, "pad_token_id": None},
         n_inner=intermediate,
@@ -263,7 +263,7 @@ def decoder_config(
 
 
 def is_translator(model_args: TranslatorArguments) -> bool:
-    """True for a checkpoint that is a whole encoder-decoder, to go on with as it is."""
+    """True for a checkpoint that is a complete encoder-decoder, used as it is."""
     if model_args.model_name_or_path is None:
         return False
     with damage_named(model_args.model_name_or_path):
@@ -282,7 +282,7 @@ def is_translator(model_args: TranslatorArguments) -> bool:
 
 
 def check_translator(model_args: TranslatorArguments, args: TranslationTrainingArguments) -> None:
-    """Refuse, with a `ValueError`, to evaluate what is no translator yet."""
+    """Raise `ValueError` if an untrained translator is to be evaluated."""
     if not is_translator(model_args) and not args.do_train:
         raise ValueError(
             "only a translator that is trained can be evaluated: give --do_train, or its folder as the model"
@@ -290,7 +290,7 @@ def check_translator(model_args: TranslatorArguments, args: TranslationTrainingA
 
 
 def make_encoder(model_args: TranslatorArguments, sources: Iterable[str]) -> tuple[ElmoModel, PreTrainedTokenizerBase]:
-    """The encoder and its tokenizer; only the baseline learns a vocabulary, from the training `sources`."""
+    """Create the encoder and its tokenizer. Only the baseline builds a vocabulary, from the training `sources`."""
     path = model_args.model_name_or_path
     config, _ = load_config(model_args, ElmoModel, elmo_at=["input"], num_representations=1)
     if path is None:
@@ -309,14 +309,14 @@ def make_encoder(model_args: TranslatorArguments, sources: Iterable[str]) -> tup
     if path is None or model_args.without_elmo or model_args.random_weights:
         config.vocab_size = len(tokenizer)
         return ElmoModel(config), tokenizer
-    # Trained in float32 whatever the checkpoint is stored in; `--bf16` computes in bfloat16.
+    # Training uses float32 weights whatever dtype the checkpoint is stored in; `--bf16` computes in bfloat16.
     return ElmoModel.from_pretrained(path, config=config, dtype=torch.float32), tokenizer
 
 
 def make_translator(
     model_args: TranslatorArguments, data: PairArguments, pairs: Sequence[Pair]
 ) -> tuple[ElmoEncoderDecoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
-    """A new translator around an encoder; what it learns of words it learns from the training pairs."""
+    """Create a translator around an encoder, with vocabularies built from the training pairs."""
     encoder, tokenizer = make_encoder(model_args, (pair.source for pair in pairs))
     target_tokenizer = train_target_tokenizer((pair.target for pair in pairs), model_args.target_vocab_size)
     config = EncoderDecoderConfig.from_encoder_decoder_configs(
@@ -331,7 +331,7 @@ def make_translator(
 
 
 def search(model: ElmoEncoderDecoderModel, data: PairArguments, args: TranslationTrainingArguments) -> GenerationConfig:
-    """How the saved model translates: beam search that ends when all beams of a text are complete."""
+    """Generation configuration of the saved model: beam search that ends when all beams of a text are complete."""
     config = model.config
     return GenerationConfig(
         max_length=data.max_target_tokens,
@@ -347,7 +347,7 @@ def search(model: ElmoEncoderDecoderModel, data: PairArguments, args: Translatio
 
 
 def _parts(model: ElmoEncoderDecoderModel) -> tuple[Any, Any]:
-    """The decoder's configuration and the encoder."""
+    """The decoder's configuration, and the encoder."""
     return model.config.decoder, model.encoder
 
 
@@ -357,7 +357,7 @@ def load_or_make_translator(
     args: TranslationTrainingArguments,
     splits: Mapping[str, Sequence[Pair]],
 ) -> tuple[ElmoEncoderDecoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
-    """The translator of a run: a saved one, or a new one around an encoder; with the tokenizers of both sides."""
+    """Load a saved translator, or create one around an encoder; return it with the tokenizers of both sides."""
     if is_translator(model_args):
         path = str(model_args.model_name_or_path)
         model = ElmoEncoderDecoderModel.from_pretrained(path, dtype=torch.float32)
@@ -366,7 +366,7 @@ def load_or_make_translator(
             target_tokenizer: Any = AutoTokenizer.from_pretrained(path, subfolder=TARGET_TOKENIZER)
     else:
         model, tokenizer, target_tokenizer = make_translator(model_args, data, splits["train"])
-    # The collator pads targets where the tokenizer pads sources, and a decoder starts at the left.
+    # The collator pads targets on the same side as sources, and a decoder needs padding on the right.
     tokenizer.padding_side = "right"
     decoder, encoder = _parts(model)
     data.max_target_tokens = min(data.max_target_tokens, decoder.max_position_embeddings)
@@ -387,10 +387,10 @@ def load_or_make_translator(
 
 
 def make_loss(label_smoothing: float) -> Callable[..., torch.Tensor]:
-    """The loss of a batch of an optimizer step, whose tokens in all batches are `num_items_in_batch`.
+    """Make a loss function that is normalized by `num_items_in_batch`, the tokens in all batches of an optimizer step.
 
-    ElmoEncoderDecoderModel takes that number and does not use it, so that the Trainer's steps over several batches
-    (`gradient_accumulation_steps`) would be as many times too long.
+    ElmoEncoderDecoderModel accepts that number but ignores it, so with `gradient_accumulation_steps` N the Trainer's
+    gradients would be N times too large.
     """
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
@@ -407,15 +407,15 @@ def make_loss(label_smoothing: float) -> Callable[..., torch.Tensor]:
 
 
 def texts_of(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """(texts, tokens) ids, padded with -100 or the padding token -> texts."""
+    """Decode ids (texts, tokens), padded with -100 or the padding token."""
     ids = np.where(ids == IGNORED_LABEL, tokenizer.pad_token_id, ids)
     return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
 class ExactSeq2SeqTrainer(Seq2SeqTrainer):
-    """A `Seq2SeqTrainer` that evaluates each example once, also where several processes cannot share them evenly.
+    """A `Seq2SeqTrainer` that evaluates each example exactly once, even if processes cannot divide them evenly.
 
-    Transformers' own gathers those, too, that fill up the last batch.
+    Transformers' own also gathers the duplicates that fill up the last batch.
     """
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -424,13 +424,13 @@ class ExactSeq2SeqTrainer(Seq2SeqTrainer):
 
 
 class TranslatorTrainer(TaskTrainer, ExactSeq2SeqTrainer):
-    """A Trainer of translators: saves both tokenizers, and ends with a beam search.
+    """A Trainer for translators that saves both tokenizers and uses beam search in the final evaluation.
 
-    The Trainer itself gets no tokenizer: it would give the decoder the ids of the source's special tokens.
+    The base Trainer gets no tokenizer, because it would set the decoder's special token ids to those of the source.
 
     Args:
-        tokenizers: of the sources and of the targets.
-        args, model, datasets, keywords: as of [`TaskTrainer`].
+        tokenizers: tokenizers of sources and targets.
+        args, model, datasets, keywords: as in [`TaskTrainer`].
     """
 
     def __init__(
@@ -463,7 +463,7 @@ class TranslatorTrainer(TaskTrainer, ExactSeq2SeqTrainer):
 
 
 class _BeamsAtTheEnd(TrainerCallback):
-    """Evaluations while training take the best token each time; those after it search."""
+    """Callback that uses greedy decoding during training and beam search afterwards."""
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         args.generation_num_beams = args.num_beams

@@ -14,17 +14,17 @@ DESCRIPTION = "Corpus BLEU (Papineni et al. 2002) by sacrebleu, with the signatu
 INPUTS = """
 Args:
     predictions: translations, detokenized texts.
-    references: for each one text, or a list of alternatives.
+    references: for each prediction a text, or a list of alternatives.
     tokenize: sacrebleu's name of the tokenization: "13a" (default, that of mteval-v13a), "intl", "char", "zh", "none".
     lowercase: ignore case.
     smooth_method: "exp" (default), "floor", "add-k" or "none", for orders without a common n-gram.
 
 Returns:
     `bleu` (float, 0 to 100), `precisions` (four floats, 0 to 100), `brevity_penalty` (float), `prediction_length` and
-    `reference_length` (int, tokens), `signature` (str, to quote beside the score).
+    `reference_length` (int, tokens), `signature` (str, to be quoted with the score).
 
 Raises:
-    ValueError: nothing to score, different numbers of texts, or a value that is no text.
+    ValueError: nothing to score, different numbers of texts, or a value that is not a text.
     ImportError: sacrebleu is not installed.
 """
 
@@ -47,7 +47,7 @@ CITATION = """
 
 
 class Bleu(GeneratedTextMetric):
-    """Corpus BLEU; see the module's inputs description for arguments, results and errors."""
+    """Corpus BLEU; the module's inputs description lists arguments, results and errors."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -71,7 +71,7 @@ class Bleu(GeneratedTextMetric):
         except ImportError as error:
             raise ImportError("BLEU needs sacrebleu: pip install sacrebleu, or 'elmo-hf[train]'") from error
         texts, alternatives = as_texts(predictions, references)
-        # sacrebleu takes one list for all first references, one for all second ones, ...; None where there is none.
+        # sacrebleu takes one list of all first references, one of all second references, ..., with None if missing.
         most = max(map(len, alternatives))
         streams: list[Any] = [[given[n] if n < len(given) else None for given in alternatives] for n in range(most)]
         metric = BLEU(tokenize=tokenize, lowercase=lowercase, smooth_method=smooth_method)

@@ -16,19 +16,19 @@ DESCRIPTION = "Accuracy, precision, recall and F1 of texts with one label, or (`
 
 INPUTS = """
 Args:
-    predictions: predicted labels, one integer a text; with the configuration `"multilabel"`, one list of 0 and 1 a
-        text, an entry for each label.
-    references: gold labels, as many.
-    average: which precision, recall and F1: `"macro"`, the mean over labels; `"weighted"`, the same by the labels'
-        numbers in `references`; `"micro"`, over all decisions (with one label a text, all three equal the accuracy);
-        or `"binary"`, those of `pos_label` alone, with no labels but 0 and 1 (with `"multilabel"`, with one label).
+    predictions: predicted labels, one integer per text; with the configuration `"multilabel"`, one list of 0 and 1 per
+        text, with an entry for each label.
+    references: gold labels, the same number.
+    average: kind of precision, recall and F1: `"macro"`, the mean over labels; `"weighted"`, the mean weighted by the
+        labels' numbers in `references`; `"micro"`, over all decisions (with one label per text, all three equal the
+        accuracy); or `"binary"`, those of `pos_label` alone, with labels 0 and 1 only (with `"multilabel"`, one label).
     pos_label: the label that `"binary"` scores.
     labels: the labels (with `"multilabel"`, the columns) that `"macro"`, `"micro"` and `"weighted"` average over
-        (default: those that occur; with `"multilabel"`, all).
+        (default: labels that occur; with `"multilabel"`, all).
 
 Returns:
-    `accuracy` (the share of texts all of whose labels are right), `precision`, `recall` and `f1` (0.0 where undefined),
-    all floats.
+    `accuracy` (the share of texts with all labels correct), `precision`, `recall` and `f1` (0.0 where undefined), all
+    floats.
 
 Raises:
     ValueError: nothing to score, different numbers of predictions and references, other values than described, an
@@ -52,7 +52,7 @@ AVERAGES = ("macro", "weighted", "micro", "binary")
 
 
 class Classification(evaluate.Metric):
-    """Scores of labels; see the module's inputs description for arguments, results and errors."""
+    """Scores of labels; the module's inputs description lists arguments, results and errors."""
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in ("default", "multilabel"):
@@ -69,7 +69,7 @@ class Classification(evaluate.Metric):
         )
 
     def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
-        """Score `predictions` against `references`, or what `add` and `add_batch` have gathered if both are `None`."""
+        """Score `predictions` against `references`; if both are `None`, the data collected by `add` and `add_batch`."""
         # Checked here because the base class reports empty and uneven input with an error about its cache file.
         if predictions is None and references is None:
             if len(self) == 0 and self.process_id == 0:
@@ -139,7 +139,7 @@ def _as_labels(predictions: Any, references: Any, multilabel: bool) -> tuple[np.
                 else f"{name} have shape {array.shape}: expected one label a text; give argmax(-1) of scores, and "
                 'Classification("multilabel") for texts with several labels'
             )
-        # Whole numbers in floating point are what a loss over several labels needs.
+        # Whole numbers as floats are accepted, because multi-label losses need them.
         if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not np.array_equal(array, np.rint(array))):
             raise ValueError(f"{name} are {array.dtype}: expected integers, the numbers of labels")
         array = array.astype(np.int64)

@@ -1,4 +1,4 @@
-"""What the metrics of generated text, BLEU and ROUGE, share: their inputs and how these are checked."""
+"""Inputs of the metrics of generated text, BLEU and ROUGE, and their checks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import evaluate
 
 
 def text_features() -> list[datasets.Features]:
-    """A prediction is a text; its references are one text, or a list of alternatives."""
+    """Input features: a prediction is a text; its references are one text, or a list of alternatives."""
     text = datasets.Value("string")
     return [
         datasets.Features({"predictions": text, "references": references})
@@ -18,14 +18,14 @@ def text_features() -> list[datasets.Features]:
 
 
 def as_texts(predictions: Any, references: Any) -> tuple[list[str], list[list[str]]]:
-    """The predictions, and for each the list of its references.
+    """Check predictions and references, and return the predictions and a list of references for each.
 
     Args:
-        predictions: texts; an empty one is a (bad) prediction.
+        predictions: texts; an empty text is a valid (bad) prediction.
         references: one text, or a list of at least one text, for each prediction.
 
     Raises:
-        ValueError: something missing, nothing to score, different numbers, or a value that is no text.
+        ValueError: missing data, nothing to score, different numbers, or a value that is not a text.
     """
     if predictions is None or references is None:
         missing = "predictions" if predictions is None else "references"
@@ -51,11 +51,11 @@ def as_texts(predictions: Any, references: Any) -> tuple[list[str], list[list[st
 class GeneratedTextMetric(evaluate.Metric, ABC):
     """A metric that checks its texts before `evaluate` stores them.
 
-    Abstract, so that `evaluate.load` takes the metric of a file for its main class and not this one.
+    It is abstract so that `evaluate.load` does not take it for a file's main class.
     """
 
     def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
-        """Score `predictions` against `references`, or what `add` and `add_batch` have gathered if both are `None`."""
+        """Score `predictions` against `references`; if both are `None`, the data collected by `add` and `add_batch`."""
         # Checked here because the base class reports empty and uneven input with an error about its cache file.
         if predictions is None and references is None:
             if len(self) == 0 and self.process_id == 0:
@@ -67,4 +67,4 @@ class GeneratedTextMetric(evaluate.Metric, ABC):
 
     @abstractmethod
     def _compute(self, *texts: Any, **options: Any) -> dict[str, Any]:
-        """The scores of `predictions` against `references`: texts, or a list of alternatives for each prediction."""
+        """Compute the scores of `predictions` against `references`, each a text or a list of alternatives."""

@@ -1,6 +1,7 @@
-"""Perplexity as an `evaluate.Metric` that works offline: of given log-probabilities, or of texts to a biLM.
+"""Perplexity as an `evaluate.Metric` that works offline: from log-probabilities, or of texts to a biLM.
 
-Used directly (`from elmo_hf.metrics import Perplexity`) or as a local one (`evaluate.load("path/to/perplexity.py")`).
+Used directly (`from elmo_hf.metrics import Perplexity`) or as a local module
+(`evaluate.load("path/to/perplexity.py")`).
 """
 
 import math
@@ -17,20 +18,20 @@ DESCRIPTION = (
 
 INPUTS = """
 Args:
-    predictions: one list of natural log-probabilities a sentence, one for each word or whatever is predicted; or, with
-        `model`, one text or list of words a sentence.
+    predictions: for each sentence a list of natural log-probabilities, one per predicted word; or, with `model`, a
+        text or a list of words.
     model: for texts, an `ElmoForPreTraining` or the folder of its checkpoint.
-    tokenizer: the model's; by default the one in its checkpoint's folder.
-    batch_size: sentences the model reads side by side; results do not depend on it.
+    tokenizer: the model's tokenizer; by default the one in its checkpoint's folder.
+    batch_size: sentences per batch; results do not depend on it.
 
 Returns:
-    `perplexity` and `loss` (its logarithm, nats a word), both floats, infinite where a probability is zero;
-    `perplexities`, one float a sentence; `targets` (int), how many predictions were counted. With a model these are
-    the geometric mean of both directions', each sentence starts from zero states, and its boundary is predicted too;
-    also `forward_perplexity` and `backward_perplexity` (floats), `words` and `unknown_words` (ints).
+    `perplexity` and `loss` (its logarithm, nats per word), both floats, infinite if a probability is zero;
+    `perplexities`, one float per sentence; `targets` (int), the number of predictions. With a model, perplexities are
+    geometric means of both directions, each sentence starts from zero states, and its boundary is predicted too; also
+    `forward_perplexity` and `backward_perplexity` (floats), `words` and `unknown_words` (ints).
 
 Raises:
-    ValueError: nothing to score, texts without a model or numbers with one, or a number that is no log-probability.
+    ValueError: nothing to score, texts without a model or numbers with one, or a number that is not a log-probability.
 """
 
 CITATION = """
@@ -47,10 +48,10 @@ CITATION = """
 
 
 class Perplexity(evaluate.Metric):
-    """Perplexity of all words; see the module's inputs description for arguments, results and errors."""
+    """Perplexity of all words; the module's inputs description lists arguments, results and errors."""
 
     def _info(self) -> evaluate.MetricInfo:
-        # Lists of words first: an empty list is a sentence without words, and never one without predictions.
+        # Lists of words first, so that an empty list counts as an empty sentence.
         kinds = (
             datasets.Sequence(datasets.Value("string")),
             datasets.Value("string"),
@@ -64,7 +65,7 @@ class Perplexity(evaluate.Metric):
         )
 
     def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
-        """Score `predictions`, or what `add` and `add_batch` have gathered if `None`."""
+        """Score `predictions`; if `None`, the data collected by `add` and `add_batch`."""
         # Checked here because the base class reports empty input with an error about its cache file.
         if references is not None:
             raise ValueError("references given: perplexity is of predictions alone")
@@ -111,7 +112,7 @@ def _of_texts(sentences: list[Any], model: Any, tokenizer: Any, batch_size: int)
 
 
 def _check(predictions: Any, model: Any) -> None:
-    """Refuse what is neither a list of texts for a model nor of log-probabilities without one.
+    """Check that predictions are texts if there is a model, and log-probabilities otherwise.
 
     Raises:
         ValueError: as in the module's inputs description; the message names sentence and value.
@@ -136,7 +137,7 @@ def _check(predictions: Any, model: Any) -> None:
 
 
 def _exp(loss: float) -> float:
-    """exp(loss), infinite where a float is too small for it."""
+    """exp(loss), or infinity if it overflows."""
     try:
         return math.exp(loss)
     except OverflowError:

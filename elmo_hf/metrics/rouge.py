@@ -14,19 +14,19 @@ DESCRIPTION = "ROUGE-1, ROUGE-2, ROUGE-L and summary-level ROUGE-L (Lin 2004), F
 
 INPUTS = """
 Args:
-    predictions: summaries, texts; for `rougeLsum` one sentence a line.
-    references: for each one text, or a list of alternatives of which the best counts.
+    predictions: summaries as texts; for `rougeLsum` with one sentence per line.
+    references: for each prediction a text, or a list of alternatives of which the best counts.
     rouge_types: names of the scores: "rouge1", "rouge2", ..., "rougeL", "rougeLsum".
-    tokenizer: "english" (default, that of the original: lower case, runs of a-z and 0-9), "unicode" (lower case, runs
-        of letters and digits of any script: for other languages, whose letters "english" would drop), or a function
-        from a text to its words.
+    tokenizer: "english" (default, as in the original: lower case, runs of a-z and 0-9), "unicode" (lower case, runs of
+        letters and digits of any script, for languages whose letters "english" would drop), or a function from a text
+        to its words.
     use_stemmer: strip English suffixes (Porter); with the "english" tokenizer only.
 
 Returns:
-    Under each name the mean F1 of all texts, a float from 0 to 1.
+    The mean F1 of all texts under each name, a float from 0 to 1.
 
 Raises:
-    ValueError: nothing to score, different numbers of texts, a value that is no text, or an unknown option.
+    ValueError: nothing to score, different numbers of texts, a value that is not a text, or an unknown option.
     ImportError: rouge_score is not installed.
 """
 
@@ -44,19 +44,19 @@ ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
 class _Words:
-    """A function from a text to its words, as the library wants it."""
+    """Adapter from a word-splitting function to the library's tokenizer interface."""
 
     def __init__(self, tokenize: Callable[[str], list[str]]) -> None:
         self.tokenize = tokenize
 
 
 def unicode_words(text: str) -> list[str]:
-    """Runs of letters and digits in lower case."""
+    """Split a text into runs of letters and digits, in lower case."""
     return re.findall(r"[^\W_]+", text.lower())
 
 
 class Rouge(GeneratedTextMetric):
-    """Mean ROUGE F1; see the module's inputs description for arguments, results and errors."""
+    """Mean ROUGE F1; the module's inputs description lists arguments, results and errors."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

@@ -16,14 +16,14 @@ DESCRIPTION = "Entity precision, recall and F1 per type and overall, and token a
 
 INPUTS = """
 Args:
-    predictions: one list of predicted tags a sentence, such as `["B-PER", "I-PER", "O"]`.
-    references: one list of gold tags a sentence, of the same lengths.
+    predictions: one list of predicted tags per sentence, such as `["B-PER", "I-PER", "O"]`.
+    references: one list of gold tags per sentence, of the same lengths.
     scheme: `None` counts as `conlleval` does (an entity may start with `I-`); `"IOB2"` (also `"BIO"`), `"BIOES"` (also
-        `"IOBES"`), `"IOB1"`, `"IOE1"`, `"IOE2"` and `"BILOU"` count only entities that are well formed in that scheme.
+        `"IOBES"`), `"IOB1"`, `"IOE1"`, `"IOE2"` and `"BILOU"` count only well-formed entities of that scheme.
 
 Returns:
     `overall_precision`, `overall_recall`, `overall_f1` (micro averages, 0.0 where undefined), `overall_accuracy` (share
-    of equal tags), all floats; and under each entity type a dictionary of `precision`, `recall`, `f1` (floats) and
+    of equal tags), all floats; and for each entity type a dictionary of `precision`, `recall`, `f1` (floats) and
     `number` (int, entities of that type in `references`).
 
 Raises:
@@ -64,7 +64,7 @@ AVERAGES = ("micro avg", "macro avg", "weighted avg")
 
 
 class Seqeval(evaluate.Metric):
-    """Entity-level scores of tag sequences; see the module's inputs description for arguments, results and errors."""
+    """Entity-level scores of tag sequences; the module's inputs description lists arguments, results and errors."""
 
     def _info(self) -> evaluate.MetricInfo:
         tags = datasets.Sequence(datasets.Value("string"))
@@ -77,7 +77,7 @@ class Seqeval(evaluate.Metric):
         )
 
     def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
-        """Score `predictions` against `references`, or what `add` and `add_batch` have gathered if both are `None`."""
+        """Score `predictions` against `references`; if both are `None`, the data collected by `add` and `add_batch`."""
         # Checked here because the base class reports empty and uneven input with an error about its cache file.
         if predictions is None and references is None:
             if len(self) == 0 and self.process_id == 0:

@@ -17,16 +17,16 @@ DESCRIPTION = "Exact match and word F1 of answer texts against one or more gold 
 
 INPUTS = """
 Args:
-    predictions: one answer a question; the empty string for "no answer".
+    predictions: one answer per question; the empty string for "no answer".
     references: the gold answers of each question, a list of texts; empty for a question without an answer (version 2).
-    version: of SQuAD's script, 1 or 2. Both compare lower-cased words without ASCII punctuation and without the
-        articles a, an, the, and take the best of a question's references. Version 2 knows questions without an answer,
-        drops references of which nothing is left, and gives two empty texts an F1 of 1; in version 1 it is 0.
+    version: version of SQuAD's script, 1 or 2. Both compare lower-cased words without ASCII punctuation and without
+        the articles a, an, the, and take the best of a question's references. Version 2 supports questions without an
+        answer, drops references that become empty, and gives two empty texts an F1 of 1; in version 1 it is 0.
 
 Returns:
     `exact_match` and `f1`, shares from 0.0 to 1.0 (the scripts print the same times 100), and `total`, the number of
-    questions. If the references hold questions with and without an answer, also the same three of either kind, prefixed
-    with `has_answer_` and `no_answer_`.
+    questions. If there are questions with and without an answer, also the same three for each kind, prefixed with
+    `has_answer_` and `no_answer_`.
 
 Raises:
     ValueError: nothing to score, lists of different lengths, references that are not lists of texts, an unknown
@@ -48,7 +48,7 @@ ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 class AnswerSpans(evaluate.Metric):
-    """Exact match and F1 of answers; see the module's inputs description for arguments, results and errors."""
+    """Exact match and F1 of answers; the module's inputs description lists arguments, results and errors."""
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
@@ -61,7 +61,7 @@ class AnswerSpans(evaluate.Metric):
         )
 
     def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
-        """Score `predictions` against `references`, or what `add` and `add_batch` have gathered if both are `None`."""
+        """Score `predictions` against `references`; if both are `None`, the data collected by `add` and `add_batch`."""
         # Checked here because the base class reports empty and uneven input with an error about its cache file.
         if predictions is None and references is None:
             if len(self) == 0 and self.process_id == 0:
@@ -96,7 +96,7 @@ class AnswerSpans(evaluate.Metric):
 
 
 def _means(rows: Sequence[tuple[bool, float, float]], counts: Callable[[bool], bool], prefix: str) -> dict[str, Any]:
-    """Means over the rows (has an answer, exact match, F1) that count."""
+    """Means over the rows (has an answer, exact match, F1) selected by `counts`."""
     kept = [row for row in rows if counts(row[0])]
     return {
         f"{prefix}exact_match": sum(row[1] for row in kept) / len(kept),
@@ -106,12 +106,12 @@ def _means(rows: Sequence[tuple[bool, float, float]], counts: Callable[[bool], b
 
 
 def normalize_answer(text: str) -> str:
-    """Lower-cased, without ASCII punctuation and articles, words between single spaces; in this order, as in SQuAD."""
+    """Lower-case, remove ASCII punctuation, remove articles, and normalize spaces, in this order, as in SQuAD."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
 def word_f1(predicted: str, gold: str, version: int = 2) -> float:
-    """Harmonic mean of precision and recall of the normalized words, each counted as often as it occurs."""
+    """Harmonic mean of precision and recall of the normalized words, counted with multiplicity."""
     predicted_words, gold_words = normalize_answer(predicted).split(), normalize_answer(gold).split()
     if version == 2 and not (predicted_words and gold_words):
         return float(predicted_words == gold_words)

@@ -126,7 +126,7 @@ def test_neighbours_by_brute_force(folder: Path, text: Path, tmp_path: Path) -> 
 
 def test_without_queries_the_two_most_unlike_occurrences(folder: Path) -> None:
     found = list(occurrences(TEXT, "play"))
-    rows = plot_layers.neighbours_in_context(found, [], ElmoModel.from_pretrained(folder), "top", 2)
+    rows = plot_layers.neighbors_in_context(found, [], ElmoModel.from_pretrained(folder), "top", 2)
     pairs = {(a.text(), b.text()): similarity(folder, a, b, 2) for n, a in enumerate(found) for b in found[n + 1 :]}
     assert len(rows) == 2
     assert {row.source for row in rows} == set(min(pairs, key=pairs.__getitem__))
