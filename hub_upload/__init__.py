@@ -1,4 +1,4 @@
-"""Original ELMo checkpoints to Transformers folders and back, and the check that nothing was lost on the way."""
+"""Conversion of original ELMo checkpoints to Transformers folders and back, with verification."""
 
 from .common.errors import CheckpointError
 from .convert import ConversionReport, convert

@@ -1,8 +1,8 @@
-"""The published originals by name: where their authors put them, in which language, under which license.
+"""Catalog of the published originals: locations, languages and licenses by name.
 
-Addresses are those of the originals' public documentation, named in `documented`, or of public programs that load them
-from there. None of the authors publishes checksums of these files: what was fetched is trusted when it is converted and
-gives the same numbers twice, and its SHA-256 stands on the card.
+URLs come from the originals' public documentation, named in `documented`, or from public programs that load them. None
+of the authors publishes checksums of these files. A downloaded file is therefore accepted if its conversion passes
+verification, and its SHA-256 is recorded in the card.
 """
 
 from collections.abc import Iterator
@@ -24,9 +24,9 @@ class RemoteFile:
     """A file of a published model.
 
     Attributes:
-        url: Where its authors have it.
-        role: What it is to `convert`: the `source` itself, or `weights`, `options`, `softmax`, `vocabulary`.
-        sha256: Of its content, where the authors publish it.
+        url: URL at the authors' site.
+        role: Argument of `convert`: the `source` itself, or `weights`, `options`, `softmax`, `vocabulary`.
+        sha256: Hash of its content, if the authors publish it.
     """
 
     url: str
@@ -35,7 +35,7 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        """Its own name."""
+        """File name without folders."""
         return self.url.rpartition("/")[2]
 
 
@@ -44,17 +44,17 @@ class Published:
     """A published original.
 
     Attributes:
-        name: By which it is asked for.
-        what: It is, in a few words.
-        language: Its code.
-        megabytes: To fetch, about; computed from the number of weights where the authors name no size. `None` if
+        name: Name in the catalog.
+        what: Short description.
+        language: Language code.
+        megabytes: Approximate download size; computed from the number of weights if the authors give none. `None` if
             neither is known.
-        files: To fetch.
-        softmax: Further files, of its language model.
-        license: Identifier of the Hub; `None` where the authors state none.
-        documented: The page that names the addresses.
-        is_confirmed: False for an address that is only like those of its siblings, of a number that nobody documents.
-        citations: BibTeX, where it is not the family's own.
+        files: Files to download.
+        softmax: Further files of its language model.
+        license: Hub identifier; `None` if the authors state none.
+        documented: Page that gives the URLs.
+        is_confirmed: False for a URL that was only inferred from similar ones, with an undocumented number.
+        citations: BibTeX, if different from the family's.
     """
 
     name: str
@@ -101,7 +101,7 @@ def _english(name: str, what: str, megabytes: int, stem: str, vocabulary: str | 
     return Published(name, what, "en", megabytes, _bilm(stem, f"elmo_{stem}"), softmax)
 
 
-# An ELMo of the original size inside, whose options some archives only name.
+# Options of the ELMo of original size, which some archives refer to without containing them.
 _ORIGINAL = "2x4096_512_2048cnn_2xhighway"
 _ORIGINAL_OPTIONS = RemoteFile(f"{S3}/elmo/{_ORIGINAL}/elmo_{_ORIGINAL}_options.json", "options")
 _CONFIGS = "https://github.com/allenai/allennlp/blob/v0.9.0/training_config"
@@ -112,7 +112,7 @@ def _task(name: str, what: str, megabytes: int | None, url: str, documented: str
     return Published(name, what, "en", megabytes, (RemoteFile(url), _ORIGINAL_OPTIONS), documented=documented)
 
 
-# ELMoForManyLangs, by the order of its page: code, name, number in the NLPL repository.
+# ELMoForManyLangs, in the order of its page: code, name, number in the NLPL repository.
 _MANY = (
     "ar Arabic 136|bg Bulgarian 137|ca Catalan 138|cs Czech 139|cu Old Church Slavonic 140|da Danish 141|de German 142|"
     "el Greek 143|en English 144|es Spanish 145|et Estonian 146|eu Basque 147|fa Persian 148|fi Finnish 149|"
@@ -141,7 +141,7 @@ def _many() -> Iterator[Published]:
 
 
 _NORWEGIAN_PAGE = "https://wiki.nlpl.eu/Vectors/norlm/elmo"
-# Number, language, what, page, license: those of the repository whose number is documented somewhere.
+# Models of the NLPL repository with a documented number: number, language, description, page, license.
 _NLPL = (
     (195, "ru", "Russian, National Corpus and Wikipedia, words", "https://rusvectores.org/en/models/", None),
     (196, "ru", "Russian, National Corpus and Wikipedia, lemmas", "https://rusvectores.org/en/models/", None),
@@ -231,10 +231,10 @@ CATALOG: dict[str, Published] = {
 
 
 def find(name: str) -> Published:
-    """The published original of a name, with or without `elmo:`; `nlpl-N` is any number of the NLPL repository.
+    """Find a published original by name, with or without `elmo:`; `nlpl-N` is any number of the NLPL repository.
 
     Raises:
-        CheckpointError: none; the message names the nearest ones.
+        CheckpointError: no such original; the message names similar ones.
     """
     name = name.removeprefix(PREFIX)
     if name in CATALOG:

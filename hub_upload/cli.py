@@ -18,12 +18,12 @@ from .release import ReleaseReport, release, table
 from .verify import TOLERANCE, sentence_of, verify
 
 WEIGHTS = (
-    ("options", "options.json, or the architecture file of ELMoForManyLangs, if it is not beside the weights"),
-    ("weights", "weight file, if it is not to be guessed"),
-    ("vocabulary", "vocabulary, one word a line, plain or gzipped, if it is not beside the weights"),
-    ("word_vectors", "table of word vectors in place of characters: a dump of token embeddings, GloVe's or word2vec's"),
+    ("options", "options.json, or the architecture file of ELMoForManyLangs, if not next to the weights"),
+    ("weights", "weight file, if it should not be guessed"),
+    ("vocabulary", "vocabulary, one word per line, plain or gzipped, if not next to the weights"),
+    ("word_vectors", "word vectors to use instead of characters: a dump of token embeddings, GloVe or word2vec"),
 )
-OVERWRITE_HELP = "replace a folder at the output that elmo-hub wrote"
+OVERWRITE_HELP = "replace an output folder written by elmo-hub"
 
 
 def _add_convert(commands: Any) -> None:
@@ -44,7 +44,7 @@ def _add_convert(commands: Any) -> None:
     parser.add_argument(
         "--elmo_only",
         action="store_true",
-        help="take the ELMo of an AllenNLP task model alone (default: a crf_tagger or bcn as a whole)",
+        help="convert only the ELMo of an AllenNLP task model (default: a complete crf_tagger or bcn)",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     group = parser.add_argument_group("files")
@@ -52,13 +52,13 @@ def _add_convert(commands: Any) -> None:
         group.add_argument(f"--{name}", type=Path, metavar="FILE", help=text)
     group.add_argument("--softmax", type=Path, metavar="FILE", help="HDF5 file with softmax/W and softmax/b")
     group = parser.further_group("what is left out")
-    group.add_argument("--without_vocabulary", action="store_true", help="leave vocabulary and softmax out")
-    group.add_argument("--without_softmax", action="store_true", help="leave the softmax out")
+    group.add_argument("--without_vocabulary", action="store_true", help="omit vocabulary and softmax")
+    group.add_argument("--without_softmax", action="store_true", help="omit the softmax")
     group.add_argument(
         "--no_remote_code",
         dest="remote_code",
         action="store_false",
-        help="leave out the code, for trust_remote_code=True where elmo-hf is missing",
+        help="omit the code that allows loading without elmo-hf (trust_remote_code=True)",
     )
     group.add_argument("--remote_code", action="store_true", help="==SUPPRESS==")
     group = parser.further_group("Transformer language models")
@@ -66,8 +66,8 @@ def _add_convert(commands: Any) -> None:
         "--layer_norm_epsilon",
         type=float,
         metavar="E",
-        help="which the archive does not hold (default: by the age of the program that wrote it, 1e-6 up to AllenNLP "
-        "0.9, 1e-13 from 1.0 on)",
+        help="not stored in the archive (default: by the AllenNLP version that wrote it, 1e-6 up to 0.9, 1e-13 from "
+        "1.0 on)",
     )
     parser.set_defaults(run=_convert, remote_code=True)
 
@@ -88,7 +88,7 @@ def _add_export(commands: Any) -> None:
     parser.add_argument(
         "--softmax_layout",
         choices=("sparse", "dense", "unsampled"),
-        help="how the archive of a Transformer holds its softmax (default: sparse)",
+        help="layout of the softmax in the archive of a Transformer (default: sparse)",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=_export)
@@ -100,21 +100,21 @@ def _add_verify(commands: Any) -> None:
         usage="elmo-hub verify --model FOLDER --against SOURCE [options]",
         help=COMMANDS["verify"],
         description="Compare a folder with the checkpoint it was made from, by an independent implementation in NumPy. "
-        "Exit status 1 where they differ.",
+        "The exit status is 1 if they differ.",
         example="elmo-hub verify --model elmo-folder --against weights.hdf5",
     )
     parser.add_argument("places", nargs="*", help="==SUPPRESS==")
     parser.add_argument("--model", metavar="FOLDER", help="Transformers folder")
     parser.add_argument("--against", type=Path, required=True, metavar="SOURCE", help="the original checkpoint")
     parser.add_argument(
-        "--sentences", type=Path, metavar="FILE", help="tokenized sentences, one a line, instead of built-in ones"
+        "--sentences", type=Path, metavar="FILE", help="tokenized sentences, one per line, instead of built-in ones"
     )
     parser.add_argument(
         "--tolerance",
         type=float,
         default=TOLERANCE,
         metavar="X",
-        help="largest difference, as a share of a layer's largest value",
+        help="maximum difference, relative to the layer's largest value",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     group = parser.add_argument_group("files")
@@ -133,9 +133,9 @@ def _add_card(commands: Any) -> None:
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="Transformers folder")
     parser.add_argument("--license", metavar="NAME", help="the Hub's identifier: apache-2.0, cc-by-4.0, other, ...")
-    parser.add_argument("--license_name", metavar="NAME", help="its name, with --license other")
+    parser.add_argument("--license_name", metavar="NAME", help="name of the license, with --license other")
     parser.add_argument("--language", nargs="+", default=[], metavar="CODE", help="such as en")
-    parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="training data, by names on the Hub")
+    parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="Hub names of the training data")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_card)
 
@@ -149,7 +149,7 @@ def _add_push(commands: Any) -> None:
         example="elmo-hub push elmo-folder me/elmo-small --private",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="Transformers folder")
-    parser.add_argument("name", metavar="NAME", help="of the repository, user/name")
+    parser.add_argument("name", metavar="NAME", help="name of the repository, user/name")
     parser.add_argument("--dry_run", action="store_true", help="print files, sizes and card; send nothing")
     _add_repository(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -161,19 +161,19 @@ def _add_release(commands: Any) -> None:
         "release",
         usage="elmo-hub release NAME [options]",
         help=COMMANDS["release"],
-        description="Fetch a published original by its name, convert it and verify it.",
+        description="Download a published original by name, convert it and verify it.",
         renamed={"--force": "--overwrite"},
         example="elmo-hub release small --output elmo-small",
     )
     parser.add_argument("name", metavar="NAME", help="such as small; elmo-hub list shows all")
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="folder to make; else kept and found as elmo:NAME"
+        "--output", type=Path, metavar="FOLDER", help="folder to create (default: the cache, found as elmo:NAME)"
     )
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
-    parser.add_argument("--base_url", metavar="URL", help="mirror, https:// or file://, with NAME/FILE")
-    parser.add_argument("--softmax", action="store_true", help="with its language model's softmax and vocabulary")
-    parser.add_argument("--yes", action="store_true", help="do not ask about size and license")
-    parser.add_argument("--push", metavar="USER/NAME", help="publish it on the Hub, too")
+    parser.add_argument("--base_url", metavar="URL", help="mirror, https:// or file://, with files NAME/FILE")
+    parser.add_argument("--softmax", action="store_true", help="include its language model's softmax and vocabulary")
+    parser.add_argument("--yes", action="store_true", help="accept size and license without a prompt")
+    parser.add_argument("--push", metavar="USER/NAME", help="also publish it on the Hub")
     _add_repository(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_release)
@@ -182,8 +182,8 @@ def _add_release(commands: Any) -> None:
 def _add_repository(parser: Parser) -> None:
     group = parser.add_argument_group("repository")
     group.add_argument("--private", action="store_true", default=None, help="make a new repository private")
-    group.add_argument("--revision", metavar="NAME", help="to commit to, or to start --branch from; main by default")
-    group.add_argument("--branch", metavar="NAME", help="to commit to, made if it does not exist")
+    group.add_argument("--revision", metavar="NAME", help="branch to commit to, or start of --branch (default: main)")
+    group.add_argument("--branch", metavar="NAME", help="branch to commit to; created if it does not exist")
     group.add_argument("--pull_request", action="store_true", help="open a pull request instead")
     group.add_argument("--message", metavar="TEXT", help="of the commit")
 
@@ -193,7 +193,7 @@ def _add_list(commands: Any) -> None:
         "list",
         usage="elmo-hub list",
         help=COMMANDS["list"],
-        description="List the published originals: size, license, language, what is kept here.",
+        description="List the published originals: size, license, language, and if they are cached.",
         example="elmo-hub list",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -229,7 +229,7 @@ def _verify(options: dict[str, Any]) -> int:
     sentences = None
     if options["sentences"] is not None:
         text = read_text(options["sentences"], "tokenized sentences, one a line")
-        # Lines end as in all readers, not at U+2028.
+        # Lines end as in all other readers, not at U+2028.
         sentences = [line.split() for line in io.StringIO(text, newline=None)]
     report = verify(
         folder,
@@ -317,7 +317,7 @@ def _list(options: dict[str, Any]) -> int:
 
 
 def _named(options: dict[str, Any], name: str, places: list[str], place: int, fewest: int = 1) -> str:
-    """The value of an option, or what is taken from its former place among `places`, where there are `fewest`."""
+    """The value of an option; formerly the argument number `place` of `places`, if there are at least `fewest`."""
     if options[name] is None:
         if len(places) < fewest:
             raise UsageError(f"--{name} is missing")
@@ -333,7 +333,7 @@ def _only(values: list[str], name: str) -> list[str]:
 
 
 def _tell(options: dict[str, Any], report: Any, lines: Sequence[str], **more: Any) -> None:
-    """The report of a command: its lines, or with `--json` all of it."""
+    """Print the report of a command: its lines, or with `--json` all of it."""
     _print(options, {**dataclasses.asdict(report), **more}, lines)
 
 
@@ -343,11 +343,11 @@ def _print(options: dict[str, Any], record: dict[str, Any], lines: Sequence[str]
 
 GROUPS = {
     "originals": {
-        "list": "show the published originals, by name",
-        "release": "fetch a published original by its name, convert and verify it",
-        "convert": "an original checkpoint to a Transformers folder",
+        "list": "list the published originals",
+        "release": "download a published original by name, convert and verify it",
+        "convert": "convert an original checkpoint to a Transformers folder",
         "verify": "compare a folder with the checkpoint it was made from",
-        "export": "a Transformers folder to the files of the original programs",
+        "export": "write a Transformers folder as the files of the original programs",
     },
     "publish": {
         "card": "write a folder's model card, or add facts to it",
@@ -366,7 +366,7 @@ ADDERS: dict[str, Callable[[Any], None]] = {
 }
 PROGRAM = Program(
     "elmo-hub",
-    "original ELMo checkpoints to Transformers folders and back",
+    "conversion of original ELMo checkpoints to Transformers folders and back",
     ADDERS.__getitem__,
     GROUPS,
     [
@@ -382,5 +382,5 @@ def parser() -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command of `elmo-hub`; returns the status: 0, 1 for a refusal or a failed verification, 2 for usage."""
+    """Run a command of `elmo-hub`; return the status: 0, 1 for a refusal or a failed verification, 2 for usage."""
     return PROGRAM.main(arguments)

@@ -1,4 +1,4 @@
-"""From an original checkpoint to a Transformers folder."""
+"""Conversion of an original checkpoint to a Transformers folder."""
 
 import hashlib
 import json
@@ -29,13 +29,13 @@ class ConversionReport:
     """The outcome of `convert`.
 
     Attributes:
-        source: The format and files that were recognized.
+        source: Recognized format and files.
         output: The folder.
-        architecture: Class of the model that was saved.
-        tensors: Number of tensors converted.
+        architecture: Class of the saved model.
+        tensors: Number of converted tensors.
         parameters: Number of values in them.
-        vocab_size: Word ids of the tokenizer.
-        notes: Sentences about what was assumed or left out.
+        vocab_size: Number of word ids of the tokenizer.
+        notes: Sentences about assumptions and omissions.
     """
 
     source: str
@@ -64,29 +64,28 @@ def convert(
     card: bool = True,
     force: bool = False,
 ) -> ConversionReport:
-    """Convert an original ELMo into a folder that Transformers loads; every bit of every weight is kept.
+    """Convert an original ELMo to a folder that Transformers loads; weights are preserved bit for bit.
 
     Args:
         source: A folder, ZIP or `model.tar.gz`, an HDF5 weight file, or the prefix of a TensorFlow checkpoint. The
             format is recognized by content.
-        output: The folder to make; written beside and moved into place when it is complete.
-        options, weights, vocabulary, softmax: Files that are not beside the source, or not to be guessed.
-        word_vectors: A table that takes the place of a bilm-tf model's characters, with a row for each line of the
-            vocabulary: HDF5 as `dump_token_embeddings` writes it, or a file of words and vectors in GloVe's or
-            word2vec's form.
-        without_vocabulary: Leave the vocabulary out, and with it the softmax, whose rows are its lines. A character
-            model embeds any word without it; a model that reads words by their id cannot do so.
-        without_softmax: Leave the softmax out; the result is an `ElmoModel`.
-        layer_norm_epsilon: Of a Transformer language model, whose archive does not hold it; `None` to tell by the age
-            of the program that wrote the archive (1e-6 up to AllenNLP 0.9, 1e-13 from 1.0 on).
-        elmo_only: Take the ELMo of an AllenNLP task model alone, whatever kind of model it is.
-        remote_code: Put the code into the folder, for `trust_remote_code=True` where this package is missing.
+        output: The folder to create; it appears when it is complete.
+        options, weights, vocabulary, softmax: Files that are not next to the source, or should not be guessed.
+        word_vectors: A table that replaces a bilm-tf model's characters, with one row per line of the vocabulary: HDF5
+            as written by `dump_token_embeddings`, or words and vectors in GloVe's or word2vec's format.
+        without_vocabulary: Omit the vocabulary, and with it the softmax, whose rows are its lines. Only possible for
+            character models, which embed any word.
+        without_softmax: Omit the softmax; the result is an `ElmoModel`.
+        layer_norm_epsilon: Epsilon of a Transformer language model, which its archive does not contain; `None` to infer
+            it from the AllenNLP version that wrote the archive (1e-6 up to 0.9, 1e-13 from 1.0 on).
+        elmo_only: Convert only the ELMo of an AllenNLP task model of any kind.
+        remote_code: Include the code, for `trust_remote_code=True` without this package.
         card: Write a model card, with the SHA-256 of the files.
         force: Replace a model folder at `output`.
 
     Raises:
-        CheckpointError: what is wrong, and the remedy.
-        OSError: the output cannot be written; then nothing is left of it.
+        CheckpointError: the conversion is not possible; the message gives the cause and the remedy.
+        OSError: the output cannot be written; nothing is left of it.
     """
     given = {"options": options, "weights": weights, "vocabulary": vocabulary, "softmax": softmax}
     paths = {name: Path(path) for name, path in {**given, "word_vectors": word_vectors}.items() if path is not None}
@@ -113,7 +112,7 @@ def convert(
 
 
 def _source_files(source: Path, read: Iterable[Path | str]) -> list[Path]:
-    """The files that a card names: an archive or a weight file as it was given, of a folder those that were read."""
+    """Files to list in the card: the given archive or weight file, or the files read from a folder."""
     found = [source, *map(Path, read)] if not source.is_dir() else [*map(Path, read)]
     if not source.exists():  # the prefix of a TensorFlow checkpoint
         found += sorted(source.parent.glob(f"{source.name}.*"))
@@ -133,7 +132,7 @@ def _convert(source: Source, output: Path, remote_code: bool, files: list[Path] 
         tokenizer.model_max_length = config.max_position_embeddings
     room.complete(config, source, notes)
     kind = room.model(source, plan) or (ElmoForPreTraining if plan.has_softmax else ElmoModel)
-    # Without memory for its weights: they are assigned, not copied.
+    # On the meta device, since weights are assigned, not copied.
     try:
         with torch.device("meta"):
             model = kind(config)
@@ -162,7 +161,7 @@ def _convert(source: Source, output: Path, remote_code: bool, files: list[Path] 
         output=output,
         architecture=type(model).__name__,
         tensors=len(plan.entries) + len(of_task),
-        # A shared table has two names.
+        # A tied weight has two names.
         parameters=sum(value.numel() for value in {id(value): value for value in parameters.values()}.values()),
         vocab_size=config.vocab_size,
         notes=tuple(notes),
@@ -170,7 +169,7 @@ def _convert(source: Source, output: Path, remote_code: bool, files: list[Path] 
 
 
 def _read(source: Source, plan: Plan, model: PreTrainedModel, of_task: Mapping[str, Array]) -> dict[str, Tensor]:
-    """All parameters of the model, those of its biLM converted one array at a time.
+    """Read all parameters of the model; those of the biLM are converted one array at a time.
 
     Raises:
         CheckpointError: the tables and the model disagree, or a tensor cannot be read.
@@ -181,18 +180,18 @@ def _read(source: Source, plan: Plan, model: PreTrainedModel, of_task: Mapping[s
     parameters: dict[str, Tensor] = {}
     for entry in plan.entries:
         if config.scalar_mix == "fixed" and entry.parameters[0].startswith("scalar_mixes."):
-            # In the configuration already.
+            # Already in the configuration.
             continue
         rows = shapes[entry.parameters[0]][0]
         arrays = entry.transform.to_parameters(source.tensors[plan.stored[entry.original]].read(), rows)
         parameters.update(zip(entry.parameters, map(torch.from_numpy, arrays), strict=True))
-    # What no language model has: the mixes start as a new model's.
+    # Language models have no mixes; they are newly initialized.
     layers = config.num_mixed_layers
     for k in range(config.num_representations if config.scalar_mix == "learned" else 0):
         parameters.setdefault(f"scalar_mixes.{k}.weights", torch.zeros(layers))
         parameters.setdefault(f"scalar_mixes.{k}.gamma", torch.ones(1))
     if config.tie_word_embeddings:
-        # One tensor under two names.
+        # A tied weight, under both names.
         parameters["softmax.weight"] = parameters["embeddings.word_embeddings.weight"]
     others = {name: torch.from_numpy(value) for name, value in of_task.items()}
     others |= {name: parameters.pop(name) for name in list(parameters) if name.startswith("softmax.")}
@@ -204,7 +203,7 @@ def _read(source: Source, plan: Plan, model: PreTrainedModel, of_task: Mapping[s
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content, in hexadecimal digits."""
+    """SHA-256 of a file's content, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -213,12 +212,12 @@ def sha256(path: Path) -> str:
 
 
 def without_folders(note: str) -> str:
-    """A sentence in which files are called by their own names: cards do not tell of this machine."""
+    """Strip folders from the paths in a sentence, so that cards do not reveal them."""
     return " ".join(word.rpartition("/")[2] if os.sep in word.rstrip(":,;") else word for word in note.split(" "))
 
 
 def remove_code(folder: Path) -> None:
-    """Take the code that `save_pretrained` adds out of a folder, and the references to it."""
+    """Remove the code that `save_pretrained` adds to a folder, and the references to it."""
     for path in folder.glob("*.py"):
         path.unlink()
     for path in (folder / "config.json", folder / "tokenizer_config.json"):

@@ -1,4 +1,4 @@
-"""Recognize a checkpoint by its content and open it."""
+"""Recognition of checkpoints by content."""
 
 import tempfile
 import zipfile
@@ -16,7 +16,7 @@ from .common.options import read_json
 from .common.source import Place, Source
 from .formats import FORMATS
 
-# A tar first: one may hold a stored ZIP near its end, by which it would pass for a ZIP.
+# Tar is tried first: a tar with a stored ZIP near its end would be taken for a ZIP.
 ARCHIVES = ((is_tar, allennlp.wanted_member), (zipfile.is_zipfile, bilm_tf.wanted_member))
 
 
@@ -31,13 +31,13 @@ def open_source(
     elmo_only: bool = False,
     word_vectors: Path | None = None,
 ) -> Iterator[Source]:
-    """Open an original checkpoint for reading; what was unpacked for it vanishes when the block ends.
+    """Open an original checkpoint for reading; unpacked files are removed at the end of the block.
 
     Args:
         source: Folder, archive, weight file, or prefix of a TensorFlow checkpoint.
-        options, weights, vocabulary, softmax: Files that are elsewhere or not to be guessed.
-        elmo_only: Open the ELMo of a task model alone.
-        word_vectors: A table that takes the place of a bilm-tf model's characters.
+        options, weights, vocabulary, softmax: Files that are elsewhere or should not be guessed.
+        elmo_only: Open only the ELMo of a task model.
+        word_vectors: A table that replaces a bilm-tf model's characters.
 
     Raises:
         CheckpointError: missing, damaged, not recognized, or recognized and not supported.
@@ -54,7 +54,7 @@ def open_source(
         try:
             yield _open(Place(source, options, weights, vocabulary, softmax, elmo_only, word_vectors, stack), folder)
         except CheckpointError as error:
-            # The user knows the archive, not where it was unpacked.
+            # Name the archive, not the temporary folder.
             raise CheckpointError(str(error).replace(str(folder), str(source))) from error
 
 
@@ -83,13 +83,13 @@ def _open(place: Place, unpacked: Path) -> Source:
 
 
 def _refuse_converted(folder: Path) -> None:
-    """Raise `CheckpointError` for a folder of Transformers."""
+    """Raise `CheckpointError` for a Transformers folder."""
     config = folder / "config.json"
     if config.is_file():
         try:
             model_type = read_json(config).get("model_type")
         except CheckpointError:
-            return  # Jsonnet, or nothing of ours: the readers will say.
+            return  # Jsonnet or something else: left to the readers.
         if model_type is not None:
             raise CheckpointError(
                 f"{folder}: a Transformers model already (model_type {model_type!r}); expected an original checkpoint"

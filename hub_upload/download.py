@@ -1,4 +1,4 @@
-"""Files of a published original, fetched where they are: resumable, and complete or absent."""
+"""Resumable downloads of published originals; files appear only when they are complete."""
 
 import hashlib
 import shutil
@@ -18,17 +18,17 @@ SUMS = "SHA256SUMS"
 
 
 def address(item: Published, file: RemoteFile, base_url: str | None) -> str:
-    """Where a file is fetched: at its authors', or in the folder of the model's name on a mirror."""
+    """URL of a file: at the authors' site, or in the folder of the model's name on a mirror."""
     return file.url if base_url is None else f"{base_url.rstrip('/')}/{item.name}/{file.name}"
 
 
 def fetch(item: Published, file: RemoteFile, folder: Path, base_url: str | None = None) -> Path:
-    """A file of a published original, in `folder` or, of a `file://` mirror, where it lies.
+    """Download a file of a published original into `folder`; return files of a `file://` mirror in place.
 
-    What arrived before an interruption is kept in `folder` and continued, as long as the server's file is the same.
+    An interrupted download is continued if the server's file has not changed.
 
     Raises:
-        CheckpointError: it cannot be fetched, is cut off, or its SHA-256 is another than is published.
+        CheckpointError: the file cannot be downloaded, is truncated, or its SHA-256 is not the published one.
         OSError: it cannot be written.
     """
     url = address(item, file, base_url)
@@ -54,7 +54,7 @@ def _download(url: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         metadata = get_hf_file_metadata(url, token=False)
-        # Another file at the same address is another download.
+        # A changed file at the same URL is a new download.
         mark = hashlib.sha256(f"{metadata.etag} {metadata.size}".encode()).hexdigest()[:12]
         partial = path.with_name(f"{path.name}.{mark}.incomplete")
         for other in path.parent.glob(f"{path.name}.*.incomplete"):
@@ -73,9 +73,9 @@ def _download(url: str, path: Path) -> None:
         raise CheckpointError(
             f"{url}: HF_HUB_OFFLINE is set: unset it, or name a mirror with --base-url file://FOLDER"
         ) from error
-    except Exception as error:  # whatever the client of the day raises for a server that is not there
+    except Exception as error:  # HTTP clients raise various exceptions for unreachable servers
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk
+            raise  # a disk error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
             f"{url}: cannot be fetched ({reason}); the same command goes on where it stopped, --base-url names a mirror"
@@ -83,7 +83,7 @@ def _download(url: str, path: Path) -> None:
 
 
 def _listed(item: Published, file: RemoteFile, folder: Path, base_url: str | None) -> str | None:
-    """The SHA-256 that a `file://` mirror's `SHA256SUMS` beside the file has for it."""
+    """SHA-256 of a file according to `SHA256SUMS` in a `file://` mirror."""
     url = address(item, file, base_url)
     if urlsplit(url).scheme != "file":
         return None

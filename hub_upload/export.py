@@ -1,4 +1,4 @@
-"""From a Transformers folder back to the files of an original program."""
+"""Export of a Transformers folder to the files of an original program."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -21,12 +21,12 @@ class ExportReport:
 
     Attributes:
         folder: The Transformers folder.
-        output: The folder made.
+        output: The created folder.
         files: Names of the files in it.
-        tensors: Number of tensors written.
-        reversible: Whether every weight that readers compute with is bit-identical to this model's; false only if
-            moving the forget bias out of the biases rounded one.
-        notes: Sentences about what the originals cannot hold or will not read.
+        tensors: Number of written tensors.
+        reversible: True if all weights are bit-identical for readers; false only if subtracting the forget bias rounded
+            a value.
+        notes: Sentences about what the originals cannot represent or read.
     """
 
     folder: Path
@@ -46,19 +46,19 @@ def export(
 ) -> ExportReport:
     """Write `options.json` and `weights.hdf5`, with `softmax_weights.hdf5` and `vocab.txt` if the model has them.
 
-    A model that reads characters by a dictionary becomes a directory of ELMoForManyLangs instead, and one with a
-    Transformer the archive of an AllenNLP language model, `model.tar.gz`.
+    A model with a character dictionary is written as a directory of ELMoForManyLangs instead, and a Transformer as the
+    archive of an AllenNLP language model, `model.tar.gz`.
 
     Args:
-        folder: A Transformers folder of any ELMo model; of a task model the biLM is exported.
-        output: The folder to make; written beside and moved into place when it is complete.
-        softmax_layout: How the archive of a Transformer holds the softmax: for sparse gradients (`None` means this),
-            for dense ones, or not sampled.
+        folder: A Transformers folder of any ELMo model; for a task model, its biLM is exported.
+        output: The folder to create; it appears when it is complete.
+        softmax_layout: Layout of the softmax in the archive of a Transformer: for sparse gradients (the default), for
+            dense gradients, or not sampled.
         force: Replace a model folder at `output`.
 
     Raises:
-        CheckpointError: not an ELMo folder, damaged, or a model that the original formats cannot hold.
-        OSError: the output cannot be written; then nothing is left of it.
+        CheckpointError: not an ELMo folder, damaged, or a model that the original formats cannot represent.
+        OSError: the output cannot be written; nothing is left of it.
     """
     folder, output = Path(folder), Path(output)
     check_output(output, force, [folder], EXPORTS)
@@ -88,9 +88,9 @@ def export(
 
 
 def _note_mixes(config: ElmoConfig, parameters: Mapping[str, Parameter], notes: list[str]) -> None:
-    """Say in numbers what the files do not hold."""
+    """Add notes with the values of the mixes, which the files do not contain."""
     if config.scalar_mix == "fixed":
-        # The configuration is their only source: whatever weights of mixes a file has, the model does not load them.
+        # Fixed mixes come from the configuration only; mix weights in a file are not loaded.
         notes.append(
             f"the fixed mix is not part of these files: raw weights {config.scalar_mix_parameters} (AllenNLP: "
             "scalar_mix_parameters), gamma 1"
@@ -101,7 +101,7 @@ def _note_mixes(config: ElmoConfig, parameters: Mapping[str, Parameter], notes: 
     for k in range(config.num_representations):
         weights, gamma = (parameters.get(f"scalar_mixes.{k}.{part}") for part in ("weights", "gamma"))
         learned = weights if config.scalar_mix == "learned" else None
-        # Nine digits give a float32 back exactly.
+        # Nine digits restore a float32 exactly.
         raw = [float(f"{value:.9g}") for value in learned.load().float().tolist()] if learned else []
         scale = float(gamma.load().float()) if gamma else 1.0
         if scale != 1.0 or len(set(raw)) > 1:

@@ -1,9 +1,9 @@
-"""The table of formats: which room serves which layout."""
+"""The table of formats."""
 
 from . import allennlp, allennlp_task, bilm_tf, many_languages, transformer_lm
 from .common.format import Export, Format
 
-# By `Source.layout`, in the order in which a place is tried: the last one takes every folder that is left.
+# Formats by `Source.layout`, in the order in which they are tried; the last one accepts all remaining folders.
 FORMATS: dict[str, Format] = {
     "elmoformanylangs": many_languages.FORMAT,
     "allennlp-language-model": transformer_lm.FORMAT,
@@ -11,5 +11,5 @@ FORMATS: dict[str, Format] = {
     "allennlp": allennlp.FORMAT,
     "bilm-tf": bilm_tf.FORMAT,
 }
-# In the order in which a model is offered: a dictionary of characters decides before the kind of the encoder.
+# Exports in the order in which they are tried: a character dictionary takes precedence over the kind of encoder.
 EXPORTS: tuple[Export, ...] = (many_languages.EXPORT, bilm_tf.EXPORT, transformer_lm.EXPORT)

@@ -1,4 +1,4 @@
-"""Published originals by name: fetched, converted, verified and described; only then they are there."""
+"""Release of published originals by name: download, conversion, verification and model card, as one step."""
 
 import shutil
 import sys
@@ -28,10 +28,10 @@ class ReleaseReport:
     """The outcome of `release`.
 
     Attributes:
-        item: What was released.
+        item: The published original.
         folder: The Transformers folder.
-        verification: How far it is from its source.
-        notes: Of the conversion.
+        verification: Comparison with the source.
+        notes: Notes of the conversion.
     """
 
     item: Published
@@ -41,33 +41,33 @@ class ReleaseReport:
 
 
 def home() -> Path:
-    """Where originals are kept: `elmo_hf` in the folder of the Hub's client (`HF_HOME`)."""
+    """Cache folder of originals: `elmo_hf` in the folder of the Hub client (`HF_HOME`)."""
     return Path(constants.HF_HOME) / "elmo_hf"
 
 
 def is_kept(name: str) -> bool:
-    """Whether a published original lies here, converted and verified."""
+    """True if a published original is cached, converted and verified."""
     return (home() / name / "config.json").is_file()
 
 
 def kept(name: str) -> Path:
-    """The folder of a published original, which is fetched, converted and verified if it is not there yet.
+    """Folder of a published original, which is downloaded, converted and verified if it is not cached.
 
     Raises:
-        CheckpointError: no such original, not wanted, or as of `release`.
+        CheckpointError: no such original, declined by the user, or as in `release`.
         OSError: it cannot be written.
     """
     item = find(name)
     if not is_kept(item.name):
         with _alone(f"{item.name}.kept"):
-            if not is_kept(item.name):  # by another process meanwhile
+            if not is_kept(item.name):  # unless another process has done it meanwhile
                 release(item.name)
     return home() / item.name
 
 
 @contextmanager
 def _alone(name: str) -> Iterator[None]:
-    """Context that one process of this machine is in at a time."""
+    """Context manager that only one process of this machine enters at a time."""
     folder = home() / ".downloads"
     folder.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(folder / f"{name}.lock"):
@@ -84,20 +84,20 @@ def release(
     force: bool = False,
     ask: Callable[[str], str] | None = None,
 ) -> ReleaseReport:
-    """Fetch a published original, convert it, verify it against what was fetched, and write its card.
+    """Download a published original, convert it, verify the result against the original, and write its card.
 
     Args:
-        name: Of the catalog.
-        output: The folder to make; by default the one in which originals are kept and found by `elmo:NAME`.
-        base_url: A mirror, `https://` or `file://`, that holds `NAME/FILE`.
-        softmax: Fetch the softmax of its language model and its vocabulary too, where they are published.
-        yes: Do not ask.
+        name: Name in the catalog.
+        output: The folder to create; by default the cache, where it is found as `elmo:NAME`.
+        base_url: A mirror, `https://` or `file://`, with files `NAME/FILE`.
+        softmax: Also download the softmax and vocabulary of its language model, if published.
+        yes: Accept size and license without a prompt.
         force: Replace a model at `output`.
-        ask: Puts the question about size and license, for other surroundings than a terminal.
+        ask: Prompt function for size and license, for environments without a terminal.
 
     Raises:
-        CheckpointError: no such original, refused, not fetched, damaged, or it does not pass verification; then
-            `output` is what it was before.
+        CheckpointError: no such original, declined, not downloadable, damaged, or verification failed; `output` is then
+            unchanged.
         OSError: it cannot be written; likewise.
     """
     item = find(name)
@@ -135,7 +135,7 @@ def _released(item: Published, folder: Path, downloads: Path, base_url: str | No
 def card_facts(
     item: Published, folder: Path, files: list[Path], verification: VerificationReport, notes: tuple[str, ...]
 ) -> CardFacts:
-    """What the card says of a published original."""
+    """Facts for the card of a published original."""
     license = f"under {item.license}" if item.license else f"(license: {NOT_STATED})"
     return CardFacts(
         name=f"elmo-{item.name}",
@@ -165,7 +165,7 @@ def _ask(item: Published, base_url: str | None, softmax: bool, ask: Callable[[st
 
 
 def table() -> list[tuple[str, str, str, str, str, str]]:
-    """The catalog for readers: name, size, license, language, kept here, what it is."""
+    """The catalog as text: name, size, license, language, cached or not, description."""
     return [
         (
             item.name,

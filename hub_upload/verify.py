@@ -1,4 +1,4 @@
-"""The check that a converted folder gives the numbers of the file it was made from."""
+"""Verification that a converted folder gives the same numbers as its original."""
 
 import math
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from .formats import FORMATS
 
 TOLERANCE = 1e-5
 
-# The sizes of all tensors follow from these; the table of words has those of the vocabulary besides.
+# Fields that determine the sizes of all tensors, except for the number of words.
 SIZES = (
     "num_characters character_embedding_size character_filters num_highway_layers character_projection "
     "word_embedding_size character_projection_location character_layer_norm projection_size encoder_type "
@@ -39,7 +39,7 @@ SIZES = (
     "bidirectional"
 ).split()
 
-# Of a task model, beside them: what its layers, words and labels are.
+# Additional fields of a task model: its layers, words and labels.
 TASK_SIZES = (
     "label_names elmo_at word_vector_size task_character_size num_task_characters task_character_filters "
     "task_character_activation pre_encoder_layers classifier_layers task_encoder task_lstm_size task_lstm_layers "
@@ -50,7 +50,7 @@ TASKS: dict[str, type[PreTrainedModel]] = {
     kind.__name__: kind for kind in (ElmoForTokenClassification, ElmoForSequenceClassification)
 }
 
-# Short, long and odd words; boundaries spelled out are left to the tokenizer's options.
+# Short, long and unusual words, but no boundary symbols, whose meaning depends on the tokenizer's options.
 SENTENCES = (
     "The quick brown fox jumps over the lazy dog .".split(),
     "Ms. Haag plays Elianti .".split(),
@@ -60,9 +60,9 @@ SENTENCES = (
     ["x"],
     "Pierre Vinken , 61 years old , will join the board as a nonexecutive director Nov. 29 .".split(),
 )
-# A model that reads words by their id takes most of the above for unknown: it gets sentences of its own words too.
+# To a model that reads words by their id, most of these are unknown; it also gets sentences of its own words.
 OWN_SENTENCES, OWN_WORDS = 4, 12
-# Sizes of consecutive batches with carried state: the batch shrinks and grows.
+# Sizes of consecutive batches with carried state, shrinking and growing.
 BATCH_SIZES = (3, 2, 4)
 
 
@@ -71,15 +71,15 @@ class VerificationReport:
     """The outcome of `verify`.
 
     Attributes:
-        source: The format and files that were read.
-        differences: For each layer, words first, the largest absolute difference, each batch from zero state.
-        carried: The same with the state carried over batches that shrink and grow; for a model without state, in
-            those batches.
-        magnitudes: For each layer, the largest absolute value that the plain program found.
-        tolerance: The bound asked for, as a share of the magnitudes.
-        sentences: Number of sentences compared.
-        has_state: Whether the model carries one.
-        task: Of a task model converted whole, how far its scores are from the archive's.
+        source: Format and files of the original.
+        differences: Largest absolute difference per layer, word layer first, with every batch read from zero state.
+        carried: The same with state carried over shrinking and growing batches (or just those batches, for a model
+            without state).
+        magnitudes: Largest absolute value per layer, according to the plain implementation.
+        tolerance: Requested tolerance, relative to the magnitudes.
+        sentences: Number of compared sentences.
+        has_state: True if the model carries state.
+        task: Comparison of the scores of a completely converted task model.
     """
 
     source: str
@@ -94,29 +94,29 @@ class VerificationReport:
     @property
     def largest(self) -> float:
         """The largest absolute difference."""
-        # max() would lose a NaN.
+        # np.max propagates NaN; max() would not.
         return float(np.max([*self.differences, *self.carried]))
 
     @property
     def scaled(self) -> float:
-        """The largest difference as a share of its layer's magnitude: float32 rounds large values more."""
+        """The largest difference relative to its layer's magnitude, since float32 rounds larger values more."""
         shares = [
             difference / magnitude if magnitude else math.inf
             for differences in (self.differences, self.carried)
             for difference, magnitude in zip(differences, self.magnitudes, strict=True)
-            if difference != 0  # a layer of zeros that is one here too
+            if difference != 0  # avoids 0 / 0 for a layer of zeros
         ]
         return float(np.max([0.0, *shares]))
 
     @property
     def passed(self) -> bool:
-        """True if every difference is a number and within the tolerance, those of the task's scores within theirs."""
+        """True if all differences, including those of task scores, are numbers within their tolerances."""
         layers = math.isfinite(self.scaled) and self.scaled <= self.tolerance
         return layers and (self.task is None or self.task.passed)
 
 
 def sentence_of(report: VerificationReport) -> str:
-    """What a model card says of a passed verification."""
+    """Sentence about a passed verification, for the model card."""
     task = report.task
     of_task = "" if task is None else f", {task.logits:.1e} of the task's scores (tolerance {task.logits_tolerance:g})"
     return (
@@ -137,20 +137,20 @@ def verify(
     vocabulary: str | PathLike[str] | None = None,
     word_vectors: str | PathLike[str] | None = None,
 ) -> VerificationReport:
-    """Recompute embeddings from an original checkpoint with a plain NumPy program and compare them with the model's.
+    """Recompute embeddings from an original checkpoint with a plain NumPy implementation, and compare the model's.
 
-    The folder is used as a user would: its own tokenizer, then `ElmoModel`, and of a whole task model also its head.
+    The folder is used like a user would: its own tokenizer, `ElmoModel`, and for a complete task model also its head.
 
     Args:
         folder: A Transformers folder.
-        against: The checkpoint it was converted from, as for `convert`.
-        sentences: Lists of words; built-in ones if `None`, and then words of the vocabulary too if the model reads
-            words by their id.
-        tolerance: Largest difference that passes, as a share of the largest absolute value of the layer.
-        options, weights, vocabulary, word_vectors: As for `convert`.
+        against: The checkpoint it was converted from, as in `convert`.
+        sentences: Lists of words; `None` for built-in ones, plus words of the vocabulary if the model reads words by
+            their id.
+        tolerance: Maximum difference, relative to the largest absolute value of the layer.
+        options, weights, vocabulary, word_vectors: As in `convert`.
 
     Raises:
-        CheckpointError: either side cannot be read, they differ in shape, or there is nothing to compare.
+        CheckpointError: one side cannot be read, shapes differ, or there is nothing to compare.
     """
     folder = Path(folder)
     batch = [list(words) for words in (SENTENCES if sentences is None else sentences) if words]
@@ -164,13 +164,13 @@ def verify(
     head = TASKS.get((config.architectures or [""])[0])
     try:
         tokenizer = ElmoTokenizer.from_pretrained(folder)
-        # The layers of the original, whatever language they are mapped to.
+        # Compare the original layers, without an alignment to another language.
         whole = (head or ElmoModel).from_pretrained(folder, dtype=torch.float32, aligned=False).eval()
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded ({error})") from error
     with open_source(Path(against), **paths, elmo_only=head is None) as source:
         _check_sizes(folder, config, source)
-        # What no file of a Transformer holds is the folder's.
+        # A Transformer's epsilon, which its files lack, is taken from the folder.
         plain = plain_elmo(source, config.layer_norm_epsilon)
         make_task = FORMATS[source.layout].plain_task
         plain_task = None if make_task is None else make_task(source, plain)
@@ -195,14 +195,14 @@ def verify(
 
 
 def _check_sizes(folder: Path, config: ElmoConfig, source: Source) -> None:
-    """Refuse, before anything is read, a source that does not fit its own options or the folder.
+    """Refuse, before reading weights, a source that does not match its own options or the folder.
 
-    Whatever sizes a file from elsewhere claims, no more is allocated than for the model that is loaded already.
+    Whatever sizes an untrusted file claims, no more memory is allocated than for the loaded model.
 
     Raises:
         CheckpointError: the message names the tensor or the size.
     """
-    # The softmax takes no part in a comparison of layers.
+    # The softmax is not needed for a comparison of layers.
     tensors = {name: value for name, value in source.tensors.items() if not name.endswith(SOFTMAX)}
     source = replace(source, tensors=tensors)
     room = FORMATS[source.layout]
@@ -219,14 +219,14 @@ def _check_sizes(folder: Path, config: ElmoConfig, source: Source) -> None:
 
 
 def plain_elmo(source: Source, layer_norm_epsilon: float = 1e-6) -> Plain:
-    """The independent implementation over an open source.
+    """Create the plain implementation of an open source.
 
     Args:
         source: An open source.
-        layer_norm_epsilon: Of a Transformer.
+        layer_norm_epsilon: Epsilon of a Transformer.
 
     Raises:
-        CheckpointError: the source lacks what the implementation looks for.
+        CheckpointError: the source lacks something that the implementation needs.
     """
 
     def read(name: str) -> np.ndarray:
@@ -236,7 +236,7 @@ def plain_elmo(source: Source, layer_norm_epsilon: float = 1e-6) -> Plain:
 
     try:
         plain = FORMATS[source.layout].plain(source, read, layer_norm_epsilon)
-        # Every matrix is used once here, and a word that no vocabulary has.
+        # Uses every matrix once, with a word that is in no vocabulary.
         plain.embed([[""]])
     except CheckpointError:
         raise
@@ -249,7 +249,7 @@ def plain_elmo(source: Source, layer_norm_epsilon: float = 1e-6) -> Plain:
 
 
 def _own_sentences(words: list[str]) -> list[list[str]]:
-    """Sentences of words from all over a vocabulary; boundaries spelled out are left out here too."""
+    """Sentences of words spread over a vocabulary, again without boundary symbols."""
     plain = [word for word in words if word not in ("<S>", "</S>")]
     step = max(1, len(plain) // (OWN_SENTENCES * OWN_WORDS))
     chosen = plain[::step][: OWN_SENTENCES * OWN_WORDS]
@@ -257,7 +257,7 @@ def _own_sentences(words: list[str]) -> list[list[str]]:
 
 
 def _batches(sentences: list[list[str]]) -> list[list[list[str]]]:
-    """Consecutive batches of the sizes in `BATCH_SIZES`, starting over at the end."""
+    """Split sentences into consecutive batches with the sizes of `BATCH_SIZES`, repeated."""
     endless = sentences * (1 + sum(BATCH_SIZES) // len(sentences))
     batches, start = [], 0
     for size in BATCH_SIZES:
@@ -270,7 +270,7 @@ def _batches(sentences: list[list[str]]) -> list[list[list[str]]]:
 def _compare(
     model: ElmoModel, tokenizer: ElmoTokenizer, plain: Plain, batches: list[list[list[str]]], carry: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Largest difference and magnitude of each layer over all batches and all words, boundaries included."""
+    """Largest difference and magnitude of each layer over all batches and all words, including boundaries."""
     largest, magnitudes = np.zeros(plain.depth + 1), np.zeros(plain.depth + 1)
     state: ElmoState | None = None
     plain.state.clear()
@@ -285,7 +285,7 @@ def _compare(
                     f"the tokenizer makes {found.shape[1]} words of {' '.join(batch[row])!r}, expected "
                     f"{expected.shape[1]} with the boundaries"
                 )
-            # np.maximum keeps NaN, which max() would lose.
+            # np.maximum propagates NaN; max() would not.
             largest = np.maximum(largest, np.abs(found - expected).max(axis=(1, 2)))
             magnitudes = np.maximum(magnitudes, np.abs(expected).max(axis=(1, 2)))
         if carry:

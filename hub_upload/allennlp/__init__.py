@@ -1,4 +1,4 @@
-"""AllenNLP's task models with an `Elmo` inside; bilm-tf's files, which `Elmo` reads too, are what it is exported to."""
+"""AllenNLP's task models that contain an `Elmo`. They are exported as bilm-tf's files, which `Elmo` reads too."""
 
 from elmo_hf import ElmoConfig, ElmoTokenizer
 

@@ -1,4 +1,4 @@
-"""The plain implementation of AllenNLP's `Elmo`; see `common.plain`."""
+"""The plain implementation of AllenNLP's `Elmo`, based on `common.plain`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from ..common.plain import Characters, PlainElmo, Read, allennlp_cells, allennlp
 
 
 def from_allennlp(names: set[str], read: Read, options: Mapping[str, Any]) -> PlainElmo:
-    """From the parameters of the module, whose own sizes count."""
+    """Build the plain model from the module's parameters, whose shapes determine the sizes."""
     words, stack = "_elmo_lstm._token_embedder.", "_elmo_lstm._elmo_lstm."
 
     def count(beginning: str, end: str) -> int:

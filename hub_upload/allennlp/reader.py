@@ -1,7 +1,7 @@
-"""AllenNLP task models that hold an `Elmo`: `model.tar.gz`, or the folder of a training run.
+"""Reader of AllenNLP task models that contain an `Elmo`: `model.tar.gz`, or the folder of a training run.
 
-The module is found in the state dict by the names of its parameters, wherever it sits. Its options come from the
-archive (`fta/`, inlined, or a file of its folder), or else from the shapes.
+The module is found in the state dict by the names of its parameters, at any depth. Its options come from the archive
+(`fta/`, inlined, or a file in its folder), or else from the shapes.
 
 Source: AllenNLP `modules/elmo.py`, `modules/elmo_lstm.py`, `modules/scalar_mix.py`, `models/archival.py`.
 """
@@ -25,9 +25,9 @@ from ..common.vocabulary import Vocabulary
 WEIGHTS = ("weights.th", "best.th", "model.th")
 _EMBEDDER = "_elmo_lstm._token_embedder."
 _TABLE = _EMBEDDER + "_char_embedding_weights"
-# Vectors of a cached vocabulary, which the character CNN gives again.
+# Vectors of a cached vocabulary, which can be recomputed by the character CNN.
 CACHED_WORDS = "_elmo_lstm._word_embedding.weight"
-# Clips of every published model; used only if no options are found, and reported.
+# Clips of every published model; used, and reported, if no options are found.
 DEFAULT_CLIP = 3.0
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
@@ -52,11 +52,11 @@ class ElmoSource(Source):
     """An open archive.
 
     Attributes:
-        mixes: How its `Elmo` was set up.
-        prefix: Of the names of its tensors in the state dict.
-        others: Number of tensors beside it.
-        is_projected: Whether the task model projects its vectors.
-        tokens_to_add: Words that have a character of their own.
+        mixes: Settings of its `Elmo`.
+        prefix: Prefix of the `Elmo`'s tensor names in the state dict.
+        others: Number of other tensors.
+        is_projected: True if the task model projects ELMo's vectors.
+        tokens_to_add: Words with a character id of their own.
     """
 
     mixes: MixOptions = MixOptions()
@@ -66,12 +66,12 @@ class ElmoSource(Source):
     tokens_to_add: Mapping[str, int] = field(default_factory=dict)
 
     def holds(self, name: str) -> bool:
-        """True if a tensor of the state dict is one of the `Elmo`'s."""
+        """True if a tensor of the state dict belongs to the `Elmo`."""
         return _is_of_elmo(name, self.prefix)
 
 
 def wanted_member(name: str) -> bool:
-    """True if a member of `model.tar.gz` is of use."""
+    """True if a member of `model.tar.gz` is needed."""
     base = name.rsplit("/", 1)[-1]
     return (
         base in (*WEIGHTS, "config.json", "meta.json")
@@ -81,12 +81,12 @@ def wanted_member(name: str) -> bool:
 
 
 def weights_of_folder(folder: Path) -> Path | None:
-    """The state dict of an unpacked archive or a training run, or `None` if this is no such folder."""
+    """Path of the state dict in an unpacked archive or training run; `None` for other folders."""
     return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
 
 
 def find_weights(place: Place) -> Path | None:
-    """The state dict of a folder or file, or `None` if there is none of AllenNLP's."""
+    """Path of AllenNLP's state dict in a folder or file; `None` if there is none."""
     if place.path.is_dir() and place.weights is None:
         return weights_of_folder(place.path)
     path = place.weights if place.path.is_dir() and place.weights is not None else place.path
@@ -94,7 +94,7 @@ def find_weights(place: Place) -> Path | None:
 
 
 def refuse_other_models(names: Mapping[str, object], file: str) -> None:
-    """Raise `CheckpointError` that says what a state dict without an `Elmo` is."""
+    """Raise a `CheckpointError` that describes a state dict without an `Elmo`."""
     inside = sorted({name[: name.index("_contextualizer.")] for name in names if "_contextualizer." in name})
     if inside:
         raise CheckpointError(
@@ -107,10 +107,10 @@ def refuse_other_models(names: Mapping[str, object], file: str) -> None:
 
 
 def find_prefix(state: Mapping[str, Tensor], file: str) -> str:
-    """The prefix of the one `Elmo` module.
+    """Find the name prefix of the only `Elmo` module.
 
     Raises:
-        CheckpointError: none, or several.
+        CheckpointError: there is none, or several.
     """
     prefixes = sorted(name.removesuffix(_TABLE) for name in state if name.endswith(_TABLE))
     # The module may be registered twice under two names, with the same tensors.
@@ -125,12 +125,12 @@ def find_prefix(state: Mapping[str, Tensor], file: str) -> str:
 
 
 def read_archive_config(path: Path) -> dict[str, Any]:
-    """Read an archive's `config.json`, which may be the Jsonnet it was written as: comments and trailing commas."""
+    """Read an archive's `config.json`, which may be Jsonnet with comments and trailing commas."""
     try:
         return read_json(path)
     except CheckpointError:
         text = read_content(path).decode("utf-8", "replace")
-    # What is not closed reaches to the end, so that nothing is read twice.
+    # Unclosed strings extend to the end, so that nothing is scanned twice.
     quoted = r'("(?:\\.|[^"\\])*(?:"|\\?\Z))'
     for unneeded in (r"//[^\n]*|#[^\n]*|/\*.*?(?:\*/|\Z)", r",(?=\s*[}\]])"):
         text = re.sub(f"{quoted}|{unneeded}", lambda match: match.group(1) or "", text, flags=re.DOTALL)
@@ -146,7 +146,7 @@ def read_archive_config(path: Path) -> dict[str, Any]:
 
 
 def _elmo_settings(config: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every place of a configuration that sets up an `Elmo`, with its dotted path."""
+    """Yield the dotted path and settings of every `Elmo` in a configuration."""
     if isinstance(config, dict):
         if "options_file" in config or config.get("type") == "elmo_token_embedder":
             yield path, config
@@ -161,8 +161,8 @@ def _elmo_settings(config: Any, path: str = "") -> Iterator[tuple[str, dict[str,
 
 
 def _find_settings(config: dict[str, Any], prefix: str, notes: list[str]) -> tuple[str, dict[str, Any]]:
-    """The settings of the module at `prefix`, and their path; empty if the configuration does not show them."""
-    # The embedder's own name stands in the prefix: `token_embedder_elmo` for token_embedders.elmo.
+    """Path and settings of the module at `prefix`; empty if the configuration does not contain them."""
+    # The prefix contains the embedder's name: `token_embedder_elmo` for token_embedders.elmo.
     found = [(path, settings) for path, settings in _elmo_settings(config) if "model" in path.split(".")] or list(
         _elmo_settings(config)
     )
@@ -181,9 +181,9 @@ def _find_settings(config: dict[str, Any], prefix: str, notes: list[str]) -> tup
 def _find_options(
     folder: Path, path: str, settings: dict[str, Any], notes: list[str]
 ) -> tuple[dict[str, Any], str] | None:
-    """Content and name of the options that the settings refer to, if they are in the folder.
+    """Content and name of the options file named in the settings, if it is in the folder.
 
-    A configuration is data from elsewhere: it may name files of its own folder only.
+    A configuration is untrusted: it may refer only to files in its own folder.
     """
     value = settings.get("options_file")
     if isinstance(value, dict):
@@ -204,17 +204,19 @@ def _find_options(
 
 
 def _inside(folder: Path, name: str) -> Path | None:
-    """The path `name` below `folder`, or `None` if it leads out of it; links of the user's own folder may."""
+    """The path `name` below `folder`; `None` if it leads out of it. Symbolic links in the user's folder are allowed."""
     base = Path(abspath(folder))
     path = Path(abspath(base / name))
     return path if base in path.parents else None
 
 
 def options_from_shapes(state: Mapping[str, Tensor], file: str, notes: list[str]) -> dict[str, Any]:
-    """The options of an `Elmo` whose options file is lost: sizes from its tensors, the rest AllenNLP's constants.
+    """Reconstruct the options of an `Elmo` without options file: sizes from its tensors, the rest AllenNLP's constants.
 
     Args:
         state: Tensors below the prefix.
+        file: Name of the file, for messages.
+        notes: Receives a sentence about the assumptions.
     """
 
     def shape(name: str) -> tuple[int, ...]:
@@ -256,7 +258,7 @@ def options_from_shapes(state: Mapping[str, Tensor], file: str, notes: list[str]
 
 
 def _is_float32(value: Any) -> bool:
-    # A NaN compares false, and so does an integer beyond all floats.
+    # Comparison is false for NaN and for integers beyond the range of floats.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= FLOAT32_MAX
 
 
@@ -271,7 +273,7 @@ def _mix_options(settings: dict[str, Any], file: str) -> MixOptions:
 
 
 def _stored(state: Mapping[str, Tensor], file: str) -> dict[str, StoredTensor]:
-    """Tensors below the prefix; the scalars of each mix as one vector."""
+    """Tensors below the prefix, with the scalars of each mix joined into one vector."""
     tensors: dict[str, StoredTensor] = {}
     scalars: dict[str, dict[int, Tensor]] = {}
 
@@ -291,12 +293,12 @@ def _stored(state: Mapping[str, Tensor], file: str) -> dict[str, StoredTensor]:
 
 
 def _is_of_elmo(name: str, prefix: str) -> bool:
-    # Next to the module there may be others whose names start alike; they are the task's.
+    # Other modules of the task may have names with the same beginning.
     return name.startswith(prefix) and name.removeprefix(prefix).startswith(("_elmo_lstm.", "scalar_mix_"))
 
 
 def open_place(place: Place) -> ElmoSource | None:
-    """Open the ELMo of a task model, alone; arguments and errors as `open_elmo`."""
+    """Open only the ELMo of a task model; arguments and errors as in `open_elmo`."""
     source = open_elmo(place)
     if source is not None and source.others:
         where = source.prefix or "the module"
@@ -307,7 +309,7 @@ def open_place(place: Place) -> ElmoSource | None:
 
 
 def _tokens_to_add(config: dict[str, Any], file: str) -> dict[str, int]:
-    """Words to which the indexer of an `Elmo` gives a character of their own."""
+    """Words to which the indexer of an `Elmo` assigns a character id of their own."""
     found: dict[str, int] = {}
     reader = config.get("dataset_reader")
     indexers = reader.get("token_indexers") if isinstance(reader, dict) else None
@@ -328,7 +330,7 @@ def open_elmo(place: Place) -> ElmoSource | None:
     """Open a state dict, an unpacked archive or a training folder; `None` for other places.
 
     Raises:
-        CheckpointError: no Elmo in it, several, or damaged files.
+        CheckpointError: no Elmo, several, or damaged files.
     """
     weights = find_weights(place)
     if weights is None:
@@ -362,7 +364,7 @@ def open_elmo(place: Place) -> ElmoSource | None:
         tensors=tensors,
         options=options,
         options_file=name,
-        # The archive's own vocabulary is the task's.
+        # The archive's own vocabulary belongs to the task.
         vocabulary=Vocabulary(place.vocabulary) if place.vocabulary is not None else None,
         mixes=_mix_options(settings, str(config_file)),
         prefix=prefix,

@@ -1,4 +1,4 @@
-"""Names and sizes of AllenNLP's `Elmo` inside a task model, and the parameters that they become."""
+"""Conversion table of AllenNLP's `Elmo` inside a task model: names, sizes and resulting parameters."""
 
 import numpy as np
 
@@ -13,11 +13,11 @@ from ..common.source import Source
 from ..common.transforms import COPY
 from .reader import ElmoSource
 
-# The variance's epsilon in AllenNLP's ScalarMix.
+# Epsilon of the variance in AllenNLP's ScalarMix.
 MIX_EPSILON = 1e-13
 _ENCODER = "_elmo_lstm._token_embedder"
 
-# Names below the prefix of the module. The reader joins the scalars `scalar_mix_k.scalar_parameters.j` into one vector.
+# Names are relative to the module's prefix. The reader joins `scalar_mix_k.scalar_parameters.j` into one vector.
 RULES = (
     Rule(
         f"{_ENCODER}._char_embedding_weights",
@@ -44,11 +44,11 @@ RULES = (
 
 
 def make_plan(source: Source, notes: list[str]) -> Plan:
-    """Compare a source with its options."""
+    """Match a source with its options."""
     assert isinstance(source, ElmoSource)
     # A bare biLM has no mixes.
     count = sum(name.endswith(".gamma") for name in source.tensors)
-    # Stored mixes say more than the settings they were made with, once they are read.
+    # Stored mixes take precedence over settings; they are read later.
     fixed = None if count else source.mixes.fixed
     fields = {"scalar_mix_layer_norm_epsilon": MIX_EPSILON} if source.mixes.layer_norm else {}
     if not source.options.get("lstm", {}).get("use_skip_connections"):
@@ -60,7 +60,7 @@ def make_plan(source: Source, notes: list[str]) -> Plan:
         source.options,
         source.options_file,
         notes,
-        # AllenNLP always projects, and has the forget bias of 1 inside the stored bias.
+        # AllenNLP always projects, and includes the forget bias of 1 in the stored bias.
         character_projection=True,
         cell_projection=True,
         forget_bias=0.0,
@@ -75,10 +75,10 @@ def make_plan(source: Source, notes: list[str]) -> Plan:
 
 
 def fix_mixes(config: ElmoConfig, source: Source, notes: list[str]) -> None:
-    """Move the stored values of mixes that AllenNLP did not train into the configuration, where fixed mixes are kept.
+    """Move the stored values of fixed mixes, which AllenNLP did not train, into the configuration.
 
-    What is stored counts: AllenNLP computes with it once an archive is loaded, whatever the archive's config.json says.
-    Values that one fixed mix cannot hold stay what they are stored as, weights.
+    Stored values take precedence over the archive's config.json, as in AllenNLP after loading an archive. Values that a
+    single fixed mix cannot represent remain weights.
     """
     assert isinstance(source, ElmoSource)
     configured = source.mixes.fixed
@@ -95,7 +95,7 @@ def fix_mixes(config: ElmoConfig, source: Source, notes: list[str]) -> None:
             "model.scalar_mixes.requires_grad_(False) if they shall stay"
         )
         return
-    # As the configuration writes them, if that means the same float32 numbers.
+    # Use the configuration's spelling if it gives the same float32 numbers.
     if not np.array_equal(np.array(configured, np.float32), weights[0]):
         notes.append(
             f"config.json has scalar_mix_parameters {configured}, the weight file {weights[0].tolist()}: took those of "

@@ -1,4 +1,4 @@
-"""AllenNLP's taggers and sentence classifiers around an `Elmo`, converted whole: `crf_tagger` and `bcn`."""
+"""Conversion of AllenNLP's complete task models around an `Elmo`: taggers (`crf_tagger`) and classifiers (`bcn`)."""
 
 from ..allennlp.plain import from_allennlp
 from ..allennlp.rules import fix_mixes

@@ -1,6 +1,6 @@
-"""The plain implementation of AllenNLP's `crf_tagger` and `bcn`; see `common.plain`.
+"""The plain implementation of AllenNLP's `crf_tagger` and `bcn`, based on `common.plain`.
 
-It reads the archive's configuration, vocabulary and weights by itself, and computes one sentence at a time.
+It reads the archive's configuration, vocabulary and weights itself, and computes one sentence at a time.
 
 Sources: allennlp-models `tagging/models/crf_tagger.py`, `classification/models/biattentive_classification_network.py`;
 AllenNLP `modules/conditional_random_field`, `modules/augmented_lstm.py`, `modules/scalar_mix.py`,
@@ -39,13 +39,13 @@ def _softmax(x: Array) -> Array:
 
 
 class PlainTask:
-    """A task model over a plain ELMo.
+    """A task model on top of a plain ELMo.
 
     Args:
-        read: reads the stored tensors outside of the `Elmo`, by their whole names.
-        read_mix: reads those of the `Elmo`, by their names in it.
+        read: reads the stored tensors outside of the `Elmo`, by full name.
+        read_mix: reads the tensors of the `Elmo`, by their names in it.
         config: content of `config.json`.
-        folder: of the archive's files.
+        folder: folder of the archive's files.
         elmo: the language model.
     """
 
@@ -59,7 +59,7 @@ class PlainTask:
 
     @property
     def words(self) -> list[str]:
-        """The words of the table, behind the unknown one."""
+        """Words of the table, after the unknown word."""
         tables = [name for name, own in self.embedders.items() if own.get("type", "embedding") == "embedding"]
         found = [list(_vocabulary(self.folder, self.indexers[name].get("namespace", "tokens")))[1:] for name in tables]
         return found[0] if found else []
@@ -67,7 +67,7 @@ class PlainTask:
     # -- words
 
     def answer(self, batch: Sequence[Sequence[str]]) -> list[TaskAnswer]:
-        """The scores of every sentence; ELMo's state goes on from call to call."""
+        """Compute the scores of every sentence. ELMo's state carries over from call to call."""
         layers = self.elmo.embed(batch)
         settings = self.model.get("elmo") or next(s for s in self.embedders.values() if "elmo" in s.get("type", ""))
         if settings.get("do_layer_norm"):
@@ -76,14 +76,14 @@ class PlainTask:
 
     @staticmethod
     def _normalized(layers: list[Array]) -> list[Array]:
-        """Each layer by its mean and variance over all positions of all sentences, boundaries included."""
+        """Normalize each layer by its mean and variance over all positions of all sentences, including boundaries."""
         together = np.concatenate(layers, axis=1)  # [layers, positions of the batch, 2P]
         mean = together.mean(axis=(1, 2))[:, None, None]
         deviation = np.sqrt(together.var(axis=(1, 2)) + 1e-13)[:, None, None]
         return [(own - mean) / deviation for own in layers]
 
     def _mix(self, layers: Array, number: int) -> Array:
-        """A sentence's mixed layers, without its boundaries."""
+        """Mix the layers of a sentence, and drop the boundaries."""
         weights = self.read_mix(f"scalar_mix_{number}.scalar_parameters")
         gamma = self.read_mix(f"scalar_mix_{number}.gamma")
         return gamma * np.tensordot(_softmax(weights), layers, axes=1)[1:-1]
@@ -213,7 +213,7 @@ class PlainTask:
         start = end = np.zeros(count)
         if self.model.get("include_start_end_transitions", True):
             start, end = self.read("crf.start_transitions"), self.read("crf.end_transitions")
-        # A forbidden step scores so little instead of its weight.
+        # Forbidden transitions get this low score instead of their weight.
         inside = np.where(allowed[:count, :count] > 0, transitions, LARGE)
         first = np.where(allowed[count, :count] > 0, start, LARGE)
         last = np.where(allowed[:count, count + 1] > 0, end, LARGE)

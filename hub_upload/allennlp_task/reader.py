@@ -1,4 +1,4 @@
-"""Whole task models in AllenNLP's archives: the `Elmo`, and what `config.json` says of everything around it."""
+"""Reader of complete task models in AllenNLP's archives: the `Elmo`, and the parts described in `config.json`."""
 
 import re
 from collections.abc import Mapping
@@ -27,10 +27,10 @@ class TaskSource(ElmoSource):
     """An open archive of a task model.
 
     Attributes:
-        task: What its tensors outside of the `Elmo` become.
-        outside: These tensors, by their whole names.
+        task: Conversion of the tensors outside of the `Elmo`.
+        outside: These tensors, by full name.
         config: Content of `config.json`.
-        folder: Of the archive's files.
+        folder: Folder of the archive's files.
     """
 
     task: Task
@@ -40,7 +40,7 @@ class TaskSource(ElmoSource):
 
 
 def open_place(place: Place) -> TaskSource | None:
-    """Open an unpacked archive or a training folder; `None` for other places, and where only its ELMo is wanted.
+    """Open an unpacked archive or a training folder; `None` for other places, or if only the ELMo is requested.
 
     Raises:
         CheckpointError: a model of another kind, or damaged files.
@@ -81,7 +81,7 @@ def open_place(place: Place) -> TaskSource | None:
 
 
 def _saw_padding(folder: Path) -> bool:
-    """True for an archive of a program before 1.2.2, or of before archives said which."""
+    """True for an archive written before AllenNLP 1.2.2, or without a version."""
     meta = folder / "meta.json"
     version = str(read_json(meta).get("version", "")) if meta.is_file() else ""
     numbers = [int(part) for part in re.findall(r"[0-9]{1,9}", version)[:3]]
@@ -89,7 +89,7 @@ def _saw_padding(folder: Path) -> bool:
 
 
 def make_plan(source: Source, notes: list[str]) -> Plan:
-    """Compare a source with its options."""
+    """Match a source with its options."""
     assert isinstance(source, TaskSource)
     plan = elmo_rules.make_plan(source, notes)
     notes += source.task.notes
@@ -108,7 +108,7 @@ def make_plan(source: Source, notes: list[str]) -> Plan:
 
 
 def make_tokenizer(source: Source, config: ElmoConfig, notes: list[str]) -> ElmoTokenizer:
-    """The tokenizer with the task's own words and characters."""
+    """Make the tokenizer, with the task's own words and characters."""
     assert isinstance(source, TaskSource)
     try:
         return ElmoTokenizer(
@@ -124,7 +124,7 @@ def parameters(source: Source) -> dict[str, Array]:
     """All parameters outside of the biLM.
 
     Raises:
-        CheckpointError: a tensor cannot be read, or has another shape than its part.
+        CheckpointError: a tensor cannot be read, or has an unexpected shape.
     """
     assert isinstance(source, TaskSource)
     found: dict[str, Array] = {}
@@ -142,7 +142,7 @@ def parameters(source: Source) -> dict[str, Array]:
 
 
 def accept(source: Source, model: Any) -> None:
-    """Refuse a tagger whose stored constraints are not those of its scheme."""
+    """Raise `CheckpointError` for a tagger whose stored constraints do not match its scheme."""
     assert isinstance(source, TaskSource)
     mask = source.outside.get("crf._constraint_mask")
     if mask is not None:
@@ -150,7 +150,7 @@ def accept(source: Source, model: Any) -> None:
 
 
 def plain_task(source: Source, elmo: Plain) -> PlainTask:
-    """The independent implementation over that of the language model."""
+    """The plain task model on top of the plain language model."""
     assert isinstance(source, TaskSource)
     outside, inside = source.outside, source.tensors
 

@@ -1,6 +1,6 @@
-"""Whole task models of AllenNLP around an `Elmo`: what the configuration of a `crf_tagger` or `bcn` becomes.
+"""Conversion of AllenNLP's complete task models around an `Elmo`, from the configuration of a `crf_tagger` or `bcn`.
 
-A task is read from `config.json`, the vocabulary's files and the names of the tensors; values are not read here.
+A task is read from `config.json`, the vocabulary files and the names of the tensors; values are not read here.
 
 Sources: AllenNLP `modules/text_field_embedders/basic_text_field_embedder.py`, `modules/token_embedders/*.py`,
 `modules/seq2vec_encoders/cnn_encoder.py`, `modules/augmented_lstm.py`, `modules/conditional_random_field`,
@@ -25,7 +25,7 @@ from ..common.errors import CheckpointError, listing
 Array = NDArray[np.float32]
 Options = dict[str, Any]
 
-# Kinds of models that are read whole, and what others are, as far as they have been published with an ELMo.
+# Kinds of models that are converted completely, then other kinds that have been published with an ELMo.
 KINDS: dict[str, type[ElmoPreTrainedModel]] = {
     "crf_tagger": ElmoForTokenClassification,
     "bcn": ElmoForSequenceClassification,
@@ -43,12 +43,12 @@ OTHER_KINDS = {
     "constituency_parser": "constituency parsing",
     "basic_classifier": "text classification",
 }
-# By the names that both have for them.
+# Activations with the same names in AllenNLP and here.
 ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid", "elu", "gelu", "leaky_relu")
 SCHEMES = ("BIO", "BIOUL", "IOB1", "BMES")
-# AllenNLP's `weight_strategy` -> ours.
+# Our names of AllenNLP's `weight_strategy`.
 STRATEGIES = {"emission": "emission", "emission_transition": "transition", "lannoy": "lannoy"}
-# Names that no training data has: the tokens that AllenNLP's vocabularies lack.
+# Names, absent from training data, of the tokens that AllenNLP's vocabularies lack.
 UNKNOWN, PADDING, MASK = "@@UNKNOWN@@", "@@PADDING@@", "@@MASK@@"
 BEGIN, END = "<S>", "</S>"
 NEWLINE = "@@NEWLINE@@"
@@ -56,7 +56,7 @@ NEWLINE = "@@NEWLINE@@"
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """A parameter of a task model, and the stored tensors that it is made of."""
+    """A parameter of a task model, and the stored tensors it is made of."""
 
     parameter: str
     originals: tuple[str, ...]
@@ -65,16 +65,16 @@ class TaskEntry:
 
 @dataclass
 class Task:
-    """A whole task model.
+    """A complete task model.
 
     Attributes:
         kind: AllenNLP's name of the model.
-        fields: Of `ElmoConfig`, beside those of the biLM.
-        entries: What the tensors outside of the `Elmo` become.
-        unread: Stored tensors that hold nothing to convert.
-        labels: In the order of the logits.
+        fields: Fields of `ElmoConfig`, in addition to those of the biLM.
+        entries: Conversion of the tensors outside of the `Elmo`.
+        unread: Stored tensors with nothing to convert.
+        labels: Labels in the order of the logits.
         tokenizer: Options of the tokenizer.
-        notes: Sentences about what was assumed, left out or changed.
+        notes: Sentences about assumptions, omissions and changes.
     """
 
     kind: str
@@ -87,19 +87,19 @@ class Task:
 
     @property
     def model(self) -> type[ElmoPreTrainedModel]:
-        """The class that computes it."""
+        """Class of the converted model."""
         return KINDS[self.kind]
 
 
 def kind_of(config: Options) -> str | None:
-    """The kind of model that a configuration describes; `None` if it does not say."""
+    """The kind of model described by a configuration; `None` if it is not given."""
     model = config.get("model")
     kind = model.get("type") if isinstance(model, dict) else None
     return kind if isinstance(kind, str) else None
 
 
 def refuse_kind(kind: str, file: str) -> None:
-    """Raise `CheckpointError` that says what a model of another kind is, and what can be taken from it."""
+    """Raise a `CheckpointError` that describes a model of another kind, and what can be converted from it."""
     purpose = OTHER_KINDS.get(kind)
     raise CheckpointError(
         f"{file}: a model of type {kind!r}{f' ({purpose})' if purpose else ''}: expected {' or '.join(KINDS)}, which "
@@ -111,7 +111,7 @@ def refuse_kind(kind: str, file: str) -> None:
 
 
 class Settings:
-    """The options of one part of a model; what is not understood is refused, with its place in the file."""
+    """The options of one part of a model. Unsupported ones are refused, with their path in the file."""
 
     def __init__(self, values: Any, place: str, file: str) -> None:
         if not isinstance(values, dict):
@@ -149,7 +149,7 @@ class Settings:
         return float(value)
 
     def several(self, name: str, count: int, kind: type) -> list[Any]:
-        """A value for each of `count` layers, or one for all of them."""
+        """Values for each of `count` layers, given as a list or as one value for all."""
         value = self.get(name)
         values = value if isinstance(value, list) else [value] * count
         if len(values) != count or any(not isinstance(one, kind) or isinstance(one, bool) for one in values):
@@ -157,7 +157,7 @@ class Settings:
         return values
 
     def nothing_else(self, *known: str) -> None:
-        """Refuse options that change what a part computes and that no part here has."""
+        """Refuse options other than `known`, since they might change the computation."""
         unknown = sorted(name for name, value in self.values.items() if name not in known and value is not None)
         if unknown:
             raise CheckpointError(
@@ -170,7 +170,7 @@ class Settings:
 
 
 def read_namespace(folder: Path, namespace: str) -> list[str]:
-    r"""The lines of one of the vocabulary's files, as AllenNLP reads them: broken at \n and \r\n alone."""
+    r"""Read the lines of a vocabulary file as AllenNLP does, split at \n and \r\n only."""
     path = folder / "vocabulary" / f"{namespace}.txt"
     if "/" in namespace or not path.is_file():
         raise CheckpointError(f"{path}: no such file; expected the vocabulary of {namespace!r} beside the weights")
@@ -180,7 +180,7 @@ def read_namespace(folder: Path, namespace: str) -> list[str]:
 
 
 def _known(folder: Path, namespace: str) -> list[str]:
-    """The symbols of a namespace behind the unknown one, which is its first line; the n-th has index n + 1."""
+    """Symbols of a namespace after the unknown symbol in its first line; the n-th has index n + 1."""
     lines = read_namespace(folder, namespace)
     if not lines or lines[0] != UNKNOWN:
         found = repr(lines[0]) if lines else "nothing"
@@ -196,19 +196,19 @@ def _known(folder: Path, namespace: str) -> list[str]:
 
 @dataclass
 class Input:
-    """One part of the vectors of words: its name, its width, and which kind of part it is."""
+    """One part of the word vectors: its name, width and kind."""
 
     name: str
     width: int
     kind: Literal["elmo", "characters", "words"]
 
 
-# As `ElmoTaskLayers` joins them.
+# Order of the parts in `ElmoTaskLayers`.
 ORDER = ("elmo", "characters", "words")
 
 
 def _columns(inputs: Sequence[Input]) -> NDArray[np.int64]:
-    """For every column of our input its column in AllenNLP's, whose parts stand in the order of `inputs`."""
+    """Column in AllenNLP's input, whose parts are in the order of `inputs`, for every column of ours."""
     ends = np.cumsum([part.width for part in inputs])
     spans = {part.kind: range(int(end) - part.width, int(end)) for part, end in zip(inputs, ends, strict=True)}
     return np.array([column for kind in ORDER if kind in spans for column in spans[kind]], np.int64)
@@ -220,7 +220,7 @@ def _kind_of_part(settings: Any) -> str:
 
 
 class _Reader:
-    """Reads one task; every method adds what it finds to `task`."""
+    """Reader of one task; every method adds its results to `task`."""
 
     def __init__(
         self, task: Task, config: Options, file: str, folder: Path, shapes: Mapping[str, tuple[int, ...]], width: int
@@ -230,7 +230,7 @@ class _Reader:
         reader = Settings(config.get("dataset_reader"), "dataset_reader", file)
         indexers = reader.get("token_indexers", {"tokens": {"type": "single_id"}})
         self.indexers = Settings(indexers, "dataset_reader.token_indexers", file)
-        # Of ELMo's vectors, both directions.
+        # Width of ELMo's vectors, both directions.
         self.elmo_width = width
         self.inputs: list[Input] = []
 
@@ -249,9 +249,9 @@ class _Reader:
     # -- vectors of words
 
     def text_field(self, prefix: str) -> None:
-        """The parts of a text field, in AllenNLP's order: by name."""
+        """Read the parts of a text field in AllenNLP's order, sorted by name."""
         embedders = self.model.part("text_field_embedder")
-        # AllenNLP 0.x has them directly there.
+        # In AllenNLP 0.x, the embedders are not nested.
         values = embedders.values.get("token_embedders") or {
             name: value for name, value in embedders.values.items() if isinstance(value, dict)
         }
@@ -278,7 +278,7 @@ class _Reader:
         self.inputs.append(Input(name, self.elmo_width, "elmo"))
 
     def indexer(self, name: str, kind: str, namespace: str, *known: str) -> Settings:
-        """The options of the indexer of a name; `kind` is what it has to be."""
+        """The options of an indexer, whose type must be `kind`."""
         settings = self.indexers.part(name)
         if settings.get("type", "single_id") != kind:
             raise settings.refuse("type", repr(kind))
@@ -287,7 +287,7 @@ class _Reader:
         return settings
 
     def embedding(self, settings: Settings, name: str, prefix: str) -> None:
-        """A table of words; the tokenizer's words stand in its order behind the boundaries."""
+        """Read a word embedding. The tokenizer lists its words in the same order, after the boundaries."""
         if settings.get("projection_dim") is not None:
             raise settings.refuse("projection_dim", "none: a projection of word vectors is not converted")
         indexer = self.indexer(name, "single_id", "tokens", "lowercase_tokens")
@@ -297,7 +297,7 @@ class _Reader:
             raise CheckpointError(f"{self.file}: {prefix}weight has {rows} rows for {len(known) + 2} words")
         self.inputs.append(Input(name, width, "words"))
         self.task.fields |= {"word_vector_size": width, "train_word_vectors": settings.flag("trainable", True)}
-        # Words that are also sentence boundaries keep their row, and are boundaries where they stand in a text.
+        # Words that are also sentence boundaries keep their row, but act as boundaries in texts.
         words = [BEGIN, END, UNKNOWN, *(word for word in known if word not in (BEGIN, END, UNKNOWN, PADDING, MASK))]
         index = {word: number for number, word in enumerate(known, 2)} | {UNKNOWN: 1}
         sources = [index.get(word, -1) for word in [PADDING, *words, MASK]]
@@ -310,13 +310,13 @@ class _Reader:
         }
 
         def table(weight: Array) -> Array:
-            # What no text reads, padding and boundaries, is zero.
+            # Rows of padding and boundaries, which are never read, are zero.
             return np.where(np.array(sources)[:, None] < 0, np.float32(0), weight[sources])
 
         self.add("task_layers.word_vectors.word_embeddings.weight", f"{prefix}weight", make=table)
 
     def character_encoding(self, settings: Settings, name: str, prefix: str) -> None:
-        """A CNN over code points."""
+        """Read a CNN over code points."""
         settings.nothing_else("type", "embedding", "encoder", "dropout")
         indexer = self.indexer(name, "characters", "token_characters", "min_padding_length", "character_tokenizer")
         tokenizer = indexer.get("character_tokenizer", {})
@@ -368,13 +368,13 @@ class _Reader:
     # -- layers
 
     def encoder(self, name: str, prefix: str, ours: str, columns: NDArray[np.int64] | None) -> tuple[str, int, int]:
-        """A biLSTM: our kind of cell, its size and its layers.
+        """Read a biLSTM; return our kind of cell, its size and its number of layers.
 
         Args:
-            name: Of the option.
-            prefix: Of the stored names.
-            ours: Of our layers.
-            columns: For every column of our input the stored one; `None` where they are the same.
+            name: Name of the option.
+            prefix: Prefix of the stored names.
+            ours: Name of our layers.
+            columns: Stored column for every column of our input; `None` if they are the same.
         """
         settings = self.model.part(name)
         kind = settings.get("type")
@@ -412,14 +412,14 @@ class _Reader:
     def _augmented_lstm(
         self, prefix: str, ours: str, layers: int, columns: NDArray[np.int64] | None, has_highway: bool
     ) -> None:
-        # AllenNLP 0.9 has no `.cell` in the names.
+        # Names in AllenNLP 0.9 have no `.cell`.
         between = "cell." if f"{prefix}forward_layer_0.cell.input_linearity.weight" in self.shapes else ""
         for layer in range(layers):
             for side in ("forward", "backward"):
                 cell, stored = f"{ours}.{layer}.{side}_lstm.", f"{prefix}{side}_layer_{layer}.{between}"
                 bias = f"{stored}state_linearity.bias"
                 if has_highway:
-                    # The highway's part of the input's map has no bias.
+                    # The highway part of the input projection has no bias.
                     size = self.shape(bias, 1)[0] // 5
                     make = _padded_by(size)
                 else:
@@ -431,7 +431,7 @@ class _Reader:
     def feed_forward(
         self, settings: Settings, prefix: str, ours: str, columns: NDArray[np.int64] | None = None
     ) -> list[list[Any]]:
-        """The `[width, activation]` of every layer."""
+        """Read a feed-forward network; return `[width, activation]` of every layer."""
         settings.nothing_else("input_dim", "num_layers", "hidden_dims", "activations", "dropout")
         count = settings.size("num_layers")
         widths, names = settings.several("hidden_dims", count, int), settings.several("activations", count, str)
@@ -456,7 +456,7 @@ def _same(array: Array) -> Array:
 
 
 def _taking(layer: int, columns: NDArray[np.int64] | None) -> Callable[[Array], Array]:
-    """Columns of a first layer's weight in our order."""
+    """A function that reorders the columns of a first layer's weight to our order."""
     return _same if layer or columns is None else lambda weight: np.ascontiguousarray(weight[:, columns])
 
 
@@ -468,17 +468,17 @@ def _padded_by(size: int) -> Callable[[Array], Array]:
 
 
 def read_task(config: Options, file: str, folder: Path, shapes: Mapping[str, tuple[int, ...]], elmo_width: int) -> Task:
-    """What a `crf_tagger` or `bcn` becomes.
+    """Plan the conversion of a `crf_tagger` or `bcn`.
 
     Args:
         config: Content of `config.json`.
         file: Its name, for messages.
-        folder: Of the archive's files.
-        shapes: Of the stored tensors outside of the `Elmo`.
-        elmo_width: Of its vectors, both directions.
+        folder: Folder of the archive's files.
+        shapes: Shapes of the stored tensors outside of the `Elmo`.
+        elmo_width: Width of ELMo's vectors, both directions.
 
     Raises:
-        CheckpointError: another kind of model, an option that is not understood, or tensors that do not fit.
+        CheckpointError: another kind of model, an unsupported option, or tensors that do not match.
     """
     kind = kind_of(config)
     if kind not in KINDS:
@@ -507,9 +507,9 @@ def read_task(config: Options, file: str, folder: Path, shapes: Mapping[str, tup
 
 
 def _penalty(model: Settings) -> float:
-    """The coefficient of an L2 regularizer on the scalar mixes."""
+    """Coefficient of an L2 regularizer on the scalar mixes."""
     regularizer = model.get("regularizer", [])
-    # AllenNLP 0.x has the pairs themselves there.
+    # In AllenNLP 0.x, the regularizer is the list of pairs itself.
     pairs = regularizer.get("regexes", []) if isinstance(regularizer, dict) else regularizer
     for pair in pairs if isinstance(pairs, list) else []:
         if isinstance(pair, list) and len(pair) == 2 and pair[0] == "scalar_parameters" and isinstance(pair[1], dict):
@@ -586,7 +586,7 @@ def _crf(reader: _Reader) -> None:
             "crf_label_weights": [float(values.get(label, 1.0)) for label in task.labels],
             "crf_weight_strategy": strategy,
         }
-        # A copy of the configuration's.
+        # The label weights are a copy of the configuration's.
         task.unread += [name for name in ("crf.label_weights",) if name in reader.shapes]
     for name in ("transitions", *(("start_transitions", "end_transitions") if has_ends else ())):
         reader.add(f"crf.{name}", f"crf.{name}")
@@ -634,7 +634,7 @@ def _bcn(reader: _Reader) -> None:
         "problem_type": "single_label_classification",
     }
     reader.add("sentence_encoder.pooling.attention.weight", "_self_attentive_pooling_projection.weight")
-    # It adds the same number to the score of every word, which the softmax over them cancels.
+    # This bias adds the same number to the score of every word, which the softmax cancels.
     task.unread.append("_self_attentive_pooling_projection.bias")
     _output_layer(reader)
     _dropout_note(task, integrator_dropout=model.rate("integrator_dropout"))
@@ -667,14 +667,15 @@ def _output_layer(reader: _Reader) -> None:
 
 
 def check_constraints(mask: Array, forbidden: NDArray[np.bool_], file: str) -> None:
-    """Raise `CheckpointError` if the constraints that an archive stores are not those of its scheme.
+    """Raise `CheckpointError` if the stored constraints of an archive do not match its scheme.
 
     Args:
-        mask: `crf._constraint_mask`, (L + 2, L + 2): row L is the beginning of a sentence, column L + 1 its end.
-        forbidden: (L + 1, L + 1), as `forbidden_transitions` gives it.
+        mask: `crf._constraint_mask`, (L + 2, L + 2); row L is the beginning of a sentence, column L + 1 its end.
+        forbidden: (L + 1, L + 1), from `forbidden_transitions`.
+        file: Name of the file, for messages.
     """
     stored = np.delete(np.delete(mask, -1, axis=0), -2, axis=1) == 0
-    # From the beginning straight to the end: a sentence without words.
+    # The transition from beginning to end, an empty sentence, is not compared.
     stored[-1, -1] = forbidden[-1, -1] = False
     if not np.array_equal(stored, forbidden):
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""bilm-tf's files: HDF5 weights with `options.json`, TensorFlow checkpoints, and archives of NLPL that hold them."""
+"""bilm-tf's files: HDF5 weights with `options.json`, TensorFlow checkpoints, and NLPL archives that contain them."""
 
 from ..common.format import Export, Format
 from ..common.options import read_json

@@ -1,4 +1,4 @@
-"""From a Transformers folder back to the files that bilm-tf, AllenNLP and simple_elmo read."""
+"""Export of a Transformers folder to the files that bilm-tf, AllenNLP and simple_elmo read."""
 
 import json
 from pathlib import Path
@@ -16,19 +16,19 @@ from .options import options_from_config
 from .rules import ORIGINS, RULES
 
 FILES = OPTIONS, WEIGHTS, SOFTMAX, VOCABULARY = "options.json", "weights.hdf5", "softmax_weights.hdf5", "vocab.txt"
-# The words of a tokenizer that was made without a vocabulary file.
+# Words of a tokenizer created without a vocabulary file.
 NO_VOCABULARY = ["<S>", "</S>", "<UNK>"]
-# The words that the programs look up by their names.
+# Words that the programs look up by name.
 MARKS = dict(zip(("bos_token", "eos_token", "unk_token"), NO_VOCABULARY, strict=True))
-# The constant that every program that reads these files adds to the forget gate.
+# Constant that every reader of these files adds to the forget gate.
 READERS_FORGET_BIAS = 1.0
-# bilm-tf's reader knows the names of so many LSTM layers.
+# Maximum number of LSTM layers supported by bilm-tf's reader.
 MAX_LAYERS = 8
 PADDING = "the character row of padded words is not zero; the originals put zeros there. Real words never use it"
 
 
 def write(model: SavedModel, output: Path, softmax_layout: str) -> Written:
-    """Write a model of the checked configuration; there is one layout of the softmax."""
+    """Write a model whose configuration was checked; the softmax has only one layout."""
     config, words = model.config, _words(model)
     has_softmax = words is not None and "softmax.bias" in model.parameters
     entries = list(expand(RULES, config, len(words) if words else None, ORIGINS, softmax=has_softmax))
@@ -54,7 +54,7 @@ def write(model: SavedModel, output: Path, softmax_layout: str) -> Written:
 
 
 def check_config(folder: Path, config: ElmoConfig, notes: list[str]) -> None:
-    """Refuse what the formats cannot hold; note what one of the readers cannot read."""
+    """Refuse models that the formats cannot represent, and note restrictions of single readers."""
     for condition, fault in (
         (
             config.joins_words,
@@ -114,7 +114,7 @@ def _check_characters(config: ElmoConfig, notes: list[str]) -> None:
 
 
 def _words(model: SavedModel) -> list[str] | None:
-    """The lines of the vocabulary file, or `None` for a model without one."""
+    """Lines of the vocabulary file; `None` for a model without one."""
     folder, parameters = model.folder, model.parameters
     reads_words = WORD_TABLE in parameters
     tokenizer = read_tokenizer(folder)

@@ -1,8 +1,8 @@
-"""Folders and ZIPs that hold a bilm-tf model: which of their files are the model's.
+"""Search for the files of a bilm-tf model in folders and ZIPs.
 
-Covers simple_elmo's and NLPL's rules (`options.json`, `model.hdf5` or another `*.hdf5`, `vocab.txt.gz` or `vocab.txt`)
-and AI2's names (`X_options.json`, `X_weights.hdf5`, `X_softmax_weights.hdf5`). Files are known by content, so that
-softmax weights or dumped embeddings beside a model are never taken for it.
+It supports the names of simple_elmo and NLPL (`options.json`, `model.hdf5` or another `*.hdf5`, `vocab.txt.gz` or
+`vocab.txt`) and of AI2 (`X_options.json`, `X_weights.hdf5`, `X_softmax_weights.hdf5`). Files are recognized by content,
+so softmax weights or dumped embeddings in the same folder are never taken for the model.
 """
 
 import re
@@ -13,9 +13,9 @@ from ..common.errors import CheckpointError, listing
 from .hdf5 import Content, inspect_hdf5, refuse_unsupported
 from .tensorflow_checkpoint import checkpoint_prefixes, is_checkpoint_prefix
 
-# In the order in which simple_elmo looks for them.
+# Vocabulary names in the order in which simple_elmo looks for them.
 VOCABULARIES = ("vocab.txt.gz", "vocab.txt", "vocabulary.txt")
-# Other names that a vocabulary may have, and those of texts that are none.
+# Other possible names of a vocabulary, and names of texts that are no vocabulary.
 VOCABULARY_NAME = re.compile(r"voc|\.(txt|dic|words?|lst)(\.gz)?$", re.IGNORECASE)
 NO_VOCABULARY_NAME = re.compile(r"read|licen[cs]e|requirements|\.", re.IGNORECASE)
 ARCHIVE_MEMBERS = (".json", ".hdf5", ".txt", ".txt.gz", ".dic", ".pkl", ".index", "checkpoint")
@@ -28,8 +28,8 @@ class ModelFiles:
     Attributes:
         weights: HDF5 file, or prefix of a TensorFlow checkpoint.
         options: `options.json`.
-        vocabulary, softmax: if there are any.
-        notes: For the user.
+        vocabulary, softmax: Optional files.
+        notes: Notes for the user.
     """
 
     weights: Path | None = None
@@ -44,15 +44,15 @@ class ModelFiles:
 
 
 def wanted_member(name: str) -> bool:
-    """True if a member of a ZIP can belong to a model."""
+    """True if a member of a ZIP may belong to a model."""
     return name.endswith(ARCHIVE_MEMBERS) or ".data-" in name
 
 
 def files_of_folder(folder: Path, given: ModelFiles) -> ModelFiles:
-    """Complete `given`, what the user named, from the files of a folder.
+    """Complete the files `given` by the user with those of a folder.
 
     Raises:
-        CheckpointError: no model, or several with nothing to choose by.
+        CheckpointError: no model, or several without a criterion to choose one.
     """
     files = given
     if files.weights is None:
@@ -66,7 +66,7 @@ def files_of_folder(folder: Path, given: ModelFiles) -> ModelFiles:
 
 
 def _note_of_vocabularies(folder: Path, found: Path | None) -> list[str]:
-    """What to say of files that may be a vocabulary under another name, where none was found."""
+    """Notes about files that may be a vocabulary under another name, if none was found."""
     others = sorted(
         path.name
         for path in folder.iterdir()
@@ -81,7 +81,7 @@ def _note_of_vocabularies(folder: Path, found: Path | None) -> list[str]:
 
 
 def files_of_weights(weights: Path, given: ModelFiles) -> ModelFiles:
-    """Complete `given` from the files beside a weight file or checkpoint that the user named."""
+    """Complete the files `given` by the user with those next to a weight file or checkpoint."""
     files = replace(given, weights=weights)
     softmax = None
     if files.softmax is None and weights.name.endswith("weights.hdf5"):
@@ -103,7 +103,7 @@ def _find_weights(folder: Path, files: ModelFiles) -> ModelFiles:
         )
     models = models or word_models
     if len(models) > 1:
-        # simple_elmo's name for it wins over others.
+        # simple_elmo's name takes precedence.
         models = [path for path in models if path.name == "model.hdf5"] or models
         if len(models) > 1:
             raise CheckpointError(

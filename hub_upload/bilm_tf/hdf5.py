@@ -1,4 +1,4 @@
-"""bilm-tf's HDF5 weights with `options.json`: AI2's published models, simple_elmo's and NLPL's, AllenNLP's input.
+"""bilm-tf's HDF5 weights, as published by AI2, simple_elmo and NLPL and read by AllenNLP.
 
 Source: bilm-tf `training.dump_weights`, `model.dump_token_embeddings`; AllenNLP `modules/elmo.py`.
 """
@@ -14,7 +14,7 @@ from ..common.errors import CheckpointError, listing
 from ..common.source import StoredTensor
 
 SOFTMAX = {"softmax/W", "softmax/b"}
-# How names of LSTM layers begin: in a model of the forward direction alone, and in all models.
+# Prefixes of LSTM layer names: in a model with the forward direction only, and in all models.
 ONE_DIRECTION = ("rnn/", "lm/rnn/")
 RECURRENT = ("RNN_", "lm/RNN_", *ONE_DIRECTION)
 
@@ -25,7 +25,7 @@ def open_hdf5(path: Path, stack: ExitStack) -> h5py.File:
     """Open a file for reading until `stack` closes.
 
     Raises:
-        CheckpointError: missing, cut short, or not HDF5.
+        CheckpointError: the file is missing, truncated, or not HDF5.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
@@ -39,14 +39,14 @@ def hdf5_tensors(file: h5py.File, path: Path) -> dict[str, StoredTensor]:
     """All datasets of an open file, by full name.
 
     Raises:
-        CheckpointError: damaged structure, or a dataset whose values lie in another file.
+        CheckpointError: damaged structure, or a dataset whose values are in another file.
     """
     tensors: dict[str, StoredTensor] = {}
 
     def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
         if not isinstance(item, h5py.Dataset):
             return
-        # Such a dataset could pull any file of this machine into the model.
+        # Such a dataset could copy any local file into the model.
         if item.external or item.is_virtual:
             raise CheckpointError(f"{path}: {name!r} refers to another file, which no original program writes")
         shape = tuple(item.shape or ())
@@ -67,7 +67,7 @@ def _reader(dataset: h5py.Dataset) -> Callable[[], Any]:
 
 
 def content_of(names: set[str]) -> Content:
-    """The kind of a file, from the names in it."""
+    """The kind of a file, judged by the names in it."""
     recurrent = any(name.startswith(RECURRENT) for name in names)
     if recurrent and {"embedding", "lm/embedding"} & names:
         return "word biLM"
@@ -79,7 +79,7 @@ def content_of(names: set[str]) -> Content:
 
 
 def inspect_hdf5(path: Path) -> Content:
-    """The kind of the file at `path`; "other" for an HDF5 file of some other program.
+    """The kind of the file at `path`; "other" for HDF5 files of other programs.
 
     Raises:
         CheckpointError: not a readable HDF5 file.
@@ -89,7 +89,7 @@ def inspect_hdf5(path: Path) -> Content:
 
 
 def refuse_unsupported(content: Content, file: str) -> None:
-    """Raise `CheckpointError` for language models that are recognized and not supported."""
+    """Raise `CheckpointError` for recognized but unsupported files."""
     if content == "token vectors":
         raise CheckpointError(
             f"{file}: word vectors dumped from a language model, not the language model itself; give that as the "
@@ -105,7 +105,7 @@ def bilm_tensors(weights: Path, softmax: Path | None, stack: ExitStack) -> dict[
     """The tensors of a biLM file and, if given, of its separate softmax file.
 
     Raises:
-        CheckpointError: not what they should be.
+        CheckpointError: one of the files has unexpected content.
     """
     tensors = hdf5_tensors(open_hdf5(weights, stack), weights)
     content = content_of(set(tensors))
@@ -117,7 +117,7 @@ def bilm_tensors(weights: Path, softmax: Path | None, stack: ExitStack) -> dict[
         )
     if softmax is not None:
         extra = hdf5_tensors(open_hdf5(softmax, stack), softmax)
-        # A word model that shares its table with the softmax stores the bias alone.
+        # A word model whose softmax shares the embedding stores only the bias.
         if set(extra) != SOFTMAX and not (content == "word biLM" and set(extra) == {"softmax/b"}):
             raise CheckpointError(
                 f"{softmax}: expected softmax/W and softmax/b, found {listing(sorted(extra)) or 'nothing'}"

@@ -1,4 +1,4 @@
-"""`options.json`, the sizes of a bilm-tf or AllenNLP model, to and from `ElmoConfig`."""
+"""Conversion between `options.json` of a bilm-tf or AllenNLP model and `ElmoConfig`."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def is_word_model(options: dict[str, Any]) -> bool:
 
 
 def needs_vocabulary(source: Source) -> str:
-    """The reason why a word model cannot do without its vocabulary; empty for a character model."""
+    """The reason why a word model needs its vocabulary; empty for a character model."""
     return (
         "reads words by the line they have in its vocabulary and cannot do without"
         if is_word_model(source.options)
@@ -30,11 +30,11 @@ def config_from_options(options: dict[str, Any], file: str, notes: list[str], **
     Args:
         options: The parsed file.
         file: Its name, for messages.
-        notes: Receives a sentence for each value that was assumed or reinterpreted.
-        fields: Further fields of the configuration, or replacements.
+        notes: Receives a sentence about each assumed or reinterpreted value.
+        fields: Additional or replaced fields of the configuration.
 
     Raises:
-        CheckpointError: a key is missing or its value is impossible; the message names file, key and value.
+        CheckpointError: a key is missing or its value is invalid; the message names file, key and value.
     """
     reader = OptionsReader(options, file)
     reader.choice("share_embedding_softmax", (True, False), default=False)
@@ -70,12 +70,12 @@ def _character_fields(reader: OptionsReader) -> dict[str, Any]:
 
 
 def _word_fields(reader: OptionsReader) -> dict[str, Any]:
-    """A table of words as wide as the layers, in place of characters."""
+    """Fields of a model with a word embedding as wide as the layers, instead of characters."""
     return {"word_embedding_size": reader.size("lstm.projection_dim"), "character_filters": [], "num_highway_layers": 0}
 
 
 def options_from_config(config: ElmoConfig) -> dict[str, Any]:
-    """The `options.json` of a model, with every key that bilm-tf, AllenNLP or simple_elmo read."""
+    """The `options.json` of a model, with all keys that bilm-tf, AllenNLP or simple_elmo read."""
 
     def number(value: float | None) -> float | int | None:
         return int(value) if value is not None and value == int(value) else value

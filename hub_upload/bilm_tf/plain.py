@@ -1,4 +1,4 @@
-"""The plain implementation of a bilm-tf model; see `common.plain`."""
+"""The plain implementation of a bilm-tf model, based on `common.plain`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,25 +13,25 @@ HIGHWAY = ("W_transform", "b_transform", "W_carry", "b_carry")
 
 @dataclass
 class Words:
-    """A table of words, (V, P): row = line of the vocabulary file."""
+    """A word embedding, (V, P), with one row per line of the vocabulary file."""
 
     table: Array
     lines: Mapping[str, int]
 
     @classmethod
     def of(cls, table: Array, vocabulary: Sequence[str]) -> "Words":
-        # bilm-tf strips each line, and skips a count that some files begin with.
+        # bilm-tf strips each line, and skips a count at the beginning of some files.
         words = [line.strip() for line in vocabulary]
         return cls(table, {word: row for row, word in enumerate(word for word in words if word != "!!!MAXTERMID")})
 
     def __call__(self, words: Sequence[str]) -> Array:
-        """As `Characters`; words that the vocabulary lacks are `<UNK>`."""
+        """Compute word vectors, as `Characters`; words outside of the vocabulary are `<UNK>`."""
         unknown = self.lines["<UNK>"]
         return self.table[[self.lines.get(word, unknown) for word in ("<S>", *words, "</S>")]]
 
 
 def lstm_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `PlainElmo` that `options.json` holds."""
+    """The fields of `PlainElmo` given in `options.json`."""
     lstm = options["lstm"]
     return {
         "skip": bool(lstm.get("use_skip_connections")),
@@ -62,20 +62,21 @@ def _characters(names: set[str], read: Read, options: Mapping[str, Any], scope: 
 def from_bilm(
     names: set[str], read: Read, options: Mapping[str, Any], vocabulary: Sequence[str] | None = None
 ) -> PlainElmo:
-    """From bilm-tf's arrays, HDF5 or TensorFlow names alike: gates i, g, f, o; 1 is added to f when it runs.
+    """Build the plain model from bilm-tf's arrays, with HDF5 or TensorFlow names.
 
-    `vocabulary`, the lines of its file, is what a model with word input needs.
+    Gates are i, g, f, o, and 1 is added to f at run time. A model with word input needs `vocabulary`, the lines of its
+    file.
     """
     scope = "lm/" if any(name.startswith("lm/") for name in names) else ""
 
     def cell(direction: int, layer: int) -> Cell:
-        # (kernel, bias, projection) as dumped, as dumped for one layer, as in a checkpoint, and there for one layer.
+        # Names of (kernel, bias, projection): in a dump, a dump of one layer, a checkpoint, a checkpoint of one layer.
         places = [
             (f"RNN_{direction}/RNN/MultiRNNCell/Cell{layer}/LSTMCell/", ("W_0", "B", "W_P_0")),
             (f"RNN_{direction}/RNN/LSTMCell/", ("W_0", "B", "W_P_0")),
             (f"lm/RNN_{direction}/rnn/multi_rnn_cell/cell_{layer}/lstm_cell/", ("kernel", "bias", "projection/kernel")),
             (f"lm/RNN_{direction}/rnn/lstm_cell/", ("kernel", "bias", "projection/kernel")),
-            # The same of the forward direction alone.
+            # The same for models with the forward direction only.
             (f"rnn/MultiRNNCell/Cell{layer}/LSTMCell/", ("kernel", "bias", "projection/kernel")),
             ("rnn/LSTMCell/", ("kernel", "bias", "projection/kernel")),
             (f"lm/rnn/multi_rnn_cell/cell_{layer}/lstm_cell/", ("kernel", "bias", "projection/kernel")),

@@ -1,4 +1,4 @@
-"""A bilm-tf model, opened: dumped weights or a TensorFlow checkpoint, with the options that describe it."""
+"""Reader of bilm-tf models: dumped weights or a TensorFlow checkpoint, with their options."""
 
 import h5py
 
@@ -31,7 +31,7 @@ def open_place(place: Place) -> Source | None:
 
 
 def _open(files: ModelFiles, place: Place) -> Source:
-    # Both are found, or an error was raised.
+    # Both were found, or an error was raised.
     assert files.weights is not None
     assert files.options is not None
     if files.is_tensorflow:

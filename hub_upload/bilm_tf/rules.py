@@ -1,4 +1,4 @@
-"""Names and sizes of a bilm-tf model, and the parameters that they become."""
+"""Conversion table of bilm-tf models: names, sizes and resulting parameters."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ _LSTM = "encoder.layers.{layer}.{side}_lstm"
 _HIGHWAY = "embeddings.highways.{highway}"
 _TRANSPOSED = "TensorFlow multiplies x W, PyTorch x W^T."
 
-# The HDF5 dump, also AI2's published files and simple_elmo's.
+# Names in an HDF5 dump, as in the files of AI2 and simple_elmo.
 RULES = (
     Rule(
         "char_embed",
@@ -82,7 +82,7 @@ RULES = (
 
 @dataclass(frozen=True)
 class Renaming:
-    """Another spelling of a name that `RULES` knows: a pattern for the whole name, and the name."""
+    """A pattern for an alternative spelling of a name in `RULES`, and that name."""
 
     pattern: str
     name: str
@@ -128,7 +128,7 @@ RENAMINGS = (
 )
 
 
-# The key of `options.json` that each symbol of a shape comes from.
+# Key of `options.json` for each symbol of a shape.
 ORIGINS = {
     "filters": "char_cnn.filters",
     "C": "char_cnn.n_characters",
@@ -142,10 +142,10 @@ ORIGINS = {
 
 
 def rename(names: Iterable[str]) -> dict[str, str]:
-    """Map the standard name of each of `names` to the name as stored, by `RENAMINGS`.
+    """Map the standard name of each of `names` to the stored name, by `RENAMINGS`.
 
     Raises:
-        CheckpointError: two stored names mean the same.
+        CheckpointError: two stored names have the same meaning.
     """
     standard: dict[str, str] = {}
     for stored in names:
@@ -163,7 +163,7 @@ def rename(names: Iterable[str]) -> dict[str, str]:
 
 
 def make_plan(source: Source, notes: list[str]) -> Plan:
-    """Compare a source with its options."""
+    """Match a source with its options."""
     stored = rename(source.tensors)
     config = _configuration(source, stored, notes)
     return fit(source, config, _rows_of_words(source, stored), RULES, ORIGINS, stored)
@@ -182,7 +182,7 @@ def _rows_of_words(source: Source, stored: Mapping[str, str]) -> int | None:
 
 
 def _configuration(source: Source, stored: Mapping[str, str], notes: list[str]) -> ElmoConfig:
-    # bilm-tf projects only between different sizes; a file written by AllenNLP's rules has both all the same.
+    # bilm-tf projects only between different sizes; files by AllenNLP's rules always have both projections.
     fields: dict[str, Any] = {
         field: True
         for field, name in (
@@ -199,6 +199,6 @@ def _configuration(source: Source, stored: Mapping[str, str], notes: list[str]) 
         )
     fields["bidirectional"] = both
     if is_word_model(source.options) and source.options.get("share_embedding_softmax") is True:
-        # The dump of such a model, which has no softmax, has nothing to share.
+        # A dump without softmax has nothing to tie.
         fields.update(tie_word_embeddings="softmax/b" in stored)
     return config_from_options(source.options, source.options_file, notes, **fields)

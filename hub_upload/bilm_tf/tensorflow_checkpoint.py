@@ -1,6 +1,6 @@
-"""bilm-tf's own TensorFlow checkpoints (`model.ckpt-N.index`, `.data-*`), read without running a graph.
+"""Reader of bilm-tf's TensorFlow checkpoints (`model.ckpt-N.index`, `.data-*`), without running a graph.
 
-TensorFlow is an optional dependency and imported only here, when such a checkpoint is read.
+TensorFlow is an optional dependency, imported only here and only when such a checkpoint is read.
 """
 
 import importlib.util
@@ -14,13 +14,13 @@ from ..common.errors import CheckpointError
 from ..common.source import StoredTensor
 
 INDEX = ".index"
-# Variables that belong to the training program and not to the model: accumulators of the optimizer, the number of
-# training steps, the last value shown while training.
+# Variables of the training program that do not belong to the model: optimizer accumulators, the global step, and the
+# last value shown during training.
 IGNORED = re.compile(r".*/Adagrad|global_step|train_perplexity")
 
 
 def checkpoint_prefixes(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, oldest training step first."""
+    """Prefixes of the checkpoints in a folder, by training step."""
 
     def step(prefix: Path) -> tuple[int, str]:
         tail = prefix.name.rpartition("-")[2]
@@ -31,7 +31,7 @@ def checkpoint_prefixes(folder: Path) -> list[Path]:
 
 
 def is_checkpoint_prefix(path: Path) -> bool:
-    """True if `path` names a checkpoint without being a file itself, as TensorFlow's tools want it."""
+    """True if `path` is the prefix of a checkpoint's files, as used by TensorFlow's tools."""
     return path.with_name(path.name + INDEX).is_file()
 
 
@@ -40,7 +40,7 @@ def _load_checkpoint(prefix: Path) -> Any:
         raise CheckpointError(
             f"{prefix}: a TensorFlow checkpoint; reading it needs TensorFlow: pip install 'elmo-hf[tensorflow]'"
         )
-    # Quiet, unless the user has said otherwise: TensorFlow reports on this machine's instruction sets when imported.
+    # TensorFlow logs the CPU's instruction sets on import; keep it quiet unless the user has set the level.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow
 
@@ -51,7 +51,7 @@ def _load_checkpoint(prefix: Path) -> Any:
 
 
 def tensorflow_tensors(prefix: Path) -> dict[str, StoredTensor]:
-    """The model's variables, by stored name; those of the optimizer and the training loop are left out.
+    """The model's variables by stored name, without those of the optimizer and the training loop.
 
     Raises:
         CheckpointError: TensorFlow is missing (with the remedy), or the checkpoint is damaged.
@@ -72,7 +72,7 @@ def _variable(reader: Any, name: str) -> Callable[[], Any]:
 
         try:
             return reader.get_tensor(name)
-        # TensorFlow's wrapper turns a short read into an IndexError.
+        # TensorFlow's wrapper turns an incomplete read into an IndexError.
         except (tensorflow.errors.OpError, LookupError, RuntimeError) as error:
             raise OSError(str(error)) from error
 

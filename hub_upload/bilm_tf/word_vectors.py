@@ -1,7 +1,7 @@
-"""A table of word vectors in the place of a model's characters.
+"""Replacement of a model's character input by a table of word vectors.
 
-bilm-tf dumps one from a model (`dump_token_embeddings`) and reads it with `use_character_inputs=False`; AllenNLP's
-`create_elmo_embeddings_from_vocab` writes one as text.
+bilm-tf dumps such a table from a model (`dump_token_embeddings`) and reads it with `use_character_inputs=False`;
+AllenNLP's `create_elmo_embeddings_from_vocab` writes one as text.
 """
 
 from contextlib import ExitStack
@@ -19,7 +19,7 @@ from ..common.vocabulary import Vocabulary
 from .hdf5 import RECURRENT, SOFTMAX, content_of, hdf5_tensors, open_hdf5
 
 TABLE = "embedding"
-# AllenNLP's name of the unknown word, and bilm-tf's.
+# Name of the unknown word in AllenNLP, and in bilm-tf.
 UNKNOWN, ITS_NAME = "@@UNKNOWN@@", "<UNK>"
 
 
@@ -32,12 +32,12 @@ class _TableVocabulary(Vocabulary):
 
 
 def with_word_vectors(source: Source, path: Path, stack: ExitStack) -> Source:
-    """The same model, reading words by their row in a table.
+    """Make a model read words by their rows in a table.
 
     Args:
-        source: With the vocabulary whose lines are the table's rows.
-        path: The table: HDF5, or words and vectors in GloVe's or word2vec's form, which may hold further words.
-        stack: Closes what is kept open.
+        source: The model, with the vocabulary whose lines are the table's rows.
+        path: The table: HDF5, or words and vectors in GloVe's or word2vec's format, which may contain other words.
+        stack: Closes the opened files.
 
     Raises:
         CheckpointError: no vocabulary, another kind of file, or words without a vector.
@@ -55,7 +55,7 @@ def with_word_vectors(source: Source, path: Path, stack: ExitStack) -> Source:
         tensors |= softmax
     else:
         notes.append(f"the softmax has not one row for each of the {len(words)} words of the table: left out")
-    # Of a checkpoint, all names have its scope.
+    # Names in a checkpoint have its scope as prefix.
     scope = "lm/" if any(name.startswith("lm/") for name in tensors) else ""
     return replace(
         source,

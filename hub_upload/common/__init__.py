@@ -1,1 +1,1 @@
-"""Parts that the rooms of the formats share."""
+"""Code shared by all formats."""

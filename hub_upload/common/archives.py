@@ -1,4 +1,4 @@
-"""ZIP and tar archives from strangers, unpacked safely: no paths outside, no links, no bombs."""
+"""Safe unpacking of untrusted ZIP and tar archives: no paths outside of the folder, no links, no bombs."""
 
 import bz2
 import errno
@@ -14,11 +14,11 @@ from typing import IO, Any
 
 from .errors import CheckpointError
 
-# Weights hardly compress. What unfolds to more than this many times its size, and more than a gigabyte, is no model.
+# Weights hardly compress. An archive that unpacks to more than this multiple of its size, and more than a gigabyte, is
+# not a model.
 MAX_RATIO = 20
 SMALL = 1 << 30
-# Members of a model's archive are counted in tens. A directory is read into memory whole, and so is what a tar holds
-# of a member beside its content.
+# A model's archive has tens of members. The directory of a ZIP and the headers of a tar are read into memory.
 MAX_MEMBERS, MAX_DIRECTORY, MAX_HEADER = 100_000, 1 << 24, 1 << 24
 
 _DECOMPRESSORS: tuple[tuple[bytes, Callable[..., Any]], ...] = (
@@ -27,7 +27,7 @@ _DECOMPRESSORS: tuple[tuple[bytes, Callable[..., Any]], ...] = (
     (b"\xfd7zXZ\0", lzma.open),
     (b"]\0\0", lzma.open),
 )
-# What the decompressors and readers of archives raise for damage.
+# Exceptions of decompressors and archive readers for damaged files.
 _DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -49,7 +49,7 @@ def _safe_parts(name: str, archive: Path) -> tuple[str, ...]:
 
 
 class _Budget:
-    """The bytes that an archive may unfold to; counts what it really does, whatever its headers say."""
+    """Maximum unpacked size of an archive; counts the actual bytes, not the sizes in headers."""
 
     def __init__(self, archive: Path) -> None:
         self.archive, self.limit = archive, max(SMALL, MAX_RATIO * archive.stat().st_size)
@@ -64,14 +64,14 @@ class _Budget:
             )
 
     def chunks(self, content: IO[bytes]) -> Iterator[bytes]:
-        """The content in pieces, each paid for."""
+        """Yield the content in pieces, counting their size."""
         while chunk := content.read(1 << 20):
             self.spend(len(chunk))
             yield chunk
 
 
 class _Unpacker:
-    """Writes members into a folder within the budget of their archive."""
+    """Writer of members into a folder within the archive's budget."""
 
     def __init__(self, archive: Path, folder: Path) -> None:
         self.folder, self.budget = folder, _Budget(archive)
@@ -88,8 +88,8 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
     """Unpack the regular files of a ZIP or (compressed) tar whose path `wanted` accepts, into an empty folder.
 
     Raises:
-        CheckpointError: damaged, encrypted, a name that leaves the folder, two members of one name, or far more
-            content than the size of the archive explains.
+        CheckpointError: a damaged or encrypted archive, a path outside of the folder, two members of the same name, or
+            far more content than the archive's size explains.
     """
     unpacker = _Unpacker(archive, folder)
     try:
@@ -123,7 +123,7 @@ def _unpack_zip(archive: Path, unpacker: _Unpacker, wanted: Callable[[str], bool
 
 
 def _directory_size(archive: Path) -> int:
-    """The size that the end of a ZIP gives its directory; 0 where none is found."""
+    """Size of a ZIP's directory according to its end record; 0 if there is none."""
     with archive.open("rb") as file:
         file.seek(-min(archive.stat().st_size, (1 << 16) + 98), 2)
         tail = file.read()
@@ -135,7 +135,7 @@ def _directory_size(archive: Path) -> int:
 
 
 class _Pieces:
-    """A file of which nobody reads more than `MAX_HEADER` at a time."""
+    """A file wrapper that refuses reads of more than `MAX_HEADER` bytes."""
 
     def __init__(self, archive: Path, file: Any) -> None:
         self.archive, self.file = archive, file
@@ -170,7 +170,7 @@ def _unpack_tar(archive: Path, unpacker: _Unpacker, wanted: Callable[[str], bool
             parts = _safe_parts(member.name, archive)
             content = file.extractfile(member) if member.isreg() and wanted("/".join(parts)) else None
             if content is None:
-                # Skipping costs unpacking too.
+                # Skipped members are decompressed too.
                 unpacker.budget.spend(member.size if member.isreg() else 0)
             else:
                 unpacker.write(parts, content)
@@ -185,6 +185,6 @@ def is_tar(path: Path) -> bool:
 
 
 def single_root(folder: Path) -> Path:
-    """`folder`, or the only folder in it if it holds nothing else: archives are packed both ways."""
+    """The only subfolder of `folder` if it contains nothing else, otherwise `folder`; archives are packed both ways."""
     entries = list(folder.iterdir())
     return entries[0] if len(entries) == 1 and entries[0].is_dir() else folder

@@ -1,4 +1,4 @@
-"""The content of small files from strangers."""
+"""Reading of small untrusted files."""
 
 import stat
 from pathlib import Path
@@ -10,10 +10,10 @@ LARGEST_CONTENT = 2**28
 
 
 def read_content(path: Path) -> bytes:
-    """The bytes of a small regular file.
+    """Read the bytes of a small regular file.
 
     Raises:
-        CheckpointError: missing, unreadable, a pipe or device, which may never end, or far too large.
+        CheckpointError: missing, unreadable, far too large, or a pipe or device, which may never end.
     """
     try:
         status = path.stat()
@@ -31,10 +31,10 @@ def read_content(path: Path) -> bytes:
 
 
 def read_text(file: Path, expected: str, encoding: str = "utf-8") -> str:
-    """The content of a small file, line ends as they are.
+    """Read the text of a small file, without changing line ends.
 
     Raises:
-        CheckpointError: as `read_content`, or not UTF-8; the message names the line and what was expected.
+        CheckpointError: as in `read_content`, or not UTF-8; the message names the line and the expectation.
     """
     content = read_content(file)
     try:

@@ -1,17 +1,17 @@
-"""The one exception of this package, and the lists of names in its messages."""
+"""The exception of this package, and formatting of lists in messages."""
 
 from collections.abc import Iterable
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be read, converted, exported or verified.
+    """A checkpoint that cannot be read, converted, exported or verified.
 
-    The message names the file and the value at fault, what was expected, and the remedy.
+    The message names the file, the faulty value, the expectation and the remedy.
     """
 
 
 def listing(names: Iterable[str], limit: int = 8) -> str:
-    """The first names and how many more there are."""
+    """The first names, and the number of further ones."""
     names = list(names)
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

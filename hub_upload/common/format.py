@@ -1,4 +1,4 @@
-"""The protocol of a room: the functions through which the verbs use a format."""
+"""Interface of a format: the functions that `convert`, `verify` and `export` call."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from .transforms import Array
 
 @dataclass(frozen=True)
 class Format:
-    """A format as `convert` and `verify` use it. Each function raises `CheckpointError` that names file and value.
+    """A format for `convert` and `verify`. Functions raise a `CheckpointError` that names file and value.
 
     Attributes:
-        open: (place) -> an open source, or `None` if the place holds no checkpoint of this format.
-        make_plan: (source, notes) -> what its tensors become.
+        open: (place) -> an open source; `None` if the place has no checkpoint of this format.
+        make_plan: (source, notes) -> conversion plan of its tensors.
         make_tokenizer: (source, config, notes) -> the tokenizer.
         plain: (source, read, layer norm epsilon) -> the independent NumPy implementation.
-        complete: (config, source, notes): changes the configuration by values of weights, if the format needs that.
-        needs_vocabulary: (source) -> why it cannot do without a vocabulary, empty if it can.
-        chooses_epsilon: Whether its files lack the epsilon of the model's layer norms.
-        model: (source, plan) -> the class of a task model, or `None` for the language model alone.
-        parameters: (source) -> the parameters of a task model outside of its biLM.
-        accept: (source, model): refuses what only the model itself can tell.
-        plain_task: (source, plain) -> the independent implementation of a task model over that of its biLM.
-        takes_word_vectors: Whether a table of words may take the place of its characters.
+        complete: (config, source, notes): updates the configuration from values of weights, if necessary.
+        needs_vocabulary: (source) -> the reason why it needs a vocabulary, empty if it does not.
+        chooses_epsilon: True if its files do not contain the epsilon of layer norms.
+        model: (source, plan) -> class of a task model; `None` for a language model.
+        parameters: (source) -> parameters of a task model outside of its biLM.
+        accept: (source, model): final check that needs the model itself.
+        plain_task: (source, plain) -> the independent implementation of a task model, given that of its biLM.
+        takes_word_vectors: True if a table of words may replace its characters.
     """
 
     open: Callable[[Place], Source | None]
@@ -50,15 +50,16 @@ class Format:
 
 @dataclass(frozen=True)
 class Export:
-    """A format as `export` uses it. Each function raises `CheckpointError` that names folder and value.
+    """A format for `export`. Functions raise a `CheckpointError` that names folder and value.
 
     Attributes:
-        serves: (folder, config) -> whether a Transformers folder is written in this format.
-        check_config: (folder, config, notes): refuses what the format cannot hold, notes what its readers cannot read.
-        write: (model, output, softmax layout) -> what was written.
-        files: All names of files that it writes.
-        marker: The one of them that tells such a folder, and `is_marker` by its content.
-        softmax_layouts: Whether the user may choose how the softmax is stored.
+        serves: (folder, config) -> True if a Transformers folder is exported in this format.
+        check_config: (folder, config, notes): refuses models that the format cannot represent, and notes restrictions
+            of its readers.
+        write: (model, output, softmax layout) -> summary of the written files.
+        files: Names of all files it may write.
+        marker: The file that identifies an exported folder; `is_marker` checks its content.
+        softmax_layouts: True if the user may choose the layout of the softmax.
     """
 
     serves: Callable[[Path, ElmoConfig], bool]

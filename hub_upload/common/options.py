@@ -1,4 +1,4 @@
-"""JSON files of options: typed access, and the step from their values to `ElmoConfig`."""
+"""Options in JSON files: typed access, and conversion to `ElmoConfig`."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,11 @@ from elmo_hf import ElmoConfig
 from .content import read_content
 from .errors import CheckpointError
 
-# Ids that embedding programs use: 256 bytes, begin and end of a sentence and of a word, padding; and 0 for padded
-# words. The training program does without the last and writes 261, `bilm-tf`'s own reader insists on 262.
+# Number of character ids in embedding programs: 256 bytes, begin and end of sentence and word, padding, and 0 for
+# padded words. The training program does not count the last and writes 261; `bilm-tf`'s reader requires 262.
 NUM_CHARACTERS = 262
 DEFAULT_CHARACTERS_PER_WORD = 50
-# Options are nested a few levels deep, and no size needs more than 32 bits.
+# Options have few nesting levels, and sizes fit 32 bits.
 MAX_DEPTH, LARGEST_SIZE, LARGEST_FLOAT = 100, 2**31 - 1, 3.4e38
 
 
@@ -34,11 +34,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_object(text: str, where: object) -> dict[str, Any]:
-    """The JSON object of a text, nested no deeper than whoever walks through it can follow.
+    """Parse the JSON object in a text, with limited nesting.
 
     Raises:
-        ValueError: no JSON, nested too deeply, or an integer of thousands of digits.
-        CheckpointError: it is no object; the message says `where`.
+        ValueError: not JSON, nested too deeply, or an integer of thousands of digits.
+        CheckpointError: not an object; the message contains `where`.
     """
     try:
         value = json.loads(text)
@@ -62,7 +62,7 @@ class OptionsReader:
         self.values, self.file = values, file
 
     def get(self, key: str) -> Any:
-        """The value at a dotted key, `None` where it or its parent is missing."""
+        """The value at a dotted key; `None` if it or its parent is missing."""
         value: Any = self.values
         for part in key.split("."):
             if not isinstance(value, dict):
@@ -117,7 +117,7 @@ class OptionsReader:
         value = self.get(key)
         if value is None:
             value = default
-        # `1 == True`: the type counts too.
+        # Types are compared too, because `1 == True`.
         if not any(type(value) is type(one) and value == one for one in accepted):
             found = "is missing" if value is None else f"is {value!r}"
             raise CheckpointError(f"{self.file}: {key} {found}, expected one of {', '.join(map(repr, accepted))}")
@@ -125,9 +125,9 @@ class OptionsReader:
 
 
 def make_config(values: dict[str, Any], file: str) -> ElmoConfig:
-    """A configuration of these fields; what it refuses becomes a `CheckpointError` that names the file."""
+    """Create a configuration; its errors become a `CheckpointError` that names the file."""
     try:
         return ElmoConfig.from_dict(values)
     except (StrictDataclassError, ValueError, TypeError) as error:
-        # The strict dataclass wraps the message that says what is wrong.
+        # The strict dataclass wraps the original message.
         raise CheckpointError(f"{file}: {error.__cause__ or error}") from error

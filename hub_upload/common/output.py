@@ -1,4 +1,4 @@
-"""Output folders that are either complete or absent."""
+"""Output folders, which are either complete or absent."""
 
 import os
 import re
@@ -13,8 +13,8 @@ from .errors import CheckpointError, listing
 from .format import Export
 from .options import read_json
 
-# The names that `convert` writes. With those of every export they are all that `force` may delete: folders are replaced
-# as a whole.
+# Names of the files that `convert` writes. Since folders are replaced as a whole, `force` accepts only folders with
+# these files and those of the exports.
 CONVERTED = re.compile(
     r"README\.md|config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
     r"|tokenizer\.json|tokenizer_config\.json|character_vocabulary\.json"
@@ -26,13 +26,13 @@ def check_output(output: Path, force: bool, sources: Iterable[Path], exports: It
 
     Args:
         output: The folder.
-        force: Whether an older model may be replaced.
-        sources: Files and folders that must stay.
-        exports: The table of formats that are written, whose folders may be replaced too.
+        force: Allow replacing an older model.
+        sources: Files and folders that must not be deleted.
+        exports: Formats of exported folders, which may be replaced too.
 
     Raises:
-        CheckpointError: it is a file, it is not empty (without `force`), it holds anything else than a model that this
-            package wrote (with `force`), or replacing it would delete a source.
+        CheckpointError: it is a file; it is not empty (without `force`); it contains anything but a model written by
+            this package (with `force`); or replacing it would delete a source.
     """
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise CheckpointError(f"{output}: exists and is not a folder; choose another output")
@@ -65,7 +65,7 @@ def check_output(output: Path, force: bool, sources: Iterable[Path], exports: It
 
 
 def _is_elmo(folder: Path, exports: Iterable[Export]) -> bool:
-    """True if a folder holds an ELMo as `convert` or `export` leave it; the first marker that there is decides."""
+    """True if a folder contains an ELMo written by `convert` or `export`, judged by the first marker file found."""
     markers = [("config.json", lambda path: read_json(path).get("model_type") == ElmoConfig.model_type)]
     markers += [(export.marker, export.is_marker) for export in exports]
     found = next((name for name, _ in markers if (folder / name).is_file()), None)
@@ -77,10 +77,10 @@ def _is_elmo(folder: Path, exports: Iterable[Export]) -> bool:
 
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """Yield a hidden sibling of `output` that takes its place when the block ends well and vanishes when it fails.
+    """Yield a hidden sibling of `output` that replaces it if the block succeeds and is removed if it fails.
 
-    Whatever goes wrong (a full disk, an interrupt), `output` is what it was before or complete; what a process that was
-    killed has left is removed by the next one. `check_output` has said that an existing folder may be replaced.
+    After any failure (a full disk, an interrupt), `output` is either unchanged or complete. Leftovers of a killed
+    process are removed by the next one. `check_output` must have allowed replacing an existing folder.
     """
     with appearing_folder(output.absolute()) as partial:
         yield partial
@@ -88,8 +88,8 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 
 def _open_to_readers(folder: Path) -> None:
-    """Give a folder made privately, and what is in it, the permissions of newly made ones."""
-    # Readable only by setting it; the two calls leave it as it was.
+    """Give a private folder and its content the permissions of newly created files."""
+    # The mask can only be read by setting it; the two calls restore it.
     mask = os.umask(0o077)
     os.umask(mask)
     folder.chmod(0o777 & ~mask)

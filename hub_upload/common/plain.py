@@ -1,7 +1,7 @@
-"""ELMo once more, as plainly as it can be written: NumPy, float64, one word at a time, straight from the files.
+"""An independent, plain implementation of ELMo: NumPy, float64, one word at a time, directly from the original files.
 
-This is the second opinion that `verify` asks. It shares no line with the model, the tokenizer or the conversion: its
-own reading of the layouts in each room, its own character rows, its own formulas. Speed does not matter.
+`verify` compares models with it. It shares no code with the model, the tokenizer or the conversion, and has its own
+readers of all layouts, its own character rows and its own formulas. Speed does not matter.
 
 Sources: bilm-tf `bilm/data.py` (characters, vocabulary), `bilm/model.py` (encoder, LSTM), TensorFlow 1 `LSTMCell`,
 AllenNLP `elmo.py`, `highway.py`, `lstm_cell_with_projection.py`.
@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Read = Callable[[str], Array]
 
-# Ids of bilm-tf's character mapping, before 1 is added to every one.
+# Ids of bilm-tf's character mapping, before 1 is added to each.
 SENTENCE_BEGIN, SENTENCE_END, WORD_BEGIN, WORD_END, PADDING = 256, 257, 258, 259, 260
 
 
 def character_row(symbols: Sequence[int], length: int) -> list[int]:
-    """Begin of word, at most `length` - 2 symbols, end of word, padding; 1 added to each."""
+    """Character ids of a word: begin of word, at most `length` - 2 symbols, end of word, padding; 1 added to each."""
     row = [WORD_BEGIN, *symbols[: length - 2], WORD_END]
     return [symbol + 1 for symbol in row + [PADDING] * (length - len(row))]
 
 
 def sentence_rows(words: Sequence[str], length: int) -> list[list[int]]:
-    """The rows of a sentence with both boundaries around it."""
+    """Character rows of a sentence, with both boundaries."""
     rows = [character_row([SENTENCE_BEGIN], length)]
     for word in words:
-        # The boundary symbols as words of a text mean the boundaries.
+        # Boundary symbols in a text stand for the boundaries.
         special = {"<S>": [SENTENCE_BEGIN], "</S>": [SENTENCE_END]}.get(word)
         rows.append(character_row(special or list(word.encode("utf-8", "ignore")), length))
     rows.append(character_row([SENTENCE_END], length))
@@ -39,13 +39,13 @@ def sentence_rows(words: Sequence[str], length: int) -> list[list[int]]:
 
 
 def sigmoid(x: Array) -> Array:
-    # exp of a large positive number overflows; of a negative one it does not.
+    # exp overflows for large positive numbers, but not for negative ones.
     small = np.exp(-np.abs(x))
     return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
 
 
 def activation(name: str) -> Callable[[Array], Array]:
-    """Tanh or relu, by the name that options have for it."""
+    """The activation tanh or relu, by its name in options."""
     return np.tanh if name == "tanh" else lambda x: np.maximum(x, 0)
 
 
@@ -55,13 +55,13 @@ def clipped(x: Array, bound: float | None) -> Array:
 
 @dataclass(frozen=True)
 class TaskAnswer:
-    """What a task model says of a sentence.
+    """Result of a task model for a sentence.
 
     Attributes:
-        logits: (words, tags) before a field, or (classes).
-        tags: the best sequence of a tagger, `None` of a classifier.
-        score: the score of a sequence of tags, as decoding sees it.
-        log_likelihood: the natural logarithm of a sequence's probability, as training sees it.
+        logits: (words, tags) before a CRF, or (classes).
+        tags: best sequence of a tagger; `None` for a classifier.
+        score: function that scores a tag sequence as in decoding.
+        log_likelihood: function that returns a sequence's natural log-probability as in training.
     """
 
     logits: Array
@@ -71,14 +71,14 @@ class TaskAnswer:
 
 
 class PlainTask(Protocol):
-    """A plain implementation of a task model over its language model."""
+    """A plain implementation of a task model on top of its language model."""
 
     @property
     def words(self) -> list[str]:
-        """The words that its own table knows, if it has one."""
+        """Words of its own embedding, if it has one."""
 
     def answer(self, batch: Sequence[Sequence[str]]) -> list[TaskAnswer]:
-        """What it says of each sentence; the language model's state goes on from call to call."""
+        """Compute the result for each sentence. The language model's state carries over from call to call."""
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Highway:
 
     @classmethod
     def carrying(cls, w: Array, b: Array) -> "Highway":
-        """AllenNLP's, (2F, F) and (2F): y = g x + (1 - g) relu(.), and sigmoid(-z) = 1 - sigmoid(z)."""
+        """Make a highway from AllenNLP's (2F, F) and (2F): y = g x + (1 - g) relu(.), sigmoid(-z) = 1 - sigmoid(z)."""
         size = w.shape[1]
         return cls(w[:size].T, b[:size], -w[size:].T, -b[size:])
 
@@ -103,7 +103,7 @@ class Highway:
 
 @dataclass
 class Cell:
-    """One direction of one layer; every matrix maps a row vector from its left, gates by name."""
+    """One direction of one layer. Matrices are multiplied by row vectors from the left; gates are named."""
 
     gates: dict[str, tuple[Array, Array, Array]]  # name -> input (P, H), recurrent (P, H), bias (H)
     projection: Array | None  # (H, P)
@@ -130,13 +130,13 @@ class Linear:
 
 @dataclass
 class CharacterCnn:
-    """The vector of one word from the ids of its characters.
+    """Character CNN that maps a word's character ids to a vector.
 
     Attributes:
-        table: (characters, D), row = id.
-        filters: for each width a list of (width, D) kernels stacked to (width, D, n), and the biases (n).
-        activation: over the largest value of each filter.
-        layers: what follows: highways, a projection, a norm, in the order in which they are applied.
+        table: character embedding, (characters, D), one row per id.
+        filters: for each width the kernels (width, D, n) and biases (n).
+        activation: applied to the maximum of each filter.
+        layers: following layers (highways, projection, norm) in order.
     """
 
     table: Array
@@ -159,12 +159,12 @@ class CharacterCnn:
 
 @dataclass
 class Characters:
-    """The character encoder over bytes.
+    """Character encoder over bytes.
 
     Attributes:
-        cnn: the vector of a word.
-        length: characters of a word, boundaries included.
-        lines: none: no word is known by its row.
+        cnn: the character CNN.
+        length: number of characters per word, including boundaries.
+        lines: empty, since words have no rows.
     """
 
     cnn: CharacterCnn
@@ -172,27 +172,27 @@ class Characters:
     lines: Mapping[str, int] = field(default_factory=dict)
 
     def __call__(self, words: Sequence[str]) -> Array:
-        """The vectors of a sentence with both boundaries around it, (words + 2, P)."""
+        """Vectors of a sentence with both boundaries, (words + 2, P)."""
         return np.stack([self.cnn(row) for row in sentence_rows(words, self.length)])
 
 
 class WordVectors(Protocol):
-    """The vectors of a sentence's words."""
+    """Encoder of a sentence's words."""
 
     @property
     def lines(self) -> Mapping[str, int]:
-        """The words that are known by their row, if any are."""
+        """Words with rows of their own, if any, and these rows."""
 
     def __call__(self, words: Sequence[str]) -> Array:
-        """The vectors of a sentence with both boundaries around it, (words + 2, P)."""
+        """Vectors of a sentence with both boundaries, (words + 2, P)."""
 
 
 class Plain(Protocol):
-    """A plain implementation, as `verify` uses it.
+    """A plain implementation, as used by `verify`.
 
     Attributes:
-        vectors: the layer of words.
-        state: of each row, carried from call to call until it is cleared; always empty without `has_state`.
+        vectors: the word layer.
+        state: state of each row, carried from call to call until cleared; always empty without `has_state`.
     """
 
     vectors: WordVectors
@@ -201,7 +201,7 @@ class Plain(Protocol):
 
     @property
     def depth(self) -> int:
-        """Layers of each direction."""
+        """Number of layers per direction."""
 
     def embed(self, batch: Sequence[Sequence[str]]) -> list[Array]:
         """All layers of each sentence, (layers + 1, words + 2, 2P)."""
@@ -213,8 +213,8 @@ class PlainElmo:
 
     Attributes:
         vectors: words of a sentence -> (words + 2, P).
-        cells: [layer][direction], the backward one if there is one.
-        state: row -> [layer][direction] -> (h, c), carried from call to call until it is cleared.
+        cells: [layer][direction]; the backward direction may be missing.
+        state: row -> [layer][direction] -> (h, c), carried from call to call until cleared.
     """
 
     vectors: WordVectors
@@ -227,11 +227,11 @@ class PlainElmo:
 
     @property
     def depth(self) -> int:
-        """Layers of each direction."""
+        """Number of layers per direction."""
         return len(self.cells)
 
     def embed(self, batch: Sequence[Sequence[str]]) -> list[Array]:
-        """All layers of each sentence, (layers + 1, words + 2, 2P); row r goes on from its state."""
+        """All layers of each sentence, (layers + 1, words + 2, 2P); row r continues from its state."""
         return [self._sentence(words, self.state.setdefault(row, {})) for row, words in enumerate(batch)]
 
     def _sentence(self, words: Sequence[str], state: dict[tuple[int, int], tuple[Array, Array]]) -> Array:
@@ -247,7 +247,7 @@ class PlainElmo:
                 steps = []
                 for x in inputs[direction]:
                     h, c = cell.step(x, h, c, self.cell_clip, self.projection_clip)
-                    # The skip connection is seen by the next layer, never by the next step.
+                    # The skip connection feeds the next layer, not the next step.
                     steps.append(h + x if self.skip and number > 0 else h)
                 state[number, direction] = h, c
                 outputs.append(np.stack(steps))
@@ -257,15 +257,17 @@ class PlainElmo:
 
 
 def torch_linear(read: Read, name: str) -> Linear:
-    """A linear layer as PyTorch stores it, (out, in)."""
+    """Read a linear layer in PyTorch's layout, (out, in)."""
     return Linear(read(f"{name}.weight").T, read(f"{name}.bias"))
 
 
 def allennlp_cnn(
     read: Read, table: str, convolution: str, highway: str, filters: int, highways: int, maximum: str
 ) -> CharacterCnn:
-    """A character CNN as PyTorch and AllenNLP store it; names of convolutions, (n, D, width), and highways lack their
-    number, and `maximum` is the activation over the largest values."""
+    """Read a character CNN in the layout of PyTorch and AllenNLP, with convolutions (n, D, width).
+
+    `convolution` and `highway` are names without number; `maximum` is the activation after max pooling.
+    """
     kernels = [(read(f"{convolution}{i}.weight"), read(f"{convolution}{i}.bias")) for i in range(filters)]
     return CharacterCnn(
         read(table),
@@ -276,7 +278,7 @@ def allennlp_cnn(
 
 
 def allennlp_cells(read: Read, stack: str, count: int) -> list[list[Cell]]:
-    """AllenNLP's cells: gates i, f, g, o, the forget bias inside."""
+    """Read AllenNLP's cells, with gates i, f, g, o, and the forget bias included in the bias."""
 
     def cell(place: str) -> Cell:
         parts = ("input_linearity.weight", "state_linearity.weight", "state_linearity.bias")

@@ -1,6 +1,6 @@
-"""The plan of what a source becomes, from names, shapes and options alone: no value of a weight is read here.
+"""Conversion plans, made from names, shapes and options without reading weights.
 
-`convert` reads what a plan allows, and so does `verify`: nothing is allocated for a file that does not fit its options.
+`convert` and `verify` read weights only by a plan, so nothing is allocated for a file that does not match its options.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,14 +17,14 @@ SOFTMAX = ("softmax/W", "softmax/b")
 
 @dataclass(frozen=True)
 class Plan:
-    """A source whose names and shapes fit its options.
+    """The plan of a source whose names and shapes match its options.
 
     Attributes:
-        config: Without the ids and the number of words, which are the tokenizer's.
+        config: Configuration without token ids and vocabulary size, which come from the tokenizer.
         stored: Standard name -> stored name of every tensor.
-        entries: What becomes of each.
-        words: Rows of the table of words and the softmax; `None` if no tensor has a row a word.
-        has_softmax: Whether there is a softmax.
+        entries: Conversion of each tensor.
+        words: Rows of the word embedding and the softmax; `None` if no tensor has one row per word.
+        has_softmax: True if there is a softmax.
     """
 
     config: ElmoConfig
@@ -43,18 +43,18 @@ def fit(
     stored: Mapping[str, str] | None = None,
     mixes: bool = False,
 ) -> Plan:
-    """Compare the names and shapes of a source with a table.
+    """Match the names and shapes of a source with a conversion table.
 
     Args:
         source: An open source.
-        config: Sizes that its options say.
-        words: Rows of the table of words and the softmax.
-        rules, origins: The table of its format, and the options that its symbols come from.
-        stored: Standard name -> stored name; `None` where these are the same.
-        mixes: Whether it has scalar mixes.
+        config: Sizes given by its options.
+        words: Rows of the word embedding and the softmax.
+        rules, origins: Conversion table of its format, and the options that define its symbols.
+        stored: Standard name -> stored name; `None` if they are the same.
+        mixes: True if it has scalar mixes.
 
     Raises:
-        CheckpointError: tensors that are missing, not part of the model or of another shape than the options say.
+        CheckpointError: missing tensors, tensors that are not part of the model, or shapes that contradict the options.
     """
     stored = {name: name for name in source.tensors} if stored is None else stored
     has_softmax = any(name in stored for name in SOFTMAX)
@@ -66,10 +66,10 @@ def fit(
 
 
 def rows_of_softmax(source: Source, stored: Mapping[str, str]) -> int | None:
-    """Lines of the vocabulary that the softmax was trained with; `None` if there is no softmax.
+    """Number of vocabulary lines that the softmax was trained with; `None` without softmax.
 
     Raises:
-        CheckpointError: there is one, and no vocabulary to say which words its rows are.
+        CheckpointError: there is a softmax without a vocabulary for its rows.
     """
     name = next((name for name in reversed(SOFTMAX) if name in stored), None)
     if name is None:
@@ -84,7 +84,7 @@ def rows_of_softmax(source: Source, stored: Mapping[str, str]) -> int | None:
 
 
 def check_words(plan: Plan, source: Source) -> None:
-    """Raise `CheckpointError` if the table of words or the softmax has not one row for each word of the vocabulary."""
+    """Raise `CheckpointError` if the word embedding or the softmax does not have one row per word of the vocabulary."""
     if plan.words is None or source.vocabulary is None:
         return
     listed = len(source.vocabulary.words)

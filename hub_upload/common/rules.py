@@ -1,17 +1,17 @@
-"""The rows of conversion tables, and their one interpreter.
+"""Conversion tables and their interpreter.
 
-The names in a rule hold placeholders that are filled from the configuration:
+Names in a rule contain placeholders that are filled from the configuration:
 
 | placeholder   | runs over                                                        |
 |---------------|------------------------------------------------------------------|
 | `{filter}`    | the convolutions, 0 ...                                          |
 | `{highway}`   | the highway layers, 0 ...                                        |
-| `{direction}` | 0 and 1; beside it `{side}` is "forward" and "backward"          |
+| `{direction}` | 0 and 1; together with `{side}`, "forward" and "backward"        |
 | `{layer}`     | the layers, 0 ...                                                |
 | `{mix}`       | the scalar mixes, 0 ...                                          |
 
-Shapes are written in the symbols of `symbols`, each with the option that it comes from, so that an error can say which
-option a wrong shape contradicts.
+Shapes are written in the symbols defined by `symbols`. Each symbol knows its option, so that an error can name the
+option that a wrong shape contradicts.
 """
 
 import string
@@ -25,7 +25,7 @@ from elmo_hf import ElmoConfig
 from .errors import CheckpointError, listing
 from .transforms import COPY, NEGATED_GATE, PAD_ROWS, Transform
 
-# When a row applies: always, or where the model or the checkpoint has the part.
+# Condition of a row: always, or only if the model or the checkpoint has a part.
 Condition = Literal[
     "", "character_input", "word_input", "character_projection", "cell_projection", "softmax", "own_softmax", "mixes"
 ]
@@ -37,11 +37,11 @@ class Rule:
 
     Attributes:
         original: Name in the original checkpoint, with placeholders.
-        shape: Shape there, in symbols divided by spaces.
-        parameters: Names in `ElmoModel` (`softmax.*`: `ElmoForPreTraining`), with placeholders, divided by spaces.
-        transform: How the one becomes the other.
-        reason: Why, in a sentence.
-        condition: When the row applies.
+        shape: Shape there, in symbols separated by spaces.
+        parameters: Names in `ElmoModel` (`softmax.*`: `ElmoForPreTraining`), with placeholders, separated by spaces.
+        transform: Transform from the original to the parameters.
+        reason: Reason for the transform, in one sentence.
+        condition: Condition under which the row applies.
     """
 
     original: str
@@ -54,7 +54,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Entry:
-    """A rule with its placeholders filled."""
+    """A rule with its placeholders filled in."""
 
     original: str
     shape: tuple[int, ...]
@@ -63,7 +63,7 @@ class Entry:
     transform: Transform
 
     def check_shape(self, found: tuple[int, ...], file: str) -> None:
-        """Raise `CheckpointError` if the array of this name has another shape than the options say."""
+        """Raise `CheckpointError` if the shape of this array contradicts the options."""
         if found == self.shape:
             return
         if len(found) != len(self.shape):
@@ -81,12 +81,12 @@ class Entry:
 
 
 def symbols(config: ElmoConfig, words: int | None, origins: Mapping[str, str]) -> dict[str, tuple[int, str]]:
-    """Values of the symbols in shapes and the options that they come from.
+    """Values of the symbols in shapes, and the options that define them.
 
     Args:
         config: Sizes of the model.
-        words: Rows of the softmax and the table of words.
-        origins: The option of each symbol that stands for itself, and of "filters", the list of convolutions.
+        words: Rows of the softmax and the word embedding.
+        origins: Option of each elementary symbol, and of "filters", the list of convolutions.
     """
     projects_first = config.character_projection and config.character_projection_location == "after_cnn"
     sizes = {
@@ -105,7 +105,7 @@ def symbols(config: ElmoConfig, words: int | None, origins: Mapping[str, str]) -
     }
     origins = {**origins, "F": f"the sum of the counts in {origins['filters']}", "1": "always"}
     found = {symbol: (size, origins[symbol]) for symbol, size in sizes.items() if symbol in origins}
-    # The width of the highways.
+    # Width of the highways.
     found["h"] = found["P" if projects_first else "F"]
     for symbol, factor, times in (("h", 2, "twice"), ("P", 2, "twice"), ("H", 4, "four times")):
         if symbol in found:
@@ -117,7 +117,7 @@ def symbols(config: ElmoConfig, words: int | None, origins: Mapping[str, str]) -
 
 
 def _indices(config: ElmoConfig) -> dict[str, list[dict[str, Any]]]:
-    """For every placeholder the values it takes."""
+    """Values of every placeholder."""
     return {
         "filter": [
             {"filter": i, "width": width, "count": count} for i, (width, count) in enumerate(config.character_filters)
@@ -146,9 +146,9 @@ def expand(
     Args:
         rules: The table.
         config: Sizes and parts of the model.
-        words, origins: As for `symbols`.
-        mixes: Whether scalar mixes are part of the checkpoint.
-        softmax: Whether a softmax is.
+        words, origins: As in `symbols`.
+        mixes: True if the checkpoint has scalar mixes.
+        softmax: True if it has a softmax.
     """
     applies = {
         "": True,
@@ -180,10 +180,10 @@ def expand(
 
 
 def check_complete(entries: Iterable[Entry], stored: Iterable[str], file: str) -> None:
-    """Nothing missing, nothing unused.
+    """Check that no tensor is missing and none is unused.
 
     Raises:
-        CheckpointError: the message lists the names on either side.
+        CheckpointError: the message lists missing and unused names.
     """
     expected, present = {entry.original for entry in entries}, set(stored)
     missing, unused = sorted(expected - present), sorted(present - expected)
@@ -193,7 +193,7 @@ def check_complete(entries: Iterable[Entry], stored: Iterable[str], file: str) -
         raise CheckpointError(f"{file}: {'; '.join(parts)}. The options and the weights must be of one model")
 
 
-# Rows that several programs share.
+# Rows shared by several programs.
 
 SOFTMAX_RULES = (
     Rule(
@@ -210,7 +210,7 @@ SOFTMAX_RULES = (
 
 
 def copied(original: str, parameter: str, shape: str, reason: str, condition: Condition = "") -> tuple[Rule, Rule]:
-    """Weight and bias that are copied; the bias has the first axis of the weight's shape."""
+    """Rules for a weight and a bias that are copied; the bias has the first axis of the weight's shape."""
     return (
         Rule(f"{original}.weight", shape, f"{parameter}.weight", COPY, reason, condition),
         Rule(f"{original}.bias", shape.split()[0], f"{parameter}.bias", COPY, "As its weight.", condition),
@@ -218,7 +218,7 @@ def copied(original: str, parameter: str, shape: str, reason: str, condition: Co
 
 
 def allennlp_characters(convolution: str, highway: str, embeddings: str = "embeddings.") -> list[Rule]:
-    """Convolutions and highways as PyTorch and AllenNLP store them, by their names there and the place of ours."""
+    """Rules for convolutions and highways in the layout of PyTorch and AllenNLP."""
     ours = f"{embeddings}highways.{{highway}}"
     reason = "AllenNLP's gate carries the input, y = g x + (1 - g) relu(.), ours the other branch."
     return [
@@ -231,7 +231,7 @@ def allennlp_characters(convolution: str, highway: str, embeddings: str = "embed
 
 
 def allennlp_lstm(cell: str) -> list[Rule]:
-    """AllenNLP's LSTM cell with projection; `cell` is its name, with placeholders for side and layer."""
+    """Rules for AllenNLP's LSTM cell with projection; `cell` is its name, with placeholders for side and layer."""
     lstm, inside = "encoder.layers.{layer}.{side}_lstm", "The only bias of the cell, with the forget bias of 1 in it:"
     table: tuple[tuple[str, str, str, str, Condition], ...] = (
         ("input_linearity.weight", "4H P", "input_proj.weight", "Gates are already i, f, g, o.", ""),

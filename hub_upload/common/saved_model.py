@@ -1,4 +1,4 @@
-"""A Transformers folder of an ELMo, opened for export: its configuration and tensors, checked, not read yet."""
+"""A Transformers folder of an ELMo, opened for export: configuration and tensors are checked, and read later."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -19,14 +19,14 @@ from .rules import Entry
 from .transforms import Array, subtract_forget_bias
 
 SOFTMAX_PARAMETERS = ("softmax.weight", "softmax.bias")
-# Of a class that a program expects and a model lacks: too small for it to take part.
+# Bias of a class that a program expects but a model lacks, small enough to exclude it.
 DEAD_BIAS = -1e9
 WORD_TABLE, JOINED_WORD_TABLE = "embeddings.word_embeddings.weight", "embeddings.words.word_embeddings.weight"
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A tensor of a safetensors file: shape known, values or single rows read when asked for."""
+    """A tensor of a safetensors file with known shape, whose values or single rows are read on request."""
 
     shape: tuple[int, ...]
     load: Callable[[], Tensor]
@@ -35,12 +35,12 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Written:
-    """The files that were written of a model.
+    """Summary of an export.
 
     Attributes:
-        files: Their names.
+        files: Names of the files.
         tensors: Number of tensors in them.
-        forget_bias: The constant that readers of these files add to the forget gate.
+        forget_bias: Constant that readers of these files add to the forget gate.
     """
 
     files: tuple[str, ...]
@@ -49,7 +49,7 @@ class Written:
 
 
 def read_config(folder: Path) -> ElmoConfig:
-    """The configuration of a Transformers folder.
+    """Read the configuration of a Transformers folder.
 
     Raises:
         CheckpointError: no such folder, not an ELMo, or damaged.
@@ -72,10 +72,10 @@ def read_config(folder: Path) -> ElmoConfig:
 
 
 def read_tokenizer(folder: Path) -> ElmoTokenizer | None:
-    """The tokenizer of a Transformers folder, `None` if there is none.
+    """Read the tokenizer of a Transformers folder; `None` if there is none.
 
     Raises:
-        CheckpointError: damaged.
+        CheckpointError: it is damaged.
     """
     if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
         return None
@@ -86,12 +86,12 @@ def read_tokenizer(folder: Path) -> ElmoTokenizer | None:
 
 
 def open_parameters(folder: Path, stack: ExitStack) -> dict[str, Parameter]:
-    """All tensors of a folder's safetensors files, not read yet."""
+    """Open all tensors of a folder's safetensors files without reading them."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         mapping = read_json(index).get("weight_map")
         names = mapping.values() if isinstance(mapping, dict) else []
-        # An index is data from elsewhere: it may name files of this folder only.
+        # An index is untrusted: it may refer only to files of this folder.
         paths = [folder / Path(str(name)).name for name in dict.fromkeys(names)]
     else:
         paths = [folder / "model.safetensors"]
@@ -114,7 +114,7 @@ def _parameter(file: Any, name: str) -> Parameter:
 
 
 def bilm_parameters(parameters: Mapping[str, Parameter], config: ElmoConfig, notes: list[str]) -> dict[str, Parameter]:
-    """Names as in `ElmoModel`; the layers of a task model and an adaptive softmax are left out and noted."""
+    """Parameters by their names in `ElmoModel`. Task layers and an adaptive softmax are left out, with a note."""
     parts = ("embeddings.", "encoder.", "scalar_mixes.")
     kept: dict[str, Parameter] = {}
     left: list[str] = []
@@ -132,7 +132,7 @@ def bilm_parameters(parameters: Mapping[str, Parameter], config: ElmoConfig, not
             "without softmax"
         )
     if config.tie_word_embeddings and "softmax.bias" in kept:
-        # One table, saved under either name; the original's is the table of words.
+        # A tied weight may be saved under either name; the original uses the word embedding.
         softmax = kept.pop("softmax.weight", None)
         if softmax is not None:
             kept.setdefault(JOINED_WORD_TABLE if config.joins_words else WORD_TABLE, softmax)
@@ -140,14 +140,14 @@ def bilm_parameters(parameters: Mapping[str, Parameter], config: ElmoConfig, not
 
 
 def check_parameters(config: ElmoConfig, parameters: Mapping[str, Parameter], folder: Path) -> None:
-    """Compare names and shapes with the model that config.json describes, before anything is read."""
+    """Compare names and shapes with the model described by config.json, before reading anything."""
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in ElmoModel(config).state_dict().items()}
     if "softmax.weight" in parameters or "softmax.bias" in parameters:
         expected["softmax.bias"] = (config.vocab_size,)
         if not config.tie_word_embeddings:
             expected["softmax.weight"] = (config.vocab_size, config.projection_size)
-    # Mixes are not exported, and a model saved for its top layer only has none; nor is a map into another language.
+    # Mixes (which a model saved for its top layer lacks) and alignment maps are not exported.
     not_exported = ("scalar_mixes.", "alignment.")
     expected = {name: shape for name, shape in expected.items() if not name.startswith(not_exported)}
     found = {name: item.shape for name, item in parameters.items() if not name.startswith("scalar_mixes.")}
@@ -167,14 +167,14 @@ def check_parameters(config: ElmoConfig, parameters: Mapping[str, Parameter], fo
 
 @dataclass
 class SavedModel:
-    """A Transformers folder whose tensors fit its configuration.
+    """A Transformers folder whose tensors match its configuration.
 
     Attributes:
-        folder: Where it is.
-        config: Its sizes.
-        parameters: The tensors of the biLM and its softmax, not read yet.
-        notes: Receives a sentence for everything that a format has no place for.
-        lost_bits: Values of biases so far that do not come back bit for bit.
+        folder: The folder.
+        config: Its configuration.
+        parameters: Tensors of the biLM and its softmax, not read yet.
+        notes: Receives a sentence about everything that a format cannot represent.
+        lost_bits: Number of bias values so far that are not restored bit for bit.
     """
 
     folder: Path
@@ -184,10 +184,10 @@ class SavedModel:
     lost_bits: int = 0
 
     def load(self, name: str) -> Array:
-        """The values of a parameter; lower precisions are widened, which is exact and noted once.
+        """Read the values of a parameter. Lower precisions are widened, which is exact and noted once.
 
         Raises:
-            CheckpointError: unreadable, of another type, or not finite.
+            CheckpointError: unreadable values, of another dtype, or not finite.
         """
         try:
             tensor = self.parameters[name].load()
@@ -203,12 +203,12 @@ class SavedModel:
         return values
 
     def original(self, entry: Entry, forget_bias: float, padding: str = "") -> Array:
-        """The array of one entry, float32, of exactly the shape that readers expect.
+        """The original array of one entry, float32, of exactly the shape that readers expect.
 
         Args:
             entry: A row of the format's table.
-            forget_bias: The constant that readers add to the forget gate; it is moved out of the bias.
-            padding: Note for a row of padding that is not zero, if that is of interest.
+            forget_bias: Constant that readers add to the forget gate; it is subtracted from the bias.
+            padding: Note to add if the row of padding is not zero, if any.
         """
         arrays = [self.load(name) for name in entry.parameters]
         if padding and arrays[0][0].any():
@@ -219,25 +219,25 @@ class SavedModel:
         return entry.transform.to_original(arrays, entry.shape[0])
 
     def is_used(self, word_id: int) -> bool:
-        """True if the softmax or the table of words has a non-zero row for a word: an added mask has none."""
+        """True if the softmax or the word embedding has a non-zero row for a word, unlike for an added mask."""
         names = (WORD_TABLE, JOINED_WORD_TABLE, *SOFTMAX_PARAMETERS)
         return any(bool(self.parameters[name].row(word_id).any()) for name in names if name in self.parameters)
 
     def listed_words(self, tokenizer: ElmoTokenizer) -> list[str]:
-        """The words in the order of their ids, without padding and without a mask that was only added."""
+        """Words in the order of their ids, without padding and without an added mask."""
         ids = tokenizer.get_vocab()
         words, last = sorted(ids, key=ids.__getitem__)[1:], len(ids) - 1
         return words[:-1] if tokenizer.mask_token_id == last and not self.is_used(last) else words
 
     def words_with_marks(self, tokenizer: ElmoTokenizer, names: Mapping[str, str]) -> list[str]:
-        """The listed words, the special ones under the names that the program looks up.
+        """The listed words, with special words under the names that the program looks up.
 
         Args:
-            tokenizer: The model's.
-            names: The program's name of each of the tokenizer's special words.
+            tokenizer: The model's tokenizer.
+            names: The program's name of each special word of the tokenizer.
 
         Raises:
-            CheckpointError: a special word that the tokenizer lacks, or whose name there is another word's.
+            CheckpointError: a special word that the tokenizer lacks, or whose name in the program is another word.
         """
         words = self.listed_words(tokenizer)
         for kind, name in names.items():

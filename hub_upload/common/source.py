@@ -1,4 +1,4 @@
-"""A place that the user points at, and a checkpoint that a room has opened there: tensors that are not read yet."""
+"""Places given by the user, and original checkpoints opened there, whose tensors are read on request."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -24,11 +24,11 @@ class Place:
 
     Attributes:
         path: The file, folder or prefix.
-        options, weights, vocabulary, softmax: Files that are elsewhere or not to be guessed.
-        elmo_only: Whether only the ELMo of a task model is wanted.
-        word_vectors: A table that is to take the place of a model's characters.
-        stack: Closes what a reader keeps open.
-        states: State dicts that were read already: several formats look into the same file.
+        options, weights, vocabulary, softmax: Files that are elsewhere or should not be guessed.
+        elmo_only: Convert only the ELMo of a task model.
+        word_vectors: A table that replaces a model's characters.
+        stack: Closes the files that a reader keeps open.
+        states: Cache of state dicts, since several formats look into the same file.
     """
 
     path: Path
@@ -43,17 +43,17 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        """The folder, or that of the file."""
+        """The folder itself, or the folder of the file."""
         return self.path if self.path.is_dir() else self.path.parent
 
     def state_dict(self, path: Path) -> dict[str, Tensor]:
-        """The tensors of a file that `torch.save` wrote, read once."""
+        """The tensors of a file written by `torch.save`; each file is read once."""
         if path not in self.states:
             self.states[path] = read_torch_file(path)
         return self.states[path]
 
     def refuse(self, file: Path, reason: str, *options: str) -> None:
-        """Raise `CheckpointError` if one of these options names a file that the format has no place for."""
+        """Raise `CheckpointError` if one of these options was given but the format does not use it."""
         for option in options:
             if (path := getattr(self, option)) is not None:
                 raise CheckpointError(f"{file}: {reason}; leave --{option.replace('_', '-')} {path} out")
@@ -61,15 +61,15 @@ class Place:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a file: its shape is known, its values are read when asked for.
+    """A tensor of a file with known shape, whose values are read on request.
 
     Attributes:
-        file: For messages.
-        name: As stored.
-        shape: As stored.
+        file: File name, for messages.
+        name: Stored name.
+        shape: Stored shape.
         dtype: Name of the stored dtype, such as "float32".
-        load: Reads the values.
-        stored: Bytes that the file holds of it; `None` where that is not known.
+        load: Function that reads the values.
+        stored: Number of bytes in the file; `None` if unknown.
     """
 
     file: str
@@ -81,16 +81,16 @@ class StoredTensor:
 
     @classmethod
     def of(cls, file: Path | str, name: str, tensor: Tensor) -> "StoredTensor":
-        """A tensor of a state dict."""
+        """Wrap a tensor of a state dict."""
         dtype = str(tensor.dtype).removeprefix("torch.")
         stored = 0 if tensor.layout != torch.strided else tensor.untyped_storage().nbytes()
         return cls(str(file), name, tuple(tensor.shape), dtype, lambda: tensor.detach().contiguous().numpy(), stored)
 
     def read(self) -> NDArray[np.float32]:
-        """The values.
+        """Read the values.
 
         Raises:
-            CheckpointError: not float32, unreadable, not all finite, or of far more values than the file holds.
+            CheckpointError: values that are not float32, unreadable, not finite, or far more than the file contains.
         """
         claimed = 4 * math.prod(self.shape)
         if self.stored is not None and claimed > max(SMALL, MAX_RATIO * self.stored):
@@ -104,7 +104,7 @@ class StoredTensor:
             )
         try:
             values = np.asarray(self.load())
-        # h5py raises OSError, RuntimeError or ValueError for damaged storage, depending on the layer that notices.
+        # For damaged storage, h5py raises OSError, RuntimeError or ValueError, depending on the layer.
         except (OSError, RuntimeError, ValueError, MemoryError, TypeError) as error:
             raise CheckpointError(
                 f"{self.file}: {self.name!r} cannot be read ({error}); fetch the file again"
@@ -120,18 +120,18 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Source:
-    """An original checkpoint, open for reading. A room whose format has more to say has a subclass of its own.
+    """An original checkpoint, open for reading. Formats with more information have subclasses.
 
     Attributes:
-        description: One line for the user: the format and the files.
-        layout: Name of the format in the table of formats, whose room understands the names.
-        file: The file that holds the weights, for messages.
-        tensors: By stored name; for AllenNLP below the prefix of the `Elmo` module.
-        options: Content of `options.json`, or of the file that has its place.
+        description: One line for the user about format and files.
+        layout: Name of the format in the table of formats.
+        file: The weight file, for messages.
+        tensors: Tensors by stored name; for AllenNLP without the prefix of the `Elmo` module.
+        options: Content of `options.json`, or of the corresponding file.
         options_file: Its name, for messages.
         vocabulary: Vocabulary file, if any.
-        layer_norm_epsilon: For formats that do not hold it: the user's, `None` to tell by other signs.
-        notes: Sentences about choices that were made; shown to the user.
+        layer_norm_epsilon: Chosen by the user for formats that do not contain it; `None` to infer it.
+        notes: Sentences about choices, shown to the user.
     """
 
     description: str

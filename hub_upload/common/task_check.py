@@ -1,4 +1,4 @@
-"""Compares what a converted task model says with the plain implementation of the archive it was made from."""
+"""Comparison of a converted task model with the plain implementation of its archive."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from elmo_hf import ElmoTokenizer
 from .errors import CheckpointError
 from .plain import Plain, PlainTask, TaskAnswer
 
-# AllenNLP's own float32 is 8e-6 from float64 in the logits, and as far as the sum of a sentence's in its likelihood.
+# AllenNLP's own float32 logits differ by 8e-6 from float64; likelihoods sum such differences over a sentence.
 LOGITS_TOLERANCE, LIKELIHOOD_TOLERANCE = 5e-5, 1e-4
 
 Sentences = list[list[str]]
@@ -21,14 +21,14 @@ Sentences = list[list[str]]
 
 @dataclass(frozen=True)
 class TaskReport:
-    """How far a task model is from its archive, over sentences alone, in a batch, and with carried state.
+    """Differences between a task model and its archive, for single sentences, in a batch, and with carried state.
 
     Attributes:
-        logits: Largest absolute difference of a classifier's logits, or a tagger's scores before its field.
-        log_likelihoods: Of the best tags of each sentence; 0 for a classifier.
-        different: Sentences with another label, or with tags of a lower score, than the archive gives.
-        sentences: Sentences compared.
-        logits_magnitude, score_magnitude: The largest absolute logit of the archive, and score of its best tags.
+        logits: Largest absolute difference of logits (of a tagger: before the CRF).
+        log_likelihoods: Largest difference for the best tags of each sentence; 0 for a classifier.
+        different: Number of sentences with another label, or with tags of a lower score, than in the archive.
+        sentences: Number of compared sentences.
+        logits_magnitude, score_magnitude: Largest absolute logit of the archive, and score of its best tags.
     """
 
     logits: float
@@ -40,17 +40,17 @@ class TaskReport:
 
     @property
     def logits_tolerance(self) -> float:
-        """The bound of logits: of values beyond 1 a share, since float32 rounds them more."""
+        """Tolerance of logits, relative for values beyond 1, since float32 rounds larger values more."""
         return LOGITS_TOLERANCE * max(1.0, self.logits_magnitude)
 
     @property
     def likelihood_tolerance(self) -> float:
-        """The bound of log likelihoods, likewise."""
+        """Tolerance of log-likelihoods, likewise."""
         return LIKELIHOOD_TOLERANCE * max(1.0, self.score_magnitude)
 
     @property
     def passed(self) -> bool:
-        """True if every difference is a number within its tolerance, and every label and tag is the archive's."""
+        """True if all differences are numbers within their tolerances, and all labels and tags agree."""
         bounds = (self.logits, self.logits_tolerance), (self.log_likelihoods, self.likelihood_tolerance)
         return not self.different and all(math.isfinite(value) and value <= bound for value, bound in bounds)
 
@@ -66,10 +66,11 @@ def compare_task(
     """Compare a model with the plain implementation.
 
     Args:
-        model, tokenizer: Of the folder.
-        plain: Of the archive, over the language model `elmo`, whose state is cleared.
-        sentences: To compare alone and in one batch.
-        carried: Consecutive batches to compare with the state carried from each to the next.
+        model, tokenizer: The converted model.
+        plain: Plain implementation of the archive on top of `elmo`.
+        elmo: Plain language model; its state is cleared.
+        sentences: Sentences to compare one by one and in one batch.
+        carried: Consecutive batches to compare with carried state.
     """
     logits: list[float] = []
     likelihoods: list[float] = [0.0]
@@ -108,13 +109,13 @@ def compare_task(
                 logits.append(float(np.abs(found - answer.logits).max()))
                 magnitudes.append(float(np.abs(answer.logits).max()))
     elmo.state.clear()
-    # np.max keeps a NaN, which max() would lose.
+    # np.max propagates NaN; max() would not.
     largest = (float(np.max(values)) for values in (magnitudes, scores))
     return TaskReport(float(np.max(logits)), float(np.max(likelihoods)), different, len(logits), *largest)
 
 
 def _is_worse(tags: list[int], answer: TaskAnswer) -> bool:
-    """True if other tags than the best ones were found, and they score less by more than rounding."""
+    """True if tags differ from the best ones and have a lower score, beyond rounding."""
     assert answer.tags is not None
     if tags == answer.tags:
         return False
@@ -123,7 +124,7 @@ def _is_worse(tags: list[int], answer: TaskAnswer) -> bool:
 
 
 def _log_likelihood(model: Any, emissions: torch.Tensor, tags: list[int]) -> float:
-    """Of the tags of one sentence."""
+    """Log-likelihood of the tags of one sentence."""
     words = torch.ones(1, len(emissions), dtype=torch.bool)
     with torch.no_grad():
         return float(model.crf.log_likelihood(emissions.unsqueeze(0), torch.tensor([tags]), words))

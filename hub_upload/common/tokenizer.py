@@ -1,4 +1,4 @@
-"""The tokenizer of a model that spells words in bytes, or looks them up in a vocabulary file."""
+"""Tokenizers of models that read words as bytes or from a vocabulary file."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from .source import Source
 
 
 def make_tokenizer(source: Source, config: ElmoConfig, notes: list[str] | None = None, **tokens: Any) -> ElmoTokenizer:
-    """The tokenizer with the words of the source's vocabulary; `tokens` are those that differ from bilm-tf's.
+    """Make the tokenizer from the source's vocabulary; `tokens` are special tokens that differ from bilm-tf's.
 
-    A vocabulary without an unknown word, of a model that reads characters and has no softmax, gets one behind its last
-    line: no weights belong to the lines, and `notes` say so.
+    If a model reads characters and has no softmax, no weights belong to vocabulary lines. A vocabulary without unknown
+    word then gets one at its end, with a note.
 
     Raises:
         CheckpointError: a vocabulary that lacks a symbol or is damaged; the message names the file.
@@ -32,7 +32,7 @@ def make_tokenizer(source: Source, config: ElmoConfig, notes: list[str] | None =
     except CheckpointError as error:
         raise CheckpointError(f"{error}{remedy}") from None
     except ValueError as error:
-        # The tokenizer got a list and does not know the file.
+        # The tokenizer was given a list and does not know the file.
         where = source.vocabulary.file if source.vocabulary is not None else source.options_file
         message = str(error).removeprefix("vocab: ").partition(". Add the missing words, or name")[0]
         raise CheckpointError(f"{where}: {message}{remedy}") from error

@@ -1,4 +1,4 @@
-"""Files of tensors that `torch.save` wrote: a pickled mapping from names to tensors, a state dict.
+"""Reader of tensor files written by `torch.save`: a pickled state dict.
 
 Source: PyTorch `torch/serialization.py`.
 """
@@ -14,10 +14,10 @@ from .errors import CheckpointError
 
 
 def read_torch_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict by their names, read without running code; mapped into memory where the file allows.
+    """Read the tensors of a state dict without running code; memory-mapped if the file allows it.
 
     Raises:
-        CheckpointError: the pickle wants to run code, is damaged, or holds something else.
+        CheckpointError: the pickle would run code, is damaged, or holds something else.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))

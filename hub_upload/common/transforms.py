@@ -1,7 +1,6 @@
-"""Transforms of a stored array into parameters and back: named, exact, invertible.
+"""Named, exact, invertible transforms between stored arrays and parameters.
 
-Each transform goes both ways. Bits are only moved, never computed with, except for the sign of AllenNLP's highway gate
-(flipping a sign is exact).
+Transforms only move values, except for the sign of AllenNLP's highway gate (flipping a sign is exact).
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +13,8 @@ from .errors import CheckpointError
 
 Array = NDArray[np.float32]
 
-# Gate blocks as TensorFlow's LSTMCell stores them (input, candidate, forget, output), listed in our order (input,
-# forget, candidate, output). Swapping the two in the middle is its own inverse.
+# Indices of TensorFlow's LSTMCell gate blocks (input, candidate, forget, output) in our order (input, forget,
+# candidate, output). Swapping the middle two is its own inverse.
 GATES_FROM_TENSORFLOW = (0, 2, 1, 3)
 
 
@@ -25,8 +24,8 @@ class Transform:
 
     Attributes:
         to_parameters: (array, rows) -> parameters, in the order of the rule's names. `rows` is the number of rows of
-            the first parameter; only tables that gain rows look at it.
-        to_original: parameters -> array; `rows` is the number of rows of the original.
+            the first parameter, used only for tables that gain rows.
+        to_original: (parameters, rows) -> array; `rows` is the number of rows of the original.
     """
 
     to_parameters: Callable[[Array, int], tuple[Array, ...]]
@@ -34,13 +33,13 @@ class Transform:
 
 
 def _reorder_gates(array: Array) -> Array:
-    """[4 * H, ...] with the two middle blocks of H rows exchanged."""
+    """Exchange the two middle blocks of H rows in [4 * H, ...]."""
     blocks = array.reshape(4, array.shape[0] // 4, *array.shape[1:])
     return np.ascontiguousarray(blocks[list(GATES_FROM_TENSORFLOW)]).reshape(array.shape)
 
 
 def _pad_rows(array: Array, rows: int) -> tuple[Array, ...]:
-    """One zero row before the array, and zero rows behind it up to `rows`."""
+    """Add one zero row before the array, and zero rows after it up to `rows`."""
     padded = np.zeros((rows, *array.shape[1:]), dtype=array.dtype)
     padded[1 : len(array) + 1] = array
     return (padded,)
@@ -51,7 +50,7 @@ def _cut_rows(arrays: Sequence[Array], rows: int) -> Array:
 
 
 def _split_lstm_kernel(array: Array, rows: int) -> tuple[Array, ...]:
-    """[2 * P, 4 * H] -> input and recurrent weights, each [4 * H, P]."""
+    """Split [2 * P, 4 * H] into input and recurrent weights, each [4 * H, P]."""
     inputs, recurrent = np.split(array, 2)
     return _reorder_gates(inputs.T), _reorder_gates(recurrent.T)
 
@@ -61,7 +60,7 @@ def _join_lstm_kernel(arrays: Sequence[Array], rows: int) -> Array:
 
 
 def _split_highway(array: Array, rows: int) -> tuple[Array, ...]:
-    """[2 * F, ...] -> non-linear branch and negated gate, each [F, ...]."""
+    """Split [2 * F, ...] into non-linear branch and negated gate, each [F, ...]."""
     nonlinear, gate = np.split(array, 2)
     return np.ascontiguousarray(nonlinear), np.negative(gate)
 
@@ -76,7 +75,7 @@ TRANSPOSE = Transform(
     lambda array, rows: (np.ascontiguousarray(array.T),), lambda arrays, rows: np.ascontiguousarray(arrays[0].T)
 )
 PAD_ROWS = Transform(_pad_rows, _cut_rows)
-# The height of 1 goes, the axes are reversed.
+# The height of 1 is dropped, and the axes are reversed.
 CONVOLUTION = Transform(
     lambda array, rows: (np.ascontiguousarray(array[0].T),),
     lambda arrays, rows: np.ascontiguousarray(arrays[0].T)[None],
@@ -88,10 +87,10 @@ NEGATED_GATE = Transform(_split_highway, _join_highway)
 
 
 def subtract_forget_bias(bias: Array, constant: float) -> tuple[Array, int]:
-    """Move `constant` out of the forget block of a bias [4 * H] in our gate order, for readers that add it again.
+    """Subtract `constant` from the forget block of a bias [4 * H] in our gate order, for readers that add it again.
 
     Returns:
-        The bias, and how many of its values do not come back bit for bit when a float32 program adds the constant.
+        The bias, and the number of values that are not restored bit for bit when a float32 program adds the constant.
     """
     if not np.isfinite(constant):
         raise CheckpointError(f"forget bias {constant}: expected a finite number")

@@ -1,4 +1,4 @@
-"""Vocabulary files: one word a line in UTF-8, plain or compressed with gzip, whatever their name says.
+"""Vocabulary files: one word per line in UTF-8, plain or gzipped, whatever their name.
 
 Source: bilm-tf `bilm/data.py`, `Vocabulary`.
 """
@@ -14,20 +14,20 @@ from .errors import CheckpointError
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A vocabulary file, read once, when it is first asked for, as the tokenizer reads it.
+    """A vocabulary file, read once on first use, like the tokenizer reads it.
 
     Attributes:
-        file: Where it is.
+        file: Its path.
     """
 
     file: Path
 
     @cached_property
     def lines(self) -> list[str]:
-        """The lines as they stand there, without line ends.
+        """Unchanged lines, without line ends.
 
         Raises:
-            CheckpointError: damaged, unfolds to far too much, or not UTF-8; the message names the line.
+            CheckpointError: damaged, unpacks to far too much, or not UTF-8; the message names the line.
         """
         try:
             return read_vocabulary_lines(self.file)
@@ -36,10 +36,10 @@ class Vocabulary:
 
     @cached_property
     def words(self) -> list[str]:
-        """The words in order, stripped of whitespace; a blank line is the empty word, so that rows stay aligned.
+        """Words in order, stripped of whitespace. A blank line is the empty word, so that rows stay aligned.
 
         Raises:
-            CheckpointError: also if a word is listed twice.
+            CheckpointError: as in `lines`, or a repeated word.
         """
         try:
             return words_of_vocabulary_lines(self.lines, f"{self.file}, line")

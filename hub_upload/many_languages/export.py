@@ -1,4 +1,4 @@
-"""From a Transformers folder back to a directory that ELMoForManyLangs reads."""
+"""Export of a Transformers folder to a directory that ELMoForManyLangs reads."""
 
 import json
 from collections import OrderedDict
@@ -32,23 +32,23 @@ from .rules import (
 
 ARCHITECTURE = "architecture.json"
 FILES = (CONFIG, ARCHITECTURE, *STATE_DICTS.values(), CLASSIFIER, CHARACTERS, WORDS)
-# The words that the program looks up by their names, by our tokenizer's; its padding is a word with a row besides.
+# Words that the program looks up by name, by our tokenizer's names. Its padding is another word, with its own row.
 MARKS = {"bos_token": BEGIN_OF_SENTENCE, "eos_token": END_OF_SENTENCE, "unk_token": UNKNOWN}
 
 
 def has_dictionary(folder: Path, config: ElmoConfig) -> bool:
-    """True if the tokenizer of a Transformers folder spells words by a dictionary, as only these models do."""
+    """True if the tokenizer of a Transformers folder uses a character dictionary, as only these models do."""
     path = folder / "tokenizer_config.json"
     return path.is_file() and read_json(path).get("character_units") == "code_points"
 
 
 def is_written(path: Path) -> bool:
-    """True if a `config.json` is of a directory that `write` made: others may be somebody's only copy."""
+    """True if a `config.json` belongs to a directory made by `write`, which may therefore be replaced."""
     return read_json(path).get("config_path") == ARCHITECTURE
 
 
 def write(model: SavedModel, output: Path, softmax_layout: str) -> Written:
-    """Write a model of the checked configuration; there is one layout of the softmax."""
+    """Write a model whose configuration was checked; the softmax has only one layout."""
     config, tokenizer = model.config, read_tokenizer(model.folder)
     assert tokenizer is not None
     has_softmax = _keeps_softmax(model)
@@ -76,7 +76,7 @@ def write(model: SavedModel, output: Path, softmax_layout: str) -> Written:
 
 
 def check_config(folder: Path, config: ElmoConfig, notes: list[str]) -> None:
-    """Refuse what the format cannot hold."""
+    """Refuse models that the format cannot represent."""
     for condition, fault in (
         (config.encoder_type != "lstm", f"encoder_type={config.encoder_type!r}"),
         (not config.use_skip_connections, "use_skip_connections=False"),
@@ -97,7 +97,7 @@ def check_config(folder: Path, config: ElmoConfig, notes: list[str]) -> None:
 
 
 def _keeps_softmax(model: SavedModel) -> bool:
-    """True if there is a softmax that `classifier.pkl` can hold; otherwise a note says why not."""
+    """True if there is a softmax that `classifier.pkl` can represent; otherwise a note gives the reason."""
     config = model.config
     if not any(name in model.parameters for name in SOFTMAX_PARAMETERS):
         return False
@@ -121,7 +121,7 @@ def _tensor(model: SavedModel, entry: Entry) -> Tensor:
 
 
 def _state_dict(model: SavedModel, part: str, entries: Mapping[str, Entry]) -> "OrderedDict[str, Tensor]":
-    """The tensors of one file, by the names in it."""
+    """The tensors of one file, by their names in it."""
     place = f"{part}."
     return OrderedDict(
         (name.removeprefix(place), _tensor(model, entry)) for name, entry in entries.items() if name.startswith(place)
@@ -129,16 +129,16 @@ def _state_dict(model: SavedModel, part: str, entries: Mapping[str, Entry]) -> "
 
 
 def _classifier(model: SavedModel, entries: Mapping[str, Entry]) -> "OrderedDict[str, Tensor]":
-    """The state dict of `classifier.pkl`, as of the sampled softmax that the architecture file names."""
+    """The state dict of `classifier.pkl`, for the sampled softmax named in the architecture file."""
     weight, bias = (_tensor(model, entries[name]) for name in ("softmax/W", "softmax/b"))
     names = SOFTMAX_FORMS["sampled_softmax"]
-    # A column for unknown words that the program makes, wants to load, and never reads.
+    # A column for unknown words, which the program creates and loads but never uses.
     unread = torch.zeros(weight.shape[1], 1)
     return OrderedDict({"oov_column": unread, names[0]: weight, names[1]: bias[:, None].contiguous()})
 
 
 def _add_padding(model: SavedModel, files: Mapping[str, "OrderedDict[str, Tensor]"]) -> None:
-    """Add a last row for the program's padding, which is a word and a class there; it never reads its values."""
+    """Add a last row for the program's padding, a word and class whose values are never used."""
     weight, bias = SOFTMAX_FORMS["sampled_softmax"]
     name = WORD_TABLE.partition(".")[2]
     for file, key, value in (
@@ -156,7 +156,7 @@ def _add_padding(model: SavedModel, files: Mapping[str, "OrderedDict[str, Tensor
 
 
 def _listed_words(model: SavedModel, tokenizer: ElmoTokenizer) -> list[str]:
-    """The words of the rows of the original's table and softmax: ours without padding, and without an added mask."""
+    """Words of the original's embedding and softmax rows: ours without padding and without an added mask."""
     size = len(tokenizer)
     if size != model.config.vocab_size:
         raise CheckpointError(
@@ -169,7 +169,7 @@ def _listed_words(model: SavedModel, tokenizer: ElmoTokenizer) -> list[str]:
 def _dictionaries(
     model: SavedModel, tokenizer: ElmoTokenizer, listed: list[str] | None, added: bool
 ) -> tuple[list[tuple[str, int]] | None, list[tuple[str, int]] | None]:
-    """Symbols and ids of both files, in the order of the ids; `None` for a part that the model lacks."""
+    """Symbols and ids of both dictionary files, in the order of ids; `None` for a missing part."""
     folder, config, symbols = model.folder, model.config, tokenizer.character_vocabulary or {}
     if config.character_filters and max(symbols.values(), default=0) >= config.num_characters:
         raise CheckpointError(
@@ -183,7 +183,7 @@ def _dictionaries(
         lines = [*listed, PADDING] if added else listed
         words = [(word, number) for number, word in enumerate(lines) if word != UNUSED.format(id=number)]
     for symbol, _ in (*(characters or ()), *(words or ())):
-        # The program's lines end as those of `str.splitlines` do.
+        # The program splits lines like `str.splitlines`.
         ends = len(symbol.splitlines()) > 1 or "\t" in symbol
         if (symbol != symbol.strip() and symbol != "\u3000") or not symbol or ends:
             raise CheckpointError(

@@ -1,6 +1,6 @@
-"""ELMoForManyLangs once more, as plainly as it can be written; see `common.plain`, whose biLM it shares.
+"""The plain implementation of ELMoForManyLangs, with the biLM of `common.plain`.
 
-Its own reading of dictionaries and names, and its own character rows.
+It has its own reader of dictionaries and names, and its own character rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from ..common.plain import Array, CharacterCnn, Linear, PlainElmo, Read, allennl
 
 
 def read_dictionary(lines: Sequence[str]) -> dict[str, int]:
-    """Lines of symbol, tab, id; a stripped line with one field is U+3000, of several the last."""
+    """Parse lines of symbol, tab and id. A stripped line with one field means U+3000; the last of several counts."""
     symbols: dict[str, int] = {}
     for line in lines:
         fields = line.strip().split("\t")
@@ -23,14 +23,14 @@ def read_dictionary(lines: Sequence[str]) -> dict[str, int]:
 
 @dataclass
 class WordsAndCharacters:
-    """The token embedder: projection([row of a table; character CNN]), of the parts that there are.
+    """The token embedder: projection([word embedding; character CNN]), with at least one of the two parts.
 
     Attributes:
-        table: (V, W), row = id of a word; `None` without `lines`.
-        cnn: `None` without `characters`.
-        projection: of both parts.
-        length: characters of a word, boundaries included.
-        characters, lines: id of every character, of every word; empty for a part that is missing.
+        table: word embedding, (V, W), one row per word id; `None` without `lines`.
+        cnn: character CNN; `None` without `characters`.
+        projection: projection of both parts.
+        length: number of characters per word, including boundaries.
+        characters, lines: id of every character, and of every word; empty for a missing part.
     """
 
     table: Array | None
@@ -41,7 +41,7 @@ class WordsAndCharacters:
     lines: Mapping[str, int]
 
     def __call__(self, words: Sequence[str]) -> Array:
-        """The vectors of a sentence with both boundaries around it, (words + 2, P)."""
+        """Vectors of a sentence with both boundaries, (words + 2, P)."""
         cut = [word if len(word) + 2 <= self.length else word[: self.length - 2] for word in words]
         return np.stack([self.word(word) for word in ["<bos>", *cut, "<eos>"]])
 
@@ -51,7 +51,7 @@ class WordsAndCharacters:
         return self.projection(np.concatenate(parts))
 
     def row(self, word: str) -> list[int]:
-        """The ids of a word: the sign for its begin is called `<eow>`, that for its end `<bow>`."""
+        """Character ids of a word. Its beginning is marked by `<eow>` and its end by `<bow>`, as in the original."""
         ids = self.characters
         if word in ("<bos>", "<eos>"):
             letters = [ids[word]]
@@ -64,10 +64,10 @@ class WordsAndCharacters:
 def from_elmoformanylangs(
     read: Read, architecture: Mapping[str, Any], character_lines: Sequence[str] | None, word_lines: Sequence[str] | None
 ) -> PlainElmo:
-    """From the arrays of both state dicts and the lines of both dictionaries."""
+    """Build the plain model from the arrays of both state dicts and the lines of both dictionaries."""
     options, embedder = architecture["encoder"], architecture["token_embedder"]
     characters = read_dictionary(character_lines) if character_lines is not None else {}
-    # The softmax alone may have words.
+    # Words may belong to the softmax only.
     words = read_dictionary(word_lines) if word_lines is not None and embedder["word_dim"] else {}
     place, cnn = "token_embedder.", None
     if characters:

@@ -1,4 +1,4 @@
-"""ELMoForManyLangs directories: two state dicts, two dictionaries, and an architecture file that is often missing.
+"""Reader of ELMoForManyLangs directories: two state dicts, two dictionaries, and an often missing architecture file.
 
 Source: ELMoForManyLangs `elmoformanylangs/elmo.py` (`Embedder`), `frontend.py`, `modules/`.
 """
@@ -16,20 +16,20 @@ from ..common.source import Place, Source, StoredTensor
 from ..common.torch_file import read_torch_file
 
 CONFIG, CHARACTERS, WORDS, CLASSIFIER = "config.json", "char.dic", "word.dic", "classifier.pkl"
-# The part of a name before its first dot, and the file.
+# Prefix of names up to the first dot, and the file.
 STATE_DICTS = {"token_embedder": "token_embedder.pkl", "encoder": "encoder.pkl"}
-# Names of a softmax with a row a word in `classifier.pkl`, by `classifier.name` of the architecture file. Its
-# program makes `oov_column` beside the first, and never reads it.
+# Names of a softmax with one row per word in `classifier.pkl`, by `classifier.name` of the architecture file. For the
+# first, the program also creates an `oov_column`, which it never uses.
 SOFTMAX_FORMS = {
     "sampled_softmax": ("column_emb.weight", "column_bias.weight"),
     "softmax": ("hidden2tag.weight", "hidden2tag.bias"),
 }
-# The softmax is trained on the layer of index 1, the top one of so many.
+# The softmax is trained on layer 1, which is the top layer of a model with this number of layers.
 TRAINED_LAYERS = 2
-# All characters of whitespace mean this one, because lines are stripped when they are read.
+# All whitespace characters are read as this one, because lines are stripped.
 IDEOGRAPHIC_SPACE = "\u3000"
 
-# What the originals' package brings along as `configs/cnn_50_100_512_4096_sample.json`: every published model has it.
+# Architecture of all published models, shipped in the original package as `configs/cnn_50_100_512_4096_sample.json`.
 BUILT_IN = "cnn_50_100_512_4096_sample.json"
 BUILT_IN_ARCHITECTURE: dict[str, Any] = {
     "encoder": {"name": "elmo", "projection_dim": 512, "cell_clip": 3, "proj_clip": 3, "dim": 4096, "n_layers": 2},
@@ -49,34 +49,34 @@ BUILT_IN_ARCHITECTURE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Dictionary:
-    """A file of lines `symbol<TAB>id`, read once, when it is first asked for.
+    """A file of lines `symbol<TAB>id`, read once on first use.
 
     Attributes:
-        file: Where it is.
+        file: Its path.
     """
 
     file: Path
 
     @cached_property
     def lines(self) -> list[str]:
-        """The lines as they stand there.
+        """Unchanged lines.
 
         Raises:
             CheckpointError: not UTF-8; the message names the line.
         """
         text = read_text(self.file, "lines of a symbol, a tab and its id", "utf-8-sig")
-        # Some symbols are line ends to str.splitlines().
+        # str.splitlines() would also split at some symbols.
         return text.removesuffix("\n").split("\n")
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """The id of every symbol, in the order of the ids.
+        """Id of every symbol, in the order of ids.
 
-        A line that lacks a symbol when it is stripped means U+3000. Of several such lines, written for several
-        characters of whitespace, the last one counts, as in the original.
+        A line without symbol after stripping means U+3000. If there are several, from different whitespace characters,
+        the last one counts, as in the original.
 
         Raises:
-            CheckpointError: a line of another form, a symbol or id that is listed twice; the message names the lines.
+            CheckpointError: a malformed line, or a repeated symbol or id; the message names the lines.
         """
         ids: dict[str, int] = {}
         seen: dict[str | int, int] = {}
@@ -86,7 +86,7 @@ class Dictionary:
             if len(symbols) > 1 or not (last.isascii() and last.isdecimal()):
                 raise CheckpointError(f"{where}: {line!r}; expected a symbol, a tab and its id, an integer from 0 on")
             symbol = symbols[0] if symbols else IDEOGRAPHIC_SPACE
-            # Lines without a symbol differ by the whitespace that stands there.
+            # Lines without symbol differ in their whitespace.
             written = symbol if symbols else line.rpartition("\t")[0]
             for key, kind in ((written, "symbol"), (int(last), "id")):
                 if seen.setdefault(key, number) != number:
@@ -98,7 +98,7 @@ class Dictionary:
         return dict(sorted(ids.items(), key=lambda item: item[1]))
 
     def check(self, rows: int, required: Sequence[str], part: str) -> None:
-        """Raise `CheckpointError` for an id without a row among `rows`, or where a symbol of `required` is missing."""
+        """Raise `CheckpointError` for an id beyond `rows`, or if a symbol of `required` is missing."""
         missing = [symbol for symbol in required if symbol not in self.ids]
         if missing:
             raise CheckpointError(f"{self.file}: no line for {', '.join(missing)}, which the program looks up")
@@ -112,7 +112,7 @@ class Dictionary:
 
 @dataclass(frozen=True)
 class Dictionaries:
-    """The dictionaries of a model; `None` for a part that it lacks."""
+    """The dictionaries of a model; `None` for a missing part."""
 
     characters: Dictionary | None = None
     words: Dictionary | None = None
@@ -126,7 +126,7 @@ class LanguageSource(Source):
 
 
 def is_model_folder(folder: Path) -> bool:
-    """True if a folder holds an ELMoForManyLangs model, or what is left of one."""
+    """True if a folder holds an ELMoForManyLangs model, or parts of one."""
     return any((folder / name).is_file() for name in STATE_DICTS.values())
 
 
@@ -165,7 +165,7 @@ def open_place(place: Place) -> LanguageSource | None:
         options_file=where,
         dictionaries=Dictionaries(
             _dictionary(folder / CHARACTERS, bool(sizes.get("char_dim"))),
-            # The words of the softmax too, if the model itself reads characters alone.
+            # Words may also belong to the softmax, if the model itself reads only characters.
             _dictionary(folder / WORDS, bool(sizes.get("word_dim") or softmax)),
         ),
         notes=notes,
@@ -173,9 +173,9 @@ def open_place(place: Place) -> LanguageSource | None:
 
 
 def _softmax(folder: Path, layers: Any, notes: list[str]) -> dict[str, StoredTensor]:
-    """`softmax/W` and `softmax/b` of the file that the training program adds with `--save_classify_layer`.
+    """Read `softmax/W` and `softmax/b` from the file that the training program writes with `--save_classify_layer`.
 
-    Nothing, and a note, for what a softmax over the layers' top cannot be.
+    Returns nothing, with a note, if it is not a softmax with one row per word on the top layer.
     """
     path = folder / CLASSIFIER
     state = read_torch_file(path)
@@ -213,9 +213,9 @@ def _dictionary(path: Path, is_read: bool) -> Dictionary | None:
 
 
 def _find_architecture(folder: Path, options_file: Path | None, notes: list[str]) -> tuple[dict[str, Any], str]:
-    """Content and name of the architecture file, looked for as the original does.
+    """Content and name of the architecture file, searched as in the original.
 
-    A configuration is data from elsewhere: only the last part of the path in it counts, and only in its own folder.
+    A configuration is untrusted: only the last component of its path is used, and only in its own folder.
     """
     if options_file is not None:
         return read_json(options_file), str(options_file)

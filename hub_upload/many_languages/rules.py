@@ -1,4 +1,4 @@
-"""Sizes, names and dictionaries of an ELMoForManyLangs model, and what they become, there and back."""
+"""Conversion of ELMoForManyLangs models in both directions: sizes, names and dictionaries."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,25 +13,25 @@ from ..common.source import Source
 from ..common.transforms import PAD_ROWS
 from .reader import BUILT_IN_ARCHITECTURE, LanguageSource
 
-# Symbols that the program looks up by their names.
+# Symbols that the program looks up by name.
 BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN, PADDING = "<bos>", "<eos>", "<oov>", "<pad>"
 WORD_MARKS = (BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN, PADDING)
 CHARACTER_MARKS = (BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN, PADDING, "<bow>", "<eow>")
-# Word id 0 of ours. Their `<pad>` is a word with a row of its own.
+# Our word id 0. The original's `<pad>` is a word with its own row.
 PADDING_WORD = "<|padding|>"
 UNUSED = "<|unused {id}|>"
-"""The word of a row that no line of `word.dic` has."""
+"""Word for a row that has no line in `word.dic`."""
 
 CHARACTER_TABLE = "token_embedder.char_emb_layer.embedding.weight"
 WORD_TABLE = "token_embedder.word_emb_layer.embedding.weight"
-# The constant of the forget gates is inside their biases.
+# The forget bias is included in the biases.
 READERS_FORGET_BIAS = 0.0
-# Every published architecture has these, and nothing that is converted depends on them.
+# Options of every published architecture that do not affect conversion.
 TRAINING_OPTIONS = {name: BUILT_IN_ARCHITECTURE[name] for name in ("classifier", "dropout")}
 
 
 def rules(config: ElmoConfig) -> tuple[Rule, ...]:
-    """The conversion table of a configuration; names begin with that of their file."""
+    """Conversion table of a configuration; names begin with the name of their file."""
     joined = config.joins_words
     words, characters = ("embeddings.words.", "embeddings.characters.") if joined else ("embeddings.", "embeddings.")
     return (
@@ -56,12 +56,12 @@ def rules(config: ElmoConfig) -> tuple[Rule, ...]:
         ),
         *copied("token_embedder.projection", "embeddings.projection", "P W+F", "Over [word; characters] in both."),
         *allennlp_lstm("encoder.{side}_layer_{layer}"),
-        # Of classifier.pkl, if there is one; `<pad>` is a class as any other.
+        # classifier.pkl, if there is one; `<pad>` is an ordinary class.
         *SOFTMAX_RULES,
     )
 
 
-# The key of the architecture file that each symbol of a shape comes from.
+# Key of the architecture file for each symbol of a shape.
 ORIGINS = {
     "filters": "token_embedder.filters",
     "C-1": "the number of rows of the table of characters",
@@ -74,16 +74,16 @@ ORIGINS = {
 
 
 def make_plan(source: Source, notes: list[str]) -> Plan:
-    """Compare a source with its options."""
+    """Match a source with its options."""
     config = config_of(source, notes)
     return fit(source, config, rows_of_words(source), rules(config), ORIGINS)
 
 
 def config_of(source: Source, notes: list[str]) -> ElmoConfig:
-    """The configuration of an open model.
+    """Make the configuration of an open model.
 
     Raises:
-        CheckpointError: the architecture file lacks a size or has an impossible one; the message names file and key.
+        CheckpointError: a missing or invalid size in the architecture file; the message names file and key.
     """
     reader = OptionsReader(source.options, source.options_file)
     word_size = reader.size("token_embedder.word_dim", default=0, lowest=0)
@@ -101,9 +101,9 @@ def config_of(source: Source, notes: list[str]) -> ElmoConfig:
             "character_filters": reader.filters("token_embedder.filters"),
             "character_activation": reader.choice("token_embedder.activation", ("relu", "tanh")),
             "num_highway_layers": reader.size("token_embedder.n_highway", default=0, lowest=0),
-            # Dictionaries may list fewer characters than the table has rows.
+            # A dictionary may have fewer characters than the table has rows.
             "num_characters": _rows(source, CHARACTER_TABLE) + 1,
-            # Joined to words, characters are projected with them.
+            # If joined to words, characters are projected together with them.
             "character_projection": not word_size,
         }
     return make_config(
@@ -125,7 +125,7 @@ def config_of(source: Source, notes: list[str]) -> ElmoConfig:
 
 
 def rows_of_words(source: Source) -> int | None:
-    """Rows of the table of words, or of the softmax; `None` for a model that has neither."""
+    """Number of rows of the word embedding, or of the softmax; `None` for a model with neither."""
     return next((_rows(source, name) for name in (WORD_TABLE, "softmax/W") if name in source.tensors), None)
 
 
@@ -137,14 +137,14 @@ def _rows(source: Source, name: str) -> int:
 
 
 def tokenizer_of(source: Source, config: ElmoConfig, notes: list[str]) -> ElmoTokenizer:
-    """The tokenizer that spells and looks up words as the program does, with its dictionaries.
+    """Make the tokenizer that encodes words like the program, with its dictionaries.
 
     Raises:
-        CheckpointError: a dictionary that is damaged or not the model's.
+        CheckpointError: a dictionary that is damaged or does not match the model.
     """
     assert isinstance(source, LanguageSource)
     characters, words = source.dictionaries.characters, source.dictionaries.words
-    # A model without characters cuts words before it looks them up all the same.
+    # Even a model without characters truncates words before looking them up.
     symbols: Mapping[str, int] = {mark: number for number, mark in enumerate(CHARACTER_MARKS)}
     if characters is not None:
         characters.check(config.num_characters - 1, CHARACTER_MARKS, "table of characters")
@@ -163,7 +163,7 @@ def tokenizer_of(source: Source, config: ElmoConfig, notes: list[str]) -> ElmoTo
             vocab=vocabulary,
             character_vocabulary={symbol: number + 1 for symbol, number in symbols.items()},
             max_characters_per_word=config.max_characters_per_word,
-            # The program is given words.
+            # The program takes tokenized words.
             pre_tokenization="whitespace",
             bos_token=BEGIN_OF_SENTENCE,
             eos_token=END_OF_SENTENCE,
@@ -183,7 +183,7 @@ def _note_missing(name: str, count: int, notes: list[str]) -> None:
 
 
 def architecture_from_config(config: ElmoConfig) -> dict[str, Any]:
-    """The architecture file of a model."""
+    """Content of a model's architecture file."""
     embedder = {
         "name": "cnn",
         "word_dim": config.word_embedding_size,

@@ -1,4 +1,4 @@
-"""AllenNLP's language models with a Transformer over characters: Transformer ELMo."""
+"""Transformer ELMo: AllenNLP's language models with a Transformer over character-based words."""
 
 from ..common.format import Export, Format
 from . import export

@@ -1,4 +1,4 @@
-"""From a Transformers folder of a Transformer ELMo back to the archive of an AllenNLP language model."""
+"""Export of a Transformer ELMo from a Transformers folder to the archive of an AllenNLP language model."""
 
 import gzip
 import io
@@ -27,7 +27,7 @@ NAME = "token_characters"
 
 
 def check_config(folder: Path, config: ElmoConfig, notes: list[str]) -> None:
-    """Refuse what the format cannot hold."""
+    """Refuse models that the format cannot represent."""
     for condition, fault, holds in (
         (not config.causal, "causal=False", "causal ones only"),
         (config.num_attention_heads != HEADS, f"num_attention_heads={config.num_attention_heads}", f"{HEADS} always"),
@@ -49,7 +49,7 @@ def check_config(folder: Path, config: ElmoConfig, notes: list[str]) -> None:
 
 
 def write(model: SavedModel, output: Path, softmax_layout: str) -> Written:
-    """Write a model of the checked configuration; `softmax_layout` is one of `SOFTMAX_LAYOUTS`."""
+    """Write a model whose configuration was checked; `softmax_layout` is one of `SOFTMAX_LAYOUTS`."""
     config, notes = model.config, model.notes
     _note_epsilon(config, notes)
     words = _words(model)
@@ -60,7 +60,7 @@ def write(model: SavedModel, output: Path, softmax_layout: str) -> Written:
         tensors[entry.original] = model.original(entry, config.forget_bias)
     tensors[POSITION_TABLE] = _positions(tensors[POSITION_TABLE], notes)
     if not config.character_projection:
-        # Made by the program in any case, and not used.
+        # The program always creates this projection, even if it is not used.
         place = f"_text_field_embedder.token_embedder_{NAME}._encoder._module._projection."
         tensors[f"{place}weight"] = np.eye(config.projection_size, dtype=np.float32)
         tensors[f"{place}bias"] = np.zeros(config.projection_size, np.float32)
@@ -69,7 +69,7 @@ def write(model: SavedModel, output: Path, softmax_layout: str) -> Written:
     for name, array in zip(SOFTMAX_LAYOUTS[softmax_layout], shapes[softmax_layout], strict=True):
         tensors[SOFTMAX + name] = array
     weights = io.BytesIO()
-    # The older of torch's formats: AllenNLP up to 0.9 cannot read the other.
+    # Torch's older file format, because AllenNLP up to 0.9 cannot read the newer one.
     state = OrderedDict((name, torch.from_numpy(np.ascontiguousarray(array))) for name, array in tensors.items())
     torch.save(state, weights, _use_new_zipfile_serialization=False)
     settings = archive_config(config, softmax_layout, len(words) + 1)
@@ -85,7 +85,7 @@ def write(model: SavedModel, output: Path, softmax_layout: str) -> Written:
 
 
 def _write_tar(path: Path, members: Mapping[str, bytes]) -> None:
-    """A compressed tar of these files, the same at any time and for any user."""
+    """Write a compressed tar of these files, identical at any time and for any user."""
     with (
         path.open("wb") as raw,
         gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
@@ -114,7 +114,7 @@ def _note_epsilon(config: ElmoConfig, notes: list[str]) -> None:
 
 
 def _words(model: SavedModel) -> list[str]:
-    """The lines of `tokens.txt`, and last the class without a word if the model has it."""
+    """Lines of `tokens.txt`, followed by the class without a word if the model has it."""
     folder, config, notes = model.folder, model.config, model.notes
     tokenizer = read_tokenizer(folder)
     if tokenizer is None:
@@ -152,7 +152,7 @@ def _check_boundaries(tokenizer: ElmoTokenizer, folder: Path) -> None:
 
 
 def _positions(table: Array, notes: list[str]) -> Array:
-    """The table with as many positions as AllenNLP's."""
+    """The position embedding with AllenNLP's number of positions."""
     missing = POSITIONS - table.shape[1]
     if missing:
         done = "computed" if missing > 0 else "left out"
@@ -169,12 +169,12 @@ def _positions(table: Array, notes: list[str]) -> Array:
 
 
 def _softmax(model: SavedModel, words: int, has_dead_class: bool) -> tuple[Array, Array]:
-    """Weight (words + 1, P) and bias (words + 1): a row for each word, and behind them one for the class without."""
+    """Weight (words + 1, P) and bias (words + 1): one row per word, and a last one for the class without a word."""
     weight, bias = np.zeros((words + 1, model.config.projection_size), np.float32), np.zeros(words + 1, np.float32)
     if any(name not in model.parameters for name in SOFTMAX_PARAMETERS):
         model.notes.append("the model has no softmax and AllenNLP loads none without: written as zeros")
         return weight, bias
-    # Ours have a row for padding before the first word.
+    # Our tables have a row for padding before the first word.
     known = words + has_dead_class
     for stored, name in zip((weight, bias), SOFTMAX_PARAMETERS, strict=True):
         stored[:known] = model.load(name)[1 : known + 1]

@@ -1,7 +1,7 @@
-"""Transformer ELMo once more, as plainly as it can be written; see `common.plain`, whose character CNN it shares.
+"""The plain implementation of Transformer ELMo, with the character CNN of `common.plain`.
 
-Its own reading of the archive's names, its own formulas: one sentence, one direction, one head, one position at a
-time, in float64.
+It has its own reader of the archive's names and its own formulas: one sentence, one direction, one head, one position
+at a time, in float64.
 
 Sources: AllenNLP `cnn_highway_encoder.py`, `layer_norm.py`; allennlp-models `bidirectional_lm_transformer.py`.
 """
@@ -16,25 +16,25 @@ import numpy as np
 from ..common.plain import Array, Characters, Read, WordVectors, allennlp_cnn, torch_linear
 
 HEADS = 8
-# The indexer of that program makes so many ids a word.
+# Number of character ids per word in that program's indexer.
 CHARACTERS = 50
 
 
 def normalized(x: Array, gamma: Array, beta: Array, epsilon: float) -> Array:
-    """The last axis to mean 0 and deviation 1, the biased one; epsilon is outside of the root."""
+    """Normalize the last axis to mean 0 and (biased) standard deviation 1; epsilon is outside of the root."""
     centered = x - x.mean(axis=-1, keepdims=True)
     return gamma * centered / (np.sqrt((centered**2).mean(axis=-1, keepdims=True)) + epsilon) + beta
 
 
 @dataclass
 class PlainTransformer:
-    """The two stacks of an archive.
+    """The forward and backward stacks of an archive.
 
     Attributes:
         vectors: words of a sentence -> (words + 2, P).
-        read: the arrays, by their names below `_contextualizer.`.
-        depth: layers.
-        state: always empty, for nothing is carried.
+        read: reads arrays by their names below `_contextualizer.`.
+        depth: number of layers.
+        state: always empty, since there is no state.
     """
 
     vectors: WordVectors
@@ -52,7 +52,7 @@ class PlainTransformer:
         vectors = self.vectors(words)
         start = vectors + self.read("_position.positional_encoding")[0, : len(vectors)]
         forward = self._stack("_forward_transformer.", start, range(len(start)))
-        # Backwards is forwards over the reversed sentence, each word with its own position.
+        # The backward stack reads the reversed sentence; each word keeps its position.
         backward = self._stack("_backward_transformer.", start[::-1], range(len(start)))
         layers = [np.concatenate([vectors, vectors], axis=1)]
         layers += [np.concatenate([one, other[::-1]], axis=1) for one, other in zip(forward, backward, strict=True)]
@@ -67,7 +67,7 @@ class PlainTransformer:
             inner = np.maximum(self._linear(f"{layer}feed_forward.w_1", self._norm(f"{layer}sublayer.1.norm", x)), 0)
             x = x + self._linear(f"{layer}feed_forward.w_2", inner)
             outputs.append(x)
-        # Only what leaves the stack at its top is normalized once more.
+        # The output of the top layer has an additional norm.
         outputs[-1] = self._norm(f"{place}norm", x)
         return outputs
 
@@ -91,7 +91,7 @@ class PlainTransformer:
 
 
 def _characters(read: Read, options: Mapping[str, Any], epsilon: float) -> Characters:
-    """The encoder of words; `options` are those of its part of `config.json`."""
+    """The word encoder; `options` are its section of `config.json`."""
     encoder = "_encoder._module."
     cnn = allennlp_cnn(
         read,
@@ -114,7 +114,7 @@ def _characters(read: Read, options: Mapping[str, Any], epsilon: float) -> Chara
 def from_language_model(
     names: set[str], read: Read, options: Mapping[str, Any], layer_norm_epsilon: float
 ) -> PlainTransformer:
-    """From the arrays of an archive and its `config.json`; no archive holds the epsilon of its layer norms."""
+    """Build the plain model from an archive's arrays and `config.json`, which lacks the epsilon of layer norms."""
     end = "._embedding._module.weight"
     prefix = next(name for name in sorted(names) if name.endswith(end)).removesuffix(end)
     embedders = options["model"]["text_field_embedder"]["token_embedders"]

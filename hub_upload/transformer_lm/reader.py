@@ -1,6 +1,7 @@
-"""AllenNLP language models: the `model.tar.gz` of a training run, with `config.json`, `weights.th` and `vocabulary/`.
+"""Reader of AllenNLP language models: `model.tar.gz` with `config.json`, `weights.th` and `vocabulary/`.
 
-Those with a Transformer over characters are Transformer ELMo. Others are recognized and refused by their type.
+Models with a Transformer over character-based words are Transformer ELMo. Others are recognized and refused, with their
+type.
 
 Source: AllenNLP `models/archival.py`, `data/vocabulary.py`; allennlp-models `lm/models/language_model.py`.
 """
@@ -27,19 +28,19 @@ from ..common.vocabulary import Vocabulary
 CONFIG, META, WORDS = "config.json", "meta.json", "vocabulary/tokens.txt"
 MODEL_TYPES = ("language_model", "bidirectional-language-model")
 TRANSFORMER = "bidirectional_language_model_transformer"
-# Why the other contextualizers of that program are none.
+# Reasons why that program's other contextualizers are not supported.
 OTHER_CONTEXTUALIZERS = {
     "lstm": "from its second layer on each direction reads what the other one has seen, unlike ELMo's",
     "gated-cnn-encoder": "a gated convolutional network, for which there is no encoder here",
 }
 UNKNOWN = "@@UNKNOWN@@"
-# The padding counts as a word when that program makes its softmax, which so has one class more than there are lines.
-# It is the last one, and never a target.
+# That program counts padding as a word when it creates the softmax, which therefore has one class more than the
+# vocabulary has lines. The additional class is the last one, and never a target.
 DEAD_CLASS = "@@PADDING@@"
 DEAD_BUFFER = "_last_average_loss"
 SOFTMAX = "_softmax_loss."
-# Names of weight and bias: two embeddings for sparse gradients, (classes, P) and (classes, 1); two parameters,
-# (classes, P) and (classes); or two parameters of the softmax that is not sampled, (P, classes) and (classes).
+# Names of weight and bias by layout: embeddings for sparse gradients, (classes, P) and (classes, 1); parameters,
+# (classes, P) and (classes); or parameters of the unsampled softmax, (P, classes) and (classes).
 SOFTMAX_LAYOUTS = {
     "sparse": ("softmax_w.weight", "softmax_b.weight"),
     "dense": ("softmax_w", "softmax_b"),
@@ -48,12 +49,12 @@ SOFTMAX_LAYOUTS = {
 
 
 def is_language_model(names: Mapping[str, object]) -> bool:
-    """True if a state dict is that of a language model as a whole."""
+    """True if a state dict is that of a complete language model."""
     return any(name.startswith(("_contextualizer.", "_softmax_loss.")) for name in names)
 
 
 def is_archive_of_language_model(path: Path) -> bool:
-    """True if a file is an archive that begins with the `config.json` of a language model, as exported ones do."""
+    """True if a file is an archive that begins with the `config.json` of a language model, like exported archives."""
     try:
         with tarfile.open(path, "r:gz") as archive:
             first = archive.next()
@@ -67,11 +68,11 @@ def is_archive_of_language_model(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class LanguageModelVocabulary(Vocabulary):
-    """`tokens.txt`, whose lines are words as they stand there, and behind them the class that is no word."""
+    """The vocabulary `tokens.txt`, whose lines are unchanged words, followed by the class that is not a word."""
 
     @cached_property
     def lines(self) -> list[str]:
-        """The lines; a word with a line break in it has `@@NEWLINE@@` there, and keeps it.
+        """Lines of the file; line breaks within words are written, and kept, as `@@NEWLINE@@`.
 
         Raises:
             CheckpointError: not UTF-8.
@@ -101,7 +102,7 @@ class LanguageModelVocabulary(Vocabulary):
 
 
 def open_place(place: Place) -> Source | None:
-    """Open an archive that was unpacked, or a training folder; `None` for other places and for task models.
+    """Open an unpacked archive or a training folder; `None` for other places and for task models.
 
     Raises:
         CheckpointError: a language model of another kind, or damaged files.
@@ -136,10 +137,10 @@ def open_place(place: Place) -> Source | None:
 
 
 def _softmax(state: Mapping[str, Tensor], sampled: bool) -> dict[str, Tensor]:
-    """The softmax as (classes, P) and (classes) under bilm-tf's names; its layouts are those of `SOFTMAX_LAYOUTS`."""
+    """Convert a softmax in one of `SOFTMAX_LAYOUTS` to (classes, P) and (classes), with bilm-tf's names."""
     found = {name.removeprefix(SOFTMAX): tensor for name, tensor in state.items() if name.startswith(SOFTMAX)}
     for layout, (weight, bias) in SOFTMAX_LAYOUTS.items():
-        # A weight of as many rows as columns looks the same in both: the options say what it is.
+        # Options decide between layouts, because a square weight looks the same in both.
         if found.keys() == {weight, bias} and (layout == "sparse" or sampled == (layout == "dense")):
             stored = found[weight], found[bias]
             if [tensor.dim() for tensor in stored] != [2, 2 if layout == "sparse" else 1]:
@@ -150,7 +151,7 @@ def _softmax(state: Mapping[str, Tensor], sampled: bool) -> dict[str, Tensor]:
 
 
 def _check_kind(config: dict[str, Any], names: Mapping[str, object], file: str) -> None:
-    """Refuse language models that are not Transformer ELMo, by the name of their type."""
+    """Refuse language models that are not Transformer ELMo, naming their type."""
     model = config.get("model")
     kind = model.get("type") if isinstance(model, dict) else None
     if not isinstance(model, dict) or kind not in MODEL_TYPES:

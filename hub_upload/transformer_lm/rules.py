@@ -1,4 +1,4 @@
-"""Sizes, names and words of an AllenNLP Transformer language model, and what they become, there and back.
+"""Conversion of AllenNLP Transformer language models in both directions: sizes, names and words.
 
 Source: allennlp-models `lm/modules/seq2seq_encoders/bidirectional_lm_transformer.py`, AllenNLP
 `modules/seq2vec_encoders/cnn_highway_encoder.py`.
@@ -19,9 +19,9 @@ from ..common.tokenizer import make_tokenizer
 from ..common.transforms import COPY, FIRST_OF_ONE
 from .reader import META, TRANSFORMER, UNKNOWN
 
-# No archive says how many heads there are: the program always makes so many.
+# Number of heads, which is fixed in the program and not stored in archives.
 HEADS = 8
-# Words that its table of positions has; other tables do not load.
+# Number of rows of its position embedding; tables of other sizes do not load.
 POSITIONS = 5000
 POSITION_TABLE = "_contextualizer._position.positional_encoding"
 EMBEDDER = "_text_field_embedder.token_embedder_{name}."
@@ -29,10 +29,10 @@ EPSILON_UP_TO_0_9, EPSILON_FROM_1_0 = 1e-6, 1e-13
 
 
 def embedder_name(names: Iterable[str], file: str) -> str:
-    """The name that the archive has for the characters of a word, usually `token_characters`.
+    """Name of the character embedder in the archive, usually `token_characters`.
 
     Raises:
-        CheckpointError: no such part, or several.
+        CheckpointError: there is none, or several.
     """
     pattern = r"_text_field_embedder\.token_embedder_([^.]+)\._embedding\._module\.weight"
     found = sorted({match[1] for name in names if (match := re.fullmatch(pattern, name))})
@@ -51,7 +51,7 @@ def embedder_name(names: Iterable[str], file: str) -> str:
 
 
 def rules(config: ElmoConfig, name: str) -> tuple[Rule, ...]:
-    """The conversion table of a configuration; `name` as `embedder_name` gives it."""
+    """Conversion table of a configuration; `name` comes from `embedder_name`."""
     embedder = EMBEDDER.format(name=name.replace("{", "{{").replace("}", "}}"))
     encoder = f"{embedder}_encoder._module."
     stack, block = "_contextualizer._{side}_transformer.", "encoder.layers.{layer}.{side}_block."
@@ -98,7 +98,7 @@ def rules(config: ElmoConfig, name: str) -> tuple[Rule, ...]:
 
 
 def origins(name: str) -> dict[str, str]:
-    """The key of `config.json` that each symbol of a shape comes from; `name` as `embedder_name` gives it."""
+    """Key of `config.json` for each symbol of a shape; `name` comes from `embedder_name`."""
     embedder = f"model.text_field_embedder.token_embedders.{name}"
     return {
         "filters": f"{embedder}.encoder.filters",
@@ -112,22 +112,22 @@ def origins(name: str) -> dict[str, str]:
 
 
 def make_plan(source: Source, notes: list[str]) -> Plan:
-    """Compare a source with its options."""
+    """Match a source with its options."""
     config = config_of(source, notes)
     words = rows_of_softmax(source, {name: name for name in source.tensors})
     name = embedder_name(source.tensors, source.file)
-    # With `projection_location` null, the program makes a projection of characters and does not use it.
+    # With `projection_location` null, the program creates a character projection but does not use it.
     unused = "_encoder._module._projection."
     stored = {name: name for name in source.tensors if config.character_projection or unused not in name}
     return fit(source, config, words, rules(config, name), origins(name), stored)
 
 
 def config_of(source: Source, notes: list[str]) -> ElmoConfig:
-    """The configuration of an open archive.
+    """Make the configuration of an open archive.
 
     Raises:
-        CheckpointError: `config.json` lacks a size, has an impossible one or another kind of part, or the vocabulary
-            is not the softmax's; the message names file and key.
+        CheckpointError: a missing or invalid size or an unsupported part in `config.json`, or a vocabulary that does
+            not match the softmax; the message names file and key.
     """
     name, reader = embedder_name(source.tensors, source.file), OptionsReader(source.options, source.options_file)
     embedder = f"model.text_field_embedder.token_embedders.{name}"
@@ -167,7 +167,7 @@ def config_of(source: Source, notes: list[str]) -> ElmoConfig:
             "attention_dropout": dropout,
             "transformer_input_dropout": reader.probability("model.contextualizer.input_dropout", default=0.0),
             "softmax_dropout": reader.probability("model.dropout", default=0.0),
-            # As AllenNLP's embedder over such a model has it.
+            # The value of AllenNLP's embedder for such a model.
             "representation_dropout": 0.0,
         },
         source.options_file,
@@ -177,7 +177,7 @@ def config_of(source: Source, notes: list[str]) -> ElmoConfig:
 def _projection(
     source: Source, reader: OptionsReader, encoder: str, size: int, notes: list[str]
 ) -> dict[str, bool | str]:
-    """The place of the characters' projection. With `null`, AllenNLP makes one and does not use it."""
+    """Fields for the position of the character projection. With `null`, AllenNLP creates one but does not use it."""
     place = reader.get(f"{encoder}.projection_location")
     if place is None and "projection_location" in (reader.get(encoder) or {}):
         count = sum(pair[1] for pair in reader.filters(f"{encoder}.filters"))
@@ -199,7 +199,7 @@ def _projection(
 
 
 def _epsilon(source: Source, notes: list[str]) -> float:
-    """The layer norms' epsilon, which changed between AllenNLP 0.9 and 1.0; no archive holds it."""
+    """Epsilon of the layer norms, which changed between AllenNLP 0.9 and 1.0 and is not stored in archives."""
     options = source.options
     if source.layer_norm_epsilon is not None:
         return source.layer_norm_epsilon
@@ -218,7 +218,7 @@ def _epsilon(source: Source, notes: list[str]) -> float:
 
 
 def _check_vocabulary(source: Source) -> None:
-    """Raise `CheckpointError` if the softmax has not one class for each line of the vocabulary, and one besides."""
+    """Raise `CheckpointError` unless the softmax has exactly one class more than the vocabulary has lines."""
     if source.vocabulary is None or "softmax/b" not in source.tensors:
         return
     lines, shape = len(source.vocabulary.lines), source.tensors["softmax/b"].shape
@@ -241,20 +241,21 @@ def _note_boundaries(reader: OptionsReader, notes: list[str]) -> None:
 
 
 def tokenizer_of(source: Source, config: ElmoConfig, notes: list[str]) -> ElmoTokenizer:
-    """The tokenizer with the archive's words; the softmax's class without a word is the last of them.
+    """Make the tokenizer from the archive's words; the softmax's class without a word comes last.
 
     Raises:
-        CheckpointError: a vocabulary that lacks a boundary symbol or is damaged; the message names the file.
+        CheckpointError: a vocabulary without boundary symbols, or damaged; the message names the file.
     """
     return make_tokenizer(source, config, unk_token=UNKNOWN if source.vocabulary is not None else "<UNK>")
 
 
 def archive_config(config: ElmoConfig, layout: str, classes: int) -> dict[str, Any]:
-    """`config.json` of the archive of a model.
+    """Content of `config.json` for a model's archive.
 
     Args:
-        layout: Of the softmax, as in `SOFTMAX_LAYOUTS`.
-        classes: Of the softmax.
+        config: Configuration of the model.
+        layout: Layout of the softmax, as in `SOFTMAX_LAYOUTS`.
+        classes: Number of classes of the softmax.
     """
     recent = config.layer_norm_epsilon == EPSILON_FROM_1_0
     spaces = {"type": "just_spaces"}
@@ -288,11 +289,11 @@ def archive_config(config: ElmoConfig, layout: str, classes: int) -> dict[str, A
         "dropout": config.softmax_dropout,
     }
     if layout != "unsampled":
-        # Must be fewer than there are.
+        # The number of samples must be smaller than the number of classes.
         model |= {"num_samples": min(8192, classes - 1), "sparse_embeddings": layout == "sparse"}
     reader = {
         "type": "simple_language_modeling",
-        # The two ages of the program call it differently.
+        # The name differs between versions of the program.
         "tokenizer": spaces if recent else {"type": "word", "word_splitter": spaces},
         "token_indexers": {"tokens": {"type": "single_id"}, "token_characters": {"type": "elmo_characters"}},
         "max_sequence_length": 400,
