@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Times of AllenNLP's `ElmoLstm` of the original size on random words; runs in an environment of AllenNLP's own.
+"""Time AllenNLP's `ElmoLstm` of the original size on random words; run it in an environment with AllenNLP.
 
     python benchmarks/allennlp_lstm.py --rows 32 128 512 --words 25 --device cuda --dtype float32
 
-Prints one JSON object: the median seconds of a call for each number of rows. `gpu.py --allennlp PYTHON` runs it.
+Prints one JSON object: median seconds per call for each number of rows. `gpu.py --allennlp PYTHON` runs it.
 """
 
 import argparse

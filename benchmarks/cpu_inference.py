@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Words/s of embedding tokenized sentences on a processor, strings in, vectors out, beside another implementation.
+"""Measure words/s of embedding tokenized sentences on a CPU, from strings to vectors, compared with another program.
 
     python benchmarks/cpu_inference.py --model FOLDER --sentences FILE --output_dir OUT \\
         --peer 'PYTHON WORKER --sentences {sentences} --batch-size {batch_size} --threads {threads}'
     python benchmarks/cpu_inference.py --model FOLDER --sentences FILE --output_dir OUT --sweep
 
-Three kinds of work: batches in file order, batches of sentences of like length, and one sentence at a time; in float32,
-bfloat16 and 8-bit integers. All take turns, round by round, in processes of their own, so that all see the same
-machine. Also: the share of what the processor's best matrix product allows, measured between the rounds, and memory.
-`--sweep` measures words/s over the length of sentences, the batch size and the number of threads instead.
+Three workloads are measured in float32, bfloat16 and int8: batches in file order, batches of sentences of similar
+length, and single sentences. All configurations alternate round by round in separate processes, so that they see the
+same machine. Also measured are the share of the CPU's best matmul, timed between the rounds, and memory. `--sweep`
+measures words/s by sentence length, batch size and number of threads instead.
 
-A peer, and each of our own processes, is a worker: it prints a line that begins with `ready`, and then, for each line
-`go` on standard input, does one round and prints one JSON line with `seconds`. `{sentences}` is a text file, one
-sentence of space-separated words a line, in the order in which to read it. Words are counted without boundaries.
+A peer, like each of our processes, is a worker. It prints a line that begins with `ready`; then, for each line `go` on
+standard input, it does one round and prints one JSON line with `seconds`. `{sentences}` is a text file with one
+sentence of space-separated words per line, in reading order. Words are counted without boundaries.
 """
 
 import argparse
@@ -43,17 +43,17 @@ WORKS = ("file order", "bucketed", "one at a time")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of a converted model and its tokenizer")
-    parser.add_argument("--sentences", required=True, help="text, one sentence of space-separated words a line")
+    parser.add_argument("--sentences", required=True, help="text, one sentence of space-separated words per line")
     parser.add_argument("--peer", default=None, help="command of the worker to compare with, with the three fields")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
-    parser.add_argument("--limit", type=int, default=256, help="sentences a round, in batches")
-    parser.add_argument("--limit_single", type=int, default=48, help="sentences a round, one at a time")
+    parser.add_argument("--limit", type=int, default=256, help="sentences per round, in batches")
+    parser.add_argument("--limit_single", type=int, default=48, help="sentences per round, one at a time")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="counted rounds of each, after one that is not")
-    parser.add_argument("--cache_megabytes", type=float, default=None, help="keep word vectors between batches")
-    parser.add_argument("--sweep", action="store_true", help="over length, batch size and threads")
+    parser.add_argument("--rounds", type=int, default=3, help="measured rounds of each, after a warm-up round")
+    parser.add_argument("--cache_megabytes", type=float, default=None, help="cache word vectors between batches")
+    parser.add_argument("--sweep", action="store_true", help="sweep over length, batch size and threads")
     parser.add_argument("--output_dir", default=None, help="folder for results.json and a figure")
     parser.add_argument("--worker", choices=KINDS, default=None, help="be a worker over all of --sentences")
     args = parser.parse_args()
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def load(args: argparse.Namespace, kind: str) -> tuple[ElmoModel, Any]:
-    """The model and its tokenizer."""
+    """Load the model and its tokenizer."""
     dtype = torch.bfloat16 if kind == "bf16" else torch.float32
     model = AutoModel.from_pretrained(args.model, dtype=dtype).eval()
     if kind == "int8":
@@ -87,7 +87,7 @@ def load(args: argparse.Namespace, kind: str) -> tuple[ElmoModel, Any]:
 
 @torch.no_grad()
 def embed(model: ElmoModel, tokenizer: Any, batches: list[Sentences]) -> float:
-    """Seconds."""
+    """Seconds for embedding the batches."""
     start = time.perf_counter()
     for batch in batches:
         model(**tokenizer(batch, is_split_into_words=True, padding=True, return_tensors="pt"))
@@ -95,10 +95,10 @@ def embed(model: ElmoModel, tokenizer: Any, batches: list[Sentences]) -> float:
 
 
 def resident_megabytes() -> float:
-    """The most that this process has held so far."""
+    """Peak resident memory of this process so far."""
     status = Path("/proc/self/status")
     if status.exists():
-        # Not what the process that started this one had, which the other source counts.
+        # Unlike `getrusage`, this does not include the parent process.
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024e-6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
@@ -118,11 +118,11 @@ def work(args: argparse.Namespace) -> None:
         print(json.dumps(answer), flush=True)
 
 
-# Taking turns
+# Alternating workers
 
 
 class Worker:
-    """A process that does rounds."""
+    """A process that runs rounds on request."""
 
     def __init__(self, command: list[str]) -> None:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -166,22 +166,22 @@ def workers_for(args: argparse.Namespace, path: str, batch_size: int) -> Iterato
             worker.stop()
 
 
-def best_product(threads: int) -> float:
-    """GFLOP/s of the fastest float32 product of the original's shape that PyTorch has here, at any number of rows."""
+def best_matmul(threads: int) -> float:
+    """GFLOP/s of PyTorch's fastest float32 matmul of the original's shape, over several numbers of rows."""
     torch.set_num_threads(threads)
     weight = torch.randn(16384, 512)
-    products = [lambda rows: torch.mm(rows, weight.T)]
+    matmuls = [lambda rows: torch.mm(rows, weight.T)]
     if torch.backends.mkldnn.is_available():
         packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-        products.append(lambda rows: torch.ops.mkldnn._linear_pointwise(rows, packed, None, "none", [], ""))
+        matmuls.append(lambda rows: torch.ops.mkldnn._linear_pointwise(rows, packed, None, "none", [], ""))
     best = 0.0
     for count in (256, 1024):
         rows = torch.randn(count, 512)
-        for product in products:
-            product(rows)
+        for matmul in matmuls:
+            matmul(rows)
             for _ in range(5):
                 start = time.perf_counter()
-                product(rows)
+                matmul(rows)
                 best = max(best, 2e-9 * count * weight.numel() / (time.perf_counter() - start))
     return best
 
@@ -191,7 +191,7 @@ def compare(args: argparse.Namespace, sentences: Sentences) -> dict[str, Any]:
     width, cell = config.projection_size, config.cell_size
     flop = 4 * config.num_hidden_layers * (8 * cell * width + (cell * width if config.cell_projection else 0))
     results: dict[str, Any] = {
-        "machine": {"processor": processor(), "threads": args.threads, "torch": torch.__version__},
+        "machine": {"cpu": cpu_name(), "threads": args.threads, "torch": torch.__version__},
         "capability": torch.backends.cpu.get_cpu_capability(),
         "biLM FLOP a word": flop,
         "works": [],
@@ -211,7 +211,7 @@ def compare(args: argparse.Namespace, sentences: Sentences) -> dict[str, Any]:
 
 
 def memory_of(args: argparse.Namespace, kind: str, sentences: Sentences) -> float:
-    """Of one process alone: the system counts pages of a file that others map too for each of them."""
+    """Peak memory of a process that runs alone, since shared pages of a mapped file count for every process."""
     with text_file(sentences) as path:
         alone = argparse.Namespace(**{**vars(args), "peer": None, "kinds": [kind]})
         with workers_for(alone, path, args.batch_size) as workers:
@@ -235,7 +235,7 @@ def rounds_of(
         answers: dict[str, list[dict[str, float]]] = {kind: [] for kind in workers}
         limits = []
         for number in range(args.rounds + 1):
-            limits.append(best_product(args.threads))
+            limits.append(best_matmul(args.threads))
             for kind, worker in workers.items():
                 answer = worker.round()
                 print(f"  round {number} {kind}: {answer['seconds']:.2f} s", file=sys.stderr)
@@ -254,11 +254,11 @@ def rounds_of(
             for kind, found in rates.items()
             if "peer" in rates
         },
-        "best product GFLOP/s": limit,
-        "share of the best product": {
+        "best matmul GFLOP/s": limit,
+        "share of the best matmul": {
             kind: statistics.median(found) * flop / limit / 1e9 for kind, found in rates.items()
         },
-        # The model reads and returns boundaries too.
+        # The model also computes boundaries.
         "share, boundaries counted": {
             kind: statistics.median(found) * (1 + 2 * len(sentences) / words) * flop / limit / 1e9
             for kind, found in rates.items()
@@ -271,7 +271,7 @@ def weights_megabytes(folder: str) -> float:
     return sum(weight.numel() for weight in model.parameters()) * 4e-6
 
 
-def processor() -> str:
+def cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -281,9 +281,7 @@ def processor() -> str:
 
 def print_comparison(args: argparse.Namespace, results: dict[str, Any]) -> None:
     kinds = (["peer"] if args.peer else []) + args.kinds
-    print(
-        f"{results['machine']['processor']}, {results['capability']}, {args.threads} threads, torch {torch.__version__}"
-    )
+    print(f"{results['machine']['cpu']}, {results['capability']}, {args.threads} threads, torch {torch.__version__}")
     print(f"\n{'words/s (x peer)':18}" + "".join(f"{kind:>18}" for kind in kinds))
     for work_of in results["works"]:
         cells = []
@@ -294,11 +292,11 @@ def print_comparison(args: argparse.Namespace, results: dict[str, Any]) -> None:
             cells.append(f"{cell:>18}")
         print(f"{work_of['work']:18}" + "".join(cells))
     for work_of in results["works"]:
-        share, counted = work_of["share of the best product"], work_of["share, boundaries counted"]
+        share, counted = work_of["share of the best matmul"], work_of["share, boundaries counted"]
         if work_of["work"] == "bucketed" and "fp32" in share:
-            limit = work_of["best product GFLOP/s"]
+            limit = work_of["best matmul GFLOP/s"]
             print(
-                f"\nbucketed fp32: {share['fp32']:.0%} of the best product in this run, {limit:.0f} GFLOP/s, by words; "
+                f"\nbucketed fp32: {share['fp32']:.0%} of the best matmul in this run, {limit:.0f} GFLOP/s, by words; "
                 f"{counted['fp32']:.0%} with the sentence boundaries, which are computed too"
             )
     weights = results["megabytes of float32 weights"]
@@ -331,12 +329,12 @@ def sweep(args: argparse.Namespace, sentences: Sentences) -> dict[str, Any]:
     points = [("length", length, args.batch_size, args.threads) for length in (1, 2, 4, 8, 16, 32, 64)]
     points += [("batch_size", 20, size, args.threads) for size in (1, 2, 4, 8, 16, 32, 64, 128, 256)]
     points += [("threads", 20, args.batch_size, count) for count in range(1, torch.get_num_threads() + 1)]
-    results: dict[str, Any] = {"machine": {"processor": processor(), "torch": torch.__version__}, "points": []}
+    results: dict[str, Any] = {"machine": {"cpu": cpu_name(), "torch": torch.__version__}, "points": []}
     print(f"{'kind':6}{'length':>8}{'batch':>8}{'threads':>9}{'words/s':>10}")
     for kind in (["peer"] if args.peer else []) + args.kinds:
         model_of = None if kind == "peer" else load(args, kind)
         for axis, length, size, threads in points:
-            # Enough words to time, and other ones in every batch.
+            # Enough words for timing, different in every batch.
             words = max(length * size, 512 if kind == "peer" else 2048) // (length * size) * length * size
             stream = (text * (words // len(text) + 1))[:words]
             rows = [stream[start : start + length] for start in range(0, words, length)]

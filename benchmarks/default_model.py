@@ -1,9 +1,9 @@
-"""Make the embedded default model, `elmo_hf/data/default`, of a pretraining output, and measure what float16 costs.
+"""Make the shipped default model, `elmo_hf/data/default`, from a pretraining run, and measure the effect of float16.
 
     python benchmarks/default_model.py outputs/books/model --runs outputs/books --held_out_data heldout.txt
 
-The weights go into float16, the configuration says float32, so that loading converts them back; softmax, tokenizer and
-a model card lie beside them, and no code. The folder is replaced as a whole, and only by one within the size limit.
+Weights are stored in float16; the configuration says float32, so that loading converts them back. The folder also has
+the softmax, the tokenizer and a model card, but no code. It is replaced as a whole, and only within the size limit.
 """
 
 import argparse
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "elmo_hf" / "data" / "default"
 CARD = Path(__file__).with_name("default_model_card.md.jinja")
 MEGABYTES = 16
-# What a reader wants to know of a run; other settings had their defaults.
+# Settings of a run shown in the card; others had their defaults.
 SHOWN = """
 rows unroll_steps epochs max_steps loss num_samples optimizer learning_rate schedule warmup_steps max_gradient_norm
 dropout initialize_from seed
@@ -32,7 +32,7 @@ dropout initialize_from seed
 
 
 def read_run(output: Path) -> dict[str, Any]:
-    """Words, hours, steps and settings of a pretraining run, of its newest checkpoint.
+    """Words, hours, steps and settings of a pretraining run, from its newest checkpoint.
 
     Raises:
         FileNotFoundError: there is none.
@@ -52,7 +52,7 @@ def read_run(output: Path) -> dict[str, Any]:
 
 
 def measure(folder: Path, held_out: list[str], words: int | None) -> dict[str, TextScore]:
-    """Perplexity of each held-out text by the model of a folder, states carried, as `elmo-hf perplexity` reports it."""
+    """Perplexity of each held-out text with carried state, as reported by `elmo-hf perplexity`."""
     model = ElmoForPreTraining.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = ElmoTokenizer.from_pretrained(folder)
     rule = tokenizer.corpus_pre_tokenization
@@ -61,7 +61,7 @@ def measure(folder: Path, held_out: list[str], words: int | None) -> dict[str, T
 
 
 def first_words(path: str, words: int | None) -> list[Any]:
-    """Sentences of a text from its beginning that hold about so many words; all of them for `None`."""
+    """Leading sentences of a text with about `words` words; all for `None`."""
     kept: list[Any] = []
     seen = 0
     for sentence in open_corpus([path]):
@@ -73,10 +73,10 @@ def first_words(path: str, words: int | None) -> list[Any]:
 
 
 def write_half(source: Path, folder: Path) -> int:
-    """Write model and tokenizer of `source` into `folder`, weights in float16; returns the biLM's parameters.
+    """Write model and tokenizer of `source` to `folder`, with float16 weights; return the biLM's number of parameters.
 
     Raises:
-        ValueError: a weight that float16 cannot hold.
+        ValueError: a weight that overflows float16.
     """
     model = ElmoForPreTraining.from_pretrained(source, dtype=torch.float32)
     largest = max(float(weight.detach().abs().max()) for weight in model.parameters())
@@ -94,11 +94,13 @@ def write_half(source: Path, folder: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="folder of a language model: a run's model, or a checkpoint")
-    parser.add_argument("--runs", type=Path, nargs="*", default=[], help="output_dir of each run behind it, in order")
+    parser.add_argument(
+        "--runs", type=Path, nargs="*", default=[], help="output_dir of each run that led to it, in order"
+    )
     parser.add_argument("--held_out_data", nargs="+", required=True, help="files to measure both precisions on")
-    parser.add_argument("--held_out_words", type=int, help="measure on about so many words of each (default: all)")
+    parser.add_argument("--held_out_words", type=int, help="measure on about N words of each file (default: all)")
     parser.add_argument("--output_dir", type=Path, default=TARGET, help="(default: the package's)")
-    parser.add_argument("--interim", action="store_true", help="say in the card that a better one is to come")
+    parser.add_argument("--interim", action="store_true", help="announce a better model in the card")
     args = parser.parse_args()
     with new_folder(args.output_dir) as folder:
         parameters = write_half(args.source, folder)

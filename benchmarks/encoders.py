@@ -1,10 +1,10 @@
-"""Words/s of several ELMos against the length of a sentence, in turn in one run: does a biLSTM or a Transformer pay?
+"""Measure words/s of several ELMos by sentence length, alternating in one run, to compare biLSTM and Transformer.
 
     python benchmarks/encoders.py biLSTM=outputs/small/model Transformer=outputs/transformer/model --threads 2
 
-Every model reads the same sentences of words drawn from its own vocabulary's first thousands, in batches of about the
-same number of words, from ids to the vectors of all layers (tokenizing is left out: it is the same for all). Prints a
-table, and writes it as JSON and as a picture with `--output`.
+Every model reads sentences of random frequent words of its own vocabulary, in batches with about the same number of
+words, from ids to the vectors of all layers. Tokenization is not measured, since it is the same for all. Prints a
+table, and with `--output` also writes it as JSON and as a picture.
 """
 
 import argparse
@@ -25,11 +25,11 @@ FREQUENT_WORDS = 5000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="NAME=FOLDER")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[10, 40, 160], help="words of a sentence")
-    parser.add_argument("--batch_words", type=int, default=1280, help="words of a batch; at least one sentence")
-    parser.add_argument("--rounds", type=int, default=9, help="measured calls of each; the medians are compared")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[10, 40, 160], help="words per sentence")
+    parser.add_argument("--batch_words", type=int, default=1280, help="words per batch; at least one sentence")
+    parser.add_argument("--rounds", type=int, default=9, help="measured calls of each; medians are compared")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--output", type=Path, help="folder of encoders.json and encoders.png")
+    parser.add_argument("--output", type=Path, help="folder for encoders.json and encoders.png")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
@@ -50,7 +50,7 @@ def main() -> None:
                 began = time.perf_counter()
                 with torch.no_grad():
                     model(**encodings[name], output_hidden_states=True)
-                if number >= 2:  # the first calls warm caches and allocators up
+                if number >= 2:  # the first calls warm up caches and allocators
                     times[name].append(time.perf_counter() - began)
         for name, encoding in encodings.items():
             speeds[name][length] = len(encoding["input_ids"]) * length / statistics.median(times[name])
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def write(folder: Path, speeds: dict[str, dict[int, float]], options: argparse.Namespace) -> None:
-    """The numbers and their picture."""
+    """Write the numbers and a picture."""
     from matplotlib.figure import Figure
 
     folder.mkdir(parents=True, exist_ok=True)

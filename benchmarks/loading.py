@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
-"""Time and memory of loading a model from safetensors, beside AllenNLP loading the same weights from HDF5.
+"""Measure time and memory of loading a model from safetensors, compared with AllenNLP loading the same HDF5 weights.
 
     python benchmarks/loading.py --model FOLDER --allennlp_model FOLDER --allennlp_python PYTHON
 
-`--model` is a converted model, `--allennlp_model` the folder of options.json and weights.hdf5 that it was converted
-from, `--allennlp_python` the interpreter of an environment that has AllenNLP. Without these two, ours is measured
-alone.
+`--model` is a converted model, `--allennlp_model` the folder with options.json and weights.hdf5 it was converted from,
+and `--allennlp_python` the interpreter of an environment with AllenNLP. Without the last two, only our loading is
+measured.
 
-Every measurement is a process of its own, ours and AllenNLP's in turn; the files are in the system's cache. Importing
-is not part of loading, and reported for itself. Weights that are mapped and not read cost their time when they are
-first used: so the table also has the time until the first sentence is embedded. Memory is what the process takes beyond
-its imports: the peak while loading, and what is left of it in memory of its own (pages of a mapped file, which all
-processes share and the system may drop, are in the first and not in the second).
+Every measurement runs in its own process, alternating between ours and AllenNLP's, with files in the system's cache.
+Import time is reported separately. Memory-mapped weights are read on first use, so the table also has the time until
+the first sentence is embedded. Memory is counted beyond imports: the peak while loading, and the private memory
+afterwards. Pages of a mapped file, which processes share and the system may drop, count only for the peak.
 """
 
 import argparse
@@ -27,20 +26,20 @@ SENTENCE = ["<S>", "A", "short", "sentence", ".", "</S>"]
 
 
 def memory() -> dict[str, float]:
-    """Megabytes of this process: now, at its peak, and its own at present."""
+    """Memory of this process in megabytes: current, peak, and current private memory."""
     with open("/proc/self/status", encoding="ascii") as status:
         fields = dict(line.split(":", 1) for line in status)
     return {name: int(fields[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM", "RssAnon")}
 
 
 def measure_ours(folder: str) -> dict[str, float]:
-    """In this process, which must have done nothing yet."""
+    """Measure our loading in this process, which must be fresh."""
     began = time.perf_counter()
     import torch
 
     from elmo_hf import ElmoModel, ElmoTokenizer
 
-    # Transformers imports what a class needs at its first use.
+    # Transformers imports a class's dependencies on first use.
     ElmoModel.from_pretrained  # noqa: B018
     imported = time.perf_counter()
     before = memory()
@@ -56,7 +55,7 @@ def measure_ours(folder: str) -> dict[str, float]:
 
 
 def measure_allennlp(folder: str) -> dict[str, float]:
-    """As `measure_ours`, in AllenNLP's environment."""
+    """Measure AllenNLP's loading in its own environment, as `measure_ours`."""
     import types
     import warnings
     from importlib.machinery import ModuleSpec
@@ -103,7 +102,7 @@ def report(
         "import": imported - began,
         "load": loaded - start,
         "load_and_first_sentence": loaded - start + first,
-        # The peak of all that the process has done, of which imports are the smaller part.
+        # The peak of the whole process; imports need less memory than loading.
         "peak_megabytes": after["VmHWM"] - before["VmRSS"],
         "own_megabytes": after["RssAnon"] - before["RssAnon"],
         "value": value,
@@ -111,9 +110,9 @@ def report(
 
 
 def run(python: str, kind: str, folder: str, threads: int) -> dict[str, float]:
-    """One fresh process."""
+    """Run one measurement in a fresh process."""
     command = [python, __file__, "--worker", kind, "--model", folder]
-    # Set from outside: `torch.set_num_threads` would import torch before the clock runs.
+    # Set by the environment, because `torch.set_num_threads` would import torch before timing starts.
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     found: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
@@ -123,9 +122,9 @@ def run(python: str, kind: str, folder: str, threads: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of the converted model and its tokenizer")
-    parser.add_argument("--allennlp_model", help="folder of options.json and weights.hdf5")
+    parser.add_argument("--allennlp_model", help="folder with options.json and weights.hdf5")
     parser.add_argument("--allennlp_python", help="interpreter of an environment with AllenNLP")
-    parser.add_argument("--rounds", type=int, default=7, help="counted processes of each; the medians are compared")
+    parser.add_argument("--rounds", type=int, default=7, help="measured processes of each; medians are compared")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, help="JSON file of the results")
     parser.add_argument("--worker", choices=("ours", "allennlp"), help=argparse.SUPPRESS)
@@ -144,7 +143,7 @@ def main() -> None:
     for number in range(options.rounds + 1):
         for kind, (python, folder) in workers.items():
             measured = run(python, kind, folder, options.threads)
-            if number:  # the first brings the files into the system's cache
+            if number:  # the first round reads the files into the system's cache
                 found[kind].append(measured)
     values = {kind: rounds[0]["value"] for kind, rounds in found.items()}
     if max(values.values()) - min(values.values()) > 1e-4:

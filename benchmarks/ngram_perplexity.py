@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Held-out perplexity of n-gram models: what a pretrained biLM has to beat on the same text and vocabulary.
+"""Measure held-out perplexity of n-gram models, the baseline of a pretrained biLM on the same text and vocabulary.
 
     python benchmarks/ngram_perplexity.py --train_data train.txt.xz --held_out_data heldout.txt --vocabulary vocab.txt
 
-Prints the perplexity a word of the unigram model and of an interpolated Kneser-Ney model of each of `--orders`, for
-each held-out file and both reading directions. Text is tokenized, one sentence a line; words outside of the vocabulary
-are `<UNK>`; the end of the sentence is predicted too, as by `elmo-hf perplexity`.
+Prints the perplexity per word of the unigram model and of an interpolated Kneser-Ney model of each of `--orders`, for
+each held-out file and both reading directions. Text is tokenized, with one sentence per line. Words outside of the
+vocabulary are `<UNK>`, and the end of the sentence is predicted too, as in `elmo-hf perplexity`.
 
-Source: Kneser and Ney 1995 in the interpolated form of Chen and Goodman 1998, one discount an order,
+Source: Kneser and Ney 1995 in the interpolated form of Chen and Goodman 1998, with one discount per order,
 n1 / (n1 + 2 * n2).
 """
 
@@ -27,26 +27,26 @@ BEGIN, END, UNKNOWN = "<S>", "</S>", "<UNK>"
 
 
 class KneserNey:
-    """Interpolated Kneser-Ney of one order over word ids below `words`.
+    """Interpolated Kneser-Ney model of one order over word ids below `words`.
 
-    An n-gram is known by a number: the number of its first n - 1 words among all such contexts, times `words`, plus its
-    last word. So all tables are sorted arrays, and all look-ups are binary searches.
+    An n-gram is identified by a number: the number of its first n - 1 words among all such contexts, times `words`,
+    plus its last word. Tables are therefore sorted arrays, and look-ups are binary searches.
     """
 
     def __init__(self, windows: Ids, words: int) -> None:
-        """Count.
+        """Count n-grams.
 
         Args:
-            windows: (positions, order), the words up to and including each predicted one.
+            windows: (positions, order), the words up to and including each predicted word.
             words: number of word ids.
         """
         self.words, self.order = words, windows.shape[1]
         self.uniform = 1 / words
-        # For each length: sorted n-gram numbers, their discounted shares, and the mass left to the shorter context.
+        # By length: sorted n-gram numbers, their discounted probabilities, and the mass left for the shorter context.
         self.ngrams: list[Ids] = []
         self.shares: list[NDArray[np.float64]] = []
         self.left_over: list[NDArray[np.float64]] = []
-        # Numbers of the words before the last, by length; the empty context is 0.
+        # Numbers of contexts, by length; the empty context is 0.
         self.context_tables: list[Ids] = []
         for length in range(1, self.order + 1):
             part = windows[:, self.order - length :]
@@ -54,7 +54,7 @@ class KneserNey:
             if length == self.order:
                 numbers, counts = np.unique(contexts * words + part[:, -1], return_counts=True)
             else:
-                # Shorter n-grams count the different words before them instead of their occurrences.
+                # Shorter n-grams count distinct preceding words instead of occurrences.
                 longer = windows[:, self.order - length - 1 :]
                 _, first_longer = np.unique(self._hash(longer), return_index=True)
                 kept = contexts[first_longer] * words + part[first_longer, -1]
@@ -62,7 +62,7 @@ class KneserNey:
             self._add(numbers, counts.astype(np.float64))
 
     def _hash(self, ngrams: Ids) -> Ids:
-        """A 64-bit number for each row; rows that differ collide with negligible probability."""
+        """64-bit hashes of rows; different rows collide with negligible probability."""
         hashes = np.zeros(len(ngrams), dtype=np.uint64)
         for column in ngrams.T:
             hashes = (hashes ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
@@ -70,7 +70,7 @@ class KneserNey:
         return hashes.view(np.int64)
 
     def _contexts(self, words: Ids, learn: bool = False) -> Ids:
-        """(positions, n - 1) -> the number of each context, -1 for one never seen."""
+        """Number of each context (positions, n - 1); -1 for unseen contexts."""
         if words.shape[1] == 0:
             return np.zeros(len(words), dtype=np.int64)
         hashes = self._hash(words)
@@ -91,7 +91,7 @@ class KneserNey:
         self.left_over.append(np.where(totals > 0, discount * kinds / np.maximum(totals, 1), 1.0))
 
     def probabilities(self, windows: Ids) -> NDArray[np.float64]:
-        """P(last word | words before it) for each window, (positions, order)."""
+        """Probability of the last word given the previous ones, for each window (positions, order)."""
         values = np.full(len(windows), self.uniform)
         for length in range(1, self.order + 1):
             part = windows[:, self.order - length :]
@@ -107,7 +107,7 @@ class KneserNey:
 
 
 def read_windows(sentences: Iterable[list[str]], ids: dict[str, int], order: int, backward: bool) -> Ids:
-    """(positions, order): a window for each word and the end of each sentence, begun with boundaries."""
+    """Windows (positions, order) that end at each word and sentence end, filled up with boundaries."""
     begin, end = (END, BEGIN) if backward else (BEGIN, END)
     unknown = ids[UNKNOWN]
     text: list[int] = []
@@ -124,10 +124,10 @@ def read_windows(sentences: Iterable[list[str]], ids: dict[str, int], order: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train_data", nargs="+", required=True, help="files or globs")
-    parser.add_argument("--held_out_data", nargs="+", required=True, help="files, one row each")
-    parser.add_argument("--vocabulary", required=True, help="one word a line")
-    parser.add_argument("--orders", type=int, nargs="+", default=[2, 3, 4], help="lengths of n-grams, one model each")
-    parser.add_argument("--output", help="also append a line of JSON a model and text, as benchmarks/results.py does")
+    parser.add_argument("--held_out_data", nargs="+", required=True, help="files, each with its own row")
+    parser.add_argument("--vocabulary", required=True, help="file with one word per line")
+    parser.add_argument("--orders", type=int, nargs="+", default=[2, 3, 4], help="orders of n-grams, one model each")
+    parser.add_argument("--output", help="also append JSON lines, one per model and text, like benchmarks/results.py")
     args = parser.parse_args()
     with open(args.vocabulary, encoding="utf-8") as file:
         ids = {line.strip(): number for number, line in enumerate(file)}
@@ -140,7 +140,7 @@ def main() -> None:
         print(f"{name:8s} {direction:8s} {path}: {perplexity:.1f} over {len(log_probabilities):,} words", flush=True)
 
     frequency = np.bincount(windows_of(args.train_data, 1, False)[:, 0], minlength=len(ids))
-    # A word of the vocabulary that the text lacks has some chance all the same.
+    # Words of the vocabulary that are not in the text get a small probability.
     frequency = np.log((frequency + 1e-3) / (frequency + 1e-3).sum())
     for path in args.held_out_data:
         show("unigram", "both", path, frequency[windows_of([path], 1, False)[:, 0]])

@@ -1,22 +1,21 @@
-"""Words/s of a pretraining step beside a plain autograd loop of the same model, interleaved in one run.
+"""Measure words/s of a pretraining step, compared with a plain autograd loop of the same model in one run.
 
     python benchmarks/pretraining_throughput.py --threads 2
     python benchmarks/pretraining_throughput.py --preset original --rows 128 --device cuda
 
-*bf16* is ours under autocast to bfloat16, as `elmo-hf pretrain --precision bf16` trains; on a GPU the plain loop has
-such a column too. A processor without instructions for bfloat16 multiplies the recurrence in float32 instead; the
-table says so.
+*bf16* is ours under autocast to bfloat16, as with `elmo-hf pretrain --precision bf16`; on a GPU the plain loop has such
+a column too. A CPU without bfloat16 instructions multiplies the recurrence in float32 instead, which the table notes.
 
-*torch* is ours without compiled kernels (`ELMO_HF_KERNELS=torch`). The last column is the share of the best matmul:
-the floating-point operations of a step's matmuls over its time, beside those of the fastest matmul that PyTorch did
-between the steps. `--parts` tells how a step divides, as PyTorch's profiler sees it. `--cpu_time` counts CPU time in
-place of wall-clock time, for a machine that does other work too; it means something for one thread only.
+*torch* is ours without compiled kernels (`ELMO_HF_KERNELS=torch`). The last column is the share of the best matmul: the
+FLOP/s of a step's matmuls relative to PyTorch's fastest matmul, timed between the steps. `--parts` shows the parts of a
+step according to PyTorch's profiler. `--cpu_time` measures CPU time instead of wall-clock time, for a busy machine; it
+is meaningful for one thread only.
 
-*plain* is what one writes first: every word through the character CNN at full length, cells stepped under a mask, the
-sampled softmax in ordinary autograd with gradients as large as the vocabulary, `torch.optim.Adagrad`. It takes the
-same steps as ours, which is checked first. Both read the same batches; a step is loss, gradients, clipping and update.
-On a CPU it also prepares the batch (`StreamingObjective.preparation`), as training does; for a GPU other processes do
-that ahead of time, and *data* says how fast one of them is.
+*plain* is a straightforward implementation: the character CNN at full length for every word, masked LSTM steps, the
+sampled softmax in ordinary autograd with gradients as large as the vocabulary, and `torch.optim.Adagrad`. It takes the
+same optimization steps as ours, which is checked first. Both read the same batches; a step consists of loss, gradients,
+clipping and update. On a CPU it also prepares the batch (`StreamingObjective.preparation`), as in training; for a GPU,
+other processes do that in advance, and *data* is the speed of one of them.
 """
 
 import argparse
@@ -57,7 +56,7 @@ SMALL = {
 
 
 class PlainLoop(nn.Module):
-    """The model of an `ElmoForPreTraining`, with its weights, in the plainest code."""
+    """A plain implementation of an `ElmoForPreTraining`, sharing its weights."""
 
     def __init__(self, model: ElmoForPreTraining, num_samples: int, seed: int) -> None:
         super().__init__()
@@ -65,7 +64,7 @@ class PlainLoop(nn.Module):
         self.sampler = LogUniformSampler(model.config.vocab_size - 2, num_samples, seed)
 
     def words(self, character_ids: Tensor) -> Tensor:
-        """(rows, steps, characters) -> (rows, steps, P)."""
+        """Encode words: (rows, steps, characters) -> (rows, steps, P)."""
         parts = self.model.elmo.embeddings
         rows, steps, length = character_ids.shape
         characters = parts.character_embeddings(character_ids.long().view(-1, length)).transpose(1, 2)
@@ -77,7 +76,7 @@ class PlainLoop(nn.Module):
         return (words if parts.projection is None else parts.projection(words)).view(rows, steps, -1)
 
     def layer(self, lstm: nn.Module, inputs: Tensor, mask: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, ...]:
-        """One direction of one layer, a step at a time; masked rows keep their state."""
+        """Run one direction of one layer step by step; masked rows keep their state."""
         config, outputs = self.model.config, []
         for step in range(inputs.shape[1]):
             gates = lstm.input_proj(inputs[:, step]) + lstm.hidden_proj(hidden)
@@ -136,7 +135,7 @@ class PlainLoop(nn.Module):
 
 
 def made_up_text(words: int, sentences: int) -> tuple[list[str], Corpus]:
-    """A vocabulary by falling frequency and sentences of about 20 words after Zipf's law, of English lengths."""
+    """A vocabulary by decreasing frequency, and sentences of about 20 words by Zipf's law, of English word lengths."""
     draw = random.Random(0)
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     vocabulary: dict[str, None] = {}
@@ -153,9 +152,9 @@ def made_up_text(words: int, sentences: int) -> tuple[list[str], Corpus]:
 
 
 def step_operations(model: ElmoForPreTraining, batch: StreamBatch, samples: int) -> dict[str, float]:
-    """Floating-point operations of the matmuls of a step, by part; backward are twice as many as forward.
+    """Floating-point operations of a step's matmuls, by part; the backward pass has twice as many as the forward pass.
 
-    The character convolutions are looked up, and count for nothing.
+    Character convolutions are table look-ups and not counted.
     """
     config = model.config
     size, width = config.cell_size, config.projection_size
@@ -173,11 +172,11 @@ def step_operations(model: ElmoForPreTraining, batch: StreamBatch, samples: int)
 
 
 def best_matmul(clock: Callable[[], float], device: str) -> float:
-    """Operations a second of a square matmul."""
+    """FLOP/s of a square matmul."""
     left, right, result = (torch.ones(1024, 1024, device=device) for _ in range(3))
     repeats = 4
     seconds = 0.0
-    for _ in range(2):  # the first warms up
+    for _ in range(2):  # the first is a warm-up
         began = clock()
         for _ in range(repeats):
             torch.mm(left, right, out=result)
@@ -187,7 +186,7 @@ def best_matmul(clock: Callable[[], float], device: str) -> float:
     return repeats * 2 * 1024**3 / seconds
 
 
-# Parts of a step by the names of PyTorch's profiler; none contains another.
+# Disjoint parts of a step, by names in PyTorch's profiler.
 PARTS = {
     "LSTM forward": ("_NativeLstm", "_ProjectedLstm"),
     "LSTM backward": ("_NativeLstmBackward", "_ProjectedLstmBackward"),
@@ -199,7 +198,7 @@ PARTS = {
 
 
 def parts_of(way: "Way", batch: StreamBatch) -> dict[str, float]:
-    """Share of a step's time in each part, and in all the rest."""
+    """Share of a step's time spent in each part, and in the rest."""
     on_cpu = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
     with on_cpu as profiler, torch.profiler.record_function("the whole step"):
         way.step(way.prepare(batch))
@@ -210,14 +209,14 @@ def parts_of(way: "Way", batch: StreamBatch) -> dict[str, float]:
 
 
 class Way(NamedTuple):
-    """A way to train: what it makes of a batch, and a step with that."""
+    """A training method: preparation of a batch, and a step."""
 
     prepare: Callable[[StreamBatch], Any]
     step: Callable[[Any], Tensor]
 
 
 def steps(model: ElmoForPreTraining, options: argparse.Namespace) -> dict[str, Way]:
-    """One step of each way, all of the same weights at first."""
+    """The training methods, all starting from the same weights."""
     settings = OptimizerSettings(optimizer=options.optimizer)
 
     def ours(precision: str, kernels: str = "") -> Way:
@@ -227,7 +226,7 @@ def steps(model: ElmoForPreTraining, options: argparse.Namespace) -> dict[str, W
         )
         optimizer, _ = build_optimizer(copied, settings)
         state: list[ElmoState | None] = [None]
-        # As `elmo-hf pretrain --precision bf16` decides.
+        # The same decision as in `elmo-hf pretrain --precision bf16`.
         rounds = precision == "bf16" and (options.device != "cpu" or multiplies_bfloat16())
 
         def step(batch: Any) -> Tensor:
@@ -288,23 +287,23 @@ def main() -> None:
     parser.add_argument("--preset", default=None, help="a published shape (default: the 3 M parameter model)")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--unroll_steps", type=int, default=20)
-    parser.add_argument("--samples", type=int, default=4096, help="of the sampled softmax")
-    parser.add_argument("--vocabulary", type=int, default=50_000, help="words of the made-up text")
-    parser.add_argument("--text", nargs="+", help="text files to read, with --vocab_file, in place of made-up text")
+    parser.add_argument("--samples", type=int, default=4096, help="number of samples of the softmax")
+    parser.add_argument("--vocabulary", type=int, default=50_000, help="number of words of the synthetic text")
+    parser.add_argument("--text", nargs="+", help="text files to read, with --vocab_file, instead of synthetic text")
     parser.add_argument("--vocab_file")
-    parser.add_argument("--steps", type=int, default=12, help="measured steps of each; the medians are compared")
+    parser.add_argument("--steps", type=int, default=12, help="measured steps of each; medians are compared")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", nargs="+", choices=("no", "bf16"), default=["no", "bf16"])
     parser.add_argument("--optimizer", default="adagrad", choices=("adagrad", "adamw"))
-    parser.add_argument("--without", nargs="+", default=[], metavar="WAY", help="ways to leave out, such as plain")
-    parser.add_argument("--parts", action="store_true", help="how a step of ours divides, with and without kernels")
-    parser.add_argument("--cpu_time", action="store_true", help="count CPU time, beside other work on the machine")
+    parser.add_argument("--without", nargs="+", default=[], metavar="WAY", help="methods to leave out, such as plain")
+    parser.add_argument("--parts", action="store_true", help="show the parts of our step, with and without kernels")
+    parser.add_argument("--cpu_time", action="store_true", help="measure CPU time, on a busy machine")
     parser.add_argument("--output", type=Path, help="JSON file of the results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    # float32 is float32 in both ways: convolutions would be rounded in the plain one alone.
+    # Exact float32 in both: otherwise, only the plain convolutions would be rounded.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
     if options.text:
@@ -357,7 +356,7 @@ def main() -> None:
             bound = 1e-4 if "bf16" not in name else 1e-2
             if number < 2 and abs(loss / next(iter(losses.values())) - 1) > bound:
                 raise SystemExit(f"{name} does not take the same steps: losses {losses} at step {number + 1}")
-    # The first two warm caches and allocators up.
+    # The first two steps warm up caches and allocators.
     medians = {name: statistics.median(values[2:]) for name, values in times.items()}
     per_step = options.rows * options.unroll_steps
     speeds = {name: round(per_step / medians[name]) for name in ways}
@@ -375,7 +374,7 @@ def main() -> None:
         "samples": options.samples,
         "threads": options.threads,
         "device": options.device,
-        "processor": torch.backends.cpu.get_cpu_capability(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "processor_multiplies_bf16": bool(multiplies),
         "optimizer": options.optimizer,
         "clock": "CPU time" if options.cpu_time else "wall-clock time",
@@ -383,7 +382,7 @@ def main() -> None:
         "best_matmul_per_second": max(matmuls),
         "shares_of_best_matmul": shares,
         "speeds": speeds,
-        # Of the last precision asked for.
+        # Speed of the last requested precision.
         "words_per_second": speeds[ours],
         "words_per_second_plain": speeds[plain],
         "ratio": round(medians[plain] / medians[ours], 2),
@@ -391,13 +390,13 @@ def main() -> None:
     }
     print(
         f"{result['parameters'] / 1e6:.1f} M parameters, {options.rows} rows x {options.unroll_steps} steps, "
-        f"{options.threads} threads, {options.device}, {result['processor']}"
-        + ("" if multiplies or options.device != "cpu" else ": no products of bfloat16")
+        f"{options.threads} threads, {options.device}, {result['cpu']}"
+        + ("" if multiplies or options.device != "cpu" else ": no bfloat16 matmuls")
     )
     first = next(iter(ways))
     print(f"{'':12}{'words/s':>10}{f'x {first}':>14}{'share of the best matmul':>28}")
     for name, speed in speeds.items():
-        # Of each pair of steps: the machine may differ from one to the next.
+        # Ratios of pairs of steps, since the load of the machine may vary.
         ratio = statistics.median(one / other for one, other in zip(times[first][2:], times[name][2:], strict=True))
         print(f"{name:12}{speed:>10,}{ratio:>14.2f}{shares[name]:>28.0%}")
     if options.parts:

@@ -1,4 +1,4 @@
-"""What the shipped model is worth to tasks: cells of (task, variant, seed, share of the training data), one by one.
+"""Measure the benefit of the shipped model for tasks, in cells of (task, variant, seed, share of the training data).
 
     python benchmarks/results.py vectors --text 'books-*.txt.xz' --output outputs/word2vec.txt
     python benchmarks/results.py cells --data DATA --word_vectors outputs/word2vec.txt --output_dir outputs/results \\
@@ -6,13 +6,12 @@
     python benchmarks/results.py perplexity --texts heldout.txt --output_dir outputs/results
     python benchmarks/results_page.py outputs/results --output docs/results.md
 
-Every finished cell is a line of `cells.jsonl`; the same command again runs what is missing. Each trains to its best
-validation epoch and stops when that is long past. Of `--rates`, each variant takes the one with the best validation
-result, for the first seed on all training data. With `--typos` the cells on all training data are tested once more on
-test sets with typing errors.
+Every finished cell is a line of `cells.jsonl`; the same command again runs what is missing. Runs use early stopping and
+keep the best validation epoch. Each variant uses the one of `--rates` with the best validation result of the first seed
+on all training data. With `--typos`, the cells on all training data are also tested on test sets with typing errors.
 
-Variants: (a) own words and characters of the task, from scratch; (b) the same, words started from word2vec; (c) these
-joined to a biLM with random weights, frozen; (d) to the biLM, frozen; (e) to the biLM, fine-tuned.
+Variants: (a) word and character embeddings of the task, from scratch; (b) the same, initialized from word2vec; (c)
+these combined with a frozen biLM with random weights; (d) with the frozen biLM; (e) with the fine-tuned biLM.
 """
 
 import argparse
@@ -48,10 +47,10 @@ TRANSLATOR = (
 
 @dataclass(frozen=True)
 class Task:
-    """A task: its script, the metric that counts, its files under the folder of the data, its other options.
+    """A task: its script, its metric, its files in the data folder, and further options.
 
     Attributes:
-        column: of the words in a line of the test file.
+        column: column of the words in the test file.
     """
 
     script: str
@@ -65,7 +64,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def files(pattern: str, *names: str) -> dict[str, str]:
-    """The files of training, validation and test, where a pattern has the names."""
+    """Options for the training, validation and test files, from a pattern of their names."""
     return {split: " ".join(each.format(name) for each in pattern.split()) for split, name in zip(SPLITS, names)}
 
 
@@ -74,7 +73,7 @@ TASKS = {
         "run_ner.py", "f1", files("ner/wnut17/{}.conll", "train", "dev", "test"), f"{TAGGER} --use_crf {EARLY}"
     ),
     **{
-        # Only dev and test are at hand: a tenth of dev chooses the epoch, the rest is learned from.
+        # Only dev and test are available: a tenth of dev chooses the epoch, the rest is training data.
         name: Task(
             "run_ner.py",
             "accuracy",
@@ -111,15 +110,15 @@ VARIANTS = {
 
 
 def options_of(task: str, variant: str, model: str | None, word_vectors: str | None) -> list[str] | None:
-    """The options of a variant; `None` where there is no such variant of the task.
+    """Options of a variant; `None` if the task has no such variant.
 
     Raises:
-        ValueError: word vectors are needed and not given.
+        ValueError: word vectors are needed but not given.
     """
     elmo = ["--model_name_or_path", model] if model else []
     frozen = [*elmo, "--freeze_bilm", "--cache_layers", "8"]
     if task == "multi30k":
-        # A translator's encoder is the biLM itself, or one like it that reads words by their id.
+        # A translator's encoder is the biLM itself, or a similar one that reads words by their id.
         rows = {"a": [*elmo, "--without_elmo"], "c": [*frozen, "--random_weights"], "d": frozen}
         return {**rows, "e": [*elmo, "--bilm_learning_rate", "3e-4"]}.get(variant)
     if variant != "a" and word_vectors is None:
@@ -151,7 +150,7 @@ class Cell:
 
 
 class Cells:
-    """The finished cells of a file, and how further ones are run."""
+    """The finished cells in a file, with methods to run further ones."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.path = args, args.output_dir / "cells.jsonl"
@@ -162,7 +161,7 @@ class Cells:
         return next((each for each in self.finished if cell.key.items() <= each.items()), None)
 
     def run(self, cell: Cell) -> dict[str, Any] | None:
-        """Run a cell unless it is finished; `None` if there is no such cell, no time left, or it failed."""
+        """Run a cell unless it is finished; return `None` if there is no such cell, no time left, or it failed."""
         if (found := self.record_of(cell)) is not None:
             return found
         variant = options_of(cell.task, cell.variant, self.args.model, self.args.word_vectors)
@@ -200,7 +199,7 @@ class Cells:
             data += [f"--{split}_file", *(str(self.args.data / name) for name in names.split())]
         own = ["--learning_rate", cell.rate, "--seed", str(cell.seed), "--output_dir", str(folder)]
         share = ["--train_share", f"{cell.share:g}"] if cell.share != 1 else []
-        # What is given by hand has the last word.
+        # Options given by hand come last, so that they take precedence.
         return [task.script, *data, *task.options.split(), *own, *share, *self.args.more]
 
     def _succeeds(self, command: Sequence[str], folder: Path) -> bool:
@@ -214,7 +213,7 @@ class Cells:
         return done.returncode == 0
 
     def _with_typos(self, cell: Cell, folder: Path) -> dict[str, float]:
-        """The test result by kind of error, a third of the words changed."""
+        """Test results by kind of typing error, with a third of the words changed."""
         task, found = TASKS[cell.task], {}
         for kind in KINDS:
             source = self.args.data / task.files["test"]
@@ -232,7 +231,7 @@ class Cells:
 
 
 def read_cells(path: Path) -> list[dict[str, Any]]:
-    """The finished cells; a last line that was cut by a kill is none."""
+    """Read the finished cells, ignoring a last line that was truncated by a kill."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -242,7 +241,7 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
 
 
 def run_cells(args: argparse.Namespace) -> None:
-    """All cells that are asked for: first the rates, then shares and seeds."""
+    """Run all requested cells: first the rates, then shares and seeds."""
     args.output_dir.mkdir(parents=True, exist_ok=True)
     cells = Cells(args)
     rows = [(task, variant) for task in args.tasks for variant in args.variants]
@@ -250,7 +249,7 @@ def run_cells(args: argparse.Namespace) -> None:
     for task, variant in rows:
         tried = [(rate, cells.run(Cell(task, variant, args.seeds[0], 1.0, rate))) for rate in args.rates]
         known = [(record["validation"], rate) for rate, record in tried if record is not None]
-        # No variant is compared before all its rates have been tried.
+        # A variant is not compared before all its rates have been tried.
         if known and len(known) == len(args.rates):
             rates[task, variant] = max(known)[1]
     for seed in args.seeds:
@@ -261,14 +260,14 @@ def run_cells(args: argparse.Namespace) -> None:
 
 
 def train_vectors(args: argparse.Namespace) -> None:
-    """word2vec (skip-gram with negative sampling) over the text that the biLM has read."""
+    """Train word2vec (skip-gram with negative sampling) on the biLM's training text."""
     try:
         from gensim.models import Word2Vec
     except ImportError as error:
         raise SystemExit(f"word vectors need gensim: pip install 'elmo-hf[benchmarks]' ({error})") from error
 
     class Text:
-        """Read anew in each epoch."""
+        """Training text, read again in each epoch."""
 
         def __iter__(self) -> Iterator[list[str]]:
             return islice(map(word_splitter("whitespace"), open_corpus(args.text)), args.max_sentences)
@@ -281,7 +280,7 @@ def train_vectors(args: argparse.Namespace) -> None:
 
 
 def measure_perplexity(args: argparse.Namespace) -> None:
-    """A line of `perplexity.jsonl` for each text."""
+    """Append a line to `perplexity.jsonl` for each text."""
     folder = args.model or default_model()
     model, tokenizer = ElmoForPreTraining.from_pretrained(folder).eval(), ElmoTokenizer.from_pretrained(folder)
     args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -302,17 +301,17 @@ def main() -> None:
     cells.add_argument("--data", type=Path, required=True, help="folder with ner/, pos/, sentiment/ and mt/")
     cells.add_argument("--output_dir", type=Path, required=True)
     cells.add_argument("--model", help="the biLM (default: the shipped one)")
-    cells.add_argument("--word_vectors", help="for all variants but a")
+    cells.add_argument("--word_vectors", help="word vectors, for all variants but a")
     cells.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     cells.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     cells.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     cells.add_argument("--shares", nargs="+", type=float, default=[1.0])
     cells.add_argument("--rates", nargs="+", default=["2e-3"], help="learning rates to choose from")
-    cells.add_argument("--minutes", type=float, help="begin no cell after so many")
+    cells.add_argument("--minutes", type=float, help="start no cell after this time")
     cells.add_argument("--typos", action="store_true", help="also test with typing errors")
-    cells.add_argument("--typo_share", type=float, default=0.3, help="of the words (default 0.3)")
+    cells.add_argument("--typo_share", type=float, default=0.3, help="share of changed words (default 0.3)")
     cells.add_argument("--keep", action="store_true", help="keep the models")
-    cells.add_argument("more", nargs="*", help="behind --: further options of every run")
+    cells.add_argument("more", nargs="*", help="after --: further options of every run")
     cells.set_defaults(run=run_cells)
     vectors = commands.add_parser("vectors", help="train word2vec")
     vectors.add_argument("--text", nargs="+", required=True)

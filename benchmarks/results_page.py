@@ -1,10 +1,10 @@
-"""The page of results, from what `results.py`, `ngram_perplexity.py` and `elmo-hf minimal-pairs` have written.
+"""Make the page of results from the output of `results.py`, `ngram_perplexity.py` and `elmo-hf minimal-pairs`.
 
     python benchmarks/results_page.py outputs/results --output docs/results.md
 
-reads `cells.jsonl`, `perplexity.jsonl` and `minimal_pairs.md` of the folder, as far as they are there, and writes
-tables with means and sample deviations over seeds, the fewer errors of the better ELMo against the better baseline, the
-commands, and a picture of the scores over shares of the training data beside the page.
+This reads those of `cells.jsonl`, `perplexity.jsonl` and `minimal_pairs.md` that are in the folder. It writes tables
+with means and sample standard deviations over seeds, error reductions of the better ELMo variant against the better
+baseline, the commands, and a picture of scores by share of the training data.
 """
 
 import argparse
@@ -25,12 +25,12 @@ BASELINES, ELMOS = ("a", "b"), ("d", "e")
 
 
 def percent(score: float, metric: str) -> float:
-    """A score as tables show it; BLEU is one of a hundred already."""
+    """A score in percent, as in tables; BLEU already is."""
     return score if metric == "bleu" else 100 * score
 
 
 def chosen(cells: Cells, task: str, variant: str, share: float) -> list[Mapping[str, Any]]:
-    """The runs of a variant with the rate that has the best validation result, by the first seed on all the data."""
+    """Runs of a variant with the rate chosen by the validation result of the first seed on all training data."""
     mine = [cell for cell in cells if (cell["task"], cell["variant"]) == (task, variant)]
     whole = [cell for cell in mine if cell["share"] == 1]
     if not whole:
@@ -41,7 +41,7 @@ def chosen(cells: Cells, task: str, variant: str, share: float) -> list[Mapping[
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """`mean ± deviation (runs)`; of a single run without deviation."""
+    """Format `mean ± deviation (runs)`, without deviation for a single run."""
     if not values:
         return "–"
     if len(values) == 1:
@@ -55,7 +55,7 @@ def scores_of(cells: Cells, task: str, variant: str, share: float = 1.0) -> list
 
 
 def fewer_errors(cells: Cells, task: str, share: float = 1.0) -> float | None:
-    """By how many percent the better of (d) and (e) makes fewer errors than the better of (a) and (b), by means."""
+    """Error reduction in percent, by means: the better of (d) and (e) against the better of (a) and (b)."""
     best = []
     for variants in (BASELINES, ELMOS):
         means = [statistics.mean(s) for variant in variants if (s := scores_of(cells, task, variant, share))]
@@ -67,7 +67,7 @@ def fewer_errors(cells: Cells, task: str, share: float = 1.0) -> float | None:
 
 
 def task_table(cells: Cells, share: float) -> list[str]:
-    """A row a task, a column a variant."""
+    """Table with one row per task and one column per variant."""
     tasks = [task for task in TASKS if any(scores_of(cells, task, variant, share) for variant in VARIANTS)]
     lines = [f"| | {' | '.join(f'({key}) {name}' for key, name in VARIANTS.items())} | fewer errors |"]
     lines.append("|---" * (len(VARIANTS) + 2) + "|")
@@ -80,7 +80,7 @@ def task_table(cells: Cells, share: float) -> list[str]:
 
 
 def typo_table(cells: Cells) -> list[str]:
-    """A row for each task and variant that was tested with typing errors, a column for each kind."""
+    """Table with one row per task and variant tested with typing errors, and one column per kind of error."""
     lines = [f"| | as it is | {' | '.join(KINDS)} |", "|---" * (len(KINDS) + 2) + "|"]
     for task in TASKS:
         for variant, name in VARIANTS.items():
@@ -95,7 +95,7 @@ def typo_table(cells: Cells) -> list[str]:
 
 
 def draw_shares(cells: Cells, path: Path) -> bool:
-    """A panel a task, a line a variant, over shares of the training data; False where there is but one share."""
+    """Plot scores by share of the training data, one panel per task and one line per variant; False for one share."""
     from matplotlib.figure import Figure
 
     shares = sorted({cell["share"] for cell in cells})
@@ -118,7 +118,7 @@ def draw_shares(cells: Cells, path: Path) -> bool:
 
 
 def perplexity_table(path: Path) -> list[str]:
-    """A row for each model and text; of a pair that was measured twice, the last."""
+    """Table with one row per model and text; the last measurement counts."""
     rows = {(row["model"], row["text"]): row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
     lines = ["| text | model | forward | backward | both | predictions | unknown words |", "|---" * 7 + "|"]
     for (model, text), row in sorted(rows.items(), key=lambda item: item[0][::-1]):
@@ -129,7 +129,7 @@ def perplexity_table(path: Path) -> list[str]:
 
 
 def commands_of(cells: Cells) -> list[str]:
-    """The command of each task and variant, of its first run on all the data."""
+    """The command of each task and variant, from its first run on all training data."""
     lines = ["```sh"]
     for task in TASKS:
         for variant in VARIANTS:
@@ -140,7 +140,7 @@ def commands_of(cells: Cells) -> list[str]:
 
 
 def page(folder: Path, output: Path) -> list[str]:
-    """The lines of the page; its picture is written beside it."""
+    """Lines of the page; also writes its picture."""
     cells = read_cells(folder / "cells.jsonl")
     lines = ["# Results", "", "Made by `python benchmarks/results_page.py`; nothing here is written by hand.", ""]
     if cells:

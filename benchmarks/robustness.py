@@ -1,10 +1,10 @@
-"""Typing errors for test sets: what an open vocabulary of characters is worth.
+"""Add typing errors to test sets, to measure the benefit of an open character vocabulary.
 
     python benchmarks/robustness.py test.conll noisy.conll --kind swapped --share 0.3
 
-changes words of a file and nothing else: of a CoNLL file the first column, of a TSV file the words of one column
-(`--column`), of any other file the words of each line. A word of three letters or more is changed with the given
-chance, and in one place; others stay. The same file, kind, share and seed give the same errors.
+This changes only words: the first column of a CoNLL file, one column (`--column`) of a TSV file, or all words of other
+files. A word of three letters or more gets one error with the given probability; other words are unchanged. The same
+file, kind, share and seed give the same errors.
 """
 
 import argparse
@@ -12,18 +12,18 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-# Neighbors of the same row and of the rows above and below, on an English keyboard.
+# Rows of an English keyboard.
 ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
 
 def neighbors(letter: str) -> str:
-    """The letters whose keys touch that of a lower-case letter; none of other characters."""
+    """Letters on keys adjacent to that of a lower-case letter; empty for other characters."""
     for number, row in enumerate(ROWS):
         place = row.find(letter)
         if place < 0:
             continue
         beside = [row[each] for each in (place - 1, place + 1) if 0 <= each < len(row)]
-        # Each row stands half a key to the right of the one above.
+        # Each row is shifted half a key to the right of the one above.
         for other, first in ((number - 1, place), (number + 1, place - 1)):
             if 0 <= other < len(ROWS):
                 beside += [ROWS[other][each] for each in (first, first + 1) if 0 <= each < len(ROWS[other])]
@@ -32,7 +32,7 @@ def neighbors(letter: str) -> str:
 
 
 def swapped(word: str, draw: random.Random) -> str:
-    """Two letters beside each other that differ, exchanged."""
+    """Swap two different adjacent letters."""
     places = [place for place in range(len(word) - 1) if word[place] != word[place + 1]]
     if not places:
         return word
@@ -41,19 +41,19 @@ def swapped(word: str, draw: random.Random) -> str:
 
 
 def dropped(word: str, draw: random.Random) -> str:
-    """One letter less."""
+    """Drop one letter."""
     place = draw.randrange(len(word))
     return word[:place] + word[place + 1 :]
 
 
 def doubled(word: str, draw: random.Random) -> str:
-    """One letter twice."""
+    """Double one letter."""
     place = draw.randrange(len(word))
     return word[: place + 1] + word[place:]
 
 
 def neighboring(word: str, draw: random.Random) -> str:
-    """One letter replaced by one whose key is beside its own, in its case."""
+    """Replace one letter by that of an adjacent key, in the same case."""
     places = [place for place, letter in enumerate(word) if neighbors(letter.lower())]
     if not places:
         return word
@@ -63,7 +63,7 @@ def neighboring(word: str, draw: random.Random) -> str:
 
 
 def upper(word: str, draw: random.Random) -> str:
-    """All letters capitals."""
+    """Convert all letters to upper case."""
     return word.upper()
 
 
@@ -77,16 +77,16 @@ KINDS: dict[str, Callable[[str, random.Random], str]] = {
 
 
 def with_typos(words: Iterable[str], kind: str, share: float, draw: random.Random) -> Iterator[str]:
-    """The words, some of them with an error of a kind.
+    """Yield the words, some of them with an error.
 
     Args:
-        words: any; those of fewer than three characters, or not of letters alone, stay as they are.
-        kind: of `KINDS`.
-        share: the chance of each other word to be changed.
-        draw: where chance is from.
+        words: words; those of fewer than three characters, or with characters other than letters, are unchanged.
+        kind: one of `KINDS`.
+        share: probability of an error in each of the other words.
+        draw: random number generator.
 
     Raises:
-        ValueError: another kind, or a share outside of 0 to 1.
+        ValueError: an unknown kind, or a share outside of 0 to 1.
     """
     if kind not in KINDS or not 0 <= share <= 1:
         raise ValueError(f"kind={kind!r}, share={share}: expected one of {', '.join(KINDS)}, and a share of 0 to 1")
@@ -102,11 +102,11 @@ def write_typos(
 
     Args:
         source, target: the files.
-        kind, share: as of `with_typos`.
-        seed: of the errors.
-        column: of the words, from 0, where lines have columns.
-        separator: between columns, by default a tab where a file's name ends in .tsv or .conll; the words of a column
-            are separated by spaces.
+        kind, share: as in `with_typos`.
+        seed: random seed.
+        column: column of the words, from 0, if lines have columns.
+        separator: separator of columns, by default a tab for names ending in .tsv or .conll. Words within a column are
+            separated by spaces.
     """
     draw = random.Random(f"{seed} {kind}")
     if separator is None and source.suffix in (".tsv", ".conll"):
@@ -126,9 +126,9 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("--kind", choices=KINDS, required=True)
-    parser.add_argument("--share", type=float, default=0.3, help="of the words (default 0.3)")
+    parser.add_argument("--share", type=float, default=0.3, help="share of changed words (default 0.3)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--column", type=int, default=0, help="of the words (default 0)")
+    parser.add_argument("--column", type=int, default=0, help="column of the words (default 0)")
     args = parser.parse_args()
     write_typos(args.source, args.target, args.kind, args.share, args.seed, args.column)
 

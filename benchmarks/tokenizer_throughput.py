@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Words a second of ElmoTokenizer, in whole batches.
+"""Measure words/s of ElmoTokenizer, in batches.
 
     python benchmarks/tokenizer_throughput.py --sentences FILE [--limit N] [--vocab FILE]
 
-prints a table: given words and raw text, int16 arrays in lists and padded int64 tensors, batches of several sizes.
+This prints a table for pre-split words and raw text, int16 arrays in lists and padded int64 tensors, and several batch
+sizes.
 
     python benchmarks/tokenizer_throughput.py --sentences FILE --worker words --batch-size 32
 
-is a worker for a program that times two of them in turn, on the same sentences: it prints a line that begins with
-`ready`, then for each line `go` on standard input it tokenizes every sentence once, into padded tensors, and prints one
-JSON line with `seconds` and `words_per_second`. `--worker text` reads the lines as raw text.
+This is a worker for a program that alternates between two of them on the same sentences. It prints a line that begins
+with `ready`; then, for each line `go` on standard input, it tokenizes every sentence once, into padded tensors, and
+prints one JSON line with `seconds` and `words_per_second`. `--worker text` reads the lines as raw text.
 """
 
 import argparse
@@ -26,7 +27,7 @@ TENSORS = {"padding": True, "return_tensors": "pt"}
 
 
 def one_round(tokenizer: ElmoTokenizer, sentences: Sequence[Any], batch_size: int, options: dict[str, Any]) -> float:
-    """Seconds of tokenizing all sentences."""
+    """Seconds for tokenizing all sentences."""
     start = time.perf_counter()
     for first in range(0, len(sentences), batch_size):
         tokenizer(sentences[first : first + batch_size], **options)
@@ -48,7 +49,7 @@ def print_table(tokenizer: ElmoTokenizer, lines: list[str], batch_sizes: list[in
         for output, more in (("lists", {}), ("tensors", TENSORS)):
             cells = []
             for size in batch_sizes:
-                one_round(tokenizer, sentences, size, {**options, **more})  # warm up
+                one_round(tokenizer, sentences, size, {**options, **more})  # warm-up
                 seconds = [one_round(tokenizer, sentences, size, {**options, **more}) for _ in range(rounds)]
                 cells.append(f"{words / statistics.median(seconds):,.0f} ({words / min(seconds):,.0f})")
             print(f"{name:24}{output:10}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
@@ -67,9 +68,9 @@ def serve(tokenizer: ElmoTokenizer, lines: list[str], kind: str, batch_size: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sentences", required=True, help="text, one sentence of space-separated words a line")
+    parser.add_argument("--sentences", required=True, help="text, one sentence of space-separated words per line")
     parser.add_argument("--limit", type=int, default=None, help="number of sentences")
-    parser.add_argument("--vocab", default=None, help="vocabulary file; without one, words have no ids of their own")
+    parser.add_argument("--vocab", default=None, help="vocabulary file; without one, words have no ids")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[32, 1000])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--worker", choices=["words", "text"], help="serve on standard input instead of a table")
