@@ -1,4 +1,4 @@
-"""Pretraining of a biLM on one's own text: corpus, vocabulary, streams, losses, the loop and its checkpoints.
+"""Pretraining of a biLM on your own text: corpus, vocabulary, streams, losses, the loop and its checkpoints.
 
 Names load on first use. The loop and its reports need the packages of `pip install "elmo-hf[train]"`.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from elmo_hf.pretraining.streams import SentenceStreams, StreamBatch
     from elmo_hf.pretraining.warm_starts import WarmStart, adopt_vocabulary, warm_start
 
-# Where each public name lives.
+# Modules of the public names.
 _HOMES = {
     "elmo_hf.corpus.character_dictionary_building": ["build_character_dictionary"],
     "elmo_hf.corpus.sentences": ["Corpus", "open_corpus"],

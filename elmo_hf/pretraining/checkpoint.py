@@ -1,14 +1,14 @@
-"""Checkpoints of a run: written aside, moved into place, and complete wherever their name can be seen.
+"""Checkpoints of a run: written under a temporary name and renamed when complete.
 
 `checkpoints/step-00001000/` is a Transformers folder (`config.json`, `model.safetensors`, the tokenizer) with the rest
-of the run beside it:
+of the run:
 
-    progress.json        steps, words and seconds so far, the settings and what they were applied to
-    training.pt          optimizer, schedule and the parts of the objective that are no weights of the model
-    process-00000.pt     of each process: its random states, its place in the text, its carried states
+    progress.json        steps, words and seconds so far, the settings and the number of processes
+    training.pt          optimizer, schedule, sampler and the position in the text
+    process-00000.pt     random states and carried state of each process
 
-A folder is first written under a name that starts with a dot, by all processes, flushed to the disk, and renamed in one
-step. A run killed at any moment leaves at most such a dotted folder, which the next run removes.
+All processes write into a folder whose name starts with a dot. It is flushed to the disk and renamed in one step. A run
+killed at any moment leaves at most such a dotted folder, which the next run removes.
 """
 
 import json
@@ -28,7 +28,7 @@ from elmo_hf.atomic import appearing, put_folder
 from elmo_hf.corpus.records import read_object
 
 PREFIX = "step-"
-# How far the run is, and its settings; see above.
+# Progress and settings of the run; see above.
 PROGRESS = "progress.json"
 WRITING, DELETED = ".writing-", ".deleted-"
 
@@ -43,7 +43,7 @@ class Checkpoints:
     """The checkpoints of one run, shared by all its processes.
 
     Args:
-        folder: their folder; every process, on whatever machine, must see the same one.
+        folder: their folder, the same for all processes on all machines.
         keep: newest checkpoints kept by [`prune`].
         accelerator: the processes that write together.
     """
@@ -54,16 +54,16 @@ class Checkpoints:
         self.accelerator = accelerator
 
     def prepare(self) -> None:
-        """Make the folder, remove what a killed run left half done, and check that all processes see it.
+        """Make the folder, remove unfinished checkpoints of a killed run, and check that all processes see it.
 
         Raises:
-            CheckpointError: the folder cannot be written, or is another one in another process.
+            CheckpointError: the folder cannot be written, or another process sees another folder.
         """
 
         def make() -> None:
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in self.folder.iterdir():
-                # Ours, and what libraries write aside next to them.
+                # Our temporary folders, and those of libraries.
                 if path.name.startswith(".") and path.is_dir():
                     shutil.rmtree(path)
 
@@ -79,7 +79,7 @@ class Checkpoints:
         self._together(look, f"{self.folder} is not shared by all processes")
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, rising."""
+        """Steps of the complete checkpoints, ascending."""
         return steps_in(self.folder)
 
     def path(self, step: int) -> Path:
@@ -94,15 +94,15 @@ class Checkpoints:
         """Write one checkpoint; called by all processes at the same step.
 
         Args:
-            shared: writes what all processes have in common into the folder it is given; runs in the main process.
-            own: writes the process's own part; runs in every process.
+            shared: writes the part common to all processes into the given folder; called in the main process.
+            own: writes the process's own part; called in every process.
 
         Returns:
             The folder of the checkpoint.
 
         Raises:
-            CheckpointError: it could not be written, for instance because the disk is full. Earlier checkpoints stay
-                as they were and the half-written one is removed.
+            CheckpointError: it could not be written, for instance because the disk is full. Earlier checkpoints are
+                kept and the unfinished one is removed.
         """
         path = self.path(step)
         if path.is_dir():
@@ -136,7 +136,7 @@ class Checkpoints:
         def remove() -> None:
             for step in self.steps()[: -self.keep]:
                 if step != best:
-                    # Renamed first: a kill must not leave half a checkpoint under a complete one's name.
+                    # Renamed first: a killed removal must not leave half a checkpoint under its final name.
                     path = self.path(step)
                     deleted = self.folder / f"{DELETED}{path.name}"
                     os.rename(path, deleted)
@@ -145,7 +145,7 @@ class Checkpoints:
         self._together(remove if self.accelerator.is_main_process else None, f"{self.folder} cannot be tidied")
 
     def _together(self, action: Callable[[], Any] | None, failure: str) -> None:
-        """Run `action` here; all processes wait for all, and fail when any does, so that none is left waiting."""
+        """Run `action` here and wait for all processes; if one fails, all raise, so that none waits forever."""
         message = None
         if action is not None:
             try:
@@ -166,7 +166,7 @@ class Checkpoints:
 
 
 def steps_in(folder: Path) -> list[int]:
-    """Steps of the complete checkpoints in a folder of them, rising."""
+    """Steps of the complete checkpoints in a folder of checkpoints, ascending."""
     if not folder.is_dir():
         return []
     return sorted(
@@ -188,13 +188,13 @@ def newest_in(folder: Path) -> Path | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to a temporary name beside `path` and move it into place."""
+    """Write `text` as UTF-8 to a temporary file next to `path` and move it into place."""
     with appearing(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, as [`write_text`] does."""
+    """Write `value` as indented JSON with [`write_text`]."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
@@ -223,7 +223,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def unreadable(path: Path, error: Exception) -> str:
-    """What to say about a file of a checkpoint that `error` came from."""
+    """Error message for a damaged file of a checkpoint."""
     return (
         f"{path} cannot be read ({error}): the checkpoint was damaged after it was written. Remove {path.parent} to "
         "continue from the one before"
@@ -231,7 +231,7 @@ def unreadable(path: Path, error: Exception) -> str:
 
 
 def random_states() -> dict[str, Any]:
-    """The states of all random generators of this process, in types that `weights_only` loading accepts."""
+    """States of all random generators of this process, in types that `weights_only` loading accepts."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - libraries draw from it
     states: dict[str, Any] = {
         "python": random.getstate(),
@@ -244,7 +244,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Set what [`random_states`] returned."""
+    """Restore the states returned by [`random_states`]."""
     version, internal, gauss_next = states["python"]
     random.setstate((version, tuple(internal), gauss_next))
     kind, keys, position, has_gauss, gauss = states["numpy"]

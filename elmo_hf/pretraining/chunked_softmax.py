@@ -1,10 +1,9 @@
-"""Cross-entropy of a softmax layer whose logits never exist all at once.
+"""Cross-entropy of a softmax layer, computed in chunks of words without holding all logits.
 
 `softmax.ElmoSoftmax` and `sampled_softmax.sampled_softmax_reference` define the losses. In training, their logits
-are the largest thing in memory: 2560 words x 50,000 are half a gigabyte, read and written about ten times between the
-matrix products. Here a few hundred words at a time go through logits, loss and gradients while the logits are in the
-cache; what stays are the gradients themselves. That is possible because a loss is a sum over words whose weights
-are known beforehand.
+need the most memory: 2560 words x 50,000 are half a gigabyte, read and written about ten times between the matmuls.
+Here a few hundred words at a time go through logits, loss and gradients while the logits are in the cache; only the
+gradients are kept. This is possible because the loss is a sum over words with known weights.
 """
 
 import os
@@ -16,15 +15,16 @@ from torch.autograd.function import once_differentiable
 
 from elmo_hf.kernels.cpu.native_softmax import native_softmax_loss
 
-# Logits held at a time. On a CPU they fit the caches of one core; a GPU wants larger matrix products.
+# Logits held at a time. On a CPU they fit the caches of one core; a GPU needs larger matmuls.
 LOGITS_AT_A_TIME = {"cpu": 2**21, "other": 2**25}
 SMALLEST_CHUNK = 128
 
 
 class _Gradients(NamedTuple):
-    """Gradients of the loss: of the arguments of `chunked_softmax_loss`, the weight's transposed, [P, columns].
+    """Gradients of the loss by the arguments of `chunked_softmax_loss`.
 
-    Products with many columns on the right are faster; `true_logits` is empty where there are none.
+    The weight's gradient is transposed, [P, columns]: matmuls are faster with many columns on the right. `true_logits`
+    is empty without true logits.
     """
 
     hidden: Tensor
@@ -43,7 +43,7 @@ class _Gradients(NamedTuple):
 
 
 class _ChunkedSoftmax(torch.autograd.Function):
-    """As `chunked_softmax_loss`; `targets` are its labels, or the accidental hits where `true_logits` are given."""
+    """Autograd function of both losses; `targets` are labels, or accidental hits if `true_logits` are given."""
 
     @staticmethod
     def forward(
@@ -56,10 +56,10 @@ class _ChunkedSoftmax(torch.autograd.Function):
         shares: Tensor,
     ) -> tuple[Tensor, Tensor]:
         device = hidden.device.type
-        product_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        wide = torch.promote_types(product_dtype, torch.float32)
+        matmul_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        wide = torch.promote_types(matmul_dtype, torch.float32)
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias, true_logits)]
-        if product_dtype == torch.float32 and os.environ.get("ELMO_HF_KERNELS", "") in ("", "native"):
+        if matmul_dtype == torch.float32 and os.environ.get("ELMO_HF_KERNELS", "") in ("", "native"):
             found = native_softmax_loss(
                 hidden, weight, bias, true_logits, targets, shares, gradients=any(ctx.needs_input_grad)
             )
@@ -69,10 +69,10 @@ class _ChunkedSoftmax(torch.autograd.Function):
                 ctx.mark_non_differentiable(found.nll)
                 return (found.nll * shares).sum(), found.nll
         words, columns = len(hidden), len(weight)
-        # The gradient of the weights is read and written once a chunk: chunks of few words would be all traffic.
+        # Each chunk reads and writes the whole gradient of the weights, so chunks must not be small.
         step = min(words, max(SMALLEST_CHUNK, LOGITS_AT_A_TIME.get(device, LOGITS_AT_A_TIME["other"]) // columns))
         with torch.autocast(device, enabled=False):
-            small_hidden, small_weight = hidden.to(product_dtype), weight.to(product_dtype)
+            small_hidden, small_weight = hidden.to(matmul_dtype), weight.to(matmul_dtype)
             wide_bias, wide_shares = bias.to(wide), shares.to(wide)
             nll = hidden.new_empty(words, dtype=wide)
             # Allocated once: fresh pages for every chunk would cost as much as the exponentials.
@@ -83,7 +83,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
                 part = slice(start, min(start + step, words))
                 contexts, target = small_hidden[part], targets[part, None]
                 logits, chances = logit_buffer[: len(contexts)], chance_buffer[: len(contexts)]
-                if product_dtype == wide:
+                if matmul_dtype == wide:
                     torch.addmm(wide_bias, contexts, small_weight.T, out=logits)
                 else:
                     torch.add(torch.mm(contexts, small_weight.T), wide_bias, out=logits)
@@ -91,7 +91,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
                     truth = logits.gather(1, target).squeeze(1)
                 else:
                     truth = true_logits[part].to(wide)
-                    # An accidental hit gets no probability; the words without one write back what they read.
+                    # An accidental hit gets no probability; words without one write back the value read.
                     place = target.clamp(min=0)
                     logits.scatter_(1, place, logits.gather(1, place).masked_fill_(target >= 0, float("-inf")))
                 torch.softmax(logits, dim=1, out=chances)
@@ -99,7 +99,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
                 normalizer = logits.amax(dim=1) - chances.amax(dim=1).log_()
                 if true_logits is not None:
                     if columns == 1:
-                        # The only candidate may have been hit: 0 / 0, and there is nothing but the true word.
+                        # If the only candidate is a hit, the chance is 0 / 0: only the true word is left.
                         chances.masked_fill_(target >= 0, 0.0)
                         normalizer.masked_fill_(target.squeeze(1) >= 0, float("-inf"))
                     among_candidates, normalizer = normalizer, torch.logaddexp(normalizer, truth)
@@ -109,14 +109,14 @@ class _ChunkedSoftmax(torch.autograd.Function):
                 weights = wide_shares[part]
                 if true_logits is None:
                     # d loss / d logits = weight * (chance - [column is the true one]); the weight is applied to the
-                    # thin factors of the products.
+                    # thin operands of the matmuls.
                     chances.scatter_add_(1, target, chances.new_full((len(contexts), 1), -1.0))
                 else:
                     gradients.true_logits[part] = weights * torch.expm1(-nll[part])
                     weights = weights * torch.exp(among_candidates - normalizer)
-                weighted = (contexts.to(wide) * weights[:, None]).to(product_dtype)
-                factors = chances.to(product_dtype)
-                if product_dtype == wide:
+                weighted = (contexts.to(wide) * weights[:, None]).to(matmul_dtype)
+                factors = chances.to(matmul_dtype)
+                if matmul_dtype == wide:
                     torch.mm(factors, small_weight, out=gradients.hidden[part])
                     gradients.weight.addmm_(weighted.T, factors)
                 else:
@@ -145,7 +145,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
 def chunked_softmax_loss(
     hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, shares: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Weighted sum of the negative log-likelihoods of words under a full softmax.
+    """Compute the weighted sum of the negative log-likelihoods of words under a full softmax.
 
     Args:
         hidden: [n, P], the contexts.
@@ -155,7 +155,7 @@ def chunked_softmax_loss(
 
     Returns:
         The loss, sum(shares * nll), differentiable by hidden, weight and bias; and nll [n], float32 or wider, not
-        differentiable. Matrix products run in autocast's dtype where it is on, everything else in float32 or wider.
+        differentiable. Matmuls run in autocast's dtype if it is enabled, everything else in float32 or wider.
     """
     return _ChunkedSoftmax.apply(hidden, weight, bias, None, labels, shares)
 
@@ -163,5 +163,5 @@ def chunked_softmax_loss(
 def chunked_sampled_loss(
     hidden: Tensor, true_logits: Tensor, weight: Tensor, bias: Tensor, hits: Tensor, shares: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As `chunked_softmax_loss` for `sampled_softmax_reference`, whose other arguments it takes."""
+    """Compute `sampled_softmax_reference` in chunks, with results as in `chunked_softmax_loss`."""
     return _ChunkedSoftmax.apply(hidden, weight, bias, true_logits, hits, shares)

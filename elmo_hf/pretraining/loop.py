@@ -1,8 +1,8 @@
-"""The training loop: running streams through the objective to the optimizer, on one process or many.
+"""The training loop: running streams through the objective to the optimizer, in one process or several.
 
-Accelerate places and wraps the model, torch.distributed carries what processes tell each other. Every step is a
-function of the weights, the optimizer, the carried states and the positions of the random generators and of the text;
-a checkpoint holds all of these, so that a resumed run takes the very steps of one that was never interrupted.
+Accelerate places and wraps the model; torch.distributed connects the processes. Every step is a function of the
+weights, the optimizer, the carried states and the positions of the random generators and of the text. A checkpoint
+holds all of these, so a resumed run takes exactly the steps of an uninterrupted one.
 """
 
 import dataclasses
@@ -65,28 +65,28 @@ from .start import (
 logger = get_logger(__name__)
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU)
-# Processes that prepare batches for a GPU, unless the settings say how many.
+# Default number of processes that prepare batches for a GPU.
 DATA_WORKERS = 4
 # Files of a checkpoint; see `checkpoint`.
 TRAINING, PROCESS = "training.pt", "process-{:05d}.pt"
 
 
 class LossNotFiniteError(RuntimeError):
-    """The loss or its gradient became NaN or infinite; the message says where the batch and the last checkpoint are."""
+    """The loss or its gradient became NaN or infinite; the message has the paths of the batch and last checkpoint."""
 
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run is: the numbers of `progress.json` in a checkpoint.
+    """Progress of a run: the numbers of `progress.json` in a checkpoint.
 
     Attributes:
         step, words: optimizer steps, and forward targets of all processes, so far.
         seconds: time of the steps, without evaluations and checkpoints.
-        elapsed: seconds of all of it, with evaluations and checkpoints, by the main process's clock.
-        gradient_norm: of the last step, before clipping.
-        records: of the run's log, which a resumed run takes up where it was.
-        best_loss, best_step: the best held-out evaluation so far, in nats a word.
-        window: since the last record, the summed losses of both directions, then their targets.
+        elapsed: time of the run in seconds, with evaluations and checkpoints, by the main process's clock.
+        gradient_norm: gradient norm of the last step, before clipping.
+        records: number of records in the run's log; a resumed run continues after them.
+        best_loss, best_step: the best held-out evaluation so far, in nats per word.
+        window: sums since the last record: the losses of both directions, then their numbers of targets.
     """
 
     step: int = 0
@@ -101,27 +101,27 @@ class Progress:
 
 
 def pretrain(settings: PretrainingSettings) -> RunSummary:
-    """Run, or continue, a pretraining run: the same settings and output_dir continue from the newest checkpoint.
+    """Start or continue a pretraining run: the same settings and output_dir continue from the newest checkpoint.
 
-    Launched by `torchrun` or `accelerate launch` with several processes, each calls this function. Without GPUs they
-    speak gloo: `torchrun --nproc_per_node N` and `accelerate launch --multi_gpu --num_processes N` start them there
-    too, while `accelerate launch --cpu` starts a single one unless MPI is set up.
+    With several processes, started by `torchrun` or `accelerate launch`, each process calls this function. Without GPUs
+    they communicate by gloo: `torchrun --nproc_per_node N` and `accelerate launch --multi_gpu --num_processes N` work
+    there too, while `accelerate launch --cpu` starts a single process unless MPI is set up.
 
     Returns:
-        What the run did. Its `model_folder` is `None` when the run was asked to leave before its end, by `stop_after`,
-        SIGINT or SIGTERM; a checkpoint is written then.
+        Summary of the run. `model_folder` is `None` if `stop_after`, SIGINT or SIGTERM stopped the run before its end;
+        a checkpoint is written then.
 
     Raises:
-        ValueError: settings, text, vocabulary or a checkpoint that contradict each other.
+        ValueError: settings, text, vocabulary or a checkpoint contradict each other.
         LossNotFiniteError: the loss became NaN or infinite.
         CheckpointError: a checkpoint cannot be written or read.
     """
     check_trackers(settings.trackers)
-    on_processor = not torch.accelerator.is_available()
-    rounds = settings.precision == "bf16" and not (on_processor and not multiplies_bfloat16())
+    on_cpu = not torch.accelerator.is_available()
+    rounds = settings.precision == "bf16" and not (on_cpu and not multiplies_bfloat16())
     accelerator = Accelerator(
-        # Said outright: several processes without a GPU would otherwise each believe to be the only one.
-        cpu=on_processor,
+        # Explicit: without it, each of several processes without a GPU would run as a single one.
+        cpu=on_cpu,
         mixed_precision="bf16" if rounds else "no",
         log_with=settings.trackers,
         project_config=ProjectConfiguration(
@@ -142,9 +142,9 @@ def pretrain(settings: PretrainingSettings) -> RunSummary:
         )
     if settings.precision == "bf16" and not rounds:
         logger.warning(
-            "precision='bf16': this processor has no instructions for products of bfloat16, which would take many "
-            "times as long as those of float32. The run multiplies in float32, as with precision='no'; bf16 pays on a "
-            "GPU or a processor with AVX-512 bf16 or AMX"
+            "precision='bf16': this CPU has no instructions for bfloat16 matmuls, which would take many times as long "
+            "as in float32. The run computes in float32, as with precision='no'; bf16 is faster on a GPU or a CPU with "
+            "AVX-512 bf16 or AMX"
         )
     try:
         return Run(settings, accelerator).train()
@@ -153,7 +153,7 @@ def pretrain(settings: PretrainingSettings) -> RunSummary:
 
 
 def check_trackers(names: list[str] | None) -> None:
-    """Refuse trackers that Accelerate would leave out without a word."""
+    """Raise `ValueError` for trackers that Accelerate would silently ignore."""
     available = {str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()}
     for name in names or ():
         if name not in available:
@@ -165,14 +165,14 @@ def check_trackers(names: list[str] | None) -> None:
 
 
 class StopRequest:
-    """Whether SIGINT or SIGTERM asked for an end. The first one is answered after the step, with a checkpoint."""
+    """Listener for SIGINT and SIGTERM. The first one ends the run after the current step, with a checkpoint."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Catch the signals; a second one acts as if nobody listened. Only the main thread can."""
+        """Catch the first signal; a second one has its usual effect. Works in the main thread only."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -195,13 +195,13 @@ class StopRequest:
 
 
 class Run:
-    """One run in one process: built from its settings, brought to the newest checkpoint, then trained.
+    """One run in one process: built from its settings, restored from the newest checkpoint, then trained.
 
     Attributes:
-        model, tokenizer: what is trained.
-        objective: the loss around the model, as Accelerate wrapped it.
+        model, tokenizer: the model in training, and its tokenizer.
+        objective: the loss module around the model, wrapped by Accelerate.
         state: carried state of this process's rows; `None` for zeros.
-        progress: how far the run is.
+        progress: progress of the run.
     """
 
     def __init__(self, settings: PretrainingSettings, accelerator: Accelerator) -> None:
@@ -218,7 +218,7 @@ class Run:
         self.recorded: tuple[int, float] = (0, 0.0)
         self.clock = time.perf_counter()
 
-        # The same initial weights in all processes, then a dropout of its own in each.
+        # The same initial weights in all processes; later a different dropout in each.
         set_seed(settings.seed)
         newest = self.checkpoints.newest()
         stored = None if newest is None else read_json(newest / PROGRESS)
@@ -271,12 +271,12 @@ class Run:
     # ---- the length of the run
 
     def _plan(self, settings: PretrainingSettings, stored: dict[str, Any] | None) -> int | None:
-        """Steps over which the schedule is laid out: as planned before, `max_steps`, or those of the text."""
+        """Steps of the schedule: those of the checkpoint, `max_steps`, or the steps of the text."""
         if stored is not None:
             return stored.get("planned_steps", settings.max_steps)
         if settings.max_steps is not None or not settings.schedule_ends:
             return settings.max_steps
-        # All processes wait for the first one's answer.
+        # All processes wait for the first one.
         steps = 0
         if self.accelerator.is_main_process:
             steps = max(1, counted_steps(settings, self.tokenizer, self.accelerator.num_processes))
@@ -284,13 +284,13 @@ class Run:
         return round(self._sum([steps])[0])
 
     def _share_of_run(self, done: int) -> float:
-        """What part of a run of so many hours lies behind, from 0 to 1; of its steps, where these end before."""
+        """Completed share of a run limited in time, from 0 to 1: by time or by steps, whichever is larger."""
         assert self.settings.max_hours is not None
         by_steps = done / self.planned_steps if self.planned_steps else 0.0
         return min(1.0, max(by_steps, self.progress.elapsed / (3600 * self.settings.max_hours)))
 
     def _is_over(self) -> bool:
-        """Whether steps or time are used up; the same in all processes."""
+        """True if steps or time are used up; the same in all processes."""
         settings, progress = self.settings, self.progress
         if settings.max_steps is not None and progress.step >= settings.max_steps:
             return True
@@ -306,7 +306,7 @@ class Run:
     # ---- training
 
     def train(self) -> RunSummary:
-        """Take all steps that are left, then evaluate and save the model."""
+        """Take all remaining steps, then evaluate and save the model."""
         settings, progress = self.settings, self.progress
         if settings.trackers:
             shown = {name: str(value) for name, value in settings.to_dict().items()}
@@ -350,12 +350,12 @@ class Run:
                 return self._summary(None, None, None)
             if progress.window[2] or progress.window[3]:
                 self._record(bar)
-            # What follows can be interrupted and done again.
+            # An interruption after this checkpoint loses nothing: the end can be repeated.
             self._save_checkpoint()
         return self._finish()
 
     def _step(self, batches: list[PreparedBatch]) -> bool:
-        """One optimizer step from one batch or several; whether a signal asked for an end, in any process."""
+        """Take one optimizer step from one batch or several; return whether a signal stopped any process."""
         accelerator, settings, progress = self.accelerator, self.settings, self.progress
         if progress.step == settings.softmax_only_steps and settings.softmax_only_steps:
             self._wrap()
@@ -371,22 +371,22 @@ class Run:
             with nullcontext() if last else accelerator.no_sync(self.objective):
                 state = None if batch.source.starts_fresh else self.state
                 results.append(self.objective(batch, state, divisors))
-                # bilm-tf trains on the sum over an unroll; its clipping bound is that of this sum's gradient.
+                # bilm-tf trains on the sum over an unroll; its clipping bound applies to the gradient of this sum.
                 loss = results[-1].loss * settings.unroll_steps
                 characters = character_embeddings_of(self.model.elmo.embeddings)
                 if not batch.source.words and not batch.source.backward_words and characters is not None:
-                    # All rows of this process have ended: no character was read, and DDP waits for every gradient.
+                    # All rows of this process have ended, so no character was read, but DDP waits for every gradient.
                     loss = loss + 0.0 * sum(weight.sum() for weight in characters.parameters())
                 accelerator.backward(loss)
             self.state = results[-1].state
         reduce_row_gradients(self.model)
         clipped = clip_gradients(self.model.parameters(), settings.max_gradient_norm or None)
-        # The one question to a GPU in a step, asked when all but the update has been queued.
+        # The only synchronization with a GPU in a step; all but the update is queued by now.
         *losses, norm = torch.stack(
             [*(each for result in results for each in (result.forward_loss, result.backward_loss)), clipped]
         ).tolist()
         sums = [sum(loss * divisor for loss in losses[way::2]) for way, divisor in enumerate(divisors)]
-        # Every process learns every other's: all go on, or all stop.
+        # Sums over all processes, so that all continue or all stop.
         time_of_main = self._tick() if accelerator.is_main_process else 0.0
         *totals, asked, progress.elapsed = self._sum([*sums, *counts, self.stop.signal is not None, time_of_main])
         if not all(map(math.isfinite, totals)):
@@ -406,11 +406,11 @@ class Run:
         return asked > 0
 
     def _divisors(self, counts: Sequence[float]) -> tuple[float, float]:
-        """What each process divides the summed losses of a step by, given its own counts of targets.
+        """Divisors of a process's summed losses of a step, given its own counts of targets.
 
-        Gradients are averaged over processes, so it is a process's share of the step's targets. Running streams count
-        those of full batches also in the tail of a text, where rows have ended: each of the last words would otherwise
-        weigh as much as hundreds of others, and the last few steps undo a good part of the run.
+        Gradients are averaged over processes, so a divisor is a process's share of the step's targets. With running
+        streams it is the number of a full batch, also at the end of a text, where some rows have ended. Otherwise each
+        of the last words would weigh as much as hundreds of others, and the last steps would undo a part of the run.
         """
         if not self.settings.sentence_independent:
             full = self.settings.rows * self.settings.unroll_steps * self.settings.gradient_accumulation_steps
@@ -419,10 +419,10 @@ class Run:
         return forward, backward
 
     def _wrap(self) -> None:
-        """Give the objective to Accelerate; again when the biLM begins to learn, since DDP counts what learns once."""
+        """Wrap the objective by Accelerate; again when the biLM is unfrozen, since DDP registers parameters once."""
         softmax_only = self.progress.step < self.settings.softmax_only_steps
         self.model.freeze_bilm(softmax_only)
-        # With sparse gradients the softmax leaves DDP nothing to do.
+        # With sparse gradients and only the softmax trained, DDP has no gradient to reduce.
         nothing_to_reduce = softmax_only and self.plain_objective.sparse_gradients
         plain = self.accelerator.unwrap_model(self.objective, keep_fp32_wrapper=False)
         self.objective = self.accelerator.prepare_model(plain, evaluation_mode=nothing_to_reduce)
@@ -437,7 +437,7 @@ class Run:
     def _stop_at_batch(
         self, batches: list[PreparedBatch], state: ElmoState | None, what: str, values: list[float]
     ) -> NoReturn:
-        """Save what the failed step was made of, in every process, and leave; the weights are still as before it."""
+        """Save the inputs of the failed step, in every process, and raise; the weights are unchanged by it."""
         step = self.progress.step + 1
         path = self.folder / f"failed-step-{step:08d}-process-{self.accelerator.process_index:05d}.safetensors"
         tensors = {
@@ -451,7 +451,7 @@ class Run:
         try:
             save_file(tensors, path)
             where = f"are in {path}"
-        except (OSError, SafetensorError) as error:  # a full disk must not hide what happened
+        except (OSError, SafetensorError) as error:  # a full disk must not hide the first error
             where = f"could not be written to {path} ({error})"
         newest = self.checkpoints.newest()
         begin = f"initialize_from={newest}" if newest else "these settings"
@@ -465,7 +465,7 @@ class Run:
     # ---- evaluation and records
 
     def _window_means(self) -> tuple[float, float, float]:
-        """Since the last record: the mean losses of both directions, and words a second."""
+        """Mean losses of both directions and words per second, since the last record."""
         progress = self.progress
         forward, backward, forward_words, backward_words = progress.window
         words, seconds = progress.words - self.recorded[0], progress.seconds - self.recorded[1]
@@ -489,7 +489,7 @@ class Run:
         self._show(bar, forward, backward, speed)
 
     def _show(self, bar: tqdm, forward: float, backward: float, speed: float) -> None:
-        """Put losses behind the bar."""
+        """Show losses after the progress bar."""
         bar.set_postfix_str(
             f"{speed:,.0f} words/s, loss {(forward + backward) / 2:.4f}, perplexity {perplexity_of(forward):.1f} "
             f"forward {perplexity_of(backward):.1f} backward",
@@ -497,7 +497,7 @@ class Run:
         )
 
     def _show_end(self, bar: tqdm, expected: int | None) -> None:
-        """Let the bar count to the step at which the time will be used up, and so tell how long that is."""
+        """Set the bar's total to the step at which the time will be used up, so that it shows the remaining time."""
         assert self.settings.max_hours is not None
         progress = self.progress
         left = max(0.0, 3600 * self.settings.max_hours - progress.elapsed)
@@ -514,7 +514,7 @@ class Run:
             self.accelerator.log({**named, "words": progress.words}, step=progress.step)
 
     def _evaluate_along_the_way(self, bar: tqdm) -> bool:
-        """Evaluate on held-out text; whether it was the best so far."""
+        """Evaluate on held-out text; return True if the result is the best so far."""
         forward, backward = self._evaluate(self.settings.held_out_words)
         if self.accelerator.is_main_process:
             bar.write(
@@ -529,7 +529,7 @@ class Run:
         return True
 
     def _evaluate(self, words: int | None, bar: bool = False) -> tuple[float, float]:
-        """The losses of both directions on the held-out text, logged."""
+        """Compute and log the losses of both directions on the held-out text."""
         share = held_out_perplexity(
             self.model,
             self.tokenizer,
@@ -563,7 +563,7 @@ class Run:
         )
 
     def _finish(self) -> RunSummary:
-        """Save the model with its tokenizer and card, then evaluate it on all held-out text and write that down."""
+        """Save the model with its tokenizer and card, evaluate it on all held-out text, and add the result."""
         self._write_model(self._summary(None, None, self.folder / MODEL))
         if not self.settings.held_out_data:
             return self._summary(None, None, self.folder / MODEL)
@@ -586,7 +586,7 @@ class Run:
     # ---- checkpoints
 
     def _save_checkpoint(self) -> None:
-        """Write everything that the next step depends on, then remove what is old."""
+        """Write all state that the next step depends on, then remove old checkpoints."""
 
         def shared(folder: Path) -> None:
             save_model(folder, self.model, self.tokenizer)
@@ -618,7 +618,7 @@ class Run:
         self.checkpoints.prune(self.progress.best_step)
 
     def _resume(self, checkpoint: Path, stored: dict[str, Any]) -> None:
-        """Bring everything to where `checkpoint` was written, `stored` its progress; its weights are loaded already."""
+        """Restore the state of `checkpoint`, with `stored` from its progress; its weights are loaded already."""
         if stored["processes"] != self.accelerator.num_processes:
             raise ValueError(
                 f"{checkpoint} was written by {stored['processes']} processes and this run has "

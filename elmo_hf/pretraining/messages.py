@@ -1,4 +1,4 @@
-"""Messages of a run: of the main process, and with the process's number only where there are several."""
+"""Log messages of a run: from the main process, with the process's number only if there are several."""
 
 import logging
 from collections.abc import MutableMapping

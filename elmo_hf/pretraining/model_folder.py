@@ -1,4 +1,4 @@
-"""The folder `model/` of a run: weights, tokenizer, card and curves, at its end or as it stands."""
+"""The folder `model/` of a run: weights, tokenizer, card and curves, written at the end or from a checkpoint."""
 
 import dataclasses
 import os
@@ -21,7 +21,7 @@ CURVES = "training_curves.png"
 
 
 def save_model(folder: Path, model: ElmoForPreTraining, tokenizer: ElmoTokenizer) -> None:
-    """Save model and tokenizer into `folder`, without Transformers' bar of one file, which would break ours."""
+    """Save model and tokenizer into `folder`, without Transformers' progress bar, which would break ours."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -41,7 +41,7 @@ def write_model_folder(
     *,
     processes: int,
 ) -> None:
-    """Write `model/` of the run in `run`, whole or not at all, and the curves beside it."""
+    """Write `model/` of the run in the folder `run` atomically, and the curves next to it."""
     curves = run / CURVES
     draw_curves(MetricsLog(run / METRICS), curves, settings.run_name, settings.loss)
     with appearing_folder(run / MODEL) as folder:
@@ -57,10 +57,10 @@ def write_model_folder(
 
 
 def save_model_of_run(run: str | os.PathLike[str]) -> RunSummary:
-    """Write `model/` of a run as its newest checkpoint has it, for a run that was interrupted; it can still go on.
+    """Write `model/` of an interrupted run from its newest checkpoint; the run can still be continued.
 
     Returns:
-        What the run has done so far.
+        Summary of the run so far.
 
     Raises:
         FileNotFoundError: `run` holds no checkpoint.

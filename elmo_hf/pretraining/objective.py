@@ -1,4 +1,4 @@
-"""What a biLM is trained on: the loss of one batch of running streams.
+"""The training objective of a biLM: the loss of one batch of running streams.
 
 Source: bilm-tf `LanguageModel._build` and `_build_loss`; paper, section 3.1.
 """
@@ -31,10 +31,10 @@ class PretrainingLoss(NamedTuple):
     """Loss of one batch.
 
     Attributes:
-        loss: mean of the two directions' losses, differentiable, in nats a word.
+        loss: mean of the two directions' losses, differentiable, in nats per word.
         forward_loss, backward_loss: mean negative log-likelihood of each direction's targets, detached.
-        forward_words, backward_words: how many targets each direction had: int64 scalars on the loss's device.
-        state: to carry to the next batch, detached; `None` for a Transformer, which has none.
+        forward_words, backward_words: number of targets of each direction: int64 scalars on the loss's device.
+        state: state for the next batch, detached; `None` for a Transformer, which has no state.
     """
 
     loss: Tensor
@@ -46,28 +46,27 @@ class PretrainingLoss(NamedTuple):
 
     @property
     def words(self) -> Tensor:
-        """Targets of the forward direction: every word of the text once."""
+        """Number of targets of the forward direction, which has every word of the text once."""
         return self.forward_words
 
 
 class StreamingObjective(nn.Module):
-    """Truncated back-propagation through running streams: the loss of a batch given the state before it.
+    """Truncated backpropagation through running streams: the loss of a batch given the state before it.
 
-    In evaluation mode the sampled softmax gives way to the full one, as in bilm-tf.
+    In evaluation mode the full softmax replaces the sampled one, as in bilm-tf.
 
     Args:
         model: the biLM to train.
-        loss: `"full"` softmax; `"sampled"`, with log-uniform candidates drawn anew for each batch and direction and
-            shared by its words; `"adaptive"`, for a model whose configuration has `softmax_cutoffs`.
-        num_samples: candidates of the sampled softmax.
-        seed: of the candidates. Processes that share a batch must share it: the same candidates for all rows make
-            two processes equal to one with twice the rows.
-        sparse_gradients: with the sampled softmax, the gradients of `softmax.weight`, `softmax.bias` and a word model's
-            table of words hold the touched rows only. For `optimizer.Adagrad`, whose update of an untouched row is
-            none; AdamW and FSDP cannot read them. Distributed data parallelism leaves them to
-            `optimizer.reduce_row_gradients`.
-        reset_states: forget the carried state of the rows whose batch begins with a sentence (one in about fifteen), so
-            that the model learns to begin where it has read nothing. bilm-tf never does.
+        loss: `"full"` softmax; `"sampled"`, with log-uniform candidates for each batch and direction, shared by its
+            words; `"adaptive"`, for a model whose configuration has `softmax_cutoffs`.
+        num_samples: number of candidates of the sampled softmax.
+        seed: seed of the candidates. Processes that share a batch need the same seed: with the same candidates for all
+            rows, two processes equal one with twice the rows.
+        sparse_gradients: with the sampled softmax, the gradients of `softmax.weight`, `softmax.bias` and tied word
+            embeddings are sparse. `optimizer.Adagrad` needs no gradient of other rows; AdamW and FSDP do not support
+            sparse gradients. `optimizer.reduce_row_gradients` averages them over processes, instead of DDP.
+        reset_states: reset the carried state of rows whose batch begins with a sentence (about one in fifteen), so that
+            the model learns to start from zeros. bilm-tf never does.
 
     Raises:
         ValueError: a loss that the model's softmax does not have, more samples than words, or a model of one direction.
@@ -113,7 +112,7 @@ class StreamingObjective(nn.Module):
             table.sparse = self.sparse_gradients
             sparse += [table.weight] if self.sparse_gradients else []
         if sparse:
-            # DistributedDataParallel's own name for parameters that it does not reduce; NCCL has no sparse sum.
+            # DistributedDataParallel reads this attribute and does not reduce these parameters; NCCL has no sparse sum.
             # Tied weights have two names.
             self._ddp_params_and_buffers_to_ignore = {
                 name
@@ -122,14 +121,14 @@ class StreamingObjective(nn.Module):
             }
 
     def sampler_state(self) -> dict[str, int] | None:
-        """What `load_sampler_state` needs to draw the candidates of the next batch; JSON; `None` if none are drawn."""
+        """State of the sampler before the next batch, for JSON and `load_sampler_state`; `None` without a sampler."""
         return None if self.sampler is None else self.sampler.state_dict()
 
     def load_sampler_state(self, state: dict[str, Any] | None) -> None:
-        """Continue where `sampler_state` was taken.
+        """Continue from a `sampler_state`.
 
         Raises:
-            ValueError: the state of another kind of loss, vocabulary or number of samples.
+            ValueError: the state is of another kind of loss, vocabulary or number of samples.
         """
         if (state is None) != (self.sampler is None):
             raise ValueError(
@@ -148,11 +147,11 @@ class StreamingObjective(nn.Module):
         """Read one unroll of every row and predict its targets.
 
         Args:
-            batch: with all that the model reads, prepared or to be prepared here. Rows whose text has ended are
-                padded with zeros and targets of -100; no word of another row depends on them.
-            state: after the batch before; `None` for zeros. Nothing is propagated back into it.
-            target_counts: divide the summed losses of the two directions in place of this batch's own numbers of
-                targets; for batches that are one part of a step and have ended rows. Numbers, or scalars anywhere.
+            batch: a batch with all inputs of the model, prepared or not. Rows without more text are padded with zeros
+                and targets of -100; no word of another row depends on them.
+            state: state after the previous batch; `None` for zeros. No gradient flows back into it.
+            target_counts: divisors of the summed losses of the two directions, instead of this batch's numbers of
+                targets; for batches that are part of a step or have ended rows. Numbers, or scalars on any device.
 
         Raises:
             ValueError: labels that are no words of the model, or an impossible shape.
@@ -161,7 +160,7 @@ class StreamingObjective(nn.Module):
         contexts, state = self.contexts(prepared, state)
         real = prepared.real.view(2, -1)
         divisors = prepared.counts.clamp(min=1) if target_counts is None else target_counts
-        # The weight of each word in the mean of the two directions' means.
+        # Weight of each word in the mean of the two directions' means.
         wide = torch.promote_types(contexts.dtype, torch.float32)
         shares = torch.cat([one.to(wide) / (2 * count) for one, count in zip(real, divisors, strict=True)])
         loss, nll = self._loss(contexts, prepared, shares)
@@ -171,14 +170,14 @@ class StreamingObjective(nn.Module):
 
     @property
     def preparation(self) -> BatchPreparation:
-        """What prepares batches for this model; its sampler is this objective's."""
+        """Preparation of batches for this model, with this objective's sampler."""
         softmax = self.model.softmax
         dtype = next(softmax.parameters()).dtype
         excluded = tuple(softmax.excluded_ids)
         return BatchPreparation(self.model.elmo.embeddings, self.model.config.vocab_size, excluded, dtype, self.sampler)
 
     def prepared(self, batch: "StreamBatch | PreparedBatch") -> PreparedBatch:
-        """The batch as `forward` reads it, on the model's device; errors as in `forward`."""
+        """The batch in the form that `forward` needs, on the model's device; errors as in `forward`."""
         if not isinstance(batch, PreparedBatch):
             batch = self.preparation(batch, samples=self.training)
         return batch.to(self.model.device, non_blocking=True)
@@ -186,7 +185,7 @@ class StreamingObjective(nn.Module):
     def contexts(
         self, batch: "StreamBatch | PreparedBatch", state: ElmoState | None = None
     ) -> tuple[Tensor, ElmoState | None]:
-        """What each target is predicted from.
+        """The vectors from which the targets are predicted.
 
         Returns:
             [2 * steps * rows, P]: the top layer of the forward direction, step by step, then of the backward one; and
@@ -216,21 +215,21 @@ class StreamingObjective(nn.Module):
         return functional.dropout(top, self.model.config.top_layer_dropout, self.training), final
 
     def _contexts_of_sentences(self, encoder: ElmoTransformerEncoder, prepared: PreparedBatch) -> Tensor:
-        """The same for a model that reads whole sentences."""
+        """Contexts of a model that reads whole sentences."""
         if not prepared.source.starts_fresh:
             raise ValueError(
                 "this model is a Transformer, which reads whole sentences and carries no state, and the batch holds "
                 "parts of running text: make the streams with sentence_independent=True (--sentence_independent)"
             )
         forward, backward = self._word_vectors(prepared)  # (rows, steps, P)
-        # Both directions read the same sentences: their rows are equally long.
+        # Both directions read the same sentences, so their rows have equal lengths.
         rows, steps = prepared.places.shape[1:]
         top = read_streams(encoder, forward, backward, prepared.real[: rows * steps].view(steps, rows).T)
         contexts = torch.stack(top).transpose(1, 2).flatten(0, 2)
         return functional.dropout(contexts, self.model.config.top_layer_dropout, self.training)
 
     def _word_vectors(self, prepared: PreparedBatch) -> Tensor:
-        """(2, rows, steps, P), zero at padding; words that recur are encoded once."""
+        """Word vectors (2, rows, steps, P), zero at padding; repeated words are encoded once."""
         layer = self.model.elmo.embeddings
         if not all(map(has_nothing_attached, (layer, *layer.children()))):
             return self._called(layer, prepared.source)
@@ -240,7 +239,7 @@ class StreamingObjective(nn.Module):
         return vectors.index_select(0, prepared.places.flatten()).view(*prepared.places.shape, -1)
 
     def _called(self, layer: WordLayer, batch: "StreamBatch") -> Tensor:
-        """The same by a call of the word layer, to which something is attached: hooks or an adapter."""
+        """Word vectors by a call of the word layer, for layers with hooks or an adapter."""
         inputs = [
             torch.cat([getattr(batch, f"forward_{name}"), getattr(batch, f"backward_{name}")]).to(self.model.device)
             for name in layer.input_names
@@ -264,14 +263,14 @@ class StreamingObjective(nn.Module):
         self, softmax: ElmoSoftmax, candidates: PreparedCandidates, contexts: Tensor, shares: Tensor
     ) -> tuple[Tensor, Tensor]:
         half = len(shares) // 2
-        # Every row that either direction needs, fetched once.
+        # All rows of both directions are gathered once.
         weight = gather_rows(softmax.weight, candidates.rows, sparse_gradient=self.sparse_gradients)
         bias = gather_rows(softmax.bias, candidates.rows, sparse_gradient=self.sparse_gradients)
         losses, nlls = [], []
         for direction in range(2):
             part = slice(direction * half, (direction + 1) * half)
             hidden, true_place, place = contexts[part], candidates.true[direction], candidates.sampled[direction]
-            # Logits of few columns stay in float32 whatever autocast does to the matrix products.
+            # The logits of single columns stay in float32, unlike the matmuls under autocast.
             with torch.autocast(hidden.device.type, enabled=False):
                 true_logits = (hidden.float() * weight.index_select(0, true_place)).sum(dim=1) + bias[true_place]
                 true_logits = true_logits - candidates.true_log_counts[direction]

@@ -1,4 +1,4 @@
-"""Optimizers and schedules of pretraining, and what happens to gradients before a step.
+"""Optimizers and schedules of pretraining; reduction and clipping of gradients.
 
 Source: bilm-tf `train` (Adagrad, `average_gradients`, `clip_grads`); TensorFlow 1's `AdagradOptimizer` and
 `clip_by_global_norm`.
@@ -20,7 +20,7 @@ DECAY = 0.2
 
 
 class OptimizerOptions(Protocol):
-    """What `build_optimizer` reads of the settings of a run; see `OptimizerSettings` for the meanings."""
+    """Fields of a run's settings that `build_optimizer` reads; see `OptimizerSettings` for their meaning."""
 
     @property
     def optimizer(self) -> str: ...
@@ -52,9 +52,9 @@ class OptimizerSettings:
         initial_accumulator: Adagrad's first sum of squared gradients.
         weight_decay: AdamW's, decoupled, on matrices only.
         adam_beta1, adam_beta2, adam_epsilon: AdamW's.
-        schedule: of the learning rate after the warm-up: `"constant"`; down to zero at the last step, `"linear"`,
-            `"cosine"`, or `"constant-then-linear"`, which falls over the last fifth; `"noam"` (Vaswani et al. 2017,
-            section 5.3), learning_rate * projection_size ** -0.5 * min(step ** -0.5, step * warmup_steps ** -1.5).
+        schedule: learning rate after the warm-up: `"constant"`; `"linear"` or `"cosine"`, down to zero at the last
+            step; `"constant-then-linear"`, which falls over the last fifth; `"noam"` (Vaswani et al. 2017, section
+            5.3), learning_rate * projection_size ** -0.5 * min(step ** -0.5, step * warmup_steps ** -1.5).
         warmup_steps: steps over which the learning rate rises linearly from zero.
     """
 
@@ -70,10 +70,10 @@ class OptimizerSettings:
 
 
 def fused_adagrad(devices: set[str], version: Any = torch.__version__) -> bool | None:
-    """What to ask of torch for weights on these types of devices: `True` where it has a fused Adagrad.
+    """Value of torch's option `fused` for weights on these types of devices: `True` if torch has a fused Adagrad.
 
-    It has one on a CPU, and since version 2.12 on a GPU. `None` leaves it the choice, `foreach` on a GPU; `False` would
-    forbid that.
+    torch has one on CPU, and since version 2.12 on GPU. `None` leaves the choice to torch (`foreach` on a GPU), which
+    `False` would forbid.
     """
     return True if devices == {"cpu"} or (devices == {"cuda"} and version >= (2, 12)) else None
 
@@ -81,8 +81,8 @@ def fused_adagrad(devices: set[str], version: Any = torch.__version__) -> bool |
 class Adagrad(torch.optim.Adagrad):
     """TensorFlow 1's Adagrad: sum += g ** 2; w -= learning rate * g / sqrt(sum), without epsilon.
 
-    Dense gradients take torch's fused update where there is one. Sparse ones (`gather_rows`) update the rows that they
-    hold and no others, which is the same result: a row without gradient stays as it is, and so does its sum.
+    Dense gradients use torch's fused update if available. Sparse gradients (`gather_rows`) update only their own rows.
+    The result is the same: a row without gradient does not change, nor does its sum.
 
     Args:
         params, lr: as in torch.
@@ -102,7 +102,7 @@ class Adagrad(torch.optim.Adagrad):
         super().__init__(params, lr=lr, initial_accumulator_value=initial_accumulator_value, eps=0.0, fused=fused)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state that another device or version of torch may have written, and fused otherwise."""
+        """Continue from a state, also one from another device or version of torch with another `fused`."""
         groups = [
             {**saved, "fused": own["fused"]}
             for saved, own in zip(state_dict["param_groups"], self.param_groups, strict=True)
@@ -143,23 +143,23 @@ def build_optimizer(
     total_steps: int | None = None,
     share_of_run: Callable[[int], float] | None = None,
 ) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
-    """The optimizer of all weights of a language model, and the schedule of its learning rate.
+    """Build the optimizer of all weights of a language model, and the schedule of its learning rate.
 
-    Weights that are frozen for the time being take part: without gradient they and their statistics stay as they are.
-    The scalar mixes do not, which no language model reads.
+    Frozen weights are included: without a gradient they and their statistics do not change. The scalar mixes are left
+    out, since no language model reads them.
 
     Args:
         model: an `ElmoForPreTraining` or a module around it, before any distributed wrapping.
         settings: the run's options.
         total_steps: optimizer steps of the run, for schedules that fall to zero.
-        share_of_run: in place of `total_steps`, for a run of so many hours: what part of it lies behind, from 0 to 1,
-            given the steps done.
+        share_of_run: for a run limited in time, instead of `total_steps`: the completed share of the run, from 0 to 1,
+            as a function of the steps done.
 
     Returns:
         The optimizer, and the scheduler, to be stepped after each optimizer step; `None` for a constant rate.
 
     Raises:
-        ValueError: unknown names, or a schedule without what it needs.
+        ValueError: unknown names, or a schedule without the numbers it needs.
     """
     named = [(name, weight) for name, weight in model.named_parameters() if "scalar_mixes." not in name]
     if settings.optimizer not in DEFAULT_LEARNING_RATE:
@@ -193,7 +193,7 @@ def _rate_factor(
     total_steps: int | None,
     share_of_run: Callable[[int], float] | None,
 ) -> Callable[[int], float] | None:
-    """What the learning rate is multiplied by, as a function of the optimizer steps done; `None` for always 1."""
+    """Return the factor of the learning rate as a function of the optimizer steps done; `None` if it is always 1."""
     warmup, schedule = settings.warmup_steps, settings.schedule
     if schedule not in ("constant", "linear", "cosine", "constant-then-linear", "noam"):
         raise ValueError(
@@ -209,7 +209,7 @@ def _rate_factor(
         width = _width(model)
         return lambda done: width**-0.5 * min((done + 1) ** -0.5, (done + 1) * warmup**-1.5)
     if schedule != "constant" and share_of_run is not None:
-        # The first tenth of the time at most, where so few steps are taken that the warm-up would be longer.
+        # At most the first tenth of the time: a short run has few steps.
         def factor_in_time(done: int) -> float:
             share = share_of_run(done)
             return min(1.0, max((done + 1) / max(1, warmup), 10 * share)) * _fall(schedule, share)
@@ -224,7 +224,7 @@ def _rate_factor(
         last = total_steps
 
     def factor(done: int) -> float:
-        # The step to come is number done + 1; already the first one moves.
+        # The next step is number done + 1, so the first step has a rate above zero.
         if done < warmup:
             return (done + 1) / warmup
         return 1.0 if schedule == "constant" else _fall(schedule, min(1.0, (done - warmup) / (last - warmup)))
@@ -233,7 +233,7 @@ def _rate_factor(
 
 
 def _fall(schedule: str, progress: float) -> float:
-    """From 1 at `progress` 0 to 0 at 1."""
+    """Factor of a schedule that falls from 1 (at `progress` 0) to 0 (at `progress` 1)."""
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
     left = 1.0 - progress
@@ -254,8 +254,8 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> Tens
     TensorFlow's `clip_by_global_norm`: the factor is exactly max_norm / max(norm, max_norm).
 
     Args:
-        parameters: those of one optimizer step, gradients already averaged over processes.
-        max_norm: `None` only measures.
+        parameters: all parameters of the optimizer, gradients already averaged over processes.
+        max_norm: `None` only computes the norm.
 
     Returns:
         The norm before clipping, float32; not finite where a gradient is not, and the gradients are then unusable.
@@ -265,7 +265,7 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> Tens
         if parameter.grad is None:
             continue
         if parameter.grad.is_sparse:
-            # Rows that came up twice are summed before their norm is taken.
+            # Duplicate rows are summed before the norm.
             parameter.grad = parameter.grad.coalesce()
             values.append(parameter.grad.values())
         else:
@@ -281,11 +281,11 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> Tens
 
 
 def reduce_row_gradients(model: nn.Module) -> None:
-    """Average sparse gradients over all processes, in place; nothing to do outside distributed training.
+    """Average sparse gradients over all processes, in place; a no-op outside distributed training.
 
-    Every process receives the rows of all others, as bilm-tf concatenates the sparse gradients of its towers: to be
-    called once a step, after the last backward pass and before `clip_gradients`. Dense gradients are
-    `DistributedDataParallel`'s.
+    Every process receives the rows of all others, as bilm-tf concatenates the sparse gradients of its towers. Call this
+    once per step, after the last backward pass and before `clip_gradients`. `DistributedDataParallel` averages the
+    dense gradients.
     """
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
@@ -299,7 +299,7 @@ def reduce_row_gradients(model: nn.Module) -> None:
         counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world)]
         distributed.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
         lengths = [int(count) for count in counts]
-        # Collective calls take equal shapes: all are padded to the longest, and cut again.
+        # Collective calls need equal shapes: all are padded to the longest, and cut afterwards.
         room = max(lengths) - len(rows)
         rows = torch.nn.functional.pad(rows, (0, room))
         values = torch.cat([values, values.new_zeros(room, *values.shape[1:])])

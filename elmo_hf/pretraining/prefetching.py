@@ -1,7 +1,7 @@
-"""Prepared batches in their order, made here or, ahead of time, by other processes.
+"""Prepared batches in order, made in this process or ahead of time by worker processes.
 
-With workers, each reads the whole order of the text, as the processes of a distributed run do, and makes every n-th
-batch. The batches, the position in the text and the candidates are those of one process without workers.
+Each of n workers reads the whole text in order, like the processes of a distributed run, and makes every n-th batch.
+Batches, position in the text and candidates are the same as without workers.
 """
 
 import itertools
@@ -18,13 +18,13 @@ from .objective import StreamingObjective
 from .preparation import BatchPreparation, PreparedBatch
 from .streams import SentenceStreams
 
-# Prepared batches that wait, of each worker.
+# Prepared batches in the queue of each worker.
 BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
 class _Made:
-    """What a worker sends: a batch, with the position in the text and the candidates' after it; or an error."""
+    """Message of a worker: a batch with the positions of text and sampler after it, or an error."""
 
     batch: PreparedBatch | None
     position: dict[str, Any]
@@ -36,7 +36,7 @@ class _Made:
 
 
 class _Worker(IterableDataset[_Made]):
-    """Makes every n-th batch from `position` on, in a process of its own."""
+    """Dataset of every n-th batch from `position` on, in a worker process."""
 
     def __init__(self, streams: SentenceStreams, position: dict[str, Any], preparation: BatchPreparation) -> None:
         self.streams, self.position, self.preparation = streams, position, preparation
@@ -44,7 +44,7 @@ class _Worker(IterableDataset[_Made]):
     def __iter__(self) -> Iterator[_Made]:
         info = get_worker_info()
         assert info is not None
-        # Opens the text anew: an open file is shared with the process that it was opened in.
+        # Opens the text again: a forked process would share the open file with its parent.
         self.streams.load_state_dict(self.position)
         for number in itertools.count():
             is_mine = number % info.num_workers == info.id
@@ -73,7 +73,7 @@ def _sendable(error: Exception) -> Exception:
 
 
 def _leave_signals_to_the_run(number: int) -> None:
-    """A terminal sends SIGINT to all processes; the run ends its workers once it has written its checkpoint."""
+    """Ignore SIGINT, which a terminal sends to all processes; the run ends its workers after its checkpoint."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
 
@@ -83,12 +83,12 @@ def _as_it_is(made: _Made) -> _Made:
 
 
 class PreparedBatches:
-    """Iterator over the batches that an objective is trained on; its position can be saved and continued bit by bit.
+    """Iterator over the training batches of an objective; its position can be saved and restored exactly.
 
     Args:
         streams: the text.
-        objective: what the batches are prepared for; its sampler is kept at the batch given last.
-        workers: processes that prepare batches ahead of time; 0 prepares each here when it is asked for.
+        objective: the objective of the batches; its sampler is kept at the last batch returned.
+        workers: processes that prepare batches ahead of time; 0 prepares each batch in this process on demand.
         pin: put the workers' batches into page-locked memory, for a GPU.
     """
 
@@ -121,7 +121,7 @@ class PreparedBatches:
         return self._position if self._workers else self._streams.state_dict()
 
     def load_state_dict(self, position: dict[str, Any]) -> None:
-        """Continue with the batch that would have followed `state_dict`; errors as of `SentenceStreams`."""
+        """Continue with the batch after `state_dict`; errors as in `SentenceStreams`."""
         self.close()
         self._streams.load_state_dict(position)
         self._position = position
@@ -141,7 +141,7 @@ class PreparedBatches:
                 pin_memory=self._pin,
                 collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batch_size it gets what the data set makes
                 worker_init_fn=_leave_signals_to_the_run,
-                # Its own, or it would draw from the one that dropout draws from.
+                # A separate generator: the default would draw from the one of dropout.
                 generator=torch.Generator(),
             )
         )

@@ -1,7 +1,7 @@
-"""What the objective reads of a batch, worked out on the host: nothing in it makes a GPU wait.
+"""Preparation of batches on the host, so that the objective never synchronizes with a GPU.
 
-Which words differ, whether all ids are in range, which candidates the sampled softmax draws and which rows it needs are
-questions whose answers have a size of their own. A GPU that is asked them has to finish what it does first.
+Distinct words, checks of ids, candidates of the sampled softmax and the rows it needs all have sizes that depend on the
+data. Computed on a GPU, each would wait for all queued work.
 """
 
 import copy
@@ -21,14 +21,14 @@ from .streams import IGNORED_LABEL, StreamBatch
 
 
 class PreparedCandidates(NamedTuple):
-    """Rows of the softmax that a batch needs: the words sampled for each direction, and the true ones.
+    """Rows of the softmax for a batch: the sampled words of each direction, and the true words.
 
-    With S samples and n targets of a direction, directions forward, backward.
+    S is the number of samples and n the number of targets of a direction; directions are forward, backward.
 
     Attributes:
-        rows: [k], int64, rising: every row that either direction needs, once.
-        sampled: (2, S); true: (2, n): places in `rows`.
-        hits: (2, n): the column of the candidate that is the true word itself, -1 for none.
+        rows: [k], int64, ascending: the rows of both directions, without repetition.
+        sampled: (2, S); true: (2, n): positions in `rows`.
+        hits: (2, n): column of the candidate equal to the true word, -1 for none.
         sampled_log_counts: (2, S); true_log_counts: (2, n): ln Q, in the dtype of the softmax.
     """
 
@@ -42,18 +42,18 @@ class PreparedCandidates(NamedTuple):
 
 @dataclass(frozen=True)
 class PreparedBatch:
-    """A batch as the objective reads it, directions forward, backward; n positions of each, step by step.
+    """A batch in the form that the objective needs: forward, then backward, with n positions each, step by step.
 
     Attributes:
-        source: the batch itself, on the host.
-        words: what the word layer reads of the words that differ, checked.
-        places: (2, rows, steps), int64: which of those stands there; their number at padding.
-        has_padding: whether any position holds no word.
-        labels: [2n], int64; where nothing is predicted, some word that has a probability.
-        real: [2n], bool: where a word is predicted.
-        counts: [2], int64: how many of each direction.
-        starts: (2, rows), bool: rows whose first word is the boundary before a sentence; `None` if nobody knows.
-        candidates: of the sampled softmax; `None` without one.
+        source: the original batch, on the host.
+        words: checked inputs of the word layer for the distinct words.
+        places: (2, rows, steps), int64: index of the distinct word at each position; their number at padding.
+        has_padding: True if any position has no word.
+        labels: [2n], int64; positions without a target have some word with a probability.
+        real: [2n], bool: True at positions with a target.
+        counts: [2], int64: number of targets of each direction.
+        starts: (2, rows), bool: rows whose first word is the boundary before a sentence; `None` if unknown.
+        candidates: candidates of the sampled softmax; `None` for another loss.
     """
 
     source: StreamBatch
@@ -67,11 +67,11 @@ class PreparedBatch:
     candidates: PreparedCandidates | None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PreparedBatch":
-        """The same batch with its tensors on `device`, but for `source`."""
+        """The same batch with its tensors on `device`, except `source`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "PreparedBatch":
-        """The same batch in page-locked memory, from which copies to a GPU wait for nothing; but for `source`."""
+        """The same batch in page-locked memory, for asynchronous copies to a GPU; except `source`."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "PreparedBatch":
@@ -87,13 +87,13 @@ class PreparedBatch:
 
 @dataclass(frozen=True)
 class BatchPreparation:
-    """Turns batches into prepared ones, in the order of the candidates' draws.
+    """Function that prepares batches, in the order of the candidates' draws.
 
     Attributes:
         layer: the model's word layer; its weights are not read.
-        vocab_size, excluded_ids: of the softmax.
-        dtype: of the softmax's weights.
-        sampler: draws the candidates; `None` for another loss.
+        vocab_size, excluded_ids: number of words of the softmax, and ids without a probability.
+        dtype: dtype of the softmax's weights.
+        sampler: sampler of the candidates; `None` for another loss.
     """
 
     layer: WordLayer
@@ -103,7 +103,7 @@ class BatchPreparation:
     sampler: LogUniformSampler | None
 
     def without_weights(self) -> "BatchPreparation":
-        """A copy, with a sampler of its own, that holds no weights: for another process."""
+        """A copy for another process, without weights and with its own sampler."""
         empty: dict[int, Any] = {
             id(weight): nn.Parameter(torch.empty_like(weight, device="meta"), requires_grad=False)
             for weight in self.layer.parameters()
@@ -111,7 +111,7 @@ class BatchPreparation:
         return replace(self, layer=copy.deepcopy(self.layer, empty), sampler=copy.deepcopy(self.sampler))
 
     def skip(self) -> None:
-        """Pass over the candidates of one batch."""
+        """Skip the candidates of one batch."""
         if self.sampler is not None:
             self.sampler.draws += 2
 
@@ -122,8 +122,7 @@ class BatchPreparation:
             samples: draw candidates, if there is a sampler.
 
         Raises:
-            ValueError: labels that are no words of the model, ids out of range, or something that the model reads and
-                the batch does not have.
+            ValueError: labels that are no words of the model, ids out of range, or a missing input of the model.
         """
         batch = batch.to("cpu")
         words, places, has_padding = self._words(batch)
@@ -190,5 +189,5 @@ class BatchPreparation:
 
 
 def _step_by_step(labels: Tensor) -> Tensor:
-    """(rows, steps) -> [steps * rows]."""
+    """Labels (rows, steps) as [steps * rows]."""
     return labels.T.reshape(-1)

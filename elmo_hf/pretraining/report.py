@@ -1,4 +1,4 @@
-"""What a run leaves to read: the record of its losses, curves, its closing line and a model card."""
+"""Reports of a run: the log of its losses, curves, the closing line and a model card."""
 
 import json
 import platform
@@ -25,22 +25,22 @@ from elmo_hf.version import __version__
 from .checkpoint import write_text
 from .settings import PretrainingSettings
 
-# Points drawn of one curve: more than a figure's pixels show, and memory would grow with the run.
+# Points of one curve: more than the pixels of a figure; without a limit memory would grow with the run.
 POINTS = 1000
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a finished run did.
+    """Summary of a run.
 
     Attributes:
         step, words: optimizer steps, and words predicted in each direction by all processes.
-        seconds: time of the training steps, without evaluations and checkpoints, over all resumptions.
-        forward_loss, backward_loss: nats a word on the held-out text with the full softmax; `None` without one.
-        peak_memory: bytes, the most that the main process held: on a GPU there, otherwise in the machine's memory.
-        model_folder: the Transformers folder of the final model; `None` as long as the run is not finished.
-        checkpoint: the newest one.
-        signal: the number of the signal that asked the run to leave, if one did.
+        seconds: time of the training steps, without evaluations and checkpoints, including earlier parts of the run.
+        forward_loss, backward_loss: nats per word on the held-out text with the full softmax; `None` without such text.
+        peak_memory: peak memory of the main process in bytes: on the GPU if there is one, otherwise in main memory.
+        model_folder: the Transformers folder of the final model; `None` while the run is not finished.
+        checkpoint: the newest checkpoint.
+        signal: number of the signal that stopped the run; `None` if there was none.
     """
 
     step: int
@@ -88,7 +88,7 @@ class RunSummary:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes: the most this process has held on a GPU, or in the machine's memory; `None` where nobody counts."""
+    """Peak memory of this process in bytes, on the GPU or in main memory; `None` if the system does not count it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -100,7 +100,7 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 class MetricsLog:
-    """The run's records, one JSON object a line in `metrics.jsonl`; floats keep every bit.
+    """The run's records, one JSON object per line in `metrics.jsonl`; floats keep every bit.
 
     A record holds `kind` ("train" or "held_out"), `step`, `words` and its numbers.
     """
@@ -114,7 +114,7 @@ class MetricsLog:
             file.write(json.dumps(record) + "\n")
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """All records in order, one at a time. A last line cut short by a kill is no record."""
+        """All records in order, one at a time. An incomplete last line, left by a killed run, is skipped."""
         if not self.path.exists():
             return
         with self.path.open(encoding="utf-8") as file:
@@ -123,14 +123,14 @@ class MetricsLog:
                     yield parse_json(line, lambda: f"{self.path}: a line", "a record a line, as pretrain writes it")
 
     def keep(self, count: int) -> None:
-        """Drop all but the first `count` records: a resumed run makes the later ones again."""
+        """Keep only the first `count` records: a resumed run writes the later ones again."""
         if self.path.exists():
             write_text(self.path, "".join(json.dumps(record) + "\n" for record in islice(self.records(), count)))
 
 
 @dataclass
 class Curve:
-    """Points of one curve, thinned while they are added: never more than `POINTS`, each the mean of equally many."""
+    """Points of one curve, thinned as they are added: at most `POINTS`, each the mean of equally many points."""
 
     def __post_init__(self) -> None:
         self.points: list[tuple[float, ...]] = []
@@ -162,7 +162,7 @@ def draw_curves(log: MetricsLog, path: Path, title: str, loss: str) -> None:
     """Draw perplexity and speed over the words seen, as a PNG.
 
     Args:
-        loss: the softmax that was trained; a sampled one's training perplexity is no estimate of the full one's.
+        loss: kind of the trained softmax, for the label: perplexities of sampled and full softmax are not comparable.
     """
     from matplotlib.figure import Figure  # here: half a second that only the end of a run needs
 
@@ -197,7 +197,7 @@ def draw_curves(log: MetricsLog, path: Path, title: str, loss: str) -> None:
 def write_card(
     folder: Path, summary: RunSummary, settings: PretrainingSettings, *, processes: int, curves: str | None
 ) -> None:
-    """Write the card of the model in `folder`: everything in it comes from the run and the folder.
+    """Write the card of the model in `folder`, from the run and the folder alone.
 
     Args:
         curves: file name of the figure in `folder`.

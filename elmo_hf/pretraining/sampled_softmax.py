@@ -1,8 +1,8 @@
 """Sampled softmax with log-uniform candidates, TensorFlow's formulas.
 
-A softmax over hundreds of thousands of words costs more than the biLM below it. In training, each word is therefore
-told from a few thousand sampled ones, with every logit corrected by how often its word was to be expected among the
-samples; the gradient then approaches that of the full softmax.
+A softmax over hundreds of thousands of words costs more than the biLM below it. So in training the softmax of each word
+is over the word itself and a few thousand sampled words. Every logit is corrected by the expected count of its word
+among the samples; the gradient then approaches that of the full softmax.
 
 Source: `tf.nn.sampled_softmax_loss`, `tf.random.log_uniform_candidate_sampler` (unique=True) and
 `tensorflow/core/kernels/range_sampler.cc`; Jean et al. 2015, section 3.
@@ -21,8 +21,8 @@ class Candidates(NamedTuple):
     """Distinct words sampled for all the words of one batch and direction.
 
     Attributes:
-        ranks: [num_samples], int64, rising; a word's rank is its line in the vocabulary file.
-        tries: draws that were needed to find that many distinct words.
+        ranks: [num_samples], int64, ascending; a word's rank is its line in the vocabulary file.
+        tries: number of draws until that many distinct words were found.
     """
 
     ranks: Tensor
@@ -30,13 +30,13 @@ class Candidates(NamedTuple):
 
 
 class LogUniformSampler:
-    """Draws distinct words with P(rank) = ln((rank + 2) / (rank + 1)) / ln(num_words + 1), roughly Zipf's law.
+    """Sampler of distinct words with P(rank) = ln((rank + 2) / (rank + 1)) / ln(num_words + 1), roughly Zipf's law.
 
-    Draw number n is a function of the seed and n alone (a counter-based generator), so the two numbers of
-    `state_dict` resume the sequence exactly, and processes with the same seed draw the same words.
+    Draw number n is a function of the seed and n alone (a counter-based generator). So the numbers of `state_dict`
+    resume the sequence exactly, and processes with the same seed draw the same words.
 
     Args:
-        num_words: Words with a probability; the vocabulary must be sorted by falling frequency.
+        num_words: Words with a probability; the vocabulary must be sorted by descending frequency.
         num_samples: Distinct words of a draw.
         seed: Any non-negative integer below 2 ** 64.
 
@@ -56,12 +56,12 @@ class LogUniformSampler:
         self.num_samples = num_samples
         self.seed = seed
         self.draws = 0
-        # Scratch space of a draw. `first_place` is only read where it was just written.
+        # Scratch space of a draw; only entries of `first_place` written in the same draw are read.
         self._first_place = np.zeros(num_words, dtype=np.int64)
         self._seen = np.zeros(num_words, dtype=bool)
 
     def state_dict(self) -> dict[str, int]:
-        """Everything the next draw depends on."""
+        """All state of the next draw."""
         return {
             "seed": self.seed,
             "draws": self.draws,
@@ -73,7 +73,7 @@ class LogUniformSampler:
         """Continue the sequence of `state`.
 
         Raises:
-            ValueError: a state of other sizes; with a new vocabulary the sampler starts anew.
+            ValueError: a state of other sizes, for instance of another vocabulary.
         """
         for name in ("num_words", "num_samples"):
             if state[name] != getattr(self, name):
@@ -84,17 +84,17 @@ class LogUniformSampler:
         self.seed, self.draws = int(state["seed"]), int(state["draws"])
 
     def draw(self) -> Candidates:
-        """The next candidates: words drawn with replacement until `num_samples` distinct ones are found."""
-        # The counter has 256 bits; each draw owns the 2 ** 128 numbers from draws * 2 ** 128 on.
+        """Draw the next candidates: words with replacement until `num_samples` distinct ones are found."""
+        # The counter has 256 bits; each draw has its own range of 2 ** 128 numbers.
         generator = np.random.Philox(key=self.seed, counter=[0, 0, self.draws, 0])
         self.draws += 1
         found: list[np.ndarray] = []
         missing, tries = self.num_samples, 0
         while missing:
-            # Twice as many draws as words are missing nearly always suffice when the vocabulary is large.
+            # For a large vocabulary, twice as many draws as missing words nearly always suffice.
             words = self._words(generator.random_raw(2 * missing + 64))
             places = np.arange(len(words))
-            # Where a word repeats, the last assignment stays: reversed, that is its first place.
+            # For repeated words the last assignment stays: in reversed order, the first place.
             self._first_place[words[::-1]] = places[::-1]
             new = (self._first_place[words] == places) & ~self._seen[words]
             new_places = np.flatnonzero(new)[:missing]
@@ -108,24 +108,24 @@ class LogUniformSampler:
         return Candidates(torch.from_numpy(ranks), tries)
 
     def _words(self, bits: np.ndarray) -> np.ndarray:
-        """uint64 random bits -> int64 ranks, by inversion: floor(exp(u * ln(num_words + 1))) - 1."""
+        """Ranks (int64) from random bits (uint64), by inversion: floor(exp(u * ln(num_words + 1))) - 1."""
         uniform = (bits >> np.uint64(11)) * 2.0**-53
         ranks = np.exp(uniform * np.log1p(self.num_words)).astype(np.int64) - 1
-        # exp may round up to num_words + 1; TensorFlow takes the same remainder.
+        # exp may round up to num_words + 1; TensorFlow also takes the remainder.
         return ranks % self.num_words
 
 
 def log_expected_count(ranks: Tensor, tries: int, num_samples: int, num_words: int) -> Tensor:
-    """ln Q: logarithm of how often each word is to be expected among the candidates.
+    """Logarithm ln Q of the expected count of each word among the candidates.
 
-    With p the word's log-uniform probability, Q = 1 - (1 - p) ** tries, the chance that `tries` draws hold it. Where
-    every draw was a new word (tries == num_samples), TensorFlow takes Q = p * num_samples.
+    With the word's log-uniform probability p, Q = 1 - (1 - p) ** tries, the probability that `tries` draws contain the
+    word. If every draw was a new word (tries == num_samples), TensorFlow takes Q = p * num_samples.
 
     Args:
         ranks: any shape, int64.
 
     Returns:
-        Shaped as `ranks`, float64 where the device has it, else float32.
+        Shape of `ranks`; float64 if the device supports it, else float32.
     """
     wide = torch.float32 if ranks.device.type == "mps" else torch.float64
     probability = torch.log1p(1 / (ranks.to(wide) + 1)) / float(np.log1p(num_words))
@@ -143,13 +143,13 @@ def sampled_softmax_reference(
     candidate_bias: Tensor,
     hits: Tensor,
 ) -> Tensor:
-    """Negative log-likelihood of each true word among itself and the candidates: the definition, in plain autograd.
+    """Negative log-likelihood of each true word among itself and the candidates: the reference, in plain autograd.
 
     Args:
         hidden: [n, P], the contexts.
-        true_logits: [n], of the true words, ln Q already subtracted.
+        true_logits: [n], logits of the true words, ln Q already subtracted.
         candidate_weight: [num_samples, P]; candidate_bias: [num_samples], ln Q already subtracted.
-        hits: [n], int64: the column of the candidate that is the true word itself and is removed, -1 for none.
+        hits: [n], int64: column of the candidate equal to the true word, which is removed; -1 for none.
 
     Returns:
         [n].
@@ -162,13 +162,13 @@ def sampled_softmax_reference(
 
 
 def accidental_hits(labels: Tensor, candidates: Tensor) -> Tensor:
-    """[n] the place of each label among the candidates [num_samples], which rise; -1 for a label that is not there."""
+    """Position [n] of each label among the ascending candidates [num_samples]; -1 for a label that is not there."""
     place = torch.searchsorted(candidates, labels.contiguous()).clamp_(max=len(candidates) - 1)
     return torch.where(candidates[place] == labels, place, -1)
 
 
 class _GatherRows(torch.autograd.Function):
-    """Rows of a matrix (or entries of a vector) whose gradient is sparse: only the rows that were taken."""
+    """Rows of a matrix (or entries of a vector) with a sparse gradient that holds only these rows."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, index: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ class _GatherRows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
-        # The index is rising and without repetition: declared, so that nobody sorts it again.
+        # The index is ascending without repetition; declaring it coalesced avoids another sort.
         sparse = torch.sparse_coo_tensor(
             index.unsqueeze(0), gradient, ctx.size, check_invariants=False, is_coalesced=True
         )
@@ -188,7 +188,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_rows(weight: Tensor, index: Tensor, *, sparse_gradient: bool) -> Tensor:
-    """`weight[index]` for a rising `index` [m] without repetition, with a sparse gradient on request.
+    """Return `weight[index]` for an ascending `index` [m] without repetition, with a sparse gradient on request.
 
     Args:
         sparse_gradient: `weight.grad` becomes a coalesced sparse tensor of m rows. A vocabulary of 800,000 words at

@@ -1,9 +1,9 @@
 """The order in which a corpus is read: epoch after epoch, shuffled within bounded memory, resumable.
 
-bilm-tf shuffles the list of shards, loads a shard whole and shuffles its sentences (`LMDataset`). Here the list is
+bilm-tf shuffles the list of shards, loads a whole shard and shuffles its sentences (`LMDataset`). Here the list is
 shuffled too, and then the sentences of one *window* at a time. A window of at least a shard's length is bilm-tf's
-shuffle; a smaller one bounds the memory. Every order is a function of (seed, epoch, window), so the state of a run is
-a few numbers, and resuming reads one window again instead of the corpus.
+shuffle; a smaller one bounds the memory. Every order is a function of (seed, epoch, window). So the state of a run is a
+few numbers, and resuming reads one window again instead of the corpus.
 """
 
 import warnings
@@ -14,28 +14,28 @@ import numpy as np
 from elmo_hf.corpus.sentences import Corpus
 from elmo_hf.corpus.shards import Position, ShardReader
 
-# Sentences asked of a shard at a time, and the mean length at which a window counts as full: windows are bounded in
+# Sentences read from a shard at a time, and the mean length at which a window counts as full: windows are bounded in
 # characters too, since a "sentence" may be a document.
 SENTENCES_AT_A_TIME = 1024
 CHARACTERS_PER_SENTENCE = 256
 
 
 class SentenceOrder:
-    """Iterator over the sentences of a corpus, `epochs` times or for ever.
+    """Iterator over the sentences of a corpus, `epochs` times or endlessly.
 
     Args:
-        corpus: where the sentences are.
-        seed: numbers that choose the order; equal seeds give equal orders.
-        epochs: how many times each sentence is given; `None` for no end.
-        shuffle: shuffle shards and sentences anew each epoch, else keep the corpus's order.
-        window: sentences shuffled together, the most held in memory (and at most 256 characters times as many).
+        corpus: the sentences.
+        seed: seed of the order; equal seeds give equal orders.
+        epochs: number of passes over the corpus; `None` for no end.
+        shuffle: shuffle shards and sentences in each epoch, else keep the corpus's order.
+        window: sentences shuffled together, the maximum in memory (and at most 256 characters times as many).
 
     Attributes:
-        epoch: epochs begun before the last sentence given, from 0.
-        sentences: sentences given in this epoch.
+        epoch: epoch of the last returned sentence, from 0.
+        sentences: number of sentences returned in this epoch.
 
     Raises:
-        ValueError: (on reading) the corpus holds no sentence at all.
+        ValueError: (on reading) the corpus has no sentence.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class SentenceOrder:
         self.seed = seed
         self.epochs = epochs
         self.shuffle = shuffle
-        # Nothing is gained by holding many sentences in their own order.
+        # Without shuffling there is no reason to hold many sentences.
         self.window = window if shuffle else min(window, SENTENCES_AT_A_TIME)
         self._reader: ShardReader | None = None
-        self._seen_any = False  # whether the open shard has given a sentence
+        self._seen_any = False  # True if the open shard has returned a sentence
         self._empty_shards: set[str] = set()
-        self._window_start: tuple[int, Position]  # of the loaded window: shard, in this epoch's order, and position
+        self._window_start: tuple[int, Position]  # start of the loaded window: shard in this epoch's order, position
         self._next_start: tuple[int, Position]
         self._begin_epoch(0)
 
@@ -66,17 +66,17 @@ class SentenceOrder:
             if not self._load_window() and not self._end_epoch():
                 raise StopIteration
         sentence = self._sentences[self._taken]
-        self._sentences[self._taken] = ""  # so that two windows are never held whole, when the next one is loaded
+        self._sentences[self._taken] = ""  # frees memory: two whole windows are never held at once
         self._taken += 1
         self.sentences += 1
         return sentence
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open shard and the window, which another process reads anew (`load_state_dict`)."""
+        """State without the open shard and the window, which another process reads again (`load_state_dict`)."""
         return {**vars(self), "_reader": None, "_sentences": [], "_taken": 0}
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the next sentence is: numbers and a position in a shard; JSON."""
+        """Position of the next sentence: numbers and a position in a shard, for JSON."""
         place, position = self._window_start
         return {
             "epoch": self.epoch,
@@ -88,7 +88,7 @@ class SentenceOrder:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken, with the same corpus and arguments.
+        """Continue from a `state_dict`, with the same corpus and arguments.
 
         Raises:
             ValueError: the corpus ends before the position.
@@ -133,7 +133,7 @@ class SentenceOrder:
         return True
 
     def _load_window(self) -> bool:
-        """Replace the window by the next one; False, and nothing changes, at the end of the epoch."""
+        """Load the next window; at the end of the epoch return False and change nothing."""
         place, position = start = self._next_start
         sentences: list[str] = []
         characters = 0
@@ -168,7 +168,7 @@ class SentenceOrder:
         return True
 
     def _generator(self, *path: int) -> np.random.Generator:
-        # The length comes first: (1, 2) and (1, 2, 0) would seed the same generator otherwise.
+        # The length comes first: otherwise (1, 2) and (1, 2, 0) would seed the same generator.
         return np.random.default_rng([len(path), *self.seed, *path])
 
     def _warn_of_empty(self, name: str) -> None:

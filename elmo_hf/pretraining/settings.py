@@ -61,19 +61,19 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 DEFAULT_PRESET = "mini"
-# Shapes that are trained by another recipe than bilm-tf's, unless `recipe` says otherwise.
+# Default recipes of presets, if not bilm-tf's.
 RECIPE_OF_PRESET = {"mini": "small-corpus"}
 DEFAULT_LEARNING_RATE = {"adagrad": 0.2, "adamw": 1e-3}
 
 
 def by_recipe(name: str, help: str) -> Any:
-    """A dataclass field whose value, where it is left out, the recipe decides; its help says what each recipe does."""
+    """A dataclass field with a default from the recipe; its help lists the value of each recipe."""
     values = "; ".join(f"{recipe}: {values[name]}" for recipe, values in RECIPES.items())
     return field(default=None, metadata={"help": f"{help} (By recipe; {values}.)"})
 
 
 def option(default: Any, help: str) -> Any:
-    """A dataclass field with its line of help, which the command line shows."""
+    """A dataclass field with a help text for the command line."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
@@ -84,7 +84,7 @@ class PretrainingSettings:
     """Options of a pretraining run; see each field's help.
 
     Raises:
-        ValueError: a value that cannot be, or two that contradict each other; the message names the fields.
+        ValueError: an invalid value, or two that contradict each other; the message names the fields.
     """
 
     # Text
@@ -96,53 +96,53 @@ class PretrainingSettings:
     output_dir: str = field(metadata={"help": "Folder of the run: checkpoints, logs, curves and the final model."})
     vocabulary: str | None = option(
         None,
-        "Vocabulary file, one word a line by falling frequency, from `elmo-hf build-vocab`. Optional with "
-        "initialize_from, whose vocabulary is kept without it.",
+        "Vocabulary file, one word per line by descending frequency, from `elmo-hf build-vocab`. Optional with "
+        "initialize_from (default: the checkpoint's vocabulary).",
     )
     held_out_data: list[str] | None = field(
-        default=None, metadata={"help": "Held-out text, read as train_data, for its perplexity."}
+        default=None, metadata={"help": "Held-out text for the perplexity, in the format of train_data."}
     )
     held_out_words: int | None = option(
-        None, "Words of held_out_data read by the evaluations during the run (default: all); the last one reads all."
+        None, "Words of held_out_data for evaluations during the run (default: all); the last one uses all."
     )
     text_column: str = option("text", "Column of JSON, Parquet or a data set that holds the sentences.")
     pos_column: str | None = option(
         None,
-        "Column of the words' parts of speech, beside lists of words in text_column. A new model reads them with the "
-        "words (num_pos_tags); one without them reads the words alone.",
+        "Column of the words' parts of speech; text_column then has lists of words. A new model reads both "
+        "(num_pos_tags); a model without parts of speech reads only the words.",
     )
     pos_separator: str | None = option(
-        None, "In place of pos_column: what stands in the text between each word and its part of speech: _ in the_DET."
+        None, "Instead of pos_column: separator between each word and its part of speech in the text: _ in the_DET."
     )
     pos_tag_set: str | None = option(
-        None, "File of a new model's parts of speech, one a line (default: those of train_data, which is read for it)."
+        None, "File of a new model's parts of speech, one per line (default: collected by reading train_data)."
     )
     split: str = option("train", "Split of train_data when it names a data set.")
     held_out_split: str = option("validation", "Split of held_out_data when it names a data set.")
     streaming: bool = option(
-        True, "Read a data set as it comes, also one larger than the disk; otherwise it is fetched first."
+        True, "Stream a data set, which may be larger than the disk; otherwise it is downloaded first."
     )
     pre_tokenization: Literal["whitespace", "ptb"] = option(
-        "whitespace", "How a line becomes words: it is tokenized already, or is raw text (Penn-Treebank-like rules)."
+        "whitespace", "Splitting of lines into words: at whitespace, or by rules for raw text (like Penn Treebank)."
     )
     raw_text_pre_tokenization: Literal["ptb", "whitespace"] | None = option(
         None,
-        "How the model's tokenizer splits raw text into words, as in pipelines (default: ptb, or the way of "
-        "initialize_from). pre_tokenization, the rule of the lines of files, is recorded beside it.",
+        "Splitting of raw text into words by the model's tokenizer, for instance in pipelines (default: ptb, or that "
+        "of initialize_from). pre_tokenization, the rule for lines of files, is recorded too.",
     )
     normalize_typography: bool = option(
         True,
-        "Let the tokenizer spell typographic quotes, apostrophes and dashes of raw text as the vocabulary does, where "
-        "it has no word for them.",
+        "Let the tokenizer replace typographic quotes, apostrophes and dashes of raw text by the vocabulary's own "
+        "spelling, if the vocabulary lacks them.",
     )
     encoding: str = option("utf-8", "Encoding of text and JSON files.")
     undecodable: Literal["refuse", "skip", "replace"] = option(
         "refuse",
-        "Lines that are not valid in the encoding: stop with their place, leave them out, or mark the bytes U+FFFD.",
+        "Lines that are not valid in the encoding: stop with an error, leave them out, or replace bytes by U+FFFD.",
     )
-    blank_lines: Literal["skip", "keep"] = option("skip", "Blank lines: no sentences, or empty ones as in bilm-tf.")
-    shuffle: bool = option(True, "Shuffle shards and sentences anew in each epoch and direction.")
-    shuffle_window: int = option(2**16, "Sentences shuffled together and held in memory, after the shards.")
+    blank_lines: Literal["skip", "keep"] = option("skip", "Blank lines: skipped, or empty sentences as in bilm-tf.")
+    shuffle: bool = option(True, "Shuffle shards and sentences in each epoch and direction.")
+    shuffle_window: int = option(2**16, "Sentences shuffled together in memory, after the shards.")
 
     # Model
     preset: str = option(
@@ -152,128 +152,126 @@ class PretrainingSettings:
     )
     recipe: Literal["small-corpus", "bilm-tf"] = option(
         None,
-        "How it is trained, wherever an option below leaves it open: small-corpus (AdamW; the default of mini) or "
-        "bilm-tf (the original program's; the default of all others and of initialize_from).",
+        "Defaults of the options below: small-corpus (AdamW; the default of mini) or bilm-tf (those of the original "
+        "program; the default of all other presets and of initialize_from).",
     )
     config_overrides: str | None = option(
         None,
         "Fields of the model's configuration that replace the preset's: JSON such as '{\"cell_size\": 512}', or "
-        'the path of a JSON file. Words read by their id and not by their characters: \'{"character_filters": [], '
-        '"word_embedding_size": 512}\'; with "tie_word_embeddings": true the softmax shares their table, which is then '
-        "as wide as projection_size. Without the empty list of filters, ids are joined to characters.",
+        'the path of a JSON file. For words read by id instead of characters: \'{"character_filters": [], '
+        '"word_embedding_size": 512}\'; with "tie_word_embeddings": true the softmax shares the embeddings, which are '
+        "then as wide as projection_size. Without the empty list of filters, words are read by id and characters.",
     )
     initialize_from: str | None = option(
         None, "Start from the weights of this checkpoint folder instead of random ones."
     )
     character_dictionary: str | None = option(
         None,
-        "File of characters for a new model that reads Unicode code points by a dictionary of its own, from `elmo-hf "
-        "build-characters`; by default it reads bytes.",
+        "File of characters for a new model of Unicode code points, from `elmo-hf build-characters`; by default the "
+        "model reads bytes.",
     )
-    reuse_softmax: bool = option(
-        True, "With initialize_from: keep the softmax rows of the words that both vocabularies know."
-    )
+    reuse_softmax: bool = option(True, "With initialize_from: keep the softmax rows of words in both vocabularies.")
     new_rows: Literal["mean", "random"] = option(
-        "mean", "With initialize_from: softmax rows of new words start as the mean of the known ones, or at random."
+        "mean", "With initialize_from: initial softmax rows of new words: the mean of the known rows, or random."
     )
     softmax_only_steps: int = option(
-        0, "With initialize_from: first learn the softmax alone, for this many steps, the biLM frozen."
+        0, "With initialize_from: first train only the softmax for this many steps, with a frozen biLM."
     )
     dropout: float = by_recipe(
         "dropout",
-        "Dropout of LSTM inputs and of the top layer; of a Transformer at all its places, and of its top layer.",
+        "Dropout of LSTM inputs and of the top layer; for a Transformer, every dropout in it and of the top layer.",
     )
 
     # Batches
     rows: int = by_recipe("rows", "Rows of a batch in each process; every row is a running stream of sentences.")
     unroll_steps: int = by_recipe(
-        "unroll_steps", "Words of a row in one batch: the length of back-propagation through time."
+        "unroll_steps", "Words of a row in one batch: the length of backpropagation through time."
     )
     sentence_independent: bool = option(
         False,
-        "One sentence a row and no carried state, in batches of similar length, instead of running streams. A "
-        "Transformer needs it, and unroll_steps is then the longest sentence that is read uncut.",
+        "Rows of one sentence, without carried state, in batches of similar length, instead of running streams. "
+        "Required by a Transformer; sentences longer than unroll_steps are cut.",
     )
     reset_states: bool = option(
         True,
-        "Forget the carried state of a row whose batch begins with a sentence (about one in fifteen): so the model "
-        "learns to begin at zero, as it is later given sentences. bilm-tf never forgets (no_reset_states).",
+        "Reset the carried state of a row whose batch begins with a sentence (about one in fifteen), so that the model "
+        "learns to start from zeros, as in later use. bilm-tf never resets (no_reset_states).",
     )
-    gradient_accumulation_steps: int = option(1, "Batches whose gradients make one step.")
+    gradient_accumulation_steps: int = option(1, "Batches per optimizer step.")
     epochs: int = option(10, "Passes over train_data.")
-    max_steps: int | None = option(None, "Stop after this many steps, whatever the epochs.")
+    max_steps: int | None = option(None, "Stop after this many steps, regardless of epochs.")
     max_hours: float | None = option(
         None,
-        "Stop after so much time, whatever the epochs, and let the schedule reach its end then. Evaluations along the "
-        "way and checkpoints count; the last evaluation comes after. What is learned then depends on the machine's "
-        "speed.",
+        "Stop after this time, regardless of epochs, with the schedule ending then. Evaluations during the run and "
+        "checkpoints count; the last evaluation does not. The result then depends on the machine's speed.",
     )
     stop_after: int | None = option(
-        None, "Write a checkpoint and leave after this step, to be resumed later; the run stays unfinished."
+        None, "Write a checkpoint and exit after this step; the run stays unfinished and can be resumed."
     )
 
     # Loss
-    loss: Literal["sampled", "full", "adaptive"] = option("sampled", "Softmax that is trained.")
+    loss: Literal["sampled", "full", "adaptive"] = option("sampled", "Kind of softmax.")
     softmax_cutoffs: list[int] | None = field(
         default=None,
         metadata={
-            "help": "Adaptive softmax: the numbers of words, by falling frequency, after which clusters begin "
-            "(default: about 1, 5 and 25 hundredths of the vocabulary)."
+            "help": "Adaptive softmax: first words of the clusters, as ranks by descending frequency (default: about "
+            "1, 5 and 25 percent of the vocabulary)."
         },
     )
     num_samples: int = by_recipe(
         "num_samples",
-        "Words sampled by the sampled softmax, shared by a batch's direction. Left out, at most half the vocabulary.",
+        "Words sampled by the sampled softmax, shared within a batch and direction. The default is limited to half the "
+        "vocabulary.",
     )
 
     # Optimizer
     optimizer: Literal["adagrad", "adamw"] = by_recipe("optimizer", "bilm-tf's Adagrad, or AdamW.")
     learning_rate: float = by_recipe(
-        "learning_rate", "Learning rate; with another optimizer than the recipe's, 0.2 for Adagrad and 0.001 for AdamW."
+        "learning_rate", "Learning rate; for an optimizer other than the recipe's, 0.2 for Adagrad, 0.001 for AdamW."
     )
-    initial_accumulator: float = option(1.0, "Adagrad: first value of the squared gradients' sum.")
+    initial_accumulator: float = option(1.0, "Adagrad: initial value of the sum of squared gradients.")
     weight_decay: float = option(0.01, "AdamW: decoupled weight decay, of matrices only.")
     adam_beta1: float = option(0.9, "AdamW: decay of the first moment.")
     adam_beta2: float = option(0.999, "AdamW: decay of the second moment.")
     adam_epsilon: float = option(1e-8, "AdamW: epsilon.")
     schedule: Literal["constant", "linear", "cosine", "constant-then-linear", "noam"] = by_recipe(
         "schedule",
-        "Learning rate after the warm-up; linear and cosine fall to zero at the run's end, constant-then-linear over "
-        "its last fifth; noam falls with the root of the steps. The end is max_hours, max_steps, or that of the "
-        "epochs, for which train_data is counted first.",
+        "Learning rate after the warm-up: linear and cosine fall to zero at the end of the run, constant-then-linear "
+        "over its last fifth; noam falls with the root of the steps. The end is max_hours, max_steps, or the end of "
+        "the epochs, for which train_data is counted first.",
     )
     warmup_steps: int = by_recipe(
         "warmup_steps",
-        "Steps over which the learning rate rises from zero. Left out, at most a tenth of the run where the schedule "
-        "knows its end.",
+        "Steps over which the learning rate rises from zero. The default is limited to a tenth of the run, if its "
+        "length is known.",
     )
-    max_gradient_norm: float = by_recipe("max_gradient_norm", "Bound of the gradients' global norm; 0 for none.")
+    max_gradient_norm: float = by_recipe("max_gradient_norm", "Bound of the global gradient norm; 0 for none.")
 
     # Engine
     precision: Literal["no", "bf16"] = option(
         "no",
-        "bf16: autocast matrix products; weights and state stay fp32. The same as no on a processor without "
-        "instructions for bfloat16.",
+        "bf16: autocast of matmuls; weights and state stay fp32. The same as no on a CPU without instructions for "
+        "bfloat16.",
     )
     data_workers: int | None = option(
         None,
-        "Processes, beside each that trains, that prepare its batches ahead of time; the batches are the same "
+        "Worker processes of each training process that prepare batches ahead of time; the batches are the same "
         "(default: 4 for a GPU, none on a CPU).",
     )
-    seed: int = option(0, "Seed of the initial weights, the order of the text, the samples and the dropout.")
+    seed: int = option(0, "Seed of initial weights, order of the text, samples and dropout.")
 
     # Written along the way
     log_every: int = option(100, "Steps between two records of the loss.")
     evaluate_every: int | None = option(None, "Steps between two held-out evaluations (default: only at the end).")
     checkpoint_every: int = option(1000, "Steps between two checkpoints.")
-    keep_checkpoints: int = option(2, "Newest checkpoints kept, beside the one of the best held-out perplexity.")
+    keep_checkpoints: int = option(2, "Newest checkpoints to keep, besides that of the best held-out perplexity.")
     trackers: list[str] | None = field(
         default=None, metadata={"help": "Accelerate trackers, for instance tensorboard."}
     )
     run_name: str = option("elmo", "Name of the run for the trackers and the model card.")
-    license: str | None = option(None, "Of the model, for its card: an identifier of the Hub, such as apache-2.0.")
+    license: str | None = option(None, "License of the model for its card: a Hub identifier such as apache-2.0.")
     language: list[str] | None = field(
-        default=None, metadata={"help": "Of the model, for its card: codes such as en or de."}
+        default=None, metadata={"help": "Languages of the model for its card: codes such as en or de."}
     )
 
     def __post_init__(self) -> None:
@@ -282,7 +280,7 @@ class PretrainingSettings:
         self._check_agreement()
 
     def _fill_in(self) -> frozenset[str]:
-        """Give the options that were left out their values; which ones may follow the run that is continued."""
+        """Fill in the options left out; return the names of those that take the values of a continued run."""
         left_out = {name for name in ("preset", "recipe", *RECIPES["bilm-tf"]) if getattr(self, name) is None}
         if "preset" in left_out:
             self.preset = DEFAULT_PRESET
@@ -295,7 +293,7 @@ class PretrainingSettings:
         if "learning_rate" in left_out:
             own = self.optimizer == recipe["optimizer"]
             self.learning_rate = recipe["learning_rate"] if own else DEFAULT_LEARNING_RATE.get(self.optimizer, 1e-3)
-        # Whoever names a recipe means its values; two of them follow the vocabulary and the length of the run.
+        # A given recipe stands for its values, except two that depend on the vocabulary and the length of the run.
         return frozenset(left_out if "recipe" in left_out else left_out & {"preset", "num_samples", "warmup_steps"})
 
     def _check_ranges(self) -> None:
@@ -315,7 +313,7 @@ class PretrainingSettings:
         for name in "dropout adam_beta1 adam_beta2".split():
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a number in [0, 1)")
-        # Not the types of the fields, which the command line's parser changes.
+        # Type hints, since the command line's parser changes the types of the fields.
         for name, hint in get_type_hints(PretrainingSettings).items():
             kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
             choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
@@ -370,15 +368,15 @@ class PretrainingSettings:
 
     @property
     def schedule_ends(self) -> bool:
-        """Whether the schedule is laid out over the length of the run."""
+        """True if the schedule depends on the length of the run."""
         return self.schedule not in ("constant", "noam")
 
     def fitted(self, words: int, steps: int | None) -> "PretrainingSettings":
-        """The same settings, where `num_samples` and `warmup_steps` were left out made small enough.
+        """The same settings; `num_samples` and `warmup_steps` are limited if they were left out.
 
         Args:
-            words: that a vocabulary has a probability for.
-            steps: of the run, as far as they are known.
+            words: number of words with a probability.
+            steps: steps of the run; `None` if unknown.
 
         Raises:
             ValueError: `num_samples` was given and is more than the words.
@@ -397,14 +395,14 @@ class PretrainingSettings:
 
     @property
     def is_tagged(self) -> bool:
-        """Whether the text has parts of speech beside its words."""
+        """True if the text has parts of speech."""
         return self.pos_column is not None or self.pos_separator is not None
 
     def model_config(self, **fields: Any) -> "ElmoConfig":
         """Configuration of a new model: the preset, then `config_overrides`, then `fields`.
 
         Raises:
-            ValueError: `config_overrides` is no JSON object, or names what [`ElmoConfig`] refuses.
+            ValueError: `config_overrides` is not a JSON object, or [`ElmoConfig`] refuses its fields.
         """
         from huggingface_hub.errors import StrictDataclassError
 
@@ -429,7 +427,7 @@ class PretrainingSettings:
             for name in overrides:
                 if name not in known:
                     raise ValueError(f"config_overrides names {name!r}, which is no field of ElmoConfig")
-        # Sizes that follow from others are derived again unless they are named.
+        # Derived sizes are computed again unless they are given.
         if self.softmax_cutoffs is not None:
             fields["softmax_cutoffs"] = self.softmax_cutoffs
         elif self.loss == "adaptive" and "vocab_size" in fields and overrides.get("softmax_cutoffs") is None:
@@ -442,34 +440,34 @@ class PretrainingSettings:
             raise ValueError(f"no such model: {error.__cause__ or error}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, as JSON can hold them."""
+        """All fields as JSON values."""
         return dataclasses.asdict(self)
 
     def continuing(self, stored: dict[str, Any], checkpoint: Path) -> "PretrainingSettings":
-        """The settings of a run that is continued: what was left out is as it was then.
+        """Settings to continue a run: options left out have the values of that run.
 
         Args:
-            stored: `to_dict()` of the run that wrote `checkpoint`, which may be of a version with fewer options.
+            stored: `to_dict()` of the run that wrote `checkpoint`, possibly by a version with fewer options.
 
         Raises:
-            ValueError: settings that would have made another run of it; names each, its two values and the remedy.
+            ValueError: settings that contradict the run; the message names each, its two values and the remedy.
         """
-        # Before there were recipes, all was bilm-tf's where it was left out.
+        # Before recipes existed, all defaults were bilm-tf's.
         known = {"recipe": "bilm-tf", **stored}
         settings = dataclasses.replace(self, **{name: known[name] for name in self._left_out if name in known})
         settings.check_resumes(stored, checkpoint)
         return settings
 
     def check_resumes(self, stored: dict[str, Any], checkpoint: Path) -> None:
-        """Refuse to continue a run under settings that would have made another run of it.
+        """Raise if these settings contradict the run to be continued.
 
         Args:
             stored: `to_dict()` of the run that wrote `checkpoint`.
 
         Raises:
-            ValueError: names each setting that differs, its two values and the remedy.
+            ValueError: settings differ; the message names each, its two values and the remedy.
         """
-        # A run may be prolonged as long as no schedule was laid out over its length.
+        # A run may be prolonged unless its schedule depends on its length.
         free = FREE_ON_RESUME | (set() if self.schedule_ends else {"epochs", "max_steps", "max_hours"})
         differing = [
             f"{name}={value!r} (was {stored[name]!r})"
@@ -484,7 +482,7 @@ class PretrainingSettings:
 
 
 def default_cutoffs(vocab_size: int) -> list[int]:
-    """Cutoffs for a vocabulary of that size: about the 1st, 5th and 25th per cent, the proportions of Grave et al.
+    """Cutoffs for a vocabulary of this size: about 1, 5 and 25 percent of it, the proportions of Grave et al.
 
     Raises:
         ValueError: a vocabulary too small for clusters.

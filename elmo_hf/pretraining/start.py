@@ -1,4 +1,4 @@
-"""What a run begins with: its model and tokenizer, the streams of its text, and its held-out text."""
+"""Start of a run: its model and tokenizer, the streams of its text, and its held-out text."""
 
 import hashlib
 import math
@@ -31,12 +31,12 @@ from .streams import SentenceStreams
 from .typography import typography_of
 from .warm_starts import warm_start
 
-# Of the training text, for words that are cut.
+# Sentences of the training text searched for words that are cut.
 SENTENCES_LOOKED_AT = 10_000
 
 
 class Start(NamedTuple):
-    """Model and tokenizer before the first step of this process; `note` says where they are from."""
+    """Model and tokenizer before the first step of this process; `note` describes their origin."""
 
     model: ElmoForPreTraining
     tokenizer: ElmoTokenizer
@@ -44,21 +44,21 @@ class Start(NamedTuple):
 
     @classmethod
     def from_settings(cls, settings: PretrainingSettings, checkpoint: Path | None) -> "Start":
-        """Those of `checkpoint` when a run is continued, else of `initialize_from`, else new ones.
+        """Load them from `checkpoint` to continue a run, or else from `initialize_from`, or make new ones.
 
         Raises:
-            ValueError: a vocabulary that is none, or is not that of `checkpoint`.
+            ValueError: an invalid vocabulary, or another one than that of `checkpoint`.
         """
         if checkpoint is not None:
             return cls._continued(settings, checkpoint)
         if settings.initialize_from is not None:
             return cls._warm(settings, resolve(settings.initialize_from))
-        assert settings.vocabulary is not None  # the settings saw to it
+        assert settings.vocabulary is not None  # checked by the settings
         config = settings.model_config()
         check_streams(settings, config)
         tokenizer = new_tokenizer(settings, config)
         fields = fields_of(tokenizer)
-        settings.fitted(predictable_words(settings.model_config(**fields)), None)  # refused before a model is made
+        settings.fitted(predictable_words(settings.model_config(**fields)), None)  # raises before a model is made
         model = ElmoForPreTraining(settings.model_config(**fields))
         clear_padding(model)
         note = f"new model of {model.num_parameters():,} parameters, {len(tokenizer):,} word ids"
@@ -97,8 +97,8 @@ class Start(NamedTuple):
             )
         if settings.softmax_only_steps and config.tie_word_embeddings:
             raise ValueError(
-                f"softmax_only_steps={settings.softmax_only_steps}: the softmax of {folder} has the table of words for "
-                "its weight (tie_word_embeddings), and cannot learn while that is frozen; set it to 0"
+                f"softmax_only_steps={settings.softmax_only_steps}: the softmax of {folder} is tied to the word "
+                "embeddings (tie_word_embeddings), and cannot learn while these are frozen; set it to 0"
             )
         cutoffs = settings.softmax_cutoffs
         if settings.loss == "adaptive" and cutoffs is None and config.softmax_cutoffs is None:
@@ -119,10 +119,10 @@ class Start(NamedTuple):
 
 
 def new_tokenizer(settings: PretrainingSettings, config: ElmoConfig) -> ElmoTokenizer:
-    """The tokenizer of a new model: its words, characters and parts of speech.
+    """Make the tokenizer of a new model, with its words, characters and parts of speech.
 
     Raises:
-        ValueError: a vocabulary, dictionary or set of tags that is none, or that the configuration does not read.
+        ValueError: a vocabulary, dictionary or set of tags is invalid, or does not fit the configuration.
     """
     tags: list[str] | None = None
     if settings.is_tagged:
@@ -140,7 +140,7 @@ def new_tokenizer(settings: PretrainingSettings, config: ElmoConfig) -> ElmoToke
             f"character_dictionary={settings.character_dictionary!r}: the model reads no characters (character_filters "
             "is empty); leave the dictionary out"
         )
-    assert settings.vocabulary is not None  # the settings saw to it
+    assert settings.vocabulary is not None  # checked by the settings
     words = check_vocabulary_file(settings.vocabulary)
     return ElmoTokenizer(
         vocab=words,
@@ -155,15 +155,15 @@ def new_tokenizer(settings: PretrainingSettings, config: ElmoConfig) -> ElmoToke
 
 
 def check_streams(settings: PretrainingSettings, config: ElmoConfig) -> None:
-    """Raise `ValueError` for text that a model of this configuration cannot read in the way the settings say."""
+    """Raise `ValueError` if a model of this configuration cannot be trained on streams of these settings."""
     if config.encoder_type != "transformer":
         return
     if not settings.sentence_independent:
         raise ValueError(
             "encoder_type='transformer' reads each sentence whole and carries no state from one batch to the next: add "
-            "--sentence_independent, with unroll_steps the longest sentence to be read uncut"
+            "--sentence_independent, with unroll_steps as the longest sentence that is not cut"
         )
-    # Both boundaries have a position.
+    # Both boundaries need a position.
     if settings.unroll_steps >= config.max_position_embeddings:
         raise ValueError(
             f"unroll_steps={settings.unroll_steps}: expected less than the model's max_position_embeddings="
@@ -172,11 +172,11 @@ def check_streams(settings: PretrainingSettings, config: ElmoConfig) -> None:
 
 
 def load(folder: str | Path) -> tuple[ElmoForPreTraining, ElmoTokenizer]:
-    """The language model, in float32, and the tokenizer in a checkpoint folder.
+    """Load the language model, in float32, and the tokenizer from a checkpoint folder.
 
     Raises:
-        OSError: the folder or a file of it is missing.
-        ValueError: the model has no softmax, or the tokenizer is not the model's.
+        OSError: the folder or one of its files is missing.
+        ValueError: the model has no softmax, or the tokenizer does not belong to the model.
     """
     folder = resolve(folder)
     model = load_model(folder, ElmoForPreTraining, device="cpu", dtype=torch.float32)
@@ -195,10 +195,10 @@ def load(folder: str | Path) -> tuple[ElmoForPreTraining, ElmoTokenizer]:
 
 
 def own_memory(model: ElmoForPreTraining) -> None:
-    """Move loaded weights out of the mapped file into memory of torch's own.
+    """Copy loaded weights from the mapped file into memory allocated by torch.
 
-    A mapped tensor stands at any address, and matrix products of misaligned operands round differently: a resumed run
-    would then differ from an uninterrupted one in the last bits.
+    Mapped tensors may be misaligned, and matmuls of misaligned operands round differently: a resumed run would then
+    differ from an uninterrupted one in the last bits.
     """
     for weight in model.parameters():
         weight.data = weight.data.clone()
@@ -206,7 +206,7 @@ def own_memory(model: ElmoForPreTraining) -> None:
 
 @torch.no_grad()
 def clear_padding(model: ElmoForPreTraining) -> None:
-    """Zeros in the rows that stand for no word and no character, as in the originals; nothing trains them."""
+    """Set the rows of no word and no character to zero, as in the originals; they are not trained."""
     words, characters = word_table_of(model.elmo.embeddings), character_embeddings_of(model.elmo.embeddings)
     if words is not None:
         words.word_embeddings.weight[0] = 0.0
@@ -217,7 +217,7 @@ def clear_padding(model: ElmoForPreTraining) -> None:
 
 
 def fields_of(tokenizer: ElmoTokenizer) -> dict[str, int]:
-    """The fields of [`ElmoConfig`] that a tokenizer decides."""
+    """Fields of [`ElmoConfig`] that follow from a tokenizer."""
     names = ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "mask_token_id")
     fields = {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in names}}
     if tokenizer.pos_tag_set is not None:
@@ -228,7 +228,7 @@ def fields_of(tokenizer: ElmoTokenizer) -> dict[str, int]:
 
 
 def predictable_words(config: ElmoConfig) -> int:
-    """How many words of the vocabulary have a probability: all but padding and mask."""
+    """Number of words with a probability: all but padding and mask."""
     return config.vocab_size - len({config.pad_token_id, config.mask_token_id} - {None})
 
 
@@ -239,7 +239,7 @@ def vocabulary_digest(tokenizer: ElmoTokenizer) -> str:
 
 
 def open_text(settings: PretrainingSettings, sources: list[str], split: str) -> Corpus:
-    """The corpus in `sources` by the run's reading rules; errors as in `open_corpus`."""
+    """Open the corpus in `sources` with the reading options of the run; errors as in `open_corpus`."""
     return open_corpus(
         sources,
         text_column=settings.text_column,
@@ -261,7 +261,7 @@ def open_streams(
     *,
     input_names: Container[str] = ("input_ids", "character_ids"),
 ) -> SentenceStreams:
-    """The batches of one process, with what a word layer reads (`input_names`)."""
+    """Open the batches of one process, with the inputs of a word layer (`input_names`)."""
     return SentenceStreams(
         open_text(settings, settings.train_data, settings.split),
         tokenizer,
@@ -281,7 +281,7 @@ def open_streams(
 
 
 def tell_of_cut_words(settings: PretrainingSettings, tokenizer: ElmoTokenizer) -> None:
-    """Warn of words that the model reads the beginning of only, by the first sentences of the training text."""
+    """Warn of words in the first sentences of the training text that are too long for the model and are cut."""
     cut, words_of = CutWords(tokenizer.spelling), line_splitter(tokenizer, settings.pre_tokenization)
     for sentence in islice(open_text(settings, settings.train_data, settings.split), SENTENCES_LOOKED_AT):
         cut.look(words_of(sentence))
@@ -289,7 +289,7 @@ def tell_of_cut_words(settings: PretrainingSettings, tokenizer: ElmoTokenizer) -
 
 
 def expected_steps(settings: PretrainingSettings, num_processes: int) -> int | None:
-    """Steps of the run: `max_steps`, or fewer by the counts beside the vocabulary; `None` where neither is known."""
+    """Expected steps of the run, from `max_steps` and the counts next to the vocabulary; `None` if neither is known."""
     expected = None
     if settings.vocabulary is not None and counts_path(settings.vocabulary).exists():
         counted = Vocabulary.load(settings.vocabulary)
@@ -298,10 +298,10 @@ def expected_steps(settings: PretrainingSettings, num_processes: int) -> int | N
 
 
 def steps_of(settings: PretrainingSettings, words: int, sentences: int, num_processes: int) -> int:
-    """Steps of all epochs of a text.
+    """Expected steps of all epochs of a text.
 
-    A row of a batch is a full unroll of a running stream, or, sentence-independent, a sentence: a few more steps than
-    are expected come of sentences longer than an unroll.
+    A row of a batch is a full unroll of a running stream, or one sentence with `sentence_independent`. Sentences longer
+    than an unroll add a few steps.
     """
     rows = (words + sentences) / settings.unroll_steps
     if settings.sentence_independent:
@@ -310,10 +310,10 @@ def steps_of(settings: PretrainingSettings, words: int, sentences: int, num_proc
 
 
 def counted_steps(settings: PretrainingSettings, tokenizer: ElmoTokenizer, num_processes: int) -> int:
-    """Steps of the run by its text, which is read through for it, with a bar.
+    """Count the steps of the run by reading its whole text, with a progress bar.
 
     Raises:
-        ValueError: text that cannot be read; the message names the place.
+        ValueError: the text cannot be read; the message names the place.
     """
     split = line_splitter(tokenizer, settings.pre_tokenization)
     words = sentences = 0
@@ -334,15 +334,15 @@ def held_out_perplexity(
     num_processes: int,
     bar: bool = False,
 ) -> TextScore:
-    """One process's share of the held-out text: every n-th sentence. The shares of all add up to the whole.
+    """Score one process's share of the held-out text: every n-th sentence. The shares of all processes add up.
 
-    With one process this is what `elmo-hf perplexity` reports.
+    With one process the result equals that of `elmo-hf perplexity`.
 
     Args:
-        words: read about so many words of the text, whole sentences from its beginning; `None` for all.
+        words: read about this many words of the text, whole sentences from its beginning; `None` for all.
         bar: show a progress bar.
     """
-    assert settings.held_out_data is not None  # the settings saw to it
+    assert settings.held_out_data is not None  # checked by the settings
     corpus = open_text(settings, settings.held_out_data, settings.held_out_split)
 
     def share() -> Iterator[Sentence]:
@@ -365,7 +365,7 @@ def held_out_perplexity(
 
 
 def limited(sentences: Corpus, words: int | None) -> Iterator[Sentence]:
-    """Sentences until they hold `words` words, counted by whitespace where they are texts."""
+    """Yield sentences up to `words` words in total, counted by whitespace for texts."""
     words_of = word_splitter("whitespace")
     seen = 0
     for sentence in sentences:

@@ -1,11 +1,11 @@
-"""Sentences to the batches of truncated back-propagation: every row of a batch reads its own running text.
+"""Batches of sentences for truncated backpropagation: every row of a batch reads its own running text.
 
-bilm-tf's rules (`LMDataset`, `BidirectionalLMDataset`, `_get_batch`): a sentence is `<S> w1 ... wn </S>`, read
-backwards for the backward direction; inputs are all of it but the last, targets all but the first. A row that has run
-dry takes the next sentence from the one order all rows share, and is filled to exactly `steps`, across the ends of
-sentences. The two directions read the corpus in separate orders, so that one batch shows them different sentences.
+The rules are bilm-tf's (`LMDataset`, `BidirectionalLMDataset`, `_get_batch`). A sentence is `<S> w1 ... wn </S>`, read
+backwards for the backward direction; inputs are all but the last word, targets all but the first. A row at the end of
+its sentence takes the next one from an order shared by all rows, and is filled to exactly `steps` words across
+sentences. The two directions read the corpus in separate orders, so a batch has different sentences for each.
 
-Unlike bilm-tf, the last, incomplete batches of a finite run are given, padded, and not dropped.
+Unlike bilm-tf, the last, incomplete batches of a finite run are padded and not dropped.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 IGNORED_LABEL = -100
 STATE_VERSION = 1
-# What is bucketed by length together, with `sentence_independent`: so many batches, within so many rows.
+# Sentences sorted by length together, with `sentence_independent`: this many batches, up to this many rows.
 BATCHES_OF_POOL = 64
 ROWS_OF_POOL = 2**16
 
@@ -41,16 +41,16 @@ class StreamBatch:
     Attributes:
         forward_input_ids: (rows, steps) int64 word ids; padding 0.
         forward_character_ids: (rows, steps, max_characters_per_word) int16; padding words are rows of zeros. `None`
-            when characters were not asked for (models with word inputs).
-        forward_labels: (rows, steps) int64 word ids; -100 = no target: padding, only in the tail of a finite corpus
-            and in sentence-independent batches, and always at the end of a row.
+            without characters (models with word inputs).
+        forward_labels: (rows, steps) int64 word ids; -100 for no target (padding at the end of a row, only at the end
+            of a finite corpus and in sentence-independent batches).
         backward_input_ids, backward_character_ids, backward_labels: the same for the backward stream.
-        words: forward targets that are not -100, in this batch.
-        backward_words: backward ones. Equal to `words` except in the tail of a finite corpus.
-        starts_fresh: whether the recurrent states must be zero before this batch (sentence-independent batches).
-        forward_pos_tag_ids, backward_pos_tag_ids: (rows, steps) int64, the parts of speech of the inputs; 0 for none,
-            as at boundaries and padding. `None` when they were not asked for.
-        forward_starts, backward_starts: (rows,) bool, whether a row's first word is the boundary before a sentence.
+        words: number of forward targets other than -100 in this batch.
+        backward_words: number of backward targets; equal to `words` except at the end of a finite corpus.
+        starts_fresh: True if the recurrent states must be zero before this batch (sentence-independent batches).
+        forward_pos_tag_ids, backward_pos_tag_ids: (rows, steps) int64, parts of speech of the inputs; 0 for none, at
+            boundaries and at padding. `None` without parts of speech.
+        forward_starts, backward_starts: (rows,) bool, True if a row's first word is the boundary before a sentence.
     """
 
     forward_input_ids: Tensor
@@ -86,36 +86,36 @@ class StreamBatch:
 
 
 class _Words(NamedTuple):
-    """A sentence in reading order, with boundaries; `tags` are the ids of its parts of speech, if they are read."""
+    """A sentence in reading order, with boundaries; `tags` are the ids of its parts of speech, if the model has any."""
 
     words: list[str]
     tags: list[int]
 
     def backwards(self, start: int, end: int) -> "_Words":
-        """The words `start` to `end` - 1 from the last to the first."""
+        """The words `start` to `end` - 1 in reverse order."""
         return _Words(self.words[start:end][::-1], self.tags[start:end][::-1])
 
 
 NO_WORDS = _Words([], [])
 
-# A run of one row: its sentence, the first target's number, and how many targets.
+# A run of one row: its sentence, the index of the first target, and the number of targets.
 _Run = tuple[_Words, int, int]
 
 
 class _Row:
-    """What one row has yet to read of its sentence."""
+    """Current sentence of one row and the row's place in it."""
 
     __slots__ = ("sentence", "taken", "targets", "words")
 
     def __init__(self) -> None:
         self.sentence = ""
-        self.words = NO_WORDS  # in rows of other processes for ever
+        self.words = NO_WORDS  # always empty in rows of other processes
         self.targets = 0  # targets of the sentence: its words and one boundary
-        self.taken = 0  # of these, targets already given
+        self.taken = 0  # targets already used
 
 
 class _RunningStream:
-    """One direction of bilm-tf's `_get_batch`, over the rows of all processes; keeps the words of its own rows."""
+    """One direction of bilm-tf's `_get_batch`, over the rows of all processes; keeps words only of its own rows."""
 
     def __init__(self, order: SentenceOrder, streams: "SentenceStreams", reverse: bool) -> None:
         self.order = order
@@ -125,7 +125,7 @@ class _RunningStream:
         self.exhausted = False
 
     def next_runs(self) -> tuple[list[list[_Run]], int]:
-        """The runs of this process's rows, row by row, and the number of targets given to all rows."""
+        """Runs of each of this process's rows, and the number of targets of all rows of all processes."""
         own, steps = self.streams.own_rows, self.streams.steps
         runs: list[list[_Run]] = []
         given = 0
@@ -176,8 +176,8 @@ class _RunningStream:
 class _IndependentBatches:
     """Batches whose rows are single sentences of similar length, the same ones in both directions.
 
-    Sentences are taken a pool at a time, sorted by length, cut into batches, and the batches shuffled. A sentence of
-    more than `steps` targets is cut, and its pieces start from zero states like any other row.
+    A pool of sentences is sorted by length and cut into batches, and the batches are shuffled. A sentence of more than
+    `steps` targets is cut, and its parts start from zero states like any other row.
     """
 
     def __init__(self, order: SentenceOrder, streams: "SentenceStreams") -> None:
@@ -189,7 +189,7 @@ class _IndependentBatches:
         self.start = order.state_dict()
 
     def next_runs(self) -> tuple[list[list[_Run]], list[list[_Run]], int, int]:
-        """The runs of this process's rows in each direction; of all rows, the longest and the sum of targets."""
+        """Runs of this process's rows in each direction; the longest row and the number of targets of all rows."""
         if self.given == len(self.pool):
             self._fill()
         if not self.pool:
@@ -206,7 +206,7 @@ class _IndependentBatches:
                 backward.append([])
                 continue
             sentence, start, count = pieces[number]
-            # A very long sentence is many rows of one batch: it is split into words once.
+            # A very long sentence fills many rows of a batch; it is split into words once.
             if sentence is not read:
                 read, words = sentence, self.streams.bounded(sentence, False)
             end = len(words.words) - start
@@ -247,34 +247,34 @@ class _IndependentBatches:
 
 
 class SentenceStreams:
-    """Iterator over the batches of a corpus; its position can be saved and continued bit by bit.
+    """Iterator over the batches of a corpus; its position can be saved and restored exactly.
 
-    With several processes, process p gives rows p * rows ... (p + 1) * rows - 1 of what one process with
-    num_processes * rows rows would give: no sentence is lost or seen twice in an epoch, and every process gives the
-    same number of batches. Every process reads and splits the whole text for that, and encodes its own rows only.
+    With several processes, process p returns rows p * rows ... (p + 1) * rows - 1 of the batches of a single process
+    with num_processes * rows rows. So no sentence is lost or repeated in an epoch, and all processes have equally many
+    batches. Every process reads and splits the whole text, but encodes only its own rows.
 
     Args:
-        corpus: where the sentences are.
-        tokenizer: gives the vocabulary, the character rows and the pre-tokenization; or a [`WordEncoder`].
+        corpus: the sentences.
+        tokenizer: tokenizer with the vocabulary, the character rows and the pre-tokenization; or a [`WordEncoder`].
         rows: rows of a batch in this process.
-        steps: words of a row, the length of back-propagation in time (bilm-tf: 20). With `sentence_independent`, the
-            longest row.
-        seed: chooses the order of sentences.
-        process_index, num_processes: this process and how many there are.
-        epochs: how often the corpus is read; `None` for ever.
-        shuffle: new order each epoch and direction, else the corpus's order.
+        steps: words of a row, the length of backpropagation through time (bilm-tf: 20). With `sentence_independent`,
+            the longest row.
+        seed: seed of the order of sentences.
+        process_index, num_processes: number of this process, and number of processes.
+        epochs: number of passes over the corpus; `None` for no end.
+        shuffle: new order in each epoch and direction, else the corpus's order.
         shuffle_window: sentences shuffled together, after the shards (see [`SentenceOrder`]): bounds the memory.
-        pre_tokenization: `"whitespace"` for text tokenized already, `"ptb"` for raw text; by default as the tokenizer
-            has it of the lines of a corpus.
-        sentence_independent: every row is one sentence, states start at zero, batches are bucketed by length and
-            padded to their longest row; both directions read the same sentences.
-        character_ids: make character rows; not needed by models with word inputs.
-        pos_tag_ids: make ids of the corpus's parts of speech, for models that read them.
+        pre_tokenization: `"whitespace"` for tokenized text, `"ptb"` for raw text; by default the tokenizer's rule for
+            lines of a corpus.
+        sentence_independent: every row is one sentence, states start at zero, batches have sentences of similar length
+            and are padded to their longest row; both directions read the same sentences.
+        character_ids: return character rows; not needed by models with word inputs.
+        pos_tag_ids: return ids of the corpus's parts of speech, for models that read them.
 
     Attributes:
         character_ids, pos_tag_ids: as above.
-        batches: batches given so far.
-        words: forward targets given so far, of all processes together.
+        batches: number of batches so far.
+        words: number of forward targets so far, of all processes together.
 
     Raises:
         ValueError: an argument out of range; a vocabulary without `<S>`, `</S>`, `<UNK>`; parts of speech that the
@@ -355,11 +355,11 @@ class SentenceStreams:
 
     @property
     def epoch(self) -> int:
-        """Epochs begun before the sentence that was read last in the forward direction, from 0."""
+        """Epoch of the last sentence in the forward direction, from 0."""
         return self._orders[0].epoch
 
     def __iter__(self) -> Iterator[StreamBatch]:
-        """This object: iterating goes on where it stopped. `reset` goes back to the first batch."""
+        """Return this object: iteration continues at its position. `reset` goes back to the first batch."""
         return self
 
     def __next__(self) -> StreamBatch:
@@ -372,11 +372,11 @@ class SentenceStreams:
         return StreamBatch(**tensors, words=words, backward_words=backward_words, starts_fresh=fresh)
 
     def skip(self) -> None:
-        """Move past the next batch without making it; raises `StopIteration` behind the last one."""
+        """Move past the next batch without making it; raise `StopIteration` after the last one."""
         self._advance()
 
     def _advance(self) -> tuple[list[list[_Run]], list[list[_Run]], int]:
-        """The runs of this process's rows in each direction, and the length of the longest row."""
+        """Runs of this process's rows in each direction, and the length of the longest row."""
         if self._independent is not None:
             forward_runs, backward_runs, length, forward_given = self._independent.next_runs()
             backward_given = forward_given
@@ -395,9 +395,9 @@ class SentenceStreams:
         self.load_state_dict(self._at_the_start)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position before the next batch: JSON, whatever the corpus's size little more than a sentence a row.
+        """Position before the next batch, for JSON: little more than one sentence per row, for a corpus of any size.
 
-        It is the same in every process, and can be continued by any number of processes with as many rows in all.
+        It is the same in every process. Any number of processes with the same total number of rows can continue it.
         """
         return {
             "version": STATE_VERSION,
@@ -408,7 +408,7 @@ class SentenceStreams:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue with the batch that would have followed `state_dict`.
+        """Continue with the batch after `state_dict`.
 
         Raises:
             ValueError: the state is of another corpus, other settings or another version.
@@ -437,7 +437,7 @@ class SentenceStreams:
         return self._running if self._independent is None else [self._independent]
 
     def draw(self, order: SentenceOrder) -> str | None:
-        """The next sentence of an order, `None` after the last; refuses a corpus of fewer sentences than rows."""
+        """Next sentence of an order, `None` after the last; raises if the corpus has fewer sentences than rows."""
         epoch, sentences = order.epoch, order.sentences
         sentence = next(order, None)
         if (sentence is None or order.epoch != epoch) and sentences < self.total_rows:
@@ -448,11 +448,11 @@ class SentenceStreams:
         return sentence
 
     def split(self, text: str) -> list[str]:
-        """The words of a sentence that an order gave."""
+        """Words of a sentence from `draw`."""
         return self._words_of(sentence_of(text, self.corpus.is_tagged))
 
     def bounded(self, text: str, reverse: bool) -> _Words:
-        """The words of a sentence between the boundaries, in reading order."""
+        """Words of a sentence with its boundaries, in reading order."""
         sentence = sentence_of(text, self.corpus.is_tagged)
         words = [self.encoder.bos_token, *self._words_of(sentence), self.encoder.eos_token]
         tags: list[int] = []
@@ -465,18 +465,18 @@ class SentenceStreams:
         return bounded.backwards(0, len(words)) if reverse else bounded
 
     def _encode(self, runs: list[list[_Run]], length: int) -> tuple[dict[str, Tensor | None], int]:
-        """Runs of each row -> inputs and labels (rows, length), which rows begin sentences; the number of labels."""
+        """Encode the runs of each row: inputs and labels (rows, length) and starts (rows,); the number of labels."""
         words: list[str] = []
         tags: list[int] = []
-        counts: list[int] = []  # of targets, run by run
-        filled: list[int] = []  # positions of each row
+        counts: list[int] = []  # targets of each run
+        filled: list[int] = []  # positions used in each row
         for of_row in runs:
             for run, start, count in of_row:
                 words += run.words[start : start + count + 1]
                 tags += run.tags[start : start + count + 1]
                 counts.append(count)
             filled.append(sum(count for _, _, count in of_row))
-        # A run of n targets has n + 1 words; all but its last are inputs, all but its first are targets.
+        # A run of n targets has n + 1 words: inputs are all but the last, targets all but the first.
         of_runs = np.array(counts, np.int64)
         ends = np.cumsum(of_runs + 1)
         is_input, is_target = np.ones((2, len(words)), np.bool_)

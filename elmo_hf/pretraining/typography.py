@@ -1,8 +1,8 @@
-"""Typographic characters of raw text, and how a vocabulary spells them otherwise."""
+"""Typographic characters of raw text, and their other spellings in vocabularies."""
 
 from collections.abc import Container
 
-# Characters that are typed and printed, and how tokenized corpora spell them, the commonest spelling first.
+# Typographic characters, and their spellings in tokenized corpora, the most common first.
 TYPOGRAPHY = {
     "\u201c": ('"', "``"),
     "\u201d": ('"', "''"),
@@ -16,9 +16,9 @@ TYPOGRAPHY = {
 
 
 def typography_of(vocabulary: Container[str]) -> dict[str, str]:
-    """What to put in place of typographic characters that a vocabulary spells otherwise: those that it has no word for.
+    """Map the typographic characters missing from a vocabulary to its own spelling.
 
-    A character that the vocabulary has, or has no other spelling of, is not in the result.
+    The result leaves out characters that are words of the vocabulary, and those without another spelling in it.
     """
     return {
         character: next(spelling for spelling in spellings if spelling in vocabulary)

@@ -1,9 +1,9 @@
 """Continuing a pretrained biLM on new text, with its own vocabulary or a new one.
 
-A character model reads words of any spelling; only its softmax knows a vocabulary. So a new vocabulary changes the
-softmax and nothing else: rows of words that both vocabularies have are kept bit for bit, the others start anew. In a
-word model the rows of its table follow the vocabulary in the same way. What belongs to a run and not to the model (the
-optimizer's statistics, the sampler's sequence) starts anew in any case.
+A character model reads words of any spelling; only its softmax has a vocabulary. So a new vocabulary changes only the
+softmax: rows of words in both vocabularies are kept bit for bit, the others are initialized. The word embeddings of a
+word model are treated in the same way. State of the run (statistics of the optimizer, sequence of the sampler) always
+starts over.
 """
 
 import os
@@ -28,14 +28,14 @@ NewRows = Literal["mean", "random"]
 
 @dataclass(frozen=True)
 class WarmStart:
-    """A model to go on with, and what of it is old.
+    """A model to train further, with the numbers of kept and new words.
 
     Attributes:
-        model: float32, in training mode.
-        tokenizer: the model's, with the vocabulary asked for.
-        had_softmax: whether the checkpoint had a softmax.
-        kept_words: words whose softmax rows are the checkpoint's.
-        new_words: words whose rows start anew.
+        model: the model, float32, in training mode.
+        tokenizer: its tokenizer, with the requested vocabulary.
+        had_softmax: True if the checkpoint had a softmax.
+        kept_words: number of words with the checkpoint's softmax rows.
+        new_words: number of words with newly initialized rows.
     """
 
     model: ElmoForPreTraining
@@ -53,27 +53,27 @@ def warm_start(
     new_rows: NewRows = "mean",
     softmax_cutoffs: list[int] | None = None,
 ) -> WarmStart:
-    """Load a biLM, of any class it was saved from, to pretrain it further.
+    """Load a biLM, saved from any class, to pretrain it further.
 
-    To learn the softmax first, call `model.freeze_bilm()` until it has learnt and `model.freeze_bilm(False)` then.
+    To train the softmax first, call `model.freeze_bilm()`, and `model.freeze_bilm(False)` after some steps.
 
     Args:
         checkpoint: folder or Hub name of a saved model, such as a converted original, with or without softmax.
-        tokenizer: has the new vocabulary; `None` keeps the checkpoint's.
-        reuse_softmax: keep the rows of known words. `False` starts the whole softmax anew; where it has a word
-            model's table for its weight, only the bias.
-        new_rows: start the other rows as the mean of the known ones (`"mean"`: new words begin improbable and alike),
-            or as the original's training starts (`"random"`). Without known rows always as in training. The rows of
-            a word model's table likewise.
-        softmax_cutoffs: give the model an adaptive softmax with these cutoffs; it keeps rows only if the checkpoint
-            has the same one and the vocabulary stays. `None` keeps the checkpoint's kind of softmax.
+        tokenizer: a tokenizer with the new vocabulary; `None` keeps the checkpoint's.
+        reuse_softmax: keep the rows of known words. `False` initializes the whole softmax, or only its bias if its
+            weight is tied to the word embeddings.
+        new_rows: initial value of the other rows: the mean of the known ones (`"mean"`: new words start alike and
+            improbable), or random as in the original training (`"random"`). Without known rows always random. The
+            word embeddings of a word model are treated alike.
+        softmax_cutoffs: give the model an adaptive softmax with these cutoffs. Rows are kept only if the checkpoint
+            has the same cutoffs and the vocabulary stays. `None` keeps the checkpoint's kind of softmax.
 
     Raises:
         ValueError: a tokenizer that does not fit the model, or no vocabulary at all.
     """
     checkpoint = resolve(checkpoint)
     old_tokenizer = ElmoTokenizer.from_pretrained(checkpoint)
-    # A map into another language's space does not outlive the training of what it was fitted on.
+    # A map into another language's space was fitted on the old weights.
     options: Any = {"dtype": torch.float32, "aligned": False, "output_loading_info": True}
     loaded: Any = ElmoForPreTraining.from_pretrained(checkpoint, **options)
     model: ElmoForPreTraining = loaded[0]
@@ -115,10 +115,10 @@ def adopt_vocabulary(
     """Give a model the vocabulary of another tokenizer, in place; arguments as in `warm_start`.
 
     Returns:
-        How many words keep their softmax rows.
+        Number of words that keep their softmax rows.
 
     Raises:
-        ValueError: character rows of another length or dictionary than the model reads, or impossible cutoffs.
+        ValueError: characters of another length or dictionary than the model's, or impossible cutoffs.
     """
     if new_rows not in ("mean", "random"):
         raise ValueError(f"new_rows={new_rows!r}: expected 'mean' or 'random'")
@@ -140,8 +140,8 @@ def adopt_vocabulary(
         )
     if softmax_cutoffs is not None and config.tie_word_embeddings:
         raise ValueError(
-            f"softmax_cutoffs={softmax_cutoffs}: an adaptive softmax has no row a word, and the model's softmax has "
-            "the table of words for its weight (tie_word_embeddings); leave softmax_cutoffs out"
+            f"softmax_cutoffs={softmax_cutoffs}: an adaptive softmax does not have one row per word, and this model's "
+            "softmax is tied to its word embeddings (tie_word_embeddings); leave softmax_cutoffs out"
         )
     old_words, words = _predictable(old_tokenizer), _predictable(new_tokenizer)
     old_softmax, old_cutoffs = model.softmax, config.softmax_cutoffs
@@ -184,7 +184,7 @@ def _keep_rows(
     excluded_ids: list[int],
     new_rows: NewRows,
 ) -> int:
-    """Fill `new`, a row a word, from the rows of the old words; how many of them both vocabularies have."""
+    """Fill `new`, one row per word, from the rows of the old words; return the number of common words."""
     known = [word for word in words if word in old_words]
     if not known:
         return 0
@@ -194,13 +194,13 @@ def _keep_rows(
         every_old = torch.tensor(list(old_words.values()), device=new.device)
         new.copy_(old[every_old].mean(dim=0).expand_as(new))
     new[targets] = old[sources].to(new.dtype)
-    # Rows that stand for no word are zero, as a converted original's.
+    # Rows of no word are zero, as in converted originals.
     new[excluded_ids] = 0.0
     return len(known)
 
 
 def _predictable(tokenizer: ElmoTokenizer) -> dict[str, int]:
-    """word -> id of the words with a probability: neither padding nor mask."""
+    """Map the words with a probability (all but padding and mask) to their ids."""
     special = (tokenizer.pad_token_id, tokenizer.mask_token_id)
     return {word: number for word, number in tokenizer.get_vocab().items() if number not in special}
 
