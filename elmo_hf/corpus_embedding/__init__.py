@@ -1,7 +1,7 @@
-"""Whole corpora to contextual vectors: `embed_corpus` for files, `BatchEmbedder` for libraries of column batches.
+"""Contextual vectors of whole corpora: `embed_corpus` for files, `BatchEmbedder` for libraries of column batches.
 
-`inputs` reads sentences, `plan` cuts them into shards, `writers` knows the files, `output` where they lie and what is
-complete, `processes` the other processes; `run` does it.
+`plan` cuts the sentences into shards, `shard_embedding` embeds them, `writers` writes their files, `output` keeps track
+of the files, `processes` connects several processes, and `run` combines these.
 """
 
 from .column_batches import BatchEmbedder

@@ -1,7 +1,7 @@
-"""Carried state over the shards of a corpus: each shard begins with the state that the one before it has left.
+"""Carried state over the shards of a corpus: each shard begins with the final state of the previous one.
 
-That state lies in a file beside the shards until the output is complete, so that an interrupted command continues with
-the numbers that it would have written.
+The state is kept in a file next to the shards until the output is complete. An interrupted command continues from it
+with the same numbers.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class ShardStates:
     """The state of each row of sentences, from shard to shard.
 
     Attributes:
-        carried: that of now.
-        place, plan: where the shards lie.
+        carried: the current state.
+        place, plan: output and plan of the shards.
     """
 
     carried: CarriedState
@@ -30,10 +30,10 @@ class ShardStates:
     plan: Plan
 
     def begin(self, shard: Shard) -> None:
-        """Continue where the shard before has ended.
+        """Load the final state of the previous shard.
 
         Raises:
-            ValueError: its state is missing or damaged.
+            ValueError: the state is missing or damaged.
         """
         path = self.place.state_path(shard.number - 1, self.plan)
         try:
@@ -45,7 +45,7 @@ class ShardStates:
             ) from error
 
     def end(self, shard: Shard) -> None:
-        """Keep the state behind a shard. Before the shard itself appears: what is there can be continued."""
+        """Save the state after a shard, before the shard itself appears: a complete shard always has its state."""
         state = self.carried.state
         assert state is not None
         path = self.place.state_path(shard.number, self.plan)

@@ -1,6 +1,6 @@
-"""Batches of columns to batches with vectors: the callable that data libraries share out over processes and machines.
+"""Embedding of batches of columns: a callable for data libraries with several processes and machines.
 
-One object serves in `datasets.Dataset.map(batched=True)`, `ray.data.Dataset.map_batches` and Spark's `mapInArrow`.
+It works in `datasets.Dataset.map(batched=True)`, `ray.data.Dataset.map_batches` and Spark's `mapInArrow`.
 """
 
 import os
@@ -26,25 +26,25 @@ _CACHE_MEGABYTES = 256.0
 
 
 class BatchEmbedder:
-    """Callable that adds to a batch of columns the words of each sentence and their contextual vectors.
+    """Callable that adds the words of each sentence and their contextual vectors to a batch of columns.
 
-    The model is loaded when a process first calls it, once for all equal embedders of the process; a pickle holds the
-    settings alone. Sentences are read each by itself, as by [`embed_corpus`], and the rows keep their order.
+    Each process loads the model on the first call, once for all equal embedders; a pickle holds only the settings.
+    Sentences are read independently, as in [`embed_corpus`], and rows keep their order.
 
     Args:
-        model: folder of a checkpoint, or its name on the Hub, that every process reaches; by default the shipped model.
-        layers: as of [`embed`].
-        dtype: `"float32"` or `"float16"`, of the vectors.
-        text_column: column of texts, or of lists of words, which stay as they are.
-        pre_tokenization: how texts become words, `"whitespace"` or `"ptb"`; by default as the lines of the model's
-            corpus did.
-        batch_words: words read at a time, padding included; by default as of `embed`.
-        chunk_words: longer sentences are read by chunks of so many words, with the same result.
-        device: of the model; by default the GPU if the process has one.
+        model: folder of a checkpoint, or its name on the Hub, available to every process; by default the shipped model.
+        layers: as in [`embed`].
+        dtype: dtype of the vectors, `"float32"` or `"float16"`.
+        text_column: column of texts, or of lists of words, which are not split.
+        pre_tokenization: rule that splits texts into words, `"whitespace"` or `"ptb"`; by default the rule for lines of
+            the model's corpus.
+        batch_words: words per batch, including padding; by default as in `embed`.
+        chunk_words: longer sentences are read in chunks of this many words, with the same result.
+        device: device of the model; by default the GPU if the process has one.
 
     Raises:
-        TypeError: a model that is no name of one: a loaded model does not travel to other processes.
-        ValueError: an impossible option.
+        TypeError: the model is not a folder or name: a loaded model cannot be sent to other processes.
+        ValueError: an invalid option.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class BatchEmbedder:
         for name, value in (("batch_words", batch_words), ("chunk_words", chunk_words)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: expected at least 1")
-        # Other processes may work in other folders.
+        # Other processes may have other working directories.
         place = None if model is None else os.fspath(model)
         self.model = os.path.abspath(place) if place is not None and os.path.isdir(place) else place
         self.layers, self.dtype, self.text_column = layers, dtype, text_column
@@ -84,19 +84,19 @@ class BatchEmbedder:
         return {**self.__dict__, "_embedder": None}
 
     def __call__(self, batch: Any) -> Any:
-        """The batch with the columns `words` and `vectors`, of the kind that it is.
+        """Return the batch, in its own type, with the columns `words` and `vectors`.
 
         Args:
             batch: a mapping from names to lists or arrays, a `pyarrow.Table` or a `pyarrow.RecordBatch`.
 
         Returns:
-            A dictionary: each of `vectors` a NumPy array (words, 2 * projection_size), or (layers, words, 2 *
-            projection_size) for all layers. Or a table: each a list of fixed-size lists. Or a record batch: each a list
-            of lists, since Spark refuses those of fixed size.
+            A dictionary; each element of `vectors` is a NumPy array (words, 2 * projection_size), or (layers, words, 2
+            * projection_size) for all layers. Or a table; each element is a list of fixed-size lists. Or a record batch;
+            each element is a list of variable-size lists, since Spark does not support fixed-size ones.
 
         Raises:
-            TypeError: another kind of batch.
-            ValueError: no such column; a row that is neither text nor words; vectors that float16 cannot hold.
+            TypeError: another type of batch.
+            ValueError: no such column; a row that is neither text nor words; vectors exceed float16.
             OSError: the model cannot be loaded.
         """
         if isinstance(batch, Mapping):
@@ -112,7 +112,7 @@ class BatchEmbedder:
     def _with_arrays(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         column = self._column(batch, list(batch))
         words, vectors = self._embedded([each.tolist() if isinstance(each, np.ndarray) else each for each in column])
-        if isinstance(column, np.ndarray):  # columns stay arrays: of objects, for sentences differ in length
+        if isinstance(column, np.ndarray):  # columns stay arrays; of objects, since sentences differ in length
             return {**batch, WORDS: _objects(words), VECTORS: _objects(vectors)}
         return {**batch, WORDS: words, VECTORS: vectors}
 

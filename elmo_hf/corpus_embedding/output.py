@@ -1,10 +1,10 @@
-"""Where a corpus's vectors lie: shards that appear complete or not at all, and what a later command finds of them.
+"""Output files of a corpus's vectors: shards appear only when complete, and a later command continues them.
 
-Parquet and safetensors: a folder with `embeddings-00000-of-00003.parquet` and so on, and `_embeddings.index.json`
-when all are there. HDF5: one file, joined in the end from the shards in the folder `<name>.parts` beside it, which is
-then removed; until then the disk holds the vectors twice.
+Parquet and safetensors: a folder with `embeddings-00000-of-00003.parquet` and so on, and `_embeddings.index.json` when
+all shards are complete. HDF5: one file, joined at the end from the shards in the folder `<name>.parts` next to it. The
+folder is then removed; until then the disk holds the vectors twice.
 
-While shards are missing, `_unfinished.json` says in the shards' folder what they are part of.
+While shards are missing, `_unfinished.json` in their folder records the settings and the plan.
 """
 
 import json
@@ -27,11 +27,11 @@ from .writers import RECORD, Format, join_hdf5, read_record
 if sys.platform != "win32":
     import fcntl
 
-# Readers of whole folders, such as pandas.read_parquet, pass over names that begin with an underscore or a dot.
+# Readers of whole folders, such as pandas.read_parquet, skip names that begin with an underscore or a dot.
 INDEX, UNFINISHED, LOCK = "_embeddings.index.json", "_unfinished.json", ".lock"
-# What they were called before.
+# Former names.
 OLD_NAMES = {INDEX: "embeddings.index.json", UNFINISHED: "unfinished.json"}
-# Begins the name of what is kept of a shard.
+# Prefix of the file of an interrupted shard.
 PART = "_part"
 SUFFIXES: dict[str, Format] = {
     ".hdf5": "hdf5",
@@ -43,14 +43,14 @@ _REMEDY = "Give the same settings and input, choose another output, or ask to ov
 
 
 class OutputConflictError(ValueError):
-    """The output holds something else than what this command would continue; the message tells what."""
+    """The output belongs to another command, or to something else; the message tells the difference."""
 
 
 def format_of_output(output: str | os.PathLike[str], file_format: str | None) -> Format:
-    """The format that is asked for, or that the output's name tells.
+    """The given format, or that of the suffix of the output's name.
 
     Raises:
-        ValueError: neither says one.
+        ValueError: an unknown format, or no known suffix.
     """
     if file_format is None:
         suffix = Path(output).suffix.lower()
@@ -71,8 +71,8 @@ class Output:
     """The output of one command.
 
     Attributes:
-        target: what is asked for, a file for HDF5 and else a folder.
-        file_format: of its shards.
+        target: the output: a file for HDF5, otherwise a folder.
+        file_format: format of the shards.
     """
 
     target: Path
@@ -85,32 +85,32 @@ class Output:
 
     @property
     def folder(self) -> Path:
-        """Where the shards lie."""
+        """Folder of the shards."""
         return self.target.with_name(f"{self.target.name}.parts") if self.is_one_file else self.target
 
     def path(self, shard: Shard, plan: Plan) -> Path:
-        """The file of a shard."""
+        """File of a shard."""
         return self.folder / f"embeddings-{shard.number:05}-of-{len(plan.shards):05}.{self.file_format}"
 
     def part(self, shard: Shard, plan: Plan) -> ShardPart:
-        """What an interruption has left, or leaves, of a shard."""
+        """Part of a shard, kept by an interruption."""
         path = self.path(shard, plan)
         return ShardPart(path.with_name(path.name.replace("embeddings", PART, 1)), self.file_format)
 
     def state_path(self, number: int, plan: Plan) -> Path:
-        """The file of the carried state behind a shard, there until the output is complete."""
+        """File of the carried state after a shard, kept until the output is complete."""
         return self.folder / f"state-{number:05}-of-{len(plan.shards):05}.safetensors"
 
     # ---- what is there
 
     def begin(self, settings: dict[str, Any], plan: Plan, overwrite: bool) -> bool:
-        """Make ready, or check what an earlier command has left.
+        """Prepare the output, or check that it can be continued.
 
         Returns:
-            Whether all is complete already.
+            True if the output is complete already.
 
         Raises:
-            OutputConflictError: what is there belongs to something else, or is being written by another command.
+            OutputConflictError: the output belongs to something else, or another command is writing it.
         """
         for name, old in OLD_NAMES.items():
             if (self.folder / old).is_file() and not (self.folder / name).exists():
@@ -130,16 +130,16 @@ class Output:
         elif unfinished.exists():
             self._check(_read_json(unfinished), settings, plan)
             return False
-        # The shards only matter to those who look at an unfinished output.
+        # The list of shards is for readers of an unfinished output.
         self._write_json(unfinished, {**_record(settings, plan), "shards": plan.to_json()})
         return False
 
     def missing(self, plan: Plan) -> list[Shard]:
-        """The shards that are still to be written."""
+        """Shards that are not yet written."""
         return [shard for shard in plan.shards if not self.path(shard, plan).exists()]
 
     def _complete_record(self) -> dict[str, Any] | None:
-        """What a complete output of such a command tells of itself; `None` if there is none."""
+        """Record of a complete output; `None` if there is none."""
         if not self.is_one_file:
             index = self.target / INDEX
             return _read_json(index) if index.exists() else None
@@ -169,7 +169,7 @@ class Output:
             )
 
     def _check_foreign(self, overwrite: bool) -> None:
-        """Refuse to write where others' files are."""
+        """Raise if the output has files of another origin."""
         if self.is_one_file and self.target.exists() and not (overwrite and self.target.is_file()):
             kind = "a folder" if self.target.is_dir() else "a file that this command has not written"
             raise OutputConflictError(f"{self.target} exists and is {kind}: choose another output, or overwrite a file")
@@ -185,7 +185,7 @@ class Output:
             )
 
     def _clear(self) -> None:
-        """Remove the shards and records of an earlier command, and nothing else."""
+        """Remove only the shards and records of an earlier command."""
         for name in (INDEX, UNFINISHED):
             (self.folder / name).unlink(missing_ok=True)
         for pattern in (f"embeddings-*-of-*.{self.file_format}", f"{PART}-*-of-*.{self.file_format}*"):
@@ -198,7 +198,7 @@ class Output:
             path.unlink()
 
     def _take_lock(self) -> None:
-        if sys.platform == "win32":  # nothing is locked there
+        if sys.platform == "win32":  # no locks there
             return
         self._lock = (self.folder / LOCK).open("wb")
         try:
@@ -214,7 +214,7 @@ class Output:
             pass
 
     def release(self) -> None:
-        """Let others write."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -227,7 +227,7 @@ class Output:
             aside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
     def finish(self, settings: dict[str, Any], plan: Plan, sentence_index: bool, use_sentence_keys: bool) -> int:
-        """Complete the output, all shards of which are there; returns the number of words."""
+        """Complete the output after the last shard; return the number of words."""
         paths = [self.path(shard, plan) for shard in plan.shards]
         records = [read_record(path, self.file_format) for path in paths]
         words = sum(record["words"] for record in records)

@@ -1,4 +1,4 @@
-"""Which sentences make which shard: the input read once, before the model is."""
+"""Plan of the shards: the input is read once, before the model is loaded."""
 
 import collections
 import hashlib
@@ -18,12 +18,12 @@ class Shard:
     """Consecutive sentences of the input.
 
     Attributes:
-        number: of the shard, from 0.
+        number: number of the shard, from 0.
         first: number of its first sentence.
-        sentences: how many there are.
-        words: their words, as far as whitespace tells; for sizes and progress.
-        place: where the corpus's reader finds the first.
-        digest: of the sentences and their identifiers.
+        sentences: number of its sentences.
+        words: number of their words, by whitespace; for sizes and progress.
+        place: position of the first sentence for the corpus's reader.
+        digest: digest of the sentences and their identifiers.
     """
 
     number: int
@@ -50,7 +50,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Of all sentences, in their shards."""
+        """Digest of all sentences, in their shards."""
         return hashlib.sha256(" ".join(shard.digest for shard in self.shards).encode()).hexdigest()
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ class Plan:
 
 
 def words_by_whitespace(record: Record) -> int:
-    """The number of words of a sentence, estimated for a text."""
+    """Number of words of a sentence, estimated by whitespace for a text."""
     sentence = record.sentence
     if isinstance(sentence, TaggedSentence):
         return len(sentence.words)
@@ -70,7 +70,7 @@ def words_by_whitespace(record: Record) -> int:
 
 
 def _digested(record: Record) -> bytes:
-    """A record's contents, escaped, so that one ends where the next begins."""
+    """Contents of a record as bytes, escaped so that their boundaries are unambiguous."""
     sentence: Any = record.sentence
     if isinstance(sentence, TaggedSentence):
         sentence = [sentence.words, sentence.tags]
@@ -80,17 +80,18 @@ def _digested(record: Record) -> bytes:
 def plan_shards(
     given: Corpus, shard_words: int, checks: Sequence[Callable[[Record], None]] = (), multiple: int = 1
 ) -> Plan:
-    """Cut the input into shards, each of about `shard_words` words; a function of input and size alone.
+    """Cut the input into shards of about `shard_words` words each; the result depends only on input and size.
 
-    Reads the whole input, and so finds what cannot be read before hours have gone into the rest.
+    This reads the whole input, so invalid lines are found before any work is done.
 
     Args:
-        given, shard_words: what to cut, and how.
-        checks: called with every record, to raise a `ValueError` for one that cannot be read or written.
-        multiple: of the number of a shard's sentences, but for the last.
+        given: the input.
+        shard_words: words of a shard.
+        checks: functions called with every record; they raise a `ValueError` for an invalid one.
+        multiple: the number of sentences of every shard but the last is a multiple of this.
 
     Raises:
-        ValueError: a line or record that cannot be read; the message names it.
+        ValueError: a line or record cannot be read; the message names it.
     """
     shards: list[Shard] = []
     first = sentences = words = size = 0
@@ -114,22 +115,22 @@ def plan_shards(
 
 
 class ShardReader:
-    """Reads the sentences of shards, given by rising number.
+    """Reader of the sentences of shards, in ascending order.
 
-    The input stays open between shards: in a compressed file every place is found from the file's beginning.
+    The input stays open between shards: a compressed file can be read only from its beginning.
     """
 
     def __init__(self, given: Corpus) -> None:
         self._given = given
         self._stream: Generator[tuple[Place, Record], None, None] | None = None
         self._next = 0  # number of the stream's next sentence
-        self._file = -1  # of its last one
+        self._file = -1  # file of the last sentence
 
     def read(self, shard: Shard) -> list[Record]:
         """The sentences of a shard.
 
         Raises:
-            ValueError: they are not those that were planned with.
+            ValueError: the sentences differ from those of the plan.
         """
         stream = self._at(shard)
         records: list[Record] = []
@@ -147,7 +148,7 @@ class ShardReader:
         return records
 
     def _at(self, shard: Shard) -> Generator[tuple[Place, Record], None, None]:
-        """The stream of all sentences from a shard on."""
+        """Stream of all sentences from a shard on."""
         file, ahead = shard.place[0], shard.first - self._next
         goes_on = file == self._file and self._given.shards[file].is_sequential
         if self._stream is None or ahead < 0 or (ahead > 0 and not goes_on):
@@ -158,7 +159,7 @@ class ShardReader:
         return self._stream
 
     def close(self) -> None:
-        """Release files."""
+        """Close the files."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None

@@ -1,4 +1,4 @@
-"""Several processes of one command, as torchrun and `accelerate launch` start them."""
+"""Several processes of one command, started by torchrun or `accelerate launch`."""
 
 import os
 from collections.abc import Callable
@@ -10,17 +10,17 @@ import torch.distributed
 
 Result = TypeVar("Result")
 
-# Waiting for the slowest: of a large corpus, days.
+# Timeout for the slowest process, which may take days for a large corpus.
 _PATIENCE = timedelta(days=60)
 
 
 @dataclass
 class Processes:
-    """This process among those of the command; they exchange little, by gloo.
+    """This process among those of the command; they exchange small messages by gloo.
 
     Attributes:
-        rank, size: this one's number, and how many there are.
-        local_rank: its number on this machine, and that of its GPU.
+        rank, size: number of this process, and number of processes.
+        local_rank: number of the process on this machine, and of its GPU.
     """
 
     rank: int = 0
@@ -31,7 +31,7 @@ class Processes:
 
     @classmethod
     def from_environment(cls) -> "Processes":
-        """From the variables that the launchers set; a single process without them."""
+        """Processes by the environment variables of the launchers; a single process without them."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size <= 1:
             return cls()
@@ -48,7 +48,7 @@ class Processes:
         return self.rank == 0
 
     def from_first(self, call: Callable[[], Result]) -> Result:
-        """What `call` returns, or raises, in the first process: the same in every one."""
+        """Call `call` in the first process, and return its result, or raise its error, in every process."""
         if self.size == 1:
             return call()
         found: list[Any] = [None, None]
@@ -63,7 +63,7 @@ class Processes:
         return found[0]
 
     def check(self, error: Exception | None) -> None:
-        """Wait for all processes; raise this one's error, or else name the one that failed."""
+        """Wait for all processes; raise this process's error, or else one that names the failed process."""
         if self.size == 1:
             if error is not None:
                 raise error
@@ -78,7 +78,7 @@ class Processes:
                 raise RuntimeError(f"process {rank} of {self.size} failed: {message}")
 
     def leave(self) -> None:
-        """End what `from_environment` began."""
+        """Close the connection opened by `from_environment`."""
         if self._began:
             torch.distributed.destroy_process_group()
             self._began = False

@@ -1,8 +1,9 @@
-"""`embed_corpus` over the machines of a Ray cluster, by Ray Data.
+"""`embed_corpus` on the machines of a Ray cluster, by Ray Data.
 
-Each file of the input is a corpus of its own. It is cut into shards by one worker, its plan stored beside the output;
-then the shards of all files are shared out. A shard's file is named by its place in the input and appears whole, so
-that a shard that is embedded twice, since its first worker was lost, is there once. A later call finds what is left.
+Each file of the input is a separate corpus. One worker cuts it into shards and stores the plan next to the output; then
+the workers share the shards of all files. A shard's file is named by its place in the input and appears only when
+complete. So a shard that is embedded again after the loss of its worker is there once, and a later call continues with
+the missing shards.
 """
 
 import hashlib
@@ -33,26 +34,27 @@ from .shard_embedding import ShardEmbedder
 from .stores import Folder, LocalCopies
 
 PLANS = "_plans"
-# Of a shard whose worker is killed again and again: by Ray's memory monitor or the kernel, or with its machine.
+# Retries of a shard whose worker is killed: by Ray's memory monitor or the kernel, or with its machine.
 _RETRIES = 3
 _MOST_BLOCKS = 10_000
 
 
 class PartlyEmbeddedError(ValueError):
-    """Files or shards that could not be embedded; the others are done. The message names them."""
+    """Some files or shards could not be embedded; the message names them, and the others are done."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker is told.
+    """Job of every worker.
 
     Attributes:
         output: folder or address.
         model, device, model_dtype, int8, layers, boundaries, dtype, batch_words, chunk_words, word_cache_megabytes: as
-            of [`embed_corpus`].
-        reading: the options of [`open_corpus`].
-        pre_tokenization, fingerprint: how texts become words, and the model, as the first process knows them.
-        shard_words: of a shard, about.
+            in [`embed_corpus`].
+        reading: options of [`open_corpus`].
+        pre_tokenization, fingerprint: rule that splits texts into words, and digest of the model, from the first
+            process.
+        shard_words: approximate words of a shard.
     """
 
     output: str
@@ -72,7 +74,7 @@ class Job:
     fingerprint: str = ""
 
     def open_embedder(self) -> Embedder:
-        """The model, loaded."""
+        """Load the model."""
         embedder = open_embedder(
             self.model,
             None,
@@ -91,7 +93,7 @@ class Job:
         return embedder
 
     def settings(self) -> dict[str, Any]:
-        """What the vectors depend on beyond rounding, and how the output is cut."""
+        """Settings that determine the vectors, up to rounding, and the shards of the output."""
         kept = ("layers", "boundaries", "dtype", "int8", "pre_tokenization", "shard_words", "fingerprint")
         chosen = {name: getattr(self, name) for name in kept} | self.reading
         return json.loads(json.dumps({"engine": "ray", **chosen, "model_dtype": str(self.model_dtype)}))
@@ -125,25 +127,25 @@ def embed_by_ray(
     word_cache_megabytes: float | None = 256.0,
     progress: bool | None = None,
 ) -> CorpusEmbedding:
-    """As [`embed_corpus`], to Parquet, by the workers of a Ray cluster.
+    """Run [`embed_corpus`], to Parquet, on the workers of a Ray cluster.
 
-    Rows: `index`, the number of the sentence in its file; `id`, of the column or else `<file>:<index>`; `words`;
-    `vectors`. A file that cannot be read, and a shard whose workers die again and again, is left out and named in the
-    end; the same call again tries what is missing. A killed worker costs its shard.
+    The columns are `index`, the number of the sentence in its file; `id`, from the column or else `<file>:<index>`;
+    `words`; `vectors`. A file that cannot be read, or a shard whose workers are killed repeatedly, is left out and
+    named at the end; the same call tries the missing ones again. A killed worker loses only the work on its shard.
 
     Args:
-        sources: paths, globs and addresses that fsspec opens, as `s3://bucket/*.jsonl.gz`, reached from every machine.
-        output: folder or address, reached from every machine.
-        model: folder or name, reached from every machine.
-        address: of the cluster; by default that of `$RAY_ADDRESS`, or a new one on this machine.
-        workers: at most so many; by default one for each CPU, or GPU, that the cluster has at the beginning.
-        gpus: of each worker, also a part of one; 0 for a CPU.
+        sources: paths, globs and addresses for fsspec, such as `s3://bucket/*.jsonl.gz`, available on every machine.
+        output: folder or address, available on every machine.
+        model: folder or name, available on every machine.
+        address: address of the cluster; by default `$RAY_ADDRESS`, or a new cluster on this machine.
+        workers: maximum number of workers; by default one for each CPU, or GPU, of the cluster at the beginning.
+        gpus: GPUs of each worker, also a fraction; 0 for a CPU.
         layers, boundaries, dtype, text_column, id_column, pos_column, pos_separator, pre_tokenization, encoding,
         undecodable, batch_words, shard_words, chunk_words, overwrite, device, model_dtype, int8, word_cache_megabytes,
-        progress: as of [`embed_corpus`].
+        progress: as in [`embed_corpus`].
 
     Raises:
-        PartlyEmbeddedError: a `ValueError`; names the files and shards that are missing.
+        PartlyEmbeddedError: a `ValueError`; the message names the missing files and shards.
         OutputConflictError: a `ValueError`; the output was begun with other settings or input, or is something else.
         FileNotFoundError: no such input.
         ImportError: Ray is missing.
@@ -239,7 +241,7 @@ class Item:
     """A shard of a file.
 
     Attributes:
-        file, shard: as said.
+        file, shard: the file and its shard.
     """
 
     file: StoredFile
@@ -247,7 +249,7 @@ class Item:
 
     @property
     def name(self) -> str:
-        """Of its file in the output."""
+        """Path of the block's file in the output."""
         return f"embeddings-{_key(self.file)}-{self.shard.number:05}.parquet"
 
     def to_json(self) -> str:
@@ -260,7 +262,7 @@ class Item:
 
 
 def _key(file: StoredFile) -> str:
-    """Names a file in the output's names."""
+    """Key of an input file in the names of the output's files."""
     return hashlib.sha256(file.url.encode()).hexdigest()[:12]
 
 
@@ -269,13 +271,13 @@ Plans = list[tuple[StoredFile, Plan]]
 
 @dataclass(frozen=True)
 class _Place:
-    """The output and what lies in it."""
+    """The output and its files."""
 
     folder: Folder
     plan_folder: Folder
 
     def begin(self, settings: dict[str, Any], files: list[StoredFile], overwrite: bool) -> None:
-        """Make ready, or check what an earlier call has left."""
+        """Prepare the output, or check that it can be continued."""
         names = self.folder.names()
         ours = names & {INDEX, UNFINISHED}
         others = {name for name in names if not name.startswith(".") and name != PLANS} - ours
@@ -313,10 +315,10 @@ class _Place:
                 )
 
     def plans(self, files: list[StoredFile]) -> Plans:
-        """The plans that are there, in the order of the files.
+        """Stored plans, in the order of the files.
 
         Raises:
-            OutputConflictError: a file has another size than it had.
+            OutputConflictError: the size of a file has changed.
         """
         names, found = self.plan_folder.names(), []
         for file in files:
@@ -332,7 +334,7 @@ class _Place:
         return found
 
     def missing(self, plans: Plans) -> list[Item]:
-        """The shards that are not there."""
+        """Shards that are not in the output."""
         names = self.folder.names()
         items = [Item(file, shard) for file, plan in plans for shard in plan.shards]
         return [item for item in items if item.name not in names]

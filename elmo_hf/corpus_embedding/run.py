@@ -42,18 +42,18 @@ from .writers import IDENTIFIERS, Format, text_of
 
 @dataclass(frozen=True)
 class CorpusEmbedding:
-    """What `embed_corpus` has done.
+    """Summary of a call of `embed_corpus`.
 
     Attributes:
-        output: where the vectors are.
-        sentences, words: of the corpus, boundaries left out.
-        shards: how many there are.
-        new_shards: how many of them this call has written; the others were there.
-        seconds: that it took, loading left out.
-        words_per_second: of the new shards, of all processes; 0 if there are none.
-        is_first_process: whether this is the process that should tell.
-        format: of the output.
-        has_sentence_keys: whether each dataset of HDF5 is named by its sentence.
+        output: path of the vectors.
+        sentences, words: sentences and words of the corpus, without boundaries.
+        shards: number of shards.
+        new_shards: number of shards written by this call.
+        seconds: time of the call, without loading the model.
+        words_per_second: speed of all processes over the new shards; 0 without new shards.
+        is_first_process: True in the process that should print the summary.
+        format: format of the output.
+        has_sentence_keys: True if the datasets of HDF5 are named by their sentences.
     """
 
     output: Path
@@ -68,14 +68,14 @@ class CorpusEmbedding:
     has_sentence_keys: bool = False
 
     def line(self) -> str:
-        """For people."""
+        """Summary in one line."""
         counts = f"{self.output}: {self.sentences:,} sentences, {self.words:,} words"
         if not self.new_shards:
             return f"{counts}; complete already, nothing was left to do"
         return f"{counts}; {self.words_per_second:,.0f} words/s over {self.seconds:,.1f} s"
 
     def reading(self) -> str:
-        """A line of Python that reads the vectors of a sentence back, the first where they are numbered."""
+        """Line of Python that reads the vectors of a sentence, the first one if sentences are numbered."""
         kind = format_of_output(self.output, self.format)
         if kind == "hdf5":
             name = "the sentence's words" if self.has_sentence_keys else "0"
@@ -120,60 +120,60 @@ def embed_corpus(
 ) -> CorpusEmbedding:
     """Write the contextual vectors of all sentences of some files.
 
-    The input is read once to plan the shards, which finds every line that cannot be read, and then shard by shard.
-    Every shard appears complete or not at all, so the same call again continues where one was interrupted; Ctrl-C keeps
-    what a shard has so far, but for the sentences that are being read together. Each sentence is read by itself, as by
-    `embed`, unless `carry_state` asks for another way; sentences of similar length are read together, and written in
-    their order. A sentence of more than `chunk_words` words is read by chunks, as by `embed_document`, which is exact.
+    The input is read once to plan the shards, which finds all invalid lines, and then shard by shard. A shard appears
+    only when complete, so the same call continues an interrupted one. Ctrl-C also keeps the finished sentences of the
+    current shard. Sentences are read independently, as in `embed`, unless `carry_state` is set; sentences of similar
+    length are batched, and written in order. A sentence of more than `chunk_words` words is read in chunks, as in
+    `embed_document`; the result is exact.
 
-    Several processes (torchrun, `accelerate launch`) share the shards out; the vectors are those of one process.
-    Carried state leads from each shard to the next, and needs a single process.
+    Several processes (torchrun, `accelerate launch`) share the shards; the vectors equal those of one process.
+    `carry_state` connects each shard to the next and needs a single process.
 
-    Memory does not depend on the number of sentences: it is that of the model, of a window of eight batches' vectors,
-    and of a shard's text. Only `sentence_index` needs all text at once, in the end.
+    Memory does not depend on the number of sentences: it holds the model, the vectors of eight batches, and the text of
+    a shard. Only `sentence_index` needs the whole text at once, at the end.
 
     Args:
-        sources: paths or globs of text, one sentence a line, JSON lines, both also compressed, and Parquet.
-        output: HDF5: a file with a dataset for each sentence, named by its number from 0, as bilm-tf and AllenNLP write
-            it: (words, 2P), or (layers, words, 2P) for all layers. Otherwise a folder: Parquet with a row for each
-            sentence (index, id, words, vectors), or safetensors with a tensor for each, named by its number.
-        model, tokenizer, layers, boundaries: as of `embed`.
-        format: `"hdf5"`, `"parquet"` or `"safetensors"`; by default what the output's name ends in.
-        dtype: of the vectors in the files.
+        sources: paths or globs of text with one sentence per line or JSON lines, both also compressed, or of Parquet.
+        output: HDF5: a file with one dataset per sentence, named by its number from 0, as in bilm-tf and AllenNLP:
+            (words, 2P), or (layers, words, 2P) for all layers. Otherwise a folder: Parquet with one row per sentence
+            (index, id, words, vectors), or safetensors with one tensor per sentence, named by its number.
+        model, tokenizer, layers, boundaries: as in `embed`.
+        format: `"hdf5"`, `"parquet"` or `"safetensors"`; by default from the suffix of the output's name.
+        dtype: dtype of the vectors in the files.
         text_column: column of JSON lines and Parquet that holds a text, or a list of words, which stays as it is.
         id_column: column with names of the sentences: `id` in Parquet, the dataset `ids` in HDF5, and a JSON list `ids`
             in the metadata of safetensors.
-        pos_column: for a model that reads parts of speech, the column of those of each word: lists, or texts of them;
-            null or an empty text for a word without one. A text in `text_column` is split at whitespace then. Other
-            models ignore them.
-        pos_separator: in place of `pos_column`, what stands between each word and its part of speech in the text, as
-            `_` in `the_DET`; a model that reads none reads the words without them.
-        pre_tokenization: how texts become words: at `"whitespace"`, or by rules for raw text, `"ptb"`; by default as
-            the lines of the model's corpus did. Where the tokenizer's rule for raw text would have read other words, a
-            log record says once which one was used.
-        encoding, undecodable: of text and JSON lines; lines that are not valid are refused, or their bytes replaced.
-        batch_words: words read at a time, padding included; by default as of `embed`.
-        shard_words: words of a shard, about; what an interruption costs at most.
-        chunk_words: longer sentences are read by chunks of so many words.
-        carry_state, rows, warm_up: as of `embed`. Longer sentences than `chunk_words` carry their state too.
+        pos_column: column of the words' parts of speech, for a model that reads them: lists, or texts of tags; null or
+            an empty text for a word without one. A text in `text_column` is then split at whitespace. Other models
+            ignore this column.
+        pos_separator: instead of `pos_column`, the separator between each word and its part of speech in the text, for
+            instance `_` in `the_DET`; a model without parts of speech reads only the words.
+        pre_tokenization: rule that splits texts into words: `"whitespace"`, or `"ptb"` for raw text; by default the
+            rule for lines of the model's corpus. If the tokenizer's rule for raw text differs on this input, a log
+            record tells once which rule was used.
+        encoding, undecodable: encoding of text and JSON lines; invalid lines are refused, or their bytes replaced.
+        batch_words: words per batch, including padding; by default as in `embed`.
+        shard_words: approximate words of a shard: the most work that an interruption can lose.
+        chunk_words: longer sentences are read in chunks of this many words.
+        carry_state, rows, warm_up: as in `embed`. Sentences longer than `chunk_words` also carry their state.
         sentence_index: HDF5: also write AllenNLP's `sentence_to_index`.
-        use_sentence_keys: HDF5: name each dataset by its sentence, as AllenNLP's option of that name, in place of its
-            number and `sentence_to_index`. The sentences' texts are in memory then, and none may stand twice.
-        overwrite: start anew whatever is there, unless it is the folder of something else.
-        device, model_dtype: of a model that is given as a folder; by default the process's GPU if there is one, and as
-            stored.
-        int8: compute in 8-bit integers, as `quantize` makes them of a model that is given as a folder.
-        word_cache_megabytes: on a processor, of words' vectors kept within a shard (`ElmoModel.cache_word_vectors`),
-            by a model that is given as a folder and reads characters; `None` for none.
-        progress: show a progress bar; by default where the output is a terminal.
+        use_sentence_keys: HDF5: name each dataset by its sentence, like AllenNLP's option, instead of its number and
+            `sentence_to_index`. All texts are then in memory, and no sentence may occur twice.
+        overwrite: replace an existing output, unless the folder belongs to something else.
+        device, model_dtype: device and dtype of a model given as a folder; by default the process's GPU if there is
+            one, and the stored dtype.
+        int8: quantize a model given as a folder to 8-bit integers (`quantize`).
+        word_cache_megabytes: on a CPU, size of the cache of word vectors within a shard
+            (`ElmoModel.cache_word_vectors`), for a character model given as a folder; `None` for none.
+        progress: show a progress bar; by default if the output is a terminal.
 
     Raises:
         OutputConflictError: a `ValueError`; the output was begun with other settings or input, or is something else.
-        ValueError: an impossible option; a file, line or record that cannot be read, which the message names; parts of
+        ValueError: an invalid option; a file, line or record that cannot be read, which the message names; parts of
             speech that do not fit the words or the model.
         FileNotFoundError: no such input.
-        OSError: the output cannot be written, as on a full disk. Complete shards stay.
-        ImportError: Parquet, and pyarrow is missing.
+        OSError: the output cannot be written, for instance because the disk is full. Complete shards stay.
+        ImportError: pyarrow is missing and the output or an input is Parquet.
     """
     began = time.monotonic()
     model = named(model)
@@ -216,7 +216,7 @@ def embed_corpus(
                 f"carry_state with {processes.size} processes: a sentence cannot be read before the one in front of "
                 "it. Start one process; more rows read more sentences at a time"
             )
-        # What the vectors depend on beyond rounding; not how they are computed.
+        # Settings that change the vectors by more than rounding.
         settings = {
             "format": kind,
             "layers": layers,
@@ -231,7 +231,7 @@ def embed_corpus(
             "undecodable": undecodable,
             "shard_words": shard_words,
         }
-        # Left out where it is off, as in outputs of before there was any.
+        # Left out if off, as in outputs of older versions.
         if carried is not None:
             settings |= {"carry_state": True, "rows": rows, "warm_up": warm_up}
         if use_sentence_keys:
@@ -280,13 +280,13 @@ def _check_options(
 
 @dataclass(frozen=True)
 class _Work:
-    """What there is to do, the same in all processes.
+    """Work of a command, the same in all processes.
 
     Attributes:
-        plan: all shards.
-        missing: those that are not written yet.
-        is_complete: whether the output is complete already.
-        settings: what the output tells of itself.
+        plan: plan of all shards.
+        missing: shards that are not yet written.
+        is_complete: True if the output is complete already.
+        settings: settings recorded in the output.
     """
 
     plan: Plan
@@ -297,7 +297,7 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Run:
-    """One command in one process: its steps, in their order."""
+    """Steps of one command in one process, in order."""
 
     corpus: Corpus
     processes: Processes
@@ -306,7 +306,7 @@ class _Run:
     settings: dict[str, Any]
 
     def begin(self, shard_words: int, overwrite: bool) -> _Work:
-        """Read the corpus through, and find what an earlier command has left to do."""
+        """Plan the shards from the whole corpus, and find the missing ones."""
         return self.processes.from_first(lambda: self._planned(shard_words, overwrite))
 
     def _planned(self, shard_words: int, overwrite: bool) -> _Work:
@@ -345,7 +345,7 @@ class _Run:
                     elif states is not None:
                         first = itertools.islice(self.corpus.records(), self.settings["warm_up"])
                         self.shard_embedder.warm_up(record for _, record in first)
-                    # Carried state is kept behind whole shards alone.
+                    # Carried state is saved only after whole shards.
                     part = self.output.part(shard, work.plan) if states is None else None
                     with appearing(path) as aside:
                         writing = self.shard_embedder.write(
@@ -366,7 +366,7 @@ class _Run:
             self.processes.check(error)
 
     def finish(self, work: _Work, sentence_index: bool, use_sentence_keys: bool) -> int:
-        """Complete the output; the number of its words."""
+        """Complete the output; return its number of words."""
 
         def complete() -> int:
             if work.is_complete:
@@ -377,7 +377,7 @@ class _Run:
 
 
 def fingerprint(embedder: Embedder) -> str:
-    """Of all that a model's vectors depend on: configuration, weights, and how the tokenizer spells."""
+    """Digest of everything that determines a model's vectors: configuration, weights and tokenizer."""
     model, tokenizer = embedder.model, embedder.tokenizer
     digest = hashlib.sha256()
     config = model.config.to_diff_dict()
@@ -404,7 +404,7 @@ def fingerprint(embedder: Embedder) -> str:
 
 
 def _checks_of_tags(embedder: Embedder) -> list[Callable[[Record], None]]:
-    """What refuses a record with a part of speech that the model does not know; nothing for one that reads none."""
+    """Checks of the parts of speech of a record; none for a model without parts of speech."""
     if not embedder.model.config.num_pos_tags or not embedder.tokenizer.pos_tag_set:
         return []
     known = PosTags(embedder.tokenizer.pos_tag_set)
@@ -421,7 +421,7 @@ def _checks_of_tags(embedder: Embedder) -> list[Callable[[Record], None]]:
 
 
 def _check_of_keys(has_identifiers: bool) -> Callable[[Record], None]:
-    """What refuses a sentence that cannot be the name of its dataset."""
+    """Check that a sentence can be the name of its dataset."""
     keys = SentenceKeys((IDENTIFIERS,) if has_identifiers else ())
 
     def check(record: Record) -> None:
@@ -431,11 +431,11 @@ def _check_of_keys(has_identifiers: bool) -> Callable[[Record], None]:
 
 
 class _Progress:
-    """A bar of words in the first process, which also sees the shards that others complete."""
+    """Progress bar of words in the first process, which also counts the shards of other processes."""
 
     def __init__(self, work: _Work, output: Output, processes: Processes, show: bool | None) -> None:
         self._work, self._output = work, output
-        # `disable=None` is tqdm's word for "unless at a terminal".
+        # `disable=None` means for tqdm: only at a terminal.
         disable = True if not processes.is_first else (None if show is None else not show)
         self._is_alone = processes.size == 1
         self._initial = work.plan.words - sum(shard.words for shard in work.missing)
@@ -451,7 +451,7 @@ class _Progress:
         self._bar.update(words)
 
     def look_around(self) -> None:
-        """Count what other processes have completed."""
+        """Count the shards completed by other processes."""
         if self._is_alone or self._bar.disable:
             return
         written = (shard for shard in self._work.missing if self._output.path(shard, self._work.plan).exists())

@@ -1,15 +1,15 @@
-"""Sentences as the names of their own datasets in HDF5: AllenNLP's `use_sentence_keys`.
+"""Sentences as names of their datasets in HDF5: AllenNLP's `use_sentence_keys`.
 
-HDF5 reads a slash in a name as a group, so a sentence with slashes is found under its own text, as in AllenNLP's files,
-unless another sentence has the name of one of its groups.
+HDF5 reads a slash in a name as a group. A sentence with slashes is found under its own text, as in AllenNLP's files,
+unless another sentence has the name of one of these groups.
 """
 
 
 class SentenceKeys:
-    """The names that the sentences of a corpus would have.
+    """Names of the sentences of a corpus, checked for conflicts.
 
     Args:
-        reserved: names that are no sentence's.
+        reserved: names of other datasets in the file.
     """
 
     def __init__(self, reserved: tuple[str, ...] = ()) -> None:
@@ -17,10 +17,10 @@ class SentenceKeys:
         self._groups: dict[str, str] = {}
 
     def add(self, text: str, where: str) -> None:
-        """Take in the next sentence.
+        """Add the next sentence.
 
         Raises:
-            ValueError: it cannot be a name, or names what an earlier sentence does; the message names both.
+            ValueError: it cannot be a name, or conflicts with an earlier sentence; the message names both.
         """
         parts = [part for part in text.split("/") if part not in ("", ".")]
         name = "/".join(parts)

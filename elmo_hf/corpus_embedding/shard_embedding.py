@@ -1,4 +1,4 @@
-"""The vectors of one shard's sentences to its file."""
+"""Embedding of the sentences of one shard into its file."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -25,14 +25,14 @@ from .writers import WRITERS, Entry, Format, VectorType
 
 @dataclass(frozen=True)
 class ShardEmbedder:
-    """Embeds shards, each by itself or from a carried state.
+    """Embedder of shards, independently or from a carried state.
 
     Attributes:
         embedder: the model and its tokenizer.
-        pre_tokenization: how texts become words.
-        chunk_words: longer sentences are read by chunks of so many words.
-        word_cache_megabytes: of words' vectors kept within a shard; `None` for none.
-        carried: the state that sentences are read from, and that they leave; `None` to read each by itself.
+        pre_tokenization: rule that splits texts into words.
+        chunk_words: longer sentences are read in chunks of this many words.
+        word_cache_megabytes: size of the cache of word vectors within a shard; `None` for none.
+        carried: the state before and after each sentence; `None` to read sentences independently.
     """
 
     embedder: Embedder
@@ -43,7 +43,7 @@ class ShardEmbedder:
 
     @property
     def vector_type(self) -> VectorType:
-        """What all vectors have in common; of an embedder that says in which type they are stored."""
+        """Type of all vectors; needs an embedder with a dtype for stored vectors."""
         config = self.embedder.model.config
         return VectorType(
             config.num_mixed_layers if self.embedder.layers == "all" else None,
@@ -52,10 +52,10 @@ class ShardEmbedder:
         )
 
     def embedded(self, records: Iterable[Record]) -> Iterator[tuple[Entry, Iterable[Vectors]]]:
-        """The vectors of each sentence, in their order, those of a long one in consecutive parts.
+        """Vectors of each sentence, in order; those of a long sentence in consecutive parts.
 
         Raises:
-            ValueError: a sentence that is too long for the model, or vectors that `float16` cannot hold.
+            ValueError: a sentence is too long for the model, or vectors exceed `float16`.
         """
         self._forget_words()
         return self._embedded(self._entries(0, records))
@@ -67,14 +67,14 @@ class ShardEmbedder:
 
         Args:
             shard, records: the shard and its sentences.
-            path, file_format: of the file.
-            part: what an interruption left of the shard, to be continued, and leaves now; `None` to begin anew always.
+            path, file_format: path and format of the file.
+            part: place of an interrupted shard, to continue from and to write to; `None` to always start over.
 
         Yields:
-            The words of each sentence that has been written, as the plan counts them.
+            Number of words of each written sentence, as counted by the plan.
 
         Raises:
-            ValueError: a sentence that is too long for the model or the format, or vectors that `float16` cannot hold.
+            ValueError: a sentence is too long for the model or the format, or vectors exceed `float16`.
             OSError: the file cannot be written.
         """
         self._forget_words()
@@ -94,24 +94,24 @@ class ShardEmbedder:
                 yield entry.size
             writer.close()
         except (KeyboardInterrupt, GeneratorExit):
-            with suppress(Exception):  # what cannot be kept is made again
+            with suppress(Exception):  # sentences that cannot be kept are embedded again later
                 writer.abandon()
                 if part is not None:
                     part.keep(path, max((end for end in self._ends(entries) if end <= written), default=0))
             raise
         except BaseException:
-            # The first error tells more than what closing a broken file raises.
+            # The first error is more useful than an error from closing a broken file.
             with suppress(Exception):
                 writer.abandon()
             raise
 
     def warm_up(self, records: Iterable[Record]) -> None:
-        """Read sentences for the state that they leave."""
+        """Read sentences only to update the carried state."""
         for _, parts in self._embedded(self._entries(0, records)):
             deque(parts, maxlen=0)
 
     def _forget_words(self) -> None:
-        """Begin the cache of words anew, so that not even rounding depends on what a process has read before."""
+        """Clear the cache of words, so that not even rounding depends on earlier shards of the process."""
         if self.word_cache_megabytes is not None:
             self.embedder.model.cache_word_vectors(self.word_cache_megabytes)
 
@@ -140,7 +140,7 @@ class ShardEmbedder:
         return len(entry.words) > self.chunk_words and why_not_by_chunks(self.embedder) is None
 
     def _ends(self, entries: list[Entry]) -> Iterator[int]:
-        """After how many sentences nothing is half read, so that reading may go on there to the same vectors."""
+        """Numbers of sentences after which reading can be interrupted and continued with the same vectors."""
         end, embedder = 0, self.embedder
         for long, group in groupby(entries, self._is_long):
             if long:
@@ -154,7 +154,7 @@ class ShardEmbedder:
                 yield end
 
     def _embedded(self, entries: list[Entry]) -> Iterator[tuple[Entry, Iterable[Vectors]]]:
-        """The vectors of each sentence, in their order, those of a long one by chunks."""
+        """Vectors of each sentence, in order; those of a long sentence in chunks."""
         embedder, carried = self.embedder, self.carried
         rows = len(entries) if carried is None else carried.rows
         for start in range(0, len(entries), max(1, rows)):

@@ -1,4 +1,4 @@
-"""What an interruption leaves of a shard: its unfinished file, and how many sentences to take from it."""
+"""Part of a shard kept by an interruption: its unfinished file, and the number of complete sentences in it."""
 
 import json
 import os
@@ -21,7 +21,7 @@ class ShardPart:
     """The part of one shard.
 
     Attributes:
-        path, file_format: of the unfinished file; the count lies beside it, written last.
+        path, file_format: path and format of the unfinished file; the count is in a file next to it, written last.
     """
 
     path: Path
@@ -32,7 +32,7 @@ class ShardPart:
         return self.path.with_name(f"{self.path.name}.json")
 
     def keep(self, unfinished: Path, sentences: int) -> None:
-        """Keep the first sentences of a file that its writer has abandoned."""
+        """Keep the first sentences of an unfinished file."""
         self.remove()
         if sentences:
             os.replace(unfinished, self.path)
@@ -40,7 +40,7 @@ class ShardPart:
                 aside.write_text(json.dumps({"sentences": sentences}), encoding="utf-8")
 
     def read(self, entries: Sequence[Entry], vectors: VectorType) -> Iterator[tuple[Entry, Vectors]]:
-        """The kept sentences among `entries`, all of the shard, with their vectors; none where nothing is kept."""
+        """Yield the kept sentences of `entries` (all of the shard) with their vectors; none if nothing is kept."""
         if not self._count.exists() or not self.path.exists():
             return
         kept = entries[: json.loads(self._count.read_text(encoding="utf-8"))["sentences"]]
@@ -59,7 +59,7 @@ def _read_hdf5(path: Path, entries: Sequence[Entry], vectors: VectorType) -> Ite
 
 
 def _read_safetensors(path: Path, entries: Sequence[Entry], vectors: VectorType) -> Iterator[Vectors]:
-    # Not by the library, which refuses a file whose last tensors are missing.
+    # Without the library, which raises if the last tensors of a file are missing.
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))

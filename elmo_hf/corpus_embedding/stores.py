@@ -13,21 +13,21 @@ from fsspec.implementations.local import LocalFileSystem
 
 @dataclass
 class LocalCopies:
-    """Local paths of stored files; one copy at a time of those that lie elsewhere."""
+    """Local paths of stored files, with one local copy at a time of remote files."""
 
     _url: str | None = None
     _folder: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     def path(self, url: str) -> str:
-        """The path where the file can be read until the next one is asked for.
+        """Local path of the file, valid until the next call.
 
         Raises:
-            OSError: it cannot be fetched.
+            OSError: the file cannot be fetched.
         """
         store, path = fsspec.core.url_to_fs(url)
         if isinstance(store, LocalFileSystem):
             return path
-        # The suffixes stay: they tell the format.
+        # The suffixes are kept: they determine the format.
         name = Path(path).name
         if self._url == url and self._folder is not None:
             return str(Path(self._folder.name) / name)
@@ -57,20 +57,20 @@ class Folder:
         self._store, self._path = fsspec.core.url_to_fs(url)
 
     def names(self) -> set[str]:
-        """The names of what lies in it; none if it does not exist."""
+        """Names of the files in the folder; empty if it does not exist."""
         self._store.invalidate_cache()
         if not self._store.exists(self._path):
             return set()
         return {Path(entry["name"]).name for entry in self._store.ls(self._path, detail=True)}
 
     def put(self, path: Path, name: str) -> None:
-        """Store a local file under a name, where it appears whole; in place of one of that name.
+        """Store a local file under a name atomically, replacing an existing file.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         self._store.makedirs(self._path, exist_ok=True)
-        # A name of its own for every try: one that was given up may still be writing.
+        # A separate name for every attempt: an abandoned one may still be writing.
         aside = f"{self._path}/.{name}.{uuid.uuid4().hex[:8]}.writing"
         try:
             self._store.put_file(str(path), aside)
@@ -81,18 +81,18 @@ class Folder:
             raise
 
     def put_json(self, name: str, value: Any) -> None:
-        """Store JSON under a name, where it appears whole."""
+        """Store JSON under a name atomically."""
         with tempfile.TemporaryDirectory(prefix="elmo_hf_") as folder:
             path = Path(folder) / name
             path.write_text(json.dumps(value) + "\n", encoding="utf-8")
             self.put(path, name)
 
     def json(self, name: str) -> Any:
-        """What a file of JSON holds.
+        """Contents of a JSON file.
 
         Raises:
-            OSError: it cannot be read.
-            ValueError: it is none.
+            OSError: the file cannot be read.
+            ValueError: the file is not valid JSON.
         """
         text = self._store.cat_file(f"{self._path}/{name}")
         try:

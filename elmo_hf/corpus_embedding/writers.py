@@ -1,7 +1,7 @@
 """Files of vectors: HDF5 as the original programs write it, Parquet, safetensors.
 
-A writer makes the file of one shard. It is told of all sentences first, then given the vectors of each in their order,
-whole or in consecutive parts.
+A writer makes the file of one shard. It receives the list of all sentences first, then the vectors of each in order, as
+a whole or in consecutive parts.
 """
 
 import json
@@ -22,7 +22,7 @@ from elmo_hf.inference.embedding import Vectors
 
 Format = Literal["hdf5", "parquet", "safetensors"]
 
-# Datasets beside the sentences', in HDF5; the first is AllenNLP's. Texts are JSON, since HDF5 holds no NUL.
+# Further datasets in HDF5; the first is AllenNLP's. Texts are JSON, since strings in HDF5 cannot contain NUL.
 SENTENCE_INDEX, IDENTIFIERS, TEXTS = "sentence_to_index", "ids", "texts"
 RECORD = "elmo_hf"
 
@@ -36,12 +36,12 @@ class Entry:
     """A sentence of a shard.
 
     Attributes:
-        number: its place in the whole input; its name.
-        record: what the input has of it.
-        words: its words, boundaries left out.
+        number: number of the sentence in the whole input, which is also its name.
+        record: record of the input.
+        words: words of the sentence, without boundaries.
         length: number of its vectors.
-        size: its words as the plan counts them.
-        tags: parts of speech of the words, where they have some.
+        size: number of words as counted by the plan.
+        tags: parts of speech of the words, if there are any.
     """
 
     number: int
@@ -53,7 +53,7 @@ class Entry:
 
     @property
     def identifier(self) -> str | None:
-        """Its name in the input, if it has one."""
+        """Name of the sentence in the input; `None` without one."""
         return self.record.identifier
 
     @property
@@ -67,7 +67,7 @@ class Entry:
 
 
 def text_of(sentence: Sentence) -> str:
-    """What AllenNLP's index looks a sentence up by: a text stripped at its ends, or words with spaces between."""
+    """Key of a sentence in AllenNLP's index: the stripped text, or words joined by spaces."""
     if isinstance(sentence, str):
         return sentence.strip()
     return " ".join(sentence.words if isinstance(sentence, TaggedSentence) else sentence)
@@ -75,7 +75,7 @@ def text_of(sentence: Sentence) -> str:
 
 @dataclass(frozen=True)
 class VectorType:
-    """What all vectors have in common: `layers` (`None` for a single one), `width`, `dtype`."""
+    """Type of all vectors: `layers` (`None` for a single one), `width`, `dtype`."""
 
     layers: int | None
     width: int
@@ -87,12 +87,12 @@ class VectorType:
 
     @property
     def arrow_type(self) -> Any:
-        """Lists of words, or of layers of words, each of `width` numbers."""
+        """Arrow type: lists of words, or of layers of words, with `width` numbers each."""
         return self._lists(self.width)
 
     @property
     def arrow_type_of_lists(self) -> Any:
-        """The same, with no size in it."""
+        """Arrow type like `arrow_type`, with variable-size lists."""
         return self._lists(-1)
 
     def _lists(self, width: int) -> Any:
@@ -102,13 +102,13 @@ class VectorType:
 
 
 class ShardWriter(ABC):
-    """Writes the file of one shard.
+    """Writer of the file of one shard.
 
     Args:
-        path: to write.
-        entries: all of its sentences.
-        vectors: their type.
-        record: what the file tells of itself: numbers of words and sentences.
+        path: path of the file.
+        entries: all sentences of the shard.
+        vectors: type of the vectors.
+        record: metadata of the file: numbers of words and sentences.
     """
 
     def __init__(self, path: Path, entries: Sequence[Entry], vectors: VectorType, record: dict[str, Any]) -> None:
@@ -116,7 +116,7 @@ class ShardWriter(ABC):
 
     @abstractmethod
     def write(self, entry: Entry, parts: Iterable[Vectors]) -> None:
-        """Write the next sentence's vectors, given as consecutive words."""
+        """Write the vectors of the next sentence, in consecutive parts."""
 
     @abstractmethod
     def close(self) -> None:
@@ -124,11 +124,11 @@ class ShardWriter(ABC):
 
     @abstractmethod
     def abandon(self) -> None:
-        """Release the file as it is; what has been given to `write` can be read in it."""
+        """Close the unfinished file; the sentences written so far can be read from it."""
 
 
 class Hdf5Writer(ShardWriter):
-    """A dataset a sentence, named by its number; texts and identifiers beside them until the shards are joined."""
+    """One dataset per sentence, named by its number; texts and identifiers for the joining of the shards."""
 
     def __init__(self, path: Path, entries: Sequence[Entry], vectors: VectorType, record: dict[str, Any]) -> None:
         super().__init__(path, entries, vectors, record)
@@ -157,7 +157,7 @@ class Hdf5Writer(ShardWriter):
 
 
 class SafetensorsWriter(ShardWriter):
-    """A tensor a sentence, named by its number. Written as vectors come: the header needs their lengths alone."""
+    """One tensor per sentence, named by its number, written one by one: the header needs only their lengths."""
 
     def __init__(self, path: Path, entries: Sequence[Entry], vectors: VectorType, record: dict[str, Any]) -> None:
         super().__init__(path, entries, vectors, record)
@@ -195,7 +195,7 @@ class SafetensorsWriter(ShardWriter):
 
 
 class ParquetWriter(ShardWriter):
-    """A row a sentence: number, identifier, words, vectors as nested lists, the last of fixed size."""
+    """One row per sentence: number, identifier, words, vectors as nested lists, the innermost of fixed size."""
 
     def __init__(self, path: Path, entries: Sequence[Entry], vectors: VectorType, record: dict[str, Any]) -> None:
         super().__init__(path, entries, vectors, record)
@@ -205,7 +205,7 @@ class ParquetWriter(ShardWriter):
         if entries[0].identifier is not None:
             fields.insert(1, ("id", arrow.string()))
         self._schema = arrow.schema(fields).with_metadata({RECORD: json.dumps(record)})
-        # Vectors hardly repeat and hardly compress.
+        # Vectors rarely repeat and hardly compress.
         self._file = arrow.parquet.ParquetWriter(path, self._schema, compression="none", use_dictionary=False)
         self._rows: list[tuple[Entry, Vectors]] = []
         self._bytes = 0
@@ -260,10 +260,10 @@ WRITERS: dict[Format, type[ShardWriter]] = {
 
 
 def read_record(path: Path, file_format: Format) -> dict[str, Any]:
-    """What a shard's file tells of itself.
+    """Metadata in a shard's file.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: the file is not a shard.
     """
     try:
         if file_format == "hdf5":
@@ -287,12 +287,12 @@ def join_hdf5(
     """Join the files of shards into one with the layout of the original programs.
 
     Args:
-        shards: in their order.
-        path: to write.
-        record: what the file tells of itself, an attribute of it.
-        sentence_index: write AllenNLP's `sentence_to_index`, one JSON object from text to number, the last of equal
-            texts. It is the only thing held in memory.
-        use_sentence_keys: name each dataset by its text, as AllenNLP's option does; there is no index then.
+        shards: paths of the shards, in order.
+        path: path of the joined file.
+        record: metadata, stored as an attribute of the file.
+        sentence_index: write AllenNLP's `sentence_to_index`, a JSON object from text to number (for equal texts the
+            last one). Only this index is held in memory.
+        use_sentence_keys: name each dataset by its text, like AllenNLP's option; without an index.
     """
     sentence_index = sentence_index and not use_sentence_keys
     numbers: dict[str, str] = {}
@@ -335,7 +335,7 @@ def _placed(parts: Iterable[Vectors]) -> Iterator[tuple[int, int, Vectors]]:
 
 
 def arrow_vectors(arrays: Sequence[Vectors], vectors: VectorType) -> Any:
-    """A column of Arrow: the array of each sentence, of `vectors.arrow_type`."""
+    """Arrow column of the array of each sentence, of type `vectors.arrow_type`."""
     arrow = import_pyarrow()
     flat = np.concatenate([np.empty(0, vectors.dtype), *(array.reshape(-1) for array in arrays)])
     lists = arrow.FixedSizeListArray.from_arrays(arrow.array(flat), vectors.width)
@@ -347,7 +347,7 @@ def arrow_vectors(arrays: Sequence[Vectors], vectors: VectorType) -> Any:
 
 
 def arrow_words(sentences: Iterable[Sequence[str]]) -> Any:
-    """A column of Arrow: the words of each sentence."""
+    """Arrow column of the words of each sentence."""
     arrow = import_pyarrow()
     return arrow.array([list(map(_storable, words)) for words in sentences], arrow.list_(arrow.string()))
 
@@ -357,5 +357,5 @@ def _offsets(lengths: NDArray[np.integer] | Sequence[int]) -> NDArray[np.int32]:
 
 
 def _storable(word: str) -> str:
-    """A word without what UTF-8 cannot hold: half characters, of JSON's \\ud800."""
+    """Replace lone surrogates (from JSON such as \\ud800), which UTF-8 cannot encode."""
     return word.encode("utf-8", "replace").decode()
