@@ -44,12 +44,12 @@ def add_layers(parser: Any) -> None:
 
 
 def add_batch_words(group: Any) -> None:
-    """Add the option of how much is read at a time."""
+    """Add the option for the size of batches."""
     group.add_argument(
         "--batch_words",
         type=int,
         metavar="N",
-        help="words read at a time (default 2048; on a GPU 512 sentences of up to 16384 words in all)",
+        help="words per batch (default 2048; on a GPU 512 sentences of up to 16384 words in total)",
     )
 
 

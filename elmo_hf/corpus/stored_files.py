@@ -1,4 +1,4 @@
-"""Files of disks and, by fsspec, of object stores and servers: which there are, how large, and their bytes."""
+"""Files on disks and, by fsspec, in object stores and on servers: their names, sizes and bytes."""
 
 import errno
 import io
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-# Fetched at a time; stores ask for more by themselves, and every process keeps it for each open file.
+# Bytes fetched at a time; kept in memory for each open file of every process. The defaults of stores are larger.
 BYTES_AHEAD = 2**22
 
 
@@ -16,8 +16,8 @@ class StoredFile:
     """A file of the input.
 
     Attributes:
-        url: its path, or its address with a protocol.
-        size: bytes.
+        url: path, or address with a protocol.
+        size: size in bytes.
     """
 
     url: str
@@ -25,25 +25,25 @@ class StoredFile:
 
 
 def is_address(path: str) -> bool:
-    """True for `s3://bucket/text.txt` and the like, False for paths."""
+    """True for addresses such as `s3://bucket/text.txt`, False for paths."""
     return "://" in path
 
 
 def matching_files(sources: list[str]) -> list[StoredFile]:
-    """The files that paths, globs and addresses name: those of a glob by name, and none twice.
+    """Files matched by paths, globs and addresses: those of a glob sorted by name, and each once.
 
     Raises:
         FileNotFoundError: nothing matches one of them.
-        ValueError: a folder, or a protocol that nobody knows.
+        ValueError: a folder, or an unknown protocol.
         ImportError: the library of a protocol is missing.
-        OSError: a store that does not answer.
+        OSError: a store does not answer.
     """
     from fsspec.implementations.local import LocalFileSystem
 
     files: dict[str, StoredFile] = {}
     for source in sources:
         store, path = _store(source)
-        # A file's own name comes first: it may hold the characters of a glob.
+        # An existing file takes precedence, since its name may contain glob characters.
         matches = [path] if _asked(source, store.exists, path) else sorted(_asked(source, store.glob, path))
         found = [(match, _asked(source, store.info, match)) for match in matches]
         plain = [(match, info) for match, info in found if info["type"] == "file"]
@@ -58,11 +58,11 @@ def matching_files(sources: list[str]) -> list[StoredFile]:
 
 
 def size_of(path: str) -> int:
-    """Bytes of a file, given by its path or address.
+    """Size in bytes of a file, given by its path or address.
 
     Raises:
-        OSError: it is not there, or its store does not answer.
-        ValueError: its store does not know.
+        OSError: the file does not exist, or its store does not answer.
+        ValueError: the server does not know the size.
     """
     if not is_address(path):
         return os.path.getsize(path)
@@ -74,10 +74,10 @@ def size_of(path: str) -> int:
 
 
 def open_stored(path: str) -> BinaryIO:
-    """The bytes of a file, given by its path or address, from any place on.
+    """Open a file, given by its path or address, for reading bytes from any position.
 
     Raises:
-        OSError: it cannot be opened; also when it is read, and a store does not answer.
+        OSError: the file cannot be opened; also while reading, if a store does not answer.
     """
     if not is_address(path):
         return open(path, "rb")
@@ -85,7 +85,7 @@ def open_stored(path: str) -> BinaryIO:
 
 
 class _StoredBytes(io.RawIOBase):
-    """The bytes of a file in a store. Libraries raise errors of all kinds; these become one that names the file."""
+    """Raw stream of a file in a store. Errors of the store's library become an `OSError` that names the file."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -116,7 +116,7 @@ class _StoredBytes(io.RawIOBase):
 
 
 def _store(url: str) -> tuple[Any, str]:
-    """The file system of fsspec that a path or address belongs to, and its name there."""
+    """File system of fsspec for a path or address, and the name of the file in it."""
     import fsspec
 
     return fsspec.core.url_to_fs(url)

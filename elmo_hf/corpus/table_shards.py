@@ -236,7 +236,7 @@ _ROWS: dict[Kind, Callable[[TableShard, int], Rows]] = {
 
 
 def _opened(shard: TableShard) -> Any:
-    """A file of Parquet or Arrow as pyarrow reads it; a context that closes it."""
+    """Open a Parquet or Arrow file for pyarrow; the result is also a context manager."""
     arrow = import_pyarrow()
     if is_address(shard.path):
         return arrow.PythonFile(open_stored(shard.path), mode="r")

@@ -90,9 +90,9 @@ class BatchEmbedder:
             batch: a mapping from names to lists or arrays, a `pyarrow.Table` or a `pyarrow.RecordBatch`.
 
         Returns:
-            A dictionary; each element of `vectors` is a NumPy array (words, 2 * projection_size), or (layers, words, 2
-            * projection_size) for all layers. Or a table; each element is a list of fixed-size lists. Or a record batch;
-            each element is a list of variable-size lists, since Spark does not support fixed-size ones.
+            The batch in its own type. In a dictionary, each element of `vectors` is a NumPy array (words, 2 *
+            projection_size), or (layers, words, 2 * projection_size) for all layers. In a table, it is a list of
+            fixed-size lists; in a record batch, a list of lists without a fixed size, since Spark rejects fixed ones.
 
         Raises:
             TypeError: another type of batch.

@@ -360,7 +360,7 @@ class _Cluster:
     workers: int | None
 
     def plan(self, job: Job, place: _Place, files: list[StoredFile]) -> list[str]:
-        """Store the plans of all files that have none yet; returns what is wrong with those that cannot be read."""
+        """Store the plans of all files without one; return the errors of files that cannot be read."""
 
         def missing() -> list[str]:
             names = place.plan_folder.names()
@@ -369,7 +369,7 @@ class _Cluster:
         return self._until_done(missing, _Planner, job, 0, lambda _: None)
 
     def embed(self, job: Job, place: _Place, plans: Plans, tell: Callable[[int], Any]) -> list[str]:
-        """Embed the shards that are missing; returns what is wrong with those that cannot be."""
+        """Embed the missing shards; return the errors of those that failed."""
 
         def missing() -> list[str]:
             return [item.to_json() for item in place.missing(plans)]
@@ -384,9 +384,9 @@ class _Cluster:
         gpus: float,
         tell: Callable[[int], Any],
     ) -> list[str]:
-        """Do what is missing, and again what is still missing since its worker was lost.
+        """Process the missing items, and repeat those of lost workers; return the errors.
 
-        Ray would try a lost worker's shard with the same worker, which may wait for a machine that never comes back.
+        Ray would retry a lost worker's item on the same worker, which may wait for a machine that never comes back.
         """
         errors: dict[str, str] = {}
         for _ in range(1 + _RETRIES):
@@ -404,11 +404,11 @@ class _Cluster:
     def _run(
         self, items: list[str], worker: "type[_Work]", job: Job, gpus: float, tell: Callable[[int], Any]
     ) -> dict[str, str]:
-        """Do each item once; returns what is wrong with those that cannot be done, without those of lost workers."""
+        """Process each item once; return the errors of failed items, except those of lost workers."""
         data, there = self.ray.data, self.ray.cluster_resources()
         slots = int(there.get("GPU", 0) / gpus) if gpus else int(there.get("CPU", 1))
         size = max(1, min(self.workers or slots, len(items)))
-        # What a worker was at when it was lost is left out, and the others go on.
+        # The item of a lost worker is left out, and the other workers continue.
         context = data.DataContext.get_current()
         context.max_errored_blocks, context.enable_progress_bars = -1, False
         rows = data.from_items([{"item": item} for item in items], override_num_blocks=min(len(items), _MOST_BLOCKS))
@@ -416,7 +416,7 @@ class _Cluster:
             worker,
             fn_constructor_args=(job,),
             batch_size=1,
-            # Of a fixed size: Ray takes a worker with a single shard for one that needs no help, and adds none.
+            # Fixed size: Ray would not add workers while each one has only a single item.
             compute=data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
             num_gpus=gpus or None,
             max_restarts=-1,
@@ -431,7 +431,7 @@ class _Cluster:
 
 
 class _Work:
-    """Callable of Ray Data that does one item a row, and tells of what cannot be done in place of raising it."""
+    """Callable for Ray Data that processes one item per row, and returns errors instead of raising them."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.copies = job, LocalCopies()
@@ -442,7 +442,7 @@ class _Work:
             try:
                 words.append(self.do(str(text)))
                 errors.append("")
-            except Exception as error:  # of a file, a disk, a store, or memory: the others go on
+            except Exception as error:  # from a file, a disk, a store, or memory: the other items continue
                 words.append(0)
                 errors.append(f"{self.about(str(text))}: {type(error).__name__}: {error}")
         return {"item": list(batch["item"]), "words": words, "error": errors}
@@ -459,7 +459,7 @@ class _Work:
 
 
 class _Planner(_Work):
-    """Reads a file through, and stores which sentences make which shard."""
+    """Worker that reads a file and stores the plan of its shards."""
 
     def do(self, text: str) -> int:
         file = StoredFile(**json.loads(text))
@@ -474,7 +474,7 @@ class _Planner(_Work):
 
 
 class _Worker(_Work):
-    """Embeds a shard, and stores its file."""
+    """Worker that embeds a shard and stores its file."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -500,7 +500,7 @@ class _Worker(_Work):
         return f"{item.file.url}, from sentence {item.shard.first} on ({item.name})"
 
     def _records(self, item: Item) -> list[Record]:
-        """The sentences of a shard; the file stays open for its next one."""
+        """Sentences of a shard; the file stays open for its next shard."""
         if self._reading is None or self._reading[0] != item.file:
             if self._reading is not None:
                 self._reading[1].close()

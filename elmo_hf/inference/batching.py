@@ -30,10 +30,10 @@ class BatchSize:
 
     @classmethod
     def of(cls, words: int | None, device: torch.device) -> "BatchSize":
-        """Of so many words; by default what suits the device.
+        """Size of this many words; by default a size for the device.
 
-        A step of the recurrence over 512 rows takes a GPU not much longer than one over 128 (docs/gpu.md). The words
-        bound its memory.
+        On a GPU a step of the recurrence over 512 rows takes not much longer than one over 128 (docs/gpu.md). The
+        number of words bounds the memory.
         """
         if words is not None:
             return cls(words=words)

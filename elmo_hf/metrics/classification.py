@@ -118,7 +118,7 @@ class Classification(evaluate.Metric):
 
 
 def _as_labels(predictions: Any, references: Any, multilabel: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Both as integer arrays, (texts,) or (texts, labels)."""
+    """Convert both to integer arrays, (texts,) or (texts, labels)."""
     if predictions is None or references is None:
         missing = "predictions" if predictions is None else "references"
         raise ValueError(f"{missing} missing: give labels for both predictions and references")
