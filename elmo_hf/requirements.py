@@ -12,7 +12,7 @@ def check() -> None:
     """Check that the required libraries are in their supported ranges.
 
     Raises:
-        ImportError: one is not; the message names the library, its version and the range, in one line.
+        ImportError: a library is out of its range; the message names it, its version and the range, in one line.
     """
     try:
         stated = metadata.requires(PACKAGE) or []

@@ -72,8 +72,8 @@ def tag_iter(
 ) -> Iterator[TaggedSentence]:
     """Label a stream of sentences as `tag` does: one sentence after another, in order.
 
-    Holds the sentences of one window, about `window * batch_words` words, whatever the stream's length. Options are
-    checked and models loaded at the call, before the first sentence is requested.
+    Only the sentences of one window are in memory, about `window * batch_words` words, for a stream of any length.
+    Options are checked and models loaded at the call, before the first sentence is requested.
     """
     check_sizes(batch_words, window)
     checked = check_sentences(sentences)

@@ -19,5 +19,5 @@ class RunLogger(MultiProcessAdapter):
 
 
 def get_logger(name: str) -> RunLogger:
-    """The logger of a module."""
+    """Return the logger of a module."""
     return RunLogger(logging.getLogger(name), {})
