@@ -109,7 +109,7 @@ def test_the_table_of_a_word_model_follows_the_vocabulary(tmp_path: Path, tied: 
     # Loaded weights may stand at misaligned addresses, where sums round differently.
     torch.testing.assert_close(layers[-1], old_layers[-1], atol=1e-6, rtol=0)
     if tied:
-        with pytest.raises(ValueError, match=r"softmax_cutoffs=\[4\]: an adaptive softmax has no row a word"):
+        with pytest.raises(ValueError, match=r"softmax_cutoffs=\[4\]: an adaptive softmax does not have one row per"):
             warm_start(tmp_path, softmax_cutoffs=[4])
 
 
