@@ -1,8 +1,8 @@
-"""What is wrong with a saved folder: damaged files, and sizes that its weights do not have.
+"""Checks of saved folders: damaged files, and sizes that contradict the weights.
 
-Code that travels with a checkpoint asks for this by its public names, where `elmo_hf` is imported; a stranger who loads
-a checkpoint with its own code has the errors of Transformers. Here an error names the file at fault, what was expected,
-and the remedy; and sizes are compared before anything is allocated for them.
+A checkpoint's own code calls these functions by their public names if `elmo_hf` is imported. Without the package,
+errors are those of Transformers. An error here names the file, the expectation and the remedy. Sizes are compared
+before memory is allocated.
 """
 
 import json
@@ -73,7 +73,7 @@ def damage_named(name: str | os.PathLike[str], part: str = "model") -> Iterator[
 
 
 def _is_damaged(path: Path) -> bool:
-    """Whether a file of settings is there and holds no JSON object."""
+    """True if a file of settings exists and does not contain a JSON object."""
     try:
         # A pipe is not read: it may never end.
         return path.exists() and not (path.is_file() and isinstance(json.loads(path.read_text("utf-8")), dict))

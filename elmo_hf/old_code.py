@@ -1,4 +1,4 @@
-"""The code of versions before the rooms, whose files lie in folders that they saved."""
+"""Code files of older versions in the folders that they saved."""
 
 import zlib
 from pathlib import Path

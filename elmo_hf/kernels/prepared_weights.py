@@ -33,7 +33,7 @@ BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Fingerprint:
-    """What some weights are: where they lie, how often they were written to, and a few of their values.
+    """Fingerprint of weights: their addresses, numbers of writes, and some of their values.
 
     Optimizers, `load_state_dict` and `to` change the first two. Writing through `weight.data` changes neither; the
     values tell, unless only a part of a weight was written.
@@ -48,7 +48,7 @@ class Fingerprint:
         self._values = [probe.tobytes() for probe in self._probes]
 
     def is_of(self, weights: Sequence[Tensor | None]) -> bool:
-        """Whether these are the same weights, unchanged."""
+        """True if these are the same weights, unchanged."""
         present = [weight for weight in weights if weight is not None]
         if self._identities != _identities(present):
             return False
@@ -56,7 +56,7 @@ class Fingerprint:
 
 
 def can_have_fingerprint(weight: Tensor) -> bool:
-    """Whether changes of a weight can be seen: not those of an inference tensor, which counts no versions."""
+    """True if changes of a weight can be detected; an inference tensor does not count versions."""
     return not weight.is_inference() and weight.is_contiguous() and weight.device.type != "meta"
 
 
@@ -80,7 +80,7 @@ def _probe(weight: Tensor) -> NDArray[np.signedinteger]:
 
 
 class _Prepared:
-    """What was made of some weights, in which layout, and of which."""
+    """Prepared weights, with their layout and the fingerprint of the originals."""
 
     def __init__(self, weights: Sequence[Tensor | None], layout: str, make: Callable[[], Any]) -> None:
         self.layout = layout

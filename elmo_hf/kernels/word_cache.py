@@ -1,6 +1,6 @@
 """Vectors of words kept from batch to batch.
 
-What the word layer makes of a word depends on the word alone, and the 20,000 commonest words are 96 % of running text.
+The vector of a word depends only on the word, and the 20,000 most common words are 96 % of running text.
 """
 
 import threading
@@ -25,10 +25,10 @@ def kept_vectors(
     weights: Sequence[Tensor],
     encode: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """What `encode` makes of distinct words, from a table that is kept for the layer until `release`.
+    """Vectors of distinct words from `encode`, cached in a table that is kept for the layer until `release`.
 
-    The table belongs to the layer and not to the model: copies and pickles have none. Of weights whose changes cannot
-    be seen nothing is kept.
+    The table is kept outside of the model: copies and pickles do not contain it. Nothing is kept if changes of the
+    weights cannot be detected.
 
     Args:
         layer: whose vectors they are.
@@ -51,12 +51,12 @@ def row_hashes(rows: Tensor) -> Tensor:
 
 
 def pays_on(device: torch.device) -> bool:
-    """True on a CPU. A GPU makes vectors anew in less time than it takes to ask it which ones are kept."""
+    """True on a CPU. On a GPU, computing vectors takes less time than a look-up in the cache."""
     return device.type == "cpu"
 
 
 def _kind_of(rows: Tensor) -> tuple[Any, ...]:
-    """What, beside the weights, a word's vector depends on: also in which dtype autocast multiplies."""
+    """Everything besides the weights that a word's vector depends on, including autocast's dtype."""
     device = rows.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     return rows.device, rows.shape[1], autocast
@@ -74,7 +74,7 @@ class WordCache:
 
     def __init__(self, max_megabytes: float) -> None:
         self.max_megabytes = max_megabytes
-        # Operators let other threads run: nobody may take a slot between its being found and its being read.
+        # The lock spans finding and reading a slot: operators release the GIL, and another thread could overwrite it.
         self._lock = threading.RLock()
         self.clear()
 
@@ -155,7 +155,7 @@ class WordCache:
         """Each word's slot (n,), and whether it is there (n,)."""
         sets = self._sets(hashes)
         alike = self._hashes[sets].eq(hashes[:, None]) & self._asked[sets].ne(0)  # [n, WAYS]
-        # Among words of one hash in one set, the first stands for all; the others are made each time.
+        # Of several words with one hash in one set, only the first is cached; the others are computed each time.
         slots = sets.gather(1, alike.to(torch.uint8).argmax(dim=1, keepdim=True)).squeeze(1)
         found = alike.any(dim=1)
         candidates = found.nonzero().squeeze(1)
