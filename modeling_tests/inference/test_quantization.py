@@ -225,15 +225,21 @@ def test_half_precision_around_integers(tmp_path):
     assert_same(copy.deepcopy(model).to(torch.bfloat16), half)
 
 
-def test_code_of_the_folder(tmp_path, monkeypatch):
+def forget_modules_of_folders():
+    """Remote code that was imported: another place for it counts from the next import on."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+        del sys.modules[name]
+
+
+def test_code_of_the_folder(tmp_path, monkeypatch, request):
     """The classes that travel, not the installed ones."""
     model = quantize(with_large_weights(ElmoForTokenClassification(tiny_config())).eval())
     model.save_pretrained(tmp_path / "model")
     modules = str(tmp_path / "modules")
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", modules)
     monkeypatch.setattr(sys, "path", [modules, *sys.path])
-    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
-        monkeypatch.delitem(sys.modules, name)  # of another test, from another place
+    forget_modules_of_folders()
+    request.addfinalizer(forget_modules_of_folders)
     cls = get_class_from_dynamic_module("modeling_elmo.ElmoForTokenClassification", str(tmp_path / "model"))
     assert cls.__module__.startswith("transformers_modules") and cls is not ElmoForTokenClassification
     stranger = cls.from_pretrained(tmp_path / "model", config=cls.config_class.from_pretrained(tmp_path / "model"))
