@@ -61,14 +61,18 @@ def initialize(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def resized(module: nn.Module, size: int, words: Sequence[int] | None) -> nn.Parameter:
-    """The first `size` rows of a marked module's weight, and new ones: the mean of those of `words`, or as at first."""
+    """The first `size` rows of a module's weight, and new ones: the mean of those of `words`, or as at first.
+
+    A module without mark, a client's own, has new rows as large as its old ones.
+    """
     old, values = module.get_parameter("weight"), getattr(module, "initial_values", None)
-    assert isinstance(values, InitialValues)
     weight = old.new_empty(size, old.shape[1])
     kept = min(size, len(old))
     weight[:kept] = old[:kept]
     if words:
         weight[kept:] = old[list(words)].mean(0)
     else:
+        if not isinstance(values, InitialValues):
+            values = InitialValues("normal", old.square().mean().sqrt().item())
         values.draw(weight[kept:])
     return nn.Parameter(weight, requires_grad=old.requires_grad)

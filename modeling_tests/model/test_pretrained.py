@@ -34,6 +34,21 @@ class TestInputEmbeddings:
         assert table is model.get_input_embeddings() and table.num_embeddings == words
         assert model.get_output_embeddings().weight.shape[0] == model.config.vocab_size == words
 
+    @pytest.mark.parametrize("mean_resizing", [True, False])
+    def test_layers_of_a_client_are_resized(self, mean_resizing):
+        """They do not say how they were drawn: a table of words, and the last cluster of an adaptive softmax."""
+        model = ElmoForPreTraining(tiny_config(**WORD_INPUT, softmax_cutoffs=[4]))
+        table = torch.nn.Embedding(12, 4)
+        model.set_input_embeddings(table)
+        width = model.softmax.clusters.tail[-1][1].in_features
+        model.softmax.clusters.tail[-1][1] = torch.nn.Linear(width, 6, bias=False)
+        old = table.weight.clone()
+        assert model.resize_token_embeddings(20, mean_resizing=mean_resizing) is table
+        assert torch.equal(table.weight[:12], old) and table.weight.shape == (20, 4)
+        assert 0.1 < table.weight[12:].abs().max() < 10
+        assert model.softmax.clusters.tail[-1][1].weight.shape == (14, width)
+        assert model(**batch_of(["a"]), labels=torch.tensor([[1, 15, 2]])).loss.isfinite()
+
     def test_a_character_model_has_the_shape_only(self):
         model = ElmoModel(tiny_config())
         words = model.get_input_embeddings()
