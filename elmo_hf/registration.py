@@ -61,7 +61,7 @@ _AUTO = "transformers.models.auto"
 _MODELS_IMPORT = ("transformers.modeling_utils", "transformers.modeling_layers")
 # Modules of `elmo_hf.model` that define no model.
 _WITHOUT_MODELS = {
-    *("configuration_elmo", "configuration_encoder_decoder", "conditions", "state"),
+    *("configuration_elmo", "configuration_encoder_decoder", "conditions", "installed", "state"),
 }
 HOOKS: dict[str, Callable[[ModuleType], None]] = {
     f"{_AUTO}.configuration_auto": _register_configuration,

@@ -1,6 +1,7 @@
 """The house's arrows: who may import whom, and what the files that travel with a checkpoint may do."""
 
 import ast
+import importlib
 import io
 import sys
 import tokenize
@@ -53,8 +54,16 @@ FREE = {"__init__", "__main__", "registration", "cli"}
 # Arrows to the converter, which is built on this package, taken when asked for: old programs read old files, and
 # published originals are asked for by name.
 CONVERTER_IS_ASKED_BY = {"compat/loading.py", "hub/names.py"}
-# The one arrow that leaves a traveling room, taken lazily and by absolute name.
-KERNELS_ARE_ASKED_BY = "operators"
+# The arrows that leave the traveling rooms, taken lazily by `package_part`: who asks for which part, and what of it.
+ASKED_AT_HOME = {
+    "operators": {"kernels": {"VERSION", "ask", "keeper", "kept_vectors", "register", "release", "signed_levels"}},
+    "configuration_elmo": {"folders": {"damage_named"}},
+    "encoder_decoder": {"folders": {"damage_named"}},
+    "pretrained": {"folders": {"reading_model"}, "old_code": {"remove_old_code"}},
+    "tokenization_elmo": {"folders": {"damage_named"}, "old_code": {"remove_old_code"}},
+}
+# A room each, because neither finds the other's files where it travels.
+ASKING = ("installed", "installed_package")
 
 
 def modules(folder: Path) -> list[Path]:
@@ -168,16 +177,53 @@ def code_lines(path: Path) -> int:
 
 def test_what_travels_is_small() -> None:
     """An afternoon's reading, task layers of AllenNLP, causal models, translators and refusals included."""
-    assert sum(map(code_lines, TRAVELERS)) <= 5680
+    assert sum(map(code_lines, TRAVELERS)) <= 5700
 
 
 def test_kernels_import_nothing_but_torch_and_numpy() -> None:
-    """Nor does anything but the dispatch look for them."""
     allowed = {"torch", "numpy", "triton"}
     for path in modules(PACKAGE / "kernels"):
         for level, module, _ in imports_of(path):
             if level == 0:
                 top = module.split(".")[0]
                 assert top in allowed or top in sys.stdlib_module_names, f"{path.relative_to(PACKAGE)} imports {module}"
-    askers = {path.stem for path in TRAVELERS if "elmo_hf.kernels" in path.read_text(encoding="utf-8")}
-    assert askers == {KERNELS_ARE_ASKED_BY}
+
+
+def asked_at_home(tree: ast.AST) -> dict[str, set[str]]:
+    """By part of the package: the names that a file reads of it, as `getattr(part, name)` or attributes of the result."""
+    asked: dict[str, set[str]] = {}
+
+    def part_of(node: ast.AST) -> str | None:
+        is_call = isinstance(node, ast.Call) and ast.unparse(node.func) == "package_part"
+        return ast.literal_eval(node.args[0]) if is_call else None
+
+    holders: dict[str, str] = {}
+    for node in ast.walk(tree):
+        part = part_of(node.value) if isinstance(node, ast.Assign) else part_of(node)
+        if part is not None:
+            asked.setdefault(part, set())
+            if isinstance(node, ast.Assign):
+                holders[ast.unparse(node.targets[0])] = part
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
+            part = part_of(node.args[0]) or holders.get(ast.unparse(node.args[0]))
+            if part is not None:
+                asked[part].add(ast.literal_eval(node.args[1]))
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in holders:
+            asked[holders[ast.unparse(node.value)]].add(node.attr)
+    return asked
+
+
+def test_what_travels_asks_for_little_at_home() -> None:
+    """These names, which the package has, in files that import nothing of it; found in one way, written alike."""
+    trees = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in TRAVELERS}
+    asked = {stem: found for stem, tree in trees.items() if (found := asked_at_home(tree))}
+    assert asked == ASKED_AT_HOME
+    for part, name in {(part, name) for found in asked.values() for part, names in found.items() for name in names}:
+        assert hasattr(importlib.import_module(f"elmo_hf.{part}"), name)
+        assert not MAY_IMPORT[part]
+    first, second = (ast.dump(ast.Module(trees[stem].body[1:], [])) for stem in ASKING)
+    assert first == second
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in TRAVELERS}
+    assert {stem for stem, text in texts.items() if "import_module" in text or "find_spec" in text} == set(ASKING)
+    assert not any("sys.modules" in text for stem, text in texts.items() if stem not in ASKING)

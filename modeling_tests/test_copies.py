@@ -166,7 +166,7 @@ def logits(model):
 
 expected = logits(remote)
 operators = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("elmo::")]
-assert "elmo_hf_kernels" in sys.modules and "elmo_hf" not in sys.modules
+assert "elmo_hf_installed.kernels" in sys.modules and "elmo_hf" not in sys.modules
 import elmo_hf
 own = elmo_hf.ElmoForTokenClassification.from_pretrained(folder).eval()
 own_logits = logits(own)
@@ -177,7 +177,7 @@ torch.testing.assert_close(logits(remote), expected, rtol=0, atol=0)
 assert [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("elmo::")] == operators
 assert len(set(operators)) == len(operators) == 2 and remote._number != own._number
 # One C library, with the threads of one.
-builders = [sys.modules[f"{name}.cpu.builder"] for name in ("elmo_hf_kernels", "elmo_hf.kernels")]
+builders = [sys.modules[f"{name}.cpu.builder"] for name in ("elmo_hf_installed.kernels", "elmo_hf.kernels")]
 handles = {builder.native_library() and builder.native_library()._handle for builder in builders}
 assert len(handles) == 1, handles
 # Both train side by side, in threads and in a forked process.
@@ -213,6 +213,60 @@ def test_two_sets_of_kernels_in_one_process(folders: Path, tmp_path: Path) -> No
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": str(ROOT)}
     process = run_python("-c", TWO_SETS, folders / "new", cwd=tmp_path, env=environment)
     assert process.returncode == 0 and process.stdout == "fine\n", process.stderr
+
+
+NOT_IMPORTED = """
+import json, os, sys, threading
+from pathlib import Path
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
+new, old = map(Path, sys.argv[1:])
+model = AutoModelForTokenClassification.from_pretrained(new, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(new, trust_remote_code=True)
+model.save_pretrained(old)
+tokenizer.save_pretrained(old)
+errors = {}
+
+
+def refused(what, read, **more):
+    try:
+        read.from_pretrained(old, trust_remote_code=True, **more)
+    except Exception as error:
+        errors[what] = [type(error).__name__, str(error)]
+
+
+fields = json.loads((old / "config.json").read_text())
+(old / "config.json").write_text(json.dumps({**fields, "task_lstm_size": 2**24}))
+refused("sizes", AutoModelForTokenClassification)
+(old / "config.json").write_text(json.dumps(fields))
+(old / "tokenizer.json").write_text("[]")
+refused("tokenizer", AutoTokenizer)
+assert "elmo_hf" not in sys.modules and AutoConfig.from_pretrained(new, trust_remote_code=True).model_type == "elmo"
+again = AutoModelForTokenClassification.from_pretrained(new, trust_remote_code=True)
+assert type(again) is type(model) and type(again).__module__.startswith("transformers_modules")
+assert not any(getattr(finder, "is_elmo_finder", False) for finder in sys.meta_path)
+ours = {name for name in sys.modules if name.startswith("elmo_hf") and name.count(".") < 2}
+print(json.dumps({"errors": errors, "ours": sorted(ours)}))
+"""
+
+
+def test_the_package_serves_where_it_is_not_imported(folders: Path, tmp_path: Path) -> None:
+    """A checkpoint's code finds damage and removes old code by the installed package, which leaves no other trace."""
+    old = tmp_path / "old"
+    with tarfile.open(OLD_FOLDER) as archive:
+        archive.extractall(old, filter="data")
+    assert len(list(old.glob("*_elmo.py"))) == 51
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": str(ROOT)}
+    process = run_python("-c", NOT_IMPORTED, folders / "new", old, cwd=tmp_path, env=environment)
+    assert process.returncode == 0, process.stderr
+    found = json.loads(process.stdout)
+    kept = {path.name for path in old.glob("*_elmo.py")}
+    assert kept == {"configuration_elmo.py", "modeling_elmo.py", "tokenization_elmo.py"}
+    kinds = {what: kind for what, (kind, _) in found["errors"].items()}
+    assert kinds == {"sizes": "ValueError", "tokenizer": "DamageError"}, found["errors"]
+    places = {"sizes": old, "tokenizer": old / "tokenizer.json"}
+    assert all(str(place) in found["errors"][what][1] for what, place in places.items()), found["errors"]
+    parts = {name for name in found["ours"] if name.count(".") == 1}
+    assert parts == {f"elmo_hf_installed.{part}" for part in ("folders", "kernels", "old_code")}
 
 
 def test_code_of_versions_before_the_rooms_goes(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import elmo_hf
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, ElmoTokenizer, embed
+from elmo_hf.folders import check_sizes
 from elmo_hf.inference.loading import load_tokenizer
 from elmo_hf.model.configuration_elmo import MAX_LAYERS
 
@@ -253,6 +254,26 @@ def test_sizes_of_new_parts(folders, kind, fields, tmp_path):
     folder = shutil.copytree(folders[kind], tmp_path / "folder", ignore=shutil.ignore_patterns("*.py"))
     rewrite(folder / "config.json", **fields)
     fault_of(folder, KINDS[kind][0])
+
+
+def test_configurations_of_other_copies(folder):
+    """Those of another version, that lack a field, are no damage; the sizes of all others are checked."""
+    config = ElmoConfig.from_pretrained(folder)
+    del config.__dict__["maxout_sizes"]
+    with pytest.raises(AttributeError):
+        _ = config.maxout_sizes
+    assert ElmoForPreTraining.from_pretrained(folder, config=config).config is not None
+    check_sizes(ElmoForPreTraining, folder, config)
+
+    class OtherConfig(ElmoConfig):
+        pass
+
+    class OtherCopy(ElmoForPreTraining):
+        config_class = OtherConfig
+
+    other = ElmoConfig.from_pretrained(folder, cell_size=10**6)
+    with pytest.raises(ValueError, match=str(folder)):
+        OtherCopy.from_pretrained(folder, config=other)
 
 
 def test_more_parts_than_stored_are_new_ones(folder):

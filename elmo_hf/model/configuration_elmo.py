@@ -7,7 +7,6 @@ The defaults are the published *original* model (Peters et al. 2018, section 3.4
 import copy
 import math
 import os
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import field, fields
@@ -24,6 +23,8 @@ if not (5, 17) <= tuple(int(part) for part in transformers.__version__.split("."
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+from .installed import package_part
 
 # Widths and filter counts shared by every published character model (their `options.json`, `char_cnn.filters`).
 PUBLISHED_FILTERS = [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256], [6, 512], [7, 1024]]
@@ -109,11 +110,6 @@ def ruled(default: Any, *rules: Rule) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: copy.deepcopy(default), metadata={"rules": rules})
     return field(default=default, metadata={"rules": rules})
-
-
-def package_has(name: str) -> Any:
-    """What the package `elmo_hf` has under a public name; `None` where it is not imported, or has another version."""
-    return getattr(sys.modules.get("elmo_hf"), name, None)
 
 
 def _has_task(config_dict: dict[str, Any]) -> bool:
@@ -386,9 +382,9 @@ class ElmoConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedConfig.from_pretrained`; errors name the file where the package is imported."""
-        damage_named = package_has("damage_named")
-        with nullcontext() if damage_named is None else damage_named(pretrained_model_name_or_path):
+        """As `PreTrainedConfig.from_pretrained`; errors name the file where the package is installed."""
+        damage_named = getattr(package_part("folders"), "damage_named", nullcontext)
+        with damage_named(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod

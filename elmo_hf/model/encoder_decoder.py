@@ -11,8 +11,8 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.models.encoder_decoder.modeling_encoder_decoder import shift_tokens_right
 from transformers.utils import can_return_tuple
 
-from .configuration_elmo import package_has
 from .configuration_encoder_decoder import ElmoEncoderDecoderConfig
+from .installed import package_part
 from .labels import mean_cross_entropy
 from .modeling_elmo import ElmoModel
 from .pretrained import save_in_one_piece
@@ -53,9 +53,9 @@ class ElmoEncoderDecoderModel(EncoderDecoderModel):
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """Load a model; arguments as in `PreTrainedModel.from_pretrained`."""
-        damage_named = package_has("damage_named")
+        damage_named = getattr(package_part("folders"), "damage_named", nullcontext)
         name = args[0] if args else kwargs.get("pretrained_model_name_or_path", "")
-        with nullcontext() if damage_named is None else damage_named(name):
+        with damage_named(name):
             loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         encoder: Any = model.encoder

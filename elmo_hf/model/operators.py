@@ -12,12 +12,7 @@ Source: TensorFlow 1's `LSTMCell(num_proj, cell_clip, proj_clip)` as bilm-tf use
 """
 
 import functools
-import importlib
-import importlib.util
-import sys
-import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -25,11 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from .conditions import has_nothing_attached, is_plain, is_traced
+from .installed import package_part
 
 # Version of the kernels' interface that this file knows; kernels of another version are not asked.
 KERNELS_VERSION = 2
-# Held while the kernels are loaded, so that no other thread takes them half loaded.
-_LOADING = threading.Lock()
 
 Product = Callable[[Tensor], Tensor]
 Keep = Callable[[str, Callable[[], Any]], Any]
@@ -154,47 +148,11 @@ class LstmTensors(NamedTuple):
     output_weight: Tensor | None
 
 
-def _kernels() -> ModuleType | None:
-    """The kernels of the installed package, looked for once; see `_find_kernels`."""
-    with _LOADING:
-        return _find_kernels()
-
-
 @functools.cache
-def _find_kernels() -> ModuleType | None:
-    """The kernels of the installed package, `None` without it or where their version is another.
-
-    `elmo_hf` is not imported for it, because its import registers its classes with the Auto classes, and a copy of this
-    file has to leave them as they are: where the package is not imported already, its kernels are loaded from their
-    folder under a name of their own.
-    """
-    if sys.modules.get("elmo_hf") is not None:
-        try:
-            module = importlib.import_module("elmo_hf.kernels")
-        except ModuleNotFoundError as error:
-            if error.name != "elmo_hf.kernels":
-                raise
-            return None  # a version of before the rooms
-    else:
-        package = importlib.util.find_spec("elmo_hf")
-        folders = () if package is None else package.submodule_search_locations or ()
-        files = [Path(folder) / "kernels" / "__init__.py" for folder in folders]
-        file = next((file for file in files if file.is_file()), None)
-        if file is None:
-            return None
-        name = "elmo_hf_kernels"
-        if name not in sys.modules:
-            spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(file.parent)])
-            if spec is None or spec.loader is None:
-                return None
-            sys.modules[name] = importlib.util.module_from_spec(spec)
-            try:
-                spec.loader.exec_module(sys.modules[name])
-            except BaseException:
-                del sys.modules[name]
-                raise
-        module = sys.modules[name]
-    return module if getattr(module, "VERSION", None) == KERNELS_VERSION else None
+def _kernels() -> ModuleType | None:
+    """The kernels of the installed package, looked for once; `None` without it or where their version is another."""
+    kernels = package_part("kernels")
+    return kernels if getattr(kernels, "VERSION", None) == KERNELS_VERSION else None
 
 
 def _ask(operator: str, *args: Any, **keywords: Any) -> Any:

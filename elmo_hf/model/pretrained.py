@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from .adaptive_softmax import ElmoAdaptiveSoftmax
-from .configuration_elmo import ElmoConfig, package_has
+from .configuration_elmo import ElmoConfig
 from .crf import ElmoCrf
 from .initialization import initialize
+from .installed import package_part
 from .layer_alignment import ElmoAlignment
 from .operators import register, release
 from .pooling import is_token
@@ -68,7 +69,7 @@ def _install(staging: Path, folder: Path, variant: str | None) -> None:
                 path.unlink()
     for name in written:
         os.replace(staging / name, folder / name)
-    remove_old_code = package_has("remove_old_code")
+    remove_old_code = getattr(package_part("old_code"), "remove_old_code", None)
     if "modeling_elmo.py" in written and remove_old_code is not None:
         remove_old_code(folder, "model")
 
@@ -239,10 +240,10 @@ class ElmoPreTrainedModel(PreTrainedModel):
 
         Raises:
             OSError, ValueError, RuntimeError: a folder that is missing or damaged, whose sizes and weights are not of
-                one model; the message names the file where the package is imported (`elmo_hf.reading_model`).
+                one model; the message names the file where the package is installed (`elmo_hf.reading_model`).
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        reading = package_has("reading_model")
+        reading = getattr(package_part("folders"), "reading_model", None)
         with nullcontext() if reading is None else reading(cls, *args, **kwargs):
             loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, info = loaded

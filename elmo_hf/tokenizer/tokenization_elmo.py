@@ -11,7 +11,6 @@ sentence boundaries around a sentence, and the `Encoding` objects that answer `w
 import json
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -47,6 +46,7 @@ from .encodings import (
     truncate,
     values_of_encoding,
 )
+from .installed_package import package_part
 from .pos_tags import NO_TAG, PosTags
 from .pretokenization import (
     CharacterReplacements,
@@ -241,8 +241,8 @@ class ElmoTokenizer(TokenizersBackend):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedTokenizerBase.from_pretrained`; errors name the file where the package is imported."""
-        named = getattr(sys.modules.get("elmo_hf"), "damage_named", None)
+        """As `PreTrainedTokenizerBase.from_pretrained`; errors name the file where the package is installed."""
+        named = getattr(package_part("folders"), "damage_named", None)
         with nullcontext() if named is None else named(pretrained_model_name_or_path, "tokenizer"):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
@@ -639,7 +639,7 @@ class ElmoTokenizer(TokenizersBackend):
         path = Path(save_directory, (filename_prefix + "-" if filename_prefix else "") + "tokenizer.json")
         with appearing(path) as aside:
             self.backend_tokenizer.save(str(aside))
-        remove_old_code = getattr(sys.modules.get("elmo_hf"), "remove_old_code", None)
+        remove_old_code = getattr(package_part("old_code"), "remove_old_code", None)
         if remove_old_code is not None:
             remove_old_code(path.parent, "tokenizer")
         if self._dictionary is None:
