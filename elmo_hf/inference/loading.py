@@ -106,7 +106,13 @@ def check_copy(model: Any) -> None:
         TypeError: the message names both origins and versions.
     """
     bilm = getattr(model, "bilm", model)
-    if bilm is None or hasattr(bilm.encoder, "carries_state"):
+    if bilm is None:
+        return
+    # A Transformer has one way or the other to read what pretraining reads (`sentence_streams`).
+    carries_state = getattr(bilm.encoder, "carries_state", None)
+    if carries_state or (
+        carries_state is False and any(hasattr(bilm.encoder, name) for name in ("with_positions", "read_streams"))
+    ):
         return
     home = type(model).__module__
     models = sys.modules.get(f"{home.rpartition('.')[0]}.modeling_elmo")

@@ -1,11 +1,15 @@
 """`score` against the language model itself, sentence by sentence, and against the perplexity of pretraining."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 import elmo_hf
 from elmo_hf import ElmoForMaskedLM, ElmoForPreTraining, ElmoModel, ElmoTokenizer, score
+from elmo_hf.inference.sentence_streams import read_streams
+from elmo_hf.model.transformer import ElmoTransformerEncoder
 from elmo_hf.pretraining import perplexity, score_sentences
 from modeling_tests.forking import run_python
 from modeling_tests.rows import slow
@@ -62,6 +66,21 @@ def test_the_models_own_probabilities(tokenizer, variant, batch_size):
     assert scores.total.backward == pytest.approx(np.exp(-sums[1] / targets), rel=1e-5)
     assert scores.total.both == pytest.approx(np.exp(-sums.sum() / 2 / targets), rel=1e-5)
     assert scores.sentences[3].unknown == 1 and scores.sentences[3].words == 3
+
+
+def test_copies_of_a_transformer_from_before(tokenizer):
+    """One that reads streams in its own way is asked for it; one that cannot is refused by both versions."""
+    model = tiny_model(**VARIANTS["transformer"])
+    expected, encoder = score(SENTENCES, model, tokenizer), copy.deepcopy(model.elmo.encoder)
+
+    class Before(ElmoTransformerEncoder):
+        with_positions = property()  # there is none
+
+    model.elmo.encoder.__class__ = Before
+    with pytest.raises(TypeError, match=rf"version 0.*elmo_hf {elmo_hf.__version__}"):
+        score(SENTENCES, model, tokenizer)
+    Before.read_streams = lambda self, *streams: read_streams(encoder, *streams)
+    np.testing.assert_array_equal(score(SENTENCES, model, tokenizer).both, expected.both)
 
 
 def test_the_perplexity_of_pretraining(tokenizer):
