@@ -190,7 +190,7 @@ def test_kernels_import_nothing_but_torch_and_numpy() -> None:
 
 
 def asked_at_home(tree: ast.AST) -> dict[str, set[str]]:
-    """By part of the package: the names that a file reads of it, as `getattr(part, name)` or attributes of the result."""
+    """By part of the package: the names that a file reads of it, by `getattr` or as attributes."""
     asked: dict[str, set[str]] = {}
 
     def part_of(node: ast.AST) -> str | None:

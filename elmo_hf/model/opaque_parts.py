@@ -40,7 +40,7 @@ def opaque(parts: Sequence[str], results: Results) -> Callable[[Any], Any]:
             if not weights:
                 return method(model, *given)
             if model._number is None:
-                break_graph("the package elmo_hf is not installed, whose operator would stand for this part of a model")
+                break_graph("elmo_hf is not installed, or of another version: this part of a model has no operator")
                 return method(model, *given)
             places = [int(tensor is not None) for tensor in given]
             tensors = [tensor for tensor in given if tensor is not None]
