@@ -18,7 +18,8 @@ from .word_cache import kept_vectors
 
 __all__ = ["VERSION", "ask", "keeper", "kept_vectors", "register", "release", "serving", "signed_levels", "ways"]
 
-logger = logging.getLogger(__name__)
+# Also where a checkpoint's code has loaded this folder under another name.
+logger = logging.getLogger("elmo_hf.kernels")
 
 # Version of this interface. A copy of the model that knows another version does not use these kernels.
 VERSION = 2

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from elmo_hf import ElmoModel
 from elmo_hf.model.operators import projected_lstm, reference_lstm
 from elmo_hf.model.state import ElmoState
+from modeling_tests.tiny import batch_of, tiny_config
 
 ROWS, WIDTH, CELL = 4, 3, 5
 
@@ -111,3 +113,10 @@ def test_the_state_of_single_rows_is_forgotten():
             for row in range(ROWS):
                 expected = before[:, direction, row] * (not rows[direction, row])
                 torch.testing.assert_close(after[:, direction, row], expected, atol=0, rtol=0)
+
+
+def test_an_unknown_choice_of_kernels_is_refused(monkeypatch):
+    model = ElmoModel(tiny_config()).eval()
+    monkeypatch.setenv("ELMO_HF_KERNELS", "bogus")
+    with pytest.raises(ValueError, match="ELMO_HF_KERNELS='bogus'"), torch.no_grad():
+        model(**batch_of(["a"]))

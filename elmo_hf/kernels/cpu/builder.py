@@ -32,7 +32,7 @@ from .compiling import (
     read_sources,
 )
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("elmo_hf.kernels.cpu.builder")
 
 
 class Weight(ctypes.Structure):
