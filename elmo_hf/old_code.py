@@ -3,8 +3,8 @@
 import zlib
 from pathlib import Path
 
-# Their names without the suffix `_elmo.py`, and their checksums, of what travels with each part of a folder.
-OLD_CODE = {
+# Of what traveled with each part of a folder before the rooms: names without the suffix `_elmo.py`, and checksums.
+BEFORE_THE_ROOMS = {
     "model": """
         adaptive_softmax:2a51cf90 alignment:62212422 character_convolution:364b9d13 context_word_layer:b7dcbe32
         crf:71a04f54 embeddings:557a1135 encoder:c189c5ef fingerprint:81a68c72 initialization:d589879e labels:7c651766
@@ -21,6 +21,13 @@ OLD_CODE = {
         pretokenization:21f02a83 vocabulary:392fdbd3
     """,
 }
+# And since then, before the package told of damage and kept words and prepared weights: names without `.py`.
+OLD_CODE = {
+    "model": """
+        damaged_folders:8887660b prepared_weights:9f0bd7d5 weight_sizes:ade89baf word_cache:21ac85e8
+    """,
+    "tokenizer": "damaged_files:c326887b",
+}
 
 
 def remove_old_code(folder: Path, part: str) -> None:
@@ -30,8 +37,9 @@ def remove_old_code(folder: Path, part: str) -> None:
         folder: of a checkpoint; its code is of this version.
         part: `"model"` or `"tokenizer"`: whose code.
     """
-    for entry in OLD_CODE[part].split():
+    entries = [(entry, "_elmo.py") for entry in BEFORE_THE_ROOMS[part].split()]
+    for entry, suffix in [*entries, *((entry, ".py") for entry in OLD_CODE[part].split())]:
         stem, checksum = entry.split(":")
-        path = folder / f"{stem}_elmo.py"
+        path = folder / f"{stem}{suffix}"
         if path.is_file() and zlib.crc32(path.read_bytes()) == int(checksum, 16):
             path.unlink()

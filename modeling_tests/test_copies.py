@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from elmo_hf import ElmoForTokenClassification, ElmoTokenizer
+from elmo_hf.old_code import OLD_CODE, remove_old_code
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer as Tokenizer
 
 from .forking import run_python
@@ -167,6 +169,15 @@ def logits(model):
 expected = logits(remote)
 operators = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("elmo::")]
 assert "elmo_hf_installed.kernels" in sys.modules and "elmo_hf" not in sys.modules
+assert sys.modules["elmo_hf_installed.kernels"].logger.name == "elmo_hf.kernels"
+os.environ["ELMO_HF_KERNELS"] = "bogus"
+try:
+    logits(remote)
+except ValueError as error:
+    assert "ELMO_HF_KERNELS='bogus'" in str(error)
+else:
+    raise AssertionError("refused nothing")
+del os.environ["ELMO_HF_KERNELS"]
 import elmo_hf
 own = elmo_hf.ElmoForTokenClassification.from_pretrained(folder).eval()
 own_logits = logits(own)
@@ -267,6 +278,24 @@ def test_the_package_serves_where_it_is_not_imported(folders: Path, tmp_path: Pa
     assert all(str(place) in found["errors"][what][1] for what, place in places.items()), found["errors"]
     parts = {name for name in found["ours"] if name.count(".") == 1}
     assert parts == {f"elmo_hf_installed.{part}" for part in ("folders", "kernels", "old_code")}
+
+
+@pytest.mark.parametrize("part", OLD_CODE)
+def test_code_of_the_version_before_goes(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files, that no longer travel, are known by name and content."""
+    entries = dict(entry.split(":") for entry in OLD_CODE[part].split())
+    assert not {path.stem for room in ("model", "tokenizer") for path in ROOT.glob(f"elmo_hf/{room}/*")} & set(entries)
+    content = b"# of before"
+    monkeypatch.setitem(OLD_CODE, part, " ".join(f"{stem}:{zlib.crc32(content):x}" for stem in entries))
+    first, *others = (tmp_path / f"{stem}.py" for stem in entries)
+    for path in (first, *others):
+        path.write_bytes(content)
+    first.write_bytes(b"# mine")
+    remove_old_code(tmp_path, part)
+    assert list(tmp_path.iterdir()) == [first]
+    first.write_bytes(content)
+    remove_old_code(tmp_path, part)
+    assert not list(tmp_path.iterdir())
 
 
 def test_code_of_versions_before_the_rooms_goes(tmp_path: Path) -> None:
