@@ -7,6 +7,7 @@ The defaults are the published *original* model (Peters et al. 2018, section 3.4
 import copy
 import math
 import os
+import reprlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import field, fields
@@ -97,7 +98,7 @@ WORD_LENGTH: Rule = (
 )
 FEW: Rule = (
     lambda value: value is None or (len(value) if isinstance(value, list) else value) <= MAX_LAYERS,
-    f"at most {MAX_LAYERS}, of a list as many entries",
+    f"at most {MAX_LAYERS}, or a list of at most {MAX_LAYERS} entries",
 )
 DISTINCT: Rule = (lambda values: len(set(values)) == len(values), "each value at most once")
 WIDTHS: Rule = (lambda values: all(value >= 1 for value in values), "widths of at least 1")
@@ -473,7 +474,7 @@ class ElmoConfig(PreTrainedConfig):
             for is_possible, expected in each.metadata.get("rules", ()):
                 value = getattr(self, each.name)
                 if not is_possible(value):
-                    raise ValueError(f"{each.name}={value!r:.80}: expected {expected}")
+                    raise ValueError(f"{each.name}={reprlib.repr(value)}: expected {expected}")
         self._validate_words()
         self._validate_encoder()
         self._validate_task()

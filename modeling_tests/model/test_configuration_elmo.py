@@ -197,3 +197,10 @@ def test_only_a_transformer_has_a_longest_sentence(tmp_path):
     assert ElmoConfig.from_pretrained(tmp_path, max_position_embeddings=9).max_position_embeddings == 9
     with pytest.raises(StrictDataclassClassValidationError, match="max_position_embeddings=0"):
         ElmoConfig(encoder_type="transformer", max_position_embeddings=0)
+
+
+def test_long_values_are_cut_with_a_mark():
+    with pytest.raises(StrictDataclassClassValidationError) as caught:
+        ElmoConfig(character_filters=[[1, 1]] * 5000)
+    told = str(caught.value)
+    assert "character_filters=[[1, 1], " in told and "...]: expected" in told and "list of at most 1000" in told
