@@ -71,6 +71,8 @@ class ElmoModel(ElmoPreTrainedModel):
     """
 
     _auto_class = "AutoModel"
+    # Of the word cache; a model that was pickled whole by an older version has none of its own.
+    _kept_megabytes: float | None = None
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)
@@ -80,7 +82,6 @@ class ElmoModel(ElmoPreTrainedModel):
         self.alignment = ElmoAlignment(config) if config.aligned else None
         self.scalar_mixes = nn.ModuleList(ElmoScalarMix(config) for _ in range(config.num_representations))
         self.dropout = nn.Dropout(config.representation_dropout)
-        self._kept_megabytes: float | None = None
         if config.weight_precision == "int8":
             for part in (self.embeddings, self.encoder):
                 replace_linear_layers(part, empty)

@@ -179,6 +179,8 @@ class ElmoPreTrainedModel(PreTrainedModel):
     ]
     # Whether every row is a pair of sentences, also without `sentence_pairs`.
     _reads_pairs = False
+    # By which the operator for compilers finds the model.
+    _number: int | None = None
     # Parts that one kind of model has and another can do without.
     _keys_to_ignore_on_load_unexpected = [
         r"^softmax\.",
@@ -383,6 +385,13 @@ class ElmoPreTrainedModel(PreTrainedModel):
             return
         for part in (self.bilm.embeddings, self.bilm.encoder):
             part.requires_grad_(not frozen)
+
+    def scalar_mix_penalty(self) -> Tensor:
+        """`config.scalar_mix_l2` times the sum of squares of all raw mixing weights: to add to a task's loss."""
+        if self.bilm is None:
+            return next(self.parameters()).new_zeros(())
+        penalties: list[Tensor] = [mix.penalty() for mix in self.bilm.scalar_mixes]
+        return self.config.scalar_mix_l2 * torch.stack(penalties).sum()
 
     def without_boundaries(self, mask: Tensor, input_ids: Tensor | None) -> Tensor:
         """(batch, words), bool: the positions of `mask` that hold words and no sentence boundaries.

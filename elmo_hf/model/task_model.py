@@ -126,13 +126,6 @@ class ElmoTaskModel(ElmoPreTrainedModel):
             )
         return attention_mask.bool()
 
-    def scalar_mix_penalty(self) -> Tensor:
-        """`config.scalar_mix_l2` times the sum of squares of all raw mixing weights: to add to a task's loss."""
-        if self.elmo is None:
-            return next(self.parameters()).new_zeros(())
-        penalties: list[Tensor] = [mix.penalty() for mix in self.bilm.scalar_mixes]
-        return self.config.scalar_mix_l2 * torch.stack(penalties).sum()
-
     def _penalised(self, loss: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
         """Add the mixing weights' penalty to a loss, once an optimizer step also when gradients are accumulated."""
         if not self.config.scalar_mix_l2:

@@ -38,6 +38,12 @@ class ElmoWordPart(nn.Module):
     input_names: tuple[str, ...]
     output_size: int
 
+    def __call__(self, *inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """As `forward`; `mask` may come by position, too, behind the inputs."""
+        if mask is None:
+            inputs, mask = inputs[:-1], inputs[-1]
+        return super().__call__(*inputs, mask=mask)
+
     def forward(self, *inputs: Tensor, mask: Tensor) -> Tensor:
         """Encode the words that `mask` marks; the others become zero.
 

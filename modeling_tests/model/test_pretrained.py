@@ -1,5 +1,7 @@
 """What clients of Transformers ask of every model."""
 
+import pickle
+
 import pytest
 import torch
 from transformers import DataCollatorWithFlattening
@@ -232,3 +234,27 @@ def test_a_default_configuration_predicts_every_word():
     model.resize_token_embeddings(len(tokenizer))
     batch = tokenizer(["the cat"], return_tensors="pt")
     assert model(**batch, labels=batch["input_ids"]).loss.isfinite()
+
+
+def test_models_that_were_pickled_whole_by_older_versions():
+    """They lack attributes that came later."""
+    model = ElmoModel(tiny_config()).eval()
+    for name in ("_kept_megabytes", "_number"):
+        model.__dict__.pop(name, None)
+    restored = pickle.loads(pickle.dumps(model))
+    with torch.no_grad():
+        assert torch.equal(restored(**batch_of(["a b"]))[0], model(**batch_of(["a b"]))[0])
+    assert model._number is None and restored._number is not None
+
+
+def test_what_every_model_had_before():
+    """The penalty of the mixes is every model's, and the word layer takes its mask by position, too."""
+    model = ElmoModel(tiny_config(scalar_mix_l2=0.1, num_representations=2))
+    for mix in model.scalar_mixes:
+        torch.nn.init.constant_(mix.weights, 2.0)
+    assert model.scalar_mix_penalty().item() == pytest.approx(0.1 * 2 * 3 * 4)
+    batch = batch_of(["a b", "a"])
+    for overrides in ({}, WORD_INPUT, BOTH_INPUTS):
+        layer = ElmoModel(tiny_config(**overrides)).embeddings
+        inputs, mask = [batch[name] for name in layer.input_names], batch["attention_mask"].bool()
+        assert torch.equal(layer(*inputs, mask), layer(*inputs, mask=mask))
