@@ -849,7 +849,7 @@ def test_code_travels_with_the_files(tmp_path: Path, tokenizer: ElmoTokenizer) -
     assert {path.name for path in tmp_path.glob("*.py")} == {
         f"{name}.py"
         for name in (
-            "character_dictionary characters code_points complete_files encodings lines pos_tags "
+            "character_dictionary characters code_points complete_files encodings installed_package lines pos_tags "
             "pretokenization tokenization_elmo vocabulary"
         ).split()
     }
