@@ -101,8 +101,8 @@ class EmulatedLibrary:
 
     def __init__(self, cpu: str) -> None:
         compiler, emulator = CPUS[cpu]
-        folder = Path(tempfile.mkdtemp())
-        program = folder / "calls"
+        self._folder = tempfile.TemporaryDirectory()
+        program = Path(self._folder.name) / "calls"
         sources = [*sorted(SOURCE_FOLDER.glob("*.c")), Path(__file__).parent / "calls.c"]
         flags = [flag for flag in FLAGS if flag not in ("-shared", "-fPIC", "-fvisibility=hidden")]
         command = [*compiler, *flags, "-static", "-Wall", f"-I{SOURCE_FOLDER}"]
