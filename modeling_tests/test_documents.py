@@ -66,7 +66,7 @@ def made(tmp_path_factory):
         with_large_weights(kind(tiny_config(**known, **overrides))).save_pretrained(root / name)
         tokenizer.save_pretrained(root / name)
     write_bilm(root / "elmo_2x1024_128_2048cnn_1xhighway")
-    lines = "".join(f"{line.strip()} .\n" for line in (ENGLISH * 20).split(".") if line.strip())
+    lines = "".join(f"{line.strip()} .\n" for line in (ENGLISH * 40).split(".") if line.strip())
     for name in ("text.txt", "heldout.txt", "corpus.txt", "1900.txt", "2000.txt", "en.txt"):
         (root / name).write_text(lines)
     for folder in ("text", "corpus"):
