@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from .builder import TrainingBackward, TrainingForward, native_library
 from .memory_pages import in_huge_pages
@@ -41,27 +42,56 @@ def native_training_lstm(
             See `operators.reference_lstm` for the other arguments and the results, which are float32.
 
     Returns:
-        `None` if there is no compiled library, or a size is not a multiple of its panel width.
+        `None` if there is no compiled library.
     """
     library = native_library()
     if library is None or not batch_sizes:
         return None
-    panel = library.elmo_panel()
-    if any(size % panel for size in (inputs.shape[1], hidden.shape[1], cell.shape[1])):
-        return None
-    _check(inputs, batch_sizes, hidden, cell, input_weight, input_bias, hidden_weight, output_weight)
-    return _NativeLstm.apply(
-        inputs,
-        hidden,
-        cell,
-        input_weight,
-        input_bias,
-        hidden_weight,
-        output_weight,
+    given = (inputs, hidden, cell, input_weight, input_bias, hidden_weight, output_weight)
+    _check(inputs, batch_sizes, *given[1:])
+    results = _NativeLstm.apply(
+        *_padded(library.elmo_panel(), *given),
         batch_sizes,
         math.inf if cell_clip is None else cell_clip,
         math.inf if projection_clip is None or output_weight is None else projection_clip,
         forget_bias,
+    )
+    widths = (hidden.shape[1], hidden.shape[1], cell.shape[1])
+    outputs, final_hidden, final_cell = (
+        result if result.shape[1] == width else result[:, :width] for result, width in zip(results, widths, strict=True)
+    )
+    return outputs, final_hidden, final_cell
+
+
+def _padded(
+    panel: int,
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    input_weight: Tensor,
+    input_bias: Tensor,
+    hidden_weight: Tensor,
+    output_weight: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """The tensors with every width raised to a multiple of `panel`, by zeros.
+
+    A padded cell stays 0: its candidate is tanh(0). It adds nothing to any other value, nor to a gradient.
+    """
+    more_inputs, more_width, more_size = (-given.shape[1] % panel for given in (inputs, hidden, cell))
+    if not (more_inputs or more_width or more_size):
+        return inputs, hidden, cell, input_weight, input_bias, hidden_weight, output_weight
+
+    def gates(tensor: Tensor, more: int) -> Tensor:
+        return functional.pad(tensor.unflatten(0, (4, -1)), (0, more, 0, more_size)).flatten(0, 1)
+
+    return (
+        functional.pad(inputs, (0, more_inputs)),
+        functional.pad(hidden, (0, more_width)),
+        functional.pad(cell, (0, more_size)),
+        gates(input_weight, more_inputs),
+        gates(input_bias.unsqueeze(1), 0).squeeze(1),
+        gates(hidden_weight, more_width),
+        None if output_weight is None else functional.pad(output_weight, (0, more_size, 0, more_width)),
     )
 
 

@@ -69,8 +69,10 @@ def agree(found: Tensor, expected: Tensor) -> None:
         ([300, 280, 4], {"inputs": 2 * PANEL, "width": PANEL, "size": 2 * PANEL}),  # a step larger than a chunk
         ([5, 4, 1], {"width": 2 * PANEL, "size": 2 * PANEL}),  # no projection
         ([9, 3], {"inputs": 320, "width": 288, "size": 544}),  # sums in several parts
+        ([9, 3], {"inputs": PANEL + 1, "width": PANEL - 2, "size": 2 * PANEL + 3}),  # multiples of no panel
+        ([5, 4, 1], {"inputs": 100, "width": 50, "size": 50}),
     ],
-    ids=["even", "one word", "uneven", "many rows", "no projection", "wide"],
+    ids=["even", "one word", "uneven", "many rows", "no projection", "wide", "odd", "odd, no projection"],
 )
 def test_outputs_and_gradients(
     sizes: list[int],
@@ -195,10 +197,9 @@ class TestChoice:
     def test_float32(self) -> None:
         assert self.run(problem([4, 4])) is not None
 
-    def test_other_dtypes_and_sizes(self) -> None:
+    def test_other_dtypes(self) -> None:
         assert self.run([tensor.double() for tensor in problem([4, 4])]) is None
         assert self.run(problem([4, 4]), torch.bfloat16) is None
-        assert self.run(problem([4, 4], width=PANEL + 1)) is None
 
     def test_no_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(native_training, "native_library", lambda: None)
