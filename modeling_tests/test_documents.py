@@ -106,6 +106,7 @@ def test_blocks(page, place):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", [page for page in PAGES if any(each.test == "slow" for each in blocks(page))])
 def test_slow_blocks(page, place):
     for block in blocks(page):
