@@ -193,7 +193,7 @@ def open_corpus(
     listed = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     patterns = [os.fspath(source) for source in listed]
     if not patterns:
-        raise ValueError("no corpus is named: expected files, globs, or the name of a data set")
+        raise ValueError("sources is empty: expected files, globs, or the name of a data set")
     if shard_bytes < 1:
         raise ValueError(f"shard_bytes={shard_bytes}: expected at least 1")
     rules = ReadingRules(

@@ -37,12 +37,12 @@ def test_words_of_tagged_sentences():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"min_count": 0}, "min_count=0: expected at least 1"),
-        ({"max_size": 6}, "max_size=6: expected at least 7"),
-        ({"min_count": 5}, "no character of .* occurs 5 times: expected a min_count of at most 4"),
+        ({"min_count": 0}, "min_count=0"),
+        ({"max_size": 6}, "max_size=6.* 7"),
+        ({"min_count": 5}, "character.* 5 times.*min_count.* 4"),
         ({"num_processes": 0}, "num_processes=0"),
-        ({"pre_tokenization": "none"}, "none"),
-        ({"sentences": [" "]}, "holds no word"),
+        ({"pre_tokenization": "none"}, "pre_tokenization.*'none'"),
+        ({"sentences": [" "]}, "given sentences.*no word"),
     ],
 )
 def test_impossible_arguments_are_named(options, message):

@@ -42,7 +42,7 @@ def test_counts_and_silence():
 def test_embed_score_and_tag_say_so_once(tmp_path):
     """The two different lines have equal vectors."""
     model, tokenizer = made(ElmoForPreTraining)
-    with pytest.warns(UserWarning, match=r"2 of 4 words \(50\.00%\) have more than 48 bytes") as told:
+    with pytest.warns(UserWarning, match=r"2 of 4 words \(50\.00%\).*48 bytes") as told:
         first, second, _ = embed(CHINESE, model, tokenizer)
     assert len(told) == 1 and np.array_equal(first, second)
     with pytest.warns(UserWarning, match=r"2 of 4 words \(50\.00%\)") as told:

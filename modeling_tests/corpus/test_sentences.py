@@ -71,7 +71,7 @@ def test_json_lines(tmp_path, small_blocks):
 
 
 def test_words_of_lists_stay_whole(tmp_path):
-    """A list's words are never put together and split again, whatever they hold."""
+    """A list's words are never joined and split again, whatever they contain."""
     words = ["New York", "1\u00a0000", "a\nb", "c ", "\u3000", "", "\t", "\ud800", "don't"]
     path = tmp_path / "text.jsonl"
     path.write_text(json.dumps({"text": words}) + "\n" + json.dumps({"text": []}) + "\n")
@@ -119,7 +119,7 @@ def test_names_of_data_sets(tmp_path, monkeypatch):
     assert list(open_corpus("owner/name:part", split="test", streaming=False, revision="v1")) == ["a b"]
     assert asked == {"path": "owner/name", "name": "part", "split": "test", "streaming": False, "revision": "v1"}
     for missing in ("text.txt", "text/corpus.jsonl.gz", "text/*.gz", "./name", "a/b/c"):
-        with pytest.raises(FileNotFoundError, match="no file matches"):
+        with pytest.raises(FileNotFoundError, match=re.escape(missing)):
             open_corpus(missing)
 
 
@@ -128,7 +128,7 @@ def test_a_data_set_that_cannot_be_loaded(monkeypatch):
         raise datasets.exceptions.DatasetNotFoundError("Dataset 'owner/none' doesn't exist on the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(ValueError, match=r"data set owner/none, split train cannot be loaded: .* doesn't exist"):
+    with pytest.raises(ValueError, match="owner/none, split train"):
         open_corpus("owner/none")
 
 
@@ -144,7 +144,7 @@ def test_globs_and_order(tmp_path):
 
 @pytest.mark.parametrize("policy", ["skip", "keep"])
 def test_lines(tmp_path, policy):
-    """Line feeds and carriage returns end lines, alone or together; a byte-order mark is no text, all else is."""
+    """Line feeds and carriage returns end lines, alone or together; only a byte-order mark is not text."""
     path = tmp_path / "text.txt"
     path.write_bytes("\ufeffone\r\n\r\n two\u2028\x0b\x0c\x1c\x85three \rfour\r\r\n \nlast".encode())
     expected = ["one", "", " two\u2028\x0b\x0c\x1c\x85three ", "four", "", " ", "last"]
@@ -174,7 +174,7 @@ SOME_MISSING = ["null", "NA", None, "None", "nan", "N/A word", None, "", "not mi
 
 
 def test_words_that_look_missing_and_text_that_is(tmp_path):
-    """A null is left out, counted and told of, wherever it stands; nothing else is."""
+    """Records with null text are skipped, counted and reported, wherever they stand; no others."""
     records = [{"text": text} for text in SOME_MISSING]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (tmp_path / "a.json").write_text(json.dumps(records))
@@ -184,21 +184,19 @@ def test_words_that_look_missing_and_text_that_is(tmp_path):
     corpora += [Corpus.from_dataset(table), Corpus.from_dataset(table.to_iterable_dataset())]
     expected = [text for text in SOME_MISSING if text]
     for corpus in corpora:
-        with pytest.warns(
-            UserWarning, match="left out 2 records whose column 'text' is null, the first of them at"
-        ) as told:
+        with pytest.warns(UserWarning, match="2 records.*column 'text'") as told:
             assert list(corpus) == expected
         assert len(told) == 1
         if corpus is not corpora[-1]:  # a streamed data set does not count
             assert re.search("at .*(line|row|record) 3$", str(told[0].message))
     for suffix in ("jsonl", "json", "parquet"):
         numbered = open_corpus(tmp_path / f"a.{suffix}", numbered=True)
-        with pytest.raises(ValueError, match=rf"a\.{suffix}, (line|row) 3: column 'text' holds None: expected text"):
+        with pytest.raises(ValueError, match=rf"a\.{suffix}, (line|row) 3: column 'text'.*None"):
             list(numbered.records())
 
 
 def test_words_that_look_missing_in_csv(tmp_path):
-    """The issue's file: 6 sentences of 9 words."""
+    """6 sentences of 9 words; "null", "NA", "None" and "nan" are words."""
     rows = ["null", "NA", "None", "nan", "one two", "three four five"]
     (tmp_path / "a.csv").write_text("text,n\n" + "".join(f"{row},1\n" for row in rows))
     (tmp_path / "a.tsv").write_text("text\tn\n" + "".join(f"{row}\t1\n" for row in rows))
@@ -209,7 +207,7 @@ def test_words_that_look_missing_in_csv(tmp_path):
 
 
 def test_csv_is_text_as_it_is_written(tmp_path):
-    """No cell is a number, a date or a truth; quoted cells hold commas, quotes and lines."""
+    """No cell is parsed as a number, date or boolean; quoted cells hold commas, quotes and line breaks."""
     (tmp_path / "a.csv").write_text('n,text\n1,007\n2,1.50\n3,True\n4,"a ""b"", c\nd"\n\n5,\n6,2024-01-01\n')
     assert list(open_corpus(tmp_path / "a.csv")) == ["007", "1.50", "True", 'a "b", c', "d", "2024-01-01"]
     assert len(list(open_corpus(tmp_path / "a.csv", blank_lines="keep"))) == 6
@@ -343,7 +341,7 @@ def test_undecodable_bytes_are_refused_skipped_or_replaced(tmp_path, small_block
     for shard_bytes in (300, 10**6):
         with pytest.raises(ValueError, match=r"text\.txt.*201.*2.*b'\\xff'.*utf-8"):
             list(open_corpus(path, shard_bytes=shard_bytes))
-    with pytest.warns(UserWarning, match=r"text\.txt") as caught:
+    with pytest.warns(UserWarning, match=r"text\.txt: left out 2 lines") as caught:
         assert list(open_corpus(path, undecodable="skip")) == ["good"] * 201
     first, last = [str(each.message) for each in caught]
     assert "line 201, byte 2" in first and first.endswith("left the line out")
@@ -356,7 +354,7 @@ def test_undecodable_bytes_are_refused_skipped_or_replaced(tmp_path, small_block
 def test_nothing_but_undecodable_lines(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(b"\xff\n")
-    with pytest.warns(UserWarning, match="left the line out"):
+    with pytest.warns(UserWarning, match=r"text\.txt, line 1.*left"):
         assert list(open_corpus(path, undecodable="skip", blank_lines="keep")) == []
 
 
@@ -372,7 +370,7 @@ def test_a_very_long_line(tmp_path, small_blocks):
 def test_an_empty_file_is_refused(tmp_path, suffix):
     write(tmp_path / "full.txt")
     write(tmp_path / f"void{suffix}", [])
-    with pytest.raises(ValueError, match=rf"void\{suffix} is empty: expected text"):
+    with pytest.raises(ValueError, match=rf"void\{suffix}.*empty"):
         open_corpus(tmp_path / "*")
 
 
@@ -380,33 +378,34 @@ def test_an_empty_file_is_refused(tmp_path, suffix):
 def test_a_damaged_file_is_named(tmp_path, suffix):
     path = write(tmp_path / f"text{suffix}", LINES * 50)
     path.write_bytes(path.read_bytes()[:-60])
-    with pytest.raises(ValueError, match=rf"text\{suffix} is damaged or cut short"):
+    with pytest.raises(ValueError, match=rf"text\{suffix}.*damaged"):
         list(open_corpus(path))
     path.write_bytes(b"this was never compressed")
-    with pytest.raises(ValueError, match=rf"text\{suffix} is damaged"):
+    with pytest.raises(ValueError, match=rf"text\{suffix}.*damaged"):
         open_corpus(path)
 
 
 def test_what_is_no_corpus(tmp_path):
     write(tmp_path / "text.zst")
-    with pytest.raises(ValueError, match=r"\.zst files cannot be read"):
+    with pytest.raises(ValueError, match=r"text\.zst: \.zst"):
         open_corpus(tmp_path / "text.zst")
-    with pytest.raises(ValueError, match=r"is a folder: expected files; for all of its files write .*/\*"):
+    with pytest.raises(ValueError, match=rf"{tmp_path} is a folder.*{tmp_path}/\*"):
         open_corpus(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no file matches"):
+    with pytest.raises(FileNotFoundError, match="owner/name"):
         open_corpus([tmp_path / "text.zst", "owner/name"])
-    for nothing in ([], Corpus.from_sentences):
-        with pytest.raises(ValueError, match="expected"):
-            nothing([]) if callable(nothing) else open_corpus(nothing)
-    with pytest.raises(ValueError, match="expected at least one"):
+    with pytest.raises(ValueError, match="sources is empty"):
+        open_corpus([])
+    with pytest.raises(ValueError, match="the given sentences holds no sentence"):
+        Corpus.from_sentences([])
+    with pytest.raises(ValueError, match="nothing has no files"):
         Corpus("nothing", ())
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"encoding": "utf-16"}, "writes line ends as .*Convert the files to UTF-8"),
-        ({"encoding": "no-such"}, "encoding 'no-such' is unknown"),
+        ({"encoding": "utf-16"}, "encoding 'utf-16'"),
+        ({"encoding": "no-such"}, "encoding 'no-such'"),
         ({"undecodable": "ignore"}, "undecodable='ignore': expected 'refuse', 'skip' or 'replace'"),
         ({"blank_lines": "drop"}, "blank_lines='drop'"),
         ({"shard_bytes": 0}, "shard_bytes=0"),
@@ -426,17 +425,17 @@ def test_bad_records_are_named(tmp_path):
     with pytest.raises(ValueError, match="1.*'sentence'.*'text'. .*text_column"):
         list(open_corpus(path, text_column="sentence"))
     path.write_text('{"text": "fine"}\n\n{"text": \n')
-    with pytest.raises(ValueError, match=r"text\.jsonl.*3.*JSON"):
+    with pytest.raises(ValueError, match=r"text\.jsonl, line 3 is not JSON"):
         list(open_corpus(path))
     for damaged in ("[" * 100_000, '{"text": ' + "9" * 5000 + "}", '{"text": "a"} x'):
         path.write_text('{"text": "fine"}\n' + damaged)
         with pytest.raises(ValueError, match=r"text\.jsonl.*2.*JSON.*JSON"):
             list(open_corpus(path, file_format="json"))
         (tmp_path / "text.json").write_text(f"[{damaged}")
-        with pytest.raises(ValueError, match=r"text\.json.*JSON"):
+        with pytest.raises(ValueError, match=r"text\.json is not JSON"):
             list(open_corpus(tmp_path / "text.json"))
     path.write_text('"text"\n')
-    with pytest.raises(ValueError, match=r"line 1 holds a str: expected an object"):
+    with pytest.raises(ValueError, match="line 1.*str"):
         list(open_corpus(path))
     write_parquet(tmp_path / "text.parquet", ["a"], numbers=[1])
     with pytest.raises(ValueError, match=r"text\.parquet.*'words'.*'text'.*'numbers'"):
@@ -446,37 +445,37 @@ def test_bad_records_are_named(tmp_path):
 
 
 def test_bad_data_sets(monkeypatch):
-    with pytest.raises(ValueError, match="the given data set is empty"):
+    with pytest.raises(ValueError, match="given data set is empty"):
         Corpus.from_dataset(datasets.Dataset.from_dict({"text": []}))
     with pytest.raises(ValueError, match="'text'.*'words'"):
         Corpus.from_dataset(datasets.Dataset.from_dict({"words": ["a"]}))
     both = datasets.DatasetDict({name: datasets.Dataset.from_dict({"text": ["a"]}) for name in ("train", "test")})
-    with pytest.raises(ValueError, match="has the splits train, test: give one of them"):
+    with pytest.raises(ValueError, match="splits train, test"):
         Corpus.from_dataset(both)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b'text,n\n"a,1\n', r"a\.csv, line 2: unexpected end of data: expected cells with commas, quotes"),
-        ("a.csv", b"text,n\na\n", r"a\.csv, line 2: 1 cells, and the first line has 2: expected as many"),
-        ("a.tsv", b"text\tn\na\tb\tc\n", r"a\.tsv, line 2: 3 cells, and the first line has 2: .* tabs between"),
-        ("a.csv", b"sentence,n\na,1\n", r"a\.csv, line 1: no column 'text', found 'sentence', 'n'. .*text_column"),
+        ("a.csv", b'text,n\n"a,1\n', r"a\.csv, line 2: .*end of data"),
+        ("a.csv", b"text,n\na\n", r"a\.csv, line 2: 1 cells.* 2"),
+        ("a.tsv", b"text\tn\na\tb\tc\n", r"a\.tsv, line 2: 3 cells.* 2.*tabs"),
+        ("a.csv", b"sentence,n\na,1\n", r"a\.csv, line 1.*column 'text'.*'sentence', 'n'.*text_column"),
         ("a.csv", b"text,n\n", r"a\.csv has no rows"),
-        ("a.csv", b"text\nb\xff\n", r"a\.csv, line 2, byte 2 of the line: b'\\xff' is not utf-8"),
-        ("a.json", b'[{"text": "b\xff"}]', r"a\.json, line 1: byte 0xff is not utf-8"),
+        ("a.csv", b"text\nb\xff\n", r"a\.csv, line 2, byte 2.*b'\\xff'.*utf-8"),
+        ("a.json", b'[{"text": "b\xff"}]', r"a\.json, line 1: byte 0xff.*utf-8"),
         ("a.json", b"[]", r"a\.json has no rows"),
-        ("a.json", b'["text"]', r"a\.json, row 1 holds a str: expected an object with columns"),
-        ("a.parquet", b"PAR1 no", r"a\.parquet is damaged, or no Parquet file"),
-        ("a.arrow", b"ARROW1 no", r"a\.arrow is damaged, or no Arrow file"),
+        ("a.json", b'["text"]', r"a\.json, row 1.*str"),
+        ("a.parquet", b"PAR1 no", r"a\.parquet.*damaged.*Parquet"),
+        ("a.arrow", b"ARROW1 no", r"a\.arrow.*damaged.*Arrow"),
         (
             "a.conllu",
             b"1\tThe\tDET\n",
-            r"a\.conllu, line 1: '1\\tThe\\tDET' has 3 columns between tabs: expected the 10",
+            r"a\.conllu, line 1: '1\\tThe\\tDET' has 3 columns.* 10",
         ),
-        ("a.conllu", b"x\ta" + b"\t_" * 8, r"a\.conllu, line 1: id 'x' and form 'a': expected a number"),
-        ("a.conllu", b"1\t" + b"\t_" * 8, r"a\.conllu, line 1: id '1' and form '': expected"),
-        ("a.conllu", b"1\ta" + b"\t_" * 8 + b"\n\n# text = b\n\n", r"a\.conllu, line 3: comments without words"),
+        ("a.conllu", b"x\ta" + b"\t_" * 8, r"a\.conllu, line 1: id 'x'.*'a'"),
+        ("a.conllu", b"1\t" + b"\t_" * 8, r"a\.conllu, line 1: id '1'.*''"),
+        ("a.conllu", b"1\ta" + b"\t_" * 8 + b"\n\n# text = b\n\n", r"a\.conllu, line 3: comments"),
     ],
 )
 def test_damaged_tables_are_named(tmp_path, name, content, message):
@@ -505,10 +504,10 @@ def test_columns_that_a_format_lacks(tmp_path):
 
 
 def test_what_can_be_read_only_once_is_refused(tmp_path):
-    """A pipe would lose what looking at its beginning takes, and without a writer waits for ever."""
+    """Detecting the format would consume the beginning of a pipe, and without a writer it blocks forever."""
     os.mkfifo(tmp_path / "pipe.txt")
     for path in (tmp_path / "pipe.txt", "/dev/zero"):
-        with pytest.raises(ValueError, match=r"is no regular file: expected one that can be read several times"):
+        with pytest.raises(ValueError, match=f"{path} is no regular file"):
             open_corpus(path)
 
 
@@ -516,12 +515,12 @@ def test_a_list_of_gigabytes(tmp_path, monkeypatch):
     monkeypatch.setattr("elmo_hf.corpus.table_shards.LARGEST_LIST", 1000)
     with gzip.open(tmp_path / "a.json.gz", "wb") as file:
         file.write(b"[" + b" " * 10**6 + b"]")
-    with pytest.raises(ValueError, match=r"a\.json\.gz: unfolds to more than .* bytes: .* one record a line"):
+    with pytest.raises(ValueError, match=r"a\.json\.gz.*\d bytes.*\.jsonl"):
         open_corpus(tmp_path / "a.json.gz")
 
 
 def test_places_that_the_datasets_library_saved(tmp_path):
-    """Runs over tables that began when these were read by that library go on where they were."""
+    """Runs that saved their position in a table while the datasets library read it resume at that position."""
     texts = [f"line {number}" for number in range(2500)]
     write_parquet(tmp_path / "a.parquet", texts)
     (tmp_path / "a.json").write_text(json.dumps([{"text": text} for text in texts]))
@@ -540,10 +539,10 @@ def test_without_libraries(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert list(open_corpus(write(tmp_path / "text.txt"))) == LINES
     assert list(open_corpus(tmp_path / "text.parquet")) == ["a"]
-    with pytest.raises(ImportError, match=r"need the datasets library: pip install 'elmo-hf\[train\]'"):
+    with pytest.raises(ImportError, match=r"datasets.*'elmo-hf\[train\]'"):
         open_corpus("owner/name")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(ImportError, match=r"Parquet and Arrow files need pyarrow: pip install 'elmo-hf\[train\]'"):
+    with pytest.raises(ImportError, match=r"pyarrow.*'elmo-hf\[train\]'"):
         open_corpus(tmp_path / "text.parquet")
 
 
@@ -592,13 +591,13 @@ def test_parts_of_speech_in_columns_and_lines(tmp_path, small_blocks):
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("a_X b_Y\nc_X d\n", {"pos_separator": "_"}, "line 2: 'd' is no word with a tag behind '_'"),
-        ('{"text": ["a"]}\n', {"pos_column": "pos"}, "line 1: no column 'pos', found 'text'. .*pos_column"),
-        ('{"text": ["a"], "pos": []}', {"pos_column": "pos"}, "line 1, columns 'text' and 'pos': 0 tags for the 1"),
-        ("a b", {"pos_column": "pos", "file_format": "text"}, "is plain text, which has no columns"),
-        ("a b", {"pos_column": "pos", "pos_separator": "_"}, "expected parts of speech in a column of their own or"),
-        ("a b", {"pos_separator": ""}, "pos_separator='': expected characters that are no whitespace"),
-        ("a b", {"pos_separator": "a b"}, "pos_separator='a b': expected characters that are no whitespace"),
+        ("a_X b_Y\nc_X d\n", {"pos_separator": "_"}, "line 2: 'd'.*'_'"),
+        ('{"text": ["a"]}\n', {"pos_column": "pos"}, "line 1.*column 'pos'.*'text'.*pos_column"),
+        ('{"text": ["a"], "pos": []}', {"pos_column": "pos"}, "line 1, columns 'text' and 'pos': 0 tags.* 1"),
+        ("a b", {"pos_column": "pos", "file_format": "text"}, "pos_column='pos': .*plain text"),
+        ("a b", {"pos_column": "pos", "pos_separator": "_"}, "pos_column='pos'.*pos_separator='_'"),
+        ("a b", {"pos_separator": ""}, "pos_separator=''"),
+        ("a b", {"pos_separator": "a b"}, "pos_separator='a b'"),
     ],
 )
 def test_parts_of_speech_that_are_not_there(tmp_path, content, options, message):
@@ -610,15 +609,13 @@ def test_parts_of_speech_that_are_not_there(tmp_path, content, options, message)
 
 @pytest.mark.parametrize("wrong", [["a", 1], None, 3])
 def test_sentences_in_memory_are_texts_or_words(wrong):
-    with pytest.raises(
-        TypeError, match=r"sentence 1 is .* of type (list|NoneType|int): expected a text, a list of words"
-    ):
+    with pytest.raises(TypeError, match="sentence 1 .* (list|NoneType|int)"):
         Corpus.from_sentences(["a b", wrong])
     assert list(Corpus.from_sentences(["a b", ["a b"]])) == ["a b", ["a b"]]
 
 
 def test_parts_of_speech_of_all_sentences_or_none():
-    with pytest.raises(ValueError, match="1 of 2 sentences have parts of speech: expected all or none"):
+    with pytest.raises(ValueError, match="1 of 2 sentences"):
         Corpus.from_sentences(["a b", TAGGED[0]])
     dataset = datasets.Dataset.from_dict({"text": [["a"]]})
     with pytest.raises(ValueError, match="'pos'.*'text'. Name.*pos_column"):

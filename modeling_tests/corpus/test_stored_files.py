@@ -85,9 +85,9 @@ def test_what_a_store_does_not_give_is_named(contents) -> None:
         hub.web |= {"/a.txt": contents["a.txt"], "/b.txt": b"", "/c.parquet": contents["a.parquet"][:-9]}
         with pytest.raises(FileNotFoundError, match=f"{hub.url}/none.txt"):
             open_corpus(f"{hub.url}/none.txt")
-        with pytest.raises(ValueError, match=f"{hub.url}/b.txt is empty"):
+        with pytest.raises(ValueError, match=f"{hub.url}/b.txt.*empty"):
             open_corpus(f"{hub.url}/b.txt")
-        with pytest.raises(ValueError, match=f"{hub.url}/c.parquet is damaged"):
+        with pytest.raises(ValueError, match=f"{hub.url}/c.parquet.*damaged"):
             open_corpus(f"{hub.url}/c.parquet")
         corpus = open_corpus(f"{hub.url}/a.txt")
         hub.faults.append(Fault("GET", "/a.txt", status=503))

@@ -39,7 +39,7 @@ def test_one_text_and_back(sentence):
 
 
 def test_the_older_form_is_read():
-    """Saved positions hold it; what it can hold is still written so."""
+    """Saved positions hold the older form; the text that fits it is still written in it."""
     sentence = TaggedSentence(["the", "1 000"], ["DET", None])
     assert tagged_text(sentence) == "the\n1 000\tDET\n"
     assert tagged_sentence("the\n1 000\tDET\n") == sentence
@@ -54,11 +54,11 @@ def test_texts_and_lists_of_words():
 
 
 def test_sentences_are_checked():
-    with pytest.raises(ValueError, match="1 tags for the 2 words 'a b': expected one for each word"):
+    with pytest.raises(ValueError, match="1 tags.*2 words 'a b'"):
         TaggedSentence(["a", "b"], ["X"])
-    with pytest.raises(TypeError, match="words holds None of type NoneType"):
+    with pytest.raises(TypeError, match="words.*None.*NoneType"):
         TaggedSentence([None], ["X"])
-    with pytest.raises(TypeError, match="tags holds 3 of type int"):
+    with pytest.raises(TypeError, match="tags.* 3 .*int"):
         TaggedSentence(["a"], [3])
     with pytest.raises(TypeError, match="words.*'a b'"):
         TaggedSentence("a b", ["X", "Y"])
@@ -90,13 +90,13 @@ def test_records():
     ):
         with pytest.raises(ValueError, match=f"file, line 7.*{message}"):
             sentence_of_record(words, tags, columns, here)
-    with pytest.raises(ValueError, match="tags holds 2 of type int"):
+    with pytest.raises(ValueError, match="tags.* 2 .*int"):
         sentence_of_record(["a"], [2], columns, here, ["Y", "X"])
 
 
 def test_sets_of_tags(tmp_path):
     assert pos_tags_of(SENTENCES[:4]) == ["DET", "NOUN", "NUM", "X Y"]
-    with pytest.raises(ValueError, match="the text has no part of speech"):
+    with pytest.raises(ValueError, match="pos_column.*pos_separator"):
         pos_tags_of(SENTENCES[2:4])
     path = tmp_path / "tags.txt"
     path.write_text("VERB\nNOUN\n")

@@ -100,9 +100,9 @@ def test_words_with_odd_characters_survive(tmp_path):
 
 
 def test_words_that_no_line_can_hold_are_unknown_ones(tmp_path):
-    """NUL in a text once left a file of counts without its vocabulary."""
+    """A word with NUL leaves no file of counts without its vocabulary."""
     words = ["a\0b", "c", "\ud800", "New York", "a\tb", "d\n", "", "\u3000"]
-    with pytest.warns(UserWarning, match=r"5 of 9 words hold what no line of a vocabulary can, such as NUL") as told:
+    with pytest.warns(UserWarning, match="5 of 9 words") as told:
         vocabulary = build_vocabulary(Corpus.from_sentences([words, ["c"]]), progress=False)
     assert len(told) == 1
     assert vocabulary.words[3:] == ("c", "New York", "a\tb") and vocabulary.counts[2] == 5
@@ -111,7 +111,7 @@ def test_words_that_no_line_can_hold_are_unknown_ones(tmp_path):
     # Of a vocabulary made otherwise, neither file appears.
     wrong = Vocabulary((*vocabulary.words, "e\0"), (*vocabulary.counts, 1))
     for name in ("vocab.txt", "other.txt"):
-        with pytest.raises(ValueError, match=r"the word 'e\\x00' cannot stand in a vocabulary file"):
+        with pytest.raises(ValueError, match=r"word 'e\\x00'"):
             wrong.save(tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["vocab.counts.tsv", "vocab.txt"]
     assert Vocabulary.load(tmp_path / "vocab.txt") == vocabulary
@@ -119,9 +119,7 @@ def test_words_that_no_line_can_hold_are_unknown_ones(tmp_path):
 
 def test_long_words_are_told_of_once(corpus):
     text = ["x" * 49, "短" * 17, "短" * 16, "ok ok"]
-    with pytest.warns(
-        UserWarning, match=r"2 of 5 words \(40\.00%\) have more than 48 bytes; the model reads the first"
-    ) as told:
+    with pytest.warns(UserWarning, match=r"2 of 5 words \(40\.00%\).*48 bytes") as told:
         build_vocabulary(Corpus.from_sentences(text), progress=False)
     assert len(told) == 1
 
@@ -132,11 +130,11 @@ def test_long_words_are_told_of_once(corpus):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"min_count": 0}, "min_count=0: expected at least 1"),
-        ({"max_size": 3}, "max_size=3: expected more than 3"),
+        ({"min_count": 0}, "min_count=0"),
+        ({"max_size": 3}, "max_size=3"),
         ({"num_processes": 0}, "num_processes=0"),
         ({"pre_tokenization": "spaces"}, "pre_tokenization is 'spaces'"),
-        ({"min_count": 9}, "no word of the given sentences occurs 9 times: expected a min_count of at most 3"),
+        ({"min_count": 9}, "word.* 9 times.*min_count.* 3"),
     ],
 )
 def test_impossible_arguments_are_named(corpus, arguments, message):
@@ -147,14 +145,14 @@ def test_impossible_arguments_are_named(corpus, arguments, message):
 def test_a_corpus_without_words_is_refused(tmp_path):
     path = tmp_path / "blank.txt"
     path.write_text("\n  \n")
-    with pytest.raises(ValueError, match=r"blank\.txt holds no word"):
+    with pytest.raises(ValueError, match=r"blank\.txt.*no word"):
         build_vocabulary(open_corpus(path), progress=False)
 
 
 def test_a_file_without_specials_or_with_duplicates_is_no_vocabulary(tmp_path):
     path = tmp_path / "vocab.txt"
     path.write_text("<S>\nthe\n")
-    with pytest.raises(ValueError, match=r"vocab\.txt.*</S>.*<UNK>"):
+    with pytest.raises(ValueError, match=r"vocab\.txt: no line for </S>, <UNK>"):
         check_vocabulary_file(path)
     path.write_text("<S>\n</S>\n<UNK>\nthe\ncat\nthe\n")
     with pytest.raises(ValueError, match=r"vocab\.txt.*6.*'the'.*4"):
@@ -166,12 +164,12 @@ def test_a_file_without_specials_or_with_duplicates_is_no_vocabulary(tmp_path):
 def test_a_vocabulary_of_special_tokens_alone_is_refused(tmp_path):
     """A model of it would learn to predict the unknown word: loss 0, perplexity 1."""
     (tmp_path / "vocab.txt").write_text("<S>\n</S>\n<UNK>\n!!!MAXTERMID\n")
-    with pytest.raises(ValueError, match=r"vocab\.txt.*<S>.*</S>.*<UNK>"):
+    with pytest.raises(ValueError, match=r"vocab\.txt: no word beside <S>, </S>, <UNK>"):
         check_vocabulary_file(tmp_path / "vocab.txt")
 
 
 def test_counts_of_other_words_are_refused(corpus, tmp_path):
     build_vocabulary(corpus, progress=False).save(tmp_path / "vocab.txt")
     counts_path(tmp_path / "vocab.txt").write_text("<S>\t1\n")
-    with pytest.raises(ValueError, match="does not count the words"):
+    with pytest.raises(ValueError, match=rf"{counts_path(tmp_path / 'vocab.txt').name}.*vocab\.txt"):
         Vocabulary.load(tmp_path / "vocab.txt")
