@@ -1,4 +1,4 @@
-"""Words spelt by a dictionary of code points: rows, truncation, files, and the tokenizer that uses it."""
+"""Words spelled by a dictionary of code points: rows, truncation, files, and the tokenizer that uses it."""
 
 import json
 import pickle
@@ -81,22 +81,30 @@ class TestDictionary:
     @pytest.mark.parametrize(
         ("symbols", "message"),
         [
-            ([*SYMBOLS, "中"], "'中' has the ids .* and .*; each symbol can stand only once"),
-            ([*SYMBOLS, "\u00a0"], r"'\\xa0', id \d+, is whitespace, which no dictionary file can hold"),
-            ([*SYMBOLS, ""], "'', id .*, is empty"),
-            ([*SYMBOLS, "\ud800"], "holds a lone surrogate"),
-            (SYMBOLS[1:], "no entry for <bos>; a dictionary holds <bos>, <eos>, <oov>"),
-            ({**{s: n for n, s in enumerate(SYMBOLS)}}, "'<bos>' has the id 0, 0 is for padding words"),
-            ({**{s: n for n, s in enumerate(SYMBOLS, 1)}, "q": 3}, "'q' has the id 3, which '<oov>' has already"),
+            ([*SYMBOLS, "中"], r"'中' has the ids \d+ and \d+"),
+            ([*SYMBOLS, "\u00a0"], r"'\\xa0', id \d+, is whitespace"),
+            ([*SYMBOLS, ""], r"'', id \d+, is empty"),
+            ([*SYMBOLS, "\ud800"], r"'\\ud800'.*surrogate"),
+            (SYMBOLS[1:], "no entry for <bos>; .*<bos>, <eos>, <oov>"),
+            ({**{s: n for n, s in enumerate(SYMBOLS)}}, "'<bos>' has the id 0"),
+            ({**{s: n for n, s in enumerate(SYMBOLS, 1)}, "q": 3}, "'q' has the id 3.*'<oov>'"),
         ],
     )
     def test_impossible_ones_are_refused(self, symbols, message):
         with pytest.raises(ValueError, match=message):
             CharacterDictionary(symbols)
 
-    @pytest.mark.parametrize("symbols", ["abc", [1, 2], {"a": "1"}, {"a": True}])
-    def test_other_types_are_refused(self, symbols):
-        with pytest.raises(TypeError, match="character_vocabulary"):
+    @pytest.mark.parametrize(
+        ("symbols", "message"),
+        [
+            ("abc", "'abc'"),
+            ([1, 2], "1 has the id 1"),
+            ({"a": "1"}, "'a' has the id '1'"),
+            ({"a": True}, "'a' .* True"),
+        ],
+    )
+    def test_other_types_are_refused(self, symbols, message):
+        with pytest.raises(TypeError, match=f"^character_vocabulary.*{message}"):
             CharacterDictionary(symbols)
 
     def test_files(self, tmp_path):
@@ -112,7 +120,7 @@ class TestDictionary:
         [
             (b"{", "not valid JSON"),
             (b"\xff", "not valid JSON"),
-            (b"[1]", "holds a list; expected an object"),
+            (b"[1]", "holds a list"),
             (b'{"a": 1, "a": 2}', "lists 'a' twice"),
             (b'{"a": 1}', "no entry for <bos>"),
         ],
@@ -137,7 +145,7 @@ class TestTokenizer:
             # Boundaries stand whole whatever the length is.
             assert [row[1] for row in (rows[0], rows[-1])] == [1, 2]
             assert [row[2] for row in (rows[0], rows[-1])] == [MARKS.index("<bow>") + 1] * 2
-            # The form that is looked up is the one that is spelt; padding is no word of the file.
+            # The form that is looked up is the one that is spelled; padding is no word of the file.
             forms = [word[: length - 2] for word in sentence]
             found = batch["input_ids"][index][batch["attention_mask"][index].bool()].tolist()
             assert found == [1, *(ids.get(form, 3) for form in forms), 2]
@@ -189,7 +197,7 @@ class TestTokenizer:
         assert ElmoTokenizer().num_characters == 262
 
     def test_contradictions_are_refused(self, tmp_path):
-        with pytest.raises(ValueError, match="character_units.*'bytes'"):
+        with pytest.raises(ValueError, match="character_units is 'bytes'"):
             tokenizer(character_units="bytes")
         with pytest.raises(ValueError, match="character_units.*'letters'"):
             ElmoTokenizer(character_units="letters")

@@ -35,13 +35,13 @@ class TestTags:
             PosTags(TAGS).ids_of(["DET", "DET"], ["a"])
         with pytest.raises(ValueError, match="lists 'a' twice"):
             PosTags(["a", "b", "a"])
-        with pytest.raises(ValueError, match="at least one tag"):
+        with pytest.raises(ValueError, match=r"pos_tag_set is \[\]"):
             PosTags([])
-        with pytest.raises(ValueError, match="none of them empty"):
+        with pytest.raises(ValueError, match=r"pos_tag_set is \['a', ''\]"):
             PosTags(["a", ""])
-        with pytest.raises(TypeError, match="expected a list of tags"):
+        with pytest.raises(TypeError, match="pos_tag_set is 'DET'"):
             PosTags("DET")
-        with pytest.raises(TypeError, match="expected a list of tags"):
+        with pytest.raises(TypeError, match=r"pos_tag_set is \[1\]"):
             ElmoTokenizer(pos_tag_set=[1])
 
 
@@ -105,11 +105,11 @@ class TestTokenizer:
             encode(tokenizer, [["a", "b"]], [["DET"]])
         with pytest.raises(ValueError, match=r"pos_tags.*1.*\[1\].*2.*\[1.*1\]"):
             encode(tokenizer, [["a"], ["b"]], [["DET"]])
-        with pytest.raises(ValueError, match="expected tags shaped as the words"):
+        with pytest.raises(ValueError, match=r"pos_tags.* 1 samples of \[1\].* 1 samples of \[1\]"):
             encode(tokenizer, ["a"], [["DET"]])
-        with pytest.raises(ValueError, match="pos_tags beside raw text"):
+        with pytest.raises(ValueError, match="pos_tags beside raw text.*is_split_into_words=True"):
             tokenizer("a b", pos_tags=["DET", "NOUN"])
-        with pytest.raises(ValueError, match="this tokenizer has no tags: make it with pos_tag_set"):
+        with pytest.raises(ValueError, match=r"pos_tags.*pos_tag_set=\["):
             encode(ElmoTokenizer())
         with pytest.raises(ValueError, match="pos_tags_pair without pos_tags"):
             tokenizer(["a"], ["b"], pos_tags_pair=["DET"], is_split_into_words=True)

@@ -294,9 +294,9 @@ def test_truncation_to_model_max_length() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"truncation": True, "max_length": 1}, r"max_length is 1, less than the 2 special tokens"),
-        ({"truncation": True, "max_length": 4, "stride": 2}, r"stride is 2, but only 2 words .* max_length=4"),
-        ({"truncation": "only_second", "max_length": 4}, r"'only_second' needs a second sequence"),
+        ({"truncation": True, "max_length": 1}, "max_length is 1.* 2 special tokens"),
+        ({"truncation": True, "max_length": 4, "stride": 2}, "stride is 2.* 2 words.*max_length=4"),
+        ({"truncation": "only_second", "max_length": 4}, "truncation='only_second'.*text_pair"),
         ({"padding": True, "padding_side": "middle"}, r"padding_side is 'middle'; expected 'left' or 'right'"),
     ],
 )
@@ -400,18 +400,18 @@ def test_empty_batches(tokenizer: ElmoTokenizer) -> None:
 @pytest.mark.parametrize(
     ("text", "options", "error", "message"),
     [
-        (5, {}, ValueError, r"text input is 5 of type int"),
-        (np.array(["a"]), {}, ValueError, r"text input is array.*turn columns and arrays into lists"),
-        (["a", None], {}, ValueError, r"item 1 of the batch is None"),
-        ([["a", "b", "c"]], {}, ValueError, r"item 0 of the batch.*pass is_split_into_words=True"),
-        ("a b", {"is_split_into_words": True}, ValueError, r"is the text 'a b'; expected a list of words"),
-        ([["a"], "b"], {"is_split_into_words": True}, ValueError, r"item 1 of the batch is 'b'"),
-        (["a", None], {"is_split_into_words": True}, TypeError, r"words of type str, got None of type NoneType"),
-        ([["a"], ["b", 3.5]], {"is_split_into_words": True}, TypeError, r"got 3.5 of type float"),
-        ([["a", ["b"]]], {"is_split_into_words": True}, TypeError, r"expected words of type str"),
+        (5, {}, ValueError, "text input is 5 .*int"),
+        (np.array(["a"]), {}, ValueError, r"text input is array\(\['a'\]"),
+        (["a", None], {}, ValueError, "item 1.*None"),
+        ([["a", "b", "c"]], {}, ValueError, "item 0.*is_split_into_words=True"),
+        ("a b", {"is_split_into_words": True}, ValueError, "is_split_into_words=True.*'a b'"),
+        ([["a"], "b"], {"is_split_into_words": True}, ValueError, "item 1.*'b'"),
+        (["a", None], {"is_split_into_words": True}, TypeError, "str.* None .*NoneType"),
+        ([["a"], ["b", 3.5]], {"is_split_into_words": True}, TypeError, "str.* 3.5 .*float"),
+        ([["a", ["b"]]], {"is_split_into_words": True}, TypeError, r"words of type str \("),
         ("a", {"text_pair": ["b"]}, ValueError, r"text_pair is \['b'\]; expected a text"),
         (["a"], {"text_pair": "b"}, TypeError, r"text_pair is 'b'; expected a list"),
-        (["a"], {"text_pair": ["b", "c"]}, ValueError, r"batch length of `text`: 1 does not match .*: 2"),
+        (["a"], {"text_pair": ["b", "c"]}, ValueError, "`text`: 1 .*`text_pair`: 2"),
     ],
 )
 def test_wrong_input(tokenizer: ElmoTokenizer, text, options: dict, error: type, message: str) -> None:
@@ -515,15 +515,15 @@ def test_other_template(tokenizer: ElmoTokenizer) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"vocab": [*VOCABULARY, "the"]}, ValueError, r"vocab, entry 15: the word 'the' is listed already at 3"),
-        ({"vocab": VOCABULARY[1:]}, ValueError, r"vocab: no entry for bos_token='<S>'"),
+        ({"vocab": [*VOCABULARY, "the"]}, ValueError, "vocab, entry 15: the word 'the' .* 3[;:]"),
+        ({"vocab": VOCABULARY[1:]}, ValueError, "vocab: no entry for bos_token='<S>'"),
         ({"vocab": [*VOCABULARY, "a\0"]}, ValueError, r"'a\\x00' holds a NUL"),
-        ({"vocab": [*VOCABULARY, "a\ud800"]}, ValueError, r"'a\\ud800' holds a NUL or a lone surrogate"),
-        ({"vocab": [*VOCABULARY, 5]}, TypeError, r"vocab: expected a list of words"),
-        ({"vocab": "words"}, TypeError, r"vocab: expected a list of words"),
-        ({"vocab": {"<pad>": 0, "<S>": 1, "</S>": 3}}, ValueError, r"vocab: expected the ids 0 to 2"),
-        ({"vocab": {"<S>": 0, "</S>": 1, "<pad>": 2}}, ValueError, r"'<pad>' has id 2; expected 0"),
-        ({"vocab": VOCABULARY, "vocab_file": "vocab.txt"}, ValueError, r"either vocab_file or vocab, not both"),
+        ({"vocab": [*VOCABULARY, "a\ud800"]}, ValueError, r"'a\\ud800' holds a NUL"),
+        ({"vocab": [*VOCABULARY, 5]}, TypeError, "vocab: expected a list"),
+        ({"vocab": "words"}, TypeError, "vocab: expected a list"),
+        ({"vocab": {"<pad>": 0, "<S>": 1, "</S>": 3}}, ValueError, "vocab: .*ids 0 to 2"),
+        ({"vocab": {"<S>": 0, "</S>": 1, "<pad>": 2}}, ValueError, "'<pad>'.*2.*0"),
+        ({"vocab": VOCABULARY, "vocab_file": "vocab.txt"}, ValueError, "either vocab_file or vocab"),
         ({"vocab_file": "/nowhere/vocab.txt"}, FileNotFoundError, r"/nowhere/vocab.txt"),
         ({"pre_tokenization": "moses"}, ValueError, r"pre_tokenization is 'moses'"),
         ({"max_characters_per_word": 2}, ValueError, r"max_characters_per_word is 2"),
@@ -653,7 +653,7 @@ def test_incomplete_or_foreign_files(tmp_path: Path, tokenizer: ElmoTokenizer) -
     with pytest.raises(ValueError, match="tokenizer.json.*vocab.txt"):
         ElmoTokenizer.from_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"tokenizer.json|delimiter|char|Unterminated"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json: .*char \d+"):
         ElmoTokenizer.from_pretrained(tmp_path)
     foreign = tmp_path / "foreign.json"
     from tokenizers.models import WordLevel
@@ -968,5 +968,5 @@ def test_words_with_a_character_of_their_own(tmp_path):
     ElmoTokenizer(max_characters_per_word=9).save_pretrained(tmp_path)
     assert ElmoTokenizer.from_pretrained(tmp_path).tokens_to_add == {}
     symbols = ["<bos>", "<eos>", "<oov>", "<pad>", "<bow>", "<eow>", "a"]
-    with pytest.raises(ValueError, match="tokens_to_add=.* with a dictionary of characters"):
+    with pytest.raises(ValueError, match="tokens_to_add=.*dictionary"):
         ElmoTokenizer(character_vocabulary=symbols, tokens_to_add={"x": 1})

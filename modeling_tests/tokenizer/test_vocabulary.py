@@ -62,16 +62,16 @@ def test_vocabulary_as_list_or_mapping(tokenizer: ElmoTokenizer) -> None:
 
 
 BAD_VOCABULARIES = {
-    b"<S>\n</S>\n<UNK>\na\nb\na\n": r"vocab.txt, line 6: the word 'a' is listed already at 4",
-    b"<S>\n</S>\n<UNK>\n\n\n": r"vocab.txt, line 5: the word '' is listed already at 4",
-    b"<S>\na\n<UNK>\n": r"vocab.txt: no entry for eos_token='</S>'.*eos_token=",
-    b"": r"vocab.txt: no entry for bos_token='<S>', eos_token='</S>', unk_token='<UNK>'",
-    b"<S>\n</S>\n<UNK>\na\0b\n": r"vocab.txt, line 4: a NUL byte",
-    b"<S>\n</S>\n<UNK>\n\xe9t\xe9\n": r"vocab.txt, line 4: byte 0xe9 is not UTF-8",
-    "<S>\n</S>\n<UNK>\n".encode("utf-16"): r"vocab.txt, line 1: a NUL byte.*UTF-16",
+    b"<S>\n</S>\n<UNK>\na\nb\na\n": "vocab.txt, line 6: the word 'a' .* 4[;:]",
+    b"<S>\n</S>\n<UNK>\n\n\n": "vocab.txt, line 5: the word '' .* 4[;:]",
+    b"<S>\na\n<UNK>\n": "vocab.txt: no entry for eos_token='</S>'.*eos_token=",
+    b"": "vocab.txt: no entry for bos_token='<S>', eos_token='</S>', unk_token='<UNK>'",
+    b"<S>\n</S>\n<UNK>\na\0b\n": "vocab.txt, line 4: a NUL byte",
+    b"<S>\n</S>\n<UNK>\n\xe9t\xe9\n": "vocab.txt, line 4: byte 0xe9.*UTF-8",
+    "<S>\n</S>\n<UNK>\n".encode("utf-16"): "vocab.txt, line 1: a NUL byte.*UTF-16",
     b"<S>\n</S>\n<UNK>\n<pad>\n": r"vocab.txt: lists '<pad>'.*pad_token=",
     # No time in it: the parameters are test names, which every worker has to agree on.
-    gzip.compress(b"<S>\n</S>\n<UNK>\n" * 100, mtime=0)[:-12]: r"vocab.txt: damaged gzip file",
+    gzip.compress(b"<S>\n</S>\n<UNK>\n" * 100, mtime=0)[:-12]: "vocab.txt: damaged gzip",
 }
 
 
@@ -95,7 +95,7 @@ def test_bad_vocabulary_file(tmp_path: Path, content: bytes, message: str) -> No
 
 def test_vocabulary_file_of_words_that_a_line_cannot_hold(tmp_path: Path) -> None:
     tokenizer = ElmoTokenizer(vocab=[*VOCABULARY, "a\nb"])
-    with pytest.raises(ValueError, match=r"'a\\nb' cannot stand in a vocabulary file"):
+    with pytest.raises(ValueError, match=r"'a\\nb'"):
         tokenizer.save_vocabulary(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(NotADirectoryError, match="nowhere"):
