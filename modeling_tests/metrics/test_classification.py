@@ -120,13 +120,13 @@ def test_nothing_predicted_scores_zero_without_warning(recwarn):
 @pytest.mark.parametrize(
     ("predictions", "references", "message"),
     [
-        ([], [], "no labels to score"),
-        ([0], [0, 1], "1 predictions and 2 references"),
+        ([], [], "predictions and references are empty"),
+        ([0], [0, 1], "1 predictions.*2 references"),
         ([0], None, "references missing"),
-        ([[0, 1]], [[0, 1]], r"predictions have shape \(1, 2\): expected one label a text; give argmax"),
-        ([0.5], [0], "predictions are float64: expected integers"),
-        ([float("nan")], [0], "predictions are float64: expected integers"),
-        (["good"], ["bad"], "predictions are <U4: expected integers"),
+        ([[0, 1]], [[0, 1]], r"predictions have shape \(1, 2\)"),
+        ([0.5], [0], "predictions are float64"),
+        ([float("nan")], [0], "predictions are float64"),
+        (["good"], ["bad"], "predictions are <U4"),
     ],
 )
 def test_bad_input(make_metric, predictions, references, message):
@@ -137,13 +137,13 @@ def test_bad_input(make_metric, predictions, references, message):
 @pytest.mark.parametrize(
     ("predictions", "references", "message"),
     [
-        ([], [], "no labels to score"),
-        ([0, 1], [0, 1], r"predictions have shape \(2,\): expected one list of 0 and 1 a text"),
-        ([[0], [0, 1]], [[0], [0, 1]], "predictions have shape .*all of the same length"),
-        ([[]], [[]], r"predictions have shape \(1, 0\)"),
-        ([[0, 2]], [[0, 1]], "predictions hold 2: expected 0 or 1"),
+        ([], [], "predictions and references are empty"),
+        ([0, 1], [0, 1], r"predictions have shape \(2,\)"),
+        ([[0], [0, 1]], [[0], [0, 1]], r"predictions have shape \(0,\)"),
+        ([[]], [[]], r"predictions.*\(1, 0\)"),
+        ([[0, 2]], [[0, 1]], "predictions hold 2"),
         ([[0, 0.3]], [[0, 1]], "predictions are float64"),
-        ([[0, 1]], [[0, 1, 1]], r"predictions of shape \(1, 2\) and references of shape \(1, 3\)"),
+        ([[0, 1]], [[0, 1, 1]], r"predictions.*\(1, 2\).*references.*\(1, 3\)"),
     ],
 )
 def test_bad_multilabel_input(make_metric, predictions, references, message):
@@ -158,12 +158,12 @@ def test_bad_options():
         Classification().compute(predictions=[0], references=[2], average="binary")
     with pytest.raises(ValueError, match=r"pos_label=3"):
         Classification().compute(predictions=[0], references=[1], average="binary", pos_label=3)
-    with pytest.raises(ValueError, match='average="binary".*2'):
+    with pytest.raises(ValueError, match='average="binary" and 2 labels'):
         Classification("multilabel").compute(predictions=[[0, 1]], references=[[0, 1]], average="binary")
     with pytest.raises(ValueError, match="config_name='multi'"):
         Classification("multi")
 
 
 def test_compute_without_anything_gathered(make_metric):
-    with pytest.raises(ValueError, match="no labels to score"):
+    with pytest.raises(ValueError, match="add_batch"):
         make_metric().compute()

@@ -139,7 +139,7 @@ def test_rouge_of_other_languages() -> None:
     [
         ({"rouge_types": ["rouge0"]}, "rouge_types holds 'rouge0': expected rouge1 to rouge9"),
         ({"tokenizer": "german"}, 'tokenizer=\'german\': expected "english", "unicode" or a function'),
-        ({"tokenizer": "unicode", "use_stemmer": True}, "the stemmer knows English only"),
+        ({"tokenizer": "unicode", "use_stemmer": True}, "use_stemmer=True.*tokenizer="),
     ],
 )
 def test_unknown_options_of_rouge(options: dict[str, object], message: str) -> None:
@@ -163,13 +163,13 @@ def test_gathered_batches_equal_one_call(name: str, references: list[object], lo
 @pytest.mark.parametrize(
     ("predictions", "references", "message"),
     [
-        ([], [], "no texts to score"),
-        (None, None, "no texts to score: give predictions and references, or call add_batch"),
+        ([], [], "predictions and references are empty"),
+        (None, None, "predictions and references.*add_batch"),
         (["a"], None, "references missing"),
-        (["a"], ["a", "b"], "1 predictions and 2 references"),
+        (["a"], ["a", "b"], "1 predictions.*2 references"),
         ("a", ["a"], "predictions is a single text"),
         ([["a", "cat"]], ["a cat"], r"prediction 0 is \['a', 'cat'\]: expected a text"),
-        (["a"], [[]], r"reference 0 is \[\]: expected a text \(str\) or a list of at least one"),
+        (["a"], [[]], r"reference 0 is \[\]"),
         (["a", "b"], ["a", None], "reference 1 is None"),
     ],
 )
@@ -183,5 +183,5 @@ def test_bad_input(name: str, load: Load, predictions: object, references: objec
 @pytest.mark.parametrize(("name", "library"), [("bleu", "sacrebleu.metrics"), ("rouge", "rouge_score.rouge_scorer")])
 def test_missing_library(name: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(ImportError, match=r"needs (sacrebleu|rouge_score): pip install .*elmo-hf\[train\]"):
+    with pytest.raises(ImportError, match=rf"needs {library.partition('.')[0]}: .*elmo-hf\[train\]"):
         MODULES[name][1]().compute(predictions=["a"], references=["a"])

@@ -111,10 +111,10 @@ def test_a_folder(model: ElmoForPreTraining, tokenizer: ElmoTokenizer, tmp_path:
 @pytest.mark.parametrize(
     ("predictions", "message"),
     [
-        ([], "no sentences to score"),
-        ("a text", "predictions is the text 'a text': expected a list"),
-        (["a text"], "sentence 0 is text, 'a text': give the model"),
-        ([["a", "b"]], "sentence 0 is text, 'a': give the model"),
+        ([], "predictions are empty"),
+        ("a text", "predictions.*'a text'.*list"),
+        (["a text"], "sentence 0.*'a text'"),
+        ([["a", "b"]], "sentence 0.*'a'"),
         ([[-1.0], []], "sentence 1 has no log-probabilities"),
         ([[-1.0, 0.5]], "sentence 0 holds 0.5, no log-probability"),
         ([[-1.0, math.nan]], "sentence 0 holds nan, no log-probability"),
@@ -126,10 +126,10 @@ def test_bad_input(metric: evaluate.Metric, predictions: object, message: str) -
 
 
 def test_bad_options(metric: evaluate.Metric, model: ElmoForPreTraining) -> None:
-    with pytest.raises(ValueError, match="sentence 0 holds -1.0: a model scores texts"):
+    with pytest.raises(ValueError, match="sentence 0 holds -1.0: .*model"):
         metric.compute(predictions=[[-1.0]], model=model)
     with pytest.raises(ValueError, match="references given"):
         metric.compute(predictions=[[-1.0]], references=[[-1.0]])
-    with pytest.raises(ValueError, match="no sentences to score"):
+    with pytest.raises(ValueError, match="add_batch"):
         metric.compute()
     assert metric.compute(predictions=[[0.0]])["perplexity"] == 1.0

@@ -108,10 +108,10 @@ def test_nothing_predicted_scores_zero_without_warning(recwarn: pytest.WarningsR
 @pytest.mark.parametrize(
     ("predictions", "references", "message"),
     [
-        ([], [], "no sentences to score"),
-        ([[]], [[]], "all 1 sentences are empty"),
+        ([], [], "predictions and references are empty"),
+        ([[]], [[]], "1 sentences are empty"),
         ([["O"]], [["O"], ["O"]], "1 predicted and 2 reference sentences"),
-        ([["O"]], [["O", "O"]], "sentence 0 has 1 predicted and 2 reference tags"),
+        ([["O"]], [["O", "O"]], "sentence 0 .*1 predicted and 2 reference tags"),
         ([["O"]], None, "references missing"),
         (["O"], ["O"], "sentence 0 is a string"),
         ([["NOUN"]], [["O"]], "tag 'NOUN': expected O or PREFIX-TYPE"),
@@ -125,7 +125,7 @@ def test_bad_input(metric: evaluate.Metric, predictions: object, references: obj
 
 
 def test_compute_without_anything_gathered(metric: evaluate.Metric) -> None:
-    with pytest.raises(ValueError, match="no sentences to score"):
+    with pytest.raises(ValueError, match="add_batch"):
         metric.compute()
 
 

@@ -82,8 +82,8 @@ def test_no_answer():
     assert alone == {"exact_match": 0.5, "f1": 0.5, "total": 2}
 
 
-def test_references_of_which_nothing_is_left():
-    """Version 1 compares them as they are; version 2 leaves them out."""
+def test_references_that_normalize_to_nothing():
+    """Version 1 compares empty answers as they are; version 2 leaves them out."""
     given = {"predictions": ["a", "x"], "references": [["the", "Band"], ["the"]]}
     one, two = (AnswerSpans().compute(**given, version=version) for version in (1, 2))
     assert (one["exact_match"], one["f1"]) == (1 / 2, 0.0)
@@ -104,15 +104,15 @@ def test_as_a_local_module_and_in_batches():
 @pytest.mark.parametrize(
     ("predictions", "references", "message"),
     [
-        ([], [], "no answers to score: predictions and references are empty"),
-        (None, None, "no answers to score: give predictions and references, or call add_batch"),
+        ([], [], "predictions and references are empty"),
+        (None, None, "predictions and references.*add_batch"),
         (["a"], None, "references missing"),
         (None, [["a"]], "predictions missing"),
-        (["a", "b"], [["a"]], "2 predicted answers for 1 questions: expected as many"),
+        (["a", "b"], [["a"]], "2 predicted.*1 questions"),
         ([["a"]], [["a"]], r"question 0: predicted \['a'\]: expected a text"),
-        (["a", "b"], [["a"], "b"], r"question 1: references 'b': expected a list of texts, \[\] for no answer"),
-        (["a"], [[None]], r"question 0: references \[None\]: expected a list of texts"),
-        (["a"], [None], "question 0: references None: expected a list of texts"),
+        (["a", "b"], [["a"], "b"], "question 1: references 'b'"),
+        (["a"], [[None]], r"question 0: references \[None\]"),
+        (["a"], [None], "question 0: references None"),
     ],
 )
 def test_bad_input(predictions, references, message):
