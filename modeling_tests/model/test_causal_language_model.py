@@ -141,7 +141,7 @@ def test_characters_of_the_prompt_are_read_as_given():
 
 
 def test_a_state_goes_in_as_a_cache():
-    """That of `ElmoModel` with `return_state=True`, as text that was read before."""
+    """A state of `ElmoModel` with `return_state=True` serves as the text read before."""
     model, batch = model_of("characters"), batch_of()
     state = model.elmo(**batch, return_state=True).state
     output = model(**batch, past_key_values=state)
@@ -178,7 +178,7 @@ def test_trains_one_direction_only():
 
 
 def test_loads_from_a_pretraining_checkpoint(tmp_path):
-    """Its words are spelt by the tokenizer beside it."""
+    """Its words are spelled by the tokenizer beside it."""
     model = model_of("characters")
     pretrained = ElmoForPreTraining(model.config)
     pretrained.load_state_dict(model.state_dict())
@@ -187,7 +187,7 @@ def test_loads_from_a_pretraining_checkpoint(tmp_path):
     ids = {name: batch[name] for name in ("input_ids", "attention_mask")}
     alone = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert type(alone) is ElmoForCausalLM
-    with pytest.raises(ValueError, match=r"has no tokenizer .*set_tokenizer"):
+    with pytest.raises(ValueError, match=f"{tmp_path} has no tokenizer.*set_tokenizer"):
         alone(**ids)
     TOKENIZER.save_pretrained(tmp_path)
     for direction in ("forward", "backward"):
@@ -209,18 +209,18 @@ def test_refusals():
         model(input_ids=torch.tensor([[1, 99]]))
     with pytest.raises(ValueError, match="vocab_size=4"):
         ElmoForCausalLM(tiny_config(vocab_size=4)).set_tokenizer(ElmoTokenizer(max_characters_per_word=9))
-    with pytest.raises(ValueError, match="cannot unread words"):
+    with pytest.raises(ValueError, match=r"crop\(-1\)"):
         ElmoCache().crop(-1)
     with pytest.raises(ValueError, match="cache_implementation"):
         model.generate(**batch, max_new_tokens=1, cache_implementation="static")
     with pytest.raises(ValueError, match="input_ids.*inputs_embeds"):
         model()
     backward = model_of("Transformer", direction="backward")
-    with pytest.raises(ValueError, match="from the left in both directions"):
+    with pytest.raises(ValueError, match='generate with direction="backward"'):
         backward.generate(**batch, max_new_tokens=1)
-    with pytest.raises(ValueError, match="from the left in both directions"):
+    with pytest.raises(ValueError, match='use_cache=True with direction="backward"'):
         backward(**batch, use_cache=True)
-    with pytest.raises(ValueError, match="pass the character_ids"):
+    with pytest.raises(ValueError, match="characters: pass the character_ids"):
         ElmoForCausalLM(tiny_config())(input_ids=batch["input_ids"])
 
 

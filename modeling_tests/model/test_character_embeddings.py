@@ -25,7 +25,7 @@ class TestDistinctRows:
         assert len(distinct) == len(set(map(tuple, rows.tolist())))
 
     def test_survives_colliding_hashes(self):
-        """Rows that the hash cannot tell apart are still told apart."""
+        """Rows with equal hashes stay distinct."""
         multiplier = 0x5851F42D4C957F2D
         first = torch.tensor([multiplier, 0])
         second = torch.tensor([0, 1])

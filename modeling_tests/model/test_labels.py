@@ -12,11 +12,9 @@ from modeling_tests.tiny import batch_of, tiny_config
 
 def test_one_a_word():
     check_one_a_word(torch.zeros(2, 3, dtype=torch.int32), (2, 3))
-    with pytest.raises(
-        ValueError, match=r"labels have shape \(2, 2\) .*: expected \(2, 3\) integers, one for each pos"
-    ):
+    with pytest.raises(ValueError, match=r"labels.*\(2, 2\).*\(2, 3\) integers"):
         check_one_a_word(torch.zeros(2, 2, dtype=torch.int64), (2, 3))
-    with pytest.raises(ValueError, match="type torch.float32: expected"):
+    with pytest.raises(ValueError, match="labels.*torch.float32"):
         check_one_a_word(torch.zeros(2, 3), (2, 3))
 
 
@@ -24,7 +22,7 @@ def test_one_a_word():
 def test_models_of_words_check_their_labels(cls):
     model, batch = cls(tiny_config()), batch_of(["a cat sat", "why"])
     for labels in (batch["input_ids"][:, 1:], batch["input_ids"][0], batch["input_ids"].float()):
-        with pytest.raises(ValueError, match=r"expected \(2, 5\) integers, one for each position"):
+        with pytest.raises(ValueError, match=r"labels.*\(2, 5\) integers"):
             model(**batch, labels=labels)
 
 
@@ -34,7 +32,7 @@ def test_class_numbers():
     for wrong in (3, -1, -101):
         with pytest.raises(ValueError, match=f"{wrong}.*0.*2.*-100.*num_labels"):
             check_class_numbers(torch.tensor([0, wrong, 7]), 3)
-    with pytest.raises(ValueError, match="for none; count again"):
+    with pytest.raises(ValueError, match="-100.*count again"):
         check_class_numbers(torch.tensor([5]), 3, "count again")
 
 

@@ -29,7 +29,7 @@ def random_maps(config, seed=1):
 
 
 def close(found, expected):
-    # Loaded weights stand at other addresses, and products of them round differently.
+    # Loaded weights have other addresses, and their matmuls round differently.
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
@@ -122,7 +122,7 @@ def test_maps_follow_the_models_type():
     model = ElmoModel(tiny_config(aligned=True)).half()
     assert model.alignment.maps.dtype == torch.float16
     layers = [torch.ones(1, 2, 8, dtype=torch.float16)] * 3
-    assert all(layer.dtype == torch.float16 for layer in model.alignment(layers))
+    assert [layer.dtype for layer in model.alignment(layers)] == [torch.float16] * 3
 
 
 @pytest.mark.parametrize("cls", [ElmoForPreTraining, ElmoForMaskedLM])
@@ -130,7 +130,7 @@ def test_language_models_refuse_maps(cls, tmp_path):
     with pytest.raises(ValueError, match="aligned=True"):
         cls(tiny_config(aligned=True))
     model = cls(tiny_config())
-    with pytest.raises(ValueError, match=f"{cls.__name__} is a language model"):
+    with pytest.raises(ValueError, match=f"{cls.__name__} .*ElmoModel"):
         set_alignment(model, random_maps(model.config))
     aligned = ElmoModel(tiny_config())
     set_alignment(aligned, random_maps(aligned.config))
@@ -154,13 +154,13 @@ class TestRefusals:
         model = ElmoModel(tiny_config())
         with pytest.raises(ValueError, match=r"maps.*\(3.*8.*7\).*\(layers.*2P.*2P\) = \(3.*8.*8\)"):
             set_alignment(model, torch.zeros(3, 8, 7))
-        with pytest.raises(ValueError, match="maps holds values that are not finite"):
+        with pytest.raises(ValueError, match="maps .*finite"):
             set_alignment(model, torch.full((3, 8, 8), float("nan")))
         assert model.alignment is None and not model.config.aligned
 
     def test_a_model_without_bilm(self):
         baseline = ElmoForTokenClassification(tiny_config(elmo_at=[], word_vector_size=4))
-        with pytest.raises(ValueError, match="the model has no biLM"):
+        with pytest.raises(ValueError, match=r"biLM \(elmo_at=\[\]\)"):
             set_alignment(baseline, torch.zeros(3, 8, 8))
 
     def test_another_number_of_layers(self):

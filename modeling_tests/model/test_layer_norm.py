@@ -28,7 +28,7 @@ def test_epsilon_is_not_that_of_torch():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_rows_of_one_value_are_finite(dtype):
-    """Also in half precision, where an epsilon of 1e-13 is nothing."""
+    """Also in half precision, where an epsilon of 1e-13 underflows to zero."""
     norm = ElmoLayerNorm(4, 1e-13).to(dtype)
     x = torch.zeros(2, 4, dtype=dtype, requires_grad=True)
     found = norm(x)

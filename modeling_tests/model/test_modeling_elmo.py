@@ -185,7 +185,7 @@ class TestState:
     @pytest.mark.parametrize("shape", [(2, 2, 4, 5), (1, 2, 4, 4), (2, 1, 4, 4), (2, 4, 4)])
     def test_refuses_another_models_state(self, shape):
         state = ElmoState(torch.zeros(shape), torch.zeros(2, 2, 4, 6))
-        with pytest.raises(ValueError, match=r"initial_state.hidden has shape .* expected \(2, 2, rows, 4\)"):
+        with pytest.raises(ValueError, match=r"initial_state.hidden.*\(2, 2, rows, 4\)"):
             tiny_model()(**batch_of(SENTENCES), initial_state=state)
 
 
@@ -271,16 +271,16 @@ class TestInputs:
         assert (output.state.cell == 0).all()
 
     def test_word_ids_alone_are_refused(self):
-        with pytest.raises(ValueError, match="needs either character_ids or inputs_embeds, got none.*ElmoTokenizer"):
+        with pytest.raises(ValueError, match="character_ids or inputs_embeds, got none.*ElmoTokenizer"):
             tiny_model()(input_ids=torch.ones(2, 3, dtype=torch.int64))
 
     def test_a_word_model_refuses_characters_alone(self):
         model, batch = tiny_model(**WORD_INPUT), batch_of(SENTENCES)
-        with pytest.raises(ValueError, match="needs either input_ids or inputs_embeds, got none of input_ids"):
+        with pytest.raises(ValueError, match="input_ids or inputs_embeds, got none of input_ids"):
             model(character_ids=batch["character_ids"], attention_mask=batch["attention_mask"])
-        with pytest.raises(ValueError, match=r"input_ids has shape \(4,\): expected \(batch, words\)"):
+        with pytest.raises(ValueError, match=r"input_ids.*\(4,\).*\(batch, words\)"):
             model(batch["input_ids"][:, 0])
-        with pytest.raises(ValueError, match=r"attention_mask has shape \(4, 7\): expected \(4, 8\).* of input_ids"):
+        with pytest.raises(ValueError, match=r"attention_mask.*\(4, 7\).*\(4, 8\).*input_ids"):
             model(batch["input_ids"], batch["attention_mask"][:, 1:])
 
     @pytest.mark.parametrize("cls", [ElmoModel, ElmoForPreTraining, ElmoForTokenClassification])
@@ -288,25 +288,25 @@ class TestInputs:
     def test_words_outside_the_table_are_refused(self, cls, value):
         batch = batch_of(SENTENCES)
         batch["input_ids"][0, 1] = value
-        with pytest.raises(ValueError, match=f"input_ids holds {value}: expected ids from 0 to 11.*resize"):
+        with pytest.raises(ValueError, match=f"input_ids holds {value}.* 0 to 11.*resize"):
             tiny_model(cls, **WORD_INPUT)(**batch)
 
     def test_contradicting_inputs_are_refused(self):
         model, batch = tiny_model(), batch_of(SENTENCES)
-        with pytest.raises(ValueError, match="got both"):
+        with pytest.raises(ValueError, match="got both inputs_embeds and character_ids"):
             model(**batch, inputs_embeds=torch.zeros(4, 8, 4))
-        with pytest.raises(ValueError, match=r"attention_mask has shape \(4, 7\): expected \(4, 8\)"):
+        with pytest.raises(ValueError, match=r"attention_mask.*\(4, 7\).*\(4, 8\)"):
             model(**{**batch, "attention_mask": batch["attention_mask"][:, 1:]})
-        with pytest.raises(ValueError, match=r"character_ids has shape .* expected \(batch, words, 9\)"):
+        with pytest.raises(ValueError, match=r"character_ids.*\(batch, words, 9\)"):
             model(character_ids=batch["character_ids"][..., :8])
-        with pytest.raises(ValueError, match=r"inputs_embeds has shape .* expected \(batch, words, 4\)"):
+        with pytest.raises(ValueError, match=r"inputs_embeds.*\(batch, words, 4\)"):
             model(inputs_embeds=torch.zeros(4, 8, 5))
 
     @pytest.mark.parametrize("value", [-1, 262])
     def test_characters_outside_the_table_are_refused(self, value):
         batch = batch_of(SENTENCES)
         batch["character_ids"][0, 1, 2] = value
-        with pytest.raises(ValueError, match=f"character_ids holds {value}: expected ids from 0 to 261"):
+        with pytest.raises(ValueError, match=f"character_ids holds {value}.* 0 to 261"):
             tiny_model()(**batch)
 
 
@@ -448,7 +448,7 @@ class TestSaving:
 
     def test_a_file_in_the_way_is_refused(self, tmp_path):
         (tmp_path / "file").write_text("mine")
-        with pytest.raises(NotADirectoryError, match="is a file: expected a folder"):
+        with pytest.raises(NotADirectoryError, match=f"{tmp_path / 'file'} is a file"):
             tiny_model().save_pretrained(tmp_path / "file")
 
     def test_saving_again_leaves_no_stale_shards(self, tmp_path):
@@ -466,7 +466,8 @@ class TestSaving:
             weights.unlink()
         else:
             weights.write_bytes(weights.read_bytes()[: 700 if damage == "truncated" else 0])
-        with pytest.raises(Exception, match="(?i)safetensors|metadata|header|no file named"):
+        error = OSError if damage == "missing" else ValueError
+        with pytest.raises(error, match=r"model\.safetensors"):
             ElmoModel.from_pretrained(tmp_path)
 
     def test_damaged_configuration_is_refused(self, tmp_path):
@@ -477,7 +478,7 @@ class TestSaving:
             ElmoModel.from_pretrained(tmp_path)
         assert str(refused.value).count("Fetch or save") == 1
         (tmp_path / "config.json").write_text(text.replace('"cell_size": 6', '"cell_size": 7'))
-        with pytest.raises(RuntimeError, match="mismatched"):
+        with pytest.raises(RuntimeError, match=rf"{tmp_path}: .*input_proj.*\(24, 4\).*config\.json.*\(28, 4\)"):
             ElmoModel.from_pretrained(tmp_path)
 
     @reads_either
@@ -498,7 +499,7 @@ class TestSaving:
         assert again.scalar_mixes[0].gamma.tolist() == [1.0]
 
     def test_layers_chosen_when_loading_win_over_the_checkpoint(self, tmp_path):
-        """AllenNLP's way to take one layer of a model whose learned mix is another."""
+        """A fixed mix selects one layer of a model with another learned mix, as in AllenNLP."""
         model, batch = tiny_model(), batch_of(SENTENCES)
         model.save_pretrained(tmp_path)
         loaded, info = ElmoModel.from_pretrained(
@@ -563,7 +564,7 @@ class TestSaving:
         ids=["characters", "mixes that normalize", "top layer", "words", "Transformer"],
     )
     def test_autocast_gives_the_dtype_of_the_weights(self, overrides, dtype):
-        """In training, evaluation, with and without gradients alike; only products are rounded."""
+        """In training and evaluation, with and without gradients; only matmuls are rounded."""
         model = with_large_weights(ElmoModel(tiny_config(**overrides)), 0.4).to(dtype)
         batch = batch_of(SENTENCES)
         with torch.no_grad():
@@ -818,7 +819,7 @@ class TestForPreTraining:
     def test_words_outside_the_vocabulary_are_refused(self):
         model, batch = tiny_model(ElmoForPreTraining), batch_of(SENTENCES)
         batch["input_ids"][0, 1] = 12
-        with pytest.raises(ValueError, match="word id 12: expected ids from 0 to 11"):
+        with pytest.raises(ValueError, match="word id 12.* 11"):
             model(**batch)
 
     def test_nothing_to_predict(self):

@@ -100,7 +100,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("labels", [torch.zeros(2), torch.zeros(2, 3).long(), torch.zeros(3).long()])
     def test_labels_of_another_kind(self, labels):
-        with pytest.raises(ValueError, match=r"labels have shape .*: expected \(2,\) integers"):
+        with pytest.raises(ValueError, match=r"labels.*\(2,\) integers"):
             make_model()(**make_batch(), labels=labels)
 
     def test_no_axis_of_choices(self):
@@ -111,7 +111,7 @@ class TestBadInput:
     def test_another_number_of_choices(self):
         batch = make_batch()
         batch["character_ids"] = batch["character_ids"][:, :2]
-        with pytest.raises(ValueError, match=r"character_ids has shape \(2, 2, .*as in input_ids \(2, 3, "):
+        with pytest.raises(ValueError, match=r"character_ids.*\(2, 2, .*input_ids \(2, 3, "):
             make_model()(**batch)
 
     def test_word_ids_are_needed(self):

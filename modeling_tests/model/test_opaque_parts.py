@@ -124,7 +124,7 @@ def for_head(head, batch):
 
 @pytest.mark.parametrize(("kind", "head"), CELLS)
 def test_heads(kind, head):
-    """One graph of each head for all lengths: the loss and every gradient of training, and what evaluation gives."""
+    """Each head compiles to one graph for all lengths: its loss, every gradient, and its outputs in evaluation."""
     cls, overrides = HEADS[head]
     model = with_large_weights(cls(tiny_config(**KINDS[kind], **overrides))).train()
     whole = kind == "characters" or (kind, head) in QUICK
@@ -162,7 +162,7 @@ def test_heads(kind, head):
 
 
 def test_what_is_in_no_graph_says_so():
-    """With `fullgraph=True` it is refused, by name; without, computed as ever."""
+    """With `fullgraph=True` it is refused by name; without, it runs uncompiled."""
     model = with_large_weights(ElmoForCausalLM(tiny_config(**TRANSFORMER))).eval()
     for options in ({"use_cache": True}, {"output_attentions": True}):
         with pytest.raises(torch._dynamo.exc.Unsupported, match="output_attentions=True"):

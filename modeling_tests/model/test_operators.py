@@ -84,7 +84,7 @@ def test_dispatch_calls_the_modules():
         torch.randn(5, WIDTH), [2, 2, 1], torch.zeros(2, WIDTH), torch.zeros(2, CELL), *layers,
         cell_clip=3.0, projection_clip=3.0, forget_bias=1.0,
     )  # fmt: skip
-    # The input product of all steps is one call.
+    # The input matmul of all steps is one call.
     assert calls == [1, 3, 3]
 
 

@@ -1,4 +1,4 @@
-"""The 8-bit linear layer against integer arithmetic written out, and every fast kernel against the plain product."""
+"""The 8-bit linear layer against explicit integer arithmetic, and every fast kernel against the plain matmul."""
 
 import copy
 import pickle
@@ -45,7 +45,7 @@ def layer_of(inputs: int, outputs: int, bias: bool = True) -> ElmoQuantizedLinea
 
 
 def exact_kernel(bits: int | None = None) -> IntegerKernel:
-    """Integers as they are; with `bits`, pairs of products are cut to signed integers of so many, as in AVX2."""
+    """Exact integer sums; with `bits`, sums of two products saturate at that many bits, as in AVX2."""
 
     def product(rows, zero_point, packed):
         weight, scale = packed
@@ -72,7 +72,7 @@ def test_weights_are_the_nearest_multiples_of_a_scale_an_output():
 def test_weights_that_are_not_finite_are_refused(value):
     weight = torch.randn(3, 4)
     weight[1, 2] = value
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="weight .*finite"):
         integer_weights(weight)
 
 
@@ -80,7 +80,7 @@ def test_weights_that_are_not_finite_are_refused(value):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("levels", [127, REDUCED_LEVELS])
 def test_rows_that_are_not_finite(value, levels):
-    """All of a row is NaN, and no other row is, in the definition and in every kernel."""
+    """A row with such a value becomes NaN, and no other row does, in the definition and in every kernel."""
     layer, kernel = layer_of(8, 5), exact_kernel()
     packed = kernel.pack(layer.quantized_weight, layer.weight_scale)
     for rows, number in ((1, 0), (4, 2)):
@@ -93,7 +93,7 @@ def test_rows_that_are_not_finite(value, levels):
 
 
 @pytest.mark.parametrize("levels", [127, REDUCED_LEVELS])
-def test_the_plain_product_is_integer_arithmetic(levels):
+def test_the_plain_matmul_is_integer_arithmetic(levels):
     layer = layer_of(9, 4)
     inputs = torch.randn(3, 9)
     inputs[1] = inputs[1].abs()
@@ -111,7 +111,7 @@ def test_the_plain_product_is_integer_arithmetic(levels):
 
 @pytest.mark.parametrize("kind", ROWS)
 @pytest.mark.parametrize("bias", [True, False])
-def test_fast_and_plain_are_one_product(kind, bias):
+def test_fast_and_plain_matmuls_agree(kind, bias):
     for inputs, outputs, rows in ((1, 1, 1), (7, 5, 3), (512, 300, 1), (512, 300, 9), (1030, 64, 1), (1030, 64, 33)):
         layer = layer_of(inputs, outputs, bias)
         values = ROWS[kind](rows, inputs)
@@ -123,8 +123,8 @@ def test_fast_and_plain_are_one_product(kind, bias):
 
 @pytest.mark.parametrize("levels", [127, REDUCED_LEVELS])
 @pytest.mark.parametrize("kind", ROWS)
-def test_any_processor_computes_its_plain_product(kind, levels, monkeypatch):
-    """Both kinds of processors, whichever runs this test."""
+def test_any_cpu_computes_its_plain_matmul(kind, levels, monkeypatch):
+    """CPUs with and without saturating int8 instructions, whichever runs this test."""
     kernel = exact_kernel(None if levels == 127 else 16)
     assert is_exact(kernel, levels)
     monkeypatch.setattr(int8, "integer_kernel", lambda: (kernel, levels))

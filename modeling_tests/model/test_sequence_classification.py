@@ -109,7 +109,7 @@ def test_logits_spelled_out(variant, side):
 
 
 def test_from_characters_to_logits():
-    """The whole way by brute force, without any part of the model but its weights."""
+    """The whole forward pass by brute force, with nothing of the model but its weights."""
     model = make_model(**MAXOUT, pooling=["mean", "max"]).double()
     plain, batch = BruteForceElmo(model.elmo), encode(TEXTS)
     for row, found in enumerate(model(**batch).logits):
@@ -134,7 +134,7 @@ def test_neither_padding_nor_other_texts_matter(variant, pairs):
 
 
 def test_boundaries_are_not_pooled():
-    """Except in an empty text, which has nothing else; a text of padding alone is a vector of zeros."""
+    """Except in an empty text, which has only boundaries; a text of padding alone gives a vector of zeros."""
     model = make_model()
     batch = encode(["a b", ""])
     words, _, _ = model.encode_words(**batch)
@@ -236,12 +236,12 @@ class TestPairs:
     def test_other_than_two_sentences_are_refused(self, ids, count):
         model = make_model(sentence_pairs=True, **WORD_INPUT)
         ids = torch.tensor([[1, 5, 2, 1, 6, 2], ids])
-        message = rf"row 1 of the batch: .* and this is {count}. Encode pairs.*sentence_pairs=False"
+        message = rf"row 1 of the batch: .* {count}\. .*sentence_pairs=False"
         with pytest.raises(ValueError, match=message):
             model(ids)
 
     def test_a_batch_without_words_is_refused(self):
-        with pytest.raises(ValueError, match="this is 0"):
+        with pytest.raises(ValueError, match=r"row 0 of the batch: .* 0\."):
             make_model(sentence_pairs=True, **WORD_INPUT)(torch.zeros(2, 0).long())
 
 
@@ -290,7 +290,7 @@ class TestLoss:
         ],
     )
     def test_agrees_with_transformers(self, num_labels, labels, problem_type):
-        """Also in the kind of problem that the first labels decide, and pipelines read."""
+        """Also the problem type that is inferred from the first labels and read by pipelines."""
         model, batch = make_model(num_labels), encode(TEXTS)
         assert model.config.problem_type is None
         output = model(**batch, labels=labels)
@@ -333,24 +333,24 @@ class TestBadLabels:
     @pytest.mark.parametrize(
         ("problem_type", "labels", "message"),
         [
-            ("single", torch.tensor([0, 3, 0, 0]), "label 3: expected 0 to 2, or -100 for none; set num_labels"),
+            ("single", torch.tensor([0, 3, 0, 0]), "label 3: .*0 to 2.*-100.*num_labels"),
             ("single", torch.tensor([0, 0, -1, 0]), "label -1: expected 0 to 2"),
             ("single", torch.zeros(3).long(), r"shape \(3,\): expected \(4,\)"),
             ("single", torch.zeros(4, 3).long(), r'shape \(4, 3\): expected \(4,\); .*"multi_label_classification"'),
-            ("single", torch.zeros(4), "torch.float32: expected integers.*labels.long()"),
-            ("single", torch.zeros(4).bool(), "torch.bool: expected integers"),
-            ("multi", torch.zeros(4, 3).long(), "torch.int64: expected floating-point numbers.*labels.float()"),
-            ("multi", torch.zeros(4, 3).bool(), "torch.bool: expected floating-point numbers"),
-            ("multi", torch.zeros(4), r"shape \(4,\): expected \(4, 3\); give one number for each label"),
+            ("single", torch.zeros(4), "single_label_classification are torch.float32: .*labels.long()"),
+            ("single", torch.zeros(4).bool(), "single_label_classification are torch.bool: .*labels.long()"),
+            ("multi", torch.zeros(4, 3).long(), "multi_label_classification are torch.int64: .*labels.float()"),
+            ("multi", torch.zeros(4, 3).bool(), "multi_label_classification are torch.bool: .*labels.float()"),
+            ("multi", torch.zeros(4), r"shape \(4,\): expected \(4, 3\)"),
             ("multi", torch.zeros(4, 2), r"shape \(4, 2\): expected \(4, 3\)"),
             ("multi", torch.full((4, 3), 2.0), 'label 2.0: expected 0.0 or 1.0.*problem_type="regression"'),
             ("multi", torch.full((4, 3), -100.0), "label -100.0: expected 0.0 or 1.0"),
-            ("multi", torch.full((4, 3), float("nan")), "label nan: expected 0.0 or 1.0"),
-            ("regression", torch.zeros(4, 3).long(), "torch.int64: expected floating-point numbers"),
+            ("multi", torch.full((4, 3), float("nan")), "label nan: .*0.0 or 1.0"),
+            ("regression", torch.zeros(4, 3).long(), "regression are torch.int64: .*labels.float()"),
             ("regression", torch.zeros(4), r"shape \(4,\): expected \(4, 3\)"),
-            ("regression", torch.full((4, 3), float("inf")), "label inf: expected finite numbers"),
-            (None, torch.zeros(4, 3).long(), r"single_label_classification have shape \(4, 3\): expected \(4,\)"),
-            (None, torch.zeros(4), r"multi_label_classification have shape \(4,\): expected \(4, 3\)"),
+            ("regression", torch.full((4, 3), float("inf")), "label inf"),
+            (None, torch.zeros(4, 3).long(), r"single_label_classification.*\(4, 3\).*\(4,\)"),
+            (None, torch.zeros(4), r"multi_label_classification.*\(4,\).*\(4, 3\)"),
         ],
     )
     def test_are_refused(self, problem_type, labels, message):

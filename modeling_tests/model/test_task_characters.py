@@ -61,7 +61,7 @@ def test_windows_wholly_inside_the_word(side, name, activation):
 
 
 def test_a_word_depends_on_no_other():
-    """Not on its neighbors, nor on the longest word of the batch."""
+    """A word's vector depends neither on its neighbors nor on the longest word of the batch."""
     model = encoder()
     ids, mask = batch_of([[[2, 3, 4], [5]], [[6] * 50, [2, 3, 4]]])
     found = model(ids, mask)
@@ -104,10 +104,10 @@ def test_a_very_long_word_needs_memory_for_its_own_length_only():
 def test_inputs_that_do_not_fit_are_refused():
     model = encoder()
     ids, mask = batch_of(SENTENCES)
-    with pytest.raises(ValueError, match=r"code_point_ids has shape \(4, 11\) and holds \[4, 1, 2, 0\] words"):
+    with pytest.raises(ValueError, match=r"code_point_ids.*\(4, 11\).*\[4, 1, 2, 0\]"):
         model(ids, mask.fliplr() | mask)
-    with pytest.raises(ValueError, match="expected .batch, characters. with the"):
+    with pytest.raises(ValueError, match=r"code_point_ids has shape \(11,\)"):
         model(ids[0], mask)
     ids[0, 1] = 8
-    with pytest.raises(ValueError, match="holds 8: expected ids from 0 to 7; num_task_characters=7"):
+    with pytest.raises(ValueError, match="code_point_ids holds 8.* 0 to 7; num_task_characters=7"):
         model(ids, mask)

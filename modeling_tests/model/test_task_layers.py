@@ -195,11 +195,11 @@ class TestWordVectors:
     def test_words_outside_the_table_are_refused(self):
         model, batch = tiny_model(word_vector_size=5), batch_of(SENTENCES)
         batch["input_ids"][0, 1] = 12
-        with pytest.raises(ValueError, match="input_ids holds 12: expected ids from 0 to 11.*resize"):
+        with pytest.raises(ValueError, match="input_ids holds 12.* 0 to 11.*resize"):
             model(**batch)
         batch["input_ids"][0, 1], batch["input_ids"][batch["attention_mask"] == 0] = 5, 10**6
         assert torch.isfinite(model(**batch).logits).all()  # padding is not looked up
-        with pytest.raises(ValueError, match="looks up word vectors .* needs input_ids"):
+        with pytest.raises(ValueError, match=r"\(word_vector_size\).*input_ids"):
             model(character_ids=batch["character_ids"])
 
     @pytest.mark.parametrize("cls", [ElmoForTokenClassification, ElmoForPreTraining])
@@ -272,11 +272,11 @@ class TestWithoutBilm:
 
     def test_bad_inputs_are_refused(self):
         model, batch = tiny_model(**WITHOUT_BILM), batch_of(SENTENCES)
-        with pytest.raises(ValueError, match=r"input_ids missing: expected \(batch, words\).*without biLM"):
+        with pytest.raises(ValueError, match=r"input_ids missing: .*\(batch, words\).*biLM"):
             model(character_ids=batch["character_ids"])
-        with pytest.raises(ValueError, match=r"input_ids of shape \(5,\): expected \(batch, words\)"):
+        with pytest.raises(ValueError, match=r"input_ids.*\(5,\).*\(batch, words\)"):
             model(input_ids=batch["input_ids"][:, 0])
-        with pytest.raises(ValueError, match=r"attention_mask has shape \(5, 7\): expected \(5, 8\)"):
+        with pytest.raises(ValueError, match=r"attention_mask.*\(5, 7\).*\(5, 8\)"):
             model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"][:, 1:])
 
 
@@ -368,10 +368,10 @@ class TestPartsOfTheBiattentiveNetwork:
 
     def test_what_is_read_of_a_word_has_to_be_given(self):
         model, batch = tiny_model(**self.FIELDS, words_only=True), batch_of(SENTENCES)
-        with pytest.raises(ValueError, match="reads code points and needs code_point_ids"):
+        with pytest.raises(ValueError, match="needs code_point_ids"):
             model.encode_words(**batch)
         del batch["input_ids"]
-        with pytest.raises(ValueError, match="input_ids missing to tell words from sentence boundaries"):
+        with pytest.raises(ValueError, match=r"input_ids missing.*\(words_only=True\)"):
             model.encode_words(**batch, code_point_ids=self.code_points(batch_of(SENTENCES)))
 
     def test_without_recurrent_layers_nothing_has_to_be_told_apart(self):

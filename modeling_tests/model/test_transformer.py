@@ -59,7 +59,7 @@ def what_is_read(model, batch):
 
 
 def reload(cls, folder, **options):
-    """A saved model in memory of torch's own: products of values mapped from a file may round differently."""
+    """A saved model in memory allocated by PyTorch: matmuls of memory-mapped values may round differently."""
     model = cls.from_pretrained(folder, **options).eval()
     for weight in model.parameters():
         weight.data = weight.data.clone()
@@ -98,7 +98,7 @@ def test_agrees_with_brute_force_in_float64(variant, side, implementation):
 
 
 def test_positions_are_the_original_s():
-    """Computed and rounded to float32 step by step; kept with the weights, and not computed from them again."""
+    """Computed and rounded to float32 step by step; saved with the weights and not recomputed."""
     positions = ElmoPositions(tiny_config(**{**TRANSFORMER, "max_position_embeddings": 5000, "projection_size": 16}))
     exact = np.arange(5000)[:, None] / 10000 ** (np.arange(0, 16, 2) / 16)
     np.testing.assert_allclose(positions.encodings[:, 0::2], np.sin(exact), rtol=0, atol=1e-3)
@@ -293,7 +293,7 @@ def test_there_is_no_state():
     model, batch = transformer(), batch_of(SENTENCES)
     assert model(**batch, return_state=True).state is None
     state = ElmoState(torch.zeros(2, 2, 4, 8), torch.zeros(2, 2, 4, 6))
-    with pytest.raises(ValueError, match="Transformer, which has no state: it reads each sentence whole"):
+    with pytest.raises(ValueError, match="initial_state.*Transformer"):
         model(**batch, initial_state=state)
 
 
@@ -438,7 +438,7 @@ def test_every_kind_of_model(cls, causal, tmp_path):
 
 
 def test_a_tagger_learns():
-    """Odd and even places, which only positions tell apart."""
+    """Odd and even places, distinguishable by position only."""
     torch.manual_seed(1)
     model = ElmoForTokenClassification(tiny_config(**TRANSFORMER, num_labels=2)).train()
     batch = batch_of(["no no no no no", "no no no"])

@@ -34,7 +34,7 @@ def test_gradients_of_repeated_words_add_up_and_padding_has_none(table):
 @pytest.mark.parametrize("value", [-1, 12])
 def test_ids_outside_the_table_are_refused(table, value):
     ids, mask = torch.tensor([[3, value]]), torch.ones(1, 2, dtype=torch.bool)
-    with pytest.raises(ValueError, match=f"input_ids holds {value}: expected ids from 0 to 11; .*tokenizer"):
+    with pytest.raises(ValueError, match=f"input_ids holds {value}.* 0 to 11; .*tokenizer"):
         table(ids, mask=mask)
     mask[0, 1] = False
     assert (table(ids, mask=mask)[0, 1] == 0).all()

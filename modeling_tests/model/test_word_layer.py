@@ -155,10 +155,10 @@ class TestWhatIsRefused:
         model, batch = ElmoModel(tiny_config(**KINDS["all three"])), tagged_batch()
         for name in ("input_ids", "character_ids", "pos_tag_ids"):
             given = {key: value for key, value in batch.items() if key != name}
-            expected = f"needs either input_ids and character_ids and pos_tag_ids or inputs_embeds, got none of {name}"
+            expected = f"input_ids and character_ids and pos_tag_ids or inputs_embeds, got none of {name}"
             with pytest.raises(ValueError, match=expected):
                 model(**given)
-        with pytest.raises(ValueError, match="where pos_tags stand beside the words"):
+        with pytest.raises(ValueError, match="got none of pos_tag_ids.*pos_tags"):
             model(**{**batch, "pos_tag_ids": None})
 
     def test_word_vectors_in_place_of_everything(self):
@@ -174,16 +174,14 @@ class TestWhatIsRefused:
     def test_tags_outside_the_table(self, value):
         model, batch = ElmoModel(tiny_config(**TAGS)), tagged_batch()
         batch["pos_tag_ids"][1, 1] = value
-        with pytest.raises(
-            ValueError, match=rf"pos_tag_ids holds {value}: expected ids from 0 to 4; .*num_pos_tags=4.*set"
-        ):
+        with pytest.raises(ValueError, match=f"pos_tag_ids holds {value}.* 0 to 4; .*num_pos_tags=4"):
             model(**batch)
 
     def test_another_shape(self):
         model, batch = ElmoModel(tiny_config(**KINDS["all three"])), tagged_batch()
-        with pytest.raises(ValueError, match=r"pos_tag_ids has shape \(3, 7\): expected \(3, 8\)"):
+        with pytest.raises(ValueError, match=r"pos_tag_ids.*\(3, 7\).*\(3, 8\)"):
             model(**{**batch, "pos_tag_ids": batch["pos_tag_ids"][:, 1:]})
-        with pytest.raises(ValueError, match=r"character_ids has shape \(3, 7, 9\): expected \(3, 8\)"):
+        with pytest.raises(ValueError, match=r"character_ids.*\(3, 7, 9\).*\(3, 8\)"):
             model(**{**batch, "character_ids": batch["character_ids"][:, 1:]})
 
 
@@ -247,11 +245,9 @@ def test_heads_over_pairs_and_choices_read_every_part():
     assert not torch.equal(chooser(**choices).logits, scores)
 
 
-@pytest.mark.parametrize("words", [0, 4, 6])
-@pytest.mark.parametrize("characters", [True, False])
+@pytest.mark.parametrize(("words", "characters"), [(0, True), (4, True), (6, True), (4, False), (6, False)])
 def test_no_combination_contradicts_itself(words, characters):
-    choices = itertools.product((0, 4), (None, True) if characters else (None,), (True, False))
-    for tags, projected, layer in choices if words or characters else ():
+    for tags, projected, layer in itertools.product((0, 4), (None, True) if characters else (None,), (True, False)):
         fields = {
             "word_embedding_size": words,
             "num_pos_tags": tags,
