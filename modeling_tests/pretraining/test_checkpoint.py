@@ -94,7 +94,7 @@ def test_removes_what_a_killed_run_left(checkpoints: Checkpoints) -> None:
 
 def test_refuses_a_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="file cannot be written .*There is no checkpoint yet"):
+    with pytest.raises(CheckpointError, match=f"{tmp_path / 'file'} cannot be written"):
         Checkpoints(tmp_path / "file", 2, Accelerator(cpu=True)).prepare()
 
 

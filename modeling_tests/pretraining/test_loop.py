@@ -212,7 +212,7 @@ def test_tensorboard(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_refuses_a_tracker_that_is_not_there(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="tracker 'abacus' is unknown"):
+    with pytest.raises(ValueError, match="tracker 'abacus'"):
         pretrain(settings(corpus, tmp_path / "run", trackers=["abacus"]))
 
 
@@ -362,7 +362,7 @@ def test_a_model_that_reads_parts_of_speech(corpus: Path, tmp_path: Path, kind: 
     (tmp_path / "vocab.txt").write_text("\n".join(["<S>", "</S>", "<UNK>", *WORDS[5:]]) + "\n")
     summary = pretrain(settings(corpus, tmp_path / "warm", **warm, vocabulary=str(tmp_path / "vocab.txt")))
     assert ElmoTokenizer.from_pretrained(summary.model_folder).pos_tag_set == ["K", "L", "M", "N"]
-    with pytest.raises(ValueError, match=r"train.jsonl has no parts of speech beside its words, which the model reads"):
+    with pytest.raises(ValueError, match=r"train.jsonl.*\(pos_column\).*\(pos_separator\)"):
         pretrain(settings(corpus, tmp_path / "none", **{**warm, "pos_column": None}))
 
 
@@ -541,12 +541,12 @@ def test_a_schedule_finds_its_end_in_the_text(
     rates = [dict(record)["learning_rate"] for record in losses(halves)]
     assert rates[planned - 1] == pytest.approx(0, abs=1e-6)
     assert rates[0] > rates[5] > rates[-2]
-    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/checkpoints holds no checkpoint"):
         save_model_of_run(tmp_path)
 
 
 def test_ends_on_time(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that goes half a second a look: one and a half a step."""
+    """A clock that advances half a second per reading: one and a half seconds per step."""
     clock = itertools.count(step=0.5)
     monkeypatch.setattr("elmo_hf.pretraining.loop.time.perf_counter", lambda: next(clock))
     changed = {"max_hours": 15 / 3600, "max_steps": None, "epochs": 9, "schedule": "linear", "held_out_data": None}
@@ -592,10 +592,10 @@ def test_refuses_another_vocabulary_or_text(corpus: Path, tmp_path: Path) -> Non
     run = settings(corpus, tmp_path / "run", max_steps=2, vocabulary=str(vocabulary), train_data=[str(text)])
     pretrain(run)
     text.write_text((corpus / "train.txt").read_text() + "one more sentence\n")
-    with pytest.raises(ValueError, match="saved data position belongs to other settings"):
+    with pytest.raises(ValueError, match=r"corpus was '\w+' and is"):
         pretrain(run)
     vocabulary.write_text(vocabulary.read_text() + "further\n")
-    with pytest.raises(ValueError, match="was trained with other words"):
+    with pytest.raises(ValueError, match=r"words \(\d+\).*vocab.*\(\d+\)"):
         pretrain(run)
 
 
@@ -636,12 +636,12 @@ def test_a_batch_that_cannot_be_saved_hides_no_loss(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("elmo_hf.pretraining.loop.save_file", full)
-    with pytest.raises(LossNotFiniteError, match="No.*with"):
+    with pytest.raises(LossNotFiniteError, match="No space left on device.*learning_rate"):
         pretrain(settings(corpus, tmp_path / "run", learning_rate=1e38, max_gradient_norm=0))
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(LossNotFiniteError, match="learning_rate"):
+    with pytest.raises(LossNotFiniteError, match=r"step \d+ is .*learning_rate \(now 1e\+38\)"):
         pretrain(settings(corpus, tmp_path / "run", learning_rate=1e38, max_gradient_norm=0))
 
 
@@ -739,7 +739,7 @@ def test_two_processes_equal_one_with_twice_the_rows(
         assert [record[name] for record in expected] == pytest.approx([record[name] for record in found], abs=1e-6)
     assert_same_weights(one / "model", two / "model", tolerance=1e-6)
     assert len(list((two / "checkpoints").glob("step-*/process-*.pt"))) == 4
-    with pytest.raises(ValueError, match="written by 2 processes and this run has 1"):
+    with pytest.raises(ValueError, match="written by 2 processes.* 1"):
         pretrain(undivided(corpus, two, reads, rows=2))
 
 

@@ -196,7 +196,7 @@ def test_states_are_forgotten_where_sentences_begin() -> None:
     torch.testing.assert_close(objective.contexts(batch, carried)[1], plain.contexts(batch, by_hand)[1])
     assert (result.loss - plain(batch, carried).loss).abs() > 1e-4
     assert carried.hidden[:, 0, 0].abs().sum() > 0  # the given state is a value, and stays
-    with pytest.raises(ValueError, match="which rows begin with a sentence"):
+    with pytest.raises(ValueError, match="reset_states=True"):
         objective(small_batch(), carried)
 
 
@@ -279,7 +279,7 @@ def test_a_word_model_needs_no_characters_and_waits_for_nobody(shape: dict[str, 
     assert kinds[0] == kinds[1]
     table = "elmo.embeddings.words.word_embeddings" if shape is TAGGED else "elmo.embeddings.word_embeddings"
     assert kinds[0][f"{table}.weight"] == torch.sparse_coo
-    with pytest.raises(ValueError, match="reads character_ids and the batch has none"):
+    with pytest.raises(ValueError, match="reads character_ids"):
         StreamingObjective(ElmoForPreTraining(small_config()), loss="full")(batch)
 
 
@@ -308,7 +308,7 @@ def test_samples_resume() -> None:
 
 @pytest.mark.parametrize("loss", ["full", "sampled"])
 def test_bfloat16_products(loss: str) -> None:
-    """Autocast changes the matrix products only: weights, gradients, loss and cell stay float32."""
+    """Autocast changes matmuls only: weights, gradients, loss and cell stay float32."""
     objective = StreamingObjective(ElmoForPreTraining(small_config()), loss=loss, num_samples=8, seed=2)
     exact = objective(small_batch())
     if objective.sampler is not None:
@@ -394,7 +394,7 @@ class TestAdaptive:
 
     @pytest.mark.parametrize("cutoffs", [[], [0, 5], [5, 5], [9, 3], [WORDS]])
     def test_impossible_cutoffs(self, cutoffs: list[int]) -> None:
-        with pytest.raises(ValueError, match="expected rising ranks from 1 to 39"):
+        with pytest.raises(ValueError, match="softmax_cutoffs=.* 1 to 39"):
             ElmoForPreTraining(small_config(softmax_cutoffs=cutoffs))
 
     def test_default_cutoffs(self) -> None:
@@ -420,7 +420,7 @@ def test_refusals() -> None:
     for wrong in (0, WORDS + 1, WORDS + 2, -1):
         labels = batch.forward_labels.clone()
         labels[1, 1] = wrong
-        with pytest.raises(ValueError, match=f"label {wrong}: expected the id of a word"):
+        with pytest.raises(ValueError, match=f"label {wrong}: .*vocab_size="):
             objective(dataclasses.replace(batch, forward_labels=labels))
-    with pytest.raises(ValueError, match="the state has 3 rows and the batch 2"):
+    with pytest.raises(ValueError, match="state has 3 rows.*batch 2"):
         objective(small_batch(rows=2), objective(batch).state)

@@ -93,10 +93,10 @@ def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for(
 
 
 def test_an_error_of_a_worker_is_raised_here(run: PretrainingSettings, start: Start) -> None:
-    """As it is, when its batch is asked for."""
+    """The worker's error is raised unchanged when its batch is requested."""
     run.rows = 500
     batches, _ = batches_of(run, start.model, start.tokenizer, 2)
-    with pytest.raises(ValueError, match="Use fewer rows") as caught:
+    with pytest.raises(ValueError, match=r"\d+ sentences.* \d+ rows") as caught:
         list(batches)
     assert "Traceback" not in str(caught.value)
 
@@ -117,7 +117,7 @@ def test_a_run_with_workers(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_a_step_asks_a_gpu_once(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For losses and norm together, behind the backward pass: what is prepared makes nothing wait."""
+    """One host sync for losses and norm, after the backward pass; prepared batches cause none."""
     monkeypatch.setenv("ELMO_HF_KERNELS", "reference")  # those for a CPU look at its tensors
     step, found = loop.Run._step, []
 

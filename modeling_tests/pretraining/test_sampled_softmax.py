@@ -201,7 +201,7 @@ def test_gradient_approaches_the_full_softmax() -> None:
 
 @pytest.mark.parametrize("logits_at_a_time", [1, 2**21])
 class TestChunked:
-    """The loss whose logits never exist all at once, against plain autograd; also in several chunks."""
+    """The loss that never holds all logits at once, against plain autograd; also in several chunks."""
 
     # More words than the smallest chunk, and not a multiple of it.
     words = 600

@@ -23,7 +23,7 @@ def test_bilm_tf_is_one_option_away(named: dict[str, Any]) -> None:
     assert (settings.max_gradient_norm, settings.dropout, settings.epochs) == (10.0, 0.1, 10)
     assert settings.model_config(vocab_size=7).lstm_input_dropout == 0.1
     assert PretrainingSettings(**NEEDED, **named, optimizer="adamw").learning_rate == 0.001
-    assert settings.reset_states  # the one departure: bilm-tf carries states for ever
+    assert settings.reset_states  # the one departure: bilm-tf carries states across all batches
 
 
 def test_default_is_a_small_shape_and_its_recipe() -> None:
@@ -61,30 +61,30 @@ def test_has_every_option_of_the_optimizer() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"rows": 0}, "rows=0: expected at least 1"),
-        ({"max_steps": 0}, "max_steps=0: expected at least 1"),
+        ({"rows": 0}, "rows=0"),
+        ({"max_steps": 0}, "max_steps=0"),
         ({"keep_checkpoints": 0}, "keep_checkpoints=0"),
-        ({"dropout": 1.0}, r"dropout=1.0: expected a number in \[0, 1\)"),
-        ({"learning_rate": float("nan")}, "learning_rate=nan: expected more than 0"),
-        ({"max_gradient_norm": -1.0}, "max_gradient_norm=-1.0: expected 0 or more"),
-        ({"loss": "hinge"}, "loss='hinge': expected one of 'sampled', 'full', 'adaptive'"),
-        ({"preset": "huge"}, "preset='huge': expected one of"),
-        ({"train_data": []}, "train_data is empty: expected files"),
-        ({"vocabulary": None}, "vocabulary is missing: make one with `elmo-hf build-vocab`"),
+        ({"dropout": 1.0}, r"dropout=1.0.*\[0, 1\)"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"max_gradient_norm": -1.0}, "max_gradient_norm=-1.0"),
+        ({"loss": "hinge"}, "loss='hinge'.*'sampled', 'full', 'adaptive'"),
+        ({"preset": "huge"}, "preset='huge'"),
+        ({"train_data": []}, "train_data is empty"),
+        ({"vocabulary": None}, "vocabulary is missing.*`elmo-hf build-vocab`"),
         ({"softmax_only_steps": 5}, "softmax_only_steps=5 needs initialize_from"),
-        ({"initialize_from": "folder", "config_overrides": "{}"}, "contradict each other"),
+        ({"initialize_from": "folder", "config_overrides": "{}"}, "config_overrides and initialize_from"),
         ({"evaluate_every": 5}, "evaluate_every=5 needs held_out_data"),
-        ({"recipe": "adam"}, "recipe='adam': expected one of 'small-corpus', 'bilm-tf'"),
-        ({"max_hours": 0.0}, "max_hours=0.0: expected more than 0"),
+        ({"recipe": "adam"}, "recipe='adam'.*'small-corpus', 'bilm-tf'"),
+        ({"max_hours": 0.0}, "max_hours=0.0"),
         ({"schedule": "noam", "recipe": "bilm-tf"}, "schedule='noam' needs warmup_steps"),
-        ({"max_steps": 5, "warmup_steps": 5}, "warmup_steps=5: expected fewer than max_steps=5"),
-        ({"softmax_cutoffs": [10]}, "softmax_cutoffs=.* needs loss='adaptive'"),
-        ({"pos_column": "a", "pos_separator": "_"}, "pos_column='a' and pos_separator='_' contradict each other"),
-        ({"pos_column": "a", "pre_tokenization": "ptb"}, "pre_tokenization='ptb' with parts of speech"),
-        ({"pos_tag_set": "tags.txt"}, "pos_tag_set='tags.txt' needs text with tags: name pos_column or pos_separator"),
+        ({"max_steps": 5, "warmup_steps": 5}, "warmup_steps=5.*max_steps=5"),
+        ({"softmax_cutoffs": [10]}, "softmax_cutoffs=.*loss='adaptive'"),
+        ({"pos_column": "a", "pos_separator": "_"}, "pos_column='a'.*pos_separator='_'"),
+        ({"pos_column": "a", "pre_tokenization": "ptb"}, "pre_tokenization='ptb'"),
+        ({"pos_tag_set": "tags.txt"}, "pos_tag_set='tags.txt'.*pos_column.*pos_separator"),
         (
             {"initialize_from": "folder", "pos_tag_set": "tags.txt", "pos_separator": "_"},
-            "pos_tag_set and initialize_from contradict each other: a checkpoint has its own",
+            "pos_tag_set and initialize_from",
         ),
         ({"initialize_from": "folder", "character_dictionary": "c.json"}, "character_dictionary and initialize_from"),
     ],
@@ -118,13 +118,13 @@ def test_words_may_be_read_by_their_id() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ('{"cell": 5}', "names 'cell', which is no field of ElmoConfig"),
-        ('{"cell_size": }', "is not JSON"),
-        ("missing.json", "expected a JSON object .* or the path"),
-        ('{"cell_size": 0}', "cell_size=0: expected at least 1"),
-        ('{"cell_size": "large"}', "no such model: .*cell_size"),
-        ('{"character_filters": 3}', "no such model: Field 'character_filters' expected a list, got int"),
-        ('{"word_embedding_size": 100, "tie_word_embeddings": true}', "word_embedding_size=100; make them equal"),
+        ('{"cell": 5}', "'cell'.*ElmoConfig"),
+        ('{"cell_size": }', r"config_overrides=.* is not JSON"),
+        ("missing.json", "config_overrides='missing.json'"),
+        ('{"cell_size": 0}', "cell_size=0"),
+        ('{"cell_size": "large"}', "cell_size.*int.*str"),
+        ('{"character_filters": 3}', "Field 'character_filters'.*list.*int"),
+        ('{"word_embedding_size": 100, "tie_word_embeddings": true}', "word_embedding_size=100"),
         ('{"encoder_type": "transformer", "num_attention_heads": 7}', "num_attention_heads=7: expected a divisor"),
     ],
 )

@@ -38,7 +38,7 @@ def test_another_vocabulary(tmp_path: Path) -> None:
     TOKENIZER.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="7.*vocab_size=9"):
         load(tmp_path)
-    with pytest.raises(OSError, match="nowhere is no folder of a model, nor the name of one"):
+    with pytest.raises(OSError, match="nowhere is no folder of a model"):
         load(tmp_path / "nowhere")
 
 
@@ -92,14 +92,14 @@ def test_steps_of_sentences_longer_than_an_unroll(corpus: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("changed", "shape", "message"),
     [
-        ({}, {"num_pos_tags": 3}, "num_pos_tags=3 in config_overrides and 0 parts of speech in the text"),
-        ({"pos_separator": "_"}, {"num_pos_tags": 3}, "num_pos_tags=3 in config_overrides and 2 parts of speech"),
+        ({}, {"num_pos_tags": 3}, "num_pos_tags=3.*config_overrides.*0 parts"),
+        ({"pos_separator": "_"}, {"num_pos_tags": 3}, "num_pos_tags=3.*config_overrides.*2 parts"),
         (
             {"character_dictionary": "c.json"},
             {"character_filters": [], "word_embedding_size": 4},
-            "character_dictionary='c.json': the model reads no characters",
+            r"character_dictionary='c.json': .*\(character_filters",
         ),
-        ({"character_dictionary": "vocab.txt"}, {}, "vocab.txt: not valid JSON"),
+        ({"character_dictionary": "vocab.txt"}, {}, "vocab.txt.*JSON"),
     ],
 )
 def test_new_models_that_cannot_be(

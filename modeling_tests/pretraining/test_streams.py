@@ -230,7 +230,7 @@ def test_directions_and_epochs_are_shuffled_apart():
 
 
 def test_ids_and_characters_are_the_tokenizers(tokenizer):
-    """Unknown, long and foreign words, words spelt like special tokens."""
+    """Unknown, long and foreign words, and words spelled like special tokens."""
     text = "the caterpillars <UNK> <pad> <mask> naïve 漢字漢字 \U0001f600 </S> <S> dog"
     batch = next(SentenceStreams(Corpus.from_sentences([text]), tokenizer, 1, 12, epochs=1))
     encoding = tokenizer(text, return_tensors="pt")
@@ -400,7 +400,7 @@ def test_a_state_of_other_settings_is_refused(tokenizer):
         ValueError, match=r"seed was 1 and is 2; .*Resume with the same|steps was 5 and is 6; seed was 1"
     ):
         SentenceStreams(corpus, tokenizer, 2, 6, seed=2).load_state_dict(state)
-    with pytest.raises(ValueError, match="corpus was"):
+    with pytest.raises(ValueError, match=r"corpus was '\w+' and is"):
         SentenceStreams(random_corpus(21), tokenizer, 2, 5, seed=1).load_state_dict(state)
     with pytest.raises(ValueError, match="version 0: expected 1"):
         SentenceStreams(corpus, tokenizer, 2, 5, seed=1).load_state_dict({**state, "version": 0})
@@ -427,7 +427,7 @@ def test_fewer_sentences_than_rows_is_refused(tokenizer):
             streams = SentenceStreams(
                 corpus, tokenizer, 3, 4, num_processes=2, epochs=epochs, sentence_independent=independent
             )
-            with pytest.raises(ValueError, match="5 sentences, and the batches of all processes have 6 rows"):
+            with pytest.raises(ValueError, match="5 sentences.*6 rows"):
                 next(streams)
     assert len(list(SentenceStreams(corpus, tokenizer, 5, 100, epochs=1))) == 1
 
@@ -437,7 +437,7 @@ def test_a_corpus_without_sentences_is_refused(tokenizer, tmp_path):
     streams = SentenceStreams(open_corpus(tmp_path / "blank.txt"), tokenizer, 1, 4)
     with (
         pytest.warns(UserWarning, match=r"blank\.txt holds no sentence"),
-        pytest.raises(ValueError, match="no sentence"),
+        pytest.raises(ValueError, match=r"blank\.txt"),
     ):
         next(streams)
 
@@ -457,12 +457,12 @@ def test_a_line_of_a_million_words(tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rows": 0}, "rows=0: expected at least 1"),
+        ({"rows": 0}, "rows=0"),
         ({"steps": 0}, "steps=0"),
         ({"process_index": 2, "num_processes": 2}, "process_index=2: expected 0 to num_processes - 1 = 1"),
         ({"seed": -1}, "seed=-1"),
         ({"epochs": 0}, "epochs=0"),
-        ({"shuffle_window": 0}, "shuffle window of 0"),
+        ({"shuffle_window": 0}, "window of 0"),
         ({"pre_tokenization": "spaces"}, "pre_tokenization is 'spaces'"),
     ],
 )
@@ -548,12 +548,12 @@ def test_parts_of_speech_stand_beside_their_words(independent, tmp_path):
 
 def test_parts_of_speech_that_are_missing_or_unknown(tokenizer):
     corpus = Corpus.from_sentences([TaggedSentence(["the", "cat"], ["A", "Q"])])
-    with pytest.raises(ValueError, match=r"the tokenizer has no parts of speech: make it with pos_tag_set"):
+    with pytest.raises(ValueError, match=r"tokenizer.*pos_tag_set="):
         SentenceStreams(corpus, tokenizer, 1, 3, pos_tag_ids=True)
     known = ElmoTokenizer(vocab=WORDS, max_characters_per_word=9, pos_tag_set=TAGS)
     with pytest.raises(ValueError, match="'the cat'.*'Q'.*pos_tag_set.*A.*B.*C"):
         next(SentenceStreams(corpus, known, 1, 3, pos_tag_ids=True))
-    with pytest.raises(ValueError, match="the given sentences has no parts of speech beside its words"):
+    with pytest.raises(ValueError, match=r"given sentences.*\(pos_column\)"):
         SentenceStreams(Corpus.from_sentences(["the cat"]), known, 1, 3, pos_tag_ids=True)
     # A model without them reads the words alone.
     batch = next(SentenceStreams(corpus, tokenizer, 1, 3, epochs=1, shuffle=False))

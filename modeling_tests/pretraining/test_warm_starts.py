@@ -109,7 +109,7 @@ def test_the_table_of_a_word_model_follows_the_vocabulary(tmp_path: Path, tied: 
     # Loaded weights may stand at misaligned addresses, where sums round differently.
     torch.testing.assert_close(layers[-1], old_layers[-1], atol=1e-6, rtol=0)
     if tied:
-        with pytest.raises(ValueError, match=r"softmax_cutoffs=\[4\]: an adaptive softmax does not have one row per"):
+        with pytest.raises(ValueError, match=r"softmax_cutoffs=\[4\]"):
             warm_start(tmp_path, softmax_cutoffs=[4])
 
 
@@ -130,7 +130,7 @@ def test_another_dictionary_of_characters_is_refused(tmp_path: Path) -> None:
     save(tmp_path)
     symbols = ["<bos>", "<eos>", "<oov>", "<pad>", "<bow>", "<eow>", "a"]
     other = ElmoTokenizer(vocab=NEW, max_characters_per_word=8, character_vocabulary=symbols)
-    with pytest.raises(ValueError, match="different dictionaries of characters, and the model reads them"):
+    with pytest.raises(ValueError, match="character_vocabulary=old_tokenizer.character_vocabulary"):
         warm_start(tmp_path, other)
 
 
@@ -182,5 +182,5 @@ def test_refusals(tmp_path: Path) -> None:
     model.resize_token_embeddings(len(no_words))
     model.save_pretrained(tmp_path / "no_words")
     no_words.save_pretrained(tmp_path / "no_words")
-    with pytest.raises(ValueError, match="no vocabulary beyond the special tokens"):
+    with pytest.raises(ValueError, match=f"{tmp_path / 'no_words'}.*no vocabulary"):
         warm_start(tmp_path / "no_words")
