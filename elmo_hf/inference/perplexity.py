@@ -140,7 +140,7 @@ class TextScore:
 
     def _perplexity(self, log_prob: float) -> float:
         if not self.targets:
-            raise ValueError("no sentence was scored: perplexity needs text with at least one line")
+            raise ValueError("targets=0: no sentence was scored; perplexity needs text with at least one line")
         return perplexity_of(-log_prob / self.targets)
 
 
@@ -179,7 +179,7 @@ def perplexity(
     ):
         total.add(score)
     if not total.sentences:
-        raise ValueError("the text has no sentence: perplexity needs at least one line")
+        raise ValueError("sentences is empty: perplexity needs at least one line")
     return total
 
 

@@ -85,7 +85,10 @@ def _check(model: ElmoPreTrainedModel) -> None:
     if model.config.weight_precision is not None or any(
         getattr(type(part), "is_int8_linear", False) for part in model.modules()
     ):
-        raise ValueError("quantize got a model that is quantized already: load the one in float again")
+        raise ValueError(
+            f"quantize got a model that is quantized already (weight_precision={model.config.weight_precision!r}): "
+            "load the one in float again"
+        )
     if getattr(model, "hf_quantizer", None) is not None:
         raise ValueError(
             "quantize got a model that Transformers has quantized (quantization_config): load it without that"

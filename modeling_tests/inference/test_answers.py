@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from functools import partial
 from itertools import pairwise
 
@@ -169,13 +170,13 @@ class TestBadInput:
     @pytest.mark.parametrize("column", ["question", "context"])
     def test_empty_texts(self, column, text, tokenizer):
         records = [example("good", "b"), {**example("bad", "b"), column: text}]
-        with pytest.raises(ValueError, match=f"'bad'.*{column}"):
+        with pytest.raises(ValueError, match=f"'bad': {column} is {re.escape(repr(text))}"):
             question_answering_features(columns(records), tokenizer)
 
     def test_answers_that_are_elsewhere(self, tokenizer):
         records = [example("good", "one two", 4, 7), example("bad", "one two two", 4, 7)]
         records[1]["answers"]["answer_start"] = [3]
-        message = "example 'bad': answer 'two' does not stand at character 3 of the context; it does at 4"
+        message = "example 'bad': answer 'two' .* 3 .* 4"
         with pytest.raises(ValueError, match=message):
             question_answering_features(columns(records), tokenizer)
         for start in (-3, 8, None):
@@ -186,11 +187,11 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("answers", "message"),
         [
-            (None, "answers is None: expected a dictionary of the lists"),
-            (["two"], r"answers is \['two'\]: expected a dictionary"),
-            ({"text": ["two"]}, "answers is .*: expected a dictionary of the lists 'text' and 'answer_start'"),
-            ({"text": ["two"], "answer_start": []}, "1 answer texts with 0 starts: expected as many"),
-            ({"text": [""], "answer_start": [0]}, "answer '' is empty: expected a text, or no answer at all"),
+            (None, "answers is None"),
+            (["two"], r"answers is \['two'\]"),
+            ({"text": ["two"]}, r"answers is \{'text': \['two'\]\}"),
+            ({"text": ["two"], "answer_start": []}, "1 answer texts.* 0 starts"),
+            ({"text": [""], "answer_start": [0]}, "answer ''.*empty"),
         ],
     )
     def test_answers_of_another_form(self, answers, message, tokenizer):
@@ -203,10 +204,7 @@ class TestBadInput:
             example("good", TEXT),
             example("bad", TEXT, question="why " * 10),
         ]
-        message = (
-            "example 'bad': in max_length=16 its question of 10 words leaves room for 2 of the .* words of the "
-            "context: expected more than stride=5; raise max_length, lower stride or shorten the question"
-        )
+        message = "example 'bad': in max_length=16 .* 10 words .* 2 .* stride=5"
         with pytest.raises(ValueError, match=message):
             question_answering_features(columns(records), tokenizer, 16, 5)
         with pytest.raises(ValueError, match="'bad'.*max_length=8.*0"):
@@ -214,7 +212,7 @@ class TestBadInput:
         assert len(question_answering_features(columns(records[:2]), tokenizer, 16, 5)["example_id"]) > 10
 
     def test_boundaries_in_a_question(self, tokenizer):
-        with pytest.raises(ValueError, match="example 'bad': expected '<S>' before its question and not in it"):
+        with pytest.raises(ValueError, match="example 'bad': .*'<S>'.*add_bos_token=True"):
             question_answering_features(
                 columns([example("good", "<S> </S>"), example("bad", "b", question="What does <S> mean ?")]), tokenizer
             )
@@ -224,7 +222,7 @@ class TestBadInput:
 
     def test_left_padding(self):
         left = ElmoTokenizer(max_characters_per_word=9, padding_side="left")
-        with pytest.raises(ValueError, match="tokenizer.padding_side is 'left'.*set tokenizer.padding_side='right'"):
+        with pytest.raises(ValueError, match="tokenizer.padding_side is 'left'.*tokenizer.padding_side='right'"):
             question_answering_features(columns([example("a", "b")]), left)
 
 
@@ -331,14 +329,14 @@ class TestAnswers:
         bad[1, 7] = np.nan
         for arguments, message in {
             "one window too many": ((records, features, np.zeros((3, 10)), good), r"start_logits has shape \(3, 10\)"),
-            "one axis": ((records, features, good, good[0]), r"end_logits has shape \(10,\): expected \(2, words\)"),
-            "too few words": ((records, features, good[:, :9], good), "example 'a': logits of 9 words .* window of 10"),
-            "not a number": ((records, features, good, bad), "example 'b': logits hold NaN or infinity"),
-            "other examples": (([example("c", "d")], features, good, good), "no window of example 'c'"),
-            "not all examples": ((records[:1], features, good, good), "not given, among them 'b'; give all"),
-            "an example twice": ((records * 2, features, good, good), "two examples have the id 'a'"),
-            "no answers": ((records, features, good, good, 0), "n_best=0: expected at least 1"),
-            "no words": ((records, features, good, good, 1, 0), "max_answer_words=0: expected at least 1"),
+            "one axis": ((records, features, good, good[0]), r"end_logits has shape \(10,\).*\(2, words\)"),
+            "too few words": ((records, features, good[:, :9], good), "example 'a': .* 9 words.* 10"),
+            "not a number": ((records, features, good, bad), "example 'b': .*NaN"),
+            "other examples": (([example("c", "d")], features, good, good), "window of example 'c'"),
+            "not all examples": ((records[:1], features, good, good), "features .*'b'"),
+            "an example twice": ((records * 2, features, good, good), "id 'a'"),
+            "no answers": ((records, features, good, good, 0), "n_best=0"),
+            "no words": ((records, features, good, good, 1, 0), "max_answer_words=0"),
         }.values():
             with pytest.raises(ValueError, match=message):
                 answers_from_spans(*arguments)
@@ -403,12 +401,12 @@ class TestAnswerQuestion:
         assert answer_question(tmp_path, None, "Who ?", TEXT)[0].text == expected[0].text
         assert answer_question(ElmoForQuestionAnswering.from_pretrained(tmp_path), None, "Who ?", TEXT)
         ElmoModel(tiny_config()).save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match="lacks .* weights of ElmoForQuestionAnswering"):
+        with pytest.raises(ValueError, match=rf"{tmp_path} lacks \d+ weights of ElmoForQuestionAnswering"):
             answer_question(tmp_path, None, "Who ?", TEXT)
 
     def test_what_does_not_fit(self, model, tokenizer):
         for arguments, message in {
-            "uneven": ((["Who ?", "Why ?"], ["a"]), "2 questions and 1 contexts: expected lists of as many, or one"),
+            "uneven": ((["Who ?", "Why ?"], ["a"]), "2 questions and 1 contexts"),
             "empty": ((["Who ?", "Why ?"], ["a", ""]), "example '1': context is ''"),
         }.values():
             with pytest.raises(ValueError, match=message):

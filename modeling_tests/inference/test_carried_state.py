@@ -92,8 +92,8 @@ def test_a_stream_is_read_a_batch_at_a_time(model):
             taken.append(number)
             yield ["cat"]
 
-    for number, _ in enumerate(embed_iter(stream(), model, TOKENIZER, carry_state=True, rows=4, warm_up=2)):
-        assert len(taken) == 4 * (number // 4 + 1)
+    counts = [len(taken) for _ in embed_iter(stream(), model, TOKENIZER, carry_state=True, rows=4, warm_up=2)]
+    assert counts == [4 * (number // 4 + 1) for number in range(20)]
 
 
 @pytest.mark.parametrize("chunk_words", [1, 4, 100])
@@ -128,8 +128,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"rows": 0, "carry_state": True}, "rows=0: expected at least 1"),
-            ({"warm_up": -1, "carry_state": True}, "warm_up=-1: expected at least 0"),
+            ({"rows": 0, "carry_state": True}, "rows=0"),
+            ({"warm_up": -1, "carry_state": True}, "warm_up=-1"),
             ({"rows": 2}, "rows=2 without carry_state"),
             ({"warm_up": 2}, "warm_up=2 without carry_state"),
         ],

@@ -145,10 +145,10 @@ def test_refused_parts_of_speech(tokenizer):
     with pytest.raises(TypeError, match="pos_tags.*'ND'"):
         embed_document(["a", "cat"], model, tagger, pos_tags="ND")
     for error, tags, message in (
-        (ValueError, ["N"], "only one of them has a number 1, from 0"),
-        (ValueError, ["N", "D", "N"], "only one of them has a number 2, from 0"),
-        (ValueError, ["N", "Q"], "the tag 'Q' is none of pos_tag_set: N, D"),
-        (TypeError, ["N", 1], "tag 1 is 1 of type int: expected str or None"),
+        (ValueError, ["N"], "pos_tags and words.* 1,"),
+        (ValueError, ["N", "D", "N"], "pos_tags and words.* 2,"),
+        (ValueError, ["N", "Q"], "'Q'.*pos_tag_set: N, D"),
+        (TypeError, ["N", 1], "tag 1 is 1 .*int"),
     ):
         with pytest.raises(error, match=message):
             list(embed_document(["a", "cat"], model, tagger, pos_tags=tags, chunk_words=1))
@@ -209,7 +209,7 @@ def test_refusals(tokenizer):
     assert len(list(embed_document(["a"], normalized, tokenizer, layers="top"))) == 1
     with pytest.raises(ValueError, match="chunk_words=0.*1"):
         embed_document(["a"], tiny_model(), tokenizer, chunk_words=0)
-    with pytest.raises(TypeError, match="words is 5: expected a text"):
+    with pytest.raises(TypeError, match="words.*5"):
         embed_document(5, tiny_model(), tokenizer)
-    with pytest.raises(TypeError, match="word 1 is 5 of type int: expected str"):
+    with pytest.raises(TypeError, match="word 1.*5.*int.*str"):
         list(embed_document(["a", 5], tiny_model(), tokenizer))

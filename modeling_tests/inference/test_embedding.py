@@ -76,7 +76,7 @@ def test_parts_of_speech(tokenizer):
     assert (arrays[2] != embed([["cat"]], model, tagger, pos_tags=[["D"]])[0]).any()
     plain = tiny_model()  # reads none
     np.testing.assert_array_equal(embed(words, plain, tagger, pos_tags=tags)[0], embed(words, plain, tagger)[0])
-    with pytest.raises(ValueError, match="only one of them has a number 3, from 0"):
+    with pytest.raises(ValueError, match="pos_tags and sentences.* 3"):
         embed(words, model, tagger, pos_tags=tags[:3])
     with pytest.raises(ValueError, match="'Q'.*pos_tag_set.*N.*D"):
         embed([["cat"]], model, tagger, pos_tags=[["Q"]])
@@ -212,21 +212,21 @@ class TestRefusals:
         model = tiny_model()
         with pytest.raises(TypeError, match="sentences.*'a text'"):
             embed_iter("a text", model, tokenizer)
-        with pytest.raises(TypeError, match="sentence 1 holds 5 of type int"):
+        with pytest.raises(TypeError, match="sentence 1.*5.*int"):
             embed(["a", ["b", 5]], model, tokenizer)
 
     def test_models(self, tokenizer):
-        with pytest.raises(TypeError, match="model is of type Linear: expected ElmoModel"):
+        with pytest.raises(TypeError, match="model.*Linear.*ElmoModel"):
             embed(["a"], torch.nn.Linear(2, 2))
         baseline = ElmoForTokenClassification(tiny_config(elmo_at=[], word_vector_size=4))
         with pytest.raises(ValueError, match=r"biLM \(elmo_at=\[\]\)"):
             embed(["a"], baseline, tokenizer)
         with pytest.raises(ValueError, match="tokenizer=None"):
             embed(["a"], tiny_model())
-        with pytest.raises(ValueError, match="the tokenizer has 5 words and the model, which reads words by their id"):
+        with pytest.raises(ValueError, match="5 words.*vocab_size=14"):
             embed(["a"], tiny_model(**WORD_INPUT), ElmoTokenizer())
 
     def test_a_baseline_in_a_folder(self, tokenizer, tmp_path):
         ElmoForTokenClassification(tiny_config(elmo_at=[], word_vector_size=4)).save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match="lacks .* weights of ElmoModel, .* among them"):
+        with pytest.raises(ValueError, match=rf"{tmp_path} lacks \d+ weights of ElmoModel"):
             embed(["a"], tmp_path, tokenizer)

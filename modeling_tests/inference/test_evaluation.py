@@ -52,8 +52,8 @@ def test_methods_on_the_instance_are_the_views():
     assert inner.training
 
 
-def test_several_threads_and_one_that_trains():
-    """From a model in training mode; the issue's once gave dropout's numbers and left evaluation mode."""
+def test_threads_evaluate_while_the_model_is_in_training_mode():
+    """A model in training mode is evaluated without dropout and keeps its mode."""
     model, tokenizer = model_and_tokenizer()
     tagger, _ = model_and_tokenizer(ElmoForTokenClassification, id2label={0: "A", 1: "B", 2: "C"})
     expected = (

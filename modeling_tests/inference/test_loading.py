@@ -47,7 +47,7 @@ def test_the_tokenizer_beside_the_model(folder):
 def test_refusals(folder, tmp_path):
     with pytest.raises(TypeError, match="model.*ElmoModel.*ElmoForPreTraining"):
         load_model(ElmoModel(tiny_config()), ElmoForPreTraining)
-    with pytest.raises(TypeError, match="model is of type int"):
+    with pytest.raises(TypeError, match=r"^model .*\bint\b"):
         load_model(3, ElmoModel)
     with pytest.raises(ValueError, match=r"device='cpu'.*folder.*model.to\('cpu'\)"):
         load_model(ElmoModel(tiny_config()), ElmoModel, device="cpu")
@@ -56,7 +56,7 @@ def test_refusals(folder, tmp_path):
     ElmoForTokenClassification(tiny_config()).save_pretrained(tmp_path / "tagger")
     with pytest.raises(ValueError, match="tagger.*2.*ElmoForPreTraining.*softmax.bias"):
         load_model(tmp_path / "tagger", ElmoForPreTraining)
-    with pytest.raises(OSError, match="nowhere is no folder of a model, nor the name of one"):
+    with pytest.raises(OSError, match="nowhere.*folder"):
         load_model(tmp_path / "nowhere", ElmoModel)
 
 
@@ -75,12 +75,12 @@ def test_sentences():
 @pytest.mark.parametrize(
     ("sentences", "message"),
     [
-        ("a text", "sentences is 'a text': expected a list.*put a single one into a list"),
-        (5, "sentences is 5: expected a list"),
-        (["a", 5], "sentence 1 is 5 of type int: expected a text, or a list of words"),
-        ([["a"], ["b", None]], "sentence 1 holds None of type NoneType"),
-        ([[["a"]]], r"sentence 0 holds \['a'\] of type list"),
-        ([{"text": "a"}], "sentence 0 is .* of type dict"),
+        ("a text", "sentences.*'a text'.*list"),
+        (5, "sentences.*5.*list"),
+        (["a", 5], "sentence 1.*5.*int.*list"),
+        ([["a"], ["b", None]], "sentence 1.*None.*NoneType"),
+        ([[["a"]]], r"sentence 0.*\['a'\].*list"),
+        ([{"text": "a"}], "sentence 0.*dict"),
     ],
 )
 def test_what_is_no_sentence(sentences, message):

@@ -62,7 +62,9 @@ def log_probabilities(model, tokenizer, text):
 
 
 def test_scores_are_those_of_each_sentence_for_itself(model, tokenizer):
-    for score in score_minimal_pairs(PAIRS, model, tokenizer, batch_size=4, progress=False):
+    scores = score_minimal_pairs(PAIRS, model, tokenizer, batch_size=4, progress=False)
+    assert [score.pair for score in scores] == list(PAIRS)
+    for score in scores:
         for text, found in ((score.pair.good, score.good), (score.pair.bad, score.bad)):
             assert [found.forward, found.backward] == pytest.approx(log_probabilities(model, tokenizer, text), abs=1e-4)
 
@@ -142,9 +144,9 @@ def test_files(tmp_path):
     assert pairs[1:] == [MinimalPair("C d.", "D c.", "wh_island", "")] * 3
     assert len(read_minimal_pairs([path], limit=2)) == 3
     for line, message in (
-        ("{", "line 1: '{' is no JSON"),
-        ("[]", "line 1: '\\[\\]': expected a JSON object"),
-        ('{"good": "A"}', "line 1: bad=None: expected a text, under one of bad, sentence_bad"),
+        ("{", "line 1: '{'"),
+        ("[]", r"line 1: '\[\]'"),
+        ('{"good": "A"}', "line 1: bad=None.*sentence_bad"),
         ('{"good": " ", "bad": "b"}', "line 1: good=' '"),
     ):
         (tmp_path / "bad.jsonl").write_text(line + "\n")

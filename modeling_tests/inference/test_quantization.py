@@ -181,6 +181,7 @@ def test_no_second_copy_of_the_weights():
         patch.setattr(quantization, "quantized", watched)
         quantize(model)
     assert all(reference() is None for reference in layers)
+    assert alive[0] == len(layers) > 2
     assert alive == sorted(alive, reverse=True) and alive[-1] <= 2
 
 
@@ -292,21 +293,21 @@ def test_vectors_kept_between_batches():
 
 
 def test_refusals(tmp_path):
-    with pytest.raises(TypeError, match="Linear: expected a model of elmo_hf"):
+    with pytest.raises(TypeError, match="Linear.*ElmoModel"):
         quantize(nn.Linear(2, 2))
     baseline = ElmoForTokenClassification(tiny_config(elmo_at=[], word_vector_size=3))
     with pytest.raises(ValueError, match="without biLM"):
         quantize(baseline)
     model = quantize(ElmoModel(tiny_config()))
-    with pytest.raises(ValueError, match="quantized already"):
+    with pytest.raises(ValueError, match=r"quantized already \(weight_precision='int8'\)"):
         quantize(model)
     model.save_pretrained(tmp_path / "int8")
     with pytest.raises(ValueError, match="weight_precision=None"):
         ElmoModel.from_pretrained(tmp_path / "int8", weight_precision=None)
     ElmoModel(tiny_config()).save_pretrained(tmp_path / "float")
-    with pytest.raises(ValueError, match=r"elmo_hf\.quantize"):
+    with pytest.raises(ValueError, match=r"float: weight_precision='int8'.*elmo_hf\.quantize"):
         ElmoModel.from_pretrained(tmp_path / "float", weight_precision="int8")
-    with pytest.raises(CheckpointError, match="quantized"):
+    with pytest.raises(CheckpointError, match=r"int8: .*\(weight_precision='int8'\)"):
         export(tmp_path / "int8", tmp_path / "exported")
     assert not (tmp_path / "exported").exists()
 
@@ -316,14 +317,14 @@ def test_a_refused_model_is_unchanged():
     with torch.no_grad():
         model.encoder.layers[1].backward_lstm.output_proj.weight[0, 0] = float("nan")
     names = set(model.state_dict())
-    with pytest.raises(ValueError, match=r"layers\.1\.backward_lstm\.output_proj\.weight holds values"):
+    with pytest.raises(ValueError, match=r"layers\.1\.backward_lstm\.output_proj\.weight"):
         quantize(model)
     assert set(model.state_dict()) == names and model.config.weight_precision is None
     model = ElmoModel(tiny_config())
     model.encoder.layers[0].forward_lstm.input_proj.register_forward_hook(lambda *_: None)
-    with pytest.raises(ValueError, match="hook"):
+    with pytest.raises(ValueError, match=r"layers\.0\.forward_lstm\.input_proj has a hook"):
         quantize(model)
-    with pytest.raises(ValueError, match="meta"):
+    with pytest.raises(ValueError, match=r"\.weight is on the meta device"):
         quantize(ElmoModel(tiny_config()).to("meta"))
 
 

@@ -68,8 +68,8 @@ def test_the_models_own_probabilities(tokenizer, variant, batch_size):
     assert scores.sentences[3].unknown == 1 and scores.sentences[3].words == 3
 
 
-def test_copies_of_a_transformer_from_before(tokenizer):
-    """One that reads streams in its own way is asked for it; one that cannot is refused by both versions."""
+def test_transformers_of_older_versions(tokenizer):
+    """An encoder of an older version is asked for its own `read_streams`, and refused without one."""
     model = tiny_model(**VARIANTS["transformer"])
     expected, encoder = score(SENTENCES, model, tokenizer), copy.deepcopy(model.elmo.encoder)
 
@@ -105,7 +105,7 @@ def test_a_stream_and_nothing(tokenizer):
     np.testing.assert_allclose(scores.both, score(SENTENCES, model, tokenizer).both, rtol=1e-12)
     nothing = score([], model, tokenizer)
     assert nothing.sentences == [] and nothing.both.shape == (0,)
-    with pytest.raises(ValueError, match="no sentence was scored"):
+    with pytest.raises(ValueError, match="targets=0"):
         _ = nothing.total.both
 
 
@@ -144,24 +144,24 @@ def test_parts_of_speech(tokenizer):
     plain = tiny_model()
     np.testing.assert_array_equal(score(words, plain, tagger, pos_tags=tags).both, score(words, plain, tagger).both)
     for sentences, given, message in (
-        (words, tags[:2], "only one of them has a number 2, from 0"),
-        (words[:1], tags, "only one of them has a number 1, from 0"),
-        (["the mat"], tags, "sentence 0 is the text 'the mat': expected a list of words beside pos_tags"),
-        (words, [["D"], [], [None]], "1 tags for the 2 words 'the mat'"),
-        (words, [["D", "Q"], [], [None]], "the tag 'Q' is none of pos_tag_set: N, D"),
+        (words, tags[:2], "pos_tags and sentences.* 2,"),
+        (words[:1], tags, "pos_tags and sentences.* 1,"),
+        (["the mat"], tags, "sentence 0 .*'the mat'.*pos_tags"),
+        (words, [["D"], [], [None]], "1 tags.* 2 words 'the mat'"),
+        (words, [["D", "Q"], [], [None]], "'Q'.*pos_tag_set: N, D"),
     ):
         with pytest.raises(ValueError, match=message):
             score(sentences, model, tagger, pos_tags=given)
-    with pytest.raises(ValueError, match="0.*'the mat'"):
+    with pytest.raises(ValueError, match=r"sentence 0, 'the mat': .*\(num_pos_tags\)"):
         score(words, model, tagger)
 
 
 def test_refusals(tokenizer):
     with pytest.raises(TypeError, match="model.*ElmoModel.*ElmoForPreTraining"):
         score(["a"], ElmoModel(tiny_config()), tokenizer)
-    with pytest.raises(TypeError, match="sentence 1 is 5 of type int"):
+    with pytest.raises(TypeError, match="sentence 1.*5.*int"):
         score(["a", 5], tiny_model(), tokenizer)
-    with pytest.raises(TypeError, match="sentences is 5: expected a list"):
+    with pytest.raises(TypeError, match="sentences.*5.*list"):
         score(5, tiny_model(), tokenizer)
     with pytest.raises(ValueError, match="tokenizer.*5.*vocab_size=14"):
         score(["a"], tiny_model(), ElmoTokenizer())

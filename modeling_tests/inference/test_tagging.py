@@ -72,7 +72,7 @@ def test_a_stream_is_read_window_by_window(tokenizer):
 def test_refusals(tokenizer):
     with pytest.raises(TypeError, match="model.*ElmoModel.*ElmoForTokenClassification"):
         tag(["a"], ElmoModel(tiny_config()), tokenizer)
-    with pytest.raises(TypeError, match="sentence 1 is 5 of type int"):
+    with pytest.raises(TypeError, match="sentence 1.*5.*int"):
         tag(["a", 5], tagger(), tokenizer)
     for name in ("batch_words", "window"):
         with pytest.raises(ValueError, match=f"{name}=0.*1"):
