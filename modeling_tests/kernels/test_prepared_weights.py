@@ -74,7 +74,7 @@ def test_each_value_of_a_small_weight_is_seen():
 
 @torch.no_grad()
 def test_values_of_several_dtypes_are_compared_as_bits():
-    """Scales of about 0.01 beside integers are no zeros."""
+    """Scales of about 0.01 beside integers are not rounded to zero."""
     integers, scale = torch.randint(-127, 127, (8, 8), dtype=torch.int8), torch.full((8,), 0.01)
     taken = Fingerprint([integers, scale])
     scale.data.mul_(3)
@@ -97,7 +97,7 @@ def test_refresh_forgets_what_was_prepared():
 
 @torch.no_grad()
 def test_a_forward_replaced_on_the_instance_is_called():
-    """As offloading does, also where characters are looked up."""
+    """As weight offloading does, also in the lookup of characters."""
     model = ElmoModel(tiny_config()).eval()
     batch = batch_of(["a cat sat"])
     model(**batch)

@@ -46,7 +46,7 @@ def run_both(tensors: list[Tensor], sizes: list[int], **settings: Any) -> list[t
 def test_outputs_and_gradients(
     projected: bool, clips: tuple[float | None, float | None], sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of everything, also through the final state, and where rows stop early or have no words."""
+    """All gradients, also through the final state, and where rows stop early or have no words."""
     # What is never written must not be read.
     monkeypatch.setattr(torch, "empty_like", lambda tensor, **given: torch.full_like(tensor, float("nan"), **given))
     monkeypatch.setattr(Tensor, "new_empty", lambda tensor, *shape: tensor.new_full(shape, float("nan")))
@@ -73,7 +73,7 @@ def test_one_result_used_alone(chosen: int) -> None:
 
 
 def test_gradient_at_the_very_bound_passes() -> None:
-    """As through `clamp`: a cell that is exactly at the clip still learns."""
+    """As in `clamp`: a cell value exactly at the clip passes its gradient."""
     inputs, hidden, cell = torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1)
     weights = [torch.zeros(4, 1), torch.tensor([0.0, 1e9, 0.0, 0.0]), torch.zeros(4, 1), torch.ones(1, 1)]
     results = run_both(
@@ -94,7 +94,7 @@ def test_frozen_parts_get_no_gradient() -> None:
 
 
 def of_relative_error(found: Tensor, expected: Tensor, bound: float) -> None:
-    """Of the largest value; and all in all in the same direction."""
+    """Bound the error relative to the largest value, and the angle between both tensors."""
     assert found.isfinite().all()
     assert (found - expected).abs().max() <= bound * expected.abs().max()
     assert nn.functional.cosine_similarity(found.double().flatten(), expected.double().flatten(), dim=0) > 0.9999
@@ -118,17 +118,17 @@ class TestBfloat16Products:
         return [tensor.requires_grad_() for tensor in [*tensors, torch.randn(width, size) * 0.3]]
 
     def run(
-        self, tensors: list[Tensor], upstream: list[Tensor] | None, products: torch.dtype, outputs: torch.dtype
+        self, tensors: list[Tensor], upstream: list[Tensor] | None, matmuls: torch.dtype, outputs: torch.dtype
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], list[Tensor]]:
         inputs, hidden, cell, *weights = tensors
-        given = LstmWeights(*weights, products, outputs)
+        given = LstmWeights(*weights, matmuls, outputs)
         results = training_lstm(inputs, self.sizes, hidden, cell, given, **self.settings)
         upstream = [torch.randn_like(part) for part in results] if upstream is None else upstream
         pairs = [part.to(result.dtype) for part, result in zip(upstream, results, strict=True)]
         return results, torch.autograd.grad(results, tensors, pairs), upstream
 
     def test_wide_weights(self, tensors: list[Tensor]) -> None:
-        """As under autocast: everything that is no factor of a product is float32."""
+        """As under autocast: everything but the operands of matmuls is float32."""
         expected, expected_gradients, upstream = self.run(tensors, None, torch.float32, torch.float32)
         found, gradients, _ = self.run(tensors, upstream, torch.bfloat16, torch.float32)
         assert {part.dtype for part in (*found, *gradients)} == {torch.float32}
@@ -137,22 +137,22 @@ class TestBfloat16Products:
         for one, other in zip(gradients, expected_gradients, strict=True):
             of_relative_error(one, other, 1e-2)
 
-    @pytest.mark.parametrize("products", [torch.bfloat16, torch.float32])
-    def test_narrow_weights(self, tensors: list[Tensor], products: torch.dtype) -> None:
-        """A model of bfloat16 weights, whose cell is float32; where the processor cannot, with float32 products."""
+    @pytest.mark.parametrize("matmul_dtype", [torch.bfloat16, torch.float32])
+    def test_narrow_weights(self, tensors: list[Tensor], matmul_dtype: torch.dtype) -> None:
+        """A model with bfloat16 weights and a float32 cell; without bfloat16 matmuls on the CPU, in float32."""
         narrow = [tensor.detach().to(torch.float32 if index == 2 else torch.bfloat16) for index, tensor in
                   enumerate(tensors)]  # fmt: skip
         wide = [tensor.float().requires_grad_() for tensor in narrow]
         narrow = [tensor.requires_grad_() for tensor in narrow]
         expected, expected_gradients, upstream = self.run(wide, None, torch.float32, torch.float32)
-        found, gradients, _ = self.run(narrow, upstream, products, torch.bfloat16)
+        found, gradients, _ = self.run(narrow, upstream, matmul_dtype, torch.bfloat16)
         assert [part.dtype for part in found] == [torch.bfloat16, torch.bfloat16, torch.float32]
         assert [part.dtype for part in gradients] == [tensor.dtype for tensor in narrow]
         for one, other in zip((*found, *gradients), (*expected, *expected_gradients), strict=True):
-            of_relative_error(one.float(), other, 2e-2 if products == torch.bfloat16 else 1e-2)
+            of_relative_error(one.float(), other, 2e-2 if matmul_dtype == torch.bfloat16 else 1e-2)
 
     def test_weights_are_converted_once(self, tensors: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-        """A call, and not a step; not again in the backward pass."""
+        """Weights are cast once per call, not per step, and not again in the backward pass."""
         converted = []
 
         class Watching(torch.utils._python_dispatch.TorchDispatchMode):
@@ -219,7 +219,7 @@ def trainable_weights(inputs: Tensor, cell: Tensor, *layers: nn.Module) -> LstmW
 
 
 class TestChoice:
-    """When `projected_lstm` takes it: plain float32 layers that train; the reference otherwise."""
+    """`projected_lstm` chooses it for plain float32 layers that train, and the reference otherwise."""
 
     @pytest.fixture
     def layers(self) -> list[nn.Module]:
@@ -259,22 +259,22 @@ class TestChoice:
 
     @pytest.mark.parametrize("can_multiply", [True, False])
     def test_bfloat16(self, layers: list[nn.Module], can_multiply: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Products in bfloat16 if that is fast; autocast's outputs are wide."""
+        """Matmuls run in bfloat16 where that is fast; autocast returns float32."""
         monkeypatch.setattr(training, "multiplies_bfloat16", lambda: can_multiply)
-        products = torch.bfloat16 if can_multiply else torch.float32
+        matmul_dtype = torch.bfloat16 if can_multiply else torch.float32
         cell = torch.zeros(2, 5)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             for dtype in (torch.float32, torch.bfloat16):
                 weights = trainable_weights(torch.zeros(4, 3, dtype=dtype), cell, *layers)
-                assert weights is not None and weights[4:] == (products, torch.float32)
+                assert weights is not None and weights[4:] == (matmul_dtype, torch.float32)
         layers = [layer.bfloat16() for layer in layers]
         weights = trainable_weights(torch.zeros(4, 3, dtype=torch.bfloat16), cell, *layers)
-        assert weights is not None and weights[4:] == (products, torch.bfloat16)
+        assert weights is not None and weights[4:] == (matmul_dtype, torch.bfloat16)
 
     def test_nothing_to_read(self, layers: list[nn.Module]) -> None:
         assert not self.serves(layers, words=0)
 
-    def test_anything_attached(self, layers: list[nn.Module]) -> None:
+    def test_hooks_and_parametrizations_are_not_served(self, layers: list[nn.Module]) -> None:
         handle = layers[1].register_forward_pre_hook(lambda module, args: None)
         assert not self.serves(layers)
         handle.remove()

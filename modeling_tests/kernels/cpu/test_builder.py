@@ -53,7 +53,7 @@ def test_other_code_has_another_name(fresh: Path, name: str, monkeypatch: pytest
 
 @pytest.fixture
 def unoptimized(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiling takes a fifth of the time."""
+    """Compile without optimization, in a fifth of the time."""
     flags = ["-O0", *compiling.FLAGS[1:]]
     assert compiling.FLAGS[0] == "-O3"
     for module in (builder, compiling):
@@ -64,7 +64,7 @@ def unoptimized(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("unoptimized")
 @pytest.mark.parametrize("damage", ["cut", "empty", "no digest"])
 def test_a_damaged_library_is_made_again(fresh: Path, damage: str, tmp_path: Path) -> None:
-    """Loading one that was cut off would crash the process."""
+    """Loading a truncated library would crash the process."""
     builder.native_library()
     (library,) = fresh.glob("*.so")
     whole = library.read_bytes()
@@ -160,9 +160,9 @@ def test_compiles_for_every_register_width(compiler: str, target: str, tmp_path:
 @needs_compiler
 @pytest.mark.usefixtures("unoptimized")
 def test_a_wheel_brings_the_library(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The best that the CPU serves, without a compiler; never one of other code."""
+    """The best library that the CPU supports, without a compiler; never one built from other sources."""
     if not compiling.kinds():
-        pytest.skip("no wheel brings libraries for this architecture")
+        pytest.skip("no wheel ships compiled libraries for this architecture")
     paths = compiling.build_portable(builder.BUILT_FOLDER)
     assert [path.name.partition("-")[0] for path in paths] == [kind.lower() for kind in compiling.kinds()]
     monkeypatch.setattr(builder, "find_compiler", lambda: None)
@@ -185,12 +185,12 @@ def test_a_wheel_brings_the_library(fresh: Path, monkeypatch: pytest.MonkeyPatch
 @needs_compiler
 @pytest.mark.usefixtures("unoptimized")
 def test_narrow_registers_compute_the_same(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code for processors of 128-bit registers runs on this one too."""
+    """Code for CPUs with 128-bit registers runs on wider ones, too."""
     from elmo_hf.kernels.cpu.native_lstm import NativeRecurrence
     from elmo_hf.model.operators import linear_map, reference_lstm
 
     if os.uname().machine != "x86_64":
-        pytest.skip("other processors have other flags")
+        pytest.skip("the flags are those of x86-64")
     monkeypatch.setattr(builder, "TARGET_FLAGS", (["-march=x86-64"],))
     narrow = builder.native_library()
     assert narrow is not None and narrow.elmo_panel() == 8 and not narrow.elmo_has_integers()
@@ -213,7 +213,7 @@ def test_threads_are_those_of_torch() -> None:
     if library is None:
         pytest.skip("ELMO_HF_NATIVE=0")
     if not hasattr(ctypes.CDLL(torch._C.__file__), "GOMP_parallel"):
-        pytest.skip("this PyTorch has another OpenMP")
+        pytest.skip("this build of PyTorch has another OpenMP")
     assert ctypes.c_void_p.in_dll(library, "open_mp_parallel").value
 
 

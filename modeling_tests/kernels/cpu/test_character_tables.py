@@ -77,7 +77,7 @@ needs_compiler = pytest.mark.skipif(native_library() is None, reason="no C compi
     "rows", [rows_of(WORDS), torch.randint(0, 262, (40, 30)), torch.zeros(2, 9, dtype=torch.int64)]
 )
 def test_in_c(rows, monkeypatch):
-    """Filters by fours of vectors, by vectors and one by one; the bits do not depend on the threads."""
+    """Filters in groups of four vectors, in vectors and one by one; results do not depend on the threads."""
     parts = modules(torch.float32, widths=((1, 4), (2, 32), (3, 91), (9, 8)))
     monkeypatch.setenv("ELMO_HF_KERNELS", "torch")
     plain, plain_gradients = gradients(character_maxima, rows, *parts)
@@ -121,7 +121,7 @@ def test_in_c_ids_out_of_range(monkeypatch):
 
 
 def test_long_rows():
-    """More positions than eight bits count."""
+    """More positions than eight bits can count."""
     rows = torch.randint(1, 262, (4, 300))
     parts = modules(widths=((2, 64),))
     fast, fast_gradients = gradients(character_maxima, rows, *parts)
@@ -133,7 +133,7 @@ def test_long_rows():
 
 @pytest.mark.parametrize("whole", [False, slow(True)])
 def test_gradcheck(whole):
-    """Not whole, along one random direction of each weight."""
+    """Against finite differences: along a random direction, or (slow) for every weight."""
     table, convolutions = modules(widths=((1, 2), (3, 2)))
     rows = rows_of(WORDS[:5])
 

@@ -163,7 +163,7 @@ def test_same_texts_are_computed_once() -> None:
 
 @torch.no_grad()
 def test_a_collision_of_hashes_shares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two vectors of one hash are two words."""
+    """Two vectors with the same hash stay two words."""
     layers = layers_of()
     unique = torch.unique
     inputs = torch.randn(4, WIDTH)
@@ -177,7 +177,7 @@ def test_a_collision_of_hashes_shares_nothing(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("sizes", [[1, 1, 1, 1, 1], [6, 5, 5, 2, 1]])
 @pytest.mark.parametrize("start", [0.0, 0.5])
 def test_bfloat16(sizes: list[int], start: float) -> None:
-    """Products in bfloat16 (or better) and the cell in float32; relative error and direction against float64."""
+    """Matmuls in bfloat16 (or better) and the cell in float32; relative error and direction against float64."""
     layers = layers_of(dtype=torch.bfloat16)
     inputs = torch.randn(sum(sizes), WIDTH).bfloat16()
     hidden, cell = torch.full((ROWS, WIDTH), start).bfloat16(), torch.full((ROWS, CELL), start)
@@ -253,7 +253,7 @@ def test_a_bfloat16_model() -> None:
 
 
 class TestChoice:
-    """When `projected_lstm` takes it: without gradients, on a processor, over plain or declared layers."""
+    """`projected_lstm` chooses it without gradients, on a CPU, for plain or declared layers."""
 
     def serves(self, layers: Any, dtype: torch.dtype = torch.float32, words: int = 4) -> bool:
         cell = torch.zeros(2, CELL, dtype=torch.promote_types(dtype, torch.float32))
@@ -291,7 +291,7 @@ class TestChoice:
     @torch.no_grad()
     @pytest.mark.parametrize("can_multiply", [True, False])
     def test_autocast(self, can_multiply: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It lowers products where the processor has such products; elsewhere it would only slow them down."""
+        """Autocast lowers matmuls only on CPUs with bfloat16 matmuls; on others it would slow them down."""
         monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: can_multiply)
         layers, inputs = layers_of(), torch.randn(4, WIDTH)
         states = torch.zeros(2, WIDTH), torch.zeros(2, CELL)

@@ -77,9 +77,9 @@ def errors(found: Any, expected: Any) -> list[float]:
 @pytest.mark.parametrize("shape", SHAPES[:3] if IS_EMULATED else SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_every_number_of_rows(shape: tuple[int, int], dtype: torch.dtype, threads: int) -> None:
-    """One block of rows, several, uneven ones, more than fit a chunk; weights as they are, the rest in float32."""
+    """One block of rows, several, uneven ones, more than a chunk; weights in their dtype, the rest in float32."""
     if not native_works(dtype):
-        pytest.skip("this processor has products of its own for bfloat16")
+        pytest.skip("oneDNN computes bfloat16 on this CPU, not the compiled kernel")
     layers = layers_of(*shape, dtype=dtype)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -112,10 +112,10 @@ def test_clips_and_states(projected: bool, start: float, clips: tuple[float | No
 
 
 @torch.no_grad()
-@pytest.mark.skipif(not native_works(torch.int8), reason="this processor has products of its own for 8-bit integers")
+@pytest.mark.skipif(not native_works(torch.int8), reason="no compiled int8 kernel for this CPU")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_integers_are_those_of_the_definition(shape: tuple[int, int]) -> None:
-    """Sums of integers are exact: one step differs by the rounding of what follows them only."""
+    """Integer sums are exact: one step differs only by the rounding after them."""
     layers = [quantized(layer) for layer in layers_of(*shape)]
     for rows in (1, 2, 6, 7, 13, 97, 200):
         arguments = texts([rows], *shape, start=1.0)
@@ -132,9 +132,9 @@ def test_integers_are_those_of_the_definition(shape: tuple[int, int]) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_stays_visible(dtype: torch.dtype, value: float) -> None:
+def test_nan_and_infinity_propagate(dtype: torch.dtype, value: float) -> None:
     if not native_works(dtype):
-        pytest.skip("served by other products here")
+        pytest.skip("the compiled kernel does not serve this dtype on this CPU")
     layers = layers_of(32, 64, dtype=torch.float32 if dtype == torch.int8 else dtype)
     if dtype == torch.int8:
         layers = [quantized(layer) for layer in layers]
@@ -149,9 +149,9 @@ def test_what_is_not_finite_stays_visible(dtype: torch.dtype, value: float) -> N
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=["float32", "bfloat16", "int8"])
 def test_a_word_does_not_depend_on_its_neighbours(dtype: torch.dtype) -> None:
-    """Nor on how many there are: bit for bit, with any kind of weights."""
+    """Nor on the number of words: bit for bit, for weights of every dtype."""
     if not native_works(dtype):
-        pytest.skip("served by other products here")
+        pytest.skip("the compiled kernel does not serve this dtype on this CPU")
     layers = layers_of(64, 96, dtype=torch.float32 if dtype == torch.int8 else dtype)
     if dtype == torch.int8:
         layers = [quantized(layer) for layer in layers]
@@ -257,7 +257,7 @@ def test_what_would_leave_its_memory() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.skipif(not native_works(torch.int8), reason="this processor has products of its own for 8-bit integers")
+@pytest.mark.skipif(not native_works(torch.int8), reason="no compiled int8 kernel for this CPU")
 def test_scales_of_another_dtype() -> None:
     layers = [quantized(layer) for layer in layers_of(32, 64)]
     arguments = texts([3, 2], 32, 64, 0.0)
@@ -269,7 +269,7 @@ def test_scales_of_another_dtype() -> None:
 
 @torch.no_grad()
 def test_small_values_stay_exact() -> None:
-    """Relative to themselves: a tangent of 1e-6 is not rounded as one of 1."""
+    """The relative error is small: tanh(1e-6) is not rounded to the absolute precision of tanh(1)."""
     layers, (inputs, sizes, hidden, cell) = layers_of(32, 64), texts([4], 32, 64, 0.0)
     for layer in layers[:1]:
         layer.weight.mul_(1e-6)
@@ -281,7 +281,7 @@ def test_small_values_stay_exact() -> None:
     assert max(errors(found, expected)) < 2e-6
 
 
-def test_forked_processes_have_threads_of_their_own() -> None:
+def test_kernel_runs_in_forked_processes() -> None:
     """OpenMP would wait for threads that a fork does not copy."""
     if not hasattr(os, "fork"):
         pytest.skip("no fork on this system")
@@ -301,7 +301,7 @@ with torch.no_grad():
     assert (answer.returncode, answer.stdout.strip()) == (0, "0"), answer.stderr
 
 
-def test_no_gradients_no_packs() -> None:
+def test_serves_without_gradients_only() -> None:
     layers = layers_of(32, 64)
     assert not native_serves(*layers)
     with torch.no_grad():
@@ -309,8 +309,8 @@ def test_no_gradients_no_packs() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.skipif(not native_works(torch.int8), reason="this processor has products of its own for 8-bit integers")
-def test_integer_layers_with_something_attached() -> None:
+@pytest.mark.skipif(not native_works(torch.int8), reason="no compiled int8 kernel for this CPU")
+def test_integer_layers_with_hooks_are_not_served() -> None:
     layers = [quantized(layer) for layer in layers_of(32, 64)]
     assert native_serves(*layers)
     handle = layers[0].register_forward_pre_hook(lambda *_: None)
@@ -361,5 +361,5 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
             return 1
 
     monkeypatch.setattr(native_lstm, "native_library", Full)
-    with pytest.raises(MemoryError, match="smaller batches"):
+    with pytest.raises(MemoryError, match="biLSTM layer"):
         native(*arguments, layers)

@@ -120,8 +120,14 @@ def test_targets_out_of_range() -> None:
 def test_what_would_leave_its_memory() -> None:
     (hidden, weight, bias, true_logits), targets, shares = problem(4, 100, True)
     given = [hidden, weight, bias, true_logits, targets, shares]
-    for index, wrong in ((1, weight[:, :-1]), (2, bias[1:]), (3, true_logits[1:]), (4, targets[1:]), (5, shares[:3])):
-        with pytest.raises(ValueError, match="expected"):
+    for index, name, wrong in (
+        (1, "weight", weight[:, :-1]),
+        (2, "bias", bias[1:]),
+        (3, "true_logits", true_logits[1:]),
+        (4, "targets", targets[1:]),
+        (5, "shares", shares[:3]),
+    ):
+        with pytest.raises(ValueError, match=rf"^{name} has shape \({len(wrong)},"):
             native_softmax_loss(*(wrong if at == index else tensor for at, tensor in enumerate(given)), gradients=False)
 
 

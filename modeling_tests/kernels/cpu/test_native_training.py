@@ -80,7 +80,7 @@ def test_outputs_and_gradients(
     clips: tuple[float | None, float | None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of everything, also through the final state, and where rows stop early or have no words."""
+    """All gradients, also through the final state, and where rows stop early or have no words."""
     # What is never written must not be read.
     monkeypatch.setattr(native_training, "_empty", lambda *shape: torch.full(shape, float("nan")))
     monkeypatch.setattr(native_training, "in_huge_pages", lambda count, _: torch.full((count,), float("nan")))
@@ -111,7 +111,7 @@ def test_threads_change_no_bit() -> None:
 
 
 def test_backward_twice() -> None:
-    """With the graph kept, as for two losses: the second pass finds what the first one found."""
+    """With `retain_graph`, as for two losses: the second backward pass gives the same gradients."""
     sizes, tensors = [4, 4, 2], problem([4, 4, 2])
     outputs, *_ = native(tensors, sizes)
     first = torch.autograd.grad(outputs.sum(), tensors, retain_graph=True)
@@ -142,7 +142,7 @@ def test_frozen_parts_get_no_gradient() -> None:
 
 
 def test_gradient_at_the_very_bound_passes() -> None:
-    """As through `clamp`: a cell that is exactly at the clip still learns."""
+    """As in `clamp`: a cell value exactly at the clip passes its gradient."""
     tensors = [torch.zeros_like(tensor) for tensor in problem([1], width=PANEL, size=2 * PANEL)]
     cell = torch.ones_like(tensors[2]).requires_grad_()
     tensors[2], tensors[6] = cell, torch.ones_like(tensors[6])
@@ -161,7 +161,7 @@ def test_not_a_number_goes_through() -> None:
 
 
 def test_a_state_of_any_layout() -> None:
-    """Memory that lies otherwise than its shape says, as of a transposed or expanded state."""
+    """Non-contiguous memory, as of a transposed or expanded state."""
     sizes, tensors = [3, 3, 1], [tensor.detach() for tensor in problem([3, 3, 1], idle_rows=2)]
     expected = native(tensors, sizes)
     turned = [tensor.T.contiguous().T if tensor.dim() == 2 else tensor for tensor in tensors]
@@ -175,15 +175,24 @@ def test_a_state_of_any_layout() -> None:
 
 
 @pytest.mark.parametrize(
-    ("index", "changed"),
-    [(0, (8, PANEL)), (1, (3, PANEL)), (2, (5, PANEL)), *((index, (PANEL,)) for index in (3, 4, 5, 6))],
+    ("index", "changed", "message"),
+    [
+        (0, (7, PANEL), "batch_sizes are of 8 words: .* 7"),
+        (1, (3, PANEL), "hidden and cell have 3 and 4 rows"),
+        (2, (5, PANEL), "hidden and cell have 4 and 5 rows"),
+        *(
+            (index, (PANEL,), rf"^{name} has shape \({PANEL},\)")
+            for index, name in enumerate(("input_weight", "input_bias", "hidden_weight", "output_weight"), 3)
+        ),
+    ],
 )
-def test_what_would_leave_its_memory(index: int, changed: tuple[int, ...]) -> None:
+def test_sizes_that_do_not_fit_are_refused(index: int, changed: tuple[int, ...], message: str) -> None:
+    """They would read or write beyond the tensors' memory."""
     tensors = [tensor.detach() for tensor in problem([4, 4])]
-    with pytest.raises(ValueError, match="expected"):
-        native([torch.zeros(changed) if at == index else tensor for at, tensor in enumerate(tensors)], [4, 3])
+    with pytest.raises(ValueError, match=message):
+        native([torch.zeros(changed) if at == index else tensor for at, tensor in enumerate(tensors)], [4, 4])
     for sizes in ([4, 5], [4, 3], [4, 0], [8]):
-        with pytest.raises(ValueError, match="expected"):
+        with pytest.raises(ValueError, match="batch_sizes"):
             native(tensors, sizes)
 
 
@@ -206,7 +215,7 @@ class TestChoice:
         assert self.run(problem([4, 4])) is None
 
     def test_bfloat16_weights_with_float32_products(self) -> None:
-        """Where a CPU has no products of bfloat16: everything between inputs and outputs is float32."""
+        """On a CPU without bfloat16 matmuls, everything between inputs and outputs is float32."""
         tensors = problem([4, 4])
         narrow = [tensor.detach() if index == 2 else tensor.detach().bfloat16() for index, tensor in enumerate(tensors)]
         wide = [tensor.float().requires_grad_() for tensor in narrow]
@@ -227,5 +236,5 @@ class TestChoice:
                 return 1
 
         monkeypatch.setattr(native_training, "native_library", Full)
-        with pytest.raises(MemoryError, match="smaller batches"):
+        with pytest.raises(MemoryError, match="biLSTM layer"):
             self.run(problem([4, 4]))

@@ -1,4 +1,4 @@
-"""Packed products against the plain ones; packed again when a weight changes, and gone when one trains."""
+"""Packed matmuls against plain ones; repacked when a weight changes, and dropped when it trains."""
 
 import copy
 import gc
@@ -20,7 +20,7 @@ from elmo_hf.kernels.prepared_weights import release
 from elmo_hf.model.operators import fast_linear
 from modeling_tests.tiny import batch_of, tiny_config, with_large_weights
 
-pytestmark = pytest.mark.skipif(not packing_works(torch.float32), reason="this build of torch has no packed products")
+pytestmark = pytest.mark.skipif(not packing_works(torch.float32), reason="this build of PyTorch has no packed matmul")
 
 
 def linear(width=17, outputs=33, bias=True, dtype=torch.float32):
@@ -255,7 +255,7 @@ def test_a_model_packs_and_releases():
 @pytest.mark.skipif(not hasattr(memory_pages.mmap, "MAP_PRIVATE"), reason="needs memory-mapped files")
 @torch.no_grad()
 def test_pages_that_were_dropped_come_back(tmp_path):
-    """Those of the file, and those that were written after mapping."""
+    """Values of the file, and values that were written after mapping."""
     weight = torch.randn(512, 512)
     path = tmp_path / "weights"
     path.write_bytes(weight.numpy().tobytes())

@@ -80,7 +80,7 @@ def as_if_graphed(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is never written must not be read."""
+    """Fill `torch.empty` with NaN, so that reads of unwritten memory show."""
     new = {"empty": torch.empty, "empty_like": torch.empty_like}
 
     def nan(tensor: Tensor) -> Tensor:

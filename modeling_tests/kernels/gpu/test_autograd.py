@@ -61,7 +61,7 @@ class TestStaticBuffers:
         assert len(graphs.owners) == 1
 
     def test_buffers_forget_the_last_batch(self, device: str) -> None:
-        """Other lengths, fewer rows, other weights, and NaN before."""
+        """Other lengths, fewer rows, other weights, and buffers that held NaN."""
         broken, problem, other = (Problem(sizes, 2, device=device) for sizes in ([2, 1], [1], [1, 1]))
         with torch.no_grad():
             broken.tensors[0].fill_(float("nan"))
@@ -154,7 +154,7 @@ class TestStaticBuffers:
         assert (len(tries), len(record), len(graphs.owners)) == (1, 1, 0)
 
     def test_no_memory_for_graphs(self, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """This call goes on without; the next one has them again."""
+        """This call runs without graphs; the next one uses them again."""
         problem = Problem([1, 1], 1, device=device)
         with monkeypatch.context() as full, torch.no_grad():
             full.setattr(graphs.GraphedWorkspace, "prepare", mock.Mock(side_effect=torch.OutOfMemoryError("full")))
@@ -217,7 +217,7 @@ def test_input_terms_in_several_matmuls(device: str, monkeypatch: pytest.MonkeyP
 
 
 def test_chunks() -> None:
-    """Powers of two of steps; the rows are those that run at the first."""
+    """Steps in powers of two; the rows are those active at the first step."""
     assert passes.chunks_of([5] * 20 + [3] * 7) == [(0, 16, 5), (16, 8, 5), (24, 2, 3), (26, 1, 3)]
     assert passes.chunks_of([5, 5, 3, 3, 1], most_words=10) == [(0, 2, 5), (2, 2, 3), (4, 1, 1)]
     assert passes.chunks_of([5, 5], most_words=3) == [(0, 1, 5), (1, 1, 5)]
@@ -235,7 +235,9 @@ def test_gradients_of_some(device: str) -> None:
             for results in (packed_lstm(*problem.arguments()), problem.expected())
         ]
         for one, other in zip(*gradients, strict=True):
-            if one is not None:
+            if one is None:
+                assert other is None or not other.any()
+            else:
                 assert error(one, torch.zeros_like(one) if other is None else other) <= 1e-5
     packed_lstm(*problem.arguments())[0].sum().backward()
     learnt = [tensor.grad is not None for tensor in problem.tensors]
@@ -243,7 +245,7 @@ def test_gradients_of_some(device: str) -> None:
 
 
 def test_gradient_at_the_very_bound_passes(device: str) -> None:
-    """As through `clamp`: a cell that is exactly at the clip still learns."""
+    """As in `clamp`: a cell value exactly at the clip passes its gradient."""
     problem = Problem([1], 1, (1.0, None), device=device)
     with torch.no_grad():
         for tensor in problem.tensors:
@@ -269,7 +271,7 @@ def test_gradient_at_the_very_bound_passes(device: str) -> None:
 def test_half_precision(
     dtype: torch.dtype, splits: int, fuses: bool, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """About as near to float64 as the reference in that dtype; the cell is float32."""
+    """About as close to float64 as the reference in that dtype; the cell is float32."""
     monkeypatch.setattr(workspace, "splits_of", lambda rows, inner, width: splits)
     problem = Problem([2, 1], 2, (3.0, 3.0), dtype=dtype, device=device)
     exact = [tensor.detach().double().requires_grad_() for tensor in problem.tensors]
@@ -313,7 +315,7 @@ def test_saved_tensors_can_be_handled(device: str) -> None:
 
 
 def test_default_dtype(device: str) -> None:
-    """As while a checkpoint loads."""
+    """As during the loading of a checkpoint."""
     before = torch.get_default_dtype()
     problem = Problem([1, 1], 1, device=device)
     try:
@@ -325,7 +327,7 @@ def test_default_dtype(device: str) -> None:
 
 
 def test_default_device(device: str) -> None:
-    """What is made on the host stays there, wherever new tensors are made by default."""
+    """Host tensors stay on the host, whatever the default device is."""
     problem = Problem([2, 1], 2, device=device)
     expected = problem.expected()
     workspace.rounded.cache_clear()
@@ -337,5 +339,5 @@ def test_default_device(device: str) -> None:
 
 def test_padded_without_gradients_only(device: str) -> None:
     problem = Problem([WIDTH, WIDTH], WIDTH, device=device)
-    with pytest.raises(ValueError, match="lengths"):
+    with pytest.raises(ValueError, match="lengths on the device are for inference"):
         packed_lstm(*problem.arguments(), lengths=torch.tensor([1, 2, 2], device=device))

@@ -38,9 +38,9 @@ class Graph:
 
 @pytest.fixture
 def captured(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
-    """A GPU's owners without a GPU."""
+    """CUDA graphs emulated without a GPU."""
     if device == "cuda":
-        pytest.skip("graphs are played here")
+        pytest.skip("this test emulates CUDA graphs")
     Graph.alive = []
     pools = iter(range(100))
     monkeypatch.setattr(graphs, "_capture", Graph)
@@ -100,7 +100,7 @@ class TestOwners:
         assert len(owners) == 3
 
     def test_nothing_is_captured_over_the_tensors_of_an_earlier_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The first run of a capture is a real one."""
+        """The first run of a capture is an eager one."""
         seen = []
         monkeypatch.setattr(GraphedWorkspace, "point_to_nothing", lambda space: seen.append(space.lengths.tolist()))
         owners = Owners(2**30)
@@ -111,7 +111,7 @@ class TestOwners:
 
 
 def test_order_of_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real run, then the workspaces of cuBLAS are cleared, so that the capture allocates its own; and again."""
+    """An eager run, then the cuBLAS workspaces are cleared so that the capture allocates its own; and again."""
     events: list[str] = []
 
     class Recorded:

@@ -23,7 +23,7 @@ def small_config(**settings: Any) -> ElmoConfig:
 
 
 class TestChoice:
-    """Plain weights on a GPU with Triton; the CPU plays the GPU here."""
+    """Plain weights on a GPU with Triton; emulated on a CPU here."""
 
     @pytest.fixture(autouse=True)
     def gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ class TestChoice:
 
 
 class TestEncoder:
-    """The whole stack, on a GPU or a processor that plays one."""
+    """The whole stack, on a GPU or emulated on a CPU."""
 
     @pytest.fixture(autouse=True)
     def gpu(self, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
@@ -94,7 +94,7 @@ class TestEncoder:
             monkeypatch.setattr(graphs, "rounded_up", lambda rows: rows)
 
     def reads_padding(self, words: Tensor, cell: Tensor, layers: Any) -> bool:
-        """Without the look at the device."""
+        """Without the check of the device."""
         pairs: list[Any] = [operators._pair_of_tensors(*layer) for layer in layers]
         return lstm.serves_padded(words, cell, pairs)
 
@@ -127,14 +127,14 @@ class TestEncoder:
 
     @pytest.fixture
     def no_launches(self, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
-        """The interpreter itself reads values."""
+        """Triton's interpreter itself reads values on the host."""
         if device == "cpu":
             for name in ("cell_forward", "output_forward", "cell_backward", "output_backward"):
                 monkeypatch.setattr(workspace, name, lambda *args, **settings: None)
             monkeypatch.setattr(workspace.Workspace, "point_to", lambda *args: None)
 
     @pytest.mark.usefixtures("no_launches")
-    def test_nothing_waits_for_the_gpu(self, device: str) -> None:
+    def test_inference_has_no_host_sync(self, device: str) -> None:
         encoder = with_large_weights(ElmoEncoder(small_config())).to(device)
         mask = torch.tensor([[0, 1], [1, 1]], device=device).bool()
         words = torch.randn(2, 2, WIDTH, device=device) * mask[:, :, None]
@@ -145,8 +145,8 @@ class TestEncoder:
         assert found == []
 
     @pytest.mark.usefixtures("no_launches")
-    def test_how_often_a_model_waits(self, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """For the places of the words, which of them differ, whether that is right, and how long they are."""
+    def test_host_syncs_of_a_whole_model(self, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Host syncs: positions of the words, which of them are distinct, the check of that, and their lengths."""
         monkeypatch.setenv("ELMO_HF_KERNELS", "gpu")  # those for a CPU look at its tensors
         model = with_large_weights(ElmoModel(tiny_config())).to(device).eval()
         batch = {name: part.to(device) for name, part in batch_of(["a b", "b"], "left").items()}
@@ -159,7 +159,7 @@ class TestEncoder:
         assert len(found) == 4
 
     @pytest.mark.usefixtures("no_launches")
-    def test_nothing_waits_in_training(self, device: str) -> None:
+    def test_training_has_no_host_sync(self, device: str) -> None:
         lstms = [with_large_weights(ElmoLstm(small_config())).to(device) for _ in range(2)]
         words = torch.randn(2, 4, WIDTH, device=device).requires_grad_()
         state = torch.zeros(2, 2, WIDTH, device=device), torch.zeros(2, 2, 5, device=device)
@@ -186,7 +186,7 @@ class TestEncoder:
         assert_close(*self.both(run, monkeypatch), 1e-5)
 
     def test_autocast(self, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """As the reference: products and outputs in bfloat16, weights and their gradients in float32."""
+        """As the reference: matmuls and outputs in bfloat16, weights and their gradients in float32."""
         monkeypatch.setenv("ELMO_HF_KERNELS", "gpu")
         lstms = [
             with_large_weights(ElmoLstm(small_config(cell_clip=3.0, projection_clip=3.0))).to(device) for _ in range(2)
