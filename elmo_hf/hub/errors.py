@@ -92,4 +92,5 @@ def _reason(error: BaseException) -> str:
         return f"no such revision{said}: name a branch that is there, or make one with --branch"
     if isinstance(error, RepositoryNotFoundError) and response.status_code != 401:
         return f"no such model, or a private one that the token does not open{said}"
-    return f"{_REMEDIES.get(response.status_code, f'the Hub answered {response.status_code}')}{said}"
+    remedy = _REMEDIES.get(response.status_code, "try again later")
+    return f"the Hub answered {response.status_code}: {remedy}{said}"

@@ -129,11 +129,14 @@ def test_facts_are_added_without_changing_the_text(folder):
     assert (ModelCard(text).data.license, ModelCard(text).data.datasets) == ("mit", ["a/b"])
 
 
-@pytest.mark.parametrize("facts", [{"license": "Apache 2"}, {"language": ["English"]}])
-def test_facts_of_no_known_form_are_refused(facts, folder):
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [({"license": "Apache 2"}, "license 'Apache 2'"), ({"language": ["English"]}, "language 'English'")],
+)
+def test_facts_of_no_known_form_are_refused(facts, message, folder):
     write_card(folder, FACTS)
     before = (folder / "README.md").read_text()
-    with pytest.raises(HubError, match=str(next(iter(facts)))):
+    with pytest.raises(HubError, match=rf"README\.md: {message}"):
         add_facts(folder, **facts)
     assert (folder / "README.md").read_text() == before
 

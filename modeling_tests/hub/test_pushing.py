@@ -134,7 +134,7 @@ def test_a_folder_without_code_has_no_auto_map(hub, folder):
     assert not [name for name in hub.files(NAME) if name.endswith(".py")]
 
 
-def test_a_dry_run_asks_nobody(hub, folder):
+def test_a_dry_run_makes_no_request(hub, folder):
     report = push(folder, NAME, dry_run=True)
     assert not hub.requests and report.commit is None
     assert dict(report.files)["model.safetensors"] == (folder / "model.safetensors").stat().st_size
@@ -170,7 +170,7 @@ def test_of_two_pushes_at_once_the_second_sees_the_conflict(hub, folder, tmp_pat
         return plain(*arguments)
 
     monkeypatch.setattr(pushing, "_outdated", meanwhile)
-    with pytest.raises(HubError, match=rf"{NAME}: .*push again"):
+    with pytest.raises(HubError, match=f"{NAME}: .*412"):
         push(folder, NAME)
     assert b"somebody/second" in hub.files(NAME)["README.md"]
     push(folder, NAME)
@@ -183,7 +183,7 @@ def test_an_interrupted_push_leaves_nothing_and_goes_on(hub, tmp_path, monkeypat
     before, commits = hub.files(NAME), len(hub.repositories[NAME].commits)
     save(tmp_path / "large", large=True)
     hub.faults.append(Fault("POST", "/commit/", cut_after=10))
-    with pytest.raises(HubError, match=rf"{NAME}: no answer"):
+    with pytest.raises(HubError, match=f"{NAME}: no answer"):
         push(tmp_path / "large", NAME)
     assert hub.files(NAME) == before and len(hub.repositories[NAME].commits) == commits
     sent = hub.asked("PUT", "/lfs/")
@@ -201,16 +201,16 @@ def test_a_busy_hub_is_waited_for(hub, folder, monkeypatch):
     assert waited == [4.0, 7.0, 7.0]
     hub.faults.append(Fault("POST", "/commit/", status=429, headers={"Retry-After": "1"}, times=99))
     add_facts(folder, datasets=["somebody/corpus"])
-    with pytest.raises(HubError, match="try again later"):
+    with pytest.raises(HubError, match=f"{NAME}: .*429"):
         push(folder, NAME)
 
 
 @pytest.mark.parametrize(
     ("token", "name", "words"),
     [
-        ("hf_wrong", NAME, "hf auth login"),
-        ("hf_reader", NAME, "may not write"),
-        ("hf_writer", "somebody/model", "may not write"),
+        ("hf_wrong", NAME, "401.*HF_TOKEN"),
+        ("hf_reader", NAME, "403"),
+        ("hf_writer", "somebody/model", "403"),
     ],
 )
 def test_tokens_and_names_that_do_not_serve(hub, folder, token, name, words):
@@ -243,7 +243,7 @@ def test_a_name_that_holds_another_model_is_refused(hub, folder):
 
 def test_without_network(hub, folder, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(HubError, match="no answer"):
+    with pytest.raises(HubError, match=f"{NAME}: no answer"):
         push(folder, NAME)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
@@ -292,18 +292,18 @@ def appended(name, text):
 
 
 BAD = {
-    "no license": (without_license, "lacks license: .*--license"),
-    "no card": (lambda folder: (folder / "README.md").unlink(), "elmo-hub card"),
-    "card that is no card": (lambda folder: (folder / "README.md").write_text("---\n[\n---\n"), r"README\.md"),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
-    "damaged weights": (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 30), "cannot be loaded"),
-    "weights of another shape": (with_other_weights, "cannot be loaded|of one model"),
-    "a weight too few": (without_a_weight, r"lacks softmax\.bias"),
-    "no config": (lambda folder: (folder / "config.json").unlink(), r"config\.json"),
-    "damaged config": (lambda folder: (folder / "config.json").write_text("{"), r"config\.json"),
-    "another model": (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'), "'bert'"),
+    "no license": (without_license, r"README\.md: .*license: .*--license"),
+    "no card": (lambda folder: (folder / "README.md").unlink(), r"README\.md\): elmo-hub card"),
+    "card that is no card": (lambda folder: (folder / "README.md").write_text("---\n[\n---\n"), "line 1, column 2"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), r"holds no weights \(model\.safetensors\)"),
+    "damaged weights": (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 30), r"model\.safetensors: "),
+    "weights of another shape": (with_other_weights, r"\(.*\(262, 2\).*\(262, 3\)"),
+    "a weight too few": (without_a_weight, r"softmax\.bias"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), r"config\.json: .*No such"),
+    "damaged config": (lambda folder: (folder / "config.json").write_text("{"), r"config\.json: .*line 1 column 2"),
+    "another model": (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'), "type is 'bert'"),
     "a home": (appended("README.md", "\nTrained on /home/somebody/corpus.txt.\n"), "line .* names /home/somebody"),
-    "a token": (appended("all_results.json", '{"token": "hf_' + "a" * 34 + '"}'), "holds a token"),
+    "a token": (appended("all_results.json", '{"token": "hf_' + "a" * 34 + '"}'), r"all_results\.json.*token"),
 }  # fmt: skip
 
 
@@ -319,7 +319,7 @@ def test_folders_that_are_refused(case, hub, folder):
 
 def test_the_folder_itself_is_a_place_of_this_machine(hub, folder):
     appended("README.md", f"\nSee {folder}/train.txt.\n")(folder)
-    with pytest.raises(HubError, match="names .*elmo-tiny, a folder of this machine"):
+    with pytest.raises(HubError, match=r"README\.md: line \d+ names .*elmo-tiny"):
         push(folder, NAME, dry_run=True)
 
 
