@@ -92,8 +92,10 @@ def convert(
     source, output = Path(source), Path(output)
     check_output(output, force, [source, *paths.values()], EXPORTS)
     without_softmax = without_softmax or without_vocabulary
-    if (without_vocabulary and vocabulary is not None) or (without_softmax and softmax is not None):
-        raise CheckpointError("a file cannot both be given and left out: drop one of the two options")
+    for name, leaves_out in (("vocabulary", without_vocabulary), ("softmax", without_softmax)):
+        if leaves_out and name in paths:
+            option = "vocabulary" if without_vocabulary else name
+            raise CheckpointError(f"--{name} {paths[name]} and --without-{option} contradict each other: drop one")
     with open_source(source, **paths, elmo_only=elmo_only) as opened:
         room = FORMATS[opened.layout]
         if layer_norm_epsilon is not None:

@@ -155,7 +155,7 @@ def verify(
     folder = Path(folder)
     batch = [list(words) for words in (SENTENCES if sentences is None else sentences) if words]
     if not batch:
-        raise CheckpointError("no sentence with a word in it: nothing to compare")
+        raise CheckpointError("sentences holds no word: there is nothing to compare")
     if not tolerance >= 0:
         raise CheckpointError(f"tolerance {tolerance}: expected a number of at least 0")
     given = {"options": options, "weights": weights, "vocabulary": vocabulary, "word_vectors": word_vectors}

@@ -75,7 +75,7 @@ def check_config(folder: Path, config: ElmoConfig, notes: list[str]) -> None:
         ),
     ):
         if condition:
-            raise CheckpointError(f"the model {fault}: no original program can read it")
+            raise CheckpointError(f"{folder}: the model {fault}: no original program can read it")
     if config.word_embedding_size:
         notes.append(
             "AllenNLP and simple_elmo do not read models with word input: for bilm-tf, with use_character_inputs=False "

@@ -152,32 +152,32 @@ def test_a_shared_table_stays_one(tmp_path, separate):
 
 def test_a_word_model_cannot_do_without_its_vocabulary(tmp_path):
     write_words(tmp_path / "source")
-    with pytest.raises(CheckpointError, match="cannot do without: drop --without-vocabulary"):
+    with pytest.raises(CheckpointError, match=r"weights\.hdf5: .*: drop --without-vocabulary"):
         convert(tmp_path / "source", tmp_path / "out", without_vocabulary=True)
     (tmp_path / "source" / "vocab.txt").rename(tmp_path / "v")
-    with pytest.raises(CheckpointError, match="there is none beside it: give its file with --vocabulary"):
+    with pytest.raises(CheckpointError, match="weights.hdf5: .*--vocabulary$"):
         convert(tmp_path / "source", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     convert(tmp_path / "source", tmp_path / "out", vocabulary=tmp_path / "v")
-    with pytest.raises(CheckpointError, match="there is none beside it: give its file with --vocabulary"):
+    with pytest.raises(CheckpointError, match="weights.hdf5: .*--vocabulary$"):
         verify(tmp_path / "out", tmp_path / "source")
     assert verify(tmp_path / "out", tmp_path / "source", vocabulary=tmp_path / "v").passed
     # The wrong words for the rows are found out.
     (tmp_path / "w").write_text("".join(word + "\n" for word in VOCABULARY[::-1]))
     assert not verify(tmp_path / "out", tmp_path / "source", vocabulary=tmp_path / "w").passed
     (tmp_path / "w").write_text("".join(word + "\n" for word in [*VOCABULARY, "more"]))
-    with pytest.raises(CheckpointError, match="has 7 words, but the table of words of .* has 6 rows; [^(]*$"):
+    with pytest.raises(CheckpointError, match="7 words.*6 rows; [^(]*$"):
         convert(tmp_path / "source", tmp_path / "b", vocabulary=tmp_path / "w")
     (tmp_path / "w").write_text("a\nb\n")
-    with pytest.raises(CheckpointError, match="no entry for bos_token(?!.*--without)"):
+    with pytest.raises(CheckpointError, match="bos_token(?!.*--without)"):
         convert(tmp_path / "source", tmp_path / "b", vocabulary=tmp_path / "w")
 
 
 def test_options_of_the_other_kind_of_input_are_refused(reference, tmp_path):
     folder = reference / "bilm_tf_checkpoint"
-    with pytest.raises(CheckpointError, match=r"options\.json.*CNN.*word"):
+    with pytest.raises(CheckpointError, match=r"/options\.json: .*CNN.*dumped_one_layer\.hdf5 .*word"):
         convert(folder / "dumped_one_layer.hdf5", tmp_path / "out")
-    with pytest.raises(CheckpointError, match="holds.*CNN"):
+    with pytest.raises(CheckpointError, match=r"one_layer_options\.json: .*dumped_weights\.hdf5 holds .*CNN"):
         convert(folder / "dumped_weights.hdf5", tmp_path / "out", options=folder / "one_layer_options.json")
 
 
@@ -283,7 +283,7 @@ def test_compressed_vocabulary_given_elsewhere(tmp_path, name, softmax):
     assert report.vocab_size == 8
     assert report.architecture == ("ElmoForPreTraining" if softmax else "ElmoModel")
     path.write_bytes(gzip.compress(b"<S>\n</S>\n<UNK>\n" * (2 - softmax)))
-    with pytest.raises(CheckpointError, match=f"{name}(: has 3 words|, line 4: the word '<S>')"):
+    with pytest.raises(CheckpointError, match=f"{name}(: .*3 words|, line 4: .*'<S>')"):
         convert(tmp_path / "source", tmp_path / "b", vocabulary=path)
 
 
@@ -299,7 +299,7 @@ def test_a_vocabulary_that_is_left_out_is_not_read(tmp_path):
     write_bilm(tmp_path / "source", vocabulary=VOCABULARY)
     (tmp_path / "source" / "vocab.txt").write_bytes(gzip.compress(b"<S>\n")[:-5])
     assert convert(tmp_path / "source", tmp_path / "a", without_vocabulary=True).vocab_size == 5
-    with pytest.raises(CheckpointError, match=r"vocab\.txt.*--without-vocabulary"):
+    with pytest.raises(CheckpointError, match=r"vocab\.txt: damaged gzip.*--without-vocabulary"):
         convert(tmp_path / "source", tmp_path / "b")
 
 
@@ -310,9 +310,9 @@ def test_leaving_parts_out(tmp_path):
     report = convert(tmp_path / "source", tmp_path / "b", without_vocabulary=True)
     assert (report.architecture, report.vocab_size) == ("ElmoModel", 5)
     (tmp_path / "source" / "vocab.txt").unlink()
-    with pytest.raises(CheckpointError, match="rows mean nothing without the vocabulary"):
+    with pytest.raises(CheckpointError, match="--vocabulary.*--without-softmax"):
         convert(tmp_path / "source", tmp_path / "c")
-    with pytest.raises(CheckpointError, match="both be given and left out"):
+    with pytest.raises(CheckpointError, match="--vocabulary v.*--without-vocabulary"):
         convert(tmp_path / "source", tmp_path / "c", vocabulary="v", without_vocabulary=True)
 
 
@@ -371,16 +371,16 @@ def broken(tmp_path, change=None, **changes):
     [
         (lambda a: a.pop("CNN_high_1/W_carry"), "missing: CNN_high_1/W_carry"),
         (lambda a: a.pop("CNN_proj/W_proj"), "missing: CNN_proj/W_proj"),
-        (lambda a: a.update({"CNN/W_cnn_3": a["CNN/W_cnn_0"]}), "not part of the model .*: CNN/W_cnn_3"),
+        (lambda a: a.update({"CNN/W_cnn_3": a["CNN/W_cnn_0"]}), "CNN/W_cnn_3"),
         (
             lambda a: a.update({"char_embed": a["char_embed"][:100]}),
-            r"'char_embed' has shape \(100, 3\), expected \(261, 3\): axis 0 is 100, but char_cnn\.n_characters",
+            r"'char_embed'.*\(100, 3\).*\(261, 3\): axis 0.*100.*char_cnn\.n_characters",
         ),
         (
             lambda a: a.update({"CNN_proj/b_proj": a["CNN_proj/b_proj"][:2]}),
-            r"'CNN_proj/b_proj' has shape \(2,\), expected \(6,\): axis 0 is 2, but lstm\.projection_dim is 6",
+            r"'CNN_proj/b_proj'.*\(2,\).*\(6,\): axis 0.*2.*lstm\.projection_dim.*6",
         ),
-        (lambda a: a["char_embed"].__setitem__((0, 0), np.inf), "not finite"),
+        (lambda a: a["char_embed"].__setitem__((0, 0), np.inf), "char_embed.*finite"),
     ],
 )
 def test_weights_that_contradict_the_options(tmp_path, change, message):
@@ -407,10 +407,10 @@ def test_shapes_are_checked_before_anything_is_allocated(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (VOCABULARY[:5], r"vocab\.txt: has 5 words, but the softmax of .* has 6 rows"),
-        ([*VOCABULARY, "more", "words"], "has 8 words, but the softmax"),
-        (VOCABULARY[2:], r"no entry for bos_token='<S>', eos_token='</S>'.*--without-vocabulary"),
-        ([*VOCABULARY, "the"], r"'the' is listed already"),
+        (VOCABULARY[:5], r"vocab\.txt.*5 words.*6 rows"),
+        ([*VOCABULARY, "more", "words"], "8 words.*6 rows"),
+        (VOCABULARY[2:], "bos_token='<S>', eos_token='</S>'.*--without-vocabulary"),
+        ([*VOCABULARY, "the"], r"vocab\.txt, line 7: .*'the'"),
     ],
 )
 def test_vocabularies_that_do_not_fit(tmp_path, words, message):
@@ -424,7 +424,7 @@ def test_softmax_that_does_not_fit(tmp_path):
     arrays = bilm_arrays(options(), words=6)
     arrays["softmax/b"] = arrays["softmax/b"][:5]
     write_bilm(tmp_path / "source", arrays=arrays, vocabulary=VOCABULARY)
-    with pytest.raises(CheckpointError, match="has 6 words, but the softmax of .* has 5 rows|softmax/W"):
+    with pytest.raises(CheckpointError, match=r"'softmax/W' .*\(6, 6\).*\(5, 6\)"):
         convert(tmp_path / "source", tmp_path / "out")
     del arrays["softmax/b"]
     write_bilm(tmp_path / "source", arrays=arrays, vocabulary=VOCABULARY)
@@ -450,7 +450,7 @@ def test_a_full_disk_leaves_nothing_that_looks_complete(tmp_path, monkeypatch, w
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_h5py_reports_a_full_disk_as_an_oserror():
-    """What `export` relies on for its own clean-up."""
+    """`export` relies on this for its clean-up."""
     with pytest.raises(OSError), h5py.File("/dev/full", "w") as file:
         file["x"] = np.zeros(10_000, np.float32)
 
@@ -461,13 +461,13 @@ def test_an_existing_folder_is_replaced_only_when_asked(tmp_path):
     with pytest.raises(CheckpointError, match="--overwrite"):
         convert(tmp_path / "source", tmp_path / "out")
     convert(tmp_path / "source", tmp_path / "out", force=True)
-    with pytest.raises(CheckpointError, match="holds the source"):
+    with pytest.raises(CheckpointError, match=f"{tmp_path / 'source'}: .*source {tmp_path / 'source'}"):
         convert(tmp_path / "source", tmp_path / "source", force=True)
 
 
 def test_softmax_only_file_is_refused(tmp_path):
     write_hdf5(tmp_path / "s.hdf5", {"softmax/W": np.zeros((2, 2), np.float32), "softmax/b": np.zeros(2, np.float32)})
-    with pytest.raises(CheckpointError, match="softmax only"):
+    with pytest.raises(CheckpointError, match=r"s\.hdf5: .*--softmax"):
         convert(tmp_path / "s.hdf5", tmp_path / "out", options=__file__)
 
 
@@ -512,7 +512,7 @@ def test_tensors_that_claim_more_than_their_file_holds(tmp_path):
         for name, shape in {"char_embed": (261, huge), **shapes}.items():
             del file[name]
             file.create_dataset(name, shape, "float32", chunks=tuple(min(size, 1000) for size in shape))
-    with pytest.raises(CheckpointError, match=r"weights.hdf5: '\S+' claims [0-9,]+ bytes, and the file holds 0 of it"):
+    with pytest.raises(CheckpointError, match=r"weights.hdf5: '\S+' claims [0-9,]+ bytes.* 0 "):
         convert(tmp_path / "source", tmp_path / "out")
     tensor = StoredTensor.of("weights.th", "table", torch.ones(1).expand(10**6, 10**6))
     with pytest.raises(CheckpointError, match="'table'.*4,000,000,000,000.*4"):

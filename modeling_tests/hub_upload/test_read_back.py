@@ -174,7 +174,7 @@ def test_words_and_characters_by_a_dictionary(inputs, tmp_path):
 
 @pytest.mark.parametrize(
     ("word", "message"),
-    [("<oov>", "calls '<oov>', and that is another word"), ("a\u2028b", "cannot stand in a dictionary file")],
+    [("<oov>", "calls '<oov>'"), ("a\u2028b", r"'a\\u2028b'")],
 )
 def test_words_that_no_dictionary_holds(word, message, tmp_path):
     save(tmp_path / "own", ["<S>", "</S>", "<UNK>", word], dictionary=True, **BOTH_INPUTS)
@@ -200,7 +200,7 @@ def test_other_names_of_special_words(tmp_path):
     export(tmp_path / "own", tmp_path / "back")
     assert read_bilm_tf(tmp_path / "back") == ["<UNK>", "</S>", "the", "<S>"]
     save(tmp_path / "other", ["[UNK]", "</s>", "<S>", "<s>"], tokens=tokens)
-    with pytest.raises(CheckpointError, match="calls '<S>', and that is another word"):
+    with pytest.raises(CheckpointError, match="calls '<S>'"):
         export(tmp_path / "other", tmp_path / "back", force=True)
 
 

@@ -72,7 +72,7 @@ def test_a_download_goes_on_where_it_stopped(hub, mirror, place):
         hub.web[f"/mirror/small/{path.name}"] = path.read_bytes()
     base, weights = f"{hub.url}/mirror", f"/mirror/small/{STEM}_weights.hdf5"
     hub.faults += [Fault("GET", weights, cut_after=5_000), Fault("GET", weights, status=404)]
-    with pytest.raises(CheckpointError, match="goes on where it stopped"):
+    with pytest.raises(CheckpointError, match=f"{base}/.*--base-url"):
         release("small", base_url=base, yes=True)
     assert not is_kept("small")
     partial = next((place / ".downloads" / "small").glob("*.incomplete"))
@@ -87,7 +87,7 @@ def test_another_file_at_the_address_is_fetched_anew(hub, mirror, place):
         hub.web[f"/mirror/small/{path.name}"] = path.read_bytes()
     weights = f"/mirror/small/{STEM}_weights.hdf5"
     hub.faults += [Fault("GET", weights, cut_after=5_000), Fault("GET", weights, status=404)]
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=f"{hub.url}{weights}: .*--base-url"):
         release("small", base_url=f"{hub.url}/mirror", yes=True)
     write_bilm(mirror.parent / "other", vocabulary=VOCABULARY, dim=12)
     hub.web[weights] = (mirror.parent / "other" / "weights.hdf5").read_bytes()
@@ -116,7 +116,7 @@ def test_a_full_disk_is_seen_before_the_download(hub, mirror, place, monkeypatch
     for path in mirror.iterdir():
         hub.web[f"/mirror/small/{path.name}"] = path.read_bytes()
     monkeypatch.setattr(download.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
-    with pytest.raises(CheckpointError, match="no room for the"):
+    with pytest.raises(CheckpointError, match=f"no room for .*{hub.url}/mirror"):
         release("small", base_url=f"{hub.url}/mirror", yes=True)
     assert not hub.asked("GET", "/mirror/") and not (place / "small").exists()
 
@@ -130,7 +130,7 @@ def test_without_network_a_mirror_is_named(place, monkeypatch):
 def test_damaged_files_leave_nothing(mirror, place):
     path = mirror / f"{STEM}_weights.hdf5"
     path.write_bytes(path.read_bytes()[:9_000])
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=rf"{STEM}_weights\.hdf5.*truncated"):
         release("small", base_url=url_of(mirror), yes=True)
     assert not (place / "small").exists() and not list(place.glob(".small*"))
 
@@ -141,14 +141,14 @@ def test_what_does_not_pass_verification_is_not_kept(mirror, place, monkeypatch)
     module = sys.modules["hub_upload.release"]
     plain = module.verify
     monkeypatch.setattr(module, "verify", lambda *a, **k: replace(plain(*a, **k), tolerance=0.0))
-    with pytest.raises(CheckpointError, match=r"small: differs from its source by .*tolerance 0\)"):
+    with pytest.raises(CheckpointError, match=r"small: .*tolerance 0\)"):
         release("small", base_url=url_of(mirror), yes=True)
     assert not (place / "small").exists() and not list(place.glob(".small*"))
 
 
 def test_the_question_about_size_and_license(mirror, place, monkeypatch):
     asked = []
-    with pytest.raises(CheckpointError, match="not fetched"):
+    with pytest.raises(CheckpointError, match="small: not fetched"):
         release("small", base_url=url_of(mirror), ask=lambda question: asked.append(question) or "n")
     assert "about 54 MB" in asked[0] and "not stated by the authors" in asked[0]
     monkeypatch.setattr(sys, "stdin", open("/dev/null"))  # noqa: SIM115

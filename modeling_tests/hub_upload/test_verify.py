@@ -66,7 +66,7 @@ def test_a_wrong_configuration_fails(converted, key, value):
 
 def test_a_wrong_tokenizer_fails(converted):
     ElmoTokenizer(add_bos_token=False).save_pretrained(converted / "folder")
-    with pytest.raises(CheckpointError, match=r"the tokenizer makes \d+ words"):
+    with pytest.raises(CheckpointError, match=r"tokenizer makes \d+ words"):
         verify(converted / "folder", converted / "source")
 
 
@@ -100,25 +100,25 @@ def test_large_and_small_layers_are_measured_by_their_magnitude(tmp_path, capsys
 
 def test_bad_input(converted):
     folder, source = converted / "folder", converted / "source"
-    with pytest.raises(CheckpointError, match="nothing to compare"):
+    with pytest.raises(CheckpointError, match="sentences holds no word"):
         verify(folder, source, sentences=[[]])
     with pytest.raises(CheckpointError, match="tolerance nan"):
         verify(folder, source, tolerance=float("nan"))
-    with pytest.raises(CheckpointError, match="no such folder"):
+    with pytest.raises(CheckpointError, match="absent: no such folder"):
         verify(converted / "absent", source)
-    with pytest.raises(CheckpointError, match="no such file or folder"):
+    with pytest.raises(CheckpointError, match="absent: no such file"):
         verify(folder, converted / "absent")
     write_bilm(converted / "other", n_layers=1)
     with pytest.raises(CheckpointError, match="weights.hdf5.*num_hidden_layers.*2.*1"):
         verify(folder, converted / "other")
     (source / "options.json").write_text(json.dumps(options(filters=[[1, 4]])))
-    with pytest.raises(CheckpointError, match="not part of the model that the options describe: CNN/W_cnn_1"):
+    with pytest.raises(CheckpointError, match="the options describe: CNN/W_cnn_1"):
         verify(folder, source)
     (source / "options.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"char_cnn\.\w+.* is missing"):
+    with pytest.raises(CheckpointError, match=r"char_cnn\.\w+.*missing"):
         verify(folder, source)
     (folder / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
+    with pytest.raises(CheckpointError, match=f"{folder}: cannot be loaded"):
         verify(folder, source)
 
 
@@ -150,7 +150,7 @@ def test_rows_of_words_are_checked_before_they_are_read(tmp_path):
     write_bilm(tmp_path / "source", values, bilm_arrays(values, 6, softmax=False), vocabulary=VOCABULARY)
     convert(tmp_path / "source", tmp_path / "folder")
     claim(tmp_path / "source", "embedding", 10**15, 6)
-    with pytest.raises(CheckpointError, match="has 6 words, but the table of words of .* has 1000000000000000 rows"):
+    with pytest.raises(CheckpointError, match="6 words.* 1000000000000000 rows"):
         verify(tmp_path / "folder", tmp_path / "source")
 
 

@@ -235,7 +235,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path, monkeypatch):
         lambda value, path: path.write_bytes(pickle.dumps(value, 2)),
     ):
         save({"x": Evil()}, tmp_path / "weights.th")
-        with pytest.raises(CheckpointError, match="wants to run code"):
+        with pytest.raises(CheckpointError, match=r"weights\.th: .*pickle"):
             convert(tmp_path, tmp_path / "out")
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "out").exists()
@@ -252,9 +252,9 @@ def test_damaged_and_foreign_state_dicts(tmp_path):
     for state, message in (
         ([torch.ones(1)], "expected a state dict"),
         ({"epoch": 3}, "expected a state dict"),
-        ({"linear.weight": torch.ones(1)}, "no `Elmo` in this state dict: .*linear.weight"),
-        ({"_contextualizer._module.x": torch.ones(1)}, r"config\.json: model\.type is None, expected 'language_model'"),
-        ({"a._lm._contextualizer._module.x": torch.ones(1)}, r"a language model inside, at a\._lm\."),
+        ({"linear.weight": torch.ones(1)}, "`Elmo`.*linear.weight"),
+        ({"_contextualizer._module.x": torch.ones(1)}, r"config\.json: model\.type is None"),
+        ({"a._lm._contextualizer._module.x": torch.ones(1)}, r" a\._lm\."),
     ):
         torch.save(state, model / "weights.th")
         with pytest.raises(CheckpointError, match=message):
@@ -267,10 +267,10 @@ def test_incomplete_and_contradicting_modules(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "o.json").write_text(json.dumps(options(dim=11)))
     torch.save(state, tmp_path / "model" / "weights.th")
-    with pytest.raises(CheckpointError, match=r"input_linearity\.weight' has shape \(40, 6\), expected \(44, 6\)"):
+    with pytest.raises(CheckpointError, match=r"input_linearity\.weight'.*\(40, 6\).*\(44, 6\)"):
         convert(tmp_path / "model", tmp_path / "out", options=tmp_path / "o.json")
     (tmp_path / "o.json").write_text(json.dumps(options(use_skip_connections=False)))
-    with pytest.raises(CheckpointError, match="use_skip_connections is not true"):
+    with pytest.raises(CheckpointError, match="lstm.use_skip_connections"):
         convert(tmp_path / "model", tmp_path / "out", options=tmp_path / "o.json")
     name = "_elmo_lstm._elmo_lstm.backward_layer_1.state_linearity.bias"
     torch.save({key: value for key, value in state.items() if key != name}, tmp_path / "model" / "weights.th")
@@ -291,7 +291,7 @@ def test_jsonnet_of_old_archives(tmp_path):
     path.write_text('// a comment\n{"a": [1, 2,], /* b */ "url": "http://x, }", # c\n}')
     assert read_archive_config(path) == {"a": [1, 2], "url": "http://x, }"}
     path.write_text("local x = 1; {}")
-    with pytest.raises(CheckpointError, match="neither JSON nor simple Jsonnet"):
+    with pytest.raises(CheckpointError, match=r"config\.json: .*Jsonnet"):
         read_archive_config(path)
 
 
@@ -307,8 +307,8 @@ def test_words_with_a_character_of_their_own(tmp_path):
     rows = tokenizer([["<first>", "a"]], is_split_into_words=True)["character_ids"][0]
     assert rows[1, :4].tolist() == [259, 2, 260, 261] and rows[2, :3].tolist() == [259, ord("a") + 1, 260]
     for value, message in (
-        ([1], "tokens_to_add is .1., expected an object"),
-        ({"x": 300}, "a character from 0 to 260"),
+        ([1], r"tokens_to_add is \[1\]"),
+        ({"x": 300}, "tokens_to_add has 300 for 'x'.* 260"),
     ):
         indexers["elmo"]["tokens_to_add"] = value
         write_model(tmp_path / "model", config=json.dumps(config))

@@ -281,7 +281,7 @@ class TestWhatTheFolderHolds:
         convert(write(tmp_path / "source", tagger()), tmp_path / "out")
         labels = [*BIOUL[:-1], "B-LOC"]
         other = write(tmp_path / "other", tagger(), labels=labels)
-        with pytest.raises(CheckpointError, match="are not of the same model: label_names"):
+        with pytest.raises(CheckpointError, match="same model: label_names"):
             verify(tmp_path / "out", other)
 
 
@@ -308,20 +308,20 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("config", "message"),
         [
-            (tagger(encoder=GRU), "model.encoder.type is 'gru', expected 'lstm' or 'stacked_bidirectional_lstm'"),
-            (tagger(encoder={**LSTM, "bidirectional": False}), "model.encoder.bidirectional is False, expected true"),
-            (tagger(encoder={**LSTM, "hidden_size": 0}), "model.encoder.hidden_size is 0, expected an integer"),
-            (tagger(encoder={**LSTM, "stateful": True}), "model.encoder.stateful is True, expected false"),
+            (tagger(encoder=GRU), "model.encoder.type.*'gru'.*'lstm'.*'stacked_bidirectional_lstm'"),
+            (tagger(encoder={**LSTM, "bidirectional": False}), "model.encoder.bidirectional.*False"),
+            (tagger(encoder={**LSTM, "hidden_size": 0}), "model.encoder.hidden_size.*0"),
+            (tagger(encoder={**LSTM, "stateful": True}), "model.encoder.stateful.*True"),
             (tagger(encoder={**LSTM, "projection": 3}), "model.encoder has the options projection"),
-            (tagger(has_magic=True), "model has the options has_magic.*--elmo-only"),
-            (tagger(dropout=1.5), "model.dropout is 1.5, expected a probability"),
-            (tagger(label_encoding="BILOU"), "model.label_encoding is 'BILOU', expected one of BIO, BIOUL"),
-            (tagger(label_weights={"O": 1}, weight_strategy="other"), "weight_strategy is 'other', expected one of"),
-            (tagger(feedforward={**FORWARD, "activations": "mish"}), "activations is 'mish', expected of lin"),
+            (tagger(has_magic=True), "model.*has_magic.*--elmo-only"),
+            (tagger(dropout=1.5), "model.dropout.*1.5"),
+            (tagger(label_encoding="BILOU"), "model.label_encoding.*'BILOU'.*BIO, BIOUL"),
+            (tagger(label_weights={"O": 1}, weight_strategy="other"), "weight_strategy.*'other'"),
+            (tagger(feedforward={**FORWARD, "activations": "mish"}), "activations.* 'mish'"),
             (tagger(feedforward={**FORWARD, "hidden_dims": [5]}), "feedforward.hidden_dims is .5., expected 2 values"),
-            (classifier(output_layer={**PLAIN_OUTPUT, "activations": "relu"}), "activations is 'relu', expected 'lin"),
-            (classifier(output_layer={**MAXOUT, "pool_sizes": [4, 2]}), "pool_sizes is .4, 2., expected one size"),
-            (classifier(use_integrator_output_elmo=False), "the Elmo has 2 mixes.*uses it at 1 places"),
+            (classifier(output_layer={**PLAIN_OUTPUT, "activations": "relu"}), "activations.* 'relu'.* 'lin"),
+            (classifier(output_layer={**MAXOUT, "pool_sizes": [4, 2]}), r"pool_sizes is \[4, 2\]"),
+            (classifier(use_integrator_output_elmo=False), "2 mixes.*1 places"),
         ],
     )  # fmt: skip
     def test_options(self, config, message, tmp_path):
@@ -335,16 +335,16 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("embedders", "message"),
         [
-            ({"elmo": ELMO, "tokens": WORDS, "more": WORDS}, "several parts of type embedding, more, tokens"),
-            ({"elmo": {**ELMO, "projection_dim": 4}, "tokens": WORDS}, "elmo.projection_dim is 4, expected none"),
-            ({"elmo": ELMO, "tokens": {"type": "pass_through"}}, "tokens.type is 'pass_through', expected elmo_token"),
+            ({"elmo": ELMO, "tokens": WORDS, "more": WORDS}, "embedding, more, tokens"),
+            ({"elmo": {**ELMO, "projection_dim": 4}, "tokens": WORDS}, "elmo.projection_dim.*4"),
+            ({"elmo": ELMO, "tokens": {"type": "pass_through"}}, "tokens.type.*'pass_through'.*elmo_token"),
             (
                 {"elmo": ELMO, "token_characters": {**SPELLED, "encoder": {"type": "gru"}}},
-                "token_characters.encoder.type is 'gru', expected 'cnn'",
+                "token_characters.encoder.type.*'gru'.*'cnn'",
             ),
             (
                 {"elmo": ELMO, "token_characters": {**SPELLED, "encoder": {**SPELLED["encoder"], "output_dim": 9}}},
-                "encoder has the options output_dim",
+                "encoder.*output_dim",
             ),
         ],
     )  # fmt: skip
@@ -360,9 +360,9 @@ class TestRefused:
         source = write(tmp_path / "source", tagger())
         config = tagger()
         for name, changes, message in (
-            ("tokens", {"end_tokens": ["@"]}, "token_indexers.tokens has the options end_tokens"),
+            ("tokens", {"end_tokens": ["@"]}, "token_indexers.tokens.* end_tokens"),
             ("token_characters", {"character_tokenizer": {"byte_encoding": "utf-8"}}, "options byte_encoding"),
-            ("token_characters", {"type": "single_id"}, "token_characters.type is 'single_id', expected 'characters'"),
+            ("token_characters", {"type": "single_id"}, "token_characters.type is 'single_id'"),
         ):
             changed = {**INDEXERS, name: {**INDEXERS[name], **changes}}
             config["dataset_reader"]["token_indexers"] = changed
@@ -374,14 +374,14 @@ class TestRefused:
         ("tensors", "message"),
         [
             ({"crf__transitions": None}, "missing: crf.transitions"),
-            ({"more": torch.zeros(2)}, "not part of the model that config.json describes: more"),
+            ({"more": torch.zeros(2)}, "config.json describes: more"),
             ({"crf__transitions": torch.zeros(4, 4)}, "disagree about crf.transitions"),
-            ({"tag_projection_layer___module__bias": torch.zeros(5).double()}, "stored as float64"),
-            ({"tag_projection_layer___module__bias": torch.full((5,), torch.nan)}, "not finite"),
+            ({"tag_projection_layer___module__bias": torch.zeros(5).double()}, "tag_projection_layer.*float64"),
+            ({"tag_projection_layer___module__bias": torch.full((5,), torch.nan)}, "tag_projection_layer.*finite"),
             ({"encoder___module__bias_ih_l0": torch.zeros(7)}, "bias_ih_l0 .7,., encoder._module.bias_hh_l0 .24,. do"),
-            ({"encoder___module__weight_ih_l0": torch.zeros(24, 3)}, "weight_ih_l0 .24, 3. does not fit"),
-            ({"text_field_embedder__token_embedder_tokens__weight": torch.zeros(3, 5)}, "has 3 rows for 9 words"),
-            ({"crf___constraint_mask": torch.ones(7, 7)}, "_constraint_mask is not what its label_encoding"),
+            ({"encoder___module__weight_ih_l0": torch.zeros(24, 3)}, "weight_ih_l0 .24, 3."),
+            ({"text_field_embedder__token_embedder_tokens__weight": torch.zeros(3, 5)}, "3 rows for 9 words"),
+            ({"crf___constraint_mask": torch.ones(7, 7)}, "_constraint_mask.*label_encoding"),
         ],
     )  # fmt: skip
     def test_weights(self, tensors, message, tmp_path):
@@ -394,9 +394,9 @@ class TestRefused:
         source = write(tmp_path / "source", tagger())
         tokens = source / "vocabulary" / "tokens.txt"
         for content, message in (
-            (b"the\nfilm\n", "tokens.txt: begins with 'the', expected '@@UNKNOWN@@'"),
-            (b"@@UNKNOWN@@\nthe\nthe\n", "vocabulary: .*'the' is listed already"),
-            (b"@@UNKNOWN@@\n\xff\n", "tokens.txt, line 2: byte 0xff is not UTF-8"),
+            (b"the\nfilm\n", "tokens.txt: .*'the'.*'@@UNKNOWN@@'"),
+            (b"@@UNKNOWN@@\nthe\nthe\n", "vocabulary: .*'the'"),
+            (b"@@UNKNOWN@@\n\xff\n", "tokens.txt, line 2: byte 0xff"),
             (None, "tokens.txt: no such file"),
         ):
             if content is None:
@@ -411,7 +411,7 @@ class TestRefused:
         (tmp_path / "vocab.txt").write_text("<S>\n</S>\n<UNK>\n")
         with pytest.raises(CheckpointError, match="--vocabulary .*vocab.txt"):
             convert(source, tmp_path / "out", vocabulary=tmp_path / "vocab.txt")
-        with pytest.raises(CheckpointError, match="looks words up in its own vocabulary: drop --without-vocabulary"):
+        with pytest.raises(CheckpointError, match=r"weights\.th: .*--without-vocabulary|--without-vocabulary"):
             convert(source, tmp_path / "out", without_vocabulary=True)
 
     def test_without_options_sizes_come_from_the_shapes(self, tmp_path):

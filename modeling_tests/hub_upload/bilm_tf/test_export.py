@@ -123,7 +123,7 @@ def test_a_word_model_is_exported_with_its_vocabulary_or_not_at_all(tmp_path):
     with pytest.raises(CheckpointError, match="tokenizer.*6.*8"):
         export(tmp_path / "a", tmp_path / "c")
     tiny(tmp_path / "d", vocab=False, **fields)
-    with pytest.raises(CheckpointError, match="no tokenizer in it, .* save the tokenizer there too"):
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/d: no tokenizer"):
         export(tmp_path / "d", tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
@@ -271,7 +271,7 @@ def test_models_that_the_formats_cannot_hold(tmp_path):
 
 
 def test_folders_of_something_else(tmp_path):
-    with pytest.raises(CheckpointError, match="no such folder"):
+    with pytest.raises(CheckpointError, match="absent: no such folder"):
         export(tmp_path / "absent", tmp_path / "b")
     (tmp_path / "a").mkdir()
     with pytest.raises(CheckpointError, match=r"config\.json: no such file"):
@@ -283,7 +283,7 @@ def test_folders_of_something_else(tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.json: .*cell_size"):
         export(tmp_path / "a", tmp_path / "b")
     (tmp_path / "a" / "config.json").write_text('{"model_type": "elmo"')
-    with pytest.raises(CheckpointError, match="not valid JSON"):
+    with pytest.raises(CheckpointError, match=r"config\.json: .*JSON"):
         export(tmp_path / "a", tmp_path / "b")
 
 
@@ -309,8 +309,8 @@ def test_tensors_that_contradict_the_configuration(tmp_path):
     for change, message in (
         ({bias: torch.ones(3)}, rf"{bias} has shape \(3,\), expected \(4,\)"),
         ({"encoder.layers.7.x": torch.ones(3)}, r"not part of the model: encoder\.layers\.7\.x"),
-        ({bias: torch.full((4,), torch.inf)}, "not finite"),
-        ({bias: torch.ones(4, dtype=torch.float64)}, "is torch.float64: expected float32"),
+        ({bias: torch.full((4,), torch.inf)}, f"{bias}.*finite"),
+        ({bias: torch.ones(4, dtype=torch.float64)}, f"{bias}.*float64"),
     ):
         save_file({**tensors, **change}, path)
         with pytest.raises(CheckpointError, match=message):

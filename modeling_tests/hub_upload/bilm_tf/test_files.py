@@ -49,11 +49,11 @@ def test_published_names_belong_together(tmp_path):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(CheckpointError, match="no ELMo model in it"):
+    with pytest.raises(CheckpointError, match=f"{tmp_path}: no ELMo"):
         files_of_folder(tmp_path, ModelFiles())
     write_bilm(tmp_path)
     (tmp_path / "options.json").unlink()
-    with pytest.raises(CheckpointError, match=r"options\.json.*--options"):
+    with pytest.raises(CheckpointError, match=r"options\.json .*there is none.*--options"):
         files_of_folder(tmp_path, ModelFiles())
     for name in ("a_options.json", "b_options.json"):
         (tmp_path / name).write_text("{}")
@@ -77,7 +77,7 @@ def test_a_word_model_alone_in_its_folder(tmp_path):
 
 
 def test_a_vocabulary_of_another_name_is_told_of(tmp_path):
-    """It was ignored without a word; licenses and readmes are no vocabulary."""
+    """It is reported, not silently ignored; licenses and readmes are no vocabulary."""
     write_bilm(tmp_path)
     for name in ("README.txt", "LICENSE.txt", "vocab-2016-09-10.txt"):
         (tmp_path / name).write_text("the\n")

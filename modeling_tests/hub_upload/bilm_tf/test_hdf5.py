@@ -41,10 +41,10 @@ def test_contents_are_told_by_their_names(tmp_path, reference):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["embedding"], "word vectors dumped"),
-        (["softmax/W", "softmax/b"], "softmax only"),
-        (["dense/kernel"], "not an ELMo weight file: .*dense/kernel"),
-        ([], "but nothing"),
+        (["embedding"], r"w\.hdf5: .*--word-vectors"),
+        (["softmax/W", "softmax/b"], r"w\.hdf5: .*--softmax"),
+        (["dense/kernel"], r"w\.hdf5: .*dense/kernel"),
+        ([], r"w\.hdf5: .*nothing"),
     ],
 )
 def test_other_files_are_refused_by_name(tmp_path, stack, names, message):
@@ -55,14 +55,14 @@ def test_other_files_are_refused_by_name(tmp_path, stack, names, message):
 
 def test_missing_truncated_and_foreign_files(tmp_path, stack):
     path = tmp_path / "w.hdf5"
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(CheckpointError, match=r"w\.hdf5: no such file"):
         open_hdf5(path, stack)
     write_hdf5(path, bilm_arrays(options()))
     path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(CheckpointError, match="HDF5.*truncated"):
         open_hdf5(path, stack)
     path.write_text("<html>404</html>")
-    with pytest.raises(CheckpointError, match="not a complete HDF5 file"):
+    with pytest.raises(CheckpointError, match=r"w\.hdf5: .*HDF5.*signature"):
         open_hdf5(path, stack)
 
 
@@ -87,8 +87,8 @@ def test_damaged_structure_never_escapes_as_another_error(tmp_path):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((261, 3), np.float64), "stored as float64"),
-        (np.full((261, 3), np.nan, np.float32), "not finite"),
+        (np.zeros((261, 3), np.float64), "float64"),
+        (np.full((261, 3), np.nan, np.float32), "finite"),
     ],
 )
 def test_wrong_values_are_refused(tmp_path, stack, array, message):
@@ -102,7 +102,7 @@ def test_datasets_in_other_files_are_refused(tmp_path, stack):
     (tmp_path / "secret").write_bytes(bytes(40))
     with h5py.File(tmp_path / "w.hdf5", "w") as file:
         file.create_dataset("char_embed", (10,), "float32", external=[(str(tmp_path / "secret"), 0, 40)])
-    with pytest.raises(CheckpointError, match="refers to another file"):
+    with pytest.raises(CheckpointError, match=r"w\.hdf5: 'char_embed'.*another file"):
         hdf5_tensors(open_hdf5(tmp_path / "w.hdf5", stack), tmp_path / "w.hdf5")
 
 
@@ -119,7 +119,7 @@ def test_softmax_files(tmp_path, stack):
         bilm_tensors(tmp_path / "w.hdf5", tmp_path / "b.hdf5", stack)
     write_hdf5(tmp_path / "words.hdf5", bilm_arrays(word_options(), words=4, softmax=False))
     assert "softmax/b" in bilm_tensors(tmp_path / "words.hdf5", tmp_path / "b.hdf5", stack)
-    with pytest.raises(CheckpointError, match="holds a softmax already"):
+    with pytest.raises(CheckpointError, match=r"both\.hdf5.*--softmax .*s\.hdf5"):
         bilm_tensors(tmp_path / "both.hdf5", tmp_path / "s.hdf5", stack)
-    with pytest.raises(CheckpointError, match="softmax/W.*softmax/b"):
+    with pytest.raises(CheckpointError, match=r"both\.hdf5: .*softmax/W and softmax/b.*CNN/W_cnn_0"):
         bilm_tensors(tmp_path / "w.hdf5", tmp_path / "both.hdf5", stack)

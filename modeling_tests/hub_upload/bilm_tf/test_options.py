@@ -73,19 +73,19 @@ def test_absent_skip_connections_are_noted():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dim": ...}, r"options\.json: lstm\.dim is missing, expected an integer"),
-        ({"dim": "big"}, r"lstm\.dim is 'big'"),
-        ({"dim": True}, r"lstm\.dim is True"),
+        ({"dim": ...}, r"options\.json: lstm\.dim is missing"),
+        ({"dim": "big"}, r"lstm\.dim.*'big'"),
+        ({"dim": True}, r"lstm\.dim.*True"),
         ({"projection_dim": 0}, r"lstm\.projection_dim is 0"),
-        ({"filters": []}, r"char_cnn\.filters is \[\]"),
-        ({"filters": [[1, 2, 3]]}, r"expected a list of \[width, count\]"),
-        ({"activation": "gelu"}, r"char_cnn\.activation is 'gelu', expected one of 'relu', 'tanh'"),
-        ({"n_characters": 300}, r"n_characters is 300, expected one of 261, 262"),
+        ({"filters": []}, r"char_cnn\.filters.*\[\]"),
+        ({"filters": [[1, 2, 3]]}, r"char_cnn\.filters is \[\[1, 2, 3\]\].*\[width, count\]"),
+        ({"activation": "gelu"}, r"char_cnn\.activation.*'gelu'.*'relu', 'tanh'"),
+        ({"n_characters": 300}, "n_characters.*300.*261, 262"),
         ({"cell_clip": -1}, r"lstm\.cell_clip is -1"),
         ({"use_skip_connections": "yes"}, r"use_skip_connections is 'yes'"),
-        ({"embedding": 16}, r"expected an object around 'char_cnn\.embedding\.dim', found 16"),
+        ({"embedding": 16}, r"'char_cnn\.embedding\.dim'.*16"),
         ({"max_characters_per_token": 2}, r"max_characters_per_token is 2"),
-        ({"filters": [[60, 4]]}, r"wider than a word"),
+        ({"filters": [[60, 4]]}, r"\[60, 4\]"),
     ],
 )
 def test_impossible_options_are_named(changes, message):
@@ -96,7 +96,7 @@ def test_impossible_options_are_named(changes, message):
 def test_one_direction():
     assert config_of(options())[0].bidirectional
     assert not config_of({**options(), "bidirectional": False})[0].bidirectional
-    with pytest.raises(CheckpointError, match="bidirectional is 'no', expected one of True, False"):
+    with pytest.raises(CheckpointError, match="bidirectional.*'no'.*True, False"):
         config_of({**options(), "bidirectional": "no"})
 
 
@@ -105,11 +105,11 @@ def test_damaged_json(tmp_path):
     for content, message in (
         (b'{"lstm": {', "not valid JSON .*line 1"),
         (b"\xff\xfe", "not valid JSON"),
-        (b"[1]", "holds a list, expected a JSON object"),
+        (b"[1]", r"o\.json: holds a list"),
         (b"[" * 100_000, "not valid JSON"),
     ):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=message):
             read_json(path)
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(CheckpointError, match=r"absent\.json: no such file"):
         read_json(tmp_path / "absent.json")

@@ -67,7 +67,7 @@ def test_a_wrong_shape_names_dataset_shapes_and_option():
         r"char_cnn\.embedding\.dim is 4",
     ):
         entry.check_shape((1, 2, 3, 5), "w.hdf5")
-    with pytest.raises(CheckpointError, match="3 axes instead of 4"):
+    with pytest.raises(CheckpointError, match="3 axes.* 4"):
         entry.check_shape((2, 4, 5), "w.hdf5")
 
 
@@ -75,7 +75,7 @@ def test_missing_and_unused_names_are_listed():
     entries = list(expand(BILM_RULES, ElmoConfig(), None, ORIGINS, softmax=False))
     names = [entry.original for entry in entries]
     check_complete(entries, names, "f")
-    with pytest.raises(CheckpointError, match=r"missing: char_embed; not part of the model .*: extra"):
+    with pytest.raises(CheckpointError, match="missing: char_embed; .*: extra"):
         check_complete(entries, ["extra", *names[1:]], "f")
 
 
@@ -94,7 +94,9 @@ def test_other_spellings_are_renamed():
         "char_embed": "char_embed",
     }.items():
         assert rename([stored]) == {standard: stored}
-    with pytest.raises(CheckpointError, match="both mean"):
+    with pytest.raises(
+        CheckpointError, match="'RNN_1/RNN/LSTMCell/B' both mean 'RNN_1/RNN/MultiRNNCell/Cell0/LSTMCell/B'"
+    ):
         rename(["RNN_1/RNN/LSTMCell/B", cell + "B"])
 
 

@@ -91,7 +91,7 @@ def test_damaged_checkpoints(reference, tmp_path):
     data = tmp_path / "model.ckpt-120.data-00000-of-00001"
     content = data.read_bytes()
     data.write_bytes(content[: len(content) // 2])
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match=f"{data.name.partition('.data')[0]}.* cannot be read"):
         convert(tmp_path, tmp_path / "out")
     data.write_bytes(content)
     (tmp_path / "model.ckpt-120.index").write_bytes(b"x" * 300)
@@ -107,7 +107,7 @@ def test_without_tensorflow_the_remedy_is_named(reference, tmp_path, monkeypatch
         "find_spec",
         lambda name: None if name == "tensorflow" else find_spec(name),
     )
-    with pytest.raises(CheckpointError, match=r"pip install 'elmo-hf\[tensorflow\]'"):
+    with pytest.raises(CheckpointError, match=r"'elmo-hf\[tensorflow\]'"):
         convert(reference / "bilm_tf_checkpoint" / "model.ckpt-120", tmp_path / "out")
 
 

@@ -92,14 +92,14 @@ def test_damaged_archives(tmp_path, folder, kind):
     content = bytearray(path.read_bytes())
     content[200:260] = bytes(60)
     path.write_bytes(content if kind == "a.zip" else content[:2000])
-    with pytest.raises(CheckpointError, match=path.name):
+    with pytest.raises(CheckpointError, match=f"{path.name}: damaged"):
         unpack(path, folder, lambda name: True)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_two_members_of_one_name(tmp_path, folder):
     path = make(tmp_path / "a.zip", [("options.json", b"{}"), ("options.json", b"[]")])
-    with pytest.raises(CheckpointError, match=r"a\.zip.*options\.json"):
+    with pytest.raises(CheckpointError, match=r"a\.zip: holds two members .*options\.json"):
         unpack(path, folder, lambda name: True)
 
 
@@ -110,18 +110,18 @@ def test_millions_of_members_are_stopped_by_their_number(tmp_path, folder, kind,
     few = make(tmp_path / f"few.{kind}", [(f"{n}.json", b"") for n in range(50)])
     unpack(few, folder, lambda name: False)
     many = make(tmp_path / kind, [(f"{n}.json", b"") for n in range(60)])
-    with pytest.raises(CheckpointError, match=f"{many}: .*(more than 50 members|directory has [0-9,]+ bytes)"):
+    with pytest.raises(CheckpointError, match=f"{many}: .*(50 members|[0-9,]+ bytes)"):
         unpack(many, folder, lambda name: False)
 
 
 def test_the_directory_of_a_large_zip_is_measured_too(tmp_path, folder):
-    """ZIP64's own record counts, whatever the older one says."""
+    """The ZIP64 record counts, whatever the older record says."""
     path = make(tmp_path / "a.zip", [("options.json", b"{}")])
     assert 0 < archives._directory_size(path) < 100
     end = path.read_bytes()[-22:]
     large = b"PK\6\6" + struct.pack("<QHHLLQQQQ", 44, 45, 45, 0, 0, 1, 1, 2**33, 0)
     path.write_bytes(path.read_bytes()[:-22] + large + b"PK\6\7" + bytes(16) + end[:12] + b"\xff" * 4 + end[16:])
-    with pytest.raises(CheckpointError, match="its directory has 8,589,934,592 bytes"):
+    with pytest.raises(CheckpointError, match="8,589,934,592 bytes"):
         unpack(path, folder, lambda name: True)
 
 
@@ -130,7 +130,7 @@ def test_headers_of_gigabytes(tmp_path, folder, name, monkeypatch):
     """A long name is read into memory whole, before its member is seen."""
     monkeypatch.setattr(archives, "MAX_HEADER", 4096)
     path = make(tmp_path / "a.tar.gz", [(f"{name}.json", b"{}")])
-    with pytest.raises(CheckpointError, match=f"{path}: a member's header of [0-9,]+ bytes"):
+    with pytest.raises(CheckpointError, match=f"{path}: .*header of [0-9,]+ bytes"):
         unpack(path, folder, lambda name: False)
 
 

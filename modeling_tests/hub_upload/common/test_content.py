@@ -22,7 +22,7 @@ def refused(read, path):
 
 @pytest.mark.parametrize("read", [read_content, read_json, read_archive_config])
 def test_what_is_no_regular_file_is_not_opened(read, tmp_path):
-    """A pipe without a writer waits for ever, and a device never ends."""
+    """A pipe without a writer blocks forever, and a device never ends."""
     os.mkfifo(tmp_path / "options.json")
     for path in (tmp_path / "options.json", "/dev/zero", tmp_path):
         assert "no regular file" in refused(read, type(tmp_path)(path))

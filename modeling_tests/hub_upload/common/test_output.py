@@ -100,7 +100,7 @@ def test_permissions_follow_the_umask(tmp_path):
 def test_what_must_not_be_overwritten_is_refused(tmp_path):
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(CheckpointError, match="not a folder"):
+    with pytest.raises(CheckpointError, match=f"{file}: .*not a folder"):
         check_output(file, False)
     model = tmp_path / "model"
     model.mkdir()
@@ -109,9 +109,9 @@ def test_what_must_not_be_overwritten_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="--overwrite"):
         check_output(model, False)
     check_output(model, True)
-    with pytest.raises(CheckpointError, match="no ELMo by its config"):
+    with pytest.raises(CheckpointError, match=f"{tmp_path}: .*'elmo'.*'lstm'"):
         check_output(tmp_path, True)
-    with pytest.raises(CheckpointError, match="holds the source"):
+    with pytest.raises(CheckpointError, match=f"{model}: .*{model / 'config.json'}"):
         check_output(model, True, model / "config.json")
 
 
@@ -149,7 +149,7 @@ def test_force_deletes_nothing_that_this_package_does_not_write(tmp_path, name):
     with pytest.raises(CheckpointError, match=f"{name}.*move"):
         check_output(tmp_path, True)
     (tmp_path / "more.txt").touch()
-    with pytest.raises(CheckpointError, match=r"more\.txt.*move them elsewhere"):
+    with pytest.raises(CheckpointError, match=r"holds .*more\.txt.*move"):
         check_output(tmp_path, True)
     assert (tmp_path / name).exists()
 
@@ -173,5 +173,5 @@ def test_force_knows_the_code_of_a_checkpoint_by_its_imports(tmp_path):
     (tmp_path / "lstm_elmo.py").write_text("from .modeling_elmo import x\n")
     check_output(tmp_path, True)
     (tmp_path / "crf.py").touch()
-    with pytest.raises(CheckpointError, match=r"holds crf\.py, which elmo-hub does not write"):
+    with pytest.raises(CheckpointError, match=r"holds crf\.py.*--overwrite"):
         check_output(tmp_path, True)

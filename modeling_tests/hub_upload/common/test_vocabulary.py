@@ -32,7 +32,8 @@ def test_the_file_is_read_once_and_only_when_needed(tmp_path, monkeypatch):
     opened = []
     read_bytes = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: opened.append(self) or read_bytes(self))
-    assert vocabulary.words == vocabulary.words == WORDS
+    for _ in range(2):
+        assert vocabulary.words == WORDS
     assert vocabulary.lines
     assert opened == [path]
 
@@ -40,10 +41,10 @@ def test_the_file_is_read_once_and_only_when_needed(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"<S>\n</S>\n\xff\n", r"v, line 3: byte 0xff is not UTF-8; .*Convert the file"),
+        (b"<S>\n</S>\n\xff\n", "v, line 3: byte 0xff"),
         (gzip.compress(b"<S>\n\xff\n"), r"v, line 2: byte 0xff"),
-        (gzip.compress(b"<S>\n" * 100)[:-5], r"v: damaged gzip file"),
-        (b"<S>\nthe\n\nthe \n", r"v, line 4: the word 'the' is listed already at 2.*Give the vocabulary that"),
+        (gzip.compress(b"<S>\n" * 100)[:-5], "v: damaged gzip"),
+        (b"<S>\nthe\n\nthe \n", r"v, line 4: the word 'the' .* 2[;:]"),
     ],
     ids=["plain", "in gzip", "cut short", "listed twice"],
 )

@@ -176,7 +176,7 @@ def test_what_becomes_of_words_and_rows(tmp_path):
 
 
 def test_a_dictionary_with_fewer_symbols_than_rows(tmp_path):
-    """Several characters of whitespace mean one: the last row is theirs, and no text reaches the others."""
+    """Several whitespace characters are read as one: the last row is theirs, and no text reaches the others."""
     characters = dictionary((*MARKS, "a", "\u00a0", "b", "\u2003"))
     words = dictionary(("<oov>", "<bos>", "<eos>", "<pad>", "\u00a0", "the", "\u3000"))
     states = write_model(tmp_path / "m", states=state_dicts(architecture(), 10, 7), characters=characters, words=words)
@@ -240,13 +240,13 @@ class TestWhatIsRefused:
                 r"token_embedder.word_dim is 7",
             ),
             ({"char_dim": 4}, "axis 1 is 3, but token_embedder.char_dim is 4"),
-            ({"encoder__projection_dim": 7}, "but encoder.projection_dim is 7"),
-            ({"encoder__dim": 9}, "but four times encoder.dim is 36"),
-            ({"token_embedder__filters": [[1, 4], [2, 3], [4, 5]]}, "axis 2 is 3, but token_embedder.filters is 4"),
+            ({"encoder__projection_dim": 7}, "encoder.projection_dim.*7"),
+            ({"encoder__dim": 9}, "encoder.dim.*36"),
+            ({"token_embedder__filters": [[1, 4], [2, 3], [4, 5]]}, "axis 2 is 3.*token_embedder.filters is 4"),
             ({"encoder__n_layers": 3}, "missing: encoder.backward_layer_2"),
-            ({"token_embedder__n_highway": 1}, "not part of the model .*highways._layers.1"),
-            ({"encoder__dim": ...}, "encoder.dim is missing"),
-            ({"token_embedder__activation": "gelu"}, "token_embedder.activation is 'gelu', expected one of"),
+            ({"token_embedder__n_highway": 1}, "highways._layers.1"),
+            ({"encoder__dim": ...}, "encoder.dim.*missing"),
+            ({"token_embedder__activation": "gelu"}, "token_embedder.activation.*'gelu'"),
             ({"token_embedder__max_characters_per_token": 2}, "max_characters_per_token is 2, expected"),
         ],
     )
@@ -265,11 +265,11 @@ class TestWhatIsRefused:
     @pytest.mark.parametrize(
         ("files", "message"),
         [
-            ({"characters": dictionary((*MARKS[1:], *LETTERS))}, "char.dic: no line for <bos>"),
-            ({"characters": dictionary((*MARKS, *LETTERS, "x2"))}, "'x2' has the id 39, but the table of characters"),
-            ({"words": dictionary((*WORDS, "more"))}, "word.dic: 'more' has the id 10, but the table of words has 10"),
-            ({"words": dictionary(("<oov>", "<bos>", "<eos>"))}, "word.dic: no line for <pad>"),
-            ({"words": dictionary((*WORDS[:-1], "cat"))}, "line 10: the symbol 'cat' is listed already in line 9"),
+            ({"characters": dictionary((*MARKS[1:], *LETTERS))}, "char.dic.*<bos>"),
+            ({"characters": dictionary((*MARKS, *LETTERS, "x2"))}, "'x2' has the id 39.*characters"),
+            ({"words": dictionary((*WORDS, "more"))}, "word.dic: 'more' has the id 10.*words has 10"),
+            ({"words": dictionary(("<oov>", "<bos>", "<eos>"))}, "word.dic.*<pad>"),
+            ({"words": dictionary((*WORDS[:-1], "cat"))}, "line 10: the symbol 'cat' .*line 9"),
         ],
     )
     def test_dictionaries_of_another_model(self, files, message, tmp_path):
@@ -281,25 +281,25 @@ class TestWhatIsRefused:
         write_model(tmp_path / "m")
         convert(tmp_path / "m", tmp_path / "hf")
         config = json.loads((tmp_path / "hf" / "config.json").read_text())
-        for change in ({"use_skip_connections": False}, {"num_pos_tags": 3}, {"cell_clip": 0}):
-            (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, **change}))
-            with pytest.raises(CheckpointError, match="no ELMoForManyLangs model is so"):
+        for name, value in (("use_skip_connections", False), ("num_pos_tags", 3), ("cell_clip", 0)):
+            (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, name: value}))
+            with pytest.raises(CheckpointError, match=f"{name}={value}"):
                 export(tmp_path / "hf", tmp_path / "back")
 
     def test_no_other_format_holds_a_joined_model(self, tmp_path):
         fields = {"word_embedding_size": 4, "character_filters": [[1, 4]], "projection_size": 6, "cell_size": 8}
         ElmoModel(ElmoConfig(**fields)).save_pretrained(tmp_path / "hf")
         ElmoTokenizer().save_pretrained(tmp_path / "hf")
-        with pytest.raises(CheckpointError, match="joins several parts of a word"):
+        with pytest.raises(CheckpointError, match=f"{tmp_path / 'hf'}: "):
             export(tmp_path / "hf", tmp_path / "back")
         layer = {"context_word_layer": True, "character_filters": [[1, 4]], "projection_size": 6, "cell_size": 8}
         ElmoModel(ElmoConfig(**layer)).save_pretrained(tmp_path / "other")
-        with pytest.raises(CheckpointError, match="has a layer over contexts and words"):
+        with pytest.raises(CheckpointError, match=r"\(context_word_layer\)"):
             export(tmp_path / "other", tmp_path / "back")
 
     def test_without_its_dictionaries(self, tmp_path):
         write_model(tmp_path / "m")
-        with pytest.raises(CheckpointError, match="reads nothing without its dictionaries"):
+        with pytest.raises(CheckpointError, match="dictionaries: drop --without-vocabulary"):
             convert(tmp_path / "m", tmp_path / "hf", without_vocabulary=True)
 
     def test_verify_sees_another_model(self, tmp_path):
@@ -320,7 +320,7 @@ def test_folders_are_replaced_with_force_only(tmp_path):
     export(tmp_path / "hf", tmp_path / "back", force=True)
     # An original is not replaced, whatever is said.
     (tmp_path / "m" / "cnn_test.json").unlink()
-    with pytest.raises(CheckpointError, match="not empty, and no ELMo"):
+    with pytest.raises(CheckpointError, match="not empty.*'elmo'"):
         export(tmp_path / "hf", tmp_path / "m", force=True)
 
 
@@ -454,14 +454,14 @@ class TestTheLanguageModel:
     def test_a_softmax_of_another_vocabulary(self, kind, tmp_path):
         self.write(tmp_path / "m", kind)
         torch.save(classifier(words=7), tmp_path / "m" / "classifier.pkl")
-        with pytest.raises(CheckpointError, match="'softmax/W' has shape|has the id 9, but the .* has 7 rows"):
+        with pytest.raises(CheckpointError, match="'softmax/W'|id 9.* 7 rows"):
             convert(tmp_path / "m", tmp_path / "hf")
         assert not (tmp_path / "hf").exists()
 
     def test_a_pickle_that_runs_code_is_refused(self, tmp_path):
         self.write(tmp_path / "m")
         torch.save({"column_emb.weight": Path(tmp_path)}, tmp_path / "m" / "classifier.pkl")
-        with pytest.raises(CheckpointError, match="classifier.pkl: not a plain file of tensors"):
+        with pytest.raises(CheckpointError, match="classifier.pkl: .*pickle"):
             convert(tmp_path / "m", tmp_path / "hf")
 
     def test_softmaxes_that_the_program_cannot_hold(self, tmp_path):

@@ -79,7 +79,7 @@ class TestArchitecture:
     def test_no_name_of_one(self, value, tmp_path):
         write_model(tmp_path / "m")
         (tmp_path / "m" / "config.json").write_text(json.dumps({"config_path": value}))
-        with pytest.raises(CheckpointError, match="config_path.*--options"):
+        with pytest.raises(CheckpointError, match=f"config_path is {value!r}.*--options"):
             opened(tmp_path / "m")
         (tmp_path / "m" / "config.json").unlink()
         with pytest.raises(CheckpointError, match=r"config.json: no such file"):
@@ -95,10 +95,10 @@ class TestArchitecture:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"encoder__name": "lstm"}, "encoder.name is 'lstm', expected 'elmo'; the lstm variant is not supported"),
-            ({"token_embedder__name": "lstm"}, "token_embedder.name is 'lstm', expected 'cnn'; .* cannot run it"),
-            ({"token_embedder__name": "gru"}, "token_embedder.name is 'gru', expected 'cnn'$"),
-            ({"encoder__name": ...}, "encoder.name is None, expected 'elmo'$"),
+            ({"encoder__name": "lstm"}, "^[^;]*encoder.name is 'lstm'.*'elmo'; "),
+            ({"token_embedder__name": "lstm"}, "token_embedder.name is 'lstm'.*'cnn'; "),
+            ({"token_embedder__name": "gru"}, "token_embedder.name.*'gru'.*'cnn'$"),
+            ({"encoder__name": ...}, "encoder.name.*None.*'elmo'$"),
         ],
     )
     def test_variants_are_refused_by_name(self, change, message, tmp_path):
@@ -113,13 +113,13 @@ class TestFiles:
     def test_missing_ones_are_named(self, name, tmp_path):
         write_model(tmp_path / "m")
         (tmp_path / "m" / name).unlink()
-        with pytest.raises(CheckpointError, match=rf"{name}: no such file"):
+        with pytest.raises(CheckpointError, match=f"{name}: no such file"):
             opened(tmp_path / "m")
 
     def test_no_code_is_run(self, tmp_path):
         write_model(tmp_path / "m")
         torch.save({"a": torch.nn.Linear(1, 1)}, tmp_path / "m" / "encoder.pkl")
-        with pytest.raises(CheckpointError, match="wants to run code"):
+        with pytest.raises(CheckpointError, match=r"encoder\.pkl: .*pickle"):
             opened(tmp_path / "m")
 
     def test_a_classifier_of_unknown_form_is_noted(self, tmp_path):
@@ -132,7 +132,7 @@ class TestFiles:
         vocabulary = tmp_path / "vocab.txt"
         vocabulary.write_text("x\n")
         for name in ("vocabulary", "softmax"):
-            with pytest.raises(CheckpointError, match=f"has its own files; leave --{name} .* out"):
+            with pytest.raises(CheckpointError, match=f"own files.*--{name} "):
                 opened(tmp_path / "m", **{name: vocabulary})
 
 
@@ -157,15 +157,15 @@ class TestDictionaries:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("a\t0\nb\t1\na\t2\n", "line 3: the symbol 'a' is listed already in line 1"),
-            ("a\t0\nb\t0\n", "line 2: the id 0 is listed already in line 1"),
-            ("\u3000\t0\nb\t1\n\u3000\t2\n", r"line 3: the symbol '\\u3000' is listed already in line 1"),
-            ("a\t0\n\u00a0a\t1\n", "line 2: the symbol 'a' is listed already"),
-            ("a\t0\tx\n", r"line 1: 'a\\t0\\tx'; expected a symbol, a tab and its id"),
-            ("a\tx\n", "line 1: .*expected a symbol"),
-            ("a\t-1\n", "line 1: .*expected a symbol"),
+            ("a\t0\nb\t1\na\t2\n", "line 3: the symbol 'a' .*line 1"),
+            ("a\t0\nb\t0\n", "line 2: the id 0 .*line 1"),
+            ("\u3000\t0\nb\t1\n\u3000\t2\n", r"line 3: the symbol '\\u3000' .*line 1"),
+            ("a\t0\n\u00a0a\t1\n", "line 2: the symbol 'a' .*line 1"),
+            ("a\t0\tx\n", r"line 1: 'a\\t0\\tx'"),
+            ("a\tx\n", "line 1: 'a"),
+            ("a\t-1\n", "line 1: 'a"),
             ("a\t0\n\nb\t1\n", "line 2: ''; expected"),
-            (b"a\t0\n\xff\t1\n", "line 2: byte 0xff is not UTF-8"),
+            (b"a\t0\n\xff\t1\n", "line 2: byte 0xff.*UTF-8"),
         ],
     )
     def test_damaged_ones_are_refused(self, text, message, tmp_path):
@@ -176,7 +176,7 @@ class TestDictionaries:
         path = tmp_path / "char.dic"
         path.write_text(dictionary(("a", "b")))
         Dictionary(path).check(2, ("a",), "table of characters")
-        with pytest.raises(CheckpointError, match="'b' has the id 1, but the table of characters has 1 rows"):
+        with pytest.raises(CheckpointError, match="'b' has the id 1.*characters has 1 rows"):
             Dictionary(path).check(1, ("a",), "table of characters")
         with pytest.raises(CheckpointError, match="<oov>.*<pad>"):
             Dictionary(path).check(2, ("<oov>", "a", "<pad>"), "table of characters")

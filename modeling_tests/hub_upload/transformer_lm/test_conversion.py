@@ -193,7 +193,7 @@ def test_what_may_be_left_out(tmp_path):
     assert (report.architecture, report.vocab_size) == ("ElmoModel", 5)
     assert verify(tmp_path / "b", tmp_path / "source", sentences=SENTENCES[:1]).passed
     (tmp_path / "source" / "vocabulary" / "tokens.txt").rename(tmp_path / "words")
-    with pytest.raises(CheckpointError, match="mean nothing without the vocabulary.*--vocabulary.*--without-softmax"):
+    with pytest.raises(CheckpointError, match="--vocabulary.*--without-softmax"):
         convert(tmp_path / "source", tmp_path / "c")
     report = convert(tmp_path / "source", tmp_path / "c", vocabulary=tmp_path / "words")
     assert report.architecture == "ElmoForPreTraining"
@@ -202,17 +202,17 @@ def test_what_may_be_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"input_dim": 20}, "model.contextualizer.input_dim is 20, expected a multiple of 8"),
-        ({"hidden_dim": 11}, r"feed_forward.w_1.* has shape .*axis 0 is 10, but model.contextualizer.hidden_dim is 11"),
+        ({"input_dim": 20}, "model.contextualizer.input_dim is 20.* 8"),
+        ({"hidden_dim": 11}, "feed_forward.w_1.*axis 0 is 10.*model.contextualizer.hidden_dim is 11"),
         ({"num_layers": 3}, "missing: _contextualizer._backward_transformer.layers.2"),
-        ({"num_layers": ...}, "model.contextualizer.num_layers is missing, expected an integer"),
-        ({"do_layer_norm": False}, r"not part of the model .*_layer_norm\.beta"),
-        ({"projection_location": "after_cnn"}, r"_highways._layers.0.weight' has shape .*input_dim"),
-        ({"projection_location": "nowhere"}, "projection_location is 'nowhere', expected one of 'after_highway'"),
-        ({"projection_location": None}, "projection_location is null, which leaves 12 values .*input_dim is 16"),
-        ({"projection_dim": 8}, "projection_dim is 8, but model.contextualizer.input_dim is 16"),
-        ({"dropout": 1.5}, "model.contextualizer.dropout is 1.5, expected a probability"),
-        ({"filters": [[1, 4]]}, "not part of the model .*char_conv_1"),
+        ({"num_layers": ...}, "model.contextualizer.num_layers.*missing"),
+        ({"do_layer_norm": False}, r"describe.*_layer_norm\.beta"),
+        ({"projection_location": "after_cnn"}, r"_highways._layers.0.weight'.*input_dim"),
+        ({"projection_location": "nowhere"}, "projection_location.*'nowhere'.*'after_highway'"),
+        ({"projection_location": None}, "projection_location is null.* 12 values.*input_dim is 16"),
+        ({"projection_dim": 8}, "projection_dim is 8.*model.contextualizer.input_dim is 16"),
+        ({"dropout": 1.5}, "model.contextualizer.dropout.*1.5"),
+        ({"filters": [[1, 4]]}, "describe.*char_conv_1"),
     ],
 )
 def test_configurations_that_contradict_the_weights(tmp_path, changes, message):
@@ -236,7 +236,7 @@ def test_other_parts_are_named(tmp_path):
         convert(tmp_path / "source", tmp_path / "out")
     words = {key: value for key, value in state.items() if not key.startswith(EMBEDDER)}
     words["_text_field_embedder.token_embedder_tokens.weight"] = torch.zeros(9, 16)
-    with pytest.raises(CheckpointError, match=r"reads words by their id \(_text_field_embedder.token_embedder_tokens"):
+    with pytest.raises(CheckpointError, match=r"\(_text_field_embedder.token_embedder_tokens"):
         embedder_name(words, "weights.th")
 
 
@@ -251,11 +251,11 @@ def test_boundaries_that_were_not_trained_are_noted(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (LINES[:-1], "has 7 lines, but the softmax of .* has 9 classes, expected 8: padding counts as one"),
-        ([*LINES[:-1], "the"], "line 8: the word 'the' is listed already in line 4"),
-        ([*LINES[:-1], "@@PADDING@@"], "line 8: lists '@@PADDING@@', which is padding"),
+        (LINES[:-1], "7 lines.*9 classes.*8"),
+        ([*LINES[:-1], "the"], "line 8: the word 'the' .*line 4"),
+        ([*LINES[:-1], "@@PADDING@@"], "line 8.*'@@PADDING@@'"),
         (["<UNK>", *LINES[1:]], "no line '@@UNKNOWN@@'"),
-        (["@@UNKNOWN@@", "S", *LINES[2:]], "no entry for bos_token='<S>'.*--without-vocabulary"),
+        (["@@UNKNOWN@@", "S", *LINES[2:]], "bos_token='<S>'.*--without-vocabulary"),
     ],
 )
 def test_vocabularies_that_do_not_fit(tmp_path, lines, message):

@@ -134,18 +134,18 @@ def test_a_folder_is_replaced_only_when_it_is_ours(tmp_path):
     export(tmp_path / "own", tmp_path / "back", force=True)
     (tmp_path / "other").mkdir()
     pack(tmp_path / "own", tmp_path / "other" / "model.tar.gz")
-    with pytest.raises(CheckpointError, match="not empty, and no ELMo"):
+    with pytest.raises(CheckpointError, match="not empty.*'elmo'"):
         export(tmp_path / "own", tmp_path / "other", force=True)
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"num_attention_heads": 4}, "num_attention_heads=4: AllenNLP's Transformer language models, .*hold 8 always"),
+        ({"num_attention_heads": 4}, "num_attention_heads=4: .*AllenNLP.* 8 "),
         ({"max_characters_per_word": 20}, "max_characters_per_word=20: .*hold 50"),
         (
             {"character_filters": [], "word_embedding_size": 4},
-            "words read by their id: .*hold those that read characters",
+            "words read by their id: .*AllenNLP",
         ),
     ],
 )
@@ -174,7 +174,7 @@ def test_tokenizers_that_do_not_fit(tmp_path):
         export(tmp_path / "own", tmp_path / "back")
     for path in (tmp_path / "own").glob("tokenizer*.json"):
         path.unlink()
-    with pytest.raises(CheckpointError, match="no tokenizer in it, and AllenNLP loads no language model without"):
+    with pytest.raises(CheckpointError, match=f"{tmp_path / 'own'}: no tokenizer.*AllenNLP"):
         export(tmp_path / "own", tmp_path / "back")
 
 
@@ -183,8 +183,8 @@ def test_parts_that_bilm_tf_lacks(tmp_path):
     lstm = {"encoder_type": "lstm", "cell_size": 8}
     for number, (overrides, message) in enumerate(
         (
-            ({"character_layer_norm": True}, "normalizes words made of characters"),
-            ({"character_projection_location": "after_cnn"}, "projects characters before the highways"),
+            ({"character_layer_norm": True}, r"\(character_layer_norm\)"),
+            ({"character_projection_location": "after_cnn"}, r"\(character_projection_location\)"),
             ({"character_filters": [], "word_embedding_size": 4}, "word_embedding_size=4 to projection_size=16"),
         )
     ):
@@ -192,7 +192,7 @@ def test_parts_that_bilm_tf_lacks(tmp_path):
         with pytest.raises(CheckpointError, match=message):
             export(tmp_path / str(number), tmp_path / "back")
     own_model(tmp_path / "plain", **lstm)
-    with pytest.raises(CheckpointError, match="leave --softmax-layout dense out"):
+    with pytest.raises(CheckpointError, match="--softmax-layout dense"):
         export(tmp_path / "plain", tmp_path / "back", softmax_layout="dense")
 
 
