@@ -117,7 +117,7 @@ def test_targets_out_of_range() -> None:
             native_softmax_loss(*tensors, None, torch.full_like(targets, wrong), shares, gradients=False)
 
 
-def test_what_would_leave_its_memory() -> None:
+def test_sizes_that_do_not_fit_are_refused() -> None:
     (hidden, weight, bias, true_logits), targets, shares = problem(4, 100, True)
     given = [hidden, weight, bias, true_logits, targets, shares]
     for index, name, wrong in (

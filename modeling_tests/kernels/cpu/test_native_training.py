@@ -191,9 +191,20 @@ def test_sizes_that_do_not_fit_are_refused(index: int, changed: tuple[int, ...],
     tensors = [tensor.detach() for tensor in problem([4, 4])]
     with pytest.raises(ValueError, match=message):
         native([torch.zeros(changed) if at == index else tensor for at, tensor in enumerate(tensors)], [4, 4])
-    for sizes in ([4, 5], [4, 3], [4, 0], [8]):
-        with pytest.raises(ValueError, match="batch_sizes"):
-            native(tensors, sizes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ([4, 5], r"batch_sizes are \[4, 5\]"),
+        ([4, 3], "batch_sizes are of 7 words: .* 8"),
+        ([4, 0], r"batch_sizes are \[4, 0\]"),
+        ([8], "hidden and cell have 4 and 4 rows: .* 8"),
+    ],
+)
+def test_batch_sizes_that_do_not_fit_are_refused(sizes: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        native([tensor.detach() for tensor in problem([4, 4])], sizes)
 
 
 class TestChoice:
