@@ -46,7 +46,7 @@ def test_equal_to_embed(text, tmp_path, both, kind, rows):
 
 
 def test_other_models(tmp_path):
-    """A mix over all words reads every row alone, and long lines whole; tags beside the words."""
+    """A mix normalized over all words reads every row alone and long lines whole; POS tags beside the words."""
     given = sentences(12)
     write_text(tmp_path / "in.txt", given)
     model, tokenizer = model_and_tokenizer(scalar_mix_layer_norm="tokens")
@@ -65,7 +65,7 @@ class Interrupted(Exception):
 
 @pytest.mark.parametrize("place", ["shard", "state"])
 def test_the_same_command_continues(text, tmp_path, both, monkeypatch, place):
-    """Killed before a shard, or between a shard's state and the shard: bit for bit the same."""
+    """Killed before a shard, or between writing a shard's state and the shard: bit for bit the same result."""
     whole, output = tmp_path / "whole.safetensors", tmp_path / "out.safetensors"
     total = embed_corpus(text, whole, *both, **CARRIED, **OPTIONS).shards
     owner, name = (ShardEmbedder, "write") if place == "shard" else (ShardStates, "end")
@@ -85,7 +85,7 @@ def test_the_same_command_continues(text, tmp_path, both, monkeypatch, place):
         embed_corpus(text, output, *both, **CARRIED, **OPTIONS)
     monkeypatch.undo()
     for changed in ({"rows": 2}, {"warm_up": 4}, {"carry_state": False, "rows": 1, "warm_up": 0}):
-        with pytest.raises(OutputConflictError, match=f"was begun with {next(iter(changed))}="):
+        with pytest.raises(OutputConflictError, match=f"begun with {next(iter(changed))}="):
             embed_corpus(text, output, *both, **{**CARRIED, **changed}, **OPTIONS)
     assert embed_corpus(text, output, *both, **CARRIED, **OPTIONS).new_shards == total - 2
     files = {path.name: path.read_bytes() for path in output.iterdir()}
@@ -99,7 +99,7 @@ def test_a_lost_state_is_told(text, tmp_path, both, monkeypatch):
     monkeypatch.undo()
     next(output.glob("embeddings-00002-*")).unlink()
     next(output.glob("state-00001-*")).unlink()
-    with pytest.raises(ValueError, match="state-00001-of-.* is missing or damaged .* Start anew with overwrite"):
+    with pytest.raises(ValueError, match="state-00001-of-.*overwrite"):
         embed_corpus(text, output, *both, **CARRIED, **OPTIONS)
     embed_corpus(text, output, *both, overwrite=True, **CARRIED, **OPTIONS)
     check_equal(read(output), embed(sentences(), *both, **CARRIED))
@@ -128,16 +128,16 @@ class TestSentenceKeys:
     @pytest.mark.parametrize(
         ("lines", "message"),
         [
-            (["a cat", "", "b"], "in.txt, line 2: a blank line can be no name"),
-            (["a", "."], r"in.txt, line 2: the sentence '\.' can be no name"),
+            (["a cat", "", "b"], "in.txt, line 2: a blank line"),
+            (["a", "."], r"in.txt, line 2: the sentence '\.'"),
             (
                 ["a cat", "b", "a cat"],
-                "in.txt, line 3: the sentence 'a cat' has its name in HDF5 from .*in.txt, line 1",
+                "in.txt, line 3: the sentence 'a cat'.*in.txt, line 1",
             ),
-            (["a", "a/b"], "line 2: the sentence 'a/b' has its name in HDF5 from .*, line 1 already"),
-            (["a/b", "c", "a"], "line 3: the sentence 'a' has its name in HDF5 from .*, line 1 already"),
-            (["a//b", "a/b"], "line 2: .* has its name in HDF5 from .*, line 1 already"),
-            (["a", "a \0 b"], r"line 2: the sentence 'a \\x00 b' can be no name"),
+            (["a", "a/b"], "line 2: the sentence 'a/b'.*line 1 "),
+            (["a/b", "c", "a"], "line 3: the sentence 'a'.*line 1 "),
+            (["a//b", "a/b"], "line 2: .*line 1 "),
+            (["a", "a \0 b"], r"line 2: the sentence 'a \\x00 b'"),
         ],
     )
     def test_no_names(self, tmp_path, both, lines, message):
@@ -153,12 +153,12 @@ class TestSentenceKeys:
             embed_corpus(tmp_path / "in.jsonl", tmp_path / "out.h5", *both, **options)
 
     def test_other_formats(self, text, tmp_path, both):
-        with pytest.raises(ValueError, match="use_sentence_keys with format='parquet'"):
+        with pytest.raises(ValueError, match="use_sentence_keys.*format='parquet'"):
             embed_corpus(text, tmp_path / "out.parquet", *both, use_sentence_keys=True, **OPTIONS)
 
 
 def test_one_layer(text, tmp_path, both):
     embed_corpus(text, tmp_path / "1.h5", *both, layers=1, **OPTIONS)
     check_equal(read(tmp_path / "1.h5"), [array[1] for array in embed(sentences(), *both, layers="all")])
-    with pytest.raises(ValueError, match=r"layers=3.*0 \(the word layer\).*2"):
+    with pytest.raises(ValueError, match="layers=3.* 0 .* 2"):
         embed_corpus(text, tmp_path / "3.h5", *both, layers=3, **OPTIONS)

@@ -108,11 +108,11 @@ def test_refusals_name_column_row_and_value(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="'text'.*'line'.*'id'.*text_column"):
         embedder({"line": ["a"], "id": [1]})
     for value in (None, 3, ["a", None]):
-        with pytest.raises(ValueError, match="column 'text', row 1 of the batch"):
+        with pytest.raises(ValueError, match="column 'text', row 1"):
             embedder({"text": ["a", value]})
-    with pytest.raises(TypeError, match="batch is of type list"):
+    with pytest.raises(TypeError, match="^batch .* list"):
         embedder(["a"])
-    with pytest.raises(TypeError, match="model is of type ElmoModel.*save_pretrained"):
+    with pytest.raises(TypeError, match="model.*ElmoModel.*save_pretrained"):
         BatchEmbedder(model_and_tokenizer()[0])
     for options in ({"layers": "best"}, {"dtype": "int8"}, {"batch_words": 0}, {"pre_tokenization": "none"}):
         with pytest.raises(ValueError, match=next(iter(options))):

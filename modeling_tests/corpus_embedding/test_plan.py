@@ -165,17 +165,17 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [
-            ("a.txt", b"", "a.txt is empty: expected text"),
-            ("a.txt", b"ok\n\xff\xfe\n", r"a.txt, line 2, byte 1 of the line: b'\\xff' is not utf-8"),
-            ("a.zip", b"PK", "a.zip: .zip files cannot be read"),
-            ("a.txt.gz", gzip.compress(b"text " * 99, mtime=0)[:-9], "a.txt.gz is damaged or cut short"),
-            ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "a.jsonl, line 3 is not JSON"),
-            ("a.jsonl", b'["text"]\n', "a.jsonl, row 1 holds a str: expected an object"),
-            ("a.jsonl", b'{"body": "a"}\n', "a.jsonl, line 1: no column 'text', found 'body'. .*: text_column"),
-            ("a.jsonl", b'{"text": null}\n', "a.jsonl, line 1: column 'text' holds None: expected text, or a list"),
-            ("a.jsonl", b'{"text": 5}\n', "a.jsonl, line 1: column 'text' holds 5: expected text, or a list of words"),
-            ("a.jsonl", b'{"text": ["a", null]}\n', "a.jsonl, line 1: column 'text' holds None among its words"),
-            ("a.parquet", b"PAR1 no", "a.parquet is damaged, or no Parquet file"),
+            ("a.txt", b"", "a.txt.*empty"),
+            ("a.txt", b"ok\n\xff\xfe\n", r"a.txt, line 2, byte 1.*b'\\xff'.*utf-8"),
+            ("a.zip", b"PK", "a.zip: .zip"),
+            ("a.txt.gz", gzip.compress(b"text " * 99, mtime=0)[:-9], "a.txt.gz.*damaged"),
+            ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "a.jsonl, line 3.*JSON"),
+            ("a.jsonl", b'["text"]\n', "a.jsonl, row 1.*str"),
+            ("a.jsonl", b'{"body": "a"}\n', "a.jsonl, line 1.*column 'text'.*'body'.*text_column"),
+            ("a.jsonl", b'{"text": null}\n', "a.jsonl, line 1: column 'text' holds None:"),
+            ("a.jsonl", b'{"text": 5}\n', "a.jsonl, line 1: column 'text' holds 5"),
+            ("a.jsonl", b'{"text": ["a", null]}\n', "a.jsonl, line 1: column 'text' holds None among"),
+            ("a.parquet", b"PAR1 no", "a.parquet.*damaged.*Parquet"),
         ],
     )
     def test_contents(self, tmp_path, name, content, message):
@@ -204,18 +204,18 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("name", "content", "options", "message"),
         [
-            ("a.txt", "a\n", {"pos_column": "t"}, "pos_column='t': .*a.txt is plain text, which has no columns"),
-            ("a.txt", "a_N\nthe cat_N\n", {"pos_separator": "_"}, "a.txt, line 2: 'the' is no word with a tag"),
-            ("a.txt", "a\n", {"pos_separator": " "}, "pos_separator=' ': expected characters that are no white"),
-            ("a.jsonl", "{}", {"pos_column": "t", "pos_separator": "_"}, "not both"),
-            ("a.jsonl", '{"text": "a"}\n', {"pos_column": "t"}, "line 1: no column 't', found 'text'.*: pos_column"),
+            ("a.txt", "a\n", {"pos_column": "t"}, "pos_column='t': .*a.txt"),
+            ("a.txt", "a_N\nthe cat_N\n", {"pos_separator": "_"}, "a.txt, line 2: 'the'"),
+            ("a.txt", "a\n", {"pos_separator": " "}, "pos_separator=' '"),
+            ("a.jsonl", "{}", {"pos_column": "t", "pos_separator": "_"}, "pos_column='t'.*pos_separator='_'"),
+            ("a.jsonl", '{"text": "a"}\n', {"pos_column": "t"}, "line 1.*column 't'.*'text'.*: pos_column"),
             (
                 "a.jsonl",
                 '{"text": ["a", "b"], "t": ["N"]}',
                 {"pos_column": "t"},
-                "a.jsonl, line 1, columns 'text' and 't': 1 tags for the 2 words 'a b'",
+                "a.jsonl, line 1, columns 'text' and 't': 1 tags.* 2 words 'a b'",
             ),
-            ("a.jsonl", '{"text": ["a"], "t": [3]}', {"pos_column": "t"}, "tags holds 3 of type int: expected str"),
+            ("a.jsonl", '{"text": ["a"], "t": [3]}', {"pos_column": "t"}, "tags.* 3 .*int"),
             ("a.jsonl", '{"text": ["a"], "t": null}', {"pos_column": "t"}, "column 't' holds None: expected a list"),
         ],
     )
@@ -225,17 +225,17 @@ class TestRefusals:
             records(tmp_path / name, **options)
 
     def test_files(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="no file matches missing: expected a file or a glob .*txt.gz$"):
+        with pytest.raises(FileNotFoundError, match="matches missing: .*txt.gz$"):
             records("missing")
-        with pytest.raises(ValueError, match="is a folder"):
+        with pytest.raises(ValueError, match=f"{tmp_path} is a folder"):
             records(tmp_path)
         (tmp_path / "a.txt").write_text("a\n")
         with pytest.raises(ValueError, match="undecodable='skip'.*'refuse'.*'replace'"):
             records(tmp_path / "a.txt", undecodable="skip")
 
     def test_names(self, tmp_path):
-        """A name stands in files as it is, or nowhere."""
+        """Names that a file cannot hold unchanged are refused."""
         for name in ("a\0", "\ud800", None, 1.5, True):
             (tmp_path / "a.jsonl").write_text(json.dumps({"text": "a", "id": name}))
-            with pytest.raises(ValueError, match="a.jsonl, line 1: column 'id' holds .*: expected a (name|text)"):
+            with pytest.raises(ValueError, match="a.jsonl, line 1: column 'id'"):
                 records(tmp_path / "a.jsonl", id_column="id")

@@ -138,7 +138,7 @@ def test_raw_text(tmp_path, both):
 
 @pytest.mark.parametrize("reads", [WORD_INPUT, TRANSFORMER, {"scalar_mix_layer_norm": "tokens"}])
 def test_other_models(tmp_path, reads):
-    """A mix over all words, and a Transformer, read long lines whole."""
+    """A mix normalized over all words and a Transformer read long lines whole."""
     model, tokenizer = model_and_tokenizer(**reads, **({"vocab_size": 5} if "word_embedding_size" in reads else {}))
     given = [words[:12] for words in sentences(12)]
     write_text(tmp_path / "in.txt", given)
@@ -378,13 +378,13 @@ def test_the_folder_of_something_else(text, tmp_path, both):
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     (tmp_path / "mine.h5").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(OutputConflictError, match=r"holds thesis.txt, but neither .* the folder of something else"):
+        with pytest.raises(OutputConflictError, match="mine holds thesis.txt"):
             embed_corpus(text, tmp_path / "mine", *both, format="parquet", overwrite=overwrite, **OPTIONS)
     with pytest.raises(OutputConflictError, match="mine exists and is a folder"):
         embed_corpus(text, tmp_path / "mine", *both, format="hdf5", overwrite=True, **OPTIONS)
-    with pytest.raises(OutputConflictError, match="exists and is a file that this command has not written"):
+    with pytest.raises(OutputConflictError, match=r"mine\.h5 exists and is a file"):
         embed_corpus(text, tmp_path / "mine.h5", *both, **OPTIONS)
-    with pytest.raises(OutputConflictError, match="is a file: expected a folder"):
+    with pytest.raises(OutputConflictError, match=r"mine\.h5 is a file"):
         embed_corpus(text, tmp_path / "mine.h5", *both, format="parquet", **OPTIONS)
     assert contents(tmp_path / "mine") == {"thesis.txt": b"mine"}
     assert (tmp_path / "mine.h5").read_text() == "mine"
@@ -396,7 +396,7 @@ def test_one_command_at_a_time(text, tmp_path, both, monkeypatch):
     original = ShardEmbedder.write
 
     def while_writing(*arguments):
-        with pytest.raises(OutputConflictError, match="is being written by another command"):
+        with pytest.raises(OutputConflictError, match=r"out\.parquet.*another command"):
             embed_corpus(text, tmp_path / "out.parquet", *both, **OPTIONS)
         return original(*arguments)
 
@@ -427,14 +427,14 @@ def test_memory_does_not_depend_on_the_corpus(tmp_path, both):
 class TestRefusals:
     def test_options(self, text, tmp_path, both):
         for name, value, message in (
-            ("output", "out.txt", "output out.txt: expected a name that ends in .hdf5, .h5, .parquet, .safetensors"),
-            ("format", "npz", "format='npz': expected 'hdf5', 'parquet' or 'safetensors'"),
-            ("dtype", "int8", "dtype='int8': expected 'float32' or 'float16'"),
-            ("shard_words", 0, "shard_words=0: expected at least 1"),
-            ("chunk_words", 0, "chunk_words=0: expected at least 1"),
-            ("batch_words", 0, "batch_words=0: expected at least 1"),
+            ("output", "out.txt", "output out.txt.*.hdf5, .h5, .parquet, .safetensors"),
+            ("format", "npz", "format='npz'"),
+            ("dtype", "int8", "dtype='int8'"),
+            ("shard_words", 0, "shard_words=0"),
+            ("chunk_words", 0, "chunk_words=0"),
+            ("batch_words", 0, "batch_words=0"),
             ("layers", "last", "layers='last'"),
-            ("pre_tokenization", "bert", "pre_tokenization is 'bert'"),
+            ("pre_tokenization", "bert", "pre_tokenization.*'bert'"),
         ):
             options = {"output": tmp_path / "out.h5", **OPTIONS, name: value}
             with pytest.raises(ValueError, match=message):
@@ -445,10 +445,10 @@ class TestRefusals:
         models, output = tagger_and_tokenizer(), tmp_path / "out.h5"
         (source, how), (lines, behind) = tagged
         for message, given, changed in (
-            ("num_pos_tags=2: the model reads .* Expected pos_column or pos_separator", text, {}),
-            ("pos_column='pos': .* is plain text, which has no columns", text, how),
-            ("pre_tokenization='ptb' with parts of speech", lines, {**behind, "pre_tokenization": "ptb"}),
-            ("pos_column='pos' and pos_separator='_': expected", source, {**how, **behind}),
+            ("num_pos_tags=2.*pos_column or pos_separator", text, {}),
+            ("pos_column='pos': ", text, how),
+            ("pre_tokenization='ptb'", lines, {**behind, "pre_tokenization": "ptb"}),
+            ("pos_column='pos' and pos_separator='_'", source, {**how, **behind}),
         ):
             with pytest.raises(ValueError, match=message):
                 embed_corpus(given, output, *models, **changed, **OPTIONS)
@@ -472,12 +472,12 @@ class TestRefusals:
     def test_too_large_for_half_precision(self, text, tmp_path, both):
         model, tokenizer = model_and_tokenizer()
         model.scalar_mixes[0].gamma.data.fill_(1e6)
-        with pytest.raises(ValueError, match=r"text.txt, line \d+: vectors of this sentence are not finite in float16"):
+        with pytest.raises(ValueError, match=r"text.txt, line \d+: .*float16"):
             embed_corpus(text, tmp_path / "out.h5", model, tokenizer, dtype="float16", **OPTIONS)
 
     def test_a_row_too_large_for_parquet(self, text, tmp_path, both, monkeypatch):
         monkeypatch.setattr("elmo_hf.corpus_embedding.writers._LARGEST_ROW", 1000)
-        with pytest.raises(ValueError, match=r"line 8: the vectors of 43 words are 1,376 bytes, too many for one row"):
+        with pytest.raises(ValueError, match="line 8: .*43 words.*1,376 bytes"):
             embed_corpus(text, tmp_path / "out.parquet", *both, **OPTIONS)
 
     def test_a_damaged_shard(self, text, tmp_path, both, monkeypatch):
@@ -486,13 +486,13 @@ class TestRefusals:
         embed_corpus(text, output, *both, **OPTIONS)
         monkeypatch.undo()
         next(output.glob("*.safetensors")).write_bytes(b"\0" * 8)
-        with pytest.raises(ValueError, match="is damaged, or no shard of vectors .* Remove it and give the same"):
+        with pytest.raises(ValueError, match=r"\.safetensors is damaged"):
             embed_corpus(text, output, *both, **OPTIONS)
         shutil.rmtree(output)
 
 
 def test_progress_bar(text, tmp_path, both, capsys):
-    """In words, with those of shards that were there; none beside a terminal unless asked for."""
+    """Counts words, those of finished shards included; shown without a terminal only if requested."""
     embed_corpus(text, tmp_path / "out.parquet", *both, **{**OPTIONS, "progress": True})
     words = sum(map(len, sentences()))
     shown = capsys.readouterr().err
