@@ -297,7 +297,7 @@ def make_sentence(names: Names, draw: random.Random) -> Sentence:
 
 
 def add_noise(sentence: Sentence, draw: random.Random) -> Sentence:
-    """What hurried writers do: all lower or upper case, a missing full stop, a slip of the keyboard. Tags stay."""
+    """Add noise: all lower or upper case, a missing full stop, a typing error. Tags stay."""
     words, tags = list(sentence.words), list(sentence.tags)
     kind = draw.random()
     if kind < 0.06:

@@ -51,16 +51,16 @@ def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     predictions = tmp_path / "tagger" / "predictions.conll"
     text = predictions.read_text(encoding="utf-8").rstrip()
     predictions.write_text(text.rpartition("\t")[0] + "\tX\n\n", encoding="utf-8")
-    with pytest.raises(demo.Failure, match="the reloaded tagger answers differently"):
+    with pytest.raises(demo.Failure, match="tagger answers differently"):
         demo.check_answers(tmp_path / "tagger", predictions)
     # So are other vectors, and a program that fails.
     model = ElmoModel.from_pretrained(tmp_path / "back")
     model.encoder.requires_grad_(False)
     next(model.encoder.parameters()).mul_(1.1)
     model.save_pretrained(tmp_path / "back")
-    with pytest.raises(demo.Failure, match="back gives other vectors than the shipped model"):
+    with pytest.raises(demo.Failure, match="back gives other vectors"):
         demo.check_round_trip(tmp_path / "back")
-    with pytest.raises(demo.Failure, match="elmo-hub ended with status 1"):
+    with pytest.raises(demo.Failure, match="elmo-hub .*status 1"):
         demo.run("convert", tmp_path / "absent", tmp_path / "out", shown_as="elmo-hub")
 
 

@@ -139,13 +139,13 @@ def test_without_queries_the_two_most_unlike_occurrences(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ([], "nothing to do: give --task_models, or --word"),
+        ([], "nothing to do: .*--task_models.*--word"),
         (["--task_models", "folder"], "--task_models folder: expected NAME=FOLDER"),
-        (["--word", "play"], "--word play needs --text_files"),
-        (["--word", "zebra", "MODEL"], "--word zebra: 0 occurrences in the text"),
+        (["--word", "play"], "--word play.*--text_files"),
+        (["--word", "zebra", "MODEL"], "--word zebra: 0 "),
         (
             ["--word", "play", "MODEL", "--queries", "a play", "none"],
-            "--queries: 2 sentences, 1 hold the word 'play'",
+            "--queries: 2 sentences, 1 .*'play'",
         ),
     ],
 )

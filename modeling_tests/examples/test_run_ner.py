@@ -370,26 +370,26 @@ def test_parts_of_speech_with_held_out_validation(corpus: Path, tmp_path: Path) 
 
 
 BAD_OPTIONS = {
-    "two models": (["--preset", "small", "--model_name_or_path", "x"], "give either --model_name_or_path"),
-    "nothing to do": (["--preset", "small"], "nothing to do: give --do_train, --do_eval or --do_predict"),
-    "no training data": (["--preset", "small", "--do_train"], r"no train data; give --train_file"),
-    "no test data": (["--preset", "small", "--do_predict"], "no test data; give --test_file"),
+    "two models": (["--preset", "small", "--model_name_or_path", "x"], "--model_name_or_path.*--preset"),
+    "nothing to do": (["--preset", "small"], "--do_train, --do_eval or --do_predict"),
+    "no training data": (["--preset", "small", "--do_train"], "no train data.*--train_file"),
+    "no test data": (["--preset", "small", "--do_predict"], "no test data.*--test_file"),
     "unknown field": (
         ["--preset", "small", "--do_predict", "--config_overrides", '{"cell": 3}'],
-        "--config_overrides: ElmoConfig has no field 'cell'",
+        "--config_overrides: .*'cell'",
     ),
     "overrides are not JSON": (
         ["--preset", "small", "--do_predict", "--config_overrides", "cell_size=3"],
         r"--config_overrides 'cell_size=3': expected a JSON object",
     ),
-    "unknown preset": (["--preset", "huge", "--do_predict"], "unknown preset 'huge'"),
+    "unknown preset": (["--preset", "huge", "--do_predict"], "preset 'huge'"),
     "files and a dataset": (
         ["--preset", "small", "--dataset_name", "x", "--test_file", "y"],
-        "give either --dataset_name",
+        "either --dataset_name",
     ),
     "stride": (
         ["--preset", "small", "--max_words", "4", "--stride", "4"],
-        "--stride 4: expected 0 or more and less than",
+        "--stride 4.*--max_words 4",
     ),
 }
 

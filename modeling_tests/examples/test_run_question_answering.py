@@ -238,12 +238,12 @@ def changed(**fields: Any) -> dict[str, Any]:
 
 
 BAD_FILES = {
-    "nothing": ([], "jsonl is empty"),
-    "no question": ([changed(question=None)], r"jsonl:1: no text 'question' among .* with --question_column"),
-    "no context": ([GOOD, {"question": "Who?"}], r"jsonl:2: no text 'context' among 'question'; .* --context_column"),
-    "an id twice": ([GOOD, GOOD], "two questions have the id 'x'"),
-    "some answers": ([GOOD, changed(id="y", answers=None)], "question 'y' has no field 'answers' and 1 others have"),
-    "odd answers": ([changed(answers="Ada")], r"jsonl:1: 'answers' is 'Ada'; expected the lists 'text' and"),
+    "nothing": ([], "jsonl.*empty"),
+    "no question": ([changed(question=None)], "jsonl:1.*'question'.*--question_column"),
+    "no context": ([GOOD, {"question": "Who?"}], "jsonl:2.*'context'.*'question'.*--context_column"),
+    "an id twice": ([GOOD, GOOD], "id 'x'"),
+    "some answers": ([GOOD, changed(id="y", answers=None)], "question 'y'.*'answers' and 1 "),
+    "odd answers": ([changed(answers="Ada")], "jsonl:1: 'answers'.*'Ada'.*'text'"),
 }
 
 
@@ -260,16 +260,16 @@ def test_bad_files(name: str, tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", r"bad.json: not JSON .*line 1 column 2"),
-        ('{"articles": []}', "bad.json: no list 'data' of objects; expected SQuAD's JSON, or a list of records"),
-        ('{"data": [{}]}', "article 0: no list 'paragraphs' of objects"),
-        ('{"data": [{"paragraphs": [{"qas": [7]}]}]}', "article 0, paragraph 0: no list 'qas' of objects"),
+        ('{"articles": []}', "bad.json: .*'data'"),
+        ('{"data": [{}]}', "article 0: .*'paragraphs'"),
+        ('{"data": [{"paragraphs": [{"qas": [7]}]}]}', "article 0, paragraph 0: .*'qas'"),
         (
             '{"data": [{"paragraphs": [{"qas": [{"id": "z", "question": "Who?"}]}]}]}',
-            "article 0, paragraph 0, question 'z': no text 'context'",
+            "article 0, paragraph 0, question 'z'.*'context'",
         ),
         ('{"data": []}', "bad.json: holds no question"),
-        ("[7]", "bad.json: record 0: a int; expected an object"),
-        ("", "bad.json is empty"),
+        ("[7]", "bad.json: record 0.*int"),
+        ("", "bad.json.*empty"),
     ],
 )
 def test_bad_json(content: str, message: str, tmp_path: Path) -> None:
@@ -289,9 +289,9 @@ def test_bad_options(corpus: Path, tmp_path: Path) -> None:
     start = ["--preset", "small", "--output_dir", str(tmp_path)]
     with pytest.raises(ValueError, match="--stride 9.*0.*--max_length 9"):
         run_question_answering.main([*start, "--do_train", "--max_length", "9", "--stride", "9"])
-    with pytest.raises(ValueError, match="give either --dataset_name or files"):
+    with pytest.raises(ValueError, match="either --dataset_name"):
         run_question_answering.main([*start, "--do_train", "--dataset_name", "a", "--train_file", "b"])
-    with pytest.raises(CorpusError, match="no test data; give --test_file"):
+    with pytest.raises(CorpusError, match="no test data.*--test_file"):
         run_question_answering.main([*start, "--do_predict"])
     questions = read_questions(corpus / "test.json", QuestionColumns())
     for question in questions:
@@ -304,5 +304,5 @@ def test_bad_options(corpus: Path, tmp_path: Path) -> None:
 def test_errors_of_the_data_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     argv = ["--preset", "small", "--output_dir", str(tmp_path), "--do_predict", "--test_file", "missing.json"]
     monkeypatch.setattr(sys, "argv", ["run_question_answering.py", *argv])
-    with pytest.raises(SystemExit, match=r"^error: missing.json: cannot be read \(No such file or directory\)"):
+    with pytest.raises(SystemExit, match=r"^error: missing.json: .*\(No such file or directory\)"):
         runpy.run_path(run_question_answering.__file__, run_name="__main__")

@@ -397,17 +397,17 @@ def test_dataset_by_name(corpus: Path, tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--preset", "small", "--model_name_or_path", "x"], "give either --model_name_or_path"),
-        (["--preset", "small", "--without_elmo", "--freeze_bilm"], "no biLM to freeze --without_elmo"),
+        (["--preset", "small", "--model_name_or_path", "x"], "--model_name_or_path.*--preset"),
+        (["--preset", "small", "--without_elmo", "--freeze_bilm"], "--freeze_bilm.*--without_elmo"),
         (["--preset", "small", "--decoder_hidden_size", "30"], "--decoder_hidden_size 30: expected a multiple"),
-        (["--preset", "small", "--target_vocab_size", "258"], "--target_vocab_size 258: expected at least 259"),
-        (["--preset", "small", "--min_count", "0"], "--min_count 0: expected 1 or more"),
-        (["--preset", "small", "--max_source_words", "0"], "--max_source_words 0: expected 1 or more"),
-        (["--preset", "small", "--max_target_tokens", "1"], "--max_target_tokens 1: expected 2 or more"),
-        (["--preset", "small", "--validation_share", "1"], "--validation_share 1.0: expected a number between"),
-        (["--preset", "small", "--dataset_name", "d", "--train_file", "f"], "give either --dataset_name or files"),
-        (["--preset", "small", "--do_train"], "no train data; give --train_file"),
-        (["--preset", "small"], "only a translator that is trained can be evaluated"),
+        (["--preset", "small", "--target_vocab_size", "258"], "--target_vocab_size 258.*259"),
+        (["--preset", "small", "--min_count", "0"], "--min_count 0"),
+        (["--preset", "small", "--max_source_words", "0"], "--max_source_words 0"),
+        (["--preset", "small", "--max_target_tokens", "1"], "--max_target_tokens 1.*2"),
+        (["--preset", "small", "--validation_share", "1"], "--validation_share 1.0"),
+        (["--preset", "small", "--dataset_name", "d", "--train_file", "f"], "either --dataset_name"),
+        (["--preset", "small", "--do_train"], "no train data.*--train_file"),
+        (["--preset", "small"], "--do_train"),
     ],
 )
 def test_contradicting_options(more: list[str], message: str, tmp_path: Path) -> None:
@@ -418,7 +418,7 @@ def test_contradicting_options(more: list[str], message: str, tmp_path: Path) ->
 def test_a_whole_translator_stays_as_it_is(run: Run, tmp_path: Path) -> None:
     for more in (["--without_elmo"], ["--config_overrides", "{}"]):
         argv = ["--model_name_or_path", str(run.output), *more, "--do_predict", "--output_dir", str(tmp_path)]
-        with pytest.raises(ValueError, match=f"{more[0]}: .* is a whole translator, which stays as it is"):
+        with pytest.raises(ValueError, match=f"^{more[0]}: .*translator"):
             run_translation.main([*argv, "--use_cpu"])
 
 

@@ -26,7 +26,8 @@ def test_lines(tmp_path: Path, end: str) -> None:
 def test_numbers_go_on_over_blocks(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("".join(f"line {number}\n" for number in range(1, 200_001)))  # more than one block of 1 MiB
-    assert all(line == f"line {number}" for number, line in read_lines(path))
+    lines = list(read_lines(path))
+    assert len(lines) == 200_000 and all(line == f"line {number}" for number, line in lines)
 
 
 def test_records(tmp_path: Path) -> None:

@@ -71,9 +71,9 @@ def test_a_field_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
-        ("a\nb\nc\n", "x\ny\n", "{0}:3: no counterpart in {1}, which has 2 lines against 3; expected the same number"),
-        ("a\n", "x\ny\nz\n", "{1}:2: no counterpart in {0}, which has 1 lines against 3"),
-        ("a\n\nc\n", "x\ny\nz\n", "{0}:2: an empty line; .* Take the line out of {0} and {1}"),
+        ("a\nb\nc\n", "x\ny\n", "{0}:3: .*{1}.* 2 lines against 3"),
+        ("a\n", "x\ny\nz\n", "{1}:2: .*{0}.* 1 lines against 3"),
+        ("a\n\nc\n", "x\ny\nz\n", "{0}:2: an empty line.*{0} and {1}"),
         ("a\nb\n", "x\n \n", "{1}:2: an empty line"),
         ("", "", "{0} is empty"),
     ],
@@ -87,17 +87,17 @@ def test_two_files_that_do_not_match(tmp_path: Path, source: str, target: str, m
 @pytest.mark.parametrize(
     ("name", "text", "columns", "message"),
     [
-        ("a.tsv", "a\tb\na b\n", DEFAULT, r":2: 1 columns between tabs, no column 1; .*--target_column"),
-        ("a.tsv", "en\tde\na\tb\n", PairColumns("en", "fr"), r":1: no column 'fr' among 'en', 'de'; .*--target_column"),
-        ("a.tsv", "a\tb\n\tb\n", DEFAULT, r":2: column 0 is empty"),
+        ("a.tsv", "a\tb\na b\n", DEFAULT, ":2: 1 columns.*column 1;.*--target_column"),
+        ("a.tsv", "en\tde\na\tb\n", PairColumns("en", "fr"), ":1: .*'fr' among 'en', 'de'.*--target_column"),
+        ("a.tsv", "a\tb\n\tb\n", DEFAULT, ":2: column 0 is empty"),
         ("a.tsv", "", DEFAULT, "a.tsv is empty"),
-        ("a.tsv", "source\ttarget\n", PairColumns("source", "target"), ": no text; expected one pair"),
-        ("a.jsonl", '{"source": "a"}', DEFAULT, r":1: no field 'target' among 'source'; .*--target_column"),
+        ("a.tsv", "source\ttarget\n", PairColumns("source", "target"), r"a\.tsv: no text"),
+        ("a.jsonl", '{"source": "a"}', DEFAULT, ":1: .*'target' among 'source'.*--target_column"),
         ("a.jsonl", '{"source": "a", "target": 3}', DEFAULT, r":1: field 'target' is 3; expected a text"),
-        ("a.jsonl", '{"source": " ", "target": "b"}', DEFAULT, r":1: field 'source' is empty"),
-        ("a.jsonl", '{"a": "b"}', PairColumns("a.c", "a"), r":1: no field 'a.c' among 'a'; .*translation.en"),
-        ("a.json", '{"source": "a", "target": "b"}', DEFAULT, "expected a list of records"),
-        ("a.txt", "a\n", DEFAULT, "expected one .tsv, .json or .jsonl file, or two text files"),
+        ("a.jsonl", '{"source": " ", "target": "b"}', DEFAULT, ":1: field 'source' is empty"),
+        ("a.jsonl", '{"a": "b"}', PairColumns("a.c", "a"), ":1: .*'a.c' among 'a'.*--source_column"),
+        ("a.json", '{"source": "a", "target": "b"}', DEFAULT, r"a\.json: .*dict"),
+        ("a.txt", "a\n", DEFAULT, r"a\.txt: .*\.tsv, \.json or \.jsonl"),
     ],
 )
 def test_bad_files(tmp_path: Path, name: str, text: str, columns: PairColumns, message: str) -> None:
@@ -109,7 +109,7 @@ def test_bad_files(tmp_path: Path, name: str, text: str, columns: PairColumns, m
 
 def test_missing_file_and_other_encoding(tmp_path: Path) -> None:
     good = write(tmp_path / "a.en", "a\n")
-    with pytest.raises(CorpusError, match=r"a\.de: cannot be read"):
+    with pytest.raises(CorpusError, match=r"a\.de: .*No such file"):
         read_pairs([good, tmp_path / "a.de"], DEFAULT)
     (tmp_path / "a.de").write_bytes("schön\n".encode("latin-1"))
     with pytest.raises(CorpusError, match=r"a\.de.*1.*4.*utf-8"):
@@ -117,7 +117,7 @@ def test_missing_file_and_other_encoding(tmp_path: Path) -> None:
 
 
 def test_a_dataset_without_records_or_fields() -> None:
-    with pytest.raises(CorpusError, match="mine, test: holds no record"):
+    with pytest.raises(CorpusError, match="mine, test: .*no record"):
         read_pair_dataset(Dataset.from_list([]), "mine, test", DEFAULT)
     with pytest.raises(CorpusError, match="0.*'source'.*'en'.*'de'"):
         read_pair_dataset(Dataset.from_list([{"en": "a", "de": "b"}]), "mine, test", DEFAULT)

@@ -70,10 +70,10 @@ def test_shares_of_the_training_data() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"validation_share": 1}, "--validation_share 1: expected a number between 0 and 1"),
-        ({"train_share": 0}, "--train_share 0: expected a number above 0, at most 1"),
+        ({"validation_share": 1}, "--validation_share 1"),
+        ({"train_share": 0}, "--train_share 0"),
         ({"train_share": 1.5}, "--train_share 1.5: expected"),
-        ({"dataset_name": "a", "train_file": "b"}, "either --dataset_name or files"),
+        ({"dataset_name": "a", "train_file": "b"}, "either --dataset_name"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:

@@ -69,9 +69,9 @@ def test_fields_are_checked_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "small", "model_name_or_path": "x"}, "either --model_name_or_path .* not both"),
-        ({"without_elmo": True, "elmo_at": ["output"]}, "--elmo_at output: there is none of it --without_elmo"),
-        ({"preset": "small", "min_count": 0}, "--min_count 0: expected 1 or more"),
+        ({"preset": "small", "model_name_or_path": "x"}, "--model_name_or_path.*--preset"),
+        ({"without_elmo": True, "elmo_at": ["output"]}, "--elmo_at output.*--without_elmo"),
+        ({"preset": "small", "min_count": 0}, "--min_count 0"),
         ({"preset": "small", "random_weights": True}, "--random_weights without --model_name_or_path"),
     ],
 )
@@ -95,7 +95,7 @@ def test_vocabulary_is_that_of_the_frequent_training_words(tmp_path: Path) -> No
     assert (config.vocab_size, config.mask_token_id, config.unk_token_id) == (8, 7, 3)
     model_args.min_count = 1
     assert "c" in load_tokenizer(model_args, config, False, splits, words_of).get_vocab()
-    # Without word vectors of the task's own nobody reads a vocabulary.
+    # Without word vectors of the task, no vocabulary is read.
     config.word_vector_size = 0
     assert len(load_tokenizer(model_args, config, False, splits, words_of)) == len(base)
 
@@ -120,7 +120,7 @@ def test_word_vectors_of_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a 1 2\nb 1\n", r"vectors\.txt, line 2: .*expected 2"), (None, "No such file"), ("a b\n", "line 1: ")],
+    [("a 1 2\nb 1\n", r"vectors\.txt, line 2: .* 2"), (None, r"No such file.*vectors\.txt"), ("a b\n", "line 1: ")],
 )
 def test_bad_word_vectors(text: str | None, message: str, tmp_path: Path) -> None:
     if text is not None:

@@ -75,22 +75,22 @@ def test_json_columns_and_integer_tags(tmp_path: Path) -> None:
 BAD_CONLL = {
     "empty": ("", r"a\.conll is empty"),
     "only blank lines": ("\n\n \n-DOCSTART- O\n", r"a\.conll: holds no sentence"),
-    "no tag": ("Oslo\tB-LOC\nsleeps\n", r"a\.conll:2: 'sleeps' has no tag; expected a word and a tag"),
-    "no column": ("Oslo\tB-LOC\n\nsleeps\tVBZ\tO\n", r"a\.conll:3: .* has 3 columns and line 1 has 2"),
-    "a space in a word": ("New York B-LOC\nsleeps O\n", r"a\.conll:2: .* has 2 columns and line 1 has 3"),
-    "an empty word": ("\tO\n", r"a\.conll:1: .* has word '' and tag 'O'.* begins with a tab"),
-    "an empty tag": ("Oslo\t\n", r"a\.conll:1: .* has word 'Oslo' and tag ''.* ends with a tab"),
+    "no tag": ("Oslo\tB-LOC\nsleeps\n", r"a\.conll:2: 'sleeps' has no tag"),
+    "no column": ("Oslo\tB-LOC\n\nsleeps\tVBZ\tO\n", r"a\.conll:3: .* 3 columns and line 1 has 2"),
+    "a space in a word": ("New York B-LOC\nsleeps O\n", r"a\.conll:2: .* 2 columns and line 1 has 3"),
+    "an empty word": ("\tO\n", r"a\.conll:1: .*word '' and tag 'O'.*begins with a tab"),
+    "an empty tag": ("Oslo\t\n", r"a\.conll:1: .*word 'Oslo' and tag ''.*ends with a tab"),
     "a leading tab": (
         "\tOslo\tB-LOC\n",
-        r"a\.conll:1: .* has word '' .*begins with a tab.*--word_column",
+        r"a\.conll:1: .*word '' .*begins with a tab.*--word_column",
     ),
-    "a trailing tab": ("a\tO\t\n", r"a\.conll:1: .* has word 'a' and tag ''.*ends with a tab.*--tag_column"),
-    "one trailing tab": ("a\tO\nb\tO\t\n", r"a\.conll:2: .* has 3 columns and line 1 has 2.*ends with a tab"),
+    "a trailing tab": ("a\tO\t\n", r"a\.conll:1: .*word 'a' and tag ''.*ends with a tab.*--tag_column"),
+    "one trailing tab": ("a\tO\nb\tO\t\n", r"a\.conll:2: .* 3 columns and line 1 has 2.*ends with a tab"),
     "not a tag": ("Oslo\tNNP\n", r"a\.conll:1: tag 'NNP'; expected O or a prefix .* --tag_column"),
     "an unknown prefix": ("Oslo\tX-LOC\n", r"a\.conll:1: tag 'X-LOC'; expected"),
     "not UTF-8": (
         b"Oslo\tB-LOC\nM\xfcnchen\tB-LOC\n",
-        r"a\.conll, line 2, byte 2 .* is not utf-8; convert it",
+        r"a\.conll, line 2, byte 2.*utf-8",
     ),
 }
 
@@ -102,18 +102,18 @@ def test_bad_conll(tmp_path: Path, text: str | bytes, message: str) -> None:
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"none\.conll: cannot be read \(No such file"):
+    with pytest.raises(CorpusError, match=r"none\.conll: .*\(No such file"):
         read_tagged(tmp_path / "none.conll", COLUMNS)
-    with pytest.raises(CorpusError, match="is no regular file"):
+    with pytest.raises(CorpusError, match=f"{tmp_path} is no regular file"):
         read_tagged(tmp_path, COLUMNS)
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (TagColumns(word=2), r"a\.conll:1: no column 2 among 2; choose another with --word_column"),
-        (TagColumns(tag=5), r"a\.conll:1: no column 5 among 2; choose another with --tag_column"),
-        (TagColumns(tag=-3), r"no column -3"),
+        (TagColumns(word=2), r"a\.conll:1: no column 2 among 2.*--word_column"),
+        (TagColumns(tag=5), r"a\.conll:1: no column 5 among 2.*--tag_column"),
+        (TagColumns(tag=-3), r"a\.conll:1: no column -3"),
     ],
 )
 def test_column_that_is_not_there(tmp_path: Path, columns: TagColumns, message: str) -> None:
@@ -130,21 +130,21 @@ def test_tag_that_the_training_data_lacks(tmp_path: Path, name: str) -> None:
 
 BAD_JSON = {
     "not JSON": ("a.jsonl", '{"tokens": ["Oslo"], "ner_tags": ["O"]}\n{"tokens"', r"a\.jsonl:2: not JSON"),
-    "cut off": ("a.json", '[{"tokens": ["Oslo"]', r"a\.json: not JSON .*expected a list of records"),
-    "an object": ("a.json", "{}", r"a\.json: holds a JSON dict; expected a list of records"),
+    "cut off": ("a.json", '[{"tokens": ["Oslo"]', r"a\.json: not JSON"),
+    "an object": ("a.json", "{}", r"a\.json: .*dict"),
     "no records": ("a.json", "[]", r"a\.json: holds no sentence"),
-    "not an object": ("a.jsonl", "[1]", r"a\.jsonl:1: a list; expected an object"),
-    "no words": ("a.jsonl", '{"ner_tags": ["O"]}', r"a\.jsonl:1: no list 'tokens' among 'ner_tags'; .*--tokens_column"),
-    "no tags": ("a.jsonl", '{"tokens": ["a"]}', r"a\.jsonl:1: no list 'ner_tags' .*--ner_tags_column"),
-    "words are a string": ("a.jsonl", '{"tokens": "a b", "ner_tags": ["O"]}', r"no list 'tokens'"),
+    "not an object": ("a.jsonl", "[1]", r"a\.jsonl:1.*list"),
+    "no words": ("a.jsonl", '{"ner_tags": ["O"]}', r"a\.jsonl:1: .*'tokens' among 'ner_tags'.*--tokens_column"),
+    "no tags": ("a.jsonl", '{"tokens": ["a"]}', r"a\.jsonl:1: .*'ner_tags'.*--ner_tags_column"),
+    "words are a string": ("a.jsonl", '{"tokens": "a b", "ner_tags": ["O"]}', r"a\.jsonl:1: .*'tokens' among"),
     "too few tags": ("a.jsonl", '{"tokens": ["a", "b"], "ner_tags": ["O"]}', r"a\.jsonl:1: 2 words and 1 tags"),
     "an empty sentence": (
         "a.jsonl",
         '{"tokens": [], "ner_tags": []}',
-        r"0 words and 0 tags; expected one word",
+        "0 words and 0 tags",
     ),
-    "a blank word": ("a.jsonl", '{"tokens": [" "], "ner_tags": ["O"]}', r"word ' ' is empty"),
-    "a number as word": ("a.jsonl", '{"tokens": [3], "ner_tags": ["O"]}', r"word 3 is empty"),
+    "a blank word": ("a.jsonl", '{"tokens": [" "], "ner_tags": ["O"]}', "word ' ' is empty"),
+    "a number as word": ("a.jsonl", '{"tokens": [3], "ner_tags": ["O"]}', "word 3 is empty"),
     "numbers without names": ("a.jsonl", '{"tokens": ["a"], "ner_tags": [0]}', r"tag 0 is a number; .*--labels"),
     "a bad tag": ("a.json", '[{"tokens": ["a"], "ner_tags": ["LOC"]}]', r"a\.json: record 0: tag 'LOC'"),
 }
@@ -301,8 +301,8 @@ def test_conllu_words_and_their_tags(tmp_path: Path, name: str) -> None:
     ("text", "columns", "message"),
     [
         (CONLLU, TagColumns(), "tag 'DET'; expected .*--task pos"),
-        (CONLLU, TagColumns(tag="feats", any_tag=True), "the word 'The' has no tag in column feats; .*--tag_column"),
-        (CONLLU, TagColumns(tag="tag", any_tag=True), "column 'tag'.*expected one of"),
+        (CONLLU, TagColumns(tag="feats", any_tag=True), "word 'The'.*column feats.*--tag_column"),
+        (CONLLU, TagColumns(tag="tag", any_tag=True), "column 'tag' of CoNLL-U"),
         ("1\tThe\tDET\n", TagColumns(any_tag=True), "3 columns"),
     ],
 )

@@ -57,7 +57,7 @@ def test_line_breaks_in_quotes_and_pairs(tmp_path: Path) -> None:
     columns = TextColumns(text="premise", pair="hypothesis")
     assert read_texts(path, columns) == [Text("one\ntwo", "three", "yes"), Text("four", "five", "no")]
     write(path, 'premise,hypothesis,label\n"one\ntwo",three,yes\nfour,,no\n')
-    with pytest.raises(CorpusError, match=r"a\.csv:4: the text is empty \(''\)"):
+    with pytest.raises(CorpusError, match=r"a\.csv:4: .*empty \(''\)"):
         read_texts(path, columns)
 
 
@@ -88,7 +88,7 @@ def test_datasets() -> None:
     with pytest.raises(CorpusError, match="0.*'text'.*'sentence'.*'label'.*--text_column"):
         read_text_dataset(split, "films", replace(NAMED, text="text"))
     unlabeled = datasets.Dataset.from_dict({**data, "label": [-1, 0]}, features=features)
-    with pytest.raises(CorpusError, match="label -1 is no position among the 2 labels bad, good"):
+    with pytest.raises(CorpusError, match="label -1 .* 2 labels bad, good"):
         read_text_dataset(unlabeled, "films", NAMED)
 
 
@@ -97,25 +97,25 @@ VALUES = replace(FIRST_IS_LABEL, problem="regression")
 BAD = {
     "empty": ("a.tsv", "", NAMED, r"a\.tsv is empty"),
     "a header only": ("a.tsv", "sentence\tlabel\n", NAMED, r"a\.tsv: holds no text"),
-    "no such column": ("a.tsv", "text\tlabel\nx\t1\n", NAMED, r"a\.tsv:1: no column 'sentence' in .*--text_column"),
-    "no header": ("a.tsv", "x\t1\n", NAMED, r"a\.tsv:1: .* by its number, counted from 0, if .* no header line"),
+    "no such column": ("a.tsv", "text\tlabel\nx\t1\n", NAMED, r"a\.tsv:1.*column 'sentence'.*--text_column"),
+    "no header": ("a.tsv", "x\t1\n", NAMED, r"a\.tsv:1: .* 0, if .* no header line"),
     "no such number": ("a.tsv", "x\t1\n", TextColumns("0", "2"), r"a\.tsv:1: no column 2 among 2.*--label_column"),
-    "no label column": ("a.tsv", "1\tx\ny\n", FIRST_IS_LABEL, r"a\.tsv:2: has 1 columns and line 1 has 2; expected"),
-    "a tab too many": ("a.tsv", "1\tx\n1\ty\tz\n", FIRST_IS_LABEL, r"a\.tsv:2: has 3 columns and line 1 has 2"),
-    "a comma too many": ("a.csv", "1,x\n1,y,z\n", FIRST_IS_LABEL, r"a\.csv:2: has 3 columns .* stands in quotes"),
-    "not CSV": ("a.csv", '1,x\n1,"y"z\n', FIRST_IS_LABEL, r"a\.csv:2: not CSV .*; quotes inside a cell are doubled"),
-    "no text": ("a.tsv", "1\tx\n2\t \n", FIRST_IS_LABEL, r"a\.tsv:2: the text is empty .*; take it out together"),
-    "no label": ("a.tsv", "1\tx\n\ty\n", FIRST_IS_LABEL, r"a\.tsv:2: no label; take the text out, or choose"),
-    "no label in a record": ("a.jsonl", '{"sentence": "x"}', NAMED, r"a\.jsonl:1: no 'label' among 'sentence'; choose"),
-    "null": ("a.jsonl", '{"sentence": "x", "label": null}', NAMED, r"a\.jsonl:1: no label"),
+    "no label column": ("a.tsv", "1\tx\ny\n", FIRST_IS_LABEL, r"a\.tsv:2: .*1 columns and line 1 has 2"),
+    "a tab too many": ("a.tsv", "1\tx\n1\ty\tz\n", FIRST_IS_LABEL, r"a\.tsv:2: .*3 columns and line 1 has 2"),
+    "a comma too many": ("a.csv", "1,x\n1,y,z\n", FIRST_IS_LABEL, r"a\.csv:2: .*3 columns .*quotes"),
+    "not CSV": ("a.csv", '1,x\n1,"y"z\n', FIRST_IS_LABEL, r"a\.csv:2: not CSV"),
+    "no text": ("a.tsv", "1\tx\n2\t \n", FIRST_IS_LABEL, r"a\.tsv:2: the text is empty \(' '\)"),
+    "no label": ("a.tsv", "1\tx\n\ty\n", FIRST_IS_LABEL, r"a\.tsv:2: no label.*--label_column"),
+    "no label in a record": ("a.jsonl", '{"sentence": "x"}', NAMED, r"a\.jsonl:1: .*'label' among 'sentence'"),
+    "null": ("a.jsonl", '{"sentence": "x", "label": null}', NAMED, r"a\.jsonl:1: no label.*--label_column"),
     "not a label": ("a.jsonl", '{"sentence": "x", "label": 0.5}', NAMED, r"a\.jsonl:1: label 0\.5; expected a string"),
-    "twice": ("a.tsv", "b,b\tx\n", SEVERAL, r"a\.tsv:1: a label stands twice in b, b"),
+    "twice": ("a.tsv", "b,b\tx\n", SEVERAL, r"a\.tsv:1: .*twice in b, b"),
     "not labels": ("a.jsonl", '{"1": "x", "0": 5}', SEVERAL, r"a\.jsonl:1: labels 5; expected a list"),
-    "not a number": ("a.tsv", "1.5\tx\ngood\ty\n", VALUES, r"a\.tsv:2: value 'good'; expected a finite number"),
-    "not finite": ("a.tsv", "nan\tx\n", VALUES, r"a\.tsv:1: value 'nan'; expected a finite number"),
+    "not a number": ("a.tsv", "1.5\tx\ngood\ty\n", VALUES, r"a\.tsv:2: value 'good'"),
+    "not finite": ("a.tsv", "nan\tx\n", VALUES, r"a\.tsv:1: value 'nan'"),
     "not JSON": ("a.jsonl", '{"sentence"', NAMED, r"a\.jsonl:1: not JSON"),
-    "not a record": ("a.jsonl", "[1]", NAMED, r"a\.jsonl:1: a list; expected an object"),
-    "not UTF-8": ("a.tsv", b"1\tx\n1\tM\xfcll\n", FIRST_IS_LABEL, r"a\.tsv, line 2, byte 4 .* is not utf-8; convert"),
+    "not a record": ("a.jsonl", "[1]", NAMED, r"a\.jsonl:1: a list"),
+    "not UTF-8": ("a.tsv", b"1\tx\n1\tM\xfcll\n", FIRST_IS_LABEL, r"a\.tsv, line 2, byte 4.*utf-8"),
 }
 
 
@@ -176,12 +176,12 @@ def test_long_texts_are_cut_and_counted() -> None:
 
 
 def test_texts_without_a_word() -> None:
-    with pytest.raises(CorpusError, match="no word in the text"):
+    with pytest.raises(CorpusError, match=r"no word in the text '\\u200b'"):
         encode_texts([Text("\u200b", None, 1.0)], _WordlessTokenizer(), {}, "regression")
 
 
 class _WordlessTokenizer(ElmoTokenizer):
-    """Finds no word, as a tokenizer may in a text of control characters."""
+    """Tokenizer that finds no word, as in a text of control characters."""
 
     def __call__(self, text: Any, *args: Any, **kwargs: Any) -> Any:
         return super().__call__(["" for _ in text], *args, **kwargs)
@@ -234,7 +234,7 @@ def test_spaces_around_columns_are_none_of_theirs(tmp_path: Path) -> None:
 def test_one_column_is_not_text_and_label(tmp_path: Path) -> None:
     """Columns between spaces are a single one."""
     path = write(tmp_path / "a.tsv", "good A fine film.\nbad A dull film.\n")
-    with pytest.raises(CorpusError, match=r"a\.tsv:1: columns -1 and 0 are one and the same of 1; .* between tabs"):
+    with pytest.raises(CorpusError, match=r"a\.tsv:1: columns -1 and 0 .* 1; .*tabs"):
         read_texts(path, TextColumns(text="-1", label="0"))
     with pytest.raises(ValueError, match="--text_column 0, --label_column 0"):
         TextArguments(text_column="0", label_column="0")
@@ -250,6 +250,9 @@ def test_words_that_look_missing(tmp_path: Path) -> None:
     words = ["null", "NA", "None", "nan"]
     path = write(tmp_path / "a.csv", "sentence,label\n" + "".join(f"{word},NA\n" for word in words))
     assert [(each.text, each.label) for each in read_texts(path, NAMED)] == [(word, "NA") for word in words]
-    for record, what in (({"sentence": None, "label": "a"}, "None"), ({"sentence": "a", "label": None}, "no label")):
+    for record, what in (
+        ({"sentence": None, "label": "a"}, "None"),
+        ({"sentence": "a", "label": None}, "--label_column"),
+    ):
         with pytest.raises(CorpusError, match=rf"a\.jsonl:1: .*{what}"):
             read_texts(write(tmp_path / "a.jsonl", json.dumps(record)), NAMED)

@@ -172,7 +172,7 @@ def test_another_task_does_not_continue(change: dict[str, Any], named: list[str]
 
 
 def test_checkpoints_of_earlier_versions_continue(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """They have no record, only a model and its labels."""
+    """Those checkpoints have no run record, only a model and its labels."""
     run_stages(*trainer_of(tmp_path, ["O", "B-X"], "a b"))
     (tmp_path / "checkpoint-3" / RECORD_NAME).unlink()
     run_stages(*trainer_of(tmp_path, ["O", "B-X"], "other words"))
