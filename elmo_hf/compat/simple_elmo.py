@@ -176,7 +176,7 @@ class ElmoModel:
 
     def _embedder(self, layers: Layers) -> Embedder:
         if self._model is None:
-            raise ValueError("no model: call load first")
+            raise ValueError("model=None: expected a loaded model; call load(folder) first")
         return open_embedder(self._model, self._tokenizer, layers, False, 2048, 8, None, None)
 
     def _arrays(self, texts: Sequence[Sequence[str]], warmup: bool, layers: Choice, session: Any) -> Iterator[Vectors]:

@@ -166,13 +166,13 @@ class TestElmo:
         )
 
     def test_another_module(self, folder):
-        """What gives activations and a mask serves."""
+        """Any module that returns activations and a mask serves."""
         elmo = Elmo(folder, None, 1, dropout=0.0)
         other = Elmo(None, None, 1, dropout=0.0, module=elmo._elmo_lstm)
         expected = elmo(batch_to_ids(SENTENCES))["elmo_representations"][0]
         bilm(elmo).reset_states()
         close(other(batch_to_ids(SENTENCES))["elmo_representations"][0], expected)
-        with pytest.raises(ConfigurationError, match="beside module"):
+        with pytest.raises(ConfigurationError, match="options_file.*weight_file.*module"):
             Elmo(folder, None, 1, module=elmo._elmo_lstm)
 
 
@@ -199,7 +199,7 @@ class TestState:
         close(third[0], first[0])
         close(third[2], first[2])
         assert (third[1] - first[1]).abs().max() > 0.01
-        with pytest.raises(ValueError, match="mask has 2 rows: expected 3"):
+        with pytest.raises(ValueError, match="mask has 2 rows.*3"):
             bilm(elmo).reset_states(torch.tensor([True, False]))
         for forget in (lambda: bilm(elmo).reset_states(), lambda: setattr(bilm(elmo), "_states", None)):
             forget()
@@ -224,7 +224,7 @@ class TestState:
 
 class TestScalarMix:
     def test_layer_norm(self):
-        """One mean and variance for all that counts; the rest is normalized too."""
+        """One mean and variance over all unmasked values; masked ones are normalized with it, too."""
         torch.manual_seed(0)
         tensors = [torch.randn(2, 3, 4) * 3 + 1 for _ in range(2)]
         mask = torch.tensor([[True, True, False], [True, False, False]])
@@ -294,9 +294,9 @@ class TestElmoEmbedder:
             assert set(file) == {"0", "1"}
         before = out.read_bytes()
         for text, options, message in (
-            ("a\na\n", {"use_sentence_keys": True}, "line 1 .from 0., 'a', has its name in HDF5 already"),
-            ("a\n\nb\n", {}, r"lines \[1\] \(from 0\) are blank"),
-            ("a\n", {"output_format": "mix"}, "output_format='mix': expected 'all', 'top' or 'average'"),
+            ("a\na\n", {"use_sentence_keys": True}, "line 1 .*'a'.*HDF5"),
+            ("a\n\nb\n", {}, r"lines \[1\] "),
+            ("a\n", {"output_format": "mix"}, "output_format='mix'.*'all', 'top' or 'average'"),
         ):
             with pytest.raises(ConfigurationError, match=message):
                 embedder.embed_file(io.StringIO(text), out, **options)
@@ -395,10 +395,10 @@ class TestSources:
             Elmo(None, None, 1)
         with pytest.raises(ValueError, match="nothing.hdf5"):
             Elmo(folder / "config.json", tmp_path / "nothing.hdf5", 1)
-        with pytest.raises(OSError, match="nothing"):
+        with pytest.raises(OSError, match=r"nothing/options\.json|nothing"):
             Elmo(tmp_path / "nothing", None, 1)
         write_bilm(tmp_path, word_options(), vocabulary=VOCABULARY)
-        with pytest.raises(ConfigurationError, match="reads words by their id"):
+        with pytest.raises(ConfigurationError, match=f"{tmp_path}.*elmo_hf.embed"):
             Elmo(tmp_path, None, 1)
 
 

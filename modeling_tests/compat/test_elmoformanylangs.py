@@ -36,11 +36,11 @@ def test_one_batch(original):
     for number in range(3):
         embedder.reset_states()
         check(embedder.sents2elmo(sentences, output_layer=number), [each[number] for each in expected])
-    with pytest.raises(ValueError, match=r"layers=3.*0 \(the word layer\).*2"):
+    with pytest.raises(ValueError, match="layers=3.* 0 .* 2"):
         embedder.sents2elmo(sentences, 3)
     with pytest.raises(ValueError, match="layers=-3"):
         embedder.sents2elmo(sentences, -3)
-    with pytest.raises(TypeError, match="sentence 0 is the text"):
+    with pytest.raises(TypeError, match="sentence 0 is the text 'a text'"):
         embedder.sents2elmo(["a text"])
 
 

@@ -153,10 +153,10 @@ def test_refusals(loaded, tmp_path):
         loaded.get_elmo_vectors(TEXTS, layers="mix")
     with pytest.raises(ValueError, match="full=True"):
         loaded.get_elmo_substitutes(["a"])
-    with pytest.raises(ValueError, match="no model: call load first"):
+    with pytest.raises(ValueError, match="model=None.*load"):
         ElmoModel().get_elmo_vectors(TEXTS)
-    with pytest.raises(TypeError, match="sentence 1 is the text 'a cat': expected a list of words"):
+    with pytest.raises(TypeError, match="sentence 1.*'a cat'.*list"):
         loaded.get_elmo_vectors([["a"], "a cat"])
     write_bilm(tmp_path / "bare")
-    with pytest.raises(ValueError, match="lacks .* softmax"):
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'bare'} lacks \d+ weights of ElmoForPreTraining, softmax"):
         ElmoModel().load(tmp_path / "bare", full=True)
