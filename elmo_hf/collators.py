@@ -79,7 +79,7 @@ class ElmoDataCollatorForMultipleChoice(DataCollatorMixin):
 def _choices_of(examples: list[dict[str, Any]]) -> int:
     """The common number of choices of all examples."""
     if not examples:
-        raise ValueError("no examples to collate: expected at least one")
+        raise ValueError("examples is empty: expected at least one")
     choices = len(examples[0]["input_ids"])
     for number, example in enumerate(examples):
         for name, value in example.items():

@@ -27,7 +27,7 @@ REQUIRED = ("no reference outputs", "no C compiler")
 
 
 def fail_if_required(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Make a skip for want of something required a failure."""
+    """Turn a skip into a failure where something required is missing."""
     reason = str(report.longrepr[-1]) if report.skipped and isinstance(report.longrepr, tuple) else ""
     if os.environ.get("ELMO_REQUIRE_REFERENCE") == "1" and any(name in reason for name in REQUIRED):
         report.outcome, report.longrepr = "failed", f"{reason}: required by ELMO_REQUIRE_REFERENCE=1"

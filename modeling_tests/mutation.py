@@ -40,7 +40,7 @@ class Mutant:
 
 
 def changed(node: ast.AST) -> ast.expr | None:
-    """Another expression in the place of this one, or none."""
+    """Return another expression for this one, or `None`."""
     match node:
         case ast.Compare(left, [operator], right) if type(operator) in FLIPPED:
             return ast.Compare(left, [FLIPPED[type(operator)]()], right)

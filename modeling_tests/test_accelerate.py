@@ -54,7 +54,7 @@ def assert_close(found: Path, expected: Path, tolerance: float = 1e-5) -> None:
 class TestProcesses:
     @pytest.mark.parametrize("task", TASKS)
     def test_two_equal_one(self, task, runs):
-        """With the same batch in all; seven examples are evaluated, which two processes cannot share evenly."""
+        """With the same total batch; seven evaluation examples do not divide evenly between two processes."""
         assert_close(runs[2] / task, runs[1] / task)
         assert json.loads((runs[1] / f"{task}.json").read_text())["changed"] > 10
 
@@ -71,7 +71,7 @@ class TestProcesses:
 @pytest.mark.parametrize("overrides", [{}, TRANSFORMER], ids=["biLSTM", "Transformer"])
 @pytest.mark.parametrize("cls", [ElmoModel, ElmoForTokenClassification, ElmoForCausalLM])
 def test_device_map_with_offloaded_layers(cls, overrides, tmp_path):
-    """Weights that Accelerate keeps elsewhere and brings when a layer runs: the same numbers."""
+    """Weights that Accelerate offloads and loads when a layer runs give the same numbers."""
     model = with_large_weights(cls(tiny_config(**overrides))).eval()
     batch = batch_of(["a cat sat", "no"])
     expected = model(**batch)[0]

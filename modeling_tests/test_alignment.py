@@ -128,13 +128,13 @@ class TestAnchors:
 
     def test_refusals(self, tokenizer):
         model = tiny_model(tokenizer)
-        with pytest.raises(ValueError, match="words is empty"):
+        with pytest.raises(ValueError, match="words.*empty"):
             anchors([["do"]], model, tokenizer, words=[])
-        with pytest.raises(ValueError, match="sentences is empty"):
+        with pytest.raises(ValueError, match="sentences.*empty"):
             anchors([], model, tokenizer, words=["do"])
         with pytest.raises(ValueError, match=r"1.*\(such as 'ga'\).*lowercase=True"):
             anchors([["do"], []], model, tokenizer, words=["ga"])
-        with pytest.raises(TypeError, match="expected a list"):
+        with pytest.raises(TypeError, match="sentences is 'do'"):
             anchors("do", model, tokenizer, words=["do"])
 
 
@@ -190,19 +190,19 @@ class TestFit:
     def test_refusals(self):
         source = random_anchors(VOCABULARY)
         pairs = [(word, word) for word in VOCABULARY]
-        with pytest.raises(ValueError, match="2 layers of 6 dimensions and the target model 3 of 6"):
+        with pytest.raises(ValueError, match="2 layers of 6 dimensions.* 3 of 6"):
             fit_alignment(source, random_anchors(VOCABULARY, layers=3), pairs)
-        with pytest.raises(ValueError, match="pairs is empty"):
+        with pytest.raises(ValueError, match="pairs.*empty"):
             fit_alignment(source, source, [])
-        with pytest.raises(ValueError, match=r"none of the 2 pairs .*\(1 source words and 0 target words occur"):
+        with pytest.raises(ValueError, match=r"2 pairs .*\(1 source words and 0 target words"):
             fit_alignment(source, source, [("ba", "Ba"), ("x", "y")])
-        with pytest.warns(UserWarning, match="2 pairs for a map of 6 dimensions: such a map is not determined"):
+        with pytest.warns(UserWarning, match="2 pairs.* 6 dimensions"):
             few = fit_alignment(source, source, pairs[:2])
         np.testing.assert_allclose(few.maps @ few.maps.swapaxes(1, 2), np.tile(np.eye(6), (2, 1, 1)), atol=1e-12)
         np.testing.assert_allclose(few.after, 1)
         broken = copy.deepcopy(source)
         broken.vectors[0, 0, 0] = np.nan
-        with pytest.raises(ValueError, match="not finite"):
+        with pytest.raises(ValueError, match="anchors .*finite"):
             fit_alignment(broken, source, pairs)
         flat = Anchors(source.words, source.vectors, source.counts, np.array([1.0, 0.0]))
         with pytest.raises(ValueError, match="match_lengths=True"):
@@ -268,11 +268,11 @@ class TestDictionary:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"", "is empty: expected text"),
-            (b"\n \n", "has no pair of words"),
-            (b"a b\nHaus\n", "line 2: 'Haus' has 1 words: expected two"),
+            (b"", "is empty"),
+            (b"\n \n", "has no pair"),
+            (b"a b\nHaus\n", "line 2: 'Haus'.*1 words"),
             (b"New York New York\n", "line 1: 'New York New York' has 4 words"),
-            (b"a b\n\xfcber over\n", r"line 2, byte 1 of the line: b'\\xfc' is not utf-8; convert it"),
+            (b"a b\n\xfcber over\n", r"line 2, byte 1.*b'\\xfc'.*utf-8"),
         ],
     )
     def test_refusals(self, content, message, tmp_path):
@@ -305,7 +305,7 @@ class TestAlign:
         assert precision.cosine[1:].tolist() == [1.0] * len(found.maps[1:]) and precision.cosine[0] > 0.9
         source.save_pretrained(tmp_path)
         assert torch.equal(ElmoModel.from_pretrained(tmp_path).alignment.maps, source.alignment.maps)
-        with pytest.raises(ValueError, match="the source model is aligned already"):
+        with pytest.raises(ValueError, match="source model is aligned"):
             align(source, target, dictionary, text, text)
 
     def test_a_task_model_may_be_aligned(self, tokenizer, text):
@@ -369,10 +369,10 @@ class TestTransfer:
 
     def test_refusals(self):
         tagger, other = self.models()
-        with pytest.raises(ValueError, match="bilm is not aligned"):
+        with pytest.raises(ValueError, match=r"config\.aligned is False"):
             with_bilm_of(tagger, ElmoModel(tiny_config()))
         wide = ElmoModel(tiny_config(projection_size=6, aligned=True))
-        with pytest.raises(ValueError, match="reads 3 layers of 8 dimensions and bilm has 3 of 12"):
+        with pytest.raises(ValueError, match="3 layers of 8 dimensions.* 3 of 12"):
             with_bilm_of(tagger, wide)
         baseline = ElmoForTokenClassification(tiny_config(elmo_at=[], word_vector_size=4))
         with pytest.raises(ValueError, match="task_model.*biLM"):

@@ -120,14 +120,14 @@ TRAVELERS = [path for room in TRAVELING for path in modules(PACKAGE / room) if p
 
 
 def test_traveling_files_have_names_of_their_own() -> None:
-    """All lie in one folder of a checkpoint."""
+    """All of them share one folder of a checkpoint."""
     names = [path.name for path in TRAVELERS]
     assert len(set(names)) == len(names)
     assert all(path.parent.parent == PACKAGE for path in TRAVELERS)  # flat
 
 
 @pytest.mark.parametrize("path", TRAVELERS, ids=lambda path: path.stem)
-def test_what_travels_can_be_audited(path: Path) -> None:
+def test_traveling_files_can_be_audited(path: Path) -> None:
     """No compiler, foreign library, network or pickle; siblings imported as Transformers copies them."""
     forbidden = {
         "ctypes", "subprocess", "socket", "urllib", "http", "requests", "pickle", "marshal", "shelve", "triton",
@@ -175,7 +175,7 @@ def code_lines(path: Path) -> int:
     return len(lines)
 
 
-def test_what_travels_is_small() -> None:
+def test_traveling_files_are_small() -> None:
     """An afternoon's reading, task layers of AllenNLP, causal models, translators and refusals included."""
     assert sum(map(code_lines, TRAVELERS)) <= 5700
 
@@ -190,7 +190,7 @@ def test_kernels_import_nothing_but_torch_and_numpy() -> None:
 
 
 def asked_at_home(tree: ast.AST) -> dict[str, set[str]]:
-    """By part of the package: the names that a file reads of it, by `getattr` or as attributes."""
+    """Names that a file reads of the package by `getattr` or as attributes, by module."""
     asked: dict[str, set[str]] = {}
 
     def part_of(node: ast.AST) -> str | None:
@@ -214,8 +214,8 @@ def asked_at_home(tree: ast.AST) -> dict[str, set[str]]:
     return asked
 
 
-def test_what_travels_asks_for_little_at_home() -> None:
-    """These names, which the package has, in files that import nothing of it; found in one way, written alike."""
+def test_traveling_files_look_up_few_names_of_the_package() -> None:
+    """Each name looked up in `elmo_hf` by files that do not import it exists there; all use the same lookup."""
     trees = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in TRAVELERS}
     asked = {stem: found for stem, tree in trees.items() if (found := asked_at_home(tree))}
     assert asked == ASKED_AT_HOME

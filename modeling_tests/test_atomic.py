@@ -51,8 +51,8 @@ def test_an_error_leaves_the_earlier_folder(tmp_path: Path, monkeypatch: pytest.
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_what_a_killed_process_left(tmp_path: Path) -> None:
-    """Killed while it wrote, between the two renamings, and behind them."""
+def test_remains_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    """Killed while it wrote, between the two renamings, and after them."""
     folder = tmp_path / "model"
     (tmp_path / f".model.{GONE}.writing").mkdir()
     (tmp_path / f".model.{GONE}.earlier").mkdir()

@@ -78,7 +78,7 @@ def test_labels_are_optional(tokenizer):
     collate = ElmoDataCollatorForMultipleChoice(tokenizer)
     assert "labels" not in collate(make_examples(tokenizer))
     assert "labels" not in collate(make_examples(tokenizer, label=[None, None]))
-    with pytest.raises(ValueError, match="1 labels for 2 examples"):
+    with pytest.raises(ValueError, match="1 labels.*2 examples"):
         collate(make_examples(tokenizer, label=[None, 1]))
 
 
@@ -87,5 +87,5 @@ def test_numbers_of_choices_that_differ_are_refused(tokenizer):
     questions = [*QUESTIONS, ("and", ["a", "b"])]
     with pytest.raises(ValueError, match="2.*2.*'input_ids'.*0.*3"):
         collate(make_examples(tokenizer, questions))
-    with pytest.raises(ValueError, match="no examples to collate"):
+    with pytest.raises(ValueError, match="examples is empty"):
         collate([])

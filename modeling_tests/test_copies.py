@@ -220,7 +220,7 @@ print("fine")
 
 
 def test_two_sets_of_kernels_in_one_process(folders: Path, tmp_path: Path) -> None:
-    """A checkpoint's code loads the installed kernels under a name of its own; the package, imported later, its own."""
+    """A checkpoint's code loads the installed kernels under a module name of its own, the package under another."""
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": str(ROOT)}
     process = run_python("-c", TWO_SETS, folders / "new", cwd=tmp_path, env=environment)
     assert process.returncode == 0 and process.stdout == "fine\n", process.stderr
@@ -261,7 +261,7 @@ print(json.dumps({"errors": errors, "ours": sorted(ours)}))
 
 
 def test_the_package_serves_where_it_is_not_imported(folders: Path, tmp_path: Path) -> None:
-    """A checkpoint's code finds damage and removes old code by the installed package, which leaves no other trace."""
+    """A checkpoint's code detects damage and removes old code through the installed package, without side effects."""
     old = tmp_path / "old"
     with tarfile.open(OLD_FOLDER) as archive:
         archive.extractall(old, filter="data")
@@ -282,7 +282,7 @@ def test_the_package_serves_where_it_is_not_imported(folders: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("part", OLD_CODE)
 def test_code_of_the_version_before_goes(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its files, that no longer travel, are known by name and content."""
+    """Its files that no longer travel are recognized by name and content."""
     entries = dict(entry.split(":") for entry in OLD_CODE[part].split())
     assert not {path.stem for room in ("model", "tokenizer") for path in ROOT.glob(f"elmo_hf/{room}/*")} & set(entries)
     content = b"# of before"

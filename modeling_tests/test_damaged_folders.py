@@ -182,10 +182,10 @@ def rewrite(path, **fields):
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "character_vocabulary.json"])
 def test_settings_that_are_no_json(folder, name, text):
     (folder / name).write_text(text)
-    with pytest.raises((ValueError, OSError), match=f"{folder}.*{name.partition('.')[0]}"):
+    with pytest.raises((ValueError, OSError), match=f"{folder / name}: "):
         load(folder, ElmoForPreTraining)
     if name != "config.json":
-        with pytest.raises((ValueError, OSError), match=name):
+        with pytest.raises((ValueError, OSError), match=f"{folder / name}: "):
             ElmoTokenizer.from_pretrained(folder)
 
 
@@ -196,15 +196,14 @@ def test_settings_that_are_no_json(folder, name, text):
 )
 def test_options_of_a_tokenizer_that_fail_in_use(folder, fields):
     rewrite(folder / "tokenizer_config.json", **fields)
-    with pytest.raises(ValueError, match=f"{folder}.*") as caught:
+    with pytest.raises(ValueError, match=f"{folder}: .*{next(iter(fields))}"):
         load(folder, ElmoForPreTraining, "tokenizer_config.json")
-    assert str(folder) in str(caught.value)
 
 
 def test_weights_of_another_shape(folder):
-    """The tensor, both shapes and the folder, not only an option of Transformers."""
+    """The error names the tensor, both shapes and the folder, not only an option of Transformers."""
     rewrite(folder / "config.json", cell_size=7)
-    with pytest.raises(RuntimeError, match=rf"{folder}: elmo.encoder.*has shape \(.*in the file.*asks for \("):
+    with pytest.raises(RuntimeError, match=rf"{folder}: elmo.encoder.*\(.*config\.json.*\("):
         ElmoForPreTraining.from_pretrained(folder)
     assert ElmoForPreTraining.from_pretrained(folder, ignore_mismatched_sizes=True).config.cell_size == 7
 
@@ -250,14 +249,14 @@ def test_sizes_that_the_weights_do_not_have(folder, fields):
     ids=lambda fields: "-".join(fields),
 )
 def test_sizes_of_new_parts(folders, kind, fields, tmp_path):
-    """Parts that the weights lack are new; of gigabytes, they are refused before they are made."""
+    """Parts that the weights lack are initialized; if they take gigabytes, they are refused before allocation."""
     folder = shutil.copytree(folders[kind], tmp_path / "folder", ignore=shutil.ignore_patterns("*.py"))
     rewrite(folder / "config.json", **fields)
     fault_of(folder, KINDS[kind][0])
 
 
 def test_configurations_of_other_copies(folder):
-    """Those of another version, that lack a field, are no damage; the sizes of all others are checked."""
+    """A configuration of another version that lacks a field is not damaged; the sizes of all others are checked."""
     config = ElmoConfig.from_pretrained(folder)
     del config.__dict__["maxout_sizes"]
     with pytest.raises(AttributeError):
@@ -290,9 +289,9 @@ def test_a_header_that_claims_gigabytes(folder):
     content = bytearray((folder / "model.safetensors").read_bytes())
     content[:8] = (2**40).to_bytes(8, "little")
     (folder / "model.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match=f"{folder}.*model.safetensors"):
+    with pytest.raises(ValueError, match=f"{folder}/model.safetensors: .*{2**40} bytes"):
         ElmoForPreTraining.from_pretrained(folder)
-    with pytest.raises(ValueError, match="model.safetensors"):
+    with pytest.raises(ValueError, match=f"{folder}/model.safetensors: .*{2**40} bytes"):
         embed(["the cat"], folder)
 
 
@@ -301,7 +300,7 @@ def test_a_pipe_in_place_of_a_file(folder, name):
     (folder / name).unlink()
     os.mkfifo(folder / name)
     kind = ElmoForPreTraining if name == "config.json" else ElmoTokenizer
-    with pytest.raises(ValueError, match=f"{name}: no regular file") as refused:
+    with pytest.raises(ValueError, match=f"{folder / name}: no regular file") as refused:
         kind.from_pretrained(folder)
     assert str(refused.value).count(str(folder)) == 1
 
@@ -309,12 +308,12 @@ def test_a_pipe_in_place_of_a_file(folder, name):
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
 def test_damage_is_told_once_by_what_loads_both(folder, name):
     (folder / name).write_text("{")
-    with pytest.raises(ValueError, match=f"{name}: ") as refused:
+    with pytest.raises(ValueError, match=f"{folder / name}: ") as refused:
         elmo_hf.embed(["a word"], folder)
     assert str(refused.value).count("Fetch or save") == 1
 
 
-def test_names_that_are_no_folder_are_told_of_as_before():
+def test_names_that_are_no_folder_raise_the_usual_errors():
     for load_one in (ElmoConfig.from_pretrained, ElmoModel.from_pretrained, ElmoTokenizer.from_pretrained):
         with pytest.raises((OSError, ValueError), match="no-such-elmo"):
             load_one("no-such-elmo")

@@ -219,11 +219,11 @@ def test_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("kind", "overrides", "error", "message"),
     [
-        (ElmoForPreTraining, {}, TypeError, "cannot export ElmoForPreTraining: expected ElmoModel"),
-        (ElmoForCausalLM, {}, TypeError, "cannot export ElmoForCausalLM: expected ElmoModel"),
-        (ElmoForMaskedLM, {"mask_token_id": 4}, TypeError, "cannot export ElmoForMaskedLM: expected ElmoModel"),
-        (ElmoForMultipleChoice, {}, TypeError, "cannot export ElmoForMultipleChoice: expected ElmoModel"),
-        (ElmoForQuestionAnswering, {}, TypeError, "cannot export ElmoForQuestionAnswering: expected ElmoModel"),
+        (ElmoForPreTraining, {}, TypeError, "ElmoForPreTraining.*ElmoModel"),
+        (ElmoForCausalLM, {}, TypeError, "ElmoForCausalLM.*ElmoModel"),
+        (ElmoForMaskedLM, {"mask_token_id": 4}, TypeError, "ElmoForMaskedLM.*ElmoModel"),
+        (ElmoForMultipleChoice, {}, TypeError, "ElmoForMultipleChoice.*ElmoModel"),
+        (ElmoForQuestionAnswering, {}, TypeError, "ElmoForQuestionAnswering.*ElmoModel"),
         (ElmoModel, {"bidirectional": False}, ValueError, "bidirectional=False"),
         (ElmoModel, {"weight_precision": "int8"}, ValueError, "weight_precision='int8'"),
         (

@@ -211,7 +211,7 @@ def does_embed(home: Home, member: Member, source: Path | None, folder: Path, tm
     tags = {"pos_tags": map(tags_of, SENTENCES)} if member.is_tagged else {}
     arrays = embed(SENTENCES, folder, layers="all", device="cpu", **tags)
     if member.is_tagged:
-        with pytest.raises(ValueError, match="Expected pos_tags, the tags of each sentence's words"):
+        with pytest.raises(ValueError, match="Expected pos_tags"):
             embed(SENTENCES, folder)
     for words, array in zip(SENTENCES, arrays, strict=True):
         one = model(**encode(tokenizer, [words], member, return_tensors="pt"), output_hidden_states=True)
@@ -257,7 +257,7 @@ def does_finetune(home: Home, member: Member, source: Path | None, folder: Path,
 
 
 def does_pretrain(home: Home, member: Member, source: Path | None, folder: Path, tmp_path: Path) -> None:
-    """From the member's own checkpoint, on text that repeats itself: the loss falls by a fifth."""
+    """From the member's own checkpoint, on repetitive text, the loss falls by a fifth."""
     text = [[WORDS[(start + place) % 6] for place in range(4)] for start in range(6)] * 10
     path, separator = tmp_path / "text.txt", "_" if member.is_tagged else None
     tagged = [
@@ -292,7 +292,7 @@ def does_pretrain(home: Home, member: Member, source: Path | None, folder: Path,
 
 
 def does_export(home: Home, member: Member, source: Path, folder: Path, tmp_path: Path) -> None:
-    """Bit by bit what was converted."""
+    """Bit for bit the original that was converted."""
     assert member.read is not None
     assert export(folder, tmp_path / "back").reversible
     theirs, ours = member.read(source), member.read(tmp_path / "back")
@@ -392,7 +392,7 @@ def refuse(member: Member, column: str, folder: Path, tmp_path: Path) -> None:
             export(folder, tmp_path / "back")
         assert not (tmp_path / "back").exists()
         return
-    with pytest.raises(CheckpointError, match=r"a Transformers model already .*expected an original checkpoint"):
+    with pytest.raises(CheckpointError, match=r"config\.json.*model_type|Transformers model already"):
         convert(folder, tmp_path / "hf") if column == "convert" else verify(folder, folder)
 
 

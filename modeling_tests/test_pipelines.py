@@ -136,7 +136,7 @@ class TestTokenClassificationByAField:
 
     @pytest.mark.parametrize("batch_size", [1, 3])
     def test_stride(self, words, model, batch_size):
-        """Each window has its own best sequence; of entities that overlap, the longer one or the surer one stays."""
+        """Each window has its own best sequence; of overlapping entities the longer or the more probable one stays."""
         words.model_max_length = 9
         tag = pipeline(
             "token-classification", model=model, tokenizer=words, aggregation_strategy="simple", stride=3,
@@ -283,11 +283,11 @@ class TestTextClassification:
             logits = self.logits(model, tokenizer, pair["text"], pair["text_pair"])
             assert found == self.expected(logits.softmax(-1))
         if sentence_pairs:
-            with pytest.raises(ValueError, match="Encode pairs"):
+            with pytest.raises(ValueError, match="sentence_pairs=True"):
                 classify(TEXTS[0])
 
     def test_long_and_short_texts(self, tokenizer):
-        """Read whole, however long: no length is too long for an LSTM."""
+        """Texts are read whole: an LSTM has no maximum length."""
         model, texts = self.model(), [" ".join(TEXTS * 60), TEXTS[1]]
         assert tokenizer(texts[0], return_tensors="pt")["input_ids"].shape[1] > 900
         found = pipeline("text-classification", model=model, tokenizer=tokenizer)(texts, batch_size=2, top_k=None)

@@ -37,7 +37,7 @@ def test_no_file_needs_posix_to_be_imported(path: Path) -> None:
         assert not (isinstance(node, ast.Attribute) and ast.unparse(node) in POSIX_CALLS), ast.unparse(node)
 
 
-# Where each call that only POSIX has is made, behind a question of the system.
+# Files with POSIX-only calls, and the check of the system that guards them.
 ASKED = {"elmo_hf/kernels/cpu/builder.py": 'os.name != "posix"', "elmo_hf/cli/pretrain.py": "hasattr(os, "}
 
 

@@ -115,21 +115,21 @@ BAD = {
     "too few numbers": (glove() + b"dog 1 2\n", r"line 6: 'dog 1 2' has 2 numbers; expected 3"),
     "too many numbers": (glove() + b"dog 1 2 3 4\n", r"line 6: 'dog 1 2 3 4' has 4 numbers; expected 3"),
     "cut off": (glove()[:-12], "line 5: .*expected 3"),
-    "no numbers": (b"the cat sat\n", "line 1: 'the cat sat'; expected a word and its numbers"),
-    "no number": (glove() + b"unseen 1 2,5 3\n", "line 6: '2,5' of the word 'unseen' is no number"),
-    "not a number": (glove() + b"unseen 1 nan 3\n", "line 6: the vector of the word 'unseen' holds nan"),
-    "too large": (glove() + b"unseen 1 1e39 3\n", "line 6: the vector of the word 'unseen' holds inf"),
-    "latin-1": (glove() + b"caf\xe9 1 2 3\n", "line 6: byte 0xe9 of the word .* is not UTF-8"),
-    "fewer words than promised": (b"6 3\n" + glove(), "line 6: ends after 5 words; expected 6"),
-    "more words than promised": (b"4 3\n" + glove(), "line 6: ends after 5 words; expected 4"),
-    "truncated binary": (binary()[:-5], "word 5: the file ends; expected 5 words of 3 float32 numbers"),
+    "no numbers": (b"the cat sat\n", "line 1: 'the cat sat'"),
+    "no number": (glove() + b"unseen 1 2,5 3\n", "line 6: '2,5'.*word 'unseen'"),
+    "not a number": (glove() + b"unseen 1 nan 3\n", "line 6: .*'unseen' holds nan"),
+    "too large": (glove() + b"unseen 1 1e39 3\n", "line 6: .*'unseen' holds inf"),
+    "latin-1": (glove() + b"caf\xe9 1 2 3\n", "line 6: byte 0xe9.*UTF-8"),
+    "fewer words than promised": (b"6 3\n" + glove(), "line 6.*5 words.*6"),
+    "more words than promised": (b"4 3\n" + glove(), "line 6.*5 words.*4"),
+    "truncated binary": (binary()[:-5], "word 5: the file ends.* 5 words of 3 float32"),
     "binary without words": (b"5 3\n\0\0\0", "word 1: the file ends"),
     "longer binary": (binary() + b"more", "goes on behind word 5"),
-    "infinite binary": (binary(VECTORS | {"unseen": [0, np.inf, 0]}), "word 6: the vector of the word 'unseen' holds"),
-    "latin-1 binary": (binary().replace("straße".encode(), b"stra\xdfe"), "word 5: byte 0xdf .* is not UTF-8"),
-    "truncated gzip": (gzip.compress(glove())[:-20], "damaged gzip file"),
-    "damaged gzip": (gzip.compress(glove())[:20] + b"\0" * 40, "damaged gzip file"),
-    "zip": (b"PK\x03\x04 and so on", "a zip archive.*Unpack"),
+    "infinite binary": (binary(VECTORS | {"unseen": [0, np.inf, 0]}), "word 6: .*'unseen' holds"),
+    "latin-1 binary": (binary().replace("straße".encode(), b"stra\xdfe"), "word 5: byte 0xdf.*UTF-8"),
+    "truncated gzip": (gzip.compress(glove())[:-20], "damaged gzip"),
+    "damaged gzip": (gzip.compress(glove())[:20] + b"\0" * 40, "damaged gzip"),
+    "zip": (b"PK\x03\x04 and so on", "a zip archive"),
     "no columns": (b"3 0\na\nb\nc\n", "line 1: vectors of no numbers"),
 }
 
@@ -147,10 +147,10 @@ def test_bad_files_are_refused(case, tmp_path):
 def test_another_size_is_refused(tmp_path):
     for content in (glove(), word2vec(), binary()):
         (tmp_path / "vectors").write_bytes(content)
-        with pytest.raises(ValueError, match="line 1: vectors of 3 numbers; expected 5"):
+        with pytest.raises(ValueError, match="line 1.*3 numbers.*5"):
             read_word_vectors(tmp_path / "vectors", WORDS, size=5)
     (tmp_path / "vectors").write_bytes(glove())
-    with pytest.raises(ValueError, match="expected the number of words and of columns"):
+    with pytest.raises(ValueError, match='line 1: .*format="text"'):
         read_word_vectors(tmp_path / "vectors", WORDS, format="word2vec-binary")
     with pytest.raises(FileNotFoundError):
         read_word_vectors(tmp_path / "other", WORDS)
@@ -250,7 +250,7 @@ class TestStart:
             start_from_word_vectors(small, tokenizer, path)
         (tmp_path / "other.txt").write_bytes(b"chat 1 2 3\n")
         before = model.task_layers.word_vectors.word_embeddings.weight.clone()
-        with pytest.raises(ValueError, match="none of the tokenizer's 15 words"):
+        with pytest.raises(ValueError, match="tokenizer's 15 words"):
             start_from_word_vectors(model, tokenizer, tmp_path / "other.txt")
         assert torch.equal(model.task_layers.word_vectors.word_embeddings.weight, before)
 

@@ -101,7 +101,7 @@ def test_a_row_is_killed_with_what_it_has_started(
     class Options:
         @property
         def time_limit(self) -> float:
-            """None is left once all has started."""
+            """No cell is left once all have started."""
             while not place.exists() or not place.read_text():
                 time.sleep(0.02)
             return 0.0

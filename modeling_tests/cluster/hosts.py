@@ -41,7 +41,7 @@ class Host:
         return subprocess.Popen(inside, env={**os.environ, **environment}, cwd=ROOT, **options)
 
     def lose(self) -> None:
-        """Pull its cable, so that nobody hears of its end, and kill all that runs on it."""
+        """Cut the host's link, so that no peer sees its end, and kill its processes."""
         ip("-n", self.name, "link", "set", INTERFACE, "down")
         self.end()
 

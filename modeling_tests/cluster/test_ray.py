@@ -81,7 +81,7 @@ def add_node(cluster, cpus: int) -> None:
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[str]:
-    """A bucket of an object store, before the nodes begin: they are told of it by the environment."""
+    """A bucket of an object store, made before the nodes start: they find it through the environment."""
     with object_store("127.0.0.1") as bucket, pytest.MonkeyPatch.context() as patch:
         for name, value in bucket.environment.items():
             patch.setenv(name, value)

@@ -87,7 +87,7 @@ def by_accelerate(rank: int, main: Host) -> list[str]:
     [(by_torchrun, "s3://corpus/*.parquet", Host.end), (by_accelerate, "owner/corpus", Host.lose)],
     ids=["torchrun, an object store, killed", "accelerate launch, a streamed data set of the Hub, unplugged"],
 )
-def test_a_lost_host_costs_no_bit(
+def test_a_lost_host_changes_no_bit_of_the_result(
     launched: Callable[[int, Host], list[str]],
     source: str,
     lose: Callable[[Host], None],

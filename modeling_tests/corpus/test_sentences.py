@@ -491,11 +491,11 @@ def test_columns_that_a_format_lacks(tmp_path):
         (
             "a.conllu",
             {"pos_column": "tags"},
-            r"a\.conllu: column 'tags' of CoNLL-U: expected one of id, form, .* number",
+            r"a\.conllu: column 'tags'",
         ),
-        ("a.conllu", {"text_column": "10"}, r"a\.conllu: column '10' of CoNLL-U"),
-        ("a.conllu", {"pos_separator": "_"}, "is CoNLL-U, which has columns of parts of speech: .*pos_column"),
-        ("a.txt", {"id_column": "id"}, "id_column='id': .*a.txt is plain text, which has no columns"),
+        ("a.conllu", {"text_column": "10"}, r"a\.conllu: column '10'"),
+        ("a.conllu", {"pos_separator": "_"}, r"a\.conllu .*CoNLL-U.*pos_column"),
+        ("a.txt", {"id_column": "id"}, "id_column='id': .*a.txt"),
     ):
         with pytest.raises(ValueError, match=message):
             open_corpus(tmp_path / name, **options)

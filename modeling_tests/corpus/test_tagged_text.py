@@ -83,10 +83,10 @@ def test_records():
         assert sentence_of_record(words, tags, columns, here, ["Y", "X"]) == TaggedSentence(["a", "b"], ["X", None])
     assert sentence_of_record(["a\tb", ""], ["X", ""], columns, here) == TaggedSentence(["a\tb", ""], ["X", None])
     for words, tags, message in (
-        (["a"], ["X", "Y"], "columns 'words' and 'tags': 2 tags for the 1 words"),
-        (["a"], [1], "tags holds 1 of type int"),
-        ({"a": 1}, ["X"], "column 'words' holds .*: expected a list with one entry for each word"),
-        (["a"], None, "column 'tags' holds None: expected a list"),
+        (["a"], ["X", "Y"], "columns 'words' and 'tags': 2 tags.* 1 words"),
+        (["a"], [1], "tags.* 1 .*int"),
+        ({"a": 1}, ["X"], "column 'words'.*{'a': 1}"),
+        (["a"], None, "column 'tags'.* None"),
     ):
         with pytest.raises(ValueError, match=f"file, line 7.*{message}"):
             sentence_of_record(words, tags, columns, here)
