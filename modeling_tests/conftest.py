@@ -83,6 +83,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
         monkeypatch.setenv("HF_TOKEN", "hf_writer")
-        # Transformers keeps a client that knows the address.
+        # Transformers caches a client with the address.
         monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
         yield server

@@ -17,14 +17,14 @@ def write_no_figure(figure: Any, path: str | os.PathLike[str], **_: Any) -> None
 
 
 def take() -> None:
-    """Take all that concern what is imported by now."""
-    os.fsync = lambda descriptor: None  # the machine of the tests keeps its power
+    """Apply the shortcuts for all modules imported by now."""
+    os.fsync = lambda descriptor: None  # tests need no durability
     if (figure := sys.modules.get("matplotlib.figure")) and figure.Figure.savefig is not write_no_figure:
         drawing.append(figure.Figure.savefig)
         figure.Figure.savefig = write_no_figure
     utils = sys.modules.get("transformers.dynamic_module_utils")
     if utils is not None and "get_relative_imports" not in remembered:
-        # Asked for each of our files whenever a model is saved: a tenth of the time of all tests.
+        # Called for each of our files whenever a model is saved: a tenth of the time of all tests.
         remembered["get_relative_imports"] = read = utils.get_relative_imports
         kept = functools.cache(read)
         utils.get_relative_imports = lambda file: list(kept(str(file))) if str(file).startswith(PACKAGE) else read(file)

@@ -101,7 +101,7 @@ def generated(folder, words):
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
     batch = tokenizer(words, is_split_into_words=True, return_tensors="pt")
-    # By their ids alone: it finds its words' characters in the folder's tokenizer.
+    # With word ids alone, the model takes the characters from the folder's tokenizer.
     return model.generate(batch["input_ids"][:, :-1], max_new_tokens=3, do_sample=False).tolist()
 
 

@@ -50,7 +50,7 @@ def test_calls_that_only_posix_has_stand_where_the_system_is_asked() -> None:
         if calls & POSIX_CALLS:
             question = ASKED.get(path.relative_to(ROOT).as_posix())
             assert question is not None and question in text, path
-        # Asking whether a process lives, by signal 0, ends it on Windows.
+        # On Windows, `os.kill` with signal 0 ends the process.
         assert "os.kill" not in calls or "os.name" in text, path
 
 

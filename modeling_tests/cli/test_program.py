@@ -42,7 +42,7 @@ def test_help_is_one_screen(program, name, capsys, monkeypatch) -> None:
     example = shown["--help"].partition("\nExample:\n")[2].splitlines()
     assert f"{program.name} {name}" in example[-1]
     assert shown["--help"].startswith(f"usage: {program.name} {name}")
-    # What the one leaves out the other shows, and the first says so.
+    # --help names --help_all exactly where that shows more.
     assert ("--help_all" in shown["--help"]) == (len(shown["--help_all"]) > len(shown["--help"]))
 
 

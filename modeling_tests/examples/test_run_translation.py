@@ -161,7 +161,7 @@ def test_beam_search_finds_likelier_texts(run: Run, corpus: Path) -> None:
     """The best of each step, and the best of four beams, judged by the model."""
     model, tokenizer, _ = load(run.output)
     torch.manual_seed(0)
-    for parameter in model.decoder.parameters():  # a model that is not sure of anything
+    for parameter in model.decoder.parameters():  # a model with flat distributions
         parameter.data += 0.15 * torch.randn_like(parameter)
     batch = tokenizer(lines_of(corpus / "test.en"), padding=True, return_tensors="pt")
     scores = []

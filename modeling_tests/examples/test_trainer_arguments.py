@@ -26,7 +26,7 @@ TINY = {
     "max_characters_per_word": 20,
     "projection_size": 8,
     "cell_size": 12,
-    # What a batch teaches must not depend on how it is divided.
+    # A step must not depend on how its batch is divided.
     "representation_dropout": 0.0,
     "scalar_mix_l2": 0.01,
 }

@@ -162,7 +162,7 @@ def test_a_word_model_cannot_do_without_its_vocabulary(tmp_path):
     with pytest.raises(CheckpointError, match="weights.hdf5: .*--vocabulary$"):
         verify(tmp_path / "out", tmp_path / "source")
     assert verify(tmp_path / "out", tmp_path / "source", vocabulary=tmp_path / "v").passed
-    # The wrong words for the rows are found out.
+    # A vocabulary of another size than the table is refused.
     (tmp_path / "w").write_text("".join(word + "\n" for word in VOCABULARY[::-1]))
     assert not verify(tmp_path / "out", tmp_path / "source", vocabulary=tmp_path / "w").passed
     (tmp_path / "w").write_text("".join(word + "\n" for word in [*VOCABULARY, "more"]))

@@ -65,7 +65,7 @@ def test_every_arrow_across_is_used():
 
 def test_every_room_is_in_the_table():
     assert len(FORMATS) == len(ROOMS)
-    # AllenNLP reads what is written for bilm-tf, and nothing is trained there any more.
+    # No export to AllenNLP's biLM and task archives: AllenNLP reads bilm-tf's files.
     assert len(EXPORTS) == len(ROOMS) - 2
 
 

@@ -37,7 +37,7 @@ def make_model(tokenizer: ElmoTokenizer, **changes: Any) -> ElmoForPreTraining:
         "num_highway_layers": 1,
         "projection_size": 6,
         "cell_size": 10,
-        "lstm_input_dropout": 0.3,  # must not act
+        "lstm_input_dropout": 0.3,  # must have no effect
     }
     return ElmoForPreTraining(ElmoConfig(**{**fields, **changes}))
 

@@ -222,7 +222,7 @@ def test_half_precision_around_integers(tmp_path):
     found = vectors(half)
     assert found.dtype == torch.bfloat16
     assert errors(found.float(), expected)[0] < 0.05
-    # The forget gate has its bias: without, nothing comes close.
+    # The forget gate keeps its bias: without it, values would differ widely.
     assert_same(copy.deepcopy(model).to(torch.bfloat16), half)
 
 

@@ -47,7 +47,7 @@ def test_outputs_and_gradients(
     projected: bool, clips: tuple[float | None, float | None], sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All gradients, also through the final state, and where rows stop early or have no words."""
-    # What is never written must not be read.
+    # Unwritten memory is NaN and must not be read.
     monkeypatch.setattr(torch, "empty_like", lambda tensor, **given: torch.full_like(tensor, float("nan"), **given))
     monkeypatch.setattr(Tensor, "new_empty", lambda tensor, *shape: tensor.new_full(shape, float("nan")))
     tensors = problem(sum(sizes), projected)

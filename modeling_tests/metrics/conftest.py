@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _own_evaluate_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The package of copied files is imported once in a process and looks for all of them where the first one was.
+    # The package of copied files is imported once per process and looks for all files where the first one was.
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not Path(entry, "evaluate_modules").is_dir()])
     for name in [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]:

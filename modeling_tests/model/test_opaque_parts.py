@@ -31,7 +31,7 @@ BATCHES = [
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     torch._dynamo.reset()
-    # Everything compiled is described to this log, if anybody listens, as pytest does.
+    # PyTorch formats each compiled graph for this log while a handler such as pytest's captures it.
     monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)
 
 

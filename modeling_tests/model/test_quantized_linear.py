@@ -117,7 +117,7 @@ def test_fast_and_plain_matmuls_agree(kind, bias):
         values = ROWS[kind](rows, inputs)
         with torch.no_grad():
             found, expected = layer(values), plain(layer, values)
-        # Sums of integers are exact; what is left are the last bits of scaling them.
+        # Integer sums are exact; only the last bits of their scaling differ.
         assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
@@ -153,7 +153,7 @@ def test_the_kernel_chosen_is_exact():
     if kernel is None:
         pytest.skip("this build of PyTorch has no integer kernel")
     assert kernel in (ONEDNN, FBGEMM) and is_exact(kernel, levels)
-    # More is not left on the table.
+    # Fewer levels are used only where neither kernel is exact with 127.
     if levels != 127:
         assert not is_exact(ONEDNN, 127) and not is_exact(FBGEMM, 127)
 
@@ -192,7 +192,7 @@ def test_the_error_of_rounding(width, outputs):
     found = quantized(linear)(inputs)
     assert (found - expected).abs().max() <= 0.03 * expected.abs().max()
     assert nn.functional.cosine_similarity(found, expected).min() > 0.9997
-    # Weights alone; and the 7 bits of older processors cost no more than twice as much.
+    # Rounding of the weights alone; the 7 bits of older CPUs cost at most twice as much.
     units, step = integer_inputs(inputs, REDUCED_LEVELS)
     assert bool(((units * step - inputs).abs() <= 0.5001 * step).all())
 

@@ -274,7 +274,7 @@ def test_dropout_acts_where_it_should():
             loud = model(**batch).last_hidden_state
             assert not torch.allclose(loud, quiet, atol=1e-3), name
             assert not torch.equal(loud, model(**batch).last_hidden_state)
-            # What was built can be quietened by the configuration.
+            # `set_dropout(0.0)` turns off the dropout of a built model, too.
             model.config.set_dropout(0.0)
             torch.testing.assert_close(model(**batch).last_hidden_state, quiet, rtol=0, atol=2e-6)
 

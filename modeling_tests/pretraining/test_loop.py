@@ -624,7 +624,7 @@ def test_a_loss_that_is_not_finite_saves_the_batch_and_keeps_the_checkpoint(
     assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-00000004"]
     assert len(losses(output)) == 6
 
-    # Whatever broke it is gone: the same command goes on.
+    # Once the cause is removed, the same command continues.
     monkeypatch.setattr(StreamingObjective, "forward", forward)
     assert pretrain(settings(corpus, output)).step == 14
 

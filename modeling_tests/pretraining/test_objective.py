@@ -195,7 +195,7 @@ def test_states_are_forgotten_where_sentences_begin() -> None:
     torch.testing.assert_close(result.loss, plain(batch, by_hand).loss, atol=1e-12, rtol=0)
     torch.testing.assert_close(objective.contexts(batch, carried)[1], plain.contexts(batch, by_hand)[1])
     assert (result.loss - plain(batch, carried).loss).abs() > 1e-4
-    assert carried.hidden[:, 0, 0].abs().sum() > 0  # the given state is a value, and stays
+    assert carried.hidden[:, 0, 0].abs().sum() > 0  # the given state is unchanged
     with pytest.raises(ValueError, match="reset_states=True"):
         objective(small_batch(), carried)
 

@@ -118,7 +118,7 @@ def test_a_run_with_workers(corpus: Path, tmp_path: Path) -> None:
 
 def test_a_step_asks_a_gpu_once(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One host sync for losses and norm, after the backward pass; prepared batches cause none."""
-    monkeypatch.setenv("ELMO_HF_KERNELS", "reference")  # those for a CPU look at its tensors
+    monkeypatch.setenv("ELMO_HF_KERNELS", "reference")  # the CPU kernels read the tensors
     step, found = loop.Run._step, []
 
     def watched(run: loop.Run, batches: Any) -> bool:

@@ -318,7 +318,7 @@ def test_folders_are_replaced_with_force_only(tmp_path):
     with pytest.raises(CheckpointError, match="--overwrite"):
         export(tmp_path / "hf", tmp_path / "back")
     export(tmp_path / "hf", tmp_path / "back", force=True)
-    # An original is not replaced, whatever is said.
+    # An original is not replaced, even with --overwrite.
     (tmp_path / "m" / "cnn_test.json").unlink()
     with pytest.raises(CheckpointError, match="not empty.*'elmo'"):
         export(tmp_path / "hf", tmp_path / "m", force=True)

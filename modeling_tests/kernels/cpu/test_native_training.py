@@ -81,7 +81,7 @@ def test_outputs_and_gradients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All gradients, also through the final state, and where rows stop early or have no words."""
-    # What is never written must not be read.
+    # Unwritten memory is NaN and must not be read.
     monkeypatch.setattr(native_training, "_empty", lambda *shape: torch.full(shape, float("nan")))
     monkeypatch.setattr(native_training, "in_huge_pages", lambda count, _: torch.full((count,), float("nan")))
     tensors = problem(sizes, **shape)

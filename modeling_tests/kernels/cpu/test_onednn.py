@@ -301,7 +301,7 @@ def test_an_adapter_merged_into_bfloat16_is_seen():
     layer = linear(64, 256, bias=False, dtype=torch.bfloat16)
     fast_linear(layer)
     before, weight = prepared_weights._prepared[layer], layer.weight.clone()
-    # So little that most values are rounded to what they were.
+    # A change so small that most values round to their old value.
     layer.weight.data += (3e-3 * weight.float() * torch.randn(256, 64)).to(torch.bfloat16)
     assert 0.02 < layer.weight.ne(weight).float().mean() < 0.5
     fast_linear(layer)

@@ -284,7 +284,7 @@ def test_half_precision(
     ]
     rounding = torch.finfo(dtype).eps
     for true, usual, ours in (*zip(truth, plain, found, strict=True), *zip(*gradients, strict=True)):
-        # Two roundings of the largest value are luck, not a fault.
+        # An error of two roundings of the largest value is within the tolerance.
         assert error(ours, true) <= 1.5 * error(usual, true) + 2 * rounding
     assert [gradient.dtype for gradient in gradients[2]] == [tensor.dtype for tensor in problem.tensors]
 

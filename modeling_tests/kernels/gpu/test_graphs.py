@@ -80,7 +80,7 @@ class TestOwners:
         assert {graph.pool for graph in Graph.alive} == {other._pool} != {first._pool}
         owners.most_bytes = 2 * other.nbytes
         third = self.use(owners, 2)
-        # The stream of the one that is gone serves again.
+        # The stream of the destroyed graph is reused.
         assert third.capture_stream is first.capture_stream
         assert len(owners) == 2
         owners.clear()

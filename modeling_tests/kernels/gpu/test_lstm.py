@@ -139,7 +139,7 @@ class TestEncoder:
         mask = torch.tensor([[0, 1], [1, 1]], device=device).bool()
         words = torch.randn(2, 2, WIDTH, device=device) * mask[:, :, None]
         with torch.no_grad():
-            encoder(words, mask)  # what is made once may wait
+            encoder(words, mask)  # one-time preparation may sync
             with waits(device) as found:
                 encoder(words, mask)
         assert found == []
@@ -147,7 +147,7 @@ class TestEncoder:
     @pytest.mark.usefixtures("no_launches")
     def test_host_syncs_of_a_whole_model(self, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Host syncs: positions of the words, which of them are distinct, the check of that, and their lengths."""
-        monkeypatch.setenv("ELMO_HF_KERNELS", "gpu")  # those for a CPU look at its tensors
+        monkeypatch.setenv("ELMO_HF_KERNELS", "gpu")  # the CPU kernels read the tensors
         model = with_large_weights(ElmoModel(tiny_config())).to(device).eval()
         batch = {name: part.to(device) for name, part in batch_of(["a b", "b"], "left").items()}
         with torch.no_grad():
