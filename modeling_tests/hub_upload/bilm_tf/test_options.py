@@ -105,7 +105,7 @@ def test_damaged_json(tmp_path):
     for content, message in (
         (b'{"lstm": {', "not valid JSON .*line 1"),
         (b"\xff\xfe", "not valid JSON"),
-        (b"[1]", r"o\.json: holds a list"),
+        (b"[1]", r"options\.json: holds a list"),
         (b"[" * 100_000, "not valid JSON"),
     ):
         path.write_bytes(content)
