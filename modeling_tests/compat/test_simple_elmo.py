@@ -158,5 +158,5 @@ def test_refusals(loaded, tmp_path):
     with pytest.raises(TypeError, match="sentence 1.*'a cat'.*list"):
         loaded.get_elmo_vectors([["a"], "a cat"])
     write_bilm(tmp_path / "bare")
-    with pytest.raises(ValueError, match=rf"{tmp_path / 'bare'} lacks \d+ weights of ElmoForPreTraining, softmax"):
+    with pytest.raises(ValueError, match=r"lacks \d+ weights of ElmoForPreTraining, softmax\.bias"):
         ElmoModel().load(tmp_path / "bare", full=True)
