@@ -181,7 +181,8 @@ class Cells:
             "test": results[f"test_{metric}"],
             "validation": results[f"eval_{metric}"],
         }
-        record |= {"epochs": results.get("epoch"), "command": command, "seconds": round(time.monotonic() - began, 1)}
+        shown = [part.replace(str(self.args.data), "DATA") for part in command]
+        record |= {"epochs": results.get("epoch"), "command": shown, "seconds": round(time.monotonic() - began, 1)}
         if self.args.typos and cell.share == 1 and cell.task != "multi30k":
             record["typos"] = self._with_typos(cell, folder)
         with self.path.open("a", encoding="utf-8") as file:

@@ -129,8 +129,8 @@ def perplexity_table(path: Path) -> list[str]:
 
 
 def commands_of(cells: Cells) -> list[str]:
-    """The command of each task and variant, from its first run on all training data."""
-    lines = ["```sh"]
+    """The command of each task and variant, from its first run on all training data; `DATA` is the data's folder."""
+    lines = ["```sh no_run"]
     for task in TASKS:
         for variant in VARIANTS:
             runs = chosen(cells, task, variant, 1.0)
@@ -142,14 +142,15 @@ def commands_of(cells: Cells) -> list[str]:
 def page(folder: Path, output: Path) -> list[str]:
     """Lines of the page; also writes its picture."""
     cells = read_cells(folder / "cells.jsonl")
-    lines = ["# Results", "", "Made by `python benchmarks/results_page.py`; nothing here is written by hand.", ""]
+    made = "Made by `benchmarks/results_page.py` from the runs of `benchmarks/results.py`; the commands are at the end."
+    lines = ["# Results", "", made, ""]
     if cells:
         lines += [
             "## Tasks",
             "",
             "Test scores of the best validation epoch: mean, sample deviation and, in parentheses, the runs.",
             "The learning rate of each variant is the one with the best validation result of the first seed. The last",
-            "column: how many fewer errors, relative, the better of (d) and (e) makes than the better of (a) and (b).",
+            "column is the relative reduction of errors, from the better mean of (a) and (b) to that of (d) and (e).",
             "",
         ]
         for share in sorted({cell["share"] for cell in cells}, reverse=True):
@@ -171,7 +172,7 @@ def page(folder: Path, output: Path) -> list[str]:
         lines += [
             "## BLiMP",
             "",
-            "Right pairs in percent; a tie is not right.",
+            "Accuracy in percent; ties count as incorrect.",
             "",
             path.read_text("utf-8").strip(),
             "",
