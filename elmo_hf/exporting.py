@@ -152,7 +152,7 @@ class _DenseEncoder(ElmoEncoder):
 
 class _DenseTransformerEncoder(ElmoTransformerEncoder):
     def forward(
-        self, words: Tensor, mask: Tensor, initial_state: Any = None, with_shares: bool = False
+        self, words: Tensor, mask: Tensor, initial_state: Any = None, output_attentions: bool = False
     ) -> tuple[list[Tensor], None]:
         lengths = mask.sum(dim=1, keepdim=True)
         inputs = words + self.positions((mask.cumsum(dim=1) - 1).clamp(min=0)).to(words.dtype)

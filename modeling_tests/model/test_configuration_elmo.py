@@ -110,7 +110,7 @@ def test_configurations_share_nothing():
         ({"character_filters": []}, "character_filters is empty.*or word_embedding_size"),
         (
             {"word_embedding_size": 100, "tie_word_embeddings": True},
-            "reads projection_size=512 values and a row of the table has word_embedding_size=100",
+            "projection_size=512.*word_embedding_size=100",
         ),
         ({"num_pos_tags": -1}, "num_pos_tags=-1: expected 0 or more"),
         ({"num_pos_tags": 3, "pos_tag_embedding_size": 0}, "pos_tag_embedding_size=0: expected at least 1"),

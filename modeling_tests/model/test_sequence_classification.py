@@ -86,7 +86,9 @@ def plain_pooled(model, words, ids):
     """Pool (words, width), NumPy, without sentence boundaries, unless there is nothing else."""
     inside = [word for word, token in zip(words, ids, strict=True) if token not in BOUNDARIES]
     pooling = model.sentence_encoder.pooling
-    return np.concatenate([plain_pooling(pooling, way, np.array(inside or list(words))) for way in pooling.ways])
+    return np.concatenate(
+        [plain_pooling(pooling, method, np.array(inside or list(words))) for method in pooling.methods]
+    )
 
 
 def rows_of(model, batch):
@@ -559,7 +561,7 @@ class TestBiattentiveNetwork:
         assert (words[mask][1] != 0).all() and (words[mask][0, :4] == 0).all()
 
     def test_pairs_are_refused(self):
-        with pytest.raises(StrictDataclassClassValidationError, match="integrator_size with sentence_pairs"):
+        with pytest.raises(StrictDataclassClassValidationError, match="integrator_size=.*sentence_pairs=False"):
             make_model(**BCN, sentence_pairs=True)
 
     def test_round_trip_and_training(self, tmp_path):
