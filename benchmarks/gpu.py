@@ -11,8 +11,8 @@ is printed and saved as soon as it is finished. The columns of a row alternate; 
 - *biLM*: the recurrent layers over word vectors, in inference. *ours*; *eager*, the same without CUDA graphs;
   *unfused*, with the gates' matmul by cuBLAS and the cell in a separate kernel; *plain*, a plain PyTorch loop (as
   AllenNLP's: step by step, with masks for finished rows); *allennlp* itself if requested; *unclipped*,
-  `torch.nn.LSTM(proj_size=...)` by cuDNN, which has neither clipping nor masks and is only an upper bound; *whole*, from
-  character ids to representations; *quarters*, the same in four calls.
+  `torch.nn.LSTM(proj_size=...)` by cuDNN, an upper bound without clipping and masks; *whole*, from character ids to
+  representations; *quarters*, the same in four calls.
 - *biLM training*: forward and backward pass of the recurrent layers; *uneven*, with sentences of 1 to all words.
 - *projection*, *d_hidden*: the two matmuls of a step with the fewest outputs, as *one* call, and split along the inner
   dimension into *parts*, as a batched matmul. Microseconds, not words/s.
