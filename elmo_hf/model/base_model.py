@@ -253,8 +253,8 @@ class ElmoModel(ElmoPreTrainedModel):
         """
         if max_megabytes is not None and isinstance(self.embeddings, ElmoWordEmbeddings):
             raise ValueError(
-                "this model reads words by their id: their vectors are a table already, and there is nothing to cache. "
-                "Do not call cache_word_vectors"
+                f"cache_word_vectors({max_megabytes}) for a model without character_filters: it reads words by their "
+                "id, and their vectors are a table already. Leave cache_word_vectors out"
             )
         if max_megabytes is not None and not max_megabytes > 0:
             raise ValueError(f"max_megabytes={max_megabytes}: expected more than 0, or None for no cache")

@@ -87,12 +87,15 @@ def check_config(folder: Path, config: ElmoConfig, notes: list[str]) -> None:
         (config.joins_words and config.character_projection, "characters projected before they are joined to words"),
         (not config.joins_words and not config.character_projection and config.character_filters, "no projection"),
         (config.character_projection_location != "after_highway", "a projection before the highways"),
-        (config.cell_clip == 0 or config.projection_clip == 0, "a clip of 0, which means none there"),
+        (
+            config.cell_clip == 0 or config.projection_clip == 0,
+            f"cell_clip={config.cell_clip} and projection_clip={config.projection_clip}, of which 0 means none there",
+        ),
     ):
         if condition:
             raise CheckpointError(
-                f"{folder}: {fault}: no ELMoForManyLangs model is so, and of all original formats only theirs holds a "
-                "dictionary of characters"
+                f"{folder}: {fault}: ELMoForManyLangs, the only original format with a dictionary of characters, has "
+                "no such models"
             )
 
 

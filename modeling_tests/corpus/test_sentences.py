@@ -346,7 +346,7 @@ def test_undecodable_bytes_are_refused_skipped_or_replaced(tmp_path, small_block
     with pytest.warns(UserWarning, match=r"text\.txt") as caught:
         assert list(open_corpus(path, undecodable="skip")) == ["good"] * 201
     first, last = [str(each.message) for each in caught]
-    assert "line 201, byte 2" in first and first.endswith("left the line out")
+    assert "line 201, byte 2" in first and first.endswith("the line is skipped")
     assert last == f"{path}: left out 2 lines that are not utf-8"
     with pytest.warns(UserWarning, match=r"201.*2.*put U\+FFFD"):
         lines = list(open_corpus(path, undecodable="replace"))
@@ -380,7 +380,7 @@ def test_an_empty_file_is_refused(tmp_path, suffix):
 def test_a_damaged_file_is_named(tmp_path, suffix):
     path = write(tmp_path / f"text{suffix}", LINES * 50)
     path.write_bytes(path.read_bytes()[:-60])
-    with pytest.raises(ValueError, match=rf"text\{suffix} is damaged or cut short"):
+    with pytest.raises(ValueError, match=rf"text\{suffix}.*damaged"):
         list(open_corpus(path))
     path.write_bytes(b"this was never compressed")
     with pytest.raises(ValueError, match=rf"text\{suffix} is damaged"):

@@ -102,7 +102,7 @@ def test_words_with_odd_characters_survive(tmp_path):
 def test_words_that_no_line_can_hold_are_unknown_ones(tmp_path):
     """NUL in a text once left a file of counts without its vocabulary."""
     words = ["a\0b", "c", "\ud800", "New York", "a\tb", "d\n", "", "\u3000"]
-    with pytest.warns(UserWarning, match=r"5 of 9 words hold what no line of a vocabulary can, such as NUL") as told:
+    with pytest.warns(UserWarning, match="5 of 9 words") as told:
         vocabulary = build_vocabulary(Corpus.from_sentences([words, ["c"]]), progress=False)
     assert len(told) == 1
     assert vocabulary.words[3:] == ("c", "New York", "a\tb") and vocabulary.counts[2] == 5

@@ -99,7 +99,7 @@ def test_a_lost_state_is_told(text, tmp_path, both, monkeypatch):
     monkeypatch.undo()
     next(output.glob("embeddings-00002-*")).unlink()
     next(output.glob("state-00001-*")).unlink()
-    with pytest.raises(ValueError, match="state-00001-of-.* is missing or damaged .* Start anew with overwrite"):
+    with pytest.raises(ValueError, match="state-00001-of-.*overwrite"):
         embed_corpus(text, output, *both, **CARRIED, **OPTIONS)
     embed_corpus(text, output, *both, overwrite=True, **CARRIED, **OPTIONS)
     check_equal(read(output), embed(sentences(), *both, **CARRIED))

@@ -158,7 +158,7 @@ class TestWhatIsRefused:
             expected = f"needs either input_ids and character_ids and pos_tag_ids or inputs_embeds, got none of {name}"
             with pytest.raises(ValueError, match=expected):
                 model(**given)
-        with pytest.raises(ValueError, match="pos_tag_ids.*pos_tags"):
+        with pytest.raises(ValueError, match="got none of pos_tag_ids.*pos_tags"):
             model(**{**batch, "pos_tag_ids": None})
 
     def test_word_vectors_in_place_of_everything(self):
