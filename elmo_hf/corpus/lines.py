@@ -222,7 +222,7 @@ class LineBlocks:
                     raise ValueError(f"{where}{self._rules.remedy_of_encoding}") from error
                 if policy == "skip":
                     if not self._left_out:
-                        _warn(f"{where}; the line is skipped")
+                        _warn(f"{where}; left the line out")
                     self._left_out += 1
                     continue
                 if not self._replaced:

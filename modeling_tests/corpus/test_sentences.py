@@ -346,7 +346,7 @@ def test_undecodable_bytes_are_refused_skipped_or_replaced(tmp_path, small_block
     with pytest.warns(UserWarning, match=r"text\.txt") as caught:
         assert list(open_corpus(path, undecodable="skip")) == ["good"] * 201
     first, last = [str(each.message) for each in caught]
-    assert "line 201, byte 2" in first and first.endswith("the line is skipped")
+    assert "line 201, byte 2" in first and first.endswith("left the line out")
     assert last == f"{path}: left out 2 lines that are not utf-8"
     with pytest.warns(UserWarning, match=r"201.*2.*put U\+FFFD"):
         lines = list(open_corpus(path, undecodable="replace"))

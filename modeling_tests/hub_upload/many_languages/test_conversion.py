@@ -281,9 +281,9 @@ class TestWhatIsRefused:
         write_model(tmp_path / "m")
         convert(tmp_path / "m", tmp_path / "hf")
         config = json.loads((tmp_path / "hf" / "config.json").read_text())
-        for change in ({"use_skip_connections": False}, {"num_pos_tags": 3}, {"cell_clip": 0}):
-            (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, **change}))
-            with pytest.raises(CheckpointError, match=f"{next(iter(change))}"):
+        for name, value in (("use_skip_connections", False), ("num_pos_tags", 3), ("cell_clip", 0)):
+            (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, name: value}))
+            with pytest.raises(CheckpointError, match=f"{name}={value}"):
                 export(tmp_path / "hf", tmp_path / "back")
 
     def test_no_other_format_holds_a_joined_model(self, tmp_path):
