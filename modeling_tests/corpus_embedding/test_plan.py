@@ -168,7 +168,7 @@ class TestRefusals:
             ("a.txt", b"", "a.txt is empty: expected text"),
             ("a.txt", b"ok\n\xff\xfe\n", r"a.txt, line 2, byte 1 of the line: b'\\xff' is not utf-8"),
             ("a.zip", b"PK", "a.zip: .zip files cannot be read"),
-            ("a.txt.gz", gzip.compress(b"text " * 99, mtime=0)[:-9], "a.txt.gz is damaged or cut short"),
+            ("a.txt.gz", gzip.compress(b"text " * 99, mtime=0)[:-9], "a.txt.gz.*damaged"),
             ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "a.jsonl, line 3 is not JSON"),
             ("a.jsonl", b'["text"]\n', "a.jsonl, row 1 holds a str: expected an object"),
             ("a.jsonl", b'{"body": "a"}\n', "a.jsonl, line 1: no column 'text', found 'body'. .*: text_column"),
