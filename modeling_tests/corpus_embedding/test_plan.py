@@ -165,17 +165,17 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [
-            ("a.txt", b"", "a.txt is empty: expected text"),
-            ("a.txt", b"ok\n\xff\xfe\n", r"a.txt, line 2, byte 1 of the line: b'\\xff' is not utf-8"),
-            ("a.zip", b"PK", "a.zip: .zip files cannot be read"),
+            ("a.txt", b"", "a.txt.*empty"),
+            ("a.txt", b"ok\n\xff\xfe\n", r"a.txt, line 2, byte 1.*b'\\xff'.*utf-8"),
+            ("a.zip", b"PK", "a.zip: .zip"),
             ("a.txt.gz", gzip.compress(b"text " * 99, mtime=0)[:-9], "a.txt.gz.*damaged"),
-            ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "a.jsonl, line 3 is not JSON"),
-            ("a.jsonl", b'["text"]\n', "a.jsonl, row 1 holds a str: expected an object"),
-            ("a.jsonl", b'{"body": "a"}\n', "a.jsonl, line 1: no column 'text', found 'body'. .*: text_column"),
-            ("a.jsonl", b'{"text": null}\n', "a.jsonl, line 1: column 'text' holds None: expected text, or a list"),
-            ("a.jsonl", b'{"text": 5}\n', "a.jsonl, line 1: column 'text' holds 5: expected text, or a list of words"),
-            ("a.jsonl", b'{"text": ["a", null]}\n', "a.jsonl, line 1: column 'text' holds None among its words"),
-            ("a.parquet", b"PAR1 no", "a.parquet is damaged, or no Parquet file"),
+            ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "a.jsonl, line 3.*JSON"),
+            ("a.jsonl", b'["text"]\n', "a.jsonl, row 1.*str"),
+            ("a.jsonl", b'{"body": "a"}\n', "a.jsonl, line 1.*column 'text'.*'body'.*text_column"),
+            ("a.jsonl", b'{"text": null}\n', "a.jsonl, line 1: column 'text' holds None:"),
+            ("a.jsonl", b'{"text": 5}\n', "a.jsonl, line 1: column 'text' holds 5"),
+            ("a.jsonl", b'{"text": ["a", null]}\n', "a.jsonl, line 1: column 'text' holds None among"),
+            ("a.parquet", b"PAR1 no", "a.parquet.*damaged.*Parquet"),
         ],
     )
     def test_contents(self, tmp_path, name, content, message):

@@ -81,13 +81,13 @@ class TestDictionary:
     @pytest.mark.parametrize(
         ("symbols", "message"),
         [
-            ([*SYMBOLS, "中"], "'中' has the ids .* and .*; each symbol can stand only once"),
-            ([*SYMBOLS, "\u00a0"], r"'\\xa0', id \d+, is whitespace, which no dictionary file can hold"),
-            ([*SYMBOLS, ""], "'', id .*, is empty"),
-            ([*SYMBOLS, "\ud800"], "holds a lone surrogate"),
+            ([*SYMBOLS, "中"], r"'中' has the ids \d+ and \d+"),
+            ([*SYMBOLS, "\u00a0"], r"'\\xa0', id \d+, is whitespace"),
+            ([*SYMBOLS, ""], r"'', id \d+, is empty"),
+            ([*SYMBOLS, "\ud800"], r"'\\ud800'.*surrogate"),
             (SYMBOLS[1:], "no entry for <bos>; .*<bos>, <eos>, <oov>"),
-            ({**{s: n for n, s in enumerate(SYMBOLS)}}, "'<bos>' has the id 0, 0 is for padding words"),
-            ({**{s: n for n, s in enumerate(SYMBOLS, 1)}, "q": 3}, "'q' has the id 3, which '<oov>' has already"),
+            ({**{s: n for n, s in enumerate(SYMBOLS)}}, "'<bos>' has the id 0"),
+            ({**{s: n for n, s in enumerate(SYMBOLS, 1)}, "q": 3}, "'q' has the id 3.*'<oov>'"),
         ],
     )
     def test_impossible_ones_are_refused(self, symbols, message):
