@@ -343,7 +343,7 @@ class PretrainingSettings:
         if self.pos_column is not None and self.pos_separator is not None:
             raise ValueError(
                 f"pos_column={self.pos_column!r} and pos_separator={self.pos_separator!r} contradict each other: parts "
-                "of speech stand in a column of their own or behind each word"
+                "of speech are in a column of their own or after each word"
             )
         if self.is_tagged and self.pre_tokenization != "whitespace":
             raise ValueError(

@@ -84,6 +84,6 @@ def full_disk_named(path: Path) -> Iterator[None]:
             raise
         raise OSError(
             found,
-            f"{path} cannot be written: {os.strerror(found)}. What stood there before is unharmed, and no incomplete "
+            f"{path} cannot be written: {os.strerror(found)}. An existing file there is unchanged, and no incomplete "
             "file is left. Free disk space or choose another folder, and try again",
         ) from error

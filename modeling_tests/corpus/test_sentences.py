@@ -592,13 +592,13 @@ def test_parts_of_speech_in_columns_and_lines(tmp_path, small_blocks):
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("a_X b_Y\nc_X d\n", {"pos_separator": "_"}, "line 2: 'd' is no word with a tag behind '_'"),
-        ('{"text": ["a"]}\n', {"pos_column": "pos"}, "line 1: no column 'pos', found 'text'. .*pos_column"),
-        ('{"text": ["a"], "pos": []}', {"pos_column": "pos"}, "line 1, columns 'text' and 'pos': 0 tags for the 1"),
-        ("a b", {"pos_column": "pos", "file_format": "text"}, "is plain text, which has no columns"),
-        ("a b", {"pos_column": "pos", "pos_separator": "_"}, "expected parts of speech in a column of their own or"),
-        ("a b", {"pos_separator": ""}, "pos_separator='': expected characters that are no whitespace"),
-        ("a b", {"pos_separator": "a b"}, "pos_separator='a b': expected characters that are no whitespace"),
+        ("a_X b_Y\nc_X d\n", {"pos_separator": "_"}, "line 2: 'd'.*'_'"),
+        ('{"text": ["a"]}\n', {"pos_column": "pos"}, "line 1.*column 'pos'.*'text'.*pos_column"),
+        ('{"text": ["a"], "pos": []}', {"pos_column": "pos"}, "line 1, columns 'text' and 'pos': 0 tags.* 1"),
+        ("a b", {"pos_column": "pos", "file_format": "text"}, "pos_column='pos': .*plain text"),
+        ("a b", {"pos_column": "pos", "pos_separator": "_"}, "pos_column='pos'.*pos_separator='_'"),
+        ("a b", {"pos_separator": ""}, "pos_separator=''"),
+        ("a b", {"pos_separator": "a b"}, "pos_separator='a b'"),
     ],
 )
 def test_parts_of_speech_that_are_not_there(tmp_path, content, options, message):

@@ -175,7 +175,7 @@ class TestBadInput:
     def test_answers_that_are_elsewhere(self, tokenizer):
         records = [example("good", "one two", 4, 7), example("bad", "one two two", 4, 7)]
         records[1]["answers"]["answer_start"] = [3]
-        message = "example 'bad': answer 'two' does not stand at character 3 of the context; it does at 4"
+        message = "example 'bad': answer 'two' .* 3 .* 4"
         with pytest.raises(ValueError, match=message):
             question_answering_features(columns(records), tokenizer)
         for start in (-3, 8, None):
