@@ -101,21 +101,21 @@ class _RunningPool:
         """Add the words marked by `mask` (1, words), with features (1, words, width)."""
         if not mask.any():
             return
-        methods = self.pooling.methods
+        ways = self.pooling.ways
         count = mask.sum().double().log()
-        weights = [count if method == "mean" else features.new_zeros((), dtype=torch.float64) for method in methods]
-        if "attention" in methods:
-            weights[methods.index("attention")] = self.pooling.attention(features[mask]).double().logsumexp(dim=0)[0]
-        self.values.append(self.pooling(features, mask).double().unflatten(-1, (len(methods), -1))[0])
+        weights = [count if way == "mean" else features.new_zeros((), dtype=torch.float64) for way in ways]
+        if "attention" in ways:
+            weights[ways.index("attention")] = self.pooling.attention(features[mask]).double().logsumexp(dim=0)[0]
+        self.values.append(self.pooling(features, mask).double().unflatten(-1, (len(ways), -1))[0])
         self.weights.append(torch.stack(weights))
         if len(self.values) == 2:
             self.values, self.weights = [self._joined()], [torch.stack(self.weights).logsumexp(dim=0)]
 
     def _joined(self) -> Tensor:
-        values = torch.stack(self.values)  # [parts, methods, width]
+        values = torch.stack(self.values)  # [parts, ways, width]
         mean = (torch.stack(self.weights).softmax(dim=0).unsqueeze(-1) * values).sum(dim=0)
         rows = {"max": values.amax(dim=0), "min": values.amin(dim=0)}
-        return torch.stack([rows.get(method, mean)[number] for number, method in enumerate(self.pooling.methods)])
+        return torch.stack([rows.get(way, mean)[number] for number, way in enumerate(self.pooling.ways)])
 
     def pooled(self, dtype: torch.dtype) -> Tensor:
         """Pooled vector (1, pooled width); zeros for a text without words."""

@@ -22,13 +22,14 @@ class ElmoPooling(nn.Module):
         attention: for `"attention"`, the linear layer that scores a word; words are weighted by the softmax of their
             scores. It has no bias, which the softmax would cancel.
         output_size: width of a pooled sentence, `width` for each method.
+        ways: names of the methods. The installed package reads them from models of older saved code, too.
     """
 
     def __init__(self, config: ElmoConfig, width: int) -> None:
         super().__init__()
-        self.methods = tuple(config.pooling)
-        self.output_size = width * len(self.methods)
-        if "attention" in self.methods:
+        self.ways = tuple(config.pooling)
+        self.output_size = width * len(self.ways)
+        if "attention" in self.ways:
             self.attention = starting_with(nn.Linear(width, 1, bias=False), "normal", width**-0.5)
 
     def forward(self, words: Tensor, mask: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ class ElmoPooling(nn.Module):
             return words.new_zeros(words.shape[0], self.output_size)
         mask = mask.unsqueeze(-1)  # [batch, words, 1]
         words = words.masked_fill(~mask, 0.0)
-        return torch.cat([getattr(self, f"_{method}")(words, mask) for method in self.methods], dim=-1)
+        return torch.cat([getattr(self, f"_{method}")(words, mask) for method in self.ways], dim=-1)
 
     def _mean(self, words: Tensor, mask: Tensor) -> Tensor:
         # Half precision could overflow in the sum.

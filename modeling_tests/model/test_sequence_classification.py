@@ -86,9 +86,7 @@ def plain_pooled(model, words, ids):
     """Pool (words, width), NumPy, without sentence boundaries, unless there is nothing else."""
     inside = [word for word, token in zip(words, ids, strict=True) if token not in BOUNDARIES]
     pooling = model.sentence_encoder.pooling
-    return np.concatenate(
-        [plain_pooling(pooling, method, np.array(inside or list(words))) for method in pooling.methods]
-    )
+    return np.concatenate([plain_pooling(pooling, way, np.array(inside or list(words))) for way in pooling.ways])
 
 
 def rows_of(model, batch):
