@@ -1,31 +1,31 @@
 #!/usr/bin/env python3
-"""Speed of ELMo on a GPU: one command, the whole table.
+"""Measure the speed of ELMo on a GPU and print one table.
 
     python benchmarks/gpu.py --output outputs/gpu
     python benchmarks/gpu.py --allennlp /path/to/allennlp-environment/bin/python
-    python benchmarks/gpu.py --device cpu --tiny          # whether the script runs, not a measurement
+    python benchmarks/gpu.py --device cpu --tiny          # a test of the script, not a measurement
 
-A model of the original size with random weights. Each row of the table is a process of its own with a time limit, and
-is printed and saved as soon as it is there; within a row the columns run in turn, and one that fails leaves the others:
+The model has the original size and random weights. Each row of the table runs in its own process with a time limit, and
+is printed and saved as soon as it is finished. The columns of a row alternate; if one fails, the others continue:
 
 - *biLM*: the recurrent layers over word vectors, in inference. *ours*; *eager*, the same without CUDA graphs;
-  *unfused*, with the gates' matmul by cuBLAS and the cell in a kernel behind it; *plain*, a plain PyTorch loop
-  (AllenNLP's: a step at a time, finished rows masked); *allennlp* itself if asked; *unclipped*,
-  `torch.nn.LSTM(proj_size=...)`, which is cuDNN's: it clips nothing and knows no masks, so it is a bound and not an
-  implementation; *whole*, character ids to representations, and *quarters*, the same in four calls.
-- *biLM training*: forward and backward pass of the recurrent layers; *uneven*, over sentences of 1 to all words.
-- *projection*, *d_hidden*: the two matmuls of a step with the fewest outputs, *one* call, and *parts* of the inner
-  dimension as batches of their own. Microseconds, not words/s.
-- *streams*: two layers of the same size over their own inputs, in turn and side by side on two streams: what the
-  wavefront of two layers could gain at most. Microseconds.
+  *unfused*, with the gates' matmul by cuBLAS and the cell in a separate kernel; *plain*, a plain PyTorch loop (as
+  AllenNLP's: step by step, with masks for finished rows); *allennlp* itself if requested; *unclipped*,
+  `torch.nn.LSTM(proj_size=...)` by cuDNN, an upper bound without clipping and masks; *whole*, from character ids to
+  representations; *quarters*, the same in four calls.
+- *biLM training*: forward and backward pass of the recurrent layers; *uneven*, with sentences of 1 to all words.
+- *projection*, *d_hidden*: the two matmuls of a step with the fewest outputs, as *one* call, and split along the inner
+  dimension into *parts*, as a batched matmul. Microseconds, not words/s.
+- *streams*: two layers of the same size over their own inputs, in sequence and in parallel on two streams: an upper
+  bound of the gain of a wavefront over two layers. Microseconds.
 - *step*: a whole pretraining step with the sampled softmax (`pretraining_throughput.py`).
 
-*error* is the largest difference from the plain loop's result over its largest value; the script fails if one is above
-its bound. *roofline* is the share of what the matmuls alone allow: a step takes at least its operations over the matmul
-rate, and at least the recurrent weights over the memory bandwidth; both are measured first. Weights that stay in the
-cache between steps may pass it.
+*error* is the largest absolute difference from the plain loop's result, relative to its largest value; the script fails
+if it exceeds a bound. *roofline* is the speed relative to an upper bound: a step takes at least its operations divided
+by the matmul rate, and at least the recurrent weights divided by the memory bandwidth; both rates are measured first.
+Weights that stay in the cache between steps may exceed it.
 
-What each of the gains that were argued without a GPU (docs/gpu.md) is worth stands below the rows that measure it.
+Below the rows, the table shows the measured value of each gain that docs/gpu.md estimates.
 """
 
 import argparse
@@ -48,7 +48,7 @@ from torch import Tensor, nn
 from elmo_hf import ElmoConfig, ElmoModel, __version__
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-# The largest error against the plain loop, relative to the largest value: in inference, of gradients.
+# Bounds of the error relative to the plain loop: in inference, of gradients.
 BOUNDS = {"bf16": (0.03, 0.06), "fp32": (1e-5, 1e-4)}
 TINY = {
     "character_filters": [[1, 4], [2, 8]],
@@ -67,9 +67,9 @@ def synchronise(device: str) -> None:
 
 
 class Columns:
-    """The calls of a row, measured in turn; one that fails says why, and the others go on.
+    """Calls of a row, measured alternately; failures are recorded, and the other calls continue.
 
-    After each round the row so far is printed as a line of JSON: it is what is left if the process has to be killed.
+    After each round, the row so far is printed as a line of JSON, so that it is not lost if the process is killed.
     """
 
     def __init__(self, row: Row, device: str) -> None:
@@ -77,7 +77,7 @@ class Columns:
         row.setdefault("failed", {})
 
     def attempt(self, name: str, call: Callable[[], Any]) -> Any:
-        """The result of a call, `None` if it fails."""
+        """Return the result of a call, or record its failure and return `None`."""
         try:
             result = call()
             synchronise(self.device)
@@ -87,7 +87,7 @@ class Columns:
             return None
 
     def measure(self, calls: dict[str, Callable[[], Any]], rounds: int, worth: float) -> dict[str, float]:
-        """Note `worth` over the median seconds of each call, and return the seconds."""
+        """Record `worth` divided by the median seconds of each call, and return these seconds."""
         times: dict[str, list[float]] = {name: [] for name in calls}
         for number in range(rounds + WARM_UPS):
             for name, call in calls.items():
@@ -110,7 +110,7 @@ class Columns:
 
 @contextmanager
 def switched(value: str) -> Iterator[None]:
-    """With `ELMO_HF_GPU` set, which is read at each call."""
+    """Context manager that sets `ELMO_HF_GPU`, which is read at each call."""
     before = os.environ.get("ELMO_HF_GPU")
     os.environ["ELMO_HF_GPU"] = value
     try:
@@ -123,7 +123,7 @@ def switched(value: str) -> Iterator[None]:
 
 
 class PlainLayers:
-    """The recurrent layers of a model in the plainest code: a step at a time, rows of another length masked."""
+    """Straightforward implementation of a model's recurrent layers: step by step, with masks for finished rows."""
 
     def __init__(self, model: ElmoModel) -> None:
         self.config, self.layers = model.config, model.encoder.layers
@@ -163,7 +163,7 @@ class PlainLayers:
 
 
 def unclipped(model: ElmoModel, device: str, dtype: torch.dtype) -> list[nn.LSTM]:
-    """cuDNN's LSTM of the same size, one for each direction."""
+    """cuDNN LSTMs of the same size, one for each direction."""
     config = model.config
     return [
         nn.LSTM(
@@ -178,21 +178,21 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 def operations(model: ElmoModel, words: int) -> int:
-    """Of the matmuls of the recurrent layers, forward."""
+    """Floating-point operations of the forward matmuls of the recurrent layers."""
     config = model.config
     weights = config.cell_size * (2 * 4 * config.projection_size + config.projection_size)
     return 2 * weights * 2 * config.num_hidden_layers * words
 
 
 def roofline(model: ElmoModel, rows: int, words: int, dtype: torch.dtype, rates: dict[str, float]) -> float:
-    """Seconds below which the recurrent layers cannot be run forward, a step after the other."""
+    """Lower bound in seconds for a sequential forward pass of the recurrent layers."""
     config = model.config
     recurrent = config.cell_size * 5 * config.projection_size * 2 * config.num_hidden_layers * dtype.itemsize
     return words * max(operations(model, rows) / rates["operations"], recurrent / rates["bytes"])
 
 
 def random_characters(model: ElmoModel, rows: int, words: int) -> Tensor:
-    """(rows, words, characters) ids of words of one to twelve letters, frequent ones often, as in text."""
+    """Character ids (rows, words, characters) of random words of 1 to 12 letters, with a Zipf-like distribution."""
     length = model.config.max_characters_per_word
     letters = torch.randint(98, 123, (4096, length))
     sizes = torch.randint(1, min(13, length - 1), (4096, 1))
@@ -205,14 +205,14 @@ def random_characters(model: ElmoModel, rows: int, words: int) -> Tensor:
 
 
 def masks(rows: int, words: int, device: str) -> tuple[Tensor, Tensor]:
-    """(rows, words), bool: all words; and 1 to all of each row. Drawn on the host: a GPU draws other numbers."""
+    """Two masks (rows, words), bool: all words, and a random number of words per row, drawn on the host."""
     uneven = torch.arange(words) < torch.randint(1, words + 1, (rows, 1))
     return torch.ones(rows, words, dtype=torch.bool, device=device), uneven.to(device)
 
 
 def build(options: argparse.Namespace, **settings: Any) -> ElmoModel:
     torch.manual_seed(0)
-    # float32 is float32, also in cuDNN's LSTM.
+    # No TF32, also in cuDNN's LSTM.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     config = ElmoConfig.from_preset("original", **(TINY if options.tiny else {}), **settings)
     return ElmoModel(config).eval().to(options.device, DTYPES[options.precisions[0]])
@@ -222,7 +222,7 @@ def build(options: argparse.Namespace, **settings: Any) -> ElmoModel:
 
 
 def measure_limits(options: argparse.Namespace, precision: str, rows: int) -> None:
-    """Operations/s of a large matmul of random numbers, and bytes/s of a large copy (read and written)."""
+    """Measure operations/s of a large matmul and bytes/s of a large copy (reads plus writes)."""
     size, device = 128 if options.tiny else 8192, options.device
     one, other = (torch.randn(size, size).to(device, DTYPES[precision]) for _ in range(2))
     source = torch.randn(size * size * 4, device=device)
@@ -270,7 +270,7 @@ def measure_inference(options: argparse.Namespace, precision: str, rows: int) ->
 
 
 def measure_training(options: argparse.Namespace, precision: str, rows: int) -> None:
-    """Forward and backward pass with the gradients of all weights."""
+    """Measure forward and backward pass with the gradients of all weights."""
     model, words, device, dtype = build(options), options.unroll_steps, options.device, DTYPES[precision]
     inputs = torch.randn(rows, words, model.config.projection_size).to(device, dtype)
     mask, uneven = masks(rows, words, device)
@@ -304,13 +304,13 @@ def measure_training(options: argparse.Namespace, precision: str, rows: int) -> 
     seconds = columns.measure(calls, options.rounds, rows * words)
     columns.measure({"uneven": lambda: ours(uneven)}, options.rounds, int(uneven.sum()))
     if "ours" in seconds:
-        # Backwards two matmuls for each one forwards.
+        # The backward pass has two matmuls for each one of the forward pass.
         columns.row["roofline"] = 3 * roofline(model, rows, words, dtype, options.rates) / seconds["ours"]
     columns.say()
 
 
 def measure_matmul(options: argparse.Namespace, precision: str, rows: int, of_gates: bool) -> None:
-    """The matmul of a step with few outputs: [2, rows, inner] by [2, inner, P], in one call and in parts."""
+    """Measure a matmul with few outputs, [2, rows, inner] by [2, inner, P], in one call and split."""
     config = ElmoConfig.from_preset("original", **(TINY if options.tiny else {}))
     inner, width = config.cell_size * (4 if of_gates else 1), config.projection_size
     left = torch.randn(rows, 2, inner).to(options.device, DTYPES[precision])
@@ -323,7 +323,7 @@ def measure_matmul(options: argparse.Namespace, precision: str, rows: int, of_ga
         out = left.new_empty(rows, 2 * count, width)
         return lambda: torch.bmm(one, other, out=out.transpose(0, 1))
 
-    # Many at once: a single call takes less than to ask for the time.
+    # Many per measurement, because a single call takes less time than reading the clock.
     calls = {f"parts_{count}": repeated(parts_of(count)) for count in (1, 2, 4, 8, 16) if inner % count == 0}
     seconds = columns.measure(calls, options.rounds, 1)
     columns.row["microseconds"] = {
@@ -349,8 +349,8 @@ def measure_hidden_gradient(options: argparse.Namespace, precision: str, rows: i
 
 
 def measure_streams(options: argparse.Namespace, precision: str, rows: int) -> None:
-    """Layers that do not read each other: as two steps of a wavefront."""
-    # So many words that the host, which asks for one after the other, is ahead of a GPU.
+    """Measure two independent layers in sequence and in parallel, as two steps of a wavefront."""
+    # Enough words that the host launches ahead of the GPU.
     words, device = options.words * (1 if options.tiny else 16), options.device
     encoders = [build(options, num_hidden_layers=1).encoder for _ in range(2)]
     width = encoders[0].projection_size
@@ -365,7 +365,7 @@ def measure_streams(options: argparse.Namespace, precision: str, rows: int) -> N
 
     def side_by_side() -> None:
         for encoder, given, stream in zip(encoders, inputs, streams, strict=True):
-            # Of no stream, nothing on a CPU; the columns wait for the device before and behind each call.
+            # `torch.cuda.stream(None)` does nothing on a CPU; each measured call is synchronized at start and end.
             with torch.cuda.stream(stream):
                 encoder(given, mask)
 
@@ -378,7 +378,7 @@ def measure_streams(options: argparse.Namespace, precision: str, rows: int) -> N
 
 
 def measure_step(options: argparse.Namespace, precision: str, rows: int) -> None:
-    """A pretraining step, ours and a plain one."""
+    """Measure a pretraining step of ours and of the plain loop."""
     command = [sys.executable, str(Path(__file__).with_name("pretraining_throughput.py"))]
     command += ["--rows", str(rows), "--unroll_steps", str(options.unroll_steps)]
     command += ["--samples", str(options.samples), "--vocabulary", str(options.vocabulary)]
@@ -409,7 +409,7 @@ WORKS: dict[str, Callable[[argparse.Namespace, str, int], None]] = {
 
 
 def run_row(options: argparse.Namespace, work: str, precision: str, rows: int, rates: dict[str, float]) -> Row:
-    """A row, measured in a process of its own and killed at the time limit; what it had said by then is kept."""
+    """Measure a row in a separate process, killed at the time limit; the last printed state of the row is kept."""
     command = [sys.executable, __file__, *sys.argv[1:], "--only", work, "--precisions", precision]
     command += ["--rows", str(rows), "--given_rates", json.dumps(rates)]
     row: Row = {"failed": {}}
@@ -418,7 +418,7 @@ def run_row(options: argparse.Namespace, work: str, precision: str, rows: int, r
         try:
             status: Any = process.wait(options.time_limit)
         except BaseException as reason:
-            # With what it has started itself, or that would go on beside the next row.
+            # With its child processes, which would disturb the next row.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if not isinstance(reason, subprocess.TimeoutExpired):
@@ -436,7 +436,7 @@ def run_row(options: argparse.Namespace, work: str, precision: str, rows: int, r
 
 
 def measure_allennlp(options: argparse.Namespace, rows: int) -> dict[str, Any]:
-    """Words/s of AllenNLP's recurrent layers; float32 only: it cannot compute in bfloat16."""
+    """Measure words/s of AllenNLP's recurrent layers, in float32, because it does not support bfloat16."""
     config = ElmoConfig.from_preset("original", **(TINY if options.tiny else {}))
     command = [options.allennlp, str(Path(__file__).with_name("allennlp_lstm.py")), "--words", str(options.words)]
     command += ["--projection", str(config.projection_size), "--cell", str(config.cell_size)]
@@ -461,7 +461,7 @@ def is_wrong(row: Row) -> bool:
 
 
 def line_of(row: Row) -> str:
-    """Words/s; a column that a row does not have stays empty. Failures and verdicts below."""
+    """Format a row: words/s, with empty columns where nothing was measured; failures and verdicts below."""
     start = f"{row['work']:<14}{row['precision']:<6}{row['rows']:>5}"
     below = [f"\n    {name} failed: {why}" for name, why in row["failed"].items()]
     below += [f"\n    {line}" for line in row.get("verdicts", [])]
@@ -477,7 +477,7 @@ def line_of(row: Row) -> str:
     return f"{start}{row.get('words', ''):>6}{values}{gain}{share}{difference}" + "".join(below)
 
 
-# Gains that were argued without a GPU: the column with it, that without, and the ratio from which on to keep it.
+# Gains estimated without a GPU: column with the optimization, column without it, and smallest ratio worth keeping it.
 GAINS = {
     "the cell fused into the gates' matmul": ("ours", "unfused", 1.03),
     "four batches joined to one": ("whole", "quarters", 1.1),
@@ -486,10 +486,10 @@ GAINS = {
 
 
 def verdicts(row: Row) -> list[str]:
-    """What to keep, by this row: a line for each gain that it measured."""
+    """Lines that say for each estimated gain measured in this row whether to keep it."""
     lines = []
     for name, (with_it, without, least) in GAINS.items():
-        # Nothing is fused in float32.
+        # There is no fused kernel in float32.
         if with_it in row and without in row and (row["precision"] != "fp32" or without != "unfused"):
             gain = row[with_it] / row[without]
             lines.append(f"{name}: {gain:.2f} x, {'keep (or build) it' if gain >= least else 'leave it out'}")
@@ -517,7 +517,7 @@ def picture(results: list[Row], path: Path) -> None:
 
 
 def describe(device: str) -> dict[str, str]:
-    """What was measured where."""
+    """Device and versions of the measurement."""
     try:
         from triton import __version__ as triton
     except ImportError:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from elmo_hf.tokenizer.complete_files import (
     appearing,
-    full_disk_told,
+    full_disk_named,
     leftovers,
     path_aside,
     remove_leftovers,
@@ -33,7 +33,7 @@ def appearing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     remove_leftovers(path)
     aside = path_aside(path)
     try:
-        with full_disk_told(path):
+        with full_disk_named(path):
             aside.mkdir()
             yield aside
             put_folder(aside, path)
@@ -55,7 +55,7 @@ def filling(folder: str | os.PathLike[str]) -> Iterator[Path]:
     remove_leftovers(target)
     aside = path_aside(target)
     try:
-        with full_disk_told(target.parent):
+        with full_disk_named(target.parent):
             aside.mkdir()
             yield aside
             flush(aside)

@@ -152,7 +152,7 @@ class _DenseEncoder(ElmoEncoder):
 
 class _DenseTransformerEncoder(ElmoTransformerEncoder):
     def forward(
-        self, words: Tensor, mask: Tensor, initial_state: Any = None, with_shares: bool = False
+        self, words: Tensor, mask: Tensor, initial_state: Any = None, output_attentions: bool = False
     ) -> tuple[list[Tensor], None]:
         lengths = mask.sum(dim=1, keepdim=True)
         inputs = words + self.positions((mask.cumsum(dim=1) - 1).clamp(min=0)).to(words.dtype)
@@ -292,8 +292,8 @@ def exportable(model: ElmoPreTrainedModel, output_hidden_states: bool = False) -
         )
     if isinstance(model, ElmoForTokenClassification) and model.crf is not None:
         raise ValueError(
-            "cannot export a CRF (use_crf=True), whose decoding walks over each sentence: export the model with "
-            "config.use_crf=False for the scores that it reads, and decode outside"
+            "cannot export a CRF (use_crf=True), whose decoding loops over words: export the model with "
+            "config.use_crf=False for the logits that it reads, and decode outside"
         )
     if isinstance(model, ElmoForSequenceClassification) and model.config.sentence_pairs:
         raise ValueError("cannot export sentence_pairs=True, which checks every row of a batch to be a pair")
@@ -307,8 +307,8 @@ def exportable(model: ElmoPreTrainedModel, output_hidden_states: bool = False) -
         raise ValueError("cannot export bidirectional=False: an exported biLSTM has both directions")
     if model.config.weight_precision is not None:
         raise ValueError(
-            f"cannot export weight_precision={model.config.weight_precision!r}, whose products are PyTorch's own: "
-            "export the model that it was quantized from, and quantize the file with onnxruntime"
+            f"cannot export weight_precision={model.config.weight_precision!r}, whose matmuls exist only in "
+            "PyTorch: export the model that it was quantized from, and quantize the file with onnxruntime"
         )
     if output_hidden_states and model.bilm is None:
         raise ValueError("output_hidden_states=True for a model without biLM (elmo_at=[]), which has no layers")

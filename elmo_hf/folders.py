@@ -16,7 +16,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import CONFIG_NAME
 
-# The files of settings of each part of a folder.
+# Settings files of each part of a folder.
 FILES = {
     "model": (CONFIG_NAME, "generation_config.json", "model.safetensors.index.json"),
     "tokenizer": (
@@ -36,11 +36,11 @@ class DamageError(ValueError):
 
 @contextmanager
 def damage_named(name: str | os.PathLike[str], part: str = "model") -> Iterator[None]:
-    """Context in which what is wrong with a local folder is an error that names the file.
+    """Context manager that adds the faulty file and the remedy to errors about a local folder.
 
     Args:
         name: a folder, or a name on the Hub.
-        part: `"model"` or `"tokenizer"`, what of the folder is read.
+        part: the part of the folder that is read, `"model"` or `"tokenizer"`.
 
     Raises:
         DamageError: a file is a pipe or device, which may never end; or cannot be read.
@@ -73,7 +73,7 @@ def damage_named(name: str | os.PathLike[str], part: str = "model") -> Iterator[
 
 
 def _is_damaged(path: Path) -> bool:
-    """True if a file of settings exists and does not contain a JSON object."""
+    """True if a settings file exists and does not contain a JSON object."""
     try:
         # A pipe is not read: it may never end.
         return path.exists() and not (path.is_file() and isinstance(json.loads(path.read_text("utf-8")), dict))
@@ -83,12 +83,12 @@ def _is_damaged(path: Path) -> bool:
 
 @contextmanager
 def reading_model(kind: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
-    """Context of `kind.from_pretrained(*args, **kwargs)` in which errors of a local folder name its files.
+    """Context manager for `kind.from_pretrained(*args, **kwargs)`: errors about a local folder name its files.
 
-    Before it, a configuration that asks for far more weights than lie beside it is refused.
+    A configuration that describes a far larger model than the stored weights is refused before memory is allocated.
 
     Raises:
-        OSError, ValueError, RuntimeError: a folder that is damaged, whose sizes and weights are not of one model.
+        OSError, ValueError, RuntimeError: a damaged folder, or weights that do not match the configuration.
     """
     name = args[0] if args else kwargs.get("pretrained_model_name_or_path")
     if not isinstance(name, str | os.PathLike) or not os.path.isdir(name) or kwargs.get("subfolder"):
@@ -105,19 +105,20 @@ def reading_model(kind: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
             yield
 
 
-# ---- sizes of a configuration beside the weights of its folder
+# ---- sizes of a configuration, compared with the stored weights
 
-# A model this small is made without asking, and one of so many new weights is never meant.
+# Models up to SMALL weights are not checked. Beyond, the number of new weights is limited: absolutely, and as a
+# multiple of the stored ones.
 SMALL, LARGEST_NEW, LARGEST_SHARE = 2**27, 2**31, 20
-# What Transformers says of weights of other shapes.
+# Part of Transformers' error message for weights of another shape.
 _OTHER_SHAPES = "ignore_mismatched_sizes"
 
 
 def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of all tensors of a folder's safetensors files, by their headers; empty without such files.
+    """The shapes of all tensors in a folder's safetensors files, read from the headers; empty without such files.
 
     Raises:
-        ValueError: a header that is none; the message names the file.
+        ValueError: an invalid header; the message names the file.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("model*.safetensors")):
@@ -135,15 +136,16 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_sizes(kind: Any, name: str | os.PathLike[str], config: Any) -> None:
-    """Refuse a configuration that asks for far more weights than lie beside it.
+    """Refuse a configuration that describes a far larger model than the stored weights.
 
     Args:
-        kind: the class that is about to be made.
+        kind: class of the model to be created.
         name: a folder; nothing is checked for a name on the Hub, or without safetensors files.
-        config: its configuration, of any copy of its class; one of another version, that lacks a field, is not checked.
+        config: its configuration, from any copy of its class. If it lacks a field, as one of another version may,
+            nothing is checked.
 
     Raises:
-        ValueError: names the file and the tensor.
+        ValueError: the configuration is refused; the message names the file and the tensor.
     """
     folder = Path(name)
     stored = stored_shapes(folder) if folder.is_dir() else {}
@@ -166,12 +168,12 @@ def check_sizes(kind: Any, name: str | os.PathLike[str], config: Any) -> None:
 
 
 def differing(kind: Any, folder: Path, config: Any, stored: dict[str, tuple[int, ...]]) -> dict[str, int]:
-    """The number of values of each tensor that a configuration asks for and the folder lacks.
+    """The number of values of each tensor of the model that the folder lacks.
 
     Raises:
-        ValueError: one has another shape there.
+        ValueError: a tensor has another shape in the folder.
     """
-    import torch  # a configuration alone is read without it
+    import torch  # imported here because configurations can be read without PyTorch
 
     try:
         with torch.device("meta"):
@@ -187,15 +189,15 @@ def differing(kind: Any, folder: Path, config: Any, stored: dict[str, tuple[int,
         elif found != shape:
             raise ValueError(
                 f"{folder}: {name} has shape {found} in the file of weights, and {CONFIG_NAME} asks for {shape}: "
-                "expected both of one model. Fetch or save the model again (ignore_mismatched_sizes=True makes such "
-                "weights anew)"
+                "expected both of one model. Fetch or save the model again (ignore_mismatched_sizes=True initializes "
+                "such weights anew)"
             )
     return missing
 
 
 @contextmanager
 def shapes_named(kind: Any, name: str | os.PathLike[str], config: Any) -> Iterator[None]:
-    """Context in which weights of another shape are an error that names the tensor and both shapes."""
+    """Context manager that adds the tensor and both shapes to errors about weights of another shape."""
     try:
         yield
     except RuntimeError as error:
@@ -210,7 +212,7 @@ def shapes_named(kind: Any, name: str | os.PathLike[str], config: Any) -> Iterat
 
 
 def approximate_weights(config: Any) -> int:
-    """About as many weights as the largest model of a configuration has, for whom its sizes may be a trap."""
+    """Approximate number of weights of the largest model with this configuration, which may be malicious."""
     width, filters, depth = config.projection_size, config.num_filters, config.num_hidden_layers
     words = config.vocab_size * (config.word_embedding_size + width + config.word_vector_size + 2)
     characters = config.character_embedding_size * (

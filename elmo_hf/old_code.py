@@ -3,7 +3,8 @@
 import zlib
 from pathlib import Path
 
-# Of what traveled with each part of a folder before the rooms: names without the suffix `_elmo.py`, and checksums.
+# Code files that were saved with each part when all modules lay in one folder: names without the suffix `_elmo.py`, and
+# CRC-32 checksums.
 BEFORE_THE_ROOMS = {
     "model": """
         adaptive_softmax:2a51cf90 alignment:62212422 character_convolution:364b9d13 context_word_layer:b7dcbe32
@@ -21,7 +22,7 @@ BEFORE_THE_ROOMS = {
         pretokenization:21f02a83 vocabulary:392fdbd3
     """,
 }
-# And since then, before the package told of damage and kept words and prepared weights: names without `.py`.
+# Later files whose content has since moved into the installed package: names without `.py`.
 OLD_CODE = {
     "model": """
         damaged_folders:8887660b prepared_weights:9f0bd7d5 weight_sizes:ade89baf word_cache:21ac85e8
@@ -31,11 +32,11 @@ OLD_CODE = {
 
 
 def remove_old_code(folder: Path, part: str) -> None:
-    """Delete the code files that an older version wrote into a folder, known by name and content, and no others.
+    """Delete code files written by older versions, recognized by name and content; other files are kept.
 
     Args:
-        folder: of a checkpoint; its code is of this version.
-        part: `"model"` or `"tokenizer"`: whose code.
+        folder: folder of a checkpoint that was just saved by this version.
+        part: `"model"` or `"tokenizer"`.
     """
     entries = [(entry, "_elmo.py") for entry in BEFORE_THE_ROOMS[part].split()]
     for entry, suffix in [*entries, *((entry, ".py") for entry in OLD_CODE[part].split())]:

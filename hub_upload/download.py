@@ -61,7 +61,7 @@ def _download(url: str, path: Path) -> None:
             if other != partial:
                 other.unlink()
         if metadata.size is not None and shutil.disk_usage(path.parent).free < metadata.size:
-            raise CheckpointError(f"{path.parent}: no room for the {metadata.size:,} bytes of {url}; make room")
+            raise CheckpointError(f"{path.parent}: no room for the {metadata.size:,} bytes of {url}; free some space")
         with partial.open("ab") as file:
             begun = file.tell()
             if metadata.size is None or begun < metadata.size:
@@ -78,7 +78,7 @@ def _download(url: str, path: Path) -> None:
             raise  # a disk error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
-            f"{url}: cannot be fetched ({reason}); the same command goes on where it stopped, --base-url names a mirror"
+            f"{url}: cannot be fetched ({reason}); the same command resumes the download, --base-url names a mirror"
         ) from error
 
 

@@ -158,7 +158,7 @@ def _ask(item: Published, base_url: str | None, softmax: bool, ask: Callable[[st
     shown = f"{item.name}: {size} from {host}; license: {item.license or NOT_STATED}"
     if ask is None:
         if not sys.stdin.isatty():
-            raise CheckpointError(f"{shown}. Nobody is there to agree: elmo-hub release {item.name} --yes")
+            raise CheckpointError(f"{shown}. There is no terminal to ask on: elmo-hub release {item.name} --yes")
         ask = input
     if ask(f"{shown}. Fetch and convert it? [y/N] ").strip().lower() not in ("y", "yes"):
         raise CheckpointError(f"{item.name}: not fetched")

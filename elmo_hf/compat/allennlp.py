@@ -516,7 +516,7 @@ class ElmoEmbedder:
                 if key in file:
                     raise ConfigurationError(
                         f"line {number} (from 0), {line!r:.60}, has its name in HDF5 already: with use_sentence_keys "
-                        "every name stands once. Remove it, or leave use_sentence_keys out"
+                        "names must differ. Remove it, or leave use_sentence_keys out"
                     )
                 chosen = {"all": array, "top": array[-1], "average": array.mean(axis=0)}[output_format]
                 file.create_dataset(key, data=chosen, dtype="float32")

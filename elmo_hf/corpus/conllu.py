@@ -103,7 +103,7 @@ def _checked(sentence: ConlluSentence, path: str, place: int) -> ConlluSentence:
     if not sentence.words and sentence.comments.keys() - {"global.columns"}:
         raise ValueError(
             f"{where_in_lines(path, place, sentence.line)}: comments without words: expected the lines of a sentence "
-            "behind them"
+            "after them"
         )
     return sentence
 

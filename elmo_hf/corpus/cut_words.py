@@ -49,8 +49,8 @@ class CutWords:
             room = f"{self._room} {self._units}"
             warnings.warn(
                 f"{self.cut:,} of {self.words:,} words{of} ({self.cut / self.words:.2%}) have more than {room}; the "
-                f"model reads the first {room}, as the original programs do: {self._example!r:.70}. Words that begin "
-                "alike are one word to it. Split the text into shorter words, above all of a script without spaces, or "
-                "pretrain a model with a larger max_characters_per_word",
+                f"model reads the first {room}, as the original programs do: {self._example!r:.70}. It cannot tell "
+                "words apart that begin alike. Split the text into shorter words, above all of a script without "
+                "spaces, or pretrain a model with a larger max_characters_per_word",
                 stacklevel=3,
             )

@@ -79,7 +79,7 @@ def damage_named(path: str) -> Iterator[None]:
     except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ValueError(f"{path} is damaged or cut short ({error}): fetch it again, or leave it out") from error
+        raise ValueError(f"{path} is damaged or truncated ({error}): fetch it again, or leave it out") from error
 
 
 class Lines(NamedTuple):

@@ -123,6 +123,6 @@ def identifier_of_record(record: dict[str, Any], column: str, where: Callable[[]
     name = str(value)
     if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
         raise ValueError(
-            f"{where()}: column {column!r} holds {name!r:.60}: expected a name without NUL and half characters"
+            f"{where()}: column {column!r} holds {name!r:.60}: expected a name without NUL and lone surrogates"
         )
     return name

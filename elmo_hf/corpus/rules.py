@@ -63,7 +63,7 @@ class ReadingRules:
         if self.pos_column is not None and self.pos_separator is not None:
             raise ValueError(
                 f"pos_column={self.pos_column!r} and pos_separator={self.pos_separator!r}: expected parts of speech in "
-                "a column of their own or behind each word, not both"
+                "a column of their own or after each word, not both"
             )
         if self.pos_separator is not None and (not self.pos_separator or any(map(str.isspace, self.pos_separator))):
             raise ValueError(

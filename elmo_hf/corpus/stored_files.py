@@ -69,7 +69,7 @@ def size_of(path: str) -> int:
     store, name = _store(path)
     size = _asked(path, store.info, name)["size"]
     if size is None:
-        raise ValueError(f"{path}: the server does not tell the file's size, and so no part of it can be found again")
+        raise ValueError(f"{path}: the server does not report the file's size, which is needed to read it in parts")
     return size
 
 

@@ -210,7 +210,7 @@ def _json_rows(shard: TableShard, start: int) -> Rows:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise ValueError(
-            f"{path}: unfolds to more than {limit:,} bytes: expected a list of records that fits into memory. Write "
+            f"{path}: unpacks to more than {limit:,} bytes: expected a list of records that fits into memory. Write "
             "one record a line (.jsonl)"
         )
     try:

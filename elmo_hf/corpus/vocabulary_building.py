@@ -113,7 +113,7 @@ def check_vocabulary_file(path: str | os.PathLike[str]) -> list[str]:
         )
     if not set(words) - RESERVED:
         raise ValueError(
-            f"{path}: no word beside {', '.join(SPECIAL_TOKENS)}: a model of it would have nothing to predict. Build "
+            f"{path}: no word besides {', '.join(SPECIAL_TOKENS)}: a model of it would have nothing to predict. Build "
             "the vocabulary of the training text with `elmo-hf build-vocab`"
         )
     return words
@@ -183,8 +183,8 @@ def _tell_of_unfit_words(counts: Counter[str]) -> None:
     unfit = Counter({word: count for word, count in counts.items() if not word or not is_vocabulary_word(word)})
     if unfit:
         warnings.warn(
-            f"{unfit.total():,} of {counts.total():,} words hold what no line of a vocabulary can, such as NUL, a line "
-            f"break or half a character, and are counted as {UNK_TOKEN}: {next(iter(unfit))!r:.60}",
+            f"{unfit.total():,} of {counts.total():,} words contain what a vocabulary file cannot, such as NUL, a "
+            f"line break or a lone surrogate, and are counted as {UNK_TOKEN}: {next(iter(unfit))!r:.60}",
             stacklevel=3,
         )
     cut = CutWords(ByteSpelling(CHARACTERS_OF_A_WORD))

@@ -92,7 +92,7 @@ class RuleNotice:
         if one != other:
             self._is_told = True
             logger.info(
-                f"lines are cut by the rule {self.used!r}, {self._reason}; {self._other!r} finds other words, first "
+                f"lines are split by the rule {self.used!r}, {self._reason}; {self._other!r} finds other words, first "
                 f"in {sentence!r:.60}: pre_tokenization={self._other!r} (--pre_tokenization {self._other}) reads them"
             )
 

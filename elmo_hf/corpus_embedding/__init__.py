@@ -1,7 +1,7 @@
 """Contextual vectors of whole corpora: `embed_corpus` for files, `BatchEmbedder` for libraries of column batches.
 
-`plan` cuts the sentences into shards, `shard_embedding` embeds them, `writers` writes their files, `output` keeps track
-of the files, `processes` connects several processes, and `run` combines these.
+`plan` splits the sentences into shards, `shard_embedding` embeds them, `writers` writes their files, `output` keeps
+track of the files, `processes` connects several processes, and `run` combines these.
 """
 
 from .column_batches import BatchEmbedder

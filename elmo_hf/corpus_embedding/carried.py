@@ -41,7 +41,7 @@ class ShardStates:
         except Exception as error:  # whatever a damaged file makes the library raise
             raise ValueError(
                 f"{path} is missing or damaged ({error}), and shard {shard.number} begins with the state that it held. "
-                "Start anew with overwrite"
+                "Start over with overwrite"
             ) from error
 
     def end(self, shard: Shard) -> None:

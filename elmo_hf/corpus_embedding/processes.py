@@ -16,7 +16,7 @@ _PATIENCE = timedelta(days=60)
 
 @dataclass
 class Processes:
-    """This process among those of the command; they exchange small messages by gloo.
+    """Process group of the command, seen from this process; small messages are exchanged by gloo.
 
     Attributes:
         rank, size: number of this process, and number of processes.

@@ -396,8 +396,8 @@ class _Cluster:
         for item in missing():
             errors.setdefault(
                 item,
-                f"{worker.about(item)}: its worker was killed {_RETRIES + 1} times, as for want of memory. Give fewer "
-                "workers, smaller --shard_words or more memory",
+                f"{worker.about(item)}: its worker was killed {_RETRIES + 1} times, probably for lack of memory. Give "
+                "fewer workers, smaller --shard_words or more memory",
             )
         return list(errors.values())
 

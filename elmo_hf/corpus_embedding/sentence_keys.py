@@ -35,7 +35,7 @@ class SentenceKeys:
         if earlier is not None:
             raise ValueError(
                 f"{where}: the sentence {text!r:.60} has its name in HDF5 from {earlier} already: with "
-                f"use_sentence_keys every name stands once. Remove one, or {remedy}"
+                f"use_sentence_keys names must differ. Remove one, or {remedy}"
             )
         self._datasets[name] = where
         for group in groups:

@@ -61,7 +61,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         left -= len(line) + 1
         if left < 0:
             raise CorpusError(
-                f"{path}: unfolds to far more than its size: expected a list of records that fits into memory. Write "
+                f"{path}: unpacks to far more than its size: expected a list of records that fits into memory. Write "
                 "one record a line (.jsonl)"
             )
         lines.append(line)

@@ -121,7 +121,7 @@ def _read_table(path: str | Path, columns: TextColumns) -> Iterator[tuple[str, M
         if len(cells) != expected[0]:
             raise CorpusError(
                 f"{place}: has {len(cells)} columns and line {expected[1]} has {expected[0]}; expected the same in "
-                "every line" + ("; a cell that holds commas stands in quotes" if is_csv else "")
+                "every line" + ("; put cells that hold commas in quotes" if is_csv else "")
             )
         yield place, {name: cells[position] for name, position in positions.items()}
 
@@ -168,7 +168,7 @@ def _positions(header: list[str], count: int, columns: TextColumns, place: str) 
             )
         else:
             raise CorpusError(
-                f"{place}: no column {name} among {count}, which stand between tabs, or commas in .csv; choose another "
+                f"{place}: no column {name} among {count}, separated by tabs, or by commas in .csv; choose another "
                 f"with {option}"
             )
     for name, position in positions.items():
@@ -270,7 +270,7 @@ def _several_labels(value: Any, columns: TextColumns, labels: Sequence[str] | No
         )
     found = [_single_label(part, columns, labels, place) for part in parts]
     if len(set(found)) < len(found):
-        raise CorpusError(f"{place}: a label stands twice in {', '.join(found)}; take one out")
+        raise CorpusError(f"{place}: a label is given twice in {', '.join(found)}; remove one")
     return found
 
 

@@ -175,10 +175,10 @@ class TaskTrainer(Trainer):
             if folder.name.startswith(PREFIX_CHECKPOINT_DIR) and self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)
             checkpoints = complete_checkpoints(Path(str(self.args.output_dir)))
-            whole = f"{checkpoints[-1]} is whole" if checkpoints else "there is no whole checkpoint yet"
+            last = f"{checkpoints[-1]} is complete" if checkpoints else "there is no complete checkpoint yet"
             raise CheckpointError(
-                f"{folder} cannot be written ({error}); {whole}. Make room, or remove what is in the way; the same "
-                "command then continues"
+                f"{folder} cannot be written ({error}); {last}. Free some space, or remove what is in the way; the "
+                "same command then continues"
             ) from error
 
 
@@ -215,7 +215,7 @@ def checkpoint_to_resume(args: TrainingArguments) -> Path | None:
     checkpoints = complete_checkpoints(output)
     if not checkpoints:
         return None
-    logger.info("Continuing from %s (--resume_from_checkpoint false starts anew)", checkpoints[-1])
+    logger.info("Continuing from %s (--resume_from_checkpoint false starts over)", checkpoints[-1])
     return checkpoints[-1]
 
 

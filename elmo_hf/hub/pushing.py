@@ -187,7 +187,7 @@ def check_weights(folder: Path) -> None:
             transformers_logging.enable_progress_bar()
     # A language model's folder has no mixes; they are newly initialized.
     missing = sorted(each for each in info["missing_keys"] if "scalar_mixes." not in each)
-    for what, names in (("lacks", missing), ("holds, beside those of the model,", sorted(info["unexpected_keys"]))):
+    for what, names in (("lacks", missing), ("holds, besides those of the model,", sorted(info["unexpected_keys"]))):
         if names:
             raise HubError(
                 f"{folder}: {what} {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: weights and "

@@ -204,9 +204,9 @@ def _answer_words(name: str, context: str, answers: Any, places: dict[int, tuple
             raise ValueError(f"example {name!r}: answer {text!r} is empty: expected a text, or no answer at all")
         if not isinstance(start, (int, np.integer)) or start < 0 or context[start : start + len(text)] != text:
             raise ValueError(
-                f"example {name!r}: answer {text!r} does not stand at character {start} of the context; "
+                f"example {name!r}: answer {text!r} is not at character {start} of the context; "
                 + (
-                    f"it does at {context.index(text)}: set answer_start to that"
+                    f"it is at {context.index(text)}: set answer_start to that"
                     if text in context
                     else "correct its text, or leave the example out"
                 )

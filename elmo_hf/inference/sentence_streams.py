@@ -1,4 +1,4 @@
-"""The Transformer ELMo over what its two directions read of the same sentences in pretraining."""
+"""Transformer ELMo over the inputs of both directions in pretraining."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 def read_streams(encoder: Any, forward: Tensor, backward: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """The top layer over streams of sentences.
+    """Compute the top layer for a batch of sentences, with separate inputs for the two directions.
 
-    The forward direction reads all but a sentence's last word, the backward direction all but its first, from the end:
-    their positions in the sentence differ by one.
+    The forward direction reads all words of a sentence but the last, the backward direction all but the first, from the
+    end. Positions in the sentence therefore differ between the directions.
 
     Args:
-        encoder: an `ElmoTransformerEncoder` of any copy of its code; one that has a way of its own, as those saved
-            before this function, is asked for it.
+        encoder: an `ElmoTransformerEncoder` of any copy of its code. Older copies have a `read_streams` method of their
+            own, which is used instead.
         forward, backward: word vectors (rows, steps, P), each in its own reading order.
-        real: (rows, steps), bool: words of either direction, from the first step on, and padding behind them.
+        real: (rows, steps), bool: true for words, false for padding, which follows the words.
 
     Returns:
         forward, backward: (rows, steps, P), in reading order, zero at padding.

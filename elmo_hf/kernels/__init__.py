@@ -18,7 +18,7 @@ from .word_cache import kept_vectors
 
 __all__ = ["VERSION", "ask", "keeper", "kept_vectors", "register", "release", "serving", "signed_levels", "ways"]
 
-# Also where a checkpoint's code has loaded this folder under another name.
+# Fixed name, because a checkpoint's code loads this folder under another one.
 logger = logging.getLogger("elmo_hf.kernels")
 
 # Version of this interface. A copy of the model that knows another version does not use these kernels.
@@ -59,7 +59,7 @@ def _chosen_ways(operator: str, choice: str) -> list[tuple[str, Callable[..., An
 
 @functools.cache
 def _log_once(operator: str, chosen: str, declined: tuple[tuple[str, str | None], ...]) -> None:
-    reasons = "; ".join(f"{name}: {reason or 'does not serve'}" for name, reason in declined)
+    reasons = "; ".join(f"{name}: {reason or 'not supported'}" for name, reason in declined)
     logger.debug("%s: %s%s", operator, chosen, f" (declined: {reasons})" if reasons else "")
 
 
@@ -94,7 +94,7 @@ def ways(operator: str) -> list[tuple[str, Callable[..., Any]]]:
 
 
 def signed_levels() -> int:
-    """Largest absolute integer that int8 inputs with negative values are rounded to on this CPU."""
+    """Largest absolute integer of quantized inputs with negative values on this CPU."""
     from .cpu.int8 import signed_levels
 
     return signed_levels()

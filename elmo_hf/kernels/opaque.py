@@ -1,6 +1,6 @@
-"""The operator that stands for parts of a model in the graphs of `torch.compile` (`elmo_hf/model/opaque_parts.py`).
+"""Custom operator that represents a method of a model in graphs of `torch.compile` (`elmo_hf/model/opaque_parts.py`).
 
-Its name has a version and is registered once for all copies of this code in a process, and of the models'.
+It is registered once per process, under a versioned name, for all copies of this code and of the model's.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 NAMESPACE, NAME = "elmo", "part_v2"
-# Of the tensors that a method takes, `places` tells which are given: 1, and which are `None`: 0.
+# `places` has a 1 for each argument of the method that is a tensor, and a 0 for each `None`.
 _INPUTS = "int model, str method, str autocast, int[] places, Tensor[] tensors, Tensor[] weights"
 
 
 def register(model: Any) -> int:
-    """Give a model the number by which the operator finds it."""
+    """Register a model and return the number by which the operator finds it."""
     models, numbers = _ops().models_v2
     number = next(numbers)
     models[number] = model
@@ -30,12 +30,12 @@ def _weights(model: Any, parts: Sequence[str]) -> list[nn.Parameter]:
 
 
 def _ops() -> Any:
-    """The operators of all copies of this code, and the models that they know."""
+    """Namespace shared by all copies of this code; holds the operators and the registered models."""
     return torch.ops.elmo
 
 
 def _method(number: int, name: str) -> tuple[Any, Any]:
-    """A model and its method."""
+    """A registered model and its method of this name."""
     model = _ops().models_v2[0][number]
     return model, getattr(type(model), name)
 
@@ -46,7 +46,7 @@ def _arguments(places: Sequence[int], tensors: Sequence[Tensor]) -> list[Tensor 
 
 
 def _run(number: int, name: str, autocast: str, places: Sequence[int], tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Results of the method itself, each of its declared dtype."""
+    """Call the undecorated method; returns its results in their declared dtypes."""
     model, method = _method(number, name)
     given, dtype = _arguments(places, tensors), getattr(torch, autocast) if autocast else None
     with torch.autocast(tensors[0].device.type, dtype=dtype, enabled=bool(autocast)):
@@ -65,8 +65,10 @@ def _floating(tensors: Sequence[Tensor]) -> list[Tensor]:
 def _gradients(
     grads: list[Tensor], random: Tensor, number: int, name: str, autocast: str, places: list[int], tensors: list[Tensor]
 ) -> list[Tensor]:
-    """Compute the part again and return the gradients of the floating tensors and the weights that learn; zeros where
-    there is none."""
+    """Recompute the method and return gradients of the floating-point tensors and the trainable weights.
+
+    Unused ones have zeros.
+    """
     leaves = [part.detach().requires_grad_() if part.is_floating_point() else part for part in tensors]
     model, method = _method(number, name)
     wanted = [*_floating(leaves), *(part for part in _weights(model, method.parts) if part.requires_grad)]
@@ -95,7 +97,7 @@ def _define() -> None:
 
     @torch.library.custom_op(f"{NAMESPACE}::{NAME}", mutates_args=(), schema=f"({_INPUTS}) -> Tensor[]")
     def part(number, method, autocast, places, tensors, weights):  # type: ignore[no-untyped-def]
-        # For the backward pass to drop out the same.
+        # Saved so that the backward pass recomputes the same dropout masks.
         is_random = _method(number, method)[0].training
         random = _random_state(tensors[0].device) if is_random else torch.empty(0, dtype=torch.uint8)
         found = _run(number, method, autocast, places, tensors)
@@ -114,7 +116,7 @@ def _define() -> None:
 
     @torch.library.custom_op(f"{NAMESPACE}::{NAME}_backward", mutates_args=(), schema=schema)
     def backward(grads, random, number, method, autocast, places, tensors, weights):  # type: ignore[no-untyped-def]
-        # An operator runs below autograd, whose keys are off in its thread; another thread has them on.
+        # Inside an operator, autograd's dispatch keys are disabled in this thread, but not in another one.
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(_gradients, grads, random, number, method, autocast, places, tensors).result()
 

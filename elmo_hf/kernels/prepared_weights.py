@@ -1,16 +1,16 @@
-"""Weights rearranged once for a kernel and kept for as long as they do not change.
+"""Cache of weights rearranged for a kernel, valid while the weights do not change.
 
-They are kept beside the modules, not in them: copies, pickles and checkpoints know nothing of them. A module has at
-most one; the kernel says how to lay it out. A changed weight is recognized so:
+The cache is outside the modules, so copies, pickles and checkpoints do not contain it. A module has at most one entry,
+in a layout chosen by the kernel. Changes of a weight are detected as follows:
 
-| written by | seen |
+| written by | detected |
 |---|---|
-| in-place operators, `copy_`, `load_state_dict`, optimizers, pruning | always: autograd counts versions |
-| `to`, a swapped parameter, `set_`, `weight.data = ...`, `functional_call` | always: other memory |
+| in-place operators, `copy_`, `load_state_dict`, optimizers, pruning | always: autograd's version counter |
+| `to`, a replaced parameter, `set_`, `weight.data = ...`, `functional_call` | always: different memory |
 | in place through `weight.data`, weights of up to 65,536 values | always: all values are compared |
-| the same, larger weights (EMA, merged adapters) | if 1/64 of the values in a row, or most of all, change |
+| the same, larger weights (EMA, merged adapters) | if 1/64 of the values in a row, or most of all values, change |
 
-After writing less of a large weight through `.data`, call `model.refresh()`.
+After a smaller change to a large weight through `.data`, call `model.refresh()`.
 """
 
 import functools
@@ -23,27 +23,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-# Weights of so many values or fewer are compared in full.
+# Weights of at most this many values are compared in full.
 COMPARED_IN_FULL = 2**16
-# Runs of values of a larger weight that are compared, and their length. Few values are not enough: merging an adapter
-# into bfloat16 weights goes through `.data`, and changes but some of them. Runs touch few pages of a mapped file.
+# Number and length of the runs of values compared in larger weights. Single values would not be enough: merging an
+# adapter into bfloat16 weights writes through `.data` and changes only some values. Runs touch few pages of a mapped
+# file.
 RUNS, LENGTH = 64, 32
-# Integers of as many bytes as a value has.
+# Integer dtype by the bytes of a value.
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Fingerprint:
-    """Fingerprint of weights: their addresses, numbers of writes, and some of their values.
+    """Fingerprint of weights: addresses, version counters, and some of the values.
 
-    Optimizers, `load_state_dict` and `to` change the first two. Writing through `weight.data` changes neither; the
-    values tell, unless only a part of a weight was written.
+    Optimizers, `load_state_dict` and `to` change one of the first two. Writing through `weight.data` changes neither
+    and is detected by the values, unless only a small part of a weight was written.
     """
 
     def __init__(self, weights: Sequence[Tensor | None]) -> None:
         present = [weight for weight in weights if weight is not None]
         self._identities = _identities(present)
-        # NumPy's views of the weights' memory, made once: copying and comparing their bytes takes a third of the time
-        # that one operator of PyTorch takes. While they are held no other tensor can come to lie there.
+        # NumPy views of the weights' memory: comparing their bytes takes a third of the time of a PyTorch operator.
+        # Holding them also keeps the memory from being reused by another tensor.
         self._probes = list(map(_probe, present))
         self._values = [probe.tobytes() for probe in self._probes]
 
@@ -56,7 +57,7 @@ class Fingerprint:
 
 
 def can_have_fingerprint(weight: Tensor) -> bool:
-    """True if changes of a weight can be detected; an inference tensor does not count versions."""
+    """True if changes of a weight can be detected; an inference tensor has no version counter."""
     return not weight.is_inference() and weight.is_contiguous() and weight.device.type != "meta"
 
 
@@ -65,13 +66,13 @@ def _identities(weights: list[Tensor]) -> list[Any]:
 
 
 def _version(weight: Tensor) -> int:
-    """Number of writes that autograd has counted; it counts none of an inference tensor."""
+    """Autograd's version counter; -1 for an inference tensor, which has none."""
     return -1 if weight.is_inference() else weight._version
 
 
 @torch.no_grad()
 def _probe(weight: Tensor) -> NDArray[np.signedinteger]:
-    """A view of the values to compare, as bits, because NaN is no change."""
+    """A view of the values to compare, as integers, because NaN does not equal itself."""
     values = weight.detach().view(BITS[weight.element_size()]).numpy()
     if values.size <= COMPARED_IN_FULL or not weight.is_contiguous():
         return values
@@ -85,7 +86,7 @@ class _Prepared:
     def __init__(self, weights: Sequence[Tensor | None], layout: str, make: Callable[[], Any]) -> None:
         self.layout = layout
         self.fingerprint = Fingerprint(weights)
-        # A tensor made in inference mode could not be used outside of it.
+        # A tensor created in inference mode could not be used outside it.
         with torch.inference_mode(False), torch.no_grad():
             self.value = make()
 
@@ -94,13 +95,13 @@ _prepared: "weakref.WeakKeyDictionary[nn.Module, _Prepared]" = weakref.WeakKeyDi
 
 
 def prepared(module: nn.Module, weights: Sequence[Tensor | None], layout: str, make: Callable[[], Any]) -> Any:
-    """Return what `make` returns, called the first time and again after every change of the weights.
+    """Return the cached result of `make`, which is called again after every change of the weights.
 
     Args:
-        module: to which the weights belong.
-        weights: that `make` reads; every one can have a fingerprint.
-        layout: name of what `make` returns.
-        make: called without gradients.
+        module: the module that owns the weights.
+        weights: all weights that `make` reads; see `can_have_fingerprint`.
+        layout: name of the layout that `make` returns.
+        make: called with gradients disabled.
     """
     kept = _prepared.get(module)
     if kept is None or kept.layout != layout or not kept.fingerprint.is_of(weights):
@@ -110,15 +111,15 @@ def prepared(module: nn.Module, weights: Sequence[Tensor | None], layout: str, m
 
 
 def keeper(module: nn.Module, read: Sequence[Tensor | None], *beside: Tensor | None) -> Callable[..., Any] | None:
-    """`prepared` of a module's weights, with a layout and `make` left to give; `None` where nothing may be kept.
+    """`prepared` for a module's weights, to be called with a layout and `make`; `None` if nothing may be cached.
 
-    That is where one of the tensors trains, or changes of it cannot be seen. What was prepared is released then: it is
-    out of date after the next step.
+    Nothing is cached if a tensor is trained, or if its changes cannot be detected. The cached entry is then released,
+    because it would be stale after the next step.
 
     Args:
-        module: to which the weights belong.
-        read: what is made of them is kept.
-        beside: tensors that are used with it, as they are.
+        module: the module that owns the weights.
+        read: tensors from which the cached value is made.
+        beside: tensors that are used together with it, unchanged.
     """
     present = [tensor for tensor in (*read, *beside) if tensor is not None]
     is_int8 = present[0].dtype == torch.int8
@@ -129,9 +130,9 @@ def keeper(module: nn.Module, read: Sequence[Tensor | None], *beside: Tensor | N
 
 
 def _may_be_kept(tensor: Tensor, is_int8: bool) -> bool:
-    """True if what is made of a tensor can be kept: it does not train, and changes of it can be seen.
+    """True if values made from a tensor may be cached: it is not trained, and its changes can be detected.
 
-    Those of an int8 layer's inference tensors are seen by their values alone.
+    Changes of an int8 layer's inference tensors are detected by their values only.
     """
     if torch.is_grad_enabled() and tensor.requires_grad:
         return False
@@ -140,12 +141,12 @@ def _may_be_kept(tensor: Tensor, is_int8: bool) -> bool:
     return is_int8 or can_have_fingerprint(tensor)
 
 
-# Of words' vectors (`word_cache`), likewise.
+# Word caches (`word_cache`) by word layer.
 kept_words: "weakref.WeakKeyDictionary[nn.Module, Any]" = weakref.WeakKeyDictionary()
 
 
 def release(module: nn.Module, *, only_trainable: bool = False) -> None:
-    """Drop what was prepared for a module and all its submodules, or for those of them that train."""
+    """Drop the cache entries of a module and its submodules, or only of those that are trainable."""
     for part in module.modules():
         if not only_trainable or any(weight.requires_grad for weight in part.parameters(recurse=False)):
             _prepared.pop(part, None)

@@ -267,7 +267,7 @@ def projected_lstm(
     ):
         return "weights of several dtypes, devices or kinds"
     if not (inputs.requires_grad or any(tensor.requires_grad for tensor in tensors)):
-        return "nothing trains"
+        return "nothing is trained"
     dtypes = _dtypes(inputs, cell, dtype)
     if dtypes is None:
         return f"dtypes {inputs.dtype}, {cell.dtype}, {dtype}"

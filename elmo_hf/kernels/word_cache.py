@@ -1,6 +1,6 @@
-"""Vectors of words kept from batch to batch.
+"""Cache of word vectors between batches.
 
-The vector of a word depends only on the word, and the 20,000 most common words are 96 % of running text.
+The vector of a word depends only on the word, and the 20,000 most frequent words make up 96 % of running text.
 """
 
 import threading
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from .prepared_weights import Fingerprint, can_have_fingerprint, kept_words
 
-# Slots among which a word may choose.
+# The cache is set-associative: a word may be in any of this many slots.
 WAYS = 8
-# Held while a layer's table is made, so that two threads have one.
+# Held while a layer's cache is created, so that two threads share one.
 _MAKING = threading.Lock()
 
 
@@ -25,15 +25,15 @@ def kept_vectors(
     weights: Sequence[Tensor],
     encode: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Vectors of distinct words from `encode`, cached in a table that is kept for the layer until `release`.
+    """Vectors of distinct words from `encode`, cached for the layer until `release`.
 
-    The table is kept outside of the model: copies and pickles do not contain it. Nothing is kept if changes of the
-    weights cannot be detected.
+    The cache is outside the model: copies and pickles do not contain it. Nothing is cached if changes of the weights
+    cannot be detected.
 
     Args:
-        layer: whose vectors they are.
-        max_megabytes: of all that the table holds.
-        rows, weights, encode: as of `WordCache.vectors`.
+        layer: the word layer, the key of the cache.
+        max_megabytes: maximum size of the cache.
+        rows, weights, encode: as in `WordCache.vectors`.
     """
     if not all(map(can_have_fingerprint, weights)):
         return encode(rows)
@@ -45,7 +45,7 @@ def kept_vectors(
 
 
 def row_hashes(rows: Tensor) -> Tensor:
-    """(n, length) int64 -> (n,) int64, as in `distinct_rows` of the model. Rows that differ may have the same."""
+    """Hashes of rows, (n, length) int64 -> (n,) int64, as in the model's `distinct_rows`; collisions are possible."""
     multipliers = torch.full((rows.shape[1],), 0x5851F42D4C957F2D, dtype=torch.int64, device=rows.device).cumprod(0)
     return (rows * multipliers).sum(dim=1)
 
@@ -63,40 +63,40 @@ def _kind_of(rows: Tensor) -> tuple[Any, ...]:
 
 
 class WordCache:
-    """A table of bounded size, from the integers that a word layer reads of a word to the vector that it makes of them.
+    """Set-associative cache of bounded size: integers that a word layer reads of a word -> the word's vector.
 
-    A word may stand in one of `WAYS` slots, by its hash; a new one takes the slot that has not been asked for longest.
-    Rows are compared in full: words of the same hash are told apart.
+    The hash of a word selects a set of `WAYS` slots; a new word replaces the least recently used slot of its set. Rows
+    are compared in full, so hash collisions are harmless.
 
     Args:
-        max_megabytes: of all that the table holds (1 MB is 10 ** 6 bytes), more than 0.
+        max_megabytes: maximum size (1 MB is 10 ** 6 bytes), more than 0.
     """
 
     def __init__(self, max_megabytes: float) -> None:
         self.max_megabytes = max_megabytes
-        # The lock spans finding and reading a slot: operators release the GIL, and another thread could overwrite it.
+        # Held so that no other thread evicts a slot between lookup and read: operators release the GIL.
         self._lock = threading.RLock()
         self.clear()
 
     def clear(self) -> None:
-        """Forget all words."""
+        """Empty the cache."""
         self._made_with: Fingerprint | None = None
         self._kind: tuple[Any, ...] | None = None
         self._clock = 0
-        # Per slot: the row of its word, the row's hash, the word's vector, and when it was last asked for (0: empty).
+        # Per slot: the row of its word, the row's hash, the word's vector, and the time of its last use (0: empty).
         self._rows = self._hashes = self._vectors = self._asked = torch.empty(0)
         self.words_asked = self.words_found = 0
 
     def __len__(self) -> int:
-        """Number of words held."""
+        """Number of cached words."""
         return int(self._asked.count_nonzero())
 
     def vectors(self, rows: Tensor, weights: Sequence[Tensor], encode: Callable[[Tensor], Tensor]) -> Tensor:
-        """The vectors of distinct words.
+        """Vectors of distinct words, from the cache or from `encode`.
 
         Args:
-            rows: (n, length), int64, no two the same.
-            weights: all that `encode` reads; when they change, every word is forgotten.
+            rows: (n, length), int64, distinct.
+            weights: all weights that `encode` reads; a change empties the cache.
             encode: (m, length) rows -> (m, width) vectors.
 
         Returns:
@@ -134,11 +134,11 @@ class WordCache:
         self._keep(rows[missing], hashes[missing], made)
         return result
 
-    @torch.inference_mode(False)  # what is made in inference mode cannot be written outside of it
+    @torch.inference_mode(False)  # an inference tensor cannot be written outside inference mode
     def _allocate(self, rows: Tensor, vectors: Tensor) -> None:
         slot_bytes = 4 * rows.shape[1] + 8 + 8 + vectors.element_size() * vectors.shape[1]
         slots = max(1, int(self.max_megabytes * 1e6 / slot_bytes / WAYS)) * WAYS
-        # Memory that nothing is written to is not taken from the system.
+        # Pages that are never written take no physical memory.
         self._rows = rows.new_empty(slots, rows.shape[1], dtype=torch.int32)
         self._hashes = rows.new_empty(slots)
         self._vectors = vectors.new_empty(slots, vectors.shape[1])
@@ -146,13 +146,13 @@ class WordCache:
         self._kind = _kind_of(rows)
 
     def _sets(self, hashes: Tensor) -> Tensor:
-        """(n,) hashes -> (n, WAYS) slots in which a word may stand."""
-        # The low bits of a polynomial know little of the row; the middle ones all.
+        """(n,) hashes -> (n, WAYS) slots of each word's set."""
+        # The low bits of the polynomial hash depend on little of the row; the middle bits depend on all of it.
         first = (hashes >> 20).remainder(len(self._asked) // WAYS) * WAYS
         return first[:, None] + torch.arange(WAYS, device=hashes.device)
 
     def _find(self, rows: Tensor, hashes: Tensor) -> tuple[Tensor, Tensor]:
-        """Each word's slot (n,), and whether it is there (n,)."""
+        """Each word's slot (n,), and whether the word was found (n,)."""
         sets = self._sets(hashes)
         alike = self._hashes[sets].eq(hashes[:, None]) & self._asked[sets].ne(0)  # [n, WAYS]
         # Of several words with one hash in one set, only the first is cached; the others are computed each time.
@@ -164,11 +164,11 @@ class WordCache:
         return slots, found
 
     def _keep(self, rows: Tensor, hashes: Tensor, vectors: Tensor) -> None:
-        """Write new words over those of their sets that were asked for longest ago."""
+        """Write new words over the least recently used slots of their sets."""
         self._clock += 1
         sets = self._sets(hashes)
         oldest = sets.gather(1, self._asked[sets].argsort(dim=1, stable=True))  # [n, WAYS]
-        # Several words of this batch may choose among the same slots: the k-th takes the k-th oldest.
+        # Several words of this batch may belong to one set: the k-th takes the k-th oldest slot.
         order = sets[:, 0].argsort(stable=True)
         first = sets[order, 0]
         place = torch.arange(len(first), device=first.device)

@@ -1,4 +1,4 @@
-"""Word probabilities by clusters of frequency: a softmax that is cheap to train over a large vocabulary."""
+"""Adaptive softmax: words clustered by frequency, which makes training over a large vocabulary cheap."""
 
 from itertools import pairwise
 
@@ -14,19 +14,19 @@ DIVISOR = 4.0
 
 
 class ElmoAdaptiveSoftmax(ElmoVocabulary, nn.Module):
-    """The frequent words in one small softmax, the others behind a few cluster entries of it.
+    """Adaptive softmax: a head over the frequent words and one entry for each cluster of rarer words.
 
-    Takes the place of `ElmoSoftmax` in a model whose configuration has `softmax_cutoffs`, with the same methods, and
-    is saved and loaded with it. It has no row a word, and no original has one like it: it is neither tied nor
-    exported to the original formats; the biLM below it is.
+    Replaces `ElmoSoftmax` in a model whose configuration has `softmax_cutoffs`, and has the same methods. It cannot be
+    tied to a word table, because it has no row per word. No original format has one, so it is not exported; the biLM
+    below it is.
 
     Source: Grave et al. 2017, "Efficient softmax approximation for GPUs"; `torch.nn.AdaptiveLogSoftmaxWithLoss`.
 
     Attributes:
-        clusters: the weights, over the ranks of the words with a probability.
+        clusters: the weights; classes are frequency ranks, not word ids.
 
     Raises:
-        ValueError: cutoffs that do not rise within the vocabulary, or too many for the model's width.
+        ValueError: cutoffs that are not increasing ranks of the vocabulary, or too many for the model's width.
     """
 
     def __init__(self, config: ElmoConfig) -> None:
@@ -59,7 +59,7 @@ class ElmoAdaptiveSoftmax(ElmoVocabulary, nn.Module):
         return scores.view(*hidden.shape[:-1], -1)
 
     def log_probabilities(self, hidden: Tensor, word_ids: Tensor) -> Tensor:
-        """As `ElmoSoftmax.log_probabilities`: [n, projection_size], [n] -> [n], float32 or wider."""
+        """Log-probabilities, as `ElmoSoftmax.log_probabilities`: [n, projection_size], [n] -> [n]."""
         ranks = frequency_ranks(word_ids, self.excluded_ids)
         step = max(1, LOGITS_AT_A_TIME // max(1, self.out_features))
         parts = [
@@ -84,7 +84,7 @@ class ElmoAdaptiveSoftmax(ElmoVocabulary, nn.Module):
 
 
 def check_cutoffs(cutoffs: list[int], words: int) -> None:
-    """Refuse cutoffs that are not rising ranks within a vocabulary of `words` words.
+    """Refuse cutoffs that are not increasing ranks of a vocabulary of `words` words.
 
     Raises:
         ValueError: names the cutoffs and the bound.
@@ -92,6 +92,6 @@ def check_cutoffs(cutoffs: list[int], words: int) -> None:
     rising = all(low < high for low, high in pairwise(cutoffs))
     if not cutoffs or not rising or cutoffs[0] < 1 or cutoffs[-1] >= words:
         raise ValueError(
-            f"softmax_cutoffs={cutoffs}: expected rising ranks from 1 to {words - 1}, since the vocabulary has {words} "
-            "words with a probability"
+            f"softmax_cutoffs={cutoffs}: expected increasing ranks from 1 to {words - 1}, since the vocabulary has "
+            f"{words} words with a probability"
         )

@@ -1,4 +1,4 @@
-"""The base model: words of a batch of sentences to contextual vectors."""
+"""Base model: contextual vectors for the words of a batch of sentences."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ ENCODERS: dict[str, type[ElmoEncoder | ElmoTransformerEncoder]] = {
     "transformer": ElmoTransformerEncoder,
 }
 
-# What a word layer may read, by the arguments' names.
+# Arguments that a word layer can read.
 WORD_IDS = ("input_ids", "character_ids", "pos_tag_ids")
 WITH_A_THIRD_AXIS = ("character_ids", "inputs_embeds")
 
@@ -43,9 +43,9 @@ class ElmoModelOutput(ModelOutput):
             encoder, forward direction first.
         representations: (batch, num_representations, words, 2 * projection_size), all mixes; the first is
             `last_hidden_state`. One tensor, batch first, because pipelines take a batch apart by its first axis.
-        attentions: with `output_attentions=True`, of a Transformer: for each of its layers
-            (batch, 2 * num_attention_heads, words, words), the forward direction's heads first; the third axis reads
-            the fourth, and padding neither reads nor is read. `None` for a biLSTM, which has none.
+        attentions: with `output_attentions=True`, the attention weights of each Transformer layer,
+            (batch, 2 * num_attention_heads, words, words), the forward direction's heads first; queries on the third
+            axis, keys on the fourth, zero at padding. `None` for a biLSTM.
         state: with `return_state=True`, the state to carry to the next batch; `None` for a Transformer, which has none.
     """
 
@@ -57,27 +57,27 @@ class ElmoModelOutput(ModelOutput):
 
 
 def passed_on(outputs: Any, *names: str) -> dict[str, Any]:
-    """The fields of an [`ElmoModelOutput`] that a head's output has too; `None` for a head without biLM."""
+    """Fields of an [`ElmoModelOutput`] to copy to a head's output; `None` for a head without a biLM."""
     return {name: getattr(outputs, name, None) for name in names}
 
 
 class ElmoModel(ElmoPreTrainedModel):
-    """The biLM and its layer mixes: contextual vectors of the words of a batch of sentences.
+    """The biLM and its scalar mixes: contextual vectors of the words of a batch of sentences.
 
-    Stateless: every call starts from `initial_state`, zeros by default, and depends on nothing but its arguments.
+    Stateless: every call starts from `initial_state` (default: zeros) and depends on its arguments only.
 
-    Under `torch.autocast` matrix products are in its dtype; representations, layers and state are in that of the
-    weights, in training and in evaluation alike.
+    Under `torch.autocast`, matmuls run in the autocast dtype; representations, layers and state have the dtype of the
+    weights, in training and in evaluation.
     """
 
     _auto_class = "AutoModel"
-    # Of the word cache; a model that was pickled whole by an older version has none of its own.
+    # Bound of the word cache. A class attribute, because models pickled by older versions lack it.
     _kept_megabytes: float | None = None
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)
         self.embeddings = word_layer(config)
-        # One of both; `carries_state` tells what it can do.
+        # Callers ask for `carries_state`, never for the class.
         self.encoder: Any = ENCODERS[config.encoder_type](config)
         self.alignment = ElmoAlignment(config) if config.aligned else None
         self.scalar_mixes = nn.ModuleList(ElmoScalarMix(config) for _ in range(config.num_representations))
@@ -105,30 +105,29 @@ class ElmoModel(ElmoPreTrainedModel):
         """Embed a batch.
 
         Args:
-            input_ids: (batch, words), int64: word ids, sentence boundaries included. A model with a table of words
-                looks them up; others read them only to know the boundaries; padding is `attention_mask`'s.
-            attention_mask: (batch, words), 1 at real words and boundaries, 0 at padding on either side. Without it,
-                the padding word is padding in a model with a table of words, and in others words whose
-                `character_ids` are all zero.
-            character_ids: (batch, words, max_characters_per_word), integers, as [`ElmoTokenizer`] makes them. A model
-                that reads words by their id alone ignores them.
-            inputs_embeds: (batch, words, projection_size), word vectors in place of all that the model reads;
-                `input_ids` then only name the boundaries.
-            initial_state: the state of an earlier batch, for carried state as in the originals; a Transformer has none.
+            input_ids: (batch, words), int64: word ids, sentence boundaries included. A word model looks them up; other
+                models use them only to find the boundaries.
+            attention_mask: (batch, words), 1 at words and boundaries, 0 at padding on either side. By default the
+                padding id of `input_ids` in a word model, and in others the words whose `character_ids` are all zero.
+            character_ids: (batch, words, max_characters_per_word), integers, as [`ElmoTokenizer`] returns them.
+                Ignored by a word model.
+            inputs_embeds: (batch, words, projection_size), word vectors that replace the word layer's output;
+                `input_ids` then only mark the boundaries.
+            initial_state: the state of an earlier batch, for carried state as in the originals; not for a Transformer.
             return_state: also return the state after this batch.
             output_hidden_states: also return all layers (default: the configuration's).
-            pos_tag_ids: (batch, words), integers, the parts of speech that a model with `num_pos_tags` reads beside
-                each word; 0 for none, as at boundaries and padding. Other models ignore them.
-            output_attentions: also return a Transformer's attention (default: the configuration's).
+            pos_tag_ids: (batch, words), integers, the POS tag of each word, for a model with `num_pos_tags`; 0 for
+                none, as at boundaries and padding. Ignored by other models.
+            output_attentions: also return a Transformer's attention weights (default: the configuration's).
 
         Raises:
-            ValueError: missing, contradicting or out-of-range inputs.
+            ValueError: missing, contradictory or out-of-range inputs.
         """
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         output_attentions, attentions = output_attentions and not self.encoder.carries_state, None
         if output_attentions:
-            break_graph("output_attentions=True: attention is gathered by the lengths of sentences, in no graph")
+            break_graph("output_attentions=True: attention weights depend on the sentences' lengths; not in the graph")
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not output_attentions:
             mask = self.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
             hidden, cell = (None, None) if initial_state is None else initial_state
@@ -139,13 +138,13 @@ class ElmoModel(ElmoPreTrainedModel):
             given = dict(zip(WORD_IDS, (input_ids, character_ids, pos_tag_ids), strict=True))
             words, mask, distinct = self._word_vectors(given, attention_mask, inputs_embeds)
             if output_attentions:
-                layers, attentions = self.encoder(words, mask, initial_state, with_shares=True)
+                layers, attentions = self.encoder(words, mask, initial_state, output_attentions=True)
                 state = None
             else:
                 layers, state = self._encode(words, mask, initial_state, distinct)
         if self.alignment is not None:
             layers = self.alignment(layers)
-        layers, state = self._as_wide_as_weights(layers, state)
+        layers, state = self._in_weights_dtype(layers, state)
         counted = self._normalized_positions(mask, input_ids)
         mixes = [self.dropout(mix(layers, mask, counted)) for mix in self.scalar_mixes]
         if output_hidden_states is None:
@@ -153,7 +152,7 @@ class ElmoModel(ElmoPreTrainedModel):
         return ElmoModelOutput(
             last_hidden_state=mixes[0],
             hidden_states=tuple(layers) if output_hidden_states else None,
-            # A single mix is only looked at from another side.
+            # A view of a single mix, no copy.
             representations=mixes[0].unsqueeze(1) if len(mixes) == 1 else torch.stack(mixes, dim=1),
             attentions=None if attentions is None else tuple(attentions),
             state=state if return_state else None,
@@ -162,12 +161,12 @@ class ElmoModel(ElmoPreTrainedModel):
     def _encode(
         self, words: Tensor, mask: Tensor, initial_state: ElmoState | None, distinct: DistinctWords | None
     ) -> tuple[list[Tensor], ElmoState | None]:
-        """The layers of the encoder and its state after them."""
+        """Run the encoder; returns its layers and its new state."""
         more = (distinct,) if distinct is not None and self.encoder.carries_state else ()
         return self.encoder(words, mask, initial_state, *more)
 
     def _shapes_of_layers(self, *given: Any) -> list[Any]:
-        """What `layers_of` returns."""
+        """Shapes and dtypes of the results of `layers_of`."""
         *_, mask, hidden, _ = given
         (rows, words), config, dtype = mask.shape, self.config, cast("torch.dtype", self.scalar_mixes[0].gamma.dtype)
         layers = ((config.num_mixed_layers, rows, words, config.hidden_size), dtype)
@@ -179,7 +178,7 @@ class ElmoModel(ElmoPreTrainedModel):
 
     @opaque(("embeddings", "encoder"), _shapes_of_layers)
     def layers_of(self, *given: Any) -> tuple[Tensor, ...]:
-        """All layers (layers, batch, words, 2 * P), and the hidden and cell that are left, empty for a Transformer.
+        """All layers (layers, batch, words, 2 * P), and the final hidden and cell, empty for a Transformer.
 
         Args:
             given: the values of `WORD_IDS`, `inputs_embeds`, the mask, hidden and cell.
@@ -187,19 +186,23 @@ class ElmoModel(ElmoPreTrainedModel):
         *ids, inputs_embeds, mask, hidden, cell = given
         words, mask, distinct = self._word_vectors(dict(zip(WORD_IDS, ids, strict=True)), mask, inputs_embeds)
         state = None if hidden is None else ElmoState(hidden, cell)
-        layers, left = self._as_wide_as_weights(*self._encode(words, mask, state, distinct))
+        layers, left = self._in_weights_dtype(*self._encode(words, mask, state, distinct))
         return torch.stack(layers), *(left or 2 * [layers[0].new_empty(0)])
 
     def _word_vectors(
         self, given: dict[str, Tensor | None], attention_mask: Tensor | None, inputs_embeds: Tensor | None
     ) -> tuple[Tensor, Tensor, DistinctWords | None]:
-        """Check the inputs and return the word layer (batch, words, P), zero at padding, the mask, bool, and the words
-        that differ, where they were told apart."""
+        """Check the inputs and encode the words.
+
+        Returns:
+            The word layer (batch, words, P), zero at padding; the mask (batch, words), bool; the distinct words, or
+            `None` where words were not deduplicated.
+        """
         inputs = self._inputs(given, inputs_embeds)
         name, first = next(iter(inputs.items()))
         shape = tuple(first.shape[:2])
         for other, value in {**given, **inputs, "attention_mask": attention_mask}.items():
-            # What the model does not read may have any shape, but word ids, which name the boundaries.
+            # Unread inputs may have any shape, except word ids, which mark the boundaries.
             if value is None or (other not in inputs and other not in ("input_ids", "attention_mask")):
                 continue
             if tuple(value.shape[:2] if other in WITH_A_THIRD_AXIS else value.shape) != shape:
@@ -222,12 +225,10 @@ class ElmoModel(ElmoPreTrainedModel):
             )
         return inputs_embeds * mask.unsqueeze(-1).to(inputs_embeds.dtype), mask, None
 
-    def _as_wide_as_weights(
-        self, layers: list[Tensor], state: ElmoState | None
-    ) -> tuple[list[Tensor], ElmoState | None]:
-        """What the model gives, in the dtype of its weights also under autocast, which is only for products.
+    def _in_weights_dtype(self, layers: list[Tensor], state: ElmoState | None) -> tuple[list[Tensor], ElmoState | None]:
+        """Cast layers and state at least to the dtype of the weights, also under autocast.
 
-        Which layers come in autocast's dtype depends on the implementation, and so on whether gradients are wanted.
+        Otherwise the results' dtype would depend on the kernel that ran, and so on whether gradients are enabled.
         """
         weights = cast("torch.dtype", self.scalar_mixes[0].gamma.dtype)
         layers = [layer.to(torch.promote_types(layer.dtype, weights)) for layer in layers]
@@ -236,19 +237,19 @@ class ElmoModel(ElmoPreTrainedModel):
         return layers, state
 
     def cache_word_vectors(self, max_megabytes: float | None = 256.0) -> None:
-        """Keep the vectors that the word layer makes of words, for the batches to come; off at first, and on a GPU.
+        """Cache the word layer's vectors between batches. Off by default; has no effect on a GPU.
 
-        Exact: they depend on nothing but the word, and are forgotten when a weight changes. 256 MB hold some hundred
-        thousand words of the original size; what has not been read for longest makes room. Copies and saved models
-        have no words in their cache. It is the installed package's: where a checkpoint's code runs without, vectors
-        are made anew.
+        Exact: a vector depends on its word only, and the cache is cleared when a weight changes. 256 MB hold about a
+        hundred thousand words of the original size; the least recently used ones are evicted. Copies of a model and
+        saved models start with an empty cache. The cache is part of the installed package: without it, vectors are
+        recomputed.
 
         Args:
-            max_megabytes: the most that the cache may hold; `None` turns it off.
+            max_megabytes: maximum size of the cache; `None` turns it off.
 
         Raises:
-            ValueError: a model that reads words by their id alone, whose vectors are a table as it is, or a size that
-                is not positive. And in a forward pass in which the word layer would have to learn.
+            ValueError: a word model, which has nothing to compute, or a size that is not positive. Later also raised
+                by `forward` if the word layer is trainable and gradients are enabled.
         """
         if max_megabytes is not None and isinstance(self.embeddings, ElmoWordEmbeddings):
             raise ValueError(
@@ -261,31 +262,31 @@ class ElmoModel(ElmoPreTrainedModel):
         self._kept_megabytes = max_megabytes
 
     def train(self, mode: bool = True) -> "ElmoModel":
-        """As every module's; what kernels have prepared of weights that train is dropped."""
+        """Set the mode, as `nn.Module.train`; weights prepared for kernels are released if they are trainable."""
         if mode:
-            # A frozen biLM in a task model keeps its packs: Trainer calls this at every step.
+            # A frozen biLM in a task model keeps its prepared weights: the Trainer calls this at every step.
             release(self, only_trainable=True)
         return super().train(mode)
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> "ElmoModel":
-        # To another device or dtype: packs of what was would stay in memory.
+        # A move to another device or dtype would leave the old prepared weights in memory.
         release(self)
         return super()._apply(fn, recurse)
 
     def _inputs(self, given: dict[str, Tensor | None], inputs_embeds: Tensor | None) -> dict[str, Tensor]:
-        """What this model makes word vectors of: the inputs of its word layer, or word vectors."""
+        """The inputs of this model's word layer, or `inputs_embeds` in their place."""
         names = self.embeddings.input_names
         if inputs_embeds is not None:
-            # Word ids beside them name the boundaries.
+            # Word ids are allowed next to them: they mark the boundaries.
             wrong = [name for name in names if name != "input_ids" and given[name] is not None]
         else:
             wrong = [name for name in names if given[name] is None]
         if wrong:
             found = "both inputs_embeds and" if inputs_embeds is not None else "none of"
-            beside = ", pos_tag_ids where pos_tags stand beside the words" if "pos_tag_ids" in wrong else ""
+            beside = " (pos_tag_ids only if it is given pos_tags)" if "pos_tag_ids" in wrong else ""
             raise ValueError(
                 f"this ELMo needs either {' and '.join(names)} or inputs_embeds, got {found} {', '.join(wrong)}. "
-                f"ElmoTokenizer returns what its model reads{beside}: pass all it returns, model(**encoding)"
+                f"ElmoTokenizer returns the inputs of its model{beside}: pass all of them, model(**encoding)"
             )
         if inputs_embeds is not None:
             return {"inputs_embeds": inputs_embeds}
@@ -301,7 +302,7 @@ class ElmoModel(ElmoPreTrainedModel):
         character_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
     ) -> Tensor:
-        """(batch, words), bool: which positions hold words; arguments as in `forward`, at least one of them given."""
+        """(batch, words), bool: true at words, false at padding; arguments as in `forward`, at least one given."""
         if attention_mask is not None:
             return attention_mask.bool()
         if inputs_embeds is not None:
@@ -311,11 +312,11 @@ class ElmoModel(ElmoPreTrainedModel):
         return self.embeddings.real_words(first)
 
     def _normalized_positions(self, mask: Tensor, input_ids: Tensor | None) -> Tensor:
-        """The positions whose statistics normalize a layer: all real ones, or those without sentence boundaries."""
+        """Positions counted for a layer's mean and variance: all words, with or without sentence boundaries."""
         if self.config.scalar_mix_layer_norm != "words":
             return mask
         if input_ids is None:
             raise ValueError(
-                'scalar_mix_layer_norm="words" leaves sentence boundaries out and needs input_ids to find them'
+                'scalar_mix_layer_norm="words" excludes sentence boundaries and needs input_ids to find them'
             )
         return self.without_boundaries(mask, input_ids)

@@ -1,4 +1,4 @@
-"""The biLSTM of ELMo: layers of a forward and a backward clipped, projected LSTM over word vectors."""
+"""The biLSTM of ELMo: stacked layers of a forward and a backward LSTM with projection and clipping."""
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from .word_layer import DistinctWords
 
 
 class ElmoLstm(nn.Module):
-    """One direction of one layer: the weights of a clipped, projected LSTM; gates in the order i, f, g, o."""
+    """One direction of one layer: an LSTM with projection and clipping; gates in the order i, f, g, o."""
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class ElmoLstm(nn.Module):
         self.cell_clip = config.cell_clip
         self.projection_clip = config.projection_clip
         self.forget_bias = config.forget_bias
-        # Glorot-uniform over the original's one kernel, whose rows are the input's and the recurrence's.
+        # The original draws one kernel for input and recurrence together, so its shape determines the bound.
         scale = glorot_bound(2 * width, 4 * cell)
         self.input_proj = starting_with(nn.Linear(width, 4 * cell), "uniform", scale)
         self.hidden_proj = starting_with(nn.Linear(width, 4 * cell, bias=False), "uniform", scale)
@@ -40,11 +40,11 @@ class ElmoLstm(nn.Module):
 
 
 class ElmoLayer(GradientCheckpointingLayer):
-    """A forward and a backward LSTM side by side; neither sees the other. Without the latter, its half is zeros."""
+    """Forward and backward LSTM, independent of each other; without a backward LSTM, its output is zeros."""
 
     def __init__(self, config: ElmoConfig, layer_index: int) -> None:
         super().__init__()
-        # Never around the first layer: words are not added to its output.
+        # The first layer has none, as in bilm-tf.
         self.has_skip_connection = config.use_skip_connections and layer_index > 0
         self.config = config
         self.forward_lstm = ElmoLstm(config)
@@ -73,7 +73,7 @@ class ElmoLayer(GradientCheckpointingLayer):
         inputs = forward_inputs, backward_inputs
         drops = self.training and self.config.lstm_input_dropout > 0
         if indices is not None and (drops or self.has_skip_connection):
-            # Each place of a word has a dropout of its own.
+            # Each occurrence of a word has its own dropout mask.
             inputs = forward_inputs.index_select(0, indices[0]), backward_inputs.index_select(0, indices[1])
             indices = None
         # The skip connection carries the dropped-out input, as in bilm-tf.
@@ -88,7 +88,7 @@ class ElmoLayer(GradientCheckpointingLayer):
             return forward + forward_inputs if self.has_skip_connection else forward, backward, hidden, cell
         inputs, lstms = (forward_inputs, backward_inputs), (self.forward_lstm, self.backward_lstm)
         forward, backward, hidden, cell = bidirectional_lstm(inputs, batch_sizes, hidden, cell, *lstms, indices)
-        # The carried hidden state stays without the skip connection.
+        # After the recurrence: the carried hidden state excludes the skip connection.
         if self.has_skip_connection:
             forward, backward = forward + forward_inputs, backward + backward_inputs
         return forward, backward, hidden, cell
@@ -119,13 +119,13 @@ class ElmoEncoder(nn.Module):
         Args:
             words: (batch, words, P), zero at padding.
             mask: (batch, words), bool.
-            initial_state: state of at least, at most or exactly as many rows as the batch has.
-            distinct: the same words, for the first layer to multiply each only once.
+            initial_state: the state of an earlier batch, of any number of rows.
+            distinct: the same words deduplicated, so that the first layer's input matmul runs once per distinct word.
 
         Returns:
-            All `num_mixed_layers` (batch, words, 2P), or P wide without a backward direction, the words themselves
-            first, and the new state. Rows that the batch does not have keep their state; rows that the state does not
-            have start at zero: as in both originals, a row is known by its index alone.
+            All `num_mixed_layers` layers (batch, words, 2P), or P wide without a backward direction, the word layer
+            first, and the new state. As in both originals, rows are matched by index: state rows beyond the batch keep
+            their values, batch rows beyond the state start at zero.
         """
         rows = mask.shape[0]
         state = self.state_for(rows, words, initial_state)
@@ -166,13 +166,13 @@ class ElmoEncoder(nn.Module):
         Args:
             forward, backward: packed [total, P], each in its own reading order.
             batch_sizes: rows running at each step.
-            state: of exactly the rows packed, in their order.
+            state: of exactly the packed rows, in packed order.
             indices: for each direction [total], int64: word k is row `index[k]` of `forward` or `backward`, which are
                 [n, P] then.
 
         Returns:
-            For each layer the outputs of both directions, packed as the inputs, the layer over contexts and words last
-            if there is one; the final state of the rows.
+            For each layer the outputs of both directions, packed as the inputs, the context-word layer last if there is
+            one; the final state of the rows.
         """
         home = forward.device
         words = forward, backward
@@ -182,7 +182,7 @@ class ElmoEncoder(nn.Module):
         for layer, hidden, cell in zip(self.layers, state.hidden, state.cell, strict=True):
             forward, backward, *final = layer(forward, backward, hidden, cell, batch_sizes, indices)
             indices = None
-            # A layer may live on another device than the words (device_map); its results come home.
+            # A layer may be on another device than the words (device_map).
             outputs.append((forward.to(home), backward.to(home)))
             finals.append([part.to(home) for part in final])
         if self.context_word_layer is not None:
@@ -191,7 +191,8 @@ class ElmoEncoder(nn.Module):
         return outputs, ElmoState(*(torch.stack(parts) for parts in zip(*finals, strict=True)))
 
     def state_for(self, rows: int, words: Tensor, state: ElmoState | None) -> ElmoState:
-        """The state to start from, of at least `rows` rows, with the device and dtype that `words` ask for."""
+        """The initial state, padded to at least `rows` rows, on the device of `words` and in its dtype (cell: float32
+        or wider)."""
         shapes = [(len(self.layers), 2, rows, size) for size in (self.projection_size, self.cell_size)]
         dtypes = [words.dtype, torch.promote_types(words.dtype, torch.float32)]
         if state is None:

@@ -23,29 +23,29 @@ from .packing import PackedBatch
 from .state import ElmoState
 from .word_parts import check_ids
 
-# What finds a tokenizer where the model was found.
+# Arguments of `from_pretrained` that locate the tokenizer of the same checkpoint.
 _TOKENIZER_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
-    """The language model of [`ElmoForPreTraining`], with the same weights, read in one direction.
+    """One direction of [`ElmoForPreTraining`] as a causal language model, with the same weights.
 
-    `config.direction` chooses it. The logits at a word are those of the next word *in the order given*. The backward
-    direction reads a sentence from its last word to its first: it is given `input_ids.flip(1)` and the like, generates
-    a sentence from its end, and `</S>` is then what it begins with.
+    `config.direction` chooses the direction. The logits at a word predict the next word *in the order given*. The
+    backward direction reads a sentence from its last word to its first: pass `input_ids.flip(1)` and the like; it
+    generates from the end of a sentence, starting at `</S>`.
 
-    The other direction is neither computed nor trained; its weights stay as they are.
+    The other direction is neither computed nor trained; its weights are kept.
 
-    What is carried from word to word is an [`ElmoCache`] of an [`ElmoState`], or for a Transformer the usual keys and
-    values. An `ElmoState` is taken as `past_key_values` too.
+    The cache is an [`ElmoCache`] (which wraps an [`ElmoState`]), or for a Transformer the usual keys and values. An
+    `ElmoState` is also accepted as `past_key_values`.
 
-    A model that reads characters finds those of the words of its vocabulary in its tokenizer, for generated words and
-    for clients that pass `input_ids` alone: the tokenizer beside its checkpoint, or the one given to `set_tokenizer`.
-    Words outside of the vocabulary are then spelt as the unknown word is; given `character_ids`, they are read.
+    A character model needs the spelling of generated words, and of all words if it is given `input_ids` alone. It takes
+    them from the vocabulary of the tokenizer saved with the checkpoint, or set by `set_tokenizer`; words outside the
+    vocabulary are then spelled as the unknown word. Given `character_ids`, it reads those.
     """
 
     _auto_class = "AutoModelForCausalLM"
-    # Assisted generation takes words back, which a state cannot.
+    # Excludes assisted generation, which crops the cache: a state cannot be cropped.
     _is_stateful = True
 
     def __init__(self, config: ElmoConfig) -> None:
@@ -91,27 +91,27 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         """Predict the next word at every position.
 
         Args:
-            attention_mask: (batch, words), or (batch, words before and words), as `generate` passes it with a cache.
-            character_ids: (batch, words, max_characters_per_word); those of `input_ids`' words in the vocabulary, if
-                there are none.
-            labels: (batch, words), the words themselves, -100 for those not to be predicted; usually `input_ids`. The
-                word at t is predicted at t - 1, so the first one of a row never is, nor the first behind padding.
-            past_key_values: what was read before, of an earlier output; `cache` is its name from Transformers 5.24 on.
-            use_cache: also return what was read until now; by default where `past_key_values` is given.
-            logits_to_keep: compute the logits of the last so many positions only (0 for all), or of these positions.
+            attention_mask: (batch, words), or (batch, past words + words), as `generate` passes it with a cache.
+            character_ids: (batch, words, max_characters_per_word); by default the vocabulary's spelling of `input_ids`.
+            labels: (batch, words), word ids, usually `input_ids`; -100 for words not to predict. Shifted inside the
+                model: the word at t is predicted at t - 1, so the first word of a row is not predicted, nor is the
+                first one after padding.
+            past_key_values: the cache of an earlier output; called `cache` from Transformers 5.24 on.
+            use_cache: also return the cache; by default only if `past_key_values` is given.
+            logits_to_keep: number of last positions to compute logits for (0 for all), or the positions themselves.
             num_items_in_batch: divides the summed loss in place of this batch's number of labels.
 
         Other arguments and errors as in [`ElmoModel`].
 
         Returns:
-            logits (batch, words, vocab_size), float32 or wider; -10,000 for padding and mask, which are no words. With
-            `labels`, the mean cross-entropy. `hidden_states`, if asked for: of each layer this direction's half,
-            (batch, words, projection_size), zero at padding. `attentions` likewise, of a Transformer's layers: (batch,
-            num_attention_heads, words, words before and words), the third axis reads the fourth.
+            logits (batch, words, vocab_size), float32 or wider; -10,000 for the padding and mask ids. With `labels`,
+            the mean cross-entropy. `hidden_states`, if requested: this direction's half of each layer,
+            (batch, words, projection_size), zero at padding. `attentions`, if requested, of a Transformer: (batch,
+            num_attention_heads, words, past words + words), queries on the third axis, keys on the fourth.
 
         Raises:
             ValueError: labels of another shape, or one that is no word; a cache for the backward direction of a
-                Transformer, whose positions count a sentence's words from the left.
+                Transformer, whose positions are counted from the left of the sentence.
         """
         past_key_values = past_key_values if cache is None else cache
         if character_ids is None and inputs_embeds is None and "character_ids" in self.elmo.embeddings.input_names:
@@ -125,15 +125,16 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         mask = self.elmo.word_mask(input_ids, mask_here, character_ids, inputs_embeds)
         given = input_ids, character_ids, pos_tag_ids, inputs_embeds, mask
         wants_cache = bool(use_cache) or (use_cache is None and past_key_values is not None)
-        wants_shares = self.config.output_attentions if output_attentions is None else output_attentions
-        wants_shares = wants_shares and not self.elmo.encoder.carries_state
-        reads_alone = not (wants_cache or past_key_values is not None or wants_shares)
-        if not reads_alone:
-            break_graph("a cache or output_attentions=True: what a word reads is in no graph")
-        if not reads_alone or not torch.compiler.is_compiling():
-            layers, past, shares = self._read(given, attention_mask, past_key_values, wants_cache, wants_shares)
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        wants_attentions = output_attentions and not self.elmo.encoder.carries_state
+        is_compilable = not (wants_cache or past_key_values is not None or wants_attentions)
+        if not is_compilable:
+            break_graph("a cache or output_attentions=True: both depend on the words read; not in the graph")
+        if not is_compilable or not torch.compiler.is_compiling():
+            layers, past, attentions = self._read(given, attention_mask, past_key_values, wants_cache, wants_attentions)
         else:
-            layers, past, shares = self._all_layers(*given)[0].unbind(), None, ()
+            layers, past, attentions = self._all_layers(*given)[0].unbind(), None, ()
         top = functional.dropout(layers[-1], self.config.top_layer_dropout, self.training)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
         if not isinstance(kept, int):
@@ -146,14 +147,14 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
             loss=loss,
             logits=logits,
             hidden_states=tuple(layers) if output_hidden_states else None,
-            attentions=tuple(shares) or None,
+            attentions=tuple(attentions) or None,
             **{CACHE: past if wants_cache else None},
         )
 
     def _read(
-        self, given: Sequence[Any], attention_mask: Tensor | None, past: Any, wants_cache: bool, wants_shares: bool
+        self, given: Sequence[Any], attention_mask: Tensor | None, past: Any, wants_cache: bool, wants_attentions: bool
     ) -> tuple[Sequence[Tensor], Cache | None, Sequence[Tensor]]:
-        """The layers (batch, words, P), the cache after them, and if wanted the attention.
+        """The layers (batch, words, P), the new cache, and the attention weights if wanted.
 
         Args:
             given: `input_ids`, `character_ids`, `pos_tag_ids`, `inputs_embeds`, and the mask of these words.
@@ -163,18 +164,18 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         if self.elmo.encoder.carries_state:
             found = self._read_states(vectors, mask, past, wants_cache)
         else:
-            found = self._read_keys(vectors, mask, attention_mask, past, wants_cache, wants_shares)
-        layers, cache, shares = found
-        return self.elmo._as_wide_as_weights(layers, None)[0], cache, shares
+            found = self._read_keys(vectors, mask, attention_mask, past, wants_cache, wants_attentions)
+        layers, cache, attentions = found
+        return self.elmo._in_weights_dtype(layers, None)[0], cache, attentions
 
     def _shapes_of_layers(self, *given: Any) -> list[Any]:
-        """What `_all_layers` returns."""
+        """Shapes and dtypes of the results of `_all_layers`."""
         config, dtype = self.config, self.elmo.scalar_mixes[0].gamma.dtype
         return [((config.num_mixed_layers, *given[-1].shape, config.projection_size), dtype)]
 
     @opaque(("elmo.embeddings", "elmo.encoder"), _shapes_of_layers)
     def _all_layers(self, *given: Tensor | None) -> tuple[Tensor]:
-        """The layers of `_read`, without what was read before."""
+        """The layers of `_read` without a cache, (layers, batch, words, P)."""
         layers, _, _ = self._read(given, given[-1], None, False, False)
         return (torch.stack(list(layers)),)
 
@@ -183,7 +184,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         return 0 if self.config.direction == "forward" else 1
 
     def _read_states(self, vectors: Tensor, mask: Tensor, past: Any, wants_cache: bool) -> tuple[Any, ...]:
-        """As `_read`, of a biLSTM."""
+        """Implement `_read` for a biLSTM."""
         encoder, name, home = self.elmo.encoder, self.config.direction, vectors.device
         cache = ElmoCache.of(past)
         state = encoder.state_for(len(mask), vectors, cache.state)
@@ -219,14 +220,14 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         attention_mask: Tensor | None,
         past: Any,
         wants_cache: bool,
-        wants_shares: bool,
+        wants_attentions: bool,
     ) -> tuple[Any, ...]:
-        """As `_read`, of a Transformer."""
+        """Implement `_read` for a Transformer."""
         if wants_cache and self.config.direction == "backward":
             raise ValueError(
                 'use_cache=True with direction="backward": the Transformer ELMo numbers positions from the left in '
-                "both directions, so that reading backwards it needs the whole sentence at once; score sentences "
-                "without a cache, or use a biLSTM"
+                "both directions, so the backward direction needs the whole sentence at once; score sentences without "
+                "a cache, or use a biLSTM"
             )
         encoder = self.elmo.encoder
         if wants_cache and past is None:
@@ -236,18 +237,18 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
             full = mask.new_ones(len(mask), before) if attention_mask is None else attention_mask[:, :before].bool()
             if attention_mask is not None and attention_mask.shape[1] != before + mask.shape[1]:
                 raise ValueError(
-                    f"attention_mask has shape {tuple(attention_mask.shape)}: expected {before} words read before and "
+                    f"attention_mask has shape {tuple(attention_mask.shape)}: expected {before} words in the cache and "
                     f"{mask.shape[1]} given"
                 )
             full = torch.cat([full, mask], dim=1)
         else:
             full = mask
         cache = past if wants_cache or before else None
-        layers, shares = encoder.read_direction(vectors, full, self._direction, cache, wants_shares)
-        return layers, past, shares
+        layers, attentions = encoder.read_direction(vectors, full, self._direction, cache, wants_attentions)
+        return layers, past, attentions
 
     def _logits(self, top: Tensor) -> Tensor:
-        """(..., P) -> (..., vocab_size), finite: label smoothing sums over the vocabulary."""
+        """(..., P) -> (..., vocab_size); all finite, because label smoothing sums over the vocabulary."""
         logits = self.softmax.logits(top)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if not self.softmax.excluded_ids:
@@ -267,16 +268,16 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
     # ---- words by their id
 
     def set_tokenizer(self, tokenizer: Any) -> None:
-        """Take the spelling of the vocabulary's words from a tokenizer, for words that are given by their id alone.
+        """Set the tokenizer whose vocabulary spells the words that are given by their id alone.
 
         Args:
             tokenizer: the model's own [`ElmoTokenizer`].
 
         Raises:
-            ValueError: a tokenizer of another vocabulary or another length of words.
+            ValueError: a tokenizer with another vocabulary or mask id.
         """
         words = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-        # The model may have been made larger, to a multiple of something.
+        # The model may have more rows (pad_to_multiple_of).
         if [number for _, number in words] != list(range(len(words))) or len(words) > self.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {len(words)} words and the model vocab_size={self.config.vocab_size}: give the "
@@ -297,10 +298,10 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         self._spellings = rows
 
     def spell(self, input_ids: Tensor | None) -> Tensor | None:
-        """(batch, words) ids -> (batch, words, max_characters_per_word): the vocabulary's own spelling of each word.
+        """(batch, words) ids -> (batch, words, max_characters_per_word), int64: the vocabulary's spelling of each word.
 
         Raises:
-            ValueError: there is no tokenizer that knows the words, or an id outside of its vocabulary.
+            ValueError: no tokenizer was found, or an id is outside its vocabulary.
         """
         if input_ids is None:
             return None
@@ -309,14 +310,14 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         assert self._spellings is not None
         if self._spellings.device != input_ids.device:
             self._spellings = self._spellings.to(input_ids.device)
-        check_ids(input_ids, len(self._spellings), "word id", "these are the words of the tokenizer")
+        check_ids(input_ids, len(self._spellings), "word id", "the tokenizer has no other words")
         return self._spellings[input_ids].long()
 
     def _own_tokenizer(self) -> Any:
-        """The tokenizer beside the checkpoint."""
+        """Load the tokenizer saved with the checkpoint."""
         remedy = (
-            "pass the character_ids that the tokenizer returns, or call model.set_tokenizer(tokenizer) once, so that "
-            "the model knows how the words of its vocabulary are spelt"
+            "pass the character_ids that the tokenizer returns, or call model.set_tokenizer(tokenizer) once to give "
+            "the model the spelling of its vocabulary"
         )
         if not self.name_or_path:
             raise ValueError(f"input_ids alone for a model that reads characters: {remedy}")
@@ -331,7 +332,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
             ) from error
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """As in all ELMo models; the spelling of the words is asked for anew."""
+        """Resize the word vocabulary as in all ELMo models; its spelling is read again from the tokenizer."""
         self._spellings = None
         return super().resize_token_embeddings(*args, **kwargs)
 
@@ -346,10 +347,10 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         pos_tag_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """What `forward` reads at a step of `generate`.
+        """Inputs of `forward` at one step of `generate`.
 
-        The prompt's words keep the characters and tags that were given; generated words have the vocabulary's
-        characters and no tag.
+        The prompt's words keep their given characters and POS tags; generated words are spelled by the vocabulary and
+        have no tag.
         """
         parent: Any = super()
         inputs = parent.prepare_inputs_for_generation(input_ids, next_sequence_length, *args, **kwargs)
@@ -358,15 +359,15 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         steps = inputs["input_ids"].shape[1]
         if character_ids is not None:
             new = input_ids[:, character_ids.shape[1] :]
-            rows = character_ids if not new.shape[1] else self._spelled_behind(character_ids, new, steps)
+            rows = character_ids if not new.shape[1] else self._append_spelled(character_ids, new, steps)
             inputs["character_ids"] = rows[:, -steps:]
         if pos_tag_ids is not None:
             tags = functional.pad(pos_tag_ids, (0, input_ids.shape[1] - pos_tag_ids.shape[1]))
             inputs["pos_tag_ids"] = tags[:, -steps:]
         return inputs
 
-    def _spelled_behind(self, character_ids: Tensor, new: Tensor, steps: int) -> Tensor:
-        """The characters of at least the last `steps` words: those given, and those of the new words."""
+    def _append_spelled(self, character_ids: Tensor, new: Tensor, steps: int) -> Tensor:
+        """Characters of at least the last `steps` words: the given `character_ids`, then those of the new words."""
         spelled = self.spell(new[:, -steps:])
         assert spelled is not None
         if steps <= new.shape[1]:
@@ -376,18 +377,18 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """Give `generate` the cache that this model has."""
+        """Make `generate` use an [`ElmoCache`] for a biLSTM."""
         if not self.elmo.encoder.carries_state:
             if self.config.direction == "backward":
                 raise ValueError(
                     'generate with direction="backward": the Transformer ELMo numbers positions from the left in both '
-                    "directions, so that reading backwards it would have to know how many words come; use a biLSTM"
+                    "directions, so the backward direction must know the length of the sentence; use a biLSTM"
                 )
             return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
         if generation_config.cache_implementation is not None:
             raise ValueError(
-                f"cache_implementation={generation_config.cache_implementation!r}: a biLSTM carries a state of "
-                "constant size; leave it out"
+                f"cache_implementation={generation_config.cache_implementation!r}: expected none, because a biLSTM's "
+                "cache is a state of constant size; leave cache_implementation out"
             )
         if generation_config.use_cache:
             model_kwargs[CACHE] = ElmoCache.of(model_kwargs.get(CACHE))
@@ -395,7 +396,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
 
 
 def _checkpointed(layer: Any, lstm: nn.Module) -> Any:
-    """An LSTM whose activations are computed again in the backward pass."""
+    """Wrap an LSTM in the layer's gradient checkpointing."""
 
     def run(*args: Any) -> Any:
         return layer._gradient_checkpointing_func(lstm.__call__, *args)

@@ -1,4 +1,4 @@
-"""Words from their characters: embedding, convolutions, highways, projection (paper, section 3.4).
+"""Character CNN: character embeddings, convolutions, highway layers, projection (paper, section 3.4).
 
 Source: bilm-tf `BidirectionalLanguageModelGraph._build_word_char_embeddings`, AllenNLP `_ElmoCharacterEncoder`.
 """
@@ -10,24 +10,24 @@ from .configuration_elmo import ElmoConfig
 from .initialization import starting_with
 from .layer_norm import ElmoLayerNorm
 from .operators import character_maxima, fast_linear
-from .word_parts import ElmoWordPart, in_places
+from .word_parts import ElmoWordPart, scatter_words
 
-# Distinct words encoded at a time: bounds the convolutions' memory on large batches (2048 filters x 20 positions x
-# 4096 words are 0.7 GB in float32) and costs nothing on usual ones.
+# Distinct words per chunk. Bounds the convolutions' memory on large batches: 2048 filters x 20 positions x 4096 words
+# are 0.7 GB in float32.
 WORDS_AT_A_TIME = 4096
 
 
 def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct rows of a matrix of integers, and where each row went: `rows == distinct[inverse]`.
+    """Deduplicate the rows of a matrix of integers: `rows == distinct[inverse]`.
 
     Args:
         rows: (n, length), int64.
 
     Returns:
-        distinct (m, length) in no meaningful order; inverse (n,) of indices into it.
+        distinct (m, length), in unspecified order; inverse (n,), int64, indices into it.
     """
-    # Sorting one 64-bit hash a row is many times faster than sorting rows. The hash is a polynomial modulo 2 ** 64;
-    # what it yields is compared, and a collision only costs the slow way.
+    # Sorting one 64-bit hash per row is many times faster than sorting rows. The hash is a polynomial modulo 2 ** 64.
+    # The result is verified; after a hash collision, rows are sorted instead.
     multipliers = torch.full((rows.shape[1],), 0x5851F42D4C957F2D, dtype=torch.int64, device=rows.device).cumprod(0)
     hashes, inverse = torch.unique((rows * multipliers).sum(dim=1), return_inverse=True)
     some_row = torch.zeros_like(hashes).scatter_(0, inverse, torch.arange(len(rows), device=rows.device))
@@ -40,32 +40,32 @@ def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 class ElmoHighway(nn.Module):
     """y = g * relu(nonlinear(x)) + (1 - g) * x with g = sigmoid(gate(x)).
 
-    `gate` has the sign of bilm-tf's `W_carry`, which despite its name opens the *non-linear* branch.
+    `gate` has the sign of bilm-tf's `W_carry`, which despite its name weighs the *non-linear* branch.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.nonlinear = starting_with(nn.Linear(width, width), "normal", width**-0.5)
-        # The bias lets the input through at first.
+        # As in bilm-tf: a negative bias makes the layer start near the identity.
         self.gate = starting_with(nn.Linear(width, width), "normal", width**-0.5, bias=-2.0)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(n, width) -> (n, width)."""
-        products = fast_linear(self.nonlinear), fast_linear(self.gate)
-        nonlinear = (products[0] or self.nonlinear)(inputs)
-        gate = (products[1] or self.gate)(inputs)
-        if None not in products and not inputs.requires_grad:
-            # Both are new, and nothing else reads them.
+        kernels = fast_linear(self.nonlinear), fast_linear(self.gate)
+        nonlinear = (kernels[0] or self.nonlinear)(inputs)
+        gate = (kernels[1] or self.gate)(inputs)
+        if None not in kernels and not inputs.requires_grad:
+            # In place: kernels return new tensors, and autograd needs neither.
             return nonlinear.relu_().sub_(inputs).mul_(gate.sigmoid_()).add_(inputs)
         gate = torch.sigmoid(gate)
         return gate * torch.relu(nonlinear) + (1 - gate) * inputs
 
 
 class ElmoCharacterEmbeddings(ElmoWordPart):
-    """(batch, words, characters) ids -> (batch, words, output_size) vectors independent of their context.
+    """Context-independent word vectors from characters: (batch, words, characters) -> (batch, words, output_size).
 
-    `output_size` is `projection_size`, or the number of filters where characters are joined to other parts of a word
-    and all are projected together.
+    `output_size` is `projection_size`, or the number of filters if characters are concatenated with other word parts
+    and projected together with them.
     """
 
     input_names = ("character_ids",)
@@ -103,15 +103,18 @@ class ElmoCharacterEmbeddings(ElmoWordPart):
         return character_ids.ne(0).any(dim=-1)
 
     def forward(self, *inputs: Tensor, mask: Tensor) -> Tensor:
-        """As of every part, each distinct word once."""
+        """Encode the words where `mask` is true, each distinct word once; the others become zero."""
         distinct, inverse = distinct_rows(self.rows(*inputs, mask=mask))
-        return in_places(self.encode_rows(distinct).index_select(0, inverse), mask)
+        return scatter_words(self.encode_rows(distinct).index_select(0, inverse), mask)
 
     def rows(self, *inputs: Tensor, mask: Tensor) -> Tensor:
-        """[n, characters], int64: what is read of the n words that `mask` marks.
+        """[n, characters], int64: character ids of the n words where `mask` is true.
 
         Args:
-            inputs: one, (batch, words, max_characters_per_word).
+            inputs: one tensor, (batch, words, max_characters_per_word).
+
+        Raises:
+            ValueError: another shape.
         """
         (character_ids,) = inputs
         if character_ids.dim() != 3 or character_ids.shape[-1] != self.max_characters_per_word:
@@ -122,7 +125,7 @@ class ElmoCharacterEmbeddings(ElmoWordPart):
         return character_ids[mask].long()
 
     def encode_checked(self, *parts: Tensor) -> Tensor:
-        """What `checked` returned -> [n, output_size], in chunks."""
+        """[n, characters] from `checked` -> [n, output_size], in chunks."""
         (rows,) = parts
         if not len(rows):
             return self.character_embeddings.weight.new_zeros(0, self.output_size)
@@ -146,7 +149,7 @@ class ElmoCharacterEmbeddings(ElmoWordPart):
         return words if self.layer_norm is None else self.layer_norm(words)
 
     def _takes_any_dtype(self) -> bool:
-        """Whether no layer behind the convolutions insists on the dtype of its weights."""
+        """True if all layers after the convolutions run by kernels, which accept inputs of any floating dtype."""
         layers: list[nn.Module] = [] if self.projection is None else [self.projection]
         for highway in self.highways:
             assert isinstance(highway, ElmoHighway)
@@ -154,16 +157,19 @@ class ElmoCharacterEmbeddings(ElmoWordPart):
         return all(fast_linear(layer) is not None for layer in layers)
 
     def checked(self, rows: Tensor) -> tuple[Tensor]:
-        """Check the ids, and cut columns that repeat the last one in every row: they add no new window to the maximum.
+        """Check the ids and cut the padding that all rows share at their end.
 
-        Windows that lie wholly in the repeated tail are all alike, so one window of the widest filter behind the last
-        differing column stands for all of them. Exact, and most of the work: words are short, rows are not.
+        Exact: windows inside that constant tail are all equal, so one window of the widest filter after the last
+        differing column gives the same maximum. Saves most of the work, because words are much shorter than rows.
+
+        Raises:
+            ValueError: an id outside the character table.
         """
         if not len(rows):
             return (rows,)
         columns = torch.arange(1, rows.shape[1] + 1, device=rows.device)
         needed = ((rows != rows[:, -1:]).any(dim=0) * columns).amax()
-        # One question, for which a GPU is waited for once.
+        # One transfer, so that a GPU is synchronized only once.
         low, high, length = torch.stack([*rows.aminmax(), needed]).tolist()
         count = len(self.character_embeddings.weight)
         if low < 0 or high >= count:

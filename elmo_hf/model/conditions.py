@@ -1,20 +1,20 @@
-"""Conditions under which a module's weights may be read instead of calling it."""
+"""Conditions under which a kernel may read a module's weights instead of calling the module."""
 
 import torch
 from torch import nn
 
 
 def has_nothing_attached(module: nn.Module) -> bool:
-    """True if calling a module runs its class's `forward` and nothing more: no hook, no `forward` of its own.
+    """True if calling a module runs its class's `forward` only: no hooks, no `forward` set on the instance.
 
-    Offloading replaces `forward` on the instance.
+    Offloading (Accelerate) sets `forward` on the instance.
     """
     attached = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return "forward" not in vars(module) and not any(attached)
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """True if a module is exactly of a class, no subclass, with nothing attached."""
+    """True if a module is an instance of exactly this class, no subclass, with nothing attached."""
     return type(module) is kind and has_nothing_attached(module)
 
 

@@ -1,7 +1,7 @@
-"""Configuration of ELMo: what a model is, in one flat set of strictly typed fields.
+"""Configuration of ELMo: one flat set of strictly typed fields.
 
-The defaults are the published *original* model (Peters et al. 2018, section 3.4 and its released `options.json`);
-`ElmoConfig.from_preset` names the other published shapes.
+The defaults are those of the published *original* model (Peters et al. 2018, section 3.4, and its released
+`options.json`). `ElmoConfig.from_preset` gives the other published shapes.
 """
 
 import copy
@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 import transformers
 
-# A checkpoint's code runs with whatever is installed: an older version lacks what is imported next.
+# Checked first, because a checkpoint's code runs with whatever is installed and the imports below need these versions.
 if not (5, 17) <= tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (6, 0):
     raise ImportError(
         f"ELMo needs transformers>=5.17,<6, and {transformers.__version__} is installed: "
@@ -31,7 +31,7 @@ from .installed import package_part
 PUBLISHED_FILTERS = [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256], [6, 512], [7, 1024]]
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # 3 million parameters beside the softmax, for pretraining on a CPU.
+    # 3 million parameters without the softmax, for pretraining on a CPU.
     "mini": {
         "character_filters": [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256]],
         "cell_size": 512,
@@ -53,7 +53,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_highway_layers": 2,
         "character_layer_norm": True,
     },
-    # The same over a small vocabulary of words read by their id: a table of 128 columns, projected to 512.
+    # Without characters: a small vocabulary of word embeddings, 128 wide, projected to 512.
     "transformer-words": {
         "encoder_type": "transformer",
         "vocab_size": 10_000,
@@ -66,16 +66,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# Of a task's feed-forward layers (`feed_forward.ACTIVATIONS`).
+# Activations of a task's feed-forward layers (`feed_forward.ACTIVATIONS`).
 ACTIVATION_NAMES = ("linear", "relu", "tanh", "sigmoid", "elu", "gelu", "leaky_relu")
-# For clients that cut texts at `max_position_embeddings`.
+# `max_position_embeddings` of a biLSTM, for clients that truncate texts to it.
 NO_LIMIT = 2**31 - 1
 
-# Beyond these a configuration is a trap: to make its parts would take hours, whatever weights lie beside it.
+# Limits that refuse a malicious configuration, whose modules would take hours to construct.
 MAX_SIZE, MAX_LAYERS, MAX_LABELS, MAX_CHARACTERS_PER_WORD = 2**31 - 1, 1000, 10**6, 10_000
 
-# Every class that can be loaded from a checkpoint's own code. `save_pretrained` alone would write only the entry of
-# the class that is saved, and a fine-tuned tagger could then not be loaded as a plain `AutoModel`.
+# All classes that can be loaded from a checkpoint's own code. `save_pretrained` writes only the entry of the class that
+# is saved; without the others, a fine-tuned tagger could not be loaded as a plain `AutoModel`.
 HEADS = "CausalLM MaskedLM MultipleChoice PreTraining QuestionAnswering SequenceClassification TokenClassification"
 AUTO_MAP = {
     "AutoConfig": "configuration_elmo.ElmoConfig",
@@ -84,7 +84,7 @@ AUTO_MAP = {
 }
 
 
-# What a field's value must be: how to ask for it, and how it is told.
+# A condition on a field's value, and its wording in the error message.
 Rule = tuple[Callable[[Any], bool], str]
 POSITIVE: Rule = (lambda value: 1 <= value <= MAX_SIZE, f"at least 1 and at most {MAX_SIZE}")
 NOT_NEGATIVE: Rule = (lambda value: not value < 0, "0 or more")
@@ -107,14 +107,14 @@ ACTIVATION: Rule = (ACTIVATION_NAMES.__contains__, f"one of {', '.join(ACTIVATIO
 
 
 def ruled(default: Any, *rules: Rule) -> Any:
-    """A field with rules for its value; each configuration has a copy of a list."""
+    """Dataclass field with rules for its value; a default list is copied for each configuration."""
     if isinstance(default, list):
         return field(default_factory=lambda: copy.deepcopy(default), metadata={"rules": rules})
     return field(default=default, metadata={"rules": rules})
 
 
 def _has_task(config_dict: dict[str, Any]) -> bool:
-    """Whether a saved configuration is that of a tagger or sentence classifier."""
+    """True if a saved configuration is that of a tagger or a sentence classifier."""
     tasks = ("ForTokenClassification", "ForSequenceClassification")
     return any(str(name).endswith(tasks) for name in config_dict.get("architectures") or [])
 
@@ -123,145 +123,145 @@ def _has_task(config_dict: dict[str, Any]) -> bool:
 class ElmoConfig(PreTrainedConfig):
     r"""Configuration of an [`ElmoModel`] and its task models.
 
-    Fields of the encoder that is not chosen (`encoder_type`) are kept and have no effect.
+    Fields of the encoder that `encoder_type` does not select are kept and have no effect.
 
     Args:
-        vocab_size: Number of word ids, `len(tokenizer)`: padding, the vocabulary file's words, the mask. A character
-            model needs it for its language-model softmax only, a word model for its table of words too.
-        word_embedding_size: Width of a row of the table of words, for a model that reads words by their id: in place of
-            their characters (bilm-tf's models without `char_cnn`), then `character_filters` is empty; or joined to them
-            (ELMoForManyLangs). A linear map leads from another width to `projection_size`. 0 for none.
-        num_pos_tags: Parts of speech, if they are joined to every word; their ids are 1 to `num_pos_tags`, as the
-            tokenizer's `pos_tag_set` has them, and 0 stands for none. 0 for a model that reads none.
-        pos_tag_embedding_size: Width of a part of speech's vector.
+        vocab_size: Number of word ids, `len(tokenizer)`: padding, the words of the vocabulary file, the mask. A
+            character model needs it for the language model's softmax only, a word model for its word embeddings too.
+        word_embedding_size: Width of the word embeddings; 0 for none. They replace the characters if
+            `character_filters` is empty (bilm-tf's models without `char_cnn`); otherwise both are concatenated
+            (ELMoForManyLangs). If the width differs from `projection_size`, a linear layer projects to it.
+        num_pos_tags: Number of POS tags whose embeddings are concatenated to every word; 0 for none. Their ids are 1 to
+            `num_pos_tags`, in the order of the tokenizer's `pos_tag_set`; id 0 stands for no tag.
+        pos_tag_embedding_size: Width of a POS tag's embedding.
         num_characters: Rows of the character table: 256 bytes, word and sentence boundaries, padding characters, and
-            id 0 for padded words (bilm-tf stores the 261 rows without the last one). For a tokenizer with a dictionary
-            of its own, `tokenizer.num_characters`.
-        max_characters_per_word: Length of a row of `character_ids`, boundary characters included.
+            id 0 for padded words (bilm-tf stores the 261 rows without the last one). For a tokenizer with a character
+            dictionary, `tokenizer.num_characters`.
+        max_characters_per_word: Length of a row of `character_ids`, word boundary characters included.
         character_embedding_size: Width of a character vector.
         character_filters: `[width, count]` of each convolution over characters; empty for a word model.
         character_activation: Non-linearity after max-pooling: `"relu"` (published models) or `"tanh"`.
         num_highway_layers: Highway layers over the concatenated filters.
-        character_projection: Whether a linear map leads from the filters to `projection_size`. `None` derives it as
-            bilm-tf does: only if the sizes differ; and not where characters are joined to other parts, which are
-            projected together.
-        character_projection_location: Where that map stands: behind the highways (bilm-tf), or behind the convolutions
-            (`projection_location` of AllenNLP's language models).
-        character_layer_norm: Whether the word vectors made of characters are normalized (`do_layer_norm` of AllenNLP's
-            language models), with `layer_norm_epsilon`.
+        character_projection: Whether the filters are projected to `projection_size`. `None` derives it as bilm-tf does:
+            only if the sizes differ. It is false if characters are concatenated with other word parts, because these
+            are projected together.
+        character_projection_location: Position of that projection: after the highway layers (bilm-tf), or after the
+            convolutions (`projection_location` of AllenNLP's language models).
+        character_layer_norm: Whether layer norm is applied to the output of the character CNN (`do_layer_norm` of
+            AllenNLP's language models), with `layer_norm_epsilon`.
         projection_size: Width of a word vector and of each direction's output, P.
         encoder_type: `"lstm"`, the biLSTM of the paper, or `"transformer"`, a forward and a backward stack of causal
             Transformer layers (Peters et al. 2018b).
-        bidirectional: biLSTM: whether there is a backward direction. False for a language model of the forward
-            direction alone (bilm-tf's option of this name), whose layers are `projection_size` wide.
+        bidirectional: biLSTM: whether there is a backward direction. False for a forward language model (bilm-tf's
+            option of this name), whose layers are `projection_size` wide.
         cell_size: Width of each LSTM cell, H (`lstm.dim` in `options.json`).
         num_hidden_layers: Layers in each direction, of either encoder.
         cell_projection: Whether the cell output is projected from `cell_size` to `projection_size`. `None` derives
             it as bilm-tf does: only if the sizes differ.
         use_skip_connections: Whether layer l >= 1 adds its input to its output.
-        cell_clip: Bound of the absolute cell value, applied before it is used; `None` for none.
+        cell_clip: Bound of the absolute cell value, applied before the output gate; `None` for none.
         projection_clip: Bound of the absolute projected output; `None` for none.
-        forget_bias: Constant added to the forget gate when the model runs: 1.0 for TensorFlow checkpoints, whose
-            stored bias lacks it, and 0.0 for those with the constant folded in (AllenNLP). Kept apart from the bias
-            because adding and subtracting 1.0 in float32 loses bits.
+        forget_bias: Constant added to the forget gate at run time: 1.0 for TensorFlow checkpoints, whose stored bias
+            excludes it, and 0.0 for those whose bias includes it (AllenNLP). A field of its own, because adding and
+            subtracting 1.0 in float32 would round the stored bias.
         lstm_input_dropout: Element-wise dropout on the inputs of every LSTM layer, in training (bilm-tf: 0.1 when
             pretraining; AllenNLP: none when fine-tuning).
-        num_attention_heads: Transformer: attention heads of each layer, which divide `projection_size` (AllenNLP:
+        num_attention_heads: Transformer: attention heads of each layer, a divisor of `projection_size` (AllenNLP:
             always 8).
-        feed_forward_size: Transformer: width of the feed-forward layer between its two maps.
+        feed_forward_size: Transformer: width of the hidden layer of the feed-forward block.
         max_position_embeddings: Transformer: words of the longest sentence, boundaries included; 5000 by default, as in
-            AllenNLP. A biLSTM has no limit: it reads sentences of any length, and this is always 2 ** 31 - 1, an
-            integer because clients take the smaller one of it and the tokenizer's own limit.
-        layer_norm_epsilon: Added to the standard deviation by the layer norms of the Transformer and of the characters
-            (AllenNLP up to 0.9: 1e-6; from 1.0 on: 1e-13).
-        transformer_input_dropout: Transformer: dropout on the words with their positions, in training.
-        attention_dropout: Transformer: dropout on the attention's shares, in training.
-        transformer_dropout: Transformer: dropout inside the feed-forward layer and on what each half of a layer adds,
-            in training.
+            AllenNLP. Always 2 ** 31 - 1 for a biLSTM, which has no limit; an integer, because clients take the minimum
+            of it and the tokenizer's limit.
+        layer_norm_epsilon: Added to the standard deviation in the layer norms of the Transformer and of the character
+            CNN (AllenNLP up to 0.9: 1e-6; from 1.0 on: 1e-13).
+        transformer_input_dropout: Transformer: dropout on the word vectors after the positions are added, in training.
+        attention_dropout: Transformer: dropout on the attention weights, in training.
+        transformer_dropout: Transformer: dropout inside the feed-forward block and on the output of each sublayer, in
+            training.
         softmax_dropout: Transformer: dropout on the top layer before a language model's softmax, in training. That of
             a biLSTM is `lstm_input_dropout`, as in bilm-tf.
-        context_word_layer: Whether a fully connected layer g(h_t, w_t) = tanh(W [h_t; w_t] + b), of each direction its
-            own, stands on the encoder's top: h_t is the direction's top output and w_t the word it has read last. It is
-            the last layer of the representations, and what the softmax reads. For a biLSTM.
-        causal: Transformer: whether a direction sees the words behind it only, as a language model must. False for a
-            plain bidirectional encoder, whose stacks both see the whole sentence.
-        aligned: Whether every layer's vectors are mapped by a matrix that is kept with the weights, into the space of
-            another language's model ([`elmo_hf.alignment`]); mixes and task heads read the mapped layers. A language
-            model reads its own: load it with `aligned=False`.
-        weight_precision: `"int8"` for a model whose linear layers [`elmo_hf.quantize`] has turned into 8-bit integers;
-            `None` for floating-point numbers. It says what the saved weights are and cannot be chosen when loading.
-        num_representations: Number K of independent layer mixes.
+        context_word_layer: biLSTM: whether each direction has a fully connected layer g(h_t, w_t) =
+            tanh(W [h_t; w_t] + b) on top, where h_t is the direction's top output and w_t the word it has just read. It
+            is the last layer of the representations and the input of the softmax.
+        causal: Transformer: whether each direction attends only to the words it has already read, as a language model
+            must. False for a plain bidirectional encoder, whose stacks both attend to the whole sentence.
+        aligned: Whether each layer is mapped to the space of another language's model by a matrix saved with the
+            weights ([`elmo_hf.alignment`]). Mixes and task heads read the mapped layers. A language model cannot: load
+            it with `aligned=False`.
+        weight_precision: `"int8"` for a model quantized by [`elmo_hf.quantize`], `None` for floating point. Describes
+            the saved weights and cannot be chosen when loading.
+        num_representations: Number K of independent scalar mixes.
         scalar_mix: `"learned"` weights, `"fixed"` weights, or the `"top"` layer only.
         scalar_mix_parameters: The `num_mixed_layers` initial weights of every mix *before* the softmax; with `"fixed"`
-            they and gamma stay as they are. `None` for zeros (the average).
+            neither they nor gamma are trained. `None` for zeros (the average).
         scalar_mix_layer_norm: Normalize each layer by its mean and variance over the whole batch before mixing.
-            `"words"` counts real words only, as bilm-tf does; `"tokens"` counts the sentence boundaries too, as
-            AllenNLP does; `None` for none.
+            `"words"` counts words without sentence boundaries, as bilm-tf does; `"tokens"` counts the boundaries too,
+            as AllenNLP does; `None` for none.
         scalar_mix_layer_norm_epsilon: Added to the variance (bilm-tf 1e-12, AllenNLP 1e-13).
         scalar_mix_l2: Coefficient lambda of the penalty lambda * sum(s ** 2) on the raw mixing weights, which task
             models add to their loss (paper, section 3.4: 0.001).
         representation_dropout: Dropout on every mixed representation, in training (AllenNLP's `Elmo`: 0.5).
         softmax_cutoffs: Frequency ranks where the clusters of rarer words begin, for a language model with an adaptive
-            softmax (Grave et al. 2017); no original format can hold one. `None` for the plain softmax.
-        tie_word_embeddings: Whether the softmax of a word model has the table of words for its weight (bilm-tf's
+            softmax (Grave et al. 2017), which no original format supports. `None` for the plain softmax.
+        tie_word_embeddings: Whether the softmax of a word model shares its weight with the word embeddings (bilm-tf's
             `share_embedding_softmax`).
-        mask_token_id: Id of the mask, which is no word and has no probability. `None` until a tokenizer is known: the
-            tokenizer puts its mask last, behind the words, so whoever makes the pair of both sets
-            `mask_token_id=tokenizer.mask_token_id` with `vocab_size=len(tokenizer)`.
-        direction: Which direction a causal language model reads: `"forward"`, or `"backward"`, from a sentence's last
+        mask_token_id: Id of the mask, which is no word and has no probability. The tokenizer puts the mask after the
+            words, so set `mask_token_id=tokenizer.mask_token_id` together with `vocab_size=len(tokenizer)`. `None` if
+            no tokenizer is known.
+        direction: Reading direction of a causal language model: `"forward"`, or `"backward"`, from a sentence's last
             word to its first.
-        mask_prior_weight: How much of the words' prior (Zipf's law over the order of the vocabulary) a masked language
-            model divides out of the product of both directions' distributions: 1 as Bayes' rule has it for independent
-            sides, 0 for the plain product, also for a vocabulary that is not ordered by frequency.
-        sparse_prediction: Whether a masked language model that is given labels returns logits of the labeled positions
-            only, as ModernBERT's does: a large vocabulary's logits at every position take gigabytes.
-        elmo_at: Where a task model reads ELMo (paper, section 3.2): at the `"input"` of its own layers, at their
-            `"output"`, or at both, each place with a mix of its own. Empty for a task model without ELMo, the baseline
-            that the paper compares with: it needs `word_vector_size` and has no biLM.
+        mask_prior_weight: Exponent of the unigram prior (Zipf's law over the order of the vocabulary) by which a masked
+            language model divides the product of both directions' distributions. 1 is Bayes' rule for independent
+            contexts. 0 is the plain product, needed for a vocabulary that is not ordered by frequency.
+        sparse_prediction: Whether a masked language model with labels returns logits at the labeled positions only, as
+            ModernBERT does: with a large vocabulary, logits at every position take gigabytes.
+        elmo_at: Places where a task model reads ELMo (paper, section 3.2): the `"input"` of its own layers, their
+            `"output"`, or both, each with its own mix. Empty for a task model without a biLM, the paper's baseline,
+            which needs `word_vector_size`.
         word_vector_size: Width of a task model's own word vectors, looked up by `input_ids` in a table of `vocab_size`
-            rows and joined to ELMo at the input: GloVe, word2vec, or learned with the task. 0 for none.
+            rows and concatenated to ELMo at the input: GloVe, word2vec, or learned with the task. 0 for none.
         train_word_vectors: Whether those vectors are trained.
         task_lstm_size: Width of each direction of a task model's own biLSTM; 0 for none.
-        task_lstm_layers: Its layers.
-        task_encoder: Its cell: `"lstm"`, or `"highway_lstm"` with a gated way around it (AllenNLP's
+        task_lstm_layers: Number of its layers.
+        task_encoder: Its cell: `"lstm"`, or `"highway_lstm"` with a highway connection around it (AllenNLP's
             `stacked_bidirectional_lstm`).
-        task_forget_bias: Constant added to its forget gate when the model runs; 0.0 for AllenNLP's.
-        task_recurrent_dropout: Dropout on the cell's output, and so on the state that the next word reads, of the same
-            components at all words of a sentence, in training.
-        words_only: Whether the biLSTM of a tagger, or of a classifier of single sentences, reads the words alone, as in
-            the paper, and not the vectors of `<S>` and `</S>` too.
-        task_character_size: Width of a code point's vector in a character CNN of the task's own, joined to ELMo at the
-            input; 0 for none.
-        num_task_characters: Rows of its table, `tokenizer.num_code_points`.
+        task_forget_bias: Constant added to its forget gate at run time; 0.0 for AllenNLP's.
+        task_recurrent_dropout: Variational dropout on the cell's output and thereby on the recurrent state: one mask
+            for all words of a sentence, in training.
+        words_only: Whether the biLSTM of a tagger, or of a classifier of single sentences, skips the vectors of `<S>`
+            and `</S>`, as in the paper.
+        task_character_size: Width of a code point's embedding in the task's own character CNN, whose output is
+            concatenated to ELMo at the input; 0 for none.
+        num_task_characters: Rows of its embedding table, `tokenizer.num_code_points`.
         task_character_filters: `[width, count]` of each of its convolutions.
-        task_character_activation: Non-linearity behind them, a name as in `pre_encoder_layers`.
-        pre_encoder_layers: `[width, activation]` of feed-forward layers between the words' vectors and the biLSTM. An
+        task_character_activation: Activation after them, a name as in `pre_encoder_layers`.
+        pre_encoder_layers: `[width, activation]` of feed-forward layers between the word vectors and the biLSTM. An
             activation is `"linear"`, `"relu"`, `"tanh"`, `"sigmoid"`, `"elu"`, `"gelu"` or `"leaky_relu"`.
-        classifier_layers: Likewise, below the classifier of every word or of a pooled text.
+        classifier_layers: The same before the classifier of every word or of a pooled text.
         integrator_size: Width of each direction of a second biLSTM, over the biattention of the sentence with itself
             (McCann et al. 2017, section 4); 0 for none.
-        integrator_layers: Its layers.
-        task_dropout: Dropout on the input of every layer of a task model's own, in training.
-        use_crf: Whether a tagger scores whole sequences of tags by a conditional random field.
-        tag_scheme: How the tags of a tagger write entities: `"BIO"` (IOB2), `"BIOES"`, `"BIOUL"`, `"BMES"` or `"IOB1"`;
-            `None` for other labels. A random field finds transitions impossible that no such sequence has.
-        tag_names: The tags of `tag_scheme` in the order of the logits, set by the tagger; `id2label` then has the tags
-            of BIO that say the same, which Transformers' pipeline joins to entities.
-        crf_constraints: When transitions that `tag_scheme` forbids are impossible: `"always"`, in `"decoding"` only (as
-            in AllenNLP), or `"never"`.
-        crf_start_end_transitions: Whether the field scores the first and the last tag of a sentence.
-        crf_label_weights: Weight of each label in the field's loss, in the order of the logits; `None` for none.
-        crf_weight_strategy: What they scale: `"emission"`, `"transition"` (and emissions), or `"lannoy"`, each word's
-            factor of the probability (de Lannoy et al. 2012).
-        pooling: How a sentence's words become one vector; several ways are concatenated.
-        maxout_sizes: Widths of a sentence classifier's max-out layers (McCann et al. 2017, section 4), as in the
+        integrator_layers: Number of its layers.
+        task_dropout: Dropout on the input of each of a task model's own layers, in training.
+        use_crf: Whether a tagger has a conditional random field (CRF) over its tag sequences.
+        tag_scheme: Scheme of a tagger's tags: `"BIO"` (IOB2), `"BIOES"`, `"BIOUL"`, `"BMES"` or `"IOB1"`; `None` for
+            other labels. A CRF forbids the transitions that the scheme excludes.
+        tag_names: The tags of `tag_scheme` in the order of the logits, set by the tagger. `id2label` then holds the
+            equivalent BIO tags, from which Transformers' pipeline builds entities.
+        crf_constraints: When the transitions that `tag_scheme` excludes are forbidden: `"always"`, in `"decoding"` only
+            (as in AllenNLP), or `"never"`.
+        crf_start_end_transitions: Whether the CRF scores the first and the last tag of a sentence.
+        crf_label_weights: Weight of each label in the CRF's loss, in the order of the logits; `None` for none.
+        crf_weight_strategy: Scores that they scale: `"emission"`, `"transition"` (and emissions), or `"lannoy"`, each
+            word's factor of the probability (de Lannoy et al. 2012).
+        pooling: Methods that pool a sentence's words to one vector; the results of several are concatenated.
+        maxout_sizes: Widths of a sentence classifier's maxout layers (McCann et al. 2017, section 4), as in the
             paper's sentiment model; empty for none.
-        maxout_pieces: Linear maps whose largest value is taken by a max-out unit.
-        maxout_classifier: Whether the classifier of a sentence is itself a max-out layer, as in McCann et al.
-        sentence_pairs: Whether a sentence classifier pools the two sentences of a pair apart and compares them.
+        maxout_pieces: Number of linear maps per maxout unit.
+        maxout_classifier: Whether the classifier of a sentence is itself a maxout layer, as in McCann et al.
+        sentence_pairs: Whether a sentence classifier pools the two sentences of a pair separately and compares them.
 
     Raises:
-        ValueError: a field contradicts another; the message names the fields and values.
+        ValueError: a value out of range, or fields that contradict each other; the message names the fields and values.
     """
 
     model_type = "elmo"
@@ -321,7 +321,7 @@ class ElmoConfig(PreTrainedConfig):
     direction: Literal["forward", "backward"] = "forward"
     mask_prior_weight: float | int = ruled(1.0, NOT_NEGATIVE, FINITE)
     sparse_prediction: bool = False
-    # What a task adds to the biLM.
+    # Fields of task models.
     elmo_at: list[Literal["input", "output"]] = ruled(["input"], DISTINCT)
     word_vector_size: int = ruled(0, NOT_NEGATIVE)
     train_word_vectors: bool = True
@@ -357,8 +357,7 @@ class ElmoConfig(PreTrainedConfig):
         width = kwargs.pop("hidden_size", None)
         if width not in (None, self.hidden_size):
             raise ValueError(
-                f"hidden_size={width}: it is 2 * projection_size={self.hidden_size} and cannot be chosen; set "
-                "projection_size"
+                f"hidden_size={width}: expected {self.hidden_size}, which follows from projection_size; set that"
             )
         if self.encoder_type == "lstm":
             self.max_position_embeddings = NO_LIMIT
@@ -370,30 +369,36 @@ class ElmoConfig(PreTrainedConfig):
             self.character_projection = alone and self.num_filters != self.projection_size
         if self.cell_projection is None:
             self.cell_projection = self.cell_size != self.projection_size
-        # Each place that reads ELMo has a mix of its own.
+        # Each place that reads ELMo has its own mix.
         self.num_representations = max(self.num_representations, len(self.elmo_at))
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         super().__post_init__(**kwargs)
 
     @property
     def special_word_ids(self) -> list[int]:
-        """Ids of the words that stand for no word of a text: the boundaries and the unknown word."""
+        """Ids that stand for no word of a text: the sentence boundaries and the unknown word."""
         ids = (self.bos_token_id, self.eos_token_id, self.unk_token_id)
         return [number for each in ids for number in (each if isinstance(each, list) else [each]) if number is not None]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedConfig.from_pretrained`; errors name the file where the package is installed."""
+        """Load a configuration; arguments as in `PreTrainedConfig.from_pretrained`.
+
+        With `elmo_hf` installed, errors name the damaged file.
+        """
         damage_named = getattr(package_part("folders"), "damage_named", nullcontext)
         with damage_named(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As `PreTrainedConfig.from_dict`; what replaces fields of a saved configuration is checked with the others.
+        """Build a configuration; arguments as in `PreTrainedConfig.from_dict`.
 
-        Transformers sets such fields one by one on a finished configuration, so that nothing that depends on them is
-        derived and no contradiction is found.
+        Keyword arguments replace fields before validation. Transformers would set them afterwards, one by one, so that
+        derived fields would be stale and contradictions go unnoticed.
+
+        Raises:
+            ValueError: as the constructor; also a change of `weight_precision`.
         """
         replaced = {name: kwargs.pop(name) for name in list(kwargs) if name in cls.__annotations__}
         count = config_dict.get("num_labels")
@@ -403,17 +408,16 @@ class ElmoConfig(PreTrainedConfig):
         saved = config_dict.get("weight_precision")
         if replaced.get("weight_precision", saved) != saved:
             raise ValueError(
-                f"weight_precision={replaced['weight_precision']!r}: the saved weights are "
-                f"{'in float' if saved is None else saved!r}; load them as they are, and turn a model into 8-bit "
-                "integers with elmo_hf.quantize(model)"
+                f"weight_precision={replaced['weight_precision']!r}: expected that of the saved weights, {saved!r}; "
+                "load them as they are and quantize a floating-point model with elmo_hf.quantize(model)"
             )
         if _has_task(config_dict):
-            # Saved before there was the choice: such a model's layers have learned to read the boundaries.
+            # Models saved before this field existed were trained with the boundaries.
             config_dict = {"words_only": False, **config_dict}
         return super().from_dict({**config_dict, **replaced}, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `PreTrainedConfig.to_dict`, with `hidden_size`, which clients read from `config.json`."""
+        """The fields as a dict, with `hidden_size`, which clients read from `config.json`."""
         return {**super().to_dict(), "hidden_size": self.hidden_size}
 
     @property
@@ -423,12 +427,12 @@ class ElmoConfig(PreTrainedConfig):
 
     @property
     def joins_words(self) -> bool:
-        """Whether the word layer is made of several parts: a table, characters, parts of speech."""
+        """True if the word layer concatenates several parts: word embeddings, characters, POS tags."""
         return bool(self.word_embedding_size) + bool(self.character_filters) + bool(self.num_pos_tags) > 1
 
     @property
     def num_mixed_layers(self) -> int:
-        """Layers of the representations, which a mix weighs: N + 1, and one more with `context_word_layer`."""
+        """Number of layers that a mix weighs: N + 1, and one more with `context_word_layer`."""
         return self.num_hidden_layers + 1 + self.context_word_layer
 
     @property
@@ -437,7 +441,7 @@ class ElmoConfig(PreTrainedConfig):
         return self.softmax_dropout if self.encoder_type == "transformer" else self.lstm_input_dropout
 
     def set_dropout(self, rate: float) -> None:
-        """Give all dropouts of the biLM one rate, as both originals do when they pretrain."""
+        """Set all dropout rates of the biLM to one value, as both originals do in pretraining."""
         names = {
             "lstm": ("lstm_input_dropout",),
             "transformer": ("transformer_input_dropout", "attention_dropout", "transformer_dropout", "softmax_dropout"),
@@ -447,7 +451,7 @@ class ElmoConfig(PreTrainedConfig):
 
     @property
     def label_names(self) -> list[str]:
-        """The labels of a task model in the order of its logits: `tag_names`, else those of `id2label`."""
+        """Labels of a task model in the order of its logits: `tag_names`, or else those of `id2label`."""
         names = cast("dict[int, str]", self.id2label)
         return list(self.tag_names or (names[index] for index in range(len(names))))
 
@@ -460,16 +464,22 @@ class ElmoConfig(PreTrainedConfig):
     def from_preset(cls, name: str, **overrides: Any) -> "ElmoConfig":
         """The configuration of a published model: `"small"`, `"medium"`, `"original"`, `"5.5B"` or `"transformer"`.
 
-        `"transformer-words"` is the last for words read by their id, over a small vocabulary.
+        Further presets are `"mini"`, a small model for pretraining on a CPU, and `"transformer-words"`, the Transformer
+        with word embeddings in place of characters.
 
-        Keyword arguments replace single fields, for instance `vocab_size` or `num_representations`.
+        Args:
+            name: a key of `PRESETS`.
+            overrides: values of single fields, for instance `vocab_size` or `num_representations`.
+
+        Raises:
+            ValueError: an unknown name.
         """
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}: expected one of {', '.join(map(repr, PRESETS))}")
         return cls(**{**PRESETS[name], **overrides})
 
     def validate_architecture(self) -> None:
-        """Part of the `@strict` validation: refuse what no model can be, before anything is allocated."""
+        """Refuse impossible configurations before anything is allocated; called by the `@strict` validation."""
         for each in fields(self):
             for is_possible, expected in each.metadata.get("rules", ()):
                 value = getattr(self, each.name)
@@ -506,38 +516,38 @@ class ElmoConfig(PreTrainedConfig):
                 "word layer and one for each layer above it"
             )
         if self.scalar_mix == "fixed" and self.scalar_mix_parameters is None:
-            raise ValueError('scalar_mix="fixed" needs scalar_mix_parameters, one value a layer')
+            raise ValueError('scalar_mix="fixed" needs scalar_mix_parameters, one value per layer')
 
     def _validate_encoder(self) -> None:
-        """What only one of the encoders can be."""
+        """Check the fields that only one of the encoders supports."""
         if not self.bidirectional and (self.encoder_type != "lstm" or self.context_word_layer):
             raise ValueError(
-                'bidirectional=False needs encoder_type="lstm" and context_word_layer=False: no other model is of one '
-                "direction"
+                'bidirectional=False needs encoder_type="lstm" and context_word_layer=False: no other model has a '
+                "single direction"
             )
         if not self.bidirectional and self.direction == "backward":
             raise ValueError('direction="backward" of a model with bidirectional=False: expected "forward"')
         if self.encoder_type == "lstm":
             if not self.causal:
                 raise ValueError(
-                    'causal=False needs encoder_type="transformer": a direction of a biLSTM reads the words one after '
-                    "the other and cannot see those to come"
+                    'causal=False needs encoder_type="transformer": an LSTM reads the words one after the other and '
+                    "cannot see later ones"
                 )
         elif self.context_word_layer:
             raise ValueError(
-                'context_word_layer=True needs encoder_type="lstm": a Transformer adds its word to the top layer '
-                "already; set context_word_layer=False"
+                'context_word_layer=True needs encoder_type="lstm": the residual connections of a Transformer already '
+                "add the word to its top layer; set context_word_layer=False"
             )
         elif self.max_position_embeddings < 1:
             raise ValueError(f"max_position_embeddings={self.max_position_embeddings}: expected at least 1")
         elif self.projection_size % self.num_attention_heads:
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads}: expected a divisor of projection_size="
-                f"{self.projection_size}, which the heads share"
+                f"{self.projection_size}"
             )
 
     def _validate_words(self) -> None:
-        """What a model reads of a word: its characters, its id, or both."""
+        """Check the fields of the word layer: characters, word embeddings, or both."""
         size = self.word_embedding_size
         if not self.character_filters and not size:
             raise ValueError(
@@ -552,32 +562,32 @@ class ElmoConfig(PreTrainedConfig):
             raise ValueError("character_projection=True without character_filters: there is nothing to project")
         if self.tie_word_embeddings and size and size != self.projection_size:
             raise ValueError(
-                f"tie_word_embeddings=True: the softmax reads projection_size={self.projection_size} values and a row "
-                f"of the table has word_embedding_size={size}; make them equal or set tie_word_embeddings=False"
+                f"tie_word_embeddings=True: expected projection_size={self.projection_size} to equal "
+                f"word_embedding_size={size}; make them equal or set tie_word_embeddings=False"
             )
         if self.tie_word_embeddings and (not size or self.softmax_cutoffs is not None):
             lacks = (
                 "no table of words"
                 if not size
-                else f"no softmax of one row a word (softmax_cutoffs={self.softmax_cutoffs})"
+                else f"an adaptive softmax, without a row per word (softmax_cutoffs={self.softmax_cutoffs})"
             )
             raise ValueError(f"tie_word_embeddings=True: the model has {lacks}; set tie_word_embeddings=False")
 
     def _validate_task(self) -> None:
-        """What a task model adds."""
+        """Check the fields of task models."""
         if "output" in self.elmo_at and not self.task_lstm_size:
             raise ValueError(
-                f"elmo_at={self.elmo_at} without task_lstm_size: only layers of the task's own have an output to join "
-                'ELMo to; set task_lstm_size or elmo_at=["input"]'
+                f"elmo_at={self.elmo_at} without task_lstm_size: without the task's own biLSTM, there is no output to "
+                'concatenate ELMo to; set task_lstm_size or elmo_at=["input"]'
             )
         if "input" not in self.elmo_at and not (self.word_vector_size or self.task_character_size):
             raise ValueError(
-                f"elmo_at={self.elmo_at} without word_vector_size: the task has nothing to read at its input; set "
+                f"elmo_at={self.elmo_at} without word_vector_size: the task's layers have no input; set "
                 'word_vector_size or task_character_size, or add "input" to elmo_at'
             )
         for name in ("pre_encoder_layers", "integrator_size"):
             if getattr(self, name) and not self.task_lstm_size:
-                raise ValueError(f"{name}={getattr(self, name)} without task_lstm_size, the biLSTM that it belongs to")
+                raise ValueError(f"{name}={getattr(self, name)} needs the task's biLSTM: set task_lstm_size")
         for name in ("pre_encoder_layers", "classifier_layers"):
             for layer in getattr(self, name):
                 if [type(value) for value in layer] != [int, str] or layer[0] < 1 or layer[1] not in ACTIVATION_NAMES:
@@ -588,6 +598,8 @@ class ElmoConfig(PreTrainedConfig):
         if self.task_character_size and not self.task_character_filters:
             raise ValueError("task_character_filters is empty: expected [width, count] pairs, or task_character_size=0")
         if self.integrator_size and self.sentence_pairs:
-            raise ValueError("integrator_size with sentence_pairs: biattention is of one sentence with itself")
+            raise ValueError(
+                f"integrator_size={self.integrator_size} needs sentence_pairs=False: biattention is of one text"
+            )
         if not self.pooling:
             raise ValueError('pooling is empty: expected at least one of "mean", "max", "min", "attention"')

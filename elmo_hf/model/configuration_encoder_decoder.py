@@ -1,4 +1,4 @@
-"""Configuration of a model that reads with ELMo and writes with another model's decoder."""
+"""Configuration of an encoder-decoder model whose encoder is ELMo."""
 
 from typing import Any
 
@@ -10,9 +10,10 @@ from .configuration_elmo import ElmoConfig
 
 @strict
 class ElmoEncoderDecoderConfig(EncoderDecoderConfig):
-    r"""As `EncoderDecoderConfig`, whose encoder is an [`ElmoConfig`] also where Transformers does not know ELMo.
+    r"""`EncoderDecoderConfig` with an [`ElmoConfig`] encoder; usable where ELMo is not registered with Transformers.
 
-    It keeps the model type, so that Transformers' own class reads the same folder where this package is installed.
+    The model type is unchanged, so that Transformers' `EncoderDecoderModel` reads the same folder if `elmo_hf` is
+    installed.
 
     Args:
         encoder: an [`ElmoConfig`], or a dict of its fields; by default that of the original model.
@@ -23,10 +24,10 @@ class ElmoEncoderDecoderConfig(EncoderDecoderConfig):
     _auto_class = "AutoConfig"
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # Fields of the class, or up to transformers 5.17 and some later ones only given.
+        # Attributes of the class, or, in some versions of transformers, keyword arguments only.
         encoder: Any = kwargs.pop("encoder", None) or getattr(self, "encoder", None) or {}
         decoder: Any = kwargs.pop("decoder", None) or getattr(self, "decoder", None)
-        # A checkpoint's code has classes of its own, several copies of them where it lies in a folder: by content.
+        # Recognized by content: each copy of a checkpoint's code has its own ElmoConfig class.
         if not isinstance(encoder, dict | ElmoConfig):
             encoder = encoder.to_dict()
         if isinstance(encoder, dict):
@@ -40,7 +41,7 @@ class ElmoEncoderDecoderConfig(EncoderDecoderConfig):
         self.encoder = encoder
         self.decoder = AutoConfig.for_model(**decoder) if isinstance(decoder, dict) else decoder
         kwargs["auto_map"] = dict(AUTO_MAP)
-        # Past the stock class, which looks the encoder up among the models that Transformers knows.
+        # Skips the parent class, which looks the encoder up among the registered models.
         super(EncoderDecoderConfig, self).__post_init__(**kwargs)
 
 

@@ -1,11 +1,11 @@
 """A linear-chain conditional random field over the tags of a sentence (Lafferty et al. 2001).
 
-A sequence of tags has the score of its first tag, of every word's tag (the *emissions*), of every pair of neighbours
-and of its last tag; its probability is the exponential, normalized over all sequences. In the paper's taggers the field
-stands behind the biLSTM (section 4, named entity extraction).
+The score of a tag sequence is the sum of a start score, one score per word and tag (the *emissions*), one score per
+transition between neighboring tags, and an end score. Probabilities are a softmax over all sequences. In the paper's
+taggers the CRF is the layer after the biLSTM (section 4, named entity extraction).
 
-Everything is computed in float32 or wider. Loops run over words and never over sentences: step t is a plain slice of
-the rows that are still running, so there are no masks inside a loop.
+Everything is computed in float32 or wider. Loops run over words, with all sentences of the batch packed: step t is a
+slice of the rows that have a word t, so loops need no masks.
 """
 
 import itertools
@@ -21,22 +21,22 @@ from .configuration_elmo import ElmoConfig
 from .packing import PackedBatch
 from .tag_schemes import forbidden_transitions
 
-# The score of what a tag scheme forbids. Finite, so that no gradient is NaN, and beyond all that a model learns.
+# Score of a forbidden transition. Finite, so that no gradient is NaN, and far below any learned score.
 FORBIDDEN = -1e6
 
-# What separates the best path's tags from tags of the same score.
+# Margin by which max-marginals prefer the decoded tag to others of the same score.
 TIE = 1e-6
 
 IGNORED = -100
 
 
 class CrfScores(NamedTuple):
-    """Scores of a field over L tags.
+    """Scores of a CRF over L tags, without emissions.
 
     Attributes:
-        start: (L,), of the first tag.
-        transitions: (L, L), of every tag (row) being followed by every tag (column).
-        end: (L,), of the last tag.
+        start: (L,), score of each tag as the first one.
+        transitions: (L, L), score of the tag of the column following the tag of the row.
+        end: (L,), score of each tag as the last one.
     """
 
     start: Tensor
@@ -44,20 +44,20 @@ class CrfScores(NamedTuple):
     end: Tensor
 
     def reversed(self) -> "CrfScores":
-        """The same field read from the last word to the first."""
+        """Scores of the same CRF for sequences read from the last word to the first."""
         return CrfScores(self.end, self.transitions.T, self.start)
 
 
-# -- The field ---------------------------------------------------------------------------------------------------------
+# -- The module --------------------------------------------------------------------------------------------------------
 
 
 class ElmoCrf(nn.Module):
-    """The scores of a field, and which of them a tag scheme forbids.
+    """Learned scores of a CRF and the constraints of its tag scheme.
 
-    They start at zero, so that a new field is one softmax a word over what its scheme allows.
+    Scores start at zero: a new CRF is a softmax over the sequences that its scheme allows.
 
     Args:
-        config: its `tag_scheme` and the fields that begin with `crf_`.
+        config: gives `num_labels`, `tag_scheme` and the fields that begin with `crf_`.
 
     Attributes:
         start_transitions, end_transitions: (num_labels,); absent without `crf_start_end_transitions`.
@@ -79,16 +79,16 @@ class ElmoCrf(nn.Module):
         self.start_transitions = nn.Parameter(torch.empty(count)) if has_ends else None
         self.transitions = nn.Parameter(torch.empty(count, count))
         self.end_transitions = nn.Parameter(torch.empty(count)) if has_ends else None
-        # Known from the configuration. No buffer: loading leaves the values of those that a checkpoint lacks undefined.
+        # No buffer: it follows from the configuration, and loading a checkpoint would leave it uninitialized.
         self.forbidden = forbidden_transitions(self.labels, self.tag_scheme, is_strict=self.constrains_training)
 
     def reset_weights(self) -> None:
-        """Set the initial scores; tensors that were loaded stay."""
+        """Set all scores to zero; loaded tensors are kept."""
         for scores in self.parameters():
             init.zeros_(scores)
 
     def forward(self, is_constrained: bool = True) -> CrfScores:
-        """The scores, float32 or wider, with what the scheme forbids as decoding needs them, or without."""
+        """The scores, float32 or wider; forbidden ones are `FORBIDDEN` if `is_constrained`, as decoding needs them."""
         transitions = _widened(self.transitions)
         nothing = transitions.new_zeros(len(transitions))
         ends = (self.start_transitions, self.end_transitions)
@@ -97,13 +97,12 @@ class ElmoCrf(nn.Module):
         return self._forbid(scores) if is_constrained else scores
 
     def log_likelihood(self, emissions: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        """What training raises: the labels' log-likelihood, with `crf_label_weights` a weighted one.
+        """Log-likelihood of the labels, weighted by `crf_label_weights` if set: the training objective.
 
-        Arguments and result as in the function `log_likelihood`. The scheme's constraints count unless
-        `crf_constraints="decoding"`.
+        Arguments and result as in the function `log_likelihood`. Constraints apply if `crf_constraints="always"`.
 
         Raises:
-            ValueError: labels that the scheme forbids, if its constraints count.
+            ValueError: labels that the scheme forbids, if constraints apply.
         """
         scores = self(is_constrained=False)
         weights = None
@@ -144,13 +143,13 @@ class ElmoCrf(nn.Module):
             return
         row = int(impossible.nonzero()[0])
         raise ValueError(
-            f"labels of row {row}: {self._contradiction(labels[row][mask[row]].tolist())}, which no {self.tag_scheme} "
-            "sequence has. Correct the data, give -100 to words of unknown tag (a window that cuts an entity has "
-            "context on either side), or set tag_scheme=None"
+            f"labels of row {row}: {self._contradiction(labels[row][mask[row]].tolist())}, which {self.tag_scheme} "
+            "does not allow. Correct the data, label words of unknown tag -100 (also the context words around a window "
+            "that cuts an entity), or set tag_scheme=None"
         )
 
     def _contradiction(self, labels: Sequence[int]) -> str:
-        """Where a row of labels becomes impossible, in words; words are counted from 0."""
+        """Describe the first place where a row of labels becomes impossible; words are counted from 0."""
         allowed, boundary = ~self.forbidden, len(self.labels)
         possible, known = {boundary}, "at the beginning of the sentence"
         for word, label in enumerate([*labels, boundary]):
@@ -164,7 +163,7 @@ class ElmoCrf(nn.Module):
         raise AssertionError("the labels are possible")
 
 
-# -- Sums and maxima over all sequences --------------------------------------------------------------------------------
+# -- Dynamic programming over all sequences ----------------------------------------------------------------------------
 
 
 def _widened(emissions: Tensor) -> Tensor:
@@ -178,15 +177,15 @@ def _best(values: Tensor, dim: int) -> Tensor:
 def _run(
     packed: Tensor, batch_sizes: list[int], scores: CrfScores, combine: Callable[[Tensor, int], Tensor]
 ) -> list[Tensor]:
-    """For every word and tag the combined score of all paths that lead there, the word's own emission included.
+    """Forward pass of the dynamic program: for each word and tag, the combined score of all paths that end there.
 
     Args:
         packed: [total, L], emissions in reading order.
-        batch_sizes: rows running at each step.
+        batch_sizes: number of rows at each step.
         combine: `torch.logsumexp` or `_best`.
 
     Returns:
-        One tensor [rows, L] a step; one without rows if there are no words.
+        One tensor [rows, L] per step, the word's own emission included; a single empty one if there are no words.
     """
     first, *others = packed.split(batch_sizes) if batch_sizes else [packed]
     steps = [scores.start + first]
@@ -197,41 +196,41 @@ def _run(
 
 
 def _last(steps: list[Tensor]) -> Tensor:
-    """[rows, L]: each row's own last step, longest row first."""
+    """[rows, L]: the last step of each row, longest row first."""
     running = [len(step) for step in steps]
     ends = [step[after:] for step, after in zip(steps, [*running[1:], 0], strict=True)]
     return torch.cat(ends[::-1])
 
 
 def _packed(emissions: Tensor, mask: Tensor) -> tuple[PackedBatch, Tensor]:
-    """How the words of the field are packed, and their emissions [total, L], float32 or wider."""
+    """The packing of the words where `mask` is true, and their emissions [total, L], float32 or wider."""
     packing = PackedBatch.from_mask(mask)
     return packing, packing.pack(_widened(emissions), packing.forward_index)
 
 
-def _of_rows(values: Tensor, packing: PackedBatch) -> Tensor:
-    """[rows with words], longest first -> (batch,), zero for rows without words."""
+def _unsort_rows(values: Tensor, packing: PackedBatch) -> Tensor:
+    """[rows with words], longest first -> (batch,) in the batch's order, zero for rows without words."""
     return values.new_zeros(packing.shape[0]).index_copy(0, packing.row_order[: len(values)], values)
 
 
 def log_partition(emissions: Tensor, mask: Tensor, scores: CrfScores) -> Tensor:
-    """Logarithm of the summed exponentials of all sequences' scores.
+    """Log-sum-exp of the scores of all sequences.
 
     Args:
         emissions: (batch, words, L), any floating dtype.
-        mask: (batch, words), bool: the words of the field; others, wherever they stand, are left out.
-        scores: as [`ElmoCrf`] gives them.
+        mask: (batch, words), bool: true at the words of the sequence; other positions, wherever they are, are skipped.
+        scores: as returned by [`ElmoCrf`].
 
     Returns:
-        (batch,), float32 or wider; 0 for a row without words, which has one sequence, the empty one.
+        (batch,), float32 or wider; 0 for a row without words, whose only sequence is the empty one.
     """
     packing, packed = _packed(emissions, mask)
     final = _last(_run(packed, packing.batch_sizes, scores, torch.logsumexp)) + scores.end
-    return _of_rows(torch.logsumexp(final, dim=1), packing)
+    return _unsort_rows(torch.logsumexp(final, dim=1), packing)
 
 
 def path_scores(emissions: Tensor, labels: Tensor, mask: Tensor, scores: CrfScores) -> Tensor:
-    """Score of one sequence a row.
+    """Score of one sequence per row.
 
     Args:
         labels: (batch, words), int64, from 0 to L - 1 where `mask` is true; not read elsewhere.
@@ -242,7 +241,7 @@ def path_scores(emissions: Tensor, labels: Tensor, mask: Tensor, scores: CrfScor
         return _widened(emissions).new_zeros(len(mask))
     tags = labels.clamp(min=0, max=emissions.shape[-1] - 1)
     words = _widened(emissions).gather(2, tags.unsqueeze(-1)).squeeze(-1).masked_fill(~mask, 0.0)
-    # The field's words side by side, whatever stands between them.
+    # Words first: transitions skip masked positions between them.
     columns = torch.argsort(mask.logical_not().to(torch.uint8), dim=1, stable=True)
     tags = tags.gather(1, columns)  # [batch, words]
     lengths = mask.sum(dim=1)
@@ -254,7 +253,7 @@ def path_scores(emissions: Tensor, labels: Tensor, mask: Tensor, scores: CrfScor
 
 
 def label_scores(emissions: Tensor, labels: Tensor, mask: Tensor, scores: CrfScores) -> Tensor:
-    """Logarithm of the summed exponentials of all sequences that agree with the labels.
+    """Log-sum-exp of the scores of all sequences that agree with the labels.
 
     Args:
         labels: (batch, words), int64; -100 stands for any tag.
@@ -273,14 +272,14 @@ def label_scores(emissions: Tensor, labels: Tensor, mask: Tensor, scores: CrfSco
 
 
 def log_likelihood(emissions: Tensor, labels: Tensor, mask: Tensor, scores: CrfScores) -> Tensor:
-    """Natural logarithm of the labels' probability.
+    """Log-likelihood of the labels, in nats.
 
     Args:
         emissions: (batch, words, L), any floating dtype.
-        labels: (batch, words), int64, from 0 to L - 1; -100 for a word of unknown tag, over whose tags the
-            probability is summed. Not read where `mask` is false.
-        mask: (batch, words), bool: the words of the field; others, wherever they stand, are left out.
-        scores: as [`ElmoCrf`] gives them; its `check_labels` tells whether they allow the labels.
+        labels: (batch, words), int64, from 0 to L - 1; -100 for a word of unknown tag, which is marginalized out. Not
+            read where `mask` is false.
+        mask: (batch, words), bool: true at the words of the sequence; other positions, wherever they are, are skipped.
+        scores: as returned by [`ElmoCrf`]; its `check_labels` checks whether they allow the labels.
 
     Returns:
         (batch,), float32 or wider; 0 for a row without labels.
@@ -293,16 +292,16 @@ def log_likelihood(emissions: Tensor, labels: Tensor, mask: Tensor, scores: CrfS
 def weighted(
     emissions: Tensor, scores: CrfScores, weights: Tensor, weighs_transitions: bool
 ) -> tuple[Tensor, CrfScores]:
-    """Emissions and scores of a field in which labels count differently: scaled by the weight of their label.
+    """Scale emissions, and transitions if `weighs_transitions`, by the weights of their labels.
 
-    Source: AllenNLP's `weight_strategy`, `"emission"` and `"transition"`; the latter weighs transitions too, by the
-    label that they come from. First and last tags' own scores stay.
+    A transition has the weight of its first label; start and end scores are not scaled. Source: AllenNLP's
+    `weight_strategy`, `"emission"` and `"transition"`.
 
     Args:
         emissions: (batch, words, L).
-        scores: without constraints, which no weight may scale.
+        scores: without constraints, which must not be scaled.
         weights: (L,), not negative.
-        weighs_transitions: the strategy.
+        weighs_transitions: true for the strategy `"transition"`.
     """
     if weighs_transitions:
         scores = scores._replace(transitions=scores.transitions * weights.unsqueeze(1))
@@ -312,20 +311,20 @@ def weighted(
 def lannoy_log_likelihood(
     emissions: Tensor, labels: Tensor, mask: Tensor, scores: CrfScores, weights: Tensor
 ) -> Tensor:
-    """Log-likelihood in which every word counts by the weight of its label (de Lannoy et al. 2012).
+    """Log-likelihood in which each word's factor has the weight of its label (de Lannoy et al. 2012).
 
-    A sentence's probability is a product of one factor a word, the label's score over what normalizes the sum up to
-    this word; each is raised to the power of the label's weight. First and last tags' own scores stay.
+    The probability of a sentence is a product of one normalized factor per word; each factor is raised to the power of
+    its label's weight. Start and end scores are not scaled.
 
     Source: AllenNLP's `weight_strategy="lannoy"`.
 
     Args:
         weights: (L,), not negative.
 
-    Other arguments and the result as in `log_likelihood`, but that every word of a row, or none, has a label.
+    Other arguments and the result as in `log_likelihood`, except that a row has labels at all of its words or at none.
 
     Raises:
-        ValueError: a row with and without labels, whose weights are not known.
+        ValueError: a row with labels at some of its words only.
     """
     is_labeled = (mask & labels.ne(IGNORED)).any(dim=1)
     if (mask & labels.eq(IGNORED) & is_labeled.unsqueeze(1)).any():
@@ -337,7 +336,7 @@ def lannoy_log_likelihood(
     weight = weights[labels.clamp(min=0, max=len(weights) - 1)]  # [batch, words]
     steps = _run(packed, packing.batch_sizes, scores, torch.logsumexp)
     sums = [torch.logsumexp(step, dim=1) for step in steps]
-    # What each word adds to the logarithm of the sum over all sequences up to it.
+    # The increase of the log-partition at each word.
     added = [sums[0], *(after - before[: len(after)] for before, after in itertools.pairwise(sums))]
     total = torch.cat(added) * packing.pack(weight.unsqueeze(-1), packing.forward_index).squeeze(-1)
     partition = packing.unpack(total.unsqueeze(-1), packing.forward_index).sum(dim=(1, 2))
@@ -345,13 +344,13 @@ def lannoy_log_likelihood(
     ends = torch.logsumexp(last + scores.end, dim=1) - torch.logsumexp(last, dim=1)
     scaled, scaled_scores = weighted(emissions, scores, weights, weighs_transitions=True)
     score = path_scores(scaled, labels, mask, scaled_scores)
-    difference = score - partition - _of_rows(ends, packing)
+    difference = score - partition - _unsort_rows(ends, packing)
     return difference.masked_fill(~is_labeled, 0.0)
 
 
 @torch.no_grad()
 def best_tags(emissions: Tensor, mask: Tensor, scores: CrfScores) -> Tensor:
-    """The sequence of the highest score (Viterbi decoding); arguments as in [`log_partition`].
+    """Best sequence of each row (Viterbi decoding); arguments as in [`log_partition`].
 
     Returns:
         (batch, words), int64, -100 where `mask` is false.
@@ -361,17 +360,17 @@ def best_tags(emissions: Tensor, mask: Tensor, scores: CrfScores) -> Tensor:
 
 @torch.no_grad()
 def best_paths(emissions: Tensor, mask: Tensor, scores: CrfScores, count: int) -> tuple[Tensor, Tensor]:
-    """The sequences of the highest scores, best first (Viterbi decoding of `count` paths).
+    """The `count` best sequences of each row, best first (k-best Viterbi decoding).
 
     Args:
-        count: how many, at least 1.
+        count: number of sequences, at least 1.
 
     Other arguments as in [`log_partition`].
 
     Returns:
         tags (batch, count, words), int64, -100 where `mask` is false; scores (batch, count), float32 or wider. A row
-        with fewer sequences has -100 and minus infinity behind them. What a scheme forbids scores below
-        `FORBIDDEN / 2` and comes last.
+        with fewer sequences is filled up with -100 and minus infinity. Forbidden sequences score below
+        `FORBIDDEN / 2` and come last.
     """
     packing, packed = _packed(emissions, mask)
     rows, words = mask.shape
@@ -382,7 +381,7 @@ def best_paths(emissions: Tensor, mask: Tensor, scores: CrfScores, count: int) -
         return tags.view(count, rows, words).transpose(0, 1), values
     labels = emissions.shape[-1]
     best: list[Tensor] = []  # [rows, paths kept, L]: scores of the best paths to every tag
-    arrived: list[Tensor] = []  # the same paths a word before: place in its flattened [paths kept, L]
+    arrived: list[Tensor] = []  # back-pointers of these paths, into the flattened [paths kept, L] of the word before
     for step in packed.split(packing.batch_sizes):
         if not best:
             best.append((scores.start + step).unsqueeze(1))
@@ -391,7 +390,7 @@ def best_paths(emissions: Tensor, mask: Tensor, scores: CrfScores, count: int) -
         kept = ahead.topk(min(count, ahead.shape[1]), dim=1)
         best.append(kept.values + step.unsqueeze(1))
         arrived.append(kept.indices)
-    # From each row's last word to its first.
+    # Backtracking, from each row's last word to its first.
     behind, found, ends = best[-1].new_empty(0, count, dtype=torch.int64), [], []
     for place in reversed(range(len(best))):
         paths = best[place]
@@ -412,10 +411,10 @@ def best_paths(emissions: Tensor, mask: Tensor, scores: CrfScores, count: int) -
 
 @torch.no_grad()
 def max_marginals(emissions: Tensor, mask: Tensor, scores: CrfScores) -> Tensor:
-    """For every word and tag the best score of a sequence with this tag there, minus the best score of all.
+    """Max-marginals: for each word and tag, the best score of a sequence with that tag, minus the overall best score.
 
-    The tags of [`best_tags`] have exactly 0 and all others less (by a millionth at least, should their scores tie): the
-    largest value of each word gives the sequence that Viterbi decoding gives. Arguments as in [`log_partition`].
+    They are 0 for the tags of [`best_tags`] and at most `-TIE` for all others, so the argmax of each word gives the
+    Viterbi sequence, also if scores tie. Arguments as in [`log_partition`].
 
     Returns:
         (batch, words, L), float32 or wider; 0 where `mask` is false.
@@ -429,18 +428,18 @@ def max_marginals(emissions: Tensor, mask: Tensor, scores: CrfScores) -> Tensor:
         + packing.unpack(backward, packing.backward_index)
         - values  # counted by both
     )
-    best = _of_rows((_last(forward) + scores.end).amax(dim=1), packing)
+    best = _unsort_rows((_last(forward) + scores.end).amax(dim=1), packing)
     marginals = (through - best[:, None, None]).clamp(max=-TIE)
     marginals = marginals.scatter(2, tags.clamp(min=0).unsqueeze(-1), 0.0)
     return marginals.masked_fill(~mask.unsqueeze(-1), 0.0)
 
 
 def _decode(emissions: Tensor, mask: Tensor, scores: CrfScores) -> tuple[Tensor, list[Tensor], PackedBatch]:
-    """The best tags, as `best_tags`; the best scores up to each word, as `_run`; how the words are packed."""
+    """The best tags, as `best_tags`; the best scores up to each word, as `_run`; the packing."""
     packing, packed = _packed(emissions, mask)
     tags = torch.full(mask.shape, IGNORED, device=mask.device)
     steps = _run(packed, packing.batch_sizes, scores, _best)
-    # From each row's last word to its first: the best tag, given the one behind it.
+    # Backtracking, from each row's last word to its first: the best tag given the next one.
     behind = torch.empty(0, dtype=torch.int64, device=mask.device)
     found = []
     arriving = scores.transitions.T.contiguous()

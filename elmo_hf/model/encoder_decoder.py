@@ -1,4 +1,4 @@
-"""ELMo as the encoder of a model that writes: translation, summaries."""
+"""Encoder-decoder model with an ELMo encoder, for translation and summarization."""
 
 import os
 from contextlib import nullcontext
@@ -19,15 +19,15 @@ from .pretrained import save_in_one_piece
 
 
 class ElmoEncoderDecoderModel(EncoderDecoderModel):
-    """As Transformers' `EncoderDecoderModel`, with an [`ElmoModel`] for its encoder, and what it needs to travel.
+    """Transformers' `EncoderDecoderModel` with an [`ElmoModel`] encoder, saved together with its code.
 
-    It names its encoder's inputs, so that the Trainer keeps them; it is saved with the code that reads it; and its
-    loss is the mean over the labels of an optimizer step, however many batches that has.
+    `forward` names the encoder's inputs, so that the Trainer passes them on. With gradient accumulation, the loss is
+    the mean over all labels of an optimizer step.
 
     Args:
-        config: of both parts, in any copy of its class; by default that of the parts.
-        encoder: an [`ElmoModel`]; by default a new one of the configuration.
-        decoder: a causal language model of Transformers with cross-attention; likewise.
+        config: configuration of both parts, of any copy of its class; by default taken from the parts.
+        encoder: an [`ElmoModel`]; by default a new one.
+        decoder: a causal language model of Transformers with cross-attention; by default a new one.
     """
 
     config: ElmoEncoderDecoderConfig
@@ -63,7 +63,7 @@ class ElmoEncoderDecoderModel(EncoderDecoderModel):
         return loaded
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Save the model and the code that reads it, whole or not at all; arguments as in `PreTrainedModel`'s."""
+        """Save the model and its code atomically; arguments as in `PreTrainedModel.save_pretrained`."""
         save_in_one_piece(super().save_pretrained, save_directory, *args, **kwargs)
 
     @can_return_tuple
@@ -81,11 +81,17 @@ class ElmoEncoderDecoderModel(EncoderDecoderModel):
         """Read a batch of sentences and predict the tokens of their targets.
 
         Args:
-            input_ids, attention_mask, character_ids, pos_tag_ids: what the encoder reads, as in [`ElmoModel`].
-            decoder_input_ids: (batch, tokens), what the decoder has read; by default `labels` one place later.
-            labels: (batch, tokens), the target, -100 for none.
+            input_ids, attention_mask, character_ids, pos_tag_ids: inputs of the encoder, as in [`ElmoModel`].
+            decoder_input_ids: (batch, tokens), int64; by default `labels` shifted right.
+            labels: (batch, tokens), int64, the target tokens, -100 for none.
             num_items_in_batch: divides the summed loss in place of this batch's number of labels.
             kwargs: as in `EncoderDecoderModel`.
+
+        Returns:
+            As `EncoderDecoderModel`; with `labels`, the loss is the mean cross-entropy.
+
+        Raises:
+            ValueError: labels without `pad_token_id` or `decoder_start_token_id` in the configuration.
         """
         if attention_mask is None and kwargs.get("inputs_embeds") is None and input_ids is not None:
             encoder: Any = self.encoder
@@ -104,7 +110,7 @@ class ElmoEncoderDecoderModel(EncoderDecoderModel):
         return outputs
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
-        """(batch, tokens) labels -> what the decoder reads to predict them."""
+        """(batch, tokens) labels -> (batch, tokens) decoder inputs: the labels shifted right."""
         padding, start = self.config.pad_token_id, self.config.decoder_start_token_id
         if padding is None or start is None:
             name = "pad_token_id" if padding is None else "decoder_start_token_id"
@@ -113,6 +119,6 @@ class ElmoEncoderDecoderModel(EncoderDecoderModel):
 
     @torch.no_grad()
     def _init_weights(self, module: torch.nn.Module) -> None:
-        # Each part has rules of its own; those of a plain model would be drawn over them.
+        # Each part initializes its own modules; the parent's rules would overwrite them.
         part = self.encoder if any(module is each for each in self.encoder.modules()) else self.decoder
         part._init_weights(module)

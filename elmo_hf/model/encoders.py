@@ -1,7 +1,7 @@
-"""The recurrent layers of a task: biLSTMs that read the outputs of both directions below.
+"""Recurrent layers of task models: stacked biLSTMs in which each layer reads both directions of the layer below.
 
-Two kinds of cell: the plain one, and one with a highway from its input around the recurrence (Zhang et al. 2016; He et
-al. 2017), AllenNLP's `stacked_bidirectional_lstm`.
+Two kinds of cell: the plain LSTM, and the highway LSTM (Zhang et al. 2016; He et al. 2017) of AllenNLP's
+`stacked_bidirectional_lstm`.
 """
 
 from typing import Any
@@ -17,10 +17,10 @@ from .packing import PackedBatch
 
 
 class ElmoTaskLstm(nn.Module):
-    """One direction of one layer: an LSTM without projection and clips; gates in the order i, f, g, o.
+    """One direction of one layer: an LSTM without projection and clipping; gates in the order i, f, g, o.
 
-    `config.task_forget_bias` is added to the forget gate at run time. With `config.task_recurrent_dropout` the outputs
-    of all words of a row, which are also what the next word reads, lose the same components, in training.
+    `config.task_forget_bias` is added to the forget gate at run time. `config.task_recurrent_dropout` is variational
+    dropout on the output, which is also the recurrent state: one mask for all words of a row, in training.
     """
 
     input_gates, state_gates = 4, 4
@@ -30,7 +30,7 @@ class ElmoTaskLstm(nn.Module):
         self.size = size
         self.forget_bias = float(config.task_forget_bias)
         self.recurrent_dropout = config.task_recurrent_dropout
-        # Glorot-uniform over one kernel, whose rows are the input's and the recurrence's.
+        # The bound of one kernel for input and recurrence together, as TensorFlow's.
         scale = glorot_bound(input_size + size, self.state_gates * size)
         self.input_proj = starting_with(nn.Linear(input_size, self.input_gates * size), "uniform", scale)
         self.hidden_proj = starting_with(nn.Linear(size, self.state_gates * size, bias=False), "uniform", scale)
@@ -40,7 +40,7 @@ class ElmoTaskLstm(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Packed [total, input_size] -> packed [total, size], and the final hidden and cell [rows, size].
 
-        `batch_sizes` are the rows running at each step; other rows have no words and keep their state.
+        `batch_sizes` are the numbers of rows at each step; rows that have ended keep their state.
         """
         kept = None
         if self.training and self.recurrent_dropout:
@@ -50,7 +50,7 @@ class ElmoTaskLstm(nn.Module):
     def _run(
         self, inputs: Tensor, batch_sizes: list[int], hidden: Tensor, cell: Tensor, kept: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The recurrence; `kept` [rows, size] scales every output of a row."""
+        """Run the recurrence; `kept` [rows, size], the dropout mask, scales every output of a row."""
         settings: dict[str, Any] = {"cell_clip": None, "projection_clip": None, "forget_bias": self.forget_bias}
         state = inputs, batch_sizes, hidden, cell, self.input_proj, self.hidden_proj
         if kept is None:
@@ -59,9 +59,9 @@ class ElmoTaskLstm(nn.Module):
 
 
 class ElmoHighwayLstm(ElmoTaskLstm):
-    """An LSTM whose output is mixed with its input by a gate r of its own.
+    """Highway LSTM: a fifth gate r mixes the output with a projection of the input.
 
-    With a = input_proj(x) and s = a + hidden_proj(h), but for the last part of a, gates i, f, g, o, r in this order::
+    With a = input_proj(x) of six parts, s = a[:5] + hidden_proj(h), and gates i, f, g, o, r in this order::
 
         c' = sigmoid(s_i) * tanh(s_g) + sigmoid(s_f + forget_bias) * c
         h' = sigmoid(s_r) * sigmoid(s_o) * tanh(c') + (1 - sigmoid(s_r)) * a_6
@@ -84,7 +84,7 @@ class ElmoHighwayLstm(ElmoTaskLstm):
             mixed = torch.lerp(carried, torch.sigmoid(o) * torch.tanh(cell), torch.sigmoid(r))
             hidden = mixed.to(inputs.dtype) if kept is None else mixed.to(inputs.dtype) * kept[:rows]
             outputs.append(hidden)
-        # Rows stopped shortest first.
+        # Rows ended shortest first.
         last_hidden, last_cell = (torch.cat(part) for part in zip((hidden, cell), *finished[::-1], strict=True))
         return torch.cat(outputs), last_hidden, last_cell
 
@@ -97,7 +97,7 @@ class ElmoTaskLayer(nn.Module):
 
     Args:
         config: its `task_encoder` names the kind of cell.
-        input_size: width of what it reads.
+        input_size: width of the inputs.
         size: width of each direction.
     """
 
@@ -113,11 +113,11 @@ class ElmoTaskLayer(nn.Module):
 
         Args:
             inputs: packed [total, input_size], first word first.
-            packing: of the batch.
-            state: hidden and cell (2, rows, size) of both directions, rows in the order of the packing; zeros without.
+            packing: the packing of the batch.
+            state: hidden and cell (2, rows, size) of both directions, rows in packed order; zeros by default.
 
         Returns:
-            [total, 2 * size], packed as the inputs, forward direction first; the final state.
+            [total, 2 * size], packed as the inputs, forward direction first; the final state, shaped as `state`.
         """
         if state is None:
             zeros = inputs.new_zeros(2, packing.shape[0], self.forward_lstm.size)
@@ -127,10 +127,10 @@ class ElmoTaskLayer(nn.Module):
         forward, *after_forward = self.forward_lstm(inputs, sizes, forward_hidden, forward_cell)
         backward, *after_backward = self.backward_lstm(inputs[mirrored], sizes, backward_hidden, backward_cell)
         hidden, cell = (torch.stack(pair) for pair in zip(after_forward, after_backward, strict=True))
-        # Mirroring twice restores the order.
+        # The mirroring permutation is its own inverse.
         return torch.cat([forward, backward[mirrored]], dim=-1), (hidden, cell)
 
 
 def task_layers(config: ElmoConfig, input_size: int, size: int, count: int) -> nn.ModuleList:
-    """A stack of `count` biLSTM layers of `size` a direction."""
+    """A stack of `count` biLSTM layers, each direction `size` wide."""
     return nn.ModuleList(ElmoTaskLayer(config, 2 * size if index else input_size, size) for index in range(count))

@@ -1,4 +1,4 @@
-"""Layers that map each vector by itself: feed-forward and max-out layers."""
+"""Position-wise layers: feed-forward and maxout."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -23,10 +23,10 @@ ACTIVATIONS = dict(zip(ACTIVATION_NAMES, _FUNCTIONS, strict=True))
 
 
 class ElmoFeedForward(nn.Module):
-    """Linear maps with a non-linearity behind each.
+    """Linear layers, each followed by an activation.
 
     Args:
-        input_size: width of a vector.
+        input_size: width of the inputs.
         layers: `[width, activation]` of each, with the names of `ACTIVATIONS`.
         dropout: on the input of every layer, in training.
 
@@ -52,7 +52,7 @@ class ElmoFeedForward(nn.Module):
 
 
 class ElmoMaxout(nn.Module):
-    """A layer whose every unit is the largest of several linear maps (Goodfellow et al. 2013)."""
+    """Maxout layer: each unit is the maximum of several linear maps (Goodfellow et al. 2013)."""
 
     def __init__(self, input_size: int, output_size: int, pieces: int) -> None:
         super().__init__()

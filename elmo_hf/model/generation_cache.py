@@ -1,4 +1,4 @@
-"""The state of a causal language model between two words, as `generate` carries it."""
+"""Cache of a causal biLSTM language model for `generate`."""
 
 from typing import Any
 
@@ -9,18 +9,18 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .state import ElmoState
 
-# The name by which this version of Transformers carries a cache from step to step.
+# Name of the cache argument and output in this version of Transformers.
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
 class ElmoCache(Cache):
-    """An [`ElmoState`] as Transformers' cache: what a biLSTM has read, in constant space.
+    """An [`ElmoState`] wrapped as a Transformers cache, of constant size.
 
-    Unlike the state, which is a value, a cache changes with every forward pass it is given to, as Transformers expects.
+    Unlike the state, which is immutable, a cache is updated in place by every forward pass, as Transformers expects.
 
     Args:
-        state: the state to start from, for instance of an [`ElmoModel`] with `return_state=True`; `None` for zeros.
-        words: how many words of each row it has read, as far as the attention mask counts them.
+        state: the initial state, for instance of an [`ElmoModel`] with `return_state=True`; `None` for zeros.
+        words: number of words of each row read so far, padding included: the columns of the attention mask.
 
     Attributes:
         state, words: as above, after the last forward pass.
@@ -33,37 +33,37 @@ class ElmoCache(Cache):
 
     @classmethod
     def of(cls, past: Any) -> "ElmoCache":
-        """A cache itself, or one of a state; an empty one of `None`.
+        """Convert an `ElmoCache`, an `ElmoState` or `None` (an empty cache) to a cache.
 
         Raises:
             TypeError: another kind of cache.
         """
         if past is None:
             return cls()
-        # By their attributes: a checkpoint's code has classes of its own.
+        # Duck typing: a checkpoint's code has its own copies of the classes.
         if hasattr(past, "state") and hasattr(past, "words"):
             return past
         if hasattr(past, "hidden") and hasattr(past, "cell"):
             return cls(ElmoState(past.hidden, past.cell))
         raise TypeError(
-            f"past_key_values is of type {type(past).__name__}: expected an ElmoCache or an ElmoState, which is all "
-            "that a biLSTM carries from word to word"
+            f"past_key_values is of type {type(past).__name__}: expected an ElmoCache or an ElmoState, the cache of a "
+            "biLSTM"
         )
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """The number of words read."""
+        """Number of words read."""
         return self.words
 
     def get_max_length(self, layer_idx: int | None = None) -> int:
-        """-1: there is no limit."""
+        """Return -1: there is no limit."""
         return -1
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Empty the cache."""
         self.state, self.words = None, 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Rows become those of `beam_idx`, for beam search."""
+        """Reorder the rows by `beam_idx`, for beam search."""
         if self.state is not None:
             self.state = ElmoState(*(part.index_select(2, beam_idx.to(part.device)) for part in self.state))
 
@@ -78,26 +78,26 @@ class ElmoCache(Cache):
             self.state = ElmoState(*(part[:, :, indices] for part in self.state))
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Refused, with a `ValueError`: a state cannot unread words."""
+        """Raise a `ValueError` unless `tokens_to_remove` is 0: a state cannot be rolled back."""
         if tokens_to_remove:
             raise ValueError(
-                f"crop({tokens_to_remove}): a biLSTM's state cannot unread words, as assisted generation needs it; "
-                "generate without an assistant"
+                f"crop({tokens_to_remove}): expected 0, because a biLSTM's state cannot unread words, which assisted "
+                "generation needs; generate without an assistant"
             )
 
     @property
     def batch_size(self) -> int:
-        """Rows, or -1 before the first word."""
+        """Number of rows, or -1 before the first word."""
         return -1 if self.state is None else self.state.cell.shape[2]
 
     @property
     def is_croppable(self) -> bool:
-        """Always false."""
+        """Always false: a state cannot be rolled back."""
         return False
 
     @property
     def is_initialized(self) -> bool:
-        """Whether it has a state."""
+        """True once the cache has a state."""
         return self.state is not None
 
     def __repr__(self) -> str:
@@ -105,12 +105,12 @@ class ElmoCache(Cache):
 
 
 def direction_state(state: ElmoState, direction: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """hidden (layers, rows, P) and cell (layers, rows, H) of one direction, with the rows in the order of `rows`."""
+    """Hidden (layers, rows, P) and cell (layers, rows, H) of one direction, in the order of the indices `rows`."""
     return state.hidden[:, direction, rows], state.cell[:, direction, rows]
 
 
 def with_direction(state: ElmoState, direction: int, hidden: Tensor, cell: Tensor) -> ElmoState:
-    """The same state with another hidden and cell (layers, rows, width) of one direction."""
+    """Replace hidden and cell (layers, rows, width) of one direction of a state."""
     parts = []
     for old, new in zip(state, (hidden, cell), strict=True):
         both = [old[:, 0], old[:, 1]]

@@ -1,8 +1,8 @@
-"""The original's initial values, attached to the layers they belong to.
+"""Initial weights as in the original, attached to each layer.
 
-Transformers calls `_init_weights` on the module that owns a tensor, and a plain `nn.Linear` does not know what part it
-plays. So every layer of a biLM is marked when it is built, and `initialize` reads the mark. Values are those of
-bilm-tf's training code but for tables of words (see `word_embeddings`).
+Transformers calls `_init_weights` on the module that owns a tensor, and a plain `nn.Linear` does not know its role in
+the model. So each layer of a biLM is marked with its distribution when it is constructed, and `initialize` reads the
+mark. Values are those of bilm-tf's training code, except for word embeddings (see `word_embeddings`).
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class InitialValues(NamedTuple):
-    """Distribution of a layer's weight, uniform in [-scale, scale] or normal of deviation `scale`; constant bias."""
+    """Initial weight, uniform in [-scale, scale] or normal with standard deviation `scale`, and a constant bias."""
 
     distribution: Literal["uniform", "normal"]
     scale: float
     bias: float = 0.0
 
     def draw(self, weight: Tensor) -> None:
-        """Fill a weight, or some of its rows; a tensor that was loaded stays."""
+        """Fill a weight, or some of its rows, in place; a loaded tensor is kept."""
         if self.distribution == "uniform":
             init.uniform_(weight, -self.scale, self.scale)
         else:
@@ -39,19 +39,19 @@ def starting_with(
 
 
 def glorot_bound(inputs: int, outputs: int) -> float:
-    """TensorFlow's default, uniform in [-bound, bound], for a matrix of these sides (Glorot and Bengio 2010)."""
+    """Bound of Glorot-uniform initialization (Glorot and Bengio 2010), TensorFlow's default, for a matrix's sizes."""
     return (6 / (inputs + outputs)) ** 0.5
 
 
 def initialize(module: nn.Module) -> bool:
-    """Set the initial values of a marked module; tensors that were loaded stay. False for a module without mark."""
+    """Set the initial values of a marked module; loaded tensors are kept. Returns false for a module without a mark."""
     values = getattr(module, "initial_values", None)
     if not isinstance(values, InitialValues):
         return False
     weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
     values.draw(weight)
     padding = getattr(module, "padding_idx", None)
-    # A row of a loaded tensor does not know that it was loaded.
+    # A row is a view without the loaded tensor's mark, so `init` would overwrite it.
     if padding is not None and not getattr(weight, "_is_hf_initialized", False):
         init.zeros_(weight[padding])
     if bias is not None:
@@ -61,9 +61,13 @@ def initialize(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def resized(module: nn.Module, size: int, words: Sequence[int] | None) -> nn.Parameter:
-    """The first `size` rows of a module's weight, and new ones: the mean of those of `words`, or as at first.
+    """Resize a module's weight to `size` rows.
 
-    A module without mark, a client's own, has new rows as large as its old ones.
+    New rows are the mean of the rows `words`, or are drawn from the module's initial distribution if there are none. A
+    module without a mark (a client's own) gets normal rows with the root mean square of the old ones.
+
+    Returns:
+        The new weight (size, width); `module` is not changed.
     """
     old, values = module.get_parameter("weight"), getattr(module, "initial_values", None)
     weight = old.new_empty(size, old.shape[1])

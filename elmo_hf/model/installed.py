@@ -1,4 +1,4 @@
-"""Files of the installed package `elmo_hf` that code of a checkpoint asks for, too, and works without."""
+"""Access to optional parts of the installed package `elmo_hf` from a checkpoint's code, which also works without."""
 
 import importlib
 import importlib.util
@@ -7,18 +7,17 @@ from types import ModuleType
 
 
 def package_part(name: str) -> ModuleType | None:
-    """A file or folder of the installed package that stands alone; `None` without it, or in a version that lacks it.
+    """Import a self-contained module of the installed package; `None` if the package or the module is missing.
 
-    The package is not imported for it, because its import registers its classes with the Auto classes, and a copy of
-    this file has to leave them as they are: its part is loaded under a name of its own, but where the package is
-    imported already.
+    Does not import the package itself, whose import would register its classes with the Auto classes. Unless the
+    package is already imported, the module is loaded under the parent name `elmo_hf_installed`.
     """
     parent = "elmo_hf"
     if sys.modules.get(parent) is None:
         package = importlib.util.find_spec(parent)
         if package is None or package.submodule_search_locations is None:
             return None
-        # A package of these folders, whose own file is not run; Python's locks of imports hold for its parts.
+        # A package with the same folders, whose `__init__` is not run; Python's import locks apply to its modules.
         parent = "elmo_hf_installed"
         holder = ModuleType(parent)
         holder.__path__ = package.submodule_search_locations

@@ -1,4 +1,4 @@
-"""ELMo as the language model it was trained as."""
+"""ELMo with its pretraining head: the bidirectional language model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from .opaque_parts import opaque
 from .pretrained import ElmoPreTrainedModel
 from .softmax import ElmoSoftmax
 from .state import ElmoState
-from .word_parts import THE_RIGHT_VOCABULARY, check_ids
+from .word_parts import VOCABULARY_REMEDY, check_ids
 
 
 @dataclass
@@ -25,14 +25,14 @@ class ElmoForPreTrainingOutput(ModelOutput):
     """Output of [`ElmoForPreTraining`].
 
     Attributes:
-        loss: with `labels`, the mean of the directions' losses, in nats a word.
-        forward_loss, backward_loss: the two directions'.
-        forward_log_probs: (batch, words), log P(word | the words before it); zero where nothing is predicted (the
-            first word, padding, words without a probability).
-        backward_log_probs: (batch, words), log P(word | the words after it), likewise.
+        loss: with `labels`, the mean of the directions' losses, in nats per word.
+        forward_loss, backward_loss: with `labels`, the loss of each direction, without gradient.
+        forward_log_probs: (batch, words), log P(word | preceding words); zero where nothing is predicted (the first
+            word, padding, words without a probability).
+        backward_log_probs: (batch, words), log P(word | following words), likewise.
         hidden_states, attentions, state: as in [`ElmoModelOutput`].
 
-    A model without a backward direction has `None` in its place.
+    Without a backward direction, its fields are `None`.
     """
 
     loss: Tensor | None = None
@@ -46,28 +46,31 @@ class ElmoForPreTrainingOutput(ModelOutput):
 
 
 class ElmoForPreTraining(ElmoPreTrainedModel):
-    """The bidirectional language model: a biLM and the softmax over words that both directions share."""
+    """Bidirectional language model: a biLM and a softmax over words, shared by both directions.
+
+    Raises:
+        ValueError: `causal=False` or `aligned=True`, with which a prediction would see its own word.
+    """
 
     _auto_class = "AutoModelForPreTraining"
-    # With `config.tie_word_embeddings`, which needs a table of words; one that is joined to other parts is in `words`.
+    # For `config.tie_word_embeddings`; in a joined word layer the embeddings are the submodule `words`.
     _tied_weights_keys = {"softmax.weight": r"elmo\.embeddings\.(words\.)?word_embeddings\.weight"}
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)
         if not config.causal:
             raise ValueError(
-                "causal=False: a position of a plain bidirectional encoder has read every word of the sentence, also "
-                "the one that a language model predicts from it; use such an encoder for other tasks, or causal=True"
+                "causal=False: each position of a plain bidirectional encoder has read the whole sentence, including "
+                "the word to predict; use causal=True, or use such an encoder for other tasks"
             )
         if config.aligned:
             raise ValueError(
-                "aligned=True: a language model's softmax reads the layers as they were trained, and a map to another "
-                "language joins both directions, so that each would see the word it predicts; load it with "
-                "aligned=False"
+                "aligned=True: a language model's softmax needs the layers as they were trained, and the alignment "
+                "mixes both directions, so that each would see the word it predicts; load it with aligned=False"
             )
         self.elmo = ElmoModel(config)
         self.softmax = ElmoSoftmax(config) if config.softmax_cutoffs is None else ElmoAdaptiveSoftmax(config)
-        # No language model reads the mixes: without a gradient, they would hold up distributed training.
+        # Unused by language models: parameters without a gradient would stall distributed training.
         self.elmo.scalar_mixes.requires_grad_(False)
         self.post_init()
 
@@ -88,14 +91,14 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         pos_tag_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> ElmoForPreTrainingOutput:
-        """Predict every word from the words before it, and from the words after it.
+        """Predict each word from the preceding words and from the following words.
 
-        The forward direction predicts w_t from its top layer at t - 1, the backward one from its own at t + 1; so
-        `</S>` is predicted forwards and `<S>` backwards.
+        The forward direction predicts w_t from its top layer at t - 1, the backward direction from its top layer at
+        t + 1; so the forward direction predicts `</S>` and the backward direction `<S>`.
 
         Args:
-            input_ids: (batch, words), boundaries included; the words predicted.
-            labels: (batch, words), the words to predict in the loss, -100 for none: usually `input_ids`.
+            input_ids: (batch, words), int64, boundaries included: the words to read and to predict.
+            labels: (batch, words), int64, the words that count in the loss, -100 for none: usually `input_ids`.
             num_items_in_batch: divides the summed losses in place of this batch's number of predictions.
 
         Other arguments and errors as in [`ElmoModel`].
@@ -108,11 +111,11 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         if labels is not None:
             check_one_a_word(labels, input_ids.shape)
         targets = input_ids if labels is None else labels.where(labels.ge(0), input_ids)
-        check_ids(targets, self.config.vocab_size, "word id", THE_RIGHT_VOCABULARY)
+        check_ids(targets, self.config.vocab_size, "word id", VOCABULARY_REMEDY)
         predicted = real & self.softmax.has_probability(targets)
         log_probs, losses = [], []
         for half, shift in zip(top.chunk(1 + self.config.bidirectional, dim=-1), (1, -1)):
-            # Position t reads its context at t - 1 (forward) or t + 1 (backward); no sentence wraps around.
+            # Position t has its context at t - 1 (forward) or t + 1 (backward); `roll` must not wrap around.
             context, context_is_real = half.roll(shift, dims=1), real.roll(shift, dims=1).clone()
             context_is_real[:, 0 if shift == 1 else -1] = False
             here = predicted & context_is_real
@@ -133,12 +136,12 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         """Run the biLM.
 
         Args:
-            words: `input_ids`, `attention_mask`, `character_ids`, and `inputs_embeds` where a model takes them.
+            words: `input_ids`, `attention_mask`, `character_ids`, and for some heads `inputs_embeds`.
             kwargs: the other arguments of [`ElmoModel`].
 
         Returns:
-            of its output, what a head's own has too; its top layer (batch, words, 2 * P), dropped out in training; the
-            mask of its words, bool.
+            The fields to copy to the head's output; the top layer (batch, words, 2 * P), with dropout in training; the
+            mask (batch, words), bool.
         """
         outputs = self.elmo(*words, **{**kwargs, "output_hidden_states": True, "return_dict": True})
         top = functional.dropout(outputs.hidden_states[-1], self.config.top_layer_dropout, self.training)
@@ -152,23 +155,24 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         lambda _, context, *given: [(context.shape[:2], torch.promote_types(context.dtype, torch.float32))],
     )
     def _log_probabilities_of(self, context: Tensor, targets: Tensor, here: Tensor) -> tuple[Tensor]:
-        """(batch, words): log P of each target in its context (batch, words, P), zero where `here` is false."""
+        """Log-probability of each target given its context (batch, words, P): (batch, words), zero where `here` is
+        false."""
         scores = self.softmax.log_probabilities(context[here], targets[here])
         return (scores.new_zeros(here.shape).masked_scatter(here, scores),)
 
     def check_words(self) -> None:
-        """Refuse a model that has no word to predict, with a `ValueError`: every word would be the unknown one."""
+        """Raise a `ValueError` for a vocabulary of special tokens only: every word would be the unknown word."""
         config = self.config
         special = {*config.special_word_ids, config.pad_token_id, config.mask_token_id} - {None}
         if config.vocab_size <= len(special):
             raise ValueError(
-                f"vocab_size={config.vocab_size}: the model has no words beside the special tokens, so that there is "
-                "nothing to predict. Give it a vocabulary: one that elmo-hf build-vocab makes of text, for elmo-hf "
-                "pretrain --initialize_from, or in Python warm_start"
+                f"vocab_size={config.vocab_size}: the vocabulary has special tokens only, so there is no word to "
+                "predict. Build a vocabulary with elmo-hf build-vocab and train its softmax with elmo-hf pretrain "
+                "--initialize_from, or in Python with warm_start"
             )
 
     def _check_softmax(self) -> None:
-        """Refuse a model whose softmax its checkpoint lacked and nothing has trained since, with a `ValueError`."""
+        """Raise a `ValueError` if the softmax still has random weights because the checkpoint had none."""
         if any(name.startswith("softmax.") for name in self._not_loaded):
             raise ValueError(
                 f"the checkpoint {self.name_or_path!r} has no softmax, and one with random weights predicts nothing: "
@@ -177,13 +181,13 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
             )
 
     def _check_labels(self, labels: Tensor) -> None:
-        """Refuse a label that is neither a word nor -100, with a `ValueError`."""
+        """Raise a `ValueError` naming the first label that is neither a word of the vocabulary nor -100."""
         if torch.compiler.is_compiling():
-            return  # a compiled graph cannot ask
+            return  # would break the graph
         size = self.config.vocab_size
         wrong = labels[labels.ne(-100) & (labels.ge(size) | ~self.softmax.has_probability(labels))]
         if len(wrong):
             raise ValueError(
                 f"label {int(wrong[0])}: expected a word of the vocabulary, 0 to {size - 1} and neither padding nor "
-                "mask, or -100 for none. Labels are the ids of the true words, as the tokenizer gives them"
+                "mask, or -100 for none. Labels are the tokenizer's ids of the true words"
             )

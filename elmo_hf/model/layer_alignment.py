@@ -1,4 +1,4 @@
-"""Vectors of one language in the space of another: one matrix a layer, fitted on a dictionary and kept with the model.
+"""Cross-lingual alignment: one matrix per layer, fitted on a dictionary, that maps vectors to another model's space.
 
 Source: Schuster et al. 2019, *Cross-Lingual Alignment of Contextual Word Embeddings*, section 4; AllenNLP 0.9
 `ElmoTokenEmbedderMultiLang`, which has one such matrix for a fixed mix.
@@ -15,13 +15,11 @@ from .configuration_elmo import ElmoConfig
 
 
 class ElmoAlignment(nn.Module):
-    """Maps every layer of the representations, both directions together, by a matrix of its own.
-
-    The original multiplies each vector by W, y = W x, without a constant: zeros at padding stay zeros.
+    """Linear map y = W x of each layer, both directions together. It has no bias, so padding remains zero.
 
     Attributes:
-        maps: (L, 2P, 2P), W of each of the `config.num_mixed_layers` layers, word layer first: orthogonal, or a
-            multiple of it where lengths were matched. A buffer: no training changes it. The identity at first.
+        maps: (L, 2P, 2P), W of each of the `config.num_mixed_layers` layers, word layer first: an orthogonal matrix, or
+            a multiple of one if lengths were matched. A buffer, not trained; initially the identity.
     """
 
     def __init__(self, config: ElmoConfig) -> None:
@@ -32,10 +30,10 @@ class ElmoAlignment(nn.Module):
         self.reset_weights()
 
     def reset_weights(self) -> None:
-        """Make every map the identity; loaded ones stay."""
+        """Set every map to the identity; loaded maps are kept."""
         identity = torch.eye(self.maps.shape[-1], dtype=self.maps.dtype)
         init.copy_(self.maps, identity.expand(self.maps.shape))
 
     def forward(self, layers: Sequence[Tensor]) -> list[Tensor]:
-        """L tensors (batch, words, 2P), word layer first, to as many of the same shape."""
+        """L tensors (batch, words, 2P), word layer first -> L tensors of the same shape."""
         return [functional.linear(layer, weight) for layer, weight in zip(layers, self.maps, strict=True)]

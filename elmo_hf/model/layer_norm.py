@@ -1,4 +1,4 @@
-"""The layer norm of AllenNLP's language models.
+"""Layer norm of AllenNLP's language models.
 
 Source: AllenNLP `modules/layer_norm.py`.
 """
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class ElmoLayerNorm(nn.Module):
     """weight * (x - mean) / (deviation + epsilon) + bias over the last axis.
 
-    The deviation is the biased one, and epsilon is added to it and not to the variance, unlike in `nn.LayerNorm`.
-    Computed in float32 or wider, where an epsilon of 1e-13 is more than nothing.
+    The standard deviation is the biased one. Unlike in `nn.LayerNorm`, epsilon is added to it, not to the variance.
+    Computed in float32 or wider, because an epsilon of 1e-13 is zero in float16.
     """
 
     def __init__(self, width: int, epsilon: float) -> None:

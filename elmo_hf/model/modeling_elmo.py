@@ -1,7 +1,7 @@
-"""All model classes of ELMo, under the one name that a checkpoint's `auto_map` gives.
+"""All model classes of ELMo, as named by a checkpoint's `auto_map`.
 
-Each kind of model has a file of its own. They meet here because Transformers saves with a model the file of its class
-and all that this file imports: a folder written by any class can be loaded as every other one.
+Each class has its own file. They are gathered here because Transformers saves a model with the file of its class and
+that file's imports: so a folder saved by any class can be loaded as any other.
 """
 
 from .base_model import ElmoModel, ElmoModelOutput
@@ -15,7 +15,7 @@ from .question_answering import ElmoForQuestionAnswering
 from .sequence_classification import ElmoForSequenceClassification
 from .token_classification import ElmoForTokenClassification
 
-# Of the package that these files come from.
+# Version of the package that these files come from.
 CODE_VERSION = "0.1.0"
 
 MODELS = (
@@ -45,5 +45,5 @@ __all__ = [
 ]
 
 for _model in MODELS:
-    # "The file of its class" is where a class says that it comes from.
+    # Transformers copies the file that `__module__` names.
     _model.__module__ = __name__

@@ -1,4 +1,4 @@
-"""Choosing one of several texts: an answer, an ending."""
+"""Multiple choice: selection of one of several texts, such as answers or endings."""
 
 from typing import Any
 
@@ -16,11 +16,11 @@ from .task_model import ElmoTaskModel
 
 
 class ElmoForMultipleChoice(ElmoTaskModel):
-    """Scores every choice of a question by itself, and learns to give the right one the highest score.
+    """Multiple-choice head: scores each choice separately; the softmax is over the choices of a question.
 
-    A choice is a text or a pair (the question and one answer), encoded as by [`ElmoForSequenceClassification`], with
-    one number for its score. Batches are those of `ElmoDataCollatorForMultipleChoice`, or those of Transformers'
-    `DataCollatorForMultipleChoice`, which joins the rows of characters of a text into one.
+    A choice is a text or a pair (the question and one answer), encoded as in [`ElmoForSequenceClassification`]. Batches
+    come from `ElmoDataCollatorForMultipleChoice`, or from Transformers' `DataCollatorForMultipleChoice`, which flattens
+    a text's character rows into one.
     """
 
     _auto_class = "AutoModelForMultipleChoice"
@@ -48,24 +48,24 @@ class ElmoForMultipleChoice(ElmoTaskModel):
         """Score every choice.
 
         Args:
-            input_ids: (batch, choices, words). They tell sentence boundaries, which are not pooled; without them,
-                beside `inputs_embeds`, every position is.
+            input_ids: (batch, choices, words). They mark the sentence boundaries, which are not pooled; with
+                `inputs_embeds` alone, all positions are pooled.
             attention_mask: (batch, choices, words).
             character_ids: (batch, choices, words, max_characters_per_word), or the same values as
                 (batch, choices, words * max_characters_per_word).
             inputs_embeds: (batch, choices, words, projection_size).
-            labels: (batch,), the number of the right choice, -100 for none.
+            labels: (batch,), int64, index of the correct choice, -100 for none.
             num_items_in_batch: divides the summed loss in place of this batch's number of labels.
             pos_tag_ids: (batch, choices, words).
             code_point_ids: (batch, choices, characters).
 
         Returns:
-            logits (batch, choices); with `labels`, the mean cross-entropy, plus `scalar_mix_penalty()`; hidden states
-            (batch * choices, words, 2 * projection_size), where they are asked for.
+            logits (batch, choices); with `labels`, the mean cross-entropy plus `scalar_mix_penalty()`; if requested,
+            hidden states (batch * choices, words, 2 * projection_size).
 
         Raises:
-            ValueError: inputs without an axis of choices, or of different numbers of choices; a label that is none of
-                the choices; and what [`ElmoForSequenceClassification`] refuses.
+            ValueError: inputs without a choices axis, or with different numbers of choices; a label out of range; and
+                as [`ElmoForSequenceClassification`].
         """
         shaped = inputs_embeds if input_ids is None else input_ids
         if shaped is None:
@@ -74,11 +74,11 @@ class ElmoForMultipleChoice(ElmoTaskModel):
             )
         if input_ids is None and self.config.sentence_pairs:
             raise ValueError(
-                "input_ids missing: sentence_pairs=True compares two sentences, and only input_ids tell them apart"
+                "input_ids missing: sentence_pairs=True compares two sentences, and only input_ids separate them"
             )
         length = self.config.max_characters_per_word
         joined = (*shaped.shape[:2], shaped.shape[2] * length) if shaped.dim() >= 3 else None
-        if character_ids is not None and tuple(character_ids.shape) == joined:  # as Transformers' own collator has them
+        if character_ids is not None and tuple(character_ids.shape) == joined:  # Transformers' collator
             character_ids = character_ids.unflatten(2, (shaped.shape[2], length))
         given = {
             "input_ids": (input_ids, "(batch, choices, words)"),
@@ -95,7 +95,7 @@ class ElmoForMultipleChoice(ElmoTaskModel):
         logits = self.classifier(choices).view(shaped.shape[:2])  # [batch, choices]
         loss = None
         if labels is not None:
-            loss = self._penalised(self._loss(logits, labels, num_items_in_batch), labels, num_items_in_batch)
+            loss = self._penalized(self._loss(logits, labels, num_items_in_batch), labels, num_items_in_batch)
         layers = passed_on(outputs, "hidden_states", "attentions")
         return MultipleChoiceModelOutput(loss=loss, logits=logits, **layers)
 
@@ -107,13 +107,13 @@ class ElmoForMultipleChoice(ElmoTaskModel):
         if value.dim() != axes.count(",") + 1 or value.shape[:2] != shaped.shape[:2]:
             raise ValueError(
                 f"{name} has shape {tuple(value.shape)}: expected {axes}, batch and choices as in input_ids "
-                f"{tuple(shaped.shape)}. ElmoDataCollatorForMultipleChoice makes such batches"
+                f"{tuple(shaped.shape)}. Build batches with ElmoDataCollatorForMultipleChoice"
             )
         return value.flatten(0, 1)
 
     @property
     def dummy_inputs(self) -> dict[str, Tensor]:
-        """A smallest batch: one question of two choices."""
+        """A minimal batch: one question with two choices."""
         return {name: value.unsqueeze(0) for name, value in super().dummy_inputs.items()}
 
     def _loss(self, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
@@ -121,8 +121,8 @@ class ElmoForMultipleChoice(ElmoTaskModel):
         if tuple(labels.shape) != (batch_size,) or labels.is_floating_point():
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)} and type {labels.dtype}: expected ({batch_size},) integers, "
-                "the number of the right choice of each question"
+                "the index of each question's correct choice"
             )
         labels = labels.to(logits.device, torch.int64)
-        check_class_numbers(labels, choices, "it is the number of the right one of the choices")
+        check_class_numbers(labels, choices, "a label is the index of the correct choice")
         return mean_cross_entropy(logits, labels, num_items_in_batch)

@@ -1,11 +1,11 @@
-"""Parts of a model as an operator that `torch.compile` does not look into.
+"""Methods of a model that `torch.compile` treats as a single custom operator.
 
-What a model computes depends on the data: it packs the real words of a batch, encodes each distinct word once, walks
-over sentences. A compiler would make a graph of every length, and stop at the first question about the data. For it,
-such a method of a model is one operator with known shapes; around it compile the mixes, the classifiers and the loss.
+A model's control flow depends on the data: it packs the words of a batch, encodes each distinct word once, loops over
+time steps. `torch.compile` would break the graph there and recompile for every length. So such a method is one custom
+operator with known output shapes, and the compiler sees only the mixes, the classifiers and the loss around it.
 
-The operator is the installed package's (`elmo_hf/kernels/opaque.py`), one for all copies of this code in a process. It
-finds the model by a number and calls its method, whichever copy that is of. Without the package such a method is in no
+The operator is defined in the installed package (`elmo_hf/kernels/opaque.py`), once per process for all copies of this
+code. It finds the model by its registered number and calls its method. Without the package, the method breaks the
 graph.
 """
 
@@ -20,14 +20,14 @@ Results = Callable[..., list[tuple[Sequence[Any], torch.dtype]]]
 
 
 def opaque(parts: Sequence[str], results: Results) -> Callable[[Any], Any]:
-    """Decorate a model's method, which `torch.compile` then takes for one operator.
+    """Decorator of a model's method that is one custom operator under `torch.compile`.
 
-    The method takes tensors or `None` by position and returns a tuple of tensors. What it reads beside is constant, but
-    for the weights of its parts. A model whose parts have no weights has nothing to hide, and is looked into.
+    The method takes tensors or `None` as positional arguments and returns a tuple of tensors. It may read the weights
+    of its parts; everything else must be constant. If its parts have no weights, the method is compiled as usual.
 
     Args:
         parts: paths of the submodules whose weights it reads; some may be `None`.
-        results: of the model and the same tensors: the shape and dtype of every result.
+        results: called with the model and the same arguments; returns shape and dtype of each result.
     """
 
     def decorate(method: Callable[..., tuple[Tensor, ...]]) -> Any:
@@ -40,7 +40,7 @@ def opaque(parts: Sequence[str], results: Results) -> Callable[[Any], Any]:
             if not weights:
                 return method(model, *given)
             if model._number is None:
-                break_graph("elmo_hf is not installed, or of another version: this part of a model has no operator")
+                break_graph("elmo_hf is not installed, or of another version: this method has no custom operator")
                 return method(model, *given)
             places = [int(tensor is not None) for tensor in given]
             tensors = [tensor for tensor in given if tensor is not None]
@@ -58,6 +58,6 @@ def opaque(parts: Sequence[str], results: Results) -> Callable[[Any], Any]:
 
 
 def break_graph(reason: str) -> None:
-    """Say under `torch.compile` why what follows is in no graph; `fullgraph=True` refuses it with these words."""
+    """Break the graph under `torch.compile`; with `fullgraph=True` the error shows this reason."""
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         torch._dynamo.graph_break(msg=reason)

@@ -1,11 +1,11 @@
-"""The operators of the model by definition, and the one place that asks for a faster implementation of them.
+"""Reference implementations of the model's operators, and the only place that dispatches to faster kernels.
 
-`reference_lstm` and `reference_maxima` define the numbers; a plain `nn.Linear` and
-`quantized_linear.quantized_linear` define the other two operators. Where the package `elmo_hf` is installed, its
-kernels are asked in turn; each has the definition's results, gradients included, or says why it does not serve. A copy
-of this file that travels with a checkpoint finds the installed kernels too, and works without them.
+`reference_lstm` and `reference_maxima` define two operators; a plain `nn.Linear` and
+`quantized_linear.quantized_linear` define the other two. If the package `elmo_hf` is installed, its kernels are tried
+in turn; each returns the same results, gradients included, or declines and logs why. Copies of this file in checkpoints
+use the installed kernels too, and run the reference without them.
 
-`ELMO_HF_KERNELS` in the environment forces a choice among them (see `elmo_hf/kernels`).
+The environment variable `ELMO_HF_KERNELS` restricts the choice (see `elmo_hf/kernels`).
 
 Source: TensorFlow 1's `LSTMCell(num_proj, cell_clip, proj_clip)` as bilm-tf uses it, and AllenNLP's
 `LstmCellWithProjection`.
@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from .conditions import has_nothing_attached, is_plain, is_traced
 from .installed import package_part
 
-# Version of the kernels' interface that this file knows; kernels of another version are not asked.
+# Version of the kernels' interface that this file uses; kernels of another version are ignored.
 KERNELS_VERSION = 2
 
-Product = Callable[[Tensor], Tensor]
+TensorFunction = Callable[[Tensor], Tensor]
 Keep = Callable[[str, Callable[[], Any]], Any]
 
 
-# ------------------------------------------------------------------------------------------------ definitions
+# -------------------------------------------------------------------------------------- reference implementations
 
 
 def reference_lstm(
@@ -37,9 +37,9 @@ def reference_lstm(
     batch_sizes: Sequence[int],
     hidden: Tensor,
     cell: Tensor,
-    input_product: Product,
-    hidden_product: Product,
-    output_product: Product | None,
+    input_proj: TensorFunction,
+    hidden_proj: TensorFunction,
+    output_proj: TensorFunction | None,
     *,
     cell_clip: float | None,
     projection_clip: float | None,
@@ -50,54 +50,54 @@ def reference_lstm(
 
     With gates i, f, g, o in this order::
 
-        a  = input_product(x) + hidden_product(h)
+        a  = input_proj(x) + hidden_proj(h)
         c' = clip(sigmoid(a_f + forget_bias) * c + sigmoid(a_i) * tanh(a_g), cell_clip)
-        h' = clip(output_product(sigmoid(a_o) * tanh(c')), projection_clip)
+        h' = clip(output_proj(sigmoid(a_o) * tanh(c')), projection_clip)
 
-    Clipping is part of the model, in training and in inference. Gates are computed in the model's dtype; the cell and
-    everything point-wise in float32 or wider, so that bfloat16 does not round the running sum at each step.
+    Clipping is part of the model, in training and in inference. Matmuls run in the model's dtype; the cell and all
+    point-wise operations in float32 or wider, so that bfloat16 does not round the cell at each step.
 
     Args:
-        inputs: [total, input width], the words of step 0 of all rows, then those of step 1, and so on; with `index`,
-            [n, input width] in any order.
-        batch_sizes: rows running at each step, never growing; their sum is `total`.
+        inputs: [total, input width], time-major: the words of step 0 of all rows, then those of step 1, and so on; with
+            `index`, [n, input width] in any order.
+        batch_sizes: number of rows at each step, never increasing; their sum is `total`.
         hidden: [rows, P] initial projected output. Rows past `batch_sizes[0]` have no words and keep their state.
         cell: [rows, H] initial cell.
-        input_product: x [n, input width] -> [n, 4H], with the bias.
-        hidden_product: h [n, P] -> [n, 4H], without bias.
-        output_product: [n, H] -> [n, P]; `None` for a cell without projection (H == P), which is not clipped then.
+        input_proj: x [n, input width] -> [n, 4H], with bias.
+        hidden_proj: h [n, P] -> [n, 4H], without bias.
+        output_proj: [n, H] -> [n, P]; `None` for a cell without projection (H == P), whose output is not clipped.
         cell_clip, projection_clip: bounds of the absolute value; `None` for none.
         forget_bias: added to the forget gate.
-        index: [total], int64: word k is `inputs[index[k]]`, for words that recur.
+        index: [total], int64: word k is `inputs[index[k]]`, for deduplicated words.
 
     Returns:
-        outputs [total, P] in the order of the words; final hidden [rows, P] and cell [rows, H] of every row, each after
-        its own last step.
+        outputs [total, P], in the order of the words; final hidden [rows, P] and cell [rows, H] of every row, each
+        after its own last step.
     """
     if index is not None:
         inputs = inputs.index_select(0, index)
     outputs: list[Tensor] = []
     finished: list[tuple[Tensor, Tensor]] = []
-    # The input product of all steps at once: one large matrix product instead of many small ones.
-    for gates in input_product(inputs).split(list(batch_sizes)) if batch_sizes else ():
+    # The input projection of all steps at once: one large matmul instead of many small ones.
+    for gates in input_proj(inputs).split(list(batch_sizes)) if batch_sizes else ():
         running = gates.shape[0]
         if running < hidden.shape[0]:
             finished.append((hidden[running:], cell[running:]))
             hidden, cell = hidden[:running], cell[:running]
-        input_gate, forget_gate, candidate, output_gate = (gates + hidden_product(hidden)).to(cell.dtype).chunk(4, -1)
+        input_gate, forget_gate, candidate, output_gate = (gates + hidden_proj(hidden)).to(cell.dtype).chunk(4, -1)
         cell = torch.sigmoid(forget_gate + forget_bias) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
         if cell_clip is not None:
             cell = cell.clamp(-cell_clip, cell_clip)
         exposed = (torch.sigmoid(output_gate) * torch.tanh(cell)).to(inputs.dtype)
-        if output_product is None:
+        if output_proj is None:
             hidden = exposed
         else:
-            hidden = output_product(exposed)
+            hidden = output_proj(exposed)
             if projection_clip is not None:
                 hidden = hidden.clamp(-projection_clip, projection_clip)
         outputs.append(hidden)
     finished.append((hidden, cell))
-    # Rows stopped shortest first, so the pieces stand in reverse row order.
+    # Rows ended shortest first, so the pieces are in reverse row order.
     final_hidden = torch.cat([piece[0].to(outputs[0].dtype if outputs else hidden.dtype) for piece in finished[::-1]])
     final_cell = torch.cat([piece[1] for piece in finished[::-1]])
     packed = torch.cat(outputs) if outputs else inputs.new_zeros(0, hidden.shape[-1])
@@ -105,7 +105,7 @@ def reference_lstm(
 
 
 def reference_maxima(rows: Tensor, table: nn.Module, convolutions: Sequence[nn.Module]) -> Tensor:
-    """Convolve and take the maximum.
+    """Character convolutions and max-pooling over the word.
 
     Args:
         rows: (n, characters), int64 ids of n words, at least as long as the widest filter.
@@ -113,7 +113,7 @@ def reference_maxima(rows: Tensor, table: nn.Module, convolutions: Sequence[nn.M
         convolutions: of widths w_k, (n, D, characters) -> (n, F_k, characters - w_k + 1).
 
     Returns:
-        (n, sum of F_k), each filter's largest value over all windows of a word.
+        (n, sum of F_k), the maximum of each filter over all windows of a word.
     """
     characters = table(rows).transpose(1, 2)  # [n, D, characters]
     return torch.cat([convolution(characters).amax(dim=-1) for convolution in convolutions], dim=-1)
@@ -123,14 +123,14 @@ def reference_maxima(rows: Tensor, table: nn.Module, convolutions: Sequence[nn.M
 
 
 class LinearMap(NamedTuple):
-    """Tensors of a linear layer that is nothing more; all that a kernel sees of it.
+    """Tensors of a plain linear layer, as passed to kernels.
 
     Attributes:
-        weight: [out, in], floating, or int8.
+        weight: [out, in], floating point or int8.
         bias: [out], or `None`.
-        scale: [out], of an int8 weight; else `None`.
-        keep: `keep(layout, make)` returns what `make()` returned, called again after every change of the weight;
-            `None` where nothing may be prepared, as while the layer trains.
+        scale: [out], of an int8 weight; otherwise `None`.
+        keep: `keep(layout, make)` returns the cached result of `make()`, which is called again after a change of the
+            weight; `None` if nothing may be cached, as while the layer is trained.
     """
 
     weight: Tensor
@@ -150,46 +150,46 @@ class LstmTensors(NamedTuple):
 
 @functools.cache
 def _kernels() -> ModuleType | None:
-    """The kernels of the installed package, looked for once; `None` without it or where their version is another."""
+    """The kernels of the installed package; `None` without the package, or if their version differs."""
     kernels = package_part("kernels")
     return kernels if getattr(kernels, "VERSION", None) == KERNELS_VERSION else None
 
 
 def _ask(operator: str, *args: Any, **keywords: Any) -> Any:
-    """Result of the first kernel that serves; `None` where the definition has to."""
+    """Result of the first kernel that supports the call; `None` if none does, so that the reference must run."""
     kernels = _kernels()
     return None if kernels is None else kernels.ask(operator, *args, **keywords)
 
 
 def _keeper(module: nn.Module, read: Sequence[Tensor | None], *beside: Tensor | None) -> Keep | None:
-    """What keeps what kernels make of the tensors `read`, where these and those `beside` do not train; else `None`."""
+    """A `keep` function for weights prepared from the tensors `read`; `None` if these or `beside` are trained."""
     kernels = _kernels()
     return None if kernels is None else kernels.keeper(module, read, *beside)
 
 
 def release(module: nn.Module, *, only_trainable: bool = False) -> None:
-    """Drop what kernels have prepared for a module and all its submodules, or for those of them that train."""
+    """Drop the prepared weights of a module and its submodules, or only of those that are trainable."""
     kernels = _kernels()
     if kernels is not None:
         kernels.release(module, only_trainable=only_trainable)
 
 
 def register(model: nn.Module) -> int | None:
-    """The number by which the package's operator for compilers finds a model (`opaque_parts`); `None` without it."""
+    """Register a model for the custom operator of `opaque_parts` and return its number; `None` without the package."""
     kernels = _kernels()
     return None if kernels is None else kernels.register(model)
 
 
 def kept_vectors(
-    layer: nn.Module, max_megabytes: float, rows: Tensor, weights: Sequence[Tensor], encode: Product
+    layer: nn.Module, max_megabytes: float, rows: Tensor, weights: Sequence[Tensor], encode: TensorFunction
 ) -> Tensor:
-    """What `encode` makes of distinct rows of integers, those of earlier calls from the installed package's word cache.
+    """Encode distinct rows of integers through the installed package's word cache, if there is one.
 
     Args:
-        layer: whose vectors they are.
-        max_megabytes: of all that is kept for it.
-        rows: (n, length), int64, no two the same.
-        weights: all that `encode` reads.
+        layer: the word layer, the key of the cache.
+        max_megabytes: maximum size of the layer's cache.
+        rows: (n, length), int64, distinct.
+        weights: all weights that `encode` reads; the cache is cleared when one changes.
         encode: (m, length) rows -> (m, width) vectors.
 
     Returns:
@@ -200,9 +200,9 @@ def kept_vectors(
 
 
 def linear_map(layer: nn.Module) -> LinearMap | None:
-    """Tensors of a plain `nn.Linear` or an int8 layer, with nothing attached; `None` for any other layer.
+    """Tensors of a plain `nn.Linear` or an int8 layer without hooks; `None` for any other layer.
 
-    What was prepared of a layer that trains is released: it is out of date after the next step.
+    Prepared weights of a layer in training are released, because the next step makes them stale.
     """
     given: Any = layer
     if is_plain(layer, nn.Linear):
@@ -216,7 +216,7 @@ def linear_map(layer: nn.Module) -> LinearMap | None:
 
 
 def _lstm_tensors(lstm: Any) -> LstmTensors | None:
-    """Weights of a direction whose three maps are plain floating ones; `None` for any other."""
+    """Weights of a direction whose three projections are plain `nn.Linear`; `None` for any other."""
     layers = lstm.input_proj, lstm.hidden_proj, lstm.output_proj
     if not has_nothing_attached(lstm) or not all(layer is None or is_plain(layer, nn.Linear) for layer in layers):
         return None
@@ -238,15 +238,15 @@ def bidirectional_lstm(
     backward_lstm: nn.Module,
     indices: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Run both directions of a layer, which never see each other.
+    """Run both directions of a layer, which are independent of each other.
 
     Args:
         inputs: packed [total, P], forward and backward, each in its own reading order; with `indices`, [n, P].
-        batch_sizes: rows running at each step, never growing.
+        batch_sizes: number of rows at each step, never increasing.
         hidden: (2, rows, P); cell: (2, rows, H): initial states, forward and backward.
-        forward_lstm, backward_lstm: the modules of both directions. Called with words, batch sizes, hidden and cell
-            they return outputs, hidden and cell; they have `input_proj`, `hidden_proj`, `output_proj`, and as constants
-            `cell_clip`, `projection_clip`, `forget_bias`.
+        forward_lstm, backward_lstm: modules, each called with words, batch sizes, hidden and cell; they return outputs,
+            hidden and cell. They have the attributes `input_proj`, `hidden_proj`, `output_proj`, `cell_clip`,
+            `projection_clip` and `forget_bias`.
         indices: for each direction [total], int64: word k is row `index[k]` of its `inputs`.
 
     Returns:
@@ -261,7 +261,7 @@ def bidirectional_lstm(
         if results is not None:
             return results
     if lengths is not None:
-        raise RuntimeError("a batch was packed with its padding and no kernel reads it: ask reads_padding first")
+        raise RuntimeError("the batch was packed with padding, which no kernel supports here: call reads_padding first")
     outputs, finals = [], []
     for direction, lstm in enumerate((forward_lstm, backward_lstm)):
         keywords = {} if indices is None else {"index": indices[direction]}
@@ -273,13 +273,14 @@ def bidirectional_lstm(
 
 
 def reads_padding(words: Tensor, cell: Tensor, layers: Sequence[tuple[Any, Any]]) -> bool:
-    """True if a kernel takes all layers of a padded batch, so that its lengths need not leave the GPU.
+    """True if a kernel runs all layers of a batch packed with padding, without copying its lengths from the GPU.
 
     Args:
-        words: (batch, words, width); cell: (layers, 2, rows, H), of at least so many rows.
+        words: (batch, words, width).
+        cell: (layers, 2, rows, H), with at least as many rows as the batch.
         layers: the forward and the backward module of each layer.
     """
-    # Only a GPU has something to wait for.
+    # On a CPU, reading the lengths costs nothing.
     if words.device.type != "cuda" or is_traced():
         return False
     pairs = [_pair_of_tensors(*layer) for layer in layers]
@@ -287,7 +288,7 @@ def reads_padding(words: Tensor, cell: Tensor, layers: Sequence[tuple[Any, Any]]
 
 
 def _pair_of_tensors(forward_lstm: Any, backward_lstm: Any) -> tuple[LstmTensors, LstmTensors] | None:
-    """Weights of both directions, if all are plain and the directions differ in nothing else."""
+    """Weights of both directions; `None` unless all layers are plain and both directions have the same constants."""
     if constants(forward_lstm) != constants(backward_lstm):
         return None
     first, second = _lstm_tensors(forward_lstm), _lstm_tensors(backward_lstm)
@@ -297,7 +298,7 @@ def _pair_of_tensors(forward_lstm: Any, backward_lstm: Any) -> tuple[LstmTensors
 
 
 def constants(lstm: Any) -> dict[str, Any]:
-    """What a direction has beside its weights."""
+    """Clipping bounds and forget bias of a direction."""
     return {name: getattr(lstm, name) for name in ("cell_clip", "projection_clip", "forget_bias")}
 
 
@@ -309,13 +310,13 @@ def projected_lstm(
     *layers: nn.Module | None,
     **settings: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run one direction of one layer; arguments and results as `reference_lstm`.
+    """Run one direction of one layer; arguments and results as in `reference_lstm`.
 
-    It receives the modules and not their weights: a layer wrapped by an adapter (LoRA), a quantizer or an offloading
-    hook must be called.
+    Takes modules instead of weights, because a layer wrapped by an adapter (LoRA), a quantizer or an offloading hook
+    must be called.
 
     Args:
-        layers: the input's, the hidden state's and the output's; `None` in place of the last for no projection.
+        layers: the projections of the input, the hidden state and the output; the last is `None` for no projection.
         settings: `cell_clip`, `projection_clip`, `forget_bias`; `index`.
     """
     settings = {"index": None, **settings}
@@ -330,9 +331,9 @@ def projected_lstm(
 
 
 def fast_linear(layer: nn.Module) -> Any | None:
-    """A faster product of a plain `nn.Linear`, to be called as the layer is; `None` where the layer has to be called.
+    """A faster function for a plain `nn.Linear`, called like the layer; `None` if the layer itself must be called.
 
-    It has a `dtype`, that of its results, and holds for as long as the layer is not changed: ask anew for each batch.
+    It has an attribute `dtype`, that of its results. Valid only while the layer is unchanged: request it per batch.
     """
     if is_traced():
         return None
@@ -341,7 +342,7 @@ def fast_linear(layer: nn.Module) -> Any | None:
 
 
 def fast_int8_linear(layer: nn.Module) -> Any | None:
-    """A faster product of an int8 layer, called with float32 [n, in]; `None` where its definition has to do."""
+    """A faster function for an int8 layer, float32 [n, in] -> [n, out]; `None` if the reference must run."""
     if is_traced():
         return None
     found = linear_map(layer)
@@ -349,18 +350,18 @@ def fast_int8_linear(layer: nn.Module) -> Any | None:
 
 
 def signed_levels(levels: int) -> int:
-    """Largest absolute integer that int8 inputs with negative values are rounded to on this CPU.
+    """Largest absolute integer of quantized inputs with negative values on this CPU (see [`quantized_linear`]).
 
-    `levels` where no kernel multiplies integers; see [`quantized_linear`].
+    Equal to `levels` without an int8 kernel.
     """
     kernels = _kernels()
     return levels if kernels is None else kernels.signed_levels()
 
 
 def character_maxima(rows: Tensor, table: nn.Module, convolutions: Sequence[nn.Module]) -> Tensor:
-    """Convolve and take the maxima; arguments and result as `reference_maxima`, but float32 where half precision would
-    be."""
-    # Tracing first of all: a length that is asked for is a constant to an exporter.
+    """Character convolutions and max-pooling; arguments and result as in `reference_maxima`, but kernels return float32
+    for half-precision weights."""
+    # Tracing is tested first: `len(rows)` would become a constant in an exported graph.
     parts = [(table, nn.Embedding), *((convolution, nn.Conv1d) for convolution in convolutions)]
     if not is_traced() and len(rows) and all(is_plain(part, kind) for part, kind in parts):
         weights: list[Any] = [convolution.weight for convolution in convolutions]

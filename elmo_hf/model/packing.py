@@ -1,8 +1,7 @@
-"""Padded batches as packed, time-major sequences, one reading order for each direction.
+"""Packing of padded batches into time-major sequences without padding, one order for each direction.
 
-A recurrent layer has no use for padding. `PackedBatch` lists the real words of a padded batch step by step, longest
-row first, so that step t is a plain slice over the rows that are still running (a shrinking batch), whatever side the
-padding is on. The backward direction is the same code over another index.
+`PackedBatch` lists the words of a padded batch step by step, longest row first, so that step t is a slice over the rows
+that have a word t, whatever side the padding is on. The backward direction uses the same code with another index.
 """
 
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from torch import Tensor
 
 
 class PaddedSizes(list[int]):
-    """The `batch_sizes` of a batch that is packed with its padding, because only its device knows how long rows are.
+    """`batch_sizes` of a batch packed with its padding, which avoids copying the lengths from the GPU.
 
-    All rows run at each step. Whoever takes these must end row r after `lengths[r]` steps.
+    All rows are in every step; the consumer must end row r after `lengths[r]` steps.
 
     Attributes:
         lengths: [rows], on the device of the batch.
@@ -28,15 +27,15 @@ class PaddedSizes(list[int]):
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Where each word of a padded batch (rows x words) stands in its packed sequences.
+    """Indices that pack a padded batch (rows, words) and unpack it again.
 
-    `total` is the number of real words, `steps` the length of the longest row.
+    `total` is the number of words without padding, `steps` the length of the longest row.
 
     Attributes:
-        batch_sizes: `steps` numbers of running rows, never growing. Python integers.
-        row_order: [rows] the batch's rows by falling length; equal lengths keep their order.
-        forward_index: [total] flat position (row * words + column) of every packed word, first word first.
-        backward_index: [total] the same, each row read from its last word to its first.
+        batch_sizes: number of rows at each of the `steps` steps, never increasing. Python integers.
+        row_order: [rows], int64, the batch's rows by decreasing length; equal lengths keep their order.
+        forward_index: [total], int64, flat position (row * words + column) of every packed word, first word first.
+        backward_index: [total], int64, the same with each row read from its last word to its first.
         shape: (rows, words) of the padded batch.
     """
 
@@ -48,19 +47,20 @@ class PackedBatch:
 
     @classmethod
     def from_mask(cls, mask: Tensor, *, with_padding: bool = False) -> "PackedBatch":
-        """Pack the positions that `mask` (rows, words), bool, marks as real, on either side or between padding.
+        """Compute the packing of a batch.
 
         Args:
-            with_padding: pack padding too, behind the words of its row, and wait for nothing that a GPU has to do
-                first; `batch_sizes` are `PaddedSizes`, rows keep their order, and `total` is rows * words.
+            mask: (rows, words), bool, true at words; padding may be anywhere in a row.
+            with_padding: pack padding too, after the words of its row, without synchronizing a GPU. `batch_sizes` are
+                then `PaddedSizes`, rows keep their order, and `total` is rows * words.
         """
         rows, words = mask.shape
         lengths = mask.sum(dim=1)
         row_order = torch.argsort(lengths, descending=True, stable=True)
-        # Column of the k-th real word of every row; the columns of padding follow and are never selected.
+        # Column of the k-th word of every row, then the columns of padding.
         columns = torch.argsort(mask.logical_not().to(torch.uint8), dim=1, stable=True)  # [rows, words]
         step = torch.arange(words, device=mask.device)
-        # Reading backwards, step k takes real word number length - 1 - k, and past the end what reading forwards takes.
+        # Backwards, step k is word length - 1 - k; padding keeps its place.
         mirrored = torch.where(step < lengths[:, None], lengths[:, None] - 1 - step, step)
         row_start = torch.arange(rows, device=mask.device)[:, None] * words
         forward = row_start + columns  # [rows, words]
@@ -79,14 +79,14 @@ class PackedBatch:
 
     @cached_property
     def mirrored(self) -> Tensor:
-        """[total], for every word of `backward_index` its place in `forward_index`; also the way back."""
+        """[total], int64, the place in `forward_index` of each word of `backward_index`; its own inverse."""
         rows, words = self.shape
         place = self.forward_index.new_empty(rows * words)
         place[self.forward_index] = torch.arange(len(self.forward_index), device=place.device)
         return place[self.backward_index]
 
     def pack(self, padded: Tensor, index: Tensor) -> Tensor:
-        """(rows, words, width) -> [total, width] in the order of `index`, one of the two of this object."""
+        """(rows, words, width) -> [total, width] in the order of `index`, the forward or the backward one."""
         return padded.flatten(0, 1).index_select(0, index)
 
     def unpack(self, packed: Tensor, index: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""One vector for the words of a sentence, and which words those are.
+"""Pooling of a sentence's words to one vector, and selection of the words to pool.
 
-The ways of pooling are those of the biattentive classification network (McCann et al. 2017, section 4), which is also
-the ELMo paper's sentiment model: mean, maximum, minimum and self-attention.
+The methods are those of the biattentive classification network (McCann et al. 2017, section 4), the sentiment model of
+the ELMo paper: mean, maximum, minimum and self-attention.
 """
 
 import torch
@@ -12,16 +12,17 @@ from .initialization import starting_with
 
 
 class ElmoPooling(nn.Module):
-    """Masked pooling of words, each way of `config.pooling` in turn, concatenated in that order.
+    """Masked pooling of words by each method of `config.pooling`, concatenated in that order.
 
     Args:
-        config: its `pooling` names the ways.
-        width: of a word's vector.
+        config: its `pooling` names the methods.
+        width: width of a word's vector.
 
     Attributes:
-        attention: for `"attention"`, the linear map to a word's score; the words' weights are the softmax of their
-            scores. It has no bias, which a softmax cancels.
-        output_size: width of a pooled sentence, `width` for each way.
+        attention: for `"attention"`, the linear layer that scores a word; words are weighted by the softmax of their
+            scores. It has no bias, which the softmax would cancel.
+        output_size: width of a pooled sentence, `width` for each method.
+        ways: names of the methods. The installed package reads them from models of older saved code, too.
     """
 
     def __init__(self, config: ElmoConfig, width: int) -> None:
@@ -35,20 +36,20 @@ class ElmoPooling(nn.Module):
         """Pool.
 
         Args:
-            words: (batch, words, width), floating; values outside of `mask` are not read.
+            words: (batch, words, width), floating point; values outside `mask` are ignored.
             mask: (batch, words), bool: the words to pool.
 
         Returns:
-            (batch, output_size) in the type of `words`; zeros in rows without words, whose gradients are zeros too.
+            (batch, output_size) in the dtype of `words`; rows without words are zero and have zero gradients.
         """
-        if words.shape[1] == 0:  # nothing to take a maximum of
+        if words.shape[1] == 0:  # `amax` refuses an empty axis
             return words.new_zeros(words.shape[0], self.output_size)
         mask = mask.unsqueeze(-1)  # [batch, words, 1]
         words = words.masked_fill(~mask, 0.0)
-        return torch.cat([getattr(self, f"_{way}")(words, mask) for way in self.ways], dim=-1)
+        return torch.cat([getattr(self, f"_{method}")(words, mask) for method in self.ways], dim=-1)
 
     def _mean(self, words: Tensor, mask: Tensor) -> Tensor:
-        # Half precision could overflow in the sum and not even count that far.
+        # Half precision could overflow in the sum.
         total = words.sum(dim=1, dtype=torch.promote_types(words.dtype, torch.float32))
         return (total / mask.sum(dim=1).clamp(min=1)).to(words.dtype)
 
@@ -62,32 +63,32 @@ class ElmoPooling(nn.Module):
     def _attention(self, words: Tensor, mask: Tensor) -> Tensor:
         scores = self.attention(words)  # [batch, words, 1]
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        # A finite number, so that a row without words has weights to be set to zero and not NaN.
+        # Finite instead of -inf: a row without words would otherwise be NaN.
         weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=1).masked_fill(~mask, 0.0)
         return (weights * words).sum(dim=1).to(words.dtype)
 
 
 def is_token(input_ids: Tensor, *tokens: int | list[int] | None) -> Tensor:
-    """(batch, words), bool: where a special token stands; a configuration may have none or several of each."""
+    """(batch, words), bool: true at the given special tokens, each an id, a list of ids, or `None`."""
     lists = [token if isinstance(token, list) else [token] for token in tokens]
     known = [token for several in lists for token in several if token is not None]
-    # Compared one by one: `torch.isin` searches a sorted list, which no exporter of graphs knows.
+    # Not `torch.isin`, which exporters of graphs do not support.
     return (input_ids.unsqueeze(-1) == torch.tensor(known, dtype=torch.int64, device=input_ids.device)).any(dim=-1)
 
 
 def segments_of(input_ids: Tensor | None, mask: Tensor, bos_token_id: int | None) -> Tensor:
-    """Which sentence of its row every word belongs to, from 0: a pair is `<S> A </S> <S> B </S>`.
+    """Index of the sentence that each word belongs to, from 0: a pair is `<S> A </S> <S> B </S>`.
 
-    A segment begins at each beginning of a sentence and ends before the next one, so that boundaries belong to the
-    sentence that they enclose. Words before the first beginning are of segment 0, as is all of a row without any.
+    A segment begins at `<S>` and ends before the next one, so boundaries belong to the sentence that they enclose.
+    Words before the first `<S>` belong to segment 0, as do all words of a row without any.
 
     Args:
-        input_ids: (batch, words), any integers outside of `mask`; without them everything is segment 0.
-        mask: (batch, words), bool: the real words; padding may be on either side.
+        input_ids: (batch, words), any integers outside `mask`; without them, all words belong to segment 0.
+        mask: (batch, words), bool: true at words and boundaries; padding may be on either side.
         bos_token_id: the id of `<S>`, or `None` for a vocabulary without one.
 
     Returns:
-        (batch, words), int64, on the mask's device; -1 outside of `mask`.
+        (batch, words), int64, on the mask's device; -1 outside `mask`.
     """
     segments = torch.zeros(mask.shape, dtype=torch.int64, device=mask.device)
     if input_ids is not None:
@@ -97,14 +98,14 @@ def segments_of(input_ids: Tensor | None, mask: Tensor, bos_token_id: int | None
 
 
 def words_to_pool(sentence: Tensor, without_boundaries: Tensor) -> Tensor:
-    """The words of a sentence that are pooled: no sentence boundary, unless there is nothing else.
+    """Words of a sentence to pool: all but the boundaries, or the boundaries of an empty sentence.
 
-    The originals take the boundaries' vectors off, too, before a task reads a sentence (bilm-tf's `weight_layers`,
-    AllenNLP's `Elmo`). An empty sentence keeps them, so that it differs from padding.
+    The originals also remove the boundaries before a task reads a sentence (bilm-tf's `weight_layers`, AllenNLP's
+    `Elmo`). An empty sentence keeps them, so that it differs from padding.
 
     Args:
-        sentence: (batch, words), bool: the words of one sentence a row, boundaries included.
-        without_boundaries: (batch, words), bool: all words that are no boundaries.
+        sentence: (batch, words), bool: the words of one sentence per row, boundaries included.
+        without_boundaries: (batch, words), bool: all words except boundaries.
 
     Returns:
         (batch, words), bool.

@@ -1,4 +1,4 @@
-"""What all ELMo models share: initial values, saving, the word vocabulary, frozen biLMs."""
+"""Base class of all ELMo models: initialization, loading, saving, word vocabulary, freezing."""
 
 import errno
 import os
@@ -30,17 +30,17 @@ from .transformer import ElmoPositions
 from .word_embeddings import ElmoWordEmbeddings
 from .word_layer import word_table_of
 
-# Names of the folders that models are written to before they are moved into place; the process follows.
+# Prefix of the temporary folders that models are written to before they are moved into place; the process id follows.
 STAGING = ".saving-"
-# What the system says of a full disk. Libraries that write in Rust and C++ raise errors of their own with its words.
+# Errors of a full disk. Libraries written in Rust and C++ raise other types, but with the same text.
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what processes that are gone have left half-written in a folder."""
+    """Remove temporary folders of processes that no longer run."""
     for path in folder.glob(f"{STAGING}*-*"):
         process = path.name.removeprefix(STAGING).split("-")[0]
-        if process.isdecimal() and os.name == "posix":  # elsewhere asking ends a process
+        if process.isdecimal() and os.name == "posix":  # on Windows, os.kill would end the process
             try:
                 os.kill(int(process), 0)
             except ProcessLookupError:
@@ -50,9 +50,9 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _install(staging: Path, folder: Path, variant: str | None) -> None:
-    """Move a saved model into `folder`; weights of the same variant that it replaces are removed.
+    """Move a saved model into `folder` and remove the weights of the same variant that it replaces.
 
-    A rank that saves nothing, or a model that saves only its adapter, replaces no weights.
+    Weights are only removed if new ones were saved: not by a rank that saves nothing, nor with an adapter alone.
     """
     suffix = f".{re.escape(variant)}" if variant else ""
     weights = re.compile(
@@ -77,11 +77,11 @@ def _install(staging: Path, folder: Path, variant: str | None) -> None:
 def save_in_one_piece(
     save: Callable[..., None], save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
 ) -> None:
-    """Call a `save_pretrained` so that the folder has all of the new files or none.
+    """Call a `save_pretrained` atomically: the folder gets all of the new files or none.
 
     Raises:
-        NotADirectoryError: the path of a file.
-        OSError: the model cannot be written; of a full disk, the message says so and what is unharmed.
+        NotADirectoryError: `save_directory` is a file.
+        OSError: writing failed; for a full disk, the message says so.
     """
     if kwargs.get("push_to_hub") or kwargs.get("distributed_checkpoint"):
         save(save_directory, *args, **kwargs)
@@ -93,7 +93,7 @@ def save_in_one_piece(
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder)
     try:
-        # Inside, not beside: the folder may be the only writable place of its file system.
+        # Inside the folder, which may be the only writable place of its file system.
         with tempfile.TemporaryDirectory(prefix=f"{STAGING}{os.getpid()}-", dir=folder) as staging:
             save(staging, *args, **kwargs)
             _install(Path(staging), folder, kwargs.get("variant"))
@@ -105,35 +105,35 @@ def save_in_one_piece(
             raise
         raise OSError(
             full,
-            f"the model cannot be saved in {folder}: {os.strerror(full)}. What was saved there before is unharmed; "
-            "make room, or choose another folder",
+            f"the model cannot be saved in {folder}: {os.strerror(full)}. Files saved there before are intact; free "
+            "disk space, or choose another folder",
         ) from error
 
 
 class ElmoSpelledWords(nn.Embedding):
-    """What a character model has in place of a table of words: its shape, and no values.
+    """Input embeddings of a character model: a placeholder with the shape of a word table and no values.
 
-    Such a model computes a word's vector from its characters. Transformers and its clients read the number of words
-    from the rows of the input embeddings, and attach hooks to them, which here go to the word layer.
+    Transformers and its clients read the size of the vocabulary from the input embeddings and register forward hooks on
+    them. A character model computes word vectors from characters, so the hooks are registered on its word layer.
 
     Args:
         layer: the word layer.
-        words: the size of the vocabulary.
+        words: size of the vocabulary.
     """
 
     def __init__(self, layer: nn.Module, words: int) -> None:
         width: Any = layer.output_size
         super().__init__(words, width, device="meta")
         self.requires_grad_(False)
-        self._layer = (layer,)  # in a tuple: no submodule
+        self._layer = (layer,)  # a tuple, so that it is not registered as a submodule
 
     def stands_for(self, layer: nn.Module, words: int) -> bool:
-        """Whether it was made of these."""
+        """True if it was made for this word layer and vocabulary size."""
         return self._layer[0] is layer and self.num_embeddings == words
 
     @property
     def training(self) -> bool:
-        """As the word layer's."""
+        """The word layer's mode."""
         layers = self.__dict__.get("_layer")
         return layers is not None and layers[0].training
 
@@ -142,30 +142,30 @@ class ElmoSpelledWords(nn.Embedding):
         pass
 
     def register_forward_hook(self, hook: Any, **kwargs: Any) -> Any:
-        """Attach a hook to the word layer, whose outputs are the words' vectors."""
+        """Register the hook on the word layer, whose outputs are the word vectors."""
         return self._layer[0].register_forward_hook(lambda _, inputs, outputs: hook(self, inputs, outputs), **kwargs)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Refused, with a `ValueError`."""
+        """Raise a `ValueError`: word ids have no vectors of their own."""
         raise ValueError(
-            "this model reads words by their characters: their ids have no vectors. Pass character_ids, all that "
-            "ElmoTokenizer returns"
+            "this model reads words by their characters and has no vectors for word ids. Pass character_ids, as "
+            "returned by ElmoTokenizer: model(**encoding)"
         )
 
 
-# What says that a row of a batch is several sentences, one after the other.
-_OF_JOINED_ROWS = ("position_ids", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k")
+# Arguments that mark several sentences concatenated to one row.
+_FLATTENING_ARGUMENTS = ("position_ids", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k")
 
 
 class ElmoPreTrainedModel(PreTrainedModel):
-    """Initialization, loading and the word-vocabulary rules shared by all ELMo models."""
+    """Base class of all ELMo models: initialization, loading, saving and the word vocabulary."""
 
     config: ElmoConfig
     config_class = ElmoConfig
     base_model_prefix = "elmo"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    # Only a Transformer has attention to choose an implementation of.
+    # Has no effect on a biLSTM, which has no attention.
     _supports_sdpa = True
     _no_split_modules = [
         "ElmoCharacterEmbeddings",
@@ -177,11 +177,11 @@ class ElmoPreTrainedModel(PreTrainedModel):
         "ElmoTransformerLayer",
         "ElmoTaskLayers",
     ]
-    # Whether every row is a pair of sentences, also without `sentence_pairs`.
+    # True if every row is a pair of sentences, whatever `sentence_pairs` says.
     _reads_pairs = False
-    # By which the operator for compilers finds the model.
+    # Number of the model in the registry of the custom operator (`opaque_parts`).
     _number: int | None = None
-    # Parts that one kind of model has and another can do without.
+    # Optional parts, which a checkpoint of one model class may have and another class does not need.
     _keys_to_ignore_on_load_unexpected = [
         r"^softmax\.",
         r"scalar_mixes\.\d+\.(weights|gamma)$",
@@ -189,19 +189,23 @@ class ElmoPreTrainedModel(PreTrainedModel):
     ]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model. Sentences joined to one row, as `DataCollatorWithFlattening` does it, are refused."""
-        joined = [name for name in _OF_JOINED_ROWS if kwargs.get(name) is not None]
+        """Run the model.
+
+        Raises:
+            ValueError: several sentences concatenated to one row, as by `DataCollatorWithFlattening`.
+        """
+        joined = [name for name in _FLATTENING_ARGUMENTS if kwargs.get(name) is not None]
         if joined:
             raise ValueError(
-                f"{', '.join(joined)} given: expected a row for each sentence. ELMo reads a row from end to end, also "
-                "where DataCollatorWithFlattening has joined several sentences to one row, without characters; use "
-                "DataCollatorWithPadding, or the collator of the task"
+                f"{', '.join(joined)} given: expected one sentence per row. ELMo would read the sentences that "
+                "DataCollatorWithFlattening concatenates as one; use DataCollatorWithPadding, or the collator of the "
+                "task"
             )
         return super().__call__(*args, **kwargs)
 
     @property
     def dummy_inputs(self) -> dict[str, Tensor]:
-        """A smallest batch, for clients that look at a model by running it: two sentences or pairs of unknown words."""
+        """A minimal batch for clients that trace a model: two sentences, or pairs, of unknown words."""
         word = min(self.config.unk_token_id or 0, self.config.vocab_size - 1)
         rows, mask = torch.full((2, 3), word), torch.tensor([[1, 1, 1], [1, 1, 0]])
         if self._reads_pairs or self.config.sentence_pairs:
@@ -227,10 +231,10 @@ class ElmoPreTrainedModel(PreTrainedModel):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._number = register(self)  # a copy is another model
+        self._number = register(self)  # a copy is registered separately
 
     def _note_untrained(self) -> None:
-        """Remember what a constructor froze: mixes that a model does not read, fixed word vectors."""
+        """Record the weights that the constructor froze: unused mixes, fixed word vectors."""
         self._not_loaded: frozenset[str] = frozenset()  # weights that the checkpoint lacked
         self._untrained = {name for name, weight in self.named_parameters() if not weight.requires_grad}
 
@@ -238,11 +242,11 @@ class ElmoPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """Load a model; arguments as in `PreTrainedModel.from_pretrained`.
 
-        What the constructor froze is frozen here too: Transformers makes every weight that it loads trainable.
+        Weights that the constructor froze are frozen again, because Transformers makes all loaded weights trainable.
 
         Raises:
-            OSError, ValueError, RuntimeError: a folder that is missing or damaged, whose sizes and weights are not of
-                one model; the message names the file where the package is installed (`elmo_hf.reading_model`).
+            OSError, ValueError, RuntimeError: the folder is missing or damaged, or its weights do not fit its
+                configuration. With `elmo_hf` installed, the message names the file (`elmo_hf.reading_model`).
         """
         wants_info = kwargs.pop("output_loading_info", False)
         reading = getattr(package_part("folders"), "reading_model", None)
@@ -258,47 +262,46 @@ class ElmoPreTrainedModel(PreTrainedModel):
         return super().load_state_dict(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Any:
-        if mode:  # what was missing is about to be learned
+        if mode:  # weights that were missing are about to be trained
             self._not_loaded = frozenset()
         return super().train(mode)
 
     def freeze_untrained(self) -> None:
-        """Freeze again what the constructor froze."""
+        """Freeze the weights that the constructor froze."""
         for name, weight in self.named_parameters():
             if name in self._untrained:
                 weight.requires_grad_(False)
 
     @property
     def bilm(self) -> Any:
-        """The biLM and its mixes, an [`ElmoModel`]: this model or the one inside it; `None` for one without biLM."""
+        """The biLM and its mixes, an [`ElmoModel`]: this model or its submodule; `None` for a model without a biLM."""
         return getattr(self, self.base_model_prefix, self)
 
     @property
     def base_model(self) -> nn.Module:
-        """The biLM, or this model if it has none."""
+        """The biLM, or this model if it has no biLM."""
         return self if self.bilm is None else self.bilm
 
     @property
     def _task_word_vectors(self) -> ElmoWordEmbeddings | None:
-        """A task's own word vectors."""
+        """Word vectors of the task layers, if any."""
         return getattr(getattr(self, "task_layers", None), "word_vectors", None)
 
     def word_tables(self) -> dict[Literal["bilm", "task"], ElmoWordEmbeddings]:
-        """Every table of one row a word: the biLM's words and a task's own word vectors, as far as there are any."""
+        """All tables with a row per word: the biLM's word embeddings and a task's own word vectors, if any."""
         bilm, task = word_table_of(getattr(self.bilm, "embeddings", None)), self._task_word_vectors
         found: dict[Literal["bilm", "task"], ElmoWordEmbeddings | None] = {"bilm": bilm, "task": task}
         return {name: table for name, table in found.items() if table is not None}
 
     def _table_of_words(self) -> ElmoWordEmbeddings | None:
-        """The table that the model reads words from; `None` for one that reads their characters."""
+        """The table that embeds `input_ids`; `None` for a character model."""
         return self._task_word_vectors if self.bilm is None else word_table_of(self.bilm.embeddings)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The table of a word model's words; without a biLM, that of the task's own word vectors.
+        """The word embeddings of a word model; without a biLM, the task's own word vectors.
 
-        A character model has none. It gets a stand-in ([`ElmoSpelledWords`]) of the right shape, because clients ask
-        how many words a model knows by the rows of its input embeddings. Its table of characters is in
-        `model.bilm.embeddings`.
+        For a character model, a placeholder of the same shape ([`ElmoSpelledWords`]), from which clients read the size
+        of the vocabulary. Its character embeddings are in `model.bilm.embeddings`.
         """
         table = self._table_of_words()
         if table is not None:
@@ -306,12 +309,16 @@ class ElmoPreTrainedModel(PreTrainedModel):
         words = self.__dict__.get("_spelled_words")
         layer = self.bilm.embeddings
         if words is None or not words.stands_for(layer, self.config.vocab_size):
-            # Not as a submodule: it holds nothing to save.
+            # Not registered as a submodule: it has nothing to save.
             words = self.__dict__["_spelled_words"] = ElmoSpelledWords(layer, self.config.vocab_size)
         return words
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:  # type: ignore[override]
-        """Replace the table of words; refused with a `ValueError` for a model that reads their characters."""
+        """Replace the word embeddings.
+
+        Raises:
+            ValueError: a character model.
+        """
         table = self._table_of_words()
         if table is not None:
             table.word_embeddings = value
@@ -327,17 +334,20 @@ class ElmoPreTrainedModel(PreTrainedModel):
         pad_to_multiple_of: int | None = None,
         mean_resizing: bool = True,
     ) -> nn.Embedding:
-        """Resize the *word* vocabulary: `config.vocab_size`, every table of words, and the softmax, if there is one.
+        """Resize the *word* vocabulary: `config.vocab_size`, all word tables, and the softmax if there is one.
 
-        A character model reads words of any spelling, so its character table stays as it is.
+        The character embeddings are not resized: a character model reads words of any spelling.
 
         Args:
             new_num_tokens: `len(tokenizer)`; `None` keeps the size.
-            pad_to_multiple_of: rounds the size up.
-            mean_resizing: new rows start as the mean of the old words', not at random.
+            pad_to_multiple_of: round the size up to a multiple of this.
+            mean_resizing: initialize new rows with the mean of the old words' rows instead of random values.
 
         Returns:
-            The input embeddings: a table of words, or what stands for one.
+            The input embeddings, as `get_input_embeddings`.
+
+        Raises:
+            ValueError: a size below 1, or a multiple that is no positive integer.
         """
         size = self.config.vocab_size if new_num_tokens is None else new_num_tokens
         if size < 1:
@@ -361,42 +371,43 @@ class ElmoPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Save the model and the code that reads it; arguments as in `PreTrainedModel.save_pretrained`.
 
-        Everything is written to a hidden folder inside `save_directory` first and moved into place when it is
-        complete, so that a disk that fills up costs nothing. The configuration comes last, and goes first: a folder in
-        which moving stopped half way has none and does not load. What processes that were killed have left there is
-        removed.
+        Files are written to a hidden folder inside `save_directory` and moved into place when all are complete, so that
+        a full disk leaves the old files intact. The old configuration is removed first and the new one moved last: a
+        folder in which moving was interrupted has no configuration and does not load. Temporary folders of killed
+        processes are removed.
 
         Raises:
-            OSError: the model cannot be written; of a full disk, the message says so and what is unharmed.
+            NotADirectoryError: `save_directory` is a file.
+            OSError: writing failed; for a full disk, the message says so.
         """
         save_in_one_piece(super().save_pretrained, save_directory, *args, **kwargs)
 
     def refresh(self) -> None:
-        """Forget all that kernels have prepared of the weights, and words' vectors.
+        """Drop all prepared weights and cached word vectors.
 
-        Needed after a write through `weight.data` to a small part of a large weight only: every other change is seen
-        (the table in `kernels/prepared_weights.py`).
+        Only needed after writing to a small part of a large weight through `weight.data`; all other changes are
+        detected (see the table in `kernels/prepared_weights.py`).
         """
         release(self)
 
     def freeze_bilm(self, frozen: bool = True) -> None:
-        """Stop (or resume) training of the biLM's weights. The scalar mixes stay trainable, as in the paper."""
+        """Freeze (or unfreeze) the biLM's weights. The scalar mixes remain trainable, as in the paper."""
         if self.bilm is None:
             return
         for part in (self.bilm.embeddings, self.bilm.encoder):
             part.requires_grad_(not frozen)
 
     def scalar_mix_penalty(self) -> Tensor:
-        """`config.scalar_mix_l2` times the sum of squares of all raw mixing weights: to add to a task's loss."""
+        """Penalty to add to a task's loss: `config.scalar_mix_l2` times the sum of squares of all raw mix weights."""
         if self.bilm is None:
             return next(self.parameters()).new_zeros(())
         penalties: list[Tensor] = [mix.penalty() for mix in self.bilm.scalar_mixes]
         return self.config.scalar_mix_l2 * torch.stack(penalties).sum()
 
     def without_boundaries(self, mask: Tensor, input_ids: Tensor | None) -> Tensor:
-        """(batch, words), bool: the positions of `mask` that hold words and no sentence boundaries.
+        """(batch, words), bool: `mask` without the sentence boundaries.
 
-        Without `input_ids`, as beside `inputs_embeds` of a client's own making, all of `mask`.
+        Equal to `mask` without `input_ids`, for instance if a client passes `inputs_embeds`.
         """
         if input_ids is None:
             return mask

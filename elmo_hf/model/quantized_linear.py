@@ -1,9 +1,9 @@
-"""Linear layers in 8-bit integers, for inference on a processor.
+"""Linear layers in 8-bit integers, for inference on a CPU.
 
-Weights are integers of -127..127 with one float32 scale an output; the inputs of every call become integers too, with
-one scale a row, so that a word's result does not depend on the words beside it. `quantized_linear` defines the
-numbers. Kernels compute the same: sums of integers are exact, however they are computed. CPUs differ in how finely rows
-with negative values are rounded: `signed_levels`.
+Weights are integers of -127..127 with one float32 scale per output. Inputs are quantized in every call, with one scale
+per row, so that a word's result does not depend on the other words of the batch. `quantized_linear` is the reference.
+Kernels return the same numbers, because sums of integers are exact in any order. The rounding of rows with negative
+values depends on the CPU (`signed_levels`).
 """
 
 from collections.abc import Callable
@@ -18,26 +18,26 @@ from .operators import fast_int8_linear, signed_levels
 
 # Largest absolute integer of a weight, and of an input.
 LEVELS = 127
-# Below it a row is as good as zero; the reciprocal is still finite.
+# Lower bound of a row's scale, so that its reciprocal is finite also for a row of zeros.
 SMALLEST_STEP = 1e-36
 
 
 def integer_inputs(rows: Tensor, signed_levels: int) -> tuple[Tensor, Tensor]:
-    """The nearest integers of every row, still as floats, and their step.
+    """Quantize each row to integers, stored as floats.
 
     Args:
         rows: [n, in], float32.
-        signed_levels: largest absolute integer of a row with negative values; of others it is 127.
+        signed_levels: largest absolute integer of a row with negative values; 127 for other rows.
 
     Returns:
-        units [n, in] and step [n, 1]: rows are about units * step.
+        units [n, in] and step [n, 1], float32: rows are about units * step.
     """
     unsigned = torch.zeros_like(rows[:, :1], dtype=torch.bool)
     if signed_levels != LEVELS:
         unsigned = rows.amin(dim=1, keepdim=True) >= 0
     levels = torch.where(unsigned, float(LEVELS), float(signed_levels))
     step = (rows.abs().amax(dim=1, keepdim=True) / levels).clamp(min=SMALLEST_STEP)
-    # Kernels make integers unsigned before they round, which takes the last bits of what is nearly a half.
+    # Kernels add the zero point before they round, which can change the result for values near a half.
     zero_point = torch.where(unsigned, 0.0, float(_zero_point(signed_levels)))
     return (rows * step.reciprocal() + zero_point).round() - zero_point, step
 
@@ -45,15 +45,17 @@ def integer_inputs(rows: Tensor, signed_levels: int) -> tuple[Tensor, Tensor]:
 def quantized_linear(
     inputs: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, signed_levels: int = LEVELS
 ) -> Tensor:
-    """The plain product, which defines the numbers: integers, kept as floats, multiplied and scaled again.
+    """Reference of the int8 linear layer: quantized inputs times integer weights, computed in float32, then rescaled.
 
     Args:
-        inputs: [..., in], of any floating dtype.
-        weight: [out, in], int8. weight_scale: [out]. bias: [out] or `None`.
+        inputs: [..., in], any floating dtype.
+        weight: [out, in], int8.
+        weight_scale: [out], float32.
+        bias: [out], float32, or `None`.
         signed_levels: as in `integer_inputs`.
 
     Returns:
-        [..., out], of the dtype of the inputs.
+        [..., out], in the dtype of the inputs.
     """
     units, step = integer_inputs(inputs.reshape(-1, inputs.shape[-1]).float(), signed_levels)
     outputs = functional.linear(units, weight.to(units.dtype)) * weight_scale * step
@@ -63,7 +65,7 @@ def quantized_linear(
 
 
 def _zero_point(levels: int) -> int:
-    """That of rows with negative values; even, so that halves are rounded to the same side with and without it."""
+    """Zero point of rows with negative values; even, so that halves are rounded as without a zero point."""
     return levels + levels % 2
 
 
@@ -71,18 +73,18 @@ class ElmoQuantizedLinear(nn.Module):
     """`nn.Linear` in 8-bit integers, without gradients: [..., in] -> [..., out].
 
     Attributes:
-        quantized_weight: [out, in], int8. Not called `weight`, which a checkpoint in float would fill.
-        weight_scale: [out], float32, whatever dtype the model is moved to.
-        bias: [out], float32 likewise, or `None`.
+        quantized_weight: [out, in], int8. Not named `weight`, which a floating-point checkpoint would fill.
+        weight_scale: [out], always float32, whatever dtype the model is cast to.
+        bias: [out], always float32, or `None`.
     """
 
-    # For `operators.linear_map`, which may meet a class of another copy of this file.
+    # Recognized by `operators.linear_map`, which may be of another copy of this code.
     is_int8_linear = True
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, device: Any = None) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        # Found out now by a trial, which a tracer would follow.
+        # Determined here, because it runs a trial kernel, which a tracer would record.
         self._signed_levels = signed_levels(LEVELS)
         self.quantized_weight: Tensor
         self.weight_scale: Tensor
@@ -94,7 +96,7 @@ class ElmoQuantizedLinear(nn.Module):
         self.register_buffer("bias", zeros)
 
     def reset_weights(self) -> None:
-        """Zero; loaded tensors stay."""
+        """Set weight and bias to zero, scales to one; loaded tensors are kept."""
         init.zeros_(self.quantized_weight)
         init.ones_(self.weight_scale)
         if self.bias is not None:
@@ -104,22 +106,22 @@ class ElmoQuantizedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """[..., in] -> [..., out], of the dtype of the inputs.
+        """[..., in] -> [..., out], in the dtype of the inputs.
 
         Raises:
-            RuntimeError: gradients are asked of it.
+            RuntimeError: the inputs require gradients.
         """
         if torch.is_grad_enabled() and inputs.requires_grad:
             raise RuntimeError(
-                "a model quantized to 8-bit integers has no gradients below its encoder: train the model in float and "
-                "quantize it then, or freeze what stands below (freeze_bilm())"
+                "a linear layer quantized to 8-bit integers has no gradient: train the model in floating point and "
+                "quantize it afterwards, or freeze the layers below (freeze_bilm())"
             )
-        product = None
+        kernel = None
         if inputs.device.type == "cpu" and inputs.numel():
-            product = fast_int8_linear(self)
-        if product is None:
+            kernel = fast_int8_linear(self)
+        if kernel is None:
             return self._plain(inputs)
-        outputs = product(inputs.reshape(-1, self.in_features).float())
+        outputs = kernel(inputs.reshape(-1, self.in_features).float())
         return outputs.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
 
     def _plain(self, inputs: Tensor) -> Tensor:
@@ -132,12 +134,12 @@ class ElmoQuantizedLinear(nn.Module):
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)
-        self._signed_levels = signed_levels(LEVELS)  # of this CPU, which may be another
+        self._signed_levels = signed_levels(LEVELS)  # this may be another CPU
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ElmoQuantizedLinear":
         scale, bias = self.weight_scale, self.bias
         super()._apply(fn, recurse)
-        # `model.to(torch.bfloat16)` and `model.half()` are about activations: what dequantizes stays exact.
+        # `model.half()` and the like cast activations only: scales and biases remain exact.
         if self.weight_scale.dtype != torch.float32:
             self.weight_scale = scale.to(self.weight_scale.device)
         if self.bias is not None and bias is not None and self.bias.dtype != torch.float32:
@@ -146,13 +148,13 @@ class ElmoQuantizedLinear(nn.Module):
 
 
 def replace_linear_layers(module: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
-    """Put what `make` makes of it in the place of every `nn.Linear` inside a module, one after the other."""
-    # Names, not layers: each one's weights are given up before the next is made.
+    """Replace every `nn.Linear` inside a module by `make(layer)`, one after the other."""
+    # A list of names, not of layers, so that each layer's memory is freed before the next is made.
     for path in [path for path, layer in module.named_modules() if type(layer) is nn.Linear]:
         parent, _, name = path.rpartition(".")
         setattr(module.get_submodule(parent), name, make(module.get_submodule(path)))  # type: ignore[arg-type]
 
 
 def empty(layer: nn.Linear) -> ElmoQuantizedLinear:
-    """A layer of the same sizes, for weights to be loaded."""
+    """An uninitialized int8 layer of the same sizes, to be filled from a checkpoint."""
     return ElmoQuantizedLinear(layer.in_features, layer.out_features, layer.bias is not None)

@@ -1,8 +1,8 @@
-"""Answers to questions as spans of a text.
+"""Extractive question answering: answers as spans of a context.
 
-The paper's model for SQuAD (Peters et al. 2018, section 4) follows Clark and Gardner (2018), and they the bidirectional
-attention flow of Seo et al. (2017, section 2, layers 4 to 6), which is what stands here. A biLM alone lets question
-and context meet only in its running state.
+The paper's model for SQuAD (Peters et al. 2018, section 4) is based on Clark and Gardner (2018), which extends the
+bidirectional attention flow of Seo et al. (2017, section 2, layers 4 to 6) implemented here. Without this attention,
+question and context would interact only through the biLM's recurrent state.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ from .task_model import ElmoTaskModel
 
 
 class ElmoBidirectionalAttention(nn.Module):
-    """Question and context attend to each other (Seo et al. 2017, "attention flow layer").
+    """Attention between question and context in both directions (Seo et al. 2017, "attention flow layer").
 
     The similarity of context word c and question word q is w . [c; q; c * q], without a bias, which both softmaxes
     would cancel. The context's words attend to the question, a_i = sum_j softmax_j(S_ij) q_j, and the question to the
@@ -45,13 +45,13 @@ class ElmoBidirectionalAttention(nn.Module):
 
         Args:
             words: (batch, words, width), question and context in one row.
-            question, context: (batch, words), bool: which words are of the one and of the other.
+            question, context: (batch, words), bool: masks of the question's and the context's words.
 
         Returns:
-            (batch, words, 4 * width), for the context's words and every other one as if it were one of them: but only
-            the context's words are attended to. In a row without question a and b are zero; without context, b is.
+            (batch, words, 4 * width). All words, not only the context's, attend to the question; only the context's
+            words are attended to. a and b are zero in a row without a question; b is zero in a row without a context.
         """
-        if words.shape[1] == 0:  # nothing to take a maximum of
+        if words.shape[1] == 0:  # `amax` refuses an empty axis
             return words.new_zeros(*words.shape[:2], self.output_size)
         asked, is_asked = self._gather(words, question)  # [batch, question words, width], [batch, question words]
         of_context, of_question, of_product = self.similarity.weight.view(3, -1)
@@ -69,12 +69,12 @@ class ElmoBidirectionalAttention(nn.Module):
 
     @staticmethod
     def _gather(words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The words that `mask` marks, moved to the front of rows as long as the longest: (vectors, mask).
+        """Move the words where `mask` is true to the front and cut the rest: vectors (batch, longest, width) and mask.
 
-        Questions are short: against all words of a row the similarities would take many times the memory.
+        Saves memory: questions are much shorter than rows.
         """
         counts = mask.sum(dim=1)
-        # At least one column, which is masked if no row has a word.
+        # At least one column, masked if there are no words.
         longest = max(1, int(counts.max())) if len(counts) else 1
         columns = torch.argsort(mask.logical_not().to(torch.uint8), dim=1, stable=True)[:, :longest]
         vectors = words.gather(1, columns.unsqueeze(-1).expand(-1, -1, words.shape[-1]))
@@ -82,13 +82,13 @@ class ElmoBidirectionalAttention(nn.Module):
 
 
 class ElmoForQuestionAnswering(ElmoTaskModel):
-    """Start and end of an answer, or of none, in the context of `<S> question </S> <S> context </S>`.
+    """Extractive question answering over rows of `<S> question </S> <S> context </S>`.
 
     Task layers over ELMo, the attention between question and context, a biLSTM over the context if `task_lstm_size` is
-    not 0 (the "modelling layer"), and a linear map from both, [attention; biLSTM], to the two logits of every word.
+    not 0 (the "modeling layer"), and a linear layer from both, [attention; biLSTM], to start and end logits.
 
-    An answer is a span of the context's words. "No answer" is the span of the first word alone, the boundary `<S>`, as
-    in SQuAD 2.0 models; in the modelling layer it stands before the context.
+    An answer is a span of the context's words. "No answer" is the span of the row's first word, the boundary `<S>`, as
+    in SQuAD 2.0 models; the modeling layer reads it before the context.
     """
 
     _auto_class = "AutoModelForQuestionAnswering"
@@ -118,30 +118,29 @@ class ElmoForQuestionAnswering(ElmoTaskModel):
         code_point_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> QuestionAnsweringModelOutput:
-        """Score every word as the first and as the last of the answer.
+        """Score every word as start and as end of the answer.
 
         Args:
-            input_ids: (batch, words), always needed: the boundaries in it tell question and context apart.
-            start_positions, end_positions: (batch,), the column of the answer's first and last word; that of the first
-                word for no answer. Values outside of the row, such as -100 or those of an answer that was cut off, are
-                ignored.
+            input_ids: (batch, words), required: its boundaries separate question and context.
+            start_positions, end_positions: (batch,), int64, columns of the answer's first and last word; the column of
+                the row's first word for no answer. Values outside the row, such as -100 or an answer that was
+                truncated, are ignored.
             num_items_in_batch: divides the summed losses in place of this batch's number of positions.
 
         Other arguments and errors as in [`ElmoModel`].
 
         Returns:
-            start_logits, end_logits (batch, words), the smallest number of their type where no answer can be: question,
-            boundaries, padding. With both positions, the mean of their two mean cross-entropies, plus
-            `scalar_mix_penalty()`.
+            start_logits, end_logits (batch, words), the minimum of their dtype at question, boundaries and padding.
+            With both positions, the mean of the two mean cross-entropies plus `scalar_mix_penalty()`.
 
         Raises:
-            ValueError: no `input_ids`, a row that is no pair, positions of a wrong shape, only one of them, or one at
-                a word that cannot be an answer.
+            ValueError: no `input_ids`, a row that is not a pair, positions of a wrong shape, only one of them, or a
+                position outside the context.
         """
         if input_ids is None:
             raise ValueError(
                 "input_ids missing: only they tell the question from the context. Pass all that the tokenizer returns, "
-                "model(**encoding), also beside inputs_embeds"
+                "model(**encoding), also together with inputs_embeds"
             )
         words, mask, outputs = self.encode_words(
             input_ids, attention_mask, character_ids, inputs_embeds, pos_tag_ids, code_point_ids, **kwargs
@@ -158,7 +157,7 @@ class ElmoForQuestionAnswering(ElmoTaskModel):
             end_positions = _check_positions("end_positions", end_positions, candidates)
             start_loss = mean_cross_entropy(start_logits, start_positions, num_items_in_batch)
             end_loss = mean_cross_entropy(end_logits, end_positions, num_items_in_batch)
-            loss = self._penalised((start_loss + end_loss) / 2, start_positions, num_items_in_batch)
+            loss = self._penalized((start_loss + end_loss) / 2, start_positions, num_items_in_batch)
         layers = passed_on(outputs, "hidden_states", "attentions")
         return QuestionAnsweringModelOutput(loss=loss, start_logits=start_logits, end_logits=end_logits, **layers)
 
@@ -167,14 +166,14 @@ class ElmoForQuestionAnswering(ElmoTaskModel):
         lambda self, words, *_: [((*words.shape[:2], self.qa_outputs.in_features), words.dtype)],
     )
     def _features(self, words: Tensor, question: Tensor, context: Tensor, candidates: Tensor) -> tuple[Tensor]:
-        """What the classifier reads of every word."""
+        """Features of every word for the classifier, (batch, words, qa_outputs.in_features)."""
         features = self.attention(self.dropout(words), question, context)  # [batch, words, 4 * width]
         if self.modelling_layer is not None:
             features = torch.cat([features, self._model(self.dropout(features), candidates)], dim=-1)
         return (features,)
 
     def _question_and_context(self, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, words), bool: the words of either, without the boundaries around it."""
+        """(batch, words), bool: masks of question and context, without the boundaries around them."""
         segments = segments_of(input_ids, mask, self.config.bos_token_id)
         question, context = segments.eq(0), segments.gt(0)
         wrong = mask.any(dim=1) & ~context.any(dim=1)
@@ -186,12 +185,12 @@ class ElmoForQuestionAnswering(ElmoTaskModel):
         return self._between(question, input_ids), self._between(context, input_ids)
 
     def _between(self, part: Tensor, input_ids: Tensor) -> Tensor:
-        """`part` without the boundary at either end; one that stands in the text itself is a word."""
+        """`part` without the boundary at either end; a boundary token inside the text counts as a word."""
         is_end = is_token(input_ids, self.config.eos_token_id)
         return part & ~_first(part) & ~(_first(part.flip(1)).flip(1) & is_end)
 
     def _model(self, features: Tensor, candidates: Tensor) -> Tensor:
-        """(batch, words, width) -> (batch, words, 2 * task_lstm_size) over the words that can be an answer; else 0."""
+        """(batch, words, width) -> (batch, words, 2 * task_lstm_size): biLSTM over the candidates; zeros elsewhere."""
         assert self.modelling_layer is not None
         packing = PackedBatch.from_mask(candidates)
         packed, _ = self.modelling_layer(packing.pack(features, packing.forward_index), packing)
@@ -199,20 +198,20 @@ class ElmoForQuestionAnswering(ElmoTaskModel):
 
 
 def _first(mask: Tensor) -> Tensor:
-    """(batch, words), bool: only the first that `mask` marks in each row."""
+    """(batch, words), bool: only the first true position of each row."""
     return mask & mask.cumsum(dim=1).eq(1)
 
 
 def _check_positions(name: str, positions: Tensor | None, candidates: Tensor) -> Tensor:
-    """(batch,) int64 columns, -100 for those to ignore."""
+    """Check positions; returns (batch,), int64, -100 for those to ignore."""
     rows, words = candidates.shape
     if positions is None:
         raise ValueError(f"{name} missing: a loss needs both start_positions and end_positions")
-    # Gathered from several devices, a batch of numbers comes as a column.
+    # Data parallelism gathers scalars as a column.
     if tuple(positions.shape) not in ((rows,), (rows, 1)) or positions.is_floating_point():
         raise ValueError(
             f"{name} has shape {tuple(positions.shape)} and type {positions.dtype}: expected ({rows},) and integers, "
-            "one word a row"
+            "one column per row"
         )
     positions = positions.reshape(rows).to(device=candidates.device, dtype=torch.int64)
     positions = torch.where((positions >= 0) & (positions < words), positions, -100)
@@ -221,8 +220,8 @@ def _check_positions(name: str, positions: Tensor | None, candidates: Tensor) ->
     if not torch.compiler.is_compiling() and wrong.any():
         row = int(wrong.nonzero()[0])
         raise ValueError(
-            f"{name} of row {row} is {int(positions[row])}, no word of the context: expected one of those, the row's "
-            f"first word {int(candidates[row].int().argmax())} for no answer, or -100 for no label. Positions are "
-            "columns of the padded row"
+            f"{name} of row {row} is {int(positions[row])}: expected the column of a word of the context, that of the "
+            f"row's first word, {int(candidates[row].int().argmax())}, for no answer, or -100 for no label. Columns "
+            "count padding"
         )
     return positions

@@ -1,4 +1,4 @@
-"""Labels and scores of sentences, texts and pairs of sentences: sentiment, entailment, similarity."""
+"""Classification and regression of sentences, texts and sentence pairs: sentiment, entailment, similarity."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,19 +22,19 @@ ProblemType = Literal["regression", "single_label_classification", "multi_label_
 
 
 class ElmoSentenceEncoder(nn.Module):
-    """The vector that a text is classified by: its words pooled, a pair compared, max-out and feed-forward layers.
+    """Vector of a text for its classifier: pooling, comparison of a pair, maxout and feed-forward layers.
 
-    Pooling and max-out are those of the biattentive classification network (McCann et al. 2017, section 4), the paper's
-    sentiment model. Unlike there, no layer has batch norm: with it, what a sentence is trained
-    to would depend on the batch that it stands in, and accumulated small batches would not equal a large one.
+    Pooling and maxout are those of the biattentive classification network (McCann et al. 2017, section 4), the paper's
+    sentiment model. Unlike there, no layer has batch norm, which would make results depend on the other sentences of a
+    batch and gradient accumulation inexact.
 
-    A pair is one text to the biLM. With `config.sentence_pairs` its two sentences a and b are pooled apart and compared
-    as [a; b; |a - b|; a * b] (Mou et al. 2016; Conneau et al. 2017).
+    The biLM reads a pair as one text. With `config.sentence_pairs`, its two sentences a and b are pooled separately and
+    compared as [a; b; |a - b|; a * b] (Mou et al. 2016; Conneau et al. 2017).
 
     Args:
-        config: its `pooling`, `sentence_pairs`, `maxout_sizes`, `maxout_pieces`, `classifier_layers` and
-            `task_dropout`, which acts on the input of every layer and on the result, the input of the classifier.
-        width: of a word's vector.
+        config: gives `pooling`, `sentence_pairs`, `maxout_sizes`, `maxout_pieces`, `classifier_layers` and
+            `task_dropout`, which acts on the input of every layer and of the classifier.
+        width: width of a word's vector.
 
     Attributes:
         output_size: width of the result.
@@ -59,14 +59,14 @@ class ElmoSentenceEncoder(nn.Module):
         Args:
             words: (batch, words, width).
             mask: (batch, words), bool: words and sentence boundaries.
-            input_ids: (batch, words), which tell the sentences of a pair apart.
-            without_boundaries: (batch, words), bool: the words of `mask` that are no sentence boundaries.
+            input_ids: (batch, words), whose boundaries separate the sentences of a pair.
+            without_boundaries: (batch, words), bool: `mask` without the sentence boundaries.
 
         Returns:
             (batch, output_size).
 
         Raises:
-            ValueError: a text that is no pair, where pairs are compared.
+            ValueError: with `sentence_pairs`, a text that is not a pair.
         """
         if self.config.sentence_pairs:
             first, second = (
@@ -79,13 +79,13 @@ class ElmoSentenceEncoder(nn.Module):
         return self.reduce(vectors)
 
     def reduce(self, vectors: Tensor) -> Tensor:
-        """What is behind pooling: (batch, pooled width) -> (batch, output_size)."""
+        """Layers after pooling: (batch, pooled width) -> (batch, output_size)."""
         for layer in self.maxout:
             vectors = layer(self.dropout(vectors))
         return self.dropout(self.hidden_layers(vectors))
 
     def _pair(self, mask: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The masks of both sentences of every row."""
+        """Masks of both sentences of every row."""
         segments = segments_of(input_ids, mask, self.config.bos_token_id)
         first, second = segments.eq(0), segments.eq(1)
         wrong = ~second.any(dim=1) | segments.gt(1).any(dim=1)
@@ -93,7 +93,7 @@ class ElmoSentenceEncoder(nn.Module):
             row = int(wrong.nonzero()[0])
             count = int(segments[row].max()) + 1 if segments.shape[1] else 0
             raise ValueError(
-                f"row {row} of the batch: sentence_pairs=True compares two sentences, <S> A </S> <S> B </S>, and this "
+                f"row {row} of the batch: sentence_pairs=True expects two sentences, <S> A </S> <S> B </S>, and this "
                 f"is {count}. Encode pairs, tokenizer(text, text_pair), or set sentence_pairs=False for single texts"
             )
         return first, second
@@ -111,11 +111,11 @@ class ElmoSequenceClassifierOutput(SequenceClassifierOutput):
 
 
 class ElmoForSequenceClassification(ElmoTaskModel):
-    """A classifier of texts: task layers over ELMo, pooled, with or without max-out layers, and a linear map.
+    """Text classifier: task layers over ELMo, pooling, optional maxout layers, and a linear layer.
 
-    `config.problem_type` says what it learns, as everywhere in Transformers; where it is `None`, the first labels
-    decide: `num_labels=1` is `"regression"`, integers are `"single_label_classification"`, and other numbers
-    `"multi_label_classification"`.
+    `config.problem_type` selects the loss, as in Transformers. If it is `None`, it is set at the first labels:
+    `"regression"` if `num_labels=1`, otherwise `"single_label_classification"` for integers and
+    `"multi_label_classification"` for other dtypes.
     """
 
     _auto_class = "AutoModelForSequenceClassification"
@@ -148,13 +148,14 @@ class ElmoForSequenceClassification(ElmoTaskModel):
         """Classify every text.
 
         Args:
-            input_ids: (batch, words), always needed: they tell sentence boundaries, which are not pooled.
-            labels: single label: (batch,), class numbers, -100 for none. Several labels: (batch, num_labels), floating,
-                from 0 to 1. Regression: (batch,) for one value, else (batch, num_labels), floating.
-            num_items_in_batch: divides the summed loss in place of this batch's number of labels: in multi-label
-                classification and regression, of all numbers in `labels`, as the Trainer counts them. The Trainer
-                leaves dividing to the model, but the losses of Transformers do it for single labels only.
-            code_point_ids: (batch, characters), what a model with `task_character_size` reads of the words.
+            input_ids: (batch, words), required: they mark the sentence boundaries, which are not pooled.
+            labels: single label: (batch,), int64, class indices, -100 for none. Multi-label: (batch, num_labels),
+                floating point, from 0 to 1. Regression: (batch,) for one value, otherwise (batch, num_labels), floating
+                point.
+            num_items_in_batch: divides the summed loss in place of this batch's number of labels. In multi-label
+                classification and regression, every element of `labels` counts, as in the Trainer. (The losses of
+                Transformers divide by it for single labels only.)
+            code_point_ids: (batch, characters), integers, for a model with `task_character_size`.
 
         Other arguments and errors as in [`ElmoModel`].
 
@@ -163,13 +164,13 @@ class ElmoForSequenceClassification(ElmoTaskModel):
             plus `scalar_mix_penalty()`.
 
         Raises:
-            ValueError: no `input_ids`; with `sentence_pairs`, a text that is no pair; labels of a wrong type, shape or
-                value.
+            ValueError: no `input_ids`; with `sentence_pairs`, a text that is not a pair; labels of a wrong dtype, shape
+                or value.
         """
         if input_ids is None and (inputs_embeds is None or self.config.sentence_pairs):
             raise ValueError(
-                "input_ids missing: a text's words are pooled without its sentence boundaries, which only input_ids "
-                "tell. Pass all that the tokenizer returns, model(**encoding), also beside inputs_embeds"
+                "input_ids missing: they mark the sentence boundaries, which are not pooled. Pass all that the "
+                "tokenizer returns, model(**encoding), also together with inputs_embeds"
             )
         words, mask, outputs = self.encode_words(
             input_ids, attention_mask, character_ids, inputs_embeds, pos_tag_ids, code_point_ids, **kwargs
@@ -178,14 +179,14 @@ class ElmoForSequenceClassification(ElmoTaskModel):
         logits = self.classifier(sentences)
         loss = None
         if labels is not None:
-            loss = self._penalised(self._loss(logits, labels, num_items_in_batch), labels, num_items_in_batch)
+            loss = self._penalized(self._loss(logits, labels, num_items_in_batch), labels, num_items_in_batch)
         layers = passed_on(outputs, "hidden_states", "attentions", "state")
         return ElmoSequenceClassifierOutput(loss=loss, logits=logits, **layers)
 
     def _loss(self, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
         problem_type: ProblemType = self.config.problem_type or self._problem_type_of(labels)
         labels = self._checked(labels, problem_type, len(logits)).to(logits.device)
-        # Kept for pipelines, which must know it without labels.
+        # Saved for pipelines, which run without labels.
         self.config.problem_type = problem_type
         if problem_type == "single_label_classification":
             return mean_cross_entropy(logits, labels.long(), num_items_in_batch)
@@ -202,22 +203,22 @@ class ElmoForSequenceClassification(ElmoTaskModel):
         return "single_label_classification" if is_whole else "multi_label_classification"
 
     def _checked(self, labels: Tensor, problem_type: ProblemType, batch_size: int) -> Tensor:
-        """The labels in the shape of the loss, after all that can be wrong with them."""
+        """Check the labels and reshape them for the loss."""
         single = problem_type == "single_label_classification"
         one_each = single or (problem_type == "regression" and self.num_labels == 1)
         shape = (batch_size,) if one_each else (batch_size, self.num_labels)
         found = tuple(labels.shape)
         if found != shape and not (one_each and found == (batch_size, 1)):
             remedy = (
-                'for several labels a text set problem_type="multi_label_classification" and give 0.0 or 1.0 for each '
-                "label"
+                'for several labels per text, set problem_type="multi_label_classification" and give 0.0 or 1.0 for '
+                "each label"
                 if single
                 else "give one number for each label of each text, or set num_labels and problem_type of the "
-                "configuration to the data's"
+                "configuration to those of the data"
             )
             raise ValueError(f"labels of {problem_type} have shape {found}: expected {shape}; {remedy}")
         if labels.is_floating_point() == single or labels.dtype == torch.bool:
-            expected, cast = ("integers, class numbers", "long") if single else ("floating-point numbers", "float")
+            expected, cast = ("integers, class indices", "long") if single else ("floating-point numbers", "float")
             raise ValueError(
                 f"labels of {problem_type} are {labels.dtype}: expected {expected}; convert them, labels.{cast}(), or "
                 f"set problem_type of the configuration (num_labels={self.num_labels})"
@@ -226,7 +227,7 @@ class ElmoForSequenceClassification(ElmoTaskModel):
             labels = labels.reshape(-1)
             check_class_numbers(labels, self.num_labels)
             return labels
-        if torch.compiler.is_compiling():  # a compiled graph cannot ask
+        if torch.compiler.is_compiling():  # would break the graph
             return labels.reshape(shape)
         if problem_type == "multi_label_classification":
             wrong = labels[~((labels >= 0) & (labels <= 1))]
@@ -238,5 +239,5 @@ class ElmoForSequenceClassification(ElmoTaskModel):
             return labels
         wrong = labels[~labels.isfinite()]
         if len(wrong):
-            raise ValueError(f"label {float(wrong[0])}: expected finite numbers; leave such texts out of the data")
+            raise ValueError(f"label {float(wrong[0])}: expected finite numbers; remove such texts from the data")
         return labels.reshape(batch_size, self.num_labels)

@@ -1,4 +1,4 @@
-"""Word probabilities of the language model: one softmax over the vocabulary, shared by both directions."""
+"""Softmax of the language model over the vocabulary, shared by both directions."""
 
 from collections.abc import Sequence
 
@@ -9,24 +9,27 @@ from torch.nn import functional
 from .configuration_elmo import ElmoConfig
 from .initialization import resized, starting_with
 
-# Logits computed at a time, words x vocabulary: 256 MB in float32.
+# Logits per chunk, words x vocabulary: 256 MB in float32.
 LOGITS_AT_A_TIME = 2**26
 
 
 def ids_without_probability(config: ElmoConfig) -> list[int]:
-    """Padding and mask, rising: they have ids, and rows where rows follow ids, but no original gives them a chance."""
+    """Ids of padding and mask, increasing. They have rows in the tables, but no probability in any original."""
     special = (config.pad_token_id, config.mask_token_id)
     return sorted({token for token in special if token is not None and 0 <= token < config.vocab_size})
 
 
 def frequency_ranks(word_ids: Tensor, excluded_ids: Sequence[int]) -> Tensor:
-    """The place of each word among the words with a probability, counted from 0.
+    """Rank of each word among the words with a probability, from 0: its line in the original's vocabulary file.
 
-    That is the line of the original's vocabulary file, where words stand by falling frequency.
+    That file lists words by decreasing frequency.
 
     Args:
         word_ids: any shape, int64, none of them in `excluded_ids`.
-        excluded_ids: rising; see `ids_without_probability`.
+        excluded_ids: increasing; see `ids_without_probability`.
+
+    Returns:
+        Ranks, int64, shaped as `word_ids`.
     """
     ranks = word_ids
     for token in excluded_ids:
@@ -35,7 +38,7 @@ def frequency_ranks(word_ids: Tensor, excluded_ids: Sequence[int]) -> Tensor:
 
 
 def ids_of_ranks(ranks: Tensor, excluded_ids: Sequence[int]) -> Tensor:
-    """The inverse of `frequency_ranks`."""
+    """Inverse of `frequency_ranks`."""
     word_ids = ranks
     for token in excluded_ids:
         word_ids = word_ids + (word_ids >= token).to(word_ids.dtype)
@@ -43,16 +46,16 @@ def ids_of_ranks(ranks: Tensor, excluded_ids: Sequence[int]) -> Tensor:
 
 
 class ElmoVocabulary:
-    """Which ids a softmax gives a probability.
+    """Vocabulary of a softmax: the ids with and without a probability.
 
     Attributes:
-        excluded_ids: those of padding and mask.
+        excluded_ids: ids of padding and mask.
     """
 
     excluded_ids: list[int]
 
     def has_probability(self, word_ids: Tensor) -> Tensor:
-        """Bool, as `word_ids`: whether an id is a word of the vocabulary, and neither padding, mask nor negative."""
+        """Bool, shaped as `word_ids`: false for padding, mask and negative ids."""
         known = word_ids >= 0
         for token in self.excluded_ids:
             known = known & (word_ids != token)
@@ -60,10 +63,10 @@ class ElmoVocabulary:
 
 
 class ElmoSoftmax(ElmoVocabulary, nn.Linear):
-    """Linear layer from one direction's top output, `projection_size`, to the word ids.
+    """Linear layer from one direction's top output, `projection_size` wide, to a logit for each word id.
 
-    Rows follow the tokenizer's ids. Padding and mask have rows, so that ids and rows agree, but no original has a
-    probability for them: they take no part in the normalization.
+    Rows are in the order of the tokenizer's ids. Padding and mask have rows too, but are excluded from the
+    normalization, because they have no probability in any original.
 
     Source: bilm-tf `softmax/W`, `softmax/b`.
     """
@@ -78,23 +81,23 @@ class ElmoSoftmax(ElmoVocabulary, nn.Linear):
         logits = self(hidden)
         if self.excluded_ids:
             index = torch.tensor(self.excluded_ids, device=logits.device)
-            # In place: a copy of all logits for the sake of two columns would cost as much as the softmax.
+            # In place: a copy of all logits would cost as much as the softmax itself.
             logits = logits.index_fill_(-1, index, float("-inf"))
         return logits
 
     def log_probabilities(self, hidden: Tensor, word_ids: Tensor) -> Tensor:
-        """Natural logarithm of each word's probability.
+        """Log-probability of each word in its context, in nats.
 
         Args:
             hidden: [n, projection_size], the contexts.
-            word_ids: [n], the words; each with a probability (see `has_probability`).
+            word_ids: [n], int64, the words; each must have a probability (see `has_probability`).
 
         Returns:
             [n], float32 or wider.
         """
         step = max(1, LOGITS_AT_A_TIME // max(1, self.out_features))
         parts = [
-            # Cross-entropy subtracts the largest logit before it exponentiates.
+            # Numerically stable: cross-entropy subtracts the largest logit.
             -functional.cross_entropy(
                 self.logits(part).to(torch.promote_types(part.dtype, torch.float32)), ids, reduction="none"
             )
@@ -104,7 +107,7 @@ class ElmoSoftmax(ElmoVocabulary, nn.Linear):
 
     @torch.no_grad()
     def resize(self, size: int, mean_resizing: bool) -> None:
-        """Keep the first `size` rows; new ones start as the mean of the old words' rows, or as at first."""
+        """Resize to `size` rows; new rows are the mean of the old words' rows, or have initial values."""
         old, words = self.bias, [row for row in range(self.out_features) if row not in self.excluded_ids]
         words = words if mean_resizing else []
         self.weight = resized(self, size, words)

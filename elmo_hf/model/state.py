@@ -1,4 +1,4 @@
-"""The state of a biLSTM between two batches."""
+"""Recurrent state of a biLSTM between two batches."""
 
 from typing import NamedTuple
 
@@ -7,9 +7,10 @@ from torch import Tensor
 
 
 class ElmoState(NamedTuple):
-    """State of all layers and directions after a batch: a value to pass on as `initial_state`, never kept by a model.
+    """State of all layers and directions after a batch, to pass as `initial_state` of the next batch.
 
-    Row r belongs to row r of the next batch. Both originals carry state so, over each batch, for ever.
+    Models never store it. Row r belongs to row r of the next batch. Both original implementations carry state across
+    all batches in this way.
 
     Attributes:
         hidden: (num_hidden_layers, 2, rows, projection_size), directions forward, backward; the projected output
@@ -21,23 +22,23 @@ class ElmoState(NamedTuple):
     cell: Tensor
 
     def detach(self) -> "ElmoState":
-        """The same values cut from the graph that made them (truncated back-propagation through time)."""
+        """The same values detached from the autograd graph, for truncated backpropagation through time."""
         return ElmoState(self.hidden.detach(), self.cell.detach())
 
     def reset(self, rows: Tensor) -> "ElmoState":
-        """The same values, but zero, as before a first word, where `rows` is true.
+        """A copy that is zero, the state before the first word, where `rows` is true.
 
         Args:
-            rows: (2, rows) bool, directions forward, backward; on the state's device.
+            rows: (2, rows), bool, directions forward, backward; on the state's device.
 
         Raises:
-            ValueError: another shape or type.
+            ValueError: another shape or dtype.
         """
         expected = tuple(self.hidden.shape[1:3])
         if tuple(rows.shape) != expected or rows.dtype != torch.bool:
             raise ValueError(
-                f"rows has shape {tuple(rows.shape)} and dtype {rows.dtype}: expected {expected} and torch.bool, one "
-                "truth value for each direction and row of the state"
+                f"rows has shape {tuple(rows.shape)} and dtype {rows.dtype}: expected {expected} and torch.bool, for "
+                "each direction and row of the state"
             )
         where = rows[None, :, :, None]
         return ElmoState(self.hidden.masked_fill(where, 0), self.cell.masked_fill(where, 0))

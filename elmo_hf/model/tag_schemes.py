@@ -1,6 +1,6 @@
-"""Schemes that write entities as one tag a word, and what each of them allows.
+"""Tag schemes, which encode entities as one tag per word, and their allowed transitions.
 
-A tag is a letter and a type, `B-PER`, or `O` outside of an entity. The letters say where in an entity a word stands:
+A tag is a letter and a type, `B-PER`, or `O` outside entities. The letter is the position of a word in its entity:
 
     ==========  ======  =======  =====  =============
     scheme      first   between  last   the only word
@@ -11,7 +11,7 @@ A tag is a letter and a type, `B-PER`, or `O` outside of an entity. The letters 
     BMES        B       M        E      S
     ==========  ======  =======  =====  =============
 
-In IOB1 every word of an entity is I, but B the first one where an entity of the same type ends just before it.
+In IOB1, every word of an entity is I, except that its first word is B if an entity of the same type ends just before.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .configuration_elmo import ElmoConfig
 
-# What a letter means in terms of BIOES.
+# Letter of each scheme -> letter of BIOES.
 ROLES = {
     "BIO": {"B": "B", "I": "I"},
     "BIOES": {"B": "B", "I": "I", "E": "E", "S": "S"},
@@ -36,7 +36,7 @@ def parse_tag(tag: str, scheme: str) -> tuple[str, str]:
     """Role and type of a tag, `("O", "")` outside of an entity.
 
     Raises:
-        ValueError: no tag of the scheme.
+        ValueError: not a tag of the scheme.
     """
     if tag == "O":
         return "O", ""
@@ -45,15 +45,15 @@ def parse_tag(tag: str, scheme: str) -> tuple[str, str]:
         raise ValueError(
             f"label {tag!r} is no tag of tag_scheme={scheme!r}: expected O, or one of "
             f"{', '.join(ROLES[scheme])} with a dash and a type, such as B-PER. Give id2label the tags of the data, "
-            "or set tag_scheme=None for labels that are no such scheme"
+            "or set tag_scheme=None for other labels"
         )
     return ROLES[scheme][letter], kind
 
 
 def bio_name(tag: str, scheme: str) -> str:
-    """The tag that says the same to a reader of BIO: E-PER is I-PER, and S-PER is B-PER.
+    """The equivalent BIO tag: I-PER for E-PER, B-PER for S-PER.
 
-    The tags of IOB1 stay: who joins neighbors of one type up to the next B reads them rightly.
+    IOB1 tags are unchanged, because Transformers' pipeline joins neighbors of one type up to the next B.
     """
     role, kind = parse_tag(tag, scheme)
     letter = {"E": "I", "S": "B"}.get(role, role)
@@ -61,13 +61,13 @@ def bio_name(tag: str, scheme: str) -> str:
 
 
 def name_tags(config: ElmoConfig) -> None:
-    """Set `tag_names` to the tags of `tag_scheme`, and `id2label` to the tags of BIO that say the same.
+    """Set `tag_names` to the tags of `tag_scheme`, and `id2label` to the equivalent BIO tags.
 
-    Transformers' pipeline knows no other scheme, and would split their entities. The tags are those of `tag_names`, or
-    of `id2label` where that was given anew.
+    Transformers' pipeline supports no other scheme and would split the entities. The tags are taken from `tag_names`,
+    or from `id2label` if that was changed since.
 
     Raises:
-        ValueError: a label is no tag of the scheme.
+        ValueError: a label is not a tag of the scheme.
     """
     scheme, names = config.tag_scheme, cast("dict[int, str]", config.id2label)
     labels = [names[index] for index in range(len(names))]
@@ -81,7 +81,7 @@ def name_tags(config: ElmoConfig) -> None:
 
 
 def may_follow(before: tuple[str, str] | None, after: tuple[str, str] | None, scheme: str) -> bool:
-    """Whether a tag may stand behind another; `None` is the beginning or the end of the sentence."""
+    """True if tag `after` may follow tag `before`; `None` is the beginning or the end of the sentence."""
     role_before, kind_before = before or ("O", "")
     role_after, kind_after = after or ("O", "")
     is_inside = role_before in ("B", "I") and kind_before == kind_after
@@ -90,26 +90,26 @@ def may_follow(before: tuple[str, str] | None, after: tuple[str, str] | None, sc
     continues = is_inside and role_after in ("I", "E")
     if scheme == "BIO":
         return continues or role_after != "I"
-    # An entity that began goes on until it ends, and only such a one goes on.
+    # An open entity must be continued until its end, and only an open entity can be.
     return continues or (role_before not in ("B", "I") and role_after not in ("I", "E"))
 
 
 def forbidden_transitions(labels: Sequence[str], scheme: str | None, is_strict: bool = True) -> Tensor:
-    """What no sequence of tags has, for instance I-PER behind B-LOC.
+    """Transitions that a tag scheme forbids, for instance from B-LOC to I-PER.
 
-    The rules are those of AllenNLP's `allowed_transitions`, which in BMES has no O, where this has one.
+    The rules are those of AllenNLP's `allowed_transitions`, except that BMES also has O.
 
     Args:
         labels: the L tags, in the order of their ids.
-        scheme: a key of `ROLES`, or `None` for labels that may follow each other freely.
-        is_strict: refuse a label that can stand in no sequence of these labels.
+        scheme: a key of `ROLES`, or `None` for no constraints.
+        is_strict: also refuse a label that can occur in no sequence of these labels.
 
     Returns:
-        (L + 1, L + 1), bool, on the CPU: true where a tag (row) must not be followed by another (column). The last row
-        stands for the beginning of a sentence and the last column for its end.
+        (L + 1, L + 1), bool, on the CPU: true if the tag of the row must not be followed by the tag of the column. The
+        last row is the beginning of a sentence, the last column its end.
 
     Raises:
-        ValueError: a label is no tag of the scheme, or can stand in no sequence.
+        ValueError: a label is not a tag of the scheme, or can occur in no sequence.
     """
     count = len(labels)
     if scheme is None:
@@ -118,7 +118,7 @@ def forbidden_transitions(labels: Sequence[str], scheme: str | None, is_strict: 
     allowed = [[may_follow(before, after, scheme) for after in tags] for before in tags]
     if is_strict:
         _check_reachable(allowed, labels, scheme)
-    # Models are also built where the default device holds no values.
+    # On the CPU, because models are also constructed with "meta" as the default device.
     return torch.tensor([[not may for may in row] for row in allowed], device="cpu")
 
 
@@ -132,13 +132,13 @@ def _check_reachable(allowed: Sequence[Sequence[bool]], labels: Sequence[str], s
             letter = "I" if scheme == "IOB1" else letters[lacks]
             raise ValueError(
                 f"label {label!r} can stand in no {scheme} sequence of the labels {', '.join(labels)}: expected "
-                f"{f'{letter}-{kind}' if kind else letter!r} among them. Name the scheme of the data in tag_scheme, "
-                f"one of {', '.join(ROLES)} (in IOB1, I begins entities), or set tag_scheme=None"
+                f"{f'{letter}-{kind}' if kind else letter!r} among them. Set tag_scheme to the scheme of the data, one "
+                f"of {', '.join(ROLES)} (in IOB1, I begins entities), or to None"
             )
 
 
 def _reached(allowed: Sequence[Sequence[bool]], boundary: int) -> set[int]:
-    """The tags that some path from the boundary leads to, without passing the boundary again."""
+    """Tags reachable from the boundary without passing it again."""
     found, ahead = {boundary}, [boundary]
     while ahead:
         before = ahead.pop()

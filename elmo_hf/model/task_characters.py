@@ -1,8 +1,8 @@
-"""A task's own character CNN: words from their code points, with a vocabulary of its own and no limit to their length.
+"""Character CNN of a task model, over code points, for words of any length.
 
-The biLM reads bytes and at most `max_characters_per_word` of them; this reads the code points of the task's training
-data. Source: AllenNLP's `characters` indexer and `CnnEncoder`, whose maximum is over windows wholly inside the word
-since 1.2.2.
+The biLM reads at most `max_characters_per_word` bytes of a word; this CNN reads all of its code points, with a
+vocabulary from the task's training data. Source: AllenNLP's `characters` indexer and `CnnEncoder`, which since 1.2.2
+pools only windows wholly inside the word.
 """
 
 import torch
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from .configuration_elmo import ElmoConfig
 from .feed_forward import ACTIVATIONS
 from .initialization import starting_with
-from .word_parts import check_ids, in_places
+from .word_parts import check_ids, scatter_words
 
 PADDING, END_OF_WORD = 0, 1
 
 
 class ElmoTaskCharacters(nn.Module):
-    """(batch, characters) ids -> (batch, words, output_size): convolutions, their largest value in each word.
+    """Convolutions over code points with max-pooling per word: (batch, characters) -> (batch, words, output_size).
 
-    A filter wider than a word gives zero. All words are convolved as one text, so that memory is that of their
-    characters, however long one of them is.
+    A filter wider than the word gives zero. All words are convolved as one sequence, so that a long word does not
+    increase the memory of the others.
 
     Attributes:
-        output_size: filters of all widths together.
+        output_size: number of filters of all widths.
     """
 
     def __init__(self, config: ElmoConfig) -> None:
@@ -40,30 +40,33 @@ class ElmoTaskCharacters(nn.Module):
         self.output_size: int = sum(count for _, count in config.task_character_filters)
 
     def forward(self, code_point_ids: Tensor, mask: Tensor) -> Tensor:
-        """Encode the words that `mask` marks; the others become zero.
+        """Encode the words where `mask` is true; the others become zero.
 
         Args:
-            code_point_ids: (batch, characters), integers: of every row the code points of all words that `mask` marks,
-                1 behind each word, 0 for padding on either side.
+            code_point_ids: (batch, characters), integers: for each row, the code points of all words where `mask` is
+                true, 1 after each word, 0 for padding on either side.
             mask: (batch, words), bool.
 
+        Returns:
+            (batch, words, output_size).
+
         Raises:
-            ValueError: another number of words than `mask` marks, or an id outside of the table.
+            ValueError: the number of words differs from that of `mask`, or an id is outside the table.
         """
         ids = code_point_ids.to(mask.device).long()
         self._check(ids, mask)
-        # All words one after the other, [total], and so many empty ones that every filter has a window.
+        # All words concatenated, [total], and enough empty words that the widest filter has a window.
         ids = torch.cat([ids[ids != PADDING], ids.new_full((self.widest_filter,), END_OF_WORD)])
         is_end = ids == END_OF_WORD
         word = is_end.cumsum(0) - is_end.long()  # the word of each character, its end included
-        # Row 0, of what stands for no character, is only read by windows that do not count.
+        # Ends of words look up row 0; only windows that are discarded contain them.
         characters = self.character_embeddings(ids - 1).T.unsqueeze(0)  # [1, size, total]
         count = int(mask.sum())
         parts = [self._maxima(convolution, characters, word, is_end, count) for convolution in self.convolutions]
-        return in_places(torch.cat(parts, dim=-1), mask)
+        return scatter_words(torch.cat(parts, dim=-1), mask)
 
     def _maxima(self, convolution: nn.Module, characters: Tensor, word: Tensor, is_end: Tensor, count: int) -> Tensor:
-        """[count, filters]: each filter's largest value over the windows that lie wholly inside a word."""
+        """[count, filters]: maximum of each filter over the windows wholly inside a word."""
         assert isinstance(convolution, nn.Conv1d)
         beyond = convolution.kernel_size[0] - 1
         windows = convolution(characters)[0].T  # [total - beyond, filters]

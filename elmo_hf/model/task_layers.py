@@ -1,7 +1,7 @@
-"""A task model between its biLM and its classifier: vectors of words and biLSTMs of its own (paper, section 3.2).
+"""Layers of a task model between the biLM and the classifier: word vectors and biLSTMs (paper, section 3.2).
 
-The paper joins ELMo to the input of a task's recurrent layers, [x; ELMo], to their output, [h; ELMo], or to both, each
-place with a mix of its own.
+The paper concatenates ELMo to the input of a task's recurrent layers, [x; ELMo], to their output, [h; ELMo], or to
+both, with a separate mix for each place.
 """
 
 import torch
@@ -20,26 +20,24 @@ from .word_embeddings import ElmoWordEmbeddings
 
 
 class ElmoWordVectors(ElmoWordEmbeddings):
-    """A task's own word vectors; at first uniform, of length one on average, whatever the size of the vocabulary."""
+    """Word vectors of a task; initially uniform with an expected squared length of one."""
 
     @staticmethod
     def first_values(config: ElmoConfig, size: int) -> InitialValues:
-        """Uniform, by the width of a vector alone."""
+        """Uniform, depending on the width of a vector only."""
         return InitialValues("uniform", (3 / size) ** 0.5)
 
 
 class ElmoTaskLayers(nn.Module):
-    """ELMo at the input or output of a task's own layers, as the configuration asks.
+    """Layers of a task, with ELMo at their input, output or both; each is optional.
 
-    Without any option the result is the first mix of the biLM's layers, unchanged. What a head feeds to layers of its
-    own behind these it drops out itself.
-
-    In turn: [mix; characters; word vector], the layers of `pre_encoder_layers`, a biLSTM; with `integrator_size`, the
-    biattention of the sentence with itself and a second biLSTM over it (McCann et al. 2017, section 4); ELMo joined to
-    the output.
+    In order: the concatenation [mix; characters; word vector], the feed-forward layers of `pre_encoder_layers`, a
+    biLSTM; with `integrator_size`, biattention of the sentence with itself and a second biLSTM over it (McCann et al.
+    2017, section 4); the concatenation of ELMo to the output. Without options, the result is the first mix of the
+    biLM's layers. Dropout is applied to the inputs of these layers, not to the result.
 
     Attributes:
-        output_size: width of the result: of the last part of these that there is, and 2P more with ELMo at the output.
+        output_size: width of the result.
         input_mix, output_mix: index of the mix that each place reads; `None` for a place without ELMo.
     """
 
@@ -77,20 +75,19 @@ class ElmoTaskLayers(nn.Module):
         words_only: Tensor | None = None,
         initial_state: ElmoState | None = None,
     ) -> tuple[Tensor, ElmoState | None]:
-        """Encode the words that `mask` marks; padding on either side is never read.
+        """Encode the words where `mask` is true; padding may be on either side.
 
         Args:
-            representations: (batch, K, words, 2P), the mixes of [`ElmoModel`], zero at padding; `None` for a model
-                without biLM.
-            input_ids: (batch, words), any integer dtype: the words of the task's own vectors; `None` without them.
+            representations: (batch, K, words, 2P), the mixes of [`ElmoModel`], zero at padding; `None` without a biLM.
+            input_ids: (batch, words), any integer dtype, ids of the task's own word vectors; `None` without them.
             mask: (batch, words), bool.
-            code_point_ids: (batch, characters), what [`ElmoTaskCharacters`] reads of these words; `None` without them.
-            words_only: (batch, words), bool: the words of `mask` that the recurrent layers read; by default all.
-            initial_state: of the first biLSTM, as many rows as the batch has; zeros without.
+            code_point_ids: (batch, characters), input of [`ElmoTaskCharacters`]; `None` without it.
+            words_only: (batch, words), bool: the positions that the recurrent layers read; by default `mask`.
+            initial_state: initial state of the first biLSTM, with as many rows as the batch; zeros by default.
 
         Returns:
-            (batch, words, output_size), zero at padding; with recurrent layers, zero where these read nothing but for
-            ELMo at the output. And the state of the first biLSTM behind them, `None` without it.
+            Features (batch, words, output_size), zero at padding; recurrent layers are zero outside `words_only`. And
+            the final state of the first biLSTM, `None` without one.
 
         Raises:
             ValueError: missing `input_ids` or `code_point_ids`, or ids outside their tables.
@@ -119,15 +116,14 @@ class ElmoTaskLayers(nn.Module):
         if value is None:
             reads = {"input_ids": "looks up word vectors (word_vector_size)", "code_point_ids": "reads code points"}
             raise ValueError(
-                f"this model {reads[name]} and needs {name}. ElmoTokenizer returns what its model reads: pass all it "
-                "returns, model(**encoding)"
+                f"this model {reads[name]} and needs {name}. Pass all that ElmoTokenizer returns, model(**encoding)"
             )
         return value
 
     def _run_layers(
         self, layers: nn.ModuleList, words: Tensor, mask: Tensor, initial_state: ElmoState | None = None
     ) -> tuple[Tensor, ElmoState | None]:
-        """(batch, words, width) -> (batch, words, 2 * size of a layer), zero at padding, and the new state."""
+        """(batch, words, width) -> (batch, words, 2 * layer size), zero at padding, and the new state."""
         packing = PackedBatch.from_mask(mask)
         order, restore = packing.row_order, torch.argsort(packing.row_order)
         packed, finals = packing.pack(words, packing.forward_index), []  # [total, width]

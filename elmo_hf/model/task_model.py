@@ -1,4 +1,4 @@
-"""What the models of tasks share: a biLM, the task's own layers over it, and the penalty of the mixing weights."""
+"""Base class of task models: a biLM, the task's own layers, and the penalty of the mix weights."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ from .task_layers import ElmoTaskLayers
 
 
 class ElmoTaskModel(ElmoPreTrainedModel):
-    """A model of a task, before its classifier.
+    """Task model without a classifier.
 
     Attributes:
-        elmo: an [`ElmoModel`], or `None` for the baseline without biLM.
+        elmo: an [`ElmoModel`], or `None` for the baseline without a biLM.
         task_layers: the task's own layers.
     """
 
-    # Whether a row is a sentence: otherwise its boundaries tell more than where it begins and ends.
+    # True if a row is one sentence; in other models, boundaries also separate the sentences of a row.
     _reads_sentences = False
 
     def __init__(self, config: ElmoConfig) -> None:
@@ -31,11 +31,11 @@ class ElmoTaskModel(ElmoPreTrainedModel):
         self.elmo = ElmoModel(config) if config.elmo_at else None
         self.task_layers = ElmoTaskLayers(config)
         if self.elmo is not None:
-            # Mixes that no place reads have no gradient; they would hold up distributed training.
+            # Unused mixes have no gradient and would stall distributed training.
             self.elmo.scalar_mixes[len(config.elmo_at) :].requires_grad_(False)
 
     def encode_words(self, *args: Any, **inputs: Any) -> tuple[Tensor, Tensor, Any]:
-        """What a task's classifier reads; arguments and results as of `read_words`, without the state of the layers."""
+        """Features for the task's classifier; arguments and results as in `read_words`, without the layers' state."""
         return self.read_words(*args, **inputs)[:3]
 
     def read_words(
@@ -52,16 +52,16 @@ class ElmoTaskModel(ElmoPreTrainedModel):
         """Run the biLM, its mixes, and the task's own layers over a batch.
 
         Arguments as in [`ElmoModel`], `code_point_ids` as in [`ElmoTaskCharacters`], and `layers_state` as the
-        `initial_state` of [`ElmoTaskLayers`]; without biLM only `input_ids`, `attention_mask` and these are read, and
-        in absence of the mask the padding word is padding.
+        `initial_state` of [`ElmoTaskLayers`]. Without a biLM, only `input_ids`, `attention_mask` and these two are
+        read, and the mask defaults to all words but the padding id.
 
         Returns:
-            features (batch, words, task_layers.output_size), zero at padding; the mask of real words and boundaries
-            (batch, words), bool; the [`ElmoModelOutput`], `None` without biLM; the state of the task's layers after
-            the batch, `None` without recurrent ones.
+            features (batch, words, task_layers.output_size), zero at padding; the mask of words and boundaries
+            (batch, words), bool; the [`ElmoModelOutput`], `None` without a biLM; the final state of the task's layers,
+            `None` without recurrent layers.
 
         Raises:
-            ValueError: missing, contradicting or out-of-range inputs.
+            ValueError: missing, contradictory or out-of-range inputs.
         """
         outputs, representations = None, None
         if self.elmo is None:
@@ -76,7 +76,7 @@ class ElmoTaskModel(ElmoPreTrainedModel):
         return features, mask, outputs, ElmoState(*left) if left else None
 
     def _shapes_of_task_layers(self, mask: Tensor, *given: Tensor | None) -> list[Any]:
-        """What `_run_task_layers` returns."""
+        """Shapes and dtypes of the results of `_run_task_layers`."""
         dtype = next(self.parameters()).dtype
         shapes: list[Any] = [((*mask.shape, self.task_layers.output_size), dtype)]
         if self.config.task_lstm_size:
@@ -89,7 +89,7 @@ class ElmoTaskModel(ElmoPreTrainedModel):
         """Features and, with recurrent layers, their hidden and cell.
 
         Args:
-            given: `representations`, `input_ids`, `code_point_ids`, `words_only`, and the hidden and cell before.
+            given: `representations`, `input_ids`, `code_point_ids`, `words_only`, and the initial hidden and cell.
         """
         representations, input_ids, *others, hidden, cell = given
         before = None if hidden is None else ElmoState(hidden, cell)
@@ -97,24 +97,24 @@ class ElmoTaskModel(ElmoPreTrainedModel):
         return (features, *(left or ()))
 
     def _words_only(self, mask: Tensor, input_ids: Tensor | None) -> Tensor | None:
-        """(batch, words), bool: what a task's recurrent layers read, where that is not all of `mask`."""
+        """(batch, words), bool: words that the recurrent layers read; `None` for all of `mask`."""
         config = self.config
         if not (self._reads_sentences and config.words_only and config.task_lstm_size) or config.sentence_pairs:
             return None
         if input_ids is None:
             raise ValueError(
                 "input_ids missing to tell words from sentence boundaries, which this model's biLSTM does not read "
-                "(words_only=True). ElmoTokenizer returns it: pass all it returns, model(**encoding)"
+                "(words_only=True). Pass all that ElmoTokenizer returns, model(**encoding)"
             )
         return self.without_boundaries(mask, input_ids)
 
     def _mask_of_words(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
-        """(batch, words), bool, for a model that reads nothing but word ids."""
+        """Mask (batch, words), bool, of a model without a biLM."""
         if input_ids is None or input_ids.dim() != 2:
             raise ValueError(
                 f"input_ids {'missing' if input_ids is None else f'of shape {tuple(input_ids.shape)}'}: expected "
-                "(batch, words), because a model without biLM (elmo_at=[]) looks up words by their id. ElmoTokenizer "
-                "returns input_ids: pass all it returns, model(**encoding)"
+                "(batch, words), because a model without biLM (elmo_at=[]) looks up words by their id. Pass all that "
+                "ElmoTokenizer returns, model(**encoding)"
             )
         if attention_mask is None:
             pad = self.config.pad_token_id
@@ -126,8 +126,8 @@ class ElmoTaskModel(ElmoPreTrainedModel):
             )
         return attention_mask.bool()
 
-    def _penalised(self, loss: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
-        """Add the mixing weights' penalty to a loss, once an optimizer step also when gradients are accumulated."""
+    def _penalized(self, loss: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+        """Add the penalty of the mix weights to a loss, once per optimizer step, also with gradient accumulation."""
         if not self.config.scalar_mix_l2:
             return loss
         count = labels.ne(-100).sum().to(loss.device)

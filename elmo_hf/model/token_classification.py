@@ -1,4 +1,4 @@
-"""Labels of words: named entities, parts of speech."""
+"""Token classification: named entities, POS tags."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ class ElmoTokenClassifierOutput(TokenClassifierOutput):
     """Output of [`ElmoForTokenClassification`].
 
     Attributes:
-        emissions: (batch, words, num_labels), the classifier's scores before a field; `None` without one.
+        emissions: (batch, words, num_labels), the classifier's scores before the CRF; `None` without a CRF.
         state: with `return_state=True`, the biLM's state to carry to the next batch.
     """
 
@@ -35,18 +35,16 @@ class ElmoTokenClassifierOutput(TokenClassifierOutput):
 
 
 class ElmoForTokenClassification(ElmoTaskModel):
-    """A tagger: ELMo, the task's own layers, a linear classifier of every word, and with `use_crf` a random field.
+    """Tagger: ELMo, the task's own layers, a linear classifier of every word, and with `use_crf` a CRF.
 
-    The default is the classifier alone over the first mix of layers. The paper's tagger (section 4 and appendix A) has
-    word vectors, a biLSTM and a field too: `word_vector_size`, `task_lstm_size`, `use_crf`.
+    The default is the classifier alone over the first mix of layers. The paper's tagger (section 4 and appendix A) also
+    has word vectors, a biLSTM and a CRF: `word_vector_size`, `task_lstm_size`, `use_crf`.
 
-    With a field, `logits` in evaluation are its max-marginals (see `max_marginals`): each word's largest one gives the
-    best *sequence* of labels, the one that Viterbi decoding finds. Whoever takes the argmax of the logits, such as
-    `Trainer.predict`, `compute_metrics` or the token-classification pipeline, thus decodes by Viterbi. The others say
-    how much worse the best sequence with that label there would be, so that their softmax, the pipeline's score, is
-    near one where no other sequence comes close; it is no marginal probability. Sentence boundaries and padding are
-    outside of the field and have logits of zero. The Trainer's `label_smoothing_factor` computes a loss of its own from
-    the logits, which knows nothing of a field.
+    With a CRF, `logits` in evaluation are max-marginals (see `max_marginals`), whose argmax is the best *sequence* of
+    labels: `Trainer.predict`, `compute_metrics` and the token-classification pipeline, which take the argmax, thus
+    decode by Viterbi. Their softmax, the score of the pipeline, is near one where no other sequence scores similarly;
+    it is not a marginal probability. Logits are zero at sentence boundaries and padding, which the CRF skips. The
+    Trainer's `label_smoothing_factor` computes its own loss from the logits and ignores the CRF.
     """
 
     _auto_class = "AutoModelForTokenClassification"
@@ -79,23 +77,22 @@ class ElmoForTokenClassification(ElmoTaskModel):
         """Classify every word.
 
         Args:
-            input_ids: (batch, words), as in [`ElmoModel`]; a field needs them, to tell words from sentence boundaries.
-            labels: (batch, words), class numbers, -100 where there is none (boundaries, padding). To a field, a word
-                with -100 inside a sentence has some label, which is summed over.
+            input_ids: (batch, words), as in [`ElmoModel`]; required by a CRF, to tell words from sentence boundaries.
+            labels: (batch, words), int64, class indices, -100 for none (boundaries, padding). With a CRF, a word with
+                -100 inside a sentence has an unknown label, which is marginalized out.
             num_items_in_batch: divides the summed loss in place of this batch's number of labels.
-            code_point_ids: (batch, characters), what a model with `task_character_size` reads of the words.
+            code_point_ids: (batch, characters), integers, for a model with `task_character_size`.
 
         Other arguments and errors as in [`ElmoModel`].
 
         Returns:
-            logits (batch, words, num_labels): the classifier's scores; with a field, these in training mode and its
-            max-marginals, float32 or wider and without gradient, in evaluation mode. With `labels`, the loss: the mean
-            cross-entropy, or the field's negative log-likelihood divided by the number of labels, plus
-            `scalar_mix_penalty()`.
+            logits (batch, words, num_labels): the classifier's scores; with a CRF in evaluation mode, its
+            max-marginals, float32 or wider and without gradient. With `labels`, the loss: the mean cross-entropy, or
+            the CRF's negative log-likelihood divided by the number of labels, plus `scalar_mix_penalty()`.
 
         Raises:
-            ValueError: labels of another shape, or outside 0..num_labels - 1; for a field, labels outside of the
-                sentence, or in a sequence that `tag_scheme` forbids.
+            ValueError: labels of another shape, or outside 0..num_labels - 1; with a CRF, labels at boundaries or
+                padding, or in a sequence that `tag_scheme` forbids.
         """
         emissions, mask, outputs = self._emissions(
             input_ids, attention_mask, character_ids, inputs_embeds, pos_tag_ids, code_point_ids, **kwargs
@@ -106,25 +103,25 @@ class ElmoForTokenClassification(ElmoTaskModel):
             labels = labels.to(emissions.device, torch.int64)
         logits, loss = emissions, None
         if self.crf is not None:
-            logits, total = self._field(emissions, self._words(mask, input_ids), labels)
+            logits, total = self._run_crf(emissions, self._words(mask, input_ids), labels)
             if labels is not None:
                 loss = mean_loss(total, labels.ne(-100).sum(), num_items_in_batch)
         elif labels is not None:
             loss = mean_cross_entropy(emissions, labels, num_items_in_batch)
         if labels is not None and loss is not None:
-            loss = self._penalised(loss, labels, num_items_in_batch)
+            loss = self._penalized(loss, labels, num_items_in_batch)
         scores = None if self.crf is None else emissions
         layers = passed_on(outputs, "hidden_states", "attentions", "state")
         return ElmoTokenClassifierOutput(loss=loss, logits=logits, emissions=scores, **layers)
 
-    def _shapes_of_field(self, emissions: Tensor, *_: Any) -> list[Any]:
-        """What `_field` returns."""
+    def _shapes_of_crf(self, emissions: Tensor, *_: Any) -> list[Any]:
+        """Shapes and dtypes of the results of `_run_crf`."""
         wide = torch.promote_types(emissions.dtype, torch.float32)
         return [(emissions.shape, emissions.dtype if self.training else wide), ((), wide)]
 
-    @opaque(("crf",), _shapes_of_field)
-    def _field(self, emissions: Tensor, words: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The logits of `forward`, and the negative log-likelihood of all labels together."""
+    @opaque(("crf",), _shapes_of_crf)
+    def _run_crf(self, emissions: Tensor, words: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The logits of `forward`, and the negative log-likelihood summed over the batch."""
         assert self.crf is not None
         logits = emissions if self.training else max_marginals(emissions, words, self.crf())
         if labels is None:
@@ -134,12 +131,12 @@ class ElmoForTokenClassification(ElmoTaskModel):
 
     @torch.no_grad()
     def predict(self, input_ids: Tensor, *args: Any, **inputs: Any) -> list[list[int]]:
-        """The best labels of each sentence: Viterbi decoding with a field, else each word's likeliest.
+        """Predict the labels of each sentence: Viterbi decoding with a CRF, otherwise the argmax of each word.
 
-        Arguments and errors as in `forward`; like there, dropout acts in training mode.
+        Arguments and errors as in `forward`; as there, dropout is active in training mode.
 
         Returns:
-            For each row of the batch the class numbers of its words, without sentence boundaries and padding.
+            For each row of the batch, the class indices of its words, without sentence boundaries and padding.
         """
         emissions, mask, _ = self._emissions(input_ids, *args, **inputs)
         words = self._words(mask, input_ids)
@@ -150,18 +147,21 @@ class ElmoForTokenClassification(ElmoTaskModel):
     def predict_paths(
         self, count: int, input_ids: Tensor, *args: Any, **inputs: Any
     ) -> list[list[tuple[list[int], float]]]:
-        """The best label sequences of each sentence with their scores, for a tagger with a field.
+        """Predict the best label sequences of each sentence with their scores; requires a CRF.
 
         Args:
-            count: how many, at least 1. Sentences that have fewer possible sequences get fewer.
+            count: number of sequences per sentence, at least 1; fewer are returned if fewer are possible.
 
         Other arguments and errors as in `predict`.
 
         Returns:
-            For each row the labels of its words, as `predict` returns them, and the sequence's score; best first.
+            For each row, best first, the labels as `predict` returns them and the score of the sequence.
+
+        Raises:
+            ValueError: a tagger without a CRF.
         """
         if self.crf is None:
-            raise ValueError("use_crf=False: only a tagger with a random field scores sequences of labels")
+            raise ValueError("use_crf=False: only a tagger with a CRF scores sequences of labels; call predict")
         emissions, mask, _ = self._emissions(input_ids, *args, **inputs)
         words = self._words(mask, input_ids)
         found = []
@@ -171,27 +171,28 @@ class ElmoForTokenClassification(ElmoTaskModel):
         return found
 
     def _emissions(self, *args: Any, **inputs: Any) -> tuple[Tensor, Tensor, Any]:
-        """The classifier's scores (batch, words, num_labels), the mask and the biLM's output, as `encode_words`."""
+        """The classifier's scores (batch, words, num_labels); mask and biLM output as in `encode_words`."""
         features, mask, outputs = self.encode_words(*args, **inputs)
         features = functional.dropout(self.hidden_layers(features), self.config.task_dropout, self.training)
         return self.classifier(features), mask, outputs
 
     def _words(self, mask: Tensor, input_ids: Tensor | None) -> Tensor:
-        """(batch, words), bool: the words that have labels."""
+        """(batch, words), bool: the words, without sentence boundaries."""
         if input_ids is None:
             raise ValueError(
-                "the labels of a sentence are those of its words, and input_ids is missing to tell words from sentence "
-                "boundaries. ElmoTokenizer returns it: pass all it returns, model(**encoding)"
+                "only words have labels, and input_ids is missing to tell words from sentence boundaries. Pass all "
+                "that ElmoTokenizer returns, model(**encoding)"
             )
         return self.without_boundaries(mask, input_ids)
 
     @staticmethod
     def _check_places(labels: Tensor, words: Tensor) -> None:
-        """Refuse labels where a field has no words."""
+        """Raise a `ValueError` for labels at sentence boundaries or padding."""
         outside = labels.ne(-100) & ~words
         if outside.any():
             row, column = outside.nonzero()[0].tolist()
             raise ValueError(
                 f"label {int(labels[row, column])} at row {row}, position {column}, which is a sentence boundary or "
-                "padding: expected -100 there, as the tokenizer's word_ids() tell; a field is over words only"
+                "padding: expected -100 there, because a CRF is over words only; align labels by the tokenizer's "
+                "word_ids()"
             )

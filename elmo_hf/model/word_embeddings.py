@@ -1,4 +1,4 @@
-"""Words from their ids: one row of a table each, for models without characters.
+"""Word embeddings, looked up by word id.
 
 Source: bilm-tf `LanguageModel._build_word_embeddings`, `BidirectionalLanguageModelGraph._build_word_embeddings`.
 """
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from .configuration_elmo import ElmoConfig
 from .initialization import InitialValues, resized, starting_with
 from .softmax import ids_without_probability
-from .word_parts import THE_RIGHT_VOCABULARY, ElmoTable
+from .word_parts import VOCABULARY_REMEDY, ElmoTable
 
 
 class ElmoWordEmbeddings(ElmoTable):
-    """(batch, words) ids -> (batch, words, size) vectors independent of their context.
+    """Word embeddings: (batch, words) ids -> (batch, words, size).
 
-    Rows follow the tokenizer's ids. The padding's row starts as zeros and is not trained.
+    Rows are in the order of the tokenizer's ids. The row of the padding id is zero and not trained.
     """
 
-    input_names, table_name, remedy = ("input_ids",), "word_embeddings", THE_RIGHT_VOCABULARY
+    input_names, table_name, remedy = ("input_ids",), "word_embeddings", VOCABULARY_REMEDY
 
     def __init__(self, config: ElmoConfig, size: int | None = None) -> None:
         super().__init__()
@@ -33,25 +33,25 @@ class ElmoWordEmbeddings(ElmoTable):
 
     @staticmethod
     def first_values(config: ElmoConfig, size: int) -> InitialValues:
-        """Uniform in [-1, 1] as bilm-tf's table of characters, or what the softmax starts with that shares the table.
+        """Uniform in [-1, 1], as bilm-tf's character embeddings; tied weights start as those of the softmax.
 
-        bilm-tf leaves a table of words to TensorFlow's default, Glorot's bound, which shrinks with the vocabulary (to
-        0.011 for 46,000 words of 128 numbers): next to the recurrence, words then look all the same for a long time.
-        After 1.3 million words of text the held-out perplexity was 743 with such a table, and 593 with this one.
+        bilm-tf initializes word embeddings by TensorFlow's default, whose Glorot bound shrinks with the vocabulary (to
+        0.011 for 46,000 words of width 128), so that words are hardly distinguishable at the start of training. After
+        1.3 million words of text, the held-out perplexity was 743 with that default and 593 with this one.
         """
         if config.tie_word_embeddings:
             return InitialValues("normal", config.projection_size**-0.5)
         return InitialValues("uniform", 1.0)
 
     def real_words(self, input_ids: Tensor) -> Tensor:
-        """(batch, words) ids -> bool: all but the padding word."""
+        """(batch, words) ids -> (batch, words), bool: false at the padding id."""
         if self.pad_token_id is None:
             return torch.ones_like(input_ids, dtype=torch.bool)
         return input_ids.ne(self.pad_token_id)
 
     @torch.no_grad()
     def resize(self, size: int, mean_resizing: bool) -> None:
-        """Keep the first `size` rows; new ones start as the mean of the old words' rows, or as at first."""
+        """Resize to `size` rows; new rows are the mean of the old words' rows, or have initial values."""
         table = self.word_embeddings
         words = [row for row in range(len(table.weight)) if row not in self.excluded_ids]
         table.weight = resized(table, size, words if mean_resizing else None)
@@ -62,7 +62,7 @@ class ElmoWordEmbeddings(ElmoTable):
 
 
 class ElmoProjectedWordEmbeddings(ElmoWordEmbeddings):
-    """A table of words of another width than the layers, and the linear map that leads from one to the other."""
+    """Word embeddings of another width than the layers, with a linear projection to `projection_size`."""
 
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)
@@ -75,7 +75,7 @@ class ElmoProjectedWordEmbeddings(ElmoWordEmbeddings):
 
 
 def word_embeddings_of(config: ElmoConfig) -> ElmoWordEmbeddings:
-    """The word input of a model that reads words by their id alone."""
+    """The word layer of a model that reads words by their id alone."""
     if config.word_embedding_size != config.projection_size:
         return ElmoProjectedWordEmbeddings(config)
     return ElmoWordEmbeddings(config)

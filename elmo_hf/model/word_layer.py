@@ -1,7 +1,7 @@
-"""The word layer: what a model knows of a word before it has read any other.
+"""The word layer: context-independent word vectors.
 
-Its characters, its row of a table, its part of speech, or several of them joined. This file alone knows the kinds: all
-others ask a word layer for `input_names`, the tensors that it reads, and call it with those.
+They are computed from characters, word embeddings, POS tags, or several of them concatenated. Other files do not
+distinguish these kinds: they read `input_names` of a word layer and call it with those tensors.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from .configuration_elmo import ElmoConfig
 from .initialization import glorot_bound, starting_with
 from .operators import kept_vectors
 from .word_embeddings import ElmoWordEmbeddings, word_embeddings_of
-from .word_parts import ElmoTable, ElmoWordPart, in_places
+from .word_parts import ElmoTable, ElmoWordPart, scatter_words
 
 
 class ElmoPosTagEmbeddings(ElmoTable):
-    """(batch, words) ids of parts of speech -> (batch, words, pos_tag_embedding_size); id 0 is none, and zeros."""
+    """Embeddings of POS tags: (batch, words) ids -> (batch, words, pos_tag_embedding_size); id 0, no tag, is zero."""
 
     input_names, table_name = ("pos_tag_ids",), "pos_tag_embeddings"
 
@@ -28,8 +28,8 @@ class ElmoPosTagEmbeddings(ElmoTable):
         super().__init__()
         tags = config.num_pos_tags
         self.remedy = (
-            f"0 is none, and the others are num_pos_tags={tags}. Make them with the tokenizer that belongs to the "
-            "model, whose pos_tag_set has so many tags"
+            f"0 is no tag, and there are num_pos_tags={tags} others. Create them with the tokenizer that belongs to "
+            "the model, whose pos_tag_set has as many tags"
         )
         self.output_size = config.pos_tag_embedding_size
         table = nn.Embedding(tags + 1, self.output_size, padding_idx=0)
@@ -37,7 +37,7 @@ class ElmoPosTagEmbeddings(ElmoTable):
 
 
 class ElmoJoinedEmbeddings(ElmoWordPart):
-    """projection([word; characters; part of speech]), of the parts that the configuration has.
+    """Projection of the concatenated parts of the configuration: [word embedding; characters; POS tag].
 
     Source: ELMoForManyLangs `ConvTokenEmbedder`, which joins the first two.
     """
@@ -54,31 +54,31 @@ class ElmoJoinedEmbeddings(ElmoWordPart):
         self.output_size = config.projection_size
 
     def _parts(self) -> list[ElmoWordPart]:
-        """Those that there are, in the order of their vectors."""
+        """The parts that exist, in the order of concatenation."""
         return [part for part in (self.words, self.characters, self.pos_tags) if part is not None]
 
     def real_words(self, ids: Tensor) -> Tensor:
-        """Which positions of the first input hold words, as its own part has it."""
+        """(batch, words), bool: positions of words in the first input; as `real_words` of its part."""
         first = self.words or self.characters
         assert first is not None  # parts of speech never stand alone
         return first.real_words(ids)
 
     def forward(self, *inputs: Tensor, mask: Tensor) -> Tensor:
-        """As of a part, but every part is called: something may be attached to it."""
+        """Encode the words where `mask` is true; calls every part, which may have hooks attached."""
         vectors = [part(given, mask=mask)[mask] for part, given in zip(self._parts(), inputs, strict=True)]
-        return in_places(self.projection(torch.cat(vectors, dim=-1)), mask)
+        return scatter_words(self.projection(torch.cat(vectors, dim=-1)), mask)
 
     def rows(self, *inputs: Tensor, mask: Tensor) -> Tensor:
-        """[n, integers of all parts], int64: what is read of the n words that `mask` marks."""
+        """[n, integers of all parts], int64: inputs of the n words where `mask` is true."""
         return torch.cat([part.rows(given, mask=mask) for part, given in zip(self._parts(), inputs, strict=True)], 1)
 
     def encode_checked(self, *parts: Tensor) -> Tensor:
-        """What `checked` returned -> [n, projection_size]."""
+        """Results of `checked` -> [n, projection_size]."""
         vectors = [part.encode_checked(given) for part, given in zip(self._parts(), parts, strict=True)]
         return self.projection(torch.cat(vectors, dim=-1))
 
     def checked(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """[n, integers of all parts] -> those of each part, checked; errors as in `forward`."""
+        """Check [n, integers of all parts] and split it into the parts; errors as in `forward`."""
         parts = self._parts()
         sizes = [part.max_characters_per_word if isinstance(part, ElmoCharacterEmbeddings) else 1 for part in parts]
         return tuple(
@@ -92,11 +92,11 @@ WordLayer = ElmoWordEmbeddings | ElmoCharacterEmbeddings | ElmoJoinedEmbeddings
 
 
 class DistinctWords(NamedTuple):
-    """The words of a batch, those that recur only once.
+    """Deduplicated words of a batch.
 
     Attributes:
-        vectors: [m, projection_size].
-        places: [n], int64: for every real word of the batch, row by row, where it is in `vectors`.
+        vectors: [m, projection_size], one for each distinct word.
+        places: [n], int64: for every word of the batch, row by row, its index in `vectors`.
     """
 
     vectors: Tensor
@@ -106,25 +106,25 @@ class DistinctWords(NamedTuple):
 def distinct_words(
     layer: WordLayer, inputs: Sequence[Tensor], mask: Tensor, kept_megabytes: float | None
 ) -> DistinctWords | None:
-    """What calling the word layer would give, each word once; `None` where it has to be called.
+    """Encode each distinct word of a batch once; `None` if the word layer must be called instead.
 
-    That is where something is attached to it, where it trains or is traced, and where there are no words.
+    It must be called if it has hooks, is trained or traced, or if there are no words.
 
     Args:
-        inputs: (batch, words, ...), as for a call.
+        inputs: (batch, words, ...), as for a call of the layer.
         mask: (batch, words), bool.
-        kept_megabytes: bound of the vectors kept between batches, in MB; `None` to keep none.
+        kept_megabytes: maximum size of the cache of word vectors in MB; `None` for no cache.
 
     Raises:
-        ValueError: vectors are kept while the word layer trains; otherwise as a call.
+        ValueError: the cache is on and the word layer is trained; otherwise as a call of the layer.
     """
     weights = [*layer.parameters(), *layer.buffers()]
     trains = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
     if trains and kept_megabytes is not None:
         raise ValueError(
-            "word vectors are kept between batches (cache_word_vectors) and the word layer that makes them is "
-            "trainable: they would go without a gradient. Run without gradients (torch.no_grad()), freeze the biLM "
-            "(freeze_bilm()), or turn the cache off (cache_word_vectors(None))"
+            "word vectors are cached between batches (cache_word_vectors) but the word layer is trainable, and cached "
+            "vectors have no gradient. Run without gradients (torch.no_grad()), freeze the biLM (freeze_bilm()), or "
+            "turn the cache off (cache_word_vectors(None))"
         )
     if trains or is_traced() or not all(map(has_nothing_attached, (layer, *layer.children()))):
         return None
@@ -138,7 +138,7 @@ def distinct_words(
 
 
 def _is_constant(module: nn.Module) -> bool:
-    """Whether what a module gives depends on its weights alone: an adapter is switched by attributes of its own."""
+    """True if a module's output depends on its weights and inputs only; an adapter is also switched by attributes."""
     home = type(module).__module__
     is_known = home.startswith("torch.nn.modules.") or home.rpartition(".")[0] == __name__.rpartition(".")[0]
     return is_known and has_nothing_attached(module)
@@ -152,12 +152,12 @@ def word_layer(config: ElmoConfig) -> WordLayer:
 
 
 def word_table_of(layer: nn.Module | None) -> ElmoWordEmbeddings | None:
-    """The table of words of a word layer, if it has one."""
+    """The word embeddings of a word layer, or `None`."""
     table = layer.words if isinstance(layer, ElmoJoinedEmbeddings) else layer
     return table if isinstance(table, ElmoWordEmbeddings) else None
 
 
 def character_embeddings_of(layer: nn.Module | None) -> ElmoCharacterEmbeddings | None:
-    """The character encoder of a word layer, if it has one."""
+    """The character CNN of a word layer, or `None`."""
     characters = layer.characters if isinstance(layer, ElmoJoinedEmbeddings) else layer
     return characters if isinstance(characters, ElmoCharacterEmbeddings) else None

@@ -299,7 +299,7 @@ def reduce_row_gradients(model: nn.Module) -> None:
         counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world)]
         distributed.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
         lengths = [int(count) for count in counts]
-        # Collective calls need equal shapes: all are padded to the longest, and cut afterwards.
+        # Collective calls need equal shapes: all are padded to the longest, and truncated afterwards.
         room = max(lengths) - len(rows)
         rows = torch.nn.functional.pad(rows, (0, room))
         values = torch.cat([values, values.new_zeros(room, *values.shape[1:])])

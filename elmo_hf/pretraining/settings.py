@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from elmo_hf.model.configuration_elmo import ElmoConfig
 
 
-# Fields that say where and how often something is written, not what is learnt: a resumed run may change them.
+# Fields that a resumed run may change, since they decide only where and how often something is written.
 FREE_ON_RESUME = frozenset(
     {
         "output_dir",
@@ -34,7 +34,7 @@ FREE_ON_RESUME = frozenset(
     }
 )
 
-# What a recipe decides, each an option of its own. The small corpus's was found on books of 0.6 to 5 million words
+# Options set by each recipe. The one for small corpora was found on books of 0.6 to 5 million words
 # (docs/pretraining.md).
 RECIPES: dict[str, dict[str, Any]] = {
     "bilm-tf": {
@@ -343,7 +343,7 @@ class PretrainingSettings:
         if self.pos_column is not None and self.pos_separator is not None:
             raise ValueError(
                 f"pos_column={self.pos_column!r} and pos_separator={self.pos_separator!r} contradict each other: parts "
-                "of speech stand in a column of their own or behind each word"
+                "of speech are in a column of their own or after each word"
             )
         if self.is_tagged and self.pre_tokenization != "whitespace":
             raise ValueError(

@@ -318,7 +318,7 @@ class SentenceStreams:
         if pos_tag_ids and not corpus.is_tagged:
             raise ValueError(
                 f"{corpus.name} has no parts of speech beside its words, which the model reads: name their column "
-                "(pos_column), or what stands between a word and its own (pos_separator)"
+                "(pos_column), or the separator between a word and its tag (pos_separator)"
             )
         if pos_tag_ids and self.encoder.pos_tags is None:
             raise ValueError("the tokenizer has no parts of speech: make it with pos_tag_set=[...]")

@@ -1,10 +1,10 @@
-"""Words to character rows by a model's own dictionary of code points, as ELMoForManyLangs makes them.
+"""Character ids of words by a model's own dictionary of code points, as in ELMoForManyLangs.
 
-A word is its Unicode code points between two marks, padded to a fixed length; a code point that the dictionary lacks is
-`<oov>`. Ids begin at 1, so that 0 is free for padding *words*, as it is for bytes (`characters`).
+A word is its Unicode code points between two marks, padded to a fixed length; a code point that is not in the
+dictionary is `<oov>`. Ids begin at 1, so that 0 is free for padding *words*, as for bytes (`characters`).
 
-The original takes its marks from the wrong entries: a word begins with the id of `<eow>` and ends with that of `<bow>`.
-Its maintainers keep this, because every released model was trained so, and so does this file, the only one that knows.
+The original swaps two marks: a word begins with the id of `<eow>` and ends with the id of `<bow>`. Its maintainers keep
+this, because all released models were trained this way, and so does this file.
 
 Source: ELMoForManyLangs `elmoformanylangs/elmo.py` (`read_list`, `Embedder`), `biLM.py` (`create_one_batch`).
 """
@@ -23,27 +23,27 @@ from .characters import check_max_characters_per_word
 from .complete_files import appearing
 
 BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN, PADDING = "<bos>", "<eos>", "<oov>", "<pad>"
-# As they are used, not as they are called.
+# Swapped, as in the original (see above).
 BEGIN_OF_WORD, END_OF_WORD = "<eow>", "<bow>"
 MARKS = (BEGIN_OF_SENTENCE, END_OF_SENTENCE, UNKNOWN, PADDING, END_OF_WORD, BEGIN_OF_WORD)
-# Rows of characters are int32, and one id more is the size of the table.
+# Character ids are int32, and the size of the table is the largest id + 1.
 LARGEST_ID = 2**31 - 2
 IDEOGRAPHIC_SPACE = "\u3000"
-"""The only whitespace that a dictionary file can hold: a line without another symbol means it."""
+"""The only whitespace that a dictionary file can contain: a line without another symbol stands for it."""
 
 
 class CharacterDictionary:
-    """Symbols and their ids, from 1 on.
+    """Symbols and their ids, which begin at 1.
 
     Args:
-        symbols: a list of symbols, the first of which has id 1, or a mapping from symbols to ids; ids that no symbol
-            has are rows of the table that no character uses. Symbols of several code points, but the marks, are met
-            in no word.
-        where: names the source of the symbols in error messages.
+        symbols: a list of symbols, the first of which has id 1, or a mapping from symbols to ids. Unassigned ids are
+            unused rows of the table. Symbols of several code points, except the marks, never match.
+        where: source of the symbols, for error messages.
 
     Raises:
         TypeError: symbols or ids of another type.
-        ValueError: a symbol listed twice, empty or of whitespace, an id out of range or given twice, a missing mark.
+        ValueError: a symbol that is listed twice, empty or whitespace; an id out of range or used twice; a missing
+            mark.
     """
 
     def __init__(self, symbols: Sequence[str] | Mapping[str, int], where: str = "character_vocabulary") -> None:
@@ -58,12 +58,12 @@ class CharacterDictionary:
             if fault := _fault(symbol):
                 raise ValueError(
                     f"{where}: {symbol!r}, id {number}, {fault}, which no dictionary file can hold (of all whitespace "
-                    f"only {IDEOGRAPHIC_SPACE!r}). Take it out of the dictionary, and its row of the table"
+                    f"only {IDEOGRAPHIC_SPACE!r}). Remove it from the dictionary, and its row from the table"
                 )
             if symbol in ids:
                 raise ValueError(
                     f"{where}: {symbol!r} has the ids {ids[symbol]} and {number}; each symbol can stand only once. "
-                    "Take one out, and its row of the table"
+                    "Remove one, and its row of the table"
                 )
             if not 1 <= number <= LARGEST_ID or number in owners:
                 taken = f"which {owners[number]!r} has already" if number in owners else "0 is for padding words"
@@ -73,17 +73,17 @@ class CharacterDictionary:
         missing = [mark for mark in MARKS if mark not in ids]
         if missing:
             raise ValueError(
-                f"{where}: no entry for {', '.join(missing)}; a dictionary holds {', '.join(MARKS)} beside its "
+                f"{where}: no entry for {', '.join(missing)}; a dictionary needs {', '.join(MARKS)} besides its "
                 "characters. Add the missing ones, with rows of the table"
             )
         self.ids = ids
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CharacterDictionary":
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            ValueError: damaged; the message names the file.
+            ValueError: a damaged file; the message names it.
         """
         try:
             ids = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique_names)
@@ -94,7 +94,7 @@ class CharacterDictionary:
         return cls(ids, str(path))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a JSON object of symbols and ids; it appears under its name only when it is complete."""
+        """Write a JSON object of symbols and ids, atomically."""
         ids = dict(sorted(self.ids.items(), key=lambda item: item[1]))
         text = json.dumps(ids, ensure_ascii=False, indent=0)
         with appearing(path) as aside:
@@ -102,22 +102,22 @@ class CharacterDictionary:
 
     @property
     def num_characters(self) -> int:
-        """Rows of the model's table of characters: the largest id, and 0."""
+        """Number of rows of the model's character table: the largest id + 1."""
         return max(self.ids.values()) + 1
 
     @property
     def dtype(self) -> type[np.signedinteger]:
-        """Of rows of characters: the type of bytes' rows, where the ids fit."""
+        """Dtype of character ids: int16, as for bytes, or int32 if the ids do not fit."""
         return np.int16 if self.num_characters <= np.iinfo(np.int16).max else np.int32
 
     @cached_property
     def _sorted(self) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """The code points that have an id, rising, and their ids."""
+        """The code points with an id, in increasing order, and their ids."""
         pairs = sorted((ord(symbol), number) for symbol, number in self.ids.items() if len(symbol) == 1)
         return np.array([code for code, _ in pairs], np.uint32), np.array([number for _, number in pairs], np.int64)
 
     def find(self, text: str) -> NDArray[np.int64]:
-        """The id of every code point of a text."""
+        """Ids of the code points of a text, int64 of shape (code points,)."""
         codes, ids = self._sorted
         wanted = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         if not len(codes):
@@ -127,7 +127,7 @@ class CharacterDictionary:
 
 
 class DictionarySpelling:
-    """How words become rows by a [`CharacterDictionary`]; beside `ByteSpelling` of `characters`.
+    """Spelling of words by a [`CharacterDictionary`], with the interface of `characters.ByteSpelling`.
 
     Args:
         dictionary: the characters.
@@ -140,11 +140,11 @@ class DictionarySpelling:
         self.dtype = dictionary.dtype
 
     def lookup_form(self, word: str) -> str:
-        """What a vocabulary is asked for: the code points that fit between the marks."""
+        """Key of a word in the vocabulary: the code points that fit between the marks."""
         return word[: self.max_characters_per_word - 2]
 
     def rows(self, words: Sequence[str]) -> NDArray[np.signedinteger]:
-        """(words, max_characters_per_word)."""
+        """Character ids of words, (words, max_characters_per_word) of `dtype`."""
         cut = [self.lookup_form(word) for word in words]
         lengths = np.fromiter(map(len, cut), dtype=np.int64, count=len(cut))
         rows = self._padded(len(cut))
@@ -155,7 +155,7 @@ class DictionarySpelling:
         return rows
 
     def boundary_rows(self) -> NDArray[np.signedinteger]:
-        """The rows of the begin and of the end of a sentence, (2, max_characters_per_word)."""
+        """Character ids of the beginning and the end of a sentence, (2, max_characters_per_word)."""
         ids = self.dictionary.ids
         rows = self._padded(2)
         rows[:, 1] = ids[BEGIN_OF_SENTENCE], ids[END_OF_SENTENCE]
@@ -169,7 +169,7 @@ class DictionarySpelling:
 
 
 def _fault(symbol: str) -> str | None:
-    """What keeps a symbol out of a dictionary."""
+    """Reason why a symbol is not allowed in a dictionary, or `None`."""
     if not symbol:
         return "is empty"
     if symbol.isspace() and symbol != IDEOGRAPHIC_SPACE:
@@ -178,7 +178,7 @@ def _fault(symbol: str) -> str | None:
 
 
 def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Refuse an object of JSON that has a name twice, of which only the last would be kept."""
+    """Build a dict from a JSON object; raise a `ValueError` for a duplicate name, which `json` would overwrite."""
     values = dict(pairs)
     if len(values) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]

@@ -1,4 +1,4 @@
-"""Words to character rows, exactly as the original ELMo programs make them.
+"""Character ids of words, exactly as in the original ELMo programs.
 
 A word is its UTF-8 bytes between a begin-of-word and an end-of-word mark, padded to a fixed length. All ids are the
 originals' ids plus one (bilm-tf `Batcher`, AllenNLP `ELMoCharacterMapper`), so that 0 is free for padding *words*:
@@ -8,8 +8,8 @@ originals' ids plus one (bilm-tf `Batcher`, AllenNLP `ELMoCharacterMapper`), so 
     =====================  =======================================================
     0                      padding of the sequence; a padding word is a row of zeros
     1 ... 256              the bytes 0 ... 255
-    257, 258               the begin and the end of a sentence
-    259, 260               the begin and the end of a word
+    257, 258               the beginning and the end of a sentence
+    259, 260               the beginning and the end of a word
     261                    padding of a word
     =====================  =======================================================
 """
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 NUM_CHARACTERS = 262
 MINIMUM_CHARACTERS_PER_WORD = 3
-# Every word takes a row of so many.
+"""A sentence boundary is a mark, one character and a mark."""
+# Every word takes a row of this length.
 MAXIMUM_CHARACTERS_PER_WORD = 10_000
-"""A mark, one character and a mark: less cannot hold a sentence boundary."""
 
 BYTE_OFFSET = 1
 BEGIN_OF_SENTENCE = 257
@@ -36,7 +36,7 @@ CharacterIds = NDArray[np.int16]
 
 
 def check_max_characters_per_word(max_characters_per_word: int) -> int:
-    """Return the length of a row, or raise a `ValueError` where it is not an integer of at least 3."""
+    """Return the length of a row; raise a `ValueError` unless it is an integer in the allowed range."""
     if (
         isinstance(max_characters_per_word, bool)
         or not isinstance(max_characters_per_word, int)
@@ -51,18 +51,18 @@ def check_max_characters_per_word(max_characters_per_word: int) -> int:
 
 
 def check_tokens_to_add(tokens_to_add: Mapping[str, int]) -> dict[str, int]:
-    """Return words with a character of their own, or raise a `ValueError` for one outside of the originals' table."""
+    """Return `tokens_to_add` as a dict; raise a `ValueError` for a character outside the originals' table."""
     for word, character in tokens_to_add.items():
         if isinstance(character, bool) or not isinstance(character, int) or not 0 <= character < NUM_CHARACTERS - 1:
             raise ValueError(
-                f"tokens_to_add has {character!r} for {word!r}: expected a character from 0 to {NUM_CHARACTERS - 2}; 1 "
-                "to 31 are bytes that text does not use"
+                f"tokens_to_add has {character!r} for {word!r}: expected a character from 0 to {NUM_CHARACTERS - 2}; "
+                "choose from 1 to 31, bytes that do not occur in text"
             )
     return dict(tokens_to_add)
 
 
 def character_ids_of_words(words: Sequence[str], max_characters_per_word: int) -> CharacterIds:
-    """The rows of many words at once, int16 of shape (words, max_characters_per_word)."""
+    """Character ids of words, int16 of shape (words, max_characters_per_word)."""
     width = max_characters_per_word - 2
     encoded = [word.encode("utf-8", "ignore")[:width] for word in words]
     lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
@@ -76,7 +76,7 @@ def character_ids_of_words(words: Sequence[str], max_characters_per_word: int) -
 
 
 def character_ids_of_boundaries(max_characters_per_word: int) -> CharacterIds:
-    """The rows of the begin and of the end of a sentence, int16 of shape (2, max_characters_per_word)."""
+    """Character ids of the beginning and the end of a sentence, int16 of shape (2, max_characters_per_word)."""
     rows = np.full((2, max_characters_per_word), WORD_PADDING, dtype=np.int16)
     rows[:, 0] = BEGIN_OF_WORD
     rows[:, 1] = BEGIN_OF_SENTENCE, END_OF_SENTENCE
@@ -85,11 +85,11 @@ def character_ids_of_boundaries(max_characters_per_word: int) -> CharacterIds:
 
 
 class ByteSpelling:
-    """How words become rows of bytes; `character_dictionary` has the other way.
+    """Spelling of words by their bytes (see `character_dictionary` for code points).
 
     Args:
         max_characters_per_word: length of a row, both marks included.
-        tokens_to_add: words that have a character of their own in place of their bytes (AllenNLP's option).
+        tokens_to_add: words spelled by a single character id in place of their bytes (AllenNLP's option).
     """
 
     dtype = np.int16
@@ -99,11 +99,11 @@ class ByteSpelling:
         self.tokens_to_add = check_tokens_to_add(tokens_to_add or {})
 
     def lookup_form(self, word: str) -> str:
-        """What a vocabulary is asked for: the word, however long it is."""
+        """Key of a word in the vocabulary: the whole word, however long."""
         return word
 
     def rows(self, words: Sequence[str]) -> CharacterIds:
-        """(words, max_characters_per_word)."""
+        """Character ids of words, int16 of shape (words, max_characters_per_word)."""
         rows = character_ids_of_words(words, self.max_characters_per_word)
         for place, word in enumerate(words) if self.tokens_to_add else ():
             if word in self.tokens_to_add:
@@ -112,5 +112,5 @@ class ByteSpelling:
         return rows
 
     def boundary_rows(self) -> CharacterIds:
-        """The rows of the begin and of the end of a sentence, (2, max_characters_per_word)."""
+        """Character ids of the beginning and the end of a sentence, int16 of shape (2, max_characters_per_word)."""
         return character_ids_of_boundaries(self.max_characters_per_word)

@@ -1,18 +1,18 @@
-"""Words to the code points that a task's own character CNN reads, all of a sentence in one row.
+"""Code point ids for the character CNN of a task model, all words of a sentence in one row.
 
-A word is all its code points, with no marks, no limit and case kept, and 1 behind them; boundaries of sentences are
-words without any. So one row holds a sentence however long its words are, and padding may stand on either side:
+A word is the ids of all its code points, case-sensitive and without marks or a limit, followed by 1. Sentence
+boundaries are words without code points. Padding may be on either side:
 
     =========  ==================================================
     id         meaning
     =========  ==================================================
     0          padding of the row
     1          the end of a word
-    2          a code point that the set lacks
+    2          a code point that is not in the set
     3, ...     the code points of the set
     =========  ==================================================
 
-Source: AllenNLP's `characters` indexer with its `token_characters` vocabulary; here ids are one more.
+Source: AllenNLP's `characters` indexer with its `token_characters` vocabulary, whose ids are one less.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,13 +24,14 @@ PADDING, END_OF_WORD, UNKNOWN, FIRST = range(4)
 
 
 class CodePoints:
-    """The code points that have an id.
+    """Code points and their ids.
 
     Args:
-        symbols: texts of one code point, in the order of their ids.
+        symbols: strings of one code point each, in the order of their ids.
 
     Raises:
-        TypeError, ValueError: another value, a lone surrogate, or a symbol listed twice.
+        TypeError: not a list of strings.
+        ValueError: a string of another length, a lone surrogate, or a symbol listed twice.
     """
 
     def __init__(self, symbols: Sequence[str]) -> None:
@@ -45,16 +46,16 @@ class CodePoints:
 
     @property
     def num_code_points(self) -> int:
-        """Rows of the model's table (`ElmoConfig.num_task_characters`): those of ids 1 and more."""
+        """Number of rows of the model's table (`ElmoConfig.num_task_characters`), which excludes id 0."""
         return len(self.ids) + FIRST - 1
 
     def spell(self, word: str) -> list[int]:
-        """The ids of a word, its end included."""
+        """Ids of a word's code points, its end included."""
         return [*(self.ids.get(symbol, UNKNOWN) for symbol in word), END_OF_WORD]
 
 
 def padded(rows: Iterable[Sequence[int]], side: str) -> NDArray[np.int64]:
-    """Rows of ids as one array (batch, characters of the longest), zeros on `side`."""
+    """Pad rows of ids with zeros on `side`: int64 of shape (batch, length of the longest row)."""
     arrays = [np.asarray(row, dtype=np.int64) for row in rows]
     longest = max(map(len, arrays), default=0)
     result = np.full((len(arrays), longest), PADDING, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writing of files."""
 
 import errno
 import glob
@@ -11,19 +11,19 @@ from pathlib import Path
 
 @contextmanager
 def appearing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path to write to, in the folder of `path`; when the block ends, the file written there becomes `path`.
+    """Context manager that yields a temporary path in the folder of `path`, and renames it to `path` at the end.
 
-    After an error, or a crash at any moment, `path` is what it was before: the new file reaches the disk before it
-    takes its name. What a process that is gone has left half-written beside `path` is removed.
+    After an error or a crash at any moment, `path` is unchanged: the new file is synchronized to disk before it is
+    renamed. Temporary files of processes that no longer run are removed.
 
     Raises:
-        OSError: the file cannot be written or moved. Of a full disk, the message says so and what is unharmed.
+        OSError: writing or renaming failed; for a full disk, the message says so.
     """
     path = Path(path)
     remove_leftovers(path)
     aside = path_aside(path)
     try:
-        with full_disk_told(path):
+        with full_disk_named(path):
             yield aside
             with aside.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -34,19 +34,19 @@ def appearing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def path_aside(path: Path) -> Path:
-    """Where this process writes what is to become `path`: `.NAME.PID.writing` beside it."""
+    """Temporary path of this process for `path`: `.NAME.PID.writing` in the same folder."""
     return path.with_name(f".{path.name}.{os.getpid()}.writing")
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what processes that are gone have left at their `path_aside` of `path`."""
+    """Remove the temporary files for `path` of processes that no longer run."""
     for leftover in leftovers(path, "writing"):
         with suppress(OSError):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def leftovers(path: Path, ending: str) -> Iterator[Path]:
-    """What processes that are gone have left beside `path`, named `.NAME.PID.` and the ending."""
+    """Yield the files `.NAME.PID.ENDING` next to `path` whose processes no longer run."""
     for found in path.parent.glob(f".{glob.escape(path.name)}.*.{ending}"):
         process = found.name.removeprefix(f".{path.name}.").removesuffix(f".{ending}")
         if process.isdecimal() and not _is_running(int(process)):
@@ -54,7 +54,7 @@ def leftovers(path: Path, ending: str) -> Iterator[Path]:
 
 
 def _is_running(process: int) -> bool:
-    if os.name != "posix":  # elsewhere asking ends it
+    if os.name != "posix":  # on Windows, os.kill would end the process
         return True
     try:
         os.kill(process, 0)
@@ -66,11 +66,11 @@ def _is_running(process: int) -> bool:
 
 
 @contextmanager
-def full_disk_told(path: Path) -> Iterator[None]:
-    """Context in which a full disk is told of plainly, however the library that wrote calls it.
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Context manager that converts any library's error for a full disk to an `OSError` with a clear message.
 
     Raises:
-        OSError: with the error's number, naming `path` and what is unharmed.
+        OSError: with the error's number; the message names `path`.
     """
     try:
         yield
@@ -78,12 +78,12 @@ def full_disk_told(path: Path) -> Iterator[None]:
         full = [errno.ENOSPC, errno.EDQUOT, errno.EFBIG]
         found = error.errno if isinstance(error, OSError) and error.errno in full else None
         if found is None:
-            # Written in Rust and C++, libraries raise types of their own with the system's words.
+            # Libraries written in Rust and C++ raise other types, but with the system's text.
             found = next((number for number in full if os.strerror(number) in str(error)), None)
         if found is None:
             raise
         raise OSError(
             found,
-            f"{path} cannot be written: {os.strerror(found)}. What stood there before is unharmed, and nothing "
-            "half-written is left. Make room, or choose another place, and try again",
+            f"{path} cannot be written: {os.strerror(found)}. An existing file there is unchanged, and no incomplete "
+            "file is left. Free disk space or choose another folder, and try again",
         ) from error

@@ -1,8 +1,8 @@
-"""Sentences of words to ids, rows of characters, and the `tokenizers` library's `Encoding` objects.
+"""Encoding of batches of words: word ids, character ids, and the `tokenizers` library's `Encoding` objects.
 
-Ids and characters are made for a whole batch at once: each distinct word is looked up and spelled out once, a sentence
-is a list of numbers of such words, and the rest is indexing. The `Encoding` objects, which answer `word_ids()`,
-`char_to_token()` and so on, cost several times as much and are mostly not asked for: they are made when they are.
+A whole batch is encoded at once: each distinct word is looked up and spelled once, a sentence is a list of indices of
+distinct words, and the rest is array indexing. `Encoding` objects, which provide `word_ids()`, `char_to_token()` and so
+on, take several times as long and are rarely used, so they are created on first access.
 """
 
 import json
@@ -22,18 +22,18 @@ from .characters import ByteSpelling
 
 Spelling = ByteSpelling | DictionarySpelling
 
-# The first rows of a lexicon are no words of the text.
+# Numbers of a lexicon that stand for no word of the text, and the first that does.
 PADDING, BEGIN_OF_SENTENCE, END_OF_SENTENCE, FIRST_WORD = range(4)
 
 NO_TOKEN, NO_TOKEN_ID = "\0", -1
-"""In place of a boundary that a tokenizer does without: no word holds a NUL, and no word has the id."""
+"""Placeholder of a boundary that a tokenizer does not have: no word contains NUL, and no word has this id."""
 
 
 class ElmoEncoding(BatchEncoding):
-    """A `BatchEncoding` that can be compared, though it holds arrays: equal names and values are equal encodings.
+    """A `BatchEncoding` with arrays that supports `==`: equal names and values are equal encodings.
 
-    It cannot be written as JSON, as those of other tokenizers can: `character_ids` are arrays, and lists of them take
-    several times as long to make as all the rest. `encoding["character_ids"].tolist()` makes one.
+    Unlike other tokenizers' encodings, it cannot be serialized to JSON: `character_ids` are arrays, because lists would
+    take several times as long as everything else. Convert them with `encoding["character_ids"].tolist()`.
     """
 
     def __eq__(self, other: object) -> bool:
@@ -41,11 +41,11 @@ class ElmoEncoding(BatchEncoding):
             return False
         return all(_equal(value, other[name]) for name, value in self.items())
 
-    __hash__ = None  # type: ignore[assignment]  # as for every mapping that can change
+    __hash__ = None  # type: ignore[assignment]  # mutable
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether two values of an encoding are the same: lists, arrays, lists of arrays, tensors."""
+    """True if two values of an encoding are equal: lists, arrays, lists of arrays, or tensors."""
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_equal, one, other))
     if hasattr(one, "shape") or hasattr(other, "shape"):
@@ -58,7 +58,7 @@ class Sentence(NamedTuple):
 
     Attributes:
         words: the words.
-        find_spans: finds their (start, end) in the text they come from; None where the words were given.
+        find_spans: returns their (start, end) offsets in the text; `None` if the input was split into words.
     """
 
     words: Sequence[str]
@@ -66,7 +66,7 @@ class Sentence(NamedTuple):
 
 
 class SpecialTokens(NamedTuple):
-    """What a lexicon must know about the special tokens."""
+    """Special tokens and their ids, as needed by a lexicon."""
 
     pad: str
     pad_id: int
@@ -79,19 +79,19 @@ class SpecialTokens(NamedTuple):
 
 
 class Lexicon:
-    """The distinct words of a batch, numbered: word ids and rows of characters by number.
+    """Numbered distinct words of a batch, with their word ids and character ids.
 
     Numbers 0, 1 and 2 are the padding word and the two sentence boundaries.
 
     Args:
         sentences: the words of the batch.
-        special_tokens: texts and ids of the special tokens.
-        find: the id of a word, None for an unknown one.
-        special_boundary_words: give boundary tokens that stand in the text the characters of the boundary.
-        spelling: makes words into rows of characters.
+        special_tokens: the special tokens and their ids.
+        find: returns the id of a word, `None` for an unknown one.
+        special_boundary_words: spell boundary tokens that occur in the text as boundaries.
+        spelling: converts words to character ids.
 
     Raises:
-        TypeError: for a word that is no `str`.
+        TypeError: a word that is not a `str`.
     """
 
     def __init__(
@@ -106,12 +106,12 @@ class Lexicon:
         self._special_boundary_words = special_boundary_words
         self._spelling = spelling
         self._numbers: dict[str, int] = {}
-        # Words that are looked up as a boundary.
+        # Words with the same lookup form as a boundary token.
         self._numbers_of_form: dict[str, list[int]] = {special_tokens.begin: [], special_tokens.end: []}
         self._ids = [special_tokens.pad_id, special_tokens.begin_id, special_tokens.end_id]
         try:
             words = dict.fromkeys(chain.from_iterable(sentences))
-        except TypeError as error:  # something unhashable, hence no str
+        except TypeError as error:  # unhashable, so not a str
             raise TypeError(f"expected words of type str ({error}); a batch is a list of lists of words") from error
         for word in words:
             if not isinstance(word, str):
@@ -131,11 +131,11 @@ class Lexicon:
         self._ids.append(word_id)
 
     def numbers(self, words: Sequence[str]) -> list[int]:
-        """The number of each word."""
+        """Numbers of words of the batch."""
         return list(map(self._numbers.__getitem__, words))
 
     def number_of_special_token(self, token_id: int, token: str) -> int:
-        """The number of a token put in by a template: a boundary, or else a word like any other."""
+        """Number of a token that a template inserts: that of a boundary, or else of a word."""
         if token_id == self._special_tokens.begin_id:
             return BEGIN_OF_SENTENCE
         if token_id == self._special_tokens.end_id:
@@ -145,11 +145,11 @@ class Lexicon:
         return self._numbers[token]
 
     def word_ids(self) -> NDArray[np.int64]:
-        """The word id of every number, int64 of shape (numbers,)."""
+        """Word ids by number, int64 of shape (numbers,)."""
         return np.array(self._ids, dtype=np.int64)
 
     def character_ids(self) -> NDArray[np.signedinteger]:
-        """The characters of every number, (numbers, max_characters_per_word) of the spelling; zeros for padding."""
+        """Character ids by number, (numbers, max_characters_per_word) in the spelling's dtype; zeros for padding."""
         spelling = self._spelling
         rows = np.zeros((len(self._ids), spelling.max_characters_per_word), dtype=spelling.dtype)
         boundaries = spelling.boundary_rows()
@@ -161,13 +161,13 @@ class Lexicon:
         return rows
 
     def spelled(self, spell: Callable[[str], list[int]]) -> list[list[int]]:
-        """What `spell` makes of the word of every number; of an empty word at boundaries, nothing at padding."""
+        """Apply `spell` to the word of every number; boundaries are empty words, padding is an empty list."""
         return [[], spell(""), spell(""), *map(spell, self._numbers)]
 
     def encoding(self, sentence: Sentence) -> Encoding:
-        """What `Tokenizer.encode` would return for a sentence before truncation and template.
+        """The `Encoding` of a sentence, as `Tokenizer.encode` would return it before truncation and post-processing.
 
-        Its tokens are the words as they were typed, also where they are unknown.
+        Its tokens are the original words, also unknown ones.
         """
         words, find_spans = sentence
         count = len(words)
@@ -183,41 +183,42 @@ class Lexicon:
             "sequence_ranges": {},
         }
         encoding = Encoding()
-        # The pickled form is the only way to make one from its parts.
+        # The library has no constructor; unpickling is the only way.
         encoding.__setstate__(json.dumps(state).encode())
         return encoding
 
 
 class Template:
-    """What surrounds the sentences of a sample: the special tokens of a post-processor, or nothing.
+    """Special tokens around the sentences of a sample, as a post-processor of the `tokenizers` library adds them.
 
     Args:
-        post_processor: the library's template; kept as it is now, whatever the tokenizer's becomes later.
+        post_processor: the post-processor. It is copied: later changes to the tokenizer's have no effect.
         add_special_tokens: whether to apply it.
     """
 
     def __init__(self, post_processor: PostProcessor | None, add_special_tokens: bool) -> None:
-        self._processor = Tokenizer(WordLevel())  # only ever post-processes, hence needs no words
+        self._processor = Tokenizer(WordLevel())  # only post-processes, so its vocabulary is empty
         if post_processor is not None:
             self._processor.post_processor = post_processor
         self._add_special_tokens = add_special_tokens
         self._layouts: dict[int, list[int | tuple[int]]] = {}
 
     def apply(self, parts: Sequence[Encoding]) -> Encoding:
-        """One encoding of a sample's one or two sentences with the special tokens around them."""
+        """Join the encodings of a sample's one or two sentences and add special tokens."""
         first, second = (*parts, None)[:2]
         return self._processor.post_process(first, second, self._add_special_tokens)  # type: ignore[arg-type]
 
     def count_added(self, sentences: int) -> int:
-        """How many special tokens a sample of one or two sentences gets."""
+        """Number of special tokens added to a sample of one or two sentences."""
         return self._processor.num_special_tokens_to_add(sentences == 2) if self._add_special_tokens else 0
 
     def arrange(self, values: Sequence[list[int]], lexicon: Lexicon, fill: int | None = None) -> list[int]:
-        """What a sample that is not truncated becomes, from the values of its sentences' words.
+        """Join the values of a sample's sentences and insert those of special tokens; for samples without truncation.
 
         Args:
-            values: of each sentence, the words' numbers, or other integers.
-            fill: at special tokens; by default these have their numbers.
+            values: for each sentence, one integer per word, for instance its number.
+            lexicon: gives the numbers of special tokens.
+            fill: value at special tokens; by default their numbers.
         """
         arranged: list[int] = []
         for piece in self._layout(len(values), lexicon):
@@ -225,9 +226,9 @@ class Template:
         return arranged
 
     def _layout(self, count: int, lexicon: Lexicon) -> list[int | tuple[int]]:
-        """What a sample of `count` sentences becomes: each piece the index of a sentence, or (number,) of a token."""
+        """Layout of a sample of `count` sentences: each item is the index of a sentence, or (number,) of a token."""
         if count not in self._layouts:
-            # Found by looking at what becomes of sentences of one word: (number,) of a special token, or a sentence.
+            # Found by post-processing sentences of one word each.
             probe = Encoding()
             probe.__setstate__(json.dumps({**json.loads(probe.__getstate__()), **_ONE_WORD}).encode())
             sample = self.apply([probe] * count)
@@ -254,7 +255,7 @@ _ONE_WORD = {
 def values_of_encoding(
     encoding: Encoding, values: Sequence[list[int]], lexicon: Lexicon, fill: int | None = None
 ) -> list[int]:
-    """As `Template.arrange`, of the tokens of any encoding, truncated or overflowing."""
+    """Values of the tokens of an encoding, which may be truncated or overflowing; arguments as `Template.arrange`."""
 
     def of_special(token_id: int, token: str) -> int:
         return lexicon.number_of_special_token(token_id, token) if fill is None else fill
@@ -268,7 +269,7 @@ def values_of_encoding(
 
 
 class LazyEncodings(Sequence[Encoding]):
-    """Encodings, each made when it is first asked for. Pickles and copies as the list it stands for."""
+    """Sequence of encodings that are created on first access. Pickled and copied as a list."""
 
     def __init__(self, items: Iterable[Encoding | Callable[[], Encoding]]) -> None:
         self._items = list(items)
@@ -296,21 +297,21 @@ class LazyEncodings(Sequence[Encoding]):
 
 
 def truncate(parts: Sequence[Encoding], room: int, max_length: int, stride: int, strategy: str, side: str) -> None:
-    """Cut one or two encodings in place to `room` tokens together, as the `tokenizers` library does.
+    """Truncate one or two encodings in place to `room` tokens in total, as the `tokenizers` library does.
 
-    What is cut off goes to `overflowing`, in pieces that share `stride` tokens with their neighbour. The library's own
-    truncation is a state of the tokenizer; this one is not, and its errors can be understood.
+    The rest goes to `overflowing`, in chunks that overlap by `stride` tokens. Unlike the library's truncation, it does
+    not set a state of the tokenizer, and its errors name the arguments.
 
     Args:
         parts: the sentences of one sample.
-        room: tokens to keep, special tokens not counted.
-        max_length: the same with the special tokens; for messages.
-        stride: tokens that neighbouring pieces share.
+        room: number of tokens to keep, without special tokens.
+        max_length: the same with special tokens, for messages.
+        stride: overlap of consecutive chunks in tokens.
         strategy: "longest_first", "only_first" or "only_second".
-        side: "right" or "left", where tokens are cut off.
+        side: "right" or "left", the side that is truncated.
 
     Raises:
-        ValueError: where the sentence to cut is too short for what must go, or for the stride.
+        ValueError: the sentence to truncate is too short, or `stride` is too large.
     """
     lengths = [len(part) for part in parts]
     if room < 0:
@@ -322,7 +323,7 @@ def truncate(parts: Sequence[Encoding], room: int, max_length: int, stride: int,
     if excess <= 0:
         return
     if len(parts) == 2 and strategy == "longest_first":
-        # The longer one alone is cut while that is enough, down to the length of the other; then both.
+        # The longer one is truncated first, down to the length of the other; then both equally.
         shorter = min(*lengths, room // 2)
         targets = [shorter, room - shorter] if lengths[0] <= lengths[1] else [room - shorter, shorter]
     else:
@@ -332,7 +333,7 @@ def truncate(parts: Sequence[Encoding], room: int, max_length: int, stride: int,
         if len(parts) == 2 and lengths[cut] <= excess:
             raise ValueError(
                 f"max_length is {max_length}: {excess} words are too many, but the sequence to cut has only "
-                f"{lengths[cut]}; pass a larger max_length or truncation='longest_first'"
+                f"{lengths[cut]} words; pass a larger max_length or truncation='longest_first'"
             )
         targets = list(lengths)
         targets[cut] -= excess
@@ -347,5 +348,5 @@ def truncate(parts: Sequence[Encoding], room: int, max_length: int, stride: int,
 
 
 def without_surrogates(word: str) -> str:
-    """The word without lone surrogates, which have no UTF-8 form, just as its characters leave them out."""
+    """Remove lone surrogates, which cannot be encoded in UTF-8; character ids skip them too."""
     return word if word.isascii() else word.encode("utf-8", "ignore").decode()

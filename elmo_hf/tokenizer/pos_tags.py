@@ -1,17 +1,17 @@
-"""Parts of speech beside the words of a sentence: names to ids."""
+"""POS tags and their ids."""
 
 from collections.abc import Sequence
 
 NO_TAG = 0
-"""Boundaries, padding, and words without a tag."""
+"""Id at boundaries, padding, and words without a tag."""
 
 
 class PosTags:
-    """A set of tags; the first has id 1.
+    """A set of POS tags, whose ids begin at 1.
 
     Raises:
-        TypeError: a tag that is no str, or not a list of them.
-        ValueError: no tag, an empty one, or one listed twice.
+        TypeError: not a list of strings.
+        ValueError: no tags, an empty tag, or a tag listed twice.
     """
 
     def __init__(self, tags: Sequence[str]) -> None:
@@ -25,10 +25,10 @@ class PosTags:
             raise ValueError(f"pos_tag_set lists {twice!r} twice; ids follow its order, so each tag stands once")
 
     def ids_of(self, tags: Sequence[str | None], words: Sequence[str]) -> list[int]:
-        """The id of every word's tag, `NO_TAG` for `None`.
+        """Ids of the words' tags, `NO_TAG` for `None`.
 
         Raises:
-            ValueError: another number of tags than of words, or a tag outside the set.
+            ValueError: the numbers of tags and words differ, or a tag is not in the set.
         """
         if len(tags) != len(words):
             raise ValueError(
@@ -38,6 +38,6 @@ class PosTags:
             return [NO_TAG if tag is None else self.ids[tag] for tag in tags]
         except KeyError as error:
             raise ValueError(
-                f"the tag {error.args[0]!r} is none of pos_tag_set: {', '.join(self.ids)}; give the tags that the "
-                "model was trained with, or None for a word without one"
+                f"the tag {error.args[0]!r} is none of pos_tag_set: {', '.join(self.ids)}; use the tags that the model "
+                "was trained with, or None for a word without a tag"
             ) from None

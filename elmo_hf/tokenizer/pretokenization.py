@@ -1,12 +1,12 @@
-"""Raw text to words: the Penn-Treebank-like rules and the whitespace rule.
+"""Pre-tokenization of raw text: a Penn-Treebank-like rule and a whitespace rule.
 
-The published models read Penn-Treebank/Moses-style tokens ("do n't", punctuation apart). Each rule here is one regular
-expression that *finds* the words; whatever it skips is whitespace. Nothing is rewritten: a word is a span of the text,
-so quotes stay as they were typed and every word keeps its character offsets.
+The published models read Penn-Treebank/Moses-style tokens ("do n't", separate punctuation). Each rule is one regular
+expression that *matches* the words; everything between matches is whitespace. Text is not rewritten: a word is a span
+of the text, so quotes are kept and every word has character offsets.
 
-The expressions use only what Python's `re` and the `tokenizers` library's engine understand alike, and spell out their
-character classes instead of relying on `\\w` and `\\s`, on whose members the two disagree. So the same expression
-splits the words here and in the `tokenizer.json` of a saved tokenizer.
+The expressions use only syntax that Python's `re` and the regex engine of the `tokenizers` library share. They spell
+out character classes, because the two engines define `\\w` and `\\s` differently. So the same expression is used here
+and in the `tokenizer.json` of a saved tokenizer.
 """
 
 import re
@@ -16,11 +16,11 @@ from tokenizers import AddedToken, Regex, normalizers
 from tokenizers.normalizers import Normalizer, Replace
 from tokenizers.pre_tokenizers import PreTokenizer, Split
 
-# What Python's str.split() takes for whitespace: the originals read their corpora with it.
+# Whitespace of Python's str.split(), by which the originals read their corpora.
 _SPACE = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
-# Punctuation and symbols by block. Joiners, marks of direction, soft hyphens and variation selectors are left out:
-# they belong to the word or the emoji they stand in. So does the underscore.
+# Punctuation and symbols by block, without joiners, direction marks, soft hyphens, variation selectors and the
+# underscore, which belong to the word or emoji that contains them.
 _PUNCTUATION = "".join(
     (
         r"!-/:-@\[-\^`{-~",  # ASCII
@@ -42,11 +42,11 @@ _WORD_END = f"(?!-?{_W})"
 _APOSTROPHE = "['\u2019]"
 
 _CLITIC = f"(?:[sS]|[mM]|[dD]|[tT]|[rR][eE]|[vV][eE]|[lL][lL]){_WORD_END}"
-# What holds a word together from within: well-known, example.com, AT&T, O'Neill, and in numbers 1,000 10:30 3/4.
+# Punctuation inside a word: well-known, example.com, AT&T, O'Neill, and in numbers 1,000 10:30 3/4.
 _JOINT = f"(?:[-.&]|{_APOSTROPHE}(?!{_CLITIC})|(?<=[0-9])[,:/](?=[0-9]))"
 _WORD = f"{_W}+(?:{_JOINT}{_W}+)*"
 
-# Stops only before what is not a trailing mark, so that "(see http://a.b/c)." leaves its ")." outside.
+# Does not end with punctuation, so that "(see http://a.b/c)." excludes its ").".
 _LINK_BODY = f'[^{_SPACE}<>"]*[^{_SPACE}<>"\'.,;:!?)\\]}}\u00bb\u2019\u201d\u2026]'
 
 _ABBREVIATIONS = (
@@ -61,17 +61,17 @@ _NUMBERED = "[Nn]os?|Art|[Ff]igs?|[Vv]ol|[Pp]p?|[Oo]p|[Ss]ec|[Cc]h|[Ee]q"
 _EMOJI_MARK = "[\ufe0e\ufe0f\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]"
 _EMOJI = f"[\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]{_EMOJI_MARK}*"
 
-# The first alternative that matches wins. Cheap and common ones come first where order does not change the answer.
+# The first alternative that matches wins. Where the order does not matter, fast and common alternatives come first.
 _PENN_TREEBANK_WORDS = "|".join(
     (
-        f"[{_PUNCTUATION}]{_END}",  # most marks, of text that is tokenized already
+        f"[{_PUNCTUATION}]{_END}",  # most punctuation of tokenized text
         # The first half of a contraction without an apostrophe: can|not, gon|na, wan|na, got|ta, gim|me, lem|me.
         f"(?:[cC][aA][nN](?=[nN][oO][tT]{_WORD_END})|(?:[gG][oO]|[wW][aA])[nN](?=[nN][aA]{_WORD_END})"
         f"|[gG][oO][tT](?=[tT][aA]{_WORD_END})|(?:[gG][iI]|[lL][eE])[mM](?=[mM][eE]{_WORD_END}))",
         f"[nN]{_APOSTROPHE}[tT]{_WORD_END}",  # n't
         f"[A-Za-z]+{_END}",  # most words
         f"(?:(?:[hH][tT][tT][pP][sS]?|[fF][tT][pP])://|[wW][wW][wW]\\.){_LINK_BODY}",
-        # E-mail addresses. The bound keeps a long a+a+a+... from being scanned anew at each of its words.
+        # E-mail addresses. The bound avoids quadratic time on a long a+a+a+...
         f"[A-Za-z0-9_]+(?:[.+-][A-Za-z0-9_]+){{0,8}}@[A-Za-z0-9-]+(?:\\.[A-Za-z0-9-]+)+{_WORD_END}",
         f"(?:{_ABBREVIATIONS})\\.",
         f"(?:{_NUMBERED})\\.(?=[{_SPACE}]?[0-9])",
@@ -88,11 +88,11 @@ _PENN_TREEBANK_WORDS = "|".join(
         "[\U0001f1e6-\U0001f1ff]{2}",  # flags
         f"{_EMOJI}(?:\u200d{_EMOJI})*",
         r"\.{2,}|-{2,}|={2,}|\*{2,}|~{2,}|#{2,}|``|''",
-        f"{_NOT_SPACE}[\u0300-\u036f\u20d0-\u20ff\ufe00-\ufe0f]*",  # any other mark, with what sits on it
+        f"{_NOT_SPACE}[\u0300-\u036f\u20d0-\u20ff\ufe00-\ufe0f]*",  # any other character with its combining marks
     )
 )
 
-# The guard halves the time: between words no alternative is tried.
+# The lookahead halves the time: no alternative is tried at whitespace.
 _PENN_TREEBANK = f"(?={_NOT_SPACE})(?:{_PENN_TREEBANK_WORDS})"
 
 _EXPRESSIONS = {"ptb": _PENN_TREEBANK, "whitespace": f"{_NOT_SPACE}+"}
@@ -102,7 +102,7 @@ PRE_TOKENIZATIONS = tuple(_EXPRESSIONS)
 
 
 def check_pre_tokenization(pre_tokenization: str) -> str:
-    """Return the name of a rule, or raise a `ValueError` that lists the rules there are."""
+    """Return the name of a rule; raise a `ValueError` listing the rules if it is unknown."""
     if pre_tokenization not in PRE_TOKENIZATIONS:
         raise ValueError(
             f"pre_tokenization is {pre_tokenization!r}; expected 'ptb' (Penn-Treebank-like, for raw text) "
@@ -112,13 +112,16 @@ def check_pre_tokenization(pre_tokenization: str) -> str:
 
 
 class CharacterReplacements:
-    """Spells characters of raw text otherwise: wherever they stand, or alone if a spelling has several characters.
+    """Replacement of single characters in raw text.
+
+    A single-character replacement is applied everywhere; a longer one only to words that consist of the character,
+    because it would change character offsets.
 
     Args:
-        spellings: of single characters.
+        spellings: character -> replacement.
 
     Raises:
-        ValueError: a key that is no single character, or a spelling that is empty or has whitespace.
+        ValueError: a key that is not a single character, or a replacement that is empty or contains whitespace.
     """
 
     def __init__(self, spellings: Mapping[str, str]) -> None:
@@ -133,26 +136,26 @@ class CharacterReplacements:
         self._alone = {key: value for key, value in self.spellings.items() if len(value) > 1}
 
     def in_text(self, text: str) -> str:
-        """A text of the same length, to be split into words."""
+        """Apply the single-character replacements; the text keeps its length."""
         return text.translate(self._anywhere) if self._anywhere and not text.isascii() else text
 
     def of_words(self, words: list[str]) -> list[str]:
-        """The words of such a text as they are read."""
+        """Apply the longer replacements to words that consist of the character."""
         return [self._alone.get(word, word) for word in words] if self._alone else words
 
     def backend_normalizer(self) -> Normalizer | None:
-        """The same for the `tokenizers` library; `None` where there is nothing to spell otherwise."""
+        """The same replacements as a normalizer of the `tokenizers` library; `None` without any."""
         rules: list[Normalizer] = [Replace(*pair) for pair in self.spellings.items()]
         return normalizers.Sequence(rules) if rules else None
 
 
 def split_words(text: str, pre_tokenization: str) -> list[str]:
-    """The words of `text` in order; `pre_tokenization` is "ptb" or "whitespace". Faster than their spans."""
+    """Split `text` into words by "ptb" or "whitespace". Faster than `word_spans`."""
     return text.split() if pre_tokenization == "whitespace" else _COMPILED[pre_tokenization].findall(text)
 
 
 def word_spans(text: str, pre_tokenization: str) -> list[tuple[int, int]]:
-    """The words of `text` as (start, end) character offsets."""
+    """(start, end) character offsets of the words of `text`."""
     return list(map(re.Match.span, _COMPILED[pre_tokenization].finditer(text)))
 
 
@@ -162,9 +165,9 @@ def backend_pre_tokenizer(pre_tokenization: str) -> PreTokenizer:
 
 
 def added_token_expression(tokens: Iterable[AddedToken]) -> re.Pattern[str] | None:
-    """What finds the tokens a user has added wherever they stand in a text, the longest first; None without any.
+    """Regular expression that matches added tokens anywhere in a text, longest first; `None` without tokens.
 
-    `single_word`, `lstrip` and `rstrip` have the `tokenizers` library's meaning.
+    `single_word`, `lstrip` and `rstrip` have the same meaning as in the `tokenizers` library.
     """
     alternatives = []
     for token in sorted(tokens, key=lambda token: -len(token.content)):

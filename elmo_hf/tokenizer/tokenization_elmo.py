@@ -1,11 +1,11 @@
-"""ElmoTokenizer: words to ids in the language model's vocabulary, offsets, and rows of characters.
+"""ElmoTokenizer: word ids in the language model's vocabulary, offsets, and character ids.
 
-A model reads a word by its characters, so `character_ids` (words x characters) stand beside the usual `input_ids` and
-`attention_mask`, which stay two-dimensional and let collators, pipelines and `datasets` work unmodified.
+A model reads a word by its characters, so `character_ids` (words, characters) are returned in addition to the usual
+`input_ids` and `attention_mask`, which remain two-dimensional and work with collators, pipelines and `datasets`.
 
-Words are found and looked up here, whole, rather than by the `tokenizers` library, which would split given words again
-and cut special tokens out of the middle of them. The library still holds the vocabulary, the template that puts the
-sentence boundaries around a sentence, and the `Encoding` objects that answer `word_ids()`, `char_to_token()` and so on.
+Words are split and looked up here instead of by the `tokenizers` library, which would split given words again and match
+special tokens inside them. The library still holds the vocabulary, adds the sentence boundaries, and provides the
+`Encoding` objects with `word_ids()`, `char_to_token()` and so on.
 """
 
 import json
@@ -72,74 +72,76 @@ VOCAB_FILES_NAMES = {
     "character_vocabulary_file": CHARACTER_VOCABULARY,
 }
 
-# The backend is a WordPiece model without pieces: no word holds a NUL, so no entry continues another one. Unlike a
-# WordLevel model it tells the token-classification pipeline that its tokens are words.
+# The backend is a WordPiece model without word pieces: no word contains NUL, so no entry continues another one. Unlike
+# with a WordLevel model, the token-classification pipeline treats its tokens as words.
 _CONTINUATION = "\0"
 
 
-# The words that a vocabulary without a file begins with, as the originals' files do.
+# First words of a vocabulary that is not read from a file, in the order of the originals' files.
 FIRST_TOKENS = ("bos_token", "eos_token", "unk_token")
 
 
 class ElmoTokenizer(TokenizersBackend):
     """Tokenizer of ELMo models.
 
-    Every call returns `input_ids` (word ids), `attention_mask` and `character_ids`: while lists are returned, one int16
-    array of shape (words, max_characters_per_word) an example; with `return_tensors`, one int64 tensor of shape
-    (batch, words, max_characters_per_word). Rows are those of bilm-tf and AllenNLP (see `characters`), or with a
-    `character_vocabulary` those of ELMoForManyLangs (see `character_dictionary`); padding words are rows of zeros.
-    A sentence becomes `<S> A </S>`, a pair `<S> A </S> <S> B </S>`.
+    Each call returns `input_ids` (word ids), `attention_mask` and `character_ids`. The latter are int16 arrays of shape
+    (words, max_characters_per_word), one per example; with `return_tensors`, one int64 tensor of shape (batch, words,
+    max_characters_per_word). Character ids are those of bilm-tf and AllenNLP (see `characters`), or with a
+    `character_vocabulary` those of ELMoForManyLangs (see `character_dictionary`); zeros at padding words. A sentence is
+    encoded as `<S> A </S>`, a pair as `<S> A </S> <S> B </S>`.
 
-    Given words (`is_split_into_words=True`) stay whole whatever they hold, and each gives exactly one token, also the
-    empty word, so that labels stay aligned. `tokens()` returns the words as they were typed; ids of words outside of
-    the vocabulary are `unk_token_id`.
+    Words given with `is_split_into_words=True` are never split: each is exactly one token, also the empty word, so that
+    labels remain aligned. `tokens()` returns the original words; the id of a word outside the vocabulary is
+    `unk_token_id`.
 
-    With a `pos_tag_set`, given words can have their parts of speech beside them, as models with `num_pos_tags` read
-    them: `tokenizer(words, pos_tags=tags, is_split_into_words=True)`, with `pos_tags_pair` beside `text_pair`, shaped
-    as the words are. Then `pos_tag_ids` are returned too, like `input_ids`: 1 for the first tag of the set; 0 at
-    boundaries, padding, and words whose tag is `None`.
+    With a `pos_tag_set`, given words can have POS tags, for models with `num_pos_tags`: `tokenizer(words,
+    pos_tags=tags, is_split_into_words=True)`, and `pos_tags_pair` for `text_pair`, each shaped as the words. Then
+    `pos_tag_ids` are returned too, shaped as `input_ids`: 1 for the first tag of the set; 0 at boundaries, padding, and
+    words whose tag is `None`.
 
-    With a `code_point_set`, `code_point_ids` are returned too, which task models with `task_character_size` read (see
-    `code_points`): one row an example, as lists of their own lengths, or padded to the longest of the batch.
+    With a `code_point_set`, `code_point_ids` are returned too, for task models with `task_character_size` (see
+    `code_points`): one row per example, as lists of different lengths, or padded to the longest of the batch.
 
     Args:
-        vocab_file: vocabulary of the language model, one word a line (bilm-tf's format; gzip is recognized). Without
-            one the vocabulary holds the special tokens only, which is all that a model needs to embed words.
-        vocab: the same as a list of words, or as a complete mapping from words to ids.
-        pre_tokenization: how raw text becomes words: `"ptb"` (Penn-Treebank-like: "do n't", punctuation apart) or
-            `"whitespace"`.
-        corpus_pre_tokenization: how the lines of the corpus became words that the language model learned from. The
-            commands that read files of text split lines so; nothing else reads it.
-        character_replacements: how raw text spells single characters otherwise before it is split into words, as
-            `{"\u201c": '"'}`; words that are given are not touched. `pretrain` sets it for typographic quotes,
-            apostrophes and dashes that the vocabulary spells otherwise.
-        max_characters_per_word: length of a row of characters, marks included; 50 in the published models.
-        special_boundary_words: whether the words `<S>` and `</S>` in a text get the row of the sentence boundary, as
-            in both original programs, instead of their letters. `<UNK>`, `<pad>` and `<mask>` are always letters.
-        bos_token, eos_token, unk_token, pad_token, mask_token: the special tokens; the first three must be in the
-            vocabulary, the padding token has id 0, and the mask token is appended where the vocabulary lacks it.
-            Without a `bos_token` or `eos_token`, `None`, sentences have no such boundary.
-        character_vocabulary: the characters of words as a list, or a mapping to their ids from 1 on, for models that
-            read code points by a dictionary of their own; `None` for bytes. It is saved as `character_vocabulary.json`.
-        character_vocabulary_file: that file.
-        character_units: `"bytes"` or `"code_points"`, saved so that a dictionary that was lost is missed.
-        pos_tag_set: the parts of speech in the order of their ids, which begin at 1.
-        code_point_set: the code points that a task's own character CNN knows, in the order of their ids.
-        lowercase_lookup: whether words are looked up in the vocabulary in lower case (`str.lower`); their characters
-            keep their case.
-        tokens_to_add: words that have a character of their own in place of their bytes, from 0 to 260, as AllenNLP's
-            option; of a tokenizer without a dictionary.
-        tokenizer_object, tokenizer_file: a backend, or the `tokenizer.json` of a saved one, instead of a vocabulary.
+        vocab_file: vocabulary of the language model, one word per line (bilm-tf's format; may be gzipped). By default
+            the vocabulary has the special tokens only, which is sufficient to embed words.
+        vocab: the vocabulary as a list of words, or as a complete mapping from words to ids.
+        pre_tokenization: rule that splits raw text into words: `"ptb"` (Penn-Treebank-like: "do n't", separate
+            punctuation) or `"whitespace"`.
+        corpus_pre_tokenization: rule that split the language model's training corpus into words. Only the commands that
+            read text files use it.
+        character_replacements: replacements of single characters in raw text before it is split into words, such as
+            `{"\u201c": '"'}`; given words are not changed. `pretrain` sets it for typographic quotes, apostrophes and
+            dashes that are spelled differently in the vocabulary.
+        max_characters_per_word: length of a row of character ids, marks included; 50 in the published models.
+        special_boundary_words: whether the words `<S>` and `</S>` in a text are spelled as sentence boundaries, as in
+            both original programs, instead of by their letters. `<UNK>`, `<pad>` and `<mask>` are always spelled by
+            their letters.
+        bos_token, eos_token, unk_token, pad_token, mask_token: the special tokens. The first three must be in the
+            vocabulary, the padding token has id 0, and the mask token is appended if the vocabulary does not have it.
+            With `bos_token=None` or `eos_token=None`, sentences do not have that boundary.
+        character_vocabulary: a list of characters, or a mapping to their ids from 1 on, for models with their own
+            dictionary of code points; `None` for bytes. It is saved as `character_vocabulary.json`.
+        character_vocabulary_file: path of that file.
+        character_units: `"bytes"` or `"code_points"`; saved to detect a missing dictionary.
+        pos_tag_set: the POS tags in the order of their ids, which begin at 1.
+        code_point_set: the code points of a task's own character CNN, in the order of their ids.
+        lowercase_lookup: whether words are lower-cased (`str.lower`) for the lookup of their ids; character ids remain
+            case-sensitive.
+        tokens_to_add: words spelled by a single character id, from 0 to 260, in place of their bytes, as AllenNLP's
+            option; not with a `character_vocabulary`.
+        tokenizer_object, tokenizer_file: a backend, or the `tokenizer.json` of a saved tokenizer, instead of a
+            vocabulary.
         kwargs: options of `PreTrainedTokenizerFast`, among them `add_bos_token` and `add_eos_token`.
 
     Raises:
-        ValueError: for a vocabulary that lacks a special token, lists a word twice or is not UTF-8 text, and for
-            options outside of their range; the message names the file, the line and the remedy.
+        ValueError: a vocabulary that lacks a special token, lists a word twice or is not UTF-8, or an option out of
+            range; the message names the file, the line and the remedy.
     """
 
     vocab_files_names = VOCAB_FILES_NAMES
     model_input_names = ["input_ids", "attention_mask", "character_ids"]
-    # Saved folders bring this code along, for where the package is not installed.
+    # Saves this code with a tokenizer, for use without the package.
     _auto_class = "AutoTokenizer"
 
     def __init__(
@@ -178,7 +180,8 @@ class ElmoTokenizer(TokenizersBackend):
         self.lowercase_lookup = lowercase_lookup
         if tokens_to_add and self._dictionary is not None:
             raise ValueError(
-                f"tokens_to_add={dict(tokens_to_add)} with a dictionary of characters: add them to the dictionary"
+                f"tokens_to_add={dict(tokens_to_add)} with a dictionary of characters: expected none; add them to the "
+                "dictionary"
             )
         self.tokens_to_add = check_tokens_to_add(tokens_to_add or {})
 
@@ -206,10 +209,10 @@ class ElmoTokenizer(TokenizersBackend):
         longest = kwargs.get("model_max_length")
         if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int | float)):
             raise ValueError(f"model_max_length is {longest!r:.60}; expected a number of words")
-        # from_pretrained() passes these on, and save_pretrained() would write them down.
+        # from_pretrained() passes these, and save_pretrained() would save them.
         for name in ("is_local", "local_files_only"):
             kwargs.pop(name, None)
-        # A saved template says which boundaries it adds; the saved options do not.
+        # The boundaries to add are stored in the saved post-processor, not in the saved options.
         stored = _template_tokens(backend)
         if kwargs.get("add_bos_token") is None:
             kwargs["add_bos_token"] = bos_token is not None and (stored is None or str(bos_token) in stored)
@@ -241,7 +244,10 @@ class ElmoTokenizer(TokenizersBackend):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedTokenizerBase.from_pretrained`; errors name the file where the package is installed."""
+        """Load a tokenizer; arguments as in `PreTrainedTokenizerBase.from_pretrained`.
+
+        With `elmo_hf` installed, errors name the damaged file.
+        """
         named = getattr(package_part("folders"), "damage_named", None)
         with nullcontext() if named is None else named(pretrained_model_name_or_path, "tokenizer"):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -250,7 +256,7 @@ class ElmoTokenizer(TokenizersBackend):
 
     @property
     def pre_tokenization(self) -> str:
-        """How raw text becomes words: "ptb" or "whitespace"."""
+        """Rule that splits raw text into words: "ptb" or "whitespace"."""
         return self._pre_tokenization
 
     @pre_tokenization.setter
@@ -260,12 +266,12 @@ class ElmoTokenizer(TokenizersBackend):
 
     @property
     def character_replacements(self) -> dict[str, str] | None:
-        """How raw text spells characters otherwise; `None` where it does not."""
+        """Replacements of characters in raw text; `None` without any."""
         return dict(self._replacements.spellings) or None
 
     @property
     def max_characters_per_word(self) -> int:
-        """Length of a row of characters, the marks of the word's begin and end included."""
+        """Length of a row of character ids, word boundary marks included."""
         return self._max_characters_per_word
 
     @max_characters_per_word.setter
@@ -274,48 +280,51 @@ class ElmoTokenizer(TokenizersBackend):
 
     @property
     def character_vocabulary(self) -> dict[str, int] | None:
-        """Ids of the characters that words are spelt with, or `None` where they are bytes."""
+        """The character dictionary, character -> id; `None` for bytes."""
         return None if self._dictionary is None else dict(self._dictionary.ids)
 
     @property
     def num_characters(self) -> int:
-        """Rows of a model's table of characters (`ElmoConfig.num_characters`)."""
+        """Number of rows of the model's character table (`ElmoConfig.num_characters`)."""
         return NUM_CHARACTERS if self._dictionary is None else self._dictionary.num_characters
 
     @property
     def spelling(self) -> Spelling:
-        """What makes words into rows of characters."""
+        """Converter of words to character ids, with the current options."""
         if self._dictionary is None:
             return ByteSpelling(self._max_characters_per_word, self.tokens_to_add)
         return DictionarySpelling(self._dictionary, self._max_characters_per_word)
 
     @property
     def pos_tag_set(self) -> list[str] | None:
-        """The parts of speech in the order of their ids, which begin at 1; `None` for a tokenizer without."""
+        """The POS tags in the order of their ids, which begin at 1; `None` without POS tags."""
         return None if self._pos_tags is None else list(self._pos_tags.ids)
 
     @property
     def code_point_set(self) -> list[str] | None:
-        """The code points of `code_point_ids` in the order of their ids; `None` for a tokenizer without."""
+        """The code points in the order of their ids; `None` without `code_point_ids`."""
         return None if self._code_points is None else list(self._code_points.ids)
 
     @property
     def num_code_points(self) -> int:
-        """Rows of a task's table of code points (`ElmoConfig.num_task_characters`); 0 for a tokenizer without."""
+        """Number of rows of a task's code point table (`ElmoConfig.num_task_characters`); 0 without one."""
         return 0 if self._code_points is None else self._code_points.num_code_points
 
     def _finder(self) -> Callable[[str], int | None]:
-        """What finds the id of a word of the vocabulary, made once for a whole batch: it is called for every word."""
+        """Function from a word to its id or `None`; built once per batch, because it is called for every word."""
         find = self.backend_tokenizer.token_to_id
         return (lambda word: find(word.lower())) if self.lowercase_lookup else find
 
     # ---- text to words
 
     def words(self, text: str, split_special_tokens: bool | None = None) -> list[tuple[str, tuple[int, int]]]:
-        """The words of a raw text, each with its (start, end) characters.
+        """Split a raw text into words with their (start, end) character offsets.
 
-        Tokens that were added to the tokenizer are found wherever they stand, unless they are special and
-        `split_special_tokens` is true; everything else follows `pre_tokenization`.
+        Added tokens match anywhere in the text, unless they are special and `split_special_tokens` is true; everything
+        else is split by `pre_tokenization`.
+
+        Raises:
+            TypeError: not a `str`.
         """
         sentence = self._sentence_of_text(text, split_special_tokens)
         return list(zip(sentence.words, sentence.find_spans() if sentence.find_spans else ()))
@@ -335,13 +344,13 @@ class ElmoTokenizer(TokenizersBackend):
         spans: list[tuple[int, int]] = []
         known = self.backend_tokenizer.token_to_id
         position = 0
-        # The end of the text stands for one more added token, an empty one.
+        # The end of the text is treated as one more, empty added token.
         for start, end in chain(map(re.Match.span, added.finditer(text)), [(len(text), len(text))]):
             between = replacements.in_text(text[position:start])
             words += replacements.of_words(split_words(between, rule))
             spans += [(position + first, position + last) for first, last in word_spans(between, rule)]
             if start < end:
-                # It may have taken in the whitespace around it.
+                # With lstrip or rstrip, the match includes whitespace.
                 found = text[start:end]
                 words.append(found if known(found) is not None else found.strip())
                 spans.append((start, end))
@@ -349,11 +358,11 @@ class ElmoTokenizer(TokenizersBackend):
         return Sentence(words, lambda: spans)
 
     def _added_token_expression(self, split_special_tokens: bool) -> re.Pattern[str] | None:
-        """What finds added tokens in raw text. Words of the vocabulary, `<S>` among them, are looked up as words."""
+        """Regular expression of the added tokens. Words of the vocabulary, such as `<S>`, are not among them."""
         return self._added_token_expressions[split_special_tokens]
 
     def _find_added_tokens(self) -> None:
-        # Not when they are first needed: `datasets` makes cache keys of all attributes, which calls must not change.
+        # Not computed lazily: `datasets` hashes all attributes for its cache, so a call must not change them.
         base, added = self.vocab_size, self.added_tokens_decoder
         self._added_token_expressions: dict[bool, re.Pattern[str] | None] = {
             split_special_tokens: added_token_expression(
@@ -402,7 +411,7 @@ class ElmoTokenizer(TokenizersBackend):
             return_tensors = TensorType(return_tensors)
         samples, is_batched = _samples(text, text_pair, is_split_into_words)
 
-        # 1. The words of every sample, looked up.
+        # 1. Split into words and look them up.
         if is_split_into_words:
             batch = [[Sentence(tuple(words), None) for words in sample] for sample in samples]
         else:
@@ -416,7 +425,7 @@ class ElmoTokenizer(TokenizersBackend):
         )
         tags = self._pos_tag_ids(batch, is_batched, is_split_into_words, pos_tags, pos_tags_pair)
 
-        # 2. Sentence boundaries and truncation: each row is one example, as numbers of the lexicon.
+        # 2. Add sentence boundaries and truncate: each row is one example, as numbers of the lexicon.
         template = Template(self.backend_tokenizer.post_processor, add_special_tokens)
         limit = None if truncation_strategy == TruncationStrategy.DO_NOT_TRUNCATE else max_length
         rows: list[list[int]] = []
@@ -443,7 +452,7 @@ class ElmoTokenizer(TokenizersBackend):
                 encodings.append(partial(_make_encoding, sample, lexicon, template))
                 sample_of.append(index)
 
-        # 3. Padding.
+        # 3. Pad.
         length = _padded_length(rows, padding_strategy, max_length, pad_to_multiple_of)
         if length is not None:
             side = _check_side(self.padding_side if padding_side is None else padding_side)
@@ -457,7 +466,7 @@ class ElmoTokenizer(TokenizersBackend):
                         tag_rows[index] = tag_rows[index] + none if side == "right" else none + tag_rows[index]
                     encodings[index] = partial(_pad_encoding, encodings[index], length, token)
 
-        # 4. What the caller asked for.
+        # 4. Build the requested outputs.
         lengths = list(map(len, rows))
         longest = max(lengths, default=0)
         if longest > self.model_max_length:
@@ -490,7 +499,7 @@ class ElmoTokenizer(TokenizersBackend):
         if not is_batched and return_tensors is None and not return_overflowing_tokens:
             data = {name: value[0] for name, value in data.items()}
         if return_length:
-            data["length"] = lengths  # of one text too a list of one, as Transformers' tokenizers have it
+            data["length"] = lengths  # a list also for a single text, as in Transformers
         return ElmoEncoding(data, lazy, tensor_type=return_tensors, n_sequences=len(batch[0]) if batch else None)
 
     def _pos_tag_ids(
@@ -501,26 +510,26 @@ class ElmoTokenizer(TokenizersBackend):
         pos_tags: Any,
         pos_tags_pair: Any,
     ) -> list[list[list[int]]] | None:
-        """The tags of every word of every sentence of every sample, as ids; `None` if none were given."""
+        """Ids of the POS tags, by sample, sentence and word; `None` if no tags were given."""
         if pos_tags is None:
             if pos_tags_pair is not None:
                 raise ValueError("pos_tags_pair without pos_tags: expected the tags of both sequences")
             return None
         if self._pos_tags is None:
             raise ValueError(
-                "pos_tags were given, and this tokenizer has no tags: make it with pos_tag_set=[...], the tags in the "
-                "order of the model's ids"
+                "pos_tags were given, but this tokenizer has no tags: make it with pos_tag_set=[...], the tags in "
+                "the order of the model's ids"
             )
         if not is_split_into_words:
             raise ValueError(
-                "pos_tags beside raw text: expected words that are split already, one for each tag; pass lists of "
-                "words and is_split_into_words=True"
+                "pos_tags beside raw text: expected words, one for each tag; pass lists of words "
+                "and is_split_into_words=True"
             )
         tags, tags_are_batched = _samples(pos_tags, pos_tags_pair, True)
         if tags_are_batched != is_batched or list(map(len, tags)) != list(map(len, batch)):
             raise ValueError(
                 f"pos_tags are {len(tags)} samples of {[len(each) for each in tags][:4]} sequences for {len(batch)} "
-                f"samples of {[len(each) for each in batch][:4]}; expected tags shaped as the words"
+                f"samples of {[len(each) for each in batch][:4]} sequences; expected tags shaped as the words"
             )
         return [
             [self._pos_tags.ids_of(some, sentence.words) for some, sentence in zip(sample_tags, sample)]
@@ -528,7 +537,7 @@ class ElmoTokenizer(TokenizersBackend):
         ]
 
     def _special_tokens(self) -> SpecialTokens:
-        # A boundary that the tokenizer does without has the text and id of none.
+        # Boundaries may be None.
         bos, eos = self.bos_token, self.eos_token
         return SpecialTokens(
             pad=self.pad_token,
@@ -541,7 +550,7 @@ class ElmoTokenizer(TokenizersBackend):
             mask=self.mask_token,
         )
 
-    # ---- padding afterwards: tokenizer.pad() and with it the collators
+    # ---- padding after encoding: tokenizer.pad(), which collators call
 
     def _pad(
         self,
@@ -562,8 +571,8 @@ class ElmoTokenizer(TokenizersBackend):
         if tags is not None:
             if len(tags) != words:
                 raise ValueError(
-                    f"pos_tag_ids has {len(tags)} values for {words} input_ids; expected one for each word. Pad both "
-                    "together, as this tokenizer returned them"
+                    f"pos_tag_ids has {len(tags)} values for {words} input_ids; expected one for each word. Pad "
+                    "encodings as this tokenizer returned them"
                 )
             none = [0] * missing
             padded["pos_tag_ids"] = [*tags, *none] if side == "right" else [*none, *tags]
@@ -575,7 +584,7 @@ class ElmoTokenizer(TokenizersBackend):
         if rows.ndim != 2 or len(rows) != words:
             raise ValueError(
                 f"character_ids has shape {rows.shape} for {words} input_ids; expected one row of characters for each "
-                "word. Pad both together, as this tokenizer returned them"
+                "word. Pad encodings as this tokenizer returned them"
             )
         if missing > 0:
             rows = np.pad(rows, ((0, missing) if side == "right" else (missing, 0), (0, 0)))
@@ -583,9 +592,9 @@ class ElmoTokenizer(TokenizersBackend):
         return padded
 
     def pad(self, encoded_inputs: Any, *args: Any, **kwargs: Any) -> BatchEncoding:
-        """`PreTrainedTokenizerBase.pad`, with rows of zeros in `character_ids` at padding words.
+        """Pad encodings, as `PreTrainedTokenizerBase.pad`; `character_ids` are zero at padding words.
 
-        As everywhere, `character_ids` are int16 arrays in lists and int64 in tensors.
+        As in a call, `character_ids` are int16 in lists of arrays and int64 in tensors.
         """
         rows, encoded_inputs = _without_code_points(encoded_inputs)
         padded = super().pad(encoded_inputs, *args, **kwargs)
@@ -593,7 +602,7 @@ class ElmoTokenizer(TokenizersBackend):
             padded["code_point_ids"] = self._pad_code_points(rows, padded, kwargs.get("padding_side"))
         character_ids = padded.get("character_ids")
         if isinstance(character_ids, np.ndarray):
-            # One example and no tensors asked for, or a batch of NumPy's.
+            # A single example without return_tensors, or return_tensors="np".
             if isinstance(padded[self.model_input_names[0]], np.ndarray):
                 padded["character_ids"] = character_ids.astype(np.int64)
         elif character_ids is not None and not isinstance(character_ids, list):
@@ -601,7 +610,7 @@ class ElmoTokenizer(TokenizersBackend):
         return padded
 
     def _pad_code_points(self, rows: Any, padded: BatchEncoding, side: str | None) -> Any:
-        """The rows of `code_point_ids` of one example or a batch, in the form that the other padded inputs have."""
+        """Pad `code_point_ids` of one example or a batch and convert them to the type of the other padded inputs."""
         ids = padded[self.model_input_names[0]]
         is_single = isinstance(ids, list) and not (ids and isinstance(ids[0], list))
         if is_single:
@@ -615,18 +624,18 @@ class ElmoTokenizer(TokenizersBackend):
 
     @classmethod
     def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
-        """Leave the files to the constructor: by default a saved pre-tokenizer silently comes back as another one."""
+        """Pass the files to the constructor unchanged: the default would silently replace a saved pre-tokenizer."""
         if all(kwargs.get(name) is None for name in ("tokenizer_file", "vocab_file", "vocab", "tokenizer_object")):
-            # A folder that lost its vocabulary must not load as a tokenizer without one.
+            # Otherwise a folder without its vocabulary would load as a tokenizer with an empty one.
             raise ValueError(
                 f"{kwargs.get('name_or_path')}: neither tokenizer.json nor vocab.txt; expected the folder of a saved "
-                "ElmoTokenizer. Save it again, or make one without a vocabulary by ElmoTokenizer()"
+                "ElmoTokenizer. Save it again, or create one without a vocabulary with ElmoTokenizer()"
             )
         return kwargs
 
     @classmethod
     def _patch_mistral_regex(cls, tokenizer: Tokenizer, *args: Any, **kwargs: Any) -> Tokenizer:
-        """Nothing to patch. The default asks the Hub about every vocabulary of more than 100,000 words."""
+        """Return the tokenizer unchanged; the default would query the Hub for vocabularies of over 100,000 words."""
         return tokenizer
 
     def _save_pretrained(
@@ -651,8 +660,12 @@ class ElmoTokenizer(TokenizersBackend):
     def save_vocabulary(self, save_directory: str | os.PathLike[str], filename_prefix: str | None = None) -> tuple[str]:
         """Write `vocab.txt` in the originals' format and return its path.
 
-        The padding token has no line, nor has a mask token that comes last, since reading the file appends it again.
-        Added tokens are in `tokenizer.json` only.
+        The padding token is omitted, and so is a mask token that comes last, because reading the file adds both. Added
+        tokens are saved in `tokenizer.json` only.
+
+        Raises:
+            NotADirectoryError: `save_directory` does not exist.
+            ValueError: a word that a line cannot hold, as `write_vocabulary`.
         """
         if not os.path.isdir(save_directory):
             raise NotADirectoryError(f"{save_directory}: expected an existing folder to write vocab.txt into")
@@ -674,17 +687,20 @@ class ElmoTokenizer(TokenizersBackend):
         min_frequency: int = 1,
         **kwargs: Any,
     ) -> "ElmoTokenizer":
-        """A tokenizer with this one's options and the commonest words of a corpus, most frequent first.
+        """Build a tokenizer with the same options and the most frequent words of a corpus, by decreasing frequency.
 
-        That order is the one which the log-uniform sampling of bilm-tf's softmax assumes.
+        The log-uniform sampling of bilm-tf's softmax assumes this order.
 
         Args:
             text_iterator: texts, lists of texts, or lists of sentences that are lists of words.
-            vocab_size: ids of the new tokenizer, special tokens included, `new_special_tokens` not.
-            length: not needed.
-            new_special_tokens: further special tokens.
-            special_tokens_map: new names for special tokens.
-            min_frequency: how often a word must occur to be taken in.
+            vocab_size: number of ids, special tokens included, `new_special_tokens` excluded.
+            length: ignored.
+            new_special_tokens: additional special tokens.
+            special_tokens_map: new names for special tokens, old name -> new name.
+            min_frequency: minimum number of occurrences of a word.
+
+        Raises:
+            ValueError: `vocab_size` is smaller than the number of special tokens.
         """
         renamed = dict(special_tokens_map or {})
         named = {
@@ -695,7 +711,7 @@ class ElmoTokenizer(TokenizersBackend):
         first = [named[name] for name in FIRST_TOKENS if name in named]
         base = {*first, named["pad_token"], named["mask_token"]}
         if vocab_size < len(base):
-            raise ValueError(f"vocab_size is {vocab_size}; expected at least {len(base)}, the special tokens alone")
+            raise ValueError(f"vocab_size is {vocab_size}; expected at least {len(base)}, the number of special tokens")
         extra = [*self._extra_special_tokens, *(new_special_tokens or ())]
 
         counts: Counter[str] = Counter()
@@ -713,7 +729,7 @@ class ElmoTokenizer(TokenizersBackend):
         options: dict[str, Any] = {**self.init_kwargs, **named}
         for name in ("added_tokens_decoder", "name_or_path", "extra_special_tokens"):
             options.pop(name, None)
-        # The present values, where they were changed since.
+        # Current values, which may have been changed since.
         present = "pre_tokenization max_characters_per_word special_boundary_words padding_side lowercase_lookup"
         for name in present.split():
             options[name] = getattr(self, name)
@@ -724,7 +740,7 @@ class ElmoTokenizer(TokenizersBackend):
         return type(self)(vocab=[*first, *frequent[: vocab_size - len(base)]], **options)
 
     def _corpus_words(self, texts: Iterable[Any]) -> Iterator[Sequence[str]]:
-        """Words of each text in nested lists of texts; a list of lists of words is a list of given sentences."""
+        """Yield the words of each text of nested lists; a list of lists of words is a list of sentences."""
         for text in texts:
             if isinstance(text, str):
                 yield self._sentence_of_text(text, None).words
@@ -735,10 +751,13 @@ class ElmoTokenizer(TokenizersBackend):
 
 
 def _samples(text: Any, text_pair: Any, is_split_into_words: bool) -> tuple[list[tuple[Any, ...]], bool]:
-    """Samples of one or two sequences each, and whether they came as a batch. A sequence is a text or a list of words.
+    """Normalize the inputs of a call to samples of one or two sequences, each a text or a list of words.
 
-    Accepts what `PreTrainedTokenizerFast` does: one sequence or a batch of them, with the seconds in `text_pair` or in
-    the batch, as pairs.
+    Accepts the same inputs as `PreTrainedTokenizerFast`: a sequence or a batch, with second sequences in `text_pair` or
+    as pairs in the batch.
+
+    Returns:
+        The samples, and whether the input is a batch.
     """
 
     def is_sequence(value: Any) -> bool:
@@ -786,7 +805,7 @@ def _samples(text: Any, text_pair: Any, is_split_into_words: bool) -> tuple[list
 
 
 def _without_code_points(encoded: Any) -> tuple[Any, Any]:
-    """The `code_point_ids` of encodings that are to be padded, if they have any, and the encodings without them."""
+    """Split encodings into their `code_point_ids`, or `None`, and the encodings without them."""
     name = "code_point_ids"
     if isinstance(encoded, Mapping):
         rest = {other: value for other, value in encoded.items() if other != name}
@@ -799,7 +818,7 @@ def _without_code_points(encoded: Any) -> tuple[Any, Any]:
 def _padded_length(
     rows: list[list[int]], strategy: PaddingStrategy, max_length: int | None, multiple: int | None
 ) -> int | None:
-    """The length to pad to, None for none."""
+    """Length to pad to; `None` for no padding."""
     if strategy == PaddingStrategy.DO_NOT_PAD or not rows:
         return None
     if strategy == PaddingStrategy.MAX_LENGTH and max_length is not None:
@@ -826,26 +845,26 @@ def _pad_encoding(encoding: Encoding | Callable[[], Encoding], length: int, toke
 
 
 class _Arrangement:
-    """Values of all tokens, one after the other, to one list an example, or to one tensor where all are as long."""
+    """Conversion of the concatenated values of all tokens to one list per example, or to one tensor."""
 
     def __init__(self, lengths: list[int], return_tensors: TensorType | None) -> None:
         self._ends = np.cumsum(lengths, dtype=np.int64).tolist()
         self._lengths = lengths
         self._tensors = return_tensors
-        # Of ragged examples no tensor can be made: BatchEncoding gets the lists, and says what to do about it.
+        # Examples of different lengths remain lists: BatchEncoding then raises an error with the remedy.
         self._as_lists = return_tensors is None or len(set(lengths)) > 1
 
     def integers(self, values: NDArray[np.int64]) -> Any:
-        """Values of shape (tokens,) as lists or as (batch, words)."""
+        """Values of shape (tokens,) -> lists, or a tensor (batch, words)."""
         return self._split(values.tolist()) if self._as_lists else self._tensor(values)
 
     def rows(self, table: NDArray[np.signedinteger], numbers: NDArray[np.int64]) -> Any:
-        """Rows of a table as arrays of its type of shape (words, width), or as int64 of shape (batch, words, width)."""
+        """Rows of a table -> arrays (words, width) of its dtype, or an int64 tensor (batch, words, width)."""
         rows = table.take(numbers, axis=0)
         return self._split(rows) if self._as_lists else self._tensor(rows.astype(np.int64))
 
     def padded(self, rows: list[list[int]], side: str | None) -> Any:
-        """Rows of lengths of their own as lists, zeros on `side` if it is not `None`, or as (batch, longest)."""
+        """Rows of any lengths -> lists, padded with zeros on `side` unless `None`, or a tensor (batch, longest)."""
         if self._as_lists:
             return rows if side is None else padded_code_points(rows, side).tolist()
         return self._converted(padded_code_points(rows, side or "right"))
@@ -875,9 +894,9 @@ def _read_dictionary(
     given = symbols is not None or path is not None
     if units is not None and given != (units == "code_points"):
         raise ValueError(
-            f"character_units is {units!r}, and there is {'a' if given else 'no'} dictionary of characters; "
+            f"character_units is {units!r}, but there is {'a' if given else 'no'} dictionary of characters; "
             + (
-                "leave one of the two out"
+                "omit one of the two"
                 if given
                 else f"a saved tokenizer has it in {CHARACTER_VOCABULARY}: save it again, or pass character_vocabulary"
             )
@@ -892,7 +911,7 @@ def _word_ids(
     vocab: Sequence[str] | Mapping[str, int] | None,
     special_tokens: Mapping[str, str],
 ) -> dict[str, int]:
-    """Ids of all words, from a file, a list, a mapping, or of the special tokens alone."""
+    """Ids of all words, from a file, a list or a mapping, or of the special tokens only."""
     if vocab_file is not None and vocab is not None:
         raise ValueError("expected either vocab_file or vocab, not both")
     pad, mask = special_tokens["pad_token"], special_tokens["mask_token"]
@@ -916,7 +935,7 @@ def _word_ids(
 
 
 def _make_backend(ids: dict[str, int], unk_token: str) -> Tokenizer:
-    # A longer word is unknown without a search for its pieces, whose cost grows with the square of the length.
+    # Longer words are unknown anyway; the limit avoids a search for word pieces in quadratic time.
     longest = max(map(len, ids))
     return Tokenizer(
         WordPiece(ids, unk_token=unk_token, continuing_subword_prefix=_CONTINUATION, max_input_chars_per_word=longest)
@@ -926,7 +945,7 @@ def _make_backend(ids: dict[str, int], unk_token: str) -> Tokenizer:
 def _read_backend(path: str | os.PathLike[str]) -> Tokenizer:
     try:
         backend = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more special
+    except Exception as error:  # the library raises plain Exceptions
         raise ValueError(f"{path}: no readable tokenizer.json ({error}); save the tokenizer again") from error
     return _check_backend(backend, str(path))
 
@@ -941,7 +960,7 @@ def _check_backend(backend: Tokenizer, where: str) -> Tokenizer:
 
 
 def _template_tokens(backend: Tokenizer) -> set[str] | None:
-    """The tokens that a loaded backend puts around a sentence; None for a new backend, which has no template yet."""
+    """Tokens that a loaded backend adds around a sentence; `None` for a new backend without a post-processor."""
     if backend.post_processor is None:
         return None
     return set(json.loads(backend.post_processor.__getstate__()).get("special_tokens", {}))

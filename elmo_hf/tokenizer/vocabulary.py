@@ -1,8 +1,8 @@
 """Vocabulary files of the original programs and the numbering of their words.
 
-A vocabulary file holds one word a line, stripped of whitespace, in UTF-8 (bilm-tf `data.Vocabulary`). Its lines are the
-rows of the language model's softmax. Here id 0 is the padding token and line r, counted from 0, is id r + 1; the mask
-token comes last unless the file has it.
+A vocabulary file has one word per line, stripped of whitespace, in UTF-8 (bilm-tf `data.Vocabulary`). Its lines are in
+the order of the rows of the language model's softmax. Here the padding token has id 0 and the word on line r, counted
+from 0, has id r + 1; the mask token is appended unless the file has it.
 """
 
 import gzip
@@ -16,34 +16,38 @@ from .complete_files import appearing
 from .lines import split_lines
 
 MAXIMUM_TERM = "!!!MAXTERMID"
-"""A line of some published files that is no word; the originals skip it too."""
+"""A line of some published files that is not a word; the originals also skip it."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
-# Words hardly compress: what unfolds to more than this many times its size, and to more than a gigabyte, is none.
+# Limits against decompression bombs: a vocabulary does not unpack to over a gigabyte and over this many times its size.
 MAXIMUM_RATIO = 20
 ANY_RATIO_UP_TO = 2**30
 
 
 def read_vocabulary(path: str | os.PathLike[str]) -> list[str]:
-    """The words of a vocabulary file in order; errors as in `read_vocabulary_lines` and `words_of_vocabulary_lines`."""
+    """Words of a vocabulary file; errors as in `read_vocabulary_lines` and `words_of_vocabulary_lines`."""
     return words_of_vocabulary_lines(read_vocabulary_lines(path), f"{path}, line")
 
 
 def words_of_vocabulary_lines(lines: Iterable[str], place: str) -> list[str]:
-    """The words of the lines of a vocabulary file: stripped of whitespace, and without `MAXIMUM_TERM`.
+    """Words of the lines of a vocabulary file, stripped of whitespace and without `MAXIMUM_TERM`.
 
-    A blank line is the empty word, as in the originals, so that ids stay aligned with the softmax.
-    Raises a `ValueError` for a word that is listed twice; `place` and the line's number name it.
+    A blank line is the empty word, as in the originals, so that ids are aligned with the softmax.
+
+    Raises:
+        ValueError: a word listed twice; the message names `place` and the line's number.
     """
     words = (line.strip() for line in lines)
     return _unique(((n, word) for n, word in enumerate(words, 1) if word != MAXIMUM_TERM), place)
 
 
 def read_vocabulary_lines(path: str | os.PathLike[str]) -> list[str]:
-    """The lines of a vocabulary file as they stand there, without line ends; the file may be compressed with gzip.
+    """Lines of a vocabulary file, unchanged but for line ends; the file may be gzipped.
 
-    Raises `FileNotFoundError`, or a `ValueError` that names the file, the line and the remedy for a file that is not
-    UTF-8, is damaged, unfolds to far too much, or holds a NUL byte.
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is damaged, not UTF-8, contains a NUL byte, or unpacks to an implausible size; the
+            message names the file, the line and the remedy.
     """
     if Path(path).exists() and not Path(path).is_file():
         raise ValueError(f"{path}: no regular file; expected UTF-8 text with one word a line")
@@ -54,7 +58,7 @@ def read_vocabulary_lines(path: str | os.PathLike[str]) -> list[str]:
             with gzip.open(io.BytesIO(data)) as packed:
                 data = packed.read(limit + 1)
         except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path}: damaged gzip file ({error}); fetch or make it again") from error
+            raise ValueError(f"{path}: damaged gzip file ({error}); download or create it again") from error
         if len(data) > limit:
             raise ValueError(
                 f"{path}: unpacks to more than {limit} bytes, which no vocabulary of its size does; unpack it yourself "
@@ -78,7 +82,7 @@ def read_vocabulary_lines(path: str | os.PathLike[str]) -> list[str]:
 
 
 def is_vocabulary_word(word: str) -> bool:
-    """Whether a line of a vocabulary file can hold the word."""
+    """True if the word can be written as a line of a vocabulary file."""
     return (
         word == word.strip()
         and word != MAXIMUM_TERM
@@ -88,16 +92,17 @@ def is_vocabulary_word(word: str) -> bool:
 
 
 def write_vocabulary(words: Iterable[str], path: str | os.PathLike[str]) -> None:
-    """Write a vocabulary file; it appears under its name only when it is complete.
+    """Write a vocabulary file atomically.
 
-    Raises a `ValueError` for a word that a line cannot hold, such as one with a line break or a space at an end.
+    Raises:
+        ValueError: a word that cannot be written as a line, for instance with a line break or surrounding whitespace.
     """
     lines = []
     for word in words:
         if not is_vocabulary_word(word):
             raise ValueError(
-                f"the word {word!r} cannot stand in a vocabulary file, whose lines are stripped of whitespace; "
-                "save the tokenizer with save_pretrained() instead"
+                f"the word {word!r} cannot stand in a vocabulary file, whose lines are stripped of whitespace; save "
+                "the tokenizer with save_pretrained() instead"
             )
         lines.append(word + "\n")
     with appearing(path) as aside, aside.open("w", encoding="utf-8", newline="\n") as file:
@@ -107,7 +112,12 @@ def write_vocabulary(words: Iterable[str], path: str | os.PathLike[str]) -> None
 def number_words(words: Sequence[str], pad_token: str, mask_token: str, where: str) -> dict[str, int]:
     """Ids of the words of a vocabulary file: the padding token first, the mask token last unless it is listed.
 
-    `where` names the source of the words in error messages.
+    Args:
+        where: source of the words, for error messages.
+
+    Raises:
+        TypeError: not a list of strings.
+        ValueError: a word listed twice, or the padding token among them.
     """
     if isinstance(words, str) or not all(isinstance(word, str) for word in words):
         raise TypeError(f"{where}: expected a list of words, all of them str")
@@ -124,9 +134,10 @@ def number_words(words: Sequence[str], pad_token: str, mask_token: str, where: s
 
 
 def check_numbering(vocabulary: Mapping[str, int], pad_token: str, mask_token: str, where: str) -> dict[str, int]:
-    """A complete mapping from words to ids, checked: ids are 0 ... n-1, each once, and the padding token has id 0.
+    """Check a complete mapping from words to ids, and append the mask token if it is missing.
 
-    The mask token is appended where it is missing.
+    Raises:
+        ValueError: ids are not 0 ... n - 1, each once, or the padding token does not have id 0.
     """
     ids = dict(vocabulary)
     if sorted(ids.values()) != list(range(len(ids))):
@@ -134,24 +145,24 @@ def check_numbering(vocabulary: Mapping[str, int], pad_token: str, mask_token: s
     if ids.get(pad_token) != 0:
         raise ValueError(
             f"{where}: the padding token {pad_token!r} has id {ids.get(pad_token)}; expected 0. Number the words from "
-            "1, or pass a list of words, which is numbered for you"
+            "1, or pass a list of words, which is numbered automatically"
         )
     ids.setdefault(mask_token, len(ids))
     return ids
 
 
 def check_words(ids: Mapping[str, int], special_tokens: Mapping[str, str], where: str) -> None:
-    """Raise a `ValueError` where a special token is missing or a word cannot be kept in UTF-8 text."""
+    """Raise a `ValueError` if a special token is missing or a word cannot be encoded in UTF-8."""
     missing = [f"{name}={token!r}" for name, token in special_tokens.items() if token not in ids]
     if missing:
         raise ValueError(
             f"{where}: no entry for {', '.join(missing)}; the vocabulary of an ELMo begins with '<S>', '</S>', "
-            "'<UNK>'. Add the missing words, or name the ones that this vocabulary uses with bos_token=..., "
+            "'<UNK>'. Add the missing words, or set the special tokens of this vocabulary with bos_token=..., "
             "eos_token=..., unk_token=..."
         )
     for word in ids:
         if "\0" in word or not _is_utf8(word):
-            raise ValueError(f"{where}: the word {word!r} holds a NUL or a lone surrogate; take it out")
+            raise ValueError(f"{where}: the word {word!r} holds a NUL or a lone surrogate; remove it")
 
 
 def _is_utf8(word: str) -> bool:
@@ -163,13 +174,13 @@ def _is_utf8(word: str) -> bool:
 
 
 def _unique(entries: Iterable[tuple[int, str]], place: str) -> list[str]:
-    """The words of numbered entries, or a `ValueError` that names the first word listed twice."""
+    """Words of numbered entries; raises a `ValueError` naming the first word listed twice."""
     seen: dict[str, int] = {}
     for number, word in entries:
         first = seen.setdefault(word, number)
         if first != number:
             raise ValueError(
                 f"{place} {number}: the word {word!r} is listed already at {first}; ids follow the order of the "
-                "words, so each can stand only once. Take one out, and its row of the softmax if there is one"
+                "words, so each can stand only once. Remove one, and its row of the softmax if there is one"
             )
     return list(seen)

@@ -108,7 +108,7 @@ def _check_characters(config: ElmoConfig, notes: list[str]) -> None:
     if not config.use_skip_connections:
         notes.append("AllenNLP refuses models without skip connections: for bilm-tf and simple_elmo")
     if not config.character_projection or not config.cell_projection:
-        notes.append("AllenNLP expects all projections, this model has not: for bilm-tf and simple_elmo")
+        notes.append("AllenNLP expects all projections, which this model lacks: for bilm-tf and simple_elmo")
     if config.character_projection and config.num_filters == config.projection_size:
         notes.append("bilm-tf does not read a projection between equal sizes (filters, projection): for AllenNLP only")
 

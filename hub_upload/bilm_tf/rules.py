@@ -36,7 +36,7 @@ RULES = (
         "words P",
         "embeddings.word_embeddings.weight",
         PAD_ROWS,
-        "Line r of the vocabulary file is word id r + 1, behind padding, as programs that embed text count too; an "
+        "Line r of the vocabulary file is word id r + 1, after padding, as programs that embed text count too; an "
         "added mask has a zero row at the end.",
         "word_input",
     ),

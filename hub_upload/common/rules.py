@@ -201,7 +201,7 @@ SOFTMAX_RULES = (
         "words P",
         "softmax.weight",
         PAD_ROWS,
-        "Line r of the vocabulary is word id r + 1, behind padding; a class behind the last line has an id too, and an "
+        "Line r of the vocabulary is word id r + 1, after padding; a class after the last line has an id too, and an "
         "added mask a zero row at the end.",
         "own_softmax",
     ),

@@ -94,8 +94,8 @@ def check_config(folder: Path, config: ElmoConfig, notes: list[str]) -> None:
     ):
         if condition:
             raise CheckpointError(
-                f"{folder}: {fault}: no ELMoForManyLangs model is so, and of all original formats only theirs holds a "
-                "dictionary of characters"
+                f"{folder}: {fault}: ELMoForManyLangs, the only original format with a dictionary of characters, has "
+                "no such models"
             )
 
 
@@ -153,7 +153,7 @@ def _add_padding(model: SavedModel, files: Mapping[str, "OrderedDict[str, Tensor
             state = files[file]
             state[key] = torch.cat([state[key], torch.full_like(state[key][:1], value)])
     model.notes.append(
-        f"{PADDING!r}, which the program looks up, got a row of zeros behind the words, and in a softmax a bias of "
+        f"{PADDING!r}, which the program looks up, got a row of zeros after the words, and in a softmax a bias of "
         f"{DEAD_BIAS:g}, so that it takes no part"
     )
 

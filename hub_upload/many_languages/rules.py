@@ -40,7 +40,7 @@ def rules(config: ElmoConfig) -> tuple[Rule, ...]:
             "words W",
             f"{words}word_embeddings.weight",
             PAD_ROWS,
-            "Id k of word.dic is word id k + 1, behind padding; an added mask has a zero row at the end.",
+            "Id k of word.dic is word id k + 1, after padding; an added mask has a zero row at the end.",
             "word_input",
         ),
         Rule(

@@ -37,7 +37,9 @@ def text(tmp_path: Path) -> Path:
 
 
 def rule_told(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> list[str]:
-    messages = [record.getMessage() for record in caplog.records if "lines are cut by the rule" in record.getMessage()]
+    messages = [
+        record.getMessage() for record in caplog.records if "lines are split by the rule" in record.getMessage()
+    ]
     caplog.clear()
     return [message.split("'")[1] for message in messages]
 

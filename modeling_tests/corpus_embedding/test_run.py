@@ -256,7 +256,7 @@ def test_the_same_command_continues(text, tmp_path, both, kind, writer, monkeypa
             embed_corpus(text, output, *both, **OPTIONS)
         if isinstance(error, OSError):
             assert "cannot be written: No space left on device" in str(caught.value)
-            assert "What stood there before is unharmed" in str(caught.value)
+            assert "An existing file there is unchanged" in str(caught.value)
         folder = output if kind != "hdf5" else tmp_path / "out.hdf5.parts"
         assert {path.name for path in folder.iterdir() if "embeddings" not in path.name} == {"_unfinished.json"}
         monkeypatch.undo()

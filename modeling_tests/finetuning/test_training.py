@@ -133,7 +133,9 @@ def test_a_full_disk_leaves_the_older_checkpoint(what: str, tmp_path: Path, file
     output = tmp_path / "out"
     with pytest.raises(CheckpointError) as caught:
         run_stages(*trainer_of(output, ["O", "B-X"], "a b", DiskFillsUp(2, limit)))
-    assert str(output / "checkpoint-2") in str(caught.value) and f"{output}/checkpoint-1 is whole" in str(caught.value)
+    assert str(output / "checkpoint-2") in str(caught.value) and f"{output}/checkpoint-1 is complete" in str(
+        caught.value
+    )
     assert not (output / "checkpoint-2").exists()
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     trainer, record = trainer_of(output, ["O", "B-X"], "a b")

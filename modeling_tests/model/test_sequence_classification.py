@@ -559,7 +559,7 @@ class TestBiattentiveNetwork:
         assert (words[mask][1] != 0).all() and (words[mask][0, :4] == 0).all()
 
     def test_pairs_are_refused(self):
-        with pytest.raises(StrictDataclassClassValidationError, match="integrator_size with sentence_pairs"):
+        with pytest.raises(StrictDataclassClassValidationError, match="integrator_size=.*sentence_pairs=False"):
             make_model(**BCN, sentence_pairs=True)
 
     def test_round_trip_and_training(self, tmp_path):

@@ -49,7 +49,7 @@ class Recurrence(Protocol):
             gates: result of `input_gates` for all words. Without `index`, entries that are read may be overwritten.
             start: the first word to read. Word k is entry start + k of `gates`, or entry `index[start + k]`.
             index: int64, or `None`.
-            batch_sizes: number of active rows at each step, never growing; not empty.
+            batch_sizes: number of active rows at each step, never increasing; not empty.
             hidden: [n, P], for at least the active rows; `None` for zeros.
             cell: [n, H], float32, likewise; overwritten with the last cell of each row.
 
@@ -100,11 +100,11 @@ def _declines(inputs: Tensor, hidden: Tensor, cell: Tensor, maps: Sequence[Any])
     if cell.dtype != torch.float32:
         return f"a cell in {cell.dtype}"
     if torch.is_grad_enabled() and (inputs.requires_grad or hidden.requires_grad or cell.requires_grad):
-        return "gradients are wanted"
+        return "gradients are required"
     if is_lowered_by_autocast():
-        return "autocast lowers it"
+        return "autocast to a lower dtype"
     if any(each is not None and each.keep is None for each in maps):
-        return "a weight trains, or its changes cannot be seen"
+        return "a weight is trained, or its changes cannot be detected"
     if maps[0].bias is None or any(each is not None and each.bias is not None for each in maps[1:]):
         return "biases are not those of an LSTM"
     return None

@@ -179,6 +179,6 @@ def int8_linear(linear_map: Any) -> Int8Linear | str:
     if kernel is None:
         return "this build of PyTorch has no exact integer kernel"
     if linear_map.keep is None or scale is None:
-        return "not an int8 weight, or its changes cannot be seen"
+        return "not an int8 weight, or its changes cannot be detected"
     packed = linear_map.keep("int8", lambda: kernel.pack(weight.contiguous(), scale.float()))
     return Int8Linear(kernel, signed, packed, linear_map.bias, len(weight))

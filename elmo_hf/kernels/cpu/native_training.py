@@ -39,10 +39,10 @@ def native_training_lstm(
         inputs: [total, I], on a CPU like all the rest.
         hidden: [rows, P]; cell: [rows, H].
         input_weight: [4H, I]; input_bias: [4H]; hidden_weight: [4H, P]; output_weight: [P, H], or `None` where H == P.
-            See `operators.reference_lstm` for the other arguments and the results, which are float32.
+            See `operators.reference_lstm` for the other arguments.
 
     Returns:
-        `None` if there is no compiled library.
+        The results of `operators.reference_lstm`, float32; `None` if there is no compiled library.
     """
     library = native_library()
     if library is None or not batch_sizes:
@@ -73,9 +73,9 @@ def _padded(
     hidden_weight: Tensor,
     output_weight: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
-    """The tensors with every width raised to a multiple of `panel`, by zeros.
+    """Pad all widths of the tensors with zeros to multiples of `panel`.
 
-    A padded cell stays 0: its candidate is tanh(0). It adds nothing to any other value, nor to a gradient.
+    A padded cell stays 0, since its candidate is tanh(0), and does not affect other values or gradients.
     """
     more_inputs, more_width, more_size = (-given.shape[1] % panel for given in (inputs, hidden, cell))
     if not (more_inputs or more_width or more_size):

@@ -94,11 +94,11 @@ def packed_linear(linear_map: Any) -> PackedLinear | str:
     """
     weight, bias = linear_map.weight, linear_map.bias
     if linear_map.keep is None:
-        return "the weight trains, or its changes cannot be seen"
+        return "the weight is trained, or its changes cannot be detected"
     if bias is not None and bias.dtype != weight.dtype:
         return "weight and bias differ in dtype"
     if is_lowered_by_autocast():
-        return "autocast lowers it"
+        return "autocast to a lower dtype"
     if not torch.backends.mkldnn.enabled:
         return "oneDNN is switched off"
     dtype = matmul_dtype(weight.dtype)

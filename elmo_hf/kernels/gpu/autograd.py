@@ -1,6 +1,6 @@
-"""The recurrence over packed sequences, differentiable once by a hand-written backward pass.
+"""The recurrence over packed sequences with a hand-written backward pass; differentiable once.
 
-The forward pass saves gates, unclipped cells and unclipped outputs; the gradient of each weight matrix is one matmul
+The forward pass saves gates, unclipped cells and unclipped outputs. The gradient of each weight matrix is one matmul
 over all steps.
 """
 
@@ -12,15 +12,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .graphs import captures
-from .passes import Gradients, Layout, Results, Trace, run_backward, run_forward, unaided
+from .passes import Gradients, Layout, Results, Trace, run_backward, run_forward, without_autocast
 from .workspace import BidirectionalWeights, LstmConstants
 
-# A step over more rows takes a GPU longer than it takes to launch.
+# With more rows, a step takes the GPU longer than its launch, so graphs gain nothing.
 LARGEST_GRAPHED_BATCH = 512
 
 
 class _BidirectionalLstm(torch.autograd.Function):
-    """Two inputs, hidden, cell, the eight weights pair by pair; layout, constants, `graphs` and `fuses`."""
+    """Autograd function of `packed_lstm`.
+
+    Arguments: two inputs, hidden, cell, the eight weights in pairs, then layout, constants, `graphs` and `fuses`.
+    """
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
@@ -28,7 +31,7 @@ class _BidirectionalLstm(torch.autograd.Function):
         ctx.layout, ctx.constants, ctx.graphs, ctx.fuses = layout, constants, graphs, fuses
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in tensors]
         inputs, (hidden, cell), weights = tensors[:2], tensors[2:4], _weights(tensors[4:])
-        with unaided(hidden.device):
+        with without_autocast(hidden.device):
             use = graphs and captures.work(hidden.device)
             results, trace = run_forward(
                 inputs, layout, hidden, cell, weights, constants, saves=True, graphs=use, fuses=fuses
@@ -41,11 +44,11 @@ class _BidirectionalLstm(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         inputs, weights, trace = saved[:2], _weights(saved[2:10]), Trace(*saved[10:])
-        with unaided(upstream[0].device):
+        with without_autocast(upstream[0].device):
             use = ctx.graphs and captures.work(upstream[0].device)
             results = Results(torch.stack(upstream[:2], dim=1), *upstream[2:])
             gradients = run_backward(results, ctx.layout, trace, weights, ctx.constants, graphs=use, fuses=ctx.fuses)
-            found = _products(ctx.needs_input_grad, inputs, trace, weights, gradients)
+            found = _argument_gradients(ctx.needs_input_grad, inputs, trace, weights, gradients)
         cast_back = (
             None if gradient is None else gradient.to(dtype) for gradient, dtype in zip(found, ctx.dtypes, strict=True)
         )
@@ -57,10 +60,10 @@ def _weights(flat: Sequence[Any]) -> BidirectionalWeights:
     return BidirectionalWeights(pairs[0], pairs[1], pairs[2], None if pairs[3][0] is None else pairs[3])
 
 
-def _products(
+def _argument_gradients(
     needed: Sequence[bool], inputs: Sequence[Tensor], trace: Trace, weights: BidirectionalWeights, gradients: Gradients
 ) -> list[Tensor | None]:
-    """Gradients of the first twelve arguments: those of the weights as one matmul each over all steps."""
+    """Gradients of the first twelve arguments; that of a weight is one matmul over all steps."""
 
     def pair(place: int, compute: Callable[[int], Tensor]) -> list[Tensor | None]:
         return [compute(direction) if needed[place + direction] else None for direction in range(2)]
@@ -93,31 +96,34 @@ def packed_lstm(
     graphs: bool = True,
     fuses: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Both directions over packed sequences; differentiable once.
+    """Run both directions over packed sequences; differentiable once.
 
     Args:
         inputs: [total, width], forward and backward, in the dtype of the matmuls.
-        batch_sizes: rows running at each step, never growing, at least one; their sum is `total`.
+        batch_sizes: number of rows at each step, at least one, never increasing; their sum is `total`.
         hidden: (2, rows, P), in the dtype of the matmuls; cell: (2, rows, H), float32.
-        weights: of any dtype; they are cast to that of the inputs, and their gradients back.
-        lengths: [rows] on the device for a batch that is packed with its padding; then without gradients.
-        graphs: replay CUDA graphs where they can be captured, else launch every kernel from here.
-        fuses: compute the cell in the kernel that sums its gates; for GPUs and dtypes that `can_fuse`.
+        weights: any dtype; they are cast to that of the inputs, and their gradients back.
+        lengths: [rows] on the device, for a batch packed with its padding; inference only.
+        graphs: replay CUDA graphs if they can be captured; otherwise launch each kernel.
+        fuses: compute gates' matmul and cell in one kernel; for GPUs and dtypes that `can_fuse`.
 
     Returns:
         As `lstm.bidirectional_lstm`.
+
+    Raises:
+        ValueError: `lengths` together with gradients.
     """
     if weights.output_weights is None:
         constants = constants._replace(projection_clip=None)
     graphs = graphs and batch_sizes[0] <= LARGEST_GRAPHED_BATCH
-    with unaided(hidden.device):
+    with without_autocast(hidden.device):
         layout = Layout.of(tuple(batch_sizes), hidden.device, lengths)
     tensors = (*inputs, hidden, cell, *weights.flat())
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         if lengths is not None:
-            raise ValueError("lengths on the device are for inference: with gradients, pack without the padding")
+            raise ValueError("lengths on the device are for inference only: with gradients, pack without padding")
         return cast("Any", _BidirectionalLstm.apply(*tensors, layout, constants, graphs, fuses))
-    with unaided(hidden.device):
+    with without_autocast(hidden.device):
         use = graphs and captures.work(hidden.device)
         results, _ = run_forward(inputs, layout, hidden, cell, weights, constants, saves=False, graphs=use, fuses=fuses)
     return results.outputs[:, 0], results.outputs[:, 1], results.hidden, results.cell

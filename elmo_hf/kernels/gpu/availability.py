@@ -1,4 +1,4 @@
-"""Whether the kernels work on a GPU, found out once, and what `ELMO_HF_GPU` says of them."""
+"""Availability of the kernels on a GPU, tested once, and the environment variable `ELMO_HF_GPU`."""
 
 import math
 import os
@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import torch
 
-from .passes import Layout, Results, run_backward, run_forward, unaided
+from .passes import Layout, Results, run_backward, run_forward, without_autocast
 from .workspace import BidirectionalWeights, LstmConstants, can_fuse
 
 SWITCH = "ELMO_HF_GPU"
@@ -16,8 +16,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def mode() -> str:
-    """Of the environment: `"1"` (or nothing), all there is; `"eager"`, no CUDA graphs; `"unfused"`, the gates' matmul
-    and the cell apart; `"0"`, PyTorch alone.
+    """Value of `ELMO_HF_GPU`: `"1"` (the default) for all kernels and CUDA graphs, `"eager"` for no CUDA graphs,
+    `"unfused"` for separate kernels of the gates' matmul and the cell, `"0"` for PyTorch only.
 
     Raises:
         ValueError: another value.
@@ -32,9 +32,9 @@ def mode() -> str:
 
 
 def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this is a GPU on which Triton is installed and the kernels are right; if not, one warning says why.
+    """True if this is a GPU, Triton is installed and the kernels give correct results; otherwise warns once.
 
-    Of each GPU and dtype they are tried at the first call.
+    The kernels are tested at the first call for each GPU and dtype.
     """
     if device.type != "cuda" or dtype not in DTYPES or not _triton_is_installed() or mode() == "0":
         return False
@@ -42,7 +42,7 @@ def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def fuses(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the gates' matmul and the cell are to be one kernel, where `has_kernels`; it is tried in the same way."""
+    """True if gates' matmul and cell should be one kernel, given `has_kernels`; tested at the first call too."""
     return can_fuse(device, dtype) and mode() != "unfused" and _are_right(device, dtype, True)
 
 
@@ -50,7 +50,7 @@ def _are_right(device: torch.device, dtype: torch.dtype, fused: bool) -> bool:
     key = device, dtype, fused
     if key not in _right:
         if torch.cuda.is_current_stream_capturing():
-            # To compile, and to ask for the result, would end the capture.
+            # Compiling kernels and reading their results would invalidate the capture.
             return False
         _right[key] = try_kernels(*key)
     return _right[key]
@@ -65,22 +65,22 @@ def _triton_is_installed() -> bool:
 
 
 def try_kernels(device: torch.device, dtype: torch.dtype, fused: bool) -> bool:
-    """Whether `kernels_are_right`; warns of what keeps them from it."""
+    """True if `kernels_are_right`; warns with the reason if they are not, or fail."""
     try:
         with torch.inference_mode(False):
             problem = None if kernels_are_right(device, dtype, fused) else "their results are wrong"
     except torch.OutOfMemoryError:
-        raise  # which says nothing of the kernels
+        raise  # not caused by the kernels
     except Exception as error:
-        # Among them: no C compiler and no Python.h for Triton's launcher, a GPU too old or too new for it.
+        # For instance no C compiler or Python.h for Triton's launcher, or a GPU that Triton does not support.
         problem = f"{type(error).__name__}: {error}"
     if problem is not None:
         what, instead, value = ("kernels do", "PyTorch's operators", "0")
         if fused:
-            what, instead, value = ("fused kernel does", "the matmul and the cell apart", "unfused")
+            what, instead, value = ("fused kernel does", "separate kernels", "unfused")
         warnings.warn(
-            f"the biLSTM's Triton {what} not work on {device} in {dtype} ({problem}); falling back to {instead}, more "
-            f"slowly. {SWITCH}={value} does so from the start. Triton needs a C compiler and Python's headers "
+            f"the biLSTM's Triton {what} not work on {device} in {dtype} ({problem}); falling back to {instead}, which "
+            f"is slower. Set {SWITCH}={value} to silence this. Triton needs a C compiler and Python's headers "
             "(python3-dev)",
             RuntimeWarning,
             stacklevel=2,
@@ -89,19 +89,19 @@ def try_kernels(device: torch.device, dtype: torch.dtype, fused: bool) -> bool:
 
 
 def kernels_are_right(device: torch.device, dtype: torch.dtype, fused: bool) -> bool:
-    """Try one step forward and backward; the fused kernel, which is of the forward pass alone, with both its blocks.
+    """Run one step forward and backward and check the results; of the fused kernel, the forward step in both blockings.
 
-    The sums of the gates i, f, g, o are 1, 2, 1/2 and 1: a hidden state of ones through weights of 1 / its width, and
-    biases. The cell before is 1.
+    The sums of the gates i, f, g, o are 1, 2, 1/2 and 1: a hidden state of ones times weights of 1 / its width, plus
+    biases. The previous cell is 1.
     """
     constants = LstmConstants(2.0, 2.0, 0.0)
-    size = 64  # of cell and hidden state: divisible as those of a real model, which is compiled for
+    size = 64  # of cell and hidden state; divisible like real sizes, for which Triton compiles specialized kernels
     added, forget = torch.tensor([1.0, 2.0], device="cpu").sigmoid().tolist()
 
     def is_near(found: torch.Tensor, value: float) -> bool:
         return bool((found - value).abs().max() < 1e-3)
 
-    with unaided(device):
+    with without_autocast(device):
 
         def pair(value: float, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:
             both = torch.full((2, *shape), value, dtype=dtype, device=device)

@@ -1,7 +1,7 @@
 """Character convolutions on a GPU as one matmul each: `operators.character_maxima` without cuDNN.
 
-Each batch has another number of distinct words and another longest word. cuDNN plans a convolution for each new shape,
-which takes longer than to run it; a matmul is planned for none.
+Almost every batch has a new shape (number of distinct words, longest word). cuDNN plans a convolution for each new
+shape, which takes longer than running it; a matmul needs no planning.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ def character_maxima(
     biases: Sequence[Tensor | None],
     keep: Callable[[str, Callable[[], Any]], Any] | None,
 ) -> Tensor | str:
-    """Maxima of convolutions over characters, or why this does not serve; arguments as of the CPU's.
+    """Max-pooled character convolutions, or the reason why this kernel cannot be used; arguments as of the CPU's.
 
     Returns:
         (n, sum of F_k), in the dtype of the matmuls.
@@ -37,7 +37,7 @@ def maxima_of_windows(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
 ) -> Tensor:
-    """The same on any device."""
+    """Max-pooled character convolutions on any device; arguments and result as `character_maxima`."""
     characters = functional.embedding(rows, table, padding_index)  # [n, characters, D]
     maxima = []
     for weight, bias in zip(weights, biases, strict=True):

@@ -1,12 +1,12 @@
-"""CUDA graphs of the steps, and who owns the buffers that they are captured over.
+"""CUDA graphs of the steps, and ownership of the buffers over which they are captured.
 
-An owner is the buffers of one shape on one stream with all graphs over them. Its graphs share a pool of memory and a
-stream that nothing else is captured on, and die together: PyTorch frees a stream's cuBLAS workspace when any graph that
-was captured on it is destroyed (pytorch issue 193402). Work on one stream is ordered, so that its calls may share
-buffers.
+An owner (`GraphedWorkspace`) holds the buffers of one shape on one stream and all graphs over them. Its graphs share a
+memory pool and a capture stream that nothing else uses, and are destroyed together: PyTorch frees a stream's cuBLAS
+workspace when any graph captured on it is destroyed (pytorch issue 193402). Calls on one stream run in order, so they
+can share buffers.
 
-While a capture is under way, another thread that draws random numbers on the same GPU, as by a dropout, fails
-("Offset increment outside graph capture"): run such threads once all shapes have been met, or with `ELMO_HF_GPU=eager`.
+During a capture, another thread that draws random numbers on the same GPU, for instance in a dropout, fails ("Offset
+increment outside graph capture"). Start such threads after all shapes have been captured, or set `ELMO_HF_GPU=eager`.
 """
 
 import threading
@@ -21,21 +21,21 @@ from torch import Tensor
 
 from .workspace import Shape, Workspace
 
-# Rows of buffers: those that a batch needs, so that small batches do not take the memory of large ones.
+# Numbers of rows of buffers. Several, so that small batches do not take the memory of large ones.
 CAPACITIES = (32, 128, 512)
 BYTES_KEPT = 2**30
 
 
 def rounded_up(rows: int) -> int:
-    """Rows of the graph that so many rows use. Up to about 64 a step takes the time of reading the weights."""
+    """Number of rows of the graph used for `rows` rows. Up to about 64 rows, a step is bound by reading the weights."""
     return max(8, 1 << (rows - 1).bit_length()) if rows <= 64 else -(-rows // 64) * 64
 
 
 class GraphedWorkspace(Workspace):
-    """A workspace whose `run` replays a graph for each kind, number of rows and number of steps; off a GPU, none.
+    """A workspace whose `run` replays a graph for each kind, number of rows and number of steps; on a GPU only.
 
     Attributes:
-        lock: held by whoever uses it, from loading to reading.
+        lock: held by the caller from loading the inputs to reading the results.
     """
 
     def __init__(self, shape: Shape, device: torch.device, stream: "torch.cuda.Stream | None") -> None:
@@ -47,7 +47,7 @@ class GraphedWorkspace(Workspace):
         self._captured: list[torch.cuda.CUDAGraph] = []
 
     def prepare(self, kind: str, rows: int, count: int) -> None:
-        """Capture what `run` will replay. Called while the buffers mean nothing: the first run is a real one."""
+        """Capture the graph that `run` will replay. Overwrites the buffers: a capture begins with a real run."""
         key = kind, rounded_up(rows), count
         if key in self._graphs:
             return
@@ -56,11 +56,11 @@ class GraphedWorkspace(Workspace):
             super(GraphedWorkspace, self).run(*key)
 
         with torch.inference_mode(False), torch.no_grad():
-            # No row takes part, and the tensors of an earlier call are out of sight.
+            # No row is active, and no tensors of an earlier call are accessed.
             self.lengths.zero_()
             self.point_to_nothing()
             if kind == "backward":
-                self._gradients  # noqa: B018 - buffers are made before they are captured
+                self._gradients  # noqa: B018 - allocates the buffers before the capture
             if self.capture_stream is None:
                 self._graphs[key] = work
             else:
@@ -71,7 +71,7 @@ class GraphedWorkspace(Workspace):
         self._graphs[kind, rounded_up(rows), count]()
 
     def close(self) -> None:
-        """Destroy all graphs, once none of them runs."""
+        """Destroy all graphs after they have finished."""
         if self._captured:
             torch.cuda.synchronize(self.capture_stream.device if self.capture_stream is not None else None)
         for graph in self._captured:
@@ -81,16 +81,16 @@ class GraphedWorkspace(Workspace):
 
 def _capture(work: Callable[[], None], stream: torch.cuda.Stream, pool: Any) -> torch.cuda.CUDAGraph:
     """Capture `work` on a stream of the current device."""
-    # The first run compiles kernels and makes handles, which a capture cannot do.
+    # The first run compiles kernels and creates handles, which is not possible during a capture.
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         work()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    # So that cuBLAS' workspace is allocated anew, in the graphs' own pool, and leaves PyTorch's books with the capture.
+    # Makes cuBLAS allocate its workspace in the graphs' pool; cleared again below, so that PyTorch does not reuse it.
     torch._C._cuda_clearCublasWorkspaces()
     with torch.cuda.stream(stream):
-        # Other threads, such as one that pins memory, go on meanwhile.
+        # Other threads, such as one that pins memory, are not disturbed.
         graph.capture_begin(pool=pool, capture_error_mode="thread_local")
         try:
             work()
@@ -101,18 +101,18 @@ def _capture(work: Callable[[], None], stream: torch.cuda.Stream, pool: Any) -> 
 
 
 class Owners:
-    """The workspaces in use, of a bounded number of bytes; the least recently used is closed first."""
+    """Cache of workspaces with a bounded number of bytes; the least recently used is closed first."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
         self._lock = threading.RLock()
         self._kept: OrderedDict[Any, GraphedWorkspace] = OrderedDict()
-        # Streams of owners that are gone: PyTorch has but 32 of a device, which it gives out in turn.
+        # Streams of closed owners, for reuse: PyTorch has only 32 per device and hands them out repeatedly.
         self._streams: dict[torch.device, list[torch.cuda.Stream]] = {}
 
     @contextmanager
     def workspace(self, shape: Shape, like: Tensor) -> Iterator[GraphedWorkspace]:
-        """One of at least `shape.rows` rows on the device and current stream of `like`, for the caller alone."""
+        """A workspace of at least `shape.rows` rows on the device and stream of `like`, locked for the caller."""
         shape = shape._replace(rows=next(rows for rows in CAPACITIES if rows >= shape.rows))
         device = like.device
         stream = torch.cuda.current_stream(device).cuda_stream if like.is_cuda else 0
@@ -120,7 +120,7 @@ class Owners:
         with self._lock:
             space = self._kept.get(key)
             if space is None:
-                # Static buffers outlive the mode that they happen to be made in.
+                # The buffers are used in other modes later.
                 with torch.inference_mode(False), torch.no_grad():
                     space = self._kept[key] = GraphedWorkspace(shape, device, self._stream_for(device))
             self._kept.move_to_end(key)
@@ -132,7 +132,7 @@ class Owners:
             space.lock.release()
 
     def clear(self) -> None:
-        """Close all: their memory is given back."""
+        """Close all workspaces and free their memory."""
         with self._lock:
             while self._kept:
                 self._close(next(iter(self._kept)))
@@ -162,24 +162,24 @@ owners = Owners(BYTES_KEPT)
 
 
 class Captures:
-    """Whether CUDA graphs are to be used; ended by the first capture that fails, with a warning."""
+    """Use of CUDA graphs in this process; the first failed capture ends it with a warning."""
 
     def __init__(self) -> None:
         self.failed = False
 
     def end(self, error: Exception) -> None:
-        """Go on without graphs for the life of this process."""
+        """Disable graphs for the rest of this process."""
         if not self.failed:
             warnings.warn(
-                f"CUDA graphs cannot be captured ({type(error).__name__}: {error}); the biLSTM goes on without them, "
-                "more slowly. ELMO_HF_GPU=eager does so from the start",
+                f"CUDA graphs cannot be captured ({type(error).__name__}: {error}); the biLSTM runs without them, "
+                "which is slower. Set ELMO_HF_GPU=eager to silence this",
                 RuntimeWarning,
                 stacklevel=2,
             )
         self.failed = True
 
     def work(self, device: torch.device) -> bool:
-        """Whether graphs can be captured here and now."""
+        """True if graphs can be captured on this device and stream now."""
         return not self.failed and device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
 
 

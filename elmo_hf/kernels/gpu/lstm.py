@@ -1,11 +1,12 @@
-"""The recurrence of `operators.bidirectional_lstm` on a GPU: both directions of a layer in one batched matmul a step.
+"""The recurrence of `operators.bidirectional_lstm` on a GPU, with both directions in one batched matmul per step.
 
-`bidirectional_lstm` takes tensors and flags, and returns a short text where it does not serve. The files below it,
-lowest first: `step_kernels`, everything between two matmuls fused into one Triton kernel; `workspace`, a step on its
-buffers; `graphs`, CUDA graphs of steps; `passes`, all steps of a batch, forward and back; `autograd`; `availability`.
+`bidirectional_lstm` takes tensors and flags, and returns a short reason if it cannot be used. It builds on these files,
+lowest first: `step_kernels`, everything between two matmuls fused into one Triton kernel; `workspace`, one step on
+static buffers; `graphs`, CUDA graphs of steps; `passes`, forward and backward pass over a batch; `autograd`;
+`availability`.
 
-Gates and matmuls are in the dtype of the inputs, everything point-wise and the cell in float32. Everything here runs on
-CPU tensors too under Triton's interpreter, the graphs aside.
+Gates and matmuls are in the dtype of the inputs, point-wise operations and the cell in float32. Everything but the
+graphs also runs on CPU tensors under Triton's interpreter.
 """
 
 from collections.abc import Sequence
@@ -51,25 +52,25 @@ def bidirectional_lstm(
 
     Args:
         inputs: packed [total, width], forward and backward, each in its own reading order; with `indices`, [n, width].
-        batch_sizes: rows running at each step, never growing; their sum is `total`.
+        batch_sizes: number of rows at each step, never increasing; their sum is `total`.
         hidden: (2, rows, P); cell: (2, rows, H), float32: initial states, forward and backward.
         forward, backward: weights of the two directions.
-        cell_clip, projection_clip: bounds of the absolute value; `None` for none. Without `output_weight` the
-            projection is not clipped.
+        cell_clip, projection_clip: bounds of the absolute value; `None` for none. Without `output_weight`,
+            `projection_clip` has no effect.
         forget_bias: added to the forget gate.
         indices: for each direction [total], int64: word k is row `index[k]` of its `inputs`.
-        lengths: [rows] on the device, for a batch packed with its padding: all rows run at each step, row r has ended
-            after `lengths[r]` steps, and its outputs behind them are zero. Without gradients only.
+        lengths: [rows] on the device, for a batch packed with its padding: all rows are in every step, row r ends after
+            `lengths[r]` steps, and its later outputs are zero. Inference only.
 
     Returns:
         Outputs of both directions [total, P] in the order of their words; final hidden and cell, shaped as the initial
-        ones. Or why this is not served.
+        ones. Or the reason why this kernel cannot be used.
     """
     reason = _declines(inputs, cell, (forward, backward))
     if reason is not None:
         return reason
     if inputs[0].is_cuda and torch.cuda.is_current_stream_capturing() and batch_sizes[0] != batch_sizes[-1]:
-        return "a capture, into which uneven lengths would be sent from memory that a replay does not find again"
+        return "a CUDA graph capture with rows of different lengths, whose host memory a replay would no longer find"
     pairs = [
         (getattr(forward, name), getattr(backward, name))
         for name in ("input_weight", "input_bias", "hidden_weight", "output_weight")
@@ -85,31 +86,31 @@ def bidirectional_lstm(
 
 
 def serves_padded(words: Tensor, cell: Tensor, layers: Sequence[tuple[DirectionWeights, DirectionWeights]]) -> bool:
-    """True if `bidirectional_lstm` would take all layers of a padded batch, so that its lengths need not leave the GPU.
+    """True if `bidirectional_lstm` supports all layers of a batch packed with padding, with lengths on the GPU.
 
     Args:
-        words: (batch, words, width); cell: (layers, 2, rows, H), of at least so many rows.
+        words: (batch, words, width); cell: (layers, 2, rows, H), with at least as many rows as the batch.
         layers: weights of the forward and the backward direction of each layer.
     """
-    # In larger batches the padding costs more than to learn where it is.
+    # In larger batches, computing padding costs more than copying the lengths to the host.
     if torch.is_grad_enabled() or not 0 < words.shape[0] <= LARGEST_GRAPHED_BATCH or not words.shape[1]:
         return False
     return all(_declines((words, words), cell, pair) is None for pair in layers)
 
 
 def release_buffers() -> None:
-    """Give the memory of all graphs and their buffers back."""
+    """Free the memory of all graphs and their buffers."""
     owners.clear()
 
 
 def compute_dtype(inputs: Tensor) -> torch.dtype:
-    """That of the matmuls: what autocast says, else that of the inputs."""
+    """Dtype of the matmuls: autocast's if enabled, otherwise that of the inputs."""
     kind = inputs.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
 
 
 def _declines(inputs: Sequence[Tensor], cell: Tensor, pair: Sequence[DirectionWeights]) -> str | None:
-    """Why a call is not served; `None` if it is."""
+    """Reason why a call is not supported; `None` if it is."""
     device, dtype = inputs[0].device, compute_dtype(inputs[0])
     if not has_kernels(device, dtype):
         return f"not on a GPU with working Triton kernels for {dtype}"

@@ -1,4 +1,4 @@
-"""The forward and the backward pass of a layer over packed sequences, without autograd."""
+"""Forward and backward pass of a layer over packed sequences, without autograd."""
 
 import contextlib
 import itertools
@@ -12,19 +12,18 @@ from .graphs import captures, owners
 from .workspace import BidirectionalWeights, LstmConstants, Shape, Words, Workspace, plain
 
 LARGEST_GRAPH = 16  # steps
-# Where nothing is saved, the input terms of this many words at once: enough to fill a GPU and few enough to stay in its
-# cache.
+# In inference, number of words per input matmul: enough to occupy a GPU, few enough for the gates to stay in its cache.
 WORDS_AT_ONCE = 1024
 
 
 class Layout(NamedTuple):
-    """Where packed words stand.
+    """Positions of packed words.
 
     Attributes:
-        sizes: rows that run at each step, on the host.
-        offsets: [steps + 1], int64: the first word of each step, and their number.
-        lengths: [rows], int32: words of each row.
-        padded: whether padding is packed too, behind the words of its row.
+        sizes: number of rows at each step, on the host.
+        offsets: [steps + 1], int64: index of the first word of each step, then the total number of words.
+        lengths: [rows], int32: number of words of each row.
+        padded: true if padding is packed too, after the words of its row.
     """
 
     sizes: Sequence[int]
@@ -34,7 +33,7 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, sizes: Sequence[int], device: torch.device, lengths: Tensor | None = None) -> "Layout":
-        """Of a shrinking batch, or, with `lengths` [rows], of one that is packed with its padding; nothing waits."""
+        """Layout of a packed batch, or, with `lengths` [rows], of one packed with its padding; no synchronization."""
         rows, steps = sizes[0], len(sizes)
         if sizes[-1] == rows:
             of_rows = torch.full((rows,), steps, device=device) if lengths is None else lengths
@@ -50,7 +49,7 @@ class Layout(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Of a layer: [total, 2, P]; (2, rows, P); (2, rows, H)."""
+    """Results of a layer: outputs [total, 2, P], final hidden (2, rows, P), final cell (2, rows, H)."""
 
     outputs: Tensor
     hidden: Tensor
@@ -58,27 +57,27 @@ class Results(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What the backward pass reads of the forward pass."""
+    """Tensors that the forward pass saves for the backward pass."""
 
-    cell: Tensor  # (2, rows, H), the initial one
-    gates: Tensor  # [total, 2, 4H]: sums before activation
+    cell: Tensor  # (2, rows, H), initial cell
+    gates: Tensor  # [total, 2, 4H]: gates before activation
     raw_cells: Tensor  # [total, 2, H], float32: before clipping
     raw_outputs: Tensor | None  # [total, 2, P]: before clipping, if they are clipped
-    hidden_before: Tensor  # [total, 2, P]: what each step began with
+    hidden_before: Tensor  # [total, 2, P]: hidden state before each step
 
 
 class Gradients(NamedTuple):
-    """Of the sums of the gates [total, 2, 4H], the raw outputs [total, 2, P], the initial hidden and cell."""
+    """Gradients of gates before activation [total, 2, 4H], raw outputs [total, 2, P], initial hidden and cell."""
 
     gates: Tensor
     raw_outputs: Tensor
     hidden: Tensor
     cell: Tensor
-    exposed: Tensor  # no gradient: the output weights' factor, [total, 2, H]
+    exposed: Tensor  # no gradient, but the input of the projection, [total, 2, H]
 
 
 class Chunk(NamedTuple):
-    """Steps that run together, from `start` on, over the first `rows` rows."""
+    """Consecutive steps that run as one graph, from `start` on, over the first `rows` rows."""
 
     start: int
     steps: int
@@ -86,9 +85,9 @@ class Chunk(NamedTuple):
 
 
 def chunks_of(sizes: Sequence[int], most_words: int | None = None) -> list[Chunk]:
-    """Powers of two of steps, none above `LARGEST_GRAPH`, the largest first; few graphs serve all lengths.
+    """Split steps into chunks of powers of two, at most `LARGEST_GRAPH`, so that few graphs cover all lengths.
 
-    A chunk has the rows of its first step, and no more than `most_words` words unless it is a single step.
+    A chunk has the rows of its first step, and at most `most_words` words unless it is a single step.
     """
     chunks: list[Chunk] = []
     start = 0
@@ -102,8 +101,8 @@ def chunks_of(sizes: Sequence[int], most_words: int | None = None) -> list[Chunk
 
 
 @contextlib.contextmanager
-def unaided(device: torch.device) -> Iterator[None]:
-    """Every matmul in the dtype of its factors, not autocast's, and kernels launched on the tensors' GPU."""
+def without_autocast(device: torch.device) -> Iterator[None]:
+    """Context manager without autocast and gradients, with `device` as the current GPU, on which Triton launches."""
     current = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     with torch.autocast(device.type, enabled=False), current, torch.no_grad():
         yield
@@ -111,7 +110,7 @@ def unaided(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def workspace_for(shape: Shape, like: Tensor, kind: str, chunks: Sequence[Chunk], graphs: bool) -> Iterator[Workspace]:
-    """Buffers for `shape.rows` rows, ready to run these chunks: from graphs, or for this call alone."""
+    """Workspace for `shape.rows` rows that can run these chunks: by graphs, or newly allocated for this call."""
     with contextlib.ExitStack() as stack:
         space: Workspace | None = None
         if graphs:
@@ -121,7 +120,7 @@ def workspace_for(shape: Shape, like: Tensor, kind: str, chunks: Sequence[Chunk]
                     owned.prepare(kind, chunk.rows, chunk.steps)
                 space = owned
             except Exception as error:
-                # Without the memory, this call goes on without graphs, and the next one may have it.
+                # If memory was short, only this call runs without graphs.
                 if not isinstance(error, torch.OutOfMemoryError):
                     captures.end(error)
                 stack.close()
@@ -141,13 +140,13 @@ def run_forward(
     graphs: bool,
     fuses: bool,
 ) -> tuple[Results, Trace | None]:
-    """Run over [total, width] of each direction; `saves` what the backward pass reads."""
+    """Run the forward pass over inputs [total, width] of each direction; with `saves`, also return the trace."""
     shape, total = _shape(layout, hidden, cell, weights, constants, fuses), len(inputs[0])
     width, size, dtype = shape.hidden_size, shape.cell_size, shape.dtype
     rows = shape.rows
     chunks = chunks_of(layout.sizes, None if saves else WORDS_AT_ONCE)
     starts = _starts(layout.sizes)
-    # Nothing is written to padding.
+    # Zeros for padding, which no kernel writes.
     outputs = hidden.new_zeros(total, 2, width) if layout.padded else hidden.new_empty(total, 2, width)
     most = total if saves else max(starts[chunk.start + chunk.steps] - starts[chunk.start] for chunk in chunks)
     gates = hidden.new_empty(most, 2, 4 * size)
@@ -202,8 +201,8 @@ def run_backward(
     graphs: bool,
     fuses: bool,
 ) -> Gradients:
-    """Run back over the steps; `upstream` are the gradients of the results."""
-    # Whoever handles saved tensors may have laid them out otherwise.
+    """Run the backward pass; `upstream` are the gradients of the results."""
+    # Saved-tensor hooks may have changed the memory layout.
     trace = Trace(
         cell=plain(trace.cell),
         gates=plain(trace.gates),
@@ -231,7 +230,7 @@ def run_backward(
         space.cell_gradient[:rows].copy_(upstream.cell[:, :rows].transpose(0, 1))
         for _, steps, running in reversed(chunks):
             space.run("backward", running, steps)
-        # Of rows without words, what was asked of their final state.
+        # Rows without words pass the gradient of their final state on.
         d_hidden, d_cell = (
             part.clone(memory_format=torch.contiguous_format) for part in (upstream.hidden, upstream.cell)
         )
@@ -248,5 +247,5 @@ def _shape(
 
 
 def _starts(sizes: Sequence[int]) -> list[int]:
-    """The first word of each step, and their number, on the host."""
+    """Index of the first word of each step, then the total number of words, on the host."""
     return [0, *itertools.accumulate(sizes)]

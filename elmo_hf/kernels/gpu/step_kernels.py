@@ -1,21 +1,22 @@
-"""Triton kernels of one step of ELMo's recurrence: all that stands between the matmuls, each read and written once.
+"""Triton kernels of one step of ELMo's recurrence: everything between the matmuls, fused.
 
-Tensors are [rows, 2, width], forward direction first, contiguous; of words, [total, 2, width] in packed order. A
-program takes one block of one row and direction. Everything is computed in float32 whatever the dtype of the tensors,
-and the cell is float32. Each kernel also runs on CPU tensors under `TRITON_INTERPRET=1`.
+Tensors per row are [rows, 2, width], forward direction first, contiguous; tensors per word are [total, 2, width] in
+packed order. A program computes one block of one row and direction. Arithmetic and the cell are float32, whatever the
+dtype of the tensors. Each kernel also runs on CPU tensors under `TRITON_INTERPRET=1`.
 
-A kernel runs alike from Python and from a CUDA graph, whose arguments are fixed. What differs from call to call stands
-in memory: `table`, int64, holds the addresses of the tensors of words, in the order of `workspace.Words`; the step is
-`position` steps from `clock`; row r takes part in it while the step is below `lengths[r]`, else it keeps its state.
+A CUDA graph replays kernels with fixed arguments, so everything that changes between calls is read from memory:
+`table`, int64, holds the addresses of the tensors per word, in the order of `workspace.Words`; the current step is
+`clock` plus (in the backward pass: minus) `position`; row r is active while the step is below `lengths[r]`, and keeps
+its state afterwards.
 """
 
-try:  # Within `try`, or loading a checkpoint with its code would demand it.
+try:  # In `try`, because Transformers requires all other imports of a checkpoint's code.
     import triton
     import triton.language as tl
 except ImportError as error:
     raise ImportError("the LSTM kernels for GPUs need Triton: pip install 'elmo-hf[gpu]'") from error
 
-# Places in the table of addresses.
+# Indices in the table of addresses.
 OFFSETS = tl.constexpr(0)
 GATES = tl.constexpr(1)
 OUTPUTS = tl.constexpr(2)
@@ -35,7 +36,7 @@ def sigmoid(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def tanh(x):  # type: ignore[no-untyped-def]
-    """Exact to two units in the last place, near zero too: a polynomial there (Cephes, `tanhf`)."""
+    """Hyperbolic tangent, exact to two units in the last place; near zero by a polynomial (Cephes, `tanhf`)."""
     size = tl.abs(x)
     square = x * x
     series = -5.70498872745e-3 * square + 2.06390887954e-2
@@ -48,32 +49,32 @@ def tanh(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def clip(x, bound):  # type: ignore[no-untyped-def]
-    """NaN stays, as in `torch.clamp`."""
+    """Clip to [-bound, bound]; NaN is kept, as in `torch.clamp`."""
     return tl.where(x > bound, bound, tl.where(x < -bound, -bound, x))
 
 
 @triton.jit
 def passes(x, bound):  # type: ignore[no-untyped-def]
-    """Where a gradient passes `clip`: at the very bounds too, as in `torch.clamp`."""
+    """True if `clip` passes the gradient; it does at the exact bounds too, as `torch.clamp`."""
     return (x >= -bound) & (x <= bound)
 
 
 @triton.jit
 def word_of(table, step, row, takes_part):  # type: ignore[no-untyped-def]
-    """Number of a row's word at a step; of no meaning where the row takes no part."""
+    """Index of a row's word at a step; undefined if the row is not active."""
     offsets = tl.load(table + OFFSETS).to(tl.pointer_type(tl.int64))
     return tl.load(offsets + tl.where(takes_part, step, 0)) + row
 
 
 @triton.jit
 def of_words(table, SLOT: tl.constexpr, like):  # type: ignore[no-untyped-def]
-    """Pointer to a tensor of words whose elements are those of `like`; allocated tensors are aligned."""
+    """Pointer to a tensor per word, with the element type of `like`; tensors are aligned to 16 bytes."""
     return tl.multiple_of(tl.load(table + SLOT).to(like.dtype), 16)
 
 
 @triton.jit
 def gate(terms, recurrent, bias, columns, inside, within):  # type: ignore[no-untyped-def]
-    """Sum of a gate's three terms, rounded to the dtype in which it is kept."""
+    """Sum of a gate's three terms, rounded to the dtype in which it is saved."""
     total = tl.load(terms + columns, mask=inside, other=0.0).to(tl.float32)
     total += recurrent
     total += tl.load(bias + columns, mask=within, other=0.0).to(tl.float32)
@@ -100,11 +101,11 @@ def update_cell(  # type: ignore[no-untyped-def]
     CLIPS: tl.constexpr,
     SAVES: tl.constexpr,
 ):
-    """Recurrent terms i, f, g, o and the cell before -> the cell after (in place) and output gate * tanh(cell).
+    """Recurrent terms i, f, g, o and previous cell -> new cell (in place) and output gate * tanh(cell) (`exposed`).
 
-    `row`, `takes_part` and `columns` broadcast to the shape of `inside` and of each of the four `recurrent`. The input
-    terms of the gates are words of GATES: with SAVES of the whole batch, and the sums replace them while the cell
-    before clipping goes to RAW_CELLS; else of the words from step `first` on.
+    `row`, `takes_part` and `columns` broadcast to the shape of `inside` and of each of the four `recurrent`. GATES
+    holds the input terms of the gates. With SAVES, it covers the whole batch; the sums overwrite the terms, and the
+    unclipped cell is written to RAW_CELLS. Without, it covers the words from step `first` on.
     """
     within = columns < size
     word = word_of(table, step, row, takes_part)
@@ -152,7 +153,7 @@ def cell_forward(  # type: ignore[no-untyped-def]
     SAVES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Recurrent terms of the gates, [rows, 2, 4 * size] -> see `update_cell`."""
+    """Apply `update_cell` to the recurrent terms of the gates, [rows, 2, 4 * size]."""
     row = tl.program_id(0).to(tl.int64)
     direction = tl.program_id(2).to(tl.int64)
     first = tl.load(clock)
@@ -195,10 +196,10 @@ def fused_cell_forward(  # type: ignore[no-untyped-def]
     COLUMNS: tl.constexpr,
     INNER: tl.constexpr,
 ):
-    """The matmul of the gates and `cell_forward` in one: hidden [rows, 2, WIDTH] and weight [2, 4 * size, WIDTH].
+    """Matmul of the gates, hidden [rows, 2, WIDTH] by weight [2, 4 * size, WIDTH], fused with `cell_forward`.
 
-    A program sums all four gates of COLUMNS cells of ROWS rows. They are interleaved by eights, i, f, g, o: in the
-    registers of a tensor core's sums, the four gates of a cell then belong to one thread.
+    A program computes all four gates of COLUMNS cells of ROWS rows. The gates i, f, g, o are interleaved in groups of
+    eight columns, so that in the accumulator registers of a tensor core one thread holds the four gates of a cell.
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     direction = tl.program_id(2).to(tl.int64)
@@ -249,9 +250,10 @@ def output_forward(  # type: ignore[no-untyped-def]
     SAVES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Sum the parts of a step's raw outputs, [rows, 2, SPLITS, size], and clip them into OUTPUTS and `hidden`.
+    """Sum the split-K parts of a step's raw outputs, [rows, 2, SPLITS, size], clip, and write OUTPUTS and `hidden`.
 
-    SAVES: what the row's next word begins with goes to HIDDEN_BEFORE; and with CLIPS, the raw output to RAW_OUTPUTS.
+    With SAVES, the result is also written to HIDDEN_BEFORE of the row's next word, and with CLIPS the unclipped output
+    to RAW_OUTPUTS.
     """
     row = tl.program_id(0).to(tl.int64)
     direction = tl.program_id(2).to(tl.int64)
@@ -295,11 +297,11 @@ def output_backward(  # type: ignore[no-untyped-def]
     CLIPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Gradients of a step's output and of the hidden state after it -> of the raw output.
+    """Gradient of a step's raw output from those of its output and of the hidden state after it.
 
-    That of the hidden state is the sum of the `parts` that the step after it left, [rows, 2, SPLITS, size]; at a row's
-    last step it is `hidden_gradient`, that of its final state. The result goes to `raw_gradient`, for the next matmul,
-    and to RAW_OUTPUT_GRADIENT.
+    The latter is the sum of the split-K `parts` of the following step, [rows, 2, SPLITS, size]; at a row's last step it
+    is `hidden_gradient`, that of the final state. The result is written to `raw_gradient`, for the next matmul, and to
+    RAW_OUTPUT_GRADIENT.
     """
     row = tl.program_id(0).to(tl.int64)
     direction = tl.program_id(2).to(tl.int64)
@@ -341,11 +343,10 @@ def cell_backward(  # type: ignore[no-untyped-def]
     CLIPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Gradient of what a step exposed -> of the sums of its gates; that of the cell goes one step back, in place.
+    """Gradients of a step's gates before activation from that of `exposed`; updates the cell gradient in place.
 
-    The sums of the gates and the raw cells are words of GATES and RAW_CELLS, as `cell_forward` saved them. The result
-    goes to `gate_gradient`, for the next matmul, and to GATE_GRADIENT; what the step exposed is computed anew into
-    EXPOSED, for the gradient of the output weights.
+    GATES and RAW_CELLS hold the values saved by `cell_forward`. The result is written to `gate_gradient`, for the next
+    matmul, and to GATE_GRADIENT. `exposed` is recomputed into EXPOSED, for the gradient of the output weights.
     """
     row = tl.program_id(0).to(tl.int64)
     direction = tl.program_id(2).to(tl.int64)
@@ -362,7 +363,7 @@ def cell_backward(  # type: ignore[no-untyped-def]
     output_gate = sigmoid(tl.load(gates + 3 * size, mask=inside, other=0.0).to(tl.float32))
     raw_cells = of_words(table, RAW_CELLS, cell_gradient)
     raw = tl.load(raw_cells + here * size + columns, mask=inside, other=0.0)
-    # The cell before: clipped, but the initial one is taken as it is.
+    # The previous cell is clipped, except the initial one.
     has_before = takes_part & (step > 0)
     within = columns < tl.where(has_before, size, 0)
     at_start = columns < tl.where(takes_part & (step == 0), size, 0)
@@ -402,7 +403,7 @@ def cell_backward(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def write_addresses(table, a, b, c, d, e, f, g, h, i, j):  # type: ignore[no-untyped-def]
-    """Where ten tensors lie, into a table: nothing leaves the host but the launch."""
+    """Write the addresses of ten tensors into a table on the device, without a copy from the host."""
     tl.store(table + 0, a.to(tl.int64))
     tl.store(table + 1, b.to(tl.int64))
     tl.store(table + 2, c.to(tl.int64))

@@ -1,8 +1,8 @@
-"""One step of both directions of a layer, forward and backward, on buffers that a CUDA graph can be captured over.
+"""One step of both directions of a layer, forward and backward, on static buffers, so that CUDA graphs can capture it.
 
-A step is two batched matmuls, each followed by a Triton kernel (`step_kernels`, imported when the first one runs) that
-does everything else; where the shape `fuses`, the first kernel does its matmul too. Tensors of rows are [rows, 2,
-width], of words [total, 2, width] in packed order, contiguous: any number of first rows, or of words, is a plain slice.
+A step is two batched matmuls, each followed by a Triton kernel (`step_kernels`, imported at the first run) that does
+everything else; if the shape `fuses`, the first kernel includes its matmul. Tensors per row are [rows, 2, width],
+tensors per word [total, 2, width] in packed order, contiguous, so that the first rows or words are a contiguous slice.
 """
 
 from functools import cache, cached_property
@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# What a large GPU has, and the outputs that one thread block of a matmul computes, side by side.
+# Multiprocessors of a large GPU, and side length of the output tile that a thread block of a matmul computes.
 MULTIPROCESSORS = 132
 TILE = 128
-# A split matmul's parts are no shorter than this.
+# Minimum inner dimension of the parts of a split-K matmul.
 SHORTEST_PART = 512
 ALIGNMENT = 16  # bytes
-# Of a thread block of the fused kernel, with all stages of its loads.
+# Bytes of a thread block of the fused kernel, with all stages of its pipelined loads.
 SHARED_MEMORY = 3 * (128 + 4 * 64) * 64 * 2
 
 
@@ -36,24 +36,24 @@ class BidirectionalWeights(NamedTuple):
     output_weights: tuple[Tensor, Tensor] | None
 
     def flat(self) -> list[Tensor | None]:
-        """All eight, pair by pair."""
+        """All eight tensors, in pairs."""
         return [*self.input_weights, *self.input_biases, *self.hidden_weights, *(self.output_weights or (None, None))]
 
 
 class Words(NamedTuple):
-    """Tensors of words that the steps read and write, in the order of the kernels' table of addresses.
+    """Tensors per word that the steps read and write, in the order of the kernels' table of addresses.
 
     Attributes:
-        offsets: [steps + 1], int64: the first word of each step, and their number.
-        gates: [total, 2, 4H], the input terms of the gates; their sums, once a pass that saves has been there.
+        offsets: [steps + 1], int64: index of the first word of each step, then the total number of words.
+        gates: [total, 2, 4H], the input terms of the gates; a forward pass that saves overwrites them with the sums.
         outputs: [total, 2, P].
-        raw_cells: [total, 2, H], float32: before clipping. This and what follows where the pass saves.
+        raw_cells: [total, 2, H], float32: before clipping. This and the next two only if the forward pass saves.
         raw_outputs: [total, 2, P]: before clipping, if they are clipped.
-        hidden_before: [total, 2, P]: what the step of each word begins with; given for a row's first word.
-        output_gradient: [total, 2, P]. This and what follows in the backward pass.
-        gate_gradient: [total, 2, 4H], of the sums.
+        hidden_before: [total, 2, P]: hidden state before each word; of a row's first word, set by the caller.
+        output_gradient: [total, 2, P]. This and the following in the backward pass only.
+        gate_gradient: [total, 2, 4H], before activation.
         raw_output_gradient: [total, 2, P].
-        exposed: [total, 2, H]: output gate * tanh(cell), the factor of the output weights.
+        exposed: [total, 2, H]: output gate * tanh(cell), the input of the projection.
     """
 
     offsets: Tensor
@@ -69,7 +69,7 @@ class Words(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What the buffers of a layer, and the graphs over them, depend on."""
+    """Properties that determine the buffers of a layer and the graphs over them."""
 
     rows: int
     hidden_size: int  # P
@@ -77,28 +77,27 @@ class Shape(NamedTuple):
     projects: bool
     dtype: torch.dtype  # of the matmuls
     constants: LstmConstants
-    fuses: bool  # whether the gates' matmul and the cell are one kernel
+    fuses: bool  # true if the gates' matmul and the cell are one kernel
 
 
 @cache
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """True in half precision, on a GPU whose thread blocks have the room.
+    """True in half precision, on a GPU with enough shared memory per thread block.
 
-    In float32 tensor cores round, and without them the matmul takes so long that nothing is gained.
+    In float32, tensor cores would round (TF32), and without them fusion gains nothing.
     """
     if device.type != "cuda" or dtype.itemsize != 2:
         return False
-    # Not every build of torch knows it.
+    # Some builds of torch lack this attribute.
     room = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
     return bool(room >= SHARED_MEMORY)
 
 
 def splits_of(rows: int, inner: int, width: int) -> int:
-    """In how many parts a matmul of both directions, [rows, inner] by [inner, width], is to be done.
+    """Number of split-K parts for a matmul of both directions, [rows, inner] by [inner, width].
 
-    A thread block computes its outputs over the whole inner dimension. Few outputs are few blocks, which leave most of
-    a GPU idle for as long as it takes: parts of the inner dimension are blocks of their own, and the kernel that reads
-    the outputs adds them up.
+    A matmul with few outputs has few thread blocks and leaves most of a GPU idle. Splitting the inner dimension gives
+    more blocks; the kernel that reads the outputs sums the parts.
     """
     blocks, parts = 2 * -(-rows // TILE) * -(-width // TILE), 1
     while 2 * parts * blocks <= MULTIPROCESSORS and inner % (2 * parts) == 0 and inner // (2 * parts) >= SHORTEST_PART:
@@ -108,19 +107,19 @@ def splits_of(rows: int, inner: int, width: int) -> int:
 
 @cache
 def rounded(clip: float | None, dtype: torch.dtype) -> float:
-    """A bound as `torch.clamp` has it for tensors of this dtype."""
+    """A bound rounded to `dtype`, as in `torch.clamp` of tensors of this dtype; 0 for none."""
     return 0.0 if clip is None else float(torch.tensor(clip, dtype=dtype, device="cpu"))
 
 
 class Workspace:
-    """Buffers for steps over at most `shape.rows` rows, and the steps.
+    """Static buffers for at most `shape.rows` rows, and the steps over them.
 
     Attributes:
-        hidden: [rows, 2, P]; cell: [rows, 2, H], float32: the state. In the backward pass `cell` is the initial one.
-        hidden_gradient, cell_gradient: of the state after a row's last step; the latter becomes that of the state
-            before the step at hand.
-        lengths: [rows], int32: steps of each row.
-        clock: [1], int64: the step at which `run` begins; it moves on by as many as it runs.
+        hidden: [rows, 2, P]; cell: [rows, 2, H], float32: the state. In the backward pass, `cell` is the initial one.
+        hidden_gradient, cell_gradient: gradients of a row's final state; each backward step updates `cell_gradient` to
+            that of the state before the step.
+        lengths: [rows], int32: number of steps of each row.
+        clock: [1], int64: the step at which `run` begins; `run` advances it.
     """
 
     def __init__(self, shape: Shape, device: torch.device) -> None:
@@ -133,7 +132,7 @@ class Workspace:
             return torch.empty(rows, 2, *sizes, dtype=kind, device=device)
 
         self.hidden, self.cell = of_rows(width), of_rows(size, kind=torch.float32)
-        # Of a step: the recurrent terms, then the gradients, of its gates; what it exposes, then the gradient of that.
+        # Of one step: recurrent terms of the gates, and input of the projection; in the backward pass, their gradients.
         self.gates, self.exposed = of_rows(4 * size), of_rows(size)
         self.output_parts = of_rows(self.output_splits, width) if projects else self.exposed
         self.lengths = torch.zeros(rows, dtype=torch.int32, device=device)
@@ -166,7 +165,7 @@ class Workspace:
         return sum(each.nbytes for each in values if isinstance(each, Tensor))
 
     def load_weights(self, weights: BidirectionalWeights) -> None:
-        """Copy the weights of the steps in: nothing here belongs to particular ones, and nothing can go stale."""
+        """Copy the weights into the buffers. Done in every call, so that they can neither be stale nor mixed up."""
         for direction in range(2):
             self.bias[direction].copy_(weights.input_biases[direction])
             self.hidden_weight[direction].copy_(weights.hidden_weights[direction])
@@ -174,7 +173,7 @@ class Workspace:
                 self.output_weight[:, direction].copy_(weights.output_weights[direction])
 
     def point_to(self, words: Words) -> None:
-        """Let the steps read and write these tensors, which must live as long as steps run."""
+        """Set the tensors per word that the steps read and write; they must live until the steps have run."""
         from .step_kernels import write_addresses
 
         given = [self._addresses if tensor is None else tensor for tensor in words]
@@ -182,16 +181,16 @@ class Workspace:
         write_addresses[(1,)](self._addresses, *given)
 
     def point_to_nothing(self) -> None:
-        """For steps in which no row takes part: they read the first offset, and nothing else."""
+        """Point to valid dummy tensors, for steps without active rows, which read the first offset only."""
         self.point_to(Words(self.clock, self.gates))
 
     def run(self, kind: str, rows: int, count: int) -> None:
-        """Run the steps from `clock` on over the first `rows` rows, and move the clock.
+        """Run steps from `clock` on over the first `rows` rows, and advance the clock.
 
         Args:
-            kind: `"infer"`; `"train"`, which saves what the backward pass reads; `"backward"`, whose steps go down.
-            rows: at least those that take part.
-            count: how many steps.
+            kind: `"infer"`; `"train"`, which saves values for the backward pass; or `"backward"`, in reverse order.
+            rows: number of rows, including all active ones.
+            count: number of steps.
         """
         for position in range(count):
             if kind == "backward":
@@ -231,7 +230,7 @@ class Workspace:
         torch.bmm(factor, weight, out=hidden_parts.view(rows, 2 * parts, width).transpose(0, 1))
 
     def initial_hidden_gradient(self, rows: int) -> Tensor:
-        """[rows, 2, P], when all steps are done; of a row without words, that of its final state."""
+        """Gradient of the initial hidden state, [rows, 2, P]; for rows without words, that of the final state."""
         hidden_gradient, _, _, hidden_parts = (each[:rows] for each in self._gradients)
         total = hidden_parts.sum(dim=2, dtype=torch.float32).to(hidden_gradient.dtype)
         return torch.where(self.lengths[:rows, None, None] > 0, total, hidden_gradient)
@@ -241,19 +240,19 @@ class Workspace:
 
 
 def _grid(rows: int, width: int) -> tuple[tuple[int, int, int], int]:
-    """Programs over the rows of both directions, and the block of each."""
+    """Grid of programs over rows, blocks and directions, and the block size."""
     block = min(1024, 1 << max(width - 1, 0).bit_length())
     return (rows, -(-width // block), 2), block
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """The same values as the kernels read them, which know no strides and move 16 bytes at a time."""
+    """A contiguous copy or view aligned to 16 bytes, as the kernels assume."""
     tensor = tensor.contiguous()
     return tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
 
 
 def _check_plain(*tensors: Tensor) -> None:
-    """A tensor that is laid out otherwise would be read as another one."""
+    """Raise a `ValueError` unless tensors are contiguous and aligned, as the kernels assume."""
     for tensor in tensors:
         if not tensor.is_contiguous() or tensor.data_ptr() % ALIGNMENT:
             raise ValueError(
@@ -263,7 +262,7 @@ def _check_plain(*tensors: Tensor) -> None:
 
 
 def cell_forward(space: Workspace, rows: int, position: int, saves: bool) -> None:
-    """Gates of a step -> cell and `exposed`; see the kernel."""
+    """Launch the kernel from gates to cell and `exposed`."""
     from .step_kernels import cell_forward as kernel
 
     size, constants = space.shape.cell_size, space.shape.constants
@@ -277,13 +276,12 @@ def cell_forward(space: Workspace, rows: int, position: int, saves: bool) -> Non
 
 
 def fused_cell_forward(space: Workspace, rows: int, position: int, saves: bool) -> None:
-    """Hidden state -> gates of a step, cell and `exposed`; see the kernel."""
+    """Launch the fused kernel from hidden state to cell and `exposed`."""
     from .step_kernels import fused_cell_forward as kernel
 
     _, width, size, *_ = space.shape
     constants = space.shape.constants
-    # Sums of 64 x 128 gates, so that few rows are many blocks; of more rows 128 x 256, which read their factors less
-    # often.
+    # Tiles of 64 x 128 gates give few rows many blocks; tiles of 128 x 256 reload operands less often.
     block, columns, warps, stages = (64, 32, 4, 4) if rows <= 64 else (128, 64, 8, 3)
     kernel[-(-rows // block), -(-size // columns), 2](
         space._addresses, space.clock, position, space.lengths,
@@ -295,7 +293,7 @@ def fused_cell_forward(space: Workspace, rows: int, position: int, saves: bool) 
 
 
 def output_forward(space: Workspace, rows: int, position: int, saves: bool) -> None:
-    """Raw outputs of a step -> outputs and hidden state; see the kernel."""
+    """Launch the kernel from raw outputs to outputs and hidden state."""
     from .step_kernels import output_forward as kernel
 
     width, clip = space.shape.hidden_size, space.shape.constants.projection_clip
@@ -309,7 +307,7 @@ def output_forward(space: Workspace, rows: int, position: int, saves: bool) -> N
 
 
 def output_backward(space: Workspace, rows: int, position: int, raw_gradient: Tensor, hidden_parts: Tensor) -> None:
-    """Gradients of output and hidden state -> of the raw output; see the kernel."""
+    """Launch the kernel from the gradients of output and hidden state to that of the raw output."""
     from .step_kernels import output_backward as kernel
 
     width, clip = space.shape.hidden_size, space.shape.constants.projection_clip
@@ -323,7 +321,7 @@ def output_backward(space: Workspace, rows: int, position: int, raw_gradient: Te
 
 
 def cell_backward(space: Workspace, rows: int, position: int, exposed_gradient: Tensor) -> None:
-    """Gradient of what a step exposed -> of its gates and of the cell before it; see the kernel."""
+    """Launch the kernel from the gradient of `exposed` to those of the gates and of the previous cell."""
     from .step_kernels import cell_backward as kernel
 
     size, constants = space.shape.cell_size, space.shape.constants
