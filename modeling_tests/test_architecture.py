@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "requirements": set(),
     "endings": set(),
+    "fields": set(),
     "folders": set(),
     "old_code": set(),
     "tokenizer": set(),
@@ -45,9 +46,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "metrics",
         "word_vectors",
         "endings",
+        "fields",
     },
     "compat": {"hub", "model", "tokenizer", "corpus", "inference", "atomic"},
-    "pretraining": {"hub", "model", "tokenizer", "corpus", "inference", "atomic", "version", "kernels"},
+    "pretraining": {"hub", "model", "tokenizer", "corpus", "inference", "atomic", "version", "kernels", "fields"},
 }
 # Front doors, which may import every room.
 FREE = {"__init__", "__main__", "registration", "cli"}

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from elmo_hf.fields import option
 from elmo_hf.folders import damage_named
 from elmo_hf.inference.translating import TARGET_TOKENIZER
 from elmo_hf.model.base_model import ElmoModel
@@ -52,36 +53,29 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 class TranslatorArguments(BilmArguments):
     """Options of the initial encoder and of the decoder."""
 
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "ELMo checkpoint of the encoder, or a complete translator saved by this script (default: the "
-            "shipped English model)."
-        },
+    model_name_or_path: str | None = option(
+        None,
+        "ELMo checkpoint of the encoder, or a complete translator saved by this script (default: the "
+        "shipped English model).",
     )
-    without_elmo: bool = field(
-        default=False,
-        metadata={
-            "help": "The baseline: use only the encoder's shape. It reads words by their id, from its own word "
-            "vectors, and is trained on the translation data alone."
-        },
+    without_elmo: bool = option(
+        False,
+        "The baseline: use only the encoder's shape. It reads words by their id, from its own word "
+        "vectors, and is trained on the translation data alone.",
     )
-    decoder_type: Literal["bert", "gpt2"] = field(
-        default="bert", metadata={"help": "Layer norm after (bert) or before (gpt2) each sublayer."}
+    decoder_type: Literal["bert", "gpt2"] = option("bert", "Layer norm after (bert) or before (gpt2) each sublayer.")
+    decoder_hidden_size: int = option(256, "Width of the decoder.")
+    decoder_layers: int = option(2, "Its layers.")
+    decoder_heads: int = option(4, "Its attention heads.")
+    decoder_intermediate_size: int | None = option(
+        None, "Width of its feed-forward layers (default: four times its hidden size)."
     )
-    decoder_hidden_size: int = field(default=256, metadata={"help": "Width of the decoder."})
-    decoder_layers: int = field(default=2, metadata={"help": "Its layers."})
-    decoder_heads: int = field(default=4, metadata={"help": "Its attention heads."})
-    decoder_intermediate_size: int | None = field(
-        default=None, metadata={"help": "Width of its feed-forward layers (default: four times its hidden size)."}
+    decoder_dropout: float = option(0.1, "Dropout everywhere in the decoder.")
+    decoder_initializer_range: float = option(
+        0.02, "Standard deviation of its initial weights; larger for a small decoder."
     )
-    decoder_dropout: float = field(default=0.1, metadata={"help": "Dropout everywhere in the decoder."})
-    decoder_initializer_range: float = field(
-        default=0.02, metadata={"help": "Standard deviation of its initial weights; larger for a small decoder."}
-    )
-    target_vocab_size: int = field(
-        default=8000,
-        metadata={"help": "Number of subwords (byte-level BPE) that its tokenizer learns from the training targets."},
+    target_vocab_size: int = option(
+        8000, "Number of subwords (byte-level BPE) that its tokenizer learns from the training targets."
     )
 
     def __post_init__(self) -> None:
@@ -104,24 +98,16 @@ class TranslatorArguments(BilmArguments):
 class TranslationTrainingArguments(TaskTrainingArguments, Seq2SeqTrainingArguments):
     """The Trainer's arguments, and options of the beam search."""
 
-    task: Literal["translation", "summarization"] = field(
-        default="translation", metadata={"help": "translation: scored by BLEU. summarization: scored by ROUGE."}
+    task: Literal["translation", "summarization"] = option(
+        "translation", "translation: scored by BLEU. summarization: scored by ROUGE."
     )
-    num_beams: int = field(
-        default=4, metadata={"help": "Beam size of the final evaluation, the test and the saved model."}
-    )
-    generation_num_beams: int | None = field(
-        default=1, metadata={"help": "Beam size of evaluations during training; 1 is greedy decoding."}
-    )
-    length_penalty: float = field(
-        default=1.0, metadata={"help": "Exponent of the length that divides a beam's score; larger for longer texts."}
-    )
-    no_repeat_ngram_size: int = field(
-        default=0, metadata={"help": "Length of token sequences that must not be repeated; 0 for none."}
-    )
-    predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate translations, not only the loss."})
-    metric_for_best_model: str | None = field(
-        default=None, metadata={"help": "Metric that chooses the best model (default: bleu or rougeL, by the task)."}
+    num_beams: int = option(4, "Beam size of the final evaluation, the test and the saved model.")
+    generation_num_beams: int | None = option(1, "Beam size of evaluations during training; 1 is greedy decoding.")
+    length_penalty: float = option(1.0, "Exponent of the length that divides a beam's score; larger for longer texts.")
+    no_repeat_ngram_size: int = option(0, "Length of token sequences that must not be repeated; 0 for none.")
+    predict_with_generate: bool = option(True, "Evaluate translations, not only the loss.")
+    metric_for_best_model: str | None = option(
+        None, "Metric that chooses the best model (default: bleu or rougeL, by the task)."
     )
 
     def __post_init__(self) -> None:
@@ -275,9 +261,9 @@ def is_translator(model_args: TranslatorArguments) -> bool:
         raise ValueError(
             f"{model_args.model_name_or_path}: its encoder is a {encoder.model_type!r} model: expected 'elmo'"
         )
-    for option in ("without_elmo", "random_weights", "config_overrides"):
-        if getattr(model_args, option):
-            raise ValueError(f"--{option}: {model_args.model_name_or_path} is a whole translator, which stays as it is")
+    for name in ("without_elmo", "random_weights", "config_overrides"):
+        if getattr(model_args, name):
+            raise ValueError(f"--{name}: {model_args.model_name_or_path} is a whole translator, which stays as it is")
     return True
 
 
