@@ -108,7 +108,7 @@ def test_as_a_local_module_and_in_batches():
         (None, None, "no answers to score: give predictions and references, or call add_batch"),
         (["a"], None, "references missing"),
         (None, [["a"]], "predictions missing"),
-        (["a", "b"], [["a"]], "2 predicted answers for 1 questions: expected as many"),
+        (["a", "b"], [["a"]], "2 predictions and 1 references: expected as many"),
         ([["a"]], [["a"]], r"question 0: predicted \['a'\]: expected a text"),
         (["a", "b"], [["a"], "b"], r"question 1: references 'b': expected a list of texts, \[\] for no answer"),
         (["a"], [[None]], r"question 0: references \[None\]: expected a list of texts"),
