@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.corpus.lines import numbered_lines
 from elmo_hf.inference.embedding import embed_iter
 from elmo_hf.inference.loading import Name, check_sentences, is_a, load_tokenizer
@@ -326,8 +327,7 @@ def translation_precision(
     Raises:
         ValueError: models of different widths or numbers of layers, no known pair, or `neighbours` below 1.
     """
-    if neighbours < 1:
-        raise ValueError(f"neighbours={neighbours}: expected at least 1")
+    at_least_one(neighbours=neighbours)
     _check_fit_each_other(source, target)
     right: dict[int, set[int]] = {}
     for word, translation in _known(list(pairs), source, target):

@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from elmo_hf.checks import at_least_one
+
 from .dataset_shards import DatasetSource
 from .lines import COMPRESSIONS, check_file, damage_named, open_binary
 from .rules import BlankLines, ReadingRules, Undecodable
@@ -194,8 +196,7 @@ def open_corpus(
     patterns = [os.fspath(source) for source in listed]
     if not patterns:
         raise ValueError("no corpus is named: expected files, globs, or the name of a data set")
-    if shard_bytes < 1:
-        raise ValueError(f"shard_bytes={shard_bytes}: expected at least 1")
+    at_least_one(shard_bytes=shard_bytes)
     rules = ReadingRules(
         text_column,
         id_column,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.corpus.shards import Record
 from elmo_hf.corpus.table_shards import import_pyarrow
 from elmo_hf.inference.embedding import Layers, Vectors, check_layers, open_embedder
@@ -69,9 +70,7 @@ class BatchEmbedder:
             raise ValueError(f"dtype={dtype!r}: expected 'float32' or 'float16'")
         if pre_tokenization is not None:
             check_pre_tokenization(pre_tokenization)
-        for name, value in (("batch_words", batch_words), ("chunk_words", chunk_words)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: expected at least 1")
+        at_least_one(batch_words=batch_words, chunk_words=chunk_words)
         # Other processes may have other working directories.
         place = None if model is None else os.fspath(model)
         self.model = os.path.abspath(place) if place is not None and os.path.isdir(place) else place

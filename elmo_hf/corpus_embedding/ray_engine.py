@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from tqdm.auto import tqdm
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.corpus.sentences import Corpus, open_corpus
 from elmo_hf.corpus.shards import Record
 from elmo_hf.corpus.stored_files import StoredFile, matching_files
@@ -160,9 +161,7 @@ def embed_by_ray(
         "encoding": encoding,
         "undecodable": undecodable,
     }
-    for name, value in (("shard_words", shard_words), ("chunk_words", chunk_words), ("workers", workers)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
+    at_least_one(shard_words=shard_words, chunk_words=chunk_words, workers=workers)
     name = named(model)
     job = Job(
         os.path.abspath(output) if "://" not in os.fspath(output) else os.fspath(output),

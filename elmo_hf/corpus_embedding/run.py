@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from elmo_hf.atomic import appearing
+from elmo_hf.checks import at_least_one
 from elmo_hf.corpus.cut_words import CutWords
 from elmo_hf.corpus.sentences import Corpus, open_corpus
 from elmo_hf.corpus.shards import Record
@@ -269,9 +270,7 @@ def _check_options(
         raise ValueError(f"dtype={dtype!r}: expected 'float32' or 'float16'")
     if pre_tokenization is not None:
         check_pre_tokenization(pre_tokenization)
-    for name, value in (("shard_words", shard_words), ("chunk_words", chunk_words)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
+    at_least_one(shard_words=shard_words, chunk_words=chunk_words)
     if use_sentence_keys and kind != "hdf5":
         raise ValueError(f"use_sentence_keys with format={kind!r}: it names the datasets of HDF5; leave it out")
     if kind == "parquet":

@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.corpus.lines import check_file, damage_named, open_binary
 from elmo_hf.model.language_model import ElmoForPreTraining
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
@@ -126,8 +127,7 @@ def read_minimal_pairs(files: Iterable[str | os.PathLike[str]], limit: int | Non
         FileNotFoundError: no such file.
         ValueError: a line that is not a pair, named in the message; a limit below 1; no pair at all.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}: expected at least 1")
+    at_least_one(limit=limit)
     files = list(files)
     pairs: list[MinimalPair] = []
     counts: dict[str, int] = {}

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.corpus.cut_words import CutWords
 from elmo_hf.corpus.sentences import Corpus
 from elmo_hf.corpus.tagged_text import TaggedSentence
@@ -224,9 +225,7 @@ def score_sentences(
             "carry_state=True: this model is a Transformer, which has no state to carry from sentence to sentence: set "
             "carry_state=False (--sentence_independent)"
         )
-    for name, value in (("rows", rows), ("steps", steps)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
+    at_least_one(rows=rows, steps=steps)
     if len(tokenizer) != model.config.vocab_size:
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} words and the model vocab_size={model.config.vocab_size}: load the "

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.fields import option
 
 if TYPE_CHECKING:
@@ -272,13 +273,11 @@ class PretrainingSettings:
         return frozenset(left_out if "recipe" in left_out else left_out & {"preset", "num_samples", "warmup_steps"})
 
     def _check_ranges(self) -> None:
-        for name in (
+        counts = (
             "rows unroll_steps gradient_accumulation_steps epochs num_samples shuffle_window log_every "
             "checkpoint_every keep_checkpoints max_steps stop_after evaluate_every held_out_words"
-        ).split():
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: expected at least 1")
+        ).split()
+        at_least_one(**{name: getattr(self, name) for name in counts})
         for name in "softmax_only_steps warmup_steps weight_decay max_gradient_norm seed data_workers".split():
             if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
