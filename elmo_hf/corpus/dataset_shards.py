@@ -149,9 +149,6 @@ class _RecordReader(BlockReader):
         rows = (dict(zip(names, values, strict=True)) for values in zip(*map(columns.get, names), strict=True))
         return self._records.block(place, enumerate(rows), self.shard.source.tag_names)
 
-    def close(self) -> None:
-        pass
-
 
 class IterableDatasetReader(_RecordReader):
     """Reader of a streamed data set; a place is the library's state."""

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import h5py
 
-from elmo_hf.atomic import appearing
+from elmo_hf.atomic import appearing, write_text
 from elmo_hf.corpus.records import read_object
 
 from .plan import Plan, Shard
@@ -131,7 +131,7 @@ class Output:
             self._check(_read_json(unfinished), settings, plan)
             return False
         # The list of shards is for readers of an unfinished output.
-        self._write_json(unfinished, {**_record(settings, plan), "shards": plan.to_json()})
+        write_text(unfinished, _json({**_record(settings, plan), "shards": plan.to_json()}))
         return False
 
     def missing(self, plan: Plan) -> list[Shard]:
@@ -222,10 +222,6 @@ class Output:
 
     # ---- writing
 
-    def _write_json(self, path: Path, value: dict[str, Any]) -> None:
-        with appearing(path) as aside:
-            aside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-
     def finish(self, settings: dict[str, Any], plan: Plan, sentence_index: bool, use_sentence_keys: bool) -> int:
         """Complete the output after the last shard; return the number of words."""
         paths = [self.path(shard, plan) for shard in plan.shards]
@@ -242,7 +238,7 @@ class Output:
             {"file": path.name, "first": shard.first, "sentences": shard.sentences, "words": record["words"]}
             for path, shard, record in zip(paths, plan.shards, records, strict=True)
         ]
-        self._write_json(self.target / INDEX, {**complete, "shards": shards})
+        write_text(self.target / INDEX, _json({**complete, "shards": shards}))
         self._clear_states()
         (self.folder / UNFINISHED).unlink(missing_ok=True)
         return words
@@ -256,6 +252,10 @@ class Output:
 
 def _record(settings: dict[str, Any], plan: Plan) -> dict[str, Any]:
     return {"settings": settings, "digest": plan.digest}
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=1) + "\n"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

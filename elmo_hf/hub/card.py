@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import SafetensorError, safe_open
 
-from elmo_hf.atomic import appearing
+from elmo_hf.atomic import write_text
 from elmo_hf.version import __version__
 
 from .errors import HubError
@@ -168,7 +168,7 @@ def write_card(folder: Path, facts: CardFacts) -> Path:
     )
     text = str(card)
     check_metadata(folder / CARD, text)
-    _write(folder / CARD, text)
+    write_text(folder / CARD, text)
     return folder / CARD
 
 
@@ -212,7 +212,7 @@ def add_facts(
             card.data["widget"] = widgets
     text = str(card)
     check_metadata(folder / CARD, text)
-    _write(folder / CARD, text)
+    write_text(folder / CARD, text)
     return text
 
 
@@ -220,7 +220,7 @@ def note_verification(folder: Path, sentence: str) -> None:
     """Write the result of a comparison with the source into a card that has a section for it."""
     path = folder / CARD
     if path.is_file() and _VERIFIED.search(text := path.read_text(encoding="utf-8")):
-        _write(path, _VERIFIED.sub(lambda _: sentence, text, count=1))
+        write_text(path, _VERIFIED.sub(lambda _: sentence, text, count=1))
 
 
 def with_name(folder: Path, name: str) -> str:
@@ -393,11 +393,6 @@ PETERS_2018B = """@inproceedings{peters-etal-2018-dissecting,
 def _read(path: Path) -> ModelCard:
     check_metadata(path, text := path.read_text(encoding="utf-8"))
     return ModelCard(text)
-
-
-def _write(path: Path, text: str) -> None:
-    with appearing(path) as aside:
-        aside.write_text(text, encoding="utf-8")
 
 
 def json_settings(values: Mapping[str, Any]) -> dict[str, str]:

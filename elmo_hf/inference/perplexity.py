@@ -101,6 +101,14 @@ class TextScore:
         self.forward_log_prob += score.forward
         self.backward_log_prob += score.backward
 
+    @classmethod
+    def of(cls, scores: Iterable[SentenceScore]) -> "TextScore":
+        """The sum of the scores of sentences."""
+        total = cls()
+        for score in scores:
+            total.add(score)
+        return total
+
     def __add__(self, other: "TextScore") -> "TextScore":
         return TextScore(
             self.sentences + other.sentences,
@@ -168,17 +176,8 @@ def perplexity(
     Raises:
         ValueError: also for a text without any sentence.
     """
-    total = TextScore()
-    for score in score_sentences(
-        model,
-        tokenizer,
-        sentences,
-        rows=rows,
-        steps=steps,
-        carry_state=carry_state,
-        pre_tokenization=pre_tokenization,
-    ):
-        total.add(score)
+    options: dict[str, Any] = {"rows": rows, "steps": steps, "carry_state": carry_state}
+    total = TextScore.of(score_sentences(model, tokenizer, sentences, pre_tokenization=pre_tokenization, **options))
     if not total.sentences:
         raise ValueError("the text has no sentence: perplexity needs at least one line")
     return total

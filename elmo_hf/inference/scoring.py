@@ -83,11 +83,8 @@ def score(
     # `disable=None` makes tqdm show a bar only on a terminal.
     bar = tqdm(found, total=count, unit=" sentences", disable=None if progress is None else not progress)
     scores = list(bar)
-    total = TextScore()
-    for each in scores:
-        total.add(each)
     targets = np.array([each.targets for each in scores], dtype=np.float64)
     losses = [-np.array([getattr(each, name) for each in scores]) / targets for name in ("forward", "backward")]
     with np.errstate(over="ignore"):  # infinite for an untrained or broken model
         forward, backward, both = (np.exp(loss) for loss in (*losses, np.nanmean(losses, axis=0)))
-    return Scores(scores, total, forward, backward, both)
+    return Scores(scores, TextScore.of(scores), forward, backward, both)
