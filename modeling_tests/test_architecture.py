@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels": set(),
     "atomic": {"tokenizer"},
     "corpus": {"tokenizer", "atomic", "checks"},
-    "hub": {"model", "atomic", "version", "old_code"},
+    "hub": {"model", "atomic", "version", "old_code", "folders"},
     "inference": {"model", "tokenizer", "corpus", "atomic", "version", "hub", "folders", "checks"},
     "collators": set(),
     "metrics": {"inference"},
@@ -61,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "kernels",
         "fields",
         "checks",
+        "folders",
     },
 }
 # Front doors, which may import every room.

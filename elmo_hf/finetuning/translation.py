@@ -34,13 +34,12 @@ from elmo_hf.inference.translating import TARGET_TOKENIZER
 from elmo_hf.model.base_model import ElmoModel
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.encoder_decoder import ElmoEncoderDecoderModel
-from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 from .files import CorpusError
 from .layer_cache import cache_layers
 from .options import BilmArguments, TaskTrainingArguments
 from .pairs import Pair, PairArguments
-from .start import load_config
+from .start import initial_tokenizer, load_config
 from .tags import IGNORED_LABEL
 from .training import TaskTrainer
 
@@ -279,11 +278,7 @@ def make_encoder(model_args: TranslatorArguments, sources: Iterable[str]) -> tup
     """Create the encoder and its tokenizer. Only the baseline builds a vocabulary, from the training `sources`."""
     path = model_args.model_name_or_path
     config, _ = load_config(model_args, ElmoModel, elmo_at=["input"], num_representations=1)
-    if path is None:
-        tokenizer: Any = ElmoTokenizer(max_characters_per_word=config.max_characters_per_word)
-    else:
-        with damage_named(path, "tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = initial_tokenizer(model_args, config)
     if model_args.without_elmo:
         tokenizer = tokenizer.train_new_from_iterator(sources, sys.maxsize, min_frequency=model_args.min_count)
         as_words: dict[str, Any] = {
@@ -332,11 +327,6 @@ def search(model: ElmoEncoderDecoderModel, data: PairArguments, args: Translatio
     )
 
 
-def _parts(model: ElmoEncoderDecoderModel) -> tuple[Any, Any]:
-    """The decoder's configuration, and the encoder."""
-    return model.config.decoder, model.encoder
-
-
 def load_or_make_translator(
     model_args: TranslatorArguments,
     data: PairArguments,
@@ -354,8 +344,8 @@ def load_or_make_translator(
         model, tokenizer, target_tokenizer = make_translator(model_args, data, splits["train"])
     # The collator pads targets on the same side as sources, and a decoder needs padding on the right.
     tokenizer.padding_side = "right"
-    decoder, encoder = _parts(model)
-    data.max_target_tokens = min(data.max_target_tokens, decoder.max_position_embeddings)
+    encoder: Any = model.encoder
+    data.max_target_tokens = min(data.max_target_tokens, model.config.decoder.max_position_embeddings)
     encoder.freeze_bilm(model_args.freeze_bilm)
     if model_args.cache_layers is not None:
         cache_layers(encoder, model_args.cache_layers)

@@ -1,22 +1,24 @@
 """Model cards: a template filled with facts read from the folder and facts given by the model's author."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from safetensors import SafetensorError, safe_open
 
 from elmo_hf.atomic import write_text
+from elmo_hf.folders import stored_shapes
 from elmo_hf.version import __version__
 
 from .errors import HubError
-from .files import CARD, WEIGHTS, read_settings, traveling_code
+from .files import CARD, read_settings, traveling_code
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 PIPELINES = {
@@ -163,7 +165,6 @@ def write_card(folder: Path, facts: CardFacts) -> Path:
         text=ENGLISH[0],
         question=ENGLISH[1],
         mask=_token(tokenizer, "mask_token", "<mask>"),
-        citations=facts.citations or _citations(config),
         made_by=facts.versions or f"elmo_hf {__version__}",
     )
     text = str(card)
@@ -327,8 +328,9 @@ def _shape(folder: Path, config: Mapping[str, Any], architecture: str) -> dict[s
     """Rows of the table about the model's architecture."""
     values: Mapping[str, Any] = config.get("encoder") or config
     rows = {"class": f"`{architecture}`"}
-    if (parameters := _parameters(folder)) is not None:
-        rows["parameters"] = f"{parameters:,}"
+    with suppress(ValueError):  # damaged weights, which are not counted
+        if parameters := sum(map(math.prod, stored_shapes(folder).values())):
+            rows["parameters"] = f"{parameters:,}"
     depth, width = values.get("num_hidden_layers"), values.get("projection_size")
     if values.get("encoder_type") == "transformer":
         rows["encoder"] = (
@@ -349,45 +351,6 @@ def _shape(folder: Path, config: Mapping[str, Any], architecture: str) -> dict[s
         shown = ", ".join(f"`{label}`" for label in labels[:20])
         rows["labels"] = shown if len(labels) <= 20 else f"{shown} and {len(labels) - 20} more"
     return rows
-
-
-def _parameters(folder: Path) -> int | None:
-    """Number of weights in the folder's files; `None` if they cannot be read."""
-    total = 0
-    try:
-        for path in folder.iterdir():
-            if WEIGHTS.fullmatch(path.name) and path.suffix == ".safetensors":
-                with safe_open(path, framework="numpy") as file:
-                    for name in file.keys():  # noqa: SIM118 (not a mapping)
-                        size = 1
-                        for side in file.get_slice(name).get_shape():
-                            size *= side
-                        total += size
-    except (OSError, SafetensorError):
-        return None
-    return total or None
-
-
-def _citations(config: Mapping[str, Any]) -> list[str]:
-    values: Mapping[str, Any] = config.get("encoder") or config
-    return [PETERS_2018, PETERS_2018B] if values.get("encoder_type") == "transformer" else [PETERS_2018]
-
-
-PETERS_2018 = """@inproceedings{peters-etal-2018-deep,
-  title = "Deep Contextualized Word Representations",
-  author = "Peters, Matthew E. and Neumann, Mark and Iyyer, Mohit and Gardner, Matt and Clark, Christopher and
-    Lee, Kenton and Zettlemoyer, Luke",
-  booktitle = "Proceedings of NAACL-HLT 2018",
-  year = "2018",
-  url = "https://aclanthology.org/N18-1202",
-}"""
-PETERS_2018B = """@inproceedings{peters-etal-2018-dissecting,
-  title = "Dissecting Contextual Word Embeddings: Architecture and Representation",
-  author = "Peters, Matthew E. and Neumann, Mark and Zettlemoyer, Luke and Yih, Wen-tau",
-  booktitle = "Proceedings of EMNLP 2018",
-  year = "2018",
-  url = "https://aclanthology.org/D18-1179",
-}"""
 
 
 def _read(path: Path) -> ModelCard:
