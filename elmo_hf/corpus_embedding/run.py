@@ -28,16 +28,14 @@ from elmo_hf.inference.loading import Name, named
 from elmo_hf.inference.quantization import quantize
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.tokenizer.pos_tags import PosTags
-from elmo_hf.tokenizer.pretokenization import check_pre_tokenization
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 from .carried import ShardStates
-from .column_batches import DTYPES
 from .output import Output, format_of_output
 from .plan import Plan, Shard, ShardReader, plan_shards
 from .processes import Processes
 from .sentence_keys import SentenceKeys
-from .shard_embedding import ShardEmbedder
+from .shard_embedding import DTYPES, ShardEmbedder, cache_of, check_stored
 from .writers import IDENTIFIERS, Format, text_of
 
 
@@ -237,8 +235,7 @@ def embed_corpus(
             settings |= {"carry_state": True, "rows": rows, "warm_up": warm_up}
         if use_sentence_keys:
             settings |= {"use_sentence_keys": True}
-        keeps_words = embedder.model.device.type == "cpu" and bool(embedder.model.config.character_filters)
-        cache = word_cache_megabytes if keeps_words and not is_given else None
+        cache = None if is_given else cache_of(embedder, word_cache_megabytes)
         shards = ShardEmbedder(embedder, rule, chunk_words, cache, carried)
         run = _Run(corpus, processes, place, shards, settings)
         work = run.begin(shard_words, overwrite)
@@ -266,10 +263,7 @@ def embed_corpus(
 def _check_options(
     dtype: str, pre_tokenization: str | None, shard_words: int, chunk_words: int, kind: Format, use_sentence_keys: bool
 ) -> None:
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}: expected 'float32' or 'float16'")
-    if pre_tokenization is not None:
-        check_pre_tokenization(pre_tokenization)
+    check_stored(dtype, pre_tokenization)
     at_least_one(shard_words=shard_words, chunk_words=chunk_words)
     if use_sentence_keys and kind != "hdf5":
         raise ValueError(f"use_sentence_keys with format={kind!r}: it names the datasets of HDF5; leave it out")
