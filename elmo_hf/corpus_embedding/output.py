@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -152,16 +153,7 @@ class Output:
             return None
 
     def _check(self, found: dict[str, Any], settings: dict[str, Any], plan: Plan) -> None:
-        theirs = found.get("settings", {})
-        for name in {**settings, **theirs}:
-            old, new = theirs.get(name), settings.get(name)
-            if old == new:
-                continue
-            if name == "input_files":
-                raise OutputConflictError(
-                    f"{self.target} was begun with other input: {_first_difference(old, new)}. {_REMEDY}"
-                )
-            raise OutputConflictError(f"{self.target} was begun with {name}={old!r}, not {new!r}. {_REMEDY}")
+        check_settings(self.target, found.get("settings", {}), settings)
         if found.get("digest") != plan.digest:
             raise OutputConflictError(
                 f"{self.target} was begun with other input: the files' names and sizes are the same, but not their "
@@ -179,10 +171,7 @@ class Output:
             return
         others = [path.name for path in self.folder.iterdir() if path.name != LOCK and path.suffix != ".writing"]
         if others:
-            raise OutputConflictError(
-                f"{self.folder} holds {min(others)}, but neither {INDEX} nor {UNFINISHED}: it is the folder of "
-                "something else. Choose another output, or empty it"
-            )
+            raise foreign(self.folder, others)
 
     def _clear(self) -> None:
         """Remove only the shards and records of an earlier command."""
@@ -248,6 +237,25 @@ class Output:
         record = self._complete_record()
         assert record is not None
         return record["words"]
+
+
+def check_settings(output: str | Path, theirs: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise `OutputConflictError` if the output was begun with other settings, `theirs`."""
+    for name in {**settings, **theirs}:
+        old, new = theirs.get(name), settings.get(name)
+        if old == new:
+            continue
+        if name == "input_files":
+            raise OutputConflictError(f"{output} was begun with other input: {_first_difference(old, new)}. {_REMEDY}")
+        raise OutputConflictError(f"{output} was begun with {name}={old!r}, not {new!r}. {_REMEDY}")
+
+
+def foreign(folder: str | Path, others: Iterable[str]) -> OutputConflictError:
+    """The error for a folder with files that no such command has written."""
+    return OutputConflictError(
+        f"{folder} holds {min(others)}, but neither {INDEX} nor {UNFINISHED}: it is the folder of something else. "
+        "Choose another output, or empty it"
+    )
 
 
 def _record(settings: dict[str, Any], plan: Plan) -> dict[str, Any]:

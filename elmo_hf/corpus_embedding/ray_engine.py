@@ -24,7 +24,7 @@ from elmo_hf.corpus.shards import Record
 from elmo_hf.corpus.stored_files import StoredFile, matching_files
 from elmo_hf.inference.loading import Name, named
 
-from .output import INDEX, UNFINISHED, OutputConflictError
+from .output import INDEX, UNFINISHED, OutputConflictError, check_settings, foreign
 from .plan import Plan, Shard, ShardReader, plan_shards
 from .run import CorpusEmbedding, fingerprint
 from .shard_embedding import ShardEmbedder, WorkerOptions
@@ -226,10 +226,7 @@ class _Place:
         ours = names & {INDEX, UNFINISHED}
         others = {name for name in names if not name.startswith(".") and name != PLANS} - ours
         if others and not ours:
-            raise OutputConflictError(
-                f"{self.folder.url} holds {min(others)}, but neither {INDEX} nor {UNFINISHED}: it is the folder of "
-                "something else. Choose another output, or empty it"
-            )
+            raise foreign(self.folder.url, others)
         for name in names:
             if name.endswith(".writing") or (overwrite and (name in ours or name.startswith("embeddings-"))):
                 self.folder.remove(name)
@@ -238,7 +235,7 @@ class _Place:
                 self.plan_folder.remove(name)
         if not overwrite:
             for name in ours:
-                self._check(self.folder.json(name)["settings"], settings)
+                check_settings(self.folder.url, self.folder.json(name)["settings"], settings)
             known = {f"{_key(file)}.json" for file in files}
             for name in self.plan_folder.names() - known:
                 url = self.plan_folder.json(name)["file"]["url"]
@@ -248,15 +245,6 @@ class _Place:
                 )
         if overwrite or not ours:
             self.folder.put_json(UNFINISHED, {"settings": settings})
-
-    def _check(self, theirs: dict[str, Any], settings: dict[str, Any]) -> None:
-        for name in {**settings, **theirs}:
-            old, new = theirs.get(name), settings.get(name)
-            if old != new:
-                raise OutputConflictError(
-                    f"{self.folder.url} was begun with {name}={old!r}, not {new!r}. Give the same settings, choose "
-                    "another output, or ask to overwrite it"
-                )
 
     def plans(self, files: list[StoredFile]) -> Plans:
         """Stored plans, in the order of the files.

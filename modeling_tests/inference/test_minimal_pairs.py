@@ -142,7 +142,7 @@ def test_files(tmp_path):
     assert pairs[1:] == [MinimalPair("C d.", "D c.", "wh_island", "")] * 3
     assert len(read_minimal_pairs([path], limit=2)) == 3
     for line, message in (
-        ("{", "line 1: '{' is no JSON"),
+        ("{", "line 1 is not JSON"),
         ("[]", "line 1: '\\[\\]': expected a JSON object"),
         ('{"good": "A"}', "line 1: bad=None: expected a text, under one of bad, sentence_bad"),
         ('{"good": " ", "bad": "b"}', "line 1: good=' '"),
