@@ -98,14 +98,14 @@ class ShardEmbedder:
             writer.close()
         except (KeyboardInterrupt, GeneratorExit):
             with suppress(Exception):  # sentences that cannot be kept are embedded again later
-                writer.abandon()
+                writer.close()
                 if part is not None:
                     part.keep(path, max((end for end in self._ends(entries) if end <= written), default=0))
             raise
         except BaseException:
             # The first error is more useful than an error from closing a broken file.
             with suppress(Exception):
-                writer.abandon()
+                writer.close()
             raise
 
     def warm_up(self, records: Iterable[Record]) -> None:
