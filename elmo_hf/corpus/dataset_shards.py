@@ -97,13 +97,11 @@ class DatasetShard:
     count: int
     records: int
 
+    may_be_empty = False
+
     @property
     def name(self) -> str:
         return f"{self.source.name}, shard {self.number + 1} of {self.count}"
-
-    @property
-    def may_be_empty(self) -> bool:
-        return False
 
     @property
     def is_sequential(self) -> bool:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,12 +75,9 @@ class Corpus:
 
     def __iter__(self) -> Iterator[Sentence]:
         for shard in self.shards:
-            reader = shard.open()
-            try:
+            with closing(shard.open()) as reader:
                 for block in reader.blocks():
                     yield from block.sentences
-            finally:
-                reader.close()
 
     def records(self, start: Place | None = None) -> Generator[tuple[Place, Record], None, None]:
         """Yield all sentences from a place on, with their places, names and origins; needs numbered rules."""

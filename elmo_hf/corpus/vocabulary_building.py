@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing import get_all_start_methods, get_context
@@ -239,12 +239,9 @@ def _submit(
 
 def _count_parts(shard: Shard, pre_tokenization: str) -> Iterator[tuple[Counter[str], int]]:
     split = word_splitter(pre_tokenization)
-    reader = shard.open()
-    try:
+    with closing(shard.open()) as reader:
         for block in reader.blocks():
             yield Counter(chain.from_iterable(map(split, block.sentences))), len(block.sentences)
-    finally:
-        reader.close()
 
 
 def count_shard(shard: Shard, pre_tokenization: str) -> tuple[Counter[str], int]:
