@@ -178,16 +178,15 @@ def embed_corpus(
     model = named(model)
     kind = format_of_output(output, format)
     _check_options(dtype, pre_tokenization, shard_words, chunk_words, kind, use_sentence_keys)
-    corpus = open_corpus(
-        sources,
-        text_column=text_column,
-        id_column=id_column,
-        pos_column=pos_column,
-        pos_separator=pos_separator,
-        encoding=encoding,
-        undecodable=undecodable,
-        numbered=True,
-    )
+    reading: dict[str, Any] = {
+        "text_column": text_column,
+        "id_column": id_column,
+        "pos_column": pos_column,
+        "pos_separator": pos_separator,
+        "encoding": encoding,
+        "undecodable": undecodable,
+    }
+    corpus = open_corpus(sources, numbered=True, **reading)
     if corpus.is_tagged and pre_tokenization == "ptb":
         raise ValueError(
             f"pre_tokenization={pre_tokenization!r} with parts of speech beside the words: these are words already, "
@@ -221,13 +220,8 @@ def embed_corpus(
             "layers": layers,
             "boundaries": boundaries,
             "dtype": dtype,
-            "text_column": text_column,
-            "id_column": id_column,
-            "pos_column": pos_column,
-            "pos_separator": pos_separator,
+            **reading,
             "pre_tokenization": rule,
-            "encoding": encoding,
-            "undecodable": undecodable,
             "shard_words": shard_words,
         }
         # Left out if off, as in outputs of older versions.
