@@ -59,53 +59,39 @@ if TYPE_CHECKING:
 
 # Where each public name lives.
 _HOMES = {
-    "atomic": ["appearing_folder"],
-    "collators": ["ElmoDataCollatorForMultipleChoice"],
-    "corpus_embedding": ["BatchEmbedder", "CorpusEmbedding", "OutputConflictError", "embed_corpus"],
-    "folders": ["DamageError", "damage_named", "reading_model"],
-    "inference.answers": ["Answer", "answer_question", "answers_from_spans", "question_answering_features"],
-    "inference.classifying": ["classify_document"],
-    "inference.documents": ["embed_document"],
-    "inference.embedding": ["embed", "embed_iter"],
-    "inference.loading": ["default_model"],
-    "inference.minimal_pairs": [
-        "MinimalPair",
-        "PairAccuracy",
-        "PairScore",
-        "pair_accuracies",
-        "read_minimal_pairs",
-        "score_minimal_pairs",
-    ],
-    "inference.neighbors": ["Usage", "neighbors"],
-    "inference.quantization": ["quantize"],
-    "inference.scoring": ["Scores", "score"],
-    "inference.senses": ["WordSenses", "draw_senses", "senses"],
-    "inference.tagging": ["tag", "tag_document", "tag_iter"],
-    "inference.translating": ["translate_iter"],
-    "model.configuration_elmo": ["ElmoConfig"],
-    "model.configuration_encoder_decoder": ["ElmoEncoderDecoderConfig"],
-    "model.encoder_decoder": ["ElmoEncoderDecoderModel"],
-    "model.modeling_elmo": [
-        "ElmoCache",
-        "ElmoForCausalLM",
-        "ElmoForMaskedLM",
-        "ElmoForMultipleChoice",
-        "ElmoForPreTraining",
-        "ElmoForPreTrainingOutput",
-        "ElmoForQuestionAnswering",
-        "ElmoForSequenceClassification",
-        "ElmoForTokenClassification",
-        "ElmoModel",
-        "ElmoModelOutput",
-        "ElmoPreTrainedModel",
-    ],
-    "model.state": ["ElmoState"],
-    "old_code": ["remove_old_code"],
-    "tokenizer.tokenization_elmo": ["ElmoTokenizer"],
-    "tokenizer.vocabulary": ["read_vocabulary_lines", "words_of_vocabulary_lines"],
-    "word_vectors": ["WordVectorReport", "WordVectors", "read_word_vectors", "start_from_word_vectors"],
+    "atomic": "appearing_folder",
+    "collators": "ElmoDataCollatorForMultipleChoice",
+    "corpus_embedding": "BatchEmbedder CorpusEmbedding OutputConflictError embed_corpus",
+    "folders": "DamageError damage_named reading_model",
+    "inference.answers": "Answer answer_question answers_from_spans question_answering_features",
+    "inference.classifying": "classify_document",
+    "inference.documents": "embed_document",
+    "inference.embedding": "embed embed_iter",
+    "inference.loading": "default_model",
+    "inference.minimal_pairs": (
+        "MinimalPair PairAccuracy PairScore pair_accuracies read_minimal_pairs score_minimal_pairs"
+    ),
+    "inference.neighbors": "Usage neighbors",
+    "inference.quantization": "quantize",
+    "inference.scoring": "Scores score",
+    "inference.senses": "WordSenses draw_senses senses",
+    "inference.tagging": "tag tag_document tag_iter",
+    "inference.translating": "translate_iter",
+    "model.configuration_elmo": "ElmoConfig",
+    "model.configuration_encoder_decoder": "ElmoEncoderDecoderConfig",
+    "model.encoder_decoder": "ElmoEncoderDecoderModel",
+    "model.modeling_elmo": (
+        "ElmoCache ElmoForCausalLM ElmoForMaskedLM ElmoForMultipleChoice ElmoForPreTraining "
+        "ElmoForPreTrainingOutput ElmoForQuestionAnswering ElmoForSequenceClassification "
+        "ElmoForTokenClassification ElmoModel ElmoModelOutput ElmoPreTrainedModel"
+    ),
+    "model.state": "ElmoState",
+    "old_code": "remove_old_code",
+    "tokenizer.tokenization_elmo": "ElmoTokenizer",
+    "tokenizer.vocabulary": "read_vocabulary_lines words_of_vocabulary_lines",
+    "word_vectors": "WordVectorReport WordVectors read_word_vectors start_from_word_vectors",
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = sorted([*_HOME, "__version__"])
 

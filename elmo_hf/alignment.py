@@ -22,9 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.corpus.lines import numbered_lines
 from elmo_hf.inference.embedding import embed_iter
 from elmo_hf.inference.loading import Name, check_sentences, is_a, load_tokenizer
+from elmo_hf.inference.neighbors import unit
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.language_model import ElmoForPreTraining
 from elmo_hf.model.layer_alignment import ElmoAlignment
@@ -275,14 +277,8 @@ def _known(pairs: Sequence[Pair], source: Anchors, target: Anchors) -> list[Pair
     return known
 
 
-def _unit(vectors: Doubles) -> Doubles:
-    """Vectors scaled to length one; zero vectors stay zero."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1)
-
-
 def _mean_cosine(xs: Doubles, ys: Doubles) -> Doubles:
-    return (_unit(xs) * _unit(ys)).sum(axis=-1).mean(axis=1)
+    return (unit(xs) * unit(ys)).sum(axis=-1).mean(axis=1)
 
 
 @dataclass(frozen=True)
@@ -326,15 +322,14 @@ def translation_precision(
     Raises:
         ValueError: models of different widths or numbers of layers, no known pair, or `neighbours` below 1.
     """
-    if neighbours < 1:
-        raise ValueError(f"neighbours={neighbours}: expected at least 1")
+    at_least_one(neighbours=neighbours)
     _check_fit_each_other(source, target)
     right: dict[int, set[int]] = {}
     for word, translation in _known(list(pairs), source, target):
         right.setdefault(source.rows[word], set()).add(target.rows[translation])
     queries = np.fromiter(right, np.int64)
     precision: list[list[float]] = []
-    for xs, ys in zip(_unit(source.vectors), _unit(target.vectors), strict=True):
+    for xs, ys in zip(unit(source.vectors), unit(target.vectors), strict=True):
         near_source, near_target = _mean_of_nearest(xs, ys, neighbours), _mean_of_nearest(ys, xs, neighbours)
         hits = np.zeros(2)
         for some in _split(queries, len(ys)):

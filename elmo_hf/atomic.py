@@ -14,7 +14,13 @@ from elmo_hf.tokenizer.complete_files import (
     remove_leftovers,
 )
 
-__all__ = ["appearing", "appearing_folder", "filling", "put_folder"]
+__all__ = ["appearing", "appearing_folder", "filling", "put_folder", "write_text"]
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text as UTF-8; the file appears only when it is complete."""
+    with appearing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 @contextmanager

@@ -80,22 +80,16 @@ class _DenseJoinedEmbeddings(ElmoJoinedEmbeddings):
         return _kept(self.projection(torch.cat(vectors, dim=-1)), mask)
 
 
-def _scan(
-    lstm: ElmoLstm | ElmoTaskLstm,
-    inputs: Tensor,
-    mask: Tensor,
-    size: int,
-    reverse: bool,
-    *,
-    cell_clip: float | None,
-    projection_clip: float | None,
-    forget_bias: float,
-) -> Tensor:
+def _scan(lstm: ElmoLstm | ElmoTaskLstm, inputs: Tensor, mask: Tensor, reverse: bool) -> Tensor:
     """Run `reference_lstm` over padded words: (batch, words, width) -> (batch, words, P), zero at padding.
 
     Padding does not change the state, so it may be on either side.
     """
-    output_proj = getattr(lstm, "output_proj", None)
+    # Layers of a task have neither a projection nor clips.
+    output_proj, cell_clip, projection_clip = (
+        getattr(lstm, name, None) for name in ("output_proj", "cell_clip", "projection_clip")
+    )
+    size, forget_bias = lstm.hidden_proj.out_features // 4, lstm.forget_bias
     gates_of_all = lstm.input_proj(inputs).transpose(0, 1)  # [words, batch, 4H]
     first_hidden = inputs.new_zeros(inputs.shape[0], lstm.hidden_proj.in_features)
     first_cell = inputs.new_zeros(inputs.shape[0], size, dtype=torch.promote_types(inputs.dtype, torch.float32))
@@ -129,16 +123,7 @@ class _DenseEncoder(ElmoEncoder):
         for layer in cast("Iterable[ElmoLayer]", self.layers):
             lstms: Any = (layer.forward_lstm, layer.backward_lstm)
             outputs = [
-                _scan(
-                    lstm,
-                    inputs,
-                    mask,
-                    self.cell_size,
-                    reverse,
-                    cell_clip=lstm.cell_clip,
-                    projection_clip=lstm.projection_clip,
-                    forget_bias=lstm.forget_bias,
-                )
+                _scan(lstm, inputs, mask, reverse)
                 for lstm, inputs, reverse in zip(lstms, (forward, backward), (False, True), strict=True)
             ]
             if layer.has_skip_connection:
@@ -175,20 +160,9 @@ class _DenseTaskLayers(ElmoTaskLayers):
     ) -> tuple[Tensor, None]:
         for layer in cast("Iterable[ElmoTaskLayer]", layers):
             lstms: Any = (layer.forward_lstm, layer.backward_lstm)
-            outputs = [
-                _scan(
-                    lstm,
-                    words,
-                    mask,
-                    lstm.size,
-                    reverse,
-                    cell_clip=None,
-                    projection_clip=None,
-                    forget_bias=lstm.forget_bias,
-                )
-                for lstm, reverse in zip(lstms, (False, True), strict=True)
-            ]
-            words = torch.cat(outputs, dim=-1)
+            words = torch.cat(
+                [_scan(lstm, words, mask, reverse) for lstm, reverse in zip(lstms, (False, True), strict=True)], dim=-1
+            )
         return words, None
 
 

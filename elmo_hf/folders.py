@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, logging
 
 # Settings files of each part of a folder.
 FILES = {
@@ -103,6 +103,18 @@ def reading_model(kind: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
             check_sizes(kind, name, config)
         with shapes_named(kind, name, config):
             yield
+
+
+@contextmanager
+def without_progress_bar() -> Iterator[None]:
+    """Context without Transformers' progress bars of files, which would break other output."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 # ---- sizes of a configuration, compared with the stored weights

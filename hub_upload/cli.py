@@ -2,18 +2,17 @@
 
 import dataclasses
 import io
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from elmo_hf.cli import Parser, Program, UsageError
-from elmo_hf.hub import PushReport, add_facts, note_verification, push
+from elmo_hf.cli import Parser, Program, UsageError, add_flag, add_json, card, tell
+from elmo_hf.hub import PushReport, note_verification, push
 
 from .common.content import read_text
-from .convert import convert
-from .export import export
+from .convert import ConversionReport, convert
+from .export import ExportReport, export
 from .release import ReleaseReport, release, table
 from .verify import TOLERANCE, sentence_of, verify
 
@@ -26,11 +25,9 @@ WEIGHTS = (
 OVERWRITE_HELP = "replace an output folder written by elmo-hub"
 
 
-def _add_convert(commands: Any) -> None:
-    parser = commands.add_parser(
-        "convert",
+def _add_convert(add_command: Any) -> None:
+    parser = add_command(
         usage="elmo-hub convert SOURCE --output FOLDER [options]",
-        help=COMMANDS["convert"],
         description="Convert an original checkpoint to a folder that Transformers loads, bit for bit.",
         renamed={"--force": "--overwrite"},
         example="elmo-hub convert elmo_2x4096_512_2048cnn_2xhighway_weights.hdf5 --output elmo-original "
@@ -40,20 +37,18 @@ def _add_convert(commands: Any) -> None:
         "source", nargs="+", help="folder, ZIP, model.tar.gz, *.hdf5, or prefix of a TensorFlow checkpoint"
     )
     parser.add_argument("--output", metavar="FOLDER", help="folder to make")
-    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
-    parser.add_argument(
-        "--elmo_only",
-        action="store_true",
-        help="convert only the ELMo of an AllenNLP task model (default: a complete crf_tagger or bcn)",
+    add_flag(parser, "--overwrite", OVERWRITE_HELP)
+    add_flag(
+        parser, "--elmo_only", "convert only the ELMo of an AllenNLP task model (default: a complete crf_tagger or bcn)"
     )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_json(parser)
     group = parser.add_argument_group("files")
     for name, text in WEIGHTS:
         group.add_argument(f"--{name}", type=Path, metavar="FILE", help=text)
     group.add_argument("--softmax", type=Path, metavar="FILE", help="HDF5 file with softmax/W and softmax/b")
     group = parser.further_group("what is left out")
-    group.add_argument("--without_vocabulary", action="store_true", help="omit vocabulary and softmax")
-    group.add_argument("--without_softmax", action="store_true", help="omit the softmax")
+    add_flag(group, "--without_vocabulary", "omit vocabulary and softmax")
+    add_flag(group, "--without_softmax", "omit the softmax")
     group.add_argument(
         "--no_remote_code",
         dest="remote_code",
@@ -72,11 +67,9 @@ def _add_convert(commands: Any) -> None:
     parser.set_defaults(run=_convert, remote_code=True)
 
 
-def _add_export(commands: Any) -> None:
-    parser = commands.add_parser(
-        "export",
+def _add_export(add_command: Any) -> None:
+    parser = add_command(
         usage="elmo-hub export --model FOLDER --output FOLDER [options]",
-        help=COMMANDS["export"],
         description="Write a Transformers folder as the files that the original programs read.",
         renamed={"--force": "--overwrite"},
         example="elmo-hub export --model elmo-folder --output original",
@@ -84,21 +77,19 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("places", nargs="*", help="==SUPPRESS==")
     parser.add_argument("--model", metavar="FOLDER", help="Transformers folder")
     parser.add_argument("--output", metavar="FOLDER", help="folder to make")
-    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+    add_flag(parser, "--overwrite", OVERWRITE_HELP)
     parser.add_argument(
         "--softmax_layout",
         choices=("sparse", "dense", "unsampled"),
         help="layout of the softmax in the archive of a Transformer (default: sparse)",
     )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_json(parser)
     parser.set_defaults(run=_export)
 
 
-def _add_verify(commands: Any) -> None:
-    parser = commands.add_parser(
-        "verify",
+def _add_verify(add_command: Any) -> None:
+    parser = add_command(
         usage="elmo-hub verify --model FOLDER --against SOURCE [options]",
-        help=COMMANDS["verify"],
         description="Compare a folder with the checkpoint it was made from, by an independent implementation in NumPy. "
         "The exit status is 1 if they differ.",
         example="elmo-hub verify --model elmo-folder --against weights.hdf5",
@@ -116,51 +107,30 @@ def _add_verify(commands: Any) -> None:
         metavar="X",
         help="maximum difference, relative to the layer's largest value",
     )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_json(parser)
     group = parser.add_argument_group("files")
     for name, text in WEIGHTS:
         group.add_argument(f"--{name}", type=Path, metavar="FILE", help=text)
     parser.set_defaults(run=_verify)
 
 
-def _add_card(commands: Any) -> None:
-    parser = commands.add_parser(
-        "card",
-        usage="elmo-hub card FOLDER [options]",
-        help=COMMANDS["card"],
-        description="Write a folder's model card, or add facts to it, and print it.",
-        example="elmo-hub card elmo-folder --license apache-2.0 --language en",
-    )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="Transformers folder")
-    parser.add_argument("--license", metavar="NAME", help="the Hub's identifier: apache-2.0, cc-by-4.0, other, ...")
-    parser.add_argument("--license_name", metavar="NAME", help="name of the license, with --license other")
-    parser.add_argument("--language", nargs="+", default=[], metavar="CODE", help="such as en")
-    parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME", help="Hub names of the training data")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(run=_card)
-
-
-def _add_push(commands: Any) -> None:
-    parser = commands.add_parser(
-        "push",
+def _add_push(add_command: Any) -> None:
+    parser = add_command(
         usage="elmo-hub push FOLDER NAME [options]",
-        help=COMMANDS["push"],
         description="Publish a folder on the Hub in one commit: model, tokenizer, code, card and metrics.",
         example="elmo-hub push elmo-folder me/elmo-small --private",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="Transformers folder")
     parser.add_argument("name", metavar="NAME", help="name of the repository, user/name")
-    parser.add_argument("--dry_run", action="store_true", help="print files, sizes and card; send nothing")
+    add_flag(parser, "--dry_run", "print files, sizes and card; send nothing")
     _add_repository(parser)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_json(parser)
     parser.set_defaults(run=_push)
 
 
-def _add_release(commands: Any) -> None:
-    parser = commands.add_parser(
-        "release",
+def _add_release(add_command: Any) -> None:
+    parser = add_command(
         usage="elmo-hub release NAME [options]",
-        help=COMMANDS["release"],
         description="Download a published original by name, convert it and verify it.",
         renamed={"--force": "--overwrite"},
         example="elmo-hub release small --output elmo-small",
@@ -169,13 +139,13 @@ def _add_release(commands: Any) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="folder to create (default: the cache, found as elmo:NAME)"
     )
-    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+    add_flag(parser, "--overwrite", OVERWRITE_HELP)
     parser.add_argument("--base_url", metavar="URL", help="mirror, https:// or file://, with files NAME/FILE")
-    parser.add_argument("--softmax", action="store_true", help="include its language model's softmax and vocabulary")
-    parser.add_argument("--yes", action="store_true", help="accept size and license without a prompt")
+    add_flag(parser, "--softmax", "include its language model's softmax and vocabulary")
+    add_flag(parser, "--yes", "accept size and license without a prompt")
     parser.add_argument("--push", metavar="USER/NAME", help="also publish it on the Hub")
     _add_repository(parser)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_json(parser)
     parser.set_defaults(run=_release)
 
 
@@ -184,19 +154,17 @@ def _add_repository(parser: Parser) -> None:
     group.add_argument("--private", action="store_true", default=None, help="make a new repository private")
     group.add_argument("--revision", metavar="NAME", help="branch to commit to, or start of --branch (default: main)")
     group.add_argument("--branch", metavar="NAME", help="branch to commit to; created if it does not exist")
-    group.add_argument("--pull_request", action="store_true", help="open a pull request instead")
+    add_flag(group, "--pull_request", "open a pull request instead")
     group.add_argument("--message", metavar="TEXT", help="of the commit")
 
 
-def _add_list(commands: Any) -> None:
-    parser = commands.add_parser(
-        "list",
+def _add_list(add_command: Any) -> None:
+    parser = add_command(
         usage="elmo-hub list",
-        help=COMMANDS["list"],
         description="List the published originals: size, license, language, and if they are cached.",
         example="elmo-hub list",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_json(parser)
     parser.set_defaults(run=_list)
 
 
@@ -211,7 +179,7 @@ def _convert(options: dict[str, Any]) -> int:
         f"{report.tensors} tensors, {report.parameters:,} values, {report.vocab_size:,} word ids -> "
         f"{report.architecture} in {report.output}",
     ]
-    _tell(options, report, [*lines, *(f"note: {note}" for note in report.notes)])
+    _tell_of(options, report, lines)
     return 0
 
 
@@ -219,8 +187,7 @@ def _export(options: dict[str, Any]) -> int:
     output = _named(options, "output", options["places"], -1)
     folder = _named(options, "model", options["places"], 0)
     report = export(folder, output, softmax_layout=options["softmax_layout"], force=options["overwrite"])
-    line = f"{report.tensors} tensors -> {report.output}: {', '.join(report.files)}"
-    _tell(options, report, [line, *(f"note: {note}" for note in report.notes)])
+    _tell_of(options, report, [f"{report.tensors} tensors -> {report.output}: {', '.join(report.files)}"])
     return 0
 
 
@@ -258,20 +225,13 @@ def _verify(options: dict[str, Any]) -> int:
             note_verification(Path(folder), sentence_of(report))
         except OSError as error:
             lines.append(f"note: the card does not say so: {error}")
-    _tell(options, report, lines, passed=report.passed)
+    tell(options, {**dataclasses.asdict(report), "passed": report.passed}, "\n".join(lines))
     return 0 if report.passed else 1
-
-
-def _card(options: dict[str, Any]) -> int:
-    facts = {name: options[name] for name in ("license", "license_name", "language", "datasets")}
-    card = str(add_facts(options["folder"], **facts))
-    _print(options, {"folder": str(options["folder"]), "card": card}, [card])
-    return 0
 
 
 def _push(options: dict[str, Any]) -> int:
     report = _published(options, options["folder"], options["name"], dry_run=options["dry_run"])
-    _print(options, dataclasses.asdict(report), _lines_of_push(report, options["dry_run"]))
+    tell(options, dataclasses.asdict(report), "\n".join(_lines_of_push(report, options["dry_run"])))
     return 0
 
 
@@ -303,7 +263,7 @@ def _release(options: dict[str, Any]) -> int:
         pushed = _published(options, report.folder, options["push"])
         lines += _lines_of_push(pushed, dry_run=False)
         record["url"] = pushed.url
-    _print(options, record, lines)
+    tell(options, record, "\n".join(lines))
     return 0
 
 
@@ -312,7 +272,7 @@ def _list(options: dict[str, Any]) -> int:
     rows = [titles, *table()]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = ["  ".join([*(map(str.ljust, row[:5], widths)), row[5]]) for row in rows]
-    _print(options, {"originals": [dict(zip(titles, row, strict=True)) for row in rows[1:]]}, lines)
+    tell(options, {"originals": [dict(zip(titles, row, strict=True)) for row in rows[1:]]}, "\n".join(lines))
     return 0
 
 
@@ -332,13 +292,9 @@ def _only(values: list[str], name: str) -> list[str]:
     return values
 
 
-def _tell(options: dict[str, Any], report: Any, lines: Sequence[str], **more: Any) -> None:
-    """Print the report of a command: its lines, or with `--json` all of it."""
-    _print(options, {**dataclasses.asdict(report), **more}, lines)
-
-
-def _print(options: dict[str, Any], record: dict[str, Any], lines: Sequence[str]) -> None:
-    print(json.dumps(record, default=str, ensure_ascii=False) if options["json"] else "\n".join(lines))
+def _tell_of(options: dict[str, Any], report: ConversionReport | ExportReport, lines: list[str]) -> None:
+    """Print a report: its lines and notes, or with `--json` all of it."""
+    tell(options, dataclasses.asdict(report), "\n".join([*lines, *(f"note: {note}" for note in report.notes)]))
 
 
 GROUPS = {
@@ -356,7 +312,7 @@ GROUPS = {
 }
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 ADDERS: dict[str, Callable[[Any], None]] = {
-    "card": _add_card,
+    "card": card.add_parser,
     "convert": _add_convert,
     "export": _add_export,
     "list": _add_list,

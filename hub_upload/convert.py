@@ -206,11 +206,8 @@ def _read(source: Source, plan: Plan, model: PreTrainedModel, of_task: Mapping[s
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal digits."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def without_folders(note: str) -> str:

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from .options import Parser, UsageError
+from .options import Parser, UsageError, add_flag
+from .output import add_json, tell
 from .program import Program
 
-__all__ = ["COMMANDS", "PROGRAM", "Parser", "Program", "UsageError", "main"]
+__all__ = ["COMMANDS", "PROGRAM", "Parser", "Program", "UsageError", "add_flag", "add_json", "main", "tell"]
 
 
 def _adder(command: str) -> Callable[[Any], None]:

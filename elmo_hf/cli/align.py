@@ -3,17 +3,16 @@
 from itertools import islice
 from typing import Any
 
+from .options import add_flag, add_number
 from .output import add_json, tell
 from .text import add_batch_words, add_text_options, words_of_lines
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "align",
+    parser = add_command(
         usage="elmo-hf align SOURCE TARGET --dictionary FILE --source_text TEXT ... --target_text TEXT ... "
         "--output FOLDER [options]",
-        help="map a model's layers into the space of another language's model",
         description="Fit an orthogonal map of every layer on a bilingual dictionary (Schuster et al. 2019) and save "
         "the biLM with it: its vectors are then comparable with those of the target model. The two texts need not be "
         "translations of each other.",
@@ -43,15 +42,9 @@ def add_parser(commands: Any) -> None:
         metavar="FILE",
         help="dictionary on which to measure how many words are nearest to one of their translations",
     )
-    parser.add_argument(
-        "--lowercase", action="store_true", help="also count words for their lower-cased forms in the dictionary"
-    )
-    parser.add_argument(
-        "--match_lengths",
-        action="store_true",
-        help="also scale each layer to the mean vector length of the target model",
-    )
-    parser.add_argument("--max_sentences", type=int, metavar="N", help="read at most N sentences of each text")
+    add_flag(parser, "--lowercase", "also count words for their lower-cased forms in the dictionary")
+    add_flag(parser, "--match_lengths", "also scale each layer to the mean vector length of the target model")
+    add_number(parser, "--max_sentences", "read at most N sentences of each text")
     add_batch_words(parser)
     parser.add_argument("--device", help="such as cuda (default: the GPU if there is one)")
     add_json(parser)

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from .models import add_model, chosen_model
+from .options import add_number
 from .output import add_json, tell
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "answer",
+    parser = add_command(
         usage="elmo-hf answer QUESTION --text FILE --model FOLDER [options]",
-        help="answer a question from a text",
         description="Print the spans of a text that answer a question best, with their probabilities, by a model "
         "trained with examples/run_question_answering.py.",
         example="elmo-hf answer 'When was the bell cast ?' --text bell.txt --model answerer",
@@ -21,8 +20,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("question", nargs="+", help="questions, each one argument")
     parser.add_argument("--text", required=True, metavar="FILE", help="file with the text, UTF-8; - for stdin")
     add_model(parser, "folder of an answerer (ElmoForQuestionAnswering) and its tokenizer")
-    parser.add_argument("--count", type=int, default=1, metavar="N", help="number of answers per question")
-    parser.add_argument("--max_answer_words", type=int, default=30, metavar="N", help="longest answer")
+    add_number(parser, "--count", "number of answers per question", 1)
+    add_number(parser, "--max_answer_words", "longest answer", 30)
     parser.add_argument(
         "--null_threshold",
         type=float,

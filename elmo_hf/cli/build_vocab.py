@@ -2,16 +2,15 @@
 
 from typing import Any
 
+from .options import add_number
 from .output import add_json, tell, written
 from .text import TEXT_HELP, add_text_options, open_text
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "build-vocab",
+    parser = add_command(
         usage="elmo-hf build-vocab TEXT ... --output FILE [options]",
-        help="count the words of a text and write a vocabulary file",
         description="Count the words of a text, and write a vocabulary file and a file of counts.",
         example="elmo-hf build-vocab corpus/*.txt --output vocab.txt --max_size 50000",
     )
@@ -22,9 +21,9 @@ def add_parser(commands: Any) -> None:
         metavar="FILE",
         help="vocabulary file to write, with <name>.counts.tsv; - for the words alone on stdout",
     )
-    parser.add_argument("--min_count", type=int, default=1, metavar="N", help="leave out rarer words")
-    parser.add_argument("--max_size", type=int, metavar="N", help="maximum number of words, with <S>, </S>, <UNK>")
-    parser.add_argument("--num_processes", type=int, default=1, metavar="N", help="processes that count")
+    add_number(parser, "--min_count", "leave out rarer words", 1)
+    add_number(parser, "--max_size", "maximum number of words, with <S>, </S>, <UNK>")
+    add_number(parser, "--num_processes", "processes that count", 1)
     add_json(parser)
     add_text_options(parser, has_model=False)
     parser.set_defaults(run=run)
@@ -36,10 +35,7 @@ def run(options: dict[str, Any]) -> int:
 
     vocabulary = build_vocabulary(
         open_text(options),
-        pre_tokenization=options["pre_tokenization"],
-        min_count=options["min_count"],
-        max_size=options["max_size"],
-        num_processes=options["num_processes"],
+        **{name: options[name] for name in ("pre_tokenization", "min_count", "max_size", "num_processes")},
     )
     to_stdout = options["output"] == "-"
     if to_stdout:

@@ -1,4 +1,4 @@
-"""`elmo-hf card`: a folder's model card, written or completed."""
+"""`elmo-hf card` and `elmo-hub card`: a folder's model card, written or completed."""
 
 from pathlib import Path
 from typing import Any
@@ -6,15 +6,13 @@ from typing import Any
 from .output import add_json, tell
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "card",
-        usage="elmo-hf card FOLDER [options]",
-        help="write a folder's model card, or add facts to it",
+    parser = add_command(
+        usage="%(prog)s FOLDER [options]",
         description="Write the model card (README.md) of a folder, or add facts to an existing card without changing "
         "its text; print the card. `elmo-hub push` publishes the folder.",
-        example="elmo-hf card run/model --license apache-2.0 --language en",
+        example="%(prog)s run/model --license apache-2.0 --language en",
     )
     parser.add_argument("folder", metavar="FOLDER", help="folder of a model")
     parser.add_argument("--license", metavar="NAME", help="the Hub's identifier: apache-2.0, cc-by-4.0, other, ...")

@@ -3,12 +3,10 @@
 from typing import Any
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "completion",
+    parser = add_command(
         usage="elmo-hf completion SHELL",
-        help="print the completion script of a shell",
         description="Print a script that lets a shell complete commands and options (pip install "
         "'elmo-hf[completion]').",
         example="elmo-hf completion bash > ~/.local/share/bash-completion/completions/elmo-hf",

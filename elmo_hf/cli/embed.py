@@ -3,17 +3,15 @@
 from typing import Any
 
 from .models import add_model, chosen_model, chosen_output
-from .options import UsageError, say
+from .options import UsageError, add_flag, add_number, say
 from .output import add_json, tell
 from .text import add_batch_words, add_encoding, add_pos_options, add_pre_tokenization, files_of
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "embed",
+    parser = add_command(
         usage="elmo-hf embed TEXT ... --output FILE --model FOLDER [options]",
-        help="write the contextual vectors of a whole corpus",
         description="Write the contextual vectors of every sentence of a text. The same command again continues an "
         "interrupted run. Several processes: torchrun --nproc_per_node N -m elmo_hf.cli embed ...",
         example="elmo-hf embed corpus/*.txt.gz --output vectors.hdf5 --model elmo-folder --layers all",
@@ -48,25 +46,18 @@ def add_parser(commands: Any) -> None:
         help="dtype that the model computes in (default: as stored)",
     )
     parser.add_argument("--id_column", help="column with names of the sentences, which are written too")
-    parser.add_argument("--overwrite", action="store_true", help="start over, replacing the output of earlier runs")
+    add_flag(parser, "--overwrite", "start over, replacing the output of earlier runs")
     add_json(parser)
 
     group = parser.further_group("batches")
     add_batch_words(group)
-    group.add_argument(
+    add_number(
+        group,
         "--shard_words",
-        type=int,
-        default=100_000,
-        metavar="N",
-        help="approximate words per shard. A killed run loses at most one shard; Ctrl-C loses nothing",
+        "approximate words per shard. A killed run loses at most one shard; Ctrl-C loses nothing",
+        100_000,
     )
-    group.add_argument(
-        "--chunk_words",
-        type=int,
-        default=2048,
-        metavar="N",
-        help="read longer lines in chunks of N words, with the same result",
-    )
+    add_number(group, "--chunk_words", "read longer lines in chunks of N words, with the same result", 2048)
     group.add_argument(
         "--word_cache_mb",
         type=float,
@@ -83,35 +74,34 @@ def add_parser(commands: Any) -> None:
         "machines can access; unreadable files are reported at the end, after the others are done",
     )
     group.add_argument("--address", metavar="HOST:PORT", help="Ray cluster (default: a new one on this machine)")
-    group.add_argument("--workers", type=int, metavar="N", help="maximum number (default: one per CPU, or GPU)")
+    add_number(group, "--workers", "maximum number (default: one per CPU, or GPU)")
     group.add_argument("--gpus_per_worker", type=float, default=0, metavar="N", help="may be a fraction; 0: use CPUs")
     group = parser.further_group("carried state")
-    group.add_argument(
+    add_flag(
+        group,
         "--carry_state",
-        action="store_true",
-        help="read sentences in order, each from the final state of the previous one, as bilm-tf and AllenNLP do (one "
+        "read sentences in order, each from the final state of the previous one, as bilm-tf and AllenNLP do (one "
         "process)",
     )
-    group.add_argument(
+    add_number(
+        group,
         "--rows",
-        type=int,
-        default=1,
-        metavar="N",
-        help="with carried state: sentences per batch, each continuing the sentence N before it: 1 as in bilm-tf's "
+        "with carried state: sentences per batch, each continuing the sentence N before it: 1 as in bilm-tf's "
         "dump_bilm_embeddings, 64 as in AllenNLP's ElmoEmbedder",
+        1,
     )
-    group.add_argument("--warm_up", type=int, default=0, metavar="N", help="read the first N sentences once beforehand")
+    add_number(group, "--warm_up", "read the first N sentences once beforehand", 0)
     group = parser.further_group("what is written")
-    group.add_argument("--boundaries", action="store_true", help="also write the vectors of <S> and </S>")
-    group.add_argument(
+    add_flag(group, "--boundaries", "also write the vectors of <S> and </S>")
+    add_flag(
+        group,
         "--forget_sentences",
-        action="store_true",
-        help="HDF5: omit sentence_to_index, which AllenNLP's readers use; it needs all text in memory",
+        "HDF5: omit sentence_to_index, which AllenNLP's readers use; it needs all text in memory",
     )
-    group.add_argument(
+    add_flag(
+        group,
         "--use_sentence_keys",
-        action="store_true",
-        help="HDF5: name each dataset by its sentence instead of its number, as AllenNLP's option does",
+        "HDF5: name each dataset by its sentence instead of its number, as AllenNLP's option does",
     )
     group = parser.further_group("how text is read")
     group.add_argument("--text_column", default="text", help="column of JSON lines and Parquet")

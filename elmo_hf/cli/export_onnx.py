@@ -3,15 +3,14 @@
 from typing import Any
 
 from .models import add_model, chosen_model, chosen_output
+from .options import add_flag, add_number
 from .output import add_json, tell
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "export-onnx",
+    parser = add_command(
         usage="elmo-hf export-onnx --model FOLDER --output FILE [options]",
-        help="write a model as an ONNX file, checked with onnxruntime",
         description="Write the biLM, a tagger or a classifier of texts as an ONNX file for any number of sentences and "
         "words, and check it with onnxruntime. Its inputs are the tokenizer's outputs.",
         example="elmo-hf export-onnx --model tagger --output tagger.onnx",
@@ -19,12 +18,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("places", nargs="*", help="==SUPPRESS==")
     add_model(parser, "folder of a model, loaded as the class in its configuration (default: the shipped biLM)")
     parser.add_argument("--output", metavar="FILE", help="file to write, such as model.onnx")
-    parser.add_argument(
+    add_flag(
+        parser,
         "--output_hidden_states",
-        action="store_true",
-        help="also return all layers: hidden_states, (batch, layers, words, 2 * projection_size)",
+        "also return all layers: hidden_states, (batch, layers, words, 2 * projection_size)",
     )
-    parser.add_argument("--opset", type=int, default=18, metavar="N", help="version of ONNX's operators")
+    add_number(parser, "--opset", "version of ONNX's operators", 18)
     add_json(parser)
     parser.set_defaults(run=run)
 

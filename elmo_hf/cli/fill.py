@@ -3,22 +3,21 @@
 from typing import Any
 
 from .models import SHIPPED, add_model, chosen_model
+from .options import add_number
 from .output import add_json, tell
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "fill",
+    parser = add_command(
         usage="elmo-hf fill SENTENCE --model FOLDER [options]",
-        help="fill the gaps of a sentence",
         description="Print the most probable words for each <mask> of a sentence, given both sides of it, with their "
         "probabilities. Several gaps are filled independently.",
         example="elmo-hf fill 'The <mask> sat on the mat .' --model run/model",
     )
     parser.add_argument("sentence", nargs="+", help="sentences with <mask>, each one argument; - for lines of stdin")
     add_model(parser, "folder of a language model and its tokenizer" + SHIPPED)
-    parser.add_argument("--count", type=int, default=5, metavar="N", help="number of words per gap")
+    add_number(parser, "--count", "number of words per gap", 5)
     add_json(parser)
     parser.set_defaults(run=run)
 

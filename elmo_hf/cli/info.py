@@ -7,12 +7,10 @@ from typing import Any
 from .output import add_json, tell
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "info",
+    parser = add_command(
         usage="elmo-hf info [FOLDER] [options]",
-        help="describe a model's folder, and the kernels available here",
         description="Show a model's family, shape, parameters, splitting rule and files, without loading it; without a "
         "folder, the installed versions and the kernels available here.",
         example="elmo-hf info elmo-folder",

@@ -4,15 +4,14 @@ import json
 from typing import Any
 
 from .models import SHIPPED, add_model, chosen_model
+from .options import add_number
 from .output import written
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "minimal-pairs",
+    parser = add_command(
         usage="elmo-hf minimal-pairs FILE ... [options]",
-        help="measure accuracy on minimal pairs, such as BLiMP, by kind, phenomenon and overall",
         description="Score both sentences of minimal pairs, such as BLiMP, and report how often the acceptable one is "
         "more probable: forward, backward and by both; ties are incorrect. Files are JSON lines with good, bad, uid "
         "and phenomenon, or BLiMP's own.",
@@ -20,7 +19,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("text", nargs="+", metavar="FILE", help="JSON lines, globs")
     add_model(parser, "folder of a language model and its tokenizer" + SHIPPED)
-    parser.add_argument("--limit", type=int, metavar="N", help="read the first N pairs of each kind (default: all)")
+    add_number(parser, "--limit", "read the first N pairs of each kind (default: all)")
     parser.add_argument("--published", metavar="TSV", help="accuracies of other models by uid, to show too")
     parser.add_argument("--json", metavar="FILE", help="write all numbers as JSON; - for stdout")
     parser.add_argument("--table", metavar="FILE", help="write the table to a file instead of stdout")

@@ -3,16 +3,15 @@
 from typing import Any
 
 from .models import add_model, chosen_model
+from .options import add_flag, add_number
 from .output import add_json, tell
 from .text import TEXT_HELP, add_batch_words, add_layers, add_text_options, words_of_lines
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "neighbours",
+    parser = add_command(
         usage="elmo-hf neighbours WORD TEXT ... --in SENTENCE --model FOLDER [options]",
-        help="find the words of a corpus that mean the same as a word in a sentence",
         description="Print the words of a corpus whose contextual vectors are nearest to that of a word in a sentence, "
         "by cosine, each with its nearest occurrence.",
         example="elmo-hf neighbours bank corpus.txt --in 'He sat on the bank of the river .' --model elmo-folder",
@@ -21,8 +20,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("text", nargs="+", help=TEXT_HELP)
     parser.add_argument("--in", dest="sentence", required=True, metavar="SENTENCE", help="the sentence with the word")
     add_model(parser)
-    parser.add_argument("--count", type=int, default=10, metavar="N", help="how many neighbours")
-    parser.add_argument("--each_usage", action="store_true", help="every occurrence, not each word once")
+    add_number(parser, "--count", "how many neighbours", 10)
+    add_flag(parser, "--each_usage", "every occurrence, not each word once")
     add_layers(parser)
     add_batch_words(parser)
     add_json(parser)

@@ -169,6 +169,16 @@ class _HelpAll(argparse.Action):
         parser.exit()
 
 
+def add_flag(group: Any, name: str, help: str) -> None:
+    """Add an option without value."""
+    group.add_argument(name, action="store_true", help=help)
+
+
+def add_number(group: Any, name: str, help: str, default: int | None = None) -> None:
+    """Add an option with an integer."""
+    group.add_argument(name, type=int, default=default, metavar="N", help=help)
+
+
 def say(message: str) -> None:
     """Print a line on stderr."""
     print(message, file=sys.stderr)

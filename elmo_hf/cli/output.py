@@ -8,6 +8,8 @@ from typing import Any, TextIO
 
 from elmo_hf.atomic import appearing
 
+from .options import add_flag
+
 
 @contextmanager
 def written(name: str | None) -> Iterator[TextIO | None]:
@@ -21,10 +23,10 @@ def written(name: str | None) -> Iterator[TextIO | None]:
 
 def add_json(parser: Any) -> None:
     """Add the option `--json`."""
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_flag(parser, "--json", "print the result as JSON")
 
 
 def tell(options: dict[str, Any], record: dict[str, Any], line: str, *, beside: bool = False) -> None:
     """Print a result: `record` with `--json`, else `line`; on stderr if `beside`, because stdout has the output."""
-    text = json.dumps(record, ensure_ascii=False) if options["json"] else line
+    text = json.dumps(record, ensure_ascii=False, default=str) if options["json"] else line
     print(text, file=sys.stderr if beside else sys.stdout)

@@ -5,7 +5,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from .models import SHIPPED, add_model, chosen_model
-from .options import UsageError
+from .options import UsageError, add_flag, add_number
 from .output import add_json, tell, written
 from .text import TEXT_HELP, add_text_options, open_text
 
@@ -13,32 +13,28 @@ if TYPE_CHECKING:
     from elmo_hf.pretraining import SentenceScore
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "perplexity",
+    parser = add_command(
         usage="elmo-hf perplexity TEXT ... --model FOLDER [options]",
-        help="measure how well a model predicts a text",
         description="Compute the perplexity of a text, by direction, with the full softmax and in constant memory.",
         example="elmo-hf perplexity held_out.txt --model run/model --sentence_independent",
     )
     parser.add_argument("text", nargs="+", help=TEXT_HELP)
     add_model(parser, "folder of a language model and its tokenizer" + SHIPPED)
-    parser.add_argument("--rows", type=int, default=32, metavar="N", help="sentences per batch")
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="words of each row per batch")
-    parser.add_argument(
+    add_number(parser, "--rows", "sentences per batch", 32)
+    add_number(parser, "--steps", "words of each row per batch", 20)
+    add_flag(
+        parser,
         "--sentence_independent",
-        action="store_true",
-        help="start every sentence from zero states instead of carrying state as in training; a Transformer needs it",
+        "start every sentence from zero states instead of carrying state as in training; a Transformer needs it",
     )
     parser.add_argument(
         "--per_sentence",
         metavar="FILE",
         help="write a JSON object per sentence: index, words, unknown words, log-probabilities; - for stdout",
     )
-    parser.add_argument(
-        "--per_word", action="store_true", help="with --per_sentence: also the log-probability of every word"
-    )
+    add_flag(parser, "--per_word", "with --per_sentence: also the log-probability of every word")
     add_json(parser)
     add_text_options(parser)
     parser.set_defaults(run=run)

@@ -8,6 +8,7 @@ from typing import Any
 
 from elmo_hf.pretraining.settings import PretrainingSettings
 
+from .options import add_number
 from .output import add_json, tell
 
 # Fields of [`PretrainingSettings`] by subject; fields not listed come last.
@@ -35,28 +36,25 @@ FURTHER = {
 }
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command; its options are the fields of [`PretrainingSettings`]."""
-    parser = commands.add_parser(
-        "pretrain",
+    parser = add_command(
         usage="elmo-hf pretrain --train_data TEXT ... --output FOLDER --vocabulary FILE [options]",
         dataclass_types=PretrainingSettings,
         groups=COMMON,
         further_groups=FURTHER,
         renamed={"--output_dir": "--output"},
-        help="pretrain a biLM; the same command again continues an interrupted run",
         description="Pretrain a biLM. Running the same command again continues an interrupted run. Several processes "
         "on a CPU: --processes N. On GPUs or many machines: torchrun --nproc_per_node N -m elmo_hf.cli pretrain ...",
         example="elmo-hf build-vocab train.txt --output vocab.txt\n"
         "  elmo-hf pretrain --train_data train.txt --vocabulary vocab.txt --output run --preset small",
     )
-    parser.add_argument(
+    add_number(
+        parser,
         "--processes",
-        type=int,
-        default=1,
-        metavar="N",
-        help="processes on this machine. They share its cores and a recipe's rows; --rows is per process. A run must "
+        "processes on this machine. They share its cores and a recipe's rows; --rows is per process. A run must "
         "be continued with the same number.",
+        1,
     )
     add_json(parser)
     parser.set_defaults(run=run, after_stop="the same command continues from the newest checkpoint, if there is one")

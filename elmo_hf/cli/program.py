@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from elmo_hf.endings import ending, leave_the_pipe
@@ -18,8 +19,8 @@ class Program:
     Args:
         name: name of the program.
         description: one sentence.
-        adder: returns, for a command's name, the function that adds its parser to argparse's subparsers. The parser
-            sets the defaults `run` and, optionally, `after_stop`, a message for Ctrl-C.
+        adder: returns, for a command's name, the function that makes its parser by the one it is given, which
+            knows name and help. The parser sets the defaults `run` and, optionally, `after_stop`, a message for Ctrl-C.
         groups: commands with one-line descriptions, by title.
         closing: lines below the overview.
     """
@@ -55,10 +56,11 @@ class Program:
             dest="command", required=True, parser_class=Parser, metavar="COMMAND", title="commands", prog=self.name
         )
         for name, text in self.commands.items():
+            add_command = partial(found.add_parser, name, help=text)
             if name in commands:
-                self.adder(name)(found)
+                self.adder(name)(add_command)
             else:
-                found.add_parser(name, help=text)
+                add_command()
         return main_parser
 
     def main(self, arguments: Sequence[str] | None = None) -> int:

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "run",
+    parser = add_command(
         usage="elmo-hf run SCRIPT [ARGUMENT ...]",
         example="elmo-hf run run_ner.py --model_name_or_path elmo-folder --train_file train.json --output_dir tagger",
-        help="run a Python script with ELMo registered, such as Transformers' example scripts",
         description="Run a Python script as `python SCRIPT ARGS...` would, with ELMo registered with the Auto classes "
         "of Transformers. On several processes: torchrun --nproc_per_node N -m elmo_hf.cli run SCRIPT ARGS...",
     )

@@ -5,12 +5,10 @@ from typing import Any
 from .output import add_json, tell
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "save-model",
+    parser = add_command(
         usage="elmo-hf save-model RUN [options]",
-        help="save the model of an unfinished pretraining run",
         description="Write RUN/model, with tokenizer, card and curves, from the newest checkpoint of an unfinished "
         "pretraining run. The run can still be continued.",
         example="elmo-hf save-model run",

@@ -5,17 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from .models import add_model, chosen_model
-from .options import UsageError
+from .options import UsageError, add_flag, add_number
 from .output import add_json, tell
 from .text import TEXT_HELP, add_batch_words, add_layers, add_text_options, files_of, words_of_lines
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "senses",
+    parser = add_command(
         usage="elmo-hf senses WORD CORPUS ... --model FOLDER [options]",
-        help="cluster a word's usages into senses, and measure change between corpora",
         description="Cluster the usages of a word by their contextual vectors. Each argument is a corpus; between "
         "every two corpora, measure the average pairwise distance and the prototype distance of the usages.",
         example="elmo-hf senses cell 1900.txt 2000.txt --model elmo-folder --plot cell.png",
@@ -23,14 +21,14 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("word", help="a word's form")
     parser.add_argument("text", nargs="+", metavar="CORPUS", help=TEXT_HELP)
     add_model(parser)
-    parser.add_argument("--count", type=int, metavar="N", help="number of senses (default: by silhouette)")
-    parser.add_argument("--most", type=int, default=6, metavar="N", help="maximum number of senses without --count")
-    parser.add_argument("--max_usages", type=int, default=1000, metavar="N", help="maximum usages per corpus, sampled")
-    parser.add_argument("--match_case", action="store_true", help="distinguish upper and lower case")
+    add_number(parser, "--count", "number of senses (default: by silhouette)")
+    add_number(parser, "--most", "maximum number of senses without --count", 6)
+    add_number(parser, "--max_usages", "maximum usages per corpus, sampled", 1000)
+    add_flag(parser, "--match_case", "distinguish upper and lower case")
     parser.add_argument("--plot", metavar="FILE", help="plot the usages into a .png, .svg or .pdf file")
     add_layers(parser)
     add_batch_words(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of sampling and clustering")
+    add_number(parser, "--seed", "seed of sampling and clustering", 0)
     add_json(parser)
     add_text_options(parser)
     parser.set_defaults(run=run)

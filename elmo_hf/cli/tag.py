@@ -7,12 +7,10 @@ from .models import add_model, chosen_model
 from .text import TEXT_HELP, add_batch_words, add_text_options, words_of_lines
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "tag",
+    parser = add_command(
         usage="elmo-hf tag TEXT ... --model FOLDER [--output FILE] [options]",
-        help="label the words of a text with a trained tagger",
         description="Label the words of a text with a trained tagger, and write the words and tags of each sentence as "
         "JSON lines. elmo-hf pretrain and perplexity read them with --text_column words --pos_column tags.",
         example="echo 'Marie Curie worked in Paris .' | elmo-hf tag - --model tagger",

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .options import add_number
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -45,11 +47,8 @@ def add_layers(parser: Any) -> None:
 
 def add_batch_words(group: Any) -> None:
     """Add the option for the size of batches."""
-    group.add_argument(
-        "--batch_words",
-        type=int,
-        metavar="N",
-        help="words per batch (default 2048; on a GPU 512 sentences of up to 16384 words in total)",
+    add_number(
+        group, "--batch_words", "words per batch (default 2048; on a GPU 512 sentences of up to 16384 words in total)"
     )
 
 
@@ -96,16 +95,8 @@ def open_text(options: dict[str, Any]) -> "Corpus":
     """Open the corpus named by `text` with these options."""
     from elmo_hf.pretraining import open_corpus
 
-    return open_corpus(
-        files_of(options["text"]),
-        text_column=options["text_column"],
-        split=options["split"],
-        encoding=options["encoding"],
-        undecodable=options["undecodable"],
-        blank_lines=options["blank_lines"],
-        pos_column=options["pos_column"],
-        pos_separator=options["pos_separator"],
-    )
+    names = "text_column split encoding undecodable blank_lines pos_column pos_separator".split()
+    return open_corpus(files_of(options["text"]), **{name: options[name] for name in names})
 
 
 def files_of(sources: list[str]) -> list[str]:

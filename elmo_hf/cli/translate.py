@@ -4,15 +4,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from .models import add_model, chosen_model
+from .options import add_number
 from .text import TEXT_HELP, add_text_options
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(add_command: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "translate",
+    parser = add_command(
         usage="elmo-hf translate TEXT ... --model FOLDER [--output FILE] [options]",
-        help="translate or summarize texts",
         description="Write the translation or summary of each line of a text, by a model trained with "
         "examples/run_translation.py.",
         example="echo 'A dog is running.' | elmo-hf translate - --model translator",
@@ -20,8 +19,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("text", nargs="+", help=TEXT_HELP)
     add_model(parser, "folder of a translator (ElmoEncoderDecoderModel) with its two tokenizers")
     parser.add_argument("--output", default="-", metavar="FILE", help="text to write; - for stdout")
-    parser.add_argument("--num_beams", type=int, metavar="N", help="beam size (default: the model's)")
-    parser.add_argument("--batch_words", type=int, default=1024, metavar="N", help="words per batch")
+    add_number(parser, "--num_beams", "beam size (default: the model's)")
+    add_number(parser, "--batch_words", "words per batch", 1024)
     add_text_options(parser)
     parser.set_defaults(run=run, blank_lines="keep")  # one output line per input line
 

@@ -7,6 +7,7 @@ lines; and an empty node (`4.1`) is no word of the sentence. See universaldepend
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 
@@ -119,15 +120,12 @@ def read_conllu(path: str | os.PathLike[str], encoding: str = "utf-8") -> Iterat
     """
     name = os.fspath(path)
     check_file(name)
-    blocks = LineBlocks(name, ReadingRules(encoding=encoding), blank_lines_between=True)
     found = 0
-    try:
+    with closing(LineBlocks(name, ReadingRules(encoding=encoding), blank_lines_between=True)) as blocks:
         while (block := blocks.next()) is not None:
             for sentence in parse_conllu(zip(block.numbers, block.lines, strict=True), name, block.place):
                 if sentence.words:
                     found += 1
                     yield sentence
-    finally:
-        blocks.close()
     if not found:
         raise ValueError(f"{name} holds no sentence: expected words with ten columns between tabs")

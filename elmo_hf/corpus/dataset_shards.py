@@ -97,13 +97,11 @@ class DatasetShard:
     count: int
     records: int
 
+    may_be_empty = False
+
     @property
     def name(self) -> str:
         return f"{self.source.name}, shard {self.number + 1} of {self.count}"
-
-    @property
-    def may_be_empty(self) -> bool:
-        return False
 
     @property
     def is_sequential(self) -> bool:
@@ -148,9 +146,6 @@ class _RecordReader(BlockReader):
         names = self.shard.source.rules.columns
         rows = (dict(zip(names, values, strict=True)) for values in zip(*map(columns.get, names), strict=True))
         return self._records.block(place, enumerate(rows), self.shard.source.tag_names)
-
-    def close(self) -> None:
-        pass
 
 
 class IterableDatasetReader(_RecordReader):

@@ -13,7 +13,7 @@ import stat
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -244,14 +244,11 @@ def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     """
     name, number = os.fspath(path), 0
     check_file(name)
-    blocks = LineBlocks(name, ReadingRules())
-    try:
+    with closing(LineBlocks(name, ReadingRules())) as blocks:
         while (block := blocks.next()) is not None:
             for line in block.lines:
                 number += 1
                 yield number, line
-    finally:
-        blocks.close()
 
 
 def where_in_lines(path: str, place: int, number: int) -> str:

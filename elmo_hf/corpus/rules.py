@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from elmo_hf.checks import at_least_one
+
 Undecodable = Literal["refuse", "skip", "replace"]
 BlankLines = Literal["skip", "keep"]
 
@@ -58,8 +60,7 @@ class ReadingRules:
             raise ValueError(f"undecodable={self.undecodable!r}: expected {listed} or {policies[-1]!r}")
         if self.blank_lines not in ("skip", "keep"):
             raise ValueError(f"blank_lines={self.blank_lines!r}: expected 'skip' or 'keep'")
-        if self.max_line_bytes < 1:
-            raise ValueError(f"max_line_bytes={self.max_line_bytes}: expected at least 1")
+        at_least_one(max_line_bytes=self.max_line_bytes)
         if self.pos_column is not None and self.pos_separator is not None:
             raise ValueError(
                 f"pos_column={self.pos_column!r} and pos_separator={self.pos_separator!r}: expected parts of speech in "

@@ -6,10 +6,13 @@ import json
 import os
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from elmo_hf.checks import at_least_one
 
 from .dataset_shards import DatasetSource
 from .lines import COMPRESSIONS, check_file, damage_named, open_binary
@@ -72,12 +75,9 @@ class Corpus:
 
     def __iter__(self) -> Iterator[Sentence]:
         for shard in self.shards:
-            reader = shard.open()
-            try:
+            with closing(shard.open()) as reader:
                 for block in reader.blocks():
                     yield from block.sentences
-            finally:
-                reader.close()
 
     def records(self, start: Place | None = None) -> Generator[tuple[Place, Record], None, None]:
         """Yield all sentences from a place on, with their places, names and origins; needs numbered rules."""
@@ -194,8 +194,7 @@ def open_corpus(
     patterns = [os.fspath(source) for source in listed]
     if not patterns:
         raise ValueError("sources is empty: expected files, globs, or the name of a data set")
-    if shard_bytes < 1:
-        raise ValueError(f"shard_bytes={shard_bytes}: expected at least 1")
+    at_least_one(shard_bytes=shard_bytes)
     rules = ReadingRules(
         text_column,
         id_column,

@@ -8,6 +8,7 @@ block's place in the shard and the number of sentences taken from the block.
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -103,17 +104,14 @@ class Shard(Protocol):
 
 def records_of(shard: Shard, position: Position = None) -> Iterator[tuple[Position, Record]]:
     """Yield the records of a shard with numbered rules from a position on, each with its own position."""
-    reader = shard.open(position)
     skipped = position[1] if position is not None else 0
-    try:
+    with closing(shard.open(position)) as reader:
         for block in reader.blocks():
             for index in range(skipped, len(block.sentences)):
                 name = block.identifiers[index] if block.identifiers else None
                 where = partial(shard.where, block.place, block.numbers[index])
                 yield [block.place, index], Record(name, block.sentences[index], where)
             skipped = 0
-    finally:
-        reader.close()
 
 
 class BlockReader(ABC):
@@ -132,8 +130,7 @@ class BlockReader(ABC):
     def next_block(self) -> Block | None:
         """The next block, possibly without sentences; `None` at the end of the shard."""
 
-    @abstractmethod
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - many have none
         """Release files."""
 
     @property
@@ -225,13 +222,7 @@ class MemoryShard:
     name: str
     sentences: tuple[Sentence, ...]
 
-    @property
-    def may_be_empty(self) -> bool:
-        return False
-
-    @property
-    def is_sequential(self) -> bool:
-        return False
+    may_be_empty = is_sequential = False
 
     @property
     def identity(self) -> list[Any]:
@@ -262,6 +253,3 @@ class MemoryReader(BlockReader):
         self._next = place + MEMORY_BLOCK
         found = list(self._sentences[place : self._next])
         return Block(place, found, range(len(found)))
-
-    def close(self) -> None:
-        pass

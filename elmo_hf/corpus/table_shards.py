@@ -8,7 +8,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -38,13 +38,11 @@ class TableShard:
     size: int
     rules: ReadingRules
 
+    may_be_empty = False
+
     @property
     def name(self) -> str:
         return self.path
-
-    @property
-    def may_be_empty(self) -> bool:
-        return False
 
     @property
     def is_sequential(self) -> bool:
@@ -79,12 +77,9 @@ def table_shard(path: str, kind: Kind, rules: ReadingRules) -> TableShard:
     """
     check_file(path)
     shard = TableShard(path, kind, size_of(path), rules)
-    rows = _ROWS[kind](shard, 0)
-    try:
+    with closing(_ROWS[kind](shard, 0)) as rows:
         if next(rows, None) is None:
             raise ValueError(f"{path} has no rows: expected sentences. Leave it out, or fetch it again")
-    finally:
-        rows.close()
     return shard
 
 

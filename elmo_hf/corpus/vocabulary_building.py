@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing import get_all_start_methods, get_context
@@ -19,6 +19,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from elmo_hf.atomic import appearing
+from elmo_hf.checks import at_least_one
 from elmo_hf.tokenizer.characters import ByteSpelling
 from elmo_hf.tokenizer.vocabulary import MAXIMUM_TERM, is_vocabulary_word, read_vocabulary, write_vocabulary
 
@@ -145,8 +146,7 @@ def build_vocabulary(
     Raises:
         ValueError: an argument out of range, no word in the corpus, or no word that is frequent enough.
     """
-    if min_count < 1:
-        raise ValueError(f"min_count={min_count}: expected at least 1")
+    at_least_one(min_count=min_count)
     if max_size is not None and max_size <= len(SPECIAL_TOKENS):
         raise ValueError(f"max_size={max_size}: expected more than {len(SPECIAL_TOKENS)}, room for <S>, </S>, <UNK>")
     total: Counter[str] = Counter()
@@ -199,8 +199,7 @@ def counted_parts(corpus: Corpus, pre_tokenization: str, num_processes: int) -> 
     Raises:
         ValueError: fewer than one process, or an unknown rule.
     """
-    if num_processes < 1:
-        raise ValueError(f"num_processes={num_processes}: expected at least 1")
+    at_least_one(num_processes=num_processes)
     word_splitter(pre_tokenization)  # refuses an unknown name before anything is read
     num_processes = min(num_processes, len(corpus.shards))
     if num_processes == 1:
@@ -240,12 +239,9 @@ def _submit(
 
 def _count_parts(shard: Shard, pre_tokenization: str) -> Iterator[tuple[Counter[str], int]]:
     split = word_splitter(pre_tokenization)
-    reader = shard.open()
-    try:
+    with closing(shard.open()) as reader:
         for block in reader.blocks():
             yield Counter(chain.from_iterable(map(split, block.sentences))), len(block.sentences)
-    finally:
-        reader.close()
 
 
 def count_shard(shard: Shard, pre_tokenization: str) -> tuple[Counter[str], int]:

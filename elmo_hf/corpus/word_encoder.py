@@ -219,10 +219,6 @@ class WordEncoder:
         except ValueError as error:
             raise ValueError(f"{' '.join(sentence.words[:8])!r}: {error}") from None
 
-    def encode_ids(self, words: list[str]) -> NDArray[np.int64]:
-        """Word ids (len(words),) int64."""
-        return self.word_ids[self.slots(words)]
-
     def _fill(self, new: list[str]) -> None:
         """Fill in the rows of newly added words."""
         last = slice(len(self._slot) - len(new), len(self._slot))

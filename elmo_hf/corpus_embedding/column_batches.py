@@ -9,20 +9,16 @@ from functools import lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from elmo_hf.corpus.shards import Record
 from elmo_hf.corpus.table_shards import import_pyarrow
-from elmo_hf.inference.embedding import Layers, Vectors, check_layers, open_embedder
+from elmo_hf.inference.embedding import Layers, Vectors
 from elmo_hf.inference.loading import Name
-from elmo_hf.tokenizer.pretokenization import check_pre_tokenization
 
-from .shard_embedding import ShardEmbedder
+from .shard_embedding import ShardEmbedder, WorkerOptions
 from .writers import arrow_vectors, arrow_words
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
 WORDS, VECTORS = "words", "vectors"
-_CACHE_MEGABYTES = 256.0
 
 
 class BatchEmbedder:
@@ -64,20 +60,11 @@ class BatchEmbedder:
                 f"model is of type {type(model).__name__}: expected a checkpoint's folder or name, which each process "
                 "loads by itself. Save the model with save_pretrained, and give the folder"
             )
-        check_layers(layers)
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype={dtype!r}: expected 'float32' or 'float16'")
-        if pre_tokenization is not None:
-            check_pre_tokenization(pre_tokenization)
-        for name, value in (("batch_words", batch_words), ("chunk_words", chunk_words)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: expected at least 1")
         # Other processes may have other working directories.
         place = None if model is None else os.fspath(model)
-        self.model = os.path.abspath(place) if place is not None and os.path.isdir(place) else place
-        self.layers, self.dtype, self.text_column = layers, dtype, text_column
-        self.pre_tokenization, self.batch_words, self.chunk_words = pre_tokenization, batch_words, chunk_words
-        self.device = device
+        place = os.path.abspath(place) if place is not None and os.path.isdir(place) else place
+        self.options = WorkerOptions(place, layers, False, dtype, pre_tokenization, batch_words, chunk_words, device)
+        self.text_column = text_column
         self._embedder: ShardEmbedder | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -155,33 +142,13 @@ class BatchEmbedder:
 
     def _opened(self) -> ShardEmbedder:
         if self._embedder is None:
-            self._embedder = _opened(
-                self.model,
-                self.layers,
-                self.dtype,
-                self.pre_tokenization,
-                self.batch_words,
-                self.chunk_words,
-                self.device,
-            )
+            self._embedder = _opened(self.options)
         return self._embedder
 
 
 @lru_cache(maxsize=1)  # data libraries unpickle the same embedder many times in a process
-def _opened(
-    model: str | None,
-    layers: Layers,
-    dtype: str,
-    pre_tokenization: str | None,
-    batch_words: int | None,
-    chunk_words: int,
-    device: str | None,
-) -> ShardEmbedder:
-    embedder = open_embedder(model, None, layers, False, batch_words, 8, device, None, DTYPES[dtype])
-    embedder.refuse_without_pos_tags("a model that reads words alone, or embed_corpus with pos_column")
-    keeps_words = embedder.model.device.type == "cpu" and bool(embedder.model.config.character_filters)
-    rule = pre_tokenization or embedder.tokenizer.corpus_pre_tokenization
-    return ShardEmbedder(embedder, rule, chunk_words, _CACHE_MEGABYTES if keeps_words else None)
+def _opened(options: WorkerOptions) -> ShardEmbedder:
+    return options.open("a model that reads words alone, or embed_corpus with pos_column")
 
 
 def _objects(values: list[Any]) -> np.ndarray:

@@ -11,13 +11,14 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import h5py
 
-from elmo_hf.atomic import appearing
+from elmo_hf.atomic import appearing, write_text
 from elmo_hf.corpus.records import read_object
 
 from .plan import Plan, Shard
@@ -131,7 +132,7 @@ class Output:
             self._check(_read_json(unfinished), settings, plan)
             return False
         # The list of shards is for readers of an unfinished output.
-        self._write_json(unfinished, {**_record(settings, plan), "shards": plan.to_json()})
+        write_text(unfinished, _json({**_record(settings, plan), "shards": plan.to_json()}))
         return False
 
     def missing(self, plan: Plan) -> list[Shard]:
@@ -152,16 +153,7 @@ class Output:
             return None
 
     def _check(self, found: dict[str, Any], settings: dict[str, Any], plan: Plan) -> None:
-        theirs = found.get("settings", {})
-        for name in {**settings, **theirs}:
-            old, new = theirs.get(name), settings.get(name)
-            if old == new:
-                continue
-            if name == "input_files":
-                raise OutputConflictError(
-                    f"{self.target} was begun with other input: {_first_difference(old, new)}. {_REMEDY}"
-                )
-            raise OutputConflictError(f"{self.target} was begun with {name}={old!r}, not {new!r}. {_REMEDY}")
+        check_settings(self.target, found.get("settings", {}), settings)
         if found.get("digest") != plan.digest:
             raise OutputConflictError(
                 f"{self.target} was begun with other input: the files' names and sizes are the same, but not their "
@@ -179,10 +171,7 @@ class Output:
             return
         others = [path.name for path in self.folder.iterdir() if path.name != LOCK and path.suffix != ".writing"]
         if others:
-            raise OutputConflictError(
-                f"{self.folder} holds {min(others)}, but neither {INDEX} nor {UNFINISHED}: it is the folder of "
-                "something else. Choose another output, or empty it"
-            )
+            raise foreign(self.folder, others)
 
     def _clear(self) -> None:
         """Remove only the shards and records of an earlier command."""
@@ -222,10 +211,6 @@ class Output:
 
     # ---- writing
 
-    def _write_json(self, path: Path, value: dict[str, Any]) -> None:
-        with appearing(path) as aside:
-            aside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-
     def finish(self, settings: dict[str, Any], plan: Plan, sentence_index: bool, use_sentence_keys: bool) -> int:
         """Complete the output after the last shard; return the number of words."""
         paths = [self.path(shard, plan) for shard in plan.shards]
@@ -242,7 +227,7 @@ class Output:
             {"file": path.name, "first": shard.first, "sentences": shard.sentences, "words": record["words"]}
             for path, shard, record in zip(paths, plan.shards, records, strict=True)
         ]
-        self._write_json(self.target / INDEX, {**complete, "shards": shards})
+        write_text(self.target / INDEX, _json({**complete, "shards": shards}))
         self._clear_states()
         (self.folder / UNFINISHED).unlink(missing_ok=True)
         return words
@@ -254,8 +239,31 @@ class Output:
         return record["words"]
 
 
+def check_settings(output: str | Path, theirs: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise `OutputConflictError` if the output was begun with other settings, `theirs`."""
+    for name in {**settings, **theirs}:
+        old, new = theirs.get(name), settings.get(name)
+        if old == new:
+            continue
+        if name == "input_files":
+            raise OutputConflictError(f"{output} was begun with other input: {_first_difference(old, new)}. {_REMEDY}")
+        raise OutputConflictError(f"{output} was begun with {name}={old!r}, not {new!r}. {_REMEDY}")
+
+
+def foreign(folder: str | Path, others: Iterable[str]) -> OutputConflictError:
+    """The error for a folder with files that no such command has written."""
+    return OutputConflictError(
+        f"{folder} holds {min(others)}, but neither {INDEX} nor {UNFINISHED}: it is the folder of something else. "
+        "Choose another output, or empty it"
+    )
+
+
 def _record(settings: dict[str, Any], plan: Plan) -> dict[str, Any]:
     return {"settings": settings, "digest": plan.digest}
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=1) + "\n"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -14,26 +14,30 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.corpus.sentences import Corpus, open_corpus
 from elmo_hf.corpus.shards import Record
 from elmo_hf.corpus.stored_files import StoredFile, matching_files
-from elmo_hf.inference.embedding import Embedder, Layers, open_embedder
 from elmo_hf.inference.loading import Name, named
-from elmo_hf.inference.quantization import quantize
 
-from .column_batches import DTYPES
-from .output import INDEX, UNFINISHED, OutputConflictError
+from .output import INDEX, UNFINISHED, OutputConflictError, check_settings, foreign
 from .plan import Plan, Shard, ShardReader, plan_shards
 from .run import CorpusEmbedding, fingerprint
-from .shard_embedding import ShardEmbedder
+from .shard_embedding import ShardEmbedder, WorkerOptions
 from .stores import Folder, LocalCopies
 
 PLANS = "_plans"
+# The options of [`open_corpus`] that `embed_by_ray` takes, and their defaults.
+READING: dict[str, Any] = {
+    **dict.fromkeys(("id_column", "pos_column", "pos_separator")),
+    "text_column": "text",
+    "encoding": "utf-8",
+    "undecodable": "refuse",
+}
 # Retries of a shard whose worker is killed: by Ray's memory monitor or the kernel, or with its machine.
 _RETRIES = 3
 _MOST_BLOCKS = 10_000
@@ -49,54 +53,29 @@ class Job:
 
     Attributes:
         output: folder or address.
-        model, device, model_dtype, int8, layers, boundaries, dtype, batch_words, chunk_words, word_cache_megabytes: as
-            in [`embed_corpus`].
+        vectors: the options of the vectors, and the model.
         reading: options of [`open_corpus`].
-        pre_tokenization, fingerprint: rule that splits texts into words, and digest of the model, from the first
-            process.
         shard_words: approximate words of a shard.
+        fingerprint: digest of the model, from the first process.
     """
 
     output: str
-    model: str
-    device: str | None
-    model_dtype: torch.dtype | None
-    int8: bool
-    layers: Layers
-    boundaries: bool
-    dtype: str
-    batch_words: int | None
-    chunk_words: int
-    word_cache_megabytes: float | None
+    vectors: WorkerOptions
     reading: dict[str, Any]
     shard_words: int
-    pre_tokenization: str = ""
     fingerprint: str = ""
 
-    def open_embedder(self) -> Embedder:
+    def open(self) -> ShardEmbedder:
         """Load the model."""
-        embedder = open_embedder(
-            self.model,
-            None,
-            self.layers,
-            self.boundaries,
-            self.batch_words,
-            8,
-            self.device,
-            self.model_dtype,
-            DTYPES[self.dtype],
-        )
-        if not self.reading.get("pos_column") and not self.reading.get("pos_separator"):
-            embedder.refuse_without_pos_tags("pos_column or pos_separator, where the input has them")
-        if self.int8:
-            quantize(embedder.model)
-        return embedder
+        is_tagged = self.reading.get("pos_column") or self.reading.get("pos_separator")
+        return self.vectors.open(None if is_tagged else "pos_column or pos_separator, where the input has them")
 
     def settings(self) -> dict[str, Any]:
         """Settings that determine the vectors, up to rounding, and the shards of the output."""
-        kept = ("layers", "boundaries", "dtype", "int8", "pre_tokenization", "shard_words", "fingerprint")
-        chosen = {name: getattr(self, name) for name in kept} | self.reading
-        return json.loads(json.dumps({"engine": "ray", **chosen, "model_dtype": str(self.model_dtype)}))
+        kept = ("layers", "boundaries", "dtype", "int8", "pre_tokenization")
+        chosen = {name: getattr(self.vectors, name) for name in kept} | self.reading
+        chosen |= {"shard_words": self.shard_words, "fingerprint": self.fingerprint}
+        return json.loads(json.dumps({"engine": "ray", **chosen, "model_dtype": str(self.vectors.model_dtype)}))
 
 
 def embed_by_ray(
@@ -107,25 +86,11 @@ def embed_by_ray(
     address: str | None = None,
     workers: int | None = None,
     gpus: float = 0,
-    layers: Layers = "mix",
-    boundaries: bool = False,
-    dtype: Literal["float32", "float16"] = "float32",
-    text_column: str = "text",
-    id_column: str | None = None,
-    pos_column: str | None = None,
-    pos_separator: str | None = None,
-    pre_tokenization: str | None = None,
-    encoding: str = "utf-8",
-    undecodable: Literal["refuse", "replace"] = "refuse",
-    batch_words: int | None = None,
     shard_words: int = 100_000,
-    chunk_words: int = 2048,
     overwrite: bool = False,
     device: str | None = None,
-    model_dtype: torch.dtype | None = None,
-    int8: bool = False,
-    word_cache_megabytes: float | None = 256.0,
     progress: bool | None = None,
+    **options: Any,
 ) -> CorpusEmbedding:
     """Run [`embed_corpus`], to Parquet, on the workers of a Ray cluster.
 
@@ -140,9 +105,10 @@ def embed_by_ray(
         address: address of the cluster; by default `$RAY_ADDRESS`, or a new cluster on this machine.
         workers: maximum number of workers; by default one for each CPU, or GPU, of the cluster at the beginning.
         gpus: GPUs of each worker, also a fraction; 0 for a CPU.
-        layers, boundaries, dtype, text_column, id_column, pos_column, pos_separator, pre_tokenization, encoding,
-        undecodable, batch_words, shard_words, chunk_words, overwrite, device, model_dtype, int8, word_cache_megabytes,
-        progress: as in [`embed_corpus`].
+        shard_words, overwrite, device, progress: as in [`embed_corpus`].
+        options: further options of [`embed_corpus`]: layers, boundaries, dtype, text_column, id_column, pos_column,
+            pos_separator, pre_tokenization, encoding, undecodable, batch_words, chunk_words, model_dtype, int8,
+            word_cache_megabytes.
 
     Raises:
         PartlyEmbeddedError: a `ValueError`; the message names the missing files and shards.
@@ -152,41 +118,19 @@ def embed_by_ray(
     """
     began = time.monotonic()
     ray = _import_ray()
-    reading = {
-        "text_column": text_column,
-        "id_column": id_column,
-        "pos_column": pos_column,
-        "pos_separator": pos_separator,
-        "encoding": encoding,
-        "undecodable": undecodable,
-    }
-    for name, value in (("shard_words", shard_words), ("chunk_words", chunk_words), ("workers", workers)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
+    reading = {name: options.pop(name, default) for name, default in READING.items()}
+    at_least_one(shard_words=shard_words, workers=workers)
     name = named(model)
+    place_of_model = os.path.abspath(name) if os.path.isdir(name) else os.fspath(name)
+    vectors = WorkerOptions(place_of_model, device=device or ("cuda" if gpus else "cpu"), **options)
     job = Job(
-        os.path.abspath(output) if "://" not in os.fspath(output) else os.fspath(output),
-        os.path.abspath(name) if os.path.isdir(name) else os.fspath(name),
-        device or ("cuda" if gpus else "cpu"),
-        model_dtype,
-        int8,
-        layers,
-        boundaries,
-        dtype,
-        batch_words,
-        chunk_words,
-        word_cache_megabytes,
-        reading,
-        shard_words,
+        os.fspath(output) if "://" in os.fspath(output) else os.path.abspath(output), vectors, reading, shard_words
     )
     files = matching_files([os.path.abspath(source) if "://" not in source else source for source in sources])
-    embedder = replace(job, device="cpu").open_embedder()
-    job = replace(
-        job,
-        pre_tokenization=pre_tokenization or embedder.tokenizer.corpus_pre_tokenization,
-        fingerprint=fingerprint(embedder),
-    )
-    del embedder
+    opened = replace(job, vectors=replace(vectors, device="cpu")).open()
+    vectors = replace(vectors, pre_tokenization=opened.pre_tokenization)
+    job = replace(job, vectors=vectors, fingerprint=fingerprint(opened.embedder))
+    del opened
     place = _Place(Folder(job.output), Folder(f"{job.output}/{PLANS}"))
     place.begin(job.settings(), files, overwrite)
     started = not ray.is_initialized()
@@ -282,10 +226,7 @@ class _Place:
         ours = names & {INDEX, UNFINISHED}
         others = {name for name in names if not name.startswith(".") and name != PLANS} - ours
         if others and not ours:
-            raise OutputConflictError(
-                f"{self.folder.url} holds {min(others)}, but neither {INDEX} nor {UNFINISHED}: it is the folder of "
-                "something else. Choose another output, or empty it"
-            )
+            raise foreign(self.folder.url, others)
         for name in names:
             if name.endswith(".writing") or (overwrite and (name in ours or name.startswith("embeddings-"))):
                 self.folder.remove(name)
@@ -294,7 +235,7 @@ class _Place:
                 self.plan_folder.remove(name)
         if not overwrite:
             for name in ours:
-                self._check(self.folder.json(name)["settings"], settings)
+                check_settings(self.folder.url, self.folder.json(name)["settings"], settings)
             known = {f"{_key(file)}.json" for file in files}
             for name in self.plan_folder.names() - known:
                 url = self.plan_folder.json(name)["file"]["url"]
@@ -304,15 +245,6 @@ class _Place:
                 )
         if overwrite or not ours:
             self.folder.put_json(UNFINISHED, {"settings": settings})
-
-    def _check(self, theirs: dict[str, Any], settings: dict[str, Any]) -> None:
-        for name in {**settings, **theirs}:
-            old, new = theirs.get(name), settings.get(name)
-            if old != new:
-                raise OutputConflictError(
-                    f"{self.folder.url} was begun with {name}={old!r}, not {new!r}. Give the same settings, choose "
-                    "another output, or ask to overwrite it"
-                )
 
     def plans(self, files: list[StoredFile]) -> Plans:
         """Stored plans, in the order of the files.
@@ -510,13 +442,11 @@ class _Worker(_Work):
 
     def _opened(self) -> ShardEmbedder:
         if self._embedder is None:
-            embedder = self.job.open_embedder()
-            if fingerprint(embedder) != self.job.fingerprint:
+            opened = self.job.open()
+            if fingerprint(opened.embedder) != self.job.fingerprint:
                 raise ValueError(
-                    f"{self.job.model} on this machine is another model than where the command was given: put the same "
-                    "folder on every machine"
+                    f"{self.job.vectors.model} on this machine is another model than where the command was given: put "
+                    "the same folder on every machine"
                 )
-            keeps_words = embedder.model.device.type == "cpu" and bool(embedder.model.config.character_filters)
-            cache = self.job.word_cache_megabytes if keeps_words else None
-            self._embedder = ShardEmbedder(embedder, self.job.pre_tokenization, self.job.chunk_words, cache)
+            self._embedder = opened
         return self._embedder

@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from elmo_hf.atomic import appearing
+from elmo_hf.checks import at_least_one
 from elmo_hf.corpus.cut_words import CutWords
 from elmo_hf.corpus.sentences import Corpus, open_corpus
 from elmo_hf.corpus.shards import Record
@@ -27,16 +28,14 @@ from elmo_hf.inference.loading import Name, named
 from elmo_hf.inference.quantization import quantize
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.tokenizer.pos_tags import PosTags
-from elmo_hf.tokenizer.pretokenization import check_pre_tokenization
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 from .carried import ShardStates
-from .column_batches import DTYPES
 from .output import Output, format_of_output
 from .plan import Plan, Shard, ShardReader, plan_shards
 from .processes import Processes
 from .sentence_keys import SentenceKeys
-from .shard_embedding import ShardEmbedder
+from .shard_embedding import DTYPES, ShardEmbedder, cache_of, check_stored
 from .writers import IDENTIFIERS, Format, text_of
 
 
@@ -179,16 +178,15 @@ def embed_corpus(
     model = named(model)
     kind = format_of_output(output, format)
     _check_options(dtype, pre_tokenization, shard_words, chunk_words, kind, use_sentence_keys)
-    corpus = open_corpus(
-        sources,
-        text_column=text_column,
-        id_column=id_column,
-        pos_column=pos_column,
-        pos_separator=pos_separator,
-        encoding=encoding,
-        undecodable=undecodable,
-        numbered=True,
-    )
+    reading: dict[str, Any] = {
+        "text_column": text_column,
+        "id_column": id_column,
+        "pos_column": pos_column,
+        "pos_separator": pos_separator,
+        "encoding": encoding,
+        "undecodable": undecodable,
+    }
+    corpus = open_corpus(sources, numbered=True, **reading)
     if corpus.is_tagged and pre_tokenization == "ptb":
         raise ValueError(
             f"pre_tokenization={pre_tokenization!r} with parts of speech beside the words: these are words already, "
@@ -222,13 +220,8 @@ def embed_corpus(
             "layers": layers,
             "boundaries": boundaries,
             "dtype": dtype,
-            "text_column": text_column,
-            "id_column": id_column,
-            "pos_column": pos_column,
-            "pos_separator": pos_separator,
+            **reading,
             "pre_tokenization": rule,
-            "encoding": encoding,
-            "undecodable": undecodable,
             "shard_words": shard_words,
         }
         # Left out if off, as in outputs of older versions.
@@ -236,8 +229,7 @@ def embed_corpus(
             settings |= {"carry_state": True, "rows": rows, "warm_up": warm_up}
         if use_sentence_keys:
             settings |= {"use_sentence_keys": True}
-        keeps_words = embedder.model.device.type == "cpu" and bool(embedder.model.config.character_filters)
-        cache = word_cache_megabytes if keeps_words and not is_given else None
+        cache = None if is_given else cache_of(embedder, word_cache_megabytes)
         shards = ShardEmbedder(embedder, rule, chunk_words, cache, carried)
         run = _Run(corpus, processes, place, shards, settings)
         work = run.begin(shard_words, overwrite)
@@ -265,13 +257,8 @@ def embed_corpus(
 def _check_options(
     dtype: str, pre_tokenization: str | None, shard_words: int, chunk_words: int, kind: Format, use_sentence_keys: bool
 ) -> None:
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}: expected 'float32' or 'float16'")
-    if pre_tokenization is not None:
-        check_pre_tokenization(pre_tokenization)
-    for name, value in (("shard_words", shard_words), ("chunk_words", chunk_words)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
+    check_stored(dtype, pre_tokenization)
+    at_least_one(shard_words=shard_words, chunk_words=chunk_words)
     if use_sentence_keys and kind != "hdf5":
         raise ValueError(f"use_sentence_keys with format={kind!r}: it names the datasets of HDF5; leave it out")
     if kind == "parquet":

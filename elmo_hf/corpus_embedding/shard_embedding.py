@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.corpus.shards import Record
 from elmo_hf.corpus.tagged_text import Sentence, TaggedSentence
 from elmo_hf.corpus.word_encoder import line_splitter
 from elmo_hf.inference.batching import pools
 from elmo_hf.inference.carried_state import CarriedState
 from elmo_hf.inference.documents import read_by_chunks, why_not_by_chunks
-from elmo_hf.inference.embedding import Embedder, Vectors
+from elmo_hf.inference.embedding import Embedder, Layers, Vectors, check_layers, open_embedder
+from elmo_hf.inference.quantization import quantize
+from elmo_hf.tokenizer.pretokenization import check_pre_tokenization
 
 from .plan import Shard, words_by_whitespace
 from .shard_parts import ShardPart
@@ -95,14 +98,14 @@ class ShardEmbedder:
             writer.close()
         except (KeyboardInterrupt, GeneratorExit):
             with suppress(Exception):  # sentences that cannot be kept are embedded again later
-                writer.abandon()
+                writer.close()
                 if part is not None:
                     part.keep(path, max((end for end in self._ends(entries) if end <= written), default=0))
             raise
         except BaseException:
             # The first error is more useful than an error from closing a broken file.
             with suppress(Exception):
-                writer.abandon()
+                writer.close()
             raise
 
     def warm_up(self, records: Iterable[Record]) -> None:
@@ -177,6 +180,62 @@ class ShardEmbedder:
 
     def _checked(self, entry: Entry, parts: Iterable[Vectors]) -> Iterable[Vectors]:
         return _finite(entry, parts) if self.embedder.stored == torch.float16 else parts
+
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Options of a worker that loads its model itself; their meaning is that of [`embed_corpus`].
+
+    Raises:
+        ValueError: an invalid option.
+    """
+
+    model: str | None
+    layers: Layers = "mix"
+    boundaries: bool = False
+    dtype: str = "float32"
+    pre_tokenization: str | None = None
+    batch_words: int | None = None
+    chunk_words: int = 2048
+    device: str | None = None
+    model_dtype: torch.dtype | None = None
+    int8: bool = False
+    word_cache_megabytes: float | None = 256.0
+
+    def __post_init__(self) -> None:
+        check_layers(self.layers)
+        check_stored(self.dtype, self.pre_tokenization)
+        at_least_one(batch_words=self.batch_words, chunk_words=self.chunk_words)
+
+    def open(self, if_untagged: str | None) -> ShardEmbedder:
+        """Load the model; one with POS tags is refused with the expectation `if_untagged`, unless that is `None`."""
+        stored = DTYPES[self.dtype]
+        embedder = open_embedder(
+            self.model, None, self.layers, self.boundaries, self.batch_words, 8, self.device, self.model_dtype, stored
+        )
+        if if_untagged is not None:
+            embedder.refuse_without_pos_tags(if_untagged)
+        if self.int8:
+            quantize(embedder.model)
+        rule = self.pre_tokenization or embedder.tokenizer.corpus_pre_tokenization
+        return ShardEmbedder(embedder, rule, self.chunk_words, cache_of(embedder, self.word_cache_megabytes))
+
+
+def check_stored(dtype: str, pre_tokenization: str | None) -> None:
+    """Raise `ValueError` for an unknown dtype of stored vectors, or an unknown rule."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}: expected 'float32' or 'float16'")
+    if pre_tokenization is not None:
+        check_pre_tokenization(pre_tokenization)
+
+
+def cache_of(embedder: Embedder, megabytes: float | None) -> float | None:
+    """Size of the cache of word vectors: `megabytes` for a model of characters on a CPU, else `None`."""
+    keeps_words = embedder.model.device.type == "cpu" and bool(embedder.model.config.character_filters)
+    return megabytes if keeps_words else None
 
 
 def _finite(entry: Entry, parts: Iterable[Vectors]) -> Iterator[Vectors]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from elmo_hf.atomic import appearing
+from elmo_hf.atomic import write_text
 from elmo_hf.corpus.table_shards import import_pyarrow
 from elmo_hf.inference.embedding import Vectors
 
@@ -36,8 +36,7 @@ class ShardPart:
         self.remove()
         if sentences:
             os.replace(unfinished, self.path)
-            with appearing(self._count) as aside:
-                aside.write_text(json.dumps({"sentences": sentences}), encoding="utf-8")
+            write_text(self._count, json.dumps({"sentences": sentences}))
 
     def read(self, entries: Sequence[Entry], vectors: VectorType) -> Iterator[tuple[Entry, Vectors]]:
         """Yield the kept sentences of `entries` (all of the shard) with their vectors; none if nothing is kept."""

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -111,6 +111,8 @@ class ShardWriter(ABC):
         record: metadata of the file: numbers of words and sentences.
     """
 
+    _file: Any
+
     def __init__(self, path: Path, entries: Sequence[Entry], vectors: VectorType, record: dict[str, Any]) -> None:
         self.path, self.entries, self.vectors, self.record = path, entries, vectors, record
 
@@ -118,13 +120,9 @@ class ShardWriter(ABC):
     def write(self, entry: Entry, parts: Iterable[Vectors]) -> None:
         """Write the vectors of the next sentence, in consecutive parts."""
 
-    @abstractmethod
     def close(self) -> None:
-        """Complete the file."""
-
-    @abstractmethod
-    def abandon(self) -> None:
-        """Close the unfinished file; the sentences written so far can be read from it."""
+        """Close the file; from an unfinished one, the sentences written so far can be read."""
+        self._file.close()
 
 
 class Hdf5Writer(ShardWriter):
@@ -150,11 +148,6 @@ class Hdf5Writer(ShardWriter):
                 dataset = self._file.create_dataset(str(entry.number), shape, self.vectors.dtype)
             dataset[..., start:end, :] = part
 
-    def close(self) -> None:
-        self._file.close()
-
-    abandon = close
-
 
 class SafetensorsWriter(ShardWriter):
     """One tensor per sentence, named by its number, written one by one: the header needs only their lengths."""
@@ -175,7 +168,7 @@ class SafetensorsWriter(ShardWriter):
             self._offsets[entry.number] = start
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
-        self._file: BinaryIO = path.open("wb")
+        self._file = path.open("wb")
         self._file.write(len(text).to_bytes(8, "little") + text)
         self._start = self._file.tell()
 
@@ -187,11 +180,6 @@ class SafetensorsWriter(ShardWriter):
             for number, layer in enumerate(layers):
                 self._file.seek(offset + (number * entry.length + start) * row)
                 self._file.write(np.ascontiguousarray(layer).data)
-
-    def close(self) -> None:
-        self._file.close()
-
-    abandon = close
 
 
 class ParquetWriter(ShardWriter):
@@ -242,14 +230,10 @@ class ParquetWriter(ShardWriter):
         self._rows, self._bytes = [], 0
 
     def close(self) -> None:
-        self._flush()
-        self._file.close()
-
-    def abandon(self) -> None:
         try:
             self._flush()
         finally:
-            self._file.close()
+            super().close()
 
 
 WRITERS: dict[Format, type[ShardWriter]] = {

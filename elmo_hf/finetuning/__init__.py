@@ -1,7 +1,7 @@
 """Fine-tuning of task models: options, readers of labeled data, layer cache, Trainer with its checkpoints, reports.
 
-The scripts in `examples/` are built on it. It needs the packages of `pip install "elmo-hf[train]"`; names are imported
-on first use. A script looks like this:
+The scripts in `examples/` are built on it. It needs the packages of `pip install "elmo-hf[train]"`. A script looks
+like this:
 
     model_args, data_args, args = parse(argv, TaggerArguments, TagArguments, TaskTrainingArguments)
     config, keeps_head = load_config(model_args, ElmoForTokenClassification)
@@ -12,10 +12,7 @@ on first use. A script looks like this:
     metrics, prediction = run_stages(trainer, run_record(model, splits, labels, (model_args, data_args, args)))
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
+try:
     from .comparison import Comparison, Run, folder_name
     from .files import CorpusError, read_json, read_lines, read_records, write_lines
     from .layer_cache import cache_layers
@@ -78,91 +75,7 @@ if TYPE_CHECKING:
         texts_of,
         train_target_tokenizer,
     )
-
-# Where each public name lives.
-_HOMES = {
-    "comparison": ["Comparison", "Run", "folder_name"],
-    "files": ["CorpusError", "read_json", "read_lines", "read_records", "write_lines"],
-    "layer_cache": ["cache_layers"],
-    "options": [
-        "BilmArguments",
-        "ClassifierArguments",
-        "ModelArguments",
-        "TaggerArguments",
-        "TaskTrainingArguments",
-        "parse",
-        "run",
-    ],
-    "pairs": ["Pair", "PairArguments", "PairColumns", "read_pair_dataset", "read_pairs"],
-    "questions": [
-        "Question",
-        "QuestionArguments",
-        "QuestionColumns",
-        "encode_questions",
-        "read_question_dataset",
-        "read_questions",
-        "words_of_questions",
-    ],
-    "record": ["check_continues", "run_record"],
-    "report": ["plot_training_curve", "write_figure"],
-    "splits": ["SourceArguments", "SplitArguments"],
-    "start": ["labels_of", "load_config", "load_model", "load_tokenizer", "set_labels"],
-    "tags": [
-        "IGNORED_LABEL",
-        "Sentence",
-        "TagArguments",
-        "TagColumns",
-        "encode_tagged",
-        "is_well_formed",
-        "read_tagged",
-        "read_tagged_dataset",
-        "tag_scheme",
-        "tag_set",
-        "windows",
-        "words_of_tagged",
-    ],
-    "texts": [
-        "Text",
-        "TextArguments",
-        "TextColumns",
-        "encode_texts",
-        "label_names",
-        "read_text_dataset",
-        "read_texts",
-        "words_of_texts",
-    ],
-    "training": [
-        "CheckpointError",
-        "TaskTrainer",
-        "make_optimizer",
-        "parameter_groups",
-        "run_stages",
-        "warn_of_one_class",
-    ],
-    "translation": [
-        "TranslationTrainingArguments",
-        "TranslatorArguments",
-        "TranslatorTrainer",
-        "by_length",
-        "check_translator",
-        "encode_pairs",
-        "load_or_make_translator",
-        "texts_of",
-        "train_target_tokenizer",
-    ],
-}
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
-
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        module = import_module(f"{__name__}.{_HOME[name]}")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("elmo_hf"):
-            raise
-        raise ImportError(f"{__name__} needs {error.name}: pip install 'elmo-hf[train]'") from error
-    return getattr(module, name)
+except ModuleNotFoundError as error:
+    if error.name is None or error.name.startswith("elmo_hf"):
+        raise
+    raise ImportError(f"{__name__} needs {error.name}: pip install 'elmo-hf[train]'") from error

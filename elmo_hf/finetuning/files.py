@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from elmo_hf.atomic import appearing
-from elmo_hf.corpus.lines import COMPRESSIONS, LineBlocks, check_file
-from elmo_hf.corpus.rules import ReadingRules
+from elmo_hf.corpus.lines import COMPRESSIONS, numbered_lines
 from elmo_hf.corpus.table_shards import largest_json
 
 
@@ -24,17 +23,8 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     Raises:
         CorpusError: the file cannot be opened, is empty or damaged, or a line is not UTF-8.
     """
-    name, number = os.fspath(path), 0
     try:
-        check_file(name)
-        blocks = LineBlocks(name, ReadingRules())
-        try:
-            while (block := blocks.next()) is not None:
-                for line in block.lines:
-                    number += 1
-                    yield number, line
-        finally:
-            blocks.close()
+        yield from numbered_lines(path)
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its name and permissions") from error
     except ValueError as error:

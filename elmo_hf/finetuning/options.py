@@ -4,12 +4,13 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments, set_seed
 
 from elmo_hf.endings import ending, leave_the_pipe
+from elmo_hf.fields import option
 from elmo_hf.hub.names import resolve
 from elmo_hf.inference.loading import default_model
 from elmo_hf.model.configuration_elmo import ElmoConfig
@@ -52,56 +53,38 @@ TASK_PRESETS: dict[str, dict[str, Any]] = {
 class BilmArguments:
     """Options of the initial biLM and its use, common to all scripts and needed by `load_config`."""
 
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Checkpoint to start from: a folder, a name on the Hub or, as elmo:small, of a published original "
-            "(default: the shipped English model)."
-        },
+    model_name_or_path: str | None = option(
+        None,
+        "Checkpoint to start from: a folder, a name on the Hub or, as elmo:small, of a published original "
+        "(default: the shipped English model).",
     )
-    preset: str | None = field(
-        default=None,
-        metadata={
-            "help": "Start from random weights in a published shape instead: small, medium, ... Or, with a checkpoint, "
-            "give the task the layers of AllenNLP's published model: ner-elmo for taggers, sst-elmo for sentences."
-        },
+    preset: str | None = option(
+        None,
+        "Start from random weights in a published shape instead: small, medium, ... Or, with a checkpoint, "
+        "give the task the layers of AllenNLP's published model: ner-elmo for taggers, sst-elmo for sentences.",
     )
-    random_weights: bool = field(
-        default=False,
-        metadata={"help": "Use only the checkpoint's shape and tokenizer: the baseline of an untrained biLM."},
+    random_weights: bool = option(
+        False, "Use only the checkpoint's shape and tokenizer: the baseline of an untrained biLM."
     )
-    config_overrides: str | None = field(
-        default=None,
-        metadata={
-            "help": "JSON object of configuration fields to replace, such as '{\"representation_dropout\": 0.3}'."
-        },
+    config_overrides: str | None = option(
+        None, "JSON object of configuration fields to replace, such as '{\"representation_dropout\": 0.3}'."
     )
-    freeze_bilm: bool = field(
-        default=False, metadata={"help": "Train only the layer mix and the task's own layers, as in the paper."}
+    freeze_bilm: bool = option(False, "Train only the layer mix and the task's own layers, as in the paper.")
+    representation_dropout: float | None = option(
+        None, "Dropout on ELMo, the mixed layers (default: the checkpoint's, else 0.5)."
     )
-    representation_dropout: float | None = field(
-        default=None,
-        metadata={"help": "Dropout on ELMo, the mixed layers (default: the checkpoint's, else 0.5)."},
+    scalar_mix_l2: float | None = option(
+        None,
+        "Weight decay of the mix, the paper's lambda: 1 keeps it near the mean of the layers, 0.001 lets "
+        "it vary freely.",
     )
-    scalar_mix_l2: float | None = field(
-        default=None,
-        metadata={
-            "help": "Weight decay of the mix, the paper's lambda: 1 keeps it near the mean of the layers, 0.001 lets "
-            "it vary freely."
-        },
+    cache_layers: float | None = option(
+        None, "With --freeze_bilm: gigabytes of memory for caching the layers of sentences in the first epoch."
     )
-    cache_layers: float | None = field(
-        default=None,
-        metadata={
-            "help": "With --freeze_bilm: gigabytes of memory for caching the layers of sentences in the first epoch."
-        },
-    )
-    min_count: int = field(
-        default=2,
-        metadata={
-            "help": "For the task's own word vectors: minimum occurrences of a training word; rarer words share the "
-            "vector of <UNK>."
-        },
+    min_count: int = option(
+        2,
+        "For the task's own word vectors: minimum occurrences of a training word; rarer words share the "
+        "vector of <UNK>.",
     )
     new_classifier = False  # an option of models with a classifier
     task_presets: ClassVar[tuple[str, ...]] = ()
@@ -152,42 +135,27 @@ class ModelArguments(BilmArguments):
     named: ClassVar[tuple[str, ...]] = (
         "elmo_at", "task_lstm_size", "task_lstm_layers", "task_dropout", "word_vector_size", "task_character_size"
     )  # fmt: skip
-    new_classifier: bool = field(
-        default=False,
-        metadata={"help": "Use only the biLM of a fine-tuned checkpoint, for other labels or layers."},
+    new_classifier: bool = option(False, "Use only the biLM of a fine-tuned checkpoint, for other labels or layers.")
+    without_elmo: bool = option(
+        False, "The same task model without a biLM, the paper's baseline; needs words or characters."
     )
-    without_elmo: bool = field(
-        default=False,
-        metadata={"help": "The same task model without a biLM, the paper's baseline; needs words or characters."},
+    elmo_at: list[str] | None = option(
+        None, "Add ELMo at the input of the task's own layers, at their output, or both."
     )
-    elmo_at: list[str] | None = field(
-        default=None, metadata={"help": "Add ELMo at the input of the task's own layers, at their output, or both."}
+    task_lstm_size: int | None = option(None, "Width of each direction of the task's own biLSTM (default: none).")
+    task_lstm_layers: int | None = option(None, "Number of its layers (default: 1).")
+    task_dropout: float | None = option(None, "Dropout on the input of each of the task's own layers (default: none).")
+    word_vector_size: int | None = option(
+        None, "Width of the task's own word vectors (default: that of --word_vectors)."
     )
-    task_lstm_size: int | None = field(
-        default=None, metadata={"help": "Width of each direction of the task's own biLSTM (default: none)."}
+    word_vectors: str | None = option(None, "GloVe or word2vec text file with initial word vectors.")
+    task_character_size: int | None = option(
+        None, "Character embedding width of the task's own character CNN (default: none)."
     )
-    task_lstm_layers: int | None = field(default=None, metadata={"help": "Number of its layers (default: 1)."})
-    task_dropout: float | None = field(
-        default=None, metadata={"help": "Dropout on the input of each of the task's own layers (default: none)."}
-    )
-    word_vector_size: int | None = field(
-        default=None,
-        metadata={"help": "Width of the task's own word vectors (default: that of --word_vectors)."},
-    )
-    word_vectors: str | None = field(
-        default=None, metadata={"help": "GloVe or word2vec text file with initial word vectors."}
-    )
-    task_character_size: int | None = field(
-        default=None, metadata={"help": "Character embedding width of the task's own character CNN (default: none)."}
-    )
-    freeze_word_vectors: bool = field(default=False, metadata={"help": "Do not train the word vectors."})
-    lowercase_words: bool = field(
-        default=False,
-        metadata={"help": "Look up words in lower case; characters keep their case."},
-    )
-    pre_tokenization: Literal["ptb", "whitespace"] | None = field(
-        default=None,
-        metadata={"help": "Rule that splits raw text into words (default: the checkpoint's, else ptb, as \"do n't\")."},
+    freeze_word_vectors: bool = option(False, "Do not train the word vectors.")
+    lowercase_words: bool = option(False, "Look up words in lower case; characters keep their case.")
+    pre_tokenization: Literal["ptb", "whitespace"] | None = option(
+        None, "Rule that splits raw text into words (default: the checkpoint's, else ptb, as \"do n't\")."
     )
 
     def __post_init__(self) -> None:
@@ -216,10 +184,7 @@ class TaggerArguments(ModelArguments):
     """Options of a tagger."""
 
     task_presets = ("ner-elmo",)
-    use_crf: bool = field(
-        default=False,
-        metadata={"help": "Score tag sequences by a CRF, with transitions constrained by the tag scheme."},
-    )
+    use_crf: bool = option(False, "Score tag sequences by a CRF, with transitions constrained by the tag scheme.")
 
     def overrides(self) -> dict[str, Any]:
         return ({"use_crf": True} if self.use_crf else {}) | super().overrides()
@@ -231,19 +196,15 @@ class ClassifierArguments(ModelArguments):
 
     task_presets = ("sst-elmo",)
     named = (*ModelArguments.named, "pooling", "maxout_sizes", "integrator_size")
-    pooling: list[str] | None = field(
-        default=None, metadata={"help": "Pooling of words into one vector: one or more of mean, max, min, attention."}
+    pooling: list[str] | None = option(
+        None, "Pooling of words into one vector: one or more of mean, max, min, attention."
     )
-    maxout_sizes: list[int] | None = field(
-        default=None, metadata={"help": "Widths of max-out layers under the classifier (default: none)."}
-    )
+    maxout_sizes: list[int] | None = option(None, "Widths of max-out layers under the classifier (default: none).")
 
-    integrator_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Width of each direction of a second biLSTM, over the attention of a text's words to each other, "
-            "as in the paper's biattentive classifier (default: none)."
-        },
+    integrator_size: int | None = option(
+        None,
+        "Width of each direction of a second biLSTM, over the attention of a text's words to each other, "
+        "as in the paper's biattentive classifier (default: none).",
     )
 
 
@@ -254,25 +215,17 @@ class TaskTrainingArguments(TrainingArguments):
     A script derives a class with its own default for `metric_for_best_model`.
     """
 
-    learning_rate: float = field(default=1e-3, metadata={"help": "For the layer mix and the task's own layers."})
-    bilm_learning_rate: float | None = field(
-        default=None, metadata={"help": "For the biLM, unless it is frozen (default: --learning_rate)."}
-    )
-    early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after this many evaluations without a better score."}
-    )
-    eval_strategy: str = field(default="epoch", metadata={"help": "no, steps or epoch."})
-    save_strategy: str = field(default="epoch", metadata={"help": "no, steps, epoch or best."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep, including the best."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best model, not the last."})
-    logging_strategy: str = field(default="epoch", metadata={"help": "no, steps or epoch."})
-    report_to: str | None = field(default="none", metadata={"help": "none, tensorboard, wandb, ..."})
-    license: str | None = field(
-        default=None, metadata={"help": "License for the model card: a Hub identifier, such as apache-2.0."}
-    )
-    language: list[str] | None = field(
-        default=None, metadata={"help": "Languages for the model card: codes such as en or de."}
-    )
+    learning_rate: float = option(1e-3, "For the layer mix and the task's own layers.")
+    bilm_learning_rate: float | None = option(None, "For the biLM, unless it is frozen (default: --learning_rate).")
+    early_stopping_patience: int | None = option(None, "Stop after this many evaluations without a better score.")
+    eval_strategy: str = option("epoch", "no, steps or epoch.")
+    save_strategy: str = option("epoch", "no, steps, epoch or best.")
+    save_total_limit: int | None = option(2, "Checkpoints to keep, including the best.")
+    load_best_model_at_end: bool = option(True, "End with the best model, not the last.")
+    logging_strategy: str = option("epoch", "no, steps or epoch.")
+    report_to: str | None = option("none", "none, tensorboard, wandb, ...")
+    license: str | None = option(None, "License for the model card: a Hub identifier, such as apache-2.0.")
+    language: list[str] | None = option(None, "Languages for the model card: codes such as en or de.")
 
     def __post_init__(self) -> None:
         if self.push_to_hub:

@@ -5,12 +5,14 @@ files would mispair all sentences after it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import Dataset
+
+from elmo_hf.fields import option
 
 from .files import CorpusError, is_json, named, read_lines, read_records, suffix_of
 from .splits import SourceArguments
@@ -162,31 +164,20 @@ def _checked(text: Any, place: str, what: str) -> str:
 class PairArguments(SourceArguments):
     """Options for data in two text files with one text per line, or in one file: `.tsv`, `.json` (a list), `.jsonl`."""
 
-    train_file: list[str] | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Training data: one file, or two."}
+    train_file: list[str] | None = option(None, "Training data: one file, or two.")  # type: ignore[assignment]
+    validation_file: list[str] | None = option(None, "Likewise, for choosing the best model.")  # type: ignore[assignment]
+    test_file: list[str] | None = option(None, "Likewise, for the final score and predictions.")  # type: ignore[assignment]
+    validation_share: float | None = option(
+        None, "Without validation data: hold out this share of the training data, the same for any seed."
     )
-    validation_file: list[str] | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Likewise, for choosing the best model."}
+    source_column: str | None = option(
+        None,
+        "TSV: number from 0, or name in the first line (default: 0). JSON and datasets: field, with dots "
+        "for nested fields, such as translation.en (default: source).",
     )
-    test_file: list[str] | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Likewise, for the final score and predictions."}
-    )
-    validation_share: float | None = field(
-        default=None,
-        metadata={"help": "Without validation data: hold out this share of the training data, the same for any seed."},
-    )
-    source_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "TSV: number from 0, or name in the first line (default: 0). JSON and datasets: field, with dots "
-            "for nested fields, such as translation.en (default: source)."
-        },
-    )
-    target_column: str | None = field(default=None, metadata={"help": "Likewise (default: 1; target)."})
-    max_source_words: int | None = field(default=None, metadata={"help": "Truncate longer sources, in every split."})
-    max_target_tokens: int = field(
-        default=128, metadata={"help": "The decoder's limit. Longer training targets are truncated, others refused."}
-    )
+    target_column: str | None = option(None, "Likewise (default: 1; target).")
+    max_source_words: int | None = option(None, "Truncate longer sources, in every split.")
+    max_target_tokens: int = option(128, "The decoder's limit. Longer training targets are truncated, others refused.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,7 +6,7 @@ both empty for a question without an answer.
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from elmo_hf.fields import option
 from elmo_hf.inference.answers import question_answering_features
 
 from .files import CorpusError, named, read_json, read_lines, read_records, suffix_of
@@ -152,26 +153,20 @@ def encode_questions(
 class QuestionArguments(SourceArguments):
     """Options for data in SQuAD's JSON or flat records (`.json`, `.jsonl`)."""
 
-    train_file: str | None = field(default=None, metadata={"help": "SQuAD's .json, or .json or .jsonl of records."})
-    test_file: str | None = field(
-        default=None, metadata={"help": "The same, for predictions and, if it has answers, the final score."}
-    )
-    id_column: str = field(default="id", metadata={"help": "Field of a question's id in records and datasets."})
-    question_column: str = field(default="question", metadata={"help": "Field of the question."})
-    context_column: str = field(default="context", metadata={"help": "Field of the text that contains the answer."})
-    answers_column: str = field(default="answers", metadata={"help": "Field of the answers, texts and starts."})
-    max_length: int = field(
-        default=384, metadata={"help": "Words per window of question and context; longer contexts give several."}
-    )
-    stride: int = field(default=128, metadata={"help": "Context words shared by consecutive windows."})
-    max_answer_words: int = field(default=30, metadata={"help": "Maximum length of an answer."})
-    n_best: int = field(default=5, metadata={"help": "Answers to write per question of the test data."})
-    null_threshold: float | None = field(
-        default=None,
-        metadata={
-            "help": 'Margin by which "no answer" must exceed the best answer (default: 0 if the data has questions '
-            "without an answer, else there always is an answer)."
-        },
+    train_file: str | None = option(None, "SQuAD's .json, or .json or .jsonl of records.")
+    test_file: str | None = option(None, "The same, for predictions and, if it has answers, the final score.")
+    id_column: str = option("id", "Field of a question's id in records and datasets.")
+    question_column: str = option("question", "Field of the question.")
+    context_column: str = option("context", "Field of the text that contains the answer.")
+    answers_column: str = option("answers", "Field of the answers, texts and starts.")
+    max_length: int = option(384, "Words per window of question and context; longer contexts give several.")
+    stride: int = option(128, "Context words shared by consecutive windows.")
+    max_answer_words: int = option(30, "Maximum length of an answer.")
+    n_best: int = option(5, "Answers to write per question of the test data.")
+    null_threshold: float | None = option(
+        None,
+        'Margin by which "no answer" must exceed the best answer (default: 0 if the data has questions '
+        "without an answer, else there always is an answer).",
     )
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from elmo_hf.atomic import appearing
+from elmo_hf.atomic import write_text
 from elmo_hf.corpus.records import read_object
 from elmo_hf.hub.card import file_name_only
 
@@ -82,8 +82,7 @@ def _origin(options: Sequence[Any]) -> dict[str, Any]:
 
 def write_record(record: Mapping[str, Any], folder: Path) -> None:
     """Write a record into a checkpoint's folder."""
-    with appearing(folder / RECORD_NAME) as aside:
-        aside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / RECORD_NAME, json.dumps(record, indent=2) + "\n")
 
 
 def check_continues(record: Mapping[str, Any], checkpoint: Path) -> str | None:

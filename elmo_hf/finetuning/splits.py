@@ -3,11 +3,13 @@
 import logging
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, load_dataset, load_dataset_builder
 from transformers import TrainingArguments
+
+from elmo_hf.fields import option
 
 from .files import CorpusError
 
@@ -18,16 +20,13 @@ logger = logging.getLogger(__name__)
 class SourceArguments:
     """Options for the sources of examples. A task's subclass adds columns and readers."""
 
-    train_file: str | None = field(default=None, metadata={"help": "Training data; its suffix tells the format."})
-    validation_file: str | None = field(default=None, metadata={"help": "Likewise, for choosing the best model."})
-    test_file: str | None = field(default=None, metadata={"help": "Likewise, for the final score and predictions."})
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "Instead of files: a dataset with train, validation and test splits."}
-    )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that dataset."})
-    train_share: float | None = field(
-        default=None,
-        metadata={"help": "Train on this share of the training data, sampled by --seed; smaller shares are subsets."},
+    train_file: str | None = option(None, "Training data; its suffix tells the format.")
+    validation_file: str | None = option(None, "Likewise, for choosing the best model.")
+    test_file: str | None = option(None, "Likewise, for the final score and predictions.")
+    dataset_name: str | None = option(None, "Instead of files: a dataset with train, validation and test splits.")
+    dataset_config_name: str | None = option(None, "Configuration of that dataset.")
+    train_share: float | None = option(
+        None, "Train on this share of the training data, sampled by --seed; smaller shares are subsets."
     )
 
     def __post_init__(self) -> None:
@@ -109,13 +108,10 @@ class SourceArguments:
 class SplitArguments(SourceArguments):
     """Options for the sources of labeled examples."""
 
-    validation_share: float | None = field(
-        default=None,
-        metadata={"help": "Without validation data: hold out this share of the training data, the same for any seed."},
+    validation_share: float | None = option(
+        None, "Without validation data: hold out this share of the training data, the same for any seed."
     )
-    labels: list[str] | None = field(
-        default=None, metadata={"help": "All labels, in the order of integer ones (default: the training data's)."}
-    )
+    labels: list[str] | None = option(None, "All labels, in the order of integer ones (default: the training data's).")
 
 
 def load_splits(name: str, configuration: str | None) -> dict[str, Dataset]:

@@ -73,6 +73,15 @@ def labels_of(config: ElmoConfig) -> list[str]:
     return config.label_names
 
 
+def initial_tokenizer(model_args: BilmArguments, config: ElmoConfig) -> Any:
+    """The checkpoint's tokenizer, or a new one without vocabulary."""
+    path = model_args.model_name_or_path
+    if path is None:
+        return ElmoTokenizer(max_characters_per_word=config.max_characters_per_word)
+    with damage_named(path, "tokenizer"):
+        return AutoTokenizer.from_pretrained(path)
+
+
 def load_tokenizer(
     model_args: ModelArguments,
     config: ElmoConfig,
@@ -94,12 +103,7 @@ def load_tokenizer(
         splits: the examples of each split; the vocabulary is built from `"train"`.
         words_of: returns all words of some examples, with repetitions, given a tokenizer and the examples.
     """
-    path = model_args.model_name_or_path
-    if path is None:
-        tokenizer: Any = ElmoTokenizer(max_characters_per_word=config.max_characters_per_word)
-    else:
-        with damage_named(path, "tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(path)
+    path, tokenizer = model_args.model_name_or_path, initial_tokenizer(model_args, config)
     if model_args.pre_tokenization is not None:
         tokenizer.pre_tokenization = model_args.pre_tokenization
     if keeps_head:

@@ -7,7 +7,7 @@ line and the remedy: silently dropped labels would look like a worse model.
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -15,6 +15,7 @@ from datasets import ClassLabel, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from elmo_hf.corpus.conllu import read_conllu
+from elmo_hf.fields import option
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.tag_schemes import ROLES, may_follow, parse_tag
 
@@ -205,9 +206,9 @@ def _cell(cells: list[str], index: int, place: str, option: str) -> str:
 
 def _sentence_of_record(record: dict[str, Any], columns: TagColumns, place: str) -> list[tuple[str, Any, Any]]:
     """The (location, word, tag) triples of a record with a list of words and a list of tags."""
-    for name, option in ((columns.tokens, "--tokens_column"), (columns.ner_tags, "--ner_tags_column")):
+    for name, flag in ((columns.tokens, "--tokens_column"), (columns.ner_tags, "--ner_tags_column")):
         if not isinstance(record.get(name), list):
-            raise CorpusError(f"{place}: no list {name!r} among {named(record)}; choose another with {option}")
+            raise CorpusError(f"{place}: no list {name!r} among {named(record)}; choose another with {flag}")
     words, tags = record[columns.tokens], record[columns.ner_tags]
     if not words or len(words) != len(tags):
         raise CorpusError(
@@ -355,26 +356,18 @@ def encode_tagged(
 class TagArguments(SplitArguments):
     """Options for data in CoNLL columns (any suffix), CoNLL-U (`.conllu`) or records (`.json`, `.jsonl`)."""
 
-    task: Literal["ner", "pos"] = field(
-        default="ner", metadata={"help": "ner: entity tags, scored by F1. pos: any tags, scored by accuracy."}
+    task: Literal["ner", "pos"] = option("ner", "ner: entity tags, scored by F1. pos: any tags, scored by accuracy.")
+    word_column: int = option(0, "CoNLL column of the words, from 0.")
+    tag_column: str | None = option(
+        None,
+        "CoNLL column of the tags, from the end if negative (default: the last); in CoNLL-U, its name or "
+        "number (default: upos).",
     )
-    word_column: int = field(default=0, metadata={"help": "CoNLL column of the words, from 0."})
-    tag_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "CoNLL column of the tags, from the end if negative (default: the last); in CoNLL-U, its name or "
-            "number (default: upos)."
-        },
-    )
-    tokens_column: str = field(default="tokens", metadata={"help": "Field of the words in JSON and datasets."})
-    ner_tags_column: str = field(default="ner_tags", metadata={"help": "Field of the tags in JSON and datasets."})
-    scheme: str | None = field(
-        default=None, metadata={"help": "Score entities strictly in this scheme, IOB2 or BIOES (default: conlleval)."}
-    )
-    max_words: int | None = field(
-        default=None, metadata={"help": "Split longer training sentences into windows. Evaluation reads whole ones."}
-    )
-    stride: int = field(default=0, metadata={"help": "Words of overlap between windows, as context."})
+    tokens_column: str = option("tokens", "Field of the words in JSON and datasets.")
+    ner_tags_column: str = option("ner_tags", "Field of the tags in JSON and datasets.")
+    scheme: str | None = option(None, "Score entities strictly in this scheme, IOB2 or BIOES (default: conlleval).")
+    max_words: int | None = option(None, "Split longer training sentences into windows. Evaluation reads whole ones.")
+    stride: int = option(0, "Words of overlap between windows, as context.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

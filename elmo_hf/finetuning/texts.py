@@ -8,7 +8,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +16,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from elmo_hf.corpus.table_shards import allow_large_cells
+from elmo_hf.fields import option
 
 from .files import CorpusError, is_json, named, read_lines, read_records, suffix_of
 from .splits import SplitArguments
@@ -95,9 +96,9 @@ def _texts(
     if not found:
         raise CorpusError(f"{name}: holds no text; expected one labeled text at least")
     for place, row in found:
-        for column, option in columns.options.items():
+        for column, flag in columns.options.items():
             if column not in row:
-                raise CorpusError(f"{place}: no {column!r} among {named(row)}; choose another with {option}")
+                raise CorpusError(f"{place}: no {column!r} among {named(row)}; choose another with {flag}")
     if columns.problem == "multi_label_classification":
         found = _without_indicators(found, columns, labels, name)
     return [_text_of_row(row, columns, labels, place) for place, row in found]
@@ -156,7 +157,7 @@ def _is_number(name: str) -> bool:
 def _positions(header: list[str], count: int, columns: TextColumns, place: str) -> dict[str, int]:
     """Position of each column; names are looked up in the header line."""
     positions = {}
-    for name, option in columns.options.items():
+    for name, flag in columns.options.items():
         if name in header:
             positions[name] = header.index(name)
         elif _is_number(name) and -count <= int(name) < count:
@@ -164,12 +165,12 @@ def _positions(header: list[str], count: int, columns: TextColumns, place: str) 
         elif header and not _is_number(name):
             raise CorpusError(
                 f"{place}: no column {name!r} in the header line ({', '.join(map(repr, header)):.500}); choose another "
-                f"with {option}, by its number, counted from 0, if the file has no header line"
+                f"with {flag}, by its number, counted from 0, if the file has no header line"
             )
         else:
             raise CorpusError(
                 f"{place}: no column {name} among {count}, separated by tabs, or by commas in .csv; choose another "
-                f"with {option}"
+                f"with {flag}"
             )
     for name, position in positions.items():
         same = [other for other in positions if positions[other] % count == position % count and other != name]
@@ -361,21 +362,14 @@ def encode_texts(
 class TextArguments(SplitArguments):
     """Options for data in columns between tabs (any suffix) or commas (`.csv`), or records (`.json`, `.jsonl`)."""
 
-    text_column: str = field(
-        default="sentence",
-        metadata={"help": "Its name in the header line or record, or its number, from 0, in a file without header."},
+    text_column: str = option(
+        "sentence", "Its name in the header line or record, or its number, from 0, in a file without header."
     )
-    label_column: str = field(default="label", metadata={"help": "Likewise."})
-    text_pair_column: str | None = field(
-        default=None, metadata={"help": "Likewise, for the second sentence in pair classification."}
-    )
-    problem_type: Problem = field(
-        default="single_label_classification", metadata={"help": "One label, any number of labels, or a value."}
-    )
-    label_separator: str = field(default=",", metadata={"help": "Separator of several labels in one column of a file."})
-    max_words: int | None = field(
-        default=None, metadata={"help": "Truncate texts to this many words (default: never)."}
-    )
+    label_column: str = option("label", "Likewise.")
+    text_pair_column: str | None = option(None, "Likewise, for the second sentence in pair classification.")
+    problem_type: Problem = option("single_label_classification", "One label, any number of labels, or a value.")
+    label_separator: str = option(",", "Separator of several labels in one column of a file.")
+    max_words: int | None = option(None, "Truncate texts to this many words (default: never).")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,18 +28,18 @@ from transformers import (
     TrainerCallback,
 )
 
+from elmo_hf.fields import option
 from elmo_hf.folders import damage_named
 from elmo_hf.inference.translating import TARGET_TOKENIZER
 from elmo_hf.model.base_model import ElmoModel
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.encoder_decoder import ElmoEncoderDecoderModel
-from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
 from .files import CorpusError
 from .layer_cache import cache_layers
 from .options import BilmArguments, TaskTrainingArguments
 from .pairs import Pair, PairArguments
-from .start import load_config
+from .start import initial_tokenizer, load_config
 from .tags import IGNORED_LABEL
 from .training import TaskTrainer
 
@@ -52,36 +52,29 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 class TranslatorArguments(BilmArguments):
     """Options of the initial encoder and of the decoder."""
 
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "ELMo checkpoint of the encoder, or a complete translator saved by this script (default: the "
-            "shipped English model)."
-        },
+    model_name_or_path: str | None = option(
+        None,
+        "ELMo checkpoint of the encoder, or a complete translator saved by this script (default: the "
+        "shipped English model).",
     )
-    without_elmo: bool = field(
-        default=False,
-        metadata={
-            "help": "The baseline: use only the encoder's shape. It reads words by their id, from its own word "
-            "vectors, and is trained on the translation data alone."
-        },
+    without_elmo: bool = option(
+        False,
+        "The baseline: use only the encoder's shape. It reads words by their id, from its own word "
+        "vectors, and is trained on the translation data alone.",
     )
-    decoder_type: Literal["bert", "gpt2"] = field(
-        default="bert", metadata={"help": "Layer norm after (bert) or before (gpt2) each sublayer."}
+    decoder_type: Literal["bert", "gpt2"] = option("bert", "Layer norm after (bert) or before (gpt2) each sublayer.")
+    decoder_hidden_size: int = option(256, "Width of the decoder.")
+    decoder_layers: int = option(2, "Its layers.")
+    decoder_heads: int = option(4, "Its attention heads.")
+    decoder_intermediate_size: int | None = option(
+        None, "Width of its feed-forward layers (default: four times its hidden size)."
     )
-    decoder_hidden_size: int = field(default=256, metadata={"help": "Width of the decoder."})
-    decoder_layers: int = field(default=2, metadata={"help": "Its layers."})
-    decoder_heads: int = field(default=4, metadata={"help": "Its attention heads."})
-    decoder_intermediate_size: int | None = field(
-        default=None, metadata={"help": "Width of its feed-forward layers (default: four times its hidden size)."}
+    decoder_dropout: float = option(0.1, "Dropout everywhere in the decoder.")
+    decoder_initializer_range: float = option(
+        0.02, "Standard deviation of its initial weights; larger for a small decoder."
     )
-    decoder_dropout: float = field(default=0.1, metadata={"help": "Dropout everywhere in the decoder."})
-    decoder_initializer_range: float = field(
-        default=0.02, metadata={"help": "Standard deviation of its initial weights; larger for a small decoder."}
-    )
-    target_vocab_size: int = field(
-        default=8000,
-        metadata={"help": "Number of subwords (byte-level BPE) that its tokenizer learns from the training targets."},
+    target_vocab_size: int = option(
+        8000, "Number of subwords (byte-level BPE) that its tokenizer learns from the training targets."
     )
 
     def __post_init__(self) -> None:
@@ -104,24 +97,16 @@ class TranslatorArguments(BilmArguments):
 class TranslationTrainingArguments(TaskTrainingArguments, Seq2SeqTrainingArguments):
     """The Trainer's arguments, and options of the beam search."""
 
-    task: Literal["translation", "summarization"] = field(
-        default="translation", metadata={"help": "translation: scored by BLEU. summarization: scored by ROUGE."}
+    task: Literal["translation", "summarization"] = option(
+        "translation", "translation: scored by BLEU. summarization: scored by ROUGE."
     )
-    num_beams: int = field(
-        default=4, metadata={"help": "Beam size of the final evaluation, the test and the saved model."}
-    )
-    generation_num_beams: int | None = field(
-        default=1, metadata={"help": "Beam size of evaluations during training; 1 is greedy decoding."}
-    )
-    length_penalty: float = field(
-        default=1.0, metadata={"help": "Exponent of the length that divides a beam's score; larger for longer texts."}
-    )
-    no_repeat_ngram_size: int = field(
-        default=0, metadata={"help": "Length of token sequences that must not be repeated; 0 for none."}
-    )
-    predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate translations, not only the loss."})
-    metric_for_best_model: str | None = field(
-        default=None, metadata={"help": "Metric that chooses the best model (default: bleu or rougeL, by the task)."}
+    num_beams: int = option(4, "Beam size of the final evaluation, the test and the saved model.")
+    generation_num_beams: int | None = option(1, "Beam size of evaluations during training; 1 is greedy decoding.")
+    length_penalty: float = option(1.0, "Exponent of the length that divides a beam's score; larger for longer texts.")
+    no_repeat_ngram_size: int = option(0, "Length of token sequences that must not be repeated; 0 for none.")
+    predict_with_generate: bool = option(True, "Evaluate translations, not only the loss.")
+    metric_for_best_model: str | None = option(
+        None, "Metric that chooses the best model (default: bleu or rougeL, by the task)."
     )
 
     def __post_init__(self) -> None:
@@ -275,9 +260,9 @@ def is_translator(model_args: TranslatorArguments) -> bool:
         raise ValueError(
             f"{model_args.model_name_or_path}: its encoder is a {encoder.model_type!r} model: expected 'elmo'"
         )
-    for option in ("without_elmo", "random_weights", "config_overrides"):
-        if getattr(model_args, option):
-            raise ValueError(f"--{option}: {model_args.model_name_or_path} is a whole translator, which stays as it is")
+    for name in ("without_elmo", "random_weights", "config_overrides"):
+        if getattr(model_args, name):
+            raise ValueError(f"--{name}: {model_args.model_name_or_path} is a whole translator, which stays as it is")
     return True
 
 
@@ -293,11 +278,7 @@ def make_encoder(model_args: TranslatorArguments, sources: Iterable[str]) -> tup
     """Create the encoder and its tokenizer. Only the baseline builds a vocabulary, from the training `sources`."""
     path = model_args.model_name_or_path
     config, _ = load_config(model_args, ElmoModel, elmo_at=["input"], num_representations=1)
-    if path is None:
-        tokenizer: Any = ElmoTokenizer(max_characters_per_word=config.max_characters_per_word)
-    else:
-        with damage_named(path, "tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = initial_tokenizer(model_args, config)
     if model_args.without_elmo:
         tokenizer = tokenizer.train_new_from_iterator(sources, sys.maxsize, min_frequency=model_args.min_count)
         as_words: dict[str, Any] = {
@@ -346,11 +327,6 @@ def search(model: ElmoEncoderDecoderModel, data: PairArguments, args: Translatio
     )
 
 
-def _parts(model: ElmoEncoderDecoderModel) -> tuple[Any, Any]:
-    """The decoder's configuration, and the encoder."""
-    return model.config.decoder, model.encoder
-
-
 def load_or_make_translator(
     model_args: TranslatorArguments,
     data: PairArguments,
@@ -368,8 +344,8 @@ def load_or_make_translator(
         model, tokenizer, target_tokenizer = make_translator(model_args, data, splits["train"])
     # The collator pads targets on the same side as sources, and a decoder needs padding on the right.
     tokenizer.padding_side = "right"
-    decoder, encoder = _parts(model)
-    data.max_target_tokens = min(data.max_target_tokens, decoder.max_position_embeddings)
+    encoder: Any = model.encoder
+    data.max_target_tokens = min(data.max_target_tokens, model.config.decoder.max_position_embeddings)
     encoder.freeze_bilm(model_args.freeze_bilm)
     if model_args.cache_layers is not None:
         cache_layers(encoder, model_args.cache_layers)

@@ -1,22 +1,24 @@
 """Model cards: a template filled with facts read from the folder and facts given by the model's author."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from safetensors import SafetensorError, safe_open
 
-from elmo_hf.atomic import appearing
+from elmo_hf.atomic import write_text
+from elmo_hf.folders import stored_shapes
 from elmo_hf.version import __version__
 
 from .errors import HubError
-from .files import CARD, WEIGHTS, read_settings, traveling_code
+from .files import CARD, read_settings, traveling_code
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 PIPELINES = {
@@ -163,12 +165,11 @@ def write_card(folder: Path, facts: CardFacts) -> Path:
         text=ENGLISH[0],
         question=ENGLISH[1],
         mask=_token(tokenizer, "mask_token", "<mask>"),
-        citations=facts.citations or _citations(config),
         made_by=facts.versions or f"elmo_hf {__version__}",
     )
     text = str(card)
     check_metadata(folder / CARD, text)
-    _write(folder / CARD, text)
+    write_text(folder / CARD, text)
     return folder / CARD
 
 
@@ -212,7 +213,7 @@ def add_facts(
             card.data["widget"] = widgets
     text = str(card)
     check_metadata(folder / CARD, text)
-    _write(folder / CARD, text)
+    write_text(folder / CARD, text)
     return text
 
 
@@ -220,7 +221,7 @@ def note_verification(folder: Path, sentence: str) -> None:
     """Write the result of a comparison with the source into a card that has a section for it."""
     path = folder / CARD
     if path.is_file() and _VERIFIED.search(text := path.read_text(encoding="utf-8")):
-        _write(path, _VERIFIED.sub(lambda _: sentence, text, count=1))
+        write_text(path, _VERIFIED.sub(lambda _: sentence, text, count=1))
 
 
 def with_name(folder: Path, name: str) -> str:
@@ -327,8 +328,9 @@ def _shape(folder: Path, config: Mapping[str, Any], architecture: str) -> dict[s
     """Rows of the table about the model's architecture."""
     values: Mapping[str, Any] = config.get("encoder") or config
     rows = {"class": f"`{architecture}`"}
-    if (parameters := _parameters(folder)) is not None:
-        rows["parameters"] = f"{parameters:,}"
+    with suppress(ValueError):  # damaged weights, which are not counted
+        if parameters := sum(map(math.prod, stored_shapes(folder).values())):
+            rows["parameters"] = f"{parameters:,}"
     depth, width = values.get("num_hidden_layers"), values.get("projection_size")
     if values.get("encoder_type") == "transformer":
         rows["encoder"] = (
@@ -351,53 +353,9 @@ def _shape(folder: Path, config: Mapping[str, Any], architecture: str) -> dict[s
     return rows
 
 
-def _parameters(folder: Path) -> int | None:
-    """Number of weights in the folder's files; `None` if they cannot be read."""
-    total = 0
-    try:
-        for path in folder.iterdir():
-            if WEIGHTS.fullmatch(path.name) and path.suffix == ".safetensors":
-                with safe_open(path, framework="numpy") as file:
-                    for name in file.keys():  # noqa: SIM118 (not a mapping)
-                        size = 1
-                        for side in file.get_slice(name).get_shape():
-                            size *= side
-                        total += size
-    except (OSError, SafetensorError):
-        return None
-    return total or None
-
-
-def _citations(config: Mapping[str, Any]) -> list[str]:
-    values: Mapping[str, Any] = config.get("encoder") or config
-    return [PETERS_2018, PETERS_2018B] if values.get("encoder_type") == "transformer" else [PETERS_2018]
-
-
-PETERS_2018 = """@inproceedings{peters-etal-2018-deep,
-  title = "Deep Contextualized Word Representations",
-  author = "Peters, Matthew E. and Neumann, Mark and Iyyer, Mohit and Gardner, Matt and Clark, Christopher and
-    Lee, Kenton and Zettlemoyer, Luke",
-  booktitle = "Proceedings of NAACL-HLT 2018",
-  year = "2018",
-  url = "https://aclanthology.org/N18-1202",
-}"""
-PETERS_2018B = """@inproceedings{peters-etal-2018-dissecting,
-  title = "Dissecting Contextual Word Embeddings: Architecture and Representation",
-  author = "Peters, Matthew E. and Neumann, Mark and Zettlemoyer, Luke and Yih, Wen-tau",
-  booktitle = "Proceedings of EMNLP 2018",
-  year = "2018",
-  url = "https://aclanthology.org/D18-1179",
-}"""
-
-
 def _read(path: Path) -> ModelCard:
     check_metadata(path, text := path.read_text(encoding="utf-8"))
     return ModelCard(text)
-
-
-def _write(path: Path, text: str) -> None:
-    with appearing(path) as aside:
-        aside.write_text(text, encoding="utf-8")
 
 
 def json_settings(values: Mapping[str, Any]) -> dict[str, str]:

@@ -12,8 +12,8 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from transformers.utils import logging as transformers_logging
 
+from elmo_hf.folders import without_progress_bar
 from elmo_hf.model import encoder_decoder, modeling_elmo
 from elmo_hf.old_code import remove_old_code
 from elmo_hf.version import __version__
@@ -174,17 +174,13 @@ def check_weights(folder: Path) -> None:
     kind: Any = getattr(encoder_decoder, str(name), None) or getattr(modeling_elmo, str(name), None)
     if kind is None:
         raise HubError(f"{folder / 'config.json'}: architectures names {name!r}, no class of this package")
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        _, info = kind.from_pretrained(folder, output_loading_info=True, local_files_only=True)
+        with without_progress_bar():
+            _, info = kind.from_pretrained(folder, output_loading_info=True, local_files_only=True)
     except Exception as error:  # readers raise all kinds of exceptions for damaged files
         raise HubError(
             f"{folder}: cannot be loaded ({' '.join(str(error).split())}): weights and config.json must be of one model"
         ) from error
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
     # A language model's folder has no mixes; they are newly initialized.
     missing = sorted(each for each in info["missing_keys"] if "scalar_mixes." not in each)
     for what, names in (("lacks", missing), ("holds, besides those of the model,", sorted(info["unexpected_keys"]))):

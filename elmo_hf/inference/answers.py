@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.model.question_answering import ElmoForQuestionAnswering
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
@@ -265,9 +266,7 @@ def answers_from_spans(
     Raises:
         ValueError: logits that do not match the features, features of other examples, or an option out of range.
     """
-    for name, value in (("n_best", n_best), ("max_answer_words", max_answer_words)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
+    at_least_one(n_best=n_best, max_answer_words=max_answer_words)
     windows_of: dict[str, list[int]] = {}
     for window, name in enumerate(features["example_id"]):
         windows_of.setdefault(str(name), []).append(window)
@@ -442,8 +441,7 @@ def answer_question(
         raise ValueError(
             f"{len(questions)} questions and {len(contexts)} contexts: expected lists of as many, or one text for all"
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: expected at least 1")
+    at_least_one(batch_size=batch_size)
     if not questions:
         return []
     tokenizer = load_tokenizer(tokenizer, model)

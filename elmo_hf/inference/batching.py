@@ -10,13 +10,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def check_sizes(batch_words: int | None, window: int) -> None:
-    """Raise a `ValueError` for a number below 1; `None` leaves it to the device."""
-    for name, value in (("batch_words", batch_words), ("window", window)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
-
-
 @dataclass(frozen=True)
 class BatchSize:
     """Maximum size of a batch, in rows or in words including padding.

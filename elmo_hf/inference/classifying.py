@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.model.pooling import ElmoPooling
 from elmo_hf.model.sequence_classification import ElmoForSequenceClassification
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
@@ -47,8 +48,7 @@ def classify_document(
             reads POS tags; a Transformer, or a mix normalized by the statistics of all words, since both need the whole
             document at once.
     """
-    if chunk_words < 1:
-        raise ValueError(f"chunk_words={chunk_words}: expected at least 1")
+    at_least_one(chunk_words=chunk_words)
     classifier = in_evaluation(load_model(model, ElmoForSequenceClassification, device, dtype))
     config = classifier.config
     reason = needs_all_words(config)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.model.configuration_elmo import ElmoConfig
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.model.state import ElmoState
@@ -56,8 +57,7 @@ def embed_document(
         ValueError: an impossible option; POS tags that do not match the words or the model; a Transformer, or a mix
             normalized by the statistics of all words, since both need the whole document at once.
     """
-    if chunk_words < 1:
-        raise ValueError(f"chunk_words={chunk_words}: expected at least 1")
+    at_least_one(chunk_words=chunk_words)
     if not isinstance(words, str | Iterable):
         raise TypeError(f"words is {words!r}: expected a text, or an iterable of words")
     embedder = open_embedder(model, tokenizer, layers, boundaries, chunk_words, 1, device, dtype)

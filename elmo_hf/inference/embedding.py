@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.corpus.cut_words import CutWords
 from elmo_hf.corpus.tagged_text import Sentence, TaggedSentence
 from elmo_hf.model.base_model import ElmoModel, ElmoModelOutput
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
-from .batching import BatchSize, check_sizes, read_in_batches
+from .batching import BatchSize, read_in_batches
 from .carried_state import CarriedState
 from .evaluation import in_evaluation
 from .host_copy import HostCopy
@@ -174,7 +175,7 @@ def open_embedder(
 ) -> "Embedder":
     """Check options, load model and tokenizer, and return an [`Embedder`]. Arguments and errors as in `embed`."""
     check_layers(layers)
-    check_sizes(batch_words, window)
+    at_least_one(batch_words=batch_words, window=window)
     model = named(model)
     source = model if isinstance(model, str | os.PathLike) else getattr(model, "bilm", model)
     if source is None:

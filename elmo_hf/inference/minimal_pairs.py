@@ -6,8 +6,6 @@ incorrect. Each direction is scored separately, and both together by the sum of 
 """
 
 import glob
-import io
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,9 @@ from typing import Literal
 
 import torch
 
-from elmo_hf.corpus.lines import check_file, damage_named, open_binary
+from elmo_hf.checks import at_least_one
+from elmo_hf.corpus.lines import numbered_lines
+from elmo_hf.corpus.records import parse_json
 from elmo_hf.model.language_model import ElmoForPreTraining
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
@@ -126,13 +126,14 @@ def read_minimal_pairs(files: Iterable[str | os.PathLike[str]], limit: int | Non
         FileNotFoundError: no such file.
         ValueError: a line that is not a pair, named in the message; a limit below 1; no pair at all.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}: expected at least 1")
+    at_least_one(limit=limit)
     files = list(files)
     pairs: list[MinimalPair] = []
     counts: dict[str, int] = {}
     for path in _paths(files):
-        for number, line in enumerate(_lines(path), start=1):
+        for number, line in numbered_lines(path):
+            if not line.strip():
+                continue
             pair = _pair_of(line, path, number)
             counts[pair.kind] = counts.get(pair.kind, 0) + 1
             if limit is None or counts[pair.kind] <= limit:
@@ -150,18 +151,9 @@ def _paths(files: Iterable[str | os.PathLike[str]]) -> Iterator[str]:
         yield from found
 
 
-def _lines(path: str) -> Iterator[str]:
-    check_file(path)
-    with open_binary(path) as file, damage_named(path):
-        yield from (line for line in io.TextIOWrapper(file, encoding="utf-8") if line.strip())
-
-
 def _pair_of(line: str, path: str, number: int) -> MinimalPair:
     where = f"{path}, line {number}"
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: {line.strip()!r:.60} is no JSON ({error}): expected a minimal pair") from error
+    record = parse_json(line, lambda: where, "a minimal pair")
     if not isinstance(record, dict):
         raise ValueError(f"{where}: {line.strip()!r:.60}: expected a JSON object with 'good' and 'bad'")
     values = {"kind": Path(path).name.split(".")[0], "phenomenon": ""}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
@@ -77,8 +78,7 @@ def neighbors(
     Raises:
         ValueError: a word that is not in the sentence; an impossible option.
     """
-    if count < 1:
-        raise ValueError(f"count={count}: expected at least 1")
+    at_least_one(count=count)
     embedder = open_reader(model, tokenizer, layers, batch_words, device)
     if isinstance(sentence, str):
         words = [found for found, _ in embedder.tokenizer.words(sentence)]

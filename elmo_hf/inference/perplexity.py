@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.corpus.cut_words import CutWords
 from elmo_hf.corpus.sentences import Corpus
 from elmo_hf.corpus.tagged_text import TaggedSentence
@@ -100,6 +101,14 @@ class TextScore:
         self.forward_log_prob += score.forward
         self.backward_log_prob += score.backward
 
+    @classmethod
+    def of(cls, scores: Iterable[SentenceScore]) -> "TextScore":
+        """The sum of the scores of sentences."""
+        total = cls()
+        for score in scores:
+            total.add(score)
+        return total
+
     def __add__(self, other: "TextScore") -> "TextScore":
         return TextScore(
             self.sentences + other.sentences,
@@ -167,17 +176,8 @@ def perplexity(
     Raises:
         ValueError: also for a text without any sentence.
     """
-    total = TextScore()
-    for score in score_sentences(
-        model,
-        tokenizer,
-        sentences,
-        rows=rows,
-        steps=steps,
-        carry_state=carry_state,
-        pre_tokenization=pre_tokenization,
-    ):
-        total.add(score)
+    options: dict[str, Any] = {"rows": rows, "steps": steps, "carry_state": carry_state}
+    total = TextScore.of(score_sentences(model, tokenizer, sentences, pre_tokenization=pre_tokenization, **options))
     if not total.sentences:
         raise ValueError("sentences is empty: perplexity needs at least one line")
     return total
@@ -224,9 +224,7 @@ def score_sentences(
             "carry_state=True: this model is a Transformer, which has no state to carry from sentence to sentence: set "
             "carry_state=False (--sentence_independent)"
         )
-    for name, value in (("rows", rows), ("steps", steps)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
+    at_least_one(rows=rows, steps=steps)
     if len(tokenizer) != model.config.vocab_size:
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} words and the model vocab_size={model.config.vocab_size}: load the "

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.corpus.tagged_text import TaggedSentence
 from elmo_hf.model.language_model import ElmoForPreTraining
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
@@ -70,8 +71,7 @@ def score(
         ValueError: an impossible batch size, a tokenizer that does not match the model, a checkpoint without a softmax,
             or POS tags that do not match the words or the model.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: expected at least 1")
+    at_least_one(batch_size=batch_size)
     texts = [sentences] if isinstance(sentences, str) else sentences
     checked: Iterator[str | list[str] | TaggedSentence] = check_sentences(texts)
     if pos_tags is not None:
@@ -83,11 +83,8 @@ def score(
     # `disable=None` makes tqdm show a bar only on a terminal.
     bar = tqdm(found, total=count, unit=" sentences", disable=None if progress is None else not progress)
     scores = list(bar)
-    total = TextScore()
-    for each in scores:
-        total.add(each)
     targets = np.array([each.targets for each in scores], dtype=np.float64)
     losses = [-np.array([getattr(each, name) for each in scores]) / targets for name in ("forward", "backward")]
     with np.errstate(over="ignore"):  # infinite for an untrained or broken model
         forward, backward, both = (np.exp(loss) for loss in (*losses, np.nanmean(losses, axis=0)))
-    return Scores(scores, total, forward, backward, both)
+    return Scores(scores, TextScore.of(scores), forward, backward, both)

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from elmo_hf.atomic import appearing
+from elmo_hf.checks import at_least_one
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
@@ -119,9 +120,7 @@ def senses(
         ModuleNotFoundError: scikit-learn is missing.
         ValueError: a word that no corpus contains, fewer usages than senses, or an impossible option.
     """
-    for name, value in (("count", count), ("most", most), ("max_usages", max_usages), ("examples", examples)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
+    at_least_one(count=count, most=most, max_usages=max_usages, examples=examples)
     embedder = open_reader(model, tokenizer, layers, batch_words, device)
     names = list(corpora)
     usages: list[tuple[list[str], int]] = []

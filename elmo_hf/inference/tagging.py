@@ -8,13 +8,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.corpus.cut_words import CutWords
 from elmo_hf.corpus.tagged_text import TaggedSentence
 from elmo_hf.model.crf import CrfScores, best_tags
 from elmo_hf.model.token_classification import ElmoForTokenClassification
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
-from .batching import BatchSize, check_sizes, read_in_batches
+from .batching import BatchSize, read_in_batches
 from .chunks import Chunks, Spool
 from .documents import needs_all_words, read_features
 from .evaluation import in_evaluation
@@ -75,7 +76,7 @@ def tag_iter(
     Only the sentences of one window are in memory, about `window * batch_words` words, for a stream of any length.
     Options are checked and models loaded at the call, before the first sentence is requested.
     """
-    check_sizes(batch_words, window)
+    at_least_one(batch_words=batch_words, window=window)
     checked = check_sentences(sentences)
     tagger = _load_tagger(model, device, dtype)
     size = BatchSize.of(batch_words, tagger.device)
@@ -158,8 +159,7 @@ def tag_document(
         ValueError: as in `tag`; a Transformer, or a mix normalized by the statistics of all words, since both need the
             whole document at once.
     """
-    if chunk_words < 1:
-        raise ValueError(f"chunk_words={chunk_words}: expected at least 1")
+    at_least_one(chunk_words=chunk_words)
     tagger = _load_tagger(model, device, dtype)
     reason = needs_all_words(tagger.config)
     if reason is not None:

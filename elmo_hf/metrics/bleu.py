@@ -5,30 +5,31 @@ Used directly (`from elmo_hf.metrics import Bleu`) or as a local module (`evalua
 
 from typing import Any
 
-import evaluate
+from .checking import GeneratedTextMetric
 
-from .generated_texts import GeneratedTextMetric, as_texts, text_features
 
-DESCRIPTION = "Corpus BLEU (Papineni et al. 2002) by sacrebleu, with the signature that makes it comparable."
+class Bleu(GeneratedTextMetric):
+    """Corpus BLEU.
 
-INPUTS = """
-Args:
-    predictions: translations, detokenized texts.
-    references: for each prediction a text, or a list of alternatives.
-    tokenize: sacrebleu's name of the tokenization: "13a" (default, that of mteval-v13a), "intl", "char", "zh", "none".
-    lowercase: ignore case.
-    smooth_method: "exp" (default), "floor", "add-k" or "none", for orders without a common n-gram.
+    Args:
+        predictions: translations, detokenized texts.
+        references: for each prediction a text, or a list of alternatives.
+        tokenize: sacrebleu's name of the tokenization: "13a" (default, that of mteval-v13a), "intl", "char", "zh",
+            "none".
+        lowercase: ignore case.
+        smooth_method: "exp" (default), "floor", "add-k" or "none", for orders without a common n-gram.
 
-Returns:
-    `bleu` (float, 0 to 100), `precisions` (four floats, 0 to 100), `brevity_penalty` (float), `prediction_length` and
-    `reference_length` (int, tokens), `signature` (str, to be quoted with the score).
+    Returns:
+        `bleu` (float, 0 to 100), `precisions` (four floats, 0 to 100), `brevity_penalty` (float), `prediction_length`
+        and `reference_length` (int, tokens), `signature` (str, to be quoted with the score).
 
-Raises:
-    ValueError: nothing to score, different numbers of texts, or a value that is not a text.
-    ImportError: sacrebleu is not installed.
-"""
+    Raises:
+        ValueError: nothing to score, different numbers of texts, or a value that is not a text.
+        ImportError: sacrebleu is not installed.
+    """
 
-CITATION = """
+    description = "Corpus BLEU (Papineni et al. 2002) by sacrebleu, with the signature that makes it comparable."
+    citation = """
 @inproceedings{papineni-etal-2002-bleu,
     title = "{B}leu: a Method for Automatic Evaluation of Machine Translation",
     author = "Papineni, Kishore and Roukos, Salim and Ward, Todd and Zhu, Wei-Jing",
@@ -44,19 +45,7 @@ CITATION = """
     url = "https://aclanthology.org/W18-6319",
 }
 """
-
-
-class Bleu(GeneratedTextMetric):
-    """Corpus BLEU; the module's inputs description lists arguments, results and errors."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation=CITATION,
-            inputs_description=INPUTS,
-            features=text_features(),
-            reference_urls=["https://github.com/mjpost/sacrebleu"],
-        )
+    home = "https://github.com/mjpost/sacrebleu"
 
     def _compute(
         self,
@@ -70,7 +59,7 @@ class Bleu(GeneratedTextMetric):
             from sacrebleu.metrics import BLEU
         except ImportError as error:
             raise ImportError("BLEU needs sacrebleu: pip install sacrebleu, or 'elmo-hf[train]'") from error
-        texts, alternatives = as_texts(predictions, references)
+        texts, alternatives = self.check(predictions, references)
         # sacrebleu takes one list of all first references, one of all second references, ..., with None if missing.
         most = max(map(len, alternatives))
         streams: list[Any] = [[given[n] if n < len(given) else None for given in alternatives] for n in range(most)]

@@ -1,41 +1,49 @@
 """Accuracy, precision, recall and F1 of labels, as an `evaluate.Metric` that works offline.
 
 Used directly (`from elmo_hf.metrics import Classification`) or as a local module
-(`evaluate.load("path/to/classification.py")`); the file therefore imports nothing of this package. The counting is
+(`evaluate.load("path/to/classification.py")`); the file therefore imports nothing but its neighbor. The counting is
 scikit-learn's.
 """
 
 from typing import Any
 
 import datasets
-import evaluate
 import numpy as np
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
-DESCRIPTION = "Accuracy, precision, recall and F1 of texts with one label, or (`multilabel`) with any number of them."
+from .checking import CheckedMetric
 
-INPUTS = """
-Args:
-    predictions: predicted labels, one integer per text; with the configuration `"multilabel"`, one list of 0 and 1 per
-        text, with an entry for each label.
-    references: gold labels, the same number.
-    average: kind of precision, recall and F1: `"macro"`, the mean over labels; `"weighted"`, the mean weighted by the
-        labels' numbers in `references`; `"micro"`, over all decisions (with one label per text, all three equal the
-        accuracy); or `"binary"`, those of `pos_label` alone, with labels 0 and 1 only (with `"multilabel"`, one label).
-    pos_label: the label that `"binary"` scores.
-    labels: the labels (with `"multilabel"`, the columns) that `"macro"`, `"micro"` and `"weighted"` average over
-        (default: labels that occur; with `"multilabel"`, all).
+AVERAGES = ("macro", "weighted", "micro", "binary")
 
-Returns:
-    `accuracy` (the share of texts with all labels correct), `precision`, `recall` and `f1` (0.0 where undefined), all
-    floats.
 
-Raises:
-    ValueError: nothing to score, different numbers of predictions and references, other values than described, an
-        unknown average, or `"binary"` with more than two labels.
-"""
+class Classification(CheckedMetric):
+    """Scores of labels.
 
-CITATION = """
+    Args:
+        predictions: predicted labels, one integer per text; with the configuration `"multilabel"`, one list of 0 and 1
+            per text, with an entry for each label.
+        references: gold labels, the same number.
+        average: kind of precision, recall and F1: `"macro"`, the mean over labels; `"weighted"`, the mean weighted by
+            the labels' numbers in `references`; `"micro"`, over all decisions (with one label per text, all three equal
+            the accuracy); or `"binary"`, those of `pos_label` alone, with labels 0 and 1 only (with `"multilabel"`, one
+            label).
+        pos_label: the label that `"binary"` scores.
+        labels: the labels (with `"multilabel"`, the columns) that `"macro"`, `"micro"` and `"weighted"` average over
+            (default: labels that occur; with `"multilabel"`, all).
+
+    Returns:
+        `accuracy` (the share of texts with all labels correct), `precision`, `recall` and `f1` (0.0 where undefined),
+        all floats.
+
+    Raises:
+        ValueError: nothing to score, different numbers of predictions and references, other values than described, an
+            unknown average, or `"binary"` with more than two labels.
+    """
+
+    description = (
+        "Accuracy, precision, recall and F1 of texts with one label, or (`multilabel`) with any number of them."
+    )
+    citation = """
 @article{scikit-learn,
     title = {Scikit-learn: Machine Learning in {P}ython},
     author = {Pedregosa, F. and Varoquaux, G. and Gramfort, A. and Michel, V. and Thirion, B. and Grisel, O. and
@@ -47,37 +55,51 @@ CITATION = """
     year = {2011},
 }
 """
+    home = "https://scikit-learn.org/stable/modules/model_evaluation.html#classification-metrics"
+    scored = "labels"
 
-AVERAGES = ("macro", "weighted", "micro", "binary")
-
-
-class Classification(evaluate.Metric):
-    """Scores of labels; the module's inputs description lists arguments, results and errors."""
-
-    def _info(self) -> evaluate.MetricInfo:
+    def input_features(self) -> datasets.Features:
         if self.config_name not in ("default", "multilabel"):
             raise ValueError(f'config_name={self.config_name!r}: expected "multilabel", or none for one label a text')
         label: Any = datasets.Value("int64")
         if self.config_name == "multilabel":
             label = datasets.Sequence(label)
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation=CITATION,
-            inputs_description=INPUTS,
-            features=datasets.Features({"predictions": label, "references": label}),
-            reference_urls=["https://scikit-learn.org/stable/modules/model_evaluation.html#classification-metrics"],
-        )
+        return datasets.Features({"predictions": label, "references": label})
 
-    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
-        """Score `predictions` against `references`; if both are `None`, the data collected by `add` and `add_batch`."""
-        # Checked here because the base class reports empty and uneven input with an error about its cache file.
-        if predictions is None and references is None:
-            if len(self) == 0 and self.process_id == 0:
-                raise ValueError("no labels to score: give predictions and references, or call add_batch before")
-        else:
-            predictions, references = _as_labels(predictions, references, self.config_name == "multilabel")
-        # Not super(): evaluate copies this function into each instance, without its class cell.
-        return evaluate.Metric.compute(self, predictions=predictions, references=references, **options)
+    def check(self, predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Convert both to integer arrays, (texts,) or (texts, labels)."""
+        multilabel = self.config_name == "multilabel"
+        self.check_numbers(predictions, references, "labels for both predictions and references")
+        arrays = []
+        for name, values in (("predictions", predictions), ("references", references)):
+            try:
+                array = np.asarray(values)
+            except ValueError:  # rows of different lengths
+                array = np.empty(0)
+            if array.ndim != (2 if multilabel else 1) or array.shape[-1] == 0:
+                raise ValueError(
+                    f"{name} have shape {array.shape}: expected one list of 0 and 1 a text, all of the same length"
+                    if multilabel
+                    else f"{name} have shape {array.shape}: expected one label a text; give argmax(-1) of scores, and "
+                    'Classification("multilabel") for texts with several labels'
+                )
+            # Whole numbers as floats are accepted, because multi-label losses need them.
+            if array.dtype.kind not in "biuf" or (
+                array.dtype.kind == "f" and not np.array_equal(array, np.rint(array))
+            ):
+                raise ValueError(f"{name} are {array.dtype}: expected integers, the numbers of labels")
+            array = array.astype(np.int64)
+            if multilabel and not np.isin(array, (0, 1)).all():
+                wrong = array[~np.isin(array, (0, 1))][0]
+                raise ValueError(
+                    f"{name} hold {wrong}: expected 0 or 1 for each label; compare scores with a threshold"
+                )
+            arrays.append(array)
+        if arrays[0].shape != arrays[1].shape:
+            raise ValueError(
+                f"predictions of shape {arrays[0].shape} and references of shape {arrays[1].shape}: expected the same"
+            )
+        return arrays[0], arrays[1]
 
     def _compute(
         self,
@@ -88,7 +110,7 @@ class Classification(evaluate.Metric):
         labels: list[int] | None = None,
     ) -> dict[str, float]:
         multilabel = self.config_name == "multilabel"
-        predicted, gold = _as_labels(predictions, references, multilabel)
+        predicted, gold = self.check(predictions, references)
         if average not in AVERAGES:
             raise ValueError(f"average={average!r}: expected one of {', '.join(AVERAGES)}")
         if average == "binary":
@@ -115,40 +137,3 @@ class Classification(evaluate.Metric):
             "recall": float(recall),
             "f1": float(f1),
         }
-
-
-def _as_labels(predictions: Any, references: Any, multilabel: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Convert both to integer arrays, (texts,) or (texts, labels)."""
-    if predictions is None or references is None:
-        missing = "predictions" if predictions is None else "references"
-        raise ValueError(f"{missing} missing: give labels for both predictions and references")
-    if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions and {len(references)} references: expected as many")
-    if len(references) == 0:
-        raise ValueError("no labels to score: predictions and references are empty")
-    arrays = []
-    for name, values in (("predictions", predictions), ("references", references)):
-        try:
-            array = np.asarray(values)
-        except ValueError:  # rows of different lengths
-            array = np.empty(0)
-        if array.ndim != (2 if multilabel else 1) or array.shape[-1] == 0:
-            raise ValueError(
-                f"{name} have shape {array.shape}: expected one list of 0 and 1 a text, all of the same length"
-                if multilabel
-                else f"{name} have shape {array.shape}: expected one label a text; give argmax(-1) of scores, and "
-                'Classification("multilabel") for texts with several labels'
-            )
-        # Whole numbers as floats are accepted, because multi-label losses need them.
-        if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not np.array_equal(array, np.rint(array))):
-            raise ValueError(f"{name} are {array.dtype}: expected integers, the numbers of labels")
-        array = array.astype(np.int64)
-        if multilabel and not np.isin(array, (0, 1)).all():
-            wrong = array[~np.isin(array, (0, 1))][0]
-            raise ValueError(f"{name} hold {wrong}: expected 0 or 1 for each label; compare scores with a threshold")
-        arrays.append(array)
-    if arrays[0].shape != arrays[1].shape:
-        raise ValueError(
-            f"predictions of shape {arrays[0].shape} and references of shape {arrays[1].shape}: expected the same"
-        )
-    return arrays[0], arrays[1]

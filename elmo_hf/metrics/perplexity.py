@@ -4,6 +4,7 @@ Used directly (`from elmo_hf.metrics import Perplexity`) or as a local module
 (`evaluate.load("path/to/perplexity.py")`).
 """
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,23 +17,6 @@ DESCRIPTION = (
     "perplexities or of batches' losses, neither short sentences nor small batches weigh more."
 )
 
-INPUTS = """
-Args:
-    predictions: for each sentence a list of natural log-probabilities, one per predicted word; or, with `model`, a
-        text or a list of words.
-    model: for texts, an `ElmoForPreTraining` or the folder of its checkpoint.
-    tokenizer: the model's tokenizer; by default the one in its checkpoint's folder.
-    batch_size: sentences per batch; results do not depend on it.
-
-Returns:
-    `perplexity` and `loss` (its logarithm, nats per word), both floats, infinite if a probability is zero;
-    `perplexities`, one float per sentence; `targets` (int), the number of predictions. With a model, perplexities are
-    geometric means of both directions, each sentence starts from zero states, and its boundary is predicted too; also
-    `forward_perplexity` and `backward_perplexity` (floats), `words` and `unknown_words` (ints).
-
-Raises:
-    ValueError: nothing to score, texts without a model or numbers with one, or a number that is not a log-probability.
-"""
 
 CITATION = """
 @article{jelinek1977perplexity,
@@ -48,7 +32,25 @@ CITATION = """
 
 
 class Perplexity(evaluate.Metric):
-    """Perplexity of all words; the module's inputs description lists arguments, results and errors."""
+    """Perplexity of all words.
+
+    Args:
+        predictions: for each sentence a list of natural log-probabilities, one per predicted word; or, with `model`, a
+            text or a list of words.
+        model: for texts, an `ElmoForPreTraining` or the folder of its checkpoint.
+        tokenizer: the model's tokenizer; by default the one in its checkpoint's folder.
+        batch_size: sentences per batch; results do not depend on it.
+
+    Returns:
+        `perplexity` and `loss` (its logarithm, nats per word), both floats, infinite if a probability is zero;
+        `perplexities`, one float per sentence; `targets` (int), the number of predictions. With a model, perplexities
+        are geometric means of both directions, each sentence starts from zero states, and its boundary is predicted
+        too; also `forward_perplexity` and `backward_perplexity` (floats), `words` and `unknown_words` (ints).
+
+    Raises:
+        ValueError: nothing to score, texts without a model or numbers with one, or a number that is not a
+            log-probability.
+    """
 
     def _info(self) -> evaluate.MetricInfo:
         # Lists of words first, so that an empty list counts as an empty sentence.
@@ -60,7 +62,7 @@ class Perplexity(evaluate.Metric):
         return evaluate.MetricInfo(
             description=DESCRIPTION,
             citation=CITATION,
-            inputs_description=INPUTS,
+            inputs_description=inspect.getdoc(type(self)),
             features=[datasets.Features({"predictions": kind}) for kind in kinds],
         )
 

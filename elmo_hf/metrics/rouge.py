@@ -6,39 +6,7 @@ Used directly (`from elmo_hf.metrics import Rouge`) or as a local module (`evalu
 import re
 from collections.abc import Callable, Sequence
 
-import evaluate
-
-from .generated_texts import GeneratedTextMetric, as_texts, text_features
-
-DESCRIPTION = "ROUGE-1, ROUGE-2, ROUGE-L and summary-level ROUGE-L (Lin 2004), F1, by the rouge_score library."
-
-INPUTS = """
-Args:
-    predictions: summaries as texts; for `rougeLsum` with one sentence per line.
-    references: for each prediction a text, or a list of alternatives of which the best counts.
-    rouge_types: names of the scores: "rouge1", "rouge2", ..., "rougeL", "rougeLsum".
-    tokenizer: "english" (default, as in the original: lower case, runs of a-z and 0-9), "unicode" (lower case, runs of
-        letters and digits of any script, for languages whose letters "english" would drop), or a function from a text
-        to its words.
-    use_stemmer: strip English suffixes (Porter); with the "english" tokenizer only.
-
-Returns:
-    The mean F1 of all texts under each name, a float from 0 to 1.
-
-Raises:
-    ValueError: nothing to score, different numbers of texts, a value that is not a text, or an unknown option.
-    ImportError: rouge_score is not installed.
-"""
-
-CITATION = """
-@inproceedings{lin-2004-rouge,
-    title = "{ROUGE}: A Package for Automatic Evaluation of Summaries",
-    author = "Lin, Chin-Yew",
-    booktitle = "Text Summarization Branches Out",
-    year = "2004",
-    url = "https://aclanthology.org/W04-1013",
-}
-"""
+from .checking import GeneratedTextMetric
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
@@ -56,16 +24,36 @@ def unicode_words(text: str) -> list[str]:
 
 
 class Rouge(GeneratedTextMetric):
-    """Mean ROUGE F1; the module's inputs description lists arguments, results and errors."""
+    """Mean ROUGE F1.
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation=CITATION,
-            inputs_description=INPUTS,
-            features=text_features(),
-            reference_urls=["https://github.com/google-research/google-research/tree/master/rouge"],
-        )
+    Args:
+        predictions: summaries as texts; for `rougeLsum` with one sentence per line.
+        references: for each prediction a text, or a list of alternatives of which the best counts.
+        rouge_types: names of the scores: "rouge1", "rouge2", ..., "rougeL", "rougeLsum".
+        tokenizer: "english" (default, as in the original: lower case, runs of a-z and 0-9), "unicode" (lower case, runs
+            of letters and digits of any script, for languages whose letters "english" would drop), or a function from a
+            text to its words.
+        use_stemmer: strip English suffixes (Porter); with the "english" tokenizer only.
+
+    Returns:
+        The mean F1 of all texts under each name, a float from 0 to 1.
+
+    Raises:
+        ValueError: nothing to score, different numbers of texts, a value that is not a text, or an unknown option.
+        ImportError: rouge_score is not installed.
+    """
+
+    description = "ROUGE-1, ROUGE-2, ROUGE-L and summary-level ROUGE-L (Lin 2004), F1, by the rouge_score library."
+    citation = """
+@inproceedings{lin-2004-rouge,
+    title = "{ROUGE}: A Package for Automatic Evaluation of Summaries",
+    author = "Lin, Chin-Yew",
+    booktitle = "Text Summarization Branches Out",
+    year = "2004",
+    url = "https://aclanthology.org/W04-1013",
+}
+"""
+    home = "https://github.com/google-research/google-research/tree/master/rouge"
 
     def _compute(
         self,
@@ -88,6 +76,6 @@ class Rouge(GeneratedTextMetric):
             raise ValueError('use_stemmer=True: the stemmer knows English only; expected tokenizer="english"')
         words = None if tokenizer == "english" else _Words(tokenizer if callable(tokenizer) else unicode_words)
         scorer = RougeScorer(list(rouge_types), use_stemmer=use_stemmer, tokenizer=words)
-        texts, alternatives = as_texts(predictions, references)
+        texts, alternatives = self.check(predictions, references)
         scores = [scorer.score_multi(given, text) for text, given in zip(texts, alternatives)]
         return {name: sum(float(score[name].fmeasure) for score in scores) / len(scores) for name in rouge_types}

@@ -1,51 +1,16 @@
 """Entity-level precision, recall and F1 of tag sequences, as an `evaluate.Metric` that works offline.
 
 Used directly (`from elmo_hf.metrics import Seqeval`) or as a local module (`evaluate.load("path/to/seqeval.py")`); the
-file therefore imports nothing of this package. The counting is seqeval's, which reproduces `conlleval`.
+file therefore imports nothing but its neighbor. The counting is seqeval's, which reproduces `conlleval`.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import datasets
-import evaluate
 from seqeval.metrics import accuracy_score, classification_report
 from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, IOE1, IOE2
 
-DESCRIPTION = "Entity precision, recall and F1 per type and overall, and token accuracy, of IOB- or BIOES-like tags."
-
-INPUTS = """
-Args:
-    predictions: one list of predicted tags per sentence, such as `["B-PER", "I-PER", "O"]`.
-    references: one list of gold tags per sentence, of the same lengths.
-    scheme: `None` counts as `conlleval` does (an entity may start with `I-`); `"IOB2"` (also `"BIO"`), `"BIOES"` (also
-        `"IOBES"`), `"IOB1"`, `"IOE1"`, `"IOE2"` and `"BILOU"` count only well-formed entities of that scheme.
-
-Returns:
-    `overall_precision`, `overall_recall`, `overall_f1` (micro averages, 0.0 where undefined), `overall_accuracy` (share
-    of equal tags), all floats; and for each entity type a dictionary of `precision`, `recall`, `f1` (floats) and
-    `number` (int, entities of that type in `references`).
-
-Raises:
-    ValueError: nothing to score, lists of different lengths, a tag that is neither `O` nor `PREFIX-TYPE`, or an
-        unknown scheme.
-"""
-
-CITATION = """
-@inproceedings{ramshaw-marcus-1995-text,
-    title = "Text Chunking using Transformation-Based Learning",
-    author = "Ramshaw, Lance and Marcus, Mitch",
-    booktitle = "Third Workshop on Very Large Corpora",
-    year = "1995",
-    url = "https://aclanthology.org/W95-0107",
-}
-@misc{seqeval,
-    title = {{seqeval}: A Python framework for sequence labeling evaluation},
-    author = {Hiroki Nakayama},
-    year = {2018},
-    url = {https://github.com/chakki-works/seqeval},
-}
-"""
+from .checking import CheckedMetric
 
 SCHEMES = {
     "IOB1": IOB1,
@@ -63,34 +28,66 @@ PREFIXES = frozenset("BIESLU")
 AVERAGES = ("micro avg", "macro avg", "weighted avg")
 
 
-class Seqeval(evaluate.Metric):
-    """Entity-level scores of tag sequences; the module's inputs description lists arguments, results and errors."""
+class Seqeval(CheckedMetric):
+    """Entity-level scores of tag sequences.
 
-    def _info(self) -> evaluate.MetricInfo:
+    Args:
+        predictions: one list of predicted tags per sentence, such as `["B-PER", "I-PER", "O"]`.
+        references: one list of gold tags per sentence, of the same lengths.
+        scheme: `None` counts as `conlleval` does (an entity may start with `I-`); `"IOB2"` (also `"BIO"`), `"BIOES"`
+            (also `"IOBES"`), `"IOB1"`, `"IOE1"`, `"IOE2"` and `"BILOU"` count only well-formed entities of that scheme.
+
+    Returns:
+        `overall_precision`, `overall_recall`, `overall_f1` (micro averages, 0.0 where undefined), `overall_accuracy`
+        (share of equal tags), all floats; and for each entity type a dictionary of `precision`, `recall`, `f1` (floats)
+        and `number` (int, entities of that type in `references`).
+
+    Raises:
+        ValueError: nothing to score, lists of different lengths, a tag that is neither `O` nor `PREFIX-TYPE`, or an
+            unknown scheme.
+    """
+
+    description = (
+        "Entity precision, recall and F1 per type and overall, and token accuracy, of IOB- or BIOES-like tags."
+    )
+    citation = """
+@inproceedings{ramshaw-marcus-1995-text,
+    title = "Text Chunking using Transformation-Based Learning",
+    author = "Ramshaw, Lance and Marcus, Mitch",
+    booktitle = "Third Workshop on Very Large Corpora",
+    year = "1995",
+    url = "https://aclanthology.org/W95-0107",
+}
+@misc{seqeval,
+    title = {{seqeval}: A Python framework for sequence labeling evaluation},
+    author = {Hiroki Nakayama},
+    year = {2018},
+    url = {https://github.com/chakki-works/seqeval},
+}
+"""
+    home = "https://github.com/chakki-works/seqeval"
+    scored = "sentences"
+
+    def input_features(self) -> datasets.Features:
         tags = datasets.Sequence(datasets.Value("string"))
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation=CITATION,
-            inputs_description=INPUTS,
-            features=datasets.Features({"predictions": tags, "references": tags}),
-            reference_urls=["https://github.com/chakki-works/seqeval"],
-        )
+        return datasets.Features({"predictions": tags, "references": tags})
 
-    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
-        """Score `predictions` against `references`; if both are `None`, the data collected by `add` and `add_batch`."""
-        # Checked here because the base class reports empty and uneven input with an error about its cache file.
-        if predictions is None and references is None:
-            if len(self) == 0 and self.process_id == 0:
-                raise ValueError("no sentences to score: give predictions and references, or call add_batch before")
-        else:
-            _check_sentences(predictions, references)
-        # Not super(): evaluate copies this function into each instance, without its class cell.
-        return evaluate.Metric.compute(self, predictions=predictions, references=references, **options)
+    def check(self, predictions: Any, references: Any) -> None:
+        """Raise `ValueError` unless both are lists of tags of the same lengths."""
+        self.check_numbers(predictions, references, "one list of tags a sentence for both predictions and references")
+        for number, (predicted, reference) in enumerate(zip(predictions, references)):
+            if isinstance(predicted, str) or isinstance(reference, str):
+                raise ValueError(f"sentence {number} is a string: expected a list of tags a sentence")
+            if len(predicted) != len(reference):
+                raise ValueError(
+                    f"sentence {number} has {len(predicted)} predicted and {len(reference)} reference tags: expected "
+                    "the same words in both; leave out the positions that are only padding"
+                )
 
     def _compute(
         self, predictions: list[list[str]], references: list[list[str]], scheme: str | None = None
     ) -> dict[str, Any]:
-        _check_sentences(predictions, references)
+        self.check(predictions, references)
         if scheme is not None and scheme not in SCHEMES:
             raise ValueError(f"scheme={scheme!r}: expected None or one of {', '.join(SCHEMES)}")
         tags = {tag for sentences in (predictions, references) for sentence in sentences for tag in sentence}
@@ -126,24 +123,6 @@ class Seqeval(evaluate.Metric):
                 for name, row in report.items()
             }
         return {**types, **scores, "overall_accuracy": float(accuracy_score(references, predictions))}
-
-
-def _check_sentences(predictions: Sequence[Sequence[str]] | None, references: Sequence[Sequence[str]] | None) -> None:
-    if predictions is None or references is None:
-        missing = "predictions" if predictions is None else "references"
-        raise ValueError(f"{missing} missing: give one list of tags a sentence for both predictions and references")
-    if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predicted and {len(references)} reference sentences: expected as many")
-    if len(references) == 0:
-        raise ValueError("no sentences to score: predictions and references are empty")
-    for number, (predicted, reference) in enumerate(zip(predictions, references)):
-        if isinstance(predicted, str) or isinstance(reference, str):
-            raise ValueError(f"sentence {number} is a string: expected a list of tags a sentence")
-        if len(predicted) != len(reference):
-            raise ValueError(
-                f"sentence {number} has {len(predicted)} predicted and {len(reference)} reference tags: expected the "
-                "same words in both; leave out the positions that are only padding"
-            )
 
 
 def _check_tag(tag: str) -> None:

@@ -1,7 +1,7 @@
 """Exact match and F1 of answer texts, as an `evaluate.Metric` that works offline.
 
 Used directly (`from elmo_hf.metrics import AnswerSpans`) or as a local module (`evaluate.load("path/to/spans.py")`);
-the file therefore imports nothing of this package. The counting is that of SQuAD's two evaluation scripts.
+the file therefore imports nothing but its neighbor. The counting is that of SQuAD's two evaluation scripts.
 """
 
 import re
@@ -11,29 +11,38 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
-import evaluate
 
-DESCRIPTION = "Exact match and word F1 of answer texts against one or more gold answers each, as in SQuAD 1.1 and 2.0."
+from .checking import CheckedMetric
 
-INPUTS = """
-Args:
-    predictions: one answer per question; the empty string for "no answer".
-    references: the gold answers of each question, a list of texts; empty for a question without an answer (version 2).
-    version: version of SQuAD's script, 1 or 2. Both compare lower-cased words without ASCII punctuation and without
-        the articles a, an, the, and take the best of a question's references. Version 2 supports questions without an
-        answer, drops references that become empty, and gives two empty texts an F1 of 1; in version 1 it is 0.
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
-Returns:
-    `exact_match` and `f1`, shares from 0.0 to 1.0 (the scripts print the same times 100), and `total`, the number of
-    questions. If there are questions with and without an answer, also the same three for each kind, prefixed with
-    `has_answer_` and `no_answer_`.
 
-Raises:
-    ValueError: nothing to score, lists of different lengths, references that are not lists of texts, an unknown
-        version, or no reference for a question in version 1.
-"""
+class AnswerSpans(CheckedMetric):
+    """Exact match and F1 of answers.
 
-CITATION = """
+    Args:
+        predictions: one answer per question; the empty string for "no answer".
+        references: the gold answers of each question, a list of texts; empty for a question without an answer (version
+            2).
+        version: version of SQuAD's script, 1 or 2. Both compare lower-cased words without ASCII punctuation and without
+            the articles a, an, the, and take the best of a question's references. Version 2 supports questions without
+            an answer, drops references that become empty, and gives two empty texts an F1 of 1; in version 1 it is 0.
+
+    Returns:
+        `exact_match` and `f1`, shares from 0.0 to 1.0 (the scripts print the same times 100), and `total`, the number
+        of questions. If there are questions with and without an answer, also the same three for each kind, prefixed
+        with `has_answer_` and `no_answer_`.
+
+    Raises:
+        ValueError: nothing to score, lists of different lengths, references that are not lists of texts, an unknown
+            version, or no reference for a question in version 1.
+    """
+
+    description = (
+        "Exact match and word F1 of answer texts against one or more gold answers each, as in SQuAD 1.1 and 2.0."
+    )
+    citation = """
 @inproceedings{rajpurkar-etal-2018-know,
     title = "Know What You Don{'}t Know: Unanswerable Questions for {SQ}u{AD}",
     author = "Rajpurkar, Pranav and Jia, Robin and Liang, Percy",
@@ -42,37 +51,24 @@ CITATION = """
     url = "https://aclanthology.org/P18-2124",
 }
 """
+    home = "https://rajpurkar.github.io/SQuAD-explorer"
+    scored = "answers"
 
-PUNCTUATION = str.maketrans("", "", string.punctuation)
-ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-
-
-class AnswerSpans(evaluate.Metric):
-    """Exact match and F1 of answers; the module's inputs description lists arguments, results and errors."""
-
-    def _info(self) -> evaluate.MetricInfo:
+    def input_features(self) -> datasets.Features:
         text = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation=CITATION,
-            inputs_description=INPUTS,
-            features=datasets.Features({"predictions": text, "references": datasets.Sequence(text)}),
-            reference_urls=["https://rajpurkar.github.io/SQuAD-explorer"],
-        )
+        return datasets.Features({"predictions": text, "references": datasets.Sequence(text)})
 
-    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any] | None:
-        """Score `predictions` against `references`; if both are `None`, the data collected by `add` and `add_batch`."""
-        # Checked here because the base class reports empty and uneven input with an error about its cache file.
-        if predictions is None and references is None:
-            if len(self) == 0 and self.process_id == 0:
-                raise ValueError("no answers to score: give predictions and references, or call add_batch before")
-        else:
-            _check_answers(predictions, references)
-        # Not super(): evaluate copies this function into each instance, without its class cell.
-        return evaluate.Metric.compute(self, predictions=predictions, references=references, **options)
+    def check(self, predictions: Any, references: Any) -> None:
+        """Raise `ValueError` unless predictions are texts and references lists of texts."""
+        self.check_numbers(predictions, references, "one answer a question and the list of its gold answers")
+        for number, (predicted, gold) in enumerate(zip(predictions, references)):
+            if not isinstance(predicted, str):
+                raise ValueError(f'question {number}: predicted {predicted!r}: expected a text, "" for no answer')
+            if not isinstance(gold, (list, tuple)) or not all(isinstance(text, str) for text in gold):
+                raise ValueError(f"question {number}: references {gold!r}: expected a list of texts, [] for no answer")
 
     def _compute(self, predictions: list[str], references: list[list[str]], version: int = 2) -> dict[str, Any]:
-        _check_answers(predictions, references)
+        self.check(predictions, references)
         if version not in (1, 2):
             raise ValueError(f"version={version!r}: expected 1 or 2, as of SQuAD")
         if version == 1 and not all(references):
@@ -118,18 +114,3 @@ def word_f1(predicted: str, gold: str, version: int = 2) -> float:
     common = (Counter(predicted_words) & Counter(gold_words)).total()
     # 2pr / (p + r) with p = common / predicted and r = common / gold.
     return 2 * common / (len(predicted_words) + len(gold_words)) if common else 0.0
-
-
-def _check_answers(predictions: Sequence[str] | None, references: Sequence[Sequence[str]] | None) -> None:
-    if predictions is None or references is None:
-        missing = "predictions" if predictions is None else "references"
-        raise ValueError(f"{missing} missing: give one answer a question and the list of its gold answers")
-    if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predicted answers for {len(references)} questions: expected as many")
-    if len(references) == 0:
-        raise ValueError("no answers to score: predictions and references are empty")
-    for number, (predicted, gold) in enumerate(zip(predictions, references)):
-        if not isinstance(predicted, str):
-            raise ValueError(f'question {number}: predicted {predicted!r}: expected a text, "" for no answer')
-        if not isinstance(gold, (list, tuple)) or not all(isinstance(text, str) for text in gold):
-            raise ValueError(f"question {number}: references {gold!r}: expected a list of texts, [] for no answer")

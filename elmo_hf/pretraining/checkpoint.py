@@ -24,7 +24,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from elmo_hf.atomic import appearing, put_folder
+from elmo_hf.atomic import put_folder, write_text
 from elmo_hf.corpus.records import read_object
 
 PREFIX = "step-"
@@ -82,10 +82,6 @@ class Checkpoints:
         """Steps of the complete checkpoints, ascending."""
         return steps_in(self.folder)
 
-    def path(self, step: int) -> Path:
-        """Folder of the checkpoint of `step`."""
-        return path_in(self.folder, step)
-
     def newest(self) -> Path | None:
         """The complete checkpoint of the highest step, if there is one."""
         return newest_in(self.folder)
@@ -104,7 +100,7 @@ class Checkpoints:
             CheckpointError: it could not be written, for instance because the disk is full. Earlier checkpoints are
                 kept and the unfinished one is removed.
         """
-        path = self.path(step)
+        path = path_in(self.folder, step)
         if path.is_dir():
             return path
         aside = self.folder / f"{WRITING}{path.name}"
@@ -137,7 +133,7 @@ class Checkpoints:
             for step in self.steps()[: -self.keep]:
                 if step != best:
                     # Renamed first: a killed removal must not leave half a checkpoint under its final name.
-                    path = self.path(step)
+                    path = path_in(self.folder, step)
                     deleted = self.folder / f"{DELETED}{path.name}"
                     os.rename(path, deleted)
                     shutil.rmtree(deleted)
@@ -187,14 +183,8 @@ def newest_in(folder: Path) -> Path | None:
     return path_in(folder, steps[-1]) if steps else None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to a temporary file next to `path` and move it into place."""
-    with appearing(path) as aside:
-        aside.write_text(text, encoding="utf-8")
-
-
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with [`write_text`]."""
+    """Write `value` as indented JSON atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 

@@ -5,9 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
-from transformers.utils import logging as transformers_logging
-
 from elmo_hf.atomic import appearing_folder
+from elmo_hf.folders import without_progress_bar
 from elmo_hf.model.modeling_elmo import ElmoForPreTraining
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 
@@ -22,13 +21,8 @@ CURVES = "training_curves.png"
 
 def save_model(folder: Path, model: ElmoForPreTraining, tokenizer: ElmoTokenizer) -> None:
     """Save model and tokenizer into `folder`, without Transformers' progress bar, which would break ours."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
+    with without_progress_bar():
         model.save_pretrained(folder)
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
     tokenizer.save_pretrained(folder)
 
 

@@ -7,39 +7,16 @@ Source: bilm-tf `train` (Adagrad, `average_gradients`, `clip_grads`); TensorFlow
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from .settings import DEFAULT_LEARNING_RATE
+from .settings import DEFAULT_LEARNING_RATE, PretrainingSettings
 
 # Last part of the run in which `constant-then-linear` falls.
 DECAY = 0.2
-
-
-class OptimizerOptions(Protocol):
-    """Fields of a run's settings that `build_optimizer` reads; see `OptimizerSettings` for their meaning."""
-
-    @property
-    def optimizer(self) -> str: ...
-    @property
-    def learning_rate(self) -> float | None: ...
-    @property
-    def initial_accumulator(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def adam_beta1(self) -> float: ...
-    @property
-    def adam_beta2(self) -> float: ...
-    @property
-    def adam_epsilon(self) -> float: ...
-    @property
-    def schedule(self) -> str: ...
-    @property
-    def warmup_steps(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +116,7 @@ class Adagrad(torch.optim.Adagrad):
 
 def build_optimizer(
     model: nn.Module,
-    settings: OptimizerOptions,
+    settings: OptimizerSettings | PretrainingSettings,
     total_steps: int | None = None,
     share_of_run: Callable[[int], float] | None = None,
 ) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
@@ -189,7 +166,7 @@ def build_optimizer(
 
 def _rate_factor(
     model: nn.Module,
-    settings: OptimizerOptions,
+    settings: OptimizerSettings | PretrainingSettings,
     total_steps: int | None,
     share_of_run: Callable[[int], float] | None,
 ) -> Callable[[int], float] | None:

@@ -15,14 +15,13 @@ import accelerate
 import torch
 import transformers
 
-from elmo_hf.atomic import appearing
+from elmo_hf.atomic import appearing, write_text
 from elmo_hf.corpus.records import parse_json
 from elmo_hf.hub.card import CardFacts, Result, file_name_only, hub_names, json_settings
 from elmo_hf.hub.card import write_card as write_model_card
 from elmo_hf.inference.perplexity import perplexity_of
 from elmo_hf.version import __version__
 
-from .checkpoint import write_text
 from .settings import PretrainingSettings
 
 # Points of one curve: more than the pixels of a figure; without a limit memory would grow with the run.

@@ -10,28 +10,19 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from elmo_hf.checks import at_least_one
+from elmo_hf.fields import option
+
 if TYPE_CHECKING:
     from elmo_hf.model.configuration_elmo import ElmoConfig
 
 
 # Fields that a resumed run may change, since they decide only where and how often something is written.
 FREE_ON_RESUME = frozenset(
-    {
-        "output_dir",
-        "held_out_data",
-        "held_out_split",
-        "held_out_words",
-        "evaluate_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "log_every",
-        "trackers",
-        "run_name",
-        "license",
-        "language",
-        "stop_after",
-        "data_workers",
-    }
+    (
+        "output_dir held_out_data held_out_split held_out_words evaluate_every checkpoint_every keep_checkpoints "
+        "log_every trackers run_name license language stop_after data_workers"
+    ).split()
 )
 
 # Options set by each recipe. The one for small corpora was found on books of 0.6 to 5 million words
@@ -69,14 +60,7 @@ DEFAULT_LEARNING_RATE = {"adagrad": 0.2, "adamw": 1e-3}
 def by_recipe(name: str, help: str) -> Any:
     """A dataclass field with a default from the recipe; its help lists the value of each recipe."""
     values = "; ".join(f"{recipe}: {values[name]}" for recipe, values in RECIPES.items())
-    return field(default=None, metadata={"help": f"{help} (By recipe; {values}.)"})
-
-
-def option(default: Any, help: str) -> Any:
-    """A dataclass field with a help text for the command line."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+    return option(None, f"{help} (By recipe; {values}.)")
 
 
 @dataclass(kw_only=True)
@@ -99,9 +83,7 @@ class PretrainingSettings:
         "Vocabulary file, one word per line by descending frequency, from `elmo-hf build-vocab`. Optional with "
         "initialize_from (default: the checkpoint's vocabulary).",
     )
-    held_out_data: list[str] | None = field(
-        default=None, metadata={"help": "Held-out text for the perplexity, in the format of train_data."}
-    )
+    held_out_data: list[str] | None = option(None, "Held-out text for the perplexity, in the format of train_data.")
     held_out_words: int | None = option(
         None, "Words of held_out_data for evaluations during the run (default: all); the last one uses all."
     )
@@ -211,12 +193,10 @@ class PretrainingSettings:
 
     # Loss
     loss: Literal["sampled", "full", "adaptive"] = option("sampled", "Kind of softmax.")
-    softmax_cutoffs: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Adaptive softmax: first words of the clusters, as ranks by descending frequency (default: about "
-            "1, 5 and 25 percent of the vocabulary)."
-        },
+    softmax_cutoffs: list[int] | None = option(
+        None,
+        "Adaptive softmax: first words of the clusters, as ranks by descending frequency (default: about "
+        "1, 5 and 25 percent of the vocabulary).",
     )
     num_samples: int = by_recipe(
         "num_samples",
@@ -265,14 +245,10 @@ class PretrainingSettings:
     evaluate_every: int | None = option(None, "Steps between two held-out evaluations (default: only at the end).")
     checkpoint_every: int = option(1000, "Steps between two checkpoints.")
     keep_checkpoints: int = option(2, "Newest checkpoints to keep, besides that of the best held-out perplexity.")
-    trackers: list[str] | None = field(
-        default=None, metadata={"help": "Accelerate trackers, for instance tensorboard."}
-    )
+    trackers: list[str] | None = option(None, "Accelerate trackers, for instance tensorboard.")
     run_name: str = option("elmo", "Name of the run for the trackers and the model card.")
     license: str | None = option(None, "License of the model for its card: a Hub identifier such as apache-2.0.")
-    language: list[str] | None = field(
-        default=None, metadata={"help": "Languages of the model for its card: codes such as en or de."}
-    )
+    language: list[str] | None = option(None, "Languages of the model for its card: codes such as en or de.")
 
     def __post_init__(self) -> None:
         self._left_out = self._fill_in()
@@ -297,13 +273,11 @@ class PretrainingSettings:
         return frozenset(left_out if "recipe" in left_out else left_out & {"preset", "num_samples", "warmup_steps"})
 
     def _check_ranges(self) -> None:
-        for name in (
+        counts = (
             "rows unroll_steps gradient_accumulation_steps epochs num_samples shuffle_window log_every "
             "checkpoint_every keep_checkpoints max_steps stop_after evaluate_every held_out_words"
-        ).split():
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: expected at least 1")
+        ).split()
+        at_least_one(**{name: getattr(self, name) for name in counts})
         for name in "softmax_only_steps warmup_steps weight_decay max_gradient_norm seed data_workers".split():
             if getattr(self, name) is not None and not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")

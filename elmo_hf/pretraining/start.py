@@ -352,16 +352,9 @@ def held_out_perplexity(
     if bar:
         known = sum(1 for _ in share())
         sentences = iter(tqdm(sentences, desc="held_out_data", total=known, unit=" sentences", file=sys.stderr))
-    total = TextScore()
-    for score in score_sentences(
-        model,
-        tokenizer,
-        sentences,
-        carry_state=not settings.sentence_independent,
-        pre_tokenization=settings.pre_tokenization,
-    ):
-        total.add(score)
-    return total
+    carry_state, rule = not settings.sentence_independent, settings.pre_tokenization
+    scores = score_sentences(model, tokenizer, sentences, carry_state=carry_state, pre_tokenization=rule)
+    return TextScore.of(scores)
 
 
 def limited(sentences: Corpus, words: int | None) -> Iterator[Sentence]:

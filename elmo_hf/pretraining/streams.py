@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from elmo_hf.checks import at_least_one
 from elmo_hf.corpus.sentences import Corpus
 from elmo_hf.corpus.tagged_text import TaggedSentence, sentence_of
 from elmo_hf.corpus.word_encoder import WordEncoder, word_splitter
@@ -300,9 +301,7 @@ class SentenceStreams:
         character_ids: bool = True,
         pos_tag_ids: bool = False,
     ) -> None:
-        for name, value in (("rows", rows), ("steps", steps), ("num_processes", num_processes)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: expected at least 1")
+        at_least_one(rows=rows, steps=steps, num_processes=num_processes)
         if not 0 <= process_index < num_processes:
             raise ValueError(f"process_index={process_index}: expected 0 to num_processes - 1 = {num_processes - 1}")
         if seed < 0:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from elmo_hf import ElmoForSequenceClassification, ElmoForTokenClassification, ElmoPreTrainedModel
 
 from ..common.content import read_text
-from ..common.errors import CheckpointError, listing
+from ..common.errors import CheckpointError, differences, listing
+from ..common.options import OptionsReader
 
 Array = NDArray[np.float32]
 Options = dict[str, Any]
@@ -110,43 +111,19 @@ def refuse_kind(kind: str, file: str) -> None:
 # -- Options ----------------------------------------------------------------------------------------------------------
 
 
-class Settings:
+class Settings(OptionsReader):
     """The options of one part of a model. Unsupported ones are refused, with their path in the file."""
 
     def __init__(self, values: Any, place: str, file: str) -> None:
         if not isinstance(values, dict):
             raise CheckpointError(f"{file}: {place} is {values!r:.80}, expected an object")
-        self.values, self.place, self.file = values, place, file
-
-    def get(self, name: str, default: Any = None) -> Any:
-        value = self.values.get(name)
-        return default if value is None else value
+        super().__init__(values, file, place)
 
     def part(self, name: str) -> "Settings":
         return Settings(self.values.get(name), f"{self.place}.{name}", self.file)
 
-    def refuse(self, name: str, expected: str) -> CheckpointError:
-        value = self.values.get(name)
-        found = "is missing" if value is None else f"is {value!r:.80}"
-        return CheckpointError(f"{self.file}: {self.place}.{name} {found}, expected {expected}")
-
-    def size(self, name: str, default: int | None = None) -> int:
-        value = self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self.refuse(name, "an integer of at least 1")
-        return value
-
     def flag(self, name: str, default: bool) -> bool:
-        value = self.get(name, default)
-        if not isinstance(value, bool):
-            raise self.refuse(name, "true or false")
-        return value
-
-    def rate(self, name: str) -> float:
-        value = self.get(name, 0.0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            raise self.refuse(name, "a probability below 1")
-        return float(value)
+        return self.choice(name, (True, False), default)
 
     def several(self, name: str, count: int, kind: type) -> list[Any]:
         """Values for each of `count` layers, given as a list or as one value for all."""
@@ -396,7 +373,7 @@ class _Reader:
             raise settings.refuse("stateful", "false")
         has_highway = settings.flag("use_highway", True)
         self._augmented_lstm(prefix, ours, layers, columns, has_highway)
-        self.task.fields["task_recurrent_dropout"] = settings.rate("recurrent_dropout_probability")
+        self.task.fields["task_recurrent_dropout"] = settings.probability("recurrent_dropout_probability", 0.0)
         return "highway_lstm" if has_highway else "lstm", size, layers
 
     def _torch_lstm(self, prefix: str, ours: str, layers: int, columns: NDArray[np.int64] | None) -> None:
@@ -497,12 +474,8 @@ def read_task(config: Options, file: str, folder: Path, shapes: Mapping[str, tup
     }
     {"crf_tagger": _crf_tagger, "bcn": _bcn}[kind](reader)
     read = {name for entry in task.entries for name in entry.originals} | set(task.unread)
-    missing = sorted(read - set(shapes))
-    others = sorted(set(shapes) - read)
-    if missing or others:
-        parts = [f"missing: {listing(missing)}"] if missing else []
-        parts += [f"not part of the model that config.json describes: {listing(others)}"] if others else []
-        raise CheckpointError(f"{file}: {'; '.join(parts)}. The configuration and the weights must be of one model")
+    if faults := differences(read, shapes, "not part of the model that config.json describes"):
+        raise CheckpointError(f"{file}: {faults}. The configuration and the weights must be of one model")
     return task
 
 
@@ -543,20 +516,16 @@ def _crf_tagger(reader: _Reader) -> None:
         "task_encoder": cell,
         "task_lstm_size": size,
         "task_lstm_layers": layers,
-        "task_dropout": model.rate("dropout"),
+        "task_dropout": model.probability("dropout", 0.0),
     }
-    rates = {"encoder.dropout": model.part("encoder").rate("dropout")} if layers > 1 else {}
+    rates = {"encoder.dropout": model.part("encoder").probability("dropout", 0.0)} if layers > 1 else {}
     if model.get("feedforward") is not None:
         settings = model.part("feedforward")
         task.fields["classifier_layers"] = reader.feed_forward(settings, "_feedforward.", "hidden_layers.layers")
-        rates["feedforward.dropout"] = max(
-            map(
-                float,
-                settings.several("dropout", settings.size("num_layers"), object)
-                if settings.get("dropout") is not None
-                else [0.0],
-            )
-        )
+        dropouts = [0.0]
+        if settings.get("dropout") is not None:
+            dropouts = settings.several("dropout", settings.size("num_layers"), object)
+        rates["feedforward.dropout"] = max(map(float, dropouts))
     _dropout_note(task, **rates)
     for part in ("weight", "bias"):
         reader.add(f"classifier.{part}", f"tag_projection_layer._module.{part}")
@@ -630,14 +599,14 @@ def _bcn(reader: _Reader) -> None:
         "integrator_size": integrator_size,
         "integrator_layers": integrator_layers,
         "pooling": ["max", "min", "mean", "attention"],
-        "task_dropout": model.rate("embedding_dropout"),
+        "task_dropout": model.probability("embedding_dropout", 0.0),
         "problem_type": "single_label_classification",
     }
     reader.add("sentence_encoder.pooling.attention.weight", "_self_attentive_pooling_projection.weight")
     # This bias adds the same number to the score of every word, which the softmax cancels.
     task.unread.append("_self_attentive_pooling_projection.bias")
     _output_layer(reader)
-    _dropout_note(task, integrator_dropout=model.rate("integrator_dropout"))
+    _dropout_note(task, integrator_dropout=model.probability("integrator_dropout", 0.0))
 
 
 def _output_layer(reader: _Reader) -> None:

@@ -126,14 +126,9 @@ def _words(model: SavedModel) -> list[str] | None:
             )
         model.notes.append("no tokenizer in the folder: exported without vocabulary and softmax")
         return None
-    size = len(tokenizer.get_vocab())
     for part, name in (("table of words", WORD_TABLE), ("softmax", "softmax.bias")):
-        rows = parameters[name].shape[0] if name in parameters else size
-        if rows != size:
-            raise CheckpointError(
-                f"{folder}: the tokenizer has {size} words, but the {part} has {rows} rows; save model and tokenizer "
-                "that belong together"
-            )
+        if name in parameters:
+            model.check_rows(tokenizer, parameters[name].shape[0], part)
     if tokenizer.tokens_to_add:
         model.notes.append(
             f"words with a character of their own are not part of these files: {tokenizer.tokens_to_add} (AllenNLP: "

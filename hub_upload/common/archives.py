@@ -8,7 +8,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -48,12 +48,15 @@ def _safe_parts(name: str, archive: Path) -> tuple[str, ...]:
     return path.parts
 
 
-class _Budget:
-    """Maximum unpacked size of an archive; counts the actual bytes, not the sizes in headers."""
+class _Unpacker:
+    """Writer of members into a folder, within the maximum unpacked size of an archive.
 
-    def __init__(self, archive: Path) -> None:
-        self.archive, self.limit = archive, max(SMALL, MAX_RATIO * archive.stat().st_size)
-        self.left = self.limit
+    The actual bytes are counted, not the sizes in headers.
+    """
+
+    def __init__(self, archive: Path, folder: Path) -> None:
+        self.archive, self.folder = archive, folder
+        self.left = self.limit = max(SMALL, MAX_RATIO * archive.stat().st_size)
 
     def spend(self, size: int) -> None:
         self.left -= size
@@ -63,24 +66,12 @@ class _Budget:
                 "yourself if you trust it, and convert the folder"
             )
 
-    def chunks(self, content: IO[bytes]) -> Iterator[bytes]:
-        """Yield the content in pieces, counting their size."""
-        while chunk := content.read(1 << 20):
-            self.spend(len(chunk))
-            yield chunk
-
-
-class _Unpacker:
-    """Writer of members into a folder within the archive's budget."""
-
-    def __init__(self, archive: Path, folder: Path) -> None:
-        self.folder, self.budget = folder, _Budget(archive)
-
     def write(self, parts: tuple[str, ...], content: IO[bytes]) -> None:
         target = self.folder.joinpath(*parts)
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as file:
-            for chunk in self.budget.chunks(content):
+            while chunk := content.read(1 << 20):
+                self.spend(len(chunk))
                 file.write(chunk)
 
 
@@ -171,7 +162,7 @@ def _unpack_tar(archive: Path, unpacker: _Unpacker, wanted: Callable[[str], bool
             content = file.extractfile(member) if member.isreg() and wanted("/".join(parts)) else None
             if content is None:
                 # Skipped members are decompressed too.
-                unpacker.budget.spend(member.size if member.isreg() else 0)
+                unpacker.spend(member.size if member.isreg() else 0)
             else:
                 unpacker.write(parts, content)
 

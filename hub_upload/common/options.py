@@ -56,29 +56,40 @@ def parse_object(text: str, where: object) -> dict[str, Any]:
 
 
 class OptionsReader:
-    """Typed access to nested options; errors name the file and the key."""
+    """Typed access to nested options; errors name the file and the key.
 
-    def __init__(self, values: dict[str, Any], file: str) -> None:
-        self.values, self.file = values, file
+    Args:
+        values: the options.
+        file: their file.
+        place: their place in the file, for messages; none for the whole file.
+    """
 
-    def get(self, key: str) -> Any:
-        """The value at a dotted key; `None` if it or its parent is missing."""
+    def __init__(self, values: dict[str, Any], file: str, place: str = "") -> None:
+        self.values, self.file, self.place = values, file, place
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value at a dotted key; `default` if it or its parent is missing."""
         value: Any = self.values
         for part in key.split("."):
             if not isinstance(value, dict):
                 raise CheckpointError(f"{self.file}: expected an object around {key!r}, found {value!r}")
             value = value.get(part)
             if value is None:
-                return None
+                return default
         return value
 
-    def size(self, key: str, default: int | None = None, lowest: int = 1) -> int:
+    def refuse(self, key: str, expected: str) -> CheckpointError:
+        """The error for a value that is missing or not as expected."""
         value = self.get(key)
-        if value is None:
-            value = default
+        found = "is missing" if value is None else f"is {value!r:.200}"
+        return CheckpointError(
+            f"{self.file}: {f'{self.place}.' if self.place else ''}{key} {found}, expected {expected}"
+        )
+
+    def size(self, key: str, default: int | None = None, lowest: int = 1) -> int:
+        value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= LARGEST_SIZE:
-            found = "is missing" if value is None else f"is {value!r:.60}"
-            raise CheckpointError(f"{self.file}: {key} {found}, expected an integer of at least {lowest}")
+            raise self.refuse(key, f"an integer of at least {lowest}")
         return value
 
     def clip(self, key: str, notes: list[str]) -> float | None:
@@ -86,7 +97,7 @@ class OptionsReader:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_FLOAT:
-            raise CheckpointError(f"{self.file}: {key} is {value!r:.60}, expected a number of at least 0, or null")
+            raise self.refuse(key, "a number of at least 0, or null")
         if value == 0:
             notes.append(
                 f"{key} is 0, which switches clipping off in AllenNLP (and would set every value to zero in "
@@ -96,12 +107,10 @@ class OptionsReader:
         return float(value)
 
     def probability(self, key: str, default: float) -> float:
-        value = self.get(key)
-        if value is None:
-            value = default
+        value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            raise CheckpointError(f"{self.file}: {key} is {value!r:.60}, expected a probability below 1")
-        return value
+            raise self.refuse(key, "a probability below 1")
+        return float(value)
 
     def filters(self, key: str) -> list[list[int]]:
         value = self.get(key)
@@ -110,17 +119,14 @@ class OptionsReader:
             good = good and isinstance(pair, list) and len(pair) == 2
             good = good and all(type(number) is int and 0 < number <= LARGEST_SIZE for number in pair)
         if not good:
-            raise CheckpointError(f"{self.file}: {key} is {value!r:.200}, expected a list of [width, count]")
+            raise self.refuse(key, "a list of [width, count]")
         return value
 
     def choice(self, key: str, accepted: tuple[Any, ...], default: Any = None) -> Any:
-        value = self.get(key)
-        if value is None:
-            value = default
+        value = self.get(key, default)
         # Types are compared too, because `1 == True`.
         if not any(type(value) is type(one) and value == one for one in accepted):
-            found = "is missing" if value is None else f"is {value!r}"
-            raise CheckpointError(f"{self.file}: {key} {found}, expected one of {', '.join(map(repr, accepted))}")
+            raise self.refuse(key, f"one of {', '.join(map(repr, accepted))}")
         return value
 
 

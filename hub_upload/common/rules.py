@@ -15,14 +15,14 @@ option that a wrong shape contradicts.
 """
 
 import string
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
 from elmo_hf import ElmoConfig
 
-from .errors import CheckpointError, listing
+from .errors import CheckpointError, differences
 from .transforms import COPY, NEGATED_GATE, PAD_ROWS, Transform
 
 # Condition of a row: always, or only if the model or the checkpoint has a part.
@@ -179,18 +179,15 @@ def expand(
             )
 
 
-def check_complete(entries: Iterable[Entry], stored: Iterable[str], file: str) -> None:
+def check_complete(entries: Iterable[Entry], stored: Collection[str], file: str) -> None:
     """Check that no tensor is missing and none is unused.
 
     Raises:
         CheckpointError: the message lists missing and unused names.
     """
-    expected, present = {entry.original for entry in entries}, set(stored)
-    missing, unused = sorted(expected - present), sorted(present - expected)
-    if missing or unused:
-        parts = [f"missing: {listing(missing)}"] if missing else []
-        parts += [f"not part of the model that the options describe: {listing(unused)}"] if unused else []
-        raise CheckpointError(f"{file}: {'; '.join(parts)}. The options and the weights must be of one model")
+    expected = {entry.original for entry in entries}
+    if faults := differences(expected, stored, "not part of the model that the options describe"):
+        raise CheckpointError(f"{file}: {faults}. The options and the weights must be of one model")
 
 
 # Rows shared by several programs.

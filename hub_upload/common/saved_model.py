@@ -13,7 +13,7 @@ from torch import Tensor
 
 from elmo_hf import ElmoConfig, ElmoModel, ElmoTokenizer
 
-from .errors import CheckpointError, listing
+from .errors import CheckpointError, differences, listing
 from .options import make_config, read_json
 from .rules import Entry
 from .transforms import Array, subtract_forget_bias
@@ -151,18 +151,14 @@ def check_parameters(config: ElmoConfig, parameters: Mapping[str, Parameter], fo
     not_exported = ("scalar_mixes.", "alignment.")
     expected = {name: shape for name, shape in expected.items() if not name.startswith(not_exported)}
     found = {name: item.shape for name, item in parameters.items() if not name.startswith("scalar_mixes.")}
-    missing, unused = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    wrong = [
+    faults = [differences(expected, found, "not part of the model")]
+    faults += [
         f"{name} has shape {found[name]}, expected {expected[name]}"
         for name in sorted(found.keys() & expected.keys())
         if found[name] != expected[name]
     ]
-    parts = [f"missing: {listing(missing)}"] if missing else []
-    parts += [f"not part of the model: {listing(unused)}"] if unused else []
-    if parts + wrong:
-        raise CheckpointError(
-            f"{folder}: {'; '.join([*parts, *wrong[:3]])}; config.json and the weights must be of one model"
-        )
+    if told := [fault for fault in faults[:4] if fault]:
+        raise CheckpointError(f"{folder}: {'; '.join(told)}; config.json and the weights must be of one model")
 
 
 @dataclass
@@ -222,6 +218,15 @@ class SavedModel:
         """True if the softmax or the word embedding has a non-zero row for a word, unlike for an added mask."""
         names = (WORD_TABLE, JOINED_WORD_TABLE, *SOFTMAX_PARAMETERS)
         return any(bool(self.parameters[name].row(word_id).any()) for name in names if name in self.parameters)
+
+    def check_rows(self, tokenizer: ElmoTokenizer, rows: int, part: str) -> None:
+        """Raise `CheckpointError` if a part of the model does not have one row per word of the tokenizer."""
+        size = len(tokenizer.get_vocab())
+        if rows != size:
+            raise CheckpointError(
+                f"{self.folder}: the tokenizer has {size} words, but the {part} has {rows} rows; save model and "
+                "tokenizer that belong together"
+            )
 
     def listed_words(self, tokenizer: ElmoTokenizer) -> list[str]:
         """Words in the order of their ids, without padding and without an added mask."""

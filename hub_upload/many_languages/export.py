@@ -52,7 +52,10 @@ def write(model: SavedModel, output: Path, softmax_layout: str) -> Written:
     config, tokenizer = model.config, read_tokenizer(model.folder)
     assert tokenizer is not None
     has_softmax = _keeps_softmax(model)
-    listed = _listed_words(model, tokenizer) if config.word_embedding_size or has_softmax else None
+    listed = None
+    if config.word_embedding_size or has_softmax:
+        model.check_rows(tokenizer, config.vocab_size, "model")
+        listed = model.words_with_marks(tokenizer, MARKS)
     added = listed is not None and PADDING not in listed
     characters, words = _dictionaries(model, tokenizer, listed, added)
     filled = expand(rules(config), config, len(listed or ()), ORIGINS, softmax=has_softmax)
@@ -156,17 +159,6 @@ def _add_padding(model: SavedModel, files: Mapping[str, "OrderedDict[str, Tensor
         f"{PADDING!r}, which the program looks up, got a row of zeros after the words, and in a softmax a bias of "
         f"{DEAD_BIAS:g}, so that it takes no part"
     )
-
-
-def _listed_words(model: SavedModel, tokenizer: ElmoTokenizer) -> list[str]:
-    """Words of the original's embedding and softmax rows: ours without padding and without an added mask."""
-    size = len(tokenizer)
-    if size != model.config.vocab_size:
-        raise CheckpointError(
-            f"{model.folder}: the tokenizer has {size} words, but the model has {model.config.vocab_size} rows for "
-            "them; save model and tokenizer that belong together"
-        )
-    return model.words_with_marks(tokenizer, MARKS)
 
 
 def _dictionaries(

@@ -123,12 +123,7 @@ def _words(model: SavedModel) -> list[str]:
             "tokenizer there too"
         )
     _check_boundaries(tokenizer, folder)
-    size = len(tokenizer.get_vocab())
-    if size != config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has {size} words, but the model vocab_size {config.vocab_size}; save model "
-            "and tokenizer that belong together"
-        )
+    model.check_rows(tokenizer, config.vocab_size, "model")
     words = model.listed_words(tokenizer)
     unknown = words.index(str(tokenizer.unk_token))
     if words[unknown] != UNKNOWN:

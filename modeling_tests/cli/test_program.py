@@ -122,7 +122,7 @@ def raising(error: BaseException):
     def run(options: dict) -> int:
         raise error
 
-    return lambda name: lambda commands: commands.add_parser(name).set_defaults(run=run, after_stop="all is kept")
+    return lambda name: lambda add_command: add_command().set_defaults(run=run, after_stop="all is kept")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_every_size_of_table_gives_the_same(cached_words):
         assert ids.tolist() == [VOCABULARY.get(word, 3) for word in words]
         boundaries = dict(zip(("<S>", "</S>"), character_ids_of_boundaries(8).tolist()))
         assert characters.tolist() == [boundaries.get(word, character_ids_of_word(word, 8)) for word in words]
-        assert np.array_equal(encoder.encode_ids(words), ids)
+        assert np.array_equal(encoder.encode(words)[0], ids)
 
 
 def test_a_dictionary_of_characters():
@@ -52,12 +52,12 @@ def test_a_dictionary_of_characters():
 def test_no_word_and_one_word():
     encoder = WordEncoder(VOCABULARY)
     assert encoder.encode([])[1].shape == (0, 50)
-    assert encoder.encode_ids(["the"]).tolist() == [4]
+    assert encoder.encode(["the"])[0].tolist() == [4]
 
 
 def test_special_tokens_in_a_text():
     encoder = WordEncoder(VOCABULARY)
-    assert encoder.encode_ids(["<pad>", "<mask>", "<UNK>", "<S>"]).tolist() == [3, 3, 3, 1]
+    assert encoder.encode(["<pad>", "<mask>", "<UNK>", "<S>"])[0].tolist() == [3, 3, 3, 1]
     plain = WordEncoder(VOCABULARY, special_boundary_words=False)
     ids, characters = plain.encode([plain.bos_token, "<S>"])
     assert ids.tolist() == [1, 1]

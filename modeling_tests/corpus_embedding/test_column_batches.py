@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from elmo_hf import BatchEmbedder, embed
-from elmo_hf.corpus_embedding import column_batches
+from elmo_hf.corpus_embedding import shard_embedding
 
 from .corpora import check_equal, model_and_tokenizer, sentences, tagger_and_tokenizer
 
@@ -78,7 +78,7 @@ def test_a_pickle_is_small_and_a_process_loads_once(folder: Path, monkeypatch: p
     monkeypatch.chdir("/")
     opened = []
     monkeypatch.setattr(
-        column_batches, "open_embedder", lambda *given: opened.append(given) or pytest.fail("loaded again")
+        shard_embedding, "open_embedder", lambda *given: opened.append(given) or pytest.fail("loaded again")
     )
     for _ in range(2):
         np.testing.assert_array_equal(pickle.loads(pickled)({"text": ["the cat"]})["vectors"][0], before)

@@ -144,7 +144,7 @@ def test_files(tmp_path):
     assert pairs[1:] == [MinimalPair("C d.", "D c.", "wh_island", "")] * 3
     assert len(read_minimal_pairs([path], limit=2)) == 3
     for line, message in (
-        ("{", "line 1: '{'"),
+        ("{", "line 1 is not JSON"),
         ("[]", r"line 1: '\[\]'"),
         ('{"good": "A"}', "line 1: bad=None.*sentence_bad"),
         ('{"good": " ", "bad": "b"}', "line 1: good=' '"),

@@ -110,7 +110,7 @@ def test_nothing_predicted_scores_zero_without_warning(recwarn: pytest.WarningsR
     [
         ([], [], "predictions and references are empty"),
         ([[]], [[]], "1 sentences are empty"),
-        ([["O"]], [["O"], ["O"]], "1 predicted and 2 reference sentences"),
+        ([["O"]], [["O"], ["O"]], "1 predictions and 2 references"),
         ([["O"]], [["O", "O"]], "sentence 0 .*1 predicted and 2 reference tags"),
         ([["O"]], None, "references missing"),
         (["O"], ["O"], "sentence 0 is a string"),

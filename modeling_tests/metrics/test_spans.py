@@ -108,7 +108,7 @@ def test_as_a_local_module_and_in_batches():
         (None, None, "predictions and references.*add_batch"),
         (["a"], None, "references missing"),
         (None, [["a"]], "predictions missing"),
-        (["a", "b"], [["a"]], "2 predicted.*1 questions"),
+        (["a", "b"], [["a"]], "2 predictions and 1 references"),
         ([["a"]], [["a"]], r"question 0: predicted \['a'\]: expected a text"),
         (["a", "b"], [["a"], "b"], "question 1: references 'b'"),
         (["a"], [[None]], r"question 0: references \[None\]"),

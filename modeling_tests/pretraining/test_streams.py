@@ -173,7 +173,7 @@ def sentences_of(arrays) -> tuple[list[str], dict[str, int]]:
 def test_batches_are_those_of_a_plain_transcription(sentences, rows, steps):
     corpus = random_corpus(sentences)
     encoder = encoder_of(corpus)
-    numbered = [encoder.encode_ids(["<S>", *s.split(), "</S>"]).tolist() for s in corpus]
+    numbered = [encoder.encode(["<S>", *s.split(), "</S>"])[0].tolist() for s in corpus]
     batches = list(SentenceStreams(corpus, encoder, rows, steps, epochs=1, shuffle=False))
     forward = list(transcription(numbered, rows, steps))
     backward = list(transcription([sentence[::-1] for sentence in numbered], rows, steps))
@@ -190,7 +190,7 @@ def test_batches_are_those_of_a_plain_transcription(sentences, rows, steps):
 def test_every_target_of_an_epoch_is_given_once(independent, shuffle):
     corpus = random_corpus(70, longest=15)
     encoder = encoder_of(corpus)
-    expected = Counter(number for s in corpus for number in encoder.encode_ids(s.split()).tolist())
+    expected = Counter(number for s in corpus for number in encoder.encode(s.split())[0].tolist())
     streams = SentenceStreams(
         corpus, encoder, 6, 5, epochs=3, shuffle=shuffle, shuffle_window=16, sentence_independent=independent
     )
@@ -206,7 +206,7 @@ def test_every_target_of_an_epoch_is_given_once(independent, shuffle):
             counter.update(labels[labels >= 0].tolist())
     for way, boundary in (("forward", "</S>"), ("backward", "<S>")):
         assert seen[way] == Counter({number: 3 * n for number, n in expected.items()}) + Counter(
-            {int(encoder.encode_ids([boundary])[0]): 3 * 70}
+            {int(encoder.encode([boundary])[0][0]): 3 * 70}
         )
     assert words == streams.words == seen["forward"].total()
     assert streams.epoch == 2
@@ -294,9 +294,9 @@ def test_a_long_independent_sentence_is_cut_and_nothing_lost():
     encoder = encoder_of(Corpus.from_sentences([" ".join(words)]))
     corpus = Corpus.from_sentences([" ".join(words), "w0"])
     first, second = SentenceStreams(corpus, encoder, 2, 4, epochs=1, sentence_independent=True, shuffle=False)
-    expected = encoder.encode_ids([*words, "</S>"]).tolist()
+    expected = encoder.encode([*words, "</S>"])[0].tolist()
     assert [*first.forward_labels.flatten().tolist(), *second.forward_labels[0].tolist()][:11] == expected
-    expected = encoder.encode_ids([*words[::-1], "<S>"]).tolist()
+    expected = encoder.encode([*words[::-1], "<S>"])[0].tolist()
     assert [*first.backward_labels.flatten().tolist(), *second.backward_labels[0].tolist()][:11] == expected
 
 

@@ -16,7 +16,9 @@ import platform
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,119 +37,67 @@ from .compiling import (
 logger = logging.getLogger("elmo_hf.kernels.cpu.builder")
 
 
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
+
+
+_pointers, _integers = partial(_fields, ctypes.c_void_p), partial(_fields, ctypes.c_int64)
+_floats = partial(_fields, ctypes.c_float)
+
+
 class Weight(ctypes.Structure):
     """The C structure `Weight` of `csrc/panels.h`; the other structures are declared in `csrc/library.h`."""
 
-    _fields_ = [
-        ("panels", ctypes.c_void_p),
-        ("scale", ctypes.c_void_p),
-        ("sums", ctypes.c_void_p),
-        ("kind", ctypes.c_int64),
-        ("outputs", ctypes.c_int64),
-        ("inputs", ctypes.c_int64),
-        ("signed_levels", ctypes.c_int64),
-    ]
+    _fields_ = [*_pointers("panels scale sums"), *_integers("kind outputs inputs signed_levels")]
 
 
 class InputMatmul(ctypes.Structure):
-    _fields_ = [
-        ("inputs", ctypes.c_void_p),
-        ("rows", ctypes.c_int64),
-        ("weight", Weight),
-        ("bias", ctypes.c_void_p),
-        ("gates", ctypes.c_void_p),
-    ]
+    _fields_ = [*_pointers("inputs"), *_integers("rows"), ("weight", Weight), *_pointers("bias gates")]
 
 
 class Recurrence(ctypes.Structure):
     _fields_ = [
-        ("steps", ctypes.c_int64),
-        ("running", ctypes.c_void_p),
-        ("gates", ctypes.c_void_p),
-        ("words", ctypes.c_int64),
-        ("index", ctypes.c_void_p),
-        ("hidden", ctypes.c_void_p),
-        ("cell", ctypes.c_void_p),
-        ("outputs", ctypes.c_void_p),
+        *_integers("steps"),
+        *_pointers("running gates"),
+        *_integers("words"),
+        *_pointers("index hidden cell outputs"),
         ("hidden_weight", Weight),
         ("output_weight", Weight),
-        ("cell_clip", ctypes.c_float),
-        ("projection_clip", ctypes.c_float),
+        *_floats("cell_clip projection_clip"),
     ]
 
 
 class TrainingForward(ctypes.Structure):
     _fields_ = [
-        ("steps", ctypes.c_int64),
-        ("running", ctypes.c_void_p),
-        ("input_width", ctypes.c_int64),
-        ("width", ctypes.c_int64),
-        ("size", ctypes.c_int64),
-        ("inputs", ctypes.c_void_p),
-        ("hidden", ctypes.c_void_p),
-        ("cell", ctypes.c_void_p),
-        ("input_weight", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("hidden_weight", ctypes.c_void_p),
-        ("output_weight", ctypes.c_void_p),
-        ("cell_clip", ctypes.c_float),
-        ("projection_clip", ctypes.c_float),
-        ("forget_bias", ctypes.c_float),
-        ("gates", ctypes.c_void_p),
-        ("raw_cells", ctypes.c_void_p),
-        ("cell_outputs", ctypes.c_void_p),
-        ("raw_outputs", ctypes.c_void_p),
-        ("outputs", ctypes.c_void_p),
-        ("final_hidden", ctypes.c_void_p),
-        ("final_cell", ctypes.c_void_p),
+        *_integers("steps"),
+        *_pointers("running"),
+        *_integers("input_width width size"),
+        *_pointers("inputs hidden cell input_weight bias hidden_weight output_weight"),
+        *_floats("cell_clip projection_clip forget_bias"),
+        *_pointers("gates raw_cells cell_outputs raw_outputs outputs final_hidden final_cell"),
     ]
 
 
 class TrainingBackward(ctypes.Structure):
     _fields_ = [
         ("forward", TrainingForward),
-        ("output_gradient", ctypes.c_void_p),
-        ("hidden_gradient", ctypes.c_void_p),
-        ("cell_gradient", ctypes.c_void_p),
-        ("input_gradient", ctypes.c_void_p),
-        ("input_weight_gradient", ctypes.c_void_p),
-        ("bias_gradient", ctypes.c_void_p),
-        ("hidden_weight_gradient", ctypes.c_void_p),
-        ("output_weight_gradient", ctypes.c_void_p),
+        *_pointers("output_gradient hidden_gradient cell_gradient input_gradient"),
+        *_pointers("input_weight_gradient bias_gradient hidden_weight_gradient output_weight_gradient"),
     ]
 
 
 class SoftmaxLoss(ctypes.Structure):
     _fields_ = [
-        ("words", ctypes.c_int64),
-        ("columns", ctypes.c_int64),
-        ("width", ctypes.c_int64),
-        ("hidden", ctypes.c_void_p),
-        ("weight", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("true_logits", ctypes.c_void_p),
-        ("targets", ctypes.c_void_p),
-        ("shares", ctypes.c_void_p),
-        ("nll", ctypes.c_void_p),
-        ("hidden_gradient", ctypes.c_void_p),
-        ("weight_gradient", ctypes.c_void_p),
-        ("bias_gradient", ctypes.c_void_p),
-        ("true_logit_gradient", ctypes.c_void_p),
+        *_integers("words columns width"),
+        *_pointers("hidden weight bias true_logits targets"),
+        *_pointers("shares nll hidden_gradient weight_gradient bias_gradient true_logit_gradient"),
     ]
 
 
 class CharacterTables(ctypes.Structure):
     _fields_ = [
-        ("words", ctypes.c_int64),
-        ("characters", ctypes.c_int64),
-        ("table_rows", ctypes.c_int64),
-        ("tables", ctypes.c_int64),
-        ("rows", ctypes.c_void_p),
-        ("widths", ctypes.c_void_p),
-        ("filters", ctypes.c_void_p),
-        ("products", ctypes.c_void_p),
-        ("maxima", ctypes.c_void_p),
-        ("positions", ctypes.c_void_p),
+        *_integers("words characters table_rows tables"),
+        *_pointers("rows widths filters products maxima positions"),
     ]
 
 
