@@ -34,5 +34,5 @@ def make_tokenizer(source: Source, config: ElmoConfig, notes: list[str] | None =
     except ValueError as error:
         # The tokenizer was given a list and does not know the file.
         where = source.vocabulary.file if source.vocabulary is not None else source.options_file
-        message = str(error).removeprefix("vocab: ").partition(". Add the missing words, or name")[0]
+        message = str(error).removeprefix("vocab: ").partition(". Add the missing words")[0]
         raise CheckpointError(f"{where}: {message}{remedy}") from error

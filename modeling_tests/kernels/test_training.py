@@ -204,6 +204,7 @@ def trainable_weights(inputs: Tensor, cell: Tensor, *layers: nn.Module) -> LstmW
     hidden = torch.zeros(2, 3, dtype=inputs.dtype)
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Chosen):
         patch.setattr(training, "training_lstm", record)
+        patch.setattr(training, "native_lstm", lambda *args, **settings: None)
         patch.setattr(operators, "reference_lstm", lambda *args, **settings: None)
         projected_lstm(
             inputs,
