@@ -289,7 +289,11 @@ def measure_perplexity(args: argparse.Namespace) -> None:
         lines = islice(open_corpus([path]), args.max_sentences)
         score = perplexity(model, tokenizer, lines, pre_tokenization=tokenizer.corpus_pre_tokenization)
         names = ("forward", "backward", "both", "words", "unknown", "targets")
-        record = {"model": args.name, "text": Path(path).name, **{name: getattr(score, name) for name in names}}
+        record = {
+            "model": args.name,
+            "text": "/".join(Path(path).parts[-2:]),
+            **{name: getattr(score, name) for name in names},
+        }
         with (args.output_dir / "perplexity.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         print(record, flush=True)
