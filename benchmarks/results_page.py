@@ -128,6 +128,12 @@ def perplexity_table(path: Path) -> list[str]:
     return lines
 
 
+def phenomena(path: Path) -> list[str]:
+    """The table of `elmo-hf minimal-pairs` without the rows of single paradigms; it sets the others in bold."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.replace("**", "") for line in lines if line.startswith(("|  |", "|---", "| **"))]
+
+
 def commands_of(cells: Cells) -> list[str]:
     """The command of each task and variant, from its first run on all training data; `DATA` is the data's folder."""
     lines = ["```sh no_run"]
@@ -172,9 +178,9 @@ def page(folder: Path, output: Path) -> list[str]:
         lines += [
             "## BLiMP",
             "",
-            "Accuracy in percent; ties count as incorrect.",
+            "Accuracy in percent, by phenomenon; ties count as incorrect.",
             "",
-            path.read_text("utf-8").strip(),
+            *phenomena(path),
             "",
         ]
     if cells:

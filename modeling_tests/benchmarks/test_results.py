@@ -114,7 +114,7 @@ def test_the_page(run, tmp_path, monkeypatch):
     (folder / "cells.jsonl").write_text("".join(json.dumps(cell) + "\n" for cell in noisy))
     row = {"model": "shipped biLM", "text": "t.txt", "forward": 90.0, "backward": 80.0, "both": 84.85}
     (folder / "perplexity.jsonl").write_text(json.dumps(row | {"words": 100, "unknown": 3, "targets": 105}) + "\n")
-    (folder / "minimal_pairs.md").write_text("| all | 70.0 |\n")
+    (folder / "minimal_pairs.md").write_text("|  | both |\n|---|---|\n| **all** | 70.0 |\n| wh_island | 40.0 |\n")
     page = tmp_path / "docs" / "results.md"
     page.parent.mkdir()
     monkeypatch.setattr(sys, "argv", ["results_page.py", str(folder), "--output", str(page)])
