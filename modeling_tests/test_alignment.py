@@ -67,6 +67,7 @@ def rotations(layers=2, width=6, seed=3):
 
 
 class TestAnchors:
+    @pytest.mark.slow
     def test_the_mean_of_all_vectors_of_a_word(self, tokenizer, text):
         model = tiny_model(tokenizer)
         asked = ["do", "never", *VOCABULARY[:9], "do"]
@@ -102,6 +103,7 @@ class TestAnchors:
         other = anchors([["Do", "(", "ga", ")", "."]], model, tokenizer, words=["ga"])
         assert np.array_equal(one.vectors, other.vectors)
 
+    @pytest.mark.slow
     def test_a_stream_is_not_held(self, tokenizer):
         """Between two batches no more than a window is taken."""
         model, taken, seen = tiny_model(tokenizer), [], []
@@ -210,6 +212,7 @@ class TestFit:
 
 
 class TestTranslation:
+    @pytest.mark.slow
     @pytest.mark.parametrize("neighbours", [1, 3, 10, 1000])
     def test_one_word_at_a_time(self, neighbours, monkeypatch):
         monkeypatch.setattr("elmo_hf.alignment.SIMILARITIES_AT_A_TIME", 100)  # several pieces
@@ -284,6 +287,7 @@ class TestDictionary:
 
 
 class TestAlign:
+    @pytest.mark.slow
     @pytest.mark.parametrize("overrides", FAMILY.values(), ids=FAMILY)
     def test_two_models_that_differ_by_rotations(self, overrides, tokenizer, text, tmp_path):
         """The target is the source seen through other axes: the fitted model then gives the target's vectors."""
@@ -430,6 +434,7 @@ class TestCommandLine:
         assert not (folders / "aligned").exists()
 
 
+@pytest.mark.slow
 def test_an_original_checkpoint_stays_what_it_is(tmp_path):
     """Export and verification look at the biLM, whatever its layers are mapped to."""
     arrays = write_bilm(tmp_path / "original")

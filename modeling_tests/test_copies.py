@@ -127,6 +127,7 @@ def answers(request: pytest.FixtureRequest, folders: Path) -> tuple[str, Any]:
     return mode, answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("version", ["new", "old"])
 def test_every_copy_reads_every_folder(answers: tuple[str, Path], folders: Path, version: str, layout: str) -> None:
@@ -219,6 +220,7 @@ print("fine")
 """
 
 
+@pytest.mark.slow
 def test_two_sets_of_kernels_in_one_process(folders: Path, tmp_path: Path) -> None:
     """A checkpoint's code loads the installed kernels under a module name of its own, the package under another."""
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": str(ROOT)}
@@ -260,6 +262,7 @@ print(json.dumps({"errors": errors, "ours": sorted(ours)}))
 """
 
 
+@pytest.mark.slow
 def test_the_package_serves_where_it_is_not_imported(folders: Path, tmp_path: Path) -> None:
     """A checkpoint's code detects damage and removes old code through the installed package, without side effects."""
     old = tmp_path / "old"

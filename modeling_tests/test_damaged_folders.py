@@ -153,6 +153,7 @@ def fuzz(folders, tmp_path, count, seed):
     return damaged
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_few_mutations(folders, tmp_path):
     assert fuzz(folders, tmp_path, 80, seed=0) > 30
@@ -234,6 +235,7 @@ def test_sizes_that_the_weights_do_not_have(folder, fields):
     assert time.perf_counter() - start < 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["transformer", "tagger"])
 @pytest.mark.parametrize(
     "fields",

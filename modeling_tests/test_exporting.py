@@ -82,6 +82,7 @@ def loop(step: Any, state: Any, given: tuple[Tensor, ...], reverse: bool) -> tup
     return state, torch.stack(outputs[:: -1 if reverse else 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "overrides"),
     [
@@ -137,6 +138,7 @@ def test_program(row: str, tmp_path: Path) -> None:
         torch.testing.assert_close(program(**cut)[names[0]], model(**batch)[0])
 
 
+@pytest.mark.slow
 def test_onnx_of_characters(tmp_path: Path) -> None:
     """One session for all sizes, also of what the tokenizer returns, and named as that names it."""
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -353,7 +353,7 @@ def does_travel(home: Home, member: Member, source: Path | None, folder: Path, t
         torch.testing.assert_close(torch.tensor(found), expected, rtol=0, atol=1e-5)
 
 
-# Trainings of the two encoders are quick enough; the others' are slow tests.
+# Trainings of the two encoders are quick enough; the others' are slow tests, as are processes without the package.
 TRAINING, TRAINED_SLOWLY = ("fine-tune", "pretrain"), list(MEMBERS)[2:]
 
 CHECKS: dict[str, Callable[..., None]] = {
@@ -366,11 +366,15 @@ CHECKS: dict[str, Callable[..., None]] = {
 }
 
 
+def is_slow(name: str, column: str) -> bool:
+    return column == "remote code" or (name in TRAINED_SLOWLY and column in TRAINING)
+
+
 @pytest.mark.usefixtures("fresh_accelerate")
 @pytest.mark.parametrize(
     ("name", "column"),
     [
-        pytest.param(name, column, marks=pytest.mark.slow if name in TRAINED_SLOWLY and column in TRAINING else ())
+        pytest.param(name, column, marks=pytest.mark.slow if is_slow(name, column) else ())
         for name in MEMBERS
         for column in COLUMNS
     ],

@@ -79,6 +79,7 @@ def run_page(page, mark):
             run_python(block._replace(text=code), page, names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", sorted(path.name for path in PAGES.glob("*.md") if path.name != "README.md"))
 def test_new_lines(page, place):
     if any("token_embeddings.hdf5" in block.text for block in blocks(PAGES / page) if block.language == "sh"):
@@ -87,6 +88,7 @@ def test_new_lines(page, place):
     run_page(page, "+")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_OLD_LINES)
 def test_old_lines(page, place, old_modules):
     torch.manual_seed(0)

@@ -29,6 +29,7 @@ def test_an_unsupported_version_says_so_in_one_line(library, version, monkeypatc
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_s_code_says_so_too():
     """The check comes before any import of a name that an older version lacks."""
     code = "import transformers; transformers.__version__ = '4.56.2'; import elmo_hf.model.configuration_elmo"

@@ -66,6 +66,7 @@ def train_and_evaluate(model, data, folder, collator=None, **options):
     return trainer
 
 
+@pytest.mark.slow
 def test_run_ner(folder, tmp_path):
     config = AutoConfig.from_pretrained(folder, num_labels=2, finetuning_task="ner")
     tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
@@ -88,6 +89,7 @@ def test_run_ner(folder, tmp_path):
     assert predictions.shape == (*labels.shape, 2)
 
 
+@pytest.mark.slow
 def test_run_glue(folder, tmp_path):
     config = AutoConfig.from_pretrained(folder, num_labels=2, finetuning_task=None)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -102,6 +104,7 @@ def test_run_glue(folder, tmp_path):
     train_and_evaluate(model, data, tmp_path, default_data_collator, processing_class=tokenizer)
 
 
+@pytest.mark.slow
 def test_run_qa(folder, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForQuestionAnswering.from_pretrained(folder)
@@ -125,6 +128,7 @@ def test_run_qa(folder, tmp_path):
     train_and_evaluate(model, data, tmp_path, default_data_collator, processing_class=tokenizer)
 
 
+@pytest.mark.slow
 def test_run_swag(folder, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForMultipleChoice.from_pretrained(folder)
@@ -140,6 +144,7 @@ def test_run_swag(folder, tmp_path):
     train_and_evaluate(model, data, tmp_path, collator, processing_class=tokenizer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("from_scratch", [False, True])
 @pytest.mark.parametrize("task", ["mlm", "clm"])
 def test_run_mlm_and_run_clm(task, from_scratch, folder, tmp_path):

@@ -19,6 +19,7 @@ from modeling_tests.tiny import tiny_config
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
+@pytest.mark.slow
 def test_from_text_to_perplexity(
     corpus: Path,  # noqa: F811
     tmp_path: Path,
@@ -58,6 +59,7 @@ def test_from_text_to_perplexity(
         assert sum(record["backward_log_probs"]) == pytest.approx(record["backward_log_prob"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_parts_of_speech_from_a_tagger_to_perplexity(
     corpus: Path,  # noqa: F811
     tmp_path: Path,

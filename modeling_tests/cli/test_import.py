@@ -81,10 +81,12 @@ def test_help_needs_no_torch() -> None:
     run(HELP, *COMMANDS)
 
 
+@pytest.mark.slow
 def test_names_load_on_first_use() -> None:
     run(PACKAGE)
 
 
+@pytest.mark.slow
 def test_registration_in_any_order() -> None:
     for first in (
         "import sys",

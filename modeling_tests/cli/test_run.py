@@ -2,6 +2,8 @@
 
 from subprocess import CompletedProcess
 
+import pytest
+
 from elmo_hf import ElmoForTokenClassification, ElmoTokenizer
 from modeling_tests.forking import run_python
 from modeling_tests.tiny import tiny_config
@@ -23,6 +25,7 @@ def run(*arguments: object) -> CompletedProcess:
     return run_python("-m", "elmo_hf.cli", "run", *arguments)
 
 
+@pytest.mark.slow
 def test_a_script_finds_elmo_registered(tmp_path):
     ElmoForTokenClassification(tiny_config()).save_pretrained(tmp_path)
     ElmoTokenizer(max_characters_per_word=9).save_pretrained(tmp_path)

@@ -110,6 +110,7 @@ def test_tag_and_conllu(folder, tmp_path, capsys, caplog):
     assert [json.loads(line)["words"] for line in scores.read_text().splitlines()] == [5, 1]
 
 
+@pytest.mark.slow
 def test_scores_stand_in_the_order_of_the_text(folder, tmp_path, capsys):
     """With and without carried states, whatever the sentences' lengths."""
     generator = np.random.default_rng(0)

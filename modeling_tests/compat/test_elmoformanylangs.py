@@ -44,6 +44,7 @@ def test_one_batch(original):
         embedder.sents2elmo(["a text"])
 
 
+@pytest.mark.slow
 def test_state(original, tmp_path):
     """Longest first, row by row, from call to call."""
     folder, sentences, _ = original

@@ -36,6 +36,7 @@ def loaded(folder):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", ["average", "top", "all"])
 @pytest.mark.parametrize("warmup", [True, False])
 def test_vectors(loaded, folder, layers, warmup):
@@ -68,6 +69,7 @@ def test_averages(loaded, folder, layers):
     assert not found[3].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", ["average", "top", "all"])
 def test_averages_over_padding(folder, layers):
     """The word layer of what is no word: the encoder's vector of a row of zeros, in a batch's shorter sentences."""

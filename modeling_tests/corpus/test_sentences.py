@@ -255,6 +255,7 @@ def test_other_encodings(tmp_path):
 # ---- shards and positions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard_bytes", [1, 7, 30, 100, 1000, 5000, 10**6])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("last_has_end", [True, False])

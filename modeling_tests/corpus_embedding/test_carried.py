@@ -32,6 +32,7 @@ def both():
     return model_and_tokenizer()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "rows"), [("hdf5", 1), *((kind, 3) for kind in FORMATS)])
 def test_equal_to_embed(text, tmp_path, both, kind, rows):
     """Also a sentence of 43 words, which is read by chunks."""
@@ -45,6 +46,7 @@ def test_equal_to_embed(text, tmp_path, both, kind, rows):
         assert not list(output.glob("state-*"))
 
 
+@pytest.mark.slow
 def test_other_models(tmp_path):
     """A mix normalized over all words reads every row alone and long lines whole; POS tags beside the words."""
     given = sentences(12)
@@ -63,6 +65,7 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["shard", "state"])
 def test_the_same_command_continues(text, tmp_path, both, monkeypatch, place):
     """Killed before a shard, or between writing a shard's state and the shard: bit for bit the same result."""

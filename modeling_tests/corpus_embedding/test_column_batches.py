@@ -33,6 +33,7 @@ def arrays_of(column, layers: int | None = None, width: int = 8) -> list[np.ndar
     return [row.reshape(shape) if row.size else np.zeros((*shape[:-2], 0, width)) for row in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layers", "given"), [("mix", TEXTS), ("all", WORDS), (0, TEXTS)], ids=["mix", "all", "0"])
 def test_vectors_are_those_of_embed(folder: Path, layers, given) -> None:
     expected = embed(WORDS, folder, layers=layers, device="cpu")
@@ -84,6 +85,7 @@ def test_a_pickle_is_small_and_a_process_loads_once(folder: Path, monkeypatch: p
         np.testing.assert_array_equal(pickle.loads(pickled)({"text": ["the cat"]})["vectors"][0], before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [None, "arrow"])
 def test_maps_data_sets(folder: Path, kind) -> None:
     rows = datasets.Dataset.from_dict({"id": [f"s{number}" for number in range(40)], "text": TEXTS})

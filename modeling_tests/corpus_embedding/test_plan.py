@@ -100,6 +100,7 @@ def test_any_place_is_a_beginning(mixed):
         assert list(mixed.records(place)) == everything[number:], number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard_words", [10, 77, 100_000])
 def test_plan(mixed, shard_words):
     plan = plan_shards(mixed, shard_words)

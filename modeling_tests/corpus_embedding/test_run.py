@@ -74,6 +74,7 @@ def test_equal_to_embed(text, tmp_path, both, kind, layers):
         assert [shard["first"] for shard in index["shards"]][-1] < 40 and index["shards"][0]["first"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_half_precision_and_boundaries(text, tmp_path, both, kind):
     model, tokenizer = both
@@ -136,6 +137,7 @@ def test_raw_text(tmp_path, both):
     check_equal(read(tmp_path / "out"), embed(["The cat (a cat) sat.", "Don't!"], model, tokenizer))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reads", [WORD_INPUT, TRANSFORMER, {"scalar_mix_layer_norm": "tokens"}])
 def test_other_models(tmp_path, reads):
     """A mix normalized over all words and a Transformer read long lines whole."""
@@ -158,6 +160,7 @@ def tagged(tmp_path):
     return [(tmp_path / "in.jsonl", {"pos_column": "pos"}), (lines, {"pos_separator": "_"})]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_parts_of_speech(tmp_path, tagged):
     model, tokenizer = tagger_and_tokenizer()
@@ -183,6 +186,7 @@ def test_parts_of_speech(tmp_path, tagged):
     )
 
 
+@pytest.mark.slow
 def test_parts_of_speech_belong_to_what_continues(tmp_path, tagged, monkeypatch):
     models, output = tagger_and_tokenizer(), tmp_path / "out.safetensors"
     (source, how), (lines, behind) = tagged
@@ -216,6 +220,7 @@ def test_parts_of_speech_belong_to_what_continues(tmp_path, tagged, monkeypatch)
     assert contents(output) == contents(whole)
 
 
+@pytest.mark.slow
 def test_long_lines_go_by_chunks(tmp_path, both, monkeypatch):
     model, _ = both
     write_text(tmp_path / "in.txt", [["cat"], WORDS * 9, ["mat"]])
@@ -278,6 +283,7 @@ def test_the_same_command_continues(text, tmp_path, both, kind, writer, monkeypa
     assert again.words == summary.words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", ["mix", "all"])
 @pytest.mark.parametrize(
     ("kind", "writer"), [("hdf5", Hdf5Writer), ("parquet", ParquetWriter), ("safetensors", SafetensorsWriter)]
@@ -326,6 +332,7 @@ def test_an_output_with_the_names_of_before(text, tmp_path, both):
     assert (output / "_embeddings.index.json").exists() and not (output / "embeddings.index.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_says_how_to_read_it(text, tmp_path, both, kind):
     import h5py
@@ -338,6 +345,7 @@ def test_says_how_to_read_it(text, tmp_path, both, kind):
     np.testing.assert_array_equal(first, read(tmp_path / f"out.{kind}")[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hdf5", "safetensors"])
 @pytest.mark.parametrize("complete", [True, False])
 def test_conflicts(text, tmp_path, both, kind, complete, monkeypatch):
@@ -491,6 +499,7 @@ class TestRefusals:
         shutil.rmtree(output)
 
 
+@pytest.mark.slow
 def test_progress_bar(text, tmp_path, both, capsys):
     """Counts words, those of finished shards included; shown without a terminal only if requested."""
     embed_corpus(text, tmp_path / "out.parquet", *both, **{**OPTIONS, "progress": True})

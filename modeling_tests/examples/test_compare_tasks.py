@@ -46,6 +46,7 @@ def compare(script: Path, *variants: str, common: str = "--score 0.5", options: 
     return compare_tasks.main([*argv, "--scale", "100", *options.split(), "--", *common.split()])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 def test_table_of_means_and_deviations(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(script, "Frozen biLM=", "fine-tuned=--score 0.7 --words 'a b' c", options="--seeds 1 2 4") == 0
@@ -128,6 +129,7 @@ def test_shares_of_the_data(script: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "b, 10 %, seed 2: test_f1 0.0720" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_values_of_a_grid_are_chosen_by_validation(script: Path) -> None:
     grids = ["--grid", "rate=0.3 -0.1 0.2", "--grid", "b:score=0.6 0.4"]
     argv = ["--script", str(script), "--output_dir", str(script.parent / "out"), "--metric", "test_f1", *grids]

@@ -101,6 +101,7 @@ def similarity(folder: Path, first: Occurrence, second: Occurrence, layer: int) 
     return float(torch.cosine_similarity(*vectors, dim=0))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 def test_neighbours_by_brute_force(folder: Path, text: Path, tmp_path: Path) -> None:
     query = "we saw a play yesterday"
@@ -124,6 +125,7 @@ def test_neighbours_by_brute_force(folder: Path, text: Path, tmp_path: Path) -> 
     assert [line.split()[1] for line in written[1:5]] == [word for _, word in alone]
 
 
+@pytest.mark.slow
 def test_without_queries_the_two_most_unlike_occurrences(folder: Path) -> None:
     found = list(occurrences(TEXT, "play"))
     rows = plot_layers.neighbors_in_context(found, [], ElmoModel.from_pretrained(folder), "top", 2)

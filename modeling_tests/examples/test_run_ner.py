@@ -126,6 +126,7 @@ def test_saved_tagger_evaluates_alike(run: Run, corpus: Path, tmp_path: Path) ->
     assert predictions_of(tmp_path) == predictions_of(run.output)
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_an_uninterrupted_one(run: Run, corpus: Path, tmp_path: Path) -> None:
     # As if the process had died in the third epoch: only the first two checkpoints are there.
     steps = sorted((int(path.name.split("-")[1]), path) for path in run.output.glob("checkpoint-*"))
@@ -175,6 +176,7 @@ def bilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["frozen", "cached", "rate 0", "rate 1e-4"])
 def test_bilm_of_a_checkpoint(how: str, bilm: Path, corpus: Path, tmp_path: Path) -> None:
     more = {
@@ -207,6 +209,7 @@ def test_early_stopping(corpus: Path, tmp_path: Path) -> None:
     assert metrics["epoch"] == 3.0  # the first evaluation is the best, the next two are not better
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["jsonl", "json", "dataset", "dataset of numbers"])
 def test_other_forms_of_the_same_data(form: str, run: Run, corpus: Path, tmp_path: Path) -> None:
     labels = tag_set(read_tagged(corpus / "train.conll", TagColumns()))
@@ -254,6 +257,7 @@ def test_options_from_a_json_file(run: Run, corpus: Path, tmp_path: Path) -> Non
     assert run_ner.main([str(tmp_path / "options.json")])["eval_f1"] == run.metrics["eval_f1"]
 
 
+@pytest.mark.slow
 def test_long_sentences_train_in_windows(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     more = ["--max_words", "6", "--stride", "2", "--max_steps", "2", "--eval_strategy", "no"]
     run_ner.main(options(corpus, tmp_path, *more) + NO_BEST)
@@ -310,6 +314,7 @@ def test_crf_over_a_bilstm_without_elmo(corpus: Path, tmp_path: Path, caplog: py
     assert predictions_of(tmp_path / "again") == rows
 
 
+@pytest.mark.slow
 def test_crf_and_impossible_sequences(corpus: Path, tmp_path: Path) -> None:
     odd = tmp_path / "odd.conll"
     odd.write_text("Oslo\tI-LOC\nsleeps\tO\n")
@@ -323,6 +328,7 @@ def test_crf_and_impossible_sequences(corpus: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "windows/config.json").read_text())["tag_scheme"] is None
 
 
+@pytest.mark.slow
 def test_conllu_as_it_comes(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = ["# sent_id = 1", "1-2\tdon't" + "\t_" * 8, "1\tdo\tdo\tAUX" + "\t_" * 6, "2\tn't\tnot\tPART" + "\t_" * 6]
     path = tmp_path / "train.conllu"
@@ -414,6 +420,7 @@ def test_no_validation_data(corpus: Path, tmp_path: Path) -> None:
         run_ner.main([*argv, "--use_cpu"])
 
 
+@pytest.mark.slow
 def test_tags_that_the_checkpoint_does_not_know(run: Run, tmp_path: Path) -> None:
     other = tmp_path / "other.conll"
     other.write_text("Oslo\tB-CITY\nis\tO\n\nnice\tO\n")

@@ -89,6 +89,7 @@ def answers_in(output: Path) -> tuple[dict[str, str], dict[str, list[dict[str, A
     return best, nbest
 
 
+@pytest.mark.slow
 def test_output_folder(run: Run) -> None:
     names = {path.name for path in run.output.iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"} <= names
@@ -100,6 +101,7 @@ def test_output_folder(run: Run) -> None:
     assert (results["train_samples"], results["eval_samples"], results["test_samples"]) == (240, 48, 48)
 
 
+@pytest.mark.slow
 def test_it_learns_and_ends_with_the_best_epoch(run: Run) -> None:
     history = json.loads((run.output / "trainer_state.json").read_text())["log_history"]
     losses = [row["loss"] for row in history if "loss" in row]
@@ -109,6 +111,7 @@ def test_it_learns_and_ends_with_the_best_epoch(run: Run) -> None:
     assert run.metrics["test_has_answer_f1"] > 0.7 and run.metrics["test_no_answer_f1"] > 0.7
 
 
+@pytest.mark.slow
 def test_predictions_give_the_score(run: Run, corpus: Path) -> None:
     questions = read_questions(corpus / "test.json", QuestionColumns())
     best, nbest = answers_in(run.output)
@@ -125,6 +128,7 @@ def test_predictions_give_the_score(run: Run, corpus: Path) -> None:
     assert {name: run.metrics[f"test_{name}"] for name in scores} == scores
 
 
+@pytest.mark.slow
 def test_the_saved_model_answers_alike(run: Run, corpus: Path) -> None:
     model = AutoModelForQuestionAnswering.from_pretrained(run.output)
     tokenizer = AutoTokenizer.from_pretrained(run.output)
@@ -156,6 +160,7 @@ def test_early_stopping(corpus: Path, tmp_path: Path) -> None:
     assert metrics["epoch"] == 3.0  # the first evaluation is the best, the next two are not better
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["jsonl", "json", "dataset", "other names"])
 def test_other_forms_of_the_same_data(form: str, run: Run, corpus: Path, tmp_path: Path) -> None:
     questions = read_questions(corpus / "test.json", QuestionColumns())
@@ -185,6 +190,7 @@ def test_other_forms_of_the_same_data(form: str, run: Run, corpus: Path, tmp_pat
     assert answers_in(tmp_path / "out")[0] == expected
 
 
+@pytest.mark.slow
 def test_questions_without_answers_are_predicted(run: Run, corpus: Path, tmp_path: Path) -> None:
     questions = read_questions(corpus / "test.json", QuestionColumns())
     for question in questions:
@@ -278,6 +284,7 @@ def test_bad_json(content: str, message: str, tmp_path: Path) -> None:
         read_questions(tmp_path / "bad.json", QuestionColumns())
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_elsewhere_names_the_data(run: Run) -> None:
     tokenizer = AutoTokenizer.from_pretrained(run.output)
     bad = changed(answers={"text": ["Ada"], "answer_start": [2]})

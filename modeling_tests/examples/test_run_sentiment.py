@@ -95,6 +95,7 @@ def test_saved_classifier_evaluates_and_answers_alike(
     assert [answer["label"] for answer in classify([row["text"] for row in rows])] == [row["predicted"] for row in rows]
 
 
+@pytest.mark.slow
 def test_elmo_with_maxout_layers(corpus: Path, tmp_path: Path) -> None:
     start = ["--preset", "small", "--config_overrides", json.dumps(TINY), "--task_lstm_size", "6"]
     start += ["--elmo_at", "input", "output", "--pooling", "max", "attention", "--maxout_sizes", "5", "--freeze_bilm"]
@@ -108,6 +109,7 @@ def test_elmo_with_maxout_layers(corpus: Path, tmp_path: Path) -> None:
     assert 0 <= metrics["test_accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_several_labels(corpus: Path, tmp_path: Path) -> None:
     """A label each for a good word and for "film"; some sentences have none."""
     for split, count in SIZES.items():
@@ -127,6 +129,7 @@ def test_several_labels(corpus: Path, tmp_path: Path) -> None:
     assert state["best_metric"] == metrics["eval_f1"]
 
 
+@pytest.mark.slow
 def test_values(corpus: Path, tmp_path: Path) -> None:
     for split, count in SIZES.items():
         rows = [f"{'1.5' if label == 'good' else '-0.5'},{text}" for label, text in sentences(split, count)]
@@ -146,6 +149,7 @@ def test_values(corpus: Path, tmp_path: Path) -> None:
     assert state["best_metric"] == min(errors)
 
 
+@pytest.mark.slow
 def test_pairs_of_sentences_from_a_dataset(tmp_path: Path) -> None:
     features = datasets.Features(
         {
@@ -201,6 +205,7 @@ def test_another_task_does_not_continue(run: tuple[Path, dict[str, float]], corp
     assert metrics["test_accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_one_class_only_is_told_while_training(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lines = (corpus / "train.tsv").read_text().splitlines(keepends=True)
     good = [line for line in lines if line.startswith("good")]

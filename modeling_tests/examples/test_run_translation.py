@@ -107,6 +107,7 @@ def lines_of(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
+@pytest.mark.slow
 def test_output_folder(run: Run) -> None:
     names = {path.name for path in run.output.iterdir()}
     assert {"model.safetensors", "config.json", "generation_config.json"} <= names
@@ -118,6 +119,7 @@ def test_output_folder(run: Run) -> None:
     assert results["test_bleu"] == run.metrics["test_bleu"]
 
 
+@pytest.mark.slow
 def test_it_learns_the_language(run: Run) -> None:
     history = json.loads((run.output / "trainer_state.json").read_text())["log_history"]
     losses = [row["loss"] for row in history if "loss" in row]
@@ -126,12 +128,14 @@ def test_it_learns_the_language(run: Run) -> None:
     assert run.metrics["eval_bleu"] > 60
 
 
+@pytest.mark.slow
 def test_predictions_stand_in_the_order_of_the_file_and_give_the_score(run: Run, corpus: Path) -> None:
     found, references = lines_of(run.output / "predictions.txt"), lines_of(corpus / "test.de")
     assert len(found) == len(references) == SIZES["test"]
     assert Bleu().compute(predictions=found, references=references)["bleu"] == run.metrics["test_bleu"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trains", [True, False])
 def test_predictions_stand_in_order_also_when_batches_are_grouped(
     trains: bool, run: Run, corpus: Path, tmp_path: Path
@@ -142,6 +146,7 @@ def test_predictions_stand_in_order_also_when_batches_are_grouped(
     assert lines_of(tmp_path / "predictions.txt") == lines_of(run.output / "predictions.txt")
 
 
+@pytest.mark.slow
 def test_new_text_is_translated_from_the_saved_folder(run: Run, corpus: Path) -> None:
     model, tokenizer, target_tokenizer = load(run.output)
     config = model.generation_config
@@ -157,6 +162,7 @@ def test_new_text_is_translated_from_the_saved_folder(run: Run, corpus: Path) ->
     assert target_tokenizer.decode(target_tokenizer(unseen)["input_ids"], skip_special_tokens=True) == unseen
 
 
+@pytest.mark.slow
 def test_beam_search_finds_likelier_texts(run: Run, corpus: Path) -> None:
     """The best of each step, and the best of four beams, judged by the model."""
     model, tokenizer, _ = load(run.output)
@@ -174,6 +180,7 @@ def test_beam_search_finds_likelier_texts(run: Run, corpus: Path) -> None:
     assert better.mean() > 0.1 and (better > -1e-4).float().mean() > 0.8
 
 
+@pytest.mark.slow
 def test_encoder_runs_once_for_a_search(run: Run, corpus: Path) -> None:
     model, tokenizer, _ = load(run.output)
     rows: list[int] = []
@@ -183,6 +190,7 @@ def test_encoder_runs_once_for_a_search(run: Run, corpus: Path) -> None:
     assert rows == [SIZES["test"]]  # and not on every beam
 
 
+@pytest.mark.slow
 def test_saved_translator_evaluates_alike(run: Run, corpus: Path, tmp_path: Path) -> None:
     argv = ["--model_name_or_path", str(run.output), *files_of(corpus, "validation", "test"), "--output_dir"]
     argv += [str(tmp_path), *"--do_eval --do_predict --use_cpu --disable_tqdm true".split()]
@@ -210,6 +218,7 @@ def test_resumed_run_equals_an_uninterrupted_one(run: Run, corpus: Path, tmp_pat
     assert metrics["train_loss"] != run.metrics["train_loss"], "the first two epochs ran again"
 
 
+@pytest.mark.slow
 def test_checkpoints_are_whole(run: Run) -> None:
     folders = list(run.output.glob("checkpoint-*"))
     assert folders
@@ -271,6 +280,7 @@ def test_special_tokens_of_sources_and_of_targets_stay_apart(bilm: Path, corpus:
         assert (config.decoder_start_token_id, config.eos_token_id, config.pad_token_id) == (1, 2, 0)
 
 
+@pytest.mark.slow
 def test_encoder_wider_than_the_decoder_is_projected(run: Run) -> None:
     model, tokenizer, _ = load(run.output)
     assert model.config.encoder.hidden_size == 64 and model.config.decoder.hidden_size == 48
@@ -371,6 +381,7 @@ def test_summaries(corpus: Path, tmp_path: Path) -> None:
     assert all(improved[:-1]) and (len(best) == 5 or not improved[-1]), best
 
 
+@pytest.mark.slow
 def test_dataset_by_name(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splits = {
         split: [
@@ -415,6 +426,7 @@ def test_contradicting_options(more: list[str], message: str, tmp_path: Path) ->
         run_translation.main([*more, "--do_predict", "--output_dir", str(tmp_path), "--use_cpu"])
 
 
+@pytest.mark.slow
 def test_a_whole_translator_stays_as_it_is(run: Run, tmp_path: Path) -> None:
     for more in (["--without_elmo"], ["--config_overrides", "{}"]):
         argv = ["--model_name_or_path", str(run.output), *more, "--do_predict", "--output_dir", str(tmp_path)]

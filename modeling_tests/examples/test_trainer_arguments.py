@@ -71,6 +71,7 @@ def assert_same_run(output: Path, plain: tuple[Path, dict[str, float]]) -> None:
     assert (output / "predictions.conll").read_text() == (plain[0] / "predictions.conll").read_text()
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_equals_large_batches(
     plain: tuple[Path, dict[str, float]], corpus: Path, tmp_path: Path
 ) -> None:
@@ -116,6 +117,7 @@ def history(output: Path) -> list[dict[str, float]]:
     return json.loads((output / "trainer_state.json").read_text())["log_history"]
 
 
+@pytest.mark.slow
 def test_batches_of_similar_length(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Similar in training; the predictions still stand in the order of the test file."""
     used: list[int] = []

@@ -52,6 +52,7 @@ def run(output: Path, **options: object) -> None:
     run_stages(trainer, run_record(model, {"train": sentences, "validation": sentences}, labels, (data, args)))
 
 
+@pytest.mark.slow
 def test_a_run_is_pushed_once_with_its_card_and_nothing_of_this_machine(hub: Hub, tmp_path: Path) -> None:
     output = tmp_path / "tagger"
     run(output, push_to_hub=True, hub_model_id="writer/tagger", license="mit", language=["en"])

@@ -14,6 +14,7 @@ LOG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 def test_losses_and_the_score_that_was_asked_for(tmp_path: Path) -> None:
     drawn = {}

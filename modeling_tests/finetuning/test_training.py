@@ -173,6 +173,7 @@ def test_another_task_does_not_continue(change: dict[str, Any], named: list[str]
     assert trainer.state.global_step == 3
 
 
+@pytest.mark.slow
 def test_checkpoints_of_earlier_versions_continue(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Those checkpoints have no run record, only a model and its labels."""
     run_stages(*trainer_of(tmp_path, ["O", "B-X"], "a b"))

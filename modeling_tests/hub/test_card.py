@@ -69,6 +69,7 @@ def blocks(text):
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", KINDS)
 def test_every_kind_of_model_has_a_card_whose_code_runs(task, folders, monkeypatch):
     """The way with the package is run; the other is, with the package absent, in `test_remote_card.py`."""

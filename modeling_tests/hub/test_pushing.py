@@ -92,6 +92,7 @@ def test_large_files_travel_whole_or_in_parts_and_shards(hub, tmp_path):
     assert [name for name in hub.files(NAME) if "safetensors" in name] == ["model.safetensors"]
 
 
+@pytest.mark.slow
 def test_code_of_older_versions_goes_in_the_same_commit_and_other_code_stays(hub, folder):
     push(folder, NAME)
     files = hub.files(NAME)
@@ -141,6 +142,7 @@ def test_a_dry_run_makes_no_request(hub, folder):
     assert report.card.startswith("---\n") and NAME in report.card
 
 
+@pytest.mark.slow
 def test_branches_and_pull_requests(hub, folder):
     push(folder, NAME)
     before = hub.files(NAME)
@@ -156,6 +158,7 @@ def test_branches_and_pull_requests(hub, folder):
         push(folder, NAME, revision="nowhere")
 
 
+@pytest.mark.slow
 def test_of_two_pushes_at_once_the_second_sees_the_conflict(hub, folder, tmp_path, monkeypatch):
     push(folder, NAME)
     other = Path(shutil.copytree(folder, tmp_path / "other"))
@@ -177,6 +180,7 @@ def test_of_two_pushes_at_once_the_second_sees_the_conflict(hub, folder, tmp_pat
     assert b"somebody/first" in hub.files(NAME)["README.md"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_push_leaves_nothing_and_goes_on(hub, tmp_path, monkeypatch):
     save(tmp_path / "large", large=True)
     push(tmp_path / "large", NAME)
@@ -192,6 +196,7 @@ def test_an_interrupted_push_leaves_nothing_and_goes_on(hub, tmp_path, monkeypat
     assert hub.files(NAME) != before
 
 
+@pytest.mark.slow
 def test_a_busy_hub_is_waited_for(hub, folder, monkeypatch):
     waited = []
     monkeypatch.setattr(errors, "sleep", waited.append)
@@ -205,6 +210,7 @@ def test_a_busy_hub_is_waited_for(hub, folder, monkeypatch):
         push(folder, NAME)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("token", "name", "words"),
     [
@@ -307,6 +313,7 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD)
 def test_folders_that_are_refused(case, hub, folder):
     change, words = BAD[case]

@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from elmo_hf import ElmoForTokenClassification, ElmoModel, ElmoTokenizer
 from elmo_hf.hub import CardFacts, push, write_card
 from modeling_tests.forking import run_python
@@ -22,6 +24,7 @@ for name, revision in zip(sys.argv[1::2], sys.argv[2::2]):
 """
 
 
+@pytest.mark.slow
 def test_a_stranger_runs_the_cards_code(hub, tmp_path):
     tokenizer = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", "the"], max_characters_per_word=9)
     arguments = []

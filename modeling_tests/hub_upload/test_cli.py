@@ -54,6 +54,7 @@ def test_usage(capsys):
     assert len(capsys.readouterr().out.splitlines()) <= 10
 
 
+@pytest.mark.slow
 def test_the_same_words_as_in_the_other_program(tmp_path, capsys):
     """--model, --output, --overwrite and --json; what they were before works, and says so."""
     write_bilm(tmp_path / "source", vocabulary=VOCABULARY)
@@ -71,6 +72,7 @@ def test_the_same_words_as_in_the_other_program(tmp_path, capsys):
     assert "add --overwrite" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_runs_as_a_module_and_leaves_tensorflow_alone():
     code = (
         "import runpy, sys\n"
@@ -82,6 +84,7 @@ def test_runs_as_a_module_and_leaves_tensorflow_alone():
     assert result.returncode == 0 and result.stdout.strip(), result.stderr
 
 
+@pytest.mark.slow
 def test_cards_and_dry_runs(tmp_path, capsys):
     write_bilm(tmp_path / "source", vocabulary=VOCABULARY)
     source, folder = str(tmp_path / "source"), tmp_path / "elmo-tiny"

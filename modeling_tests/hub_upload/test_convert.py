@@ -59,6 +59,7 @@ def test_ten_batches_with_carried_state_as_bilm_tf_computed_them(reference, tmp_
     assert largest <= 2e-6
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_word_vectors_of_the_reference_weights(reference, tmp_path):
     """Every word of the fixture's vocabulary, before any context, boundaries taken off.
@@ -130,6 +131,7 @@ def write_words(folder, words=VOCABULARY, softmax=False, share=False, separate_s
     return write_bilm(folder, values, arrays, vocabulary=words, separate_softmax=separate_softmax)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WORD_VARIANTS)
 def test_every_word_variant_agrees_with_the_plain_implementation(name, tmp_path):
     write_words(tmp_path / "source", **WORD_VARIANTS[name])
@@ -150,6 +152,7 @@ def test_a_shared_table_stays_one(tmp_path, separate):
     assert report.parameters == sum(weight.numel() for weight in model.parameters())
 
 
+@pytest.mark.slow
 def test_a_word_model_cannot_do_without_its_vocabulary(tmp_path):
     write_words(tmp_path / "source")
     with pytest.raises(CheckpointError, match=r"weights\.hdf5: .*: drop --without-vocabulary"):
@@ -215,6 +218,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", every(3, VARIANTS))
 def test_every_variant_agrees_with_the_plain_implementation(name, tmp_path):
     write_bilm(tmp_path / "source", **VARIANTS[name])
@@ -223,6 +227,7 @@ def test_every_variant_agrees_with_the_plain_implementation(name, tmp_path):
     assert report.largest <= 5e-6  # float32 against float64, values up to about 10
 
 
+@pytest.mark.slow
 def test_one_layer_names_are_read(tmp_path):
     values = options(n_layers=1)
     write_bilm(tmp_path / "a", values, bilm_arrays(values))
@@ -273,6 +278,7 @@ def test_a_vocabulary_with_its_own_mask_and_another_order(tmp_path):
     assert (config.unk_token_id, config.mask_token_id, config.bos_token_id, config.eos_token_id) == (1, 2, 3, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("softmax", [False, True])
 @pytest.mark.parametrize("name", ["words.txt.gz", "words.txt"])
 def test_compressed_vocabulary_given_elsewhere(tmp_path, name, softmax):
@@ -331,6 +337,7 @@ def test_files_given_one_by_one(tmp_path):
     assert report.architecture == "ElmoForPreTraining"
 
 
+@pytest.mark.slow
 def test_zip_and_folder_of_nlpl(tmp_path):
     write_bilm(tmp_path / "source", vocabulary=VOCABULARY, arrays=bilm_arrays(options()), weights="model.hdf5")
     zip_folder(tmp_path / "source", tmp_path / "11.zip")
@@ -471,6 +478,7 @@ def test_softmax_only_file_is_refused(tmp_path):
         convert(tmp_path / "s.hdf5", tmp_path / "out", options=__file__)
 
 
+@pytest.mark.slow
 def test_a_vocabulary_without_an_unknown_word(tmp_path):
     """Published ones exist: read where no weights belong to its lines, else refused with the command's options."""
     words = ["<S>", "</S>", "the", "neural"]
@@ -488,6 +496,7 @@ def test_a_vocabulary_without_an_unknown_word(tmp_path):
     assert "unk_token=..." not in str(told.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vocab-2016-09-10.txt", "words.txt.gz", "my.vocab", "Vokabular.TXT"])
 def test_a_vocabulary_under_another_name_is_told_of(tmp_path, name):
     write_bilm(tmp_path / "source", arrays=bilm_arrays(options(), softmax=False))

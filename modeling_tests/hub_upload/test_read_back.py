@@ -148,6 +148,7 @@ def read_language_model(folder):
 # ---- models made here
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", [BOTH_INPUTS, {}, {**WORD_INPUT, "word_embedding_size": 5}])
 def test_words_and_characters_by_a_dictionary(inputs, tmp_path):
     """The program looks up `<bos>`, `<eos>`, `<oov>` and `<pad>` in `word.dic`, and has a row for every line."""
@@ -183,6 +184,7 @@ def test_words_that_no_dictionary_holds(word, message, tmp_path):
     assert not (tmp_path / "back").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", [{}, WORD_INPUT, {**WORD_INPUT, "tie_word_embeddings": True}])
 def test_bytes_and_words(inputs, tmp_path):
     save(tmp_path / "own", **inputs)

@@ -49,6 +49,7 @@ def url_of(mirror):
     return mirror.parent.as_uri()
 
 
+@pytest.mark.slow
 def test_the_whole_way_from_a_folder(mirror, place, capsys):
     assert main(["release", "small", "--base-url", url_of(mirror), "--yes"]) == 0
     assert "passed: " in capsys.readouterr().out
@@ -67,6 +68,7 @@ def test_the_whole_way_from_a_folder(mirror, place, capsys):
     assert resolve("elmo:small") == str(place / "small") == str(kept("small"))
 
 
+@pytest.mark.slow
 def test_a_download_goes_on_where_it_stopped(hub, mirror, place):
     for path in mirror.iterdir():
         hub.web[f"/mirror/small/{path.name}"] = path.read_bytes()
@@ -82,6 +84,7 @@ def test_a_download_goes_on_where_it_stopped(hub, mirror, place):
     assert is_kept("small") and not (place / ".downloads" / "small").exists()
 
 
+@pytest.mark.slow
 def test_another_file_at_the_address_is_fetched_anew(hub, mirror, place):
     for path in mirror.iterdir():
         hub.web[f"/mirror/small/{path.name}"] = path.read_bytes()
@@ -135,6 +138,7 @@ def test_damaged_files_leave_nothing(mirror, place):
     assert not (place / "small").exists() and not list(place.glob(".small*"))
 
 
+@pytest.mark.slow
 def test_what_does_not_pass_verification_is_not_kept(mirror, place, monkeypatch):
     from dataclasses import replace
 
@@ -146,6 +150,7 @@ def test_what_does_not_pass_verification_is_not_kept(mirror, place, monkeypatch)
     assert not (place / "small").exists() and not list(place.glob(".small*"))
 
 
+@pytest.mark.slow
 def test_the_question_about_size_and_license(mirror, place, monkeypatch):
     asked = []
     with pytest.raises(CheckpointError, match="small: not fetched"):
@@ -167,6 +172,7 @@ def test_a_folder_of_the_very_name_is_never_shadowed(tmp_path, monkeypatch):
         assert resolve(given) is given
 
 
+@pytest.mark.slow
 def test_an_archive_with_a_vocabulary_and_a_softmax_by_choice(tmp_path, place):
     write_bilm(tmp_path / "files", vocabulary=VOCABULARY)
     (tmp_path / "mirror" / "nlpl-210").mkdir(parents=True)
@@ -180,6 +186,7 @@ def test_an_archive_with_a_vocabulary_and_a_softmax_by_choice(tmp_path, place):
         release("nlpl-210", tmp_path / "other", softmax=True, yes=True)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_softmax_of_the_original(tmp_path, place):
     original = CATALOG["original"]
@@ -213,6 +220,7 @@ def test_names():
         assert [file.role for file in item.files] in (["source"], ["options", "weights"], ["source", "options"])
 
 
+@pytest.mark.slow
 def test_a_whole_tagger_from_its_archive(tmp_path, place):
     item = CATALOG["ner"]
     folder = tmp_path / "mirror" / "ner"

@@ -28,6 +28,7 @@ def change(folder, name, function):
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+@pytest.mark.slow
 def test_references_pass(reference, tmp_path):
     convert(reference / "bilm_tf", tmp_path / "folder")
     report = verify(tmp_path / "folder", reference / "bilm_tf")
@@ -36,6 +37,7 @@ def test_references_pass(reference, tmp_path):
     assert len(report.differences) == len(report.carried) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "function", "first_wrong"),
     [
@@ -54,6 +56,7 @@ def test_a_wrong_tensor_fails_from_its_layer_on(converted, name, function, first
     assert not report.differences[first_wrong] <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value"),
     [("forget_bias", 0.0), ("use_skip_connections", False), ("cell_clip", None), ("character_activation", "tanh")],
@@ -70,12 +73,14 @@ def test_a_wrong_tokenizer_fails(converted):
         verify(converted / "folder", converted / "source")
 
 
+@pytest.mark.slow
 def test_own_sentences_and_tolerance(converted):
     report = verify(converted / "folder", converted / "source", sentences=[["only", "one"], []])
     assert report.sentences == 1
     assert not verify(converted / "folder", converted / "source", tolerance=0).passed
 
 
+@pytest.mark.slow
 def test_large_and_small_layers_are_measured_by_their_magnitude(tmp_path, capsys):
     """float32 is off by more than 1e-5 where values reach hundreds, and by nothing near it where they are tiny."""
     for name, scale in (("large", 150.0), ("small", 1e-6)):
@@ -154,6 +159,7 @@ def test_rows_of_words_are_checked_before_they_are_read(tmp_path):
         verify(tmp_path / "folder", tmp_path / "source")
 
 
+@pytest.mark.slow
 def test_a_softmax_takes_no_part(tmp_path):
     write_bilm(tmp_path / "source", vocabulary=VOCABULARY)
     convert(tmp_path / "source", tmp_path / "folder", without_vocabulary=True)

@@ -250,6 +250,7 @@ def slow_answers(context, windows, max_words, null_threshold):
 
 
 class TestAnswers:
+    @pytest.mark.slow
     @pytest.mark.parametrize("stride", [0, 3, 12])
     def test_gold_spans_give_the_answers_exactly(self, stride, tokenizer):
         """Where a window holds the whole answer its text comes back, over contexts many windows long."""
@@ -347,6 +348,7 @@ class TestAnswerQuestion:
     def model(self):
         return with_large_weights(ElmoForQuestionAnswering(tiny_config(task_lstm_size=3)))
 
+    @pytest.mark.slow
     def test_is_the_three_steps(self, model, tokenizer):
         contexts = [TEXT, "Short .", TEXT * 2, "Not so short ."]
         questions = ["Who ?", "What is it that they said ?", "Which", "When did it ring ?"]
@@ -376,6 +378,7 @@ class TestAnswerQuestion:
                 assert one[:1] + one[2:] == other[:1] + other[2:]
                 assert one.score == pytest.approx(other.score, rel=1e-3)
 
+    @pytest.mark.slow
     def test_one_question_or_one_text(self, model, tokenizer):
         (answer,) = one = answer_question(model, tokenizer, "Who ?", TEXT)
         assert isinstance(answer, Answer) and TEXT[answer.start : answer.end] == answer.text != ""

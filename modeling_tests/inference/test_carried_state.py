@@ -53,6 +53,7 @@ def check(found, expected, bound=1e-6):
         np.testing.assert_allclose(array, same, rtol=0, atol=bound)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 3, 50])
 @pytest.mark.parametrize("warm_up", [slow(0), 4, slow(100)])
 def test_every_row_continues(model, rows, warm_up):
@@ -96,6 +97,7 @@ def test_a_stream_is_read_a_batch_at_a_time(model):
     assert counts == [4 * (number // 4 + 1) for number in range(20)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_words", [1, 4, 100])
 def test_documents_by_chunks_carry_their_state(model, chunk_words):
     """From a row's state, into a row's state."""

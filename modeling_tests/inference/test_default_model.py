@@ -69,6 +69,7 @@ def test_it_has_learned_english(language_model):
     assert "of" in [answer["token_str"] for answer in fill("She was one <mask> them .")]
 
 
+@pytest.mark.slow
 def test_every_function_reads_it_when_none_is_named(vectors):
     named = embed([SENTENCE], default_model())[0]
     assert np.array_equal(vectors, named)

@@ -8,6 +8,7 @@ import torch
 
 from elmo_hf import ElmoModel, ElmoTokenizer, embed, embed_document
 from elmo_hf.inference.chunks import Spool
+from modeling_tests.rows import slow
 from modeling_tests.tiny import BOTH_INPUTS, TRANSFORMER, WORD_INPUT, tiny_config, with_large_weights
 
 WORDS = ["<S>", "</S>", "<UNK>", *"the cat sat on a mat , . !".split()]
@@ -32,15 +33,15 @@ def document(count, seed=0):
     return np.random.default_rng(seed).choice([*WORDS[3:], "", "Straße", "<S>"], size=count).tolist()
 
 
-@pytest.mark.parametrize("layers", ["mix", "all"])
+@pytest.mark.parametrize("layers", ["mix", slow("all")])
 @pytest.mark.parametrize("boundaries", [False, True])
 @pytest.mark.parametrize(
     "reads",
     [
-        {},
-        WORD_INPUT,
+        slow({}),
+        slow(WORD_INPUT),
         BOTH_INPUTS,
-        {"context_word_layer": True},
+        slow({"context_word_layer": True}),
         {"num_hidden_layers": 3, "use_skip_connections": False},
     ],
     ids=["characters", "words", "both", "context", "deep"],
@@ -68,6 +69,7 @@ def test_states_cross_the_borders(tokenizer, layers):
     assert np.abs(alone - chunks[1])[0, :4].max() > 1e-3 and np.abs(alone - chunks[1])[-1, 4:].max() > 1e-3
 
 
+@pytest.mark.slow
 def test_other_types_and_modes(tokenizer):
     words = document(20)
     model = tiny_model(representation_dropout=0.5).train()
@@ -112,6 +114,7 @@ def test_a_folder_is_enough(tmp_path, tokenizer):
     check_equal(found, embed([words], model, tokenizer)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", ["mix", "all"])
 def test_parts_of_speech(tokenizer, layers):
     tagger = ElmoTokenizer(

@@ -87,6 +87,7 @@ def test_parts_of_speech(tokenizer):
         embed_iter(words, model, tokenizer, pos_tags=tags)
 
 
+@pytest.mark.slow
 def test_batches_and_windows_change_nothing():
     model, tokenizer = tiny_model(), ElmoTokenizer(vocab=WORDS, max_characters_per_word=9)
     generator = np.random.default_rng(0)
@@ -114,6 +115,7 @@ def test_by_default_the_device_says_how_much(monkeypatch):
     assert (asked, batches) == ([(None, model.device)], [3, 3, 1])
 
 
+@pytest.mark.slow
 def test_a_stream_is_read_and_held_by_the_window():
     model, tokenizer = tiny_model(), ElmoTokenizer(vocab=WORDS, max_characters_per_word=9)
     taken = []
@@ -134,6 +136,7 @@ def test_a_stream_is_read_and_held_by_the_window():
     assert len(alive) == 200
 
 
+@pytest.mark.slow
 def test_batch_normalized_mixes_do_not_depend_on_other_sentences(tokenizer):
     for counted in ("words", "tokens"):
         model = tiny_model(scalar_mix_layer_norm=counted)

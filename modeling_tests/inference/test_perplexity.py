@@ -12,6 +12,7 @@ import torch
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoTokenizer
 from elmo_hf.corpus.tagged_text import TaggedSentence
 from elmo_hf.inference.perplexity import TextScore, perplexity, perplexity_of, score_sentences
+from modeling_tests.rows import slow
 
 WORD_INPUT = {"character_filters": [], "word_embedding_size": 6}
 VOCABULARY = ["<S>", "</S>", "<UNK>", *"the a cat dog sees runs in out of town . ,".split()]
@@ -86,7 +87,7 @@ def brute_force(
     return found
 
 
-@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 3, 20])
+@pytest.mark.parametrize("steps", [slow(1), 3, slow(20)])
 @pytest.mark.parametrize("carry", [True, False])
 @pytest.mark.parametrize("shape", [{}, WORD_INPUT, {"word_embedding_size": 4}], ids=["characters", "words", "both"])
 def test_brute_force_of_one_row(tokenizer: ElmoTokenizer, shape: dict[str, Any], carry: bool, steps: int) -> None:
@@ -115,6 +116,7 @@ def test_brute_force_of_one_row(tokenizer: ElmoTokenizer, shape: dict[str, Any],
     assert result.both == pytest.approx(math.sqrt(result.forward * result.backward), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("carry", [True, False])
 def test_parts_of_speech_are_read(tokenizer: ElmoTokenizer, carry: bool) -> None:
     known = ElmoTokenizer(
@@ -139,6 +141,7 @@ def test_parts_of_speech_are_read(tokenizer: ElmoTokenizer, carry: bool) -> None
         next(score_sentences(model, tokenizer, tagged))
 
 
+@pytest.mark.slow
 def test_rows_are_running_texts(tokenizer: ElmoTokenizer) -> None:
     """Which sentence a row takes is bilm-tf's rule: the next one, in order of rows, when its own has ended."""
     model, text = make_model(tokenizer), make_text(20, seed=1)

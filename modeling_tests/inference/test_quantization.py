@@ -71,6 +71,7 @@ def errors(found: torch.Tensor, expected: torch.Tensor) -> tuple[float, float]:
     return ((found - expected).abs().max() / expected.abs().max()).item(), cosine.item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -44,6 +44,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("batch_size", [slow(1), 3, slow(32)])
 def test_the_models_own_probabilities(tokenizer, variant, batch_size):
@@ -169,6 +170,7 @@ def test_refusals(tokenizer):
         score(["a"], tiny_model(), tokenizer, batch_size=0)
 
 
+@pytest.mark.slow
 def test_the_packages_of_training_are_not_needed(tokenizer, tmp_path):
     """As in an installation without the extra `train`: importing one of its packages fails."""
     model = tiny_model()

@@ -33,6 +33,7 @@ def one_by_one(model, tokenizer):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"use_crf": True}], ids=["words", "field"])
 @pytest.mark.parametrize("batch_words", [4, 20, 2048])
 def test_the_taggers_own_labels(tokenizer, options, batch_words):
@@ -55,6 +56,7 @@ def test_a_folder_is_enough_and_the_result_is_a_corpus(tokenizer, tmp_path):
     assert pos_tags_of(corpus) == sorted({label for sentence in found for label in sentence.tags})
 
 
+@pytest.mark.slow
 def test_a_stream_is_read_window_by_window(tokenizer):
     read = []
 

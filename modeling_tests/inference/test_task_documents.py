@@ -81,6 +81,7 @@ def emissions_by_chunks(model, tokenizer, words, size):
     return model.classifier(model.hidden_layers(torch.cat(parts)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_scores_of_words(tokenizer, shape):
     model, words = model_of(ElmoForTokenClassification, **shape), document(11)
@@ -139,6 +140,7 @@ def test_a_field_over_a_long_document():
 WAYS = [["mean"], ["mean", "max", "min", "attention"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", WAYS, ids=" ".join)
 @pytest.mark.parametrize("shape", [{}, {"task_lstm_size": 5, "maxout_sizes": [6, 4]}], ids=["biLM alone", "layers"])
 def test_classes(tokenizer, shape, pooling):
@@ -187,6 +189,7 @@ def test_folders_and_texts(tokenizer, tmp_path):
     assert found == pytest.approx(classify_document(text, classifier, tokenizer), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_chunk(monkeypatch):
     """Features of one chunk are held at a time; words, states, scores and labels lie on the disk."""
     monkeypatch.setattr("elmo_hf.inference.chunks._MEMORY_BYTES", 64)

@@ -66,6 +66,7 @@ def test_binary_with_one_label_only():
     assert scores == scores_of(1.0, 0.0, 0.0, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -151,6 +152,7 @@ def test_bad_multilabel_input(make_metric, predictions, references, message):
         make_metric("multilabel").compute(predictions=predictions, references=references)
 
 
+@pytest.mark.slow
 def test_bad_options():
     with pytest.raises(ValueError, match="average='mean'"):
         Classification().compute(predictions=[0], references=[0], average="mean")

@@ -159,6 +159,7 @@ def test_gathered_batches_equal_one_call(name: str, references: list[object], lo
     assert metric.compute() == load(name).compute(predictions=PREDICTIONS, references=references)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bleu", "rouge"])
 @pytest.mark.parametrize(
     ("predictions", "references", "message"),

@@ -55,6 +55,7 @@ def log_probs(logits, ids, mask):
     return torch.cat([torch.zeros(len(ids), 1), scores * mask[:, 1:]], dim=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_directions_are_those_of_the_bidirectional_model(kind):
     batch = batch_of()
@@ -224,6 +225,7 @@ def test_refusals():
         ElmoForCausalLM(tiny_config())(input_ids=batch["input_ids"])
 
 
+@pytest.mark.slow
 def test_the_state_is_that_of_the_bidirectional_model():
     model, batch = model_of("characters"), batch_of()
     expected = ElmoModel(model.config).eval()

@@ -141,6 +141,7 @@ class TestScores:
         found.sum().backward()
         assert (emissions.grad[0] != 0).any() and (emissions.grad[1:] == 0).all()
 
+    @pytest.mark.slow
     @any_field
     def test_gradients_agree_with_finite_differences(self, labels, scheme):
         field = field_of(labels, scheme).double()

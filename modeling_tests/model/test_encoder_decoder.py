@@ -119,6 +119,7 @@ def test_a_fresh_model_starts_as_its_parts_do():
     assert model.decoder.bert.embeddings.word_embeddings.weight.std() < 0.05
 
 
+@pytest.mark.slow
 def test_trains_with_the_stock_trainer(tmp_path):
     """Its columns are kept, accumulated batches count by their labels, and it writes while it is evaluated."""
     model = translator()

@@ -97,6 +97,7 @@ def test_recurrent_dropout_takes_the_same_components_from_all_words_of_a_row(kin
     assert masks[1] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [ElmoTaskLstm, ElmoHighwayLstm])
 def test_gradients_agree_with_finite_differences(kind):
     lstm = cell(kind)

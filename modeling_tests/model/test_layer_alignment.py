@@ -70,6 +70,7 @@ def test_a_new_map_is_the_identity():
     assert torch.equal(model(**batch).last_hidden_state, plain(**batch).last_hidden_state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", FAMILY.values(), ids=FAMILY)
 @torch.no_grad()
 def test_saved_and_loaded_bit_by_bit(overrides, tmp_path):

@@ -310,6 +310,7 @@ class TestLoss:
         with pytest.raises(ValueError, match=f"{label}.*0.*11"):
             model(**batch, labels=labels)
 
+    @pytest.mark.slow
     def test_it_learns_to_fill_gaps(self):
         model = ElmoForMaskedLM(tiny_config(cell_clip=None, projection_clip=None)).train()
         batch = batch_of(["the dogs ran off at once"] * 2 + ["a cat sat"])

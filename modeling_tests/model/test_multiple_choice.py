@@ -48,6 +48,7 @@ def make_batch(side="right", questions=QUESTIONS, labels=None):
     return ElmoDataCollatorForMultipleChoice(tokenizer)(examples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["right", "left"])
 @every_variant
 def test_every_choice_is_scored_by_itself(variant, side):
@@ -187,6 +188,7 @@ def make_examples():
     return examples
 
 
+@pytest.mark.slow
 def test_learns_a_small_task_by_heart(tmp_path):
     torch.manual_seed(1)
     config = tiny_config(projection_size=8, cell_size=8, cell_clip=3.0, projection_clip=3.0, sentence_pairs=True)

@@ -55,6 +55,7 @@ def test_one_graph_for_all_lengths(kind):
     assert counter.frame_count <= 2  # the first shape, then any
 
 
+@pytest.mark.slow
 def test_without_the_package_fullgraph_is_refused():
     model = ElmoModel(tiny_config()).eval()
     model._number = None
@@ -93,9 +94,9 @@ HEADS = {
     "choices": (ElmoForMultipleChoice, {}),
     "answers": (ElmoForQuestionAnswering, {"task_lstm_size": 2}),
 }
-# Of the table in docs/compile_and_export.md; one of each mechanism is quick, and compiled as by default. The others are
+# Of the table in docs/compile_and_export.md; the first is quick, and compiled as by default. The others are
 # compiled for all sizes at once, with a backward graph and in evaluation too where the model reads characters.
-QUICK = {("characters", "tags by a field"), ("Transformer", "causal")}
+QUICK = {("characters", "tags by a field")}
 CELLS = [
     pytest.param(kind, head, marks=() if (kind, head) in QUICK else pytest.mark.slow)
     for kind in KINDS
@@ -161,6 +162,7 @@ def test_heads(kind, head):
     assert counter.frame_count <= 4
 
 
+@pytest.mark.slow
 def test_what_is_in_no_graph_says_so():
     """With `fullgraph=True` it is refused by name; without, it runs uncompiled."""
     model = with_large_weights(ElmoForCausalLM(tiny_config(**TRANSFORMER))).eval()
@@ -176,6 +178,7 @@ def test_what_is_in_no_graph_says_so():
         compiled(masked)[0](**for_head("masked", BATCHES[0]))
 
 
+@pytest.mark.slow
 def test_state_and_vectors():
     model = with_large_weights(ElmoModel(tiny_config())).eval()
     fast, _ = compiled(model)
@@ -191,6 +194,7 @@ def test_state_and_vectors():
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.slow
 def test_dropout_is_the_same_in_both_passes():
     model = with_large_weights(ElmoModel(tiny_config(lstm_input_dropout=0.5))).train()
     fast, _ = compiled(model)
@@ -205,6 +209,7 @@ def test_dropout_is_the_same_in_both_passes():
         torch.testing.assert_close(gradients[0][name], gradient, msg=name)
 
 
+@pytest.mark.slow
 def test_copies_are_models_of_their_own():
     model = with_large_weights(ElmoModel(tiny_config())).eval()
     other = with_large_weights(copy.deepcopy(model)).eval()

@@ -60,6 +60,7 @@ def test_packed_rows_equal_single_rows(projected, clips, lengths):
         torch.testing.assert_close(last_cell[row], final_cell, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clips", [(None, None), (0.9, 0.6)])
 def test_gradients(clips):
     tensors, _ = weights()

@@ -81,6 +81,7 @@ class TestInputEmbeddings:
         assert not model(**batch_of(["a b"])).logits.requires_grad
 
 
+@pytest.mark.slow
 @every_kind
 @pytest.mark.parametrize(
     "cls",

@@ -337,6 +337,7 @@ class TestSaving:
         assert trained == {name for name, p in model.named_parameters() if p.requires_grad}
 
 
+@pytest.mark.slow
 def test_learns_with_the_trainer(tokenizer, tmp_path):
     """The answer is the word that the question names, or none if the context lacks it: solvable by attention only."""
     rows = []

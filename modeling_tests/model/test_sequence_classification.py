@@ -96,6 +96,7 @@ def rows_of(model, batch):
         yield words[row][mask].numpy(), batch["input_ids"][row][mask].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("variant", SINGLE)
 def test_logits_spelled_out(variant, side):
@@ -212,6 +213,7 @@ class TestMaxout:
 
 
 class TestPairs:
+    @pytest.mark.slow
     @pytest.mark.parametrize("side", ["right", "left"])
     @pytest.mark.parametrize("variant", VARIANTS)
     def test_comparison_spelled_out(self, variant, side):
@@ -421,6 +423,7 @@ class TestTraining:
             if parameter.requires_grad:
                 assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
+    @pytest.mark.slow
     def test_gradients_agree_with_finite_differences(self):
         model = make_model(**EVERYTHING, sentence_pairs=True).double()
         batch = encode_pairs(PAIRS)
@@ -472,6 +475,7 @@ def train(model, examples, tokenizer, folder, **options):
 PROBLEMS = {"single_label_classification": 3, "multi_label_classification": 3, "regression": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_learns_a_small_task_by_heart(problem, tmp_path):
     torch.manual_seed(1)

@@ -146,6 +146,7 @@ class TestTraining:
         for name, weight in trained.items():
             torch.testing.assert_close(weight.grad, whole[name], rtol=0, atol=1e-10)
 
+    @pytest.mark.slow
     def test_dropout_acts_before_every_layer_in_training_only(self):
         overrides = {**WITHOUT_BILM, "task_lstm_size": 3, "task_lstm_layers": 2}
         plain, batch = tiny_model(**overrides), batch_of(SENTENCES)

@@ -230,6 +230,7 @@ def test_device_map(tmp_path):
     assert placed.predict(**batch) == model.predict(**batch)
 
 
+@pytest.mark.slow
 def test_lora_beside_a_field_of_its_own():
     peft = pytest.importorskip("peft")
     model, batch = tiny_tagger(**WHOLE), batch_of(SENTENCES)
@@ -304,6 +305,7 @@ class TestTrainer:
         ("Why did York win ?", "O O B-PER O O"),
     ]
 
+    @pytest.mark.slow
     def test_overfits_and_reloads_bit_for_bit(self, tmp_path):
         sentences = [(text.split(), [BIO.index(tag) for tag in tags.split()]) for text, tags in self.TEXTS]
         vocabulary = sorted({word for words, _ in sentences for word in words})
@@ -342,6 +344,7 @@ class TestTrainer:
         batch = DataCollatorForTokenClassification(tokenizer)(encodings)
         assert again.predict(**batch) == [tags for _, tags in sentences]
 
+    @pytest.mark.slow
     def test_accumulated_steps_are_the_large_batchs(self, tmp_path):
         """Sentences of different length: the loss is a mean over words and not over batches."""
         weights = []

@@ -220,6 +220,7 @@ def test_gradients_of_the_implementations_agree(causal):
     assert all(gradient.any() for gradient in gradients["eager"])
 
 
+@pytest.mark.slow
 def test_gradients_against_finite_differences():
     model = transformer(projection_size=4, feed_forward_size=3, layer_norm_epsilon=0.1).double()
     batch = batch_of(["a cat", "no"])
@@ -437,6 +438,7 @@ def test_every_kind_of_model(cls, causal, tmp_path):
     assert all(torch.equal(one, other) for one, other in zip(run(again), values, strict=True))
 
 
+@pytest.mark.slow
 def test_a_tagger_learns():
     """Odd and even places, distinguishable by position only."""
     torch.manual_seed(1)

@@ -98,6 +98,7 @@ def test_every_input_counts_and_masked_ones_do_not(kind):
         assert torch.equal(layer(*other, mask=mask), vectors), name
 
 
+@pytest.mark.slow
 @every_kind
 def test_gradients(kind):
     layer = layer_of(kind, character_filters=[[1, 2]] if "character" in kind or kind == "all three" else [])

@@ -38,6 +38,7 @@ from elmo_hf.pretraining.loop import Run
 from elmo_hf.pretraining.start import fields_of, open_streams
 from modeling_tests.forking import run_python
 from modeling_tests.pretraining.runs import SHAPE, WORDS, losses, settings, start
+from modeling_tests.rows import slow
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -132,6 +133,7 @@ def test_a_whole_run_leaves_a_model_that_others_can_load(corpus: Path, tmp_path:
     assert (tmp_path / "exported" / "options.json").exists()
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_weights_and_state_in_float32(corpus: Path, tmp_path: Path) -> None:
     for precision in ("no", "bf16"):  # in processes of their own: Accelerate keeps one precision a process
         process = start(settings(corpus, tmp_path / precision, precision=precision, dropout=0.0, max_steps=6))
@@ -234,6 +236,7 @@ def test_refuses_processes_that_do_not_know_each_other(
 # ---- starting from a checkpoint
 
 
+@pytest.mark.slow
 def test_warm_start_learns_the_softmax_of_a_new_vocabulary_first(
     corpus: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -400,6 +403,7 @@ def test_a_new_model_over_a_dictionary_of_characters(corpus: Path, tmp_path: Pat
     assert not model.elmo.embeddings.characters.character_embeddings.weight[0].any()
 
 
+@pytest.mark.slow
 def test_a_model_with_a_dictionary_of_characters_is_continued(corpus: Path, tmp_path: Path) -> None:
     """As a converted ELMoForManyLangs model is: code points joined to words, boundaries of its own."""
     names = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<oov>", "pad_token": "<none>"}
@@ -433,13 +437,13 @@ def test_a_model_with_a_dictionary_of_characters_is_continued(corpus: Path, tmp_
 @pytest.mark.parametrize(
     "sabotage",
     [
-        pytest.param("step:3", marks=pytest.mark.slow),
+        slow("step:3"),
         "step:9",
-        "data_loader:21",
-        pytest.param("writing:1", marks=pytest.mark.slow),
+        slow("data_loader:21"),
+        slow("writing:1"),
         "writing:6",
-        "moving:2",
-        "deleting:1",
+        slow("moving:2"),
+        slow("deleting:1"),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_losses(
@@ -467,6 +471,7 @@ def test_a_killed_run_resumes_to_the_same_losses(
     assert not [path for path in (output / "checkpoints").iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_a_finished_run_finishes_again_to_the_same(corpus: Path, tmp_path: Path) -> None:
     """As one that is killed after its last checkpoint, while it evaluates or writes the model."""
     run = settings(corpus, tmp_path / "run", max_steps=4, evaluate_every=4, log_every=3)
@@ -477,6 +482,7 @@ def test_a_finished_run_finishes_again_to_the_same(corpus: Path, tmp_path: Path)
     assert losses(tmp_path / "run") == before
 
 
+@pytest.mark.slow
 def test_sigterm_writes_a_checkpoint_first(corpus: Path, uninterrupted: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     run = settings(corpus, output, evaluate_every=6, checkpoint_every=1000)
@@ -493,6 +499,7 @@ def test_sigterm_writes_a_checkpoint_first(corpus: Path, uninterrupted: Path, tm
     assert losses(output) == losses(uninterrupted)
 
 
+@pytest.mark.slow
 def test_independent_sentences_adamw_and_a_schedule_resume_too(corpus: Path, tmp_path: Path) -> None:
     changed = {
         "sentence_independent": True,
@@ -521,6 +528,7 @@ def half_a_schedule(corpus: Path, tmp_path: Path) -> tuple[dict[str, Any], Path]
     return changed, tmp_path / "halves"
 
 
+@pytest.mark.slow
 def test_a_schedule_finds_its_end_in_the_text(
     half_a_schedule: tuple[dict[str, Any], Path], corpus: Path, tmp_path: Path
 ) -> None:
@@ -545,6 +553,7 @@ def test_a_schedule_finds_its_end_in_the_text(
         save_model_of_run(tmp_path)
 
 
+@pytest.mark.slow
 def test_ends_on_time(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that advances half a second per reading: one and a half seconds per step."""
     clock = itertools.count(step=0.5)
@@ -577,6 +586,7 @@ def test_the_model_is_there_before_the_last_evaluation(
     assert "held_out_data: 100%" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_refuses_to_resume_with_other_settings(corpus: Path, tmp_path: Path) -> None:
     pretrain(settings(corpus, tmp_path / "run", max_steps=4))
     with pytest.raises(ValueError, match=r"rows=5 \(was 4\)"):
@@ -602,6 +612,7 @@ def test_refuses_another_vocabulary_or_text(corpus: Path, tmp_path: Path) -> Non
 # ---- what can go wrong
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_saves_the_batch_and_keeps_the_checkpoint(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -645,6 +656,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(corpus: Path, tmp_path: Pat
         pretrain(settings(corpus, tmp_path / "run", learning_rate=1e38, max_gradient_norm=0))
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_no_checkpoint(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save, calls = torch.save, []
 

@@ -139,6 +139,7 @@ def with_tail(batch: StreamBatch) -> StreamBatch:
     return dataclasses.replace(batch, **changed)
 
 
+@pytest.mark.slow
 @every_shape
 @pytest.mark.parametrize("tail", [False, True])
 def test_full_softmax_loss_and_gradients(tail: bool, shape: dict[str, Any]) -> None:

@@ -232,6 +232,7 @@ if child:
 """
 
 
+@pytest.mark.slow
 def test_rows_of_two_processes(tmp_path: Path) -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

@@ -42,6 +42,7 @@ def flat(value: Any) -> list[Any]:
     return [(name, flat(part)) for name, part in vars(value).items()] if hasattr(value, "__dict__") else [value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("independent", [False, True])
 def test_the_same_batches_and_positions(run: PretrainingSettings, start: Start, independent: bool) -> None:
     run.sentence_independent = independent
@@ -116,6 +117,7 @@ def test_a_run_with_workers(corpus: Path, tmp_path: Path) -> None:
     assert_same_weights(tmp_path / "plain" / "model", tmp_path / "run" / "model")
 
 
+@pytest.mark.slow
 def test_a_step_asks_a_gpu_once(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One host sync for losses and norm, after the backward pass; prepared batches cause none."""
     monkeypatch.setenv("ELMO_HF_KERNELS", "reference")  # the CPU kernels read the tensors

@@ -70,6 +70,7 @@ def test_a_curve_is_thinned_evenly_and_bounded() -> None:
     assert Curve().columns() == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 @pytest.mark.parametrize("steps", [0, 1, 300])
 def test_draws_what_there_is(tmp_path: Path, steps: int) -> None:

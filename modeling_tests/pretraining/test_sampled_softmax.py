@@ -45,6 +45,7 @@ class TestSampler:
     def test_one_word(self) -> None:
         assert LogUniformSampler(1, 1).draw() == (torch.tensor([0]), 1)
 
+    @pytest.mark.slow
     def test_single_draws_are_log_uniform(self) -> None:
         words, draws = 20, 20_000
         sampler = LogUniformSampler(words, 1, seed=1)
@@ -53,6 +54,7 @@ class TestSampler:
         # Chi-square with 19 degrees of freedom: below 43.8 with probability 0.999.
         assert ((counts - expected) ** 2 / expected).sum() < 43.8
 
+    @pytest.mark.slow
     def test_distinct_draws_match_one_by_one_drawing(self) -> None:
         """Inclusion of each word and number of tries, against drawing word after word until enough are found."""
         words, samples, draws = 12, 6, 4000
@@ -147,6 +149,7 @@ def test_formula(tries: int | None) -> None:
     np.testing.assert_allclose(plain(**given).numpy(), formula(**given), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_tensorflow() -> None:
     """TensorFlow's sampler and loss themselves."""
     tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
@@ -181,6 +184,7 @@ def test_tensorflow() -> None:
     np.testing.assert_allclose(plain(**given).numpy(), loss.numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_approaches_the_full_softmax() -> None:
     """The mean gradient of many draws, with ever more samples, comes close to that of the full softmax."""
     given = problem(words=200, n=8)

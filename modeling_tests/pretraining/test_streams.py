@@ -442,6 +442,7 @@ def test_a_corpus_without_sentences_is_refused(tokenizer, tmp_path):
         next(streams)
 
 
+@pytest.mark.slow
 def test_a_line_of_a_million_words(tokenizer, tmp_path):
     path = tmp_path / "long.txt"
     path.write_text("the cat " * 500_000 + "\nthe dog\n")

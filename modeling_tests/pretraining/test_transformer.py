@@ -145,6 +145,7 @@ def test_running_text_is_refused(corpus: Path, tokenizer: ElmoTokenizer, tmp_pat
         list(score_sentences(model, tokenizer, ["kara lose"]))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("rows", "steps"), [(1, 1), (5, 20)])
@@ -191,6 +192,7 @@ def test_a_run_interrupted_and_resumed_is_the_same_bit_for_bit(corpus: Path, tmp
     assert not torch.equal(one["elmo.encoder.forward_norm.weight"], torch.ones(8))
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_can_be_taken_further(corpus: Path, tmp_path: Path) -> None:
     shape = {**WORDS, "projection_size": 16, "word_embedding_size": 16, "feed_forward_size": 32, "num_hidden_layers": 1}
     optimizer = {"optimizer": "adamw", "learning_rate": 0.03}

@@ -141,6 +141,7 @@ class TestCollators:
             tokenizer.pad({"input_ids": [1, 2, 3], "pos_tag_ids": [1]})
 
 
+@pytest.mark.slow
 def test_an_unmodified_trainer_feeds_the_column(tokenizer, tmp_path):
     from datasets import Dataset
     from transformers import Trainer, TrainingArguments

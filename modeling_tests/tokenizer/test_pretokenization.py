@@ -118,6 +118,7 @@ def test_saved_pre_tokenizer_finds_the_same_words(pre_tokenization: str) -> None
         assert backend.pre_tokenize_str(text) == [(text[start:end], (start, end)) for start, end in spans]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     ["a", "a.", "a-", "a+", "a@", "-.", "'", "n't", "<a", "@1", "www.", "http://", "http://(", "a's", "\u0301", "."],

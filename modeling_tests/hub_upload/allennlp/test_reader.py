@@ -71,6 +71,7 @@ def test_the_module_is_found_anywhere(tmp_path, prefix):
     assert convert(tmp_path / "model", tmp_path / "out").tensors == 1 + 6 + 4 + 2 + 4 * 4 + 2 * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["fta", "inlined", "beside", "relative", "absolute", "given"])
 def test_options_are_found(tmp_path, place):
     values = options(activation="tanh", cell_clip=1.25, proj_clip=None)
@@ -100,6 +101,7 @@ def test_options_are_found(tmp_path, place):
     assert config.representation_dropout == 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
 @pytest.mark.parametrize("place", ["absolute", "../o.json", "sub/../../o.json", "embedder's name"])
 def test_a_configuration_names_files_of_its_own_folder_only(tmp_path, place, packed):
@@ -138,6 +140,7 @@ def convert_mixes(tmp_path, mixes, configured, gamma=1.0):
     return report, ElmoConfig.from_pretrained(tmp_path / "out"), mixes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", [[-9e10, 1.0, -9e10], [0.1, 0, 0.3]], ids=["one layer", "rounded in float32"])
 def test_fixed_mixes_stay_fixed(tmp_path, mix):
     report, config, weights = convert_mixes(tmp_path, [mix, mix], mix)

@@ -83,6 +83,7 @@ def test_the_numbers_of_allennlp(archive, way):
             np.testing.assert_allclose(encoded["packed"], arrays["encoded"], rtol=0, atol=EMBEDDED)
 
 
+@pytest.mark.slow
 def test_verify_computes_the_scores_once_more(archive):
     folder, output = archive
     sentences = json.loads((folder / "sentences.json").read_text())
@@ -184,6 +185,7 @@ def strip(config):
 SENTENCES = [["Maria", "10\u00a0000", "x"], ["the", "Reykjav\u00edk", "film", "MM", "."], ["good"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", every(3, EVERY))
 def test_every_option_by_the_plain_implementation(name, tmp_path):
     config, more = EVERY[name]

@@ -88,6 +88,7 @@ def test_one_layer_reference_round_trips_under_the_name_that_readers_want(refere
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "folder" / file).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separate", [False, True])
 @pytest.mark.parametrize("name", every(2, WORD_VARIANTS))
 def test_word_models_round_trip(name, separate, tmp_path):
@@ -173,6 +174,7 @@ def test_a_mask_with_a_probability_of_its_own_is_a_word_of_the_file(tmp_path):
     assert (tmp_path / "c" / "vocab.txt").read_text().split() == words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [ElmoModel, ElmoForPreTraining, ElmoForTokenClassification])
 def test_folder_to_hdf5_to_folder_keeps_every_tensor(tmp_path, cls):
     model = tiny(tmp_path / "a", cls, vocab=VOCABULARY)

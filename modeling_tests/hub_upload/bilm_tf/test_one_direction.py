@@ -42,6 +42,7 @@ def write_pair(tmp_path, values, vocabulary=None):
     return tmp_path / "both-folder", tmp_path / "one-folder"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values", [options(), options(n_layers=1), word_options(dim=6)], ids=["two", "single", "words"]
 )

@@ -46,6 +46,7 @@ def test_checkpoint_equals_its_dump_bit_for_bit(reference, tmp_path):
     assert (tmp_path / "back" / "vocab.txt").read_bytes() == (folder / "vocab.txt").read_bytes()
 
 
+@pytest.mark.slow
 @needs_tensorflow
 @pytest.mark.parametrize("share", [False, True])
 def test_word_input_of_one_layer(tmp_path, share):

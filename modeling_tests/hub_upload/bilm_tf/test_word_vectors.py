@@ -44,6 +44,7 @@ def check_same(words, characters):
         np.testing.assert_allclose(array, same, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_dump(original, tmp_path):
     """The softmax has the same rows, and stays."""
     source, characters, table = original
@@ -180,6 +181,7 @@ class TestRefusals:
         )
 
 
+@pytest.mark.slow
 def test_arrays_are_only_read(original):
     """The original's files stay as they are."""
     source, _, table = original

@@ -47,6 +47,7 @@ def test_json_that_is_none(read, text, tmp_path):
     refused(read, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ['\\"', '"\\', "/*", "/* *", '"//', ",\n", ", ", "\\", "# ", '"', "'"])
 def test_jsonnet_takes_time_in_proportion_to_its_length(part, tmp_path):
     """Strings and comments that are never closed were looked through from every quote on."""

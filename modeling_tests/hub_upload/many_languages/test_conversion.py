@@ -126,6 +126,7 @@ def assert_same(folder, back):
     assert values["token_embedder"] == expected
 
 
+@pytest.mark.slow
 @every_kind
 def test_there_and_back(kind, tmp_path):
     write_model(tmp_path / "m", KINDS[kind])
@@ -342,6 +343,7 @@ def test_of_a_task_model_the_bilm_is_exported(tmp_path):
     assert_same(tmp_path / "m", tmp_path / "back")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [0.25, 1.0])
 def test_another_forget_bias_moves_into_the_biases(bias, tmp_path):
     write_model(tmp_path / "m")
@@ -369,6 +371,7 @@ class TestTheLanguageModel:
         torch.save(state, folder / "classifier.pkl", _use_new_zipfile_serialization=False)
         return state
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("form", [slow("sampled_softmax"), "softmax"])
     @every_kind
     def test_its_probabilities(self, kind, form, tmp_path):
@@ -403,6 +406,7 @@ class TestTheLanguageModel:
                         expected = logits[ids[target]] - np.log(np.exp(logits).sum())
                         assert found[0, target].item() == pytest.approx(expected, abs=1e-5)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("form", ["sampled_softmax", slow("softmax")])
     @every_kind
     def test_there_and_back(self, kind, form, tmp_path):

@@ -15,6 +15,7 @@ from modeling_tests.rows import every, slow
 from ..language_models import EMBEDDER, LINES, language_model_config, language_model_state, pack, write_language_model
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_layers_of_the_reference_archive(reference, tmp_path, implementation):
@@ -92,6 +93,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", every(3, VARIANTS))
 def test_every_variant_agrees_with_the_plain_implementation(name, tmp_path):
     write_language_model(tmp_path / "source", **VARIANTS[name])
@@ -110,6 +112,7 @@ def test_a_location_left_out_is_after_the_highways(tmp_path):
     assert verify(tmp_path / "out", tmp_path / "source", sentences=SENTENCES).largest <= 5e-6  # as above
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sparse", "dense", "unsampled"])
 @pytest.mark.parametrize("packed", [slow(False), True])
 def test_softmax_and_vocabulary(tmp_path, layout, packed):
@@ -166,6 +169,7 @@ def test_dropouts_and_names_are_the_archive_s(tmp_path):
     assert verify(tmp_path / "letters_out", tmp_path / "letters", sentences=SENTENCES[:1]).passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("age", "meta", "epsilon", "sign"),
     [
@@ -185,6 +189,7 @@ def test_epsilon_by_the_age_of_the_program(tmp_path, age, meta, epsilon, sign):
     assert any(f"took {epsilon:g}" in note and sign in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_what_may_be_left_out(tmp_path):
     write_language_model(tmp_path / "source")
     report = convert(tmp_path / "source", tmp_path / "a", without_softmax=True)
@@ -265,6 +270,7 @@ def test_vocabularies_that_do_not_fit(tmp_path, lines, message):
         convert(tmp_path / "source", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_wrong_tensor_fails_from_its_layer_on(tmp_path):
     state = write_language_model(tmp_path / "source")
     convert(tmp_path / "source", tmp_path / "out")

@@ -56,6 +56,7 @@ def test_the_reference_archive_comes_back_bit_for_bit(reference, tmp_path):
             assert again[name].numpy().tobytes() == tensor.numpy().tobytes(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sparse", "dense", "unsampled"])
 @pytest.mark.parametrize("age", [slow("iterator"), "data_loader"])
 def test_both_ways_give_the_same_files(tmp_path, layout, age):
@@ -76,6 +77,7 @@ def test_both_ways_give_the_same_files(tmp_path, layout, age):
     assert verify(tmp_path / "b", tmp_path / "source", sentences=[["A", "cat"]]).passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -196,6 +198,7 @@ def test_parts_that_bilm_tf_lacks(tmp_path):
         export(tmp_path / "plain", tmp_path / "back", softmax_layout="dense")
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path, capsys):
     from hub_upload.cli import main
 

@@ -27,6 +27,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "elmo_hf"
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_once_and_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = builder.native_library()
@@ -60,6 +61,7 @@ def unoptimized(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "FLAGS", flags)
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.usefixtures("unoptimized")
 @pytest.mark.parametrize("damage", ["cut", "empty", "no digest"])
@@ -157,6 +159,7 @@ def test_compiles_for_every_register_width(compiler: str, target: str, tmp_path:
     assert answer.returncode == 0 and not answer.stderr, answer.stderr
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.usefixtures("unoptimized")
 def test_a_wheel_brings_the_library(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +185,7 @@ def test_a_wheel_brings_the_library(fresh: Path, monkeypatch: pytest.MonkeyPatch
     assert builder._brought_library({"other.c": ""}) is None
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.usefixtures("unoptimized")
 def test_narrow_registers_compute_the_same(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:

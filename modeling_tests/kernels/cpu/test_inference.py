@@ -122,6 +122,7 @@ def test_equals_the_reference(
         close(one, other)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("indexed", [True, False])
 def test_many_random_texts(indexed: bool) -> None:

@@ -43,6 +43,7 @@ def agree(found: Tensor, expected: Tensor) -> None:
     assert (found - expected).abs().max() <= RELATIVE_ERROR * expected.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampled", [True, False], ids=["sampled", "full"])
 @pytest.mark.parametrize(("words", "columns"), [(7, 5), (1, 2 * PANEL), (300, 1000), (513, 3 * PANEL + 1), (70, 2**16)])
 def test_losses_and_gradients(words: int, columns: int, sampled: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ def close(found, exact, bound=2e-6):
     assert (found.double() - exact).abs().max() <= bound * exact.abs().max()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [1, 2, 7, 32, 130])
 @pytest.mark.parametrize("shape", [(1, 1), (17, 33), (64, 256), (100, 5)])

@@ -20,6 +20,7 @@ def check(problem: Problem, found: Any, bound: float = 2e-6) -> None:
     assert_close(problem.gradients(found, upstream), problem.gradients(expected, upstream), 5 * bound)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "rows", "clips", "projected", "fuses"),
     [
@@ -50,6 +51,7 @@ class TestStaticBuffers:
     def short_graphs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(passes, "LARGEST_GRAPH", 2)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("projected", "fuses"), [(True, False), (False, False), (True, True)])
     @pytest.mark.usefixtures("in_float32")
     def test_outputs_and_gradients(self, projected: bool, fuses: bool, device: str) -> None:
@@ -60,6 +62,7 @@ class TestStaticBuffers:
         assert_close(found, problem.expected(), 2e-6)
         assert len(graphs.owners) == 1
 
+    @pytest.mark.slow
     def test_buffers_forget_the_last_batch(self, device: str) -> None:
         """Other lengths, fewer rows, other weights, and buffers that held NaN."""
         broken, problem, other = (Problem(sizes, 2, device=device) for sizes in ([2, 1], [1], [1, 1]))
@@ -114,6 +117,7 @@ class TestStaticBuffers:
         with torch.inference_mode():
             assert_close(packed_lstm(*problem.arguments()), found, 0)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("fuses", [False, True])
     @pytest.mark.usefixtures("in_float32")
     def test_lengths_that_only_the_device_knows(self, fuses: bool, device: str) -> None:
@@ -172,6 +176,7 @@ def in_other_strides(tensor: Tensor) -> Tensor:
     return tensor.transpose(0, 1).contiguous().transpose(0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("graphed", "fuses"), [(False, False), (True, False), (True, True)])
 @pytest.mark.usefixtures("in_float32")
 def test_any_strides(graphed: bool, fuses: bool, device: str, request: pytest.FixtureRequest) -> None:
@@ -223,6 +228,7 @@ def test_chunks() -> None:
     assert passes.chunks_of([5, 5], most_words=3) == [(0, 1, 5), (1, 1, 5)]
 
 
+@pytest.mark.slow
 def test_gradients_of_some(device: str) -> None:
     """Frozen parts get none, and results that the loss does not read ask for none."""
     problem = Problem([1, 1], 1, device=device)
@@ -264,6 +270,7 @@ def test_gradient_at_the_very_bound_passes(device: str) -> None:
     assert error(found, expected) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "splits", "fuses"),
     [(torch.bfloat16, 5, False), (torch.float16, 1, False), (torch.bfloat16, 1, True), (torch.float16, 5, True)],

@@ -13,6 +13,7 @@ from elmo_hf.kernels.gpu.workspace import SHARED_MEMORY, can_fuse
 CUDA = torch.device("cuda", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "fused"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)])
 def test_right(dtype: torch.dtype, fused: bool, device: str) -> None:
     assert kernels_are_right(torch.device(device), dtype, fused)

@@ -104,6 +104,7 @@ class TestEncoder:
             plain.setattr(lstm, "has_kernels", lambda device, dtype: False)
             return found, run()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("context_word_layer", [False, True])
     def test_padding_anywhere_and_a_state(
         self, context_word_layer: bool, device: str, monkeypatch: pytest.MonkeyPatch
@@ -117,6 +118,7 @@ class TestEncoder:
         assert_close(layers, other, 2e-6)
         assert_close(carried, other_carried, 2e-6)
 
+    @pytest.mark.slow
     def test_whole_model(self, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where words that recur are known to the first layer by an index."""
         model = with_large_weights(ElmoModel(tiny_config())).to(device).eval()
@@ -173,6 +175,7 @@ class TestEncoder:
             step()
         assert found == []
 
+    @pytest.mark.slow
     def test_training(self, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
         encoder = with_large_weights(ElmoEncoder(small_config())).to(device)
         mask = torch.tensor([[1, 0], [1, 1]], device=device).bool()
@@ -185,6 +188,7 @@ class TestEncoder:
 
         assert_close(*self.both(run, monkeypatch), 1e-5)
 
+    @pytest.mark.slow
     def test_autocast(self, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """As the reference: matmuls and outputs in bfloat16, weights and their gradients in float32."""
         monkeypatch.setenv("ELMO_HF_KERNELS", "gpu")
