@@ -1,7 +1,7 @@
 # Needs only Python (>= 3.11) and make: every target first makes the environment in $(VENV).
 #
 #   make demo    what the shipped English model can do, in two minutes of compute
-#   make test    make check, then the tests; continuous integration runs it (.ci/run)
+#   make test    make check, then the quick tests; continuous integration runs it, then make test-slow (.ci/run)
 #   make check   ruff (lint and format) and mypy
 #   make test-slow  the tests marked slow, about twenty minutes of compute
 #   make clients minicons, lm-evaluation-harness and sentence-transformers read our models, in an environment of their own
