@@ -153,7 +153,6 @@ def fuzz(folders, tmp_path, count, seed):
     return damaged
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_few_mutations(folders, tmp_path):
     assert fuzz(folders, tmp_path, 80, seed=0) > 30

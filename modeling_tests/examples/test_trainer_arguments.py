@@ -117,7 +117,6 @@ def history(output: Path) -> list[dict[str, float]]:
     return json.loads((output / "trainer_state.json").read_text())["log_history"]
 
 
-@pytest.mark.slow
 def test_batches_of_similar_length(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Similar in training; the predictions still stand in the order of the test file."""
     used: list[int] = []

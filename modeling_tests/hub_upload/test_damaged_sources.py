@@ -127,7 +127,6 @@ def fuzz(sources, tmp_path, count, seed):
     return refused
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_few_mutations(sources, tmp_path):
     assert fuzz(sources, tmp_path, 40, seed=0) > 20
