@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     heading(2, "A gap, filled from both sides")
     show_gaps()
 
-    heading(3, "A tagger of parts of speech, fine-tuned on Wikinews")
+    heading(3, "A POS tagger, fine-tuned on Wikinews")
     parts = {split: CORPUS / f"{split}.conll" for split in ("train", "validation", "test")}
     files = [argument for split, path in parts.items() for argument in (f"--{split}_file", path)]
     options = "--task pos --freeze_bilm --cache_layers 1 --task_lstm_size 64 --representation_dropout 0.3"

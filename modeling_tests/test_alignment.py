@@ -305,7 +305,7 @@ class TestAlign:
         assert precision.cosine[1:].tolist() == [1.0] * len(found.maps[1:]) and precision.cosine[0] > 0.9
         source.save_pretrained(tmp_path)
         assert torch.equal(ElmoModel.from_pretrained(tmp_path).alignment.maps, source.alignment.maps)
-        with pytest.raises(ValueError, match="source model is aligned"):
+        with pytest.raises(ValueError, match="aligned=False"):
             align(source, target, dictionary, text, text)
 
     def test_a_task_model_may_be_aligned(self, tokenizer, text):

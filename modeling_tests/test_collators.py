@@ -87,5 +87,5 @@ def test_numbers_of_choices_that_differ_are_refused(tokenizer):
     questions = [*QUESTIONS, ("and", ["a", "b"])]
     with pytest.raises(ValueError, match="2.*2.*'input_ids'.*0.*3"):
         collate(make_examples(tokenizer, questions))
-    with pytest.raises(ValueError, match="examples is empty"):
+    with pytest.raises(ValueError, match="^examples "):
         collate([])

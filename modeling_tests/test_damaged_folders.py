@@ -300,7 +300,7 @@ def test_a_pipe_in_place_of_a_file(folder, name):
     (folder / name).unlink()
     os.mkfifo(folder / name)
     kind = ElmoForPreTraining if name == "config.json" else ElmoTokenizer
-    with pytest.raises(ValueError, match=f"{folder / name}: no regular file") as refused:
+    with pytest.raises(ValueError, match=f"{folder / name}: .*regular file") as refused:
         kind.from_pretrained(folder)
     assert str(refused.value).count(str(folder)) == 1
 

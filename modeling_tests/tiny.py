@@ -4,8 +4,6 @@ import torch
 
 from elmo_hf import ElmoConfig
 
-BOUNDARY = 258 + 1
-
 
 def tiny_config(**overrides) -> ElmoConfig:
     """A model of every part in a few hundred weights."""

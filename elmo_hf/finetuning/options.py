@@ -161,7 +161,7 @@ class ModelArguments(BilmArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.without_elmo and self.elmo_at:
-            raise ValueError(f"--elmo_at {' '.join(self.elmo_at)}: there is none of it --without_elmo")
+            raise ValueError(f"--elmo_at {' '.join(self.elmo_at)}: contradicts --without_elmo; drop one of them")
         self.lowercase_words = self.lowercase_words or self.preset == "ner-elmo"
 
     @property

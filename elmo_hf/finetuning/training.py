@@ -177,8 +177,8 @@ class TaskTrainer(Trainer):
             checkpoints = complete_checkpoints(Path(str(self.args.output_dir)))
             last = f"{checkpoints[-1]} is complete" if checkpoints else "there is no complete checkpoint yet"
             raise CheckpointError(
-                f"{folder} cannot be written ({error}); {last}. Free some space, or remove what is in the way; the "
-                "same command then continues"
+                f"{folder} cannot be written ({error}); {last}. Free some space, or remove the obstacle; the same "
+                "command then continues"
             ) from error
 
 

@@ -67,7 +67,7 @@ def describe(folder: str) -> Description:
     """
     path = Path(folder)
     if not (path / "config.json").is_file():
-        raise OSError(f"{folder} is no folder of a model: it has no config.json")
+        raise OSError(f"{folder} is not a model folder: it has no config.json")
     stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
     architecture = (stored.get("architectures") or ["ElmoModel"])[0]
     translator = stored.get("model_type") == "encoder-decoder"

@@ -286,7 +286,7 @@ def _stored(state: Mapping[str, Tensor], file: str) -> dict[str, StoredTensor]:
     for name, parts in scalars.items():
         if sorted(parts) != list(range(len(parts))) or any(part.shape != (1,) for part in parts.values()):
             raise CheckpointError(
-                f"{file}: {name} has the parts {sorted(parts)}, expected one number a layer from 0 on"
+                f"{file}: {name} has the parts {sorted(parts)}, expected one number per layer, from 0 on"
             )
         tensors[name] = StoredTensor.of(file, name, torch.cat([parts[j] for j in range(len(parts))]))
     return tensors
@@ -349,7 +349,7 @@ def open_elmo(place: Place) -> ElmoSource | None:
         path, settings = _find_settings(config, prefix, notes)
         added = _tokens_to_add(config, str(config_file))
     else:
-        notes.append("no config.json beside the weights: dropout and layer norm of the mixes are AllenNLP's defaults")
+        notes.append("no config.json next to the weights: dropout and layer norm of the mixes are AllenNLP's defaults")
     if place.options is not None:
         options, name = read_json(place.options), str(place.options)
     elif found := _find_options(folder, path, settings, notes):

@@ -92,7 +92,7 @@ class Dictionary:
                 if seen.setdefault(key, number) != number:
                     raise CheckpointError(
                         f"{where}: the {kind} {key!r} is listed already in line {seen[key]}; ids are rows of weights, "
-                        "so each stands once. Give the dictionary that the model was trained with"
+                        "so each may occur only once. Give the dictionary that the model was trained with"
                     )
             ids[symbol] = int(last)
         return dict(sorted(ids.items(), key=lambda item: item[1]))
@@ -182,7 +182,7 @@ def _softmax(folder: Path, layers: Any, notes: list[str]) -> dict[str, StoredTen
     form = next((names for names in SOFTMAX_FORMS.values() if all(name in state for name in names)), None)
     if form is None:
         kind = "its rows are made of the words' characters (cnn_softmax)" if "corr.weight" in state else "unknown form"
-        notes.append(f"{CLASSIFIER} was left out: {kind}, and no softmax with a row a word")
+        notes.append(f"{CLASSIFIER} was left out: {kind}, and no softmax with a row per word")
         return {}
     if layers != TRAINED_LAYERS:
         notes.append(

@@ -393,11 +393,11 @@ def test_what_is_no_corpus(tmp_path):
         open_corpus(tmp_path)
     with pytest.raises(FileNotFoundError, match="owner/name"):
         open_corpus([tmp_path / "text.zst", "owner/name"])
-    with pytest.raises(ValueError, match="sources is empty"):
+    with pytest.raises(ValueError, match="^sources "):
         open_corpus([])
-    with pytest.raises(ValueError, match="the given sentences holds no sentence"):
+    with pytest.raises(ValueError, match="^the given sentences: "):
         Corpus.from_sentences([])
-    with pytest.raises(ValueError, match="nothing has no files"):
+    with pytest.raises(ValueError, match="^nothing: "):
         Corpus("nothing", ())
 
 
@@ -445,12 +445,12 @@ def test_bad_records_are_named(tmp_path):
 
 
 def test_bad_data_sets(monkeypatch):
-    with pytest.raises(ValueError, match="given data set is empty"):
+    with pytest.raises(ValueError, match="^the given data set: .*records"):
         Corpus.from_dataset(datasets.Dataset.from_dict({"text": []}))
     with pytest.raises(ValueError, match="'text'.*'words'"):
         Corpus.from_dataset(datasets.Dataset.from_dict({"words": ["a"]}))
     both = datasets.DatasetDict({name: datasets.Dataset.from_dict({"text": ["a"]}) for name in ("train", "test")})
-    with pytest.raises(ValueError, match="splits train, test"):
+    with pytest.raises(ValueError, match="train, test"):
         Corpus.from_dataset(both)
 
 
@@ -507,7 +507,7 @@ def test_what_can_be_read_only_once_is_refused(tmp_path):
     """Detecting the format would consume the beginning of a pipe, and without a writer it blocks forever."""
     os.mkfifo(tmp_path / "pipe.txt")
     for path in (tmp_path / "pipe.txt", "/dev/zero"):
-        with pytest.raises(ValueError, match=f"{path} is no regular file"):
+        with pytest.raises(ValueError, match=f"{path}.*regular file"):
             open_corpus(path)
 
 

@@ -172,7 +172,7 @@ def test_long_texts_are_cut_and_counted() -> None:
     texts = [Text("a b a b", None, 1.0), Text("a", None, 1.0)]
     cut = encode_texts(texts, tokenizer, {}, "regression", max_words=3, report=reports.append)
     assert cut["input_ids"] == [[1, 4, 5, 4, 2], [1, 4, 2]]
-    assert reports == ["1 of 2 texts are as long as --max_words 3 or longer, which were cut"]
+    assert reports == ["1 of 2 texts reach --max_words 3; longer ones were truncated"]
 
 
 def test_texts_without_a_word() -> None:

@@ -477,7 +477,7 @@ def test_a_vocabulary_without_an_unknown_word(tmp_path):
     write_bilm(tmp_path / "source", arrays=bilm_arrays(options(), softmax=False))
     (tmp_path / "source" / "vocab.txt").write_text("".join(word + "\n" for word in words))
     report = convert(tmp_path / "source", tmp_path / "out")
-    assert any("no line for the unknown word, so <UNK> stands behind its last" in note for note in report.notes)
+    assert any("no line for the unknown word, so <UNK> was added as the last word" in note for note in report.notes)
     tokenizer = ElmoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.convert_tokens_to_ids(["<pad>", *words, "<UNK>", "<mask>"]) == list(range(7))
     assert tokenizer("the cat")["input_ids"] == [1, 3, 5, 2]

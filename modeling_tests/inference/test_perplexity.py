@@ -239,7 +239,7 @@ def test_memory_does_not_grow_with_the_text(tokenizer: ElmoTokenizer, carry: boo
 
 def test_refusals(tokenizer: ElmoTokenizer) -> None:
     model = make_model(tokenizer)
-    with pytest.raises(ValueError, match="sentences is empty"):
+    with pytest.raises(ValueError, match="^sentences "):
         perplexity(model, tokenizer, [])
     with pytest.raises(ValueError, match="rows=0"):
         perplexity(model, tokenizer, ["a"], rows=0)

@@ -107,7 +107,7 @@ class TestTokenizer:
             encode(tokenizer, [["a"], ["b"]], [["DET"]])
         with pytest.raises(ValueError, match=r"pos_tags.* 1 samples of \[1\].* 1 samples of \[1\]"):
             encode(tokenizer, ["a"], [["DET"]])
-        with pytest.raises(ValueError, match="pos_tags beside raw text.*is_split_into_words=True"):
+        with pytest.raises(ValueError, match="pos_tags .*is_split_into_words=True"):
             tokenizer("a b", pos_tags=["DET", "NOUN"])
         with pytest.raises(ValueError, match=r"pos_tags.*pos_tag_set=\["):
             encode(ElmoTokenizer())

@@ -25,7 +25,7 @@ def test_what_is_no_regular_file_is_not_opened(read, tmp_path):
     """A pipe without a writer blocks forever, and a device never ends."""
     os.mkfifo(tmp_path / "options.json")
     for path in (tmp_path / "options.json", "/dev/zero", tmp_path):
-        assert "no regular file" in refused(read, type(tmp_path)(path))
+        assert "not a regular file" in refused(read, type(tmp_path)(path))
     assert "no such file" in refused(read, tmp_path / "absent")
 
 

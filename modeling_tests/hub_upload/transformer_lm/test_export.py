@@ -91,7 +91,7 @@ def test_models_of_our_own(tmp_path, overrides):
     report = export(tmp_path / "own", tmp_path / "back")
     notes = " ".join(report.notes)
     assert "'<UNK>' is called '@@UNKNOWN@@' there" in notes
-    assert "one class more" in notes
+    assert "one more class" in notes
     done = "left out" if model.config.max_position_embeddings > 5000 else "computed"
     assert f"AllenNLP's 5000: {done} the others" in notes
     convert(tmp_path / "back", tmp_path / "again")

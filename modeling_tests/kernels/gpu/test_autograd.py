@@ -339,5 +339,5 @@ def test_default_device(device: str) -> None:
 
 def test_padded_without_gradients_only(device: str) -> None:
     problem = Problem([WIDTH, WIDTH], WIDTH, device=device)
-    with pytest.raises(ValueError, match="lengths on the device are for inference"):
+    with pytest.raises(ValueError, match="^lengths "):
         packed_lstm(*problem.arguments(), lengths=torch.tensor([1, 2, 2], device=device))
