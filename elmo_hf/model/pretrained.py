@@ -386,7 +386,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
         """Drop all prepared weights and cached word vectors.
 
         Only needed after writing to a small part of a large weight through `weight.data`; all other changes are
-        detected (see the table in `kernels/prepared_weights.py`).
+        detected (see the table in `docs/speed.md`).
         """
         release(self)
 
