@@ -1,4 +1,4 @@
-"""Reading labeled texts: every form, and every way in which a file can be wrong."""
+"""Readers of labeled texts: every format, and every error in a file."""
 
 import json
 from dataclasses import replace
@@ -232,7 +232,7 @@ def test_spaces_around_columns_are_none_of_theirs(tmp_path: Path) -> None:
 
 
 def test_one_column_is_not_text_and_label(tmp_path: Path) -> None:
-    """Columns between spaces are a single one."""
+    """Spaces do not separate columns."""
     path = write(tmp_path / "a.tsv", "good A fine film.\nbad A dull film.\n")
     with pytest.raises(CorpusError, match=r"a\.tsv:1: columns -1 and 0 .* 1; .*tabs"):
         read_texts(path, TextColumns(text="-1", label="0"))

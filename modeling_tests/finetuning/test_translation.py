@@ -1,4 +1,4 @@
-"""What translators are made of: inputs, loss, tokenizers of targets, learning rates."""
+"""Parts of translators: inputs, loss, target tokenizers, learning rates."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from elmo_hf.finetuning import (
     translation,
 )
 
-# Said by every EncoderDecoderModel that is given labels.
+# Every EncoderDecoderModel with labels gives this warning.
 pytestmark = pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces:FutureWarning")
 
 TINY = {

@@ -1,4 +1,4 @@
-"""Original files to folders that reproduce the original program's numbers; bad files to clear errors."""
+"""Conversion of original files: the folders give the original's numbers, and bad files give clear errors."""
 
 import errno
 import gzip
@@ -146,7 +146,7 @@ def test_a_shared_table_stays_one(tmp_path, separate):
     assert model.softmax.weight is model.elmo.embeddings.word_embeddings.weight
     assert model.softmax.weight.detach().numpy()[1:7].tobytes() == arrays["embedding"].tobytes()
     assert model.softmax.bias.detach().numpy()[1:7].tobytes() == arrays["softmax/b"].tobytes()
-    # What has two names counts once.
+    # A tensor with two names counts once.
     assert report.parameters == sum(weight.numel() for weight in model.parameters())
 
 

@@ -1,4 +1,4 @@
-"""`verify` passes what is right and fails what is wrong, however small."""
+"""`verify` passes correct folders and fails on small errors."""
 
 import json
 
