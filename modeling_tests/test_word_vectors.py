@@ -1,4 +1,4 @@
-"""Word vectors from files: every form, every way in which a file can be wrong."""
+"""Word vectors from files: every format, and every error in a file."""
 
 import gzip
 
@@ -84,7 +84,7 @@ def test_lower_case_is_a_choice(tmp_path):
     read = read_word_vectors(tmp_path / "vectors", WORDS, lowercase=False)
     assert read.found.tolist() == [True, True, False, False, True]
     assert not read.vectors[2].any()
-    # The exact form wins wherever it stands in the file.
+    # The exact form takes precedence, wherever it is in the file.
     (tmp_path / "vectors").write_bytes(glove(dict(reversed(VECTORS.items()))))
     assert read_word_vectors(tmp_path / "vectors", ["Paris", "PARIS"]).vectors.tolist() == [[1, 2, 3], [-1, -2, -3]]
 
@@ -97,7 +97,7 @@ def test_the_first_of_duplicates_wins(tmp_path):
 
 
 def test_words_with_spaces_are_words(tmp_path):
-    """As `. . .` and addresses of mail in GloVe's vectors of 840 billion words."""
+    """Words with spaces, such as `. . .` in GloVe's vectors of 840 billion words."""
     (tmp_path / "vectors").write_bytes(glove() + b". . . 1 2 3\nat name@domain.com 4 5 6\n")
     found = read_word_vectors(tmp_path / "vectors", [". . .", "at name@domain.com", "name@domain.com"])
     assert found.vectors.tolist() == [[1, 2, 3], [4, 5, 6], [0, 0, 0]]
@@ -183,7 +183,7 @@ class TestStart:
         assert report.coverage == 5 / 15
         assert str(report) == f"{path}: vectors of 5 of 15 words (33.3%), 2 of them in lower case only"
         assert table.requires_grad == trained
-        # The vectors are weights of the checkpoint, and fixed ones stay fixed.
+        # The vectors are saved in the checkpoint, and frozen ones stay frozen.
         model.save_pretrained(tmp_path / "model")
         again = ElmoForTokenClassification.from_pretrained(tmp_path / "model")
         assert torch.equal(again.task_layers.word_vectors.word_embeddings.weight, table)

@@ -22,7 +22,7 @@ from modeling_tests.cluster.object_store import object_store
 from modeling_tests.corpus_embedding.corpora import model_and_tokenizer, sentences, write_text
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Ray gives its workers the memory that other programs leave free.
+# By default, Ray lowers the priority of its workers.
 os.environ.setdefault("RAY_worker_niceness", "0")
 datasets, duckdb, pandas = (pytest.importorskip(name) for name in ("datasets", "duckdb", "pandas"))
 ray = pytest.importorskip("ray")

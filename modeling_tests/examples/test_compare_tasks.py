@@ -168,7 +168,7 @@ def test_the_rows_that_ask_what_elmo_is_worth() -> None:
         assert options.freeze_bilm is ("frozen" in name or "random" in name)
         assert options.task_character_size == 16
     assert found.variants["mine"] == ["-x", "1"] and found.common == ["--use_crf"]
-    # Without a file of vectors, the second row is missing.
+    # Without a file of vectors there is no second row, and vectors start at random.
     assert len(compare_tasks.parse(argv).variants) == 5
 
 

@@ -227,7 +227,7 @@ def test_half_precision_around_integers(tmp_path):
 
 
 def forget_modules_of_folders():
-    """Set the cache of remote code; it takes effect at the next import."""
+    """Forget imported remote code, so that the next import uses the current cache folder."""
     for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
         del sys.modules[name]
 

@@ -1,4 +1,4 @@
-"""The reference recurrence against a loop over single rows and steps, and its gradients against differences."""
+"""The reference recurrence, compared with a loop over rows and steps; gradients with finite differences."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Parts of speech beside words: alignment, padding, pairs, truncation, collators, and tags from a tagger."""
+"""POS tags: alignment, padding, pairs, truncation, collators, and a tagger's predictions."""
 
 import pytest
 import torch
@@ -162,12 +162,12 @@ def test_an_unmodified_trainer_feeds_the_column(tokenizer, tmp_path):
     )
     collator = DataCollatorForTokenClassification(tokenizer)
     Trainer(model, arguments, train_dataset=data, data_collator=collator, processing_class=tokenizer).train()
-    # Every tag that occurs has learnt, and none is still none.
+    # Every tag that occurs has been trained, and the row of no tag is still zero.
     assert (table != before).any(dim=1).tolist() == [False, True, True, True, True]
 
 
 def test_tags_of_a_tagger(tokenizer):
-    """What a tagger of this package predicts is what another model reads."""
+    """Predictions of a tagger are inputs of another model."""
     config = tiny_config(vocab_size=len(tokenizer), id2label=dict(enumerate(TAGS)))
     tagger = with_large_weights(ElmoForTokenClassification(config)).eval()
     sentences = WORDS[:2]

@@ -1,4 +1,4 @@
-"""Small files from strangers: read whole, or refused at once with their name."""
+"""Small untrusted files: read completely, or refused at once with their name."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_json_that_is_none(read, text, tmp_path):
 
 @pytest.mark.parametrize("part", ['\\"', '"\\', "/*", "/* *", '"//', ",\n", ", ", "\\", "# ", '"', "'"])
 def test_jsonnet_takes_time_in_proportion_to_its_length(part, tmp_path):
-    """Strings and comments that are never closed were looked through from every quote on."""
+    """Unclosed strings and comments are scanned in linear time."""
     path = tmp_path / "config.json"
     start = time.perf_counter()
     for first in ("{", '{"'):

@@ -1,4 +1,4 @@
-"""AllenNLP language models are recognized, and other kinds than Transformer ELMo refused by name."""
+"""AllenNLP language models are recognized; kinds other than Transformer ELMo are refused by name."""
 
 import json
 

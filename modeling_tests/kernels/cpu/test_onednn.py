@@ -1,4 +1,4 @@
-"""Packed matmuls against plain ones; repacked when a weight changes, and dropped when it trains."""
+"""Packed matmuls, compared with plain ones; repacked after changes of a weight, released in training."""
 
 import copy
 import gc
