@@ -327,7 +327,7 @@ PROGRAM = Program(
     GROUPS,
     [
         "  elmo-hub convert weights.hdf5 --output elmo-folder --options options.json",
-        "  elmo-hub COMMAND --help tells more.",
+        "  elmo-hub COMMAND --help lists its options.",
     ],
 )
 

@@ -123,7 +123,7 @@ MEMBERS = {
     "Transformer ELMo": Member(write_transformer, read_transformer),
     "word-level ELMo": Member(write_word_level, read_bilm),
     "words and characters joined": Member(fields=BOTH_INPUTS, refusal=JOINS),
-    "with parts of speech": Member(fields={"num_pos_tags": 3, "pos_tag_embedding_size": 2}, refusal=JOINS),
+    "with POS tags": Member(fields={"num_pos_tags": 3, "pos_tag_embedding_size": 2}, refusal=JOINS),
     "ELMoForManyLangs": Member(write_many_languages, read_many_languages),
 }
 

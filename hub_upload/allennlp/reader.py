@@ -172,7 +172,7 @@ def _find_settings(config: dict[str, Any], prefix: str, notes: list[str]) -> tup
     if len(found) == 1:
         return found[0]
     notes.append(
-        "config.json does not show one set-up of the Elmo module: its dropout, layer norm and options are AllenNLP's "
+        "config.json does not describe the Elmo module uniquely: its dropout, layer norm and options are AllenNLP's "
         "defaults"
     )
     return "", {}
@@ -234,7 +234,7 @@ def options_from_shapes(state: Mapping[str, Tensor], file: str, notes: list[str]
         raise CheckpointError(f"{file}: its tensors do not have the shapes of an Elmo")
     notes.append(
         "no options file was found: sizes are those of the tensors, and assumed are relu, "
-        f"{DEFAULT_CHARACTERS_PER_WORD} characters a word, and clips of {DEFAULT_CLIP:g}, as in every published model; "
+        f"{DEFAULT_CHARACTERS_PER_WORD} characters per word and clips of {DEFAULT_CLIP:g}, as in every published model; "
         "give the file with --options if it is another model"
     )
     return {

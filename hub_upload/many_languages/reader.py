@@ -199,7 +199,7 @@ def _softmax(folder: Path, layers: Any, notes: list[str]) -> dict[str, StoredTen
     if "column_emb.weight" in form:
         notes.append(
             f"the softmax of {CLASSIFIER} has a class for every word of {WORDS}; its program evaluates it over the "
-            "words that it has met in training"
+            "words that it has seen in training"
         )
     return {name: StoredTensor.of(path, name, value) for name, value in (("softmax/W", weight), ("softmax/b", bias))}
 
@@ -234,8 +234,8 @@ def _find_architecture(folder: Path, options_file: Path | None, notes: list[str]
             "it with --options"
         )
     notes.append(
-        f"{base}, the architecture file that {CONFIG} names, is not in the folder: took the values that the "
-        "original package has for it"
+        f"{base}, the architecture file that {CONFIG} names, is not in the folder: the values of the "
+        "original package are used"
     )
     return BUILT_IN_ARCHITECTURE, f"built-in {base}"
 

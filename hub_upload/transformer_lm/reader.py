@@ -115,7 +115,7 @@ def open_place(place: Place) -> Source | None:
     path = place.options or folder / CONFIG
     if not path.is_file():
         raise CheckpointError(
-            f"{weights}: an AllenNLP language model, and there is no {CONFIG} beside it, which says what its parts do; "
+            f"{weights}: an AllenNLP language model, and there is no {CONFIG} next to it, which describes its parts; "
             "give it with --options"
         )
     config = read_archive_config(path)

@@ -83,7 +83,7 @@ def test_a_softmax_of_other_words_is_left_out(original, tmp_path):
     (source / "fewer.txt").write_text("".join(word + "\n" for word in VOCABULARY[:5]))
     report = convert(source, tmp_path / "words", word_vectors=source / "fewer.hdf5", vocabulary=source / "fewer.txt")
     assert report.architecture == "ElmoModel"
-    assert any("the softmax has not one row for each of the 5 words" in note for note in report.notes)
+    assert any("the softmax does not have one row for each of the 5 words" in note for note in report.notes)
 
 
 def test_the_command(original, tmp_path, capsys):
