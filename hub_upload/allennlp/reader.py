@@ -234,7 +234,7 @@ def options_from_shapes(state: Mapping[str, Tensor], file: str, notes: list[str]
         raise CheckpointError(f"{file}: its tensors do not have the shapes of an Elmo")
     notes.append(
         "no options file was found: sizes are those of the tensors, and assumed are relu, "
-        f"{DEFAULT_CHARACTERS_PER_WORD} characters per word and clips of {DEFAULT_CLIP:g}, as in every published model; "
+        f"{DEFAULT_CHARACTERS_PER_WORD} characters per word and clips of {DEFAULT_CLIP:g}, as in all published models; "
         "give the file with --options if it is another model"
     )
     return {

@@ -43,7 +43,7 @@ def test_a_zip_as_the_vectors_repository_packs_it(tmp_path):
     source = opened(tmp_path / "11.zip")
     assert source.options == BUILT_IN_ARCHITECTURE
     assert f"built-in {BUILT_IN}" in source.description
-    assert any(BUILT_IN in note and "took the values" in note for note in source.notes)
+    assert any(BUILT_IN in note and "original package" in note for note in source.notes)
 
 
 def test_the_built_in_architecture_is_the_published_one():
