@@ -362,7 +362,7 @@ def seconds_of_peer(args: argparse.Namespace, rows: Sentences, batch_size: int, 
 def draw_sweep(results: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    names = {"length": "words a sentence", "batch_size": "sentences a batch", "threads": "threads"}
+    names = {"length": "words per sentence", "batch_size": "sentences per batch", "threads": "threads"}
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True)
     for panel, (axis, label) in zip(axes, names.items(), strict=True):
         for kind in ("peer", *KINDS):

@@ -36,7 +36,7 @@ def one_round(tokenizer: ElmoTokenizer, sentences: Sequence[Any], batch_size: in
 
 def print_table(tokenizer: ElmoTokenizer, lines: list[str], batch_sizes: list[int], rounds: int) -> None:
     given = [line.split() for line in lines]
-    print(f"{len(lines)} sentences, vocabulary of {len(tokenizer):,} ids; words a second: median (best) of {rounds}")
+    print(f"{len(lines)} sentences, vocabulary of {len(tokenizer):,} ids; words per second: median (best) of {rounds}")
     print(f"{'input':24}{'output':10}" + "".join(f"{f'batches of {size}':>26}" for size in batch_sizes))
     inputs: list[tuple[str, str, Sequence[Any], dict[str, Any]]] = [
         ("given words", "ptb", given, {"is_split_into_words": True}),

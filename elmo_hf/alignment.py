@@ -235,7 +235,7 @@ def fit_alignment(source: Anchors, target: Anchors, pairs: Iterable[Pair], *, ma
     if len(known) < width:
         warnings.warn(
             f"{len(known)} pairs for a map of {width} dimensions: such a map is not determined in all of them. Give a "
-            f"larger dictionary or more text, for {width} pairs at least and better several times as many",
+            f"larger dictionary or more text, with at least {width} pairs and preferably several times more",
             stacklevel=2,
         )
     xs = source.vectors[:, [source.rows[word] for word, _ in known]]  # [layers, pairs, 2P]
@@ -416,7 +416,7 @@ def align(
     Other arguments and errors are those of the three functions.
     """
     if source.config.aligned:
-        raise ValueError("the source model is aligned already: load it with aligned=False to align it anew")
+        raise ValueError("the source model is aligned already: load it with aligned=False to align it again")
     pairs = list(pairs)
     ours, theirs = (
         anchors(

@@ -86,7 +86,7 @@ def _choices_of(examples: list[dict[str, Any]]) -> int:
             if name not in LABEL_NAMES and len(value) != choices:
                 raise ValueError(
                     f"example {number} of the batch has {len(value)} choices in {name!r}, and example 0 has {choices}: "
-                    "expected as many in every question of a batch. Leave choices out or add empty ones, or sort the "
-                    "questions by their number of choices"
+                    "expected the same number in every question of a batch. Leave choices out or add empty ones, or "
+                    "sort questions by their number of choices"
                 )
     return choices

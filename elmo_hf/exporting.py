@@ -294,7 +294,7 @@ def example_inputs(
 ) -> dict[str, Tensor]:
     """A batch of `rows` random sentences of up to `words` words, including boundaries, like the tokenizer's output.
 
-    The first sentence is the longest; each next one is a word shorter, down to the two boundaries.
+    The first sentence is the longest; each following one is a word shorter, down to the two boundaries.
     """
     config = model.config
     draw = torch.Generator().manual_seed(0)

@@ -49,7 +49,7 @@ def damage_named(name: str | os.PathLike[str], part: str = "model") -> Iterator[
     files = [folder / file for file in FILES[part]]
     for path in files:
         if path.exists() and not path.is_file():
-            raise DamageError(f"{path}: no regular file; expected a JSON object. {remedy}")
+            raise DamageError(f"{path}: not a regular file; expected a JSON object. {remedy}")
     try:
         yield
     except (ImportError, NotImplementedError, DamageError):
@@ -201,8 +201,8 @@ def differing(kind: Any, folder: Path, config: Any, stored: dict[str, tuple[int,
         elif found != shape:
             raise ValueError(
                 f"{folder}: {name} has shape {found} in the file of weights, and {CONFIG_NAME} asks for {shape}: "
-                "expected both of one model. Fetch or save the model again (ignore_mismatched_sizes=True initializes "
-                "such weights anew)"
+                "expected both of one model. Fetch or save the model again (ignore_mismatched_sizes=True reinitializes "
+                "such weights)"
             )
     return missing
 

@@ -369,7 +369,7 @@ def _text_entries(
         except ValueError:
             wrong = next(value for value in numbers if not _is_number(value))
             raise ValueError(
-                f"{place}: {_shown(wrong)} of the word {_shown(word)} is no number; expected {size} numbers after "
+                f"{place}: {_shown(wrong)} of the word {_shown(word)} is not a number; expected {size} numbers after "
                 "each word"
             ) from None
         _check_finite(vector, word, place)
@@ -409,8 +409,8 @@ def _binary_entries(stream: BinaryIO, path: Path, header: _Header, wanted: Conta
         yield word, vector
     if (buffer[position:] + stream.read(1)).strip():
         raise ValueError(
-            f"{path}: goes on behind word {header.words}; expected so many words of {header.size} float32 numbers, as "
-            "line 1 says. The file is damaged or in another format: fetch it again"
+            f"{path}: continues after word {header.words}; expected that many words of {header.size} float32 numbers, "
+            "as line 1 says. The file is damaged or in another format: fetch it again"
         )
 
 

@@ -48,27 +48,20 @@ def heading(number: int, text: str) -> None:
     print(f"\n{number}. {text}\n{'-' * (len(text) + 3)}", flush=True)
 
 
-def run(*command: str | Path, shown_as: str) -> None:
-    """Show and run a command; its output, including progress bars, goes to the terminal."""
-    words = [str(word) for word in command]
-    print(f"$ {shown_as} {shlex.join(words)}", flush=True)
-    program = {
-        "elmo-hub": [sys.executable, "-m", "hub_upload"],
-        "python examples/run_ner.py": [sys.executable, str(EXAMPLES / "run_ner.py")],
-        "python examples/plot_layers.py": [sys.executable, str(EXAMPLES / "plot_layers.py")],
-    }[shown_as]
-    done = subprocess.run([*program, *words], env=environment(), check=False)
-    if done.returncode:
-        raise Failure(f"{shown_as} ended with status {done.returncode}")
-
-
-def environment() -> dict[str, str]:
+def run(name: str, *arguments: str | Path) -> None:
+    """Show and run `elmo-hub` or a script of this folder; the output, with progress bars, goes to the terminal."""
+    words = [str(word) for word in arguments]
+    print(f"$ {name} {shlex.join(words)}", flush=True)
+    program = ["-m", "hub_upload"] if name == "elmo-hub" else [str(EXAMPLES / Path(name).name)]
     # The matrices are so small that a second thread would slow things down.
-    return {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", **os.environ}
+    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", **os.environ}
+    done = subprocess.run([sys.executable, *program, *words], env=environment, check=False)
+    if done.returncode:
+        raise Failure(f"{name} ended with status {done.returncode}")
 
 
-def show_senses() -> int:
-    """Print the nearest sentence, by the word's vector, for each sentence; return how often the senses agree.
+def show_senses() -> None:
+    """Print the nearest sentence, by the word's vector, for each sentence, and how often the senses agree.
 
     Vectors are from the top layer, which separates senses best according to the paper.
     """
@@ -84,7 +77,6 @@ def show_senses() -> int:
         right += rows[nearest][0] == sense
         print(f"  {sense:15} {' '.join(words):48} nearest: {rows[nearest][0]} ({cosines[nearest]:.2f})")
     print(f'The nearest "{WORD}" has the same sense in {right} of {len(rows)} sentences.', flush=True)
-    return right
 
 
 def show_gaps() -> None:
@@ -132,16 +124,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     heading(2, "A gap, filled from both sides")
     show_gaps()
 
-    heading(3, "A tagger of parts of speech, fine-tuned on Wikinews")
+    heading(3, "A POS tagger, fine-tuned on Wikinews")
     parts = {split: CORPUS / f"{split}.conll" for split in ("train", "validation", "test")}
     files = [argument for split, path in parts.items() for argument in (f"--{split}_file", path)]
     options = "--task pos --freeze_bilm --cache_layers 1 --task_lstm_size 64 --representation_dropout 0.3"
     options += " --learning_rate 5e-3 --per_device_train_batch_size 32 --do_train --do_eval --do_predict"
-    run(
-        *(*files, "--output_dir", tagger, *options.split(), "--num_train_epochs", str(args.epochs)),
-        *("--train_share", f"{args.train_share:g}", "--resume_from_checkpoint", "false"),
-        shown_as="python examples/run_ner.py",
-    )
+    options += f" --resume_from_checkpoint false --num_train_epochs {args.epochs} --train_share {args.train_share:g}"
+    run("python examples/run_ner.py", *files, "--output_dir", tagger, *options.split())
     results = read_json(tagger / "all_results.json")
     print(f"\nRight tags on {results['test_samples']} test sentences: {results['test_accuracy']:.1%}")
     words = check_answers(tagger, tagger / "predictions.conll")
@@ -150,9 +139,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("  " + " ".join(f"{word}/{each}" for word, each in zip(answer.words, answer.tags or (), strict=True)))
 
     heading(4, "Into the original's format (options.json, HDF5) and back")
-    run("export", "--model", default_model(), "--output", original, "--overwrite", shown_as="elmo-hub")
-    run("convert", original, "--output", back, "--overwrite", shown_as="elmo-hub")
-    run("verify", "--model", back, "--against", original, shown_as="elmo-hub")
+    run("elmo-hub", "export", "--model", default_model(), "--output", original, "--overwrite")
+    run("elmo-hub", "convert", original, "--output", back, "--overwrite")
+    run("elmo-hub", "verify", "--model", back, "--against", original)
     print(f"Vectors of the shipped model and of {back}: largest difference {check_round_trip(back):.1e}")
 
     heading(5, "The paper's pictures")
@@ -160,11 +149,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     tagged = [sentence for path in parts.values() for sentence in read_tagged(path, TagColumns(any_tag=True))]
     write_lines(text, (" ".join(sentence.words) + "\n" for sentence in tagged))
     queries = [sentences[0] for sentences in SENSES.values()]
-    run(
-        *("--task_models", f"tags={tagger}", "--word", WORD, "--text_files", text, "--queries", *queries),
-        *("--output_dir", figures),
-        shown_as="python examples/plot_layers.py",
-    )
+    senses = ("--word", WORD, "--text_files", text, "--queries", *queries)
+    run("python examples/plot_layers.py", "--task_models", f"tags={tagger}", *senses, "--output_dir", figures)
     for picture in sorted(figures.glob("*.png")):
         print(f"  {picture}")
     print(f"\nDone in {time.monotonic() - start:.0f} s; everything is in {output}", flush=True)

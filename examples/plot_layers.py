@@ -11,7 +11,7 @@ This draws Figure 2 and Table 4 of Peters et al. 2018 as PNG files, and writes t
 # %% Options
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,37 +20,27 @@ import numpy as np
 from matplotlib.figure import Figure
 from transformers import HfArgumentParser
 
-from elmo_hf import ElmoModel, default_model, embed
-from elmo_hf.finetuning import run, write_figure, write_lines
+from elmo_hf import ElmoModel, default_model, embed, neighbors
+from elmo_hf.finetuning import option, run, write_figure, write_lines
 from elmo_hf.hub import resolve
 from elmo_hf.pretraining import open_corpus, word_splitter
 
 
 @dataclass
 class Arguments:
-    task_models: list[str] = field(
-        default_factory=list, metadata={"help": "Fine-tuned models whose layer weights are drawn, as NAME=FOLDER."}
+    task_models: list[str] = option([], "Fine-tuned models whose layer weights are drawn, as NAME=FOLDER.")
+    model_name_or_path: str | None = option(None, "The biLM for neighbors (default: the shipped English model).")
+    text_files: list[str] = option([], "Tokenized text, one sentence per line, to search for neighbors.")
+    word: str | None = option(None, "The word, in either case.")
+    queries: list[str] = option(
+        [], "Tokenized sentences with the word, one per sense (default: two dissimilar ones of the text)."
     )
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "The biLM for neighbors (default: the shipped English model)."}
+    neighbours: int = option(3, "Number of neighbors to show.")
+    layers: Literal["mix", "top", "average"] = option(
+        "top", "Layers to compare; according to the paper, the top layer separates senses best."
     )
-    text_files: list[str] = field(
-        default_factory=list, metadata={"help": "Tokenized text, one sentence per line, to search for neighbors."}
-    )
-    word: str | None = field(default=None, metadata={"help": "The word, in either case."})
-    queries: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Tokenized sentences with the word, one per sense (default: two dissimilar ones of the text)."
-        },
-    )
-    neighbours: int = field(default=3, metadata={"help": "Number of neighbors to show."})
-    layers: Literal["mix", "top", "average"] = field(
-        default="top",
-        metadata={"help": "Layers to compare; according to the paper, the top layer separates senses best."},
-    )
-    max_occurrences: int = field(default=2000, metadata={"help": "Use at most this many occurrences of the text."})
-    output_dir: str = field(default=".", metadata={"help": "Where to write."})
+    max_occurrences: int = option(2000, "Use at most this many occurrences of the text.")
+    output_dir: str = option(".", "Where to write.")
 
 
 # %% Layer weights of tasks (Figure 2)
@@ -178,12 +168,8 @@ def neighbors_without_context(text: list[Occurrence], word: str, model: ElmoMode
     """Words of the same sentences with the nearest word-layer vectors: one list for all senses."""
     types = sorted({other for each in text for other in each.words if other.lower() != word.lower()})
     # The word layer does not depend on the sentence.
-    arrays = embed([[each] for each in [word, *types]], model, layers="all")
-    vectors = np.stack([array[0, 0] for array in arrays])
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
-    similar = vectors[1:] @ vectors[0]
-    order = np.argsort(-similar)[:count]
-    return Neighbors(f"[{word}] (word layer)", [(float(similar[n]), types[n]) for n in order])
+    found = neighbors(word, [word], [[each] for each in types], model, layers=0, count=count, each_usage=True)
+    return Neighbors(f"[{word}] (word layer)", [(each.similarity, each.word) for each in found])
 
 
 def neighbor_table(rows: list[Neighbors]) -> str:

@@ -23,26 +23,25 @@ from safetensors import safe_open
 from transformers import HfArgumentParser
 
 from elmo_hf import CorpusEmbedding, embed_corpus
-from elmo_hf.finetuning import run
+from elmo_hf.finetuning import option, run
 
 
 @dataclass
 class Arguments:
     input_files: list[str] = field(
-        metadata={"help": "Text (a sentence per line), JSON lines, Parquet; files or globs."}
+        metadata={"help": "Text (one sentence per line), JSON lines, Parquet; files or globs."}
     )
     output: str = field(metadata={"help": "A .hdf5 file, or a .parquet or .safetensors folder."})
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={"help": "Folder or Hub name of a model and its tokenizer (default: the shipped English model)."},
+    model_name_or_path: str | None = option(
+        None, "Folder or Hub name of a model and its tokenizer (default: the shipped English model)."
     )
-    layers: Literal["mix", "top", "average", "all"] = field(default="mix", metadata={"help": "Which layers to write."})
-    pre_tokenization: Literal["whitespace", "ptb"] = field(
-        default="whitespace", metadata={"help": "Sentences are words separated by spaces, or raw text (ptb)."}
+    layers: Literal["mix", "top", "average", "all"] = option("mix", "Which layers to write.")
+    pre_tokenization: Literal["whitespace", "ptb"] = option(
+        "whitespace", "Sentences are words separated by spaces, or raw text (ptb)."
     )
-    text_column: str = field(default="text", metadata={"help": "Column of JSON lines and Parquet."})
-    half_precision: bool = field(default=False, metadata={"help": "Write float16 instead of float32."})
-    bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
+    text_column: str = option("text", "Column of JSON lines and Parquet.")
+    half_precision: bool = option(False, "Write float16 instead of float32.")
+    bf16: bool = option(False, "Compute in bfloat16.")
 
 
 def read_vectors(output: Path, number: int) -> np.ndarray:

@@ -8,7 +8,6 @@ accuracy. Started again with the same `--output_dir`, a run continues from its l
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +36,6 @@ from elmo_hf.finetuning import (
     write_lines,
 )
 from elmo_hf.metrics import Seqeval
-
-
-@dataclass
-class TaggerTrainingArguments(TaskTrainingArguments):
-    metric_for_best_model: str | None = field(
-        default="f1", metadata={"help": "Metric that chooses the best model; accuracy if there are no entities."}
-    )
 
 
 def best_labels(outputs: Any, labels: Any) -> Any:
@@ -77,9 +69,8 @@ def scorer(labels: list[str], data: TagArguments) -> Callable[[EvalPrediction], 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Run fine-tuning and return all metrics, which are also in the output folder."""
     # Parse.
-    model_args, data_args, args = parse(argv, TaggerArguments, TagArguments, TaggerTrainingArguments)
-    if data_args.task != "ner" and args.metric_for_best_model == "f1":
-        args.metric_for_best_model = "accuracy"
+    model_args, data_args, args = parse(argv, TaggerArguments, TagArguments, TaskTrainingArguments)
+    args.choose_by("f1" if data_args.task == "ner" else "accuracy")
 
     # Data.
     config, keeps_head = load_config(model_args, ElmoForTokenClassification)
@@ -107,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     )
     record = run_record(model, splits, labels, (model_args, data_args, args))
     metrics, prediction = run_stages(trainer, record, {"f1": "entity F1"})
-    if prediction is not None and trainer.is_world_process_zero():
+    if prediction is not None:
         predicted, _ = tags_of(prediction.predictions, prediction.label_ids, labels)
         write_predictions(Path(args.output_dir) / "predictions.conll", splits["test"], predicted)
     return metrics

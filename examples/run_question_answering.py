@@ -10,7 +10,6 @@ run continues from its last checkpoint.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +36,6 @@ from elmo_hf.finetuning import (
 from elmo_hf.metrics import AnswerSpans
 
 
-@dataclass
-class AnswerTrainingArguments(TaskTrainingArguments):
-    metric_for_best_model: str | None = field(default="f1", metadata={"help": "Metric that chooses the best model."})
-
-
 def spans_only(outputs: Any, labels: Any) -> Any:
     """The start and end logits. Some configurations return further outputs after them."""
     return outputs[:2]
@@ -50,7 +44,8 @@ def spans_only(outputs: Any, labels: Any) -> Any:
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Run fine-tuning and return all metrics, which are also in the output folder."""
     # Parse.
-    model_args, data_args, args = parse(argv, ModelArguments, QuestionArguments, AnswerTrainingArguments)
+    model_args, data_args, args = parse(argv, ModelArguments, QuestionArguments, TaskTrainingArguments)
+    args.choose_by("f1")
 
     # Data.
     splits, _ = data_args.read(args)
@@ -91,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     )
     record = run_record(model, splits, [], (model_args, data_args, args))
     metrics, prediction = run_stages(trainer, record, {"f1": "answer F1"})
-    if prediction is not None and trainer.is_world_process_zero():
+    if prediction is not None:
         _, answers = answers_of(datasets["test"], prediction.predictions, data_args.n_best)
         write_predictions(Path(args.output_dir), answers)
     return metrics

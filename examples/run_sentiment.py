@@ -10,7 +10,6 @@ run continues from its last checkpoint.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,24 +38,12 @@ from elmo_hf.finetuning import (
 )
 from elmo_hf.metrics import Classification
 
+# Metric that chooses the best model, and whether greater is better.
 BEST_METRIC = {
     "single_label_classification": ("accuracy", True),
     "multi_label_classification": ("f1", True),
     "regression": ("mse", False),
 }
-
-
-@dataclass
-class ClassifierTrainingArguments(TaskTrainingArguments):
-    metric_for_best_model: str | None = field(
-        default=None,
-        metadata={"help": "Metric that chooses the best model (default: accuracy; several labels: f1; values: mse)."},
-    )
-    greater_is_better: bool | None = field(default=None, metadata={"help": "True if larger values are better."})
-
-    def __post_init__(self) -> None:
-        self.metric_is_chosen = self.metric_for_best_model is not None
-        super().__post_init__()
 
 
 def only_logits(outputs: Any, labels: Any) -> Any:
@@ -95,10 +82,9 @@ def scorer(problem: str, labels: list[str]) -> Callable[[EvalPrediction], dict[s
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Run fine-tuning and return all metrics, which are also in the output folder."""
     # Parse.
-    model_args, data_args, args = parse(argv, ClassifierArguments, TextArguments, ClassifierTrainingArguments)
+    model_args, data_args, args = parse(argv, ClassifierArguments, TextArguments, TaskTrainingArguments)
     problem = data_args.problem_type
-    if not args.metric_is_chosen:
-        args.metric_for_best_model, args.greater_is_better = BEST_METRIC[problem]
+    args.choose_by(*BEST_METRIC[problem])
 
     # Data.
     pairs = {"sentence_pairs": True} if data_args.text_pair_column is not None else {}
@@ -128,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     )
     record = run_record(model, splits, labels, (model_args, data_args, args))
     metrics, prediction = run_stages(trainer, record)
-    if prediction is not None and trainer.is_world_process_zero():
+    if prediction is not None:
         predicted = decisions(prediction.predictions, problem)
         write_lines(Path(args.output_dir) / "predictions.jsonl", records(splits["test"], predicted, labels, problem))
     return metrics

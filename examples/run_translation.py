@@ -17,7 +17,7 @@ The output folder is an ElmoEncoderDecoderModel with the encoder's tokenizer; th
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,7 @@ from elmo_hf.finetuning import (
     check_translator,
     encode_pairs,
     load_or_make_translator,
+    option,
     parse,
     run,
     run_record,
@@ -46,9 +47,9 @@ from elmo_hf.metrics import Bleu, Rouge
 class DataArguments(PairArguments):
     """Options for data in two text files with one text per line, or in one file: `.tsv`, `.json` (a list), `.jsonl`."""
 
-    bleu_tokenize: str = field(default="13a", metadata={"help": "sacrebleu's tokenization: 13a, intl, zh, char, ..."})
-    rouge_tokenizer: Literal["english", "unicode"] = field(
-        default="english", metadata={"help": "ROUGE's tokenization; unicode for other languages."}
+    bleu_tokenize: str = option("13a", "sacrebleu's tokenization: 13a, intl, zh, char, ...")
+    rouge_tokenizer: Literal["english", "unicode"] = option(
+        "english", "ROUGE's tokenization; unicode for other languages."
     )
 
 
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     )
     record = run_record(model, splits, [], (model_args, data_args, args))
     metrics, prediction = run_stages(trainer, record, {"bleu": "BLEU", "rougeL": "ROUGE-L"})
-    if prediction is not None and args.predict_with_generate and trainer.is_world_process_zero():
+    if prediction is not None and args.predict_with_generate:
         texts = texts_of(prediction.predictions, tokenizers[1])
         in_file = dict(zip(orders["test"], texts, strict=True))
         lines = (" ".join(in_file[index].split()) + "\n" for index in range(len(texts)))

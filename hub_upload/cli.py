@@ -282,7 +282,7 @@ def _named(options: dict[str, Any], name: str, places: list[str], place: int, fe
         if len(places) < fewest:
             raise UsageError(f"--{name} is missing")
         options[name] = places.pop(place)
-        print(f"note: the {name} is given by --{name} {options[name]} now", file=sys.stderr)
+        print(f"note: the {name} is now given by --{name} {options[name]}", file=sys.stderr)
     return options[name]
 
 
@@ -327,7 +327,7 @@ PROGRAM = Program(
     GROUPS,
     [
         "  elmo-hub convert weights.hdf5 --output elmo-folder --options options.json",
-        "  elmo-hub COMMAND --help tells more.",
+        "  elmo-hub COMMAND --help lists its options.",
     ],
 )
 

@@ -24,9 +24,9 @@ class BruteForceElmo:
         self.weights = {name: value.detach().double().numpy() for name, value in tensors.items()}
 
     def word(self, characters):
-        """Ids of one word's characters, or the word's own id in a word model -> its vector, (P,).
+        """Map the character ids of a word, or its id in a word model, to its vector, (P,).
 
-        Where several are joined: a pair or triple of what there is of id, characters and part of speech.
+        For joined inputs, a pair or triple of those of id, characters and POS tag that the model reads.
         """
         config, weights = self.config, self.weights
         if config.joins_words:
@@ -78,7 +78,7 @@ class BruteForceElmo:
         return self.weights[f"{name}.weight"] * scaled + self.weights[f"{name}.bias"]
 
     def direction(self, inputs, layer, name, hidden, cell):
-        """Vectors in reading order -> outputs in reading order, final hidden and cell."""
+        """Map vectors in reading order to outputs in reading order, final hidden state and cell."""
         config, outputs = self.config, []
         prefix = f"encoder.layers.{layer}.{name}_lstm"
         for x in inputs:
@@ -96,7 +96,7 @@ class BruteForceElmo:
         return outputs, hidden, cell
 
     def sentence(self, rows, state=None):
-        """Rows that `word` reads, of one sentence -> ([N + 1, words, 2P], final state {(layer, direction): (h, c)})."""
+        """Map a sentence's inputs of `word` to ([N + 1, words, 2P], final state {(layer, direction): (h, c)})."""
         config = self.config
         words = [self.word(row) for row in rows]
         state = dict(state or {})
@@ -123,7 +123,7 @@ class BruteForceElmo:
         return np.array(layers), state
 
     def mix(self, layers, index=0):
-        """[N + 1, words, 2P] -> [words, 2P], without layer norm."""
+        """Mix layers [N + 1, words, 2P] to [words, 2P], without layer norm."""
         if self.config.scalar_mix == "top":
             return self.weights[f"scalar_mixes.{index}.gamma"] * layers[-1]
         shares = np.exp(self.weights[f"scalar_mixes.{index}.weights"])

@@ -12,7 +12,7 @@ class BruteForceTransformer(BruteForceElmo):
     """Computes layers and mixes of an `ElmoModel` with a Transformer from its tensors and configuration."""
 
     def position(self, place):
-        """(P,): sine and cosine by turns."""
+        """Sinusoid (P,) of a position, sine and cosine alternating."""
         width = self.config.projection_size
         angles = [place / 10000 ** ((column // 2 * 2) / width) for column in range(width)]
         return np.array([np.cos(angle) if column % 2 else np.sin(angle) for column, angle in enumerate(angles)])
@@ -21,7 +21,7 @@ class BruteForceTransformer(BruteForceElmo):
         return self.weights[f"{name}.weight"] @ x + self.weights[f"{name}.bias"]
 
     def attention(self, sequence, name, visible):
-        """What each position takes from those that `visible(position, other)` lets it see."""
+        """Attention output of each position over the positions for which `visible(position, other)` is true."""
         heads = self.config.num_attention_heads
         query, key, value = (
             [self.linear(x, f"{name}.{part}_proj").reshape(heads, -1) for x in sequence] for part in "qkv"
@@ -48,7 +48,7 @@ class BruteForceTransformer(BruteForceElmo):
         return outputs
 
     def sentence(self, rows, state=None):
-        """Rows that `word` reads, of one sentence -> [N + 1, words, 2P]; no state."""
+        """Map a sentence's inputs of `word` to layers [N + 1, words, 2P]."""
         words = [self.word(row) for row in rows]
         start = [word + self.position(place) for place, word in enumerate(words)]
         runs = {"forward": start, "backward": start}

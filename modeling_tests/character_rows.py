@@ -1,4 +1,4 @@
-"""The row of characters of one word, written out: what the tokenizer's rows of many words are tested against."""
+"""Plain implementation of a word's character row, the reference for the tokenizer's batches of words."""
 
 from elmo_hf.tokenizer.characters import BEGIN_OF_WORD, BYTE_OFFSET, END_OF_WORD, WORD_PADDING
 

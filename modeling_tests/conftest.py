@@ -22,12 +22,12 @@ from .hub_server import Hub, running_hub
 ROOT = Path(__file__).resolve().parent.parent
 
 
-# What a test is skipped for, but not where `ELMO_REQUIRE_REFERENCE=1` says that it must be at hand.
+# Reasons of skips that are failures with `ELMO_REQUIRE_REFERENCE=1`.
 REQUIRED = ("no reference outputs", "no C compiler")
 
 
 def fail_if_required(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Turn a skip into a failure where something required is missing."""
+    """Turn a skip into a failure if a required file or program is missing."""
     reason = str(report.longrepr[-1]) if report.skipped and isinstance(report.longrepr, tuple) else ""
     if os.environ.get("ELMO_REQUIRE_REFERENCE") == "1" and any(name in reason for name in REQUIRED):
         report.outcome, report.longrepr = "failed", f"{reason}: required by ELMO_REQUIRE_REFERENCE=1"
@@ -58,7 +58,7 @@ def reference() -> Path:
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Every test starts from the same random state, whatever ran before it."""
+    """Every test starts from the same random state."""
     torch.manual_seed(0)
     shortcuts.take()
 

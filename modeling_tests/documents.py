@@ -50,13 +50,13 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of each command of a shell's block; those on both sides of a pipe are two."""
+    """The words of each command in a shell block; a pipe separates commands."""
     found, begun = [], ""
     for line in text.replace("\\\n", " ").splitlines():
         begun += line + "\n"
         try:
             words = shlex.split(begun, comments=True)
-        except ValueError:  # a quotation goes on in the next line
+        except ValueError:  # a quoted string continues on the next line
             continue
         begun = ""
         while "|" in words:
@@ -69,7 +69,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def inline_commands(page: Path) -> list[list[str]]:
-    """Commands that stand in a sentence; they may leave out what they need."""
+    """Commands within a sentence, which may omit required options."""
     spans = re.findall(r"`(elmo-(?:hf|hub) [^`]+)`", FENCE.sub("", page.read_text(encoding="utf-8")))
     return [[*shlex.split(span), "..."] for span in spans]
 
@@ -89,7 +89,7 @@ def run_python(block: Block, page: str, names: dict[str, Any]) -> None:
 
 
 def check_python(text: str) -> None:
-    """Compile a block, and find every name of this project that it imports or takes of `elmo_hf`."""
+    """Compile a block, and check that the names it imports from this project exist."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -173,8 +173,8 @@ def _check_script(path: Path, arguments: list[str]) -> None:
 
 
 def _parsed(parser: argparse.ArgumentParser, parse: Callable[[list[str]], Any], arguments: list[str]) -> Any:
-    """What a parser makes of a command line, which may be short of something where it has `...`."""
-    parser.allow_abbrev = False  # a part of a name is no name
+    """Result of parsing a command line, in which `...` stands for omitted arguments."""
+    parser.allow_abbrev = False  # abbreviated names are errors
     if "..." in arguments:
         arguments = [each for each in arguments if each.startswith("-") or each != "..."]
         for action in parser._actions:

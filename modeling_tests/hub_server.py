@@ -38,7 +38,7 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What is to go wrong with the next requests that match."""
+    """Faults of the next requests that match."""
 
     method: str
     path: str
@@ -50,7 +50,7 @@ class Fault:
 
 
 class Hub:
-    """The state of the server, which tests look into and disturb."""
+    """The state of the server, which tests inspect and modify."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
@@ -75,17 +75,17 @@ class Hub:
         return self.blobs[value] if isinstance(value, str) else value
 
     def put(self, name: str, files: dict[str, bytes], ref: str = "main", private: bool = False) -> str:
-        """A commit that leaves these files, on top of nothing."""
+        """Create a commit without a parent that holds these files."""
         repository = self.repositories.setdefault(name, Repository(private))
         return commit(repository, ref, dict(files))
 
     def asked(self, method: str, path: str) -> int:
-        """Requests so far that match."""
+        """The matching requests so far."""
         return sum(one == method and re.search(path, other) is not None for one, other, _ in self.requests)
 
 
 def commit(repository: Repository, ref: str, files: dict[str, bytes | str]) -> str:
-    # As git's: of what came before, too.
+    # Like git's, it also depends on the parent.
     digest = hashlib.sha1(json.dumps([len(repository.commits), ref, sorted(files)]).encode()).hexdigest()
     repository.commits[digest] = files
     repository.refs[ref] = digest
@@ -234,7 +234,7 @@ class Handler(BaseHTTPRequestHandler):
         return sha, repository.commits[sha]
 
     def validate(self, content: str) -> tuple[int, bytes, dict[str, str]]:
-        """What the Hub looks at first: a block of YAML whose fields have the right kinds."""
+        """Check of a card's metadata: a YAML block whose fields have the right types."""
         found = re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)
         data = yaml.safe_load(found[1]) if found else None
         wrong = [] if isinstance(data, dict) else ["metadata"]
@@ -353,7 +353,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.content(content, {"X-Repo-Commit": sha, "ETag": f'"{etag}"'})
 
     def content(self, content: bytes, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
-        """A file, or the part of it that was asked for by range."""
+        """A file, or the requested range of it."""
         headers = {**headers, "Accept-Ranges": "bytes"}
         if self.command == "HEAD":
             return 200, b"", {**headers, "Content-Length": str(len(content))}

@@ -1,4 +1,4 @@
-"""A trial of the installed package, run by `make install-test` with a fresh environment's Python and nothing else.
+"""Test of the installed package, run by `make install-test` with the Python of a fresh environment.
 
 Both packages import from where they are installed; the commands run; the shipped model answers; a model is saved,
 described and read; the wheel's kernels serve without a compiler, where it brings some.

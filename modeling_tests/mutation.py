@@ -1,4 +1,4 @@
-"""Do the tests notice a change of the code? Random places of some rooms are changed, one at a time, and tested.
+"""Mutation testing: random places of the code are changed, one at a time, and the tests run.
 
     python -m modeling_tests.mutation --count 200 --seed 0 --output outputs/mutants.jsonl
 
@@ -29,7 +29,7 @@ FLIPPED: dict[type, type] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """A change of one expression of a file: `start` and `end` are bytes of it."""
+    """A change of one expression of a file, between the byte offsets `start` and `end`."""
 
     file: str
     line: int
@@ -65,7 +65,7 @@ def _is_number(node: ast.AST) -> bool:
 
 
 def mutants(path: Path) -> Iterator[Mutant]:
-    """All changes of a file; annotations and texts stay."""
+    """All possible changes of a file, except in annotations and strings."""
     source = path.read_bytes()
     starts = [0]
     for line in source.splitlines(keepends=True):
@@ -103,7 +103,7 @@ def mutants(path: Path) -> Iterator[Mutant]:
 
 
 def tests_of(path: Path) -> list[Path]:
-    """The test file that mirrors this one; without it, those of its room that name it, or all of its room."""
+    """The mirroring test file; without one, the tests of the folder that name the file, or all of the folder."""
     folder = ROOT / "modeling_tests" / path.parent.name
     mirrored = folder / f"test_{path.stem}.py"
     if mirrored.is_file():
@@ -113,7 +113,7 @@ def tests_of(path: Path) -> list[Path]:
 
 
 def is_noticed(copy: Path, tests: list[Path], seconds: int) -> bool:
-    """True if a test fails, or takes forever."""
+    """True if a test fails or times out."""
     names = [str(test.relative_to(ROOT)) for test in tests]
     options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", f"--timeout={seconds}"]
     done = run_python("-m", "pytest", *options, *names, cwd=copy)

@@ -1,4 +1,4 @@
-"""Parameters of tests of which only some run in `make test`."""
+"""Test parameters, only some of which run in `make test`."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 
 def every(step: int, rows: Iterable[Any]) -> list[Any]:
-    """The first row and each `step`-th after it are quick, the others slow."""
+    """Mark all rows slow except the first and every `step`-th after it."""
     return [row if number % step == 0 else slow(row) for number, row in enumerate(rows)]
 
 

@@ -1,4 +1,4 @@
-"""What most tests do without, because it takes long: figures, files forced onto the disk, sources read again."""
+"""Operations that most tests skip to save time: figures, fsync, reading of source files."""
 
 import functools
 import os
@@ -12,7 +12,7 @@ drawing: list[Any] = []
 
 
 def write_no_figure(figure: Any, path: str | os.PathLike[str], **_: Any) -> None:
-    """Stand in for `Figure.savefig`: a file that is there."""
+    """Stand-in for `Figure.savefig` that writes a placeholder."""
     Path(path).write_bytes(NOT_DRAWN)
 
 
@@ -24,7 +24,7 @@ def take() -> None:
         figure.Figure.savefig = write_no_figure
     utils = sys.modules.get("transformers.dynamic_module_utils")
     if utils is not None and "get_relative_imports" not in remembered:
-        # Called for each of our files whenever a model is saved: a tenth of the time of all tests.
+        # Called for each source file whenever a model is saved, a tenth of the time of all tests.
         remembered["get_relative_imports"] = read = utils.get_relative_imports
         kept = functools.cache(read)
         utils.get_relative_imports = lambda file: list(kept(str(file))) if str(file).startswith(PACKAGE) else read(file)

@@ -21,7 +21,7 @@ SETTINGS = ["names:whole", "names:checkpointing", "names:bf16"]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Folders of what one process and what two processes found: each launched once for all runs."""
+    """Output folders of one process and of two, each launched once for all runs."""
     folders = {}
     for processes in (1, 2):
         folder = folders[processes] = tmp_path_factory.mktemp(f"processes{processes}")
@@ -60,7 +60,7 @@ class TestProcesses:
 
     @pytest.mark.parametrize("setting", ["whole", "checkpointing"])
     def test_settings_equal_plain_training(self, setting, runs):
-        """A batch in one piece is the accumulated one; activations computed again are the same."""
+        """Accumulation and activation checkpointing do not change the result."""
         assert_close(runs[1] / f"names:{setting}", runs[1] / "names")
 
     @pytest.mark.parametrize("processes", [1, 2])

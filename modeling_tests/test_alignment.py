@@ -1,4 +1,4 @@
-"""Anchors, orthogonal maps and translation, against loops and known rotations."""
+"""Anchors, orthogonal maps and translation, compared with loops and known rotations."""
 
 import copy
 import json
@@ -105,7 +105,7 @@ class TestAnchors:
 
     @pytest.mark.slow
     def test_a_stream_is_not_held(self, tokenizer):
-        """Between two batches no more than a window is taken."""
+        """At most one window of sentences is read ahead."""
         model, taken, seen = tiny_model(tokenizer), [], []
         original = model.forward
 
@@ -150,7 +150,7 @@ class TestFit:
         np.testing.assert_allclose(found.apply(source).vectors, rotated(source, maps).vectors, rtol=0, atol=1e-12)
 
     def test_no_other_orthogonal_map_is_nearer(self):
-        """Of a target that no rotation reaches."""
+        """For a target that is not a rotation of the source."""
         source, target = random_anchors(VOCABULARY), random_anchors(VOCABULARY, seed=7)
         found = fit_alignment(source, target, [(word, word) for word in VOCABULARY])
         for layer in range(2):
@@ -290,7 +290,7 @@ class TestAlign:
     @pytest.mark.slow
     @pytest.mark.parametrize("overrides", FAMILY.values(), ids=FAMILY)
     def test_two_models_that_differ_by_rotations(self, overrides, tokenizer, text, tmp_path):
-        """The target is the source seen through other axes: the fitted model then gives the target's vectors."""
+        """The target is a rotation of the source, so the fitted model gives the target's vectors."""
         source = tiny_model(tokenizer, **overrides)
         target = copy.deepcopy(source)
         set_alignment(target, random_maps(source.config))
@@ -305,11 +305,11 @@ class TestAlign:
             np.testing.assert_allclose(one, other, rtol=0, atol=2e-3)
         after = [anchors(text, model, tokenizer, words=VOCABULARY) for model in (source, target)]
         precision = translation_precision(*after, dictionary)
-        # Words whose characters are looked at by no filter have one vector at layer 0.
+        # Words that no filter distinguishes have equal vectors at layer 0.
         assert precision.cosine[1:].tolist() == [1.0] * len(found.maps[1:]) and precision.cosine[0] > 0.9
         source.save_pretrained(tmp_path)
         assert torch.equal(ElmoModel.from_pretrained(tmp_path).alignment.maps, source.alignment.maps)
-        with pytest.raises(ValueError, match="source model is aligned"):
+        with pytest.raises(ValueError, match="aligned=False"):
             align(source, target, dictionary, text, text)
 
     def test_a_task_model_may_be_aligned(self, tokenizer, text):
@@ -436,7 +436,7 @@ class TestCommandLine:
 
 @pytest.mark.slow
 def test_an_original_checkpoint_stays_what_it_is(tmp_path):
-    """Export and verification look at the biLM, whatever its layers are mapped to."""
+    """Export and verification use the biLM without its alignment."""
     arrays = write_bilm(tmp_path / "original")
     convert(tmp_path / "original", tmp_path / "hf")
     model = ElmoModel.from_pretrained(tmp_path / "hf")

@@ -1,4 +1,4 @@
-"""The house's arrows: who may import whom, and what the files that travel with a checkpoint may do."""
+"""Allowed imports between folders, and rules for the files saved with checkpoints."""
 
 import ast
 import importlib
@@ -64,12 +64,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "folders",
     },
 }
-# Front doors, which may import every room.
+# Entry points, which may import every folder.
 FREE = {"__init__", "__main__", "registration", "cli"}
-# Arrows to the converter, which is built on this package, taken when asked for: old programs read old files, and
-# published originals are asked for by name.
+# Lazy imports of the converter, which depends on this package: for old files, and for names of published originals.
 CONVERTER_IS_ASKED_BY = {"compat/loading.py", "hub/names.py"}
-# The arrows that leave the traveling rooms, taken lazily by `package_part`: who asks for which part, and what of it.
+# Lazy imports of remote code by `package_part`: the importing file, the part, and the names used.
 ASKED_AT_HOME = {
     "operators": {"kernels": {"VERSION", "ask", "keeper", "kept_vectors", "register", "release", "signed_levels"}},
     "configuration_elmo": {"folders": {"damage_named"}},
@@ -77,7 +76,7 @@ ASKED_AT_HOME = {
     "pretrained": {"folders": {"reading_model"}, "old_code": {"remove_old_code"}},
     "tokenization_elmo": {"folders": {"damage_named"}, "old_code": {"remove_old_code"}},
 }
-# A room each, because neither finds the other's files where it travels.
+# One per folder, because neither finds the other's files in a checkpoint.
 ASKING = ("installed", "installed_package")
 
 
@@ -135,7 +134,7 @@ TRAVELERS = [path for room in TRAVELING for path in modules(PACKAGE / room) if p
 
 
 def test_traveling_files_have_names_of_their_own() -> None:
-    """All of them share one folder of a checkpoint."""
+    """They are saved into one folder."""
     names = [path.name for path in TRAVELERS]
     assert len(set(names)) == len(names)
     assert all(path.parent.parent == PACKAGE for path in TRAVELERS)  # flat
@@ -160,7 +159,7 @@ def test_traveling_files_can_be_audited(path: Path) -> None:
 
 
 def test_each_traveling_room_has_one_writer() -> None:
-    """Files that open something for writing: each inside the folder that it is given."""
+    """Each folder of remote code has one file that writes, into the folder it is given."""
     writes = {"write_text", "write_bytes", "replace", "unlink", "mkdir", "rename", "rmdir", "TemporaryDirectory"}
     writers: dict[str, set[str]] = {room: set() for room in TRAVELING}
     for path in TRAVELERS:
@@ -191,7 +190,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_traveling_files_are_small() -> None:
-    """An afternoon's reading, task layers of AllenNLP, causal models, translators and refusals included."""
+    """The remote code is small enough to review."""
     assert sum(map(code_lines, TRAVELERS)) <= 5700
 
 

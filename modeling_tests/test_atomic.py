@@ -1,4 +1,4 @@
-"""Folders appear whole, or what was there before stays; leftovers of processes that are gone vanish."""
+"""Folders are written completely or not at all; leftovers of terminated processes are removed."""
 
 import os
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_an_error_leaves_the_earlier_folder(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_remains_of_a_killed_process_are_removed(tmp_path: Path) -> None:
-    """Killed while it wrote, between the two renamings, and after them."""
+    """Killed while writing, between the two renames, and after them."""
     folder = tmp_path / "model"
     (tmp_path / f".model.{GONE}.writing").mkdir()
     (tmp_path / f".model.{GONE}.earlier").mkdir()
@@ -61,7 +61,7 @@ def test_remains_of_a_killed_process_are_removed(tmp_path: Path) -> None:
         raise RuntimeError
     assert [path.name for path in folder.iterdir()] == ["old"]
     (tmp_path / f".model.{GONE}.earlier").mkdir()
-    (tmp_path / f".model.{os.getppid()}.writing").mkdir()  # of one that still runs
+    (tmp_path / f".model.{os.getppid()}.writing").mkdir()  # of a running process
     write(folder, "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == [f".model.{os.getppid()}.writing", "model"]
     assert (folder / "inner" / "file").read_text() == "new"

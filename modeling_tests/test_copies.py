@@ -1,4 +1,4 @@
-"""Copies of the same code side by side: that of a checkpoint's folder, and that of the installed package.
+"""Copies of the code in one process: that of a checkpoint's folder, and the installed package.
 
 A process each for the package absent, installed but not imported, imported before and imported after the model; folders
 saved by this version and by the last one before the rooms, from a local folder and from the Hub's cache.
@@ -91,7 +91,7 @@ def put_into_hub_cache(folder: Path, cache: Path, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`new` and `old`, saved by both versions, and the Hub's cache with both."""
+    """Folders saved by the current (`new`) and an earlier (`old`) version, and a Hub cache with both."""
     base = tmp_path_factory.mktemp("copies")
     torch.manual_seed(0)
     config = tiny_config(vocab_size=5, id2label={0: "O", 1: "B-PER"}, label2id={"O": 0, "B-PER": 1})
@@ -145,7 +145,7 @@ def test_every_copy_reads_every_folder(answers: tuple[str, Path], folders: Path,
         assert found["origin"] == "transformers_modules" and not found["imported"]
         return
     if found["origin"] == "transformers_modules" and version == "old":
-        # An old copy is refused by its name; both origins are named.
+        # The error for an old copy names both origins.
         assert "transformers_modules" in found["refused"] and "elmo_hf" in found["refused"]
     else:
         assert len(found["embedded"]) == len(TEXTS)
@@ -285,7 +285,7 @@ def test_the_package_serves_where_it_is_not_imported(folders: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("part", OLD_CODE)
 def test_code_of_the_version_before_goes(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its files that no longer travel are recognized by name and content."""
+    """Obsolete code files are recognized by name and content."""
     entries = dict(entry.split(":") for entry in OLD_CODE[part].split())
     assert not {path.stem for room in ("model", "tokenizer") for path in ROOT.glob(f"elmo_hf/{room}/*")} & set(entries)
     content = b"# of before"
@@ -302,7 +302,7 @@ def test_code_of_the_version_before_goes(part: str, tmp_path: Path, monkeypatch:
 
 
 def test_code_of_versions_before_the_rooms_goes(tmp_path: Path) -> None:
-    """Only what that version wrote: a file of the user's stays, whatever its name."""
+    """Only files that the version wrote are removed; files of the user stay."""
     with tarfile.open(OLD_FOLDER) as archive:
         archive.extractall(tmp_path, filter="data")
     old = {path.name for path in tmp_path.glob("*_elmo.py")}

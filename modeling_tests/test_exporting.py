@@ -74,7 +74,7 @@ def short_words(model: ElmoPreTrainedModel) -> tuple[dict[str, Tensor], dict[str
 
 
 def loop(step: Any, state: Any, given: tuple[Tensor, ...], reverse: bool) -> tuple[Any, Tensor]:
-    """What `scan` is."""
+    """The definition of `scan`."""
     outputs = []
     for index in range(len(given[0]))[:: -1 if reverse else 1]:
         state, output = step(state, tuple(part[index] for part in given))
@@ -112,7 +112,7 @@ def test_dense_modules(
 
 
 def test_weights_are_shared() -> None:
-    """Under the model's names; the model itself stays what it was."""
+    """Weights have the model's names; the model is unchanged."""
     model = model_of(ElmoModel).train()
     module = exportable(model)
     own, shared = dict(model.named_parameters()), dict(module.model.named_parameters())
@@ -140,7 +140,7 @@ def test_program(row: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_onnx_of_characters(tmp_path: Path) -> None:
-    """One session for all sizes, also of what the tokenizer returns, and named as that names it."""
+    """One session for all sizes, with the tokenizer's outputs and names."""
     onnxruntime = pytest.importorskip("onnxruntime")
     model = model_of(ElmoModel)
     path = export_onnx(model, tmp_path / "new" / "elmo.onnx", output_hidden_states=True)
@@ -170,7 +170,7 @@ def test_onnx_of_characters(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("row", [row for row in ROWS if row != "characters"])
 def test_onnx_by_the_command_line(row: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A saved model, of the class that it was saved as."""
+    """A saved model is loaded as its saved class."""
     onnxruntime = pytest.importorskip("onnxruntime")
     kind, overrides = ROWS[row]
     model = model_of(kind, **overrides)
@@ -190,7 +190,7 @@ def test_onnx_by_the_command_line(row: str, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_file_that_computes_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is refused, and nothing is left of it."""
+    """Export is refused, and no file is left."""
 
     class Session:
         def __init__(self, *args: Any, **options: Any) -> None: ...
@@ -256,7 +256,7 @@ def test_other_refusals(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_example_inputs(side: str) -> None:
-    """Like the tokenizer's: boundaries at both ends, padding zero and on its side, rows of falling length."""
+    """Batches like the tokenizer's: boundaries at both ends, padding on one side, rows of decreasing length."""
     model = model_of(ElmoModel)
     inputs = example_inputs(model, 3, 6, side)
     real = batch_of(["a b c d", "a b c", "a b"], side)

@@ -73,7 +73,7 @@ def write_transformer(folder: Path) -> Path:
 
 
 def read_transformer(path: Path) -> Arrays:
-    # A loss of the training program's that its reader wants and ignores.
+    # A loss of the training program, which its reader requires and ignores.
     state = read_archive(path if path.is_file() else path / "model.tar.gz")[0]
     return {name: value for name, value in as_arrays(state).items() if name != "_last_average_loss"}
 
@@ -88,7 +88,7 @@ def write_many_languages(folder: Path) -> Path:
 def read_many_languages(folder: Path) -> Arrays:
     names = ("token_embedder.pkl", "encoder.pkl", "classifier.pkl")
     states = {name: torch.load(folder / name, weights_only=True) for name in names}
-    # A column that its program makes and never reads.
+    # A column that the program creates and never reads.
     states["classifier.pkl"].pop("oov_column")
     return {f"{file}:{name}": value for file, state in states.items() for name, value in as_arrays(state).items()}
 
@@ -123,13 +123,13 @@ MEMBERS = {
     "Transformer ELMo": Member(write_transformer, read_transformer),
     "word-level ELMo": Member(write_word_level, read_bilm),
     "words and characters joined": Member(fields=BOTH_INPUTS, refusal=JOINS),
-    "with parts of speech": Member(fields={"num_pos_tags": 3, "pos_tag_embedding_size": 2}, refusal=JOINS),
+    "with POS tags": Member(fields={"num_pos_tags": 3, "pos_tag_embedding_size": 2}, refusal=JOINS),
     "ELMoForManyLangs": Member(write_many_languages, read_many_languages),
 }
 
 
 class Home:
-    """The checkpoints of all members, made when they are asked for."""
+    """The checkpoints of all members, created on request."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -186,7 +186,7 @@ def does_convert(home: Home, member: Member, source: Path, folder: Path, tmp_pat
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     vocabulary = ElmoTokenizer.from_pretrained(tmp_path / "hf").get_vocab()
     assert {"the", "cat"} <= vocabulary.keys() and len(vocabulary) == report.vocab_size == model.config.vocab_size
-    # Every number of the original is somewhere.
+    # Every number of the original is used.
     assert member.read is not None
     ours = np.sort(np.abs(np.concatenate([value.detach().flatten().numpy() for value in model.state_dict().values()])))
     for name, array in member.read(source).items():
@@ -206,7 +206,7 @@ def does_verify(home: Home, member: Member, source: Path, folder: Path, tmp_path
 
 @torch.no_grad()
 def does_embed(home: Home, member: Member, source: Path | None, folder: Path, tmp_path: Path) -> None:
-    """Sentences side by side against one at a time."""
+    """Batches, compared with single sentences."""
     model, tokenizer = ElmoModel.from_pretrained(folder).eval(), ElmoTokenizer.from_pretrained(folder)
     tags = {"pos_tags": map(tags_of, SENTENCES)} if member.is_tagged else {}
     arrays = embed(SENTENCES, folder, layers="all", device="cpu", **tags)
@@ -222,7 +222,7 @@ def does_embed(home: Home, member: Member, source: Path | None, folder: Path, tm
 
 
 def does_finetune(home: Home, member: Member, source: Path | None, folder: Path, tmp_path: Path) -> None:
-    """A step of an unmodified Trainer moves the biLM and the classifier; what is saved is what was trained."""
+    """A step of an unmodified Trainer changes the biLM and the classifier; the saved model is the trained one."""
     model = ElmoForTokenClassification.from_pretrained(folder, num_labels=3)
     tokenizer = ElmoTokenizer.from_pretrained(folder)
     encoding = encode(tokenizer, SENTENCES, member)
@@ -390,7 +390,7 @@ def test_cell(name: str, column: str, home: Home, tmp_path: Path) -> None:
 
 
 def refuse(member: Member, column: str, folder: Path, tmp_path: Path) -> None:
-    """No original format: nothing to convert or verify against but the model itself, and nowhere to export it to."""
+    """Without an original format, there is nothing to convert, verify or export."""
     if column == "export":
         with pytest.raises(CheckpointError, match=member.refusal):
             export(folder, tmp_path / "back")

@@ -1,4 +1,4 @@
-"""What stands in several files about the package agrees: versions, Pythons, make targets, the kernels in wheels."""
+"""Facts stated in several files agree: versions, Pythons, make targets, the kernels in wheels."""
 
 import re
 import tomllib

@@ -16,7 +16,7 @@ TABLES = {
 
 
 def trained(adapted, batch) -> list[str]:
-    """The weights that got a gradient."""
+    """Weights with a gradient."""
     adapted.train()
     labels = batch["input_ids"].remainder(2).masked_fill(batch["attention_mask"].eq(0), -100)
     adapted(**batch, labels=labels).loss.backward()
@@ -52,7 +52,7 @@ def test_trainable_tokens(table):
 
 
 def test_prompts_of_a_causal_language_model():
-    """As wide as a word, which is half of the model's output."""
+    """Prompts are as wide as a word vector, half of the model's output."""
     model = with_large_weights(ElmoForCausalLM(tiny_config(**WORD_INPUT)))
     settings = peft.PromptTuningConfig(
         task_type="CAUSAL_LM", num_virtual_tokens=2, token_dim=model.config.projection_size

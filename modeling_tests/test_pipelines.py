@@ -52,7 +52,7 @@ def test_token_classification(tokenizer, batch_size):
 
 
 class TestTokenClassificationByAField:
-    """The pipeline takes the best label of each word; a field's logits make that the best sequence."""
+    """The pipeline takes the best label of each word; the logits of a CRF make this the best sequence."""
 
     LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
     LONG = "Ada met Grace (the admiral) in New York. They didn't say why, and nobody in London asked them."
@@ -72,7 +72,7 @@ class TestTokenClassificationByAField:
         model = with_large_weights(ElmoForTokenClassification(config)).eval()
         batch = words(self.LONG, return_tensors="pt")
         with torch.no_grad():
-            # Scores of deviation 2 around 0: the word decides, and the field now and then against it.
+            # Scores have deviation 2, so that the CRF sometimes overrules a word's score.
             model.classifier.bias.zero_()
             scores = model.classifier(model.encode_words(**batch)[0])[0, 1:-1]
             model.classifier.weight.mul_(2 / scores.std(0).unsqueeze(1))
@@ -102,7 +102,7 @@ class TestTokenClassificationByAField:
             assert [(item["word"], (item["start"], item["end"])) for item in found] == words.words(text)
             assert [item["entity"] for item in found] == labels
             assert [item["score"] for item in found] == pytest.approx(scores, abs=1e-5)
-        # The field decides otherwise than the words alone.
+        # The CRF's sequence differs from the best labels of single words.
         batch = words(self.LONG, return_tensors="pt")
         alone = model.classifier(model.encode_words(**batch)[0])[0, 1:-1].argmax(-1)
         assert [self.LABELS[tag] for tag in alone.tolist()] != self.best_sequence(model, batch)[0]
@@ -123,7 +123,7 @@ class TestTokenClassificationByAField:
     def test_given_words(self, words, model):
         tag = pipeline("token-classification", model=model, tokenizer=words, ignore_labels=[])
         sentences = [["didn't", "(say)", "why."], ["Ada", "met", "Grace", "in", "London", "."]]
-        # The pipeline's own list of word numbers does not know of padding on the left.
+        # The pipeline's word numbers ignore padding on the left.
         batch_size = 2 if words.padding_side == "right" else 1
         found = tag(sentences, is_split_into_words=True, delimiter=" ", batch_size=batch_size)
         for sentence, items in zip(sentences, found, strict=True):
@@ -176,7 +176,7 @@ class TestTokenClassificationByAField:
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_token_classification_by_code_points(tokenizer, batch_size):
-    """Rows of their own lengths, which the pipeline pads as it pads all others."""
+    """The pipeline pads character rows of different lengths."""
     words = ElmoTokenizer(
         max_characters_per_word=9, code_point_set=["A", "d", "a"], padding_side=tokenizer.padding_side
     )
@@ -190,7 +190,7 @@ def test_token_classification_by_code_points(tokenizer, batch_size):
 
 
 class TestEntitiesOfEveryScheme:
-    """Whole entities from the unmodified pipeline, with a field and without; the logits keep the scheme's order."""
+    """Complete entities from the unmodified pipeline, with and without CRF."""
 
     TEXT = "Marie Curie met Ada Lovelace Grace in New South Wales ."
     # Two entities of one type side by side, one of a single word, one of three.

@@ -1,4 +1,4 @@
-"""A saved folder works where the package is not installed: its own code travels with it."""
+"""A saved folder works without the package, with the code saved in it."""
 
 import json
 import os
@@ -29,7 +29,7 @@ from elmo_hf.model.configuration_elmo import AUTO_MAP
 from .forking import run_python
 from .tiny import BOTH_INPUTS, TRANSFORMER, WORD_INPUT, character_row, tiny_config, with_large_weights
 
-# With all that a tagger can have: a field, an LSTM and word vectors of its own, ELMo at both places.
+# A tagger with all options: CRF, its own LSTM and word vectors, ELMo at both places.
 PAPERS_TAGGER = {
     "use_crf": True,
     "tag_scheme": "BIO",
@@ -188,7 +188,7 @@ ROWS = [
     (ElmoForTokenClassification, "AutoModelForTokenClassification", {"elmo_at": [], "word_vector_size": 3}),
     (ElmoForTokenClassification, "AutoModelForTokenClassification", ALLENNLP_TAGGER),
     (ElmoForSequenceClassification, "AutoModelForSequenceClassification", BCN),
-    # Another task than the saved one: every class has its entry.
+    # Other tasks than the saved one: every class is in `auto_map`.
     (ElmoForTokenClassification, "AutoModel", {}),
     (ElmoForPreTraining, "AutoModelForPreTraining", {**WORD_INPUT, "tie_word_embeddings": True}),
     (ElmoForPreTraining, "AutoModelForPreTraining", {**BOTH_INPUTS, "context_word_layer": True}),
@@ -252,7 +252,7 @@ TAGGED = [["中文", "kitab"], ["字"]], [["NOUN", "VERB"], [None]]
 
 
 class Strangers:
-    """Folders, and what the other process answered to each."""
+    """Folders, and the answers of the other process."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -307,7 +307,7 @@ def quick_and_slow(names: Iterable[str]) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def strangers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Strangers:
-    """All that the selected tests ask of the other process."""
+    """All jobs of the selected tests for the other process."""
     strangers = Strangers(tmp_path_factory.mktemp("strangers"))
     asked = {value for item in request.session.items if (call := getattr(item, "callspec", None))
              for value in call.params.values() if isinstance(value, str)}  # fmt: skip

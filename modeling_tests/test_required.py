@@ -1,4 +1,4 @@
-"""Which skips become failures where everything must be at hand."""
+"""Skips that become failures with `ELMO_REQUIRE_REFERENCE=1`."""
 
 import pytest
 

@@ -31,7 +31,7 @@ def test_an_unsupported_version_says_so_in_one_line(library, version, monkeypatc
 
 @pytest.mark.slow
 def test_a_checkpoint_s_code_says_so_too():
-    """The check comes before any import of a name that an older version lacks."""
+    """The check runs before imports of names that older versions lack."""
     code = "import transformers; transformers.__version__ = '4.56.2'; import elmo_hf.model.configuration_elmo"
     process = run_python("-c", code)
     assert process.returncode == 1

@@ -1,4 +1,4 @@
-"""What `docs/systems.md` says of other systems, as far as it can be seen in the files."""
+"""Statements of `docs/systems.md` about other systems that can be checked in the source."""
 
 import ast
 import functools
@@ -20,7 +20,7 @@ def tree(path: Path) -> ast.Module:
 
 
 def at_import(body: list[ast.stmt]) -> Iterator[ast.AST]:
-    """What runs when a module is imported, but for what stands under a condition or is tried."""
+    """Statements executed at import, except under a condition or `try`."""
     for statement in body:
         if isinstance(statement, ast.ClassDef):
             yield from at_import(statement.body)
@@ -56,7 +56,7 @@ def test_calls_that_only_posix_has_stand_where_the_system_is_asked() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_text_has_its_encoding(path: Path) -> None:
-    """The system's own is not UTF-8 everywhere."""
+    """The system's default encoding is not always UTF-8."""
     for node in ast.walk(tree(path)):
         if not isinstance(node, ast.Call):
             continue

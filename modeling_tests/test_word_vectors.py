@@ -1,4 +1,4 @@
-"""Word vectors from files: every form, every way in which a file can be wrong."""
+"""Word vectors from files: every format, and every error in a file."""
 
 import gzip
 
@@ -84,7 +84,7 @@ def test_lower_case_is_a_choice(tmp_path):
     read = read_word_vectors(tmp_path / "vectors", WORDS, lowercase=False)
     assert read.found.tolist() == [True, True, False, False, True]
     assert not read.vectors[2].any()
-    # The exact form wins wherever it stands in the file.
+    # The exact form takes precedence, wherever it is in the file.
     (tmp_path / "vectors").write_bytes(glove(dict(reversed(VECTORS.items()))))
     assert read_word_vectors(tmp_path / "vectors", ["Paris", "PARIS"]).vectors.tolist() == [[1, 2, 3], [-1, -2, -3]]
 
@@ -97,7 +97,7 @@ def test_the_first_of_duplicates_wins(tmp_path):
 
 
 def test_words_with_spaces_are_words(tmp_path):
-    """As `. . .` and addresses of mail in GloVe's vectors of 840 billion words."""
+    """Words with spaces, such as `. . .` in GloVe's vectors of 840 billion words."""
     (tmp_path / "vectors").write_bytes(glove() + b". . . 1 2 3\nat name@domain.com 4 5 6\n")
     found = read_word_vectors(tmp_path / "vectors", [". . .", "at name@domain.com", "name@domain.com"])
     assert found.vectors.tolist() == [[1, 2, 3], [4, 5, 6], [0, 0, 0]]
@@ -124,7 +124,7 @@ BAD = {
     "more words than promised": (b"4 3\n" + glove(), "line 6.*5 words.*4"),
     "truncated binary": (binary()[:-5], "word 5: the file ends.* 5 words of 3 float32"),
     "binary without words": (b"5 3\n\0\0\0", "word 1: the file ends"),
-    "longer binary": (binary() + b"more", "goes on behind word 5"),
+    "longer binary": (binary() + b"more", "word 5"),
     "infinite binary": (binary(VECTORS | {"unseen": [0, np.inf, 0]}), "word 6: .*'unseen' holds"),
     "latin-1 binary": (binary().replace("straße".encode(), b"stra\xdfe"), "word 5: byte 0xdf.*UTF-8"),
     "truncated gzip": (gzip.compress(glove())[:-20], "damaged gzip"),
@@ -183,7 +183,7 @@ class TestStart:
         assert report.coverage == 5 / 15
         assert str(report) == f"{path}: vectors of 5 of 15 words (33.3%), 2 of them in lower case only"
         assert table.requires_grad == trained
-        # The vectors are weights of the checkpoint, and fixed ones stay fixed.
+        # The vectors are saved in the checkpoint, and frozen ones stay frozen.
         model.save_pretrained(tmp_path / "model")
         again = ElmoForTokenClassification.from_pretrained(tmp_path / "model")
         assert torch.equal(again.task_layers.word_vectors.word_embeddings.weight, table)

@@ -4,11 +4,9 @@ import torch
 
 from elmo_hf import ElmoConfig
 
-BOUNDARY = 258 + 1
-
 
 def tiny_config(**overrides) -> ElmoConfig:
-    """A model of every part in a few hundred weights."""
+    """Configuration of a model with a few hundred weights."""
     values = dict(
         vocab_size=12,
         mask_token_id=4,
@@ -18,7 +16,7 @@ def tiny_config(**overrides) -> ElmoConfig:
         num_highway_layers=2,
         projection_size=4,
         cell_size=6,
-        # Small enough to cut values in tests, both in the cell and behind the projection.
+        # Small enough to clip values in tests, both in the cell and after the projection.
         cell_clip=0.3,
         projection_clip=0.15,
         representation_dropout=0.0,
@@ -28,7 +26,7 @@ def tiny_config(**overrides) -> ElmoConfig:
 
 # Overrides for `tiny_config`: a model that reads words by their id.
 WORD_INPUT = {"character_filters": [], "word_embedding_size": 4}
-# One that reads both, joined.
+# A model that reads both.
 BOTH_INPUTS = {"word_embedding_size": 5}
 
 # Overrides for `tiny_config`: a Transformer.
@@ -42,7 +40,7 @@ TRANSFORMER = {
 
 
 def with_large_weights(model, scale: float = 0.7):
-    """Draw all weights anew, so large that gates, clips and highways matter."""
+    """Redraw all weights, large enough that gates, clips and highways matter."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=scale)
@@ -58,7 +56,7 @@ def assert_finite_gradients(model, is_read: bool = True) -> None:
 
 
 def character_row(word: str, length: int = 9) -> list[int]:
-    """The original's row of a plain word, ids shifted by one."""
+    """The original's character row of a word, ids shifted by one."""
     if word in ("<S>", "</S>"):
         body = [256 if word == "<S>" else 257]
     else:

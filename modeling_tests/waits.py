@@ -1,4 +1,4 @@
-"""Counts where the host would wait for a GPU: on a GPU by its driver's word, elsewhere by watching tensors."""
+"""Counter of host synchronizations with a GPU: reported by CUDA on a GPU, else derived from operators."""
 
 import warnings
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Operators whose result, or its size, the host has to have.
+# Operators whose result, or its size, the host needs.
 ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal")
-# Calls that bring values to the host and are no operators where the tensor is there already.
+# Calls that copy values to the host and are not operators for CPU tensors.
 READING = ("tolist", "numpy", "cpu", "__array__")
-# Calls that send values which the host has just made: from memory that is not page-locked.
+# Calls that send new values from pageable host memory.
 SENDING = ("tensor", "as_tensor")
 
 
@@ -45,7 +45,7 @@ class _Calls(TorchFunctionMode):
 
 @contextmanager
 def waits(device: str = "cpu") -> Iterator[list[str]]:
-    """What made the host wait within; on a CPU, what would if its tensors were a GPU's.
+    """Synchronizations within the block; on a CPU, those that would occur on a GPU.
 
     A CPU does not tell a copy from one device to another: `torch.tensor(..., device=...)` counts if a device is named.
     """

@@ -50,7 +50,7 @@ PROGRAM = Program(
     },
     [
         '  elmo-hf fill "The <mask> sat on the mat ." --model FOLDER',
-        "  elmo-hf COMMAND --help tells more; elmo-hub converts the original checkpoints.",
+        "  elmo-hf COMMAND --help lists its options; elmo-hub converts the original checkpoints.",
     ],
 )
 # Commands with a one-line description; each is in the file of its name.

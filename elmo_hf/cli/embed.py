@@ -20,7 +20,7 @@ def add_parser(add_command: Any) -> None:
         "input",
         nargs="+",
         metavar="TEXT",
-        help="text (a sentence a line), JSON lines, both also .gz or .xz, Parquet, CoNLL-U; files, globs; - for stdin",
+        help="text (one sentence per line) or JSON lines, also .gz or .xz, Parquet, CoNLL-U; files, globs; - for stdin",
     )
     parser.add_argument(
         "--output",
@@ -150,16 +150,16 @@ def _by_ray(options: dict[str, Any], output: str) -> bool:
     if engine != "ray":
         for name in ("address", "workers", "gpus"):
             if options.pop(name):
-                raise UsageError(f"--{name.replace('gpus', 'gpus_per_worker')} is for --engine ray")
+                raise UsageError(f"--{name.replace('gpus', 'gpus_per_worker')} needs --engine ray")
         return False
     if file_format not in (None, "parquet") or output.endswith((".hdf5", ".h5", ".safetensors")):
-        raise UsageError(f"--engine ray writes a folder of Parquet, not {file_format or output}: name it so")
+        raise UsageError(f"--engine ray writes a folder of Parquet, not {file_format or output}: choose such a name")
     if "-" in options["input"]:
-        raise UsageError("--engine ray reads no stdin: other machines do not see it. Put the text into a file")
+        raise UsageError("--engine ray cannot read stdin, which other machines do not see: write the text to a file")
     for name in ("carry_state", "use_sentence_keys", "forget_sentences", "warm_up"):
         if options.pop(name):
-            raise UsageError(f"--{name} is not for --engine ray")
+            raise UsageError(f"--{name} cannot be combined with --engine ray")
     if options.pop("rows") != 1:
-        raise UsageError("--rows is not for --engine ray")
+        raise UsageError("--rows cannot be combined with --engine ray")
     del options["format"]
     return True

@@ -32,7 +32,7 @@ def chosen_model(options: dict[str, Any], places: str | None = None, *, fewest: 
     arguments = options[places] if places is not None else []
     if len(arguments) >= fewest and (Path(arguments[0]).is_dir() or not Path(arguments[0]).exists()):
         model = options["model"] = str(arguments.pop(0))
-        say(f"note: a model is given by --model {model} now")
+        say(f"note: the model is now given by --model {model}")
         return model
     if shipped:
         from elmo_hf import default_model
@@ -52,5 +52,5 @@ def chosen_output(options: dict[str, Any], places: str | None = None, *, fewest:
         if len(arguments) < fewest:
             raise UsageError("--output is missing: say where to write")
         options["output"] = arguments.pop()
-        say(f"note: the output is given by --output {options['output']} now")
+        say(f"note: the output is now given by --output {options['output']}")
     return options["output"]

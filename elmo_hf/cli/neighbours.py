@@ -20,7 +20,7 @@ def add_parser(add_command: Any) -> None:
     parser.add_argument("text", nargs="+", help=TEXT_HELP)
     parser.add_argument("--in", dest="sentence", required=True, metavar="SENTENCE", help="the sentence with the word")
     add_model(parser)
-    add_number(parser, "--count", "how many neighbours", 10)
+    add_number(parser, "--count", "number of neighbors", 10)
     add_flag(parser, "--each_usage", "every occurrence, not each word once")
     add_layers(parser)
     add_batch_words(parser)

@@ -98,7 +98,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with two lines instead of the whole usage: the error, and how to get help."""
-        self.exit(2, f"{self.prog}: {message}\n{self.prog} --help shows what it takes\n")
+        self.exit(2, f"{self.prog}: {message}\n{self.prog} --help lists the arguments\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse arguments; unlike the base class, allow options between the values of a multiple argument."""

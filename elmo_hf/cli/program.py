@@ -97,7 +97,7 @@ class Program:
         try:
             return run(options)
         except UsageError as error:
-            say(f"{self.name} {name}: {error}\n{self.name} {name} --help shows what it takes")
+            say(f"{self.name} {name}: {error}\n{self.name} {name} --help lists the arguments")
             return 2
         except BaseException as error:
             return self._end(error, f"{self.name} {name}", f"; {after_stop}")

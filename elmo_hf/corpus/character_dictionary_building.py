@@ -44,7 +44,7 @@ def build_character_dictionary(
                     counts[character] += count
             bar.update(sum(words.values()))
     if not counts:
-        raise ValueError(f"{corpus.name} holds no word: expected text with one sentence a line")
+        raise ValueError(f"{corpus.name} holds no word: expected text with one sentence per line")
     known = [
         (each, count)
         for each, count in counts.items()

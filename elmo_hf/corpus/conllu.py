@@ -1,7 +1,7 @@
 """CoNLL-U, the format of Universal Dependencies: sentences whose words have ten columns each.
 
 Not every line is a word: comments begin with `#`; a multiword range (`2-3`) repeats words that also have their own
-lines; and an empty node (`4.1`) is no word of the sentence. See universaldependencies.org/format.html.
+lines; and an empty node (`4.1`) is not a word of the sentence. See universaldependencies.org/format.html.
 """
 
 import os

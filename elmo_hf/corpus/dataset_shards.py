@@ -72,16 +72,16 @@ class DatasetSource:
         datasets = import_datasets()
         dataset = self.dataset
         if isinstance(dataset, dict):
-            raise ValueError(f"{self.name} has the splits {', '.join(dataset)}: give one of them")
+            raise ValueError(f"{self.name}: splits {', '.join(dataset)}, expected the name of one of them")
         names = dataset.column_names
         if names is not None:
-            check_columns(self.rules, names, lambda: f"data set {self.name}")
+            check_columns(self.rules, names, lambda: self.name)
         if isinstance(dataset, datasets.IterableDataset):
             count, records = max(1, dataset.num_shards), -1
         elif isinstance(dataset, datasets.Dataset):
             records = len(dataset)
             if records == 0:
-                raise ValueError(f"data set {self.name} is empty: expected records with text")
+                raise ValueError(f"{self.name}: no records, expected records with text")
             count = -(-records // RECORDS_PER_SHARD)
         else:
             raise ValueError(f"{type(dataset).__name__}: expected a datasets.Dataset or datasets.IterableDataset")

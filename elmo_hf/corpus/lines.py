@@ -58,8 +58,8 @@ def check_file(path: str) -> None:
     """
     if not is_address(path) and not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(
-            f"{path} is no regular file: expected one that can be read several times. Write what comes out of it to a "
-            "file first"
+            f"{path} is not a regular file: expected one that can be read several times. Write its output to a file "
+            "first"
         )
     suffix = Path(path).suffix.lower()
     if suffix in _UNREADABLE:
@@ -187,7 +187,7 @@ class LineBlocks:
                 advice = ", or raise max_line_bytes" if "max_line_bytes" in self._rules.offered else ""
                 raise ValueError(
                     f"{where_in_lines(self._path, self._offset, 0)}: a line of more than "
-                    f"{self._rules.max_line_bytes} bytes. Expected one sentence a line; split the text into lines"
+                    f"{self._rules.max_line_bytes} bytes. Expected one sentence per line; split the text into lines"
                     f"{advice}"
                 )
             size = min(2 * size, self._rules.max_line_bytes + 1)

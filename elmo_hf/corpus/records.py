@@ -12,7 +12,7 @@ from .rules import ReadingRules
 from .tagged_text import Sentence, sentence_of_record, sentence_of_tokens
 
 # The options that name a column, with a description of the column for messages.
-_OPTIONS = {"text_column": "the text", "id_column": "names of the sentences", "pos_column": "the parts of speech"}
+_OPTIONS = {"text_column": "the text", "id_column": "names of the sentences", "pos_column": "the POS tags"}
 
 
 def parse_json(text: str, where: Callable[[], str], expected: str) -> Any:

@@ -63,12 +63,12 @@ class ReadingRules:
         at_least_one(max_line_bytes=self.max_line_bytes)
         if self.pos_column is not None and self.pos_separator is not None:
             raise ValueError(
-                f"pos_column={self.pos_column!r} and pos_separator={self.pos_separator!r}: expected parts of speech in "
-                "a column of their own or after each word, not both"
+                f"pos_column={self.pos_column!r} and pos_separator={self.pos_separator!r}: expected POS tags in a "
+                "column of their own or after each word, not both"
             )
         if self.pos_separator is not None and (not self.pos_separator or any(map(str.isspace, self.pos_separator))):
             raise ValueError(
-                f"pos_separator={self.pos_separator!r}: expected characters that are no whitespace, such as '_'"
+                f"pos_separator={self.pos_separator!r}: expected characters other than whitespace, such as '_'"
             )
 
     @property

@@ -65,7 +65,7 @@ class Corpus:
 
     def __post_init__(self) -> None:
         if not self.shards:
-            raise ValueError(f"{self.name} has no files: expected at least one")
+            raise ValueError(f"{self.name}: no files, expected at least one")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -105,9 +105,9 @@ class Corpus:
                 )
         tagged = sum(isinstance(each, TaggedSentence) for each in given)
         if not given:
-            raise ValueError(f"{name} holds no sentence: expected at least one")
+            raise ValueError(f"{name}: no sentence, expected at least one")
         if tagged not in (0, len(given)):
-            raise ValueError(f"{name}: {tagged} of {len(given)} sentences have parts of speech: expected all or none")
+            raise ValueError(f"{name}: {tagged} of {len(given)} sentences have POS tags: expected all or none")
         return cls(name, (MemoryShard(name, tuple(given)),), bool(tagged))
 
     @classmethod

@@ -85,7 +85,7 @@ class Shard(Protocol):
 
     @property
     def may_be_empty(self) -> bool:
-        """True if a shard without sentences is no error."""
+        """True if a shard without sentences is not an error."""
 
     @property
     def is_sequential(self) -> bool:

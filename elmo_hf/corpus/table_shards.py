@@ -169,7 +169,7 @@ def _csv_rows(shard: TableShard, start: int) -> Rows:
             if len(cells) != len(header):
                 raise ValueError(
                     f"{shard.path}, line {rows.line_num}: {len(cells)} cells, and the first line has {len(header)}: "
-                    f"expected as many in every line, {cells_expected}"
+                    f"expected the same in every line, {cells_expected}"
                 )
             if start:
                 start -= 1
@@ -206,7 +206,7 @@ def _json_rows(shard: TableShard, start: int) -> Rows:
     if len(data) > limit:
         raise ValueError(
             f"{path}: unpacks to more than {limit:,} bytes: expected a list of records that fits into memory. Write "
-            "one record a line (.jsonl)"
+            "one record per line (.jsonl)"
         )
     try:
         text = data.removeprefix(codecs.BOM_UTF8).decode(
@@ -217,7 +217,7 @@ def _json_rows(shard: TableShard, start: int) -> Rows:
         raise ValueError(
             f"{where}: byte {data[error.start]:#04x} is not {rules.encoding}{rules.remedy_of_encoding}"
         ) from error
-    records = parse_json(text, lambda: path, "a list of records, or one record a line (.jsonl)")
+    records = parse_json(text, lambda: path, "a list of records, or one record per line (.jsonl)")
     yield from records[start:]
 
 
@@ -246,7 +246,7 @@ def _damaged(shard: TableShard) -> Iterator[None]:
         yield
     except (arrow.ArrowException, UnicodeDecodeError, OSError) as error:
         raise ValueError(
-            f"{shard.path} is damaged, or no {shard.kind.capitalize()} file ({error}): fetch it again"
+            f"{shard.path} is damaged or not a {shard.kind.capitalize()} file ({error}): fetch it again"
         ) from error
 
 

@@ -115,7 +115,7 @@ def sentence_of_tokens(tokens: Sequence[str], separator: str, where: Callable[[]
         if not (word and found):
             token = word + found + tag
             raise ValueError(
-                f"{where()}: {token!r} is no word with a tag after {separator!r}: expected text such as "
+                f"{where()}: {token!r} is not a word with a tag after {separator!r}: expected text such as "
                 f"the{separator}DET cat{separator}NOUN, or another pos_separator"
             )
     return TaggedSentence([word for word, _, _ in pairs], [tag or None for _, _, tag in pairs])
@@ -165,7 +165,7 @@ def pos_tags_of(sentences: Iterable[Sentence]) -> list[str]:
     """
     found = {tag for each in sentences if isinstance(each, TaggedSentence) for tag in each.tags if tag is not None}
     if not found:
-        raise ValueError("the text has no part of speech: expected at least one, in pos_column or after pos_separator")
+        raise ValueError("the text has no POS tags: expected at least one, in pos_column or after pos_separator")
     return sorted(found)
 
 

@@ -88,7 +88,7 @@ def text_shards(path: str, kind: Kind, rules: ReadingRules, shard_bytes: int) ->
     if kind == "conllu":
         if rules.pos_separator is not None:
             raise ValueError(
-                f"pos_separator={rules.pos_separator!r}: {path} is CoNLL-U, which has columns of parts of speech: name "
+                f"pos_separator={rules.pos_separator!r}: {path} is CoNLL-U, which has columns of POS tags: name "
                 "one with pos_column, upos for instance"
             )
         for column in (rules.text_column, rules.pos_column):

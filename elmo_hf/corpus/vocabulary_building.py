@@ -157,7 +157,7 @@ def build_vocabulary(
             sentences += part_sentences
             bar.update(sum(part.values()))
     if not total:
-        raise ValueError(f"{corpus.name} holds no word: expected text with one sentence a line")
+        raise ValueError(f"{corpus.name} holds no word: expected text with one sentence per line")
     kept = [
         (word, count)
         for word, count in total.items()

@@ -213,7 +213,7 @@ class WordEncoder:
             ValueError: a tag outside the set, or no set.
         """
         if self.pos_tags is None:
-            raise ValueError("the tokenizer has no parts of speech: make it with pos_tag_set=[...]")
+            raise ValueError("the tokenizer has no POS tags: make it with pos_tag_set=[...]")
         try:
             return [NO_TAG, *self.pos_tags.ids_of(sentence.tags, sentence.words), NO_TAG]
         except ValueError as error:

@@ -142,11 +142,11 @@ def embed_corpus(
         text_column: column of JSON lines and Parquet that holds a text, or a list of words, which stays as it is.
         id_column: column with names of the sentences: `id` in Parquet, the dataset `ids` in HDF5, and a JSON list `ids`
             in the metadata of safetensors.
-        pos_column: column of the words' parts of speech, for a model that reads them: lists, or texts of tags; null or
+        pos_column: column of the words' POS tags, for a model that reads them: lists, or texts of tags; null or
             an empty text for a word without one. A text in `text_column` is then split at whitespace. Other models
             ignore this column.
-        pos_separator: instead of `pos_column`, the separator between each word and its part of speech in the text, for
-            instance `_` in `the_DET`; a model without parts of speech reads only the words.
+        pos_separator: instead of `pos_column`, the separator between each word and its POS tag in the text, for
+            instance `_` in `the_DET`; a model without POS tags reads only the words.
         pre_tokenization: rule that splits texts into words: `"whitespace"`, or `"ptb"` for raw text; by default the
             rule for lines of the model's corpus. If the tokenizer's rule for raw text differs on this input, a log
             record tells once which rule was used.
@@ -189,8 +189,8 @@ def embed_corpus(
     corpus = open_corpus(sources, numbered=True, **reading)
     if corpus.is_tagged and pre_tokenization == "ptb":
         raise ValueError(
-            f"pre_tokenization={pre_tokenization!r} with parts of speech beside the words: these are words already, "
-            "leave it out"
+            f"pre_tokenization={pre_tokenization!r} for text with POS tags, which is split into words: leave "
+            "pre_tokenization out"
         )
     processes = Processes.from_environment()
     place = Output(Path(output), kind)
@@ -204,15 +204,17 @@ def embed_corpus(
         if not corpus.is_tagged:
             embedder.refuse_without_pos_tags("pos_column or pos_separator, where the input has them")
         if int8 and is_given:
-            raise ValueError("int8=True is for a model given as a folder: this one is loaded, call quantize(model)")
+            raise ValueError(
+                "int8=True needs a model given as a folder: this one is already loaded, call quantize(model)"
+            )
         if int8:
             quantize(embedder.model)
         rule = pre_tokenization or embedder.tokenizer.corpus_pre_tokenization
         carried = CarriedState.on_request(embedder.model.config, carry_state, rows, warm_up)
         if carried is not None and processes.size > 1:
             raise ValueError(
-                f"carry_state with {processes.size} processes: a sentence cannot be read before the one in front of "
-                "it. Start one process; more rows read more sentences at a time"
+                f"carry_state with {processes.size} processes: a sentence cannot be read before the previous one. "
+                "Start one process; more rows read more sentences at a time"
             )
         # Settings that change the vectors by more than rounding.
         settings = {
@@ -391,7 +393,7 @@ def fingerprint(embedder: Embedder) -> str:
 
 
 def _checks_of_tags(embedder: Embedder) -> list[Callable[[Record], None]]:
-    """Checks of the parts of speech of a record; none for a model without parts of speech."""
+    """Checks of the POS tags of a record; none for a model without POS tags."""
     if not embedder.model.config.num_pos_tags or not embedder.tokenizer.pos_tag_set:
         return []
     known = PosTags(embedder.tokenizer.pos_tag_set)

@@ -29,7 +29,7 @@ class SentenceKeys:
         is_storable = "\0" not in name and name == name.encode("utf-8", "ignore").decode()
         if not name or not is_storable:
             found = "a blank line" if not text else f"the sentence {text!r:.60}"
-            raise ValueError(f"{where}: {found} can be no name in HDF5; remove it, or {remedy}")
+            raise ValueError(f"{where}: {found} cannot be a name in HDF5; remove it, or {remedy}")
         earlier = self._datasets.get(name) or self._groups.get(name)
         earlier = earlier or next((self._datasets[group] for group in groups if group in self._datasets), None)
         if earlier is not None:

@@ -41,7 +41,7 @@ class Entry:
         words: words of the sentence, without boundaries.
         length: number of its vectors.
         size: number of words as counted by the plan.
-        tags: parts of speech of the words, if there are any.
+        tags: POS tags of the words, if there are any.
     """
 
     number: int
@@ -261,7 +261,7 @@ def read_record(path: Path, file_format: Format) -> dict[str, Any]:
         return {name: int(metadata[name]) for name in ("sentences", "words")}
     except (OSError, KeyError, TypeError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         raise ValueError(
-            f"{path} is damaged, or no shard of vectors ({error}). Remove it and give the same command again"
+            f"{path} is damaged or not a shard of vectors ({error}). Remove it and give the same command again"
         ) from error
 
 

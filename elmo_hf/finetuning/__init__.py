@@ -13,6 +13,8 @@ like this:
 """
 
 try:
+    from elmo_hf.fields import option
+
     from .comparison import Comparison, Run, folder_name
     from .files import CorpusError, read_json, read_lines, read_records, write_lines
     from .layer_cache import cache_layers

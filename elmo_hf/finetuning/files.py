@@ -52,7 +52,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         if left < 0:
             raise CorpusError(
                 f"{path}: unpacks to far more than its size: expected a list of records that fits into memory. Write "
-                "one record a line (.jsonl)"
+                "one record per line (.jsonl)"
             )
         lines.append(line)
     return _parse("\n".join(lines), str(path))
@@ -71,7 +71,7 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, 
         parsed = read_json(path)
         if not isinstance(parsed, list):
             raise CorpusError(
-                f"{path}: holds a JSON {type(parsed).__name__}; expected a list of records, or one record a line "
+                f"{path}: holds a JSON {type(parsed).__name__}; expected a list of records, or one record per line "
                 "in a file named .jsonl"
             )
         records = ((f"{path}: record {number}", record) for number, record in enumerate(parsed))
@@ -91,7 +91,7 @@ def _parse(text: str, place: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CorpusError(
-            f"{place}: not JSON ({error}); expected a list of records in .json, one record a line in .jsonl"
+            f"{place}: not JSON ({error}); expected a list of records in .json, one record per line in .jsonl"
         ) from error
 
 

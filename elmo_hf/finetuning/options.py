@@ -161,7 +161,7 @@ class ModelArguments(BilmArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.without_elmo and self.elmo_at:
-            raise ValueError(f"--elmo_at {' '.join(self.elmo_at)}: there is none of it --without_elmo")
+            raise ValueError(f"--elmo_at {' '.join(self.elmo_at)}: contradicts --without_elmo; drop one of them")
         self.lowercase_words = self.lowercase_words or self.preset == "ner-elmo"
 
     @property
@@ -212,7 +212,7 @@ class ClassifierArguments(ModelArguments):
 class TaskTrainingArguments(TrainingArguments):
     """The Trainer's arguments, with defaults that evaluate and save every epoch and keep the best model.
 
-    A script derives a class with its own default for `metric_for_best_model`.
+    A script names the default of `metric_for_best_model` by `choose_by`.
     """
 
     learning_rate: float = option(1e-3, "For the layer mix and the task's own layers.")
@@ -222,12 +222,14 @@ class TaskTrainingArguments(TrainingArguments):
     save_strategy: str = option("epoch", "no, steps, epoch or best.")
     save_total_limit: int | None = option(2, "Checkpoints to keep, including the best.")
     load_best_model_at_end: bool = option(True, "End with the best model, not the last.")
+    metric_for_best_model: str | None = option(None, "Metric that chooses the best model (default: by the task).")
     logging_strategy: str = option("epoch", "no, steps or epoch.")
     report_to: str | None = option("none", "none, tensorboard, wandb, ...")
     license: str | None = option(None, "License for the model card: a Hub identifier, such as apache-2.0.")
     language: list[str] | None = option(None, "Languages for the model card: codes such as en or de.")
 
     def __post_init__(self) -> None:
+        self._has_metric = self.metric_for_best_model is not None
         if self.push_to_hub:
             if missing := [f"--{name}" for name in ("license", "language") if not getattr(self, name)]:
                 raise ValueError(f"--push_to_hub without {' and '.join(missing)}: the model's card names them")
@@ -235,6 +237,11 @@ class TaskTrainingArguments(TrainingArguments):
         if not self.do_train:  # no epochs to evaluate, and no best model
             self.eval_strategy, self.load_best_model_at_end = "no", False
         super().__post_init__()
+
+    def choose_by(self, metric: str, greater_is_better: bool = True) -> None:
+        """Set the metric that chooses the best model, unless the command line names one."""
+        if not self._has_metric:
+            self.metric_for_best_model, self.greater_is_better = metric, greater_is_better
 
 
 def overrides_of(text: str | None) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def read_pairs(files: Sequence[str | Path], columns: PairColumns) -> list[Pair]:
         )
     found = list(pairs)
     if not found:
-        raise CorpusError(f"{' and '.join(map(str, paths))}: no text; expected one pair at least")
+        raise CorpusError(f"{' and '.join(map(str, paths))}: no text; expected at least one pair")
     return found
 
 
@@ -83,7 +83,7 @@ def _read_two_files(source: Path, target: Path) -> Iterator[Pair]:
         for path, text in ((source, source_text), (target, target_text)):
             if not text.strip():
                 raise CorpusError(
-                    f"{path}:{number}: an empty line; expected a text on every line. Take the line out of {source} and "
+                    f"{path}:{number}: an empty line; expected a text on every line. Remove the line from {source} and "
                     f"{target}"
                 )
         yield Pair(source_text.strip(), target_text.strip(), f"{target}:{number}")
@@ -156,7 +156,7 @@ def _checked(text: Any, place: str, what: str) -> str:
     if not isinstance(text, str):
         raise CorpusError(f"{place}: {what} is {text!r:.200}; expected a text")
     if not text.strip():
-        raise CorpusError(f"{place}: {what} is empty; expected a text. Take the pair out")
+        raise CorpusError(f"{place}: {what} is empty; expected a text. Remove the pair")
     return text.strip()
 
 

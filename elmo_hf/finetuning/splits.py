@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class SourceArguments:
     """Options for the sources of examples. A task's subclass adds columns and readers."""
 
-    train_file: str | None = option(None, "Training data; its suffix tells the format.")
+    train_file: str | None = option(None, "Training data; its suffix determines the format.")
     validation_file: str | None = option(None, "Likewise, for choosing the best model.")
     test_file: str | None = option(None, "Likewise, for the final score and predictions.")
     dataset_name: str | None = option(None, "Instead of files: a dataset with train, validation and test splits.")

@@ -88,7 +88,7 @@ def read_tagged(path: str | Path, columns: TagColumns, labels: Sequence[str] | N
         rows = _read_conllu(path, columns)
     else:
         rows = _read_conll(path, columns)
-    return _checked(rows, columns, labels, f"{path}: holds no sentence; expected words and tags, one sentence at least")
+    return _checked(rows, columns, labels, f"{path}: holds no sentence; expected at least one, with tags")
 
 
 def read_tagged_dataset(
@@ -113,7 +113,7 @@ def _checked(rows: Rows, columns: TagColumns, labels: Sequence[str] | None, if_n
     for row in rows:
         for place, word, tag in row:
             if not isinstance(word, str) or not word.strip():
-                raise CorpusError(f"{place}: word {word!r:.200} is empty; take it out together with its tag")
+                raise CorpusError(f"{place}: word {word!r:.200} is empty; remove it and its tag")
             _check_tag(tag, columns, labels, place)
         sentences.append(Sentence([word for _, word, _ in row], [tag for _, _, tag in row]))
     if not sentences:
@@ -192,7 +192,7 @@ def _edge_of(line: str) -> str:
     if not edges:
         return ""
     return (
-        f". The line {' and '.join(edges)} with a tab, which makes an empty column: take the tab out, or choose the "
+        f". The line {' and '.join(edges)} with a tab, which makes an empty column: remove the tab, or choose the "
         "columns with --word_column and --tag_column"
     )
 
@@ -223,7 +223,7 @@ def _tag_of_index(tag: Any, names: Sequence[str] | None, place: str) -> str:
     if names is None:
         raise CorpusError(f"{place}: tag {tag!r:.200} is a number; name the tags, in order, with --labels")
     if not isinstance(tag, int) or not 0 <= tag < len(names):
-        raise CorpusError(f"{place}: tag {tag!r:.200} is no position among the {len(names)} tags {', '.join(names)}")
+        raise CorpusError(f"{place}: tag {tag!r:.200} is not a position among the {len(names)} tags {', '.join(names)}")
     return names[tag]
 
 
@@ -234,7 +234,7 @@ def _check_tag(tag: Any, columns: TagColumns, labels: Sequence[str] | None, plac
         raise CorpusError(
             f"{place}: tag {tag!r:.200}; expected O or a prefix ({', '.join(PREFIXES)}), a dash and a type, such as "
             "B-PER. If another column holds the tags, choose it with --tag_column; if tags stand for words and not for "
-            "entities, such as parts of speech, give --task pos"
+            "entities, such as POS tags, give --task pos"
         )
     if labels is not None and tag not in labels:
         raise CorpusError(
@@ -410,8 +410,8 @@ class TagArguments(SplitArguments):
                 if not is_well_formed(tags, config.tag_scheme):
                     tagged = " ".join(map("/".join, zip(words, tags, strict=True)))
                     raise CorpusError(
-                        f"{name} data: {tagged!r} is no sequence of {config.tag_scheme}, which the CRF expects; "
-                        "correct the tags, or let it forbid nothing with --config_overrides '{\"tag_scheme\": null}'"
+                        f"{name} data: {tagged!r} is not a sequence of {config.tag_scheme}, which the CRF expects; "
+                        "correct the tags, or turn the constraints off with --config_overrides '{\"tag_scheme\": null}'"
                     )
 
     def encode(

@@ -94,7 +94,7 @@ def _texts(
     """Convert (location, row) pairs to texts."""
     found = list(rows)
     if not found:
-        raise CorpusError(f"{name}: holds no text; expected one labeled text at least")
+        raise CorpusError(f"{name}: holds no text; expected at least one labeled text")
     for place, row in found:
         for column, flag in columns.options.items():
             if column not in row:
@@ -187,7 +187,7 @@ def _text_of_row(row: Mapping[str, Any], columns: TextColumns, labels: Sequence[
     texts = [row[name] for name in (columns.text, columns.pair) if name is not None]
     for text in texts:
         if not isinstance(text, str) or not text.strip():
-            raise CorpusError(f"{place}: the text is empty ({text!r:.200}); take it out together with its label")
+            raise CorpusError(f"{place}: the text is empty ({text!r:.200}); remove it and its label")
     label = READERS[columns.problem](row[columns.label], columns, labels, place)
     return Text(texts[0], texts[1] if len(texts) == 2 else None, label)
 
@@ -196,7 +196,7 @@ def _single_label(value: Any, columns: TextColumns, labels: Sequence[str] | None
     if isinstance(value, int) and not isinstance(value, bool):
         value = _label_of_number(value, columns.label_names, place)
     if value is None or (isinstance(value, str) and not value.strip()):
-        raise CorpusError(f"{place}: no label; take the text out, or choose another column with --label_column")
+        raise CorpusError(f"{place}: no label; remove the text, or choose another column with --label_column")
     if not isinstance(value, str):
         raise CorpusError(
             f"{place}: label {value!r:.200}; expected a string or an integer; see --problem_type for others"
@@ -214,7 +214,7 @@ def _label_of_number(value: int, names: Sequence[str] | None, place: str) -> str
     if names is None or (str(value) in names):
         return str(value)
     if not 0 <= value < len(names):
-        raise CorpusError(f"{place}: label {value} is no position among the {len(names)} labels {', '.join(names)}")
+        raise CorpusError(f"{place}: label {value} is not a position among the {len(names)} labels {', '.join(names)}")
     return names[value]
 
 
@@ -335,7 +335,7 @@ def encode_texts(
         for index in range(len(batch["text"])):
             words = set(encoded.word_ids(index)) - {None}
             if not words or (pairs and 1 not in encoded.sequence_ids(index)):
-                raise CorpusError(f"no word in the text {batch['text'][index]!r}; take it out together with its label")
+                raise CorpusError(f"no word in the text {batch['text'][index]!r}; remove it and its label")
         if limit is not None:
             cut += sum(len(row) == limit for row in encoded["input_ids"])
         return {**encoded, "labels": batch["label"]}
@@ -354,7 +354,7 @@ def encode_texts(
     )
     dataset = dataset.map(encode_batch, batched=True, remove_columns=["text", "pair", "label"], desc="Tokenizing")
     if cut:
-        report(f"{cut} of {len(texts)} texts are as long as --max_words {max_words} or longer, which were cut")
+        report(f"{cut} of {len(texts)} texts reach --max_words {max_words}; longer ones were truncated")
     return dataset
 
 

@@ -177,8 +177,8 @@ class TaskTrainer(Trainer):
             checkpoints = complete_checkpoints(Path(str(self.args.output_dir)))
             last = f"{checkpoints[-1]} is complete" if checkpoints else "there is no complete checkpoint yet"
             raise CheckpointError(
-                f"{folder} cannot be written ({error}); {last}. Free some space, or remove what is in the way; the "
-                "same command then continues"
+                f"{folder} cannot be written ({error}); {last}. Free some space, or remove the obstacle; the same "
+                "command then continues"
             ) from error
 
 
@@ -245,7 +245,7 @@ def run_stages(
         names: labels of `metric_for_best_model` in the picture, for metrics that need another one.
 
     Returns:
-        All metrics, and the predictions for the test data.
+        All metrics, and the predictions for the test data, in the main process.
 
     Raises:
         ValueError: the checkpoint to continue was trained with other data or options.
@@ -276,7 +276,7 @@ def run_stages(
         write_task_card(Path(str(args.output_dir)), args, record, metrics)
     if args.push_to_hub:
         trainer.push_to_hub()
-    return metrics, prediction
+    return metrics, prediction if trainer.is_world_process_zero() else None
 
 
 def report(trainer: Trainer, name: str, metrics: dict[str, float], samples: int) -> dict[str, float]:

@@ -80,7 +80,7 @@ class TranslatorArguments(BilmArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.without_elmo and self.freeze_bilm:
-            raise ValueError("--freeze_bilm: there is no biLM to freeze --without_elmo")
+            raise ValueError("--freeze_bilm contradicts --without_elmo: there is no biLM to freeze")
         if self.decoder_hidden_size % self.decoder_heads:
             raise ValueError(
                 f"--decoder_hidden_size {self.decoder_hidden_size}: expected a multiple of --decoder_heads "
@@ -155,7 +155,7 @@ def encode_pairs(
             if len(ids) > limit and not cut_targets:
                 raise CorpusError(
                     f"{place}: the target has {len(ids)} tokens, and the decoder's limit is {limit}; train with a "
-                    "higher --max_target_tokens, or take the pair out"
+                    "higher --max_target_tokens, or remove the pair"
                 )
             cut += len(ids) > limit
         # A truncated target has no end token, because the model must not learn to stop there.
@@ -165,9 +165,10 @@ def encode_pairs(
     dataset = Dataset.from_dict({name: [getattr(pair, name) for pair in pairs] for name in Pair._fields})
     encoded = dataset.map(encode_batch, batched=True, remove_columns=list(Pair._fields), desc="Tokenizing")
     if cut_sources:
-        report(f"{cut_sources:,} of {len(pairs):,} sources are longer than {data.max_source_words} words and were cut")
+        limit_of_words = data.max_source_words
+        report(f"{cut_sources:,} of {len(pairs):,} sources are longer than {limit_of_words} words and were truncated")
     if cut:
-        report(f"{cut:,} of {len(pairs):,} training targets are longer than {limit} tokens and were cut")
+        report(f"{cut:,} of {len(pairs):,} training targets are longer than {limit} tokens and were truncated")
     return encoded
 
 

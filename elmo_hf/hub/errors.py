@@ -25,9 +25,9 @@ _REMEDIES = {
     400: "the Hub does not accept it",
     401: "the token is missing or not valid: `hf auth login`, or set HF_TOKEN",
     403: "the token may not write there: choose a name of your own, or a token with write access",
-    409: "the name is taken, or somebody else writes to it at this moment: choose another name, or try again",
+    409: "the name is taken, or another client is writing to it: choose another name, or try again",
     412: "it has changed since this push began, by another push: look at it, and push again",
-    413: "the Hub takes no files of this size",
+    413: "the Hub does not accept files of this size",
     429: "the Hub still asks to wait: try again later",
 }
 

@@ -79,7 +79,7 @@ def push(
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise HubError(f"{name!r}: no name of a repository, expected user/name ({error})") from error
+        raise HubError(f"{name!r}: not a repository name; expected user/name ({error})") from error
     files = publishable(folder)
     card = check_card(folder, with_name(folder, name))
     files[CARD] = card.encode()
@@ -173,7 +173,7 @@ def check_weights(folder: Path) -> None:
         name = "ElmoEncoderDecoderModel"
     kind: Any = getattr(encoder_decoder, str(name), None) or getattr(modeling_elmo, str(name), None)
     if kind is None:
-        raise HubError(f"{folder / 'config.json'}: architectures names {name!r}, no class of this package")
+        raise HubError(f"{folder / 'config.json'}: architectures names {name!r}, which is not a class of this package")
     try:
         with without_progress_bar():
             _, info = kind.from_pretrained(folder, output_loading_info=True, local_files_only=True)

@@ -188,7 +188,7 @@ def _context_words(
     if begins[:1] != [None] or 0 in begins:
         raise ValueError(
             f"example {name!r}: expected {tokenizer.bos_token!r} before its question and not in it, since it tells a "
-            "model where the context begins; take it out of the question, or set tokenizer.add_bos_token=True"
+            "model where the context begins; remove it from the question, or set tokenizer.add_bos_token=True"
         )
     return [word if sentence == 1 else None for word, sentence in zip(encoding.word_ids(window), sentences)]
 
@@ -199,7 +199,9 @@ def _answer_words(name: str, context: str, answers: Any, places: dict[int, tuple
         raise ValueError(f"example {name!r}: answers is {answers!r}: expected {SPAN}, both empty for no answer")
     texts, starts = list(answers["text"]), list(answers["answer_start"])
     if len(texts) != len(starts):
-        raise ValueError(f"example {name!r}: {len(texts)} answer texts with {len(starts)} starts: expected as many")
+        raise ValueError(
+            f"example {name!r}: {len(texts)} answer texts with {len(starts)} starts: expected the same number"
+        )
     for text, start in zip(texts, starts):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"example {name!r}: answer {text!r} is empty: expected a text, or no answer at all")
@@ -279,7 +281,7 @@ def answers_from_spans(
     for example in examples:
         name = str(example["id"])
         if name in answers:
-            raise ValueError(f"two examples have the id {name!r}: expected each once; number them anew")
+            raise ValueError(f"two examples have the id {name!r}: expected each once; renumber them")
         if name not in windows_of:
             raise ValueError(
                 f"features have no window of example {name!r}: expected those that question_answering_features made of "
@@ -297,7 +299,7 @@ def _check_logits(name: str, logits: Any, windows: int) -> NDArray[np.floating[A
     values = logits.detach().float().cpu().numpy() if isinstance(logits, torch.Tensor) else np.asarray(logits)
     if values.ndim != 2 or len(values) != windows:
         raise ValueError(
-            f"{name} has shape {values.shape}: expected ({windows}, words), one row a window of the features"
+            f"{name} has shape {values.shape}: expected ({windows}, words), one row per window of the features"
         )
     return values
 
@@ -439,7 +441,7 @@ def answer_question(
     questions, contexts = ([texts] * count if isinstance(texts, str) else list(texts) for texts in (question, context))
     if len(questions) != len(contexts):
         raise ValueError(
-            f"{len(questions)} questions and {len(contexts)} contexts: expected lists of as many, or one text for all"
+            f"{len(questions)} questions and {len(contexts)} contexts: expected equal numbers, or one text for all"
         )
     at_least_one(batch_size=batch_size)
     if not questions:

@@ -147,7 +147,9 @@ def _with_tags(words: Iterator[str], pos_tags: Iterable[str | None]) -> Iterator
     missing = object()
     for number, (word, tag) in enumerate(zip_longest(words, pos_tags, fillvalue=missing)):
         if word is missing or tag is missing:
-            raise ValueError(f"pos_tags and words are not as many: only one of them has a number {number}, from 0")
+            raise ValueError(
+                f"pos_tags and words differ in length: only one of them has an item {number}, counted from 0"
+            )
         if not (tag is None or isinstance(tag, str)):
             raise TypeError(f"tag {number} is {tag!r} of type {type(tag).__name__}: expected str or None")
         yield cast("str", word), tag

@@ -14,9 +14,9 @@ from .loading import load_tokenizer
 # Descriptions of a folder's files by name, then by suffix.
 FILES = {
     "config.json": "configuration of the model",
-    "generation_config.json": "how it generates",
+    "generation_config.json": "settings of generation",
     "model.safetensors": "weights",
-    "model.safetensors.index.json": "which file holds which weight",
+    "model.safetensors.index.json": "index of the weight files",
     "tokenizer_config.json": "configuration of the tokenizer",
     "special_tokens_map.json": "special tokens",
     "added_tokens.json": "tokens added to the vocabulary",
@@ -25,8 +25,8 @@ FILES = {
     "README.md": "model card",
     "training_args.bin": "the Trainer's arguments, a pickle",
     "trainer_state.json": "the Trainer's state",
-    "all_results.json": "results of a training",
-    "target_tokenizer": "tokenizer of what the decoder writes",
+    "all_results.json": "metrics of the training run",
+    "target_tokenizer": "tokenizer of the decoder",
     ".safetensors": "weights",
     ".png": "picture",
     ".py": "code, for trust_remote_code=True where elmo-hf is missing",
@@ -67,7 +67,7 @@ def describe(folder: str) -> Description:
     """
     path = Path(folder)
     if not (path / "config.json").is_file():
-        raise OSError(f"{folder} is no folder of a model: it has no config.json")
+        raise OSError(f"{folder} is not a model folder: it has no config.json")
     stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
     architecture = (stored.get("architectures") or ["ElmoModel"])[0]
     translator = stored.get("model_type") == "encoder-decoder"

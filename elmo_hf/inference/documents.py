@@ -67,7 +67,7 @@ def embed_document(
     if pos_tags is None:
         embedder.refuse_without_pos_tags("pos_tags, the tags of the document's words")
     elif isinstance(words, str):
-        raise ValueError(f"words is the text {words!r:.60}: expected a list, or another iterable, beside pos_tags")
+        raise ValueError(f"words is the text {words!r:.60}: expected a list of words, because pos_tags are given")
     elif isinstance(pos_tags, str) or not isinstance(pos_tags, Iterable):
         raise TypeError(f"pos_tags is {pos_tags!r:.60}: expected a list, or another iterable, of tags")
     return read_by_chunks(embedder, words, chunk_words, pos_tags)

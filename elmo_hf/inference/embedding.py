@@ -288,8 +288,7 @@ class Embedder:
         count = self.model.config.num_pos_tags
         if count:
             raise ValueError(
-                f"num_pos_tags={count}: the model reads parts of speech beside the words, and none are given. Expected "
-                f"{expected}"
+                f"num_pos_tags={count}: the model also reads POS tags, and none are given. Expected {expected}"
             )
 
     def length(self, words: Sequence[str]) -> int:

@@ -68,7 +68,7 @@ def load_model(
         try:
             loaded, info = kind.from_pretrained(model, output_loading_info=True, **options)
         except OSError as error:
-            raise OSError(f"{os.fspath(model)} is no folder of a model, nor the name of one: {error}") from error
+            raise OSError(f"{os.fspath(model)} is neither a model folder nor the name of a model: {error}") from error
         missing = sorted(name for name in info["missing_keys"] if "scalar_mixes." not in name)
         if missing:
             raise ValueError(
@@ -83,7 +83,7 @@ def load_model(
     for name, value in (("device", device), ("dtype", dtype)):
         if value is not None:
             raise ValueError(
-                f"{name}={value!r} is for a model given as a folder: this one is loaded, call model.to({value!r})"
+                f"{name}={value!r} needs a model given as a folder: this one is loaded, call model.to({value!r})"
             )
     return model
 
@@ -141,7 +141,9 @@ def load_tokenizer(tokenizer: ElmoTokenizer | Name | None, model: ElmoPreTrained
         with damage_named(place, "tokenizer"):
             loaded: Any = AutoTokenizer.from_pretrained(place)
     except OSError as error:
-        raise OSError(f"{os.fspath(place)} is no folder of a tokenizer, nor the name of one: {error}") from error
+        raise OSError(
+            f"{os.fspath(place)} is neither a tokenizer folder nor the name of a tokenizer: {error}"
+        ) from error
     return loaded
 
 
@@ -150,7 +152,7 @@ def check_pos_tags(config: ElmoConfig, tokenizer: ElmoTokenizer) -> None:
     known = len(tokenizer.pos_tag_set or ())
     if config.num_pos_tags and known != config.num_pos_tags:
         raise ValueError(
-            f"the tokenizer has {known} parts of speech and the model num_pos_tags={config.num_pos_tags}: load the "
+            f"the tokenizer has {known} POS tags and the model num_pos_tags={config.num_pos_tags}: load the "
             "tokenizer that belongs to the model, or make one with its pos_tag_set"
         )
 
@@ -195,9 +197,13 @@ def with_pos_tags(
     """
     for number, (words, tags) in enumerate(zip_longest(sentences, pos_tags)):
         if words is None or tags is None:
-            raise ValueError(f"pos_tags and sentences are not as many: only one of them has a number {number}, from 0")
+            raise ValueError(
+                f"pos_tags and sentences differ in length: only one of them has an item {number}, counted from 0"
+            )
         if isinstance(words, str):
-            raise ValueError(f"sentence {number} is the text {words!r:.60}: expected a list of words beside pos_tags")
+            raise ValueError(
+                f"sentence {number} is the text {words!r:.60}: expected a list of words, because pos_tags are given"
+            )
         yield TaggedSentence(words, tags)
 
 

@@ -114,7 +114,7 @@ def open_reader(
 ) -> Embedder:
     """Open an [`Embedder`] that gives one vector per word; arguments and errors as in [`embed`]."""
     if layers == "all":
-        raise ValueError("layers='all': expected one vector a word: 'mix', 'top', 'average' or the number of a layer")
+        raise ValueError("layers='all': expected one vector per word: 'mix', 'top', 'average' or the number of a layer")
     embedder = open_embedder(model, tokenizer, layers, False, batch_words, WINDOW, device, None)
     embedder.refuse_without_pos_tags("a model that reads words alone")
     return embedder

@@ -369,8 +369,8 @@ class _Scorer:
         if "pos_tag_ids" in self.input_names:
             if tagged is None:
                 raise ValueError(
-                    f"sentence {index}, {' '.join(words[:8])!r}: no parts of speech beside the words, which the model "
-                    "reads (num_pos_tags): give them (pos_column or pos_separator of a text, pos_tags beside words)"
+                    f"sentence {index}, {' '.join(words[:8])!r}: no POS tags, which the model reads (num_pos_tags): "
+                    "give them (pos_column or pos_separator of a text; pos_tags with lists of words)"
                 )
             read["pos_tag_ids"] = np.array(self.encoder.pos_tag_ids(tagged), np.int64)
         inputs = [read[name] for name in self.input_names]

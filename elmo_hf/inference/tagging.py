@@ -109,8 +109,8 @@ def _load_tagger(
     tagger = load_model(model, ElmoForTokenClassification, device, dtype)
     if tagger.config.num_pos_tags:
         raise ValueError(
-            f"num_pos_tags={tagger.config.num_pos_tags}: this tagger reads parts of speech beside the words; expected "
-            "one that reads words alone"
+            f"num_pos_tags={tagger.config.num_pos_tags}: this tagger also reads POS tags; expected one that reads only "
+            "words"
         )
     return in_evaluation(tagger)
 

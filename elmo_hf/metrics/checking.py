@@ -64,7 +64,9 @@ class CheckedMetric(evaluate.Metric, ABC):
             missing = "predictions" if predictions is None else "references"
             raise ValueError(f"{missing} missing: give {expected}")
         if len(predictions) != len(references):
-            raise ValueError(f"{len(predictions)} predictions and {len(references)} references: expected as many")
+            raise ValueError(
+                f"{len(predictions)} predictions and {len(references)} references: expected the same number"
+            )
         if len(references) == 0:
             raise ValueError(f"no {self.scored} to score: predictions and references are empty")
 

@@ -60,7 +60,7 @@ class Classification(CheckedMetric):
 
     def input_features(self) -> datasets.Features:
         if self.config_name not in ("default", "multilabel"):
-            raise ValueError(f'config_name={self.config_name!r}: expected "multilabel", or none for one label a text')
+            raise ValueError(f'config_name={self.config_name!r}: expected "multilabel", or none for one label per text')
         label: Any = datasets.Value("int64")
         if self.config_name == "multilabel":
             label = datasets.Sequence(label)
@@ -78,9 +78,9 @@ class Classification(CheckedMetric):
                 array = np.empty(0)
             if array.ndim != (2 if multilabel else 1) or array.shape[-1] == 0:
                 raise ValueError(
-                    f"{name} have shape {array.shape}: expected one list of 0 and 1 a text, all of the same length"
+                    f"{name} have shape {array.shape}: expected one list of 0 and 1 per text, all of the same length"
                     if multilabel
-                    else f"{name} have shape {array.shape}: expected one label a text; give argmax(-1) of scores, and "
+                    else f"{name} have shape {array.shape}: expected one label per text; give argmax(-1) of scores, or "
                     'Classification("multilabel") for texts with several labels'
                 )
             # Whole numbers as floats are accepted, because multi-label losses need them.
@@ -116,8 +116,8 @@ class Classification(CheckedMetric):
         if average == "binary":
             if multilabel and gold.shape[1] != 1:
                 raise ValueError(
-                    f'average="binary" and {gold.shape[1]} labels a text: expected one; give average="macro", "micro" '
-                    'or "weighted"'
+                    f'average="binary" and {gold.shape[1]} labels per text: expected one; give average="macro", '
+                    '"micro" or "weighted"'
                 )
             found = sorted({*predicted.ravel().tolist(), *gold.ravel().tolist()})
             if not {*found, pos_label} <= {0, 1}:

@@ -74,10 +74,10 @@ class Seqeval(CheckedMetric):
 
     def check(self, predictions: Any, references: Any) -> None:
         """Raise `ValueError` unless both are lists of tags of the same lengths."""
-        self.check_numbers(predictions, references, "one list of tags a sentence for both predictions and references")
+        self.check_numbers(predictions, references, "one list of tags per sentence for both predictions and references")
         for number, (predicted, reference) in enumerate(zip(predictions, references)):
             if isinstance(predicted, str) or isinstance(reference, str):
-                raise ValueError(f"sentence {number} is a string: expected a list of tags a sentence")
+                raise ValueError(f"sentence {number} is a string: expected a list of tags")
             if len(predicted) != len(reference):
                 raise ValueError(
                     f"sentence {number} has {len(predicted)} predicted and {len(reference)} reference tags: expected "
@@ -130,5 +130,5 @@ def _check_tag(tag: str) -> None:
     if tag != "O" and not (prefix in PREFIXES and dash and entity_type):
         raise ValueError(
             f"tag {tag!r}: expected O or PREFIX-TYPE such as B-PER, with a prefix of {', '.join(sorted(PREFIXES))}; "
-            "tags without spans (parts of speech, say) have an accuracy but no entities"
+            "tags without spans (such as POS tags) have an accuracy but no entities"
         )

@@ -60,7 +60,7 @@ class AnswerSpans(CheckedMetric):
 
     def check(self, predictions: Any, references: Any) -> None:
         """Raise `ValueError` unless predictions are texts and references lists of texts."""
-        self.check_numbers(predictions, references, "one answer a question and the list of its gold answers")
+        self.check_numbers(predictions, references, "one answer per question and the list of its gold answers")
         for number, (predicted, gold) in enumerate(zip(predictions, references)):
             if not isinstance(predicted, str):
                 raise ValueError(f'question {number}: predicted {predicted!r}: expected a text, "" for no answer')

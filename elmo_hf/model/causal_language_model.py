@@ -110,7 +110,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
             num_attention_heads, words, past words + words), queries on the third axis, keys on the fourth.
 
         Raises:
-            ValueError: labels of another shape, or one that is no word; a cache for the backward direction of a
+            ValueError: labels of another shape, or one that is not a word; a cache for the backward direction of a
                 Transformer, whose positions are counted from the left of the sentence.
         """
         past_key_values = past_key_values if cache is None else cache

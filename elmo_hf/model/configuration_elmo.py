@@ -205,7 +205,7 @@ class ElmoConfig(PreTrainedConfig):
             softmax (Grave et al. 2017), which no original format supports. `None` for the plain softmax.
         tie_word_embeddings: Whether the softmax of a word model shares its weight with the word embeddings (bilm-tf's
             `share_embedding_softmax`).
-        mask_token_id: Id of the mask, which is no word and has no probability. The tokenizer puts the mask after the
+        mask_token_id: Id of the mask, which is not a word and has no probability. The tokenizer puts the mask after the
             words, so set `mask_token_id=tokenizer.mask_token_id` together with `vocab_size=len(tokenizer)`. `None` if
             no tokenizer is known.
         direction: Reading direction of a causal language model: `"forward"`, or `"backward"`, from a sentence's last
@@ -226,7 +226,7 @@ class ElmoConfig(PreTrainedConfig):
         task_encoder: Its cell: `"lstm"`, or `"highway_lstm"` with a highway connection around it (AllenNLP's
             `stacked_bidirectional_lstm`).
         task_forget_bias: Constant added to its forget gate at run time; 0.0 for AllenNLP's.
-        task_recurrent_dropout: Variational dropout on the cell's output and thereby on the recurrent state: one mask
+        task_recurrent_dropout: Variational dropout on the cell's output and so on the recurrent state: one mask
             for all words of a sentence, in training.
         words_only: Whether the biLSTM of a tagger, or of a classifier of single sentences, skips the vectors of `<S>`
             and `</S>`, as in the paper.

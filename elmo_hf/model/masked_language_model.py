@@ -84,7 +84,7 @@ class ElmoForMaskedLM(ElmoForPreTraining):
             of the labeled positions only, (labels, vocab_size), row by row. With `labels`, also the mean cross-entropy.
 
         Raises:
-            ValueError: labels of another shape, or one that is no word of the vocabulary; a vocabulary without words;
+            ValueError: labels of another shape, or outside of the vocabulary; a vocabulary without words;
                 without labels, a softmax with random weights.
         """
         self.check_words()
@@ -172,7 +172,7 @@ def log_uniform_prior(vocab_size: int, excluded_ids: Sequence[int], like: Tensor
     """Log-probability of each word by its frequency rank, [vocab_size]; zero at `excluded_ids`.
 
     Args:
-        excluded_ids: increasing ids that are no words.
+        excluded_ids: increasing ids that are not words.
         like: gives dtype and device.
 
     Source: TensorFlow's `log_uniform_candidate_sampler`.

@@ -347,7 +347,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
             The input embeddings, as `get_input_embeddings`.
 
         Raises:
-            ValueError: a size below 1, or a multiple that is no positive integer.
+            ValueError: a size below 1, or a multiple that is not a positive integer.
         """
         size = self.config.vocab_size if new_num_tokens is None else new_num_tokens
         if size < 1:
@@ -386,7 +386,7 @@ class ElmoPreTrainedModel(PreTrainedModel):
         """Drop all prepared weights and cached word vectors.
 
         Only needed after writing to a small part of a large weight through `weight.data`; all other changes are
-        detected (see the table in `kernels/prepared_weights.py`).
+        detected (see the table in `docs/speed.md`).
         """
         release(self)
 

@@ -88,7 +88,9 @@ class ElmoScalarMix(nn.Module):
             # bilm-tf's `use_top_only` does not normalize.
             return self.gamma * layers[-1]
         if len(layers) != len(self.weights):
-            raise ValueError(f"{len(layers)} layers given to a mix of {len(self.weights)}: pass as many as it mixes")
+            raise ValueError(
+                f"{len(layers)} layers given to a mix of {len(self.weights)}: pass one for each of its weights"
+            )
         if self.normalizes:
             layers = [normalize_layer(layer, counted, self.layer_norm_epsilon) for layer in layers]
         weights = self.normalized_weights()

@@ -43,7 +43,7 @@ def parse_tag(tag: str, scheme: str) -> tuple[str, str]:
     letter, dash, kind = tag.partition("-")
     if letter not in ROLES[scheme] or bool(dash) != bool(kind):
         raise ValueError(
-            f"label {tag!r} is no tag of tag_scheme={scheme!r}: expected O, or one of "
+            f"label {tag!r} is not a tag of tag_scheme={scheme!r}: expected O, or one of "
             f"{', '.join(ROLES[scheme])} with a dash and a type, such as B-PER. Give id2label the tags of the data, "
             "or set tag_scheme=None for other labels"
         )
@@ -131,7 +131,7 @@ def _check_reachable(allowed: Sequence[Sequence[bool]], labels: Sequence[str], s
             lacks, kind = ("E" if index in begins else "B"), parse_tag(label, scheme)[1]
             letter = "I" if scheme == "IOB1" else letters[lacks]
             raise ValueError(
-                f"label {label!r} can stand in no {scheme} sequence of the labels {', '.join(labels)}: expected "
+                f"label {label!r} cannot occur in any {scheme} sequence of the labels {', '.join(labels)}: expected "
                 f"{f'{letter}-{kind}' if kind else letter!r} among them. Set tag_scheme to the scheme of the data, one "
                 f"of {', '.join(ROLES)} (in IOB1, I begins entities), or to None"
             )

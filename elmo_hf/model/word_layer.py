@@ -28,8 +28,8 @@ class ElmoPosTagEmbeddings(ElmoTable):
         super().__init__()
         tags = config.num_pos_tags
         self.remedy = (
-            f"0 is no tag, and there are num_pos_tags={tags} others. Create them with the tokenizer that belongs to "
-            "the model, whose pos_tag_set has as many tags"
+            f"0 for no tag, and num_pos_tags={tags} others. Create them with the tokenizer that belongs to the "
+            "model, whose pos_tag_set has this number of tags"
         )
         self.output_size = config.pos_tag_embedding_size
         table = nn.Embedding(tags + 1, self.output_size, padding_idx=0)
@@ -60,7 +60,7 @@ class ElmoJoinedEmbeddings(ElmoWordPart):
     def real_words(self, ids: Tensor) -> Tensor:
         """(batch, words), bool: positions of words in the first input; as `real_words` of its part."""
         first = self.words or self.characters
-        assert first is not None  # parts of speech never stand alone
+        assert first is not None  # POS tags are never the only input
         return first.real_words(ids)
 
     def forward(self, *inputs: Tensor, mask: Tensor) -> Tensor:

@@ -138,7 +138,10 @@ class Checkpoints:
                     os.rename(path, deleted)
                     shutil.rmtree(deleted)
 
-        self._together(remove if self.accelerator.is_main_process else None, f"{self.folder} cannot be tidied")
+        self._together(
+            remove if self.accelerator.is_main_process else None,
+            f"earlier checkpoints in {self.folder} cannot be removed",
+        )
 
     def _together(self, action: Callable[[], Any] | None, failure: str) -> None:
         """Run `action` here and wait for all processes; if one fails, all raise, so that none waits forever."""

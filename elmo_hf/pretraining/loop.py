@@ -338,7 +338,7 @@ class Run:
                 if progress.step % settings.log_every == 0 or stopped:
                     self._record(bar)
                 elif progress.step < settings.log_every and not progress.step & progress.step - 1:
-                    # Steps 1, 2, 4, ...: nobody should wait minutes for a first number.
+                    # Steps 1, 2, 4, ...: no user should wait minutes for a first number.
                     self._show(bar, *self._window_means())
                 improved = False
                 if settings.evaluate_every and progress.step % settings.evaluate_every == 0:
@@ -622,7 +622,7 @@ class Run:
         if stored["processes"] != self.accelerator.num_processes:
             raise ValueError(
                 f"{checkpoint} was written by {stored['processes']} processes and this run has "
-                f"{self.accelerator.num_processes}: launch as many (--processes, or torchrun), or begin another "
+                f"{self.accelerator.num_processes}: launch the same number (--processes, torchrun), or begin another "
                 f"output_dir with initialize_from={checkpoint}"
             )
         self.progress = Progress(**stored["progress"])

@@ -154,7 +154,7 @@ class StreamingObjective(nn.Module):
                 targets; for batches that are part of a step or have ended rows. Numbers, or scalars on any device.
 
         Raises:
-            ValueError: labels that are no words of the model, or an impossible shape.
+            ValueError: labels that are not words of the model, or an impossible shape.
         """
         prepared = self.prepared(batch)
         contexts, state = self.contexts(prepared, state)

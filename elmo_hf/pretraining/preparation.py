@@ -122,7 +122,7 @@ class BatchPreparation:
             samples: draw candidates, if there is a sampler.
 
         Raises:
-            ValueError: labels that are no words of the model, ids out of range, or a missing input of the model.
+            ValueError: labels that are not words of the model, ids out of range, or a missing input of the model.
         """
         batch = batch.to("cpu")
         words, places, has_padding = self._words(batch)

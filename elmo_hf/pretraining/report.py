@@ -119,7 +119,9 @@ class MetricsLog:
         with self.path.open(encoding="utf-8") as file:
             for line in file:
                 if line.endswith("\n"):
-                    yield parse_json(line, lambda: f"{self.path}: a line", "a record a line, as pretrain writes it")
+                    yield parse_json(
+                        line, lambda: f"{self.path}: a line", "one record per line, as pretrain writes them"
+                    )
 
     def keep(self, count: int) -> None:
         """Keep only the first `count` records: a resumed run writes the later ones again."""

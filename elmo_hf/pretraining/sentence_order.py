@@ -124,7 +124,7 @@ class SentenceOrder:
         """Begin the next epoch, if there is one."""
         if self.sentences == 0:
             raise ValueError(
-                f"{self.corpus.name} holds no sentence: expected text with one sentence a line. Check the files, the "
+                f"{self.corpus.name} holds no sentence: expected text with one sentence per line. Check the files, the "
                 "text column, and whether every line was skipped"
             )
         if self.epochs is not None and self.epoch + 1 >= self.epochs:

@@ -90,14 +90,14 @@ class PretrainingSettings:
     text_column: str = option("text", "Column of JSON, Parquet or a data set that holds the sentences.")
     pos_column: str | None = option(
         None,
-        "Column of the words' parts of speech; text_column then has lists of words. A new model reads both "
-        "(num_pos_tags); a model without parts of speech reads only the words.",
+        "Column of the words' POS tags; text_column then has lists of words. A new model reads both "
+        "(num_pos_tags); a model without POS tags reads only the words.",
     )
     pos_separator: str | None = option(
-        None, "Instead of pos_column: separator between each word and its part of speech in the text: _ in the_DET."
+        None, "Instead of pos_column: separator between each word and its POS tag in the text: _ in the_DET."
     )
     pos_tag_set: str | None = option(
-        None, "File of a new model's parts of speech, one per line (default: collected by reading train_data)."
+        None, "File of a new model's POS tags, one per line (default: collected by reading train_data)."
     )
     split: str = option("train", "Split of train_data when it names a data set.")
     held_out_split: str = option("validation", "Split of held_out_data when it names a data set.")
@@ -172,7 +172,7 @@ class PretrainingSettings:
     sentence_independent: bool = option(
         False,
         "Rows of one sentence, without carried state, in batches of similar length, instead of running streams. "
-        "Required by a Transformer; sentences longer than unroll_steps are cut.",
+        "Required by a Transformer; sentences longer than unroll_steps are split.",
     )
     reset_states: bool = option(
         True,
@@ -316,13 +316,13 @@ class PretrainingSettings:
             )
         if self.pos_column is not None and self.pos_separator is not None:
             raise ValueError(
-                f"pos_column={self.pos_column!r} and pos_separator={self.pos_separator!r} contradict each other: parts "
-                "of speech are in a column of their own or after each word"
+                f"pos_column={self.pos_column!r} and pos_separator={self.pos_separator!r} contradict each other: POS "
+                "tags are in a column of their own or after each word"
             )
         if self.is_tagged and self.pre_tokenization != "whitespace":
             raise ValueError(
-                f"pre_tokenization={self.pre_tokenization!r} with parts of speech beside the words: these are words "
-                "already, leave it out"
+                f"pre_tokenization={self.pre_tokenization!r} for text with POS tags, which is split into words: "
+                "leave pre_tokenization out"
             )
         if self.pos_tag_set is not None and not self.is_tagged:
             raise ValueError(f"pos_tag_set={self.pos_tag_set!r} needs text with tags: name pos_column or pos_separator")
@@ -369,7 +369,7 @@ class PretrainingSettings:
 
     @property
     def is_tagged(self) -> bool:
-        """True if the text has parts of speech."""
+        """True if the text has POS tags."""
         return self.pos_column is not None or self.pos_separator is not None
 
     def model_config(self, **fields: Any) -> "ElmoConfig":
@@ -400,7 +400,7 @@ class PretrainingSettings:
             known = {spec.name for spec in dataclasses.fields(ElmoConfig)}
             for name in overrides:
                 if name not in known:
-                    raise ValueError(f"config_overrides names {name!r}, which is no field of ElmoConfig")
+                    raise ValueError(f"config_overrides names {name!r}, which is not a field of ElmoConfig")
         # Derived sizes are computed again unless they are given.
         if self.softmax_cutoffs is not None:
             fields["softmax_cutoffs"] = self.softmax_cutoffs

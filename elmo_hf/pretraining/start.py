@@ -31,7 +31,7 @@ from .streams import SentenceStreams
 from .typography import typography_of
 from .warm_starts import warm_start
 
-# Sentences of the training text searched for words that are cut.
+# Sentences of the training text searched for words that are truncated.
 SENTENCES_LOOKED_AT = 10_000
 
 
@@ -63,7 +63,7 @@ class Start(NamedTuple):
         clear_padding(model)
         note = f"new model of {model.num_parameters():,} parameters, {len(tokenizer):,} word ids"
         if tokenizer.pos_tag_set is not None:
-            note += f", {len(tokenizer.pos_tag_set)} parts of speech"
+            note += f", {len(tokenizer.pos_tag_set)} POS tags"
         return cls(model, tokenizer, note)
 
     @classmethod
@@ -119,7 +119,7 @@ class Start(NamedTuple):
 
 
 def new_tokenizer(settings: PretrainingSettings, config: ElmoConfig) -> ElmoTokenizer:
-    """Make the tokenizer of a new model, with its words, characters and parts of speech.
+    """Make the tokenizer of a new model, with its words, characters and POS tags.
 
     Raises:
         ValueError: a vocabulary, dictionary or set of tags is invalid, or does not fit the configuration.
@@ -132,7 +132,7 @@ def new_tokenizer(settings: PretrainingSettings, config: ElmoConfig) -> ElmoToke
             tags = pos_tags_of(open_text(settings, settings.train_data, settings.split))
     if config.num_pos_tags not in (0, len(tags or ())):
         raise ValueError(
-            f"num_pos_tags={config.num_pos_tags} in config_overrides and {len(tags or ())} parts of speech in the "
+            f"num_pos_tags={config.num_pos_tags} in config_overrides and {len(tags or ())} POS tags in the "
             "text: leave it out, and name the text's pos_column or pos_separator"
         )
     if settings.character_dictionary is not None and not config.character_filters:
@@ -183,7 +183,7 @@ def load(folder: str | Path) -> tuple[ElmoForPreTraining, ElmoTokenizer]:
     try:
         tokenizer = ElmoTokenizer.from_pretrained(folder)
     except OSError as error:
-        raise OSError(f"{folder} has no tokenizer beside its model: {error}") from error
+        raise OSError(f"{folder} has a model and no tokenizer: {error}") from error
     own_memory(model)
     if len(tokenizer) != model.config.vocab_size:
         raise ValueError(
@@ -281,7 +281,7 @@ def open_streams(
 
 
 def tell_of_cut_words(settings: PretrainingSettings, tokenizer: ElmoTokenizer) -> None:
-    """Warn of words in the first sentences of the training text that are too long for the model and are cut."""
+    """Warn of words in the first sentences of the training text that are too long for the model and are truncated."""
     cut, words_of = CutWords(tokenizer.spelling), line_splitter(tokenizer, settings.pre_tokenization)
     for sentence in islice(open_text(settings, settings.train_data, settings.split), SENTENCES_LOOKED_AT):
         cut.look(words_of(sentence))

@@ -49,8 +49,8 @@ class StreamBatch:
         words: number of forward targets other than -100 in this batch.
         backward_words: number of backward targets; equal to `words` except at the end of a finite corpus.
         starts_fresh: True if the recurrent states must be zero before this batch (sentence-independent batches).
-        forward_pos_tag_ids, backward_pos_tag_ids: (rows, steps) int64, parts of speech of the inputs; 0 for none, at
-            boundaries and at padding. `None` without parts of speech.
+        forward_pos_tag_ids, backward_pos_tag_ids: (rows, steps) int64, POS tags of the inputs; 0 for none, at
+            boundaries and at padding. `None` without POS tags.
         forward_starts, backward_starts: (rows,) bool, True if a row's first word is the boundary before a sentence.
     """
 
@@ -87,7 +87,7 @@ class StreamBatch:
 
 
 class _Words(NamedTuple):
-    """A sentence in reading order, with boundaries; `tags` are the ids of its parts of speech, if the model has any."""
+    """A sentence in reading order, with boundaries; `tags` are the ids of its POS tags, if the model has any."""
 
     words: list[str]
     tags: list[int]
@@ -178,7 +178,7 @@ class _IndependentBatches:
     """Batches whose rows are single sentences of similar length, the same ones in both directions.
 
     A pool of sentences is sorted by length and cut into batches, and the batches are shuffled. A sentence of more than
-    `steps` targets is cut, and its parts start from zero states like any other row.
+    `steps` targets is split, and its parts start from zero states like any other row.
     """
 
     def __init__(self, order: SentenceOrder, streams: "SentenceStreams") -> None:
@@ -270,7 +270,7 @@ class SentenceStreams:
         sentence_independent: every row is one sentence, states start at zero, batches have sentences of similar length
             and are padded to their longest row; both directions read the same sentences.
         character_ids: return character rows; not needed by models with word inputs.
-        pos_tag_ids: return ids of the corpus's parts of speech, for models that read them.
+        pos_tag_ids: return ids of the corpus's POS tags, for models that read them.
 
     Attributes:
         character_ids, pos_tag_ids: as above.
@@ -278,9 +278,9 @@ class SentenceStreams:
         words: number of forward targets so far, of all processes together.
 
     Raises:
-        ValueError: an argument out of range; a vocabulary without `<S>`, `</S>`, `<UNK>`; parts of speech that the
+        ValueError: an argument out of range; a vocabulary without `<S>`, `</S>`, `<UNK>`; POS tags that the
             corpus or the tokenizer does not have; while iterating: no sentence in the corpus, or fewer sentences than
-            rows; a part of speech that the tokenizer does not know.
+            rows; a POS tag that the tokenizer does not know.
     """
 
     def __init__(
@@ -316,11 +316,11 @@ class SentenceStreams:
             character_replacements = tokenizer.character_replacements if rule == "ptb" else None
         if pos_tag_ids and not corpus.is_tagged:
             raise ValueError(
-                f"{corpus.name} has no parts of speech beside its words, which the model reads: name their column "
+                f"{corpus.name} has no POS tags, which the model reads: name their column "
                 "(pos_column), or the separator between a word and its tag (pos_separator)"
             )
         if pos_tag_ids and self.encoder.pos_tags is None:
-            raise ValueError("the tokenizer has no parts of speech: make it with pos_tag_set=[...]")
+            raise ValueError("the tokenizer has no POS tags: make it with pos_tag_set=[...]")
         self._words_of = word_splitter(rule, character_replacements)
         self.corpus = corpus
         self.rows, self.steps = rows, steps

@@ -135,7 +135,7 @@ def adopt_vocabulary(
         )
     if new_tokenizer.pos_tag_set != old_tokenizer.pos_tag_set and config.num_pos_tags:
         raise ValueError(
-            "the tokenizers have different parts of speech, and the model reads them: make the new one with "
+            "the tokenizers have different POS tags, and the model reads them: make the new one with "
             "pos_tag_set=old_tokenizer.pos_tag_set"
         )
     if softmax_cutoffs is not None and config.tie_word_embeddings:

@@ -62,7 +62,7 @@ class CharacterDictionary:
                 )
             if symbol in ids:
                 raise ValueError(
-                    f"{where}: {symbol!r} has the ids {ids[symbol]} and {number}; each symbol can stand only once. "
+                    f"{where}: {symbol!r} has the ids {ids[symbol]} and {number}; each symbol may occur only once. "
                     "Remove one, and its row of the table"
                 )
             if not 1 <= number <= LARGEST_ID or number in owners:
@@ -182,5 +182,5 @@ def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values = dict(pairs)
     if len(values) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"lists {twice!r} twice; each symbol can stand only once")
+        raise ValueError(f"lists {twice!r} twice; each symbol may occur only once")
     return values

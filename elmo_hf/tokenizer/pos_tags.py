@@ -22,7 +22,9 @@ class PosTags:
             raise ValueError(f"pos_tag_set is {list(tags)!r}; expected at least one tag, and none of them empty")
         if len(self.ids) != len(tags):
             twice = next(tag for tag in tags if list(tags).count(tag) > 1)
-            raise ValueError(f"pos_tag_set lists {twice!r} twice; ids follow its order, so each tag stands once")
+            raise ValueError(
+                f"pos_tag_set lists {twice!r} twice; ids follow its order, so each tag may occur only once"
+            )
 
     def ids_of(self, tags: Sequence[str | None], words: Sequence[str]) -> list[int]:
         """Ids of the words' tags, `NO_TAG` for `None`.
@@ -38,6 +40,6 @@ class PosTags:
             return [NO_TAG if tag is None else self.ids[tag] for tag in tags]
         except KeyError as error:
             raise ValueError(
-                f"the tag {error.args[0]!r} is none of pos_tag_set: {', '.join(self.ids)}; use the tags that the model "
+                f"the tag {error.args[0]!r} is not in pos_tag_set: {', '.join(self.ids)}; use the tags that the model "
                 "was trained with, or None for a word without a tag"
             ) from None

@@ -522,7 +522,7 @@ class ElmoTokenizer(TokenizersBackend):
             )
         if not is_split_into_words:
             raise ValueError(
-                "pos_tags beside raw text: expected words, one for each tag; pass lists of words "
+                "pos_tags with raw text: expected words, one for each tag; pass lists of words "
                 "and is_split_into_words=True"
             )
         tags, tags_are_batched = _samples(pos_tags, pos_tags_pair, True)

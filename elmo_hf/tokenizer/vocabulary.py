@@ -50,7 +50,7 @@ def read_vocabulary_lines(path: str | os.PathLike[str]) -> list[str]:
             message names the file, the line and the remedy.
     """
     if Path(path).exists() and not Path(path).is_file():
-        raise ValueError(f"{path}: no regular file; expected UTF-8 text with one word a line")
+        raise ValueError(f"{path}: not a regular file; expected UTF-8 text with one word per line")
     data = Path(path).read_bytes()
     if data.startswith(_GZIP_MAGIC):
         limit = max(ANY_RATIO_UP_TO, MAXIMUM_RATIO * len(data))
@@ -67,7 +67,7 @@ def read_vocabulary_lines(path: str | os.PathLike[str]) -> list[str]:
     if b"\0" in data:
         line = data[: data.index(b"\0")].count(b"\n") + 1
         raise ValueError(
-            f"{path}, line {line}: a NUL byte; expected UTF-8 text with one word a line. The file is binary, damaged "
+            f"{path}, line {line}: a NUL byte; expected UTF-8 text with one word per line. The file is binary, damaged "
             "or in another encoding such as UTF-16: convert it to UTF-8"
         )
     try:
@@ -75,7 +75,7 @@ def read_vocabulary_lines(path: str | os.PathLike[str]) -> list[str]:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8; expected UTF-8 text with one word a "
+            f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8; expected UTF-8 text with one word per "
             "line. Convert the file to UTF-8"
         ) from error
     return split_lines(text)
@@ -101,8 +101,8 @@ def write_vocabulary(words: Iterable[str], path: str | os.PathLike[str]) -> None
     for word in words:
         if not is_vocabulary_word(word):
             raise ValueError(
-                f"the word {word!r} cannot stand in a vocabulary file, whose lines are stripped of whitespace; save "
-                "the tokenizer with save_pretrained() instead"
+                f"the word {word!r} cannot be stored in a vocabulary file, whose lines are stripped of whitespace: "
+                "save the tokenizer with save_pretrained() instead"
             )
         lines.append(word + "\n")
     with appearing(path) as aside, aside.open("w", encoding="utf-8", newline="\n") as file:
@@ -124,7 +124,7 @@ def number_words(words: Sequence[str], pad_token: str, mask_token: str, where: s
     words = _unique(enumerate(words), f"{where}, entry")
     if pad_token in words:
         raise ValueError(
-            f"{where}: lists {pad_token!r}, which is the padding token and always has id 0; take the entry out, or "
+            f"{where}: lists {pad_token!r}, which is the padding token and always has id 0; remove the entry, or "
             "name another padding token with pad_token=..."
         )
     ids = {word: number for number, word in enumerate(words, 1)}
@@ -181,6 +181,6 @@ def _unique(entries: Iterable[tuple[int, str]], place: str) -> list[str]:
         if first != number:
             raise ValueError(
                 f"{place} {number}: the word {word!r} is listed already at {first}; ids follow the order of the "
-                "words, so each can stand only once. Remove one, and its row of the softmax if there is one"
+                "words, so each may occur only once. Remove one, and its row of the softmax if there is one"
             )
     return list(seen)

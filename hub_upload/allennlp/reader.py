@@ -172,7 +172,7 @@ def _find_settings(config: dict[str, Any], prefix: str, notes: list[str]) -> tup
     if len(found) == 1:
         return found[0]
     notes.append(
-        "config.json does not show one set-up of the Elmo module: its dropout, layer norm and options are AllenNLP's "
+        "config.json does not describe the Elmo module uniquely: its dropout, layer norm and options are AllenNLP's "
         "defaults"
     )
     return "", {}
@@ -234,7 +234,7 @@ def options_from_shapes(state: Mapping[str, Tensor], file: str, notes: list[str]
         raise CheckpointError(f"{file}: its tensors do not have the shapes of an Elmo")
     notes.append(
         "no options file was found: sizes are those of the tensors, and assumed are relu, "
-        f"{DEFAULT_CHARACTERS_PER_WORD} characters a word, and clips of {DEFAULT_CLIP:g}, as in every published model; "
+        f"{DEFAULT_CHARACTERS_PER_WORD} characters per word and clips of {DEFAULT_CLIP:g}, as in all published models; "
         "give the file with --options if it is another model"
     )
     return {
@@ -286,7 +286,7 @@ def _stored(state: Mapping[str, Tensor], file: str) -> dict[str, StoredTensor]:
     for name, parts in scalars.items():
         if sorted(parts) != list(range(len(parts))) or any(part.shape != (1,) for part in parts.values()):
             raise CheckpointError(
-                f"{file}: {name} has the parts {sorted(parts)}, expected one number a layer from 0 on"
+                f"{file}: {name} has the parts {sorted(parts)}, expected one number per layer, from 0 on"
             )
         tensors[name] = StoredTensor.of(file, name, torch.cat([parts[j] for j in range(len(parts))]))
     return tensors
@@ -349,7 +349,7 @@ def open_elmo(place: Place) -> ElmoSource | None:
         path, settings = _find_settings(config, prefix, notes)
         added = _tokens_to_add(config, str(config_file))
     else:
-        notes.append("no config.json beside the weights: dropout and layer norm of the mixes are AllenNLP's defaults")
+        notes.append("no config.json next to the weights: dropout and layer norm of the mixes are AllenNLP's defaults")
     if place.options is not None:
         options, name = read_json(place.options), str(place.options)
     elif found := _find_options(folder, path, settings, notes):

@@ -92,7 +92,7 @@ def fix_mixes(config: ElmoConfig, source: Source, notes: list[str]) -> None:
             f"config.json has scalar_mix_parameters {configured}, which AllenNLP would not have trained, but the "
             f"stored mixes are trained or differ (gamma {', '.join(f'{gamma:.9g}' for gamma in gammas)}): kept as "
             'learned mixes (scalar_mix="learned"), with every stored value; freeze them with '
-            "model.scalar_mixes.requires_grad_(False) if they shall stay"
+            "model.scalar_mixes.requires_grad_(False) to keep them"
         )
         return
     # Use the configuration's spelling if it gives the same float32 numbers.

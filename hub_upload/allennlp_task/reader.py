@@ -64,7 +64,7 @@ def open_place(place: Place) -> TaskSource | None:
     if "task_character_size" in task.fields and _saw_padding(place.folder):
         task.notes.append(
             "the character CNN takes its maximum over windows inside the word, as AllenNLP since 1.2.2; this archive "
-            "is of before, where windows over padding counted, and values depended on the longest word of a batch"
+            "is older: windows over padding counted, and values depended on the longest word of a batch"
         )
     own = {each.name: getattr(elmo, each.name) for each in fields(ElmoSource)}
     return TaskSource(

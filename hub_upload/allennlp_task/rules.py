@@ -151,7 +151,7 @@ def read_namespace(folder: Path, namespace: str) -> list[str]:
     path = folder / "vocabulary" / f"{namespace}.txt"
     if "/" in namespace or not path.is_file():
         raise CheckpointError(f"{path}: no such file; expected the vocabulary of {namespace!r} beside the weights")
-    text = read_text(path, "a symbol a line")
+    text = read_text(path, "one symbol per line")
     lines = re.split("\r?\n", text)
     return [line.replace(NEWLINE, "\n") for line in (lines[:-1] if lines[-1] == "" else lines)]
 

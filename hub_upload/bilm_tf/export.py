@@ -140,7 +140,7 @@ def _words(model: SavedModel) -> list[str] | None:
     unfit = [word for word in words if word != word.strip() or "\n" in word or "\r" in word]
     if unfit:
         raise CheckpointError(
-            f"{folder}: {unfit[0]!r} cannot stand in a vocabulary file, whose lines are stripped of whitespace"
+            f"{folder}: {unfit[0]!r} cannot be stored in a vocabulary file, whose lines are stripped of whitespace"
         )
     if model.is_used(0):
         part = "row" if reads_words else "softmax row"

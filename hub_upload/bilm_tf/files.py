@@ -15,7 +15,7 @@ from .tensorflow_checkpoint import checkpoint_prefixes, is_checkpoint_prefix
 
 # Vocabulary names in the order in which simple_elmo looks for them.
 VOCABULARIES = ("vocab.txt.gz", "vocab.txt", "vocabulary.txt")
-# Other possible names of a vocabulary, and names of texts that are no vocabulary.
+# Other possible names of a vocabulary, and names of texts that are not a vocabulary.
 VOCABULARY_NAME = re.compile(r"voc|\.(txt|dic|words?|lst)(\.gz)?$", re.IGNORECASE)
 NO_VOCABULARY_NAME = re.compile(r"read|licen[cs]e|requirements|\.", re.IGNORECASE)
 ARCHIVE_MEMBERS = (".json", ".hdf5", ".txt", ".txt.gz", ".dic", ".pkl", ".index", "checkpoint")

@@ -54,7 +54,7 @@ def with_word_vectors(source: Source, path: Path, stack: ExitStack) -> Source:
     if all(value.shape[:1] == (len(words),) for value in softmax.values()):
         tensors |= softmax
     else:
-        notes.append(f"the softmax has not one row for each of the {len(words)} words of the table: left out")
+        notes.append(f"the softmax does not have one row for each of the {len(words)} words of the table: left out")
     # Names in a checkpoint have its scope as prefix.
     scope = "lm/" if any(name.startswith("lm/") for name in tensors) else ""
     return replace(

@@ -101,7 +101,7 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
 def _unpack_zip(archive: Path, unpacker: _Unpacker, wanted: Callable[[str], bool]) -> None:
     if (size := _directory_size(archive)) > MAX_DIRECTORY:
         raise CheckpointError(
-            f"{archive}: its directory has {size:,} bytes, expected at most {MAX_DIRECTORY:,}: no archive of a model"
+            f"{archive}: its directory has {size:,} bytes, expected at most {MAX_DIRECTORY:,}: not a model archive"
         )
     with zipfile.ZipFile(archive) as file:
         for member in file.infolist():
@@ -135,8 +135,8 @@ class _Pieces:
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= MAX_HEADER:
             raise CheckpointError(
-                f"{self.archive}: a member's header of {size:,} bytes, expected at most {MAX_HEADER:,}: no archive of "
-                "a model"
+                f"{self.archive}: a member's header of {size:,} bytes, expected at most {MAX_HEADER:,}: not a "
+                "model archive"
             )
         return self.file.read(size)
 

@@ -18,7 +18,7 @@ def read_content(path: Path) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{path}: no regular file; expected one that holds the data itself")
+            raise CheckpointError(f"{path}: not a regular file; expected one that holds the data itself")
         if status.st_size > LARGEST_CONTENT:
             raise CheckpointError(
                 f"{path}: {status.st_size:,} bytes, expected at most {LARGEST_CONTENT:,}; give the model's own file"

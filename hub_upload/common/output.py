@@ -48,7 +48,7 @@ def check_output(output: Path, force: bool, sources: Iterable[Path], exports: It
     exports = tuple(exports)
     if not _is_elmo(output, exports):
         raise CheckpointError(
-            f"{output}: not empty, and no ELMo by its config.json (model_type {ElmoConfig.model_type!r}) or "
+            f"{output}: not empty, and not an ELMo folder by its config.json (model_type {ElmoConfig.model_type!r}) or "
             "options.json (with 'lstm'); choose another output, or remove it yourself if it is not needed"
         )
     known = {name for export in exports for name in export.files} | traveling_code(output)

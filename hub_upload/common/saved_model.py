@@ -128,7 +128,7 @@ def bilm_parameters(parameters: Mapping[str, Parameter], config: ElmoConfig, not
         notes.append(f"left out, as the originals have no place for it: {listing(sorted(left))}")
     if config.softmax_cutoffs is not None and any(name.startswith("softmax.") for name in left):
         notes.append(
-            f"the softmax is adaptive (softmax_cutoffs={config.softmax_cutoffs}), without a row a word: exported "
+            f"the softmax is adaptive (softmax_cutoffs={config.softmax_cutoffs}), without a row per word: exported "
             "without softmax"
         )
     if config.tie_word_embeddings and "softmax.bias" in kept:

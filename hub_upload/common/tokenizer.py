@@ -26,7 +26,7 @@ def make_tokenizer(source: Source, config: ElmoConfig, notes: list[str] | None =
             words = [*words, unknown]
             if notes is not None:
                 notes.append(
-                    f"{source.vocabulary.file}: no line for the unknown word, so {unknown} stands behind its last"
+                    f"{source.vocabulary.file}: no line for the unknown word, so {unknown} was added as the last word"
                 )
         return ElmoTokenizer(vocab=words, max_characters_per_word=config.max_characters_per_word, **tokens)
     except CheckpointError as error:

@@ -182,7 +182,7 @@ def _dictionaries(
         ends = len(symbol.splitlines()) > 1 or "\t" in symbol
         if (symbol != symbol.strip() and symbol != "\u3000") or not symbol or ends:
             raise CheckpointError(
-                f"{folder}: {symbol!r} cannot stand in a dictionary file, whose lines are stripped of whitespace and "
-                "have a tab before the id"
+                f"{folder}: {symbol!r} cannot be stored in a dictionary file, whose lines are stripped of whitespace "
+                "and have a tab before the id"
             )
     return characters, words

@@ -92,7 +92,7 @@ class Dictionary:
                 if seen.setdefault(key, number) != number:
                     raise CheckpointError(
                         f"{where}: the {kind} {key!r} is listed already in line {seen[key]}; ids are rows of weights, "
-                        "so each stands once. Give the dictionary that the model was trained with"
+                        "so each may occur only once. Give the dictionary that the model was trained with"
                     )
             ids[symbol] = int(last)
         return dict(sorted(ids.items(), key=lambda item: item[1]))
@@ -182,7 +182,7 @@ def _softmax(folder: Path, layers: Any, notes: list[str]) -> dict[str, StoredTen
     form = next((names for names in SOFTMAX_FORMS.values() if all(name in state for name in names)), None)
     if form is None:
         kind = "its rows are made of the words' characters (cnn_softmax)" if "corr.weight" in state else "unknown form"
-        notes.append(f"{CLASSIFIER} was left out: {kind}, and no softmax with a row a word")
+        notes.append(f"{CLASSIFIER} was left out: {kind}, and no softmax with a row per word")
         return {}
     if layers != TRAINED_LAYERS:
         notes.append(
@@ -199,7 +199,7 @@ def _softmax(folder: Path, layers: Any, notes: list[str]) -> dict[str, StoredTen
     if "column_emb.weight" in form:
         notes.append(
             f"the softmax of {CLASSIFIER} has a class for every word of {WORDS}; its program evaluates it over the "
-            "words that it has met in training"
+            "words that it has seen in training"
         )
     return {name: StoredTensor.of(path, name, value) for name, value in (("softmax/W", weight), ("softmax/b", bias))}
 
@@ -234,8 +234,8 @@ def _find_architecture(folder: Path, options_file: Path | None, notes: list[str]
             "it with --options"
         )
     notes.append(
-        f"{base}, the architecture file that {CONFIG} names, is not in the folder: took the values that the "
-        "original package has for it"
+        f"{base}, the architecture file that {CONFIG} names, is not in the folder: the values of the "
+        "original package are used"
     )
     return BUILT_IN_ARCHITECTURE, f"built-in {base}"
 

@@ -132,7 +132,7 @@ def _words(model: SavedModel) -> list[str]:
     unfit = [word for word in words[:-1] if word == DEAD_CLASS or "\n" in word or word.endswith("\r")]
     unfit += [UNKNOWN] if words.count(UNKNOWN) > 1 else []
     if unfit:
-        raise CheckpointError(f"{folder}: the word {unfit[0]!r} cannot stand in an AllenNLP vocabulary")
+        raise CheckpointError(f"{folder}: the word {unfit[0]!r} cannot be stored in an AllenNLP vocabulary")
     if model.is_used(0):
         notes.append("the softmax row of the padding word is not zero; AllenNLP has no such word: left out")
     return words
@@ -176,7 +176,7 @@ def _softmax(model: SavedModel, words: int, has_dead_class: bool) -> tuple[Array
     if not has_dead_class:
         bias[-1] = DEAD_BIAS
         model.notes.append(
-            f"AllenNLP's softmax has one class more, which is no word: written with a bias of {DEAD_BIAS:g}, so that "
-            "it takes no part"
+            f"AllenNLP's softmax has one more class, which is not a word: written with a bias of {DEAD_BIAS:g}, so "
+            "that it takes no part"
         )
     return weight, bias

@@ -77,7 +77,7 @@ class LanguageModelVocabulary(Vocabulary):
         Raises:
             CheckpointError: not UTF-8.
         """
-        lines = re.split(r"\r?\n", read_text(self.file, "UTF-8 text with one word a line"))
+        lines = re.split(r"\r?\n", read_text(self.file, "UTF-8 text with one word per line"))
         return lines[:-1] if lines[-1] == "" else lines
 
     @cached_property
@@ -92,9 +92,9 @@ class LanguageModelVocabulary(Vocabulary):
             if first.setdefault(word, number) != number:
                 raise CheckpointError(
                     f"{self.file}, line {number}: the word {word!r} is listed already in line {first[word]}; rows of "
-                    "weights follow the lines, so each word can stand only once"
+                    "weights follow the lines, so each word may occur only once"
                     if number <= len(self.lines)
-                    else f"{self.file}, line {first[word]}: lists {word!r}, which is padding and no word"
+                    else f"{self.file}, line {first[word]}: lists {word!r}, which is padding, not a word"
                 )
         if UNKNOWN not in first:
             raise CheckpointError(f"{self.file}: no line {UNKNOWN!r}, which every vocabulary of AllenNLP has")
@@ -115,7 +115,7 @@ def open_place(place: Place) -> Source | None:
     path = place.options or folder / CONFIG
     if not path.is_file():
         raise CheckpointError(
-            f"{weights}: an AllenNLP language model, and there is no {CONFIG} beside it, which says what its parts do; "
+            f"{weights}: an AllenNLP language model, and there is no {CONFIG} next to it, which describes its parts; "
             "give it with --options"
         )
     config = read_archive_config(path)

@@ -1,4 +1,4 @@
-"""The GPU's benchmark: a column, a row or the whole may fail without taking the others with it."""
+"""`benchmarks/gpu.py`: a column or a row that fails does not stop the others."""
 
 import importlib.util
 import json
@@ -43,7 +43,7 @@ def test_a_column_that_fails_leaves_the_others(gpu: ModuleType, capsys: pytest.C
     assert columns.row["ours"] == pytest.approx(10 / seconds["ours"])
     assert columns.row["failed"] == {"plain": "ValueError: no such plan"}
     assert calls == {"ours": 4 + gpu.WARM_UPS, "plain": 2}
-    # After each round, all that there is so far.
+    # All results so far are printed after each round.
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert said[-1] == columns.row
     assert [row["rounds"] for row in said] == [0, 0, 0, 1, 2, 3, 4]
@@ -73,7 +73,7 @@ def test_a_row_that_ends_early_keeps_what_it_has_said(
 
 
 def test_verdicts(gpu: ModuleType) -> None:
-    """With a gain beside without it; a column that failed says nothing."""
+    """Columns with and without an optimization are compared; a failed column gives no verdict."""
     rows = [
         {"work": "biLM", "precision": "bf16", "rows": 128, "ours": 12.0, "unfused": 10.0, "whole": 5.0},
         {"work": "biLM", "precision": "fp32", "rows": 128, "ours": 10.0, "unfused": 10.0},
@@ -88,7 +88,7 @@ def test_verdicts(gpu: ModuleType) -> None:
 def test_a_row_is_killed_with_what_it_has_started(
     gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the whole pretraining step, a process of its own: it would run beside the rows that follow."""
+    """Processes that a row started, such as a pretraining run, would slow down the following rows."""
     script, place = tmp_path / "row.py", tmp_path / "started"
     script.write_text(
         "import pathlib, subprocess, sys, time\n"
@@ -101,7 +101,7 @@ def test_a_row_is_killed_with_what_it_has_started(
     class Options:
         @property
         def time_limit(self) -> float:
-            """No cell is left once all have started."""
+            """The limit is reached once the process has started."""
             while not place.exists() or not place.read_text():
                 time.sleep(0.02)
             return 0.0
@@ -118,7 +118,7 @@ def test_a_row_is_killed_with_what_it_has_started(
 
 @pytest.mark.parametrize("script", ["gpu", "pretraining_throughput"])
 def test_float32_is_float32(gpu: ModuleType, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or one side's matmuls or convolutions alone would be rounded (TF32), and differ from the other's."""
+    """TF32 would round the matmuls or convolutions of one side only."""
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, convolution.allow_tf32
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)

@@ -1,4 +1,4 @@
-"""`benchmarks/results.py`: which cells it runs, what it keeps of them, and the page of results."""
+"""`benchmarks/results.py`: the cells it runs, their records, and the results page."""
 
 import json
 import sys
@@ -58,10 +58,10 @@ def test_cells_are_run_once_with_the_best_rate(run, tmp_path):
     options = ["--tasks", "wnut17", "--variants", "a", "d", "--seeds", "1", "2", "--shares", "1", "0.25"]
     cells, started = run(*options, "--rates", "1e-3", "2e-3")
     keys = [(cell["variant"], cell["seed"], cell["share"], cell["rate"]) for cell in cells]
-    assert len(keys) == len(set(keys)) == 2 * (1 + 4)  # of each variant, the other rate once
+    assert len(keys) == len(set(keys)) == 2 * (1 + 4)  # the second learning rate of each variant runs once
     assert {key[3] for key in keys if key[1] == 2 or key[2] == 0.25} == {"2e-3"}
     assert not any((tmp_path / "out" / "runs").iterdir())
-    # Again: nothing new. A line that was cut by a kill is run again.
+    # Nothing runs twice, except the cell of a truncated line.
     assert run(*options, "--rates", "1e-3", "2e-3") == (cells, started)
     path = tmp_path / "out" / "cells.jsonl"
     path.write_text(path.read_text()[:-10])
@@ -81,7 +81,7 @@ def test_failures_typos_and_time(run, tmp_path, capsys):
 @pytest.mark.parametrize("task", results.TASKS)
 @pytest.mark.parametrize("variant", results.VARIANTS)
 def test_options_are_those_of_the_scripts(task, variant, tmp_path, monkeypatch):
-    """Every option is known to the script's parser, and fits the others."""
+    """The script's parser accepts every option, and the options are consistent."""
     from transformers import HfArgumentParser
 
     from elmo_hf.finetuning import PairArguments, TagArguments, TextArguments, TranslationTrainingArguments
@@ -102,7 +102,7 @@ def test_options_are_those_of_the_scripts(task, variant, tmp_path, monkeypatch):
     assert trainer.early_stopping_patience == 4 and trainer.load_best_model_at_end
     assert model.without_elmo == (variant in "ab") and model.freeze_bilm == (variant in "cd")
     if task != "multi30k":
-        # Whatever ELMo there is, it is joined to words and characters of the task's own.
+        # Every variant has the task's own word vectors and character CNN.
         assert model.task_character_size and (model.word_vectors is not None) == (variant != "a")
 
 

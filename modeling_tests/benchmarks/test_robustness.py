@@ -1,4 +1,4 @@
-"""Typing errors: one a word, of the kind that is asked for, always the same."""
+"""Typing errors: one per word, of the requested kind, reproducible."""
 
 import random
 import sys

@@ -162,8 +162,8 @@ def test_errors_are_one_message(
         (["--engine", "ray", "--carry_state"], "--carry_state"),
         (["--engine", "ray", "--rows", "4"], "--rows"),
         (["--engine", "ray", "--format", "hdf5"], "hdf5"),
-        (["--address", "host:6379"], "--address is for --engine ray"),
-        (["--gpus_per_worker", "1"], "--gpus_per_worker is for --engine ray"),
+        (["--address", "host:6379"], "--address needs --engine ray"),
+        (["--gpus_per_worker", "1"], "--gpus_per_worker needs --engine ray"),
     ],
 )
 def test_an_engine_refuses_the_options_of_the_other(folder, tmp_path, options, told, capsys) -> None:

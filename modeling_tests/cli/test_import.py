@@ -1,4 +1,4 @@
-"""Imports stay light: what a command's help and the package's import may load."""
+"""Modules loaded by `import elmo_hf` and by a command's help: neither torch nor Transformers."""
 
 import subprocess
 import sys
@@ -72,7 +72,7 @@ assert len(found) == 2, "two threads that import wait for each other"
 
 
 def run(code: str, *arguments: str) -> None:
-    """In a process that has imported nothing."""
+    """Run code in a new Python process."""
     process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
 

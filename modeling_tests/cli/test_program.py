@@ -110,7 +110,7 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None
         status = left.code
     assert status == 2
     captured = capsys.readouterr()
-    assert captured.err.splitlines()[-1].endswith("--help shows what it takes") and not captured.out
+    assert captured.err.splitlines()[-1].endswith("--help lists the arguments") and not captured.out
 
 
 class Broken(io.StringIO):

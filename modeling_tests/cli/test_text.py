@@ -1,4 +1,4 @@
-"""How the commands read text: the rule of the model's corpus, an option instead, and what is said of it."""
+"""Splitting of text by commands: the rule of the model's corpus, the option, and the warnings."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ LINES = ["the cat don't sat.", "a mat", "the “cat” —"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A language model of lines cut at whitespace, whose tokenizer cuts raw text by the other rule."""
+    """A language model whose corpus was split at whitespace and whose tokenizer splits raw text by `ptb`."""
     path = tmp_path_factory.mktemp("model")
     words = ["<S>", "</S>", "<UNK>", "the", "cat", "sat.", "sat", ".", '"', "--", "do", "n't", "a", "mat"]
     replacements = {"“": '"', "”": '"', "—": "--"}
@@ -46,7 +46,7 @@ def rule_told(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixtu
 
 @pytest.mark.parametrize("asked", [None, "whitespace", "ptb"])
 def test_perplexity(folder, text, asked, capsys, caplog):
-    """Command and Python read the same words of the same lines; strings are raw text."""
+    """The command and the Python function read the same words; strings are raw text."""
     caplog.set_level("INFO")
     how = [] if asked is None else ["--pre_tokenization", asked]
     assert main(["perplexity", str(folder), str(text), "--device", "cpu", "--sentence_independent", *how]) == 0
@@ -82,7 +82,7 @@ def test_nothing_is_said_where_both_rules_agree(folder, text, capsys, caplog):
 
 
 def test_tag_and_conllu(folder, tmp_path, capsys, caplog):
-    """Treebanks are read as they come: words alone, also with spaces; no ranges, empty nodes or comments."""
+    """CoNLL-U files are read directly: words, also with spaces; no ranges, empty nodes or comments."""
     tokenizer = ElmoTokenizer.from_pretrained(folder)
     tagger = ElmoForTokenClassification(tiny_config(vocab_size=len(tokenizer), id2label={0: "N", 1: "V"}))
     tagger.save_pretrained(tmp_path / "tagger")
@@ -112,7 +112,7 @@ def test_tag_and_conllu(folder, tmp_path, capsys, caplog):
 
 @pytest.mark.slow
 def test_scores_stand_in_the_order_of_the_text(folder, tmp_path, capsys):
-    """With and without carried states, whatever the sentences' lengths."""
+    """With and without carried state, for sentences of any length."""
     generator = np.random.default_rng(0)
     lengths = generator.integers(1, 40, 60).tolist()
     (tmp_path / "text.txt").write_text("".join(" ".join(["cat"] * length) + "\n" for length in lengths))

@@ -1,4 +1,4 @@
-"""minicons and lm-evaluation-harness read a language model as it stands.
+"""minicons and lm-evaluation-harness read an unmodified language model.
 
 They need an environment of their own: `make clients`.
 """
@@ -73,12 +73,12 @@ def test_minicons(folder: Path, pairs: list[tuple[str, str]]) -> None:
     for start in range(0, len(sentences), 16):
         found += scorer.sequence_score(sentences[start : start + 16], reduction=lambda each: each.sum().item())
     np.testing.assert_allclose(found, own_scores(folder, sentences, end=True), rtol=1e-5, atol=1e-5)
-    # Given by its ids alone, as `distribution` does it.
+    # `distribution` passes word ids only.
     assert scorer.distribution(scorer.prepare_text(["The cats"])).shape[-1] == scorer.model.config.vocab_size
 
 
 def test_lm_evaluation_harness(folder: Path, pairs: list[tuple[str, str]], tmp_path: Path) -> None:
-    """It passes word ids alone: what stands outside of the vocabulary is read as the unknown word."""
+    """The harness passes word ids only, so words outside the vocabulary are read as `<UNK>`."""
     lm_eval = pytest.importorskip("lm_eval")
     from lm_eval.tasks import TaskManager
 
@@ -120,7 +120,7 @@ metric_list: [{{metric: acc}}]
     ]
     expected = own_scores(folder, sentences, end=False).reshape(-1, 2)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    accuracy = np.mean(found.argmax(axis=1) == 0)  # of equal ones, as when both are all unknown, the first counts
+    accuracy = np.mean(found.argmax(axis=1) == 0)  # of equal scores, as if all words are unknown, the first one counts
     assert results["results"]["local_pairs"]["acc,none"] == pytest.approx(accuracy)
 
 

@@ -1,4 +1,4 @@
-"""sentence-transformers reads an ELMo as it stands; it needs an environment of its own: `make clients`."""
+"""sentence-transformers reads an unmodified ELMo; it needs its own environment: `make clients`."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from modeling_tests.tiny import TRANSFORMER, tiny_config, with_large_weights
 
 @pytest.mark.parametrize("overrides", [{}, TRANSFORMER], ids=["biLSTM", "Transformer"])
 def test_cuts_where_the_model_ends(overrides, tmp_path):
-    """A biLSTM reads texts of any length; a Transformer as many words as it has positions."""
+    """A biLSTM reads texts of any length, a Transformer at most `max_position_embeddings` words."""
     sentence_transformers = pytest.importorskip("sentence_transformers")
     torch.manual_seed(0)
     model = with_large_weights(ElmoModel(tiny_config(**overrides))).eval()
@@ -21,7 +21,7 @@ def test_cuts_where_the_model_ends(overrides, tmp_path):
     texts = ["one two", "word " * 5100 + "end", "word " * 5100 + "other"]
     found = client.encode(texts)
     assert found.shape == (3, model.config.hidden_size)
-    # Words apart only behind the limit are apart in the vectors only where there is none.
+    # Words after the limit change the vectors only if there is no limit.
     assert np.array_equal(found[1], found[2]) == bool(overrides)
     batch = tokenizer(texts[:1], return_tensors="pt")
     with torch.no_grad():

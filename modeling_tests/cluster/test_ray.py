@@ -22,7 +22,7 @@ from modeling_tests.cluster.object_store import object_store
 from modeling_tests.corpus_embedding.corpora import model_and_tokenizer, sentences, write_text
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Ray gives its workers what other programs leave over.
+# By default, Ray lowers the priority of its workers.
 os.environ.setdefault("RAY_worker_niceness", "0")
 datasets, duckdb, pandas = (pytest.importorskip(name) for name in ("datasets", "duckdb", "pandas"))
 ray = pytest.importorskip("ray")
@@ -111,7 +111,7 @@ def command(cluster, folder: Path) -> Callable[..., int]:
 
 
 def read(output: Path) -> dict[str, np.ndarray]:
-    """Vectors by id; each id once."""
+    """Vectors by id, each of which occurs once."""
     found = {}
     for path in output.glob("*.parquet"):
         table = pyarrow.parquet.read_table(path)
@@ -121,7 +121,7 @@ def read(output: Path) -> dict[str, np.ndarray]:
 
 
 def add(found: dict[str, np.ndarray], *columns) -> dict[str, np.ndarray]:
-    """The vectors of rows, each of a name that is not there yet."""
+    """Vectors of rows by name; no name occurs twice."""
     for name, words, vectors in zip(*columns, strict=True):
         assert name not in found and len(words) == len(vectors)
         found[name] = np.array([np.asarray(vector) for vector in vectors], dtype=np.float32).reshape(len(words), 8)
@@ -145,7 +145,7 @@ def test_vectors_of_one_process_and_what_is_left(command, texts, expected, tmp_p
     output = tmp_path / "out"
     assert command([f"{texts}/*"], output) == 0
     check(output, expected)
-    # As after an interruption: two shards and the index are not there.
+    # Remove two shards and the index, as after an interruption.
     (output / "_embeddings.index.json").rename(output / "_unfinished.json")
     shards = sorted(output.glob("*.parquet"))
     times = {path: path.stat().st_mtime_ns for path in shards}
@@ -185,7 +185,7 @@ def test_an_object_store_and_what_reads_the_output(command, store, texts, expect
     columns = duckdb.sql(f"select id, words, vectors from '{tmp_path}/copy/*.parquet'").fetchall()
     check_equal(add({}, *zip(*columns, strict=True)), here, 2e-3)
 
-    # What is missing is done again there, too.
+    # Missing shards are computed again.
     gone = next(name for name in names if name.startswith("embeddings-"))
     remote.mv(f"{output}/_embeddings.index.json", f"{output}/_unfinished.json")
     remote.rm(f"{output}/{gone}")
@@ -217,7 +217,7 @@ def test_a_corrupt_file_is_named_and_the_others_are_done(command, texts, expecte
 
 
 def when_some_are_written(output: Path, count: int, act: Callable[[], None]) -> threading.Thread:
-    """A thread that acts once as many shards lie in the output."""
+    """Start a thread that acts once the output has this number of shards."""
 
     def watch() -> None:
         end = time.monotonic() + 900
@@ -270,7 +270,7 @@ def workers_of(cluster) -> list[int]:
 
 
 def test_an_actor_out_of_memory(command, cluster, folder, tmp_path) -> None:
-    """Killed, as the kernel and Ray's memory monitor do it, in the middle; its shard is embedded again, once."""
+    """A worker is killed, as by Ray's memory monitor; its shard is embedded again, once."""
     output, killed = tmp_path / "out", []
     here = long_corpus(tmp_path / "text.txt", folder)
 

@@ -1,4 +1,4 @@
-"""Pretraining on two hosts, from files that lie on a third: a host is lost, and the run goes on to the same losses."""
+"""Pretraining on two hosts, with files on a third: after the loss of a host, the run resumes to the same losses."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hosts(corpus: Path) -> Iterator[tuple[list[Host], dict[str, str]]]:
-    """Two hosts, and what tells them where the files are."""
+    """Two hosts, and the environment with the addresses of the files."""
     with network(3) as (server, *hosts), files_served(server, corpus / "parquet") as environment:
         yield hosts, environment
 
@@ -110,7 +110,7 @@ def test_a_lost_host_changes_no_bit_of_the_result(
     running = start()
     wait_until(lambda: records.exists() and records.read_text().count("\n") > CHECKPOINT_EVERY + 20, 900)
     lose(second)
-    # The other one ends by itself, and says so.
+    # The other host ends with an error message.
     assert running[0].wait(300) != 0
     assert running[1].wait(60) != 0
     before = losses(tmp_path)

@@ -31,7 +31,7 @@ def field(cls=ConditionalRandomField, constraints=None, ends=True):
 
 
 def score(crf, logits, path, transitions=None):
-    """Of one path over (words, tags): emissions, transitions and both ends."""
+    """Score of one path over (words, tags): emissions, transitions and both ends."""
     transitions = crf.transitions if transitions is None else transitions
     total = sum(logits[word, tag] for word, tag in enumerate(path))
     total = total + sum(transitions[a, b] for a, b in itertools.pairwise(path))
@@ -41,7 +41,7 @@ def score(crf, logits, path, transitions=None):
 
 
 def log_sum(crf, logits, words, transitions=None, is_whole=True):
-    """Over all paths of the first words; the end counts for whole sentences only."""
+    """Log-sum of the scores of all paths of the first words; end scores count for whole sentences only."""
     values = []
     for path in itertools.product(range(3), repeat=words):
         value = score(crf, logits, path, transitions)
@@ -54,7 +54,7 @@ def log_sum(crf, logits, words, transitions=None, is_whole=True):
 @pytest.mark.parametrize("ends", [True, False])
 @pytest.mark.parametrize("cls", [ConditionalRandomField, *WEIGHTED])
 def test_log_likelihood(cls, ends):
-    """Constraints play no part."""
+    """The log-likelihood ignores constraints."""
     crf = field(cls, [(0, 0)], ends)
     logits, tags = torch.randn(3, 4, 3), torch.randint(0, 3, (3, 4))
     expected = torch.zeros(())
@@ -98,7 +98,7 @@ def test_paths(constraints):
             if allowed is None or set(steps) <= allowed:
                 paths[path] = score(crf, logits[row], path).item()
         best = sorted(paths, key=paths.get, reverse=True)[:4]
-        # Forbidden paths come behind, with the scores of -10000 that AllenNLP gives their transitions.
+        # Forbidden paths come last, since AllenNLP scores their transitions by -10000.
         real = [(tags, value) for tags, value in found[row] if value > -5000]
         assert [tags for tags, _ in real] == [list(path) for path in best]
         np.testing.assert_allclose([value for _, value in real], [paths[path] for path in best], rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""ELMoForManyLangs' class against its own outputs and against `embed`."""
+"""ELMoForManyLangs' class, compared with the original's outputs and with `embed`."""
 
 import json
 
@@ -26,7 +26,7 @@ def check(found, expected, bound=2e-6):
 
 
 def test_one_batch(original):
-    """Every `output_layer`; the original made them from zero states."""
+    """Every `output_layer`, compared with the original's outputs from zero states."""
     folder, sentences, expected = original
     embedder = Embedder(folder)
     for output_layer, choose in ((-1, lambda each: each.mean(axis=0)), (-2, lambda each: each)):
@@ -46,7 +46,7 @@ def test_one_batch(original):
 
 @pytest.mark.slow
 def test_state(original, tmp_path):
-    """Longest first, row by row, from call to call."""
+    """State carries over row by row and from call to call, longest sentences first."""
     folder, sentences, _ = original
     convert(folder, tmp_path / "ours")
     order = sorted(range(len(sentences)), key=lambda place: -len(sentences[place]))

@@ -40,7 +40,7 @@ def loaded(folder):
 @pytest.mark.parametrize("layers", ["average", "top", "all"])
 @pytest.mark.parametrize("warmup", [True, False])
 def test_vectors(loaded, folder, layers, warmup):
-    """The first batch read twice, the others from the state behind it; each call anew."""
+    """The first batch is read twice, later ones from the state of the previous one; each call starts anew."""
     expected = embed(TEXTS, folder, layers=layers, carry_state=True, rows=2, warm_up=2 * warmup)
     for _ in range(2):
         found = loaded.get_elmo_vectors(TEXTS, warmup=warmup, layers=layers)
@@ -72,7 +72,7 @@ def test_averages(loaded, folder, layers):
 @pytest.mark.slow
 @pytest.mark.parametrize("layers", ["average", "top", "all"])
 def test_averages_over_padding(folder, layers):
-    """The word layer of what is no word: the encoder's vector of a row of zeros, in a batch's shorter sentences."""
+    """The word layer at padding: the encoder's vector of a row of zeros."""
     model = ElmoModel(count_padding=True)
     model.load(folder, max_batch_size=2)
     found = model.get_elmo_vector_average(TEXTS, layers=layers)
@@ -93,7 +93,7 @@ def test_averages_over_padding(folder, layers):
 
 @torch.no_grad()
 def test_substitutes(folder):
-    """Each direction's own distribution: the true word has the probability that the language model gives it."""
+    """The true word has the language model's probability in each direction's distribution."""
     model = ElmoModel()
     model.load(folder, max_batch_size=4, full=True)
     data = ["the cat sat", ["on", "a", "mat"], "cat", ""]
@@ -115,12 +115,12 @@ def test_substitutes(folder):
     short = model.get_elmo_substitutes(data, topn=2)
     assert len(short[0][0]["forward"]["logp"]) == 2
     assert not {"<S>", "</S>"} & {word for each in short[0] for word in each["forward"]["candidate_words"]}
-    # The vectors are there too.
+    # The vectors are also returned.
     assert model.get_elmo_vectors(TEXTS).shape == (5, 5, 8)
 
 
 def test_originals(reference, tmp_path):
-    """bilm-tf's own numbers: a folder as the NLPL repository has them, and a ZIP, read in batches of three."""
+    """bilm-tf's outputs, from a folder of the NLPL repository's form and from a ZIP, in batches of three."""
     files = reference / "bilm_tf"
     folder = tmp_path / "nlpl"
     folder.mkdir()

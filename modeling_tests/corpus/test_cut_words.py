@@ -1,4 +1,4 @@
-"""Words of which a model reads the beginning: counted, and said once with their share."""
+"""Words that are longer than a model reads: one warning, with their number and share."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_counts_and_silence():
 
 
 def test_embed_score_and_tag_say_so_once(tmp_path):
-    """The two different lines have equal vectors."""
+    """One warning per call; the vectors of both truncated lines are equal."""
     model, tokenizer = made(ElmoForPreTraining)
     with pytest.warns(UserWarning, match=r"2 of 4 words \(50\.00%\).*48 bytes") as told:
         first, second, _ = embed(CHINESE, model, tokenizer)

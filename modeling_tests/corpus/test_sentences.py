@@ -71,7 +71,7 @@ def test_json_lines(tmp_path, small_blocks):
 
 
 def test_words_of_lists_stay_whole(tmp_path):
-    """A list's words are never joined and split again, whatever they contain."""
+    """The words of a list are never joined and split again."""
     words = ["New York", "1\u00a0000", "a\nb", "c ", "\u3000", "", "\t", "\ud800", "don't"]
     path = tmp_path / "text.jsonl"
     path.write_text(json.dumps({"text": words}) + "\n" + json.dumps({"text": []}) + "\n")
@@ -174,7 +174,7 @@ SOME_MISSING = ["null", "NA", None, "None", "nan", "N/A word", None, "", "not mi
 
 
 def test_words_that_look_missing_and_text_that_is(tmp_path):
-    """Records with null text are skipped, counted and reported, wherever they stand; no others."""
+    """Only records with null text are skipped; they are counted and reported."""
     records = [{"text": text} for text in SOME_MISSING]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (tmp_path / "a.json").write_text(json.dumps(records))
@@ -222,7 +222,7 @@ def test_csv_is_text_as_it_is_written(tmp_path):
 
 
 def test_conllu(tmp_path, small_blocks):
-    """Ranges, empty nodes and comments are no words; words may hold spaces."""
+    """Ranges, empty nodes and comments are not words; words may contain spaces."""
     path = tmp_path / "a.conllu"
     rest = "\t_\t_\t_\t_\t_\t_"
     rows = [("1", "The", "DET"), ("2-3", "don't", "_"), ("2", "do", "AUX"), ("3", "n't", "PART"), ("4", "go", "VERB")]
@@ -295,7 +295,7 @@ def every_kind_of_shard(tmp_path):
 
 
 def test_every_position_of_every_shard(tmp_path, small_blocks, monkeypatch):
-    """Positions through JSON, shards through pickle, blocks far smaller than the shard."""
+    """Positions are saved as JSON and shards are pickled; blocks are much smaller than the shard."""
     monkeypatch.setattr("elmo_hf.corpus.dataset_shards.RECORDS_AT_A_TIME", 40)
     monkeypatch.setattr("elmo_hf.corpus.table_shards.ROWS_AT_A_TIME", 40)
     monkeypatch.setattr("elmo_hf.corpus.shards.MEMORY_BLOCK", 40)
@@ -326,7 +326,7 @@ def test_the_fingerprint_knows_the_content_not_the_folder(tmp_path):
 
 
 def test_only_what_is_needed_is_read(tmp_path, small_blocks):
-    """A reader that gives ten sentences has read some blocks of the file, not the file."""
+    """After ten sentences, only some blocks of the file have been read."""
     path = write(tmp_path / "text.txt", LINES * 100)
     reader = open_corpus(path).shards[0].open()
     reader.take(10)
@@ -394,11 +394,11 @@ def test_what_is_no_corpus(tmp_path):
         open_corpus(tmp_path)
     with pytest.raises(FileNotFoundError, match="owner/name"):
         open_corpus([tmp_path / "text.zst", "owner/name"])
-    with pytest.raises(ValueError, match="sources is empty"):
+    with pytest.raises(ValueError, match="^sources "):
         open_corpus([])
-    with pytest.raises(ValueError, match="the given sentences holds no sentence"):
+    with pytest.raises(ValueError, match="^the given sentences: "):
         Corpus.from_sentences([])
-    with pytest.raises(ValueError, match="nothing has no files"):
+    with pytest.raises(ValueError, match="^nothing: "):
         Corpus("nothing", ())
 
 
@@ -446,12 +446,12 @@ def test_bad_records_are_named(tmp_path):
 
 
 def test_bad_data_sets(monkeypatch):
-    with pytest.raises(ValueError, match="given data set is empty"):
+    with pytest.raises(ValueError, match="^the given data set: .*records"):
         Corpus.from_dataset(datasets.Dataset.from_dict({"text": []}))
     with pytest.raises(ValueError, match="'text'.*'words'"):
         Corpus.from_dataset(datasets.Dataset.from_dict({"words": ["a"]}))
     both = datasets.DatasetDict({name: datasets.Dataset.from_dict({"text": ["a"]}) for name in ("train", "test")})
-    with pytest.raises(ValueError, match="splits train, test"):
+    with pytest.raises(ValueError, match="train, test"):
         Corpus.from_dataset(both)
 
 
@@ -508,7 +508,7 @@ def test_what_can_be_read_only_once_is_refused(tmp_path):
     """Detecting the format would consume the beginning of a pipe, and without a writer it blocks forever."""
     os.mkfifo(tmp_path / "pipe.txt")
     for path in (tmp_path / "pipe.txt", "/dev/zero"):
-        with pytest.raises(ValueError, match=f"{path} is no regular file"):
+        with pytest.raises(ValueError, match=f"{path}.*regular file"):
             open_corpus(path)
 
 
@@ -521,7 +521,7 @@ def test_a_list_of_gigabytes(tmp_path, monkeypatch):
 
 
 def test_places_that_the_datasets_library_saved(tmp_path):
-    """Runs that saved their position in a table while the datasets library read it resume at that position."""
+    """Positions saved by versions that read tables through the datasets library are still valid."""
     texts = [f"line {number}" for number in range(2500)]
     write_parquet(tmp_path / "a.parquet", texts)
     (tmp_path / "a.json").write_text(json.dumps([{"text": text} for text in texts]))
@@ -547,7 +547,7 @@ def test_without_libraries(tmp_path, monkeypatch):
         open_corpus(tmp_path / "text.parquet")
 
 
-# ---- parts of speech
+# ---- POS tags
 
 TAGGED = [TaggedSentence([f"w{n}", "b!", "_"], ["X", None, f"T{n % 3}"]) for n in range(60)]
 
@@ -585,7 +585,7 @@ def test_parts_of_speech_in_columns_and_lines(tmp_path, small_blocks):
     fingerprints = {corpora[-2].fingerprint, open_corpus(tmp_path / "a.txt", shard_bytes=300).fingerprint}
     fingerprints.add(open_corpus(tmp_path / "a.txt", pos_separator="!/", shard_bytes=300).fingerprint)
     assert len(fingerprints) == 3
-    # The words alone.
+    # Words only.
     assert list(open_corpus(tmp_path / "a.jsonl", text_column="words")) == [list(each.words) for each in TAGGED]
 
 

@@ -1,4 +1,4 @@
-"""Files by fsspec: on disks, in a store that holds none of this machine's paths, and on a server over HTTP."""
+"""Files through fsspec: on disk, in a store that has no local paths, and over HTTP."""
 
 import bz2
 import gzip
@@ -23,7 +23,7 @@ TEXTS = [f"sentence {number} of the text" + " and more" * (number % 5) for numbe
 
 @pytest.fixture(params=["disk", "store"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of a folder that holds two texts and a folder."""
+    """Address of a folder with two texts and a subfolder."""
     address = str(tmp_path) if request.param == "disk" else f"memory://{uuid.uuid4().hex}"
     for name in ("b.txt", "a.txt", "deeper/c.txt"):
         with fsspec.open(f"{address}/{name}", "wb", auto_mkdir=True) as file:
@@ -68,7 +68,7 @@ def test_corpora_are_read_where_they_lie(contents, protocol, monkeypatch: pytest
             corpus = open_corpus(f"{address}/{name}", shard_bytes=30_000)
             assert list(corpus) == TEXTS
             assert len(corpus.shards) == (-(-len(contents[name]) // 30_000) if name in ("a.txt", "a.jsonl") else 1)
-            # Any place is found again, by another process too.
+            # Reading can resume at any position, also in another process.
             shard = pickle.loads(pickle.dumps(corpus.shards[-1]))
             reader = shard.open()
             before = len(reader.take(10**9))

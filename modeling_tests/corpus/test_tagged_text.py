@@ -1,4 +1,4 @@
-"""Sentences with parts of speech: the one text that holds them, lines and records of files, sets of tags."""
+"""Sentences with POS tags: their encoding as one text, lines and records of files, tag sets."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_one_text_and_back(sentence):
 
 
 def test_the_older_form_is_read():
-    """Saved positions hold the older form; the text that fits it is still written in it."""
+    """Saved positions have the older form; text that fits it is still encoded in it."""
     sentence = TaggedSentence(["the", "1 000"], ["DET", None])
     assert tagged_text(sentence) == "the\n1 000\tDET\n"
     assert tagged_sentence("the\n1 000\tDET\n") == sentence

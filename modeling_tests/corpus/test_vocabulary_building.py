@@ -1,4 +1,4 @@
-"""Vocabularies of a corpus: counts, order, cuts, files, several processes, and what is no vocabulary."""
+"""Vocabulary building: counts, order, limits, files, several processes, and refused files."""
 
 from collections import Counter
 
@@ -162,7 +162,7 @@ def test_a_file_without_specials_or_with_duplicates_is_no_vocabulary(tmp_path):
 
 
 def test_a_vocabulary_of_special_tokens_alone_is_refused(tmp_path):
-    """A model of it would learn to predict the unknown word: loss 0, perplexity 1."""
+    """A model would only predict the unknown word: loss 0, perplexity 1."""
     (tmp_path / "vocab.txt").write_text("<S>\n</S>\n<UNK>\n!!!MAXTERMID\n")
     with pytest.raises(ValueError, match=r"vocab\.txt: no word besides <S>, </S>, <UNK>"):
         check_vocabulary_file(tmp_path / "vocab.txt")

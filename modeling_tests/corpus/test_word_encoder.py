@@ -1,4 +1,4 @@
-"""Ids and character rows of running text, through a table that starts afresh when it is full."""
+"""Ids and character rows of running text, through a table that is cleared when full."""
 
 import itertools
 
@@ -36,7 +36,7 @@ def test_a_dictionary_of_characters():
         **names,
     )
     encoder = WordEncoder.from_tokenizer(tokenizer)
-    # Cut to five characters: a word of the vocabulary, a boundary, and one that is unknown.
+    # Truncated to five characters: a word of the vocabulary, a boundary, and an unknown word.
     words = ["the", "中文字", "thexx中", "<bos>x", "<eos>", "<pad>", "<none>", "", "théx"]
     expected = tokenizer(words, is_split_into_words=True, add_special_tokens=False)
     ids, characters = encoder.encode(words)
@@ -115,7 +115,7 @@ def test_splitters():
 
 
 def test_lines_are_cut_as_the_corpus_was(caplog):
-    """Two rules are kept with a model: that of its corpus's lines, and the tokenizer's for raw text."""
+    """A model stores two rules: for the lines of its corpus, and for raw text."""
     vocabulary = ["<S>", "</S>", "<UNK>", '"', "n't"]
     lines = ["do n't stop", ["don't"], "don't “stop”", "don't"]
     for corpus, raw in (("whitespace", "ptb"), ("ptb", "whitespace")):

@@ -1,4 +1,4 @@
-"""A small corpus and model, and what lies in an output."""
+"""A small corpus and model, and a reader of outputs."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ FORMATS = ("hdf5", "parquet", "safetensors")
 
 
 def sentences(count: int = 40, seed: int = 0) -> list[list[str]]:
-    """Of all lengths, some without words, one long."""
+    """Sentences of many lengths, some empty, one long."""
     generator = np.random.default_rng(seed)
     drawn = [generator.choice(WORDS, size=size).tolist() for size in generator.integers(0, 9, count)]
     if count > 8:
@@ -34,7 +34,7 @@ def model_and_tokenizer(**overrides) -> tuple[ElmoModel, ElmoTokenizer]:
 
 
 def tagger_and_tokenizer() -> tuple[ElmoModel, ElmoTokenizer]:
-    """A model that reads words by their id, with their parts of speech, N and D."""
+    """A model that reads words by their id, with the POS tags N and D."""
     vocabulary = ["<S>", "</S>", "<UNK>", *WORDS]
     tokenizer = ElmoTokenizer(vocab=vocabulary, max_characters_per_word=9, pos_tag_set=["N", "D"])
     config = tiny_config(**WORD_INPUT, num_pos_tags=2, vocab_size=len(tokenizer))
@@ -42,13 +42,13 @@ def tagger_and_tokenizer() -> tuple[ElmoModel, ElmoTokenizer]:
 
 
 def tags_of(drawn: list[list[str]], seed: int = 1) -> list[list[str | None]]:
-    """A part of speech, or none, for each word."""
+    """A POS tag, or `None`, for each word."""
     generator = np.random.default_rng(seed)
     return [generator.choice(np.array(["N", "D", None]), size=len(words)).tolist() for words in drawn]
 
 
 def read(output: Path) -> list[np.ndarray]:
-    """All arrays of an output, in the order of the sentences."""
+    """All arrays of an output, in sentence order."""
     arrays: dict[int, np.ndarray] = {}
     if output.is_file():
         with h5py.File(output) as file:

@@ -1,4 +1,4 @@
-"""Carried state over the shards of a corpus, against `embed`; sentences as keys."""
+"""Carried state over the shards of a corpus, compared with `embed`; sentences as keys."""
 
 import h5py
 import pytest
@@ -17,7 +17,7 @@ CARRIED = {"carry_state": True, "rows": 3, "warm_up": 5}
 
 
 def sentences(count=14):
-    """One of them long, one without words."""
+    """Sentences, one of them long and one empty."""
     return corpora.sentences(count)
 
 
@@ -35,7 +35,7 @@ def both():
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "rows"), [("hdf5", 1), *((kind, 3) for kind in FORMATS)])
 def test_equal_to_embed(text, tmp_path, both, kind, rows):
-    """Also a sentence of 43 words, which is read by chunks."""
+    """One sentence has 43 words and is read in chunks."""
     output = tmp_path / f"out.{kind}"
     carried = {**CARRIED, "rows": rows}
     summary = embed_corpus(text, output, *both, layers="all", **carried, **OPTIONS)
@@ -48,7 +48,7 @@ def test_equal_to_embed(text, tmp_path, both, kind, rows):
 
 @pytest.mark.slow
 def test_other_models(tmp_path):
-    """A mix normalized over all words reads every row alone and long lines whole; POS tags beside the words."""
+    """A mix normalized over all words reads each row alone and long lines whole; the model also reads POS tags."""
     given = sentences(12)
     write_text(tmp_path / "in.txt", given)
     model, tokenizer = model_and_tokenizer(scalar_mix_layer_norm="tokens")
@@ -68,7 +68,7 @@ class Interrupted(Exception):
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["shard", "state"])
 def test_the_same_command_continues(text, tmp_path, both, monkeypatch, place):
-    """Killed before a shard, or between writing a shard's state and the shard: bit for bit the same result."""
+    """Killed before a shard, or between its state and the shard: the result is bit-identical."""
     whole, output = tmp_path / "whole.safetensors", tmp_path / "out.safetensors"
     total = embed_corpus(text, whole, *both, **CARRIED, **OPTIONS).shards
     owner, name = (ShardEmbedder, "write") if place == "shard" else (ShardStates, "end")

@@ -1,4 +1,4 @@
-"""`BatchEmbedder` on batches of lists, arrays and Arrow, in this process and in others of `datasets`."""
+"""`BatchEmbedder` on batches of lists, arrays and Arrow, in this process and in worker processes of `datasets`."""
 
 import pickle
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_a_pickle_is_small_and_a_process_loads_once(folder: Path, monkeypatch: p
 def test_maps_data_sets(folder: Path, kind) -> None:
     rows = datasets.Dataset.from_dict({"id": [f"s{number}" for number in range(40)], "text": TEXTS})
     embedder = BatchEmbedder(folder, device="cpu")
-    # Two processes once, for they begin slowly.
+    # Two processes only once, because they start slowly.
     found = rows.with_format(kind).map(embedder, batched=True, batch_size=7, num_proc=2 if kind else None)
     found = found.with_format("arrow")[:]
     assert found["id"].to_pylist() == rows["id"] and found["words"].to_pylist() == WORDS
@@ -98,7 +98,7 @@ def test_maps_data_sets(folder: Path, kind) -> None:
 
 
 def test_serves_as_a_map_over_record_batches(folder: Path) -> None:
-    """The way of Spark's `mapInArrow`: an iterator of record batches to another."""
+    """As with Spark's `mapInArrow`: an iterator of record batches is mapped to another."""
     batches = pyarrow.table({"text": TEXTS}).to_batches(max_chunksize=9)
     found = list(map(BatchEmbedder(folder, device="cpu"), iter(batches)))
     assert [batch.num_rows for batch in found] == [9, 9, 9, 9, 4]

@@ -1,4 +1,4 @@
-"""The input of corpus embedding: sentences that are numbered, from any place on; shards of them."""
+"""The input of corpus embedding: numbered sentences from any position, and their shards."""
 
 import gzip
 import json
@@ -117,7 +117,7 @@ def test_plan(mixed, shard_words):
         assert shard.words < shard_words + 4
     assert [shard.first for shard in plan.shards[1:]] == [shard.first + shard.sentences for shard in plan.shards[:-1]]
     assert plan_shards(mixed, shard_words).digest == plan.digest
-    # Other shards have another digest; more words than there are make one shard, whatever their number.
+    # Different shards have different digests; a shard size above the number of words gives one shard.
     is_one_shard = shard_words > plan.words
     assert len(plan.shards) == 1 if is_one_shard else len(plan.shards) > 20
     assert (plan_shards(mixed, shard_words + 4).digest == plan.digest) is is_one_shard
@@ -155,7 +155,7 @@ def test_a_change_is_seen(tmp_path):
     assert reader.read(plan.shards[0])[0].sentence == "one two"
     with pytest.raises(ValueError, match=r"\(from .*a.txt.*line 2 on\)"):
         reader.read(plan.shards[1])
-    # Words are not mixed up with their text.
+    # A list of words and the same words as text have different digests.
     for name, value in (("b.jsonl", "a b"), ("c.jsonl", ["a", "b"]), ("d.jsonl", ["a b"])):
         (tmp_path / name).write_text(json.dumps({"text": value}))
     digests = {plan_shards(numbered(tmp_path / f"{name}.jsonl"), 9).digest for name in "bcd"}
@@ -235,7 +235,7 @@ class TestRefusals:
             records(tmp_path / "a.txt", undecodable="skip")
 
     def test_names(self, tmp_path):
-        """Names that a file cannot hold unchanged are refused."""
+        """Names that cannot be stored unchanged are refused."""
         for name in ("a\0", "\ud800", None, 1.5, True):
             (tmp_path / "a.jsonl").write_text(json.dumps({"text": "a", "id": name}))
             with pytest.raises(ValueError, match="a.jsonl, line 1: column 'id'"):

@@ -1,4 +1,4 @@
-"""Several processes, on gloo: the output of one, and errors that reach all."""
+"""Several processes, on gloo: the output equals that of one, and all raise an error."""
 
 import os
 import socket
@@ -55,7 +55,7 @@ def _in_process(rank: int, ports: list[int], folder: str) -> None:
         if kind == "hdf5":
             assert written == list(range(rank, summary.shards, 2)) and summary.shards > 4
     os.environ["MASTER_PORT"] = str(ports[-1])
-    # What the first process finds wrong, all raise.
+    # All processes raise the error of the first one.
     with pytest.raises(ValueError, match="layers='mix'.*'top'"):
         embed_corpus(text, output, *both, layers="top", **OPTIONS)
 

@@ -1,4 +1,4 @@
-"""What the engine does of itself; all else needs Ray, and is tested by `make ray`."""
+"""The parts of the Ray engine that do not need Ray; `make ray` tests the rest."""
 
 import pytest
 

@@ -85,7 +85,7 @@ def test_half_precision_and_boundaries(text, tmp_path, both, kind):
 
 
 def test_layout_of_the_originals(tmp_path, both):
-    """bilm-tf: a dataset a line. AllenNLP: the index of sentences, of equal ones the last."""
+    """bilm-tf: one dataset per line. AllenNLP: an index of sentences; of equal ones, the last one."""
     (tmp_path / "text.txt").write_text("the cat\n\non a mat\n  the cat \n\tthe  cat\ton\u00a0a \0mat\u00a0\n")
     embed_corpus(tmp_path / "text.txt", tmp_path / "out.h5", *both, layers="all", **OPTIONS)
     with h5py.File(tmp_path / "out.h5") as file:
@@ -150,7 +150,7 @@ def test_other_models(tmp_path, reads):
 
 @pytest.fixture
 def tagged(tmp_path):
-    """The same words and tags as records, and as words with their tags behind them; what reads each."""
+    """The same words and tags as records and as `word_TAG` text, with the options that read each."""
     given, tags = sentences(), tags_of(sentences())
     with (tmp_path / "in.jsonl").open("w") as file:
         for words, beside in zip(given, tags, strict=True):
@@ -171,7 +171,7 @@ def test_parts_of_speech(tmp_path, tagged):
         expected.append(model(**batch).last_hidden_state[0, 1:-1].numpy())
     for kind, (source, how) in zip(("hdf5", "parquet"), tagged, strict=True):
         output = tmp_path / f"out.{kind}"
-        # The longest sentence goes by chunks.
+        # The longest sentence is read in chunks.
         embed_corpus(source, output, model, tokenizer, **how, **OPTIONS)
         check_equal(read(output), expected)
         plain, words_of = model_and_tokenizer()  # reads none
@@ -373,7 +373,7 @@ def test_conflicts(text, tmp_path, both, kind, complete, monkeypatch):
     given = text.read_text()
     changed.write_text(given.replace("cat", "tac", 1))
     refused(r"the files' names and sizes are the same, but not their sentences", changed)
-    # The speed does not matter, nor where the input lies.
+    # Neither speed nor the location of the input matters.
     changed.write_text(given)
     embed_corpus(changed, output, *both, **{**OPTIONS, "batch_words": 100, "chunk_words": 10})
     check_equal(read(output), embed(sentences(), *both))
@@ -415,7 +415,7 @@ def test_one_command_at_a_time(text, tmp_path, both, monkeypatch):
 
 @pytest.mark.slow
 def test_memory_does_not_depend_on_the_corpus(tmp_path, both):
-    """Python's and NumPy's own."""
+    """Memory allocated by Python and NumPy."""
 
     def peak(count):
         path = tmp_path / f"{count}.txt"
@@ -460,7 +460,7 @@ class TestRefusals:
         ):
             with pytest.raises(ValueError, match=message):
                 embed_corpus(given, output, *models, **changed, **OPTIONS)
-        # Before anything is embedded.
+        # The error comes before anything is embedded.
         with source.open("a") as file:
             file.write('{"text": ["cat"], "pos": ["Q"]}\n')
         with pytest.raises(ValueError, match="in.jsonl.*41.*'Q'.*pos_tag_set.*N.*D"):
@@ -501,7 +501,7 @@ class TestRefusals:
 
 @pytest.mark.slow
 def test_progress_bar(text, tmp_path, both, capsys):
-    """Counts words, those of finished shards included; shown without a terminal only if requested."""
+    """The progress bar counts words, also of finished shards; without a terminal, it is shown on request only."""
     embed_corpus(text, tmp_path / "out.parquet", *both, **{**OPTIONS, "progress": True})
     words = sum(map(len, sentences()))
     shown = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Files by fsspec: on disks, and in a store that holds none of this machine's paths."""
+"""Files through fsspec: on disk, and in a store that has no local paths."""
 
 import uuid
 from pathlib import Path
@@ -11,7 +11,7 @@ from elmo_hf.corpus_embedding.stores import Folder, LocalCopies
 
 @pytest.fixture(params=["disk", "store"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of a folder that holds two texts and a folder."""
+    """Address of a folder with two texts and a subfolder."""
     address = str(tmp_path) if request.param == "disk" else f"memory://{uuid.uuid4().hex}"
     for name in ("b.txt", "a.txt", "deeper/c.txt"):
         with fsspec.open(f"{address}/{name}", "wb", auto_mkdir=True) as file:

@@ -1,4 +1,4 @@
-"""`examples/compare_tasks.py`: the runs it starts, reads again or refuses, and its table."""
+"""`examples/compare_tasks.py`: the runs it starts, reuses or refuses, and its table."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import pytest
 from elmo_hf.finetuning import ModelArguments, TaskTrainingArguments, parse
 from examples import compare_tasks
 
-# An example in a few lines: its score depends on its arguments, and a file counts how often it ran.
+# Stand-in for an example: its score depends on its arguments, and a file counts its runs.
 SCRIPT = """
 import argparse, json, pathlib
 parser = argparse.ArgumentParser()
@@ -140,10 +140,10 @@ def test_values_of_a_grid_are_chosen_by_validation(script: Path) -> None:
     assert (rows["a"]["chosen"], rows["b"]["chosen"]) == ("--rate -0.1", "--rate -0.1 --score 0.6")
     assert rows["a"]["values"] == pytest.approx({"1": 0.51, "2": 0.52})
     assert rows["b"]["values"] == pytest.approx({"1": 0.61, "2": 0.62})
-    # Each value once with the first seed, the best with the others.
+    # Each value is tried with the first seed, the best one with the others.
     assert len(list(out.glob("a/*/seed-1"))) == 3 and len(list(out.glob("b/*/seed-1"))) == 6
     assert [path.parent.name for path in out.glob("a/*/seed-2")] == ["rate=-0.1"]
-    # By another result, and the lower the better.
+    # Chosen by another metric, where lower is better.
     argv += ["--choose_by", "eval_loss", "--lower_is_better"]
     assert compare_tasks.main([*argv, "--", "--score", "0.5"]) == 0
     assert (out / "a/rate=-0.1/seed-1/runs").read_text() == "run "
@@ -170,7 +170,7 @@ def test_the_rows_that_ask_what_elmo_is_worth() -> None:
         assert options.freeze_bilm is ("frozen" in name or "random" in name)
         assert options.task_character_size == 16
     assert found.variants["mine"] == ["-x", "1"] and found.common == ["--use_crf"]
-    # Without a file there is no second row, and the vectors start at random.
+    # Without a file of vectors there is no second row, and vectors start at random.
     assert len(compare_tasks.parse(argv).variants) == 5
 
 

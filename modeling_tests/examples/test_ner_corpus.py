@@ -48,7 +48,7 @@ def test_splits_share_no_name(seed: int) -> None:
         parts = [set(names[split][key]) for split in SPLITS]
         assert all(parts)
         assert len(set.union(*parts)) == sum(map(len, parts)), key
-    # Nor under another key: a surname of one split is no place of the next.
+    # Names of different kinds do not overlap either: a surname of one split is not a place of another.
     people = ("first", "last")
     for one in SPLITS:
         for other in SPLITS:

@@ -1,4 +1,4 @@
-"""`examples/plot_layers.py`: layer weights as they were set, neighbours by brute force over all occurrences."""
+"""`examples/plot_layers.py`: the layer weights that were set; neighbors by brute force over all occurrences."""
 
 from pathlib import Path
 

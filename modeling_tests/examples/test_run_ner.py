@@ -1,4 +1,4 @@
-"""`examples/run_ner.py` from end to end on a tiny model: files, resuming, freezing, learning rates, pipelines."""
+"""`examples/run_ner.py` end to end on a tiny model: files, resuming, freezing, learning rates, pipelines."""
 
 import json
 import runpy
@@ -56,7 +56,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(corpus: Path, output: Path, *more: str, start: Sequence[str] = ("--preset", "small")) -> list[str]:
-    """A run of everything: train, evaluate every epoch, predict."""
+    """A complete run: training, evaluation in every epoch, prediction."""
     files = [part for split in SIZES for part in (f"--{split}_file", str(corpus / f"{split}.conll"))]
     if start[0] == "--preset":
         start = (*start, "--config_overrides", json.dumps(TINY))
@@ -128,7 +128,7 @@ def test_saved_tagger_evaluates_alike(run: Run, corpus: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_resumed_run_equals_an_uninterrupted_one(run: Run, corpus: Path, tmp_path: Path) -> None:
-    # As if the process had died in the third epoch: only the first two checkpoints are there.
+    # As after a kill in the third epoch: only the first two checkpoints exist.
     steps = sorted((int(path.name.split("-")[1]), path) for path in run.output.glob("checkpoint-*"))
     for _, path in steps[:2]:
         shutil.copytree(path, tmp_path / path.name)
@@ -158,7 +158,7 @@ def test_other_data_labels_or_settings_do_not_continue(run: Run, corpus: Path, t
             run_ner.main(options(corpus, tmp_path, *more))
         assert named in str(caught.value) and newest.name in str(caught.value)
         assert "another --output_dir or --resume_from_checkpoint false" in str(caught.value)
-    # The same data in another place are the same data, and a run may go on for longer.
+    # The location of the data and the number of epochs may change.
     moved = tmp_path / "moved.conll"
     moved.write_bytes((corpus / "train.conll").read_bytes().replace(b"\n", b"\r\n"))
     metrics = run_ner.main(options(corpus, tmp_path, "--train_file", str(moved), "--num_train_epochs", "7"))
@@ -307,7 +307,7 @@ def test_crf_over_a_bilstm_without_elmo(corpus: Path, tmp_path: Path, caplog: py
     history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
     losses = [row["loss"] for row in history if "loss" in row]
     assert losses[-1] < 0.5 * losses[0] and metrics["test_f1"] > 0
-    # A further run starts from the saved tagger, its words and its tags.
+    # Another run starts from the saved tagger, with its words and tags.
     again = ["--model_name_or_path", str(tmp_path), "--test_file", str(corpus / "test.conll"), "--do_predict"]
     again += ["--output_dir", str(tmp_path / "again"), "--use_cpu", "--disable_tqdm", "true"]
     assert run_ner.main(again)["test_f1"] == metrics["test_f1"]
@@ -323,7 +323,7 @@ def test_crf_and_impossible_sequences(corpus: Path, tmp_path: Path) -> None:
         run_ner.main(options(corpus, tmp_path / "out", *more))
     overrides = json.dumps({**TINY, "tag_scheme": None})
     run_ner.main(options(corpus, tmp_path / "out", *more, "--config_overrides", overrides))
-    # Windows that begin inside of an entity forbid as little.
+    # Windows that begin inside an entity are allowed too.
     run_ner.main(options(corpus, tmp_path / "windows", "--use_crf", "--max_words", "2", "--max_steps", "1"))
     assert json.loads((tmp_path / "windows/config.json").read_text())["tag_scheme"] is None
 
@@ -438,7 +438,7 @@ def test_tags_that_the_checkpoint_does_not_know(run: Run, tmp_path: Path) -> Non
 def command_line(
     argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> tuple[object, str]:
-    """The exit status of `python run_ner.py ...`, and what it writes to stderr."""
+    """Exit status and stderr of `python run_ner.py ...`."""
     script = ROOT / "examples" / "run_ner.py"
     monkeypatch.setattr(sys, "argv", [str(script), *argv])
     with pytest.raises(SystemExit) as left:
@@ -499,7 +499,7 @@ def tagged_words(model: Any, tokenizer: Any, text: str) -> list[tuple[str, int, 
 
 
 def grouped(words: list[tuple[str, int, int]]) -> list[Group]:
-    """Entities: neighbouring words of one type, unless a `B-` begins another one; an `I-` may begin one."""
+    """Entities: adjacent words of one type, split at `B-`; an `I-` may begin one."""
     groups: list[Group] = []
     before = "O"
     for tag, start, end in words:
@@ -514,7 +514,7 @@ def grouped(words: list[tuple[str, int, int]]) -> list[Group]:
 
 @pytest.fixture(scope="module")
 def tagger(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    """A tagger that finds many entities, right or wrong: trained only to be busy, then loaded from its folder."""
+    """A tagger that predicts many entities, right or wrong, trained briefly and loaded from its folder."""
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("tagger")
     config = ElmoConfig(**TINY)

@@ -1,4 +1,4 @@
-"""`examples/run_question_answering.py` from end to end on a tiny model: files, answers, resuming, bad data."""
+"""`examples/run_question_answering.py` end to end on a tiny model: files, answers, resuming, bad data."""
 
 import json
 import random
@@ -69,7 +69,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(corpus: Path, output: Path, *more: str) -> list[str]:
-    """A run of everything: train, evaluate every epoch, predict; contexts in two or three windows each."""
+    """A complete run: training, evaluation in every epoch, prediction; each context has two or three windows."""
     files = [part for split in CONTEXTS for part in (f"--{split}_file", str(corpus / f"{split}.json"))]
     start = ["--preset", "small", "--config_overrides", json.dumps(TINY), "--word_vector_size", "8"]
     fixed = "--do_train --do_eval --do_predict --disable_tqdm true --use_cpu --max_length 16 --stride 3"
@@ -140,7 +140,7 @@ def test_the_saved_model_answers_alike(run: Run, corpus: Path) -> None:
 
 @pytest.mark.slow
 def test_resumed_run_equals_an_uninterrupted_one(run: Run, corpus: Path, tmp_path: Path) -> None:
-    # As if the process had died in the third epoch: only the first two checkpoints are there.
+    # As after a kill in the third epoch: only the first two checkpoints exist.
     steps = sorted((int(path.name.split("-")[1]), path) for path in run.output.glob("checkpoint-*"))
     for _, path in steps[:2]:
         shutil.copytree(path, tmp_path / path.name)
@@ -201,7 +201,7 @@ def test_questions_without_answers_are_predicted(run: Run, corpus: Path, tmp_pat
     metrics = run_question_answering.main([*argv, "--output_dir", str(tmp_path / "out"), "--null_threshold", "0"])
     assert "test_f1" not in metrics and metrics["test_samples"] == 48
     assert answers_in(tmp_path / "out")[0] == answers_in(run.output)[0]
-    # Nothing says that there may be none: every question gets an answer.
+    # No question lacks an answer, so every question gets one.
     run_question_answering.main([*argv, "--output_dir", str(tmp_path / "all")])
     assert all(answers_in(tmp_path / "all")[0].values())
 

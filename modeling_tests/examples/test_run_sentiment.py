@@ -1,4 +1,4 @@
-"""`examples/run_sentiment.py` from end to end on tiny models: one label, several, values, pairs; saved and reloaded."""
+"""`examples/run_sentiment.py` end to end on tiny models: one label, several, values, pairs; saved and reloaded."""
 
 import json
 import random
@@ -29,7 +29,7 @@ TINY = {
 
 
 def sentences(seed: str, count: int) -> list[tuple[str, str]]:
-    """(label, sentence): good or bad as its one telling word."""
+    """(label, sentence) pairs; one word of the sentence decides the label."""
     draw = random.Random(seed)
     rows = []
     for _ in range(count):
@@ -74,7 +74,7 @@ def test_output_folder_and_scores(run: tuple[Path, dict[str, float]]) -> None:
     assert [(row["label"], row["text"]) for row in rows] == sentences("test", SIZES["test"])
     right = np.mean([row["label"] == row["predicted"] for row in rows])
     assert metrics["test_accuracy"] == json.loads((output / "all_results.json").read_text())["test_accuracy"] == right
-    assert right > 0.9  # each sentence has its telling word
+    assert right > 0.9  # each sentence has a word that decides
     assert metrics["test_samples"] == SIZES["test"]
     history = json.loads((output / "trainer_state.json").read_text())["log_history"]
     assert metrics["eval_accuracy"] == max(row["eval_accuracy"] for row in history if "eval_accuracy" in row)
@@ -111,7 +111,7 @@ def test_elmo_with_maxout_layers(corpus: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_several_labels(corpus: Path, tmp_path: Path) -> None:
-    """A label each for a good word and for "film"; some sentences have none."""
+    """One label for a good word and one for "film"; some sentences have neither."""
     for split, count in SIZES.items():
         rows = [
             {"sentence": text, "label": ["good"] * (label == "good") + ["film"] * ("film" in text.split())}
@@ -186,7 +186,7 @@ def test_validation_labels_that_the_training_data_lacks(corpus: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_another_task_does_not_continue(run: tuple[Path, dict[str, float]], corpus: Path, tmp_path: Path) -> None:
-    """In the folder of the first: its labels and weights are not taken for the second's."""
+    """A second task in the output folder of the first does not resume from its checkpoints."""
     for path in run[0].glob("checkpoint-*"):
         shutil.copytree(path, tmp_path / path.name)
     for split in SIZES:
@@ -232,6 +232,6 @@ def test_command_line_reports_a_bad_file_in_one_line(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sys, "argv", ["run_sentiment.py", *argv])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(run_sentiment.__file__, run_name="__main__")
-    # What Python then prints, and status 1.
+    # Python prints the message, with exit status 1.
     assert str(stop.value.code).startswith(f"error: {bad}:2: the text is empty ('')")
     assert len(str(stop.value.code).splitlines()) == 1

@@ -1,4 +1,4 @@
-"""`examples/run_translation.py` from end to end on a tiny language: search, resuming, both tokenizers, summaries."""
+"""`examples/run_translation.py` end to end on a tiny language: search, resuming, both tokenizers, summaries."""
 
 import json
 import runpy
@@ -24,7 +24,7 @@ from elmo_hf.finetuning import splits as splits_of_data
 from elmo_hf.metrics import Bleu, Rouge
 from examples import run_translation
 
-# Said by every EncoderDecoderModel that is given labels.
+# Every EncoderDecoderModel with labels gives this warning.
 pytestmark = pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces:FutureWarning")
 
 TINY = {
@@ -76,7 +76,7 @@ def files_of(corpus: Path, *splits: str) -> list[str]:
 
 
 def options(corpus: Path, output: Path, *more: str, start: Sequence[str] = ("--preset", "small")) -> list[str]:
-    """A run of everything: train, evaluate every epoch, predict."""
+    """A complete run: training, evaluation in every epoch, prediction."""
     if start[0] == "--preset":
         start = (*start, "--config_overrides", json.dumps(TINY))
     fixed = "--do_train --do_eval --do_predict --disable_tqdm true --use_cpu --learning_rate 5e-3"
@@ -93,7 +93,7 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def load(folder: Path) -> tuple[EncoderDecoderModel, Any, Any]:
-    """As the script's documentation says."""
+    """The code in the script's docstring."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     target_tokenizer = AutoTokenizer.from_pretrained(folder, subfolder="target_tokenizer")
     return EncoderDecoderModel.from_pretrained(folder), tokenizer, target_tokenizer
@@ -204,7 +204,7 @@ def test_saved_translator_evaluates_alike(run: Run, corpus: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_resumed_run_equals_an_uninterrupted_one(run: Run, corpus: Path, tmp_path: Path) -> None:
-    # As if the process had died in the third epoch: only the first two checkpoints are there.
+    # As after a kill in the third epoch: only the first two checkpoints exist.
     steps = sorted((int(path.name.split("-")[1]), path) for path in run.output.glob("checkpoint-*"))
     for _, path in steps[:2]:
         shutil.copytree(path, tmp_path / path.name)
@@ -377,7 +377,7 @@ def test_summaries(corpus: Path, tmp_path: Path) -> None:
     history = json.loads((output / "trainer_state.json").read_text())["log_history"]
     best = [row["eval_rougeL"] for row in history if "eval_rougeL" in row]
     improved = [score > max(best[:number], default=-1.0) for number, score in enumerate(best)]
-    # It goes on as long as it gets better, and no longer.
+    # Training stops once the score no longer improves.
     assert all(improved[:-1]) and (len(best) == 5 or not improved[-1]), best
 
 
@@ -444,6 +444,6 @@ def test_errors_of_the_data_end_the_program_without_a_traceback(
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(run_translation.__file__, run_name="__main__")
-    # What Python then prints, and status 1.
+    # Python prints the message, with exit status 1.
     assert str(stop.value.code).startswith(f"error: {tmp_path}/a.en:2: no counterpart in {tmp_path}/a.de")
     assert len(str(stop.value.code).splitlines()) == 1

@@ -1,4 +1,4 @@
-"""The Trainer's arguments that its users expect to work, each on a real fine-tuning of a tiny tagger."""
+"""Arguments of the Trainer, each in a fine-tuning of a tiny tagger."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def plain(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 
 def assert_same_run(output: Path, plain: tuple[Path, dict[str, float]]) -> None:
-    """The same weights, metrics and predictions, as far as sums of floats in another order give the same."""
+    """Compare weights, metrics and predictions, up to the rounding of sums in another order."""
     expected, found = (load_file(folder / "model.safetensors") for folder in (plain[0], output))
     assert expected.keys() == found.keys()
     for name in expected:
@@ -118,7 +118,7 @@ def history(output: Path) -> list[dict[str, float]]:
 
 
 def test_batches_of_similar_length(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Similar in training; the predictions still stand in the order of the test file."""
+    """Lengths are grouped in training; predictions have the order of the test file."""
     used: list[int] = []
     iterate = LengthGroupedSampler.__iter__
 

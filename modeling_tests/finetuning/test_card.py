@@ -1,4 +1,4 @@
-"""What a fine-tuning run says of its model, and what of it goes to the Hub."""
+"""Model cards of fine-tuning runs, and the files published on the Hub."""
 
 import json
 from pathlib import Path

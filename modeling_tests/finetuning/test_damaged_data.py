@@ -1,4 +1,4 @@
-"""A seeded fuzzer of labeled data: whatever a file holds is read, or refused with its place."""
+"""A seeded fuzzer of labeled data: every file is read, or refused with the location."""
 
 import json
 import random
@@ -68,7 +68,7 @@ READERS: dict[str, tuple[Callable[[Path], Any], str, Any]] = {
 
 
 def changed_value(draw: random.Random, value: Any) -> Any:
-    """The value with one part of it replaced or taken out."""
+    """The value with one part replaced or removed."""
     if isinstance(value, dict | list) and value and draw.random() < 0.85:
         made = dict(value) if isinstance(value, dict) else list(value)
         key = draw.choice(list(made) if isinstance(made, dict) else list(range(len(made))))

@@ -1,4 +1,4 @@
-"""Files of labeled data: lines, records, and what is wrong with them."""
+"""Files of labeled data: lines, records, and errors in them."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""A biLM that remembers its layers: the same outputs, gradients and files, and each sentence computed once."""
+"""Cached layers of a biLM: the same outputs, gradients and files, with each sentence computed once."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""`examples/text_pairs.py`: every form, and errors that name the place and the remedy."""
+"""Readers of text pairs: every format, and errors that name the location and the remedy."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Splits: what is read, held out or left out."""
+"""Splits: data that is read, held out or left out."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def test_held_out_examples_are_the_same_for_every_seed() -> None:
 
 
 class Lines(SplitArguments):
-    """Ten examples a file."""
+    """Ten examples per file."""
 
     def read_file(self, path: str, labels: Any) -> list[str]:
         return [f"{path} {number}" for number in range(10)]
@@ -47,7 +47,7 @@ def test_splits_with_held_out_validation(stages: tuple[str, ...]) -> None:
     wanted = [name for name, stage in (("train", "do_train"), ("validation", "do_eval")) if stage in stages]
     assert {name: len(examples) for name, examples in splits.items()} == {name: sizes[name] for name in wanted}
     assert labels == ["10"]
-    # A file of its own goes first.
+    # A validation file takes precedence.
     data.validation_file = "validation"
     splits, _ = data.read(arguments(*stages))
     assert {name: len(examples) for name, examples in splits.items()} == dict.fromkeys(wanted, 10)
@@ -60,7 +60,7 @@ def test_shares_of_the_training_data() -> None:
     assert set(tenth) < set(half) and tenth == sorted(tenth) != list(range(20))
     assert share_of(examples, 0.1, 1) == tenth != share_of(examples, 0.1, 2)
     assert share_of(examples, 1.0, 1) == examples and len(share_of(examples, 0.0001, 1)) == 1
-    # Held out first, so that every share is scored by the same examples; labels are those of all.
+    # Validation data are held out before the share is taken, so that all shares have the same.
     args = arguments("do_train", "do_eval")
     splits, labels = Lines(train_file="train", validation_share=0.2, train_share=0.5).read(args)
     whole, _ = Lines(train_file="train", validation_share=0.2).read(args)

@@ -1,4 +1,4 @@
-"""What a run starts from: the options' meaning, configurations, tokenizers and models."""
+"""Initial configuration, tokenizer and model of a run, by its options."""
 
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def test_checkpoints_of_every_kind_are_trained_in_float32(cls: Any, tmp_path: Pa
     if keeps_head:
         assert torch.equal(model.classifier.weight, stored["classifier.weight"])
         assert not start_from(tmp_path, new_classifier=True)[2]
-    assert len(tokenizer) == 7  # without word vectors of its own a task needs no vocabulary
+    assert len(tokenizer) == 7  # without its own word vectors, a task needs no vocabulary
 
 
 def test_fields_are_checked_together(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_fields_are_checked_together(tmp_path: Path) -> None:
         load_config(ModelArguments(**start, elmo_at=["output"], word_vector_size=4), ElmoModel)
     with pytest.raises(ValueError, match="set word_vector_size"):
         load_config(ModelArguments(without_elmo=True), ElmoModel)
-    # What is written out has the last word.
+    # Explicit options take precedence.
     options = ModelArguments(**start, task_lstm_size=5, config_overrides='{"task_lstm_size": 6}')
     assert load_config(options, ElmoModel)[0].task_lstm_size == 6
 
@@ -95,7 +95,7 @@ def test_vocabulary_is_that_of_the_frequent_training_words(tmp_path: Path) -> No
     assert (config.vocab_size, config.mask_token_id, config.unk_token_id) == (8, 7, 3)
     model_args.min_count = 1
     assert "c" in load_tokenizer(model_args, config, False, splits, words_of).get_vocab()
-    # Without word vectors of the task, no vocabulary is read.
+    # Without the task's own word vectors, no vocabulary is built.
     config.word_vector_size = 0
     assert len(load_tokenizer(model_args, config, False, splits, words_of)) == len(base)
 
@@ -109,7 +109,7 @@ def test_word_vectors_of_a_file(tmp_path: Path) -> None:
     assert (config.word_vector_size, config.elmo_at, config.train_word_vectors) == (3, [], False)
     splits = {"train": ["a rose is", "a rose by"], "test": ["a thorn in"]}
     tokenizer = load_tokenizer(model_args, config, False, splits, words_of)
-    # Frequent in training, or with a vector of their own; "in", "is" and "by" are neither.
+    # Words that are frequent in training or have a vector; "in", "is" and "by" are neither.
     assert set(tokenizer.get_vocab()) == {"<pad>", "<S>", "</S>", "<UNK>", "<mask>", "a", "rose", "thorn"}
     model = load_model(model_args, ElmoForTokenClassification, config, tokenizer)
     table = model.task_layers.word_vectors.word_embeddings.weight
@@ -137,7 +137,7 @@ def test_a_word_model_keeps_the_vocabulary_that_it_has_learned(tmp_path: Path) -
     model, tokenizer, _ = start_from(tmp_path, word_vector_size=4)
     assert len(tokenizer) == model.config.vocab_size == 7
     assert model.task_layers.word_vectors.word_embeddings.weight.shape == (7, 4)
-    # Without the biLM nothing of it is left.
+    # Without the biLM, the model has none of its weights.
     model, tokenizer, _ = start_from(tmp_path, word_vector_size=4, without_elmo=True)
     assert "rose" in tokenizer.get_vocab() and model.elmo is None
 

@@ -1,4 +1,4 @@
-"""Reading labeled texts: every form, and every way in which a file can be wrong."""
+"""Readers of labeled texts: every format, and every error in a file."""
 
 import json
 from dataclasses import replace
@@ -172,7 +172,7 @@ def test_long_texts_are_cut_and_counted() -> None:
     texts = [Text("a b a b", None, 1.0), Text("a", None, 1.0)]
     cut = encode_texts(texts, tokenizer, {}, "regression", max_words=3, report=reports.append)
     assert cut["input_ids"] == [[1, 4, 5, 4, 2], [1, 4, 2]]
-    assert reports == ["1 of 2 texts are as long as --max_words 3 or longer, which were cut"]
+    assert reports == ["1 of 2 texts reach --max_words 3; longer ones were truncated"]
 
 
 def test_texts_without_a_word() -> None:
@@ -232,7 +232,7 @@ def test_spaces_around_columns_are_none_of_theirs(tmp_path: Path) -> None:
 
 
 def test_one_column_is_not_text_and_label(tmp_path: Path) -> None:
-    """Columns between spaces are a single one."""
+    """Spaces do not separate columns."""
     path = write(tmp_path / "a.tsv", "good A fine film.\nbad A dull film.\n")
     with pytest.raises(CorpusError, match=r"a\.tsv:1: columns -1 and 0 .* 1; .*tabs"):
         read_texts(path, TextColumns(text="-1", label="0"))

@@ -1,4 +1,4 @@
-"""Training: optimizers, checkpoints that are whole, what continues and what does not, full disks."""
+"""Training: optimizers, complete checkpoints, resuming and refusals, full disks."""
 
 import logging
 import resource
@@ -61,7 +61,7 @@ def checkpoints(folder: Path, *steps: int) -> list[Path]:
 def test_resume_can_be_chosen_or_refused(tmp_path: Path) -> None:
     output = tmp_path / "run"
     checkpoints(output, 2, 10, 9)
-    # A run was killed while it wrote this one.
+    # A run was killed while writing this one.
     (output / "checkpoint-11").mkdir()
     (output / "checkpoint-11/trainer_state.json").write_text('{"global_step"')
 
@@ -81,7 +81,7 @@ def test_resume_can_be_chosen_or_refused(tmp_path: Path) -> None:
 
 
 class DiskFillsUp(TrainerCallback):
-    """After a step, no file can be longer than some bytes."""
+    """Limit the size of files after a step, like a full disk."""
 
     def __init__(self, step: int, limit: int) -> None:
         self.step, self.limit = step, limit
@@ -223,3 +223,12 @@ def test_optimizer_is_the_one_named(optim: str) -> None:
     optimizer = make_optimizer(model, args)
     assert type(optimizer).__name__.lower() == optim.removesuffix("_torch")
     assert {group["lr"] for group in optimizer.param_groups} == {1e-5, args.learning_rate}
+
+
+def test_a_metric_on_the_command_line_takes_precedence() -> None:
+    args = parsed()
+    args.choose_by("mse", greater_is_better=False)
+    assert (args.metric_for_best_model, args.greater_is_better) == ("mse", False)
+    args = parsed("--metric_for_best_model", "accuracy")
+    args.choose_by("mse", greater_is_better=False)
+    assert (args.metric_for_best_model, args.greater_is_better) == ("accuracy", True)

@@ -1,4 +1,4 @@
-"""What translators are made of: inputs, loss, tokenizers of targets, learning rates."""
+"""Parts of translators: inputs, loss, target tokenizers, learning rates."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from elmo_hf.finetuning import (
     translation,
 )
 
-# Said by every EncoderDecoderModel that is given labels.
+# Every EncoderDecoderModel with labels gives this warning.
 pytestmark = pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces:FutureWarning")
 
 TINY = {
@@ -119,8 +119,8 @@ def test_long_texts() -> None:
     assert [row["labels"] for row in encoded] == [ids[:5] for ids in whole]
     long = sum(len(ids) > 5 for ids in whole)
     assert long and reports == [
-        "1 of 3 sources are longer than 2 words and were cut",
-        f"{long} of 3 training targets are longer than 5 tokens and were cut",
+        "1 of 3 sources are longer than 2 words and were truncated",
+        f"{long} of 3 training targets are longer than 5 tokens and were truncated",
     ]
     with pytest.raises(CorpusError, match=r"f:1: .*\d+ tokens.* 5;.*--max_target_tokens"):
         encode_pairs(pairs, tokenizer, target_tokenizer, data, cut_targets=False)

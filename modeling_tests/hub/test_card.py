@@ -1,4 +1,4 @@
-"""Model cards: facts of the folder and of whoever made the model, in a form that the Hub's own classes read."""
+"""Model cards: facts of the folder and of its author, in a form that the Hub's classes read."""
 
 import re
 
@@ -72,7 +72,7 @@ def blocks(text):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", KINDS)
 def test_every_kind_of_model_has_a_card_whose_code_runs(task, folders, monkeypatch):
-    """The way with the package is run; the other is, with the package absent, in `test_remote_card.py`."""
+    """Run the card's code with the package; `test_remote_card.py` runs it without."""
     write_card(folders / task, CardFacts(name=task, summary="A model.", license="mit", language=["en"]))
     text = (folders / task / "README.md").read_text()
     card = ModelCard(text)

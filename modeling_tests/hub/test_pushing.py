@@ -1,4 +1,4 @@
-"""Folders to the Hub: one commit with what is allowed and nothing else, conflicts, interruptions, refusals."""
+"""Pushing of folders: one commit with the permitted files only, conflicts, interruptions, refusals."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def test_what_is_pushed_loads_and_nothing_else_leaves(hub, folder):
     assert f'name = "{NAME}"  # this model' in found["README.md"].decode()
     text = b"".join(content for name, content in found.items() if name != "model.safetensors").decode()
     assert str(folder.parent) not in text and str(Path.home()) + "/" not in text
-    # By its name and commit, in the cache's own layout.
+    # Loaded by name and commit, in the layout of the Hub's cache.
     model = AutoModel.from_pretrained(NAME, revision=report.commit)
     tokenizer = AutoTokenizer.from_pretrained(NAME, revision=report.commit)
     batch = tokenizer(["the cat"], return_tensors="pt")
@@ -84,7 +84,7 @@ def test_large_files_travel_whole_or_in_parts_and_shards(hub, tmp_path):
     assert len(shards) > 1 and "model.safetensors.index.json" in found
     assert all(found[name] == (tmp_path / "large" / name).read_bytes() for name in shards)
     assert hub.parts and hub.asked("PUT", r"/lfs/\w{64}$")
-    # Whole weights in place of shards: the shards go, or they would be loaded.
+    # A single weight file replaces shards, which are removed, since they would be loaded instead.
     push_small = tmp_path / "small"
     save(push_small)
     report = push(push_small, NAME)
@@ -269,7 +269,7 @@ def test_an_interrupted_download_goes_on(hub, folder, monkeypatch):
     assert place.read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
-# ---- folders that are refused before anybody is asked
+# ---- folders that are refused before any request
 
 
 def without_license(folder):

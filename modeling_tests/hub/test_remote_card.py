@@ -1,4 +1,4 @@
-"""The code on a card as a stranger runs it: from the Hub, without this package, by the code that was pushed."""
+"""The code on a card works from the Hub without this package, with the pushed modeling code."""
 
 import os
 

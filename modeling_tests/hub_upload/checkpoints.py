@@ -119,7 +119,7 @@ def write_bilm(
 
 
 def allennlp_state(arrays, values, prefix="", mixes=((0.3, -0.2, 0.1),), gamma=1.5):
-    """The state dict that AllenNLP's `Elmo` makes of bilm-tf's arrays, by the letter of its loader."""
+    """The state dict of AllenNLP's `Elmo` for bilm-tf's arrays, as its loader makes it."""
     tensors = {
         "_elmo_lstm._token_embedder._char_embedding_weights": np.vstack(
             [np.zeros_like(arrays["char_embed"][:1]), arrays["char_embed"]]
@@ -159,7 +159,7 @@ def allennlp_state(arrays, values, prefix="", mixes=((0.3, -0.2, 0.1),), gamma=1
 
 
 def allennlp_config(**settings):
-    """`config.json` of a model with an ELMo embedder, of a kind that it does not say."""
+    """`config.json` of a model with an ELMo embedder."""
     embedder = {"type": "elmo_token_embedder", "options_file": "https://example.org/o.json", "weight_file": "w"}
     embedders = {"elmo": {**embedder, **settings}}
     return {"model": {"text_field_embedder": {"token_embedders": embedders}}}
@@ -177,5 +177,5 @@ def zip_folder(folder, path, names=None):
 
 
 def leftovers(folder):
-    """Hidden entries: partial or replaced folders that should be gone."""
+    """Hidden entries: leftover partial or replaced folders."""
     return [path.name for path in Path(folder).iterdir() if path.name.startswith(".")]

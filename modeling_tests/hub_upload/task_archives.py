@@ -1,4 +1,4 @@
-"""Small task models as AllenNLP's training leaves them: `config.json`, `vocabulary/`, `weights.th`, random weights."""
+"""Small task models as AllenNLP's training writes them: `config.json`, `vocabulary/`, random `weights.th`."""
 
 import json
 
@@ -28,7 +28,7 @@ INDEXERS = {
 
 
 def tagger(**changes):
-    """`config.json` of a `crf_tagger`; keywords replace options of the model, `None` takes one out."""
+    """`config.json` of a `crf_tagger`; keywords replace options of the model, `None` removes one."""
     model = {
         "type": "crf_tagger",
         "text_field_embedder": {"token_embedders": {"tokens": WORDS, "elmo": ELMO, "token_characters": SPELLED}},
@@ -40,7 +40,7 @@ def tagger(**changes):
 
 
 def classifier(**changes):
-    """`config.json` of a `bcn`, likewise."""
+    """`config.json` of a `bcn`; keywords as in the function above."""
     model = {
         "type": "bcn",
         "text_field_embedder": {"token_embedders": {"tokens": WORDS}},
@@ -141,7 +141,7 @@ def constraint_mask(labels, scheme):
 
 
 def write(folder, config, labels=None, version="2.10.1", **tensors):
-    """The archive's folder; keywords replace tensors, `None` takes one out (`__` stands for a dot)."""
+    """Write the archive's folder; keywords replace tensors, `None` removes one (`__` stands for a dot)."""
     model, weights = config["model"], Weights()
     is_tagger = model["type"] != "bcn"
     labels = labels or (BIOUL if is_tagger else CLASSES)

@@ -56,7 +56,7 @@ def test_usage(capsys):
 
 @pytest.mark.slow
 def test_the_same_words_as_in_the_other_program(tmp_path, capsys):
-    """--model, --output, --overwrite and --json; what they were before works, and says so."""
+    """--model, --output, --overwrite and --json; the former options work, with a note."""
     write_bilm(tmp_path / "source", vocabulary=VOCABULARY)
     source, folder, back = (str(tmp_path / name) for name in ("source", "folder", "back"))
     assert main(["convert", source, "--output", folder, "--json"]) == 0

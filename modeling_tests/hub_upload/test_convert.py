@@ -1,4 +1,4 @@
-"""Original files to folders that reproduce the original program's numbers; bad files to clear errors."""
+"""Conversion of original files: the folders give the original's numbers, and bad files give clear errors."""
 
 import errno
 import gzip
@@ -148,7 +148,7 @@ def test_a_shared_table_stays_one(tmp_path, separate):
     assert model.softmax.weight is model.elmo.embeddings.word_embeddings.weight
     assert model.softmax.weight.detach().numpy()[1:7].tobytes() == arrays["embedding"].tobytes()
     assert model.softmax.bias.detach().numpy()[1:7].tobytes() == arrays["softmax/b"].tobytes()
-    # What has two names counts once.
+    # A tensor with two names counts once.
     assert report.parameters == sum(weight.numel() for weight in model.parameters())
 
 
@@ -485,7 +485,7 @@ def test_a_vocabulary_without_an_unknown_word(tmp_path):
     write_bilm(tmp_path / "source", arrays=bilm_arrays(options(), softmax=False))
     (tmp_path / "source" / "vocab.txt").write_text("".join(word + "\n" for word in words))
     report = convert(tmp_path / "source", tmp_path / "out")
-    assert any("no line for the unknown word, so <UNK> stands behind its last" in note for note in report.notes)
+    assert any("no line for the unknown word, so <UNK> was added as the last word" in note for note in report.notes)
     tokenizer = ElmoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.convert_tokens_to_ids(["<pad>", *words, "<UNK>", "<mask>"]) == list(range(7))
     assert tokenizer("the cat")["input_ids"] == [1, 3, 5, 2]

@@ -1,4 +1,4 @@
-"""Damaged originals of every format: each error is one that the command line prints, names the source, and is quick.
+"""Damaged originals of every format: errors are quick, name the source, and are printed by the command line.
 
 A seeded fuzzer changes one file at a time; what still converts may.
 """

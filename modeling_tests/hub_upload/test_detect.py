@@ -1,4 +1,4 @@
-"""Sources are recognized by content, and refused by name."""
+"""Sources are recognized by content; refusals name the file."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""Exports of models made here, read by readers that assert what those of the original programs assert."""
+"""Exports of this package's models, read with the assertions of the original programs."""
 
 import codecs
 import json
@@ -35,7 +35,7 @@ def save(folder, words=("<S>", "</S>", "<UNK>", *WORDS), tokens=None, dictionary
         "forget_bias": 0.0 if dictionary else 1.0,
     }
     model = with_large_weights(ElmoForPreTraining(tiny_config(**{**sizes, **fields}))).eval()
-    with torch.no_grad():  # as training leaves them: padding and mask are no words
+    with torch.no_grad():  # as after training: padding and mask are not words
         for table in [*(t.word_embeddings.weight for t in model.word_tables().values()), *model.softmax.parameters()]:
             table[[0, -1]] = 0
         for name, weight in model.named_parameters():

@@ -1,4 +1,4 @@
-"""Published originals by name: fetched from a server or a mirror, converted, verified, described, found again."""
+"""Published originals by name: downloaded from a server or a mirror, converted, verified, described, cached."""
 
 import hashlib
 import json
@@ -62,7 +62,7 @@ def test_the_whole_way_from_a_folder(mirror, place, capsys):
     assert main(["list"]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("small "))
     assert "~54 MB" in row and " kept " in row and "not stated" in row
-    # Now it is found by its name, without a question and without network.
+    # Now it is found by name, without a prompt or network.
     arrays = elmo_hf.embed([["the", "neural"]], "elmo:small", layers="top")
     assert arrays[0].shape[0] == 2
     assert resolve("elmo:small") == str(place / "small") == str(kept("small"))

@@ -1,4 +1,4 @@
-"""The arrows between the rooms of `hub_upload`: common <- rooms <- formats <- verbs <- command line."""
+"""Imports between the folders of `hub_upload`: common <- formats' folders <- formats <- verbs <- command line."""
 
 import ast
 from pathlib import Path
@@ -25,7 +25,7 @@ ARROWS = {
     "__init__": {"common", "release", *VERBS},
     "__main__": {"cli"},
 }
-# Arrows across, each for a reason.
+# Exceptions, each with its reason.
 ACROSS = {
     ("allennlp", "bilm_tf"): "AllenNLP's `Elmo` reads bilm-tf's options.json.",
     ("transformer_lm", "allennlp"): "Language models lie in AllenNLP's archives too.",

@@ -1,4 +1,4 @@
-"""`verify` passes what is right and fails what is wrong, however small."""
+"""`verify` passes correct folders and fails on small errors."""
 
 import json
 
@@ -69,7 +69,7 @@ def test_a_wrong_configuration_fails(converted, key, value):
 
 def test_a_wrong_tokenizer_fails(converted):
     ElmoTokenizer(add_bos_token=False).save_pretrained(converted / "folder")
-    with pytest.raises(CheckpointError, match=r"tokenizer makes \d+ words"):
+    with pytest.raises(CheckpointError, match=r"tokenizer .*\d+ words"):
         verify(converted / "folder", converted / "source")
 
 
@@ -105,7 +105,7 @@ def test_large_and_small_layers_are_measured_by_their_magnitude(tmp_path, capsys
 
 def test_bad_input(converted):
     folder, source = converted / "folder", converted / "source"
-    with pytest.raises(CheckpointError, match="sentences holds no word"):
+    with pytest.raises(CheckpointError, match="^sentences "):
         verify(folder, source, sentences=[[]])
     with pytest.raises(CheckpointError, match="tolerance nan"):
         verify(folder, source, tolerance=float("nan"))

@@ -1,4 +1,4 @@
-"""Windows over contexts and answers from spans, against slow searches and round trips."""
+"""Windows over contexts and answers from spans, compared with exhaustive search and round trips."""
 
 import math
 import random
@@ -94,7 +94,7 @@ class TestWindows:
             assert np.array_equal(features[name][0], expected[name])
 
     def test_labels_are_the_words_of_the_answer(self, tokenizer):
-        """For every span of words, in every window: the label covers it, or the window does not hold all of it."""
+        """For every span and window, the label covers the span, or the window does not contain all of it."""
         spans = word_spans(tokenizer, TEXT)
         records = [
             example(f"{i} {j}", TEXT, spans[i][0], spans[j][1])
@@ -253,7 +253,7 @@ class TestAnswers:
     @pytest.mark.slow
     @pytest.mark.parametrize("stride", [0, 3, 12])
     def test_gold_spans_give_the_answers_exactly(self, stride, tokenizer):
-        """Where a window holds the whole answer its text comes back, over contexts many windows long."""
+        """An answer inside a window is found again, in contexts of many windows."""
         spans = word_spans(tokenizer, TEXT * 4)
         records = []
         for number in range(60):
@@ -263,7 +263,7 @@ class TestAnswers:
         features = question_answering_features(columns(records), tokenizer, 24, stride)
         assert len(features["example_id"]) > 60 * 10
         answers = answers_from_spans(records, features, *gold_logits(features))
-        # Cut apart by the windows' ends, unless they share so many words.
+        # Window boundaries split the answer unless windows overlap by that many words.
         lost = set()
         for record in records:
             rows = [row for row, name in enumerate(features["example_id"]) if name == record["id"]]

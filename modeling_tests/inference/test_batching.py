@@ -1,4 +1,4 @@
-"""Similar lengths together, results in order."""
+"""Batching by similar length; results keep their order."""
 
 import itertools
 
@@ -31,7 +31,7 @@ def test_results_in_order_batches_within_bounds(size: BatchSize, window: int | N
     found = read_in_batches(items(), read, lambda item: item[1], size, window)
     first = list(itertools.islice(found, 1))
     if window is not None and (size.words or size.rows):
-        # No more than a window and the item that fills it has been asked for.
+        # At most one window of items has been requested.
         assert taken <= window * (size.rows or size.words) + 1
     assert first + list(found) == list(range(len(LENGTHS)))
     for lengths in batches:
@@ -40,7 +40,7 @@ def test_results_in_order_batches_within_bounds(size: BatchSize, window: int | N
 
 
 def test_default_of_a_device() -> None:
-    """A GPU reads as many rows as it has time for; all within the words that its memory holds."""
+    """On a GPU, a batch is limited by its rows and by its words."""
     assert BatchSize.of(None, torch.device("cpu")) == BatchSize(words=2048)
     on_gpu = BatchSize.of(None, torch.device("cuda", 1))
     lengths = [20] * 1500 + [100] * 200

@@ -20,7 +20,7 @@ TOKENIZER = ElmoTokenizer(max_characters_per_word=9)
 
 
 def sentences(count=11, seed=0):
-    """Of all lengths, one without words."""
+    """Sentences of many lengths, one empty."""
     generator = np.random.default_rng(seed)
     drawn = [generator.choice(WORDS, size=size).tolist() for size in generator.integers(1, 7, count)]
     drawn[4] = []
@@ -35,7 +35,7 @@ def model():
 
 @torch.no_grad()
 def one_row_at_a_time(model, given, rows, warm_up=0):
-    """All layers of every sentence, each row read alone: [layers, words, 2P]."""
+    """All layers of every sentence, with each row read alone: [layers, words, 2P]."""
     states, found = [None] * rows, []
     order = [(number, number % rows) for number in range(warm_up)] + [(n, n % rows) for n in range(len(given))]
     for number, row in order:
@@ -100,7 +100,7 @@ def test_a_stream_is_read_a_batch_at_a_time(model):
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk_words", [1, 4, 100])
 def test_documents_by_chunks_carry_their_state(model, chunk_words):
-    """From a row's state, into a row's state."""
+    """Read and write the state of single rows."""
     given = [WORDS * 2, ["cat"], WORDS, [], ["mat", "sat"]]
     embedder = open_embedder(model, TOKENIZER, "all", False, 100, 1, None, None)
     carried = CarriedState(2)
@@ -112,7 +112,7 @@ def test_documents_by_chunks_carry_their_state(model, chunk_words):
 
 
 def test_ten_batches_of_bilm_tf(reference, tmp_path):
-    """Sentence i of three lists in batch i, the state carried from batch to batch."""
+    """Batch i holds sentence i of three lists; state carries over from batch to batch."""
     convert(reference / "bilm_tf", tmp_path / "folder")
     lists = json.loads((reference / "bilm_tf" / "lm_embeddings_sentences.json").read_text())
     expected = []

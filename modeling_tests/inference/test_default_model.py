@@ -1,4 +1,4 @@
-"""The model that the package ships: its files, and that it is read wherever none is named."""
+"""The shipped model: its files, and its use as the default of every function and command."""
 
 import json
 from pathlib import Path
@@ -85,7 +85,7 @@ def test_every_command_reads_it_when_none_is_named(vectors, tmp_path, capsys):
     with h5py.File(tmp_path / "out.hdf5") as file:
         np.testing.assert_allclose(file["0"][...], vectors, atol=1e-5)
     lines = []
-    # The option in front, between and behind: the model may be left out anywhere.
+    # The model may be omitted, wherever the options are.
     for arguments in (
         [str(text), "--device", "cpu"],
         ["--device", "cpu", str(text)],

@@ -1,4 +1,4 @@
-"""Documents by chunks against the same documents as a whole."""
+"""Documents in chunks, compared with the whole documents."""
 
 import weakref
 
@@ -60,7 +60,7 @@ def test_equal_to_the_whole(tokenizer, layers, boundaries, reads):
 
 @pytest.mark.parametrize("layers", ["top", "average"])
 def test_states_cross_the_borders(tokenizer, layers):
-    """Of a chunk by itself, the words at its borders have other vectors: those of a document's ends."""
+    """A chunk read alone has other vectors at its borders: those of a document's ends."""
     model, words = tiny_model(0.4, cell_clip=3.0, projection_clip=3.0), document(15)
     (whole,) = embed([words], model, tokenizer, layers=layers)
     chunks = list(embed_document(words, model, tokenizer, layers=layers, chunk_words=5))
@@ -158,11 +158,11 @@ def test_refused_parts_of_speech(tokenizer):
 
 
 class Word(str):
-    """A text that can be watched."""
+    """A text whose lifetime can be observed."""
 
 
 def test_memory_does_not_depend_on_the_length(monkeypatch):
-    """At most two chunks' words are held, and one's vectors; words and border states lie on the disk."""
+    """Memory holds the words of at most two chunks and the vectors of one; the rest is on disk."""
     monkeypatch.setattr("elmo_hf.inference.chunks._MEMORY_BYTES", 64)
     spools, words, arrays = [], [], []
     original = Spool.__init__

@@ -1,4 +1,4 @@
-"""`embed` against the model called on one sentence at a time."""
+"""`embed`, compared with the model on one sentence at a time."""
 
 import io
 import sys
@@ -14,7 +14,7 @@ from modeling_tests.rows import slow
 from modeling_tests.tiny import WORD_INPUT, tiny_config, with_large_weights
 
 WORDS = ["<S>", "</S>", "<UNK>", *"the cat sat on a mat , . !".split()]
-# Of all lengths, in no order; texts and lists of words; twice without words.
+# Many lengths, unordered; texts and lists of words; two are empty.
 SENTENCES = ["The cat (a cat) sat.", ["on"], "", ["the", "mat", "", "n't", "<S>", "(so)"], "cat", [], "a b c d e f g h"]
 
 TRANSFORMER = {"encoder_type": "transformer", "num_attention_heads": 2, "feed_forward_size": 6}
@@ -80,7 +80,7 @@ def test_parts_of_speech(tokenizer):
         embed(words, model, tagger, pos_tags=tags[:3])
     with pytest.raises(ValueError, match="'Q'.*pos_tag_set.*N.*D"):
         embed([["cat"]], model, tagger, pos_tags=[["Q"]])
-    # Before anything is read.
+    # The error comes before anything is read.
     with pytest.raises(ValueError, match="num_pos_tags=2.*Expected pos_tags"):
         embed_iter(words, model, tagger)
     with pytest.raises(ValueError, match="0.*num_pos_tags=2"):

@@ -1,4 +1,4 @@
-"""Inference leaves a shared model's mode alone, whatever other threads do with it."""
+"""Inference does not change a shared model's mode, also with other threads."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +32,7 @@ def test_the_model_itself_or_a_view():
     assert [part.training for part in model.modules()] == modes
     assert all(ours is theirs for ours, theirs in zip(view.parameters(), model.parameters(), strict=True))
     assert isinstance(view, ElmoForPreTraining) and view.config is model.config
-    # A parameter that is exchanged afterwards is the view's too.
+    # A parameter replaced later is replaced in the view too.
     model.elmo.scalar_mixes[0].gamma = nn.Parameter(torch.tensor([7.0]))
     assert view.elmo.scalar_mixes[0].gamma.item() == 7.0
 

@@ -1,4 +1,4 @@
-"""Copies that go on while a GPU works; on a CPU there is nothing to copy."""
+"""Asynchronous copies from a GPU; on a CPU nothing is copied."""
 
 import pytest
 import torch

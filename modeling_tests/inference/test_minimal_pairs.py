@@ -1,4 +1,4 @@
-"""Minimal pairs, by brute force: each sentence for itself through the model, counted by hand."""
+"""Minimal pairs, compared with scores of single sentences and accuracies counted by hand."""
 
 import json
 import lzma
@@ -88,7 +88,7 @@ def test_accuracies_are_counted_by_hand(model, tokenizer):
         assert row.pairs == len(places)
         for direction, right in judged.items():
             assert getattr(row, direction) == pytest.approx(sum(right[place] for place in places) / len(places))
-    # Of the same pair in both orders one is right, and the same words are no right pair but a tie.
+    # Of a pair in both orders, one is correct; equal sentences are a tie, which is incorrect.
     order = rows[2]
     assert (order.both, order.forward, order.ties) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
     plural, everything = rows[1], rows[-1]
@@ -98,7 +98,7 @@ def test_accuracies_are_counted_by_hand(model, tokenizer):
 
 
 def scored(forward, backward=0.0, unknown=0, kind="k"):
-    """A pair whose good sentence is that much likelier."""
+    """A pair whose good sentence is more probable by this difference."""
     good = SentenceScore(0, 3, unknown, forward, backward)
     return PairScore(MinimalPair("a", "b", kind), good, SentenceScore(1, 3, 0, 0.0, 0.0 * backward))
 

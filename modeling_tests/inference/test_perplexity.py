@@ -1,4 +1,4 @@
-"""Perplexity against brute force: word by word, one row at a time, from the definition."""
+"""Perplexity, compared with its definition: word by word, one row at a time."""
 
 import math
 import tracemalloc
@@ -143,7 +143,7 @@ def test_parts_of_speech_are_read(tokenizer: ElmoTokenizer, carry: bool) -> None
 
 @pytest.mark.slow
 def test_rows_are_running_texts(tokenizer: ElmoTokenizer) -> None:
-    """Which sentence a row takes is bilm-tf's rule: the next one, in order of rows, when its own has ended."""
+    """Rows take sentences by bilm-tf's rule: at its end, a row takes the next sentence, in row order."""
     model, text = make_model(tokenizer), make_text(20, seed=1)
     rows, steps = 3, 4
     taken: list[list[int]] = [[] for _ in range(rows)]
@@ -173,7 +173,7 @@ def test_rows_are_running_texts(tokenizer: ElmoTokenizer) -> None:
 
 
 def test_independent_sentences_do_not_depend_on_batches(tokenizer: ElmoTokenizer) -> None:
-    """Nor on their order; and they equal the model's own log-probabilities."""
+    """Scores do not depend on the order of sentences, and equal the model's log-probabilities."""
     model, text = make_model(tokenizer).eval(), make_text(30, seed=2)
     some = {s.index: s for s in score_sentences(model, tokenizer, text, rows=1, steps=50, carry_state=False)}
     assert len(some) == 30
@@ -236,13 +236,13 @@ def test_memory_does_not_grow_with_the_text(tokenizer: ElmoTokenizer, carry: boo
         return highest
 
     peak(60)
-    # What is in flight varies with where sentences meet; a sentence that was kept would take more than a kilobyte.
+    # Memory in use varies a little; a leaked sentence would take more than a kilobyte.
     assert peak(600) - peak(60) < 540 * 400
 
 
 def test_refusals(tokenizer: ElmoTokenizer) -> None:
     model = make_model(tokenizer)
-    with pytest.raises(ValueError, match="sentences is empty"):
+    with pytest.raises(ValueError, match="^sentences "):
         perplexity(model, tokenizer, [])
     with pytest.raises(ValueError, match="rows=0"):
         perplexity(model, tokenizer, ["a"], rows=0)

@@ -1,4 +1,4 @@
-"""A quantized model: how far its vectors are from the float model's, and that saving loses nothing."""
+"""Quantized models: differences from the float model, and lossless saving."""
 
 import copy
 import json
@@ -66,7 +66,7 @@ def assert_same(found, expected) -> None:
 
 
 def errors(found: torch.Tensor, expected: torch.Tensor) -> tuple[float, float]:
-    """Largest difference over the largest value, and the smallest cosine of a word's vector averaged over layers."""
+    """Largest difference relative to the largest value, and smallest cosine of a word's mean vector over layers."""
     cosine = nn.functional.cosine_similarity(found.mean(0), expected.mean(0), dim=-1).min()
     return ((found - expected).abs().max() / expected.abs().max()).item(), cosine.item()
 
@@ -91,7 +91,7 @@ def test_every_kind_of_bilm(overrides, tmp_path):
     assert not [name for name, part in model.named_modules() if isinstance(part, nn.Linear)]
     found = vectors(model)
     relative, cosine = errors(found, expected)
-    # Few values a row: rounding averages out less than in a large model.
+    # Rows are short, so rounding averages out less than in a large model.
     assert 0 < relative < 0.08 and cosine > 0.995
     model.save_pretrained(tmp_path)
     assert_same(AutoModel.from_pretrained(tmp_path), model)
@@ -105,17 +105,17 @@ def test_every_task(cls, tmp_path):
     expected = vectors(model)
     quantize(model)
     left = {name for name, part in model.named_modules() if isinstance(part, nn.Linear)}
-    # What a task adds stays in float.
+    # The task's own layers stay in float.
     assert left == {name for name in own if cls is not ElmoModel and not name.startswith("elmo.")}
     assert errors(vectors(model), expected)[0] < 0.08
     model.save_pretrained(tmp_path)
     assert_same(cls.from_pretrained(tmp_path), model)
-    # A task model's folder holds the biLM for others.
+    # The biLM can be loaded from a task model's folder.
     assert_same(ElmoModel.from_pretrained(tmp_path), model.bilm)
 
 
 def larger_config(**overrides) -> ElmoConfig:
-    """Shaped as the original, an eighth as wide."""
+    """The original's shape at an eighth of its width."""
     return tiny_config(
         **{
             "character_embedding_size": 16,
@@ -168,7 +168,7 @@ def test_a_quarter_of_the_size(tmp_path):
 
 
 def test_no_second_copy_of_the_weights():
-    """Every layer in float is given up as soon as it is quantized."""
+    """Each float layer is freed once it is quantized."""
     model = ElmoModel(tiny_config())
     layers = [weakref.ref(part.weight) for part in model.modules() if isinstance(part, nn.Linear)]
     alive = []
@@ -189,7 +189,7 @@ def test_no_second_copy_of_the_weights():
 def test_state_padding_and_batches():
     model = quantize(with_large_weights(ElmoModel(tiny_config())).eval())
     together = vectors(model)
-    # Beside other rows, on the other side of padding, and carried over: the same integers, so nearly the same sums.
+    # Other rows, padding side and carried state give the same integers, so nearly the same sums.
     left = vectors(model, batch_of(SENTENCES, side="left", words=11))
     assert errors(left, together)[0] < 0.005
     alone = torch.cat([vectors(model, batch_of([sentence])) for sentence in SENTENCES], dim=1)
@@ -228,13 +228,13 @@ def test_half_precision_around_integers(tmp_path):
 
 
 def forget_modules_of_folders():
-    """Remote code that was imported: another place for it counts from the next import on."""
+    """Forget imported remote code, so that the next import uses the current cache folder."""
     for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
         del sys.modules[name]
 
 
 def test_code_of_the_folder(tmp_path, monkeypatch, request):
-    """The classes that travel, not the installed ones."""
+    """The classes of the checkpoint's copy, not the installed ones."""
     model = quantize(with_large_weights(ElmoForTokenClassification(tiny_config())).eval())
     model.save_pretrained(tmp_path / "model")
     modules = str(tmp_path / "modules")
@@ -330,7 +330,7 @@ def test_a_refused_model_is_unchanged():
 
 
 def test_an_empty_quantized_model(tmp_path):
-    """What a configuration alone gives: places for weights, zero."""
+    """A model made from a configuration only has zero weights."""
     model = ElmoModel(tiny_config(weight_precision="int8")).eval()
     assert np.isfinite(vectors(model).numpy()).all()
     parts = [part for part in model.modules() if isinstance(part, ElmoQuantizedLinear)]

@@ -70,7 +70,7 @@ def test_the_models_own_probabilities(tokenizer, variant, batch_size):
 
 
 def test_transformers_of_older_versions(tokenizer):
-    """An encoder of an older version is asked for its own `read_streams`, and refused without one."""
+    """An encoder of an older version is used through its own `read_streams`, and refused without it."""
     model = tiny_model(**VARIANTS["transformer"])
     expected, encoder = score(SENTENCES, model, tokenizer), copy.deepcopy(model.elmo.encoder)
 
@@ -172,7 +172,7 @@ def test_refusals(tokenizer):
 
 @pytest.mark.slow
 def test_the_packages_of_training_are_not_needed(tokenizer, tmp_path):
-    """As in an installation without the extra `train`: importing one of its packages fails."""
+    """Importing packages of the extra `train` fails, as if they were not installed."""
     model = tiny_model()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

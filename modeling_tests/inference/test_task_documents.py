@@ -1,4 +1,4 @@
-"""Taggers and classifiers over documents by chunks, against the same models over the whole."""
+"""Taggers and classifiers over documents in chunks, compared with the whole documents."""
 
 import weakref
 
@@ -108,14 +108,14 @@ def test_tags(tokenizer, shape, crf):
         assert [word for part in parts for word in part.words] == words
         assert [label for part in parts for label in part.tags] == expected
         assert len(parts) == -(-20 // size)
-    # And so does `tag`, of sentences longer than it reads at a time.
+    # `tag` also reads sentences longer than `batch_words` in chunks.
     found = tag([words[:3], words, []], model.train(), tokenizer, batch_words=9)
     assert list(found[1].tags) == expected and [len(each.words) for each in found] == [3, 20, 0]
     assert model.training
 
 
 def test_a_field_is_decoded_across_borders():
-    """By labels that a chunk by itself would get wrong."""
+    """Labels that would be wrong for a chunk read alone."""
     torch.manual_seed(1)
     emissions, size = torch.randn(60, 4), 7
     scores = CrfScores(torch.randn(4), 3 * torch.randn(4, 4), 3 * torch.randn(4))
@@ -130,7 +130,7 @@ def test_a_field_is_decoded_across_borders():
 
 
 def test_a_field_over_a_long_document():
-    """Scores add up over all words; their differences must not be rounded away."""
+    """Scores are sums over all words; rounding must not hide their differences."""
     torch.manual_seed(0)
     pattern = torch.tensor([[100.0, 100.01]]).repeat(5000, 1)
     scores = CrfScores(*map(torch.zeros, ((2,), (2, 2), (2,))))
@@ -169,7 +169,7 @@ def test_documents_without_words(tokenizer):
             model.eval()
     (empty,) = tag_document([], model_of(ElmoForTokenClassification, use_crf=True), tokenizer)
     assert (list(empty.words), list(empty.tags)) == ([], [])
-    # What looks like a boundary is a word of the text, and has a tag.
+    # Words of the text that look like boundaries have tags.
     (part,) = tag_document(["a", "<S>", "cat"], model_of(ElmoForTokenClassification), tokenizer)
     assert len(part.tags) == 3
 
@@ -191,7 +191,7 @@ def test_folders_and_texts(tokenizer, tmp_path):
 
 @pytest.mark.slow
 def test_memory_is_that_of_a_chunk(monkeypatch):
-    """Features of one chunk are held at a time; words, states, scores and labels lie on the disk."""
+    """Memory holds the features of one chunk; words, states, scores and labels are on disk."""
     monkeypatch.setattr("elmo_hf.inference.chunks._MEMORY_BYTES", 64)
     spools, features = [], []
     model = model_of(ElmoForTokenClassification, task_lstm_size=5, use_crf=True)
@@ -236,6 +236,6 @@ def test_refusals(tokenizer):
             list(call(["a", 5], model_of(kind), tokenizer))
     with pytest.raises(ValueError, match="sentence_pairs=True"):
         classify_document(["a"], model_of(classifier, sentence_pairs=True), tokenizer)
-    # Read whole, as before.
+    # These models still read whole sentences.
     whole = tag([["cat"] * 9], model_of(tagger, **TRANSFORMER), tokenizer, batch_words=4)
     assert len(whole[0].tags) == 9

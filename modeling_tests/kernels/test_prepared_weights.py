@@ -1,4 +1,4 @@
-"""Every way in which weights change is seen; what does not change them is not."""
+"""Detection of changed weights."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def test_weights_that_cannot_be_watched():
 @torch.no_grad()
 @pytest.mark.parametrize(("cell", "projection", "rows"), [(512, 128, slice(1, 16)), (4096, 512, slice(1, 64))])
 def test_rows_written_through_data_are_seen(cell, projection, rows):
-    """A few rows of a layer's weight, and of the largest that is published."""
+    """Changes of a few rows of a small layer and of the largest published one."""
     weight = nn.Parameter(torch.randn(projection, cell))
     taken = Fingerprint([weight])
     weight.data[rows] = 0
@@ -97,7 +97,7 @@ def test_refresh_forgets_what_was_prepared():
 
 @torch.no_grad()
 def test_a_forward_replaced_on_the_instance_is_called():
-    """As weight offloading does, also in the lookup of characters."""
+    """Offloading sets `forward` on instances, also of the character table and convolutions."""
     model = ElmoModel(tiny_config()).eval()
     batch = batch_of(["a cat sat"])
     model(**batch)

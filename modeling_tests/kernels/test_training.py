@@ -1,4 +1,4 @@
-"""The hand-written backward pass against autograd over the reference, and when it is chosen."""
+"""The hand-written backward pass, compared with autograd over the reference, and its selection."""
 
 import contextlib
 from collections.abc import Callable
@@ -94,7 +94,7 @@ def test_frozen_parts_get_no_gradient() -> None:
 
 
 def of_relative_error(found: Tensor, expected: Tensor, bound: float) -> None:
-    """Bound the error relative to the largest value, and the angle between both tensors."""
+    """Check the error relative to the largest value, and the angle between both tensors."""
     assert found.isfinite().all()
     assert (found - expected).abs().max() <= bound * expected.abs().max()
     assert nn.functional.cosine_similarity(found.double().flatten(), expected.double().flatten(), dim=0) > 0.9999
@@ -168,7 +168,7 @@ class TestBfloat16Products:
 
     @pytest.mark.parametrize("can_multiply", [True, False])
     def test_model_under_autocast(self, can_multiply: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-        """As the Trainer and `elmo-hf pretrain` train in bf16: never through the plain loop."""
+        """bf16 training by the Trainer and `elmo-hf pretrain` does not use the reference loop."""
         monkeypatch.setattr(training, "multiplies_bfloat16", lambda: can_multiply)
         model = ElmoModel(tiny_config(**WORD_INPUT, cell_clip=3.0, projection_clip=3.0)).train()
         with torch.no_grad():
@@ -190,11 +190,11 @@ class TestBfloat16Products:
 
 
 class Chosen(Exception):
-    """Raised in place of the kernel's work."""
+    """Raised instead of running the kernel."""
 
 
 def trainable_weights(inputs: Tensor, cell: Tensor, *layers: nn.Module) -> LstmWeights | None:
-    """Weights with which the training kernel would serve a call of `projected_lstm`; `None` where it would not."""
+    """Weights that the training kernel accepts from `projected_lstm`; `None` if it declines."""
     found: list[LstmWeights] = []
 
     def record(*args: Any, **settings: Any) -> None:

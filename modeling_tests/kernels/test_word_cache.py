@@ -1,4 +1,4 @@
-"""Word vectors kept between batches: the same as made anew, bounded, and forgotten when weights change."""
+"""The word cache: exact vectors, bounded size, cleared after changes of the weights."""
 
 import copy
 import pickle
@@ -19,7 +19,7 @@ LENGTH, WIDTH = 6, 5
 
 
 class Encoder:
-    """A stand-in for a word layer: one fixed vector a row, and which rows it was asked for."""
+    """Stand-in for a word layer: one fixed vector per row, and a record of the requested rows."""
 
     def __init__(self):
         self.weights = [torch.randn(LENGTH, WIDTH)]
@@ -38,12 +38,12 @@ def rows_of(numbers):
 
 
 def megabytes(words):
-    """A bound that has room for so many words."""
+    """A size limit with room for this number of words."""
     return words * (4 * LENGTH + 16 + 4 * WIDTH) / 1e6
 
 
 def check(cache, encoder, numbers):
-    """The vectors are right; returns the numbers that had to be made."""
+    """Check the vectors; return the rows that were computed."""
     rows = rows_of(numbers)
     encoder.asked.clear()
     found = cache.vectors(rows, encoder.weights, encoder)
@@ -76,7 +76,7 @@ def test_bounded_and_the_oldest_go_first():
     assert check(cache, encoder, range(WAYS)) == list(range(WAYS))
     assert check(cache, encoder, [0, 1]) == []
     assert check(cache, encoder, [100]) == [100]
-    # 0 and 1 were asked for later than the others.
+    # Words 0 and 1 were used last.
     assert check(cache, encoder, [0, 1, 100]) == []
     assert len(cache) == WAYS
     # More words than there are slots.
@@ -85,7 +85,7 @@ def test_bounded_and_the_oldest_go_first():
 
 
 def test_a_long_stream():
-    """Many words through few slots, in batches of every size: always right, never larger."""
+    """Many words in few slots, in batches of every size: exact vectors, bounded size."""
     cache, encoder = WordCache(megabytes(64)), Encoder()
     generator = torch.Generator().manual_seed(0)
     made = asked = 0
@@ -259,7 +259,7 @@ def test_autocast_has_vectors_of_its_own(monkeypatch):
 @torch.no_grad()
 def test_adapters_are_not_cached():
     class Adapter(nn.Module):
-        """A layer that is switched by an attribute, as PEFT's are."""
+        """An adapter layer that is switched by an attribute, like PEFT's."""
 
         def __init__(self, layer):
             super().__init__()

@@ -128,7 +128,7 @@ def test_bad_input(metric: evaluate.Metric, predictions: object, message: str) -
 def test_bad_options(metric: evaluate.Metric, model: ElmoForPreTraining) -> None:
     with pytest.raises(ValueError, match="sentence 0 holds -1.0: .*model"):
         metric.compute(predictions=[[-1.0]], model=model)
-    with pytest.raises(ValueError, match="references given"):
+    with pytest.raises(ValueError, match="^references "):
         metric.compute(predictions=[[-1.0]], references=[[-1.0]])
     with pytest.raises(ValueError, match="add_batch"):
         metric.compute()

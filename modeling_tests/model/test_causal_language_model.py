@@ -39,7 +39,7 @@ def batch_of(sentences=SENTENCES, side="right"):
 
 
 def reversed_within(batch):
-    """Each sentence from its end, padding behind."""
+    """Each sentence in reverse order, with padding at the end."""
     turned = {}
     for name, value in batch.items():
         rows = value.clone()
@@ -50,7 +50,7 @@ def reversed_within(batch):
 
 
 def log_probs(logits, ids, mask):
-    """(batch, words): of every word but the first, given those before it; zero elsewhere."""
+    """Log-probabilities (batch, words) of every word but the first, given the previous ones; zero elsewhere."""
     scores = logits.log_softmax(-1)[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2)
     return torch.cat([torch.zeros(len(ids), 1), scores * mask[:, 1:]], dim=1)
 
@@ -142,7 +142,7 @@ def test_characters_of_the_prompt_are_read_as_given():
 
 
 def test_a_state_goes_in_as_a_cache():
-    """A state of `ElmoModel` with `return_state=True` serves as the text read before."""
+    """A state of `ElmoModel` with `return_state=True` is accepted as a cache."""
     model, batch = model_of("characters"), batch_of()
     state = model.elmo(**batch, return_state=True).state
     output = model(**batch, past_key_values=state)
@@ -179,7 +179,7 @@ def test_trains_one_direction_only():
 
 
 def test_loads_from_a_pretraining_checkpoint(tmp_path):
-    """Its words are spelled by the tokenizer beside it."""
+    """The folder's tokenizer gives the words' characters."""
     model = model_of("characters")
     pretrained = ElmoForPreTraining(model.config)
     pretrained.load_state_dict(model.state_dict())

@@ -173,7 +173,7 @@ def test_no_mask_before_a_tokenizer_is_known(tmp_path):
     assert config.mask_token_id is None
     ElmoConfig(mask_token_id=6).save_pretrained(tmp_path)
     assert ElmoConfig.from_pretrained(tmp_path).mask_token_id == 6
-    # Written down also where it is the default.
+    # Saved even if it is the default.
     assert '"mask_token_id": null' in config.to_json_string()
 
 
@@ -189,7 +189,7 @@ def test_the_width_is_written_down_and_not_chosen(tmp_path):
 
 def test_only_a_transformer_has_a_longest_sentence(tmp_path):
     assert ElmoConfig().max_position_embeddings == 2**31 - 1
-    # Folders of earlier versions say 5000 for every encoder.
+    # Folders of earlier versions have 5000 for every encoder.
     assert ElmoConfig.from_dict({"max_position_embeddings": 5000}).max_position_embeddings == 2**31 - 1
     transformer = ElmoConfig(encoder_type="transformer")
     assert transformer.max_position_embeddings == 5000

@@ -27,7 +27,7 @@ def test_the_formula():
 
 @pytest.mark.parametrize("reads", [{}, BOTH_INPUTS], ids=["characters", "joined"])
 def test_no_prediction_reads_its_own_word(reads):
-    """Changing w_t leaves log P(w_t) alone in both directions, where the scored word stays, and changes the others."""
+    """Changing the input w_t does not change log P(w_t) in either direction, but changes the others."""
     # Clips would hide changes.
     config = tiny_config(context_word_layer=True, cell_clip=None, projection_clip=None, **reads)
     model = with_large_weights(ElmoForPreTraining(config)).double().eval()

@@ -1,4 +1,4 @@
-"""The field against all sequences, one by one."""
+"""The CRF, compared with an enumeration of all sequences."""
 
 import itertools
 
@@ -108,7 +108,7 @@ class TestScores:
         for unknown in (0.0, 0.5, 1.0):
             gold = torch.randint(len(labels), MASKS.shape)
             gold[torch.rand(MASKS.shape) < unknown] = -100
-            # What stands outside of the field is not read.
+            # Positions outside the mask are not read.
             gold[~MASKS] = torch.tensor([-100, 0, 10**6])[torch.randint(3, ((~MASKS).sum(),))]
             found = label_scores(emissions, gold, MASKS, scores)
             for row, mask in enumerate(MASKS):
@@ -164,7 +164,7 @@ class TestScores:
         gold = best_tags(emissions, MASKS, field())
         log_likelihood(emissions, gold, MASKS, field()).sum().backward()
         assert emissions.grad.isfinite().all()
-        # A forbidden transition is nothing to learn.
+        # Forbidden transitions have no gradient.
         assert (field.transitions.grad[field.forbidden[:-1, :-1]] == 0).all()
         assert all(parameter.grad.isfinite().all() for parameter in field.parameters())
 
@@ -327,7 +327,7 @@ class TestDecoding:
     @any_field
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_the_largest_max_marginals_are_the_best_sequence(self, labels, scheme, dtype):
-        """Also where sequences tie, as integer scores often do, or where all of them tie."""
+        """Also if some or all sequences tie, as is common with integer scores."""
         mask = torch.rand(64, 9) < 0.8
         for emissions in (
             emissions_of(len(labels), mask, dtype),

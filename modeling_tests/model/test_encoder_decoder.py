@@ -1,4 +1,4 @@
-"""ELMo as the encoder of a model that writes."""
+"""ELMo as the encoder of an encoder-decoder model."""
 
 import os
 import subprocess
@@ -121,7 +121,7 @@ def test_a_fresh_model_starts_as_its_parts_do():
 
 @pytest.mark.slow
 def test_trains_with_the_stock_trainer(tmp_path):
-    """Its columns are kept, accumulated batches count by their labels, and it writes while it is evaluated."""
+    """Model inputs are kept, accumulated batches are weighted by their labels, and evaluation generates text."""
     model = translator()
     data = [
         {**TOKENIZER(source), "labels": TOKENIZER(text_target=source[::-1])["input_ids"], "unused": 1}
@@ -197,7 +197,7 @@ for source in (name, sys.argv[3]):
 @pytest.mark.parametrize("package", ["absent", "installed", "imported"])
 @pytest.mark.parametrize("source", ["folder", "Hub"])
 def test_travels(package, source, tmp_path):
-    """Where the package is absent, only installed, or imported; from a local folder and from a Hub cache."""
+    """With the package absent, installed or imported; from a local folder and from a Hub cache."""
     model = translator()
     revision = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "home" / "hub" / "models--me--translator"

@@ -38,7 +38,7 @@ def test_dropout_acts_on_the_input_of_every_layer():
             layer.weight.copy_(torch.eye(400))
             layer.bias.zero_()
         kept = layers(torch.ones(400)) != 0
-        # Two coins for each component.
+        # Two random decisions per component.
         assert 0.15 < kept.float().mean() < 0.35
 
 

@@ -1,4 +1,4 @@
-"""A new model starts with the original's distributions."""
+"""Initial weights have the original's distributions."""
 
 import pytest
 import torch

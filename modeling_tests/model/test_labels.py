@@ -41,7 +41,7 @@ def test_means(as_number):
     total = torch.tensor(12.0, requires_grad=True)
     assert mean_loss(total, as_number(4), None) == 3
     assert mean_loss(total, as_number(4), as_number(24)) == 0.5
-    # Nothing to learn from: zero, and not 0 / 0.
+    # Without labels, the loss is zero, not 0 / 0.
     nothing = total * 0
     for found in (mean_loss(nothing, as_number(0), None), mean_loss(nothing, as_number(0), as_number(0))):
         assert found == 0

@@ -1,4 +1,4 @@
-"""Maps that are kept with a model: what they change, that they are saved, and who may have them."""
+"""Alignment maps in a model: their effect, saving, and models that refuse them."""
 
 import pytest
 import torch

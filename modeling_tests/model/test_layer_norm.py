@@ -1,4 +1,4 @@
-"""The layer norm against its formula, and against what it is not."""
+"""The layer norm, compared with its formula and with PyTorch's."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The word in a gap against its formula in NumPy, word by word, and against Bayes' rule in a world where it holds."""
+"""Gap filling, compared with its formula in NumPy and with Bayes' rule where it holds exactly."""
 
 import copy
 
@@ -98,7 +98,7 @@ def test_every_gap_of_every_sentence_by_brute_force(variant, side, weight):
             expected = gap_in_numpy(model, before, after)
             np.testing.assert_allclose(logits[row, position, words], expected, rtol=0, atol=1e-10)
             assert (logits[row, position, excluded] == IMPOSSIBLE).all()
-            # The boundaries and the unknown word are no answers.
+            # The boundaries and the unknown word are never predicted.
             among = dict(zip(words, expected, strict=True))
             kept = [token for token in words if token not in (1, 2, 3)]
             expected = log_softmax(np.array([among[token] for token in kept]))
@@ -114,7 +114,7 @@ def test_probabilities_sum_to_one_and_padding_and_mask_have_none():
         probabilities = tiny_model(mask_prior_weight=weight)(**batch).logits[batch["attention_mask"].bool()].exp()
         torch.testing.assert_close(probabilities.sum(-1), torch.ones(18), rtol=0, atol=1e-6)
         assert (probabilities[:, [0, 1, 2, 3, 4]] == 0).all()
-        # What a pipeline computes from the logits is the same once more.
+        # The pipeline's scores follow from the logits.
         torch.testing.assert_close(probabilities, probabilities.log().softmax(-1), rtol=0, atol=1e-6)
 
 
@@ -141,7 +141,7 @@ def test_bayes_rule_where_the_sides_are_independent_given_the_word():
 
 def test_the_prior_is_the_samplers():
     prior = log_uniform_prior(12, [0, 4], torch.zeros(()))
-    # In a single draw, a word is to be expected as often as it is probable.
+    # For a single draw, the expected count is the probability.
     torch.testing.assert_close(prior[WORDS], log_expected_count(torch.arange(10), 1, 1, 10).float(), rtol=0, atol=1e-6)
     assert prior[[0, 4]].tolist() == [0, 0]
 
@@ -161,7 +161,7 @@ def test_no_position_reads_its_own_word(reads):
 
 
 def test_several_gaps_are_filled_one_by_one():
-    """Beside words spelled `<mask>`, and beside any other characters."""
+    """Each gap is filled independently: another gap in its context is read as the word `<mask>`, by its characters."""
     model, tokens = tiny_model(), ["the <mask> <mask> off", "the dogs <mask> off"]
     batch = batch_of(tokens)
     logits = model(**batch).logits
@@ -376,7 +376,7 @@ class TestSaving:
 class TestRefusals:
     @pytest.mark.parametrize("cls", [ElmoForMaskedLM, ElmoForPreTraining])
     def test_a_model_without_words_learns_nothing(self, cls):
-        """Every word would be the unknown word, and the loss 0."""
+        """All words would be unknown, with loss 0."""
         batch = batch_of(["a cat"])
         model = cls(tiny_config(vocab_size=5))
         ids = torch.tensor([[1, 3, 3, 2]])
@@ -403,7 +403,7 @@ class TestRefusals:
         again(**batch)
 
     def test_special_words_are_no_answers(self, tmp_path):
-        """Even where the model finds them most likely, as the unknown word."""
+        """Also if the model assigns them the highest probability, as to the unknown word."""
         tokenizer = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", "a", "cat", "sat"], max_characters_per_word=9)
         model = tiny_model(vocab_size=len(tokenizer), mask_token_id=7)
         model.softmax.bias.data[[1, 2, 3]] = 50.0

@@ -1,4 +1,4 @@
-"""The models against brute force, the originals' rules, and what Transformers users expect of a model."""
+"""The models, compared with brute force; the originals' rules; the API of Transformers."""
 
 import copy
 import errno
@@ -61,7 +61,7 @@ def tiny_model(cls=ElmoModel, **overrides):
 
 
 def what_is_read(model, batch):
-    """The inputs of which the model makes word vectors."""
+    """The inputs that the word layer reads."""
     return [batch[name] for name in model.embeddings.input_names]
 
 
@@ -137,7 +137,7 @@ class TestState:
     def test_carries_over_as_brute_force_does(self, reads):
         model = tiny_model(**READS[reads]).double()
         plain, carried, state = BruteForceElmo(model), [None] * 3, None
-        # The batch shrinks, grows past what it ever was, and shrinks again: rows are known by their index.
+        # The batch shrinks, grows and shrinks again; rows keep their state by index.
         for sentences in (["a b", "c"], ["d e f"], ["g", "h i", "j k l"], ["m", "n o"], ["p", "q", "r s"]):
             batch = batch_of(sentences)
             with torch.no_grad():
@@ -171,7 +171,7 @@ class TestState:
         assert (after.last_hidden_state[1:3] == 0).all()
 
     def test_an_empty_sentence_moves_its_state(self):
-        """As in both originals: its two boundaries are read like any word."""
+        """As in both originals, boundaries are read like words."""
         model = tiny_model()
         state = model(**batch_of(["", "a b"]), return_state=True).state
         assert state.hidden[:, :, 0].abs().max() > 0
@@ -245,7 +245,7 @@ class TestInputs:
         vectors = model.embeddings(*what_is_read(model, batch), mask=batch["attention_mask"].bool())
         found = model(inputs_embeds=vectors, attention_mask=batch["attention_mask"]).last_hidden_state
         assert torch.equal(found, expected)
-        # Word ids beside them only name the boundaries.
+        # Word ids given as well only identify the boundaries.
         ids = torch.full_like(batch["input_ids"], 3)
         found = model(ids, inputs_embeds=vectors, attention_mask=batch["attention_mask"]).last_hidden_state
         assert torch.equal(found, expected)
@@ -585,7 +585,7 @@ class TestSaving:
 
     @reads_either
     def test_device_map_and_meta_device(self, reads, tmp_path, monkeypatch):
-        # Hooks keep the placed model from the compiled kernels, whose rounding is another.
+        # With hooks, the dispatched model does not use the compiled kernels, so rounding differs.
         monkeypatch.setenv("ELMO_HF_KERNELS", "reference")
         model = tiny_model(**READS[reads])
         model.save_pretrained(tmp_path / "model")
@@ -716,7 +716,7 @@ class TestTraining:
 
 
 class TestTiedSoftmax:
-    """bilm-tf's `share_embedding_softmax`: one table before and behind the biLM."""
+    """bilm-tf's `share_embedding_softmax`: one table for embeddings and softmax."""
 
     def test_one_table_is_saved_and_loaded_as_one(self, tmp_path):
         model = tiny_model(ElmoForPreTraining, **WORD_INPUT, tie_word_embeddings=True)

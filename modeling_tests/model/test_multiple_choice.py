@@ -1,4 +1,4 @@
-"""Multiple choice against every choice by itself, and trained by an unmodified Trainer."""
+"""Multiple choice, compared with single choices, and trained by an unmodified Trainer."""
 
 import copy
 
@@ -121,7 +121,7 @@ class TestBadInput:
 
 
 def test_the_stock_collator():
-    """It joins the rows of characters of a text into one."""
+    """Transformers' collator joins the character rows of a text into one axis, which the model also reads."""
     examples = make_examples()[:4]
     found = DataCollatorForMultipleChoice(make_tokenizer())(examples)
     expected = ElmoDataCollatorForMultipleChoice(make_tokenizer())(examples)
@@ -156,7 +156,7 @@ def test_every_weight_gets_a_gradient(variant):
     model = make_model(**VARIANTS[variant] | {"cell_clip": None, "projection_clip": None, "maxout_pieces": 1}).train()
     model(**make_batch(labels=[2, 0])).loss.backward()
     for name, parameter in model.named_parameters():
-        # A bias that all choices share changes no comparison.
+        # A common bias does not change the comparison.
         if parameter.requires_grad and name != "classifier.bias":
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 

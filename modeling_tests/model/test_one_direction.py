@@ -1,4 +1,4 @@
-"""A model of the forward direction alone against the forward half of one of both directions."""
+"""A forward-only model, compared with the forward half of a bidirectional one."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ SENTENCES = ["the cat sat on a mat".split(), ["a", "dog"], [], ["mat"] * 7]
 
 
 def pair(cls=ElmoModel, **overrides):
-    """A model of both directions, and one with its forward weights."""
+    """A bidirectional model, and a forward-only one with its weights."""
     overrides = {"vocab_size": len(TOKENIZER), "mask_token_id": TOKENIZER.mask_token_id, **overrides}
     both = with_large_weights(cls(tiny_config(**overrides))).eval()
     one = cls(tiny_config(bidirectional=False, **overrides)).eval()

@@ -1,4 +1,4 @@
-"""`torch.compile` of whole models: one graph, also for other lengths, and the numbers of the model."""
+"""`torch.compile` of complete models: one graph for all lengths, with the same numbers."""
 
 import copy
 import logging
@@ -164,7 +164,7 @@ def test_heads(kind, head):
 
 @pytest.mark.slow
 def test_what_is_in_no_graph_says_so():
-    """With `fullgraph=True` it is refused by name; without, it runs uncompiled."""
+    """With `fullgraph=True` errors name the unsupported argument; otherwise the part runs uncompiled."""
     model = with_large_weights(ElmoForCausalLM(tiny_config(**TRANSFORMER))).eval()
     for options in ({"use_cache": True}, {"output_attentions": True}):
         with pytest.raises(torch._dynamo.exc.Unsupported, match="output_attentions=True"):

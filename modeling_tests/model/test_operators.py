@@ -1,9 +1,11 @@
-"""The reference recurrence against a loop over single rows and steps, and its gradients against differences."""
+"""The reference recurrence, compared with a loop over rows and steps; gradients with finite differences."""
+
+import logging
 
 import pytest
 import torch
 
-from elmo_hf import ElmoModel
+from elmo_hf import ElmoModel, kernels
 from elmo_hf.model.operators import projected_lstm, reference_lstm
 from elmo_hf.model.state import ElmoState
 from modeling_tests.tiny import batch_of, tiny_config
@@ -121,3 +123,16 @@ def test_an_unknown_choice_of_kernels_is_refused(monkeypatch):
     monkeypatch.setenv("ELMO_HF_KERNELS", "bogus")
     with pytest.raises(ValueError, match="ELMO_HF_KERNELS='bogus'"), torch.no_grad():
         model(**batch_of(["a"]))
+
+
+@torch.no_grad()
+def test_the_chosen_kernel_is_logged_once_with_reasons(monkeypatch, caplog):
+    monkeypatch.setenv("ELMO_HF_KERNELS", "torch")
+    kernels._log_once.cache_clear()
+    model = ElmoModel(tiny_config()).eval()
+    with caplog.at_level(logging.DEBUG, "elmo_hf.kernels"):
+        for _ in range(2):
+            model(**batch_of(["a cat"]))
+    lines = [record.getMessage() for record in caplog.records if record.name == "elmo_hf.kernels"]
+    assert len(lines) == len(set(lines))
+    assert [line for line in lines if line.startswith("projected_lstm: torch (declined: torch: ")], lines

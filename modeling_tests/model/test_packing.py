@@ -1,4 +1,4 @@
-"""Packing against the plain definition: read every row's real words forwards and backwards."""
+"""Packing, compared with its definition: the real words of each row forwards and backwards."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Pooling against plain loops; sentences of a pair."""
+"""Pooling, compared with loops; division of pairs into sentences."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_nothing_to_pool(shape):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_neither_overflows_nor_loses_count(dtype):
-    """The sum of these words is no number of half precision."""
+    """The sum of these words overflows half precision."""
     pooling = make_pooling(*WAYS, width=2).to(dtype)
     pooled = pooling(torch.full((1, 5000, 2), 100.0, dtype=dtype), torch.ones(1, 5000).bool())
     assert pooled.dtype == dtype

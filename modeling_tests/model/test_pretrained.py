@@ -1,4 +1,4 @@
-"""What clients of Transformers ask of every model."""
+"""The API that users of Transformers expect of every model."""
 
 import pickle
 
@@ -249,7 +249,7 @@ def test_models_that_were_pickled_whole_by_older_versions():
 
 
 def test_what_every_model_had_before():
-    """Every model has the penalty of its mixes, and the word layer takes its mask by position, too."""
+    """Every model has the penalty of its mixes, and the word layer also takes its mask by position."""
     model = ElmoModel(tiny_config(scalar_mix_l2=0.1, num_representations=2))
     for mix in model.scalar_mixes:
         torch.nn.init.constant_(mix.weights, 2.0)

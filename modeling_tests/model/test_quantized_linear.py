@@ -1,4 +1,4 @@
-"""The 8-bit linear layer against explicit integer arithmetic, and every fast kernel against the plain matmul."""
+"""The int8 linear layer, compared with explicit integer arithmetic; kernels, with the plain matmul."""
 
 import copy
 import pickle
@@ -80,7 +80,7 @@ def test_weights_that_are_not_finite_are_refused(value):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("levels", [127, REDUCED_LEVELS])
 def test_rows_that_are_not_finite(value, levels):
-    """A row with such a value becomes NaN, and no other row does, in the definition and in every kernel."""
+    """Only a row with such a value becomes NaN, in the definition and in every kernel."""
     layer, kernel = layer_of(8, 5), exact_kernel()
     packed = kernel.pack(layer.quantized_weight, layer.weight_scale)
     for rows, number in ((1, 0), (4, 2)):
@@ -124,7 +124,7 @@ def test_fast_and_plain_matmuls_agree(kind, bias):
 @pytest.mark.parametrize("levels", [127, REDUCED_LEVELS])
 @pytest.mark.parametrize("kind", ROWS)
 def test_any_cpu_computes_its_plain_matmul(kind, levels, monkeypatch):
-    """CPUs with and without saturating int8 instructions, whichever runs this test."""
+    """Emulate CPUs with and without saturating int8 instructions."""
     kernel = exact_kernel(None if levels == 127 else 16)
     assert is_exact(kernel, levels)
     monkeypatch.setattr(int8, "integer_kernel", lambda: (kernel, levels))

@@ -1,4 +1,4 @@
-"""The question-answering model against loops, and what Transformers users expect of it."""
+"""The question-answering model, compared with loops; the API of Transformers."""
 
 import numpy as np
 import pytest
@@ -213,7 +213,7 @@ class TestLoss:
 class TestEmptyRows:
     @pytest.mark.parametrize("variant", VARIANTS)
     def test_empty_questions_and_contexts(self, variant, tokenizer):
-        """Alone and beside others; finite values and gradients."""
+        """Alone and in a batch: finite values and gradients."""
         model = tiny_model(**VARIANTS[variant])
         pairs = [("", "c d"), ("a b", ""), ("", ""), ("a", "b")]
         for part in ([0, 1, 2, 3], [0], [1], [2]):

@@ -1,4 +1,4 @@
-"""Classification of texts and pairs against plain loops, and trained by an unmodified Trainer."""
+"""Classification of texts and pairs, compared with loops, and trained by an unmodified Trainer."""
 
 import copy
 
@@ -396,7 +396,7 @@ class TestSaving:
         assert set(info["missing_keys"]) == new and not info["unexpected_keys"]
         for name, value in source.elmo.state_dict().items():
             assert torch.equal(value, model.elmo.state_dict()[name]), name
-        # What is new starts at the scale of its input.
+        # New layers preserve the scale of their input.
         first, second = (layer.linear for layer in model.sentence_encoder.maxout)
         for linear, width in ((first, 16), (second, 400), (model.classifier, 300)):
             assert linear.weight.std().item() == pytest.approx(width**-0.5, rel=0.1)
@@ -441,7 +441,7 @@ WORDS = ["good", "fine", "bad", "poor", "cat", "dog"]
 
 
 def examples_of(problem, tokenizer):
-    """Texts and labels that their words decide: good or bad; which animals; how many words are good."""
+    """Texts with labels that depend on their words: good or bad; which animals; the number of good words."""
     texts = [f"{animal} {first} {second}" for animal in WORDS[4:] for first in WORDS[:4] for second in WORDS[:4]][:24]
     examples = []
     for text in texts:
@@ -495,7 +495,7 @@ def test_learns_a_small_task_by_heart(problem, tmp_path):
         assert ((logits > 0) == labels.bool()).float().mean() > 0.95
     else:
         assert (logits.squeeze(-1) - labels).abs().mean() < 0.1
-    # What was trained comes back, the kind of problem included.
+    # The saved model is loaded with its problem type.
     trainer.save_model(tmp_path / "model")
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
     assert again.config.problem_type == problem

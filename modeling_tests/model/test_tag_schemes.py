@@ -1,4 +1,4 @@
-"""Schemes of tags against regular expressions, and the names that a tagger has in BIO."""
+"""Tag schemes, compared with regular expressions, and a tagger's labels in BIO."""
 
 import itertools
 import re
@@ -23,7 +23,7 @@ BIOES = ["O", "B-PER", "I-PER", "E-PER", "S-PER", "S-LOC"]
         (["O", "B-X", "I-X", "L-X", "U-X", "U-Y"], "BIOUL", r"(O|U-X|U-Y|(B-X)(I-X)*(L-X))*"),
         (["B", "M", "E", "S"], "BMES", r"(S|BM*E)*"),
         (["O", "B-X", "M-X", "E-X", "S-Y"], "BMES", r"(O|S-Y|(B-X)(M-X)*(E-X))*"),
-        # B only where an entity of the same type ends just before.
+        # B only directly after an entity of the same type.
         (["O", "I-X", "B-X", "I-Y"], "IOB1", r"(O|I-Y|(I-X)(I-X|B-X)*)*"),
     ],
 )

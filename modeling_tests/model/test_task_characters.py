@@ -88,7 +88,7 @@ def test_gradients_agree_with_finite_differences():
     def run(*values):
         return torch.func.functional_call(model, dict(zip(names, values, strict=True)), (ids, mask))
 
-    # The row of what is no character is read, but by no window that counts.
+    # The padding row is read only by windows that are masked.
     assert torch.autograd.gradcheck(run, values, eps=1e-6, atol=1e-7)
 
 

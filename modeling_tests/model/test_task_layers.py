@@ -1,4 +1,4 @@
-"""A task's own layers against the parts they are made of, and models with and without biLM that have them."""
+"""A task's own layers, compared with their parts, in models with and without biLM."""
 
 import copy
 
@@ -111,7 +111,7 @@ def test_rows_and_batches_without_words(variant):
 
 class TestTraining:
     def test_gradients_agree_with_torch_and_add_up(self):
-        """Of every weight, through hand-written steps; two batches give what one of both gives."""
+        """Gradients of every weight; two accumulated batches equal one joint batch."""
         overrides = {**VARIANTS["ELMo at both"], "cell_clip": None, "projection_clip": None}
         model = tiny_model(**overrides).double().train()
         batch = batch_of(SENTENCES)
@@ -295,7 +295,7 @@ def test_a_task_model_starts_from_a_language_model(tmp_path):
     }
     for name, value in source.elmo.state_dict().items():
         assert torch.equal(value, loaded.elmo.state_dict()[name]), name
-    # What the checkpoint lacks starts as configured, and not as memory happens to be.
+    # Weights missing in the checkpoint are initialized as configured.
     assert all((weight == 0).all() for weight in loaded.crf.parameters())
     assert (loaded.task_layers.word_vectors.word_embeddings.weight[0] == 0).all()
     bound = (6 / (13 + 5 * 3)) ** 0.5

@@ -1,4 +1,4 @@
-"""The tagger with a field, with layers of its own, and in the hands of an unmodified Trainer."""
+"""The tagger with a CRF and its own layers, trained by an unmodified Trainer."""
 
 import itertools
 
@@ -34,7 +34,7 @@ WHOLE = {
 
 
 def words_of(batch):
-    """Real words, no boundaries."""
+    """Mask of the words without boundaries."""
     return batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], torch.tensor([1, 2]))
 
 
@@ -42,7 +42,7 @@ def tiny_tagger(**overrides):
     model = with_large_weights(ElmoForTokenClassification(tiny_config(**overrides))).eval()
     batch = batch_of(SENTENCES)
     with torch.no_grad():
-        # Scores of deviation 2 around 0: the word decides, and the field now and then against it.
+        # Scores have deviation 2, so that the CRF sometimes overrules a word's score.
         model.classifier.bias.zero_()
         scores = model.classifier(model.encode_words(**batch)[0])[words_of(batch)]
         model.classifier.weight.mul_(2 / scores.std(0).unsqueeze(1))
@@ -51,7 +51,7 @@ def tiny_tagger(**overrides):
 
 
 def labeled(batch, tags):
-    """`labels` of a batch from one list of tags a sentence."""
+    """`labels` of a batch from one list of tags per sentence."""
     labels = torch.full_like(batch["input_ids"], -100)
     labels[words_of(batch)] = torch.tensor([tag for row in tags for tag in row])
     return labels
@@ -114,7 +114,7 @@ class TestField:
         logits = model(**batch).logits
         assert [values[row].argmax(-1).tolist() for values, row in zip(logits, kept, strict=True)] == expected
         assert (logits.amax(-1) == 0).all() and (logits[~kept] == 0).all()
-        # In training the classifier's own scores, whose argmax is another: the field decides.
+        # In training, logits are the classifier's scores, whose argmax differs from the CRF's sequence.
         model.train()
         assert torch.equal(model(**batch).logits, emissions)
         assert [values[row].argmax(-1).tolist() for values, row in zip(emissions, kept, strict=True)] != expected
@@ -139,7 +139,7 @@ def test_gradients_of_small_batches_add_up_to_the_large_one():
 def test_a_word_of_unknown_tag_has_every_tag():
     model, batch = tiny_tagger(**FIELD).double(), batch_of(["a cat sat"])
     unknown = labeled(batch, [[1, -100, 0]])
-    # After B-PER and before O stand five tags; I-LOC is none of them.
+    # Five tags are possible between B-PER and O; I-LOC is not among them.
     each = [model(**batch, labels=labeled(batch, [[1, tag, 0]])).loss * 3 for tag in (0, 1, 2, 3)]
     expected = -torch.logsumexp(-torch.stack(each), 0) / 2
     torch.testing.assert_close(model(**batch, labels=unknown).loss, expected)
@@ -405,7 +405,7 @@ class TestBestPaths:
 class TestCarriedState:
     @pytest.mark.parametrize("options", [FIELD, WHOLE], ids=["field", "whole"])
     def test_the_next_batch_goes_on(self, options):
-        """As the biLM itself: a batch leaves nothing behind but its state."""
+        """Like the biLM, the model keeps nothing of a batch except the returned state."""
         model = tiny_tagger(**options)
         first, second = batch_of(["a cat", "why not"]), batch_of(["the dogs ran"])
         state = model(**first, return_state=True).state

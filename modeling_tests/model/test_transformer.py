@@ -1,4 +1,4 @@
-"""Transformer ELMo against brute force, the original's outputs, and the promises of every ELMo encoder."""
+"""Transformer ELMo, compared with brute force and the original's outputs; the contract of all encoders."""
 
 import copy
 
@@ -136,7 +136,7 @@ def test_holes_in_a_mask_are_padding_too(causal):
 
 @torch.no_grad()
 def test_directions_see_one_side_only():
-    """A changed word changes itself and what comes after it forwards, itself and what comes before it backwards."""
+    """A changed word changes the forward outputs from it on, and the backward outputs up to it."""
     model, batch = transformer(), batch_of(["a cat sat on it"])
     changed = {name: value.clone() for name, value in batch.items()}
     changed["character_ids"][0, 3] = batch["character_ids"][0, 1]
@@ -261,7 +261,7 @@ def test_the_implementation_is_chosen_as_in_transformers(tmp_path, monkeypatch):
 
 
 def test_dropout_acts_where_it_should():
-    """Each rate by itself changes what is computed in training, and nothing in evaluation."""
+    """Each dropout rate changes training outputs only."""
     batch = batch_of(SENTENCES)
     rates = ("transformer_input_dropout", "attention_dropout", "transformer_dropout")
     for implementation in ("sdpa", "eager"):
@@ -404,7 +404,7 @@ def test_heads_share_one_checkpoint(tmp_path):
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("cls", MODELS)
 def test_every_kind_of_model(cls, causal, tmp_path):
-    """Runs, ignores padding, has gradients in every layer, and is saved and loaded bit for bit."""
+    """The model ignores padding, has gradients in every layer, and is saved and loaded bit for bit."""
     if not causal and issubclass(cls, ElmoForPreTraining):
         with pytest.raises(ValueError, match="causal=False"):
             cls(tiny_config(**TRANSFORMER, causal=False))

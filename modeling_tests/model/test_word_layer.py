@@ -1,4 +1,4 @@
-"""Words, characters and parts of speech joined: brute force, masks, gradients, what is refused, every head."""
+"""Joined words, characters and POS tags: brute force, masks, gradients, refusals, every head."""
 
 import itertools
 
@@ -37,7 +37,7 @@ SENTENCES = ["a cat sat", "why", "the dogs ran off at once"]
 
 
 def tagged_batch(sentences=SENTENCES, side="right"):
-    """A batch with a part of speech for every word: 1, 2, 3, 4, none, and again."""
+    """A batch with POS tags 1, 2, 3, 4 and none in turn."""
     batch = batch_of(sentences, side)
     words = (batch["input_ids"] > 2).long()
     return {**batch, "pos_tag_ids": (words.cumsum(1) % 5) * words}
@@ -228,7 +228,7 @@ def test_heads_over_pairs_and_choices_read_every_part():
     config = tiny_config(**KINDS["all three"])
     pairs = batch_of(["a b </S> <S> c d", "e </S> <S> f"])
     for index, row in enumerate(pairs["character_ids"]):
-        # Boundaries inside the row too.
+        # The row also has inner boundaries.
         for place, characters in enumerate(row):
             boundary = {257: 1, 258: 2}.get(int(characters[1]))
             if boundary is not None:

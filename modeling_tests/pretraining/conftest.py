@@ -19,7 +19,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fresh_accelerate() -> Iterator[None]:
-    """Accelerate keeps one state a process; each run of a test needs its own."""
+    """Reset Accelerate's state, of which a process has only one."""
     yield
     AcceleratorState._reset_state(True)
     GradientState._reset_state()

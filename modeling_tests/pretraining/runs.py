@@ -20,7 +20,7 @@ SHAPE = {"character_filters": [[1, 4], [2, 4], [3, 8]], "projection_size": 8, "c
 
 
 def write_corpus(folder: Path) -> None:
-    """`train.txt`, `held_out.txt` and `vocab.txt`: words that depend on their neighbours, of falling frequency."""
+    """`train.txt`, `held_out.txt` and `vocab.txt`: words of decreasing frequency that depend on their neighbors."""
     draw = random.Random(0)
     for name, sentences in (("train.txt", 120), ("held_out.txt", 12)):
         lines = []
@@ -36,7 +36,7 @@ def write_corpus(folder: Path) -> None:
 
 
 def settings(corpus: Path, output: Path, **changed: Any) -> PretrainingSettings:
-    """Settings of a run of a second."""
+    """Settings of a run that takes a second."""
     values: dict[str, Any] = {
         "train_data": [str(corpus / "train.txt")],
         "held_out_data": [str(corpus / "held_out.txt")],
@@ -56,7 +56,7 @@ def settings(corpus: Path, output: Path, **changed: Any) -> PretrainingSettings:
 
 
 def losses(output: Path) -> list[tuple[Any, ...]]:
-    """Everything of a run's records that does not depend on the clock."""
+    """The parts of a run's records that do not depend on time."""
     lines = (output / "metrics.jsonl").read_text().splitlines()
     clock = {"words_per_second"}
     return [tuple((name, value) for name, value in json.loads(line).items() if name not in clock) for line in lines]
@@ -101,7 +101,7 @@ def _on_call(count: int, owner: Any, name: str, instead: Callable[..., Any] = _d
 def _in_data_loader(count: int) -> None:
     from elmo_hf.pretraining.streams import SentenceStreams
 
-    # Half of the batch is made by then, and the streams have moved on.
+    # Half of the batch is complete, and the streams have advanced.
     _on_call(count, SentenceStreams, "_encode")
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: complete or absent, few, readable without pickled code."""
+"""Checkpoints: complete or absent, limited in number, readable without pickled code."""
 
 import random
 from pathlib import Path

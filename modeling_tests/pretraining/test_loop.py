@@ -1,4 +1,4 @@
-"""The loop against a plain one, killed and resumed, in two processes, and with everything that can go wrong."""
+"""The loop, compared with a plain one; killed and resumed; in two processes; errors."""
 
 import itertools
 import json
@@ -57,7 +57,7 @@ def assert_same_weights(one: Path, other: Path, tolerance: float = 0.0) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a run that nothing disturbed."""
+    """Folder of an uninterrupted run."""
     output = tmp_path_factory.mktemp("uninterrupted") / "run"
     process = start(settings(corpus, output, evaluate_every=6))
     process.join()
@@ -65,7 +65,7 @@ def uninterrupted(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return output
 
 
-# ---- what a run does
+# ---- results of a run
 
 
 @pytest.mark.parametrize(("accumulation", "resets"), [(1, False), (3, False), (1, True)])
@@ -74,7 +74,7 @@ def test_takes_the_steps_of_a_plain_loop(corpus: Path, tmp_path: Path, accumulat
         corpus, tmp_path / "run", max_steps=4, dropout=0.0, gradient_accumulation_steps=accumulation, stop_after=4,
         reset_states=resets,
     )  # fmt: skip
-    # A run that only writes down its initial weights and leaves.
+    # A run that only writes its initial weights.
     first = settings(corpus, tmp_path / "first", dropout=0.0, max_steps=1, learning_rate=1e-30)
     pretrain(first)
     model = ElmoForPreTraining.from_pretrained(tmp_path / "first" / "model").train()
@@ -105,7 +105,7 @@ def test_a_whole_run_leaves_a_model_that_others_can_load(corpus: Path, tmp_path:
     output = tmp_path / "run"
     summary = pretrain(settings(corpus, output, epochs=1, max_steps=None, evaluate_every=20))
     text = (corpus / "train.txt").read_text()
-    # Every word and every sentence end once: the tail of the text is not dropped.
+    # Every word and sentence end occurs once: the end of the text is not dropped.
     assert summary.words == len(text.split()) + text.count("\n")
     assert summary.line().startswith(f"{summary.words:,} words seen | 0:0")
     assert f"held-out perplexity {summary.held_out_perplexity:.2f}" in summary.line()
@@ -119,7 +119,7 @@ def test_a_whole_run_leaves_a_model_that_others_can_load(corpus: Path, tmp_path:
     expected = perplexity(lm, tokenizer, held_out, pre_tokenization="whitespace")
     assert summary.held_out_perplexity == pytest.approx(expected.both, rel=1e-6)
     assert expected.both < 28  # better than chance among 29 words
-    # Rows that stand for no word, as converted originals have them.
+    # Rows without a word, as in converted originals.
     assert not lm.softmax.weight[[0, -1]].any()
     assert (output / "training_curves.png").read_bytes().startswith(b"\x89PNG")
     card = (model_folder / "README.md").read_text()
@@ -135,7 +135,7 @@ def test_a_whole_run_leaves_a_model_that_others_can_load(corpus: Path, tmp_path:
 
 @pytest.mark.slow
 def test_bfloat16_keeps_weights_and_state_in_float32(corpus: Path, tmp_path: Path) -> None:
-    for precision in ("no", "bf16"):  # in processes of their own: Accelerate keeps one precision a process
+    for precision in ("no", "bf16"):  # in separate processes, because Accelerate has one precision per process
         process = start(settings(corpus, tmp_path / precision, precision=precision, dropout=0.0, max_steps=6))
         process.join()
         assert process.exitcode == 0
@@ -322,7 +322,7 @@ def test_a_word_model_is_trained_resumed_and_continued(corpus: Path, tmp_path: P
 
 
 def tag_corpus(corpus: Path, folder: Path) -> dict[str, Any]:
-    """The corpus with the first letter of each word for its part of speech, but none of one; settings that read it."""
+    """The corpus with each word's first letter as its POS tag, except for one word; settings that read it."""
     for name in ("train", "held_out"):
         lines = []
         for line in (corpus / f"{name}.txt").read_text().splitlines():
@@ -360,7 +360,7 @@ def test_a_model_that_reads_parts_of_speech(corpus: Path, tmp_path: Path, kind: 
     assert not table[0].any() and table[1:].any()
     assert "pos_tags=" in (folder / "README.md").read_text()
 
-    # Continued with other words; the parts of speech stay the checkpoint's.
+    # Continued with other words; the POS tags are the checkpoint's.
     warm = {**text, "config_overrides": None, "initialize_from": str(folder), "max_steps": 2}
     (tmp_path / "vocab.txt").write_text("\n".join(["<S>", "</S>", "<UNK>", *WORDS[5:]]) + "\n")
     summary = pretrain(settings(corpus, tmp_path / "warm", **warm, vocabulary=str(tmp_path / "vocab.txt")))
@@ -405,7 +405,7 @@ def test_a_new_model_over_a_dictionary_of_characters(corpus: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_model_with_a_dictionary_of_characters_is_continued(corpus: Path, tmp_path: Path) -> None:
-    """As a converted ELMoForManyLangs model is: code points joined to words, boundaries of its own."""
+    """Like a converted ELMoForManyLangs model: words and code points joined, with its own boundaries."""
     names = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<oov>", "pad_token": "<none>"}
     tokenizer = ElmoTokenizer(
         vocab=["<oov>", "<bos>", "<eos>", "<pad>", *WORDS],
@@ -451,7 +451,7 @@ def test_a_killed_run_resumes_to_the_same_losses(
 ) -> None:
     output = tmp_path / "run"
     run = settings(corpus, output, evaluate_every=6)
-    if sabotage.startswith("step"):  # from outside, wherever it is after so many records
+    if sabotage.startswith("step"):  # from outside, after this number of records
         process = start(run)
         log, count = output / "metrics.jsonl", int(sabotage.removeprefix("step:"))
         while process.is_alive() and not (log.exists() and len(log.read_text().splitlines()) >= count):
@@ -473,7 +473,7 @@ def test_a_killed_run_resumes_to_the_same_losses(
 
 @pytest.mark.slow
 def test_a_finished_run_finishes_again_to_the_same(corpus: Path, tmp_path: Path) -> None:
-    """As one that is killed after its last checkpoint, while it evaluates or writes the model."""
+    """Like a run killed after its last checkpoint, in evaluation or while writing the model."""
     run = settings(corpus, tmp_path / "run", max_steps=4, evaluate_every=4, log_every=3)
     pretrain(run)
     before = losses(tmp_path / "run")
@@ -520,7 +520,7 @@ def test_independent_sentences_adamw_and_a_schedule_resume_too(corpus: Path, tmp
 
 @pytest.fixture
 def half_a_schedule(corpus: Path, tmp_path: Path) -> tuple[dict[str, Any], Path]:
-    """Settings of a cosine over the epochs, and the folder of a run by them that was asked to leave."""
+    """Settings with a cosine schedule, and the folder of an interrupted run with them."""
     changed = {"schedule": "cosine", "epochs": 1, "max_steps": None, "held_out_data": None, "warmup_steps": None}
     summary = pretrain(settings(corpus, tmp_path / "halves", **changed, stop_after=5))
     assert summary.model_folder is None
@@ -537,7 +537,7 @@ def test_a_schedule_finds_its_end_in_the_text(
     planned = -(-(len(text.split()) + text.count("\n")) // (4 * 6))
     (stored,) = (halves / "checkpoints").glob("step-*5/progress.json")
     assert json.loads(stored.read_text())["planned_steps"] == planned
-    # Where nothing has ended, the model as it stands is one command away, and the run goes on all the same.
+    # `save-model` writes the model of an unfinished run, which can still be continued.
     summary = save_model_of_run(halves)
     assert summary.step == 5
     assert_same_weights(halves / "model", stored.parent)
@@ -566,7 +566,7 @@ def test_ends_on_time(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == pytest.approx(0.2 * 14.5 / 15, rel=0.05)
     assert rates[-1] == pytest.approx(0, abs=0.01)
-    # Nothing is left to do, whatever the clock says now.
+    # Nothing is left to do, whatever the time.
     assert pretrain(settings(corpus, tmp_path / "run", **changed)).step == summary.step
 
 
@@ -591,7 +591,7 @@ def test_refuses_to_resume_with_other_settings(corpus: Path, tmp_path: Path) -> 
     pretrain(settings(corpus, tmp_path / "run", max_steps=4))
     with pytest.raises(ValueError, match=r"rows=5 \(was 4\)"):
         pretrain(settings(corpus, tmp_path / "run", max_steps=4, rows=5))
-    # A longer run and other intervals are no other run.
+    # The length of a run and its intervals may change.
     assert pretrain(settings(corpus, tmp_path / "run", max_steps=6, log_every=2)).step == 6
 
 
@@ -609,7 +609,7 @@ def test_refuses_another_vocabulary_or_text(corpus: Path, tmp_path: Path) -> Non
         pretrain(run)
 
 
-# ---- what can go wrong
+# ---- errors
 
 
 @pytest.mark.slow
@@ -696,12 +696,12 @@ READS = {
 
 
 def undivided(corpus: Path, output: Path, reads: str, rows: int) -> PretrainingSettings:
-    """Through the tail of the corpus, where one of two processes has nothing left to read."""
+    """At the end of the corpus, one of two processes has no sentences left."""
     changed: dict[str, Any] = {"dropout": 0.0, "epochs": 1, "max_steps": None, "held_out_data": None}
     return settings(corpus, output, rows=rows, config_overrides=json.dumps(READS[reads]), **changed)
 
 
-# What launchers set; the second process is forked.
+# Variables that launchers set; the second process is forked.
 RANKS = """
 import json, os, socket, sys
 from elmo_hf.pretraining import PretrainingSettings, pretrain
@@ -728,7 +728,7 @@ if child:
 def test_two_processes_equal_one_with_twice_the_rows(
     reads: str, launcher: str | None, corpus: Path, tmp_path: Path
 ) -> None:
-    """On gloo; by `accelerate launch`, or as a launcher starts them."""
+    """Over gloo, started by `accelerate launch` or by a fork with its variables."""
     one, two = tmp_path / "one", tmp_path / "two"
     pretrain(undivided(corpus, one, reads, rows=4))
     values = undivided(corpus, two, reads, rows=2).to_dict()
@@ -764,7 +764,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def peak_of(run: PretrainingSettings) -> int:
-    """Kilobytes that a process of its own holds at most."""
+    """Peak memory of a new process, in kilobytes."""
     done = subprocess.run(
         [sys.executable, "-c", PEAK, json.dumps(run.to_dict())],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},

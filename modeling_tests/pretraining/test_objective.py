@@ -1,4 +1,4 @@
-"""The training loss: bilm-tf's own run, the full softmax of the model, state, tails, mixed precision."""
+"""The training loss, compared with a run of bilm-tf and with the model's full softmax; state, ends, mixed precision."""
 
 import dataclasses
 from pathlib import Path
@@ -20,7 +20,7 @@ WORDS = 40
 # Models that read words by their id, without and with a softmax that shares their table.
 WORD_INPUT: dict[str, Any] = {"character_filters": [], "word_embedding_size": 6}
 TIED = {**WORD_INPUT, "tie_word_embeddings": True}
-# One that reads both, joined, and has a layer over contexts and words.
+# A model with both inputs and a layer over contexts and words.
 JOINED = {"word_embedding_size": 6, "context_word_layer": True, "tie_word_embeddings": True}
 TAGGED = {**TIED, "num_pos_tags": 3, "pos_tag_embedding_size": 4}
 SHAPES = {"characters": {}, "words": WORD_INPUT, "tied": TIED, "joined": JOINED, "tagged": TAGGED}
@@ -61,7 +61,7 @@ def small_batch(rows: int = 3, steps: int = 5, seed: int = 0) -> StreamBatch:
 
 
 def test_three_steps_of_bilm_tf(reference: Path) -> None:
-    """Weights and accumulators after bilm-tf's steps: full softmax, clipped gradients, carried states."""
+    """Weights and accumulators equal bilm-tf's after its steps: full softmax, clipping, carried states."""
     folder = reference / "bilm_tf_training"
     config, options = reference_config(folder)
     model = ElmoForPreTraining(config)
@@ -72,7 +72,7 @@ def test_three_steps_of_bilm_tf(reference: Path) -> None:
     optimizer, schedule = build_optimizer(objective, OptimizerSettings())
     assert schedule is None
     weights = dict(model.named_parameters())
-    # The run was one step old when its variables were written.
+    # The variables were written after one step.
     for name, accumulator in from_tensorflow(folder / "weights_before.npz", config, "/Adagrad", 1.0).items():
         optimizer.state[weights[name]]["sum"].copy_(accumulator)
     state, norms = None, []
@@ -87,13 +87,13 @@ def test_three_steps_of_bilm_tf(reference: Path) -> None:
     assert min(norms) > options["all_clip_norm_val"], "the reference must exercise the clipping"
     for name, expected in from_tensorflow(folder / "weights_after.npz", config).items():
         torch.testing.assert_close(weights[name].detach(), expected, atol=1e-6, rtol=0)
-    # The rows that TensorFlow does not have must not have moved: their accumulators keep the initial 1.
+    # Rows that TensorFlow lacks are unchanged: their accumulators are still 1.
     for name, expected in from_tensorflow(folder / "weights_after.npz", config, "/Adagrad", 1.0).items():
         torch.testing.assert_close(optimizer.state[weights[name]]["sum"], expected, atol=1e-6, rtol=0)
 
 
 def reference_loss(objective: StreamingObjective, batch: StreamBatch) -> torch.Tensor:
-    """Full softmax, in plain autograd, one row at a time, from zero states."""
+    """Full softmax loss by plain autograd, one row at a time, from zero states."""
     model = objective.model
     losses = []
     layer_on_top = model.elmo.encoder.context_word_layer
@@ -123,7 +123,7 @@ def reference_loss(objective: StreamingObjective, batch: StreamBatch) -> torch.T
 
 
 def with_tail(batch: StreamBatch) -> StreamBatch:
-    """The batch with two rows that end early, at another place in each direction."""
+    """The batch with two rows that end early, at different steps in each direction."""
     changed = {}
     for direction, ends in (("forward", (2, 0)), ("backward", (4, 1))):
         labels = getattr(batch, f"{direction}_labels").clone()
@@ -202,7 +202,7 @@ def test_states_are_forgotten_where_sentences_begin() -> None:
 
 
 def test_parts_of_a_step_add_up() -> None:
-    """Losses divided by the targets of the whole step: the gradient of uneven parts is the gradient of the whole."""
+    """With losses divided by the targets of the whole step, uneven parts give the gradient of the whole."""
     objective = StreamingObjective(ElmoForPreTraining(small_config()), loss="full").double()
     whole = with_tail(small_batch(rows=4))
     counts = (whole.forward_labels.ne(-100).sum(), whole.backward_labels.ne(-100).sum())
@@ -263,7 +263,7 @@ def test_sparse_gradients_are_the_dense_ones(shape: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("shape", [TIED, TAGGED], ids=["tied", "tagged"])
 def test_a_word_model_needs_no_characters_and_waits_for_nobody(shape: dict[str, Any]) -> None:
-    """Where all rows of a process have ended, its gradients are of the kind that the other processes have."""
+    """After the end of all its rows, a process still has gradients of the same kinds as the others."""
     model = ElmoForPreTraining(small_config(**shape))
     objective = StreamingObjective(model, num_samples=8, sparse_gradients=True)
     batch = dataclasses.replace(small_batch(), forward_character_ids=None, backward_character_ids=None)

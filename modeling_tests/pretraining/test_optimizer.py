@@ -1,4 +1,4 @@
-"""Optimizers against their formulas, sparse against dense, schedules, clipping, and gradients of several processes."""
+"""Optimizers, compared with formulas and sparse with dense; schedules; clipping; several processes."""
 
 import copy
 import math
@@ -67,7 +67,7 @@ def test_adagrad_formula() -> None:
     ],
 )
 def test_fused_where_torch_has_it(version: str, devices: set[str], fused: bool | None) -> None:
-    """Elsewhere torch chooses; it refuses `fused=True`, and `False` is the slowest of all."""
+    """On other devices torch chooses, since it refuses `fused=True`, and `False` is the slowest."""
     assert fused_adagrad(devices, TorchVersion(version)) is fused
 
 
@@ -82,7 +82,7 @@ def test_fused_is_not_taken_from_a_saved_state() -> None:
 
 
 def test_sparse_updates_are_the_dense_ones() -> None:
-    """Matrices and vectors, rows that come up twice, beside a dense parameter; the state is saved and goes on."""
+    """Matrices and vectors with repeated rows, and a dense parameter; the state is saved and loaded."""
     weights = [nn.Parameter(torch.randn(9, 4)), nn.Parameter(torch.randn(9)), nn.Parameter(torch.randn(3))]
     others = [nn.Parameter(weight.detach().clone()) for weight in weights]
     dense, sparse = Adagrad(weights), Adagrad(others)
@@ -175,7 +175,7 @@ def test_schedules(optimizer: str) -> None:
 
 
 def test_a_schedule_that_follows_the_time() -> None:
-    """Warm-up by steps, or the first tenth of the time where that is shorter; then down to zero with the time."""
+    """Warm-up by steps, or over the first tenth of the time if shorter; then a decrease to zero by time."""
     shares = [0.0, 0.01, 0.5, 0.75, 1.0]
     options = OptimizerSettings(learning_rate=2.0, schedule="linear", warmup_steps=4)
     optimizer, schedule = build_optimizer(tiny_model(), options, None, lambda done: shares[done])

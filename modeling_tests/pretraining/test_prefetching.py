@@ -1,4 +1,4 @@
-"""Batches made ahead of time by other processes: the same ones, in order, from any position, with their errors."""
+"""Batches prepared by worker processes: the same batches in order, from any position, and their errors."""
 
 import pickle
 from pathlib import Path
@@ -34,7 +34,7 @@ def batches_of(run: PretrainingSettings, model: ElmoForPreTraining, tokenizer: E
 
 
 def flat(value: Any) -> list[Any]:
-    """All that a batch holds, tensors as lists."""
+    """The contents of a batch, tensors as lists."""
     if isinstance(value, torch.Tensor):
         return [value.dtype, value.tolist()]
     if isinstance(value, tuple):
@@ -104,7 +104,7 @@ def test_an_error_of_a_worker_is_raised_here(run: PretrainingSettings, start: St
 
 @pytest.mark.slow
 def test_a_run_with_workers(corpus: Path, tmp_path: Path) -> None:
-    """Interrupted and resumed, it takes the steps of a run without; the number of workers may change on the way."""
+    """Interrupted and resumed, the steps equal those without workers; their number may change."""
     plain = settings(corpus, tmp_path / "plain", gradient_accumulation_steps=2, max_steps=7, data_workers=0)
     pretrain(plain)
     for stop_after, workers in ((3, 2), (None, 1)):

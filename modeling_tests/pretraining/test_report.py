@@ -1,4 +1,4 @@
-"""What a run leaves to read."""
+"""The report of a run: log, curves and card."""
 
 import itertools
 import math

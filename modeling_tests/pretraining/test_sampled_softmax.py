@@ -130,7 +130,7 @@ def formula(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, ranks:
 
 
 def plain(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, ranks: Tensor, tries: int) -> Tensor:
-    """The loss by the package's plain functions."""
+    """The loss computed by the reference functions."""
 
     def log_count(of: Tensor) -> Tensor:
         return log_expected_count(of, tries, len(ranks), len(bias)).to(bias.dtype)
@@ -158,7 +158,7 @@ def test_tensorflow() -> None:
     sampled, true_count, count = tf.random.log_uniform_candidate_sampler(
         labels, num_true=1, num_sampled=12, unique=True, range_max=50, seed=3
     )
-    # TensorFlow keeps the number of tries to itself; one of them must explain all expected counts.
+    # TensorFlow does not return the number of tries; one number must explain all expected counts.
     ranks = torch.from_numpy(sampled.numpy())
 
     def error(tries: int) -> float:
@@ -186,7 +186,7 @@ def test_tensorflow() -> None:
 
 @pytest.mark.slow
 def test_gradient_approaches_the_full_softmax() -> None:
-    """The mean gradient of many draws, with ever more samples, comes close to that of the full softmax."""
+    """With more samples, the mean gradient of many draws approaches that of the full softmax."""
     given = problem(words=200, n=8)
     hidden = given["hidden"].requires_grad_()
     full = functional.cross_entropy(hidden @ given["weight"].T + given["bias"], given["labels"])

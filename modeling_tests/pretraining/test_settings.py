@@ -1,4 +1,4 @@
-"""Options of a run: their ranges, their agreement, the command line that is made of them, and resuming."""
+"""Options of a run: ranges, conflicts, command line, and resuming."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ def test_bilm_tf_is_one_option_away(named: dict[str, Any]) -> None:
     assert (settings.max_gradient_norm, settings.dropout, settings.epochs) == (10.0, 0.1, 10)
     assert settings.model_config(vocab_size=7).lstm_input_dropout == 0.1
     assert PretrainingSettings(**NEEDED, **named, optimizer="adamw").learning_rate == 0.001
-    assert settings.reset_states  # the one departure: bilm-tf carries states across all batches
+    assert settings.reset_states  # the only difference: bilm-tf carries states across all batches
 
 
 def test_default_is_a_small_shape_and_its_recipe() -> None:
@@ -172,7 +172,7 @@ def test_resumes_only_the_run_it_was(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_continues_as_it_was(tmp_path: Path) -> None:
-    """Also of runs from before there were recipes, whose defaults were bilm-tf's."""
+    """Also runs older than recipes, whose defaults were bilm-tf's."""
     before = PretrainingSettings(**NEEDED, recipe="bilm-tf", preset="original", rows=7).to_dict()
     for name in ("recipe", "max_hours"):
         del before[name]
@@ -181,7 +181,7 @@ def test_what_is_left_out_continues_as_it_was(tmp_path: Path) -> None:
     assert again.recipe == "bilm-tf"
     with pytest.raises(ValueError, match=r"rows=8 \(was 7\)"):
         PretrainingSettings(**NEEDED, rows=8).continuing(before, tmp_path)
-    # Naming the recipe names its values.
+    # Choosing the recipe sets its values.
     with pytest.raises(ValueError, match=r"rows=64 \(was 7\)"):
         PretrainingSettings(**NEEDED, recipe="small-corpus").continuing(before, tmp_path)
     fitted = PretrainingSettings(**NEEDED, recipe="small-corpus").fitted(words=100, steps=50)

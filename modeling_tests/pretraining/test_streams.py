@@ -1,4 +1,4 @@
-"""Running streams against bilm-tf's own batches and a plain transcription of its rules; resuming; sharing out."""
+"""Running streams, compared with bilm-tf's batches and a transcription of its rules; resuming; several processes."""
 
 import json
 from collections import Counter
@@ -36,7 +36,7 @@ def ids(text: str) -> list[int]:
 
 
 def random_corpus(sentences: int, seed: int = 0, longest: int = 9) -> Corpus:
-    """Sentences of distinct words, so that each word tells where it is from."""
+    """Sentences of distinct words, so that each word identifies its position."""
     generator = np.random.default_rng(seed)
     lengths = generator.integers(1, longest + 1, sentences)
     return Corpus.from_sentences(" ".join(f"w{s}.{w}" for w in range(n)) for s, n in enumerate(lengths))
@@ -74,7 +74,7 @@ def transcription(sentences: list[list[int]], rows: int, steps: int):
 
 
 def test_hand_worked_batches(tokenizer):
-    """Two rows of three steps; the first sentence fills row 0 beyond the batch, the others share row 1."""
+    """Two rows of three steps; the first sentence is longer than row 0, the others are in row 1."""
     corpus = Corpus.from_sentences(["the cat sat .", "dog ran", "the zebra", "on the mat"])
     first, second, tail = SentenceStreams(corpus, tokenizer, 2, 3, epochs=1, shuffle=False)
     assert first.forward_input_ids.tolist() == [ids("<S> the cat"), ids("<S> dog ran")]
@@ -86,7 +86,7 @@ def test_hand_worked_batches(tokenizer):
     assert second.backward_input_ids.tolist() == [ids("cat the </S>"), ids("</S> mat the")]
     assert second.backward_labels.tolist() == [ids("the <S> zebra"), ids("mat the on")]
     assert first.words == first.backward_words == second.words == second.backward_words == 6
-    # What bilm-tf drops: the ends of the last two sentences.
+    # bilm-tf drops the ends of the last two sentences.
     assert tail.forward_input_ids.tolist() == [[*ids("the zebra"), 0], [*ids("mat"), 0, 0]]
     assert tail.forward_labels.tolist() == [[*ids("zebra </S>"), -100], [*ids("</S>"), -100, -100]]
     assert tail.backward_input_ids.tolist() == [[*ids("zebra the"), 0], [*ids("on"), 0, 0]]
@@ -118,7 +118,7 @@ def test_rows_say_whether_they_begin_with_a_sentence():
 
 
 def test_batches_of_bilm_tf_itself(reference):
-    """The sentences of a training run of bilm-tf, found in its batches, give those batches again."""
+    """The sentences found in the batches of a bilm-tf run give the same batches."""
     arrays = np.load(reference / "bilm_tf_training" / "batches.npz")
     sentences, vocabulary = sentences_of(arrays)
     encoder = WordEncoder(vocabulary, max_characters_per_word=arrays["0/tokens_characters"].shape[-1])
@@ -131,14 +131,14 @@ def test_batches_of_bilm_tf_itself(reference):
 
 
 def sentences_of(arrays) -> tuple[list[str], dict[str, int]]:
-    """The text behind the reference's three batches, in the order in which its rows took the sentences.
+    """The text of the reference's three batches, in the order in which the rows took the sentences.
 
     The middle of a sentence that the batches break off is not known, and not needed: it stays out.
     """
     vocabulary = {"<S>": 1, "</S>": 2, "<UNK>": 3}
 
     def pieces(way: str, first: int) -> dict[tuple[int, int, int], list[str]]:
-        """Words after each boundary, by the batch, row and step of the boundary."""
+        """Words after each boundary, by its batch, row and step."""
         found: dict[tuple[int, int, int], list[str]] = {}
         for row in range(2):
             for batch in range(3):
@@ -151,7 +151,7 @@ def sentences_of(arrays) -> tuple[list[str], dict[str, int]]:
                     here.append(word)
                     if number != 2:
                         assert vocabulary.setdefault(word, int(number) + 1) == number + 1
-            # The last target is no input: only its id is known.
+            # The last target is never an input, so only its id is known.
             last = int(arrays[f"2/next_token_id{way}"][row, -1]) + 1
             spelt = next((word for word, known in vocabulary.items() if known == last), f"?{last}")
             here.append(spelt)
@@ -163,7 +163,7 @@ def sentences_of(arrays) -> tuple[list[str], dict[str, int]]:
     sentences = []
     for place in sorted(forward):
         start, end = forward[place], backward[place][::-1]
-        # Broken off are the last sentences of the rows.
+        # The last sentences of the rows are incomplete.
         broken = place == max(other for other in forward if other[1] == place[1])
         sentences.append(" ".join(start + end if broken else start))
     return sentences, vocabulary
@@ -230,14 +230,14 @@ def test_directions_and_epochs_are_shuffled_apart():
 
 
 def test_ids_and_characters_are_the_tokenizers(tokenizer):
-    """Unknown, long and foreign words, and words spelled like special tokens."""
+    """Unknown, long and non-ASCII words, and words spelled like special tokens."""
     text = "the caterpillars <UNK> <pad> <mask> naïve 漢字漢字 \U0001f600 </S> <S> dog"
     batch = next(SentenceStreams(Corpus.from_sentences([text]), tokenizer, 1, 12, epochs=1))
     encoding = tokenizer(text, return_tensors="pt")
     assert torch.equal(batch.forward_character_ids.long(), encoding["character_ids"][:, :-1])
     expected = encoding["input_ids"].clone()
     for token in (tokenizer.pad_token_id, tokenizer.mask_token_id):
-        expected[expected == token] = tokenizer.unk_token_id  # no word that anything predicts
+        expected[expected == token] = tokenizer.unk_token_id  # never a target
     assert torch.equal(batch.forward_input_ids, expected[:, :-1])
     assert torch.equal(batch.forward_labels, expected[:, 1:])
     assert torch.equal(batch.backward_labels, expected.flip(1)[:, 1:])
@@ -327,7 +327,7 @@ def test_processes_share_the_rows_of_one(independent, num_processes):
 @pytest.mark.parametrize("independent", [False, True])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_every_position_continues_bit_by_bit(independent, shuffle, tmp_path):
-    """Through JSON, from a file of several shards, in the middle of sentences, windows, shards and epochs."""
+    """Positions saved as JSON, in the middle of sentences, windows, shards and epochs."""
     corpus = random_corpus(90)
     encoder = encoder_of(corpus)
     path = tmp_path / "corpus.txt"
@@ -473,7 +473,7 @@ def test_impossible_arguments_are_named(tokenizer, arguments, message):
 
 
 def test_memory_does_not_grow_with_the_steps(tmp_path):
-    """Ten times the batches of a corpus with ever new words: the table of words is bounded."""
+    """With ten times the batches and always new words, the word table stays bounded."""
     corpus = random_corpus(4000)
     encoder = WordEncoder({"<S>": 1, "</S>": 2, "<UNK>": 3}, max_characters_per_word=12, cached_words=500)
     streams = SentenceStreams(corpus, encoder, 4, 10, epochs=1)
@@ -484,7 +484,7 @@ def test_memory_does_not_grow_with_the_steps(tmp_path):
     assert largest == 500
 
 
-# ---- parts of speech
+# ---- POS tags
 
 TAGS = ["A", "B", "C"]
 
@@ -556,7 +556,7 @@ def test_parts_of_speech_that_are_missing_or_unknown(tokenizer):
         next(SentenceStreams(corpus, known, 1, 3, pos_tag_ids=True))
     with pytest.raises(ValueError, match=r"given sentences.*\(pos_column\)"):
         SentenceStreams(Corpus.from_sentences(["the cat"]), known, 1, 3, pos_tag_ids=True)
-    # A model without them reads the words alone.
+    # A model without POS tags reads only the words.
     batch = next(SentenceStreams(corpus, tokenizer, 1, 3, epochs=1, shuffle=False))
     assert batch.forward_input_ids.tolist() == [ids("<S> the cat")]
     assert batch.forward_pos_tag_ids is None

@@ -61,7 +61,7 @@ def tokenizer(corpus: Path) -> ElmoTokenizer:
 @torch.no_grad()
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_loss_is_the_model_s_own(corpus: Path, tokenizer: ElmoTokenizer, shape: str) -> None:
-    """Directions that read the sentence without its last word or its first predict what the whole sentence gives."""
+    """Reading the sentence without its last (first) word gives the predictions of the whole sentence."""
     model = make_model(tokenizer, SHAPES[shape]).double()
     objective = StreamingObjective(model, loss="full").eval()
     sums, counts = np.zeros(2), np.zeros(2)
@@ -98,7 +98,7 @@ def test_gradients_are_the_model_s_own(corpus: Path, tokenizer: ElmoTokenizer) -
 
 @torch.no_grad()
 def test_a_cut_sentence_is_several_sentences(corpus: Path, tokenizer: ElmoTokenizer) -> None:
-    """Pieces begin at the first position; every word is a target once in each direction."""
+    """Parts of a sentence begin at position 0; every word is a target once per direction."""
     model = make_model(tokenizer)
     cut = batches(corpus, tokenizer, unroll_steps=3)
     whole = batches(corpus, tokenizer)
@@ -188,7 +188,7 @@ def test_a_run_interrupted_and_resumed_is_the_same_bit_for_bit(corpus: Path, tmp
     ]
     assert rates == [0.2] * 4
     assert config.lstm_input_dropout == 0.0
-    # Not what it began with.
+    # The weights have changed.
     assert not torch.equal(one["elmo.encoder.forward_norm.weight"], torch.ones(8))
 
 
@@ -198,7 +198,7 @@ def test_a_run_learns_and_can_be_taken_further(corpus: Path, tmp_path: Path) -> 
     optimizer = {"optimizer": "adamw", "learning_rate": 0.03}
     fields = {"loss": "full", "dropout": 0.0, "rows": 8, "epochs": 5, "max_steps": None, **optimizer}
     first = pretrain(run_settings(corpus, tmp_path / "run", shape, evaluate_every=40, **fields))
-    # Chance is 29; after a word there are three that may follow.
+    # Chance is 29; each word has three possible successors.
     assert first.held_out_perplexity is not None
     assert first.held_out_perplexity < 14
     model = ElmoForPreTraining.from_pretrained(tmp_path / "run" / "model")

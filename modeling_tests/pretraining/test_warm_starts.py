@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: same vocabulary, new vocabulary, without softmax, adaptive softmax."""
+"""Warm starts: same vocabulary, new vocabulary, without softmax, adaptive softmax."""
 
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def test_new_vocabulary(tmp_path: Path, new_rows: str) -> None:
         else:
             assert row.abs().max() > 0
             assert bias == 0
-    # What is saved is whole again.
+    # The saved model is complete.
     model.save_pretrained(tmp_path / "next")
     tokenizer.save_pretrained(tmp_path / "next")
     again = warm_start(tmp_path / "next")
@@ -106,7 +106,7 @@ def test_the_table_of_a_word_model_follows_the_vocabulary(tmp_path: Path, tied: 
         model.eval()(input_ids=each, output_hidden_states=True).hidden_states
         for model, each in ((start.model, ids), (old, old_ids))
     )
-    # Loaded weights may stand at misaligned addresses, where sums round differently.
+    # Loaded weights may have misaligned addresses, where sums round differently.
     torch.testing.assert_close(layers[-1], old_layers[-1], atol=1e-6, rtol=0)
     if tied:
         with pytest.raises(ValueError, match=r"softmax_cutoffs=\[4\]"):
@@ -145,7 +145,7 @@ def test_without_reusing_the_softmax(tmp_path: Path) -> None:
 
 
 def test_checkpoint_without_softmax(tmp_path: Path) -> None:
-    """A converted original holds the biLM alone."""
+    """A converted original has only the biLM."""
     old = save(tmp_path, ElmoModel)
     start = warm_start(tmp_path, tokenizer_of(NEW))
     assert_same_bilm(start.model, old)

@@ -18,7 +18,7 @@ def reference_config(folder: Path) -> tuple[ElmoConfig, dict[str, Any]]:
     characters, lstm = options["char_cnn"], options["lstm"]
     words = options["n_tokens_vocab"]
     config = ElmoConfig(
-        vocab_size=words + 2,  # padding before, mask behind
+        vocab_size=words + 2,  # padding first, mask last
         mask_token_id=words + 1,
         max_characters_per_word=characters["max_characters_per_token"],
         character_embedding_size=characters["embedding"]["dim"],
@@ -49,7 +49,7 @@ def from_tensorflow(path: Path, config: ElmoConfig, slot: str = "", filler: floa
         }
 
     def gates(tensor: Tensor) -> Tensor:
-        """i, j, f, o along the first axis -> i, f, g, o; j is g."""
+        """Reorder gates along the first axis from i, j, f, o to i, f, g, o; j is g."""
         return torch.cat([tensor.chunk(4)[place] for place in (0, 2, 1, 3)])
 
     def framed(tensor: Tensor, after: bool) -> Tensor:

@@ -27,7 +27,7 @@ SENTENCES = [
 
 
 def row_of(word, length, ids=None):
-    """The row, by the letter of the original: the marks of the word's ends are swapped."""
+    """The row as the original makes it, with the marks of the word's ends swapped."""
     ids = ids or {symbol: number for number, symbol in enumerate(SYMBOLS, 1)}
     row = [ids["<eow>"]]
     cut = word[: length - 2]
@@ -142,10 +142,10 @@ class TestTokenizer:
             rows = batch["character_ids"][index][batch["attention_mask"][index].bool()].tolist()
             expected = [row_of(word, length) for word in sentence]
             assert rows[1:-1] == expected
-            # Boundaries stand whole whatever the length is.
+            # Boundaries are never truncated.
             assert [row[1] for row in (rows[0], rows[-1])] == [1, 2]
             assert [row[2] for row in (rows[0], rows[-1])] == [MARKS.index("<bow>") + 1] * 2
-            # The form that is looked up is the one that is spelled; padding is no word of the file.
+            # The looked-up form is the spelled one; padding is not a word of the file.
             forms = [word[: length - 2] for word in sentence]
             found = batch["input_ids"][index][batch["attention_mask"][index].bool()].tolist()
             assert found == [1, *(ids.get(form, 3) for form in forms), 2]

@@ -1,4 +1,4 @@
-"""Code points of words in one row a sentence, through every way of calling and padding the tokenizer."""
+"""Code points of words in one row per sentence, for all ways of calling and padding the tokenizer."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from elmo_hf.tokenizer.code_points import CodePoints, padded
 
 SET = ["M", "a", "é", "\n", "\u00a0", "😀"]
 WORDS = ["<S>", "</S>", "<UNK>", "maria", "b"]
-# With 1 behind each word, boundaries included.
+# 1 follows each word, boundaries included.
 ROWS = {
     "Maa é😀": [1, 3, 4, 4, 1, 5, 8, 1, 1],
     "b": [1, 2, 1, 1],
@@ -80,7 +80,7 @@ class TestCalls:
         found = words(list(ROWS), padding=True, return_tensors=kind)["code_point_ids"]
         assert found.tolist() == expected(list(ROWS), words.padding_side)
         assert found.dtype in (torch.int64, np.int64)
-        # As many words, and still of different lengths.
+        # Equal numbers of words, but different lengths.
         assert words(["b", "é"], return_tensors=kind)["code_point_ids"].shape == (2, 4)
 
     def test_given_words_truncation_and_pairs(self, words):

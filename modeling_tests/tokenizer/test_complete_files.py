@@ -1,4 +1,4 @@
-"""A file appears whole, or what was there before stays."""
+"""Files are written completely or not at all."""
 
 import os
 import signal
@@ -71,7 +71,7 @@ def test_a_process_that_is_killed_leaves_the_earlier_file(tmp_path):
     )
     assert process.returncode == -signal.SIGKILL
     assert path.read_text() == "old"
-    # What it has left is removed when the same file is next written, and nothing else is.
+    # Only its leftovers are removed when the same file is written next.
     left = [each.name for each in tmp_path.iterdir() if each != path]
     assert len(left) == 1 and left[0].startswith(".a.txt.") and left[0].endswith(".writing")
     others = [f".a.txt.{os.getppid()}.writing", ".b.txt.4194304.writing", ".a.txt.4194304.other", ".a.txt.x.writing"]

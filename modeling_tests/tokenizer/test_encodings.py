@@ -93,7 +93,7 @@ def test_truncation_equals_the_backends(side: str, stride: int, strategy: str) -
                 except ValueError:
                     continue  # the backend raises too, or panics
                 if stride and stride >= limit - (2 if two is None else 4):
-                    continue  # refused by the backend even where nothing is cut
+                    continue  # refused by the backend even without truncation
                 backend.enable_truncation(limit, stride=stride, strategy=strategy, direction=side)
                 theirs = backend.encode(one, two)
                 chunks = [theirs, *theirs.overflowing]

@@ -1,4 +1,4 @@
-"""Parts of speech beside words: alignment, padding, pairs, truncation, collators, and tags from a tagger."""
+"""POS tags: alignment, padding, pairs, truncation, collators, and a tagger's predictions."""
 
 import pytest
 import torch
@@ -107,7 +107,7 @@ class TestTokenizer:
             encode(tokenizer, [["a"], ["b"]], [["DET"]])
         with pytest.raises(ValueError, match=r"pos_tags.* 1 samples of \[1\].* 1 samples of \[1\]"):
             encode(tokenizer, ["a"], [["DET"]])
-        with pytest.raises(ValueError, match="pos_tags beside raw text.*is_split_into_words=True"):
+        with pytest.raises(ValueError, match="pos_tags .*is_split_into_words=True"):
             tokenizer("a b", pos_tags=["DET", "NOUN"])
         with pytest.raises(ValueError, match=r"pos_tags.*pos_tag_set=\["):
             encode(ElmoTokenizer())
@@ -163,12 +163,12 @@ def test_an_unmodified_trainer_feeds_the_column(tokenizer, tmp_path):
     )
     collator = DataCollatorForTokenClassification(tokenizer)
     Trainer(model, arguments, train_dataset=data, data_collator=collator, processing_class=tokenizer).train()
-    # Every tag that occurs has learnt, and none is still none.
+    # Every tag that occurs has been trained, and the row of no tag is still zero.
     assert (table != before).any(dim=1).tolist() == [False, True, True, True, True]
 
 
 def test_tags_of_a_tagger(tokenizer):
-    """What a tagger of this package predicts is what another model reads."""
+    """Predictions of a tagger are inputs of another model."""
     config = tiny_config(vocab_size=len(tokenizer), id2label=dict(enumerate(TAGS)))
     tagger = with_large_weights(ElmoForTokenClassification(config)).eval()
     sentences = WORDS[:2]

@@ -48,7 +48,7 @@ PENN_TREEBANK = [
     ("**bold** ==== ~~~ ###", "** bold ** ==== ~~~ ###"),
 ]
 
-# Texts where a boundary might be set wrong, and where the two engines might disagree.
+# Texts in which boundaries are difficult or the two engines might disagree.
 AWKWARD = [
     "",
     " ",
@@ -85,7 +85,7 @@ def test_lone_surrogates_belong_to_words() -> None:
 
 @pytest.mark.parametrize("text", [text for text, _ in PENN_TREEBANK])
 def test_words_divided_by_spaces_stay_as_they_are(text: str) -> None:
-    """Text that is tokenized already, in the way of the rules, is not split again."""
+    """Text already tokenized by the rules is not split again."""
     divided = " ".join(words(text))
     assert words(divided) == divided.split(" ")
 

@@ -218,7 +218,7 @@ def test_a_batch_is_its_samples(tokenizer: ElmoTokenizer, pair: bool, add_specia
             name: np.asarray(value[index]).tolist() for name, value in out.items()
         }
         assert state(one[0]) == state(out[index])
-        # What was computed for the whole batch is what the encoding says.
+        # The values computed for the batch equal those of the encoding.
         assert out["input_ids"][index] == out[index].ids
         assert out["attention_mask"][index] == out[index].attention_mask
         spelled = [
@@ -459,7 +459,7 @@ def test_vocabulary_is_looked_up_by_bytes_left_of_surrogates_and_by_case(tokeniz
 
 def test_added_tokens(tmp_path: Path) -> None:
     tokenizer = ElmoTokenizer(vocab=VOCABULARY)
-    assert tokenizer("x [E1]y")["input_ids"] == [1, 3, 3, 3, 3, 3, 2]  # looked for before they were added
+    assert tokenizer("x [E1]y")["input_ids"] == [1, 3, 3, 3, 3, 3, 2]  # searched before they were added
     assert tokenizer.add_tokens(["New York", AddedToken("Zürich", single_word=True)]) == 2
     assert tokenizer.add_special_tokens({"extra_special_tokens": ["[E1]", AddedToken("[E2]", lstrip=True)]}) == 2
     tokenizer.save_pretrained(tmp_path)
@@ -494,7 +494,7 @@ def test_cls_and_sep_tokens_of_the_users(tokenizer: ElmoTokenizer) -> None:
 
 
 def test_other_template(tokenizer: ElmoTokenizer) -> None:
-    """Tokens that a template adds and that are no boundaries are spelled."""
+    """Tokens added by a template that are not boundaries are spelled."""
     from tokenizers.processors import TemplateProcessing
 
     ours = copy.deepcopy(tokenizer)
@@ -805,7 +805,7 @@ def test_token_classification_pipeline(tokenizer: ElmoTokenizer, tagger, strateg
         tag = pipeline("token-classification", model=tagger, tokenizer=tokenizer, device="cpu")
         found = tag(text, aggregation_strategy=strategy, ignore_labels=[])
         found_in_words = tag(words, is_split_into_words=True, aggregation_strategy=strategy, ignore_labels=[])
-    # No group of neighbours with one tag cuts a word.
+    # No aggregated group splits a word.
     starts = {start for _, (start, _) in tokenizer.words(text)}
     ends = {end for _, (_, end) in tokenizer.words(text)}
     assert {entity["start"] for entity in found} <= starts
@@ -842,7 +842,7 @@ def test_pipeline_with_stride(tagger) -> None:
 
 
 def test_code_travels_with_the_files(tmp_path: Path, tokenizer: ElmoTokenizer) -> None:
-    """That it also runs without the package, test_remote_code.py tests."""
+    """`test_remote_code.py` tests the case without the package."""
     tokenizer.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert config["auto_map"] == {"AutoTokenizer": ["tokenization_elmo.ElmoTokenizer", None]}
@@ -894,7 +894,7 @@ def test_characters_of_the_transformer_elmo_reference(reference: Path) -> None:
 
 
 def test_calls_leave_pickle_and_cache_key_alone():
-    """`datasets` makes the key of a mapped data set's cache of all attributes."""
+    """`datasets` derives the cache key of a mapped data set from all attributes."""
     from datasets.fingerprint import Hasher
 
     tokenizer = ElmoTokenizer(vocab=VOCABULARY)
@@ -931,7 +931,7 @@ SPELLED = "\" I do n't know -- it 's ' fine ' ... \" , he said <S> ."
 
 
 def test_character_replacements(tmp_path: Path) -> None:
-    """Raw text alone is spelled otherwise; offsets are those of the text as it was typed."""
+    """Only raw text is respelled; offsets refer to the original text."""
     vocabulary = ["<S>", "</S>", "<UNK>", '"', "'", "--", "...", "n't", "'s", "I"]
     made = ElmoTokenizer(
         vocab=vocabulary, character_replacements=typography_of(vocabulary), corpus_pre_tokenization="ptb"
@@ -946,9 +946,9 @@ def test_character_replacements(tmp_path: Path) -> None:
         as_text, as_words = tokenizer(TYPED), tokenizer(SPELLED.split(), is_split_into_words=True)
         assert as_text["input_ids"] == as_words["input_ids"]
         np.testing.assert_array_equal(as_text["character_ids"], as_words["character_ids"])
-        # Words that are given are read as they are.
+        # Given words are not respelled.
         assert tokenizer("“ — ’s".split(), is_split_into_words=True)["input_ids"][1:-1] == [3, 3, 3]
-        # The library's own engine, over the saved file, finds the same words.
+        # The `tokenizers` library finds the same words with the saved file.
         assert tokenizer.backend_tokenizer.encode(TYPED).ids == as_text["input_ids"]
         tokenizer.add_tokens(["<é>"])
         assert [word for word, _ in tokenizer.words("“<é>—")] == ['"', "<é>", "--"]

@@ -1,4 +1,4 @@
-"""Vocabulary files and mappings, read by the tokenizer that they make."""
+"""Vocabulary files and mappings, read through the tokenizer."""
 
 import gzip
 from pathlib import Path
@@ -70,7 +70,7 @@ BAD_VOCABULARIES = {
     b"<S>\n</S>\n<UNK>\n\xe9t\xe9\n": "vocab.txt, line 4: byte 0xe9.*UTF-8",
     "<S>\n</S>\n<UNK>\n".encode("utf-16"): "vocab.txt, line 1: a NUL byte.*UTF-16",
     b"<S>\n</S>\n<UNK>\n<pad>\n": r"vocab.txt: lists '<pad>'.*pad_token=",
-    # No time in it: the parameters are test names, which every worker has to agree on.
+    # Without a time, because parameters are test names, which must be equal in all workers.
     gzip.compress(b"<S>\n</S>\n<UNK>\n" * 100, mtime=0)[:-12]: "vocab.txt: damaged gzip",
 }
 

@@ -172,7 +172,7 @@ def native_declines(input_map: Any, hidden_map: Any, output_map: Any | None) -> 
     size = gates // 4
     fits = weights[0].shape == (gates, width) and gates == 4 * size
     fits = fits and (width == size if output_map is None else weights[2].shape == (width, size))
-    return None if fits and size % panel == 0 and width % panel == 0 else f"sizes that are no multiples of {panel}"
+    return None if fits and size % panel == 0 and width % panel == 0 else f"sizes that are not multiples of {panel}"
 
 
 @functools.cache

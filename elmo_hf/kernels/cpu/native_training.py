@@ -103,7 +103,7 @@ def _check(inputs: Tensor, batch_sizes: Sequence[int], hidden: Tensor, cell: Ten
         raise ValueError(f"batch_sizes are of {sum(batch_sizes)} words: expected {len(inputs)}, those of inputs")
     if len(hidden) != len(cell) or len(hidden) < batch_sizes[0]:
         raise ValueError(
-            f"hidden and cell have {len(hidden)} and {len(cell)} rows: expected as many, at least {batch_sizes[0]}"
+            f"hidden and cell have {len(hidden)} and {len(cell)} rows: expected the same, at least {batch_sizes[0]}"
         )
     width, size = hidden.shape[1], cell.shape[1]
     names = ("input_weight", "input_bias", "hidden_weight", "output_weight")
@@ -112,7 +112,9 @@ def _check(inputs: Tensor, batch_sizes: Sequence[int], hidden: Tensor, cell: Ten
         if weight is not None and weight.shape != shape:
             raise ValueError(f"{name} has shape {tuple(weight.shape)}: expected {shape}")
     if weights[-1] is None and width != size:
-        raise ValueError(f"output_weight=None of a cell of {size} values and a state of {width}: expected as many")
+        raise ValueError(
+            f"output_weight=None of a cell of {size} values and a state of {width}: expected the same number"
+        )
 
 
 class _NativeLstm(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""ELMo out of AllenNLP's task models: the same weights as from its HDF5, wherever the module sits."""
+"""ELMo in AllenNLP's task models: the weights equal those of the HDF5 file, wherever the module is."""
 
 import json
 import os
@@ -105,12 +105,12 @@ def test_options_are_found(tmp_path, place):
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
 @pytest.mark.parametrize("place", ["absolute", "../o.json", "sub/../../o.json", "embedder's name"])
 def test_a_configuration_names_files_of_its_own_folder_only(tmp_path, place, packed):
-    """A file elsewhere that could be read is not: values of it would show in the result or in an error."""
+    """Readable files outside the folder are not read: their values would appear in results or errors."""
     file = tmp_path / "o.json"
     file.write_text(json.dumps(options(activation="tanh", **CLIPS)))
     config = allennlp_config(options_file=str(file) if place == "absolute" else place)
     if place == "embedder's name":
-        # What stands between `fta/` and `.options_file` is a key of the configuration.
+        # The name between `fta/` and `.options_file` is a key of the configuration.
         (tmp_path / "o.options_file").write_text(file.read_text())
         embedders = config["model"]["text_field_embedder"]["token_embedders"]
         config = {"../../o": embedders["elmo"] | {"options_file": "https://example.org/o.json"}}
@@ -212,7 +212,7 @@ def test_a_forget_bias_moved_out_is_reported(tmp_path):
     exported = read_hdf5(tmp_path / "back" / "weights.hdf5")
     for name, array in arrays.items():
         if name.endswith("/B"):
-            np.testing.assert_allclose(exported[name], array, atol=2e-7)  # 1 was added and taken away in float32
+            np.testing.assert_allclose(exported[name], array, atol=2e-7)  # 1 was added and subtracted in float32
         else:
             assert exported[name].tobytes() == array.tobytes(), name
     lost = sum(
@@ -299,7 +299,7 @@ def test_jsonnet_of_old_archives(tmp_path):
 
 
 def test_words_with_a_character_of_their_own(tmp_path):
-    """The indexer's `tokens_to_add` goes to the tokenizer, and stays there."""
+    """The indexer's `tokens_to_add` is passed to the tokenizer and saved with it."""
     config = allennlp_config()
     indexers = {"elmo": {"type": "elmo_characters", "tokens_to_add": {"<first>": 1}}, "tokens": {"type": "single_id"}}
     config["dataset_reader"] = {"token_indexers": indexers}

@@ -1,4 +1,4 @@
-"""Whole task models: AllenNLP's own outputs, every option by the plain implementation, and what is refused."""
+"""Task models, compared with AllenNLP's outputs and, for every option, with the plain implementation; refusals."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def test_verify_computes_the_scores_once_more(archive):
 
 @pytest.mark.slow
 def test_remote_code_of_a_converted_archive(archive):
-    """Where the package is missing: the same labels, from the folder's own code."""
+    """Without the package, the folder's code gives the same labels."""
     folder, output = archive
     sentences = json.loads((folder / "sentences.json").read_text())
     program = """
@@ -176,7 +176,7 @@ EVERY |= {f"bcn, {name}": one for name, one in CLASSIFIERS.items()}
 
 
 def strip(config):
-    """Without what only these tests know."""
+    """Remove keys that only these tests use."""
     for part in ("encoder", "integrator"):
         config["model"].get(part, {}).pop("names", None)
     return config
@@ -238,7 +238,7 @@ class TestWhatTheFolderHolds:
         assert classify([sentence, "good"], batch_size=2)[0]["label"] in ("pos", "neg", "neutral")
 
     def test_the_weights_of_the_archive_count(self, tmp_path):
-        """Of an ELMo that was trained with the task, whatever HDF5 file the configuration names."""
+        """The weights are those of the archive, not of the HDF5 file that the configuration names."""
         source = write(tmp_path / "source", tagger())
         convert(source, tmp_path / "out")
         convert(source, tmp_path / "elmo", elmo_only=True)

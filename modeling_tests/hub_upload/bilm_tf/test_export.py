@@ -115,7 +115,7 @@ def test_a_word_model_is_exported_with_its_vocabulary_or_not_at_all(tmp_path):
     fields = {"character_filters": [], "word_embedding_size": 4}
     model = tiny(tmp_path / "a", vocab=VOCABULARY, **fields)
     report = export(tmp_path / "a", tmp_path / "b")
-    # The mask of a new model has a vector like any word: nothing of it is lost.
+    # The mask of a new model has a vector like any word, which is kept.
     assert (tmp_path / "b" / "vocab.txt").read_text().split() == [*VOCABULARY, "<mask>"]
     stored = read_hdf5(tmp_path / "b" / "weights.hdf5")["embedding"]
     np.testing.assert_array_equal(stored, model.get_input_embeddings().weight.detach().numpy()[1:])

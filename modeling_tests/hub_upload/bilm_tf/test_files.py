@@ -1,4 +1,4 @@
-"""Which files of a folder are the model's."""
+"""Selection of a model's files in a folder."""
 
 import gzip
 
@@ -77,7 +77,7 @@ def test_a_word_model_alone_in_its_folder(tmp_path):
 
 
 def test_a_vocabulary_of_another_name_is_told_of(tmp_path):
-    """It is reported, not silently ignored; licenses and readmes are no vocabulary."""
+    """An unread vocabulary is reported; licenses and readmes are not vocabularies."""
     write_bilm(tmp_path)
     for name in ("README.txt", "LICENSE.txt", "vocab-2016-09-10.txt"):
         (tmp_path / name).write_text("the\n")

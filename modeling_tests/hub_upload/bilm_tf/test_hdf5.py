@@ -67,7 +67,7 @@ def test_missing_truncated_and_foreign_files(tmp_path, stack):
 
 
 def test_damaged_structure_never_escapes_as_another_error(tmp_path):
-    """Zeros over any part of the file: read alike, or a CheckpointError, never another exception."""
+    """With any part overwritten by zeros, the file gives the same values or a CheckpointError."""
     path = tmp_path / "w.hdf5"
     write_hdf5(path, bilm_arrays(options(n_layers=1)))
     content = path.read_bytes()

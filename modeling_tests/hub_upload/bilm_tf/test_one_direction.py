@@ -1,4 +1,4 @@
-"""Language models of the forward direction alone, which bilm-tf trains and dumps under names that nothing reads."""
+"""Forward-only language models, which bilm-tf dumps under names that no program reads."""
 
 import json
 
@@ -33,7 +33,7 @@ def one_direction(arrays):
 
 
 def write_pair(tmp_path, values, vocabulary=None):
-    """The same forward weights in a model of both directions and in one of one."""
+    """The same forward weights in a bidirectional and in a forward-only model."""
     arrays = bilm_arrays(values, words=len(vocabulary) if vocabulary else None)
     write_bilm(tmp_path / "both", values, arrays, vocabulary)
     write_bilm(tmp_path / "one", {**values, "bidirectional": False}, one_direction(arrays), vocabulary)
@@ -63,7 +63,7 @@ def test_the_forward_half(tmp_path, values):
 
 
 def test_names():
-    """Of checkpoints and of dumps, several layers or one."""
+    """Names of variables in checkpoints and dumps, with several layers or one."""
     for stored, standard in (
         ("lm/rnn/multi_rnn_cell/cell_1/lstm_cell/kernel", "RNN_0/RNN/MultiRNNCell/Cell1/LSTMCell/W_0"),
         ("lm/rnn/lstm_cell/projection/kernel", "RNN_0/RNN/MultiRNNCell/Cell0/LSTMCell/W_P_0"),
@@ -88,7 +88,7 @@ class TestRefusals:
                 convert(tmp_path / name, tmp_path / "out", options=tmp_path / "options.json")
 
     def test_half_a_file(self, tmp_path):
-        """A model of both directions that lacks one is damaged, and not of one direction."""
+        """A bidirectional model without one direction is damaged, not forward-only."""
         arrays = {name: array for name, array in bilm_arrays(options()).items() if not name.startswith("RNN_1")}
         write_bilm(tmp_path / "half", options(), arrays)
         with pytest.raises(CheckpointError, match="missing: RNN_1/"):

@@ -31,7 +31,7 @@ def test_round_trip_of_published_shapes(preset):
     config = ElmoConfig.from_preset(preset)
     values = options_from_config(config)
     assert config_of(values)[0].to_dict() == config.to_dict()
-    # What AllenNLP and bilm-tf's reader insist on.
+    # Keys that AllenNLP and bilm-tf's reader require.
     assert values["char_cnn"]["n_characters"] == 262
     assert values["lstm"]["cell_clip"] == 3
     assert values["lstm"]["use_skip_connections"] is True

@@ -12,7 +12,7 @@ from ..checkpoints import read_hdf5
 
 
 def test_character_rows_are_those_of_bilm_tf():
-    # Its own test data, each id one up.
+    # bilm-tf's test data, with each id increased by one.
     assert character_row(list(b"thhhhh"), 5) == [259, 117, 105, 105, 260]
     assert character_row(list("Āt".encode()), 5) == [259, 197, 129, 117, 260]
     assert character_row([], 5) == [259, 260, 261, 261, 261]

@@ -1,4 +1,4 @@
-"""The tables cover the model exactly, and their errors name what is wrong."""
+"""The conversion tables cover the model exactly; errors name the tensors."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_tables_name_every_parameter_of_the_model_once(config, rules):
     with torch.device("meta"):
         model = ElmoForPreTraining(config)
     expected = {key.removeprefix("elmo.") for key in model.state_dict()}
-    # Either side lacks a part: a language model its mixes, AllenNLP's module the softmax.
+    # Each side lacks a part: a language model the mixes, AllenNLP's module the softmax.
     absent = "scalar_mixes." if rules is BILM_RULES else "softmax."
     named = [parameter for entry in expand(rules, config, 5, ORIGINS) for parameter in entry.parameters]
     assert sorted(named) == sorted(key for key in expected if not key.startswith(absent))

@@ -1,4 +1,4 @@
-"""Tables of word vectors in the place of characters, against the characters that they were made of."""
+"""Tables of word vectors instead of characters, compared with the model that computed them."""
 
 import gzip
 import json
@@ -56,13 +56,13 @@ def test_a_dump(original, tmp_path):
     assert model.config.word_embedding_size == 6 and not model.config.character_filters
     assert np.array_equal(model.elmo.embeddings.word_embeddings.weight[1 : len(table) + 1].detach(), table)
     assert verify(out, source, word_vectors=source / "tokens.hdf5").passed
-    # A word of no row is <UNK>, whose own letters were read.
+    # A word without a row is read as <UNK>.
     unknown, known = embed([["walrus"], ["<UNK>"]], out, layers="all")
     assert np.array_equal(unknown, known)
 
 
 def test_text(original, tmp_path):
-    """As AllenNLP's tool leaves it: gzip, the unknown word first and under its own name; other words are not read."""
+    """AllenNLP's text format: gzip, with `@@UNKNOWN@@` first; words outside the vocabulary are not read."""
     source, characters, table = original
     words = ["@@UNKNOWN@@", "<S>", "</S>", "neural", "the", "."]
     rows = dict(zip(VOCABULARY, table, strict=True))
@@ -84,7 +84,7 @@ def test_a_softmax_of_other_words_is_left_out(original, tmp_path):
     (source / "fewer.txt").write_text("".join(word + "\n" for word in VOCABULARY[:5]))
     report = convert(source, tmp_path / "words", word_vectors=source / "fewer.hdf5", vocabulary=source / "fewer.txt")
     assert report.architecture == "ElmoModel"
-    assert any("the softmax has not one row for each of the 5 words" in note for note in report.notes)
+    assert any("the softmax does not have one row for each of the 5 words" in note for note in report.notes)
 
 
 def test_the_command(original, tmp_path, capsys):
@@ -183,6 +183,6 @@ class TestRefusals:
 
 @pytest.mark.slow
 def test_arrays_are_only_read(original):
-    """The original's files stay as they are."""
+    """The original's files are unchanged."""
     source, _, table = original
     assert np.array_equal(read_hdf5(source / "tokens.hdf5")["embedding"], table)

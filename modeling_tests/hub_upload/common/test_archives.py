@@ -1,4 +1,4 @@
-"""Archives from strangers stay in their folder and within bounds."""
+"""Untrusted archives are unpacked only inside their folder and within size limits."""
 
 import io
 import os
@@ -115,7 +115,7 @@ def test_millions_of_members_are_stopped_by_their_number(tmp_path, folder, kind,
 
 
 def test_the_directory_of_a_large_zip_is_measured_too(tmp_path, folder):
-    """The ZIP64 record counts, whatever the older record says."""
+    """The ZIP64 record takes precedence over the older record."""
     path = make(tmp_path / "a.zip", [("options.json", b"{}")])
     assert 0 < archives._directory_size(path) < 100
     end = path.read_bytes()[-22:]
@@ -127,7 +127,7 @@ def test_the_directory_of_a_large_zip_is_measured_too(tmp_path, folder):
 
 @pytest.mark.parametrize("name", ["x" * 5000, "ü" * 5000])
 def test_headers_of_gigabytes(tmp_path, folder, name, monkeypatch):
-    """A long name is read into memory whole, before its member is seen."""
+    """A long name is read into memory completely before its member is returned."""
     monkeypatch.setattr(archives, "MAX_HEADER", 4096)
     path = make(tmp_path / "a.tar.gz", [(f"{name}.json", b"{}")])
     with pytest.raises(CheckpointError, match=f"{path}: .*header of [0-9,]+ bytes"):

@@ -1,4 +1,4 @@
-"""Small files from strangers: read whole, or refused at once with their name."""
+"""Small untrusted files: read completely, or refused at once with their name."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def test_what_is_no_regular_file_is_not_opened(read, tmp_path):
     """A pipe without a writer blocks forever, and a device never ends."""
     os.mkfifo(tmp_path / "options.json")
     for path in (tmp_path / "options.json", "/dev/zero", tmp_path):
-        assert "no regular file" in refused(read, type(tmp_path)(path))
+        assert "not a regular file" in refused(read, type(tmp_path)(path))
     assert "no such file" in refused(read, tmp_path / "absent")
 
 
@@ -50,7 +50,7 @@ def test_json_that_is_none(read, text, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ['\\"', '"\\', "/*", "/* *", '"//', ",\n", ", ", "\\", "# ", '"', "'"])
 def test_jsonnet_takes_time_in_proportion_to_its_length(part, tmp_path):
-    """Strings and comments that are never closed were looked through from every quote on."""
+    """Unclosed strings and comments are scanned in linear time."""
     path = tmp_path / "config.json"
     start = time.perf_counter()
     for first in ("{", '{"'):

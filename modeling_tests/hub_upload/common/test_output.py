@@ -1,4 +1,4 @@
-"""Output folders are complete or absent, and nothing of the user's is deleted."""
+"""Output folders are complete or absent; files of the user are not deleted."""
 
 import os
 import subprocess
@@ -73,7 +73,7 @@ def test_a_failing_replacement_restores_the_old_folder(tmp_path, monkeypatch):
 
 
 def test_what_a_killed_run_left_is_removed(tmp_path):
-    """Half a folder under its hidden name, and the older one that it had moved away."""
+    """An incomplete folder under its hidden name, and the older folder that it replaced."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     for ending in ("writing", "earlier"):
@@ -167,7 +167,7 @@ def test_force_replaces_all_that_this_package_writes(tmp_path):
 
 
 def test_force_knows_the_code_of_a_checkpoint_by_its_imports(tmp_path):
-    """Whichever version wrote it; a file that no part of the model imports is somebody's own."""
+    """Code files of every version are replaced; other Python files are the user's."""
     (tmp_path / "config.json").write_text('{"model_type": "elmo"}')
     (tmp_path / "modeling_elmo.py").write_text("from .lstm_elmo import (\n    ElmoLstm,\n)\n")
     (tmp_path / "lstm_elmo.py").write_text("from .modeling_elmo import x\n")

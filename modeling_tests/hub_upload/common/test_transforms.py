@@ -1,4 +1,4 @@
-"""Transforms go back and forth without losing a bit, and do what they are named for."""
+"""Transforms are inverted bit for bit, and do what their names say."""
 
 import numpy as np
 import pytest

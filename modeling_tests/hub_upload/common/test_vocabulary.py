@@ -1,4 +1,4 @@
-"""Vocabulary files are known by content and read once, with the lines of the original programs."""
+"""Vocabulary files are recognized by content and read once, with the originals' rules for lines."""
 
 import gzip
 from pathlib import Path
@@ -21,7 +21,7 @@ def test_words_whatever_the_name_says(tmp_path, name, compress):
     vocabulary = Vocabulary(path)
     assert vocabulary.words == WORDS
     assert len(vocabulary.lines) == len(WORDS) + 1
-    # The tokenizer's own reading of the file.
+    # The words as the tokenizer reads the file.
     assert ElmoTokenizer(vocab_file=path).get_vocab() == ElmoTokenizer(vocab=vocabulary.words).get_vocab()
 
 

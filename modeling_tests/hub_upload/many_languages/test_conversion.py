@@ -1,4 +1,4 @@
-"""ELMoForManyLangs models to Transformers folders and back: numbers of the original, every bit, what is refused."""
+"""Conversion of ELMoForManyLangs models in both directions: the original's numbers, identical bits, refusals."""
 
 import json
 import math
@@ -48,7 +48,7 @@ def loaded(folder):
 
 @pytest.mark.parametrize("name", ["char_only", "word_and_char"])
 class TestTheOriginalsNumbers:
-    """Random models of the original program, its outputs for one batch from zero states."""
+    """Random models of the original program, with its outputs for one batch from zero states."""
 
     def test_all_layers(self, name, reference, tmp_path):
         folder = reference / "elmoformanylangs" / name
@@ -61,7 +61,7 @@ class TestTheOriginalsNumbers:
         with np.load(folder / "expected_layers.npz") as expected:
             for index, words in enumerate(sentences):
                 found = layers[:, index, 1 : len(words) + 1]
-                # Values reach 9.4, where neighbouring float32 numbers are 1e-6 apart: one such step more.
+                # Values reach 9.4, where adjacent float32 numbers differ by 1e-6.
                 np.testing.assert_allclose(found, expected[f"sentence_{index}"], rtol=1e-7, atol=2e-6)
 
     def test_average_and_single_layers(self, name, reference, tmp_path):
@@ -94,7 +94,7 @@ class TestTheOriginalsNumbers:
         assert report.architecture == "ElmoModel"
         assert report.notes == ()
         checked = verify(tmp_path / "m", folder)
-        # Of float32 against float64, for layers whose largest values are near ten.
+        # float32 against float64, for layers with values up to about 10.
         assert checked.passed and checked.largest < 5e-6
         back = export(tmp_path / "m", tmp_path / "back")
         assert back.reversible
@@ -177,7 +177,7 @@ def test_what_becomes_of_words_and_rows(tmp_path):
 
 
 def test_a_dictionary_with_fewer_symbols_than_rows(tmp_path):
-    """Several whitespace characters are read as one: the last row is theirs, and no text reaches the others."""
+    """Several whitespace characters are read as one: the last row is used, the others by no text."""
     characters = dictionary((*MARKS, "a", "\u00a0", "b", "\u2003"))
     words = dictionary(("<oov>", "<bos>", "<eos>", "<pad>", "\u00a0", "the", "\u3000"))
     states = write_model(tmp_path / "m", states=state_dicts(architecture(), 10, 7), characters=characters, words=words)
@@ -319,7 +319,7 @@ def test_folders_are_replaced_with_force_only(tmp_path):
     with pytest.raises(CheckpointError, match="--overwrite"):
         export(tmp_path / "hf", tmp_path / "back")
     export(tmp_path / "hf", tmp_path / "back", force=True)
-    # An original is not replaced, even with --overwrite.
+    # --overwrite does not replace an original.
     (tmp_path / "m" / "cnn_test.json").unlink()
     with pytest.raises(CheckpointError, match="not empty.*'elmo'"):
         export(tmp_path / "hf", tmp_path / "m", force=True)
@@ -375,7 +375,7 @@ class TestTheLanguageModel:
     @pytest.mark.parametrize("form", [slow("sampled_softmax"), "softmax"])
     @every_kind
     def test_its_probabilities(self, kind, form, tmp_path):
-        """By the program's own words: position t of the second layer, forwards, predicts word t + 1."""
+        """As the program trains it: the forward output of layer 2 at position t predicts word t + 1."""
         state = self.write(tmp_path / "m", kind, form)
         report = convert(tmp_path / "m", tmp_path / "hf")
         assert report.architecture == "ElmoForPreTraining"

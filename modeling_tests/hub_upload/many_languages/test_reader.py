@@ -1,4 +1,4 @@
-"""Directories of ELMoForManyLangs: what is found in them, and what is refused."""
+"""ELMoForManyLangs directories: the files that are found, and refusals."""
 
 import json
 
@@ -35,7 +35,7 @@ def test_a_directory(tmp_path):
 
 
 def test_a_zip_as_the_vectors_repository_packs_it(tmp_path):
-    """No architecture file, an absolute path of another machine, and a file of its own."""
+    """Without architecture file, with an absolute path of another machine, and with its own file."""
     write_model(tmp_path / "m", config=f"/home/x/configs/{BUILT_IN}")
     (tmp_path / "m" / BUILT_IN).unlink()
     (tmp_path / "m" / "meta.json").write_text("{}")
@@ -43,7 +43,7 @@ def test_a_zip_as_the_vectors_repository_packs_it(tmp_path):
     source = opened(tmp_path / "11.zip")
     assert source.options == BUILT_IN_ARCHITECTURE
     assert f"built-in {BUILT_IN}" in source.description
-    assert any(BUILT_IN in note and "took the values" in note for note in source.notes)
+    assert any(BUILT_IN in note and "original package" in note for note in source.notes)
 
 
 def test_the_built_in_architecture_is_the_published_one():

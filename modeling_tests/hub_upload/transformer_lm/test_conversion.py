@@ -1,4 +1,4 @@
-"""Transformer ELMo out of AllenNLP's archives: the original's numbers, every variant, and what is refused."""
+"""Transformer ELMo from AllenNLP's archives: the original's numbers, every variant, refusals."""
 
 import json
 
@@ -19,7 +19,7 @@ from ..language_models import EMBEDDER, LINES, language_model_config, language_m
 @torch.no_grad()
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_layers_of_the_reference_archive(reference, tmp_path, implementation):
-    """What AllenNLP 2.10 computed, whose epsilon is 1e-13: all layers, at words and boundaries."""
+    """Outputs of AllenNLP 2.10, whose epsilon is 1e-13: all layers, at words and boundaries."""
     folder = reference / "transformer_elmo"
     convert(folder / "model.tar.gz", tmp_path / "out", layer_norm_epsilon=1e-13)
     expected = np.load(folder / "expected_layers.npz")
@@ -41,13 +41,13 @@ def test_layers_of_the_reference_archive(reference, tmp_path, implementation):
         return [np.abs(one - other)[expected["mask"]].max() for one, other in zip(layers, wanted, strict=True)]
 
     assert max(differences(1e-13)) <= 2e-6
-    # The epsilon of AllenNLP up to 0.9 is another model.
+    # With the epsilon of AllenNLP up to 0.9, the numbers differ.
     assert max(differences(1e-6)) > 5e-6
 
 
 @torch.no_grad()
 def test_losses_of_the_reference_archive(reference, tmp_path):
-    """What AllenNLP 2.10 says of two sentences: a softmax over the words and the class that is none."""
+    """Losses of AllenNLP 2.10 for two sentences: a softmax over the words and one class that is not a word."""
     convert(reference / "transformer_elmo", tmp_path / "out", layer_norm_epsilon=1e-13)
     model = ElmoForPreTraining.from_pretrained(tmp_path / "out").eval()
     tokenizer = ElmoTokenizer.from_pretrained(tmp_path / "out")
@@ -72,12 +72,12 @@ def test_the_reference_archive_verifies(reference, tmp_path, epsilon):
     verified = verify(tmp_path / "out", source)
     assert verified.largest <= 2e-6  # float32 against float64
     assert not verified.has_state
-    # The padding's character row is kept, though it is not zero.
+    # The character row of padding is kept, although it is not zero.
     table = ElmoModel.from_pretrained(tmp_path / "out").embeddings.character_embeddings.weight
     assert table[0].any()
 
 
-# Few, for the plain implementation takes its time.
+# Few sentences, because the plain implementation is slow.
 SENTENCES = [["A", "naïve", "cat"], ["antidisestablishmentarianism-like-unbounded-neologisms-of-more-than-fifty-bytes"]]
 
 VARIANTS = {
@@ -131,7 +131,7 @@ def test_softmax_and_vocabulary(tmp_path, layout, packed):
     assert torch.equal(model.softmax.weight[1:10], weight)
     assert torch.equal(model.softmax.bias[1:10], bias)
     assert not model.softmax.weight[[0, 10]].any()
-    # The class that is no word takes part in the normalization, and no text has it for a target.
+    # The class that is not a word is part of the normalization, but never a target.
     encoding = tokenizer([["the", "zebra"]], is_split_into_words=True, return_tensors="pt")
     with torch.no_grad():
         output = model(**encoding, output_hidden_states=True)
@@ -142,7 +142,7 @@ def test_softmax_and_vocabulary(tmp_path, layout, packed):
 
 
 def test_a_square_softmax_is_what_the_options_say(tmp_path):
-    """As many classes as columns: sampled or not makes another model."""
+    """With as many classes as columns, only the options determine the layout."""
     lines = [*LINES, *map(str, range(7))]
     for layout, matches in (("dense", lambda w: w), ("unsampled", lambda w: w.T)):
         state = write_language_model(tmp_path / layout, lines=lines, layout=layout)
@@ -160,7 +160,7 @@ def test_dropouts_and_names_are_the_archive_s(tmp_path):
     rates = [getattr(found, f"{name}_dropout") for name in ("transformer", "attention", "transformer_input", "softmax")]
     assert rates == [0.4, 0.4, 0.3, 0.25]
     assert (found.num_attention_heads, found.max_position_embeddings, found.feed_forward_size) == (8, 5000, 10)
-    # The part may be called otherwise.
+    # The part may have another name.
     state = {key.replace("token_characters", "letters"): value for key, value in language_model_state(config).items()}
     embedders = config["model"]["text_field_embedder"]["token_embedders"]
     embedders["letters"] = embedders.pop("token_characters")
@@ -277,7 +277,7 @@ def test_a_wrong_tensor_fails_from_its_layer_on(tmp_path):
     for name, first_wrong in (
         (f"{EMBEDDER}_encoder._module._layer_norm.gamma", 0),
         ("_contextualizer._position.positional_encoding", 1),
-        # What is added to all keys changes no share of the attention.
+        # A constant added to all keys does not change the attention.
         ("_contextualizer._forward_transformer.layers.0.self_attn.linears.1.bias", None),
         ("_contextualizer._forward_transformer.layers.0.self_attn.linears.1.weight", 1),
         ("_contextualizer._backward_transformer.layers.1.feed_forward.w_2.weight", 2),

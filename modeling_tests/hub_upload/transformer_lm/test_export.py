@@ -1,4 +1,4 @@
-"""Transformer ELMo back to AllenNLP's archive, bit for bit, and what that format cannot hold."""
+"""Export of Transformer ELMo to AllenNLP's archive, bit for bit; refusals of what it cannot store."""
 
 import json
 
@@ -17,7 +17,7 @@ WORDS = ["<S>", "</S>", "<UNK>", "the", "cat", "."]
 
 
 def own_model(folder, cls=ElmoForPreTraining, vocabulary=WORDS, **overrides):
-    """A model of this package that no original program wrote."""
+    """A model made by this package, without an original."""
     tokenizer = ElmoTokenizer(vocab=vocabulary)
     fields = {
         "encoder_type": "transformer",
@@ -93,7 +93,7 @@ def test_models_of_our_own(tmp_path, overrides):
     report = export(tmp_path / "own", tmp_path / "back")
     notes = " ".join(report.notes)
     assert "'<UNK>' is called '@@UNKNOWN@@' there" in notes
-    assert "one class more" in notes
+    assert "one more class" in notes
     done = "left out" if model.config.max_position_embeddings > 5000 else "computed"
     assert f"AllenNLP's 5000: {done} the others" in notes
     convert(tmp_path / "back", tmp_path / "again")
@@ -105,7 +105,7 @@ def test_models_of_our_own(tmp_path, overrides):
         for each in (ElmoTokenizer.from_pretrained(tmp_path / "own"), tokenizer)
     ]
     ours, theirs = (each.eval()(**batch) for each, batch in zip((model, again), batches, strict=True))
-    # The class without a word has no part in the probabilities.
+    # The class that is not a word has probability zero.
     torch.testing.assert_close(theirs.forward_log_probs, ours.forward_log_probs, rtol=0, atol=1e-6)
     torch.testing.assert_close(theirs.backward_log_probs, ours.backward_log_probs, rtol=0, atol=1e-6)
     positions = again.elmo.encoder.positions.encodings
@@ -181,7 +181,7 @@ def test_tokenizers_that_do_not_fit(tmp_path):
 
 
 def test_parts_that_bilm_tf_lacks(tmp_path):
-    """An LSTM with what only AllenNLP's language models have, or a projected table of words."""
+    """An LSTM with parts that only AllenNLP's language models have, or with a projected word table."""
     lstm = {"encoder_type": "lstm", "cell_size": 8}
     for number, (overrides, message) in enumerate(
         (

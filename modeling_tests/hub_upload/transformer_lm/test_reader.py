@@ -1,4 +1,4 @@
-"""AllenNLP language models are recognized, and other kinds than Transformer ELMo refused by name."""
+"""AllenNLP language models are recognized; kinds other than Transformer ELMo are refused by name."""
 
 import json
 
@@ -88,7 +88,7 @@ def test_the_configuration_is_needed_and_may_be_simple_jsonnet(tmp_path):
     path.write_text('local layers = 2;\n{"model": {"num_layers": layers}}')
     refuse(tmp_path / "source", r"config.json: neither JSON nor simple Jsonnet .*Evaluate it \(jsonnet FILE\)")
     path.unlink()
-    refuse(tmp_path / "source", "there is no config.json beside it, .*--options")
+    refuse(tmp_path / "source", "there is no config.json next to it, .*--options")
     (tmp_path / "elsewhere.json").write_text(text)
     with open_source(tmp_path / "source", options=tmp_path / "elsewhere.json") as source:
         assert source.options_file.endswith("elsewhere.json")

@@ -1,4 +1,4 @@
-"""Compiling the C code: where, with what, and what happens where that cannot be done."""
+"""Compilation of the C code: folder, compiler, and fallback if it fails."""
 
 import ctypes
 import os
@@ -19,7 +19,7 @@ needs_compiler = pytest.mark.skipif(builder.find_compiler() is None, reason="no 
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty cache folder, in which nothing is remembered of the process's own library."""
+    """An empty cache folder, independent of the library that the process has loaded."""
     monkeypatch.setattr(builder, "native_library", native_library.__wrapped__)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("ELMO_HF_NATIVE", raising=False)
@@ -70,7 +70,7 @@ def test_a_damaged_library_is_made_again(fresh: Path, damage: str, tmp_path: Pat
     builder.native_library()
     (library,) = fresh.glob("*.so")
     whole = library.read_bytes()
-    # Another file in its place: what is loaded already stays as it is.
+    # The file is replaced; the loaded library does not change.
     broken = tmp_path / "broken"
     broken.write_bytes(whole if damage == "no digest" else whole[: len(whole) // 2] if damage == "cut" else b"")
     os.replace(broken, library)
@@ -148,7 +148,7 @@ def test_no_home(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_compiles_for_every_register_width(compiler: str, target: str, tmp_path: Path) -> None:
-    """Without a warning, also for wider registers than this CPU's."""
+    """No warnings, also for wider registers than this CPU's."""
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
     units = map(str, sorted(builder.SOURCE_FOLDER.glob("*.c")))
@@ -212,7 +212,7 @@ def test_narrow_registers_compute_the_same(fresh: Path, monkeypatch: pytest.Monk
 
 @needs_compiler
 def test_threads_are_those_of_torch() -> None:
-    """With the OpenMP of PyTorch's own builds; a build with another one starts threads of its own."""
+    """The library uses the OpenMP of PyTorch's builds; otherwise it starts its own threads."""
     library = native_library()
     if library is None:
         pytest.skip("ELMO_HF_NATIVE=0")
@@ -222,7 +222,7 @@ def test_threads_are_those_of_torch() -> None:
 
 
 def test_structures_are_those_of_the_c_code() -> None:
-    """Field by field, in order: ctypes cannot see the C declarations."""
+    """The fields match in order and type, since ctypes cannot see the C declarations."""
     text = "".join(path.read_text(encoding="utf-8") for path in builder.SOURCE_FOLDER.glob("*.h"))
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     for structure in (builder.Weight, builder.InputMatmul, builder.Recurrence):

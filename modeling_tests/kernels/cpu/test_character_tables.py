@@ -1,4 +1,4 @@
-"""Looked-up convolutions against the plain ones, gradients included."""
+"""Table look-ups, compared with the convolutions, gradients included."""
 
 import pytest
 import torch
@@ -77,7 +77,7 @@ needs_compiler = pytest.mark.skipif(native_library() is None, reason="no C compi
     "rows", [rows_of(WORDS), torch.randint(0, 262, (40, 30)), torch.zeros(2, 9, dtype=torch.int64)]
 )
 def test_in_c(rows, monkeypatch):
-    """Filters in groups of four vectors, in vectors and one by one; results do not depend on the threads."""
+    """Filters in groups of four vectors, single vectors and single values; results do not depend on threads."""
     parts = modules(torch.float32, widths=((1, 4), (2, 32), (3, 91), (9, 8)))
     monkeypatch.setenv("ELMO_HF_KERNELS", "torch")
     plain, plain_gradients = gradients(character_maxima, rows, *parts)
@@ -133,7 +133,7 @@ def test_long_rows():
 
 @pytest.mark.parametrize("whole", [False, slow(True)])
 def test_gradcheck(whole):
-    """Against finite differences: along a random direction, or (slow) for every weight."""
+    """Compared with finite differences along a random direction, or (slow) for every weight."""
     table, convolutions = modules(widths=((1, 2), (3, 2)))
     rows = rows_of(WORDS[:5])
 
@@ -195,7 +195,7 @@ def test_autocast_keeps_full_precision():
 
 
 def test_not_a_number_goes_through():
-    """A diverging run ends with a loss that is not finite, and not with an index error."""
+    """NaN weights give NaN results and no index error, so that a diverging run reports its loss."""
     table, convolutions = modules()
     with torch.no_grad():
         table.weight[98] = float("nan")

@@ -1,4 +1,4 @@
-"""The recurrence without gradients, in C and in PyTorch, against the reference, and when it is chosen."""
+"""Inference kernels in C and PyTorch, compared with the reference, and their selection."""
 
 import copy
 import os
@@ -28,7 +28,7 @@ SETTINGS = {"cell_clip": 0.9, "projection_clip": 0.5, "forget_bias": 1.0}
 
 @pytest.fixture(params=["native", "products"], autouse=True)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Everything is tested with the compiled code and without."""
+    """Run every test with and without the compiled code."""
     if request.param == "products":
         monkeypatch.setenv("ELMO_HF_KERNELS", "torch")
     else:
@@ -86,7 +86,7 @@ def run(
 
 
 def served(inputs: Tensor, sizes: list[int], hidden: Tensor, cell: Tensor, layers: Any, **settings: Any) -> Any:
-    """Results of the kernel under test; `None` where it does not serve."""
+    """Results of the kernel under test; `None` if it declines."""
     maps = [None if layer is None else linear_map(layer) for layer in layers]
     if any(found is None for found, layer in zip(maps, layers, strict=True) if layer is not None):
         return None
@@ -110,7 +110,7 @@ def test_equals_the_reference(
     hidden = torch.randn(ROWS, WIDTH) if start in ("hidden", "both") else torch.zeros(ROWS, WIDTH)
     size = CELL if projected else WIDTH
     cell = torch.randn(ROWS, size) if start in ("cell", "both") else torch.zeros(ROWS, size)
-    # Beside the batch, rows are not zero.
+    # Rows beyond the batch are not zero.
     hidden[sizes[0] :], cell[sizes[0] :] = 0.3, -0.2
     vectors = torch.randn(4, WIDTH)
     # Step 0 is the same word everywhere, step 1 one of two, then anything.
@@ -126,7 +126,7 @@ def test_equals_the_reference(
 @torch.no_grad()
 @pytest.mark.parametrize("indexed", [True, False])
 def test_many_random_texts(indexed: bool) -> None:
-    """Few words and long rows: states are shared, part, and end in every way."""
+    """Few words and long rows, so that rows share states, diverge and end at all positions."""
     layers = layers_of()
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):
@@ -254,7 +254,7 @@ def test_a_bfloat16_model() -> None:
 
 
 class TestChoice:
-    """`projected_lstm` chooses it without gradients, on a CPU, for plain or declared layers."""
+    """`projected_lstm` chooses it without gradients, on a CPU, for plain and int8 layers."""
 
     def serves(self, layers: Any, dtype: torch.dtype = torch.float32, words: int = 4) -> bool:
         cell = torch.zeros(2, CELL, dtype=torch.promote_types(dtype, torch.float32))

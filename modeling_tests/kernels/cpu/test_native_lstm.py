@@ -43,7 +43,7 @@ def maps_of(layers: Any) -> list[Any]:
 
 
 def native_serves(*layers: Any) -> bool:
-    """Whether the compiled recurrence takes these layers."""
+    """True if the compiled recurrence accepts these layers."""
     maps = maps_of(layers)
     if any(found is None for found, layer in zip(maps, layers, strict=True) if layer is not None):
         return False
@@ -143,14 +143,14 @@ def test_nan_and_infinity_propagate(dtype: torch.dtype, value: float) -> None:
     inputs[0] = value
     outputs, _, _ = native(inputs, sizes, hidden, cell, layers)
     assert outputs[1].isfinite().all() and outputs[3].isfinite().all()
-    if value != value or dtype == torch.int8:  # as the definition: no integer stands for an infinity
+    if value != value or dtype == torch.int8:  # as in the definition: no integer represents infinity
         assert outputs[0].isnan().all() and outputs[2].isnan().all()
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=["float32", "bfloat16", "int8"])
 def test_a_word_does_not_depend_on_its_neighbours(dtype: torch.dtype) -> None:
-    """Nor on the number of words: bit for bit, for weights of every dtype."""
+    """Results do not depend on the number of words, bit for bit, for weights of every dtype."""
     if not native_works(dtype):
         pytest.skip("the compiled kernel does not serve this dtype on this CPU")
     layers = layers_of(64, 96, dtype=torch.float32 if dtype == torch.int8 else dtype)
@@ -182,7 +182,7 @@ def test_threads_change_no_bit() -> None:
 @torch.no_grad()
 @pytest.mark.skipif(IS_EMULATED, reason="an emulated process has no OpenMP of PyTorch")
 def test_threads_of_its_own() -> None:
-    """Where PyTorch's OpenMP is not found."""
+    """The library without PyTorch's OpenMP."""
     library = builder.native_library()
     assert library is not None
     layers, arguments = layers_of(64, 512), texts([19, 18, 3], 64, 512, 1.0)

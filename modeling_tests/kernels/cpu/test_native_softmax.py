@@ -1,4 +1,4 @@
-"""The softmax loss in C against its definition in float64, gradients included."""
+"""The softmax loss in C, compared with its definition in float64, gradients included."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from elmo_hf.pretraining.sampled_softmax import sampled_softmax_reference
 LIBRARY = native_library()
 PANEL = 16 if LIBRARY is None else LIBRARY.elmo_panel()
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason="no C compiler at hand")
-# Of the largest value of a result or a gradient.
+# Relative to the largest value of a result or a gradient.
 RELATIVE_ERROR = 1e-5
 
 

@@ -1,4 +1,4 @@
-"""The training LSTM in C against autograd over the reference in float64, gradients included."""
+"""The training LSTM in C, compared with autograd over the float64 reference, gradients included."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from elmo_hf.model.operators import reference_lstm
 LIBRARY = native_library()
 PANEL = 16 if LIBRARY is None else LIBRARY.elmo_panel()
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason="no C compiler at hand")
-# Of the largest value of a result or a gradient.
+# Relative to the largest value of a result or a gradient.
 RELATIVE_ERROR = 1e-5
 SETTINGS = {"cell_clip": 3.0, "projection_clip": 3.0, "forget_bias": 1.0}
 
@@ -187,7 +187,7 @@ def test_a_state_of_any_layout() -> None:
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(index: int, changed: tuple[int, ...], message: str) -> None:
-    """They would read or write beyond the tensors' memory."""
+    """Such sizes would read or write beyond the tensors' memory."""
     tensors = [tensor.detach() for tensor in problem([4, 4])]
     with pytest.raises(ValueError, match=message):
         native([torch.zeros(changed) if at == index else tensor for at, tensor in enumerate(tensors)], [4, 4])
@@ -208,7 +208,7 @@ def test_batch_sizes_that_do_not_fit_are_refused(sizes: list[int], message: str)
 
 
 class TestChoice:
-    """When `training.native_lstm` serves."""
+    """Selection of `training.native_lstm`."""
 
     def run(self, tensors: list[Tensor], *dtypes: torch.dtype) -> tuple[Tensor, ...] | None:
         inputs, hidden, cell, *weights = tensors

@@ -1,15 +1,17 @@
-"""Packed matmuls against plain ones; repacked when a weight changes, and dropped when it trains."""
+"""Packed matmuls, compared with plain ones; repacked after changes of a weight, released in training."""
 
 import copy
 import gc
 import io
 import pickle
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import prune
 
 from elmo_hf import ElmoModel
 from elmo_hf.kernels import prepared_weights
@@ -90,6 +92,59 @@ def test_a_changed_weight_is_packed_again(change):
     after = fast_linear(layer)(inputs)
     close(after, expected(layer, inputs))
     assert not torch.equal(after, before)
+
+
+LARGE_CHANGES = {
+    "copy_": lambda layer: layer.weight.copy_(-layer.weight),
+    "set_": lambda layer: layer.weight.set_(torch.randn_like(layer.weight)),
+    "moving average through .data": lambda layer: layer.weight.data.lerp_(torch.randn_like(layer.weight), 0.01),
+    "pruning": lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
+}
+
+
+def run(layer, inputs):
+    product = fast_linear(layer)
+    return layer(inputs) if product is None else product(inputs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", LARGE_CHANGES.values(), ids=LARGE_CHANGES)
+def test_changes_of_a_weight_that_is_sampled(change):
+    layer, inputs = linear(512, 256), torch.randn(5, 512)
+    assert layer.weight.numel() > prepared_weights.COMPARED_IN_FULL
+    before = run(layer, inputs)
+    change(layer)
+    close(run(layer, inputs), expected(layer, inputs))
+    assert not torch.equal(run(layer, inputs), before)
+
+
+@torch.no_grad()
+def test_weights_of_functional_call():
+    """Used in the call only; afterwards the layer's own weights are packed again."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = linear(512, 256)
+
+        def forward(self, inputs):
+            return run(self.layer, inputs)
+
+    model, inputs = Model(), torch.randn(5, 512)
+    own = model(inputs)
+    other = torch.func.functional_call(model, {"layer.weight": -model.layer.weight}, (inputs,))
+    close(other, functional.linear(inputs.double(), -model.layer.weight.double(), model.layer.bias.double()))
+    assert torch.equal(model(inputs), own)
+
+
+@torch.no_grad()
+def test_several_threads_see_a_change():
+    layer, inputs = linear(512, 256), torch.randn(5, 512)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            for found in pool.map(lambda _: run(layer, inputs), range(8)):
+                close(found, expected(layer, inputs))
+            layer.weight.mul_(-0.5)
 
 
 def test_a_step_of_an_optimizer():

@@ -56,7 +56,7 @@ def in_float32(request: pytest.FixtureRequest, device: str) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
-    """No buffers, no verdicts of an earlier test, and none for the next."""
+    """Clear buffers and availability results before and after each test."""
 
     def forget() -> None:
         graphs.owners.clear()
@@ -70,8 +70,7 @@ def nothing_kept() -> Iterator[None]:
 
 @pytest.fixture
 def as_if_graphed(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
-    """Static buffers on a CPU too, larger than the batch; what a graph would replay is run again, on an odd number of
-    rows."""
+    """Emulate graphs on a CPU: static buffers larger than the batch, an odd number of rows, repeated launches."""
     if device == "cpu":
         monkeypatch.setattr(graphs.Captures, "work", lambda captures, device: not captures.failed)
         monkeypatch.setattr(graphs, "CAPACITIES", (5, 9))

@@ -1,4 +1,4 @@
-"""Random problems for the GPU's recurrence, and what the reference makes of them."""
+"""Random problems for the GPU's recurrence, with the results of the reference."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ class Problem:
         self.sizes, self.constants = sizes, LstmConstants(*clips, forget_bias=1.0)
 
     def arguments(self, tensors: list[Tensor] | None = None) -> tuple[Any, ...]:
-        """As `packed_lstm` takes them."""
+        """Arguments of `packed_lstm`."""
         tensors = self.tensors if tensors is None else tensors
         pairs = [tuple(tensors[place : place + 2]) for place in range(4, len(tensors), 2)]
         weights = BidirectionalWeights(*pairs[:3], pairs[3] if len(pairs) == 4 else None)
@@ -61,7 +61,7 @@ class Problem:
         return [*outputs, *(torch.stack(pair) for pair in zip(*finals, strict=True))]
 
     def gradients(self, results: Any, upstream: list[Tensor], tensors: list[Tensor] | None = None) -> list[Tensor]:
-        """Of all tensors; zero where they have no part in the results."""
+        """Gradients of all tensors; zero for those that do not affect the results."""
         tensors = self.tensors if tensors is None else tensors
         given = [part.to(result.dtype) for part, result in zip(upstream, results, strict=True)]
         found = torch.autograd.grad(results, tensors, given, allow_unused=True)

@@ -1,4 +1,4 @@
-"""The recurrence and its gradients against the reference, launched from here and on static buffers."""
+"""The recurrence and its gradients, compared with the reference, with single launches and static buffers."""
 
 from typing import Any
 from unittest import mock
@@ -13,7 +13,7 @@ from modeling_tests.kernels.gpu.problems import WIDTH, Problem, assert_close, dr
 
 
 def check(problem: Problem, found: Any, bound: float = 2e-6) -> None:
-    """Results and all gradients against the reference."""
+    """Compare results and all gradients with the reference."""
     expected = problem.expected()
     assert_close(found, expected, bound)
     upstream = drawn_like(expected)
@@ -28,7 +28,7 @@ def check(problem: Problem, found: Any, bound: float = 2e-6) -> None:
         ([2, 1, 1], 3, (0.4, 0.3), True, True),
         ([2, 2], 2, (None, None), True, False),
         ([1, 1], 1, (None, None), True, True),
-        ([2, 1], 2, (None, 0.1), False, False),  # without projection nothing is clipped behind it
+        ([2, 1], 2, (None, 0.1), False, False),  # without projection, the output is not clipped
         ([2, 1], 2, (None, 0.1), False, True),
         ([2, 1], 2, (0.0, 3.0), True, False),
     ],
@@ -45,7 +45,7 @@ def test_outputs_and_gradients(
 
 @pytest.mark.usefixtures("as_if_graphed", "poisoned")
 class TestStaticBuffers:
-    """Buffers outlive their call, and the tensors of words lie elsewhere each time."""
+    """Buffers are reused between calls, while the input tensors have other addresses."""
 
     @pytest.fixture(autouse=True)
     def short_graphs(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ class TestStaticBuffers:
             assert_close([part[:, row : row + 1] for part in found[2:]], expected[2:], 2e-6)
 
     def test_capture_fails(self, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Once, with one warning; then the kernels are launched one by one."""
+        """A failed capture is tried once, with one warning; then kernels are launched one by one."""
         tries = []
 
         def fail(*args: Any) -> None:
@@ -158,7 +158,7 @@ class TestStaticBuffers:
         assert (len(tries), len(record), len(graphs.owners)) == (1, 1, 0)
 
     def test_no_memory_for_graphs(self, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """This call runs without graphs; the next one uses them again."""
+        """Only this call runs without graphs."""
         problem = Problem([1, 1], 1, device=device)
         with monkeypatch.context() as full, torch.no_grad():
             full.setattr(graphs.GraphedWorkspace, "prepare", mock.Mock(side_effect=torch.OutOfMemoryError("full")))
@@ -180,8 +180,7 @@ def in_other_strides(tensor: Tensor) -> Tensor:
 @pytest.mark.parametrize(("graphed", "fuses"), [(False, False), (True, False), (True, True)])
 @pytest.mark.usefixtures("in_float32")
 def test_any_strides(graphed: bool, fuses: bool, device: str, request: pytest.FixtureRequest) -> None:
-    """Kernels read plain rows: what comes transposed, or expanded from a single number, must not be read as if it
-    were one."""
+    """Kernels read contiguous rows, so transposed and expanded tensors are copied first."""
     if graphed:
         request.getfixturevalue("as_if_graphed")
     problem = Problem([2, 1], 3, device=device)
@@ -208,7 +207,7 @@ def test_matmuls_in_parts(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_how_many_parts() -> None:
-    """As many thread blocks as a GPU has processors, but no short parts."""
+    """The inner dimension is divided so that all multiprocessors have work, but parts are not too short."""
     assert [workspace.splits_of(rows, 4096, 512) for rows in (32, 128, 512)] == [8, 8, 4]
     assert [workspace.splits_of(rows, 4 * 4096, 512) for rows in (32, 128, 512)] == [16, 16, 4]
     assert workspace.splits_of(32, 512, 128) == 1
@@ -230,7 +229,7 @@ def test_chunks() -> None:
 
 @pytest.mark.slow
 def test_gradients_of_some(device: str) -> None:
-    """Frozen parts get none, and results that the loss does not read ask for none."""
+    """Frozen weights get no gradient, and unused results require none."""
     problem = Problem([1, 1], 1, device=device)
     for place in (1, 2, 4, 5, 8):
         problem.tensors[place].requires_grad_(False)
@@ -297,7 +296,7 @@ def test_half_precision(
 
 
 def test_saved_tensors_can_be_handled(device: str) -> None:
-    """By checkpointing or offloading: all that the backward pass reads goes through autograd, in any layout."""
+    """Saved tensors go through autograd's hooks, as for checkpointing and offloading, in any layout."""
     problem, seen = Problem([1, 1], 1, device=device), []
 
     def pack(tensor: Tensor) -> Tensor:
@@ -346,5 +345,5 @@ def test_default_device(device: str) -> None:
 
 def test_padded_without_gradients_only(device: str) -> None:
     problem = Problem([WIDTH, WIDTH], WIDTH, device=device)
-    with pytest.raises(ValueError, match="lengths on the device are for inference"):
+    with pytest.raises(ValueError, match="^lengths "):
         packed_lstm(*problem.arguments(), lengths=torch.tensor([1, 2, 2], device=device))

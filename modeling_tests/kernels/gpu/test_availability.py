@@ -1,4 +1,4 @@
-"""Kernels that do not work are found out once, before anything depends on them; and the switch."""
+"""The trial of kernels, once and before their first use, and the environment variable."""
 
 import warnings
 from types import SimpleNamespace as Namespace
@@ -39,7 +39,7 @@ def test_wrong_results_are_seen(device: str, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def trials(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.device, torch.dtype]]:
-    """A GPU on which trying the kernels is only recorded."""
+    """A stand-in for a GPU that records trials of kernels."""
     made: list[tuple[torch.device, torch.dtype]] = []
     monkeypatch.setattr(availability, "can_fuse", lambda device, dtype: True)
 
@@ -55,7 +55,7 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.device, torch.dt
 
 
 def test_tried_once(trials: list[tuple[torch.device, torch.dtype]]) -> None:
-    """With one warning that says why; other dtypes may work."""
+    """A failed trial gives one warning with the reason; other dtypes may work."""
     with pytest.warns(RuntimeWarning, match=r"torch\.bfloat16 \(RuntimeError: .*ELMO_HF_GPU=0") as record:
         assert [has_kernels(CUDA, torch.bfloat16) for _ in range(3)] == [False] * 3
     assert len(record) == 1
@@ -66,7 +66,7 @@ def test_tried_once(trials: list[tuple[torch.device, torch.dtype]]) -> None:
 
 
 def test_fused_kernel_is_tried_by_itself(trials: list[tuple[torch.device, torch.dtype]]) -> None:
-    """Where a trial fails, the other kernels stay available."""
+    """After a failed trial, the other kernels stay available."""
     assert has_kernels(CUDA, torch.float16)
     with pytest.warns(RuntimeWarning, match=r"torch\.float16 \(RuntimeError: .*ELMO_HF_GPU=unfused") as record:
         assert [fuses(CUDA, torch.float16) for _ in range(2)] == [False] * 2

@@ -1,4 +1,4 @@
-"""Who owns buffers and graphs: what is kept, on which streams, and in which order a graph is captured."""
+"""Ownership of buffers and graphs, their streams, and the order of capture."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,13 +18,13 @@ def shape_of(rows: int, size: int = 2) -> Shape:
 
 
 class Stream:
-    """Stands for a stream that graphs are captured on."""
+    """Stand-in for a stream on which graphs are captured."""
 
     device = HERE
 
 
 class Graph:
-    """Stands for a CUDA graph; `alive` are those that have not been destroyed, with their stream and pool."""
+    """Stand-in for a CUDA graph; `alive` holds those not destroyed, with their stream and pool."""
 
     alive: list["Graph"]
 
@@ -100,7 +100,7 @@ class TestOwners:
         assert len(owners) == 3
 
     def test_nothing_is_captured_over_the_tensors_of_an_earlier_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The first run of a capture is an eager one."""
+        """The first run is eager."""
         seen = []
         monkeypatch.setattr(GraphedWorkspace, "point_to_nothing", lambda space: seen.append(space.lengths.tolist()))
         owners = Owners(2**30)
@@ -111,7 +111,7 @@ class TestOwners:
 
 
 def test_order_of_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An eager run, then the cuBLAS workspaces are cleared so that the capture allocates its own; and again."""
+    """A capture follows an eager run and the clearing of cuBLAS workspaces, so that it allocates its own."""
     events: list[str] = []
 
     class Recorded:

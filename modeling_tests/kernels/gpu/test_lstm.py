@@ -1,4 +1,4 @@
-"""The seam of the GPU's recurrence, and the encoder above it: under Triton's interpreter, or on a GPU."""
+"""The interface of the GPU's recurrence and the encoder that uses it, under Triton's interpreter or on a GPU."""
 
 from collections.abc import Callable
 from typing import Any
@@ -94,7 +94,7 @@ class TestEncoder:
             monkeypatch.setattr(graphs, "rounded_up", lambda rows: rows)
 
     def reads_padding(self, words: Tensor, cell: Tensor, layers: Any) -> bool:
-        """Without the check of the device."""
+        """Skip the check of the device."""
         pairs: list[Any] = [operators._pair_of_tensors(*layer) for layer in layers]
         return lstm.serves_padded(words, cell, pairs)
 
@@ -120,7 +120,7 @@ class TestEncoder:
 
     @pytest.mark.slow
     def test_whole_model(self, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where words that recur are known to the first layer by an index."""
+        """Repeated words are passed to the first layer by an index."""
         model = with_large_weights(ElmoModel(tiny_config())).to(device).eval()
         batch = {name: part.to(device) for name, part in batch_of(["a b", "b"], "left").items()}
         with torch.no_grad():

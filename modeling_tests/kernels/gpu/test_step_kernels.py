@@ -1,4 +1,4 @@
-"""The Triton kernels themselves: their functions everywhere, and machine code for a GPU that need not be there."""
+"""The Triton kernels: their results everywhere, and compilation for GPUs that are not present."""
 
 import ast
 import importlib
@@ -46,7 +46,7 @@ def test_pointwise_functions_everywhere(device: str) -> None:
 )
 @pytest.mark.usefixtures("poisoned")
 def test_fused_cell(rows: int, saves: bool, dtype: torch.dtype, device: str) -> None:
-    """Both blocks of rows; more cells and a wider state than a block has; rows that have ended, and rows too many."""
+    """Both row blocks, more cells and a wider state than a block, ended rows, and unused rows."""
     if device == "cuda" and dtype == torch.float32:
         pytest.skip("float32 is not fused on a GPU")
     size, width, step = 72, 80, 1
@@ -102,7 +102,7 @@ class TestWithoutTriton:
             assert "triton" not in get_imports(path)
 
     def test_imported_by_what_runs_it_alone(self) -> None:
-        """The kernels' file needs Triton, so nothing imports it when it is itself imported."""
+        """The file of kernels needs Triton, so no module imports it at import time."""
         importers = set()
         for path in FOLDER.glob("*.py"):
             tree = ast.parse(path.read_text(encoding="utf-8"))
