@@ -41,12 +41,15 @@ def test_lora_on_tables(table):
     torch.testing.assert_close(adapted.merge_and_unload()(**batch).logits, changed, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("table", ["words", "joined words"])
+@pytest.mark.parametrize("table", TABLES)
 def test_trainable_tokens(table):
     overrides, targets = TABLES[table]
     model = with_large_weights(ElmoForTokenClassification(tiny_config(**overrides)))
     batch = batch_of(["a cat sat", "no"])
-    settings = peft.TrainableTokensConfig(target_modules=targets, token_indices=[5, 6])
+    # Rows of two words, or of the letters a and c.
+    settings = peft.TrainableTokensConfig(
+        target_modules=targets, token_indices=[98, 100] if table == "characters" else [5, 6]
+    )
     adapted = peft.get_peft_model(model, settings)
     assert [name for name in trained(adapted, batch) if "trainable_tokens" in name]
 
@@ -67,6 +70,13 @@ def test_prompts_of_a_causal_language_model():
     assert any(
         "prompt" in name and weight.grad.any() for name, weight in adapted.named_parameters() if weight.grad is not None
     )
+    # It also generates, each word read once, as without the cache.
+    prompt = {name: value[:1, :3] for name, value in batch.items()}
+    found, whole = (
+        adapted.eval().generate(**prompt, max_new_tokens=4, do_sample=False, use_cache=use_cache)
+        for use_cache in (True, False)
+    )
+    assert torch.equal(found, whole) and found.shape[1] > 3
 
 
 def test_prompts_of_a_classifier():

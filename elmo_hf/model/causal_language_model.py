@@ -345,14 +345,16 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         *args: Any,
         character_ids: Tensor | None = None,
         pos_tag_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Inputs of `forward` at one step of `generate`.
+        """Inputs of `forward` at one step of `generate`; `inputs_embeds` are those of the first step.
 
         The prompt's words keep their given characters and POS tags; generated words are spelled by the vocabulary and
         have no tag.
         """
         parent: Any = super()
+        kwargs["inputs_embeds"] = inputs_embeds  # named above, because `generate` asks the signature
         inputs = parent.prepare_inputs_for_generation(input_ids, next_sequence_length, *args, **kwargs)
         if inputs.get("input_ids") is None:
             return inputs

@@ -83,12 +83,13 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         character_ids: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         pos_tag_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> ElmoForPreTrainingOutput:
         """Predict each word from the preceding words and from the following words.
@@ -97,22 +98,31 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         t + 1; so the forward direction predicts `</S>` and the backward direction `<S>`.
 
         Args:
-            input_ids: (batch, words), int64, boundaries included: the words to read and to predict.
+            input_ids: (batch, words), int64, boundaries included: the words to read and to predict. With
+                `inputs_embeds` and `labels` they may be missing; only labels are then predicted.
             labels: (batch, words), int64, the words that count in the loss, -100 for none: usually `input_ids`.
             num_items_in_batch: divides the summed losses in place of this batch's number of predictions.
 
         Other arguments and errors as in [`ElmoModel`].
+
+        Raises:
+            ValueError: neither `input_ids` nor `labels`.
         """
         if labels is not None:
             self.check_words()
         beside, top, real = self._read_words(
-            input_ids, attention_mask, character_ids, pos_tag_ids=pos_tag_ids, **kwargs
+            input_ids, attention_mask, character_ids, inputs_embeds, pos_tag_ids=pos_tag_ids, **kwargs
         )
         if labels is not None:
-            check_one_a_word(labels, input_ids.shape)
-        targets = input_ids if labels is None else labels.where(labels.ge(0), input_ids)
+            check_one_a_word(labels, real.shape)
+        targets, wanted = input_ids, real
+        if labels is not None:
+            targets = labels.clamp(min=0) if input_ids is None else labels.where(labels.ge(0), input_ids)
+            wanted = real & labels.ge(0) if input_ids is None else real
+        if targets is None:
+            raise ValueError("inputs_embeds alone: expected the words to predict too, as input_ids or labels")
         check_ids(targets, self.config.vocab_size, "word id", VOCABULARY_REMEDY)
-        predicted = real & self.softmax.has_probability(targets)
+        predicted = wanted & self.softmax.has_probability(targets)
         log_probs, losses = [], []
         for half, shift in zip(top.chunk(1 + self.config.bidirectional, dim=-1), (1, -1)):
             # Position t has its context at t - 1 (forward) or t + 1 (backward); `roll` must not wrap around.
@@ -136,7 +146,7 @@ class ElmoForPreTraining(ElmoPreTrainedModel):
         """Run the biLM.
 
         Args:
-            words: `input_ids`, `attention_mask`, `character_ids`, and for some heads `inputs_embeds`.
+            words: `input_ids`, `attention_mask`, `character_ids` and `inputs_embeds`.
             kwargs: the other arguments of [`ElmoModel`].
 
         Returns:

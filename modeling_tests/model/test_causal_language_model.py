@@ -141,6 +141,20 @@ def test_characters_of_the_prompt_are_read_as_given():
         torch.testing.assert_close(scores[0], model(**given).logits[:, -1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["characters", "words", "Transformer"])
+def test_generates_after_vectors(kind):
+    """A prompt of `inputs_embeds`, as of prompt tuning; with the ids beside them, these are in the result."""
+    model, batch = model_of(kind), batch_of(["the cat", "a zebra"])
+    prompt = {name: value[:, :-1] for name, value in batch.items()}
+    ids, mask = prompt["input_ids"], prompt["attention_mask"]
+    inputs = [prompt.get(name) for name in model.elmo.embeddings.input_names]
+    vectors = model.elmo.embeddings(*inputs, mask=mask.bool())
+    expected = model.generate(**prompt, max_new_tokens=4, do_sample=False)
+    given = {"inputs_embeds": vectors, "attention_mask": mask, "max_new_tokens": 4, "do_sample": False}
+    assert torch.equal(model.generate(**given), expected[:, ids.shape[1] :])
+    assert torch.equal(model.generate(ids, **given), expected)
+
+
 def test_a_state_goes_in_as_a_cache():
     """A state of `ElmoModel` with `return_state=True` is accepted as a cache."""
     model, batch = model_of("characters"), batch_of()

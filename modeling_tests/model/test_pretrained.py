@@ -87,6 +87,7 @@ class TestInputEmbeddings:
     "cls",
     [
         ElmoModel,
+        ElmoForPreTraining,
         ElmoForCausalLM,
         ElmoForMaskedLM,
         ElmoForTokenClassification,
@@ -97,20 +98,55 @@ class TestInputEmbeddings:
 def test_dummy_inputs_and_vectors_in_place_of_words(cls, overrides):
     model = with_large_weights(cls(tiny_config(**overrides))).eval()
     dummy = model.dummy_inputs
+    given = {"labels": dummy["input_ids"]} if cls is ElmoForPreTraining else {}  # the words to predict
     with torch.no_grad():
-        expected = model(**dummy)[0]
+        expected = model(**dummy, **given)[0]
         assert expected.isfinite().all()
-        if cls is ElmoForSequenceClassification:
-            return  # it pools the words without the boundaries, which word ids name
         flat = {name: value.flatten(0, 1) if cls is ElmoForMultipleChoice else value for name, value in dummy.items()}
         inputs = {name: flat.get(name) for name in model.bilm.embeddings.input_names}
         vectors = model.bilm.embeddings(*inputs.values(), mask=flat["attention_mask"].bool())
         if cls is ElmoForMultipleChoice:
             vectors = vectors.unsqueeze(0)
-        found = model(inputs_embeds=vectors, attention_mask=dummy["attention_mask"])[0]
-    assert found.shape == expected.shape
-    if cls is not ElmoForMultipleChoice:
+        found = model(inputs_embeds=vectors, attention_mask=dummy["attention_mask"], **given)[0]
+    assert found.shape == expected.shape and found.isfinite().all()
+    # Texts are pooled without the boundaries, which word ids name.
+    if cls not in (ElmoForSequenceClassification, ElmoForMultipleChoice):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_words_to_predict_without_their_ids():
+    """With vectors and labels alone, labels are the only words predicted; without both, nothing could be."""
+    model = with_large_weights(ElmoForPreTraining(tiny_config(pad_token_id=None, **WORD_INPUT))).eval()
+    batch = batch_of(["a b c", "d"])
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    labels = ids.masked_fill(ids.eq(6) | mask.eq(0), -100)
+    vectors = model.elmo.embeddings(ids, mask=mask.bool())
+    expected = model(ids, mask, labels=labels)
+    found = model(inputs_embeds=vectors, attention_mask=mask, labels=labels)
+    torch.testing.assert_close(found.loss, expected.loss)
+    torch.testing.assert_close(found.forward_log_probs, expected.forward_log_probs * labels.ge(0))
+    with pytest.raises(ValueError, match="input_ids or labels"):
+        model(inputs_embeds=vectors)
+
+
+@pytest.mark.parametrize(
+    ("cls", "overrides", "missing"),
+    [
+        (ElmoForQuestionAnswering, {}, "input_ids"),
+        (ElmoForSequenceClassification, {"sentence_pairs": True}, "input_ids"),
+        (ElmoForMultipleChoice, {"sentence_pairs": True}, "input_ids"),
+        (ElmoForTokenClassification, {"word_vector_size": 3}, "input_ids"),
+        (ElmoForTokenClassification, {"words_only": True, "task_lstm_size": 2}, "input_ids"),
+        (ElmoForTokenClassification, {"use_crf": True}, "input_ids"),
+        (ElmoForTokenClassification, {"task_character_size": 2, "num_task_characters": 4}, "code_point_ids"),
+        (ElmoModel, {"scalar_mix_layer_norm": "words"}, "input_ids"),
+    ],
+)
+def test_models_that_need_more_than_vectors_say_so(cls, overrides, missing):
+    model = cls(tiny_config(**overrides)).eval()
+    vectors = torch.zeros(2, 5, 4)
+    with pytest.raises(ValueError, match=missing):
+        model(inputs_embeds=vectors[None] if cls is ElmoForMultipleChoice else vectors)
 
 
 @pytest.mark.parametrize(
