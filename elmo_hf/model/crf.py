@@ -96,17 +96,18 @@ class ElmoCrf(nn.Module):
         scores = CrfScores(start, transitions, end)
         return self._forbid(scores) if is_constrained else scores
 
-    def log_likelihood(self, emissions: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    def log_likelihood(self, emissions: Tensor, labels: Tensor, mask: Tensor, is_weighted: bool = True) -> Tensor:
         """Log-likelihood of the labels, weighted by `crf_label_weights` if set: the training objective.
 
-        Arguments and result as in the function `log_likelihood`. Constraints apply if `crf_constraints="always"`.
+        Arguments and result as in the function `log_likelihood`; `is_weighted=False` ignores the weights. Constraints
+        apply if `crf_constraints="always"`.
 
         Raises:
             ValueError: labels that the scheme forbids, if constraints apply.
         """
         scores = self(is_constrained=False)
         weights = None
-        if self.label_weights is not None:
+        if self.label_weights is not None and is_weighted:
             weights = torch.tensor(self.label_weights, dtype=scores.start.dtype, device=scores.start.device)
             if self.weight_strategy != "lannoy":
                 emissions, scores = weighted(emissions, scores, weights, self.weight_strategy == "transition")

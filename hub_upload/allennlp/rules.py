@@ -46,6 +46,11 @@ RULES = (
 def make_plan(source: Source, notes: list[str]) -> Plan:
     """Match a source with its options."""
     assert isinstance(source, ElmoSource)
+    if source.mixes.layer_norm:
+        notes.append(
+            "do_layer_norm: each layer is normalized over all words of a batch, so that a sentence's result depends on "
+            "the sentences beside it, as in AllenNLP"
+        )
     # A bare biLM has no mixes.
     count = sum(name.endswith(".gamma") for name in source.tensors)
     # Stored mixes take precedence over settings; they are read later.

@@ -8,6 +8,7 @@ AllenNLP `modules/conditional_random_field`, `modules/augmented_lstm.py`, `modul
 """
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": np.tanh,
     "sigmoid": sigmoid,
     "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
     "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
 }
 

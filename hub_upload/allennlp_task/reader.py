@@ -99,11 +99,6 @@ def make_plan(source: Source, notes: list[str]) -> Plan:
             f"{source.file}: the Elmo has {config.num_representations} mixes, and config.json uses it at "
             f"{len(config.elmo_at)} places ({', '.join(config.elmo_at)})"
         )
-    if config.scalar_mix_layer_norm is not None:
-        notes.append(
-            "do_layer_norm: each layer is normalized over all words of a batch, so that a sentence's result depends on "
-            "the sentences beside it, as in AllenNLP"
-        )
     return replace(plan, config=config)
 
 

@@ -230,8 +230,14 @@ class _Reader:
         embedders = self.model.part("text_field_embedder")
         # In AllenNLP 0.x, the embedders are not nested.
         values = embedders.values.get("token_embedders") or {
-            name: value for name, value in embedders.values.items() if isinstance(value, dict)
+            name: value
+            for name, value in embedders.values.items()
+            if isinstance(value, dict) and name != "embedder_to_indexer_map"
         }
+        read_by = {name: [name] for name in values}
+        if embedders.get("embedder_to_indexer_map", read_by) != read_by:
+            raise embedders.refuse("embedder_to_indexer_map", f"{read_by}: each part reads its own indexer")
+        embedders.nothing_else("type", "token_embedders", "allow_unmatched_keys", "embedder_to_indexer_map", *values)
         kinds = [(name, _kind_of_part(values[name])) for name in sorted(values)]
         for name, kind in kinds:
             if len(same := [other for other, its in kinds if its == kind]) > 1:
@@ -252,7 +258,18 @@ class _Reader:
     def elmo_embedder(self, settings: Settings, name: str, prefix: str) -> None:
         if settings.get("projection_dim") is not None:
             raise settings.refuse("projection_dim", "none: a projection of ELMo's vectors is not converted")
+        self.elmo_options(settings)
         self.inputs.append(Input(name, self.elmo_width, "elmo"))
+
+    @staticmethod
+    def elmo_options(settings: Settings) -> None:
+        """Refuse options of an `Elmo` that change what a task reads of it; its reader takes the others."""
+        settings.nothing_else(
+            "type", "options_file", "weight_file", "num_output_representations", "requires_grad", "do_layer_norm",
+            "dropout", "vocab_to_cache", "namespace_to_cache", "keep_sentence_boundaries", "scalar_mix_parameters",
+        )  # fmt: skip
+        if settings.flag("keep_sentence_boundaries", False):
+            raise settings.refuse("keep_sentence_boundaries", "false: the task reads words only")
 
     def indexer(self, name: str, kind: str, namespace: str, *known: str) -> Settings:
         """The options of an indexer, whose type must be `kind`."""
@@ -267,6 +284,10 @@ class _Reader:
         """Read a word embedding. The tokenizer lists its words in the same order, after the boundaries."""
         if settings.get("projection_dim") is not None:
             raise settings.refuse("projection_dim", "none: a projection of word vectors is not converted")
+        settings.nothing_else(
+            "type", "embedding_dim", "num_embeddings", "pretrained_file", "trainable", "padding_index", "sparse",
+            "scale_grad_by_freq", "norm_type", "vocab_namespace", "weight",
+        )  # fmt: skip
         indexer = self.indexer(name, "single_id", "tokens", "lowercase_tokens")
         known = _known(self.folder, indexer.get("namespace"))
         rows, width = self.shape(f"{prefix}weight", 2)
@@ -570,6 +591,8 @@ def _bcn(reader: _Reader) -> None:
         "regularizer",
     )  # fmt: skip
     reader.text_field("_text_field_embedder.")
+    if model.get("elmo") is not None:
+        reader.elmo_options(model.part("elmo"))
     at = [
         place
         for place, option in (("input", "use_input_elmo"), ("output", "use_integrator_output_elmo"))

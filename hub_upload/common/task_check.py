@@ -124,7 +124,7 @@ def _is_worse(tags: list[int], answer: TaskAnswer) -> bool:
 
 
 def _log_likelihood(model: Any, emissions: torch.Tensor, tags: list[int]) -> float:
-    """Log-likelihood of the tags of one sentence."""
+    """Log-likelihood of the tags of one sentence, without the label weights of training."""
     words = torch.ones(1, len(emissions), dtype=torch.bool)
     with torch.no_grad():
-        return float(model.crf.log_likelihood(emissions.unsqueeze(0), torch.tensor([tags]), words))
+        return float(model.crf.log_likelihood(emissions.unsqueeze(0), torch.tensor([tags]), words, is_weighted=False))

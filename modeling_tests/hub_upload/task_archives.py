@@ -129,12 +129,14 @@ def constraint_mask(labels, scheme):
             inside = before in "BI" and old == new
             if scheme == "BIOUL":
                 allowed = after in "OBU" if before in "OLU" else after in "IL" and inside
+            elif scheme == "BMES":
+                allowed = after in "BS" if before in "ES" else after in "ME" and before in "BM" and old == new
             elif scheme == "BIO":
                 allowed = after in "OB" or inside
             else:
                 allowed = after in "OI" or inside
             mask[i, j] = float(allowed)
-    first, last = {"BIOUL": ("OBU", "OLU"), "BIO": ("OB", "OBI"), "IOB1": ("OI", "OBI")}[scheme]
+    first, last = {"BIOUL": ("OBU", "OLU"), "BIO": ("OB", "OBI"), "IOB1": ("OI", "OBI"), "BMES": ("BS", "ES")}[scheme]
     for i, (letter, _) in enumerate(parts):
         mask[count, i], mask[i, count + 1] = float(letter in first), float(letter in last)
     return mask

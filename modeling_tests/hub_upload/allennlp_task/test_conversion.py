@@ -10,10 +10,22 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, pipeline
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
 
 from elmo_hf import ElmoModel, tag
+from elmo_hf.model.feed_forward import ACTIVATIONS
 from hub_upload import CheckpointError, convert, verify
+from hub_upload.allennlp_task import rules
+from hub_upload.allennlp_task.plain import FUNCTIONS
 from hub_upload.allennlp_task.rules import OTHER_KINDS
 from hub_upload.cli import main
 from modeling_tests.rows import every
@@ -64,6 +76,7 @@ def test_the_numbers_of_allennlp(archive, way):
             [sentences[place] for place in batch], is_split_into_words=True, padding=True, return_tensors="pt"
         )
         output = model(**encoding, initial_state=state, return_state=True)
+        paths = model.predict_paths(2, **encoding, initial_state=state) if is_tagger else []
         state = output.state if way == "carried" else None
         inside = model.without_boundaries(encoding["attention_mask"].bool(), encoding["input_ids"])
         for row, place in enumerate(batch):
@@ -79,6 +92,9 @@ def test_the_numbers_of_allennlp(archive, way):
             words = torch.ones(1, len(emissions)).bool()
             found = model.crf.log_likelihood(emissions[None], tags[None], words).item()
             assert found == pytest.approx(float(expected[f"{way}/{place}/log_likelihood"]), abs=LIKELIHOOD)
+            (best, score), second = paths[row]
+            assert best == tags.tolist() and second[1] < score
+            assert score == pytest.approx(float(expected[f"{way}/{place}/viterbi_score"]), abs=LIKELIHOOD)
         if way == "alone":
             np.testing.assert_allclose(encoded["packed"], arrays["encoded"], rtol=0, atol=EMBEDDED)
 
@@ -124,6 +140,7 @@ print(json.dumps(model(**batch).logits.tolist()))
 
 HIGHWAY = {"type": "stacked_bidirectional_lstm", "input_size": 25, "hidden_size": 5, "num_layers": 2}
 BIO = ["O", "B-X", "I-X", "B-Y"]
+BMES = ["S-X", "B-X", "M-X", "E-X", "B-Y", "E-Y"]
 IOB1 = ["O", "I-X", "B-X", "I-Y"]
 FORWARD = {"input_dim": 12, "num_layers": 2, "hidden_dims": [5, 4], "activations": ["elu", "sigmoid"], "dropout": 0.5}
 LISTED = {"type": "l2", "alpha": 0.25}
@@ -135,7 +152,9 @@ TAGGERS = {
     "no highways": (tagger(encoder={**HIGHWAY, "use_highway": False, "recurrent_dropout_probability": 0.25}), {}),
     "feed-forward": (tagger(feedforward=FORWARD), {}),
     "IOB1, no end scores": (tagger(label_encoding="IOB1", include_start_end_transitions=False), {"labels": IOB1}),
+    "label weights": (tagger(label_weights={"O": 0.25, "U-LOC": 3.0}, weight_strategy="emission"), {}),
     "BIO by its old name": (tagger(label_encoding=None, constraint_type="BIO"), {"labels": BIO}),
+    "BMES": (tagger(label_encoding="BMES"), {"labels": BMES}),
     "not constrained": (tagger(label_encoding="BIO", constrain_crf_decoding=False), {"labels": BIO}),
     "no scheme": (tagger(label_encoding=None), {"labels": ["NOUN", "VERB"]}),
     "layer norm, old form": (
@@ -205,6 +224,13 @@ def test_every_option_by_the_plain_implementation(name, tmp_path):
         assert (config["scalar_mix_layer_norm"], config["scalar_mix_l2"]) == ("tokens", 0.25)
 
 
+def test_every_activation_of_the_plain_implementation():
+    values = torch.linspace(-4, 4, 17, dtype=torch.float64)
+    assert set(FUNCTIONS) == set(rules.ACTIVATIONS) == set(ACTIVATIONS)
+    for name, function in FUNCTIONS.items():
+        np.testing.assert_allclose(function(values.numpy()), ACTIVATIONS[name](values), rtol=0, atol=1e-12)
+
+
 class TestWhatTheFolderHolds:
     def test_options_labels_and_vocabulary(self, tmp_path):
         source = write(tmp_path / "source", tagger(label_weights={"O": 0.5}, weight_strategy="emission_transition"))
@@ -237,6 +263,29 @@ class TestWhatTheFolderHolds:
         classify = pipeline("text-classification", model=str(tmp_path / "classifier"))
         assert classify([sentence, "good"], batch_size=2)[0]["label"] in ("pos", "neg", "neutral")
 
+    @pytest.mark.parametrize("config", [tagger(label_weights={"O": 0.5}, weight_strategy="lannoy"), classifier()])
+    def test_trains_further(self, config, tmp_path):
+        """With the stock Trainer, which pads the rows of code points."""
+        convert(write(tmp_path / "source", config), tmp_path / config["model"]["type"])
+        is_tagger = config["model"]["type"] == "crf_tagger"
+        auto = AutoModelForTokenClassification if is_tagger else AutoModelForSequenceClassification
+        model = auto.from_pretrained(tmp_path / config["model"]["type"])
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / config["model"]["type"])
+        rows = [dict(tokenizer(text)) for text in ("the film Maria saw", "good", "the Reykjav\u00edk film .")]
+        if is_tagger:
+            rows = [{**row, "labels": [-100, *[0] * (len(row["input_ids"]) - 2), -100]} for row in rows]
+            collator = DataCollatorForTokenClassification(tokenizer)
+        else:
+            rows, collator = [{**row, "labels": 1} for row in rows], DataCollatorWithPadding(tokenizer)
+        arguments = TrainingArguments(
+            str(tmp_path / "out"), max_steps=3, learning_rate=0.05, per_device_train_batch_size=3, use_cpu=True,
+            report_to=[], save_strategy="no", disable_tqdm=True,
+        )  # fmt: skip
+        trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows, data_collator=collator)
+        before = trainer.evaluate()["eval_loss"]
+        trainer.train()
+        assert trainer.evaluate()["eval_loss"] < before
+
     def test_the_weights_of_the_archive_count(self, tmp_path):
         """The weights are those of the archive, not of the HDF5 file that the configuration names."""
         source = write(tmp_path / "source", tagger())
@@ -260,6 +309,7 @@ class TestWhatTheFolderHolds:
         source = write(tmp_path / "source", tagger(text_field_embedder={"token_embedders": embedders}))
         notes = " ".join(convert(source, tmp_path / "out").notes)
         assert "depends on the sentences beside it" in notes
+        assert "depends on the sentences beside it" in (tmp_path / "out" / "README.md").read_text()
         assert "task_dropout=0.5 acts on the input of every layer" in notes
         assert "where the archive has encoder.dropout 0" in notes
 
@@ -324,6 +374,7 @@ class TestRefused:
             (classifier(output_layer={**PLAIN_OUTPUT, "activations": "relu"}), "activations.* 'relu'.* 'lin"),
             (classifier(output_layer={**MAXOUT, "pool_sizes": [4, 2]}), r"pool_sizes is \[4, 2\]"),
             (classifier(use_integrator_output_elmo=False), "2 mixes.*1 places"),
+            (classifier(elmo={**ELMO, "keep_sentence_boundaries": True}), "model.elmo.keep_sentence_boundaries.*True"),
         ],
     )  # fmt: skip
     def test_options(self, config, message, tmp_path):
@@ -339,6 +390,8 @@ class TestRefused:
         [
             ({"elmo": ELMO, "tokens": WORDS, "more": WORDS}, "embedding, more, tokens"),
             ({"elmo": {**ELMO, "projection_dim": 4}, "tokens": WORDS}, "elmo.projection_dim.*4"),
+            ({"elmo": ELMO, "tokens": {**WORDS, "max_norm": 1.0}}, "token_embedders.tokens has the options max_norm"),
+            ({"elmo": {**ELMO, "magic": 1}, "tokens": WORDS}, "token_embedders.elmo has the options magic"),
             ({"elmo": ELMO, "tokens": {"type": "pass_through"}}, "tokens.type.*'pass_through'.*elmo_token"),
             (
                 {"elmo": ELMO, "token_characters": {**SPELLED, "encoder": {"type": "gru"}}},
@@ -361,6 +414,20 @@ class TestRefused:
     def test_indexers(self, tmp_path):
         source = write(tmp_path / "source", tagger())
         config = tagger()
+        field = config["model"]["text_field_embedder"]
+        for more, message in (
+            ({"embedder_to_indexer_map": {"elmo": ["tokens"]}}, "embedder_to_indexer_map.*'elmo': .'tokens'"),
+            ({"magic": 1}, "text_field_embedder has the options magic"),
+        ):
+            config["model"]["text_field_embedder"] = {**field, **more}
+            (source / "config.json").write_text(json.dumps(config))
+            with pytest.raises(CheckpointError, match=message):
+                convert(source, tmp_path / "out")
+        same = {"embedder_to_indexer_map": {name: [name] for name in field["token_embedders"]}}
+        config["model"]["text_field_embedder"] = {**field, "allow_unmatched_keys": True, **same}
+        (source / "config.json").write_text(json.dumps(config))
+        convert(source, tmp_path / "same")
+        config["model"]["text_field_embedder"] = field
         for name, changes, message in (
             ("tokens", {"end_tokens": ["@"]}, "token_indexers.tokens.* end_tokens"),
             ("token_characters", {"character_tokenizer": {"byte_encoding": "utf-8"}}, "options byte_encoding"),

@@ -160,6 +160,7 @@ def test_dropouts_and_names_are_the_archive_s(tmp_path):
     rates = [getattr(found, f"{name}_dropout") for name in ("transformer", "attention", "transformer_input", "softmax")]
     assert rates == [0.4, 0.4, 0.3, 0.25]
     assert (found.num_attention_heads, found.max_position_embeddings, found.feed_forward_size) == (8, 5000, 10)
+    assert ElmoTokenizer.from_pretrained(tmp_path / "out").model_max_length == 5000
     # The part may have another name.
     state = {key.replace("token_characters", "letters"): value for key, value in language_model_state(config).items()}
     embedders = config["model"]["text_field_embedder"]["token_embedders"]
