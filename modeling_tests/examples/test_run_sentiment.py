@@ -96,16 +96,14 @@ def test_saved_classifier_evaluates_and_answers_alike(
 
 
 @pytest.mark.slow
-def test_elmo_with_maxout_layers(corpus: Path, tmp_path: Path) -> None:
+def test_the_biattentive_network(corpus: Path, tmp_path: Path) -> None:
     start = ["--preset", "small", "--config_overrides", json.dumps(TINY), "--task_lstm_size", "6"]
     start += ["--elmo_at", "input", "output", "--pooling", "max", "attention", "--maxout_sizes", "5", "--freeze_bilm"]
+    start += ["--integrator_size", "4"]
     metrics = run_sentiment.main(options(corpus, tmp_path, "--max_steps", "2", start=start))
     config = json.loads((tmp_path / "config.json").read_text())
-    assert (config["elmo_at"], config["pooling"], config["maxout_sizes"]) == (
-        ["input", "output"],
-        ["max", "attention"],
-        [5],
-    )
+    fields = [config[name] for name in ("elmo_at", "pooling", "maxout_sizes", "integrator_size")]
+    assert fields == [["input", "output"], ["max", "attention"], [5], 4]
     assert 0 <= metrics["test_accuracy"] <= 1
 
 

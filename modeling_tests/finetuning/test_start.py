@@ -6,8 +6,24 @@ from typing import Any
 import pytest
 import torch
 
-from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, ElmoTokenizer
-from elmo_hf.finetuning import ModelArguments, load_config, load_model, load_tokenizer, set_labels
+from elmo_hf import (
+    ElmoConfig,
+    ElmoForPreTraining,
+    ElmoForSequenceClassification,
+    ElmoForTokenClassification,
+    ElmoModel,
+    ElmoTokenizer,
+)
+from elmo_hf.finetuning import (
+    ClassifierArguments,
+    ModelArguments,
+    TaggerArguments,
+    load_config,
+    load_model,
+    load_tokenizer,
+    set_labels,
+)
+from elmo_hf.finetuning.options import TASK_PRESETS
 
 TINY = {
     "character_embedding_size": 6,
@@ -157,3 +173,31 @@ def test_dropout_and_decay_of_the_mix(tmp_path: Path) -> None:
     model_args = ModelArguments(preset="small", representation_dropout=0.25, scalar_mix_l2=0.001)
     config, _ = load_config(model_args, ElmoForTokenClassification)
     assert (config.representation_dropout, config.scalar_mix_l2) == (0.25, 0.001)
+
+
+@pytest.mark.parametrize("preset", ["ner-elmo", "sst-elmo"])
+def test_layers_of_the_published_archives(preset: str, tmp_path: Path) -> None:
+    """Around any checkpoint; single options win. The tokenizer spells and looks words up as the layers need it."""
+    ElmoModel(ElmoConfig(**TINY)).save_pretrained(tmp_path)
+    ElmoTokenizer(max_characters_per_word=20).save_pretrained(tmp_path)
+    is_tagger = preset == "ner-elmo"
+    kind, head = (
+        (TaggerArguments, ElmoForTokenClassification)
+        if is_tagger
+        else (ClassifierArguments, ElmoForSequenceClassification)
+    )
+    model_args = kind(model_name_or_path=str(tmp_path), preset=preset, task_lstm_size=6)
+    config, _ = load_config(model_args, head)
+    fields = {**TASK_PRESETS[preset], "task_lstm_size": 6}
+    assert {name: getattr(config, name) for name in fields} == fields and config.words_only
+    set_labels(config, ["O", "B-X"])
+    splits = {"train": ["A rose is", "a Rose is a rose"], "test": ["a thorn"]}
+    tokenizer = load_tokenizer(model_args, config, False, splits, words_of)
+    model = load_model(model_args, head, config, tokenizer, False)
+    batch = tokenizer(splits["train"], padding=True, return_tensors="pt")
+    assert tokenizer.lowercase_lookup == is_tagger == ("code_point_ids" in batch)
+    labels = batch["input_ids"].masked_fill(batch["input_ids"].lt(3), -100).clamp(max=1)
+    model.train()(**batch, labels=labels if is_tagger else torch.tensor([0, 1])).loss.backward()
+    assert model.task_layers.layers[0].forward_lstm.input_proj.weight.grad.any()
+    with pytest.raises(ValueError, match=f"{preset}.*"):
+        (ClassifierArguments if is_tagger else TaggerArguments)(model_name_or_path=str(tmp_path), preset=preset)
