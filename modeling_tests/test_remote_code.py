@@ -108,7 +108,8 @@ def generated(folder, words):
 def trained(folder, auto, again):
     # What Transformers' scripts call with --trust_remote_code.
     from transformers import (
-        DataCollatorForSeq2Seq, DataCollatorForTokenClassification, Seq2SeqTrainer, Seq2SeqTrainingArguments,
+        DataCollatorForMultipleChoice, DataCollatorForSeq2Seq, DataCollatorForTokenClassification,
+        DataCollatorWithPadding, Seq2SeqTrainer, Seq2SeqTrainingArguments,
     )
     auto, classifies = getattr(transformers, auto), auto == "AutoModelForTokenClassification"
     config = AutoConfig.from_pretrained(folder, trust_remote_code=True, **({"num_labels": 5} if classifies else {}))
@@ -116,10 +117,21 @@ def trained(folder, auto, again):
     model = auto.from_pretrained(folder, config=config, trust_remote_code=True)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer))
-    rows = [dict(tokenizer(text)) for text in ("Mary", "Mary Mary", "Mary Mary Mary")]
-    rows = [{**row, "labels": [min(number, 4) for number in row["input_ids"]], "unused": 1} for row in rows]
-    writes = auto is transformers.AutoModelForSeq2SeqLM
-    collator = DataCollatorForSeq2Seq(tokenizer, model) if writes else DataCollatorForTokenClassification(tokenizer)
+    texts, writes = ("Mary", "Mary Mary", "Mary Mary Mary"), auto is transformers.AutoModelForSeq2SeqLM
+    if auto is transformers.AutoModelForSequenceClassification:
+        rows = [{**tokenizer(text), "label": len(text) % 2} for text in texts]
+        collator = DataCollatorWithPadding(tokenizer)
+    elif auto is transformers.AutoModelForMultipleChoice:
+        rows = [{**tokenizer([text] * 2, [text, "Mary"]), "label": 1} for text in texts]
+        collator = DataCollatorForMultipleChoice(tokenizer)
+    elif auto is transformers.AutoModelForQuestionAnswering:
+        rows = [dict(tokenizer("Mary", text, padding="max_length", max_length=9)) for text in texts]
+        rows = [{**row, "start_positions": 4, "end_positions": 4} for row in rows]
+        collator = transformers.default_data_collator
+    else:
+        rows = [dict(tokenizer(text)) for text in texts]
+        rows = [{**row, "labels": [min(number, 4) for number in row["input_ids"]], "unused": 1} for row in rows]
+        collator = DataCollatorForSeq2Seq(tokenizer, model) if writes else DataCollatorForTokenClassification(tokenizer)
     arguments = Seq2SeqTrainingArguments(
         again, max_steps=2, per_device_train_batch_size=2, use_cpu=True, report_to=[], disable_tqdm=True,
         save_strategy="no", predict_with_generate=writes, generation_max_length=6,
@@ -240,9 +252,13 @@ def translator() -> tuple[ElmoEncoderDecoderModel, ElmoTokenizer]:
     return ElmoEncoderDecoderModel(config), tokenizer
 
 
-# The scripts of each: run_ner, run_mlm, run_clm; run_translation and run_summarization.
+# The scripts of each: run_ner, run_glue and run_classification, run_swag, run_qa, run_mlm, run_clm; run_translation and
+# run_summarization.
 SCRIPTS = {
     "AutoModelForTokenClassification": language_model,
+    "AutoModelForSequenceClassification": language_model,
+    "AutoModelForMultipleChoice": language_model,
+    "AutoModelForQuestionAnswering": language_model,
     "AutoModelForMaskedLM": language_model,
     "AutoModelForCausalLM": language_model,
     "AutoModelForSeq2SeqLM": translator,

@@ -1,4 +1,6 @@
-"""The calls that Transformers' example scripts make: run_ner, run_glue, run_qa, run_swag, run_mlm and run_clm.
+"""The calls that Transformers' example scripts make.
+
+Of run_ner, run_glue, run_classification, run_qa, run_swag, run_mlm and run_clm, and of their `no_trainer` twins.
 
 Their own code is not part of this project; docs/transformers.md says how they run. What `run_translation` calls is in
 `model/test_encoder_decoder.py`.
@@ -25,9 +27,12 @@ from transformers import (
     DataCollatorForLanguageModeling,
     DataCollatorForMultipleChoice,
     DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
     Trainer,
     TrainingArguments,
     default_data_collator,
+    get_scheduler,
+    set_seed,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
@@ -102,6 +107,40 @@ def test_run_glue(folder, tmp_path):
         lambda rows: tokenizer(rows["sentence"], padding="max_length", max_length=limit, truncation=True), batched=True
     )
     train_and_evaluate(model, data, tmp_path, default_data_collator, processing_class=tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["regression", "multi_label_classification", "single_label_classification"])
+def test_run_classification(kind, folder, tmp_path):
+    labels = ["animal", "place", "walk"]
+    count = 1 if kind == "regression" else len(labels)
+    config = AutoConfig.from_pretrained(folder, num_labels=count, finetuning_task="text-classification")
+    config.problem_type = kind
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, config=config, ignore_mismatched_sizes=False)
+    if kind != "regression":
+        model.config.label2id = config.label2id = {name: number for number, name in enumerate(labels)}
+        model.config.id2label = config.id2label = dict(enumerate(labels))
+
+    def label(k):
+        return {"regression": k / 2, "single_label_classification": k % 3}.get(kind, [float(k % 2), 1.0, 0.0])
+
+    def prepare(rows):
+        result = tokenizer(rows["sentence"], padding="max_length", max_length=8, truncation=True)
+        return {**result, "label": rows["label"]}
+
+    def metrics(p):
+        predictions = p.predictions[0] if isinstance(p.predictions, tuple) else p.predictions
+        if kind == "regression":
+            return {"mse": float(((np.squeeze(predictions) - p.label_ids) ** 2).mean())}
+        found = np.where(predictions > 0, 1, 0) if kind.startswith("multi") else predictions.argmax(axis=1)
+        return {"accuracy": float((found == p.label_ids).mean())}
+
+    rows = [{"sentence": sentence(), "label": label(k)} for k in range(8)]
+    data = Dataset.from_list(rows).map(prepare, batched=True)
+    trainer = train_and_evaluate(
+        model, data, tmp_path, default_data_collator, processing_class=tokenizer, compute_metrics=metrics
+    )
+    assert trainer.predict(data.remove_columns("label")).predictions.shape == (8, count)
 
 
 @pytest.mark.slow
@@ -202,35 +241,92 @@ def test_run_mlm_and_run_clm(task, from_scratch, folder, tmp_path):
     )
 
 
-def test_no_trainer(folder):
-    """The loop of the `no_trainer` twins, here of run_ner: prepared, trained, padded and gathered by Accelerate."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+def names(folder, tokenizer):
     model = AutoModelForTokenClassification.from_pretrained(folder, num_labels=2)
-    model.resize_token_embeddings(len(tokenizer))
     rows = [dict(tokenizer(sentence(2 + k % 3))) for k in range(7)]
     rows = [{**row, "labels": [-100, *[1] * (len(row["input_ids"]) - 2), -100]} for row in rows]
+    return model, rows, DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=None)
+
+
+def texts(folder, tokenizer):
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+    rows = [{**tokenizer(sentence(2 + k % 3)), "labels": 1} for k in range(7)]
+    return model, rows, DataCollatorWithPadding(tokenizer, pad_to_multiple_of=None)
+
+
+def answers(folder, tokenizer):
+    model = AutoModelForQuestionAnswering.from_pretrained(folder)
+    encoded = [tokenizer(sentence(2), sentence(3), padding="max_length", max_length=12) for _ in range(7)]
+    rows = [{**each, "start_positions": each.sequence_ids().index(1), "end_positions": 6} for each in encoded]
+    return model, rows, default_data_collator
+
+
+def choices(folder, tokenizer):
+    model = AutoModelForMultipleChoice.from_pretrained(folder)
+    encoded = [tokenizer([sentence(2)] * 2, [sentence(2 + k % 2), sentence(2)]) for k in range(7)]
+    collator = DataCollatorForMultipleChoice(tokenizer=tokenizer, pad_to_multiple_of=None, return_tensors="pt")
+    return model, [{**dict(each), "labels": 1} for each in encoded], collator
+
+
+def gaps(folder, tokenizer):
+    rows = [tokenizer(sentence(4), return_special_tokens_mask=True) for _ in range(7)]
+    # The seed only decides which words are masked.
+    collator = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=0.5, seed=0)
+    return AutoModelForMaskedLM.from_pretrained(folder), rows, collator
+
+
+def next_words(folder, tokenizer):
+    rows = [dict(tokenizer(sentence(4))) for _ in range(7)]
+    rows = [{**row, "labels": list(row["input_ids"])} for row in rows]
+    return AutoModelForCausalLM.from_pretrained(folder), rows, default_data_collator
+
+
+@pytest.mark.parametrize("task", [names, texts, answers, choices, gaps, next_words], ids=lambda task: task.__name__)
+def test_no_trainer(task, folder, tmp_path):
+    """The loop of the `no_trainer` twins: prepared, trained, padded, gathered and saved by Accelerate."""
+    set_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model, rows, collator = task(folder, tokenizer)
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer))
     accelerator = Accelerator(gradient_accumulation_steps=2)
-    collator = DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=None)
     loader = DataLoader(rows, shuffle=True, collate_fn=collator, batch_size=2)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    losses = []
+    plain = ["bias", "layer_norm.weight"]
+    grouped = [
+        {"params": [p for n, p in model.named_parameters() if not any(x in n for x in plain)], "weight_decay": 0.01},
+        {"params": [p for n, p in model.named_parameters() if any(x in n for x in plain)], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(grouped, lr=0.05)
+    scheduler = get_scheduler("linear", optimizer, num_warmup_steps=0, num_training_steps=40)
+    model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+    means = []
     for _ in range(3):
+        model.train()
+        losses = []
         for batch in loader:
             with accelerator.accumulate(model):
                 loss = model(**batch).loss
                 accelerator.backward(loss)
                 optimizer.step()
+                scheduler.step()
                 optimizer.zero_grad()
-            losses.append(float(loss))
-    assert losses[-1] < losses[0]
+            losses.append(accelerator.gather_for_metrics(loss.repeat(2)))
+        means.append(float(torch.cat(losses).mean()))
+    assert means[-1] < means[0]
+    model.eval()
     seen = 0
     for batch in loader:
         with torch.no_grad():
-            predictions = model(**batch).logits.argmax(dim=-1)
-        predictions = accelerator.pad_across_processes(predictions, dim=1, pad_index=-100)
-        predictions, labels = accelerator.gather_for_metrics((predictions, batch["labels"]))
+            outputs = model(**batch)
+        logits = outputs.start_logits if task is answers else outputs.logits
+        logits = accelerator.pad_across_processes(logits, dim=1, pad_index=-100)
+        predictions, first = accelerator.gather_for_metrics((logits.argmax(dim=-1), batch["input_ids"]))
         seen += len(predictions)
-        assert predictions.shape == labels.shape
+        assert len(first) == len(predictions)
     assert seen == len(rows)
-    assert "elmo.embeddings.character_embeddings.weight" in accelerator.unwrap_model(model).state_dict()
+    accelerator.wait_for_everyone()
+    unwrapped = accelerator.unwrap_model(model)
+    unwrapped.save_pretrained(tmp_path, is_main_process=accelerator.is_main_process, save_function=accelerator.save)
+    again = type(unwrapped).from_pretrained(tmp_path).eval()
+    inputs = {name: value for name, value in batch.items() if "label" not in name and "position" not in name}
+    torch.testing.assert_close(again(**inputs)[0], unwrapped(**inputs)[0])
