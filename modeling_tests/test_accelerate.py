@@ -12,7 +12,7 @@ import torch
 from accelerate import dispatch_model
 
 from elmo_hf import ElmoForCausalLM, ElmoForTokenClassification, ElmoModel
-from modeling_tests.tiny import TRANSFORMER, batch_of, tiny_config, with_large_weights
+from modeling_tests.tiny import TRANSFORMER, WORD_INPUT, batch_of, tiny_config, with_large_weights
 
 SCRIPT = Path(__file__).parent / "accelerate_run.py"
 TASKS = ["names", "sentiment", "answers", "translation"]
@@ -89,10 +89,16 @@ def test_device_map_with_offloaded_layers(cls, overrides, tmp_path):
         torch.testing.assert_close(dispatched(**batch)[0], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("overrides", [{}, WORD_INPUT, TRANSFORMER], ids=["characters", "words", "Transformer"])
 @pytest.mark.parametrize("cls", [ElmoModel, ElmoForTokenClassification, ElmoForCausalLM])
-def test_device_map_auto(cls, tmp_path):
-    model = with_large_weights(cls(tiny_config())).eval()
+def test_device_map_auto(cls, overrides, tmp_path):
+    """Also where the CPU holds less than the model, so that the rest stays on the disk."""
+    model = with_large_weights(cls(tiny_config(**overrides))).eval()
     model.save_pretrained(tmp_path)
-    again = cls.from_pretrained(tmp_path, device_map="auto").eval()
     batch = batch_of(["a cat sat", "no"])
-    torch.testing.assert_close(again(**batch)[0], model(**batch)[0])
+    room = int(sum(weight.nbytes for weight in model.parameters()) * 0.6)
+    for options in ({}, {"max_memory": {"cpu": room}, "offload_folder": tmp_path / "rest"}):
+        again = cls.from_pretrained(tmp_path, device_map="auto", **options).eval()
+        assert any(weight.is_meta for weight in again.parameters()) == bool(options)
+        with torch.no_grad():
+            torch.testing.assert_close(again(**batch)[0], model(**batch)[0], rtol=1e-5, atol=1e-5)

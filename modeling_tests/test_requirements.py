@@ -1,5 +1,6 @@
 """Libraries outside of their supported range are refused in one line."""
 
+import inspect
 import re
 from importlib import metadata
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import elmo_hf
 from elmo_hf import requirements
 
 from .forking import run_python
@@ -16,7 +18,8 @@ STATED = ["transformers<6,>=5.17", "torch<3,>=2.11", "huggingface_hub<3,>=1.0", 
 
 
 @pytest.mark.parametrize(
-    ("library", "version"), [("transformers", "4.56.2"), ("transformers", "6.0.1"), ("torch", "2.10.0+cpu")]
+    ("library", "version"),
+    [("transformers", "4.56.2"), ("transformers", "6.0.1"), ("torch", "2.10.0+cpu"), ("huggingface_hub", "0.36.0")],
 )
 def test_an_unsupported_version_says_so_in_one_line(library, version, monkeypatch):
     monkeypatch.setattr(metadata, "requires", lambda name: STATED)
@@ -45,3 +48,22 @@ def test_both_places_state_one_range():
     (stated,) = re.findall(r'^    "(transformers\b.*)",$', project, re.M)
     assert stated in (ROOT / "elmo_hf" / "model" / "configuration_elmo.py").read_text()
     assert Requirement(stated).specifier.contains(metadata.version("transformers"), prereleases=True)
+
+
+def test_private_hooks_are_those_of_the_table():
+    """Methods of Transformers' own that the package overrides; few, because any release may change them."""
+    found = set()
+    for kind in filter(inspect.isclass, (getattr(elmo_hf, name) for name in elmo_hf.__all__)):
+        theirs = [base for base in kind.__mro__ if base.__module__.startswith("transformers.")]
+        for base in kind.__mro__:
+            if base.__module__.startswith("elmo_hf."):
+                found |= {
+                    name
+                    for name, value in vars(base).items()
+                    if re.match("_[a-z]", name)
+                    and (callable(value) or isinstance(value, classmethod))
+                    and any(name in vars(other) for other in theirs)
+                }
+    table = (ROOT / "docs" / "transformers.md").read_text().partition("| hook | reason |")[2].partition("\n\n")[0]
+    told = {name for row in table.splitlines() for name in re.findall(r"`(?:\w+\.)?(_\w+)`", row.partition(" | ")[0])}
+    assert found == told

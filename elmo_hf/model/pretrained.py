@@ -168,25 +168,15 @@ class ElmoPreTrainedModel(PreTrainedModel):
     # Has no effect on a biLSTM, which has no attention.
     _supports_sdpa = True
     _no_split_modules = [
-        "ElmoCharacterEmbeddings",
-        "ElmoWordEmbeddings",
-        "ElmoProjectedWordEmbeddings",
-        "ElmoJoinedEmbeddings",
-        "ElmoContextWordLayer",
-        "ElmoLayer",
-        "ElmoTransformerLayer",
-        "ElmoTaskLayers",
-    ]
+        "ElmoCharacterEmbeddings", "ElmoWordEmbeddings", "ElmoProjectedWordEmbeddings", "ElmoJoinedEmbeddings",
+        "ElmoContextWordLayer", "ElmoLayer", "ElmoTransformerLayer", "ElmoTaskLayers",
+    ]  # fmt: skip
     # True if every row is a pair of sentences, whatever `sentence_pairs` says.
     _reads_pairs = False
     # Number of the model in the registry of the custom operator (`opaque_parts`).
     _number: int | None = None
     # Optional parts, which a checkpoint of one model class may have and another class does not need.
-    _keys_to_ignore_on_load_unexpected = [
-        r"^softmax\.",
-        r"scalar_mixes\.\d+\.(weights|gamma)$",
-        r"alignment\.maps$",
-    ]
+    _keys_to_ignore_on_load_unexpected = [r"^softmax\.", r"scalar_mixes\.\d+\.(weights|gamma)$", r"alignment\.maps$"]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model.

@@ -203,6 +203,8 @@ def test_a_run_learns_and_can_be_taken_further(corpus: Path, tmp_path: Path) -> 
     assert first.held_out_perplexity < 14
     model = ElmoForPreTraining.from_pretrained(tmp_path / "run" / "model")
     tokenizer = ElmoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    assert tokenizer.model_max_length == model.config.max_position_embeddings == 40
+    assert model.config.mask_token_id == tokenizer.mask_token_id
     held_out = open_corpus(str(corpus / "held_out.txt"))
     again = perplexity(model, tokenizer, held_out, carry_state=False, pre_tokenization="whitespace")
     assert again.both == pytest.approx(first.held_out_perplexity, rel=1e-6)
