@@ -6,11 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .conditions import has_nothing_attached
 from .configuration_elmo import ElmoConfig
 from .initialization import resized, starting_with
 
 # Logits per chunk, words x vocabulary: 256 MB in float32.
 LOGITS_AT_A_TIME = 2**26
+# Logits per block without gradients on a CPU, words and columns: 2 MB in float32, which stay in the caches.
+WORDS_AT_A_TIME, COLUMNS_AT_A_TIME = 1024, 512
 
 
 def ids_without_probability(config: ElmoConfig) -> list[int]:
@@ -85,6 +88,12 @@ class ElmoSoftmax(ElmoVocabulary, nn.Linear):
             logits = logits.index_fill_(-1, index, float("-inf"))
         return logits
 
+    @property
+    def bias_with_exclusions(self) -> Tensor:
+        """The bias [vocab_size], minus infinity for padding and mask."""
+        index = torch.tensor(self.excluded_ids, dtype=torch.int64, device=self.bias.device)
+        return self.bias.index_fill(0, index, float("-inf"))
+
     def log_probabilities(self, hidden: Tensor, word_ids: Tensor) -> Tensor:
         """Log-probability of each word in its context, in nats.
 
@@ -95,15 +104,41 @@ class ElmoSoftmax(ElmoVocabulary, nn.Linear):
         Returns:
             [n], float32 or wider.
         """
-        step = max(1, LOGITS_AT_A_TIME // max(1, self.out_features))
-        parts = [
-            # Numerically stable: cross-entropy subtracts the largest logit.
-            -functional.cross_entropy(
-                self.logits(part).to(torch.promote_types(part.dtype, torch.float32)), ids, reduction="none"
-            )
-            for part, ids in zip(hidden.split(step), word_ids.split(step), strict=True)
-        ]
-        return torch.cat(parts)
+        if torch.is_grad_enabled() or hidden.device.type != "cpu" or not has_nothing_attached(self):
+            compute, step = self.reference_log_probabilities, max(1, LOGITS_AT_A_TIME // max(1, self.out_features))
+        else:
+            compute, step = self._log_probabilities_in_blocks, WORDS_AT_A_TIME
+        return torch.cat(list(map(compute, hidden.split(step), word_ids.split(step))))
+
+    def reference_log_probabilities(self, hidden: Tensor, word_ids: Tensor) -> Tensor:
+        """Definition of `log_probabilities`. It holds all logits, [n, vocab_size]."""
+        logits = self.logits(hidden)
+        # Numerically stable: cross-entropy subtracts the largest logit.
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return -functional.cross_entropy(wide, word_ids, reduction="none")
+
+    def _log_probabilities_in_blocks(self, hidden: Tensor, word_ids: Tensor) -> Tensor:
+        """`reference_log_probabilities` without gradients, by blocks of columns.
+
+        Contexts that occur more than once, as in sentences that begin alike, are computed once.
+        """
+        # Compared by their bits: NaN has no order.
+        bits, places = torch.unique(hidden.contiguous().view(torch.int16), dim=0, return_inverse=True)
+        contexts, wide = bits.view(hidden.dtype), torch.promote_types(hidden.dtype, torch.float32)
+        # The sum of exp(logit) over the columns so far is total * exp(largest).
+        largest = hidden.new_full((len(contexts),), torch.finfo(wide).min, dtype=wide)
+        total, truth = torch.zeros_like(largest), hidden.new_full((len(word_ids),), float("nan"), dtype=wide)
+        first = 0
+        columns = self.weight.split(COLUMNS_AT_A_TIME), self.bias_with_exclusions.split(COLUMNS_AT_A_TIME)
+        for weight, bias in zip(*columns, strict=True):
+            logits = functional.linear(contexts, weight, bias).to(wide)  # [contexts, columns]
+            here = ((word_ids >= first) & (word_ids < first + len(weight))).nonzero().squeeze(1)
+            truth[here] = logits[places[here], word_ids[here] - first]
+            before, largest = largest, torch.maximum(largest, logits.amax(dim=1))
+            total = total * torch.exp(before - largest) + logits.sub_(largest.unsqueeze(1)).exp_().sum(dim=1)
+            first += len(weight)
+        # Neither difference is above 0, because total is at least 1.
+        return truth - largest[places] - total.log()[places]
 
     @torch.no_grad()
     def resize(self, size: int, mean_resizing: bool) -> None:
