@@ -90,11 +90,11 @@ class LargestTensor(TorchDispatchMode):
 
 
 def test_memory_and_error_of_a_real_size():
-    layer, words = small_softmax(0.3, vocab_size=30_000, mask_token_id=29_999, projection_size=128), 1100
+    layer, words = small_softmax(0.1, vocab_size=30_000, mask_token_id=29_999, projection_size=128), 1100
     hidden, ids = contexts_of(range(words), 128), torch.randint(1, 29_999, (words,))
     with torch.no_grad(), LargestTensor() as largest:
         found = layer.log_probabilities(hidden, ids)
-    assert largest.elements == layer.weight.numel()  # its transpose, a view; not words x vocabulary
+    assert largest.elements <= softmax.WORDS_AT_A_TIME * softmax.COLUMNS_AT_A_TIME
     some = slice(640, 700)
     wide = layer.double().reference_log_probabilities(hidden[some].double(), ids[some])
     torch.testing.assert_close(found[some].double(), wide, rtol=0, atol=1e-5)
