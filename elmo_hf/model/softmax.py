@@ -88,12 +88,6 @@ class ElmoSoftmax(ElmoVocabulary, nn.Linear):
             logits = logits.index_fill_(-1, index, float("-inf"))
         return logits
 
-    @property
-    def bias_with_exclusions(self) -> Tensor:
-        """The bias [vocab_size], minus infinity for padding and mask."""
-        index = torch.tensor(self.excluded_ids, dtype=torch.int64, device=self.bias.device)
-        return self.bias.index_fill(0, index, float("-inf"))
-
     def log_probabilities(self, hidden: Tensor, word_ids: Tensor) -> Tensor:
         """Log-probability of each word in its context, in nats.
 
@@ -104,10 +98,9 @@ class ElmoSoftmax(ElmoVocabulary, nn.Linear):
         Returns:
             [n], float32 or wider.
         """
-        if torch.is_grad_enabled() or hidden.device.type != "cpu" or not has_nothing_attached(self):
-            compute, step = self.reference_log_probabilities, max(1, LOGITS_AT_A_TIME // max(1, self.out_features))
-        else:
-            compute, step = self._log_probabilities_in_blocks, WORDS_AT_A_TIME
+        in_blocks = not torch.is_grad_enabled() and hidden.device.type == "cpu" and has_nothing_attached(self)
+        compute = self._log_probabilities_in_blocks if in_blocks else self.reference_log_probabilities
+        step = WORDS_AT_A_TIME if in_blocks else max(1, LOGITS_AT_A_TIME // max(1, self.out_features))
         return torch.cat(list(map(compute, hidden.split(step), word_ids.split(step))))
 
     def reference_log_probabilities(self, hidden: Tensor, word_ids: Tensor) -> Tensor:
@@ -125,20 +118,13 @@ class ElmoSoftmax(ElmoVocabulary, nn.Linear):
         # Compared by their bits: NaN has no order.
         bits, places = torch.unique(hidden.contiguous().view(torch.int16), dim=0, return_inverse=True)
         contexts, wide = bits.view(hidden.dtype), torch.promote_types(hidden.dtype, torch.float32)
-        # The sum of exp(logit) over the columns so far is total * exp(largest).
-        largest = hidden.new_full((len(contexts),), torch.finfo(wide).min, dtype=wide)
-        total, truth = torch.zeros_like(largest), hidden.new_full((len(word_ids),), float("nan"), dtype=wide)
-        first = 0
-        columns = self.weight.split(COLUMNS_AT_A_TIME), self.bias_with_exclusions.split(COLUMNS_AT_A_TIME)
-        for weight, bias in zip(*columns, strict=True):
-            logits = functional.linear(contexts, weight, bias).to(wide)  # [contexts, columns]
-            here = ((word_ids >= first) & (word_ids < first + len(weight))).nonzero().squeeze(1)
-            truth[here] = logits[places[here], word_ids[here] - first]
-            before, largest = largest, torch.maximum(largest, logits.amax(dim=1))
-            total = total * torch.exp(before - largest) + logits.sub_(largest.unsqueeze(1)).exp_().sum(dim=1)
-            first += len(weight)
-        # Neither difference is above 0, because total is at least 1.
-        return truth - largest[places] - total.log()[places]
+        bias = self.bias.index_fill(0, torch.tensor(self.excluded_ids, dtype=torch.int64), float("-inf"))
+        normalizer = hidden.new_full((len(contexts),), float("-inf"), dtype=wide)
+        for weight, shift in zip(self.weight.split(COLUMNS_AT_A_TIME), bias.split(COLUMNS_AT_A_TIME), strict=True):
+            logits = functional.linear(contexts, weight, shift)
+            normalizer = torch.logaddexp(normalizer, logits.to(wide).logsumexp(dim=1))
+        truth = (hidden * self.weight[word_ids]).sum(dim=1, dtype=wide) + bias[word_ids]
+        return (truth - normalizer[places]).clamp(max=0)  # rounding may put a certain word above
 
     @torch.no_grad()
     def resize(self, size: int, mean_resizing: bool) -> None:

@@ -253,7 +253,10 @@ class StreamingObjective(nn.Module):
             nll = -softmax.log_probabilities(contexts, labels)
             return (nll * shares).sum(), nll
         if prepared.candidates is None or not self.training:
-            return chunked_softmax_loss(contexts, softmax.weight, softmax.bias_with_exclusions, labels, shares)
+            bias = softmax.bias.index_fill(
+                0, torch.tensor(softmax.excluded_ids, dtype=torch.int64, device=softmax.bias.device), float("-inf")
+            )
+            return chunked_softmax_loss(contexts, softmax.weight, bias, labels, shares)
         return self._sampled_loss(softmax, prepared.candidates, contexts, shares)
 
     def _sampled_loss(
