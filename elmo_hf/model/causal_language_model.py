@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -198,7 +199,7 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
             inputs = functional.dropout(packed, self.config.lstm_input_dropout, self.training)
             run = lstm
             if layer.gradient_checkpointing and self.training:
-                run = _checkpointed(layer, lstm)
+                run = partial(layer._gradient_checkpointing_func, lstm.__call__)
             outputs, *final = run(inputs, packing.batch_sizes, hidden, cell)
             packed = (outputs + inputs if layer.has_skip_connection else outputs).to(home)
             finals.append([part.to(home)[back] for part in final])
@@ -395,12 +396,3 @@ class ElmoForCausalLM(ElmoForPreTraining, GenerationMixin):
         if generation_config.use_cache:
             model_kwargs[CACHE] = ElmoCache.of(model_kwargs.get(CACHE))
         return None
-
-
-def _checkpointed(layer: Any, lstm: nn.Module) -> Any:
-    """Wrap an LSTM in the layer's gradient checkpointing."""
-
-    def run(*args: Any) -> Any:
-        return layer._gradient_checkpointing_func(lstm.__call__, *args)
-
-    return run

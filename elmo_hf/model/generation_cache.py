@@ -64,8 +64,7 @@ class ElmoCache(Cache):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Reorder the rows by `beam_idx`, for beam search."""
-        if self.state is not None:
-            self.state = ElmoState(*(part.index_select(2, beam_idx.to(part.device)) for part in self.state))
+        self.batch_select_indices(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row."""
@@ -75,7 +74,7 @@ class ElmoCache(Cache):
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep the rows of `indices`."""
         if self.state is not None:
-            self.state = ElmoState(*(part[:, :, indices] for part in self.state))
+            self.state = ElmoState(*(part[:, :, indices.to(part.device)] for part in self.state))
 
     def crop(self, tokens_to_remove: int) -> None:
         """Raise a `ValueError` unless `tokens_to_remove` is 0: a state cannot be rolled back."""

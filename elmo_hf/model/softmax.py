@@ -120,10 +120,13 @@ class ElmoSoftmax(ElmoVocabulary, nn.Linear):
         contexts, wide = bits.view(hidden.dtype), torch.promote_types(hidden.dtype, torch.float32)
         bias = self.bias.index_fill(0, torch.tensor(self.excluded_ids, dtype=torch.int64), float("-inf"))
         normalizer = hidden.new_full((len(contexts),), float("-inf"), dtype=wide)
-        for weight, shift in zip(self.weight.split(COLUMNS_AT_A_TIME), bias.split(COLUMNS_AT_A_TIME), strict=True):
-            logits = functional.linear(contexts, weight, shift)
-            normalizer = torch.logaddexp(normalizer, logits.to(wide).logsumexp(dim=1))
-        truth = (hidden * self.weight[word_ids]).sum(dim=1, dtype=wide) + bias[word_ids]
+        truth = hidden.new_full((len(word_ids),), float("nan"), dtype=wide)
+        for first in range(0, self.out_features, COLUMNS_AT_A_TIME):
+            block = slice(first, first + COLUMNS_AT_A_TIME)
+            logits = functional.linear(contexts, self.weight[block], bias[block]).to(wide)
+            here = (word_ids // COLUMNS_AT_A_TIME == first // COLUMNS_AT_A_TIME).nonzero().squeeze(1)
+            truth[here] = logits[places[here], word_ids[here] - first]
+            normalizer = torch.logaddexp(normalizer, logits.logsumexp(dim=1))
         return (truth - normalizer[places]).clamp(max=0)  # rounding may put a certain word above
 
     @torch.no_grad()

@@ -234,9 +234,7 @@ class Template:
             sample = self.apply([probe] * count)
             self._layouts[count] = [
                 (lexicon.number_of_special_token(token_id, token),) if word is None else sentence or 0
-                for token_id, token, word, sentence in zip(
-                    sample.ids, sample.tokens, sample.word_ids, sample.sequence_ids
-                )
+                for token_id, token, word, sentence in _tokens(sample)
             ]
         return self._layouts[count]
 
@@ -252,6 +250,11 @@ _ONE_WORD = {
 }
 
 
+def _tokens(encoding: Encoding) -> Iterator[tuple[int, str, int | None, int | None]]:
+    """Id, token, word and sentence of each token; `None` for what the template inserts."""
+    return zip(encoding.ids, encoding.tokens, encoding.word_ids, encoding.sequence_ids)
+
+
 def values_of_encoding(
     encoding: Encoding, values: Sequence[list[int]], lexicon: Lexicon, fill: int | None = None
 ) -> list[int]:
@@ -262,9 +265,7 @@ def values_of_encoding(
 
     return [
         of_special(token_id, token) if word is None else values[sentence or 0][word]
-        for token_id, token, word, sentence in zip(
-            encoding.ids, encoding.tokens, encoding.word_ids, encoding.sequence_ids
-        )
+        for token_id, token, word, sentence in _tokens(encoding)
     ]
 
 

@@ -332,9 +332,9 @@ class ElmoTokenizer(TokenizersBackend):
     def _sentence_of_text(self, text: str, split_special_tokens: bool | None) -> Sentence:
         if not isinstance(text, str):
             raise TypeError(f"expected a text of type str, got {text!r} of type {type(text).__name__}")
-        added = self._added_token_expression(
-            self.split_special_tokens if split_special_tokens is None else split_special_tokens
-        )
+        # Words of the vocabulary, such as `<S>`, are not among the added tokens.
+        is_split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
+        added = self._added_token_expressions[is_split]
         rule, replacements = self._pre_tokenization, self._replacements
         if added is None:
             text = replacements.in_text(text)
@@ -356,10 +356,6 @@ class ElmoTokenizer(TokenizersBackend):
                 spans.append((start, end))
             position = end
         return Sentence(words, lambda: spans)
-
-    def _added_token_expression(self, split_special_tokens: bool) -> re.Pattern[str] | None:
-        """Regular expression of the added tokens. Words of the vocabulary, such as `<S>`, are not among them."""
-        return self._added_token_expressions[split_special_tokens]
 
     def _find_added_tokens(self) -> None:
         # Not computed lazily: `datasets` hashes all attributes for its cache, so a call must not change them.
