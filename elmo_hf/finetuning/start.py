@@ -21,6 +21,9 @@ from .options import BilmArguments, ModelArguments
 
 logger = logging.getLogger(__name__)
 
+# A new task biLSTM does not read the sentence boundaries, as in the paper; docs/finetuning.md has the measurement.
+NEW_HEAD = {"words_only": True}
+
 Model = TypeVar("Model", bound=ElmoPreTrainedModel)
 
 
@@ -30,6 +33,7 @@ def load_config(
     """Load the initial configuration; also return True if the checkpoint is a `model_class` whose head is kept.
 
     The biLM's internal dropouts, which are meant for pretraining, are off unless an option sets them, as in AllenNLP.
+    A new task biLSTM reads words only (`words_only`); that of a loaded head reads what it was trained on.
 
     Args:
         model_args: the options, which take precedence.
@@ -48,14 +52,14 @@ def load_config(
             if not isinstance(stored, ElmoConfig):
                 raise ValueError(f"{model_args.model_name_or_path} is a {stored.model_type!r} model: expected 'elmo'")
             stored.set_dropout(0.0)
-            # Created anew instead of changed field by field, because the fields are checked together.
-            config = ElmoConfig.from_dict({**stored.to_dict(), **overrides})
             is_whole = model_class.__name__ in (stored.architectures or [])
             keeps_head = is_whole and not (model_args.new_classifier or model_args.random_weights)
+            # Created anew instead of changed field by field, because the fields are checked together.
+            config = ElmoConfig.from_dict({**stored.to_dict(), **({} if keeps_head else NEW_HEAD), **overrides})
         elif model_args.bilm_preset is not None:
-            config = ElmoConfig.from_preset(model_args.bilm_preset, **overrides)
+            config = ElmoConfig.from_preset(model_args.bilm_preset, **{**NEW_HEAD, **overrides})
         else:
-            config = ElmoConfig(**overrides)
+            config = ElmoConfig(**{**NEW_HEAD, **overrides})
     except StrictDataclassError as error:
         raise ValueError(str(error.__cause__ or error)) from error
     return config, keeps_head

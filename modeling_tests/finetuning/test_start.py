@@ -58,6 +58,7 @@ def test_checkpoints_of_every_kind_are_trained_in_float32(cls: Any, tmp_path: Pa
     model, tokenizer, keeps_head = start_from(tmp_path)
     assert keeps_head is (cls is ElmoForTokenClassification)
     assert model.config.id2label == ({0: "O", 1: "B-PER", 2: "I-PER"} if keeps_head else {0: "O", 1: "B-X"})
+    assert model.config.words_only is not keeps_head  # a loaded head reads what it was trained on
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     stored = {name.removeprefix("elmo."): tensor.float() for name, tensor in saved.state_dict().items()}
     for name, tensor in model.elmo.state_dict().items():
