@@ -136,7 +136,7 @@ def test_the_configuration_decides_before_the_options(tmp_path):
     (tmp_path / "options.json").write_text('{"lstm": {}}')
     check_output(tmp_path, True)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(CheckpointError, match="no ELMo"):
+    with pytest.raises(CheckpointError, match="config.json"):
         check_output(tmp_path, True)
 
 
