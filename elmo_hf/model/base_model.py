@@ -10,6 +10,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
 from .bilstm import ElmoEncoder
+from .conditions import is_in_graph
 from .configuration_elmo import ElmoConfig
 from .layer_alignment import ElmoAlignment
 from .opaque_parts import break_graph, opaque
@@ -128,7 +129,7 @@ class ElmoModel(ElmoPreTrainedModel):
         output_attentions, attentions = output_attentions and not self.encoder.carries_state, None
         if output_attentions:
             break_graph("output_attentions=True: attention weights depend on the sentences' lengths; not in the graph")
-        if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not output_attentions:
+        if is_in_graph() and not output_attentions:
             mask = self.word_mask(input_ids, attention_mask, character_ids, inputs_embeds)
             hidden, cell = (None, None) if initial_state is None else initial_state
             stacked, *left = self.layers_of(input_ids, character_ids, pos_tag_ids, inputs_embeds, mask, hidden, cell)

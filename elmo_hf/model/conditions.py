@@ -18,6 +18,12 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     return type(module) is kind and has_nothing_attached(module)
 
 
+def is_in_graph() -> bool:
+    """True while torch.compile is tracing for itself, not for torch.export."""
+    # torch.compile of torch 2.11 replaces `is_exporting()` by True; it reads the flag behind it.
+    return torch.compiler.is_compiling() and not torch.compiler._is_exporting_flag
+
+
 def is_traced() -> bool:
     """True while torch.compile, the JIT tracer or a functorch transform is tracing."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()

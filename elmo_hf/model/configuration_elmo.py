@@ -113,12 +113,6 @@ def ruled(default: Any, *rules: Rule) -> Any:
     return field(default=default, metadata={"rules": rules})
 
 
-def _has_task(config_dict: dict[str, Any]) -> bool:
-    """True if a saved configuration is that of a tagger or a sentence classifier."""
-    tasks = ("ForTokenClassification", "ForSequenceClassification")
-    return any(str(name).endswith(tasks) for name in config_dict.get("architectures") or [])
-
-
 @strict
 class ElmoConfig(PreTrainedConfig):
     r"""Configuration of an [`ElmoModel`] and its task models.
@@ -411,9 +405,6 @@ class ElmoConfig(PreTrainedConfig):
                 f"weight_precision={replaced['weight_precision']!r}: expected that of the saved weights, {saved!r}; "
                 "load them as they are and quantize a floating-point model with elmo_hf.quantize(model)"
             )
-        if _has_task(config_dict):
-            # Models saved before this field existed were trained with the boundaries.
-            config_dict = {"words_only": False, **config_dict}
         return super().from_dict({**config_dict, **replaced}, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:

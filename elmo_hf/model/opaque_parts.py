@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .conditions import is_in_graph
+
 Results = Callable[..., list[tuple[Sequence[Any], torch.dtype]]]
 
 
@@ -33,7 +35,7 @@ def opaque(parts: Sequence[str], results: Results) -> Callable[[Any], Any]:
     def decorate(method: Callable[..., tuple[Tensor, ...]]) -> Any:
         @functools.wraps(method)
         def run(model: Any, *given: Tensor | None) -> Sequence[Tensor]:
-            if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
+            if not is_in_graph():
                 return method(model, *given)
             modules = [part for part in map(model.get_submodule, parts) if part is not None]
             weights = [weight for part in modules for weight in part.parameters()]
@@ -59,5 +61,5 @@ def opaque(parts: Sequence[str], results: Results) -> Callable[[Any], Any]:
 
 def break_graph(reason: str) -> None:
     """Break the graph under `torch.compile`; with `fullgraph=True` the error shows this reason."""
-    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+    if is_in_graph():
         torch._dynamo.graph_break(msg=reason)

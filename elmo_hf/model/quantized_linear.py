@@ -37,8 +37,9 @@ def integer_inputs(rows: Tensor, signed_levels: int) -> tuple[Tensor, Tensor]:
         unsigned = rows.amin(dim=1, keepdim=True) >= 0
     levels = torch.where(unsigned, float(LEVELS), float(signed_levels))
     step = (rows.abs().amax(dim=1, keepdim=True) / levels).clamp(min=SMALLEST_STEP)
-    # Kernels add the zero point before they round, which can change the result for values near a half.
-    zero_point = torch.where(unsigned, 0.0, float(_zero_point(signed_levels)))
+    # Kernels add the zero point before they round, which can change the result for values near a half. It is even, so
+    # that halves are rounded as without it.
+    zero_point = torch.where(unsigned, 0.0, float(signed_levels + signed_levels % 2))
     return (rows * step.reciprocal() + zero_point).round() - zero_point, step
 
 
@@ -62,11 +63,6 @@ def quantized_linear(
     if bias is not None:
         outputs = outputs + bias
     return outputs.to(inputs.dtype).reshape(*inputs.shape[:-1], len(weight))
-
-
-def _zero_point(levels: int) -> int:
-    """Zero point of rows with negative values; even, so that halves are rounded as without a zero point."""
-    return levels + levels % 2
 
 
 class ElmoQuantizedLinear(nn.Module):
