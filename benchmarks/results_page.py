@@ -145,8 +145,8 @@ def commands_of(cells: Cells) -> list[str]:
     return [*lines, "```"]
 
 
-def page(folder: Path, output: Path) -> list[str]:
-    """Lines of the page; also writes its picture."""
+def page(folder: Path, output: Path, note: str = "") -> list[str]:
+    """Lines of the page; also writes its picture. `note` follows the introduction of the tasks."""
     cells = read_cells(folder / "cells.jsonl")
     made = "Made by `benchmarks/results_page.py` from the runs of `benchmarks/results.py`; the commands are at the end."
     lines = ["# Results", "", made, ""]
@@ -157,6 +157,7 @@ def page(folder: Path, output: Path) -> list[str]:
             "Test scores of the best validation epoch: mean, sample deviation and, in parentheses, the runs.",
             "The learning rate of each variant is the one with the best validation result of the first seed. The last",
             "column is the relative reduction of errors, from the better mean of (a) and (b) to that of (d) and (e).",
+            *([note] if note else []),
             "",
         ]
         for share in sorted({cell["share"] for cell in cells}, reverse=True):
@@ -192,8 +193,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the output_dir of results.py")
     parser.add_argument("--output", type=Path, required=True, help="the page, such as docs/results.md")
+    parser.add_argument("--note", default="", help="a sentence about the runs, such as the model they used")
     args = parser.parse_args()
-    write_lines(args.output, (line + "\n" for line in page(args.folder, args.output)))
+    write_lines(args.output, (line + "\n" for line in page(args.folder, args.output, args.note)))
     print(args.output)
 
 
