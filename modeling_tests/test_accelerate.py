@@ -68,6 +68,7 @@ class TestProcesses:
         assert_close(runs[processes] / "names:bf16", runs[1] / "names", 0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [{}, TRANSFORMER], ids=["biLSTM", "Transformer"])
 @pytest.mark.parametrize("cls", [ElmoModel, ElmoForTokenClassification, ElmoForCausalLM])
 def test_device_map_with_offloaded_layers(cls, overrides, tmp_path):

@@ -410,6 +410,7 @@ class TestCommandLine:
         options = [part for name, value in {**files, **changes}.items() for part in (f"--{name}", str(value))]
         return ["align", str(folder / "source"), str(folder / "target"), "--device", "cpu", *options]
 
+    @pytest.mark.slow
     def test_from_two_folders_to_a_third(self, folders, tokenizer, capsys):
         assert main(self.arguments(folders, test_dictionary=folders / "test.txt")) == 0
         printed = capsys.readouterr().out

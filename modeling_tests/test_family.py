@@ -400,6 +400,7 @@ def refuse(member: Member, column: str, folder: Path, tmp_path: Path) -> None:
         convert(folder, tmp_path / "hf") if column == "convert" else verify(folder, folder)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_aligned_model_travels_with_its_map(home: Home) -> None:
     answer = ask_strangers(home)["aligned"]

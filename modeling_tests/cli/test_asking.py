@@ -111,6 +111,7 @@ def test_neighbours(folder: str, text: str, capsys: pytest.CaptureFixture[str]) 
         neighbors("cat", "a cat", [], folder, layers="all")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 def test_senses(folder: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn")
@@ -173,6 +174,7 @@ def test_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     assert "absent" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_translate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Lines for lines, the same as one by one."""
     from tokenizers import Tokenizer, models, pre_tokenizers

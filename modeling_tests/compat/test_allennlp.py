@@ -395,7 +395,7 @@ class TestSources:
             Elmo(None, None, 1)
         with pytest.raises(ValueError, match="nothing.hdf5"):
             Elmo(folder / "config.json", tmp_path / "nothing.hdf5", 1)
-        with pytest.raises(OSError, match="nothing.*config.json"):
+        with pytest.raises(OSError, match="nothing.*folder"):
             Elmo(tmp_path / "nothing", None, 1)
         write_bilm(tmp_path, word_options(), vocabulary=VOCABULARY)
         with pytest.raises(ConfigurationError, match=f"{tmp_path}.*elmo_hf.embed"):

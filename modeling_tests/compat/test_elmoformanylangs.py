@@ -25,6 +25,7 @@ def check(found, expected, bound=2e-6):
         np.testing.assert_allclose(array, same, rtol=0, atol=bound)
 
 
+@pytest.mark.slow
 def test_one_batch(original):
     """Every `output_layer`, compared with the original's outputs from zero states."""
     folder, sentences, expected = original

@@ -59,6 +59,7 @@ def test_a_session_goes_on(loaded, folder):
         np.testing.assert_allclose(row[: len(array)], array, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", ["average", "top", "all"])
 def test_averages(loaded, folder, layers):
     found = loaded.get_elmo_vector_average(TEXTS, layers=layers)
@@ -119,6 +120,7 @@ def test_substitutes(folder):
     assert model.get_elmo_vectors(TEXTS).shape == (5, 5, 8)
 
 
+@pytest.mark.slow
 def test_originals(reference, tmp_path):
     """bilm-tf's outputs, from a folder of the NLPL repository's form and from a ZIP, in batches of three."""
     files = reference / "bilm_tf"

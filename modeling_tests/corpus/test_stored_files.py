@@ -55,6 +55,7 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return found | {"a.jsonl": "\n".join(records).encode(), "a.json": f"[{','.join(records)}]".encode()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["memory", "http"])
 def test_corpora_are_read_where_they_lie(contents, protocol, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "BLOCK_BYTES", 5000)

@@ -95,6 +95,7 @@ def test_the_same_command_continues(text, tmp_path, both, monkeypatch, place):
     assert files == {path.name: path.read_bytes() for path in whole.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_lost_state_is_told(text, tmp_path, both, monkeypatch):
     output = tmp_path / "out.safetensors"
     monkeypatch.setattr("elmo_hf.corpus_embedding.output.Output.finish", lambda *_: 1)

@@ -381,6 +381,7 @@ def test_conflicts(text, tmp_path, both, kind, complete, monkeypatch):
     check_equal(read(output), embed(sentences(), *both, layers="top"))
 
 
+@pytest.mark.slow
 def test_the_folder_of_something_else(text, tmp_path, both):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
@@ -400,6 +401,7 @@ def test_the_folder_of_something_else(text, tmp_path, both):
     assert len(read(tmp_path / "mine.h5")) == 40
 
 
+@pytest.mark.slow
 def test_one_command_at_a_time(text, tmp_path, both, monkeypatch):
     original = ShardEmbedder.write
 

@@ -112,6 +112,7 @@ def test_bad_variants(script: Path, variants: list[str], capsys: pytest.CaptureF
     assert "--variant: expected NAME=ARGUMENTS, each name once" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_shares_of_the_data(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(script, "a=", "b=--score 0.7", options="--seeds 1 2 --shares 0.1 1") == 0
     out = script.parent / "out"

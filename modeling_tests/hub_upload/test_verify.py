@@ -67,6 +67,7 @@ def test_a_wrong_configuration_fails(converted, key, value):
     assert not verify(converted / "folder", converted / "source").passed
 
 
+@pytest.mark.slow
 def test_a_wrong_tokenizer_fails(converted):
     ElmoTokenizer(add_bos_token=False).save_pretrained(converted / "folder")
     with pytest.raises(CheckpointError, match=r"tokenizer .*\d+ words"):

@@ -397,6 +397,7 @@ class TestAnswerQuestion:
         assert texts(["Who ?"], TEXT) == [one[0].text]
         assert answer_question(model, tokenizer, [], []) == answer_question(model, tokenizer, [], TEXT) == []
 
+    @pytest.mark.slow
     def test_of_a_checkpoint(self, model, tokenizer, tmp_path):
         model.save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)

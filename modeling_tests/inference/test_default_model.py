@@ -61,6 +61,7 @@ def test_the_wheel_takes_it_along():
     assert set(Path(default_model()).iterdir()) <= packed
 
 
+@pytest.mark.slow
 def test_it_has_learned_english(language_model):
     sense, nonsense = score([SENTENCE, "river the of man on down bank the sat old The ."], language_model).both
     assert sense * 20 < nonsense
@@ -117,6 +118,7 @@ def test_a_package_without_its_data(monkeypatch, tmp_path):
         embed([SENTENCE])
 
 
+@pytest.mark.slow
 def test_words_are_compared_by_it():
     corpus = [sentence.split() for sentence in ("the lamp gave a light .", "he stopped to light his pipe .")]
     asked = ("light", "the light of the lamp .", corpus)

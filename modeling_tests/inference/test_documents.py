@@ -58,6 +58,7 @@ def test_equal_to_the_whole(tokenizer, layers, boundaries, reads):
         check_equal(found, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", ["top", "average"])
 def test_states_cross_the_borders(tokenizer, layers):
     """A chunk read alone has other vectors at its borders: those of a document's ends."""
@@ -161,6 +162,7 @@ class Word(str):
     """A text whose lifetime can be observed."""
 
 
+@pytest.mark.slow
 def test_memory_does_not_depend_on_the_length(monkeypatch):
     """Memory holds the words of at most two chunks and the vectors of one; the rest is on disk."""
     monkeypatch.setattr("elmo_hf.inference.chunks._MEMORY_BYTES", 64)

@@ -60,6 +60,7 @@ def test_one_sentence_at_a_time(tokenizer, layers, boundaries, reads):
         assert arrays[2].shape == arrays[5].shape == empty
 
 
+@pytest.mark.slow
 def test_parts_of_speech(tokenizer):
     tagger = ElmoTokenizer(
         vocab=WORDS, max_characters_per_word=9, padding_side=tokenizer.padding_side, pos_tag_set=["N", "D"]

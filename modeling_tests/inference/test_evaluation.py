@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -52,6 +53,7 @@ def test_methods_on_the_instance_are_the_views():
     assert inner.training
 
 
+@pytest.mark.slow
 def test_threads_evaluate_while_the_model_is_in_training_mode():
     """A model in training mode is evaluated without dropout and keeps its mode."""
     model, tokenizer = model_and_tokenizer()

@@ -172,6 +172,7 @@ def test_rows_are_running_texts(tokenizer: ElmoTokenizer) -> None:
             assert scores[number].backward == pytest.approx(sum(backward), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_independent_sentences_do_not_depend_on_batches(tokenizer: ElmoTokenizer) -> None:
     """Scores do not depend on the order of sentences, and equal the model's log-probabilities."""
     model, text = make_model(tokenizer).eval(), make_text(30, seed=2)

@@ -233,6 +233,7 @@ def forget_modules_of_folders():
         del sys.modules[name]
 
 
+@pytest.mark.slow
 def test_code_of_the_folder(tmp_path, monkeypatch, request):
     """The classes of the checkpoint's copy, not the installed ones."""
     model = quantize(with_large_weights(ElmoForTokenClassification(tiny_config())).eval())

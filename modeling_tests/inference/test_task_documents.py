@@ -129,6 +129,7 @@ def test_a_field_is_decoded_across_borders():
     assert empty.shape == (0,)
 
 
+@pytest.mark.slow
 def test_a_field_over_a_long_document():
     """Scores are sums over all words; rounding must not hide their differences."""
     torch.manual_seed(0)
@@ -174,6 +175,7 @@ def test_documents_without_words(tokenizer):
     assert len(part.tags) == 3
 
 
+@pytest.mark.slow
 def test_folders_and_texts(tokenizer, tmp_path):
     tagger = model_of(ElmoForTokenClassification, task_lstm_size=5)
     tagger.save_pretrained(tmp_path)

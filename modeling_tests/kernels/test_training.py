@@ -40,6 +40,7 @@ def run_both(tensors: list[Tensor], sizes: list[int], **settings: Any) -> list[t
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("projected", [True, False])
 @pytest.mark.parametrize("clips", [(None, None), (0.4, 0.3), (3.0, None), (None, 0.3), (0.0, 3.0)])
 @pytest.mark.parametrize("sizes", [[6, 6, 6], [6, 4, 4, 1], [3, 3], [1], [2, 1, 1, 1, 1]])

@@ -127,6 +127,7 @@ def test_impossible_sizes(size):
 BATCHES = [["a cat sat", "the dog"], ["the cat ran off", "a"], ["the", "the the dog"]]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("overrides", [{}, BOTH_INPUTS, {"num_pos_tags": 3, "pos_tag_embedding_size": 2}])
 def test_a_model_with_a_cache(overrides):

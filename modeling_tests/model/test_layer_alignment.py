@@ -33,6 +33,7 @@ def close(found, expected):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("overrides", FAMILY.values(), ids=FAMILY)
 @torch.no_grad()

@@ -609,6 +609,7 @@ class TestSaving:
 
 
 class TestTraining:
+    @pytest.mark.slow
     @reads_either
     @pytest.mark.parametrize("cls", [ElmoForPreTraining, ElmoForTokenClassification])
     def test_gradient_checkpointing_changes_nothing(self, cls, reads):
@@ -649,6 +650,7 @@ class TestTraining:
         model.train()
         assert not torch.equal(model(**batch).last_hidden_state, model(**batch).last_hidden_state)
 
+    @pytest.mark.slow
     @reads_either
     def test_lora_on_the_projections(self, reads):
         peft = pytest.importorskip("peft")

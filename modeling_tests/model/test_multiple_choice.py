@@ -130,6 +130,7 @@ def test_the_stock_collator():
     torch.testing.assert_close(model(**found).logits, model(**expected).logits, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @every_variant
 def test_round_trip_is_bit_identical(variant, tmp_path):
     model = make_model(**VARIANTS[variant])

@@ -35,6 +35,7 @@ def pair(cls=ElmoModel, **overrides):
     return both, one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skip", [True, False])
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("trains", [True, False])
@@ -61,6 +62,7 @@ def test_layers_and_state(skip, side, trains):
         assert all(weight.grad is not None for weight in one.parameters())
 
 
+@pytest.mark.slow
 def test_saved_and_embedded(tmp_path):
     both, one = pair()
     one.save_pretrained(tmp_path)

@@ -82,6 +82,7 @@ def spelled_out(model, words, asked, context, candidates):
     return np.array([weight @ x + bias for x in features])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_agrees_with_loops_in_float64(variant, side, tokenizer):
@@ -116,6 +117,7 @@ def test_gradients_of_the_attention():
     assert torch.autograd.gradcheck(run, (words, weight))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_batch_is_its_rows(variant, tokenizer):
     model = tiny_model(**VARIANTS[variant]).double()

@@ -412,6 +412,7 @@ class TestSaving:
 
 
 class TestTraining:
+    @pytest.mark.slow
     @pytest.mark.parametrize("variant", VARIANTS)
     @pytest.mark.parametrize("pairs", [False, True])
     def test_every_weight_gets_a_gradient(self, variant, pairs):

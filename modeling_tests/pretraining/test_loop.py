@@ -151,6 +151,7 @@ def test_bfloat16_keeps_weights_and_state_in_float32(corpus: Path, tmp_path: Pat
     assert rounded == pytest.approx(exact, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "can_multiply", "warns"), [("bf16", False, True), ("bf16", True, False), ("no", False, False)]
 )
@@ -570,6 +571,7 @@ def test_ends_on_time(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert pretrain(settings(corpus, tmp_path / "run", **changed)).step == summary.step
 
 
+@pytest.mark.slow
 def test_the_model_is_there_before_the_last_evaluation(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -595,6 +597,7 @@ def test_refuses_to_resume_with_other_settings(corpus: Path, tmp_path: Path) -> 
     assert pretrain(settings(corpus, tmp_path / "run", max_steps=6, log_every=2)).step == 6
 
 
+@pytest.mark.slow
 def test_refuses_another_vocabulary_or_text(corpus: Path, tmp_path: Path) -> None:
     vocabulary, text = tmp_path / "vocab.txt", tmp_path / "text.txt"
     vocabulary.write_text((corpus / "vocab.txt").read_text())

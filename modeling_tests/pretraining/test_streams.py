@@ -324,6 +324,7 @@ def test_processes_share_the_rows_of_one(independent, num_processes):
 # ---- resuming
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("independent", [False, True])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_every_position_continues_bit_by_bit(independent, shuffle, tmp_path):

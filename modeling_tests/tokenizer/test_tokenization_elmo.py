@@ -758,6 +758,7 @@ def test_collators(side: str) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [None, 2])
 def test_datasets(tokenizer: ElmoTokenizer, processes: int | None) -> None:
     datasets = pytest.importorskip("datasets")

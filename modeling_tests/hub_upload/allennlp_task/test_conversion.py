@@ -313,6 +313,7 @@ class TestWhatTheFolderHolds:
         assert "task_dropout=0.5 acts on the input of every layer" in notes
         assert "where the archive has encoder.dropout 0" in notes
 
+    @pytest.mark.slow
     def test_a_packed_archive(self, tmp_path):
         source = write(tmp_path / "source", classifier())
         with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as file:
@@ -320,6 +321,7 @@ class TestWhatTheFolderHolds:
         convert(tmp_path / "model.tar.gz", tmp_path / "out")
         assert verify(tmp_path / "out", tmp_path / "model.tar.gz", sentences=SENTENCES).passed
 
+    @pytest.mark.slow
     def test_a_changed_weight_fails(self, tmp_path):
         source = write(tmp_path / "source", tagger())
         convert(source, tmp_path / "out")

@@ -66,6 +66,7 @@ def test_missing_truncated_and_foreign_files(tmp_path, stack):
         open_hdf5(path, stack)
 
 
+@pytest.mark.slow
 def test_damaged_structure_never_escapes_as_another_error(tmp_path):
     """With any part overwritten by zeros, the file gives the same values or a CheckpointError."""
     path = tmp_path / "w.hdf5"

@@ -61,6 +61,7 @@ def test_a_dump(original, tmp_path):
     assert np.array_equal(unknown, known)
 
 
+@pytest.mark.slow
 def test_text(original, tmp_path):
     """AllenNLP's text format: gzip, with `@@UNKNOWN@@` first; words outside the vocabulary are not read."""
     source, characters, table = original

@@ -151,6 +151,7 @@ def test_a_square_softmax_is_what_the_options_say(tmp_path):
         assert torch.equal(model.softmax.weight[1:17], matches(state["_softmax_loss.softmax_w"]))
 
 
+@pytest.mark.slow
 def test_dropouts_and_names_are_the_archive_s(tmp_path):
     config = language_model_config(dropout=0.4)
     config["model"]["dropout"] = 0.25

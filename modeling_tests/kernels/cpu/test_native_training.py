@@ -59,6 +59,7 @@ def agree(found: Tensor, expected: Tensor) -> None:
     assert (found - expected).abs().max() <= RELATIVE_ERROR * expected.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clips", [(None, None), (0.4, 0.3), (3.0, None), (None, 0.3)])
 @pytest.mark.parametrize(
     ("sizes", "shape"),

@@ -74,6 +74,7 @@ class TestStaticBuffers:
             check(each, packed_lstm(*each.arguments()))
         assert len(graphs.owners) == 1
 
+    @pytest.mark.slow
     def test_calls_between_forward_and_backward_pass(self, device: str) -> None:
         problems = [Problem([1, 1], 1, device=device) for _ in range(2)]
         found = [packed_lstm(*problem.arguments()) for problem in problems]
@@ -332,6 +333,7 @@ def test_default_dtype(device: str) -> None:
     assert_close(found, problem.expected(), 2e-6)
 
 
+@pytest.mark.slow
 def test_default_device(device: str) -> None:
     """Host tensors stay on the host, whatever the default device is."""
     problem = Problem([2, 1], 2, device=device)

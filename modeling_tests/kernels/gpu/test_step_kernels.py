@@ -41,6 +41,7 @@ def test_pointwise_functions_everywhere(device: str) -> None:
     torch.testing.assert_close(space.exposed[0, 0].cpu().double(), expected.tanh(), rtol=8e-7, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "saves", "dtype"), [(3, False, torch.float32), (3, True, torch.float16), (70, True, torch.bfloat16)]
 )
