@@ -94,8 +94,8 @@ HEADS = {
     "choices": (ElmoForMultipleChoice, {}),
     "answers": (ElmoForQuestionAnswering, {"task_lstm_size": 2}),
 }
-# The table of docs/compile_and_export.md. These two are compiled as by default. The others are compiled for all sizes at
-# once, with a backward graph and in evaluation too where the model reads characters.
+# The table of docs/compile_and_export.md. These two are compiled as by default. The others are compiled for all sizes
+# at once, with a backward graph and in evaluation too where the model reads characters.
 AS_BY_DEFAULT = {("characters", "tags by a field"), ("Transformer", "causal")}
 CELLS = [(kind, head) for kind in KINDS for head in HEADS]
 
