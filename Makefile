@@ -3,7 +3,7 @@
 #   make demo    what the shipped English model can do, in two minutes of compute
 #   make test    make check, then the quick tests; .ci/run runs it
 #   make check   ruff (lint and format) and mypy
-#   make test-slow  the tests marked slow, about 45 minutes of compute
+#   make test-slow  the tests marked slow
 #   make clients minicons, lm-evaluation-harness and sentence-transformers read our models, in an environment of their own
 #   make ray     corpora over the two nodes of a Ray cluster, in an environment of its own
 #   make hosts   pretraining on two hosts, there too; needs Linux's network namespaces, and root

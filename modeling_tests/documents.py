@@ -162,9 +162,10 @@ def _check_script(path: Path, arguments: list[str]) -> None:
 
     changed = [
         mock.patch.object(sys, "argv", [str(path), *arguments]),
+        mock.patch.object(sys, "path", [str(path.parent), *sys.path]),  # as Python does for a script
         mock.patch.object(argparse.ArgumentParser, "parse_known_args", accept),
     ]
-    with changed[0], changed[1]:
+    with changed[0], changed[1], changed[2]:
         try:
             runpy.run_path(str(path), run_name="__main__")
         except _Accepted:
