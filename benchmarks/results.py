@@ -72,6 +72,13 @@ TASKS = {
     "wnut17": Task(
         "run_ner.py", "f1", files("ner/wnut17/{}.conll", "train", "dev", "test"), f"{TAGGER} --use_crf {EARLY}"
     ),
+    "szeged": Task(
+        "run_ner.py",
+        "accuracy",
+        files("hu/hu_szeged-ud-{}.conllu", "train", "dev", "test"),
+        f"--task pos {TAGGER} {EARLY}",
+        column=1,
+    ),
     **{
         # Only dev and test are available: a tenth of dev chooses the epoch, the rest is training data.
         name: Task(

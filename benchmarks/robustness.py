@@ -105,16 +105,16 @@ def write_typos(
         kind, share: as in `with_typos`.
         seed: random seed.
         column: column of the words, from 0, if lines have columns.
-        separator: separator of columns, by default a tab for names ending in .tsv or .conll. Words within a column are
-            separated by spaces.
+        separator: separator of columns, by default a tab for names ending in .tsv, .conll or .conllu. Words within a
+            column are separated by spaces. Comments of CoNLL-U stay as they are.
     """
     draw = random.Random(f"{seed} {kind}")
-    if separator is None and source.suffix in (".tsv", ".conll"):
+    if separator is None and source.suffix in (".tsv", ".conll", ".conllu"):
         separator = "\t"
     lines = []
     for line in source.read_text(encoding="utf-8").split("\n"):
         cells = line.split(separator) if separator else [line]
-        if line.strip():
+        if line.strip() and not (source.suffix == ".conllu" and line.startswith("#")):
             cells[column] = " ".join(with_typos(cells[column].split(" "), kind, share, draw))
         lines.append((separator or "").join(cells))
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ The suite never reaches the network: the Hub is switched off before anything of 
 """
 
 import os
+import random
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,25 @@ def fail_if_required(report: pytest.TestReport | pytest.CollectReport) -> None:
     reason = str(report.longrepr[-1]) if report.skipped and isinstance(report.longrepr, tuple) else ""
     if os.environ.get("ELMO_REQUIRE_REFERENCE") == "1" and any(name in reason for name in REQUIRED):
         report.outcome, report.longrepr = "failed", f"{reason}: required by ELMO_REQUIRE_REFERENCE=1"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked `samples(n)`, `n` sets of parameters run in `make test`; the others are slow.
+
+    They are drawn at random, by the name of the test: the same ones in every run.
+    """
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("samples"):
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for name, cells in tests.items():
+        marker = cells[0].get_closest_marker("samples")
+        assert marker is not None
+        quick = random.Random(name).sample(cells, min(marker.args[0], len(cells)))
+        for item in cells:
+            if item not in quick:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(wrapper=True)

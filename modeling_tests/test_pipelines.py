@@ -13,7 +13,6 @@ from elmo_hf import (
     ElmoTokenizer,
 )
 
-from .rows import slow
 from .tiny import tiny_config, with_large_weights
 
 TEXTS = ["Ada met Grace (the admiral).", "No.", "They didn't say why."]
@@ -24,7 +23,8 @@ def tokenizer(request):
     return ElmoTokenizer(max_characters_per_word=9, padding_side=request.param)
 
 
-@pytest.mark.parametrize("batch_size", [slow(1), 2, slow(3)])
+@pytest.mark.samples(4)
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
 @pytest.mark.parametrize("mixes", [1, 2])
 def test_feature_extraction(tokenizer, batch_size, mixes):
     model = with_large_weights(ElmoModel(tiny_config(num_representations=mixes))).eval()
@@ -93,6 +93,7 @@ class TestTokenClassificationByAField:
         scores = model(**batch).logits[0, 1:-1].softmax(-1).max(-1).values
         return [self.LABELS[tag] for tag in best], scores.tolist()
 
+    @pytest.mark.samples(1)
     @pytest.mark.parametrize("batch_size", [1, 4])
     def test_texts(self, words, model, batch_size):
         tag = pipeline("token-classification", model=model, tokenizer=words, ignore_labels=[])
@@ -134,6 +135,7 @@ class TestTokenClassificationByAField:
             starts = [len(" ".join(sentence[:place])) + (place > 0) for place in range(len(sentence))]
             assert [item["start"] for item in items] == starts
 
+    @pytest.mark.samples(1)
     @pytest.mark.parametrize("batch_size", [1, 3])
     def test_stride(self, words, model, batch_size):
         """Each window has its own best sequence; of overlapping entities the longer or the more probable one stays."""
@@ -221,6 +223,7 @@ class TestEntitiesOfEveryScheme:
                 table[words.convert_tokens_to_ids(word), labels.index(tag)] = 20
         return model, words
 
+    @pytest.mark.samples(4)
     @pytest.mark.parametrize("use_crf", [True, False])
     @pytest.mark.parametrize("scheme", TAGS)
     def test_whole_entities(self, scheme, use_crf, tmp_path):
@@ -253,6 +256,7 @@ class TestTextClassification:
         order = scores.argsort(descending=True).tolist()
         return [{"label": self.LABELS[i], "score": pytest.approx(scores[i].item(), abs=1e-5)} for i in order]
 
+    @pytest.mark.samples(2)
     @pytest.mark.parametrize("batch_size", [1, 2, 3])
     def test_texts(self, tokenizer, batch_size):
         model = self.model()
@@ -286,6 +290,7 @@ class TestTextClassification:
             with pytest.raises(ValueError, match="sentence_pairs=True"):
                 classify(TEXTS[0])
 
+    @pytest.mark.samples(1)
     def test_long_and_short_texts(self, tokenizer):
         """Texts are read whole: an LSTM has no maximum length."""
         model, texts = self.model(), [" ".join(TEXTS * 60), TEXTS[1]]
@@ -307,8 +312,9 @@ class TestTextClassification:
         assert found != self.expected(self.logits(model, tokenizer, " ".join(words)).softmax(-1))
 
 
+@pytest.mark.samples(1)
 @pytest.mark.parametrize("sentence_pairs", [False, True])
-@pytest.mark.parametrize("batch_size", [slow(1), 3])
+@pytest.mark.parametrize("batch_size", [1, 3])
 def test_zero_shot_classification(tokenizer, sentence_pairs, batch_size):
     """By an entailment model: every label is a hypothesis about the text."""
     names = {0: "contradiction", 1: "neutral", 2: "entailment"}
@@ -371,6 +377,7 @@ class TestFillMask:
             assert item["score"] == pytest.approx(float(probabilities[item["token"]]), abs=1e-5)
             assert item["token_str"] == words.convert_ids_to_tokens(item["token"])
 
+    @pytest.mark.samples(3)
     @pytest.mark.parametrize("batch_size", [1, 3])
     def test_single_and_batched(self, words, model, batch_size):
         fill = pipeline("fill-mask", model=model, tokenizer=words)

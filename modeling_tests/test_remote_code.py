@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -210,18 +210,6 @@ ROWS = [
     (ElmoForTokenClassification, "AutoModelForTokenClassification", {**TRANSFORMER, **WORD_INPUT}),
 ]
 CASES = {f"{row[0].__name__}{index}": row for index, row in enumerate(ROWS)}
-# Both encoders, characters and words, the heads with the most layers of their own, and of the scripts both Trainers.
-QUICK = {
-    "ElmoModel0",
-    "ElmoForCausalLM3",
-    "ElmoForMultipleChoice8",
-    "ElmoForQuestionAnswering9",
-    "ElmoForTokenClassification12",
-    "ElmoForSequenceClassification13",
-    "ElmoForPreTraining16",
-    "AutoModelForTokenClassification",
-    "AutoModelForSeq2SeqLM",
-}
 
 
 def tagger_of_characters_and_tags() -> tuple[ElmoForTokenClassification, ElmoTokenizer]:
@@ -316,11 +304,6 @@ def tokenizer_for(overrides: dict[str, Any]) -> ElmoTokenizer:
     return ElmoTokenizer(max_characters_per_word=9, code_point_set=code_points)
 
 
-def quick_and_slow(names: Iterable[str]) -> list[Any]:
-    """The names as parameters; those that are not in `QUICK` are slow."""
-    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
-
-
 @pytest.fixture(scope="module")
 def strangers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Strangers:
     """All jobs of the selected tests for the other process."""
@@ -341,7 +324,8 @@ def strangers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return strangers
 
 
-@pytest.mark.parametrize("name", quick_and_slow(CASES))
+@pytest.mark.samples(3)
+@pytest.mark.parametrize("name", CASES)
 def test_loads_without_the_package(name, strangers):
     cls, auto, overrides = CASES[name]
     result = strangers.answer(name)
@@ -377,7 +361,8 @@ def test_a_language_model_generates_without_the_package(strangers):
     assert strangers.answer("spelled") == model.generate(**prompt, max_new_tokens=3, do_sample=False).tolist()
 
 
-@pytest.mark.parametrize("auto", quick_and_slow(SCRIPTS))
+@pytest.mark.samples(1)
+@pytest.mark.parametrize("auto", SCRIPTS)
 def test_scripts_train_without_the_package(auto, strangers):
     """Trained, evaluated and saved by the Trainer; what was saved has the same loss."""
     result = strangers.answer(f"script{auto}")

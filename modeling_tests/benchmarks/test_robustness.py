@@ -66,6 +66,10 @@ def test_files_keep_their_labels(tmp_path: Path) -> None:
     source.write_text("4\tIt 's lovely .\n", encoding="utf-8")
     write_typos(source, target, "upper", 1.0, column=1)
     assert target.read_text(encoding="utf-8") == "4\tIt 's LOVELY .\n"
+    conllu = tmp_path / "test.conllu"
+    conllu.write_text("# text = alma fa\n1\talma\talma\tNOUN\n2\tfa\tfa\tNOUN\n\n", encoding="utf-8")
+    write_typos(conllu, target, "upper", 1.0, column=1)
+    assert target.read_text(encoding="utf-8") == "# text = alma fa\n1\tALMA\talma\tNOUN\n2\tfa\tfa\tNOUN\n\n"
     results = []
     for seed in (0, 0, 1):
         write_typos(source, target, "dropped", 1.0, seed=seed, column=1)

@@ -324,6 +324,7 @@ class TestOriginals:
                 with h5py.File(files / f"lm_embeddings_{number}.hdf5") as file:
                     close(array[2], np.concatenate(list(file[str(place)][...]), axis=-1), 2e-6)
 
+    @pytest.mark.samples(1)
     @pytest.mark.parametrize(
         ("name", "way"),
         [("tagger_1", "alone"), ("tagger_1", "carried"), ("tagger_3", "batch"), ("tagger_3", "carried")],

@@ -17,7 +17,6 @@ from elmo_hf import ElmoTokenizer, OutputConflictError, embed, embed_corpus
 from elmo_hf.corpus_embedding.shard_embedding import ShardEmbedder
 from elmo_hf.corpus_embedding.writers import Hdf5Writer, ParquetWriter, SafetensorsWriter
 from elmo_hf.inference.embedding import Embedder
-from modeling_tests.rows import slow
 from modeling_tests.tiny import TRANSFORMER, WORD_INPUT
 
 from .corpora import (
@@ -50,8 +49,9 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.samples(2)
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("layers", ["mix", slow("top"), slow("average"), "all"])
+@pytest.mark.parametrize("layers", ["mix", "top", "average", "all"])
 def test_equal_to_embed(text, tmp_path, both, kind, layers):
     model, tokenizer = both
     output = tmp_path / f"out.{kind}"
@@ -240,6 +240,7 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.mark.samples(1)
 @pytest.mark.parametrize(
     ("kind", "writer"), [("hdf5", Hdf5Writer), ("parquet", ParquetWriter), ("safetensors", SafetensorsWriter)]
 )

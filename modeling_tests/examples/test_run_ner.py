@@ -529,6 +529,7 @@ def tagger(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     return AutoModelForTokenClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
+@pytest.mark.samples(2)
 @pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
 def test_pipeline_gives_right_offsets_on_raw_text(strategy: str, tagger: tuple[Any, Any], run: Run) -> None:
     trained = AutoModelForTokenClassification.from_pretrained(run.output)

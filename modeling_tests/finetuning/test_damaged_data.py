@@ -89,6 +89,7 @@ def changed_text(draw: random.Random, text: str) -> bytes:
     return bytes(content[: draw.randrange(len(content))] if draw.random() < 0.2 else content)
 
 
+@pytest.mark.samples(5)
 @pytest.mark.parametrize("kind", READERS)
 def test_what_cannot_be_read_is_refused_with_its_place(kind: str, tmp_path: Path) -> None:
     read, name, value = READERS[kind]

@@ -32,6 +32,7 @@ def loss_and_gradients(model: ElmoForTokenClassification, sentences: list[str], 
     return {"loss": loss.detach(), **gradients}
 
 
+@pytest.mark.samples(3)
 @pytest.mark.parametrize("overrides", [{}, WORD_INPUT, {"scalar_mix_layer_norm": "words"}])
 @pytest.mark.parametrize("room", [1.0, 1e-6, 0.0])
 def test_same_losses_and_gradients(room: float, overrides: dict[str, Any]) -> None:

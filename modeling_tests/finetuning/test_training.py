@@ -122,9 +122,8 @@ def trainer_of(output: Path, labels: list[str], words: str, *callbacks: TrainerC
     return trainer, run_record(model, {"train": [sentence] * 4}, labels, (args,))
 
 
-@pytest.mark.parametrize(
-    "what", ["record", *(pytest.param(what, marks=pytest.mark.slow) for what in ("code", "optimizer"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["record", "code", "optimizer"])
 def test_a_full_disk_leaves_the_older_checkpoint(what: str, tmp_path: Path, file_sizes: None) -> None:
     run_stages(*trainer_of(tmp_path / "whole", ["O", "B-X"], "a b"))
     sizes = {path.name: path.stat().st_size for path in (tmp_path / "whole/checkpoint-1").iterdir()}
@@ -148,12 +147,13 @@ def test_a_full_disk_leaves_the_older_checkpoint(what: str, tmp_path: Path, file
         assert torch.equal(weight, expected[name]), name
 
 
+@pytest.mark.samples(1)
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"words": "a c"}, ["train data of 4 examples"]),
-        pytest.param({"labels": ["O", "B-Y"]}, ["labels O B-Y (was O B-X)", "train data"], marks=pytest.mark.slow),
-        pytest.param({"labels": ["O", "B-X", "I-X"]}, ["labels O B-X I-X (was O B-X)"], marks=pytest.mark.slow),
+        ({"labels": ["O", "B-Y"]}, ["labels O B-Y (was O B-X)", "train data"]),
+        ({"labels": ["O", "B-X", "I-X"]}, ["labels O B-X I-X (was O B-X)"]),
         ({"learning_rate": 0.5}, ["learning_rate=0.5 (was 0.001)"]),
     ],
 )

@@ -75,6 +75,7 @@ def test_what_is_pushed_loads_and_nothing_else_leaves(hub, folder):
     assert (kept / "model.safetensors").resolve().parent.name == "blobs"
 
 
+@pytest.mark.slow
 def test_large_files_travel_whole_or_in_parts_and_shards(hub, tmp_path):
     save(tmp_path / "large", large=True)
     hub.part = 18_000

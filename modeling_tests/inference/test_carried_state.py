@@ -12,7 +12,6 @@ from elmo_hf.inference.carried_state import CarriedState
 from elmo_hf.inference.documents import read_by_chunks
 from elmo_hf.inference.embedding import open_embedder
 from hub_upload import convert
-from modeling_tests.rows import slow
 from modeling_tests.tiny import TRANSFORMER, tiny_config, with_large_weights
 
 WORDS = "the cat sat on a mat , .".split()
@@ -55,7 +54,7 @@ def check(found, expected, bound=1e-6):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 3, 50])
-@pytest.mark.parametrize("warm_up", [slow(0), 4, slow(100)])
+@pytest.mark.parametrize("warm_up", [0, 4, 100])
 def test_every_row_continues(model, rows, warm_up):
     given = sentences()
     expected = one_row_at_a_time(model, given, rows, min(warm_up, len(given)))

@@ -8,7 +8,6 @@ import torch
 
 from elmo_hf import ElmoModel, ElmoTokenizer, embed, embed_document
 from elmo_hf.inference.chunks import Spool
-from modeling_tests.rows import slow
 from modeling_tests.tiny import BOTH_INPUTS, TRANSFORMER, WORD_INPUT, tiny_config, with_large_weights
 
 WORDS = ["<S>", "</S>", "<UNK>", *"the cat sat on a mat , . !".split()]
@@ -33,15 +32,16 @@ def document(count, seed=0):
     return np.random.default_rng(seed).choice([*WORDS[3:], "", "Straße", "<S>"], size=count).tolist()
 
 
-@pytest.mark.parametrize("layers", ["mix", slow("all")])
+@pytest.mark.samples(8)
+@pytest.mark.parametrize("layers", ["mix", "all"])
 @pytest.mark.parametrize("boundaries", [False, True])
 @pytest.mark.parametrize(
     "reads",
     [
-        slow({}),
-        slow(WORD_INPUT),
+        {},
+        WORD_INPUT,
         BOTH_INPUTS,
-        slow({"context_word_layer": True}),
+        {"context_word_layer": True},
         {"num_hidden_layers": 3, "use_skip_connections": False},
     ],
     ids=["characters", "words", "both", "context", "deep"],

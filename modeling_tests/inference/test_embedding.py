@@ -10,7 +10,6 @@ import torch
 
 from elmo_hf import ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, ElmoTokenizer, embed, embed_iter
 from elmo_hf.inference.batching import BatchSize
-from modeling_tests.rows import slow
 from modeling_tests.tiny import WORD_INPUT, tiny_config, with_large_weights
 
 WORDS = ["<S>", "</S>", "<UNK>", *"the cat sat on a mat , . !".split()]
@@ -43,7 +42,8 @@ def one_at_a_time(model, tokenizer, sentence, layers, boundaries=False):
     return found if boundaries else found[..., 1:-1, :]
 
 
-@pytest.mark.parametrize("layers", ["mix", slow("top"), slow("average"), "all"])
+@pytest.mark.samples(6)
+@pytest.mark.parametrize("layers", ["mix", "top", "average", "all"])
 @pytest.mark.parametrize("boundaries", [False, True])
 @pytest.mark.parametrize("reads", [{}, WORD_INPUT, TRANSFORMER], ids=["characters", "words", "transformer"])
 def test_one_sentence_at_a_time(tokenizer, layers, boundaries, reads):

@@ -12,7 +12,6 @@ import torch
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoTokenizer
 from elmo_hf.corpus.tagged_text import TaggedSentence
 from elmo_hf.inference.perplexity import TextScore, perplexity, perplexity_of, score_sentences
-from modeling_tests.rows import slow
 
 WORD_INPUT = {"character_filters": [], "word_embedding_size": 6}
 VOCABULARY = ["<S>", "</S>", "<UNK>", *"the a cat dog sees runs in out of town . ,".split()]
@@ -87,7 +86,8 @@ def brute_force(
     return found
 
 
-@pytest.mark.parametrize("steps", [slow(1), 3, slow(20)])
+@pytest.mark.samples(3)
+@pytest.mark.parametrize("steps", [1, 3, 20])
 @pytest.mark.parametrize("carry", [True, False])
 @pytest.mark.parametrize("shape", [{}, WORD_INPUT, {"word_embedding_size": 4}], ids=["characters", "words", "both"])
 def test_brute_force_of_one_row(tokenizer: ElmoTokenizer, shape: dict[str, Any], carry: bool, steps: int) -> None:
@@ -221,7 +221,8 @@ def test_the_model_keeps_its_mode(tokenizer: ElmoTokenizer) -> None:
     assert not model.training
 
 
-@pytest.mark.parametrize("carry", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("carry", [True, False])
 def test_memory_does_not_grow_with_the_text(tokenizer: ElmoTokenizer, carry: bool) -> None:
     model = make_model(tokenizer)
 

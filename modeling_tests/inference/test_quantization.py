@@ -28,7 +28,6 @@ from elmo_hf.inference import quantization
 from elmo_hf.model.modeling_elmo import MODELS
 from elmo_hf.model.quantized_linear import ElmoQuantizedLinear
 from hub_upload import CheckpointError, convert, export
-from modeling_tests.rows import every
 from modeling_tests.tiny import BOTH_INPUTS, TRANSFORMER, WORD_INPUT, batch_of, tiny_config, with_large_weights
 
 SENTENCES = ["Ada met Grace in Paris .", "No", "They talked about machines"]
@@ -97,7 +96,8 @@ def test_every_kind_of_bilm(overrides, tmp_path):
     assert_same(AutoModel.from_pretrained(tmp_path), model)
 
 
-@pytest.mark.parametrize("cls", every(2, MODELS), ids=lambda cls: cls.__name__)
+@pytest.mark.samples(2)
+@pytest.mark.parametrize("cls", MODELS, ids=lambda cls: cls.__name__)
 def test_every_task(cls, tmp_path):
     config = tiny_config(task_lstm_size=2, elmo_at=["input", "output"])
     model = with_large_weights(cls(config)).eval()

@@ -12,7 +12,6 @@ from elmo_hf.inference.sentence_streams import read_streams
 from elmo_hf.model.transformer import ElmoTransformerEncoder
 from elmo_hf.pretraining import perplexity, score_sentences
 from modeling_tests.forking import run_python
-from modeling_tests.rows import slow
 from modeling_tests.tiny import WORD_INPUT, tiny_config, with_large_weights
 
 WORDS = ["<S>", "</S>", "<UNK>", *"the cat sat on a mat , . !".split()]
@@ -46,7 +45,7 @@ VARIANTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("batch_size", [slow(1), 3, slow(32)])
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_the_models_own_probabilities(tokenizer, variant, batch_size):
     model = tiny_model(**VARIANTS[variant])
     scores = score(SENTENCES, model, tokenizer, per_word=True, batch_size=batch_size)

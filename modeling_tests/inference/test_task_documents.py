@@ -94,6 +94,7 @@ def test_scores_of_words(tokenizer, shape):
         assert (alone - whole).abs().max() > 1e-3
 
 
+@pytest.mark.samples(2)
 @pytest.mark.parametrize("crf", [{}, {"use_crf": True}, {"use_crf": True, "tag_scheme": "BIO"}], ids=str)
 @pytest.mark.parametrize("shape", [{"word_vector_size": 6}, {"task_lstm_size": 5}], ids=["words", "one layer"])
 def test_tags(tokenizer, shape, crf):

@@ -102,6 +102,7 @@ def test_word_by_word_equals_at_once(kind):
     assert model(**batch).past_key_values is None
 
 
+@pytest.mark.samples(4)
 @pytest.mark.parametrize("kind", ["characters", "words", "tags", "Transformer"])
 @pytest.mark.parametrize(
     "options",

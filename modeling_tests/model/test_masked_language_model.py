@@ -75,6 +75,7 @@ def gap_in_numpy(model, before, after):
     return np.log(products / products.sum())
 
 
+@pytest.mark.samples(10)
 @pytest.mark.parametrize("weight", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -328,6 +329,7 @@ class TestLoss:
 
 
 class TestSaving:
+    @pytest.mark.samples(2)
     @pytest.mark.parametrize("variant", VARIANTS)
     def test_the_same_checkpoint_as_the_language_models(self, variant, tmp_path):
         source = with_large_weights(ElmoForPreTraining(tiny_config(**VARIANTS[variant]))).eval()

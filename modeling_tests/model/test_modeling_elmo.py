@@ -75,6 +75,7 @@ def real_words(values, batch, index):
     return values[index][batch["attention_mask"][index].bool()]
 
 
+@pytest.mark.samples(10)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_agrees_with_brute_force_in_float64(variant, side):
@@ -359,6 +360,7 @@ class TestLayerNormOfTheMix:
 
 
 class TestSaving:
+    @pytest.mark.samples(4)
     @reads_either
     @pytest.mark.parametrize("cls", [ElmoModel, ElmoForPreTraining, ElmoForTokenClassification])
     def test_round_trip_is_bit_identical(self, cls, reads, tmp_path):
@@ -551,6 +553,7 @@ class TestSaving:
         assert mixed.state.cell.dtype == torch.float32
         assert (mixed.last_hidden_state - model(**batch).last_hidden_state).abs().max() < 0.05 * scale
 
+    @pytest.mark.samples(3)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize(
         "overrides",

@@ -120,6 +120,7 @@ def test_from_characters_to_logits():
         np.testing.assert_allclose(found.detach(), plain_head(model, words), rtol=0, atol=1e-10)
 
 
+@pytest.mark.samples(5)
 @pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_neither_padding_nor_other_texts_matter(variant, pairs):
@@ -372,6 +373,7 @@ class TestBadLabels:
 
 
 class TestSaving:
+    @pytest.mark.samples(5)
     @pytest.mark.parametrize("pairs", [False, True])
     @pytest.mark.parametrize("variant", VARIANTS)
     def test_round_trip_is_bit_identical(self, variant, pairs, tmp_path):
@@ -504,11 +506,13 @@ def test_learns_a_small_task_by_heart(problem, tmp_path):
         assert torch.equal(value, again.state_dict()[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "problem",
     [
         "single_label_classification",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("multi_label_classification", "regression")),
+        "multi_label_classification",
+        "regression",
     ],
 )
 def test_accumulated_small_batches_equal_a_large_one(problem, tmp_path):

@@ -90,6 +90,7 @@ def brute_force(model, emissions, gold=None):
 @pytest.mark.parametrize("options", [FIELD, WHOLE, {**FIELD, "tag_scheme": None}], ids=["field", "whole", "free"])
 @pytest.mark.parametrize("side", ["right", "left"])
 class TestField:
+    @pytest.mark.samples(2)
     def test_loss_is_the_negative_log_likelihood_of_a_word(self, options, side):
         model, batch = tiny_tagger(**options).double(), batch_of(SENTENCES, side, 9)
         labels = labeled(batch, GOLD)
@@ -105,6 +106,7 @@ class TestField:
         count = torch.tensor(24)
         assert model(**batch, labels=labels, num_items_in_batch=count).loss.item() == pytest.approx(-total / 24)
 
+    @pytest.mark.samples(2)
     def test_logits_and_predictions_are_the_best_sequences(self, options, side):
         model, batch = tiny_tagger(**options).double(), batch_of(SENTENCES, side, 9)
         emissions = model.classifier(model.encode_words(**batch)[0])

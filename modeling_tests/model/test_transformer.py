@@ -73,6 +73,7 @@ def largest_difference(values, others):
 # ---- values
 
 
+@pytest.mark.samples(12)
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -401,6 +402,7 @@ def test_heads_share_one_checkpoint(tmp_path):
     assert torch.equal(again(**batch).forward_log_probs, language_model(**batch).forward_log_probs)
 
 
+@pytest.mark.samples(4)
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("cls", MODELS)
 def test_every_kind_of_model(cls, causal, tmp_path):

@@ -38,7 +38,6 @@ from elmo_hf.pretraining.loop import Run
 from elmo_hf.pretraining.start import fields_of, open_streams
 from modeling_tests.forking import run_python
 from modeling_tests.pretraining.runs import SHAPE, WORDS, losses, settings, start
-from modeling_tests.rows import slow
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -68,6 +67,7 @@ def uninterrupted(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 # ---- results of a run
 
 
+@pytest.mark.samples(1)
 @pytest.mark.parametrize(("accumulation", "resets"), [(1, False), (3, False), (1, True)])
 def test_takes_the_steps_of_a_plain_loop(corpus: Path, tmp_path: Path, accumulation: int, resets: bool) -> None:
     run = settings(
@@ -298,9 +298,8 @@ WORD_SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind", ["tied", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("untied", "joined to characters"))]
-)
+@pytest.mark.samples(1)
+@pytest.mark.parametrize("kind", ["tied", "untied", "joined to characters"])
 def test_a_word_model_is_trained_resumed_and_continued(corpus: Path, tmp_path: Path, kind: str) -> None:
     shape, tied = {**SHAPE, **WORD_SHAPES[kind]}, kind == "tied"
     changed = {"config_overrides": json.dumps(shape), "max_steps": 8}
@@ -339,7 +338,8 @@ def tag_corpus(corpus: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("kind", ["tied", pytest.param("joined to characters", marks=pytest.mark.slow)])
+@pytest.mark.samples(1)
+@pytest.mark.parametrize("kind", ["tied", "joined to characters"])
 def test_a_model_that_reads_parts_of_speech(corpus: Path, tmp_path: Path, kind: str) -> None:
     shape = {**SHAPE, **WORD_SHAPES[kind], "pos_tag_embedding_size": 3}
     text = tag_corpus(corpus, tmp_path)
@@ -435,16 +435,17 @@ def test_a_model_with_a_dictionary_of_characters_is_continued(corpus: Path, tmp_
 # ---- killed, stopped, resumed
 
 
+@pytest.mark.samples(1)
 @pytest.mark.parametrize(
     "sabotage",
     [
-        slow("step:3"),
+        "step:3",
         "step:9",
-        slow("data_loader:21"),
-        slow("writing:1"),
+        "data_loader:21",
+        "writing:1",
         "writing:6",
-        slow("moving:2"),
-        slow("deleting:1"),
+        "moving:2",
+        "deleting:1",
     ],
 )
 def test_a_killed_run_resumes_to_the_same_losses(
@@ -721,11 +722,14 @@ if child:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reads", "launcher"),
     [
         ("characters", None),
-        *(pytest.param(reads, "accelerate", marks=pytest.mark.slow) for reads in ("characters", "words", "both")),
+        ("characters", "accelerate"),
+        ("words", "accelerate"),
+        ("both", "accelerate"),
     ],
 )
 def test_two_processes_equal_one_with_twice_the_rows(

@@ -42,14 +42,15 @@ def test_another_vocabulary(tmp_path: Path) -> None:
         load(tmp_path / "nowhere")
 
 
+@pytest.mark.samples(1)
 @pytest.mark.usefixtures("fresh_accelerate")
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
         # 120 sentences and their words: a row is six targets of running text, or a sentence.
         ({}, None),
-        pytest.param({"epochs": 1, "gradient_accumulation_steps": 3}, None, marks=pytest.mark.slow),
-        pytest.param({"sentence_independent": True, "unroll_steps": 20}, 60, marks=pytest.mark.slow),
+        ({"epochs": 1, "gradient_accumulation_steps": 3}, None),
+        ({"sentence_independent": True, "unroll_steps": 20}, 60),
         ({"sentence_independent": True, "unroll_steps": 20, "gradient_accumulation_steps": 2}, 30),
         ({"max_steps": 5}, 5),
     ],

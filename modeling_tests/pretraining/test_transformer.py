@@ -168,7 +168,8 @@ def test_perplexity_is_the_model_s_own(
     assert found.unknown >= 1
 
 
-@pytest.mark.parametrize("shape", ["characters", pytest.param("words", marks=pytest.mark.slow)])
+@pytest.mark.samples(1)
+@pytest.mark.parametrize("shape", ["characters", "words"])
 def test_a_run_interrupted_and_resumed_is_the_same_bit_for_bit(corpus: Path, tmp_path: Path, shape: str) -> None:
     """With dropout at all its places, the sampled softmax and sparse gradients."""
     fields = {"shape": SHAPES[shape], "dropout": 0.2, "max_steps": 9, "checkpoint_every": 20}

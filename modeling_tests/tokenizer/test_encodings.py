@@ -68,6 +68,7 @@ def test_truncation_needs_room() -> None:
 STRATEGIES = ["longest_first", "only_first", "only_second"]
 
 
+@pytest.mark.samples(5)
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("stride", [0, 1, 2])
 @pytest.mark.parametrize("strategy", STRATEGIES)

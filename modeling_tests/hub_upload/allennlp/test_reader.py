@@ -40,6 +40,7 @@ def pack(folder, path):
     return path
 
 
+@pytest.mark.samples(1)
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
 def test_archive_gives_the_weights_of_the_hdf5(tmp_path, packed, legacy):

@@ -28,7 +28,6 @@ from hub_upload.allennlp_task import rules
 from hub_upload.allennlp_task.plain import FUNCTIONS
 from hub_upload.allennlp_task.rules import OTHER_KINDS
 from hub_upload.cli import main
-from modeling_tests.rows import every
 
 from ..checkpoints import options
 from ..task_archives import BIOUL, CHARACTERS, ELMO, INDEXERS, SPELLED, TOKENS, WORDS, classifier, tagger, write
@@ -58,6 +57,7 @@ def batches_of(way, expected, sentences):
     return [[place] for place in range(len(sentences))] if way == "alone" else [list(range(len(sentences)))]
 
 
+@pytest.mark.samples(5)
 @pytest.mark.parametrize("way", ["alone", "batch", "carried"])
 @torch.no_grad()
 def test_the_numbers_of_allennlp(archive, way):
@@ -205,7 +205,7 @@ SENTENCES = [["Maria", "10\u00a0000", "x"], ["the", "Reykjav\u00edk", "film", "M
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", every(3, EVERY))
+@pytest.mark.parametrize("name", EVERY)
 def test_every_option_by_the_plain_implementation(name, tmp_path):
     config, more = EVERY[name]
     source = write(tmp_path / "source", config, **more)

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, ElmoTokenizer
 from hub_upload import CheckpointError, convert, export
-from modeling_tests.rows import every
 
 from ..checkpoints import VOCABULARY, bilm_arrays, leftovers, options, read_hdf5, write_bilm
 from ..test_convert import VARIANTS, WORD_VARIANTS, write_words
@@ -40,7 +39,8 @@ def tiny(folder, cls=ElmoModel, vocab=None, dtype=None, **fields):
     return model
 
 
-@pytest.mark.parametrize("name", every(3, VARIANTS))
+@pytest.mark.samples(2)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_hdf5_to_folder_to_hdf5_is_bit_identical(name, tmp_path):
     arrays = write_bilm(tmp_path / "a", **VARIANTS[name])
     convert(tmp_path / "a", tmp_path / "b")
@@ -90,7 +90,7 @@ def test_one_layer_reference_round_trips_under_the_name_that_readers_want(refere
 
 @pytest.mark.slow
 @pytest.mark.parametrize("separate", [False, True])
-@pytest.mark.parametrize("name", every(2, WORD_VARIANTS))
+@pytest.mark.parametrize("name", WORD_VARIANTS)
 def test_word_models_round_trip(name, separate, tmp_path):
     arrays = write_words(tmp_path / "a", separate_softmax=separate, **WORD_VARIANTS[name])
     convert(tmp_path / "a", tmp_path / "b")

@@ -17,7 +17,6 @@ from hub_upload.detect import open_source
 from hub_upload.many_languages.reader import BUILT_IN
 from hub_upload.many_languages.rules import PADDING_WORD, make_plan
 from hub_upload.verify import plain_elmo
-from modeling_tests.rows import slow
 
 from . import (
     LETTERS,
@@ -88,6 +87,7 @@ class TestTheOriginalsNumbers:
                     wanted = choose(expected[f"sentence_{index}"])
                     np.testing.assert_allclose(mixed[index, 1 : len(words) + 1], wanted, rtol=1e-7, atol=2e-6)
 
+    @pytest.mark.samples(1)
     def test_verify_and_export(self, name, reference, tmp_path):
         folder = reference / "elmoformanylangs" / name
         report = convert(folder, tmp_path / "m")
@@ -372,7 +372,7 @@ class TestTheLanguageModel:
         return state
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("form", [slow("sampled_softmax"), "softmax"])
+    @pytest.mark.parametrize("form", ["sampled_softmax", "softmax"])
     @every_kind
     def test_its_probabilities(self, kind, form, tmp_path):
         """As the program trains it: the forward output of layer 2 at position t predicts word t + 1."""
@@ -407,7 +407,7 @@ class TestTheLanguageModel:
                         assert found[0, target].item() == pytest.approx(expected, abs=1e-5)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("form", ["sampled_softmax", slow("softmax")])
+    @pytest.mark.parametrize("form", ["sampled_softmax", "softmax"])
     @every_kind
     def test_there_and_back(self, kind, form, tmp_path):
         state = self.write(tmp_path / "m", kind, form)

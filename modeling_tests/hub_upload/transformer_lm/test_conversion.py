@@ -10,7 +10,6 @@ from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer
 from hub_upload import CheckpointError, convert, verify
 from hub_upload.common.rules import expand
 from hub_upload.transformer_lm.rules import embedder_name, origins, rules
-from modeling_tests.rows import every, slow
 
 from ..language_models import EMBEDDER, LINES, language_model_config, language_model_state, pack, write_language_model
 
@@ -61,6 +60,7 @@ def test_losses_of_the_reference_archive(reference, tmp_path):
         assert float(output.backward_loss) == pytest.approx(backward, abs=1e-6)
 
 
+@pytest.mark.samples(1)
 @pytest.mark.parametrize("epsilon", [None, 1e-13, 1e-6])
 def test_the_reference_archive_verifies(reference, tmp_path, epsilon):
     source = reference / "transformer_elmo"
@@ -94,7 +94,7 @@ VARIANTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", every(3, VARIANTS))
+@pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_agrees_with_the_plain_implementation(name, tmp_path):
     write_language_model(tmp_path / "source", **VARIANTS[name])
     convert(tmp_path / "source", tmp_path / "out")
@@ -114,7 +114,7 @@ def test_a_location_left_out_is_after_the_highways(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sparse", "dense", "unsampled"])
-@pytest.mark.parametrize("packed", [slow(False), True])
+@pytest.mark.parametrize("packed", [False, True])
 def test_softmax_and_vocabulary(tmp_path, layout, packed):
     state = write_language_model(tmp_path / "source", layout=layout)
     source = pack(tmp_path / "source", tmp_path / "m.tar.gz") if packed else tmp_path / "source"

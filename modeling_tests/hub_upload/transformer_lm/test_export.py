@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoForTokenClassification, ElmoModel, ElmoTokenizer
 from hub_upload import CheckpointError, convert, export, verify
-from modeling_tests.rows import slow
 
 from ..language_models import LINES, language_model_config, pack, read_archive, write_language_model
 
@@ -58,7 +57,7 @@ def test_the_reference_archive_comes_back_bit_for_bit(reference, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sparse", "dense", "unsampled"])
-@pytest.mark.parametrize("age", [slow("iterator"), "data_loader"])
+@pytest.mark.parametrize("age", ["iterator", "data_loader"])
 def test_both_ways_give_the_same_files(tmp_path, layout, age):
     config = language_model_config(age, num_samples=... if layout == "unsampled" else 4)
     state = write_language_model(tmp_path / "source", config, layout=layout)

@@ -136,15 +136,16 @@ def test_no_home(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert builder.native_library() is None
 
 
+@pytest.mark.samples(1)
 @pytest.mark.parametrize(
     ("compiler", "target"),
     [
         ("gcc", "-march=x86-64-v4"),
         ("clang", "-march=x86-64"),
-        pytest.param("gcc", "-march=x86-64", marks=pytest.mark.slow),
-        pytest.param("gcc", "-march=x86-64-v3", marks=pytest.mark.slow),
-        pytest.param("clang", "-march=x86-64-v3", marks=pytest.mark.slow),
-        pytest.param("clang", "-march=x86-64-v4", marks=pytest.mark.slow),
+        ("gcc", "-march=x86-64"),
+        ("gcc", "-march=x86-64-v3"),
+        ("clang", "-march=x86-64-v3"),
+        ("clang", "-march=x86-64-v4"),
     ],
 )
 def test_compiles_for_every_register_width(compiler: str, target: str, tmp_path: Path) -> None:

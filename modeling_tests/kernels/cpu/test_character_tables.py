@@ -7,7 +7,6 @@ from torch import nn
 from elmo_hf.kernels.cpu import character_tables
 from elmo_hf.kernels.cpu.builder import native_library
 from elmo_hf.model.operators import character_maxima, reference_maxima
-from modeling_tests.rows import slow
 from modeling_tests.tiny import character_row
 
 WORDS = ["", "a", "cat", "<S>", "</S>", "abcdefg", "abcdefghijkl", "aaaaaaa", "\u00e9\u00df", "cat"]
@@ -131,7 +130,7 @@ def test_long_rows():
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("whole", [False, slow(True)])
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_gradcheck(whole):
     """Compared with finite differences along a random direction, or (slow) for every weight."""
     table, convolutions = modules(widths=((1, 2), (3, 2)))

@@ -14,7 +14,6 @@ from elmo_hf.kernels.cpu.native_lstm import NativeRecurrence, native_works
 from elmo_hf.kernels.prepared_weights import release
 from elmo_hf.model.operators import linear_map, reference_lstm
 from modeling_tests.forking import run_python
-from modeling_tests.rows import slow
 
 pytestmark = pytest.mark.skipif(not native_works(torch.float32), reason="no C compiler at hand, or ELMO_HF_NATIVE=0")
 
@@ -73,9 +72,10 @@ def errors(found: Any, expected: Any) -> list[float]:
     ]
 
 
+@pytest.mark.samples(8)
 @torch.no_grad()
 @pytest.mark.parametrize("threads", [1, 2] if IS_EMULATED else [1, 2, 5])
-@pytest.mark.parametrize("shape", SHAPES[:3] if IS_EMULATED else [*SHAPES[:4], slow(SHAPES[4])], ids=str)
+@pytest.mark.parametrize("shape", SHAPES[:3] if IS_EMULATED else SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_every_number_of_rows(shape: tuple[int, int], dtype: torch.dtype, threads: int) -> None:
     """One block of rows, several, uneven ones, more than a chunk; weights in their dtype, the rest in float32."""
