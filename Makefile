@@ -1,9 +1,9 @@
 # Needs only Python (>= 3.11) and make: every target first makes the environment in $(VENV).
 #
 #   make demo    what the shipped English model can do, in two minutes of compute
-#   make test    make check, then the quick tests; .ci/run runs it
+#   make test    make check, then the quick tests
 #   make check   ruff (lint and format) and mypy
-#   make test-slow  the tests marked slow
+#   make test-slow  the tests marked slow; .ci/run runs both
 #   make clients minicons, lm-evaluation-harness and sentence-transformers read our models, in an environment of their own
 #   make ray     corpora over the two nodes of a Ray cluster, in an environment of its own
 #   make hosts   pretraining on two hosts, there too; needs Linux's network namespaces, and root
@@ -25,7 +25,7 @@ BIN := $(VENV)/$(PROGRAMS)
 # torch uses every core by itself; the tests run side by side, one thread each.
 WORKERS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
-PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test check test-slow clients ray hosts oldest newest arm64 package install-test wheels actions clean
 .DEFAULT_GOAL := test

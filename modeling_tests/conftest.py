@@ -34,12 +34,25 @@ def fail_if_required(report: pytest.TestReport | pytest.CollectReport) -> None:
         report.outcome, report.longrepr = "failed", f"{reason}: required by ELMO_REQUIRE_REFERENCE=1"
 
 
+# They begin first: a worker that began one of them last would be alone at the end.
+LONGEST = (
+    "benchmarks/test_gpu.py",
+    "examples/test_demo.py",
+    "pretraining/test_loop.py",
+    "model/test_opaque_parts.py",
+    "test_exporting.py",
+    "test_remote_code.py",
+)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test marked `samples(n)`, `n` sets of parameters run in `make test`; the others are slow.
+    """Put the longest files first, and choose the quick parameters of tests marked `samples(n)`.
 
-    They are drawn at random, by the name of the test: the same ones in every run.
+    `n` sets of parameters run in `make test`; the others are slow. They are drawn at random by the name of the test:
+    the same ones in every run.
     """
+    items.sort(key=lambda item: not item.nodeid.partition("::")[0].endswith(LONGEST))
     tests: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("samples"):

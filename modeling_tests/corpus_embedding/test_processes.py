@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from elmo_hf import embed_corpus
-from elmo_hf.corpus_embedding import run as run_module
 from elmo_hf.corpus_embedding.processes import Processes
+from elmo_hf.corpus_embedding.shard_embedding import ShardEmbedder
 
 from .corpora import model_and_tokenizer, read, sentences, write_text
 
@@ -28,21 +28,21 @@ def _in_process(rank: int, ports: list[int], folder: str) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
     torch.manual_seed(0)
     both = model_and_tokenizer()
-    text, embed_shard, written = Path(folder, "text.txt"), run_module._embed_shard, []
+    text, write, written = Path(folder, "text.txt"), ShardEmbedder.write, []
 
-    def noting(shard, *more):
+    def noting(embedder, shard, *more):
         written.append(shard.number)
-        embed_shard(shard, *more)
+        return write(embedder, shard, *more)
 
-    def failing(shard, *more):
+    def failing(embedder, shard, *more):
         if rank == 1:
             raise ValueError("a reason")
-        embed_shard(shard, *more)
+        return write(embedder, shard, *more)
 
     # The second process fails, every process raises, and the same command continues.
     for port, function, kind in zip(ports, (noting, failing, noting), ("hdf5", "parquet", "parquet"), strict=True):
         os.environ["MASTER_PORT"] = str(port)
-        run_module._embed_shard = function
+        ShardEmbedder.write = function
         output = Path(folder, f"two.{kind}")
         if function is failing:
             message = "^a reason$" if rank == 1 else "process 1 of 2 failed: ValueError: a reason"

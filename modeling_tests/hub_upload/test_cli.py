@@ -64,7 +64,7 @@ def test_the_same_words_as_in_the_other_program(tmp_path, capsys):
     assert json.loads(captured.out)["architecture"] == "ElmoForPreTraining" and "note:" not in captured.err
     assert main(["convert", source, folder, "--force", "--no-remote-code"]) == 0
     notes = capsys.readouterr().err
-    assert "--force is --overwrite now" in notes and f"--output {folder} now" in notes
+    assert "--force is --overwrite now" in notes and f"--output {folder}\n" in notes
     assert main(["verify", "--model", folder, "--against", source, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["passed"] is True
     assert main(["export", "--model", folder, "--output", back]) == 0

@@ -726,10 +726,9 @@ if child:
 @pytest.mark.parametrize(
     ("reads", "launcher"),
     [
-        ("characters", None),
         ("characters", "accelerate"),
-        ("words", "accelerate"),
-        ("both", "accelerate"),
+        ("words", None),
+        ("both", None),
     ],
 )
 def test_two_processes_equal_one_with_twice_the_rows(
