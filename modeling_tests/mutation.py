@@ -3,8 +3,10 @@
     python -m modeling_tests.mutation --count 200 --seed 0 --output outputs/mutants.jsonl
 
 Each change (a comparison, an operator, a constant, `and` and `or`, `not`, or what is returned) is made in a copy of the
-working tree, where the tests of that file run until one fails. A line is written for each, and the same command again
-goes on where it stopped; the last lines printed are the changes that no test noticed.
+working tree, where the quick tests of that file run until one fails. Changes that none of them noticed are tried again
+with its slow tests and with all tests of the six files that name the changed function or class most often. Each trial is
+a line of the output. The same command again goes on where it stopped, and tries unnoticed changes once more. The last
+lines printed are the changes that no test noticed.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import importlib
 import json
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -25,6 +28,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # What the tests import, for all forks.
 LIBRARIES = ("torch._dynamo", "transformers.trainer_seq2seq", "transformers.pipelines", "datasets", "safetensors.torch")
+# Files of many minutes, which start programs.
+LONG = ("test_demo.py", "test_gpu.py", "test_documents.py", "test_stock_scripts.py", "test_exporting.py")
 ROOMS = ("model", "tokenizer", "inference", "pretraining")
 FLIPPED: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -118,14 +123,31 @@ def tests_of(path: Path) -> list[Path]:
     return [test for test in tests if path.stem in test.read_text(encoding="utf-8")] or tests
 
 
-def is_noticed(copy: Path, tests: list[Path], seconds: int) -> bool:
-    """True if a test fails or times out.
+def tests_that_name(path: Path, line: int) -> list[Path]:
+    """The six test files that name the function or class of a line most often."""
+    around = [
+        node.name
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.lineno <= line <= (node.end_lineno or 0)
+    ]
+    pattern = re.compile(rf"\b({'|'.join([path.stem, *around])})\b")
+    counts = {
+        test: len(pattern.findall(test.read_text(encoding="utf-8")))
+        for test in sorted((ROOT / "modeling_tests").rglob("test_*.py"))
+    }
+    named = [test for test in counts if counts[test] and test.name not in LONG]
+    return sorted(named, key=lambda test: -counts[test])[:6]
 
-    The tests run in a fork of this process, which has imported the libraries and forgets this package.
+
+def is_noticed(copy: Path, test: Path, seconds: int, *, slow: bool) -> bool:
+    """True if a test of the file fails or times out.
+
+    It runs in a fork of this process, which has imported the libraries and forgets this package.
     """
     child = os.fork()
     if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+        passed = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) not in passed
     status = 1
     try:
         for name in [name for name in sys.modules if name.partition(".")[0] in ("elmo_hf", "modeling_tests")]:
@@ -135,8 +157,8 @@ def is_noticed(copy: Path, tests: list[Path], seconds: int) -> bool:
         silence = os.open(os.devnull, os.O_RDWR)
         for number in range(3):
             os.dup2(silence, number)
-        options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", f"--timeout={seconds}"]
-        status = int(pytest.main([*options, *(str(test.relative_to(ROOT)) for test in tests)]))
+        options = ["-x", "-q", "-p", "no:cacheprovider", f"--timeout={seconds}", *([] if slow else ["-m", "not slow"])]
+        status = int(pytest.main([*options, str(test.relative_to(ROOT))]))
     finally:
         os._exit(status)
 
@@ -159,18 +181,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         left_out = shutil.ignore_patterns(".*", "__pycache__", "outputs", "build", "dist", "*.egg-info")
         shutil.copytree(ROOT, folder, ignore=left_out, dirs_exist_ok=True)
-        for number, mutant in enumerate(chosen, 1):
-            if mutant in results:
-                continue
-            original = (ROOT / mutant.file).read_bytes()
-            inside = Path(folder) / mutant.file
-            inside.write_bytes(original[: mutant.start] + mutant.new.encode() + original[mutant.end :])
-            results[mutant] = is_noticed(Path(folder), tests_of(ROOT / mutant.file), options.seconds)
-            inside.write_bytes(original)
-            with options.output.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"mutant": asdict(mutant), "noticed": results[mutant]}) + "\n")
-            told = "noticed" if results[mutant] else "NOT noticed"
-            print(f"[{number}/{len(chosen)}] {mutant.file}:{mutant.line} {told}", flush=True)
+        for wide in (False, True):
+            for number, mutant in enumerate(chosen, 1):
+                if results.get(mutant) or (mutant in results and not wide):
+                    continue
+                path, inside = ROOT / mutant.file, Path(folder) / mutant.file
+                original = path.read_bytes()
+                inside.write_bytes(original[: mutant.start] + mutant.new.encode() + original[mutant.end :])
+                tests = [*tests_of(path), *(tests_that_name(path, mutant.line) if wide else [])]
+                results[mutant] = any(
+                    is_noticed(Path(folder), test, options.seconds, slow=wide) for test in dict.fromkeys(tests)
+                )
+                inside.write_bytes(original)
+                with options.output.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"mutant": asdict(mutant), "noticed": results[mutant]}) + "\n")
+                told = "noticed" if results[mutant] else "NOT noticed"
+                print(f"[{number}/{len(chosen)}] {mutant.file}:{mutant.line} {told}", flush=True)
     survivors = [mutant for mutant in chosen if not results[mutant]]
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} changes noticed")
     for mutant in survivors:
