@@ -2,11 +2,11 @@
 
     python -m modeling_tests.mutation --count 200 --seed 0 --output outputs/mutants.jsonl
 
-Each change (a comparison, an operator, a constant, `and` and `or`, `not`, or what is returned) is made in a copy of the
-working tree, where the quick tests of that file run until one fails. Changes that none of them noticed are tried again
-with its slow tests and with all tests of the six files that name the changed function or class most often. Each trial is
-a line of the output. The same command again goes on where it stopped, and tries unnoticed changes once more. The last
-lines printed are the changes that no test noticed.
+Each change (a comparison, an operator, a constant, `and` and `or`, `not`, or what is returned) is made in a copy of
+the working tree, where the quick tests of that file run until one fails. Changes that none of them noticed are tried
+again with its slow tests and with all tests of the six files that name the changed function or class most often. Each
+trial is a line of the output. The same command again goes on where it stopped, and tries unnoticed changes once more.
+The last lines printed are the changes that no test noticed.
 """
 
 import argparse
