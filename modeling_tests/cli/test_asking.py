@@ -21,7 +21,6 @@ from elmo_hf import (
     senses,
 )
 from elmo_hf.cli import main
-from elmo_hf.inference.senses import divide, draw_usages
 from modeling_tests.tiny import tiny_config, with_large_weights
 
 WORDS = ["<S>", "</S>", "<UNK>", "the", "cat", "sat", "on", "mat", ".", "a", "dog", "ran"]
@@ -138,22 +137,6 @@ def test_senses(folder: str, text: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert "word='unicorn'" in capsys.readouterr().err
     with pytest.raises(ValueError, match="count=4"):
         senses("dog", {"one": [line.split() for line in LINES]}, folder, count=4)
-
-
-def test_senses_are_told_apart_by_their_vectors() -> None:
-    pytest.importorskip("sklearn")
-    generator = torch.Generator().manual_seed(0)
-    centers = torch.eye(3, 16).repeat_interleave(20, 0)
-    vectors = torch.nn.functional.normalize(centers + 0.05 * torch.randn(60, 16, generator=generator), dim=1).numpy()
-    labels, silhouette = divide(vectors, None, 6, 0)
-    assert silhouette is not None and silhouette > 0.5
-    assert [len(set(labels[start : start + 20])) for start in (0, 20, 40)] == [1, 1, 1] and len(set(labels)) == 3
-    same = torch.nn.functional.normalize(torch.randn(60, 64, generator=generator) + 2, dim=1).numpy()
-    assert divide(same, None, 6, 0)[1] is None
-    # All usages where they are few, a fixed draw where they are many.
-    corpus = [["a", "b", "A"]] * 50
-    assert len(draw_usages("a", corpus, 1000, False, 0)) == 100 and len(draw_usages("a", corpus, 1000, True, 0)) == 50
-    assert draw_usages("a", corpus, 7, False, 3) == draw_usages("a", corpus, 7, False, 3)
 
 
 def test_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
