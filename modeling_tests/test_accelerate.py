@@ -53,7 +53,7 @@ def assert_close(found: Path, expected: Path, tolerance: float = 1e-5) -> None:
 @pytest.mark.timeout(900)
 class TestProcesses:
     @pytest.mark.parametrize("task", TASKS)
-    def test_two_equal_one(self, task, runs):
+    def test_two_processes_equal_one(self, task, runs):
         """With the same total batch; seven evaluation examples do not divide evenly between two processes."""
         assert_close(runs[2] / task, runs[1] / task)
         assert json.loads((runs[1] / f"{task}.json").read_text())["changed"] > 10

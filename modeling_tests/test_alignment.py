@@ -89,7 +89,7 @@ class TestAnchors:
             np.testing.assert_allclose(found.vectors, expected, rtol=0, atol=1e-5)
             np.testing.assert_allclose(found.lengths, np.mean(lengths, axis=0), rtol=1e-5)
 
-    def test_case(self, tokenizer):
+    def test_lowercase(self, tokenizer):
         model = tiny_model(tokenizer)
         sentences = [["Do", "do"], ["DO", "ga"]]
         exact = anchors(sentences, model, tokenizer, words=["do", "DO"])
@@ -104,7 +104,7 @@ class TestAnchors:
         assert np.array_equal(one.vectors, other.vectors)
 
     @pytest.mark.slow
-    def test_a_stream_is_not_held(self, tokenizer):
+    def test_stream_is_read_one_window_at_a_time(self, tokenizer):
         """At most one window of sentences is read ahead."""
         model, taken, seen = tiny_model(tokenizer), [], []
         original = model.forward
@@ -170,7 +170,7 @@ class TestFit:
                 step = torch.matrix_exp(torch.from_numpy(0.01 * (skew - skew.T))).numpy()
                 assert best < distance(step @ weight)
 
-    def test_lengths(self):
+    def test_matched_lengths(self):
         source = random_anchors(VOCABULARY)
         target = rotated(source, 2.5 * rotations())
         target = Anchors(target.words, target.vectors, target.counts, np.array([2.5, 5.0]))
@@ -214,7 +214,7 @@ class TestFit:
 class TestTranslation:
     @pytest.mark.slow
     @pytest.mark.parametrize("neighbours", [1, 3, 10, 1000])
-    def test_one_word_at_a_time(self, neighbours, monkeypatch):
+    def test_equals_one_word_at_a_time(self, neighbours, monkeypatch):
         monkeypatch.setattr("elmo_hf.alignment.SIMILARITIES_AT_A_TIME", 100)  # several pieces
         source, target = random_anchors(VOCABULARY), random_anchors(VOCABULARY[:30], seed=5)
         mixed = Anchors(target.words, target.vectors + source.vectors[:, :30], target.counts, target.lengths)
@@ -243,7 +243,7 @@ class TestTranslation:
         assert 0 < found.cosine[0] < 1
         assert (found.words, found.candidates) == (30, 30)
 
-    def test_perfect_after_the_right_map(self):
+    def test_perfect_precision_after_the_fitted_map(self):
         source, maps = random_anchors(VOCABULARY), rotations()
         target = rotated(source, maps)
         pairs = [(word, "x" + word) for word in VOCABULARY]
@@ -411,7 +411,7 @@ class TestCommandLine:
         return ["align", str(folder / "source"), str(folder / "target"), "--device", "cpu", *options]
 
     @pytest.mark.slow
-    def test_from_two_folders_to_a_third(self, folders, tokenizer, capsys):
+    def test_aligns_two_folders_end_to_end(self, folders, tokenizer, capsys):
         assert main(self.arguments(folders, test_dictionary=folders / "test.txt")) == 0
         printed = capsys.readouterr().out
         assert "30 of 30 pairs (100.0%) occur in both texts" in printed
@@ -428,7 +428,7 @@ class TestCommandLine:
         assert main(again) == 1
         assert "is aligned already: give the model it was made of" in capsys.readouterr().err
 
-    def test_a_ragged_dictionary(self, folders, capsys):
+    def test_malformed_dictionary(self, folders, capsys):
         (folders / "d.txt").write_text("one two three\n")
         assert main(self.arguments(folders)) == 1
         assert "d.txt, line 1: 'one two three' has 3 words" in capsys.readouterr().err
@@ -436,7 +436,7 @@ class TestCommandLine:
 
 
 @pytest.mark.slow
-def test_an_original_checkpoint_stays_what_it_is(tmp_path):
+def test_export_and_verify_ignore_the_alignment(tmp_path):
     """Export and verification use the biLM without its alignment."""
     arrays = write_bilm(tmp_path / "original")
     convert(tmp_path / "original", tmp_path / "hf")

@@ -121,7 +121,7 @@ def test_rooms_import_along_the_arrows(path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["hub_upload", "examples", "benchmarks"])
-def test_the_outside_uses_the_public_interface(folder: str) -> None:
+def test_other_folders_use_the_public_interface(folder: str) -> None:
     """`elmo_hf` itself, or one of its public rooms; never a module that holds internals."""
     public = {f"elmo_hf.{room}" for room in ("cli", "finetuning", "hub", "metrics", "pretraining")} | {"elmo_hf"}
     for path in modules(ROOT / folder):

@@ -130,7 +130,9 @@ def answers(request: pytest.FixtureRequest, folders: Path) -> tuple[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("version", ["new", "old"])
-def test_every_copy_reads_every_folder(answers: tuple[str, Path], folders: Path, version: str, layout: str) -> None:
+def test_every_copy_of_the_code_loads_every_folder(
+    answers: tuple[str, Path], folders: Path, version: str, layout: str
+) -> None:
     mode, where = answers
     found = json.loads((where / f"{version}_{layout}.json").read_text())
     assert "error" not in found, found["error"]
@@ -263,7 +265,7 @@ print(json.dumps({"errors": errors, "ours": sorted(ours)}))
 
 
 @pytest.mark.slow
-def test_the_package_serves_where_it_is_not_imported(folders: Path, tmp_path: Path) -> None:
+def test_installed_package_is_used_without_importing_it(folders: Path, tmp_path: Path) -> None:
     """A checkpoint's code detects damage and removes old code through the installed package, without side effects."""
     old = tmp_path / "old"
     with tarfile.open(OLD_FOLDER) as archive:
@@ -284,7 +286,7 @@ def test_the_package_serves_where_it_is_not_imported(folders: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("part", OLD_CODE)
-def test_code_of_the_version_before_goes(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_of_the_previous_version_is_removed(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Obsolete code files are recognized by name and content."""
     entries = dict(entry.split(":") for entry in OLD_CODE[part].split())
     assert not {path.stem for room in ("model", "tokenizer") for path in ROOT.glob(f"elmo_hf/{room}/*")} & set(entries)
@@ -301,7 +303,7 @@ def test_code_of_the_version_before_goes(part: str, tmp_path: Path, monkeypatch:
     assert not list(tmp_path.iterdir())
 
 
-def test_code_of_versions_before_the_rooms_goes(tmp_path: Path) -> None:
+def test_code_of_versions_with_a_single_folder_is_removed(tmp_path: Path) -> None:
     """Only files that the version wrote are removed; files of the user stay."""
     with tarfile.open(OLD_FOLDER) as archive:
         archive.extractall(tmp_path, filter="data")

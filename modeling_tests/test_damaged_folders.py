@@ -180,7 +180,7 @@ def rewrite(path, **fields):
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"a": ' + "1" * 5000 + "}", "[]"])
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "character_vocabulary.json"])
-def test_settings_that_are_no_json(folder, name, text):
+def test_invalid_json(folder, name, text):
     (folder / name).write_text(text)
     with pytest.raises((ValueError, OSError), match=f"{folder / name}: "):
         load(folder, ElmoForPreTraining)
@@ -249,7 +249,7 @@ def test_sizes_that_the_weights_do_not_have(folder, fields):
     ],
     ids=lambda fields: "-".join(fields),
 )
-def test_sizes_of_new_parts(folders, kind, fields, tmp_path):
+def test_too_large_new_parts_are_refused(folders, kind, fields, tmp_path):
     """Parts that the weights lack are initialized; if they take gigabytes, they are refused before allocation."""
     folder = shutil.copytree(folders[kind], tmp_path / "folder", ignore=shutil.ignore_patterns("*.py"))
     rewrite(folder / "config.json", **fields)
@@ -276,7 +276,7 @@ def test_configurations_of_other_copies(folder):
         OtherCopy.from_pretrained(folder, config=other)
 
 
-def test_more_parts_than_stored_are_new_ones(folder):
+def test_parts_missing_from_the_weights_are_initialized(folder):
     """A configuration may need more weights than a folder has, up to a model's size."""
     model = ElmoModel.from_pretrained(folder, num_representations=3)
     assert model.config.num_representations == len(model.scalar_mixes) == 3
@@ -307,14 +307,14 @@ def test_a_pipe_in_place_of_a_file(folder, name):
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
-def test_damage_is_told_once_by_what_loads_both(folder, name):
+def test_damage_is_reported_once(folder, name):
     (folder / name).write_text("{")
     with pytest.raises(ValueError, match=f"{folder / name}: ") as refused:
         elmo_hf.embed(["a word"], folder)
     assert str(refused.value).count("Fetch or save") == 1
 
 
-def test_names_that_are_no_folder_raise_the_usual_errors():
+def test_missing_folder_raises_the_usual_errors():
     for load_one in (ElmoConfig.from_pretrained, ElmoModel.from_pretrained, ElmoTokenizer.from_pretrained):
         with pytest.raises((OSError, ValueError), match="no-such-elmo"):
             load_one("no-such-elmo")

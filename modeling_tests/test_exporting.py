@@ -189,7 +189,7 @@ def test_onnx_by_the_command_line(row: str, tmp_path: Path, capsys: pytest.Captu
     compare(run, model, names)
 
 
-def test_a_file_that_computes_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_onnx_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Export is refused, and no file is left."""
 
     class Session:

@@ -51,7 +51,7 @@ def test_one_version() -> None:
     assert hooks[0]["rev"] == f"v{pinned}"
 
 
-def test_what_is_built_is_told_by_the_sources_alone() -> None:
+def test_compiling_module_imports_no_dependencies() -> None:
     """`setup.py` loads this file where nothing is installed."""
     text = (ROOT / "elmo_hf/kernels/cpu/compiling.py").read_text(encoding="utf-8")
     assert not re.search(r"^\s*(from|import) (torch|elmo_hf|\.)", text, re.MULTILINE)

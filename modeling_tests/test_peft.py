@@ -54,7 +54,7 @@ def test_trainable_tokens(table):
     assert [name for name in trained(adapted, batch) if "trainable_tokens" in name]
 
 
-def test_prompts_of_a_causal_language_model():
+def test_prompt_tuning_of_a_causal_language_model():
     """Prompts are as wide as a word vector, half of the model's output."""
     model = with_large_weights(ElmoForCausalLM(tiny_config(**WORD_INPUT)))
     settings = peft.PromptTuningConfig(
@@ -79,7 +79,7 @@ def test_prompts_of_a_causal_language_model():
     assert torch.equal(found, whole) and found.shape[1] > 3
 
 
-def test_prompts_of_a_classifier():
+def test_prompt_tuning_of_a_classifier():
     model = with_large_weights(ElmoForSequenceClassification(tiny_config(**WORD_INPUT, num_labels=2)))
     settings = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2, token_dim=4)
     adapted = peft.get_peft_model(model, settings)

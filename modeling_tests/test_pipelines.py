@@ -51,7 +51,7 @@ def test_token_classification(tokenizer, batch_size):
         assert [item["score"] for item in found] == pytest.approx(probabilities.max(-1).values.tolist(), abs=1e-5)
 
 
-class TestTokenClassificationByAField:
+class TestTokenClassificationWithCrf:
     """The pipeline takes the best label of each word; the logits of a CRF make this the best sequence."""
 
     LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -406,7 +406,7 @@ class TestFillMask:
             assert item["score"] == pytest.approx(float(probabilities[item["token"]]), abs=1e-5)
         assert [item["score"] for item in found] == sorted((item["score"] for item in found), reverse=True)
 
-    def test_several_gaps(self, words, model):
+    def test_several_masked_words(self, words, model):
         fill = pipeline("fill-mask", model=model, tokenizer=words)
         text = "Ada <mask> <mask>. They <mask> why"
         rows = self.probabilities(model, words, text)

@@ -16,7 +16,7 @@ from .conftest import fail_if_required
     ],
 )
 @pytest.mark.parametrize("kind", [pytest.TestReport, pytest.CollectReport])
-def test_what_is_missing(
+def test_missing_requirements_fail(
     kind: type, reason: str, required: str | None, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ELMO_REQUIRE_REFERENCE", raising=False)

@@ -21,7 +21,7 @@ STATED = ["transformers<6,>=5.17", "torch<3,>=2.11", "huggingface_hub<3,>=1.0", 
     ("library", "version"),
     [("transformers", "4.56.2"), ("transformers", "6.0.1"), ("torch", "2.10.0+cpu"), ("huggingface_hub", "0.36.0")],
 )
-def test_an_unsupported_version_says_so_in_one_line(library, version, monkeypatch):
+def test_unsupported_version_gives_a_one_line_error(library, version, monkeypatch):
     monkeypatch.setattr(metadata, "requires", lambda name: STATED)
     installed = {"transformers": "5.24.0.dev0", "torch": "2.13.0+cpu", "huggingface_hub": "2.4.0"}
     monkeypatch.setattr(metadata, "version", installed.__getitem__)
@@ -33,7 +33,7 @@ def test_an_unsupported_version_says_so_in_one_line(library, version, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_checkpoint_s_code_says_so_too():
+def test_unsupported_version_in_remote_code():
     """The check runs before imports of names that older versions lack."""
     code = "import transformers; transformers.__version__ = '4.56.2'; import elmo_hf.model.configuration_elmo"
     process = run_python("-c", code)
@@ -43,14 +43,14 @@ def test_a_checkpoint_s_code_says_so_too():
     )
 
 
-def test_both_places_state_one_range():
+def test_version_ranges_are_consistent():
     project = (ROOT / "pyproject.toml").read_text()
     (stated,) = re.findall(r'^    "(transformers\b.*)",$', project, re.M)
     assert stated in (ROOT / "elmo_hf" / "model" / "configuration_elmo.py").read_text()
     assert Requirement(stated).specifier.contains(metadata.version("transformers"), prereleases=True)
 
 
-def test_private_hooks_are_those_of_the_table():
+def test_private_hooks_match_the_documented_table():
     """Methods of Transformers' own that the package overrides; few, because any release may change them."""
     found = set()
     for kind in filter(inspect.isclass, (getattr(elmo_hf, name) for name in elmo_hf.__all__)):

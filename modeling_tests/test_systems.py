@@ -41,7 +41,7 @@ def test_no_file_needs_posix_to_be_imported(path: Path) -> None:
 ASKED = {"elmo_hf/kernels/cpu/builder.py": 'os.name != "posix"', "elmo_hf/cli/pretrain.py": "hasattr(os, "}
 
 
-def test_calls_that_only_posix_has_stand_where_the_system_is_asked() -> None:
+def test_posix_only_calls_are_guarded_by_a_system_check() -> None:
     asked_for = {"kill", *(call.partition(".")[2] for call in POSIX_CALLS)}
     for path in FILES:
         text = path.read_text(encoding="utf-8")

@@ -55,7 +55,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_vectors(form, tmp_path):
+def test_every_format_gives_the_same_vectors(form, tmp_path):
     path = tmp_path / "vectors"
     path.write_bytes(FORMS[form])
     read = read_word_vectors(path, WORDS, size=3)
@@ -68,7 +68,7 @@ def test_every_form_gives_the_same_vectors(form, tmp_path):
     assert np.array_equal(read_word_vectors(path, WORDS).vectors, FOUND)
 
 
-def test_larger_than_what_is_read_at_a_time(tmp_path, monkeypatch):
+def test_files_larger_than_a_chunk(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     vectors = {f"word{index}": rng.standard_normal(3).round(4).tolist() for index in range(2000)}
     monkeypatch.setattr("elmo_hf.word_vectors.CHUNK", 1000)
@@ -79,7 +79,7 @@ def test_larger_than_what_is_read_at_a_time(tmp_path, monkeypatch):
         np.testing.assert_array_equal(read.vectors, np.array(list(vectors.values()), dtype=np.float32))
 
 
-def test_lower_case_is_a_choice(tmp_path):
+def test_lowercase_option(tmp_path):
     (tmp_path / "vectors").write_bytes(glove())
     read = read_word_vectors(tmp_path / "vectors", WORDS, lowercase=False)
     assert read.found.tolist() == [True, True, False, False, True]
@@ -235,7 +235,7 @@ class TestStart:
             assert start_from_word_vectors(model, tokenizer, path, table=name).table == name
             assert table[cat].tolist() == FOUND[0].tolist()
 
-    def test_what_does_not_fit_is_refused(self, tokenizer, path, tmp_path):
+    def test_mismatched_models_and_files_are_refused(self, tokenizer, path, tmp_path):
         plain = ElmoForTokenClassification(self.config(tokenizer, word_vector_size=0))
         with pytest.raises(ValueError, match="no table of words.*word_vector_size.*word_embedding_size"):
             start_from_word_vectors(plain, tokenizer, path)

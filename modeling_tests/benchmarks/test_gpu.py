@@ -29,7 +29,7 @@ def gpu() -> ModuleType:
     return loaded(SCRIPT)
 
 
-def test_a_column_that_fails_leaves_the_others(gpu: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_column_does_not_stop_the_others(gpu: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     calls = {"ours": 0, "plain": 0}
 
     def call(name: str, last: int) -> None:
@@ -58,7 +58,7 @@ def test_a_column_that_fails_leaves_the_others(gpu: ModuleType, capsys: pytest.C
         ("", None),
     ],
 )
-def test_a_row_that_ends_early_keeps_what_it_has_said(
+def test_row_that_ends_early_keeps_its_printed_results(
     gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, failure: str | None
 ) -> None:
     script = tmp_path / "row.py"
@@ -85,7 +85,7 @@ def test_verdicts(gpu: ModuleType) -> None:
     assert "gates' matmul: 1.20 x" in gpu.line_of({**rows[0], "failed": {}, "verdicts": gpu.verdicts(rows[0])})
 
 
-def test_a_row_is_killed_with_what_it_has_started(
+def test_row_is_killed_with_its_child_processes(
     gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Processes that a row started, such as a pretraining run, would slow down the following rows."""
@@ -117,7 +117,7 @@ def test_a_row_is_killed_with_what_it_has_started(
 
 
 @pytest.mark.parametrize("script", ["gpu", "pretraining_throughput"])
-def test_float32_is_float32(gpu: ModuleType, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_runs_without_tf32(gpu: ModuleType, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """TF32 would round the matmuls or convolutions of one side only."""
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, convolution.allow_tf32
@@ -138,7 +138,7 @@ def test_float32_is_float32(gpu: ModuleType, script: str, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_whole_script(tmp_path: Path) -> None:
+def test_script_end_to_end(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--device", "cpu", "--tiny", "--precisions", "fp32", "--output", tmp_path]
     run = subprocess.run(
         command,

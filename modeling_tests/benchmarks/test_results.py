@@ -107,7 +107,7 @@ def test_options_are_those_of_the_scripts(task, variant, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("figures")
-def test_the_page(run, tmp_path, monkeypatch):
+def test_results_page(run, tmp_path, monkeypatch):
     cells, _ = run("--tasks", "wnut17", "--variants", "a", "d", "--seeds", "1", "2", "--shares", "1", "0.25")
     folder = tmp_path / "out"
     noisy = [cell | {"typos": dict.fromkeys(results.KINDS, 0.25)} if cell["share"] == 1 else cell for cell in cells]

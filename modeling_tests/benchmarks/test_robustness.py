@@ -34,7 +34,7 @@ def test_each_kind_changes_one_place(kind: str) -> None:
             assert found[place].isupper() == word[place].isupper()
 
 
-def test_neighbors_touch_each_other() -> None:
+def test_neighbors_are_adjacent_keys() -> None:
     assert sorted(neighbors("s")) == sorted("adwezx")
     assert sorted(neighbors("q")) == sorted("wa")
     assert sorted(neighbors("m")) == sorted("njk")
@@ -43,7 +43,7 @@ def test_neighbors_touch_each_other() -> None:
     assert all(one in neighbors(other) for one in letters for other in neighbors(one))
 
 
-def test_what_stays(tmp_path: Path) -> None:
+def test_unchanged_words_and_share_of_typos(tmp_path: Path) -> None:
     words = ["of", "don't", "3.5", "@user", "", "aaa"]
     for kind in KINDS:
         kept = list(with_typos(words, kind, 1.0, random.Random(0)))

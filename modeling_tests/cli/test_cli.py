@@ -60,7 +60,7 @@ def test_from_text_to_perplexity(
 
 
 @pytest.mark.slow
-def test_parts_of_speech_from_a_tagger_to_perplexity(
+def test_pos_tags_from_a_tagger_to_perplexity(
     corpus: Path,  # noqa: F811
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -174,7 +174,7 @@ def test_processes_share_cores_and_rows(monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 @pytest.mark.slow
-def test_processes_end_with_the_command_and_a_checkpoint(
+def test_sigterm_ends_all_processes_with_a_checkpoint(
     corpus: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:

@@ -54,7 +54,7 @@ def test_from_text_to_vectors(folder: Path, tmp_path: Path, capsys: pytest.Captu
     check_equal(found, embed(given, folder, layers="all", boundaries=True, dtype=torch.bfloat16, device="cpu"), 1e-2)
 
 
-def test_carried_state_of_one_layer_under_its_own_text(folder: Path, tmp_path: Path) -> None:
+def test_carry_state_with_one_layer_and_sentence_keys(folder: Path, tmp_path: Path) -> None:
     given = [["the", "cat"], ["on", "a", "mat"], ["sat"]]
     text = write_text(tmp_path / "text.txt", given)
     arguments = ["embed", str(text), str(tmp_path / "out.h5"), "--model", str(folder), "--device", "cpu"]
@@ -66,7 +66,7 @@ def test_carried_state_of_one_layer_under_its_own_text(folder: Path, tmp_path: P
     assert main([*arguments, "--layers", "last"]) == 1
 
 
-def test_eight_bits(folder: Path, tmp_path: Path) -> None:
+def test_int8_precision(folder: Path, tmp_path: Path) -> None:
     text = write_text(tmp_path / "text.txt", sentences())
     arguments = ["embed", str(text), str(tmp_path / "out.h5"), "--model", str(folder), "--device", "cpu"]
     assert main([*arguments, "--precision", "int8", "--word_cache_mb", "0"]) == 0
@@ -87,7 +87,7 @@ def test_columns_and_raw_text(folder: Path, tmp_path: Path) -> None:
         assert set(file) == {"0", "1", "ids"} and file["ids"].asstr()[...].tolist() == ["a", "2"]
 
 
-def test_parts_of_speech(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pos_tags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in tagger_and_tokenizer():
         part.save_pretrained(tmp_path / "model")
     given, tags = sentences(), tags_of(sentences())
@@ -106,7 +106,7 @@ def test_parts_of_speech(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "Expected pos_column or pos_separator" in capsys.readouterr().err
 
 
-def test_the_vectors_of_bilm_tf(reference: Path, tmp_path: Path) -> None:
+def test_vectors_equal_bilm_tf(reference: Path, tmp_path: Path) -> None:
     """The first batch of the original's own output starts from zero states, as every sentence does here."""
     originals = reference / "bilm_tf"
     given = json.loads((originals / "lm_embeddings_sentences.json").read_text())
@@ -124,7 +124,7 @@ def test_the_vectors_of_bilm_tf(reference: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(found[number], np.concatenate([forward, backward], 1), rtol=0, atol=1e-6)
 
 
-def test_stopped_by_hand(
+def test_keyboard_interrupt(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(*_: object, **__: object) -> None:

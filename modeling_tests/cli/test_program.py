@@ -47,7 +47,7 @@ def test_help_is_one_screen(program, name, capsys, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("program", "name"), ALL, ids=[f"{program.name} {name}" for program, name in ALL])
-def test_the_same_words_everywhere(program, name) -> None:
+def test_option_names_are_consistent_across_commands(program, name) -> None:
     parser = program.parser(name)
     (commands,) = [action.choices for action in parser._actions if action.dest == "command"]
     spelled = {option for action in commands[name]._actions for option in action.option_strings}
@@ -136,20 +136,20 @@ def raising(error: BaseException):
         (BrokenPipeError(32, "Broken pipe"), 141, ""),
     ],
 )  # fmt: skip
-def test_endings(error, status, told, monkeypatch, capsys) -> None:
+def test_exit_status_and_message_of_errors(error, status, told, monkeypatch, capsys) -> None:
     monkeypatch.setattr(PROGRAM, "adder", raising(error))
     assert main(["info"]) == status
     captured = capsys.readouterr()
     assert (captured.err, captured.out) == (told, "")
 
 
-def test_faults_of_this_package_show_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PROGRAM, "adder", raising(AssertionError("a bug")))
     with pytest.raises(AssertionError):
         main(["info"])
 
 
-def test_a_closed_pipe_is_quiet() -> None:
+def test_closed_pipe_exits_quietly() -> None:
     """`elmo-hf | true`, in a process of its own: nothing on stderr, and not a failure of Python's last flush."""
     reading, writing = os.pipe()
     os.close(reading)

@@ -74,7 +74,7 @@ def test_embed(folder, text, asked, tmp_path, capsys, caplog):
     assert lengths == ([4, 2, 3] if asked is None else [6, 2, 5])
 
 
-def test_nothing_is_said_where_both_rules_agree(folder, text, capsys, caplog):
+def test_no_notice_if_both_pre_tokenization_rules_agree(folder, text, capsys, caplog):
     caplog.set_level("INFO")
     text.write_text("the cat\na mat\n")
     assert main(["perplexity", str(folder), str(text), "--device", "cpu"]) == 0
@@ -111,7 +111,7 @@ def test_tag_and_conllu(folder, tmp_path, capsys, caplog):
 
 
 @pytest.mark.slow
-def test_scores_stand_in_the_order_of_the_text(folder, tmp_path, capsys):
+def test_scores_keep_the_order_of_the_text(folder, tmp_path, capsys):
     """With and without carried state, for sentences of any length."""
     generator = np.random.default_rng(0)
     lengths = generator.integers(1, 40, 60).tolist()

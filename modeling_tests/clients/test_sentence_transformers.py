@@ -9,7 +9,7 @@ from modeling_tests.tiny import TRANSFORMER, tiny_config, with_large_weights
 
 
 @pytest.mark.parametrize("overrides", [{}, TRANSFORMER], ids=["biLSTM", "Transformer"])
-def test_cuts_where_the_model_ends(overrides, tmp_path):
+def test_truncation_at_max_position_embeddings(overrides, tmp_path):
     """A biLSTM reads texts of any length, a Transformer at most `max_position_embeddings` words."""
     sentence_transformers = pytest.importorskip("sentence_transformers")
     torch.manual_seed(0)

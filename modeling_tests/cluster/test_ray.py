@@ -141,7 +141,7 @@ def check(output: Path, expected: dict[str, np.ndarray]) -> None:
     assert sorted(shard["file"] for shard in index["shards"]) == sorted(path.name for path in output.glob("*.parquet"))
 
 
-def test_vectors_of_one_process_and_what_is_left(command, texts, expected, tmp_path, capsys) -> None:
+def test_equals_a_single_process_and_resumes(command, texts, expected, tmp_path, capsys) -> None:
     output = tmp_path / "out"
     assert command([f"{texts}/*"], output) == 0
     check(output, expected)
@@ -164,7 +164,7 @@ def test_vectors_of_one_process_and_what_is_left(command, texts, expected, tmp_p
     assert "which is not in the input" in capsys.readouterr().err
 
 
-def test_an_object_store_and_what_reads_the_output(command, store, texts, expected, tmp_path, capsys) -> None:
+def test_object_store_input_and_output(command, store, texts, expected, tmp_path, capsys) -> None:
     """From one bucket to another by s3fs; read by pandas, DuckDB and datasets as the documents say."""
     remote = fsspec.filesystem("s3")
     for path in texts.iterdir():
@@ -289,7 +289,7 @@ def test_an_actor_out_of_memory(command, cluster, folder, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("batch_format", ["numpy", "pyarrow"])
-def test_the_callable_in_a_pipeline_of_ones_own(cluster, folder, batch_format) -> None:
+def test_callable_in_a_custom_ray_pipeline(cluster, folder, batch_format) -> None:
     drawn = sentences()
     ray.init(address=cluster.address, ignore_reinit_error=True, log_to_driver=False)
     rows = ray.data.from_items([{"id": number, "text": " ".join(words)} for number, words in enumerate(drawn)])

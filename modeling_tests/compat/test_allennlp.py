@@ -129,7 +129,7 @@ class TestElmo:
         for row, array in zip(output["elmo_representations"][0], expected, strict=True):
             close(row[: len(array)], array)
 
-    def test_more_axes(self, folder):
+    def test_extra_batch_dimensions(self, folder):
         elmo = Elmo(folder, None, 1, dropout=0.0).eval()
         flat = elmo(batch_to_ids([*SENTENCES, []]))
         bilm(elmo).reset_states()
@@ -141,7 +141,7 @@ class TestElmo:
         elmo._keep_sentence_boundaries = True
         assert elmo(batch_to_ids([*SENTENCES, []]).view(2, 2, 4, 50))["mask"].shape == (2, 2, 6)
 
-    def test_no_words(self, folder):
+    def test_empty_sentences(self, folder):
         output = Elmo(folder, None, 1)(batch_to_ids([[], []]))
         assert output["elmo_representations"][0].shape == (2, 0, 8) and output["mask"].shape == (2, 0)
 
@@ -208,14 +208,14 @@ class TestState:
         for _ in range(2):
             close(elmo(ids)["elmo_representations"][0], first)
 
-    def test_no_graph_is_carried(self, folder):
+    def test_carried_state_is_detached(self, folder):
         elmo = Elmo(folder, None, 1, requires_grad=True, dropout=0.0).train()
         for _ in range(2):
             elmo.zero_grad()
             elmo(batch_to_ids(SENTENCES))["elmo_representations"][0].sum().backward()  # not through the batch before
         assert any(weight.grad is not None and weight.grad.any() for weight in elmo.parameters())
 
-    def test_state_is_no_weight(self, folder):
+    def test_state_is_not_in_the_state_dict(self, folder):
         elmo = Elmo(folder, None, 1)
         names = set(elmo.state_dict())
         elmo(batch_to_ids(SENTENCES))
@@ -270,7 +270,7 @@ class TestElmoEmbedder:
         assert bilm(embedder_of(embedder))._states is before
 
     @pytest.mark.parametrize("output_format", ["all", "top", "average"])
-    def test_files(self, folder, tmp_path, output_format):
+    def test_embed_file(self, folder, tmp_path, output_format):
         lines = ["The cat sat .", "On  a mat", "The cat sat ."]
         ElmoEmbedder(folder, None).embed_file(
             io.StringIO("\n".join(lines) + "\n"), tmp_path / "out.hdf5", output_format, batch_size=2
@@ -284,7 +284,7 @@ class TestElmoEmbedder:
                 assert file[str(number)].dtype == np.float32
                 close(file[str(number)][...], same)
 
-    def test_keys(self, folder, tmp_path):
+    def test_sentence_keys(self, folder, tmp_path):
         embedder, out = ElmoEmbedder(folder, None), tmp_path / "out.hdf5"
         embedder.embed_file(io.StringIO("a cat\n1/2 mat"), out, "top", use_sentence_keys=True)
         with h5py.File(out) as file:
@@ -312,7 +312,7 @@ def embedder_of(embedder):
     return Named
 
 
-class TestOriginals:
+class TestOriginalOutputs:
     def test_ten_batches_of_bilm_tf(self, reference):
         """Top layer of sentence i of three lists, with state carried from batch to batch."""
         files = reference / "bilm_tf"
@@ -359,7 +359,7 @@ class TestOriginals:
 
 
 class TestSources:
-    def test_addresses(self, tmp_path, monkeypatch):
+    def test_weights_from_urls(self, tmp_path, monkeypatch):
         """Fetched once."""
         (tmp_path / "served").mkdir()
         write_bilm(tmp_path / "served")

@@ -51,7 +51,7 @@ def test_vectors(loaded, folder, layers, warmup):
             assert not row[..., words:, :].any()
 
 
-def test_a_session_goes_on(loaded, folder):
+def test_session_carries_its_state(loaded, folder):
     expected = embed([*TEXTS[:2], *TEXTS[:2]], folder, layers="top", carry_state=True, rows=2)
     loaded.get_elmo_vectors(TEXTS[:2], warmup=False, layers="top")
     found = loaded.get_elmo_vectors(TEXTS[:2], warmup=False, layers="top", session=object())
@@ -121,7 +121,7 @@ def test_substitutes(folder):
 
 
 @pytest.mark.slow
-def test_originals(reference, tmp_path):
+def test_vectors_equal_bilm_tf(reference, tmp_path):
     """bilm-tf's outputs, from a folder of the NLPL repository's form and from a ZIP, in batches of three."""
     files = reference / "bilm_tf"
     folder = tmp_path / "nlpl"

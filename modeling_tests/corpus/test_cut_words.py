@@ -21,7 +21,7 @@ def made(kind, **overrides):
 @pytest.mark.parametrize(
     "word", ["", "a" * 48, "a" * 49, "é" * 24, "é" * 25, "我" * 16, "我" * 16 + "a", "a" * 47 + "\ud800é"]
 )
-def test_a_cut_word_has_the_row_of_its_beginning(word):
+def test_truncated_word_has_the_row_of_its_prefix(word):
     spelling = ByteSpelling(50)
     data = word.encode("utf-8", "ignore")
     shorter = spelling.rows([data[:48].decode("utf-8", "ignore")])
@@ -31,7 +31,7 @@ def test_a_cut_word_has_the_row_of_its_beginning(word):
         np.testing.assert_array_equal(spelling.rows([word]), shorter)
 
 
-def test_counts_and_silence():
+def test_counts_and_warning():
     cut = CutWords(ByteSpelling(50))
     assert list(cut.over([["a", "b"]], list)) == [["a", "b"]]  # warnings are errors here unless expected
     cut.look(["x" * 50], 3)
@@ -39,7 +39,7 @@ def test_counts_and_silence():
         cut.tell(" of some")
 
 
-def test_embed_score_and_tag_say_so_once(tmp_path):
+def test_embed_score_and_tag_warn_once(tmp_path):
     """One warning per call; the vectors of both truncated lines are equal."""
     model, tokenizer = made(ElmoForPreTraining)
     with pytest.warns(UserWarning, match=r"2 of 4 words \(50\.00%\).*48 bytes") as told:
@@ -59,6 +59,6 @@ def test_embed_score_and_tag_say_so_once(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_models_of_words_are_not_asked():
+def test_word_input_models_do_not_warn():
     model, tokenizer = made(ElmoForPreTraining, **WORD_INPUT)
     assert len(list(embed(CHINESE, model, tokenizer))) == len(CHINESE)

@@ -70,7 +70,7 @@ def test_json_lines(tmp_path, small_blocks):
     assert list(open_corpus(path, text_column="sentence")) == ["one two", words, "x", "y", "z"]
 
 
-def test_words_of_lists_stay_whole(tmp_path):
+def test_words_of_lists_are_not_split(tmp_path):
     """The words of a list are never joined and split again."""
     words = ["New York", "1\u00a0000", "a\nb", "c ", "\u3000", "", "\t", "\ud800", "don't"]
     path = tmp_path / "text.jsonl"
@@ -99,7 +99,7 @@ def test_parquet(tmp_path):
     assert list(corpus) == LINES[:210]
 
 
-def test_data_sets_in_hand():
+def test_dataset_objects():
     table = datasets.Dataset.from_dict({"words": [line.split() for line in LINES]})
     assert list(Corpus.from_dataset(table, "words")) == [line.split() for line in LINES]
     stream = table.to_iterable_dataset(num_shards=4)
@@ -108,7 +108,7 @@ def test_data_sets_in_hand():
     assert list(corpus) == [line.split() for line in LINES]
 
 
-def test_names_of_data_sets(tmp_path, monkeypatch):
+def test_dataset_names(tmp_path, monkeypatch):
     asked = {}
 
     def load_dataset(**arguments):
@@ -156,7 +156,7 @@ ONE_TEXT = ["one two .", "three\u2028four .", "five\x85\x0c."]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
-def test_every_container_of_text_has_the_same_lines(tmp_path, end, small_blocks):
+def test_every_format_splits_the_same_lines(tmp_path, end, small_blocks):
     text = end.join(ONE_TEXT) + end
     (tmp_path / "a.txt").write_bytes(text.encode())
     (tmp_path / "a.jsonl").write_bytes(end.join(json.dumps({"text": line}) for line in ONE_TEXT).encode())
@@ -173,7 +173,7 @@ def test_every_container_of_text_has_the_same_lines(tmp_path, end, small_blocks)
 SOME_MISSING = ["null", "NA", None, "None", "nan", "N/A word", None, "", "not missing at all"]
 
 
-def test_words_that_look_missing_and_text_that_is(tmp_path):
+def test_null_like_words_are_kept_and_null_text_is_skipped(tmp_path):
     """Only records with null text are skipped; they are counted and reported."""
     records = [{"text": text} for text in SOME_MISSING]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -195,7 +195,7 @@ def test_words_that_look_missing_and_text_that_is(tmp_path):
             list(numbered.records())
 
 
-def test_words_that_look_missing_in_csv(tmp_path):
+def test_null_like_words_in_csv_are_kept(tmp_path):
     """6 sentences of 9 words; "null", "NA", "None" and "nan" are words."""
     rows = ["null", "NA", "None", "nan", "one two", "three four five"]
     (tmp_path / "a.csv").write_text("text,n\n" + "".join(f"{row},1\n" for row in rows))
@@ -206,7 +206,7 @@ def test_words_that_look_missing_in_csv(tmp_path):
         assert (counted.sentences, counted.running_words) == (6, 9)
 
 
-def test_csv_is_text_as_it_is_written(tmp_path):
+def test_csv_cells_are_not_parsed(tmp_path):
     """No cell is parsed as a number, date or boolean; quoted cells hold commas, quotes and line breaks."""
     (tmp_path / "a.csv").write_text('n,text\n1,007\n2,1.50\n3,True\n4,"a ""b"", c\nd"\n\n5,\n6,2024-01-01\n')
     assert list(open_corpus(tmp_path / "a.csv")) == ["007", "1.50", "True", 'a "b", c', "d", "2024-01-01"]
@@ -259,7 +259,7 @@ def test_other_encodings(tmp_path):
 @pytest.mark.parametrize("shard_bytes", [1, 7, 30, 100, 1000, 5000, 10**6])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("last_has_end", [True, False])
-def test_a_large_file_is_read_once_in_spans(tmp_path, shard_bytes, end, last_has_end, small_blocks):
+def test_large_file_is_split_into_byte_shards(tmp_path, shard_bytes, end, last_has_end, small_blocks):
     path = write(tmp_path / "text.txt", LINES[:60], end)
     if not last_has_end:
         path.write_bytes(path.read_bytes().removesuffix(end.encode()))
@@ -294,7 +294,7 @@ def every_kind_of_shard(tmp_path):
     yield open_corpus(tmp_path / "saved" / "*.arrow").shards[0]
 
 
-def test_every_position_of_every_shard(tmp_path, small_blocks, monkeypatch):
+def test_resume_at_every_position_of_every_shard(tmp_path, small_blocks, monkeypatch):
     """Positions are saved as JSON and shards are pickled; blocks are much smaller than the shard."""
     monkeypatch.setattr("elmo_hf.corpus.dataset_shards.RECORDS_AT_A_TIME", 40)
     monkeypatch.setattr("elmo_hf.corpus.table_shards.ROWS_AT_A_TIME", 40)
@@ -316,7 +316,7 @@ def test_every_position_of_every_shard(tmp_path, small_blocks, monkeypatch):
     assert kinds == 14
 
 
-def test_the_fingerprint_knows_the_content_not_the_folder(tmp_path):
+def test_fingerprint_depends_on_the_content_not_the_folder(tmp_path):
     first = open_corpus(write(tmp_path / "text.txt"))
     (tmp_path / "other").mkdir()
     assert open_corpus(write(tmp_path / "other" / "text.txt")).fingerprint == first.fingerprint
@@ -325,7 +325,7 @@ def test_the_fingerprint_knows_the_content_not_the_folder(tmp_path):
     assert open_corpus(write(tmp_path / "text.txt", LINES[1:])).fingerprint != first.fingerprint
 
 
-def test_only_what_is_needed_is_read(tmp_path, small_blocks):
+def test_files_are_read_lazily(tmp_path, small_blocks):
     """After ten sentences, only some blocks of the file have been read."""
     path = write(tmp_path / "text.txt", LINES * 100)
     reader = open_corpus(path).shards[0].open()
@@ -352,7 +352,7 @@ def test_undecodable_bytes_are_refused_skipped_or_replaced(tmp_path, small_block
     assert lines[200:] == ["b\ufffdd one", "good", "b\ufffdd two"]
 
 
-def test_nothing_but_undecodable_lines(tmp_path):
+def test_file_of_undecodable_lines_only(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(b"\xff\n")
     with pytest.warns(UserWarning, match=r"text\.txt, line 1.*left"):
@@ -386,7 +386,7 @@ def test_a_damaged_file_is_named(tmp_path, suffix):
         open_corpus(path)
 
 
-def test_what_is_no_corpus(tmp_path):
+def test_invalid_sources_are_refused(tmp_path):
     write(tmp_path / "text.zst")
     with pytest.raises(ValueError, match=r"text\.zst: \.zst"):
         open_corpus(tmp_path / "text.zst")
@@ -504,7 +504,7 @@ def test_columns_that_a_format_lacks(tmp_path):
         list(open_corpus(tmp_path / "a.conllu", id_column="sent_id", numbered=True).records())
 
 
-def test_what_can_be_read_only_once_is_refused(tmp_path):
+def test_pipes_and_devices_are_refused(tmp_path):
     """Detecting the format would consume the beginning of a pipe, and without a writer it blocks forever."""
     os.mkfifo(tmp_path / "pipe.txt")
     for path in (tmp_path / "pipe.txt", "/dev/zero"):
@@ -512,7 +512,7 @@ def test_what_can_be_read_only_once_is_refused(tmp_path):
             open_corpus(path)
 
 
-def test_a_list_of_gigabytes(tmp_path, monkeypatch):
+def test_json_list_over_the_size_limit(tmp_path, monkeypatch):
     monkeypatch.setattr("elmo_hf.corpus.table_shards.LARGEST_LIST", 1000)
     with gzip.open(tmp_path / "a.json.gz", "wb") as file:
         file.write(b"[" + b" " * 10**6 + b"]")
@@ -520,7 +520,7 @@ def test_a_list_of_gigabytes(tmp_path, monkeypatch):
         open_corpus(tmp_path / "a.json.gz")
 
 
-def test_places_that_the_datasets_library_saved(tmp_path):
+def test_positions_saved_by_the_datasets_library(tmp_path):
     """Positions saved by versions that read tables through the datasets library are still valid."""
     texts = [f"line {number}" for number in range(2500)]
     write_parquet(tmp_path / "a.parquet", texts)
@@ -535,7 +535,7 @@ def test_places_that_the_datasets_library_saved(tmp_path):
         assert open_corpus(path).shards[0].identity == [path, None, "text", "skip", 1, -1]
 
 
-def test_without_libraries(tmp_path, monkeypatch):
+def test_missing_optional_libraries(tmp_path, monkeypatch):
     write_parquet(tmp_path / "text.parquet", ["a"])
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert list(open_corpus(write(tmp_path / "text.txt"))) == LINES
@@ -552,7 +552,7 @@ def test_without_libraries(tmp_path, monkeypatch):
 TAGGED = [TaggedSentence([f"w{n}", "b!", "_"], ["X", None, f"T{n % 3}"]) for n in range(60)]
 
 
-def test_parts_of_speech_in_columns_and_lines(tmp_path, small_blocks):
+def test_pos_tags_in_columns_and_lines(tmp_path, small_blocks):
     records = [{"words": list(each.words), "pos": list(each.tags)} for each in TAGGED]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (tmp_path / "a.json").write_text(json.dumps(records))
@@ -601,7 +601,7 @@ def test_parts_of_speech_in_columns_and_lines(tmp_path, small_blocks):
         ("a b", {"pos_separator": "a b"}, "pos_separator='a b'"),
     ],
 )
-def test_parts_of_speech_that_are_not_there(tmp_path, content, options, message):
+def test_missing_pos_tags(tmp_path, content, options, message):
     path = tmp_path / ("text.jsonl" if "pos_column" in options else "text.txt")
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
@@ -609,13 +609,13 @@ def test_parts_of_speech_that_are_not_there(tmp_path, content, options, message)
 
 
 @pytest.mark.parametrize("wrong", [["a", 1], None, 3])
-def test_sentences_in_memory_are_texts_or_words(wrong):
+def test_in_memory_sentences_are_texts_or_word_lists(wrong):
     with pytest.raises(TypeError, match="sentence 1 .* (list|NoneType|int)"):
         Corpus.from_sentences(["a b", wrong])
     assert list(Corpus.from_sentences(["a b", ["a b"]])) == ["a b", ["a b"]]
 
 
-def test_parts_of_speech_of_all_sentences_or_none():
+def test_pos_tags_of_all_sentences_or_none():
     with pytest.raises(ValueError, match="1 of 2 sentences"):
         Corpus.from_sentences(["a b", TAGGED[0]])
     dataset = datasets.Dataset.from_dict({"text": [["a"]]})

@@ -57,7 +57,7 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["memory", "http"])
-def test_corpora_are_read_where_they_lie(contents, protocol, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corpora_are_streamed_from_remote_storage(contents, protocol, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "BLOCK_BYTES", 5000)
     with running_hub() as hub:
         address = f"memory://{uuid.uuid4().hex}" if protocol == "memory" else hub.url
@@ -81,7 +81,7 @@ def test_corpora_are_read_where_they_lie(contents, protocol, monkeypatch: pytest
                 each.close()
 
 
-def test_what_a_store_does_not_give_is_named(contents) -> None:
+def test_remote_read_errors_name_the_file(contents) -> None:
     with running_hub() as hub:
         hub.web |= {"/a.txt": contents["a.txt"], "/b.txt": b"", "/c.parquet": contents["a.parquet"][:-9]}
         with pytest.raises(FileNotFoundError, match=f"{hub.url}/none.txt"):

@@ -31,7 +31,7 @@ def here() -> str:
 
 
 @pytest.mark.parametrize("sentence", SENTENCES)
-def test_one_text_and_back(sentence):
+def test_tagged_sentence_round_trip(sentence):
     text = tagged_text(sentence)
     again = tagged_sentence(text)
     assert (list(again.words), list(again.tags)) == (list(sentence.words), list(sentence.tags))
@@ -45,7 +45,7 @@ def test_the_older_form_is_read():
     assert tagged_sentence("the\n1 000\tDET\n") == sentence
 
 
-def test_texts_and_lists_of_words():
+def test_text_and_word_list_round_trip():
     for sentence in ("a  b", "", " ", "[a]", ["a b", "", "\n", "\ud800"], [""], ["a"]):
         assert sentence_of(text_of(sentence), False) == sentence
     assert sentence_of(text_of("\n[1]"), False).strip() == "[1]"  # a text never looks like a list

@@ -50,7 +50,7 @@ def test_processes_do_not_change_the_result(tmp_path):
     assert dict(zip(alone.words[3:], alone.counts[3:])) == Counter(" ".join(lines).split())
 
 
-def test_errors_of_processes_arrive(tmp_path):
+def test_worker_errors_are_raised(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(b"good line\n" * 30 + b"bad \xff\n" + b"good line\n" * 30)
     with pytest.raises(ValueError, match=r"text\.txt, line 31"):
@@ -64,7 +64,7 @@ def test_progress_goes_to_stderr(corpus, capsys):
     assert "15.0 words" in captured.err
 
 
-def test_files_make_a_tokenizer_and_come_back(corpus, tmp_path):
+def test_save_load_and_tokenizer_round_trip(corpus, tmp_path):
     vocabulary = build_vocabulary(corpus, progress=False)
     vocabulary.save(tmp_path / "vocab.txt")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["vocab.counts.tsv", "vocab.txt"]
@@ -91,7 +91,7 @@ def test_a_failed_save_leaves_the_old_files(corpus, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_words_with_odd_characters_survive(tmp_path):
+def test_words_with_unusual_characters_round_trip(tmp_path):
     words = ["naïve", "漢字", "\u200bzero", '"', "a\u2028b".split()[0], "😀"]
     vocabulary = build_vocabulary(Corpus.from_sentences([" ".join(words)]), progress=False)
     vocabulary.save(tmp_path / "vocab.txt")
@@ -99,7 +99,7 @@ def test_words_with_odd_characters_survive(tmp_path):
     assert set(words) == set(vocabulary.words[3:])
 
 
-def test_words_that_no_line_can_hold_are_unknown_ones(tmp_path):
+def test_words_not_storable_in_a_line_count_as_unknown(tmp_path):
     """A word with NUL leaves no file of counts without its vocabulary."""
     words = ["a\0b", "c", "\ud800", "New York", "a\tb", "d\n", "", "\u3000"]
     with pytest.warns(UserWarning, match="5 of 9 words") as told:
@@ -117,7 +117,7 @@ def test_words_that_no_line_can_hold_are_unknown_ones(tmp_path):
     assert Vocabulary.load(tmp_path / "vocab.txt") == vocabulary
 
 
-def test_long_words_are_told_of_once(corpus):
+def test_long_words_are_reported_once(corpus):
     text = ["x" * 49, "短" * 17, "短" * 16, "ok ok"]
     with pytest.warns(UserWarning, match=r"2 of 5 words \(40\.00%\).*48 bytes") as told:
         build_vocabulary(Corpus.from_sentences(text), progress=False)
@@ -149,7 +149,7 @@ def test_a_corpus_without_words_is_refused(tmp_path):
         build_vocabulary(open_corpus(path), progress=False)
 
 
-def test_a_file_without_specials_or_with_duplicates_is_no_vocabulary(tmp_path):
+def test_missing_special_tokens_and_duplicates_are_refused(tmp_path):
     path = tmp_path / "vocab.txt"
     path.write_text("<S>\nthe\n")
     with pytest.raises(ValueError, match=r"vocab\.txt: no line for </S>, <UNK>"):

@@ -14,7 +14,7 @@ VOCABULARY = {"<pad>": 0, "<S>": 1, "</S>": 2, "<UNK>": 3, "the": 4, "café": 5,
 
 
 @pytest.mark.parametrize("cached_words", [1, 7, 50, 10_000])
-def test_every_size_of_table_gives_the_same(cached_words):
+def test_result_does_not_depend_on_the_cache_size(cached_words):
     generator = np.random.default_rng(0)
     encoder = WordEncoder(VOCABULARY, max_characters_per_word=8, cached_words=cached_words)
     for _ in range(60):
@@ -65,7 +65,7 @@ def test_special_tokens_in_a_text():
     assert characters[0].tolist() != characters[1].tolist()
 
 
-def test_lone_surrogates_are_no_part_of_a_word():
+def test_lone_surrogates_are_removed_from_words():
     ids, characters = WordEncoder(VOCABULARY).encode(["caf\ud800é"])
     assert ids.tolist() == [5]
     assert characters[0].tolist() == character_ids_of_word("café", 50)
@@ -114,7 +114,7 @@ def test_splitters():
     assert with_quotes(["“Don’t", "a b"]) == ["“Don’t", "a b"]
 
 
-def test_lines_are_cut_as_the_corpus_was(caplog):
+def test_lines_use_the_pre_tokenization_of_the_corpus(caplog):
     """A model stores two rules: for the lines of its corpus, and for raw text."""
     vocabulary = ["<S>", "</S>", "<UNK>", '"', "n't"]
     lines = ["do n't stop", ["don't"], "don't “stop”", "don't"]

@@ -96,7 +96,7 @@ def test_the_same_command_continues(text, tmp_path, both, monkeypatch, place):
 
 
 @pytest.mark.slow
-def test_a_lost_state_is_told(text, tmp_path, both, monkeypatch):
+def test_missing_state_file_is_reported(text, tmp_path, both, monkeypatch):
     output = tmp_path / "out.safetensors"
     monkeypatch.setattr("elmo_hf.corpus_embedding.output.Output.finish", lambda *_: 1)
     embed_corpus(text, output, *both, **CARRIED, **OPTIONS)
@@ -116,7 +116,7 @@ def test_several_processes_are_refused(text, tmp_path, both, monkeypatch):
 
 
 class TestSentenceKeys:
-    def test_names(self, tmp_path, both):
+    def test_keys_are_the_sentences(self, tmp_path, both):
         given = ["the cat", "1/2 a mat .", "a / b", "Straße"]
         (tmp_path / "in.txt").write_text("\n".join(given), encoding="utf-8")
         keys = {"use_sentence_keys": True, **OPTIONS, "shard_words": 2}
@@ -144,13 +144,13 @@ class TestSentenceKeys:
             (["a", "a \0 b"], r"line 2: the sentence 'a \\x00 b'"),
         ],
     )
-    def test_no_names(self, tmp_path, both, lines, message):
+    def test_invalid_keys_are_refused(self, tmp_path, both, lines, message):
         (tmp_path / "in.txt").write_text("\n".join(lines))
         with pytest.raises(ValueError, match=message):
             embed_corpus(tmp_path / "in.txt", tmp_path / "out.h5", *both, use_sentence_keys=True, **OPTIONS)
         assert not (tmp_path / "out.h5.parts").exists()
 
-    def test_identifiers_keep_their_name(self, tmp_path, both):
+    def test_sentence_named_like_the_identifiers_is_refused(self, tmp_path, both):
         (tmp_path / "in.jsonl").write_text('{"text": "ids", "n": "x"}\n')
         options = {"id_column": "n", "use_sentence_keys": True, **OPTIONS}
         with pytest.raises(ValueError, match="'ids'.*HDF5"):

@@ -52,7 +52,7 @@ def test_vectors_are_those_of_embed(folder: Path, layers, given) -> None:
         assert ("fixed_size" in str(result.schema)) == (batch is table)
 
 
-def test_arrays_stay_arrays_also_where_all_lengths_are_equal(folder: Path) -> None:
+def test_equal_lengths_still_give_object_arrays(folder: Path) -> None:
     embedder = BatchEmbedder(folder, dtype="float16", text_column="line", device="cpu")
     found = embedder({"line": np.array(["the cat", "a mat"], dtype=object)})
     assert found["vectors"].shape == (2,) and found["words"].tolist() == [["the", "cat"], ["a", "mat"]]

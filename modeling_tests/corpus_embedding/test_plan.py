@@ -40,7 +40,7 @@ def test_lines_of_text(tmp_path):
     assert records(tmp_path / "latin", undecodable="replace")[0].sentence == "caf\ufffd"
 
 
-def test_words_stay_as_they_are(tmp_path):
+def test_word_lists_are_unchanged(tmp_path):
     words = [["New York", "", "<S>", "a\nb"], [], ["x"]]
     names = [7, "b", "c"]
     with (tmp_path / "a.jsonl").open("w") as file:
@@ -57,7 +57,7 @@ def test_words_stay_as_they_are(tmp_path):
     assert found[2].where.endswith("a.parquet, row 3")
 
 
-def test_parts_of_speech(tmp_path):
+def test_pos_tags(tmp_path):
     given = [TaggedSentence(["New York", "a"], ["N", None]), TaggedSentence([], []), TaggedSentence(["a_b"], ["D"])]
     rows = [{"w": list(each.words), "t": list(each.tags)} for each in given]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -92,7 +92,7 @@ def mixed(tmp_path):
     return numbered(tmp_path / "*")
 
 
-def test_any_place_is_a_beginning(mixed):
+def test_records_resume_at_any_position(mixed):
     everything = list(mixed.records())
     assert len(everything) == 660
     for number in (0, 1, 29, 30, 31, 59, 60, 61, 66, 67, 320, 659):
@@ -144,7 +144,7 @@ def test_blank_lines_end_shards_too(tmp_path):
     ]
 
 
-def test_a_change_is_seen(tmp_path):
+def test_changed_input_is_detected(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one two\nthree four\n")
     given = numbered(path)
@@ -220,7 +220,7 @@ class TestRefusals:
             ("a.jsonl", '{"text": ["a"], "t": null}', {"pos_column": "t"}, "column 't' holds None: expected a list"),
         ],
     )
-    def test_parts_of_speech(self, tmp_path, name, content, options, message):
+    def test_pos_tags(self, tmp_path, name, content, options, message):
         (tmp_path / name).write_text(content)
         with pytest.raises(ValueError, match=message):
             records(tmp_path / name, **options)
@@ -234,7 +234,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="undecodable='skip'.*'refuse'.*'replace'"):
             records(tmp_path / "a.txt", undecodable="skip")
 
-    def test_names(self, tmp_path):
+    def test_identifiers(self, tmp_path):
         """Names that cannot be stored unchanged are refused."""
         for name in ("a\0", "\ud800", None, 1.5, True):
             (tmp_path / "a.jsonl").write_text(json.dumps({"text": "a", "id": name}))

@@ -5,7 +5,7 @@ import pytest
 from elmo_hf.corpus_embedding import ray_engine
 
 
-def test_what_a_lost_worker_was_at_is_done_again_and_named_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_items_of_lost_workers_are_retried_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     left, rounds = {"done", "damaged", "lost once", "lost always"}, []
 
     class Worker:
@@ -31,6 +31,6 @@ def test_what_a_lost_worker_was_at_is_done_again_and_named_in_the_end(monkeypatc
     assert lost.startswith("file of lost always: its worker was killed 4 times") and "--shard_words" in lost
 
 
-def test_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_items_start_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_engine._Cluster, "_run", lambda *given: pytest.fail("asked for workers"))
     assert ray_engine._Cluster(None, 0, None)._until_done(list, None, None, 0, None) == []

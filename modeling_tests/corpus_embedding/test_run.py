@@ -101,7 +101,7 @@ def test_layout_of_the_originals(tmp_path, both):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_words_and_names(tmp_path, both, kind):
+def test_word_lists_and_identifiers(tmp_path, both, kind):
     model, tokenizer = both
     given = [["New York", "", "\ud800x"], [], ["cat"]]
     (tmp_path / "in.jsonl").write_text(
@@ -162,7 +162,7 @@ def tagged(tmp_path):
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_parts_of_speech(tmp_path, tagged):
+def test_pos_tags(tmp_path, tagged):
     model, tokenizer = tagger_and_tokenizer()
     given, tags = sentences(), tags_of(sentences())
     expected = []
@@ -187,7 +187,7 @@ def test_parts_of_speech(tmp_path, tagged):
 
 
 @pytest.mark.slow
-def test_parts_of_speech_belong_to_what_continues(tmp_path, tagged, monkeypatch):
+def test_changed_pos_tags_do_not_resume(tmp_path, tagged, monkeypatch):
     models, output = tagger_and_tokenizer(), tmp_path / "out.safetensors"
     (source, how), (lines, behind) = tagged
     whole = tmp_path / "whole.safetensors"
@@ -325,7 +325,7 @@ def test_an_interruption_keeps_a_part_of_a_shard(text, tmp_path, both, kind, wri
         assert list(frame["index"]) == list(range(40))
 
 
-def test_an_output_with_the_names_of_before(text, tmp_path, both):
+def test_output_with_former_file_names(text, tmp_path, both):
     output = tmp_path / "out.parquet"
     embed_corpus(text, output, *both, **OPTIONS)
     (output / "_embeddings.index.json").rename(output / "embeddings.index.json")
@@ -335,7 +335,7 @@ def test_an_output_with_the_names_of_before(text, tmp_path, both):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
-def test_says_how_to_read_it(text, tmp_path, both, kind):
+def test_summary_states_working_code_for_reading(text, tmp_path, both, kind):
     import h5py
     import pandas
     import safetensors.numpy
@@ -383,7 +383,7 @@ def test_conflicts(text, tmp_path, both, kind, complete, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_folder_of_something_else(text, tmp_path, both):
+def test_foreign_folder_is_refused(text, tmp_path, both):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     (tmp_path / "mine.h5").write_text("mine")
@@ -452,7 +452,7 @@ class TestRefusals:
                 embed_corpus(text, options.pop("output"), *both, **options)
         assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
-    def test_parts_of_speech(self, text, tmp_path, tagged):
+    def test_pos_tags(self, text, tmp_path, tagged):
         models, output = tagger_and_tokenizer(), tmp_path / "out.h5"
         (source, how), (lines, behind) = tagged
         for message, given, changed in (
@@ -470,7 +470,7 @@ class TestRefusals:
             embed_corpus(source, output, *models, **how, **OPTIONS)
         assert not output.exists() and not output.with_name("out.h5.parts").exists()
 
-    def test_a_bad_line_is_found_first(self, text, tmp_path, both):
+    def test_undecodable_line_is_found_before_writing(self, text, tmp_path, both):
         text.write_bytes(text.read_bytes() + b"\xff\n")
         with pytest.raises(ValueError, match="text.txt.*41.*1"):
             embed_corpus(text, tmp_path / "out.h5", *both, **OPTIONS)

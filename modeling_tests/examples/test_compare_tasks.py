@@ -71,7 +71,7 @@ def test_table_of_means_and_deviations(script: Path, capsys: pytest.CaptureFixtu
     assert printed.endswith(text)
 
 
-def test_finished_runs_are_read(script: Path) -> None:
+def test_finished_runs_are_not_repeated(script: Path) -> None:
     compare(script, "a=", options="--seeds 1")
     (script.parent / "out/a/seed-1/all_results.json").write_text('{"test_f1": 0.25, "train_runtime": 1}')
     compare(script, "a=", "b=", options="--seeds 1 2 --jobs 2")
@@ -93,7 +93,7 @@ def test_other_commands_are_refused(script: Path) -> None:
         compare(script, "a=", options="--seeds 1", common="--score 0.6")
 
 
-def test_failures_are_told_and_do_not_stop_the_rest(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failures_are_reported_and_do_not_stop_the_rest(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(script, "bad=--score -1", "good=", options="--seeds 1") == 1
     printed = capsys.readouterr().out
     assert "[1/2] bad, seed 1: ended with status 1, see " in printed and "broken" in printed
@@ -150,7 +150,7 @@ def test_values_of_a_grid_are_chosen_by_validation(script: Path) -> None:
     assert (out / "a/rate=-0.1/seed-1/runs").read_text() == "run "
 
 
-def test_the_rows_that_ask_what_elmo_is_worth() -> None:
+def test_default_ablation_variants() -> None:
     argv = ["--script", "s.py", "--output_dir", "o", "--metric", "test_f1", "--bilm", "elmo", "--variant", "mine=-x 1"]
     found = compare_tasks.parse([*argv, "--word_vectors", "w2v.txt", "--", "--use_crf"])
     assert list(found.variants) == [

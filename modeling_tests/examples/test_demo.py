@@ -44,7 +44,7 @@ def assert_told(printed: str, folder: Path, least_score: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # half a minute of compute
-def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "subprocess", SimpleNamespace(run=in_this_process))
     demo.main(["--output_dir", str(tmp_path), "--epochs", "2", "--train_share", "0.25"])
     assert_told(capsys.readouterr().out, tmp_path, least_score=70.0)
@@ -81,7 +81,7 @@ def test_the_corpus_and_its_notice() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_learns_and_runs_over_its_own_remains(tmp_path: Path) -> None:
+def test_command_learns_and_reruns_in_the_same_folder(tmp_path: Path) -> None:
     command = [sys.executable, demo.__file__, "--output_dir", str(tmp_path), "--epochs"]
     for options, least_score in ((["3"], 85.0), (["1", "--train_share", "0.25"], 60.0)):
         done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)

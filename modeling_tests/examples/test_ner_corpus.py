@@ -64,7 +64,7 @@ def test_entities_of_the_test_split_are_unseen(corpus: dict[str, list[Sentence]]
     assert not seen["train"] & seen["validation"]
 
 
-def test_context_matters(corpus: dict[str, list[Sentence]]) -> None:
+def test_some_names_have_two_entity_types(corpus: dict[str, list[Sentence]]) -> None:
     types: dict[str, set[str]] = {}
     for sentence in corpus["train"]:
         for name, entity_type in entities(sentence):
@@ -72,7 +72,7 @@ def test_context_matters(corpus: dict[str, list[Sentence]]) -> None:
     assert any({"PER", "LOC"} <= found for found in types.values())
 
 
-def test_noise_and_plain_sentences(corpus: dict[str, list[Sentence]]) -> None:
+def test_lowercase_uppercase_and_entity_free_sentences(corpus: dict[str, list[Sentence]]) -> None:
     train = corpus["train"]
     plain = sum(set(tags) == {"O"} for _, tags in train) / len(train)
     assert abs(plain - PLAIN_SHARE) < 0.05

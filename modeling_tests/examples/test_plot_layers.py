@@ -78,7 +78,7 @@ def test_layer_weights_of_tasks(tmp_path: Path) -> None:
     np.testing.assert_allclose(drawn[:, 1], [0.25] * 4, atol=1e-6)
 
 
-def test_occurrences_in_either_case_and_no_sentence_twice() -> None:
+def test_occurrences_ignore_case_and_duplicate_sentences() -> None:
     found = list(occurrences(TEXT, "play"))
     assert [each.text() for each in found] == [
         "the actors [play] Hamlet on stage",
@@ -103,7 +103,7 @@ def similarity(folder: Path, first: Occurrence, second: Occurrence, layer: int) 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("figures")
-def test_neighbours_by_brute_force(folder: Path, text: Path, tmp_path: Path) -> None:
+def test_neighbors_equal_brute_force(folder: Path, text: Path, tmp_path: Path) -> None:
     query = "we saw a play yesterday"
     argv = ["--model_name_or_path", str(folder), "--text_files", str(text), "--word", "play", "--neighbours", "4"]
     plot_layers.main([*argv, "--queries", query, "--output_dir", str(tmp_path / "out")])
@@ -126,7 +126,7 @@ def test_neighbours_by_brute_force(folder: Path, text: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_without_queries_the_two_most_unlike_occurrences(folder: Path) -> None:
+def test_default_queries_are_the_two_least_similar_occurrences(folder: Path) -> None:
     found = list(occurrences(TEXT, "play"))
     rows = plot_layers.neighbors_in_context(found, [], ElmoModel.from_pretrained(folder), "top", 2)
     pairs = {(a.text(), b.text()): similarity(folder, a, b, 2) for n, a in enumerate(found) for b in found[n + 1 :]}

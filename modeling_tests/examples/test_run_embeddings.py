@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hdf5", "parquet", "safetensors"])
-def test_every_kind_of_file(folder: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_output_format(folder: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.txt").write_text("\n".join(LINES) + "\n", encoding="utf-8")
     argv = ["--model_name_or_path", str(folder), "--input_files", str(tmp_path / "text.txt"), "--layers", "all"]
     summary = run_embeddings.main([*argv, "--output", str(tmp_path / f"out.{kind}")])

@@ -268,7 +268,7 @@ def test_long_sentences_train_in_windows(corpus: Path, tmp_path: Path, caplog: p
     ]
 
 
-def test_encoded_labels_stand_at_their_words() -> None:
+def test_encoded_labels_align_with_their_words() -> None:
     sentence = Sentence(
         ["Ada", "Lovelace", "n't", "(Oslo)", "<UNK>", "</S>"], ["B-PER", "I-PER", "O", "B-LOC", "O", "O"]
     )
@@ -329,7 +329,7 @@ def test_crf_and_impossible_sequences(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_conllu_as_it_comes(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_conllu_files_are_read_directly(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = ["# sent_id = 1", "1-2\tdon't" + "\t_" * 8, "1\tdo\tdo\tAUX" + "\t_" * 6, "2\tn't\tnot\tPART" + "\t_" * 6]
     path = tmp_path / "train.conllu"
     path.write_text(("\n".join(rows) + "\n\n") * 20)
@@ -342,7 +342,7 @@ def test_conllu_as_it_comes(corpus: Path, tmp_path: Path, caplog: pytest.LogCapt
 
 
 @pytest.mark.slow
-def test_parts_of_speech_with_held_out_validation(corpus: Path, tmp_path: Path) -> None:
+def test_pos_tagging_with_held_out_validation(corpus: Path, tmp_path: Path) -> None:
     tagged = tmp_path / "train.conll"
     with tagged.open("w") as file:
         for words, _ in read_tagged(corpus / "train.conll", TagColumns()):
@@ -421,7 +421,7 @@ def test_no_validation_data(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tags_that_the_checkpoint_does_not_know(run: Run, tmp_path: Path) -> None:
+def test_tags_unknown_to_the_checkpoint(run: Run, tmp_path: Path) -> None:
     other = tmp_path / "other.conll"
     other.write_text("Oslo\tB-CITY\nis\tO\n\nnice\tO\n")
     argv = options(tmp_path, tmp_path / "out", start=("--model_name_or_path", str(run.output)))
@@ -574,7 +574,7 @@ def test_pipeline_batches_equal_single_texts(padding_side: str, tagger: tuple[An
             assert one["score"] == pytest.approx(other["score"], abs=1e-5)
 
 
-def test_pipeline_of_given_words(tagger: tuple[Any, Any]) -> None:
+def test_pipeline_on_pre_split_words(tagger: tuple[Any, Any]) -> None:
     model, tokenizer = tagger
     tag = pipeline("token-classification", model=model, tokenizer=tokenizer, ignore_labels=[])
     words = ["Hello,", "(Mary)", "of", "New York"]

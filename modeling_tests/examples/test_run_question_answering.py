@@ -285,7 +285,7 @@ def test_bad_json(content: str, message: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_answer_that_is_elsewhere_names_the_data(run: Run) -> None:
+def test_misplaced_answer_is_refused(run: Run) -> None:
     tokenizer = AutoTokenizer.from_pretrained(run.output)
     bad = changed(answers={"text": ["Ada"], "answer_start": [2]})
     with pytest.raises(CorpusError, match="'x'.*'Ada'.*0.*answer_start"):

@@ -108,7 +108,7 @@ def test_the_biattentive_network(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_several_labels(corpus: Path, tmp_path: Path) -> None:
+def test_multi_label_classification(corpus: Path, tmp_path: Path) -> None:
     """One label for a good word and one for "film"; some sentences have neither."""
     for split, count in SIZES.items():
         rows = [
@@ -128,7 +128,7 @@ def test_several_labels(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_values(corpus: Path, tmp_path: Path) -> None:
+def test_regression(corpus: Path, tmp_path: Path) -> None:
     for split, count in SIZES.items():
         rows = [f"{'1.5' if label == 'good' else '-0.5'},{text}" for label, text in sentences(split, count)]
         (tmp_path / f"{split}.csv").write_text("\n".join(["label,sentence", *rows]))
@@ -204,7 +204,9 @@ def test_another_task_does_not_continue(run: tuple[Path, dict[str, float]], corp
 
 
 @pytest.mark.slow
-def test_one_class_only_is_told_while_training(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_single_class_predictions_are_reported_during_training(
+    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     lines = (corpus / "train.tsv").read_text().splitlines(keepends=True)
     good = [line for line in lines if line.startswith("good")]
     bad = [line for line in lines if line.startswith("bad")]
@@ -215,7 +217,9 @@ def test_one_class_only_is_told_while_training(corpus: Path, tmp_path: Path, cap
     assert len(told) > 1, "after each epoch"
 
 
-def test_other_problem_than_the_checkpoint(run: tuple[Path, dict[str, float]], corpus: Path, tmp_path: Path) -> None:
+def test_problem_type_other_than_the_checkpoint(
+    run: tuple[Path, dict[str, float]], corpus: Path, tmp_path: Path
+) -> None:
     start = ["--model_name_or_path", str(run[0])]
     argv = options(corpus, tmp_path, "--problem_type", "multi_label_classification", start=start)
     with pytest.raises(ValueError, match="single_label_classification.*--new"):

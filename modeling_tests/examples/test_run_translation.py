@@ -129,7 +129,7 @@ def test_it_learns_the_language(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_predictions_stand_in_the_order_of_the_file_and_give_the_score(run: Run, corpus: Path) -> None:
+def test_predictions_keep_the_file_order_and_reproduce_the_score(run: Run, corpus: Path) -> None:
     found, references = lines_of(run.output / "predictions.txt"), lines_of(corpus / "test.de")
     assert len(found) == len(references) == SIZES["test"]
     assert Bleu().compute(predictions=found, references=references)["bleu"] == run.metrics["test_bleu"]
@@ -137,7 +137,7 @@ def test_predictions_stand_in_the_order_of_the_file_and_give_the_score(run: Run,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trains", [True, False])
-def test_predictions_stand_in_order_also_when_batches_are_grouped(
+def test_predictions_keep_the_file_order_with_length_grouping(
     trains: bool, run: Run, corpus: Path, tmp_path: Path
 ) -> None:
     more = ["--train_sampling_strategy", "group_by_length", "--max_steps", "1", "--learning_rate", "1e-9"]
@@ -219,7 +219,7 @@ def test_resumed_run_equals_an_uninterrupted_one(run: Run, corpus: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_checkpoints_are_whole(run: Run) -> None:
+def test_checkpoints_hold_the_model_and_both_tokenizers(run: Run) -> None:
     folders = list(run.output.glob("checkpoint-*"))
     assert folders
     for folder in folders:
@@ -314,7 +314,7 @@ def test_baseline_reads_words_by_their_id(bilm: Path, corpus: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_training_goes_on_from_a_translator(run: Run, corpus: Path, tmp_path: Path) -> None:
+def test_training_continues_from_a_saved_translator(run: Run, corpus: Path, tmp_path: Path) -> None:
     start = ("--model_name_or_path", str(run.output))
     more = ("--max_steps", "2", "--learning_rate", "1e-5", "--num_beams", "2")
     metrics = run_translation.main(options(corpus, tmp_path, *more, *NO_EVALUATION, start=start))
@@ -339,7 +339,7 @@ def test_bert_decoder(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_steps_over_several_batches_equal_one_large_batch(corpus: Path, tmp_path: Path) -> None:
+def test_gradient_accumulation_equals_a_large_batch(corpus: Path, tmp_path: Path) -> None:
     found = []
     for size, steps in ((8, 1), (2, 4)):
         output = tmp_path / str(size)
@@ -426,7 +426,7 @@ def test_contradicting_options(more: list[str], message: str, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_whole_translator_stays_as_it_is(run: Run, tmp_path: Path) -> None:
+def test_options_that_change_a_saved_translator_are_refused(run: Run, tmp_path: Path) -> None:
     for more in (["--without_elmo"], ["--config_overrides", "{}"]):
         argv = ["--model_name_or_path", str(run.output), *more, "--do_predict", "--output_dir", str(tmp_path)]
         with pytest.raises(ValueError, match=f"^{more[0]}: .*translator"):

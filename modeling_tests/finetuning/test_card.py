@@ -53,7 +53,7 @@ def run(output: Path, **options: object) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_is_pushed_once_with_its_card_and_nothing_of_this_machine(hub: Hub, tmp_path: Path) -> None:
+def test_run_is_pushed_once_with_its_card_and_without_local_paths(hub: Hub, tmp_path: Path) -> None:
     output = tmp_path / "tagger"
     run(output, push_to_hub=True, hub_model_id="writer/tagger", license="mit", language=["en"])
     assert (output / "training_args.bin").is_file() and (output / "checkpoint-2").is_dir()
@@ -79,6 +79,6 @@ def test_a_run_is_pushed_once_with_its_card_and_nothing_of_this_machine(hub: Hub
     assert str(tmp_path).encode() not in everything and b"/home/somebody" not in everything
 
 
-def test_what_the_card_needs_is_asked_for_before_training(tmp_path: Path) -> None:
+def test_missing_card_facts_are_reported_before_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--license and --language"):
         TaskTrainingArguments(output_dir=str(tmp_path), push_to_hub=True)

@@ -91,7 +91,7 @@ def changed_text(draw: random.Random, text: str) -> bytes:
 
 @pytest.mark.samples(5)
 @pytest.mark.parametrize("kind", READERS)
-def test_what_cannot_be_read_is_refused_with_its_place(kind: str, tmp_path: Path) -> None:
+def test_unreadable_data_is_refused_with_its_location(kind: str, tmp_path: Path) -> None:
     read, name, value = READERS[kind]
     draw, refused, path = random.Random(kind), 0, tmp_path / name
     for number in range(150):

@@ -23,7 +23,7 @@ def test_lines(tmp_path: Path, end: str) -> None:
     assert (suffix_of("b/a.tsv.gz"), suffix_of("a.conllu"), suffix_of("a")) == (".tsv", ".conllu", "")
 
 
-def test_numbers_go_on_over_blocks(tmp_path: Path) -> None:
+def test_line_numbers_continue_across_blocks(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("".join(f"line {number}\n" for number in range(1, 200_001)))  # more than one block of 1 MiB
     lines = list(read_lines(path))

@@ -75,7 +75,7 @@ def test_saved_model_has_no_cache(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(**batch_of(SENTENCES)).logits, expected)
 
 
-def test_layers_that_change_are_refused() -> None:
+def test_trainable_layers_and_dropout_are_refused() -> None:
     model = frozen()
     model.freeze_bilm(False)
     with pytest.raises(ValueError, match="--cache_layers without --freeze_bilm"):

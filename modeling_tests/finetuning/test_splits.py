@@ -81,7 +81,7 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
         SplitArguments(**options)
 
 
-def test_words_that_look_missing_in_a_dataset_of_csv_files(tmp_path: Path) -> None:
+def test_null_like_words_in_csv_datasets_are_kept(tmp_path: Path) -> None:
     words = ["null", "NA", "None", "nan", "NULL", "n/a", "fine"]
     (tmp_path / "train.csv").write_text("sentence,label\n" + "".join(f"{word},good\n" for word in words))
     assert load_splits(str(tmp_path), None)["train"]["sentence"][:] == words

@@ -52,7 +52,7 @@ def test_conll_columns(tmp_path: Path) -> None:
     assert read_tagged(path, TagColumns(word=1, tag=4)) == [Sentence(["Oslo", "sleeps"], ["B-LOC", "O"])]
 
 
-def test_conll_words_may_look_like_anything(tmp_path: Path) -> None:
+def test_conll_words_may_contain_any_character(tmp_path: Path) -> None:
     words = ["#tag", "New York", "\u2028", "l\u00edne\x85", "-", "O", '"', "\U0001f600", "a\x00b"]
     words[2] = "a\u2028b"  # Unicode's line separator does not end a line
     text = "".join(f"{word}\tO\n" for word in words)
@@ -116,7 +116,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         (TagColumns(tag=-3), r"a\.conll:1: no column -3"),
     ],
 )
-def test_column_that_is_not_there(tmp_path: Path, columns: TagColumns, message: str) -> None:
+def test_missing_column(tmp_path: Path, columns: TagColumns, message: str) -> None:
     with pytest.raises(CorpusError, match=message):
         read_tagged(write(tmp_path / "a.conll", "Oslo\tB-LOC\n"), columns)
 
@@ -211,7 +211,7 @@ def test_windows_without_a_limit() -> None:
     assert [tuple(part) for part in windows(SENTENCES[0], None)] == [tuple(SENTENCES[0])]
 
 
-def test_tags_that_are_no_entities(tmp_path: Path) -> None:
+def test_non_entity_tags(tmp_path: Path) -> None:
     path = write(tmp_path / "a.conll", "Ada\tPROPN\n-\t-LRB-\n\nsleeps\tO\n")
     columns = TagColumns(any_tag=True)
     sentences = read_tagged(path, columns)
@@ -311,12 +311,12 @@ def test_bad_conllu(tmp_path: Path, text: str, columns: TagColumns, message: str
         read_tagged(write(tmp_path / "a.conllu", text), columns)
 
 
-def test_names_of_columns_are_for_conllu(tmp_path: Path) -> None:
+def test_column_names_require_conllu(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="--tag_column upos: expected a number"):
         read_tagged(write(tmp_path / "a.conll", "Oslo\tB-LOC\n"), TagColumns(tag="upos"))
 
 
-def test_words_that_look_missing(tmp_path: Path) -> None:
+def test_null_like_words_are_kept(tmp_path: Path) -> None:
     words = ["null", "NA", "None", "nan"]
     assert (
         read_tagged(write(tmp_path / "a.conll", "".join(f"{word}\tO\n" for word in words)), COLUMNS)[0].words == words

@@ -47,7 +47,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize(("name", "text", "columns"), FORMS.values(), ids=FORMS)
-def test_forms(tmp_path: Path, name: str, text: str, columns: TextColumns) -> None:
+def test_file_formats(tmp_path: Path, name: str, text: str, columns: TextColumns) -> None:
     assert read_texts(write(tmp_path / name, text), columns) == TEXTS
     assert read_texts(tmp_path / name, columns, ["good", "bad"]) == TEXTS
 
@@ -203,7 +203,7 @@ SEVERAL = TextColumns(problem="multi_label_classification")
     ],
     ids=str,
 )
-def test_indicators_are_no_class_numbers(tmp_path: Path, rows: list[Any]) -> None:
+def test_indicator_lists_are_not_class_numbers(tmp_path: Path, rows: list[Any]) -> None:
     text = "\n".join(json.dumps({"sentence": "x", "label": row}) for row in rows)
     path = write(tmp_path / "a.jsonl", text)
     assert [each.label for each in read_texts(path, SEVERAL)] == [["0", "2"], [], ["1"]]
@@ -214,7 +214,7 @@ def test_indicators_are_no_class_numbers(tmp_path: Path, rows: list[Any]) -> Non
         read_texts(path, SEVERAL, ["p", "q"])
 
 
-def test_class_numbers_stay(tmp_path: Path) -> None:
+def test_class_number_lists_are_kept(tmp_path: Path) -> None:
     rows = [[1, 0], [0], [], [2]]
     path = write(tmp_path / "a.jsonl", "\n".join(json.dumps({"sentence": "x", "label": row}) for row in rows))
     assert [each.label for each in read_texts(path, SEVERAL)] == [["1", "0"], ["0"], [], ["2"]]
@@ -224,14 +224,14 @@ def test_class_numbers_stay(tmp_path: Path) -> None:
     assert read_text_dataset(dataset, "d", SEVERAL)[0].label == ["yes", "no"]
 
 
-def test_spaces_around_columns_are_none_of_theirs(tmp_path: Path) -> None:
+def test_spaces_around_columns_are_stripped(tmp_path: Path) -> None:
     text = 'sentence, label\n"A fine, old film.", "good"\ndull film. , bad\n'
     first, second = read_texts(write(tmp_path / "a.csv", text), NAMED)
     assert (first.text, first.label) == ("A fine, old film.", "good")
     assert ([word for word, _ in ElmoTokenizer().words(second.text)], second.label) == (["dull", "film", "."], "bad")
 
 
-def test_one_column_is_not_text_and_label(tmp_path: Path) -> None:
+def test_single_column_is_refused(tmp_path: Path) -> None:
     """Spaces do not separate columns."""
     path = write(tmp_path / "a.tsv", "good A fine film.\nbad A dull film.\n")
     with pytest.raises(CorpusError, match=r"a\.tsv:1: columns -1 and 0 .* 1; .*tabs"):
@@ -240,13 +240,13 @@ def test_one_column_is_not_text_and_label(tmp_path: Path) -> None:
         TextArguments(text_column="0", label_column="0")
 
 
-def test_lines_end_as_everywhere(tmp_path: Path) -> None:
+def test_line_ends(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", "good\ta\u2028b\rbad\tc\x0cd\x85e\r\ngood\tf\n")
     texts = read_texts(path, FIRST_IS_LABEL)
     assert [(each.label, each.text) for each in texts] == [("good", "a\u2028b"), ("bad", "c\x0cd\x85e"), ("good", "f")]
 
 
-def test_words_that_look_missing(tmp_path: Path) -> None:
+def test_null_like_words_are_kept(tmp_path: Path) -> None:
     words = ["null", "NA", "None", "nan"]
     path = write(tmp_path / "a.csv", "sentence,label\n" + "".join(f"{word},NA\n" for word in words))
     assert [(each.text, each.label) for each in read_texts(path, NAMED)] == [(word, "NA") for word in words]

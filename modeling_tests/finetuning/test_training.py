@@ -184,7 +184,7 @@ def test_checkpoints_of_earlier_versions_continue(tmp_path: Path, caplog: pytest
         run_stages(*trainer_of(tmp_path, ["O", "B-Y"], "a b"))
 
 
-def test_one_class_only_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_single_class_predictions_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     warn_of_one_class([1, 2], [1, 2])
     warn_of_one_class([1, 1], [1, 1])

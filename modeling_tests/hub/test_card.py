@@ -84,7 +84,7 @@ def test_every_kind_of_model_has_a_card_whose_code_runs(task, folders, monkeypat
     exec(compile(with_package, "card", "exec"), {})
 
 
-def test_all_facts_are_told_and_read_back(folder, hub):
+def test_all_facts_are_written_and_read_back(folder, hub):
     write_card(folder, FACTS)
     text = (folder / "README.md").read_text()
     card = ModelCard(text)
@@ -134,7 +134,7 @@ def test_facts_are_added_without_changing_the_text(folder):
     ("facts", "message"),
     [({"license": "Apache 2"}, "license 'Apache 2'"), ({"language": ["English"]}, "language 'English'")],
 )
-def test_facts_of_no_known_form_are_refused(facts, message, folder):
+def test_invalid_facts_are_refused(facts, message, folder):
     write_card(folder, FACTS)
     before = (folder / "README.md").read_text()
     with pytest.raises(HubError, match=rf"README\.md: {message}"):
@@ -142,7 +142,7 @@ def test_facts_of_no_known_form_are_refused(facts, message, folder):
     assert (folder / "README.md").read_text() == before
 
 
-def test_verification_has_its_place(folder):
+def test_verification_note_is_replaced(folder):
     write_card(folder, FACTS)
     note_verification(folder, "Largest difference 1e-7.")
     text = (folder / "README.md").read_text()
@@ -151,7 +151,7 @@ def test_verification_has_its_place(folder):
     assert "Largest" not in (folder / "README.md").read_text()
 
 
-def test_paths_lose_their_folders(tmp_path, monkeypatch):
+def test_paths_are_reduced_to_file_names(tmp_path, monkeypatch):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").touch()
     monkeypatch.chdir(tmp_path)

@@ -46,7 +46,7 @@ def folder(saved, tmp_path):
     return Path(shutil.copytree(saved, tmp_path / "elmo-tiny"))
 
 
-def test_what_is_pushed_loads_and_nothing_else_leaves(hub, folder):
+def test_pushed_model_loads_and_other_files_are_not_sent(hub, folder):
     for name in ("training_args.bin", "optimizer.pt", "train.py", "notes.txt", "run_record.json", "trainer_state.json"):
         (folder / name).write_text("/home/somebody/secret")
     (folder / "checkpoint-3").mkdir()
@@ -76,7 +76,7 @@ def test_what_is_pushed_loads_and_nothing_else_leaves(hub, folder):
 
 
 @pytest.mark.slow
-def test_large_files_travel_whole_or_in_parts_and_shards(hub, tmp_path):
+def test_large_files_are_sent_whole_in_parts_and_as_shards(hub, tmp_path):
     save(tmp_path / "large", large=True)
     hub.part = 18_000
     push(tmp_path / "large", NAME)
@@ -94,7 +94,7 @@ def test_large_files_travel_whole_or_in_parts_and_shards(hub, tmp_path):
 
 
 @pytest.mark.slow
-def test_code_of_older_versions_goes_in_the_same_commit_and_other_code_stays(hub, folder):
+def test_obsolete_code_is_deleted_in_the_same_commit_and_other_code_kept(hub, folder):
     push(folder, NAME)
     files = hub.files(NAME)
     old = {**files, "modeling_elmo.py": b"from .crf_elmo import ElmoCrf\n", "crf_elmo.py": b"from .old import x\n"}
@@ -160,7 +160,7 @@ def test_branches_and_pull_requests(hub, folder):
 
 
 @pytest.mark.slow
-def test_of_two_pushes_at_once_the_second_sees_the_conflict(hub, folder, tmp_path, monkeypatch):
+def test_second_of_two_concurrent_pushes_reports_the_conflict(hub, folder, tmp_path, monkeypatch):
     push(folder, NAME)
     other = Path(shutil.copytree(folder, tmp_path / "other"))
     add_facts(folder, datasets=["somebody/first"])
@@ -182,7 +182,7 @@ def test_of_two_pushes_at_once_the_second_sees_the_conflict(hub, folder, tmp_pat
 
 
 @pytest.mark.slow
-def test_an_interrupted_push_leaves_nothing_and_goes_on(hub, tmp_path, monkeypatch):
+def test_interrupted_push_leaves_nothing_and_resumes(hub, tmp_path, monkeypatch):
     save(tmp_path / "large", large=True)
     push(tmp_path / "large", NAME)
     before, commits = hub.files(NAME), len(hub.repositories[NAME].commits)
@@ -198,7 +198,7 @@ def test_an_interrupted_push_leaves_nothing_and_goes_on(hub, tmp_path, monkeypat
 
 
 @pytest.mark.slow
-def test_a_busy_hub_is_waited_for(hub, folder, monkeypatch):
+def test_rate_limited_requests_are_retried(hub, folder, monkeypatch):
     waited = []
     monkeypatch.setattr(errors, "sleep", waited.append)
     hub.faults.append(Fault("POST", "/commit/", status=429, headers={"Retry-After": "7"}, times=2))
@@ -220,7 +220,7 @@ def test_a_busy_hub_is_waited_for(hub, folder, monkeypatch):
         ("hf_writer", "somebody/model", "403"),
     ],
 )
-def test_tokens_and_names_that_do_not_serve(hub, folder, token, name, words):
+def test_invalid_tokens_and_names(hub, folder, token, name, words):
     hub.put("somebody/model", {"config.json": b'{"model_type": "elmo"}'})
     with pytest.raises(HubError, match=f"{name}: .*{words}"):
         push(folder, name, token=token)
@@ -257,7 +257,7 @@ def test_without_network(hub, folder, monkeypatch):
         push(folder, NAME)
 
 
-def test_an_interrupted_download_goes_on(hub, folder, monkeypatch):
+def test_interrupted_download_resumes(hub, folder, monkeypatch):
     from huggingface_hub import file_download
 
     push(folder, NAME)
@@ -325,7 +325,7 @@ def test_folders_that_are_refused(case, hub, folder):
     assert not hub.requests
 
 
-def test_the_folder_itself_is_a_place_of_this_machine(hub, folder):
+def test_local_folder_path_in_the_card_is_refused(hub, folder):
     appended("README.md", f"\nSee {folder}/train.txt.\n")(folder)
     with pytest.raises(HubError, match=r"README\.md: line \d+ names .*elmo-tiny"):
         push(folder, NAME, dry_run=True)

@@ -25,7 +25,7 @@ for name, revision in zip(sys.argv[1::2], sys.argv[2::2]):
 
 
 @pytest.mark.slow
-def test_a_stranger_runs_the_cards_code(hub, tmp_path):
+def test_card_code_runs_without_the_package(hub, tmp_path):
     tokenizer = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", "the"], max_characters_per_word=9)
     arguments = []
     for name, kind in (("vectors", ElmoModel), ("tagger", ElmoForTokenClassification)):

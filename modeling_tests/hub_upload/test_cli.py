@@ -11,7 +11,7 @@ from modeling_tests.forking import run_python
 from .checkpoints import VOCABULARY, write_bilm
 
 
-def test_the_whole_way(tmp_path, capsys):
+def test_convert_verify_and_export_end_to_end(tmp_path, capsys):
     write_bilm(tmp_path / "source", vocabulary=VOCABULARY)
     source, folder, back = (str(tmp_path / name) for name in ("source", "folder", "back"))
     assert main(["convert", source, folder]) == 0
@@ -55,7 +55,7 @@ def test_usage(capsys):
 
 
 @pytest.mark.slow
-def test_the_same_words_as_in_the_other_program(tmp_path, capsys):
+def test_option_names_match_elmo_hf(tmp_path, capsys):
     """--model, --output, --overwrite and --json; the former options work, with a note."""
     write_bilm(tmp_path / "source", vocabulary=VOCABULARY)
     source, folder, back = (str(tmp_path / name) for name in ("source", "folder", "back"))

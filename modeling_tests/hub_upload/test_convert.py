@@ -139,7 +139,7 @@ def test_every_word_variant_agrees_with_the_plain_implementation(name, tmp_path)
 
 
 @pytest.mark.parametrize("separate", [False, True])
-def test_a_shared_table_stays_one(tmp_path, separate):
+def test_tied_softmax_stays_tied(tmp_path, separate):
     arrays = write_words(tmp_path / "source", softmax=True, share=True, separate_softmax=separate)
     report = convert(tmp_path / "source", tmp_path / "out")
     assert report.architecture == "ElmoForPreTraining"
@@ -308,7 +308,7 @@ def test_a_vocabulary_that_is_left_out_is_not_read(tmp_path):
         convert(tmp_path / "source", tmp_path / "b")
 
 
-def test_leaving_parts_out(tmp_path):
+def test_without_softmax_and_without_vocabulary(tmp_path):
     write_bilm(tmp_path / "source", vocabulary=VOCABULARY)
     report = convert(tmp_path / "source", tmp_path / "a", without_softmax=True)
     assert (report.architecture, report.vocab_size) == ("ElmoModel", 8)
@@ -497,7 +497,7 @@ def test_a_vocabulary_without_an_unknown_word(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vocab-2016-09-10.txt", "words.txt.gz", "my.vocab", "Vokabular.TXT"])
-def test_a_vocabulary_under_another_name_is_told_of(tmp_path, name):
+def test_vocabulary_of_another_name_is_reported(tmp_path, name):
     write_bilm(tmp_path / "source", arrays=bilm_arrays(options(), softmax=False))
     for other in (name, "README.txt", "LICENSE", "notes.md"):
         (tmp_path / "source" / other).write_text("<S>\n</S>\n<UNK>\n")

@@ -29,7 +29,7 @@ def test_layouts(reference, tmp_path):
         assert source.vocabulary.words == VOCABULARY
 
 
-def test_unpacked_files_vanish(tmp_path, monkeypatch):
+def test_unpacked_files_are_removed(tmp_path, monkeypatch):
     write_bilm(tmp_path / "m")
     zip_folder(tmp_path / "m", tmp_path / "m.zip")
     (tmp_path / "scratch").mkdir()

@@ -150,7 +150,7 @@ def read_language_model(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("inputs", [BOTH_INPUTS, {}, {**WORD_INPUT, "word_embedding_size": 5}])
-def test_words_and_characters_by_a_dictionary(inputs, tmp_path):
+def test_export_to_many_languages_reads_back(inputs, tmp_path):
     """The program looks up `<bos>`, `<eos>`, `<oov>` and `<pad>` in `word.dic`, and has a row for every line."""
     model, tokenizer = save(tmp_path / "own", dictionary=True, **inputs)
     report = export(tmp_path / "own", tmp_path / "back")
@@ -177,7 +177,7 @@ def test_words_and_characters_by_a_dictionary(inputs, tmp_path):
     ("word", "message"),
     [("<oov>", "calls '<oov>'"), ("a\u2028b", r"'a\\u2028b'")],
 )
-def test_words_that_no_dictionary_holds(word, message, tmp_path):
+def test_words_not_storable_in_a_dictionary(word, message, tmp_path):
     save(tmp_path / "own", ["<S>", "</S>", "<UNK>", word], dictionary=True, **BOTH_INPUTS)
     with pytest.raises(CheckpointError, match=message):
         export(tmp_path / "own", tmp_path / "back")
@@ -186,7 +186,7 @@ def test_words_that_no_dictionary_holds(word, message, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("inputs", [{}, WORD_INPUT, {**WORD_INPUT, "tie_word_embeddings": True}])
-def test_bytes_and_words(inputs, tmp_path):
+def test_export_to_bilm_tf_reads_back(inputs, tmp_path):
     save(tmp_path / "own", **inputs)
     export(tmp_path / "own", tmp_path / "back")
     if not inputs.get("tie_word_embeddings"):
@@ -195,7 +195,7 @@ def test_bytes_and_words(inputs, tmp_path):
     assert verify(tmp_path / "again", tmp_path / "back", tolerance=5e-6).passed
 
 
-def test_other_names_of_special_words(tmp_path):
+def test_renamed_special_tokens(tmp_path):
     """bilm-tf refuses a vocabulary without `<S>`, `</S>` and `<UNK>`."""
     tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "[UNK]"}
     save(tmp_path / "own", ["[UNK]", "</s>", "the", "<s>"], tokens=tokens)
@@ -206,7 +206,7 @@ def test_other_names_of_special_words(tmp_path):
         export(tmp_path / "other", tmp_path / "back", force=True)
 
 
-def test_a_transformer(tmp_path):
+def test_export_of_a_transformer_reads_back(tmp_path):
     save(
         tmp_path / "own",
         encoder_type="transformer",

@@ -50,7 +50,7 @@ def url_of(mirror):
 
 
 @pytest.mark.slow
-def test_the_whole_way_from_a_folder(mirror, place, capsys):
+def test_release_from_a_folder_end_to_end(mirror, place, capsys):
     assert main(["release", "small", "--base-url", url_of(mirror), "--yes"]) == 0
     assert "passed: " in capsys.readouterr().out
     card = ModelCard.load(place / "small" / "README.md")
@@ -69,7 +69,7 @@ def test_the_whole_way_from_a_folder(mirror, place, capsys):
 
 
 @pytest.mark.slow
-def test_a_download_goes_on_where_it_stopped(hub, mirror, place):
+def test_interrupted_download_resumes(hub, mirror, place):
     for path in mirror.iterdir():
         hub.web[f"/mirror/small/{path.name}"] = path.read_bytes()
     base, weights = f"{hub.url}/mirror", f"/mirror/small/{STEM}_weights.hdf5"
@@ -85,7 +85,7 @@ def test_a_download_goes_on_where_it_stopped(hub, mirror, place):
 
 
 @pytest.mark.slow
-def test_another_file_at_the_address_is_fetched_anew(hub, mirror, place):
+def test_changed_file_at_the_url_is_downloaded_again(hub, mirror, place):
     for path in mirror.iterdir():
         hub.web[f"/mirror/small/{path.name}"] = path.read_bytes()
     weights = f"/mirror/small/{STEM}_weights.hdf5"
@@ -139,7 +139,7 @@ def test_damaged_files_leave_nothing(mirror, place):
 
 
 @pytest.mark.slow
-def test_what_does_not_pass_verification_is_not_kept(mirror, place, monkeypatch):
+def test_model_that_fails_verification_is_not_kept(mirror, place, monkeypatch):
     from dataclasses import replace
 
     module = sys.modules["hub_upload.release"]
@@ -164,7 +164,7 @@ def test_the_question_about_size_and_license(mirror, place, monkeypatch):
         release("small", base_url=url_of(mirror), yes=True)
 
 
-def test_a_folder_of_the_very_name_is_never_shadowed(tmp_path, monkeypatch):
+def test_folder_of_the_same_name_takes_precedence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elmo:small").mkdir()
     assert resolve("elmo:small") == "elmo:small"
@@ -173,7 +173,7 @@ def test_a_folder_of_the_very_name_is_never_shadowed(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_archive_with_a_vocabulary_and_a_softmax_by_choice(tmp_path, place):
+def test_archive_with_vocabulary_and_softmax(tmp_path, place):
     write_bilm(tmp_path / "files", vocabulary=VOCABULARY)
     (tmp_path / "mirror" / "nlpl-210").mkdir(parents=True)
     zip_folder(tmp_path / "files", tmp_path / "mirror" / "nlpl-210" / "210.zip")
@@ -204,7 +204,7 @@ def test_the_softmax_of_the_original(tmp_path, place):
     assert json.loads((place / "original" / "config.json").read_text())["architectures"] == ["ElmoForPreTraining"]
 
 
-def test_names():
+def test_catalog_names():
     assert find("elmo:small") is CATALOG["small"]
     assert find("nlpl-144") is CATALOG["many-en"]
     other = find("nlpl-250")

@@ -52,13 +52,13 @@ def imports_of(path):
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
-def test_arrows(path):
+def test_rooms_import_along_the_arrows(path):
     part = part_of(path)
     across = {to for origin, to in ACROSS if origin == part}
     assert set(imports_of(path)) <= {part} | ARROWS[part] | across
 
 
-def test_every_arrow_across_is_used():
+def test_every_listed_cross_import_is_used():
     found = {(part_of(path), to) for path in ROOT.rglob("*.py") for to in imports_of(path)}
     assert set(ACROSS) <= found
 
@@ -69,7 +69,7 @@ def test_every_room_is_in_the_table():
     assert len(EXPORTS) == len(ROOMS) - 2
 
 
-def test_no_verb_asks_for_a_layout():
+def test_no_verb_compares_layouts():
     for name in ("detect", "cli", *VERBS):
         tree = ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8"))
         compared = [part for node in ast.walk(tree) if isinstance(node, ast.Compare) for part in ast.walk(node)]

@@ -75,14 +75,14 @@ def test_a_wrong_tokenizer_fails(converted):
 
 
 @pytest.mark.slow
-def test_own_sentences_and_tolerance(converted):
+def test_custom_sentences_and_tolerance(converted):
     report = verify(converted / "folder", converted / "source", sentences=[["only", "one"], []])
     assert report.sentences == 1
     assert not verify(converted / "folder", converted / "source", tolerance=0).passed
 
 
 @pytest.mark.slow
-def test_large_and_small_layers_are_measured_by_their_magnitude(tmp_path, capsys):
+def test_differences_are_scaled_by_the_magnitude_of_the_layer(tmp_path, capsys):
     """float32 is off by more than 1e-5 where values reach hundreds, and by nothing near it where they are tiny."""
     for name, scale in (("large", 150.0), ("small", 1e-6)):
         values = options()
@@ -161,7 +161,7 @@ def test_rows_of_words_are_checked_before_they_are_read(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_softmax_takes_no_part(tmp_path):
+def test_softmax_is_ignored(tmp_path):
     write_bilm(tmp_path / "source", vocabulary=VOCABULARY)
     convert(tmp_path / "source", tmp_path / "folder", without_vocabulary=True)
     (tmp_path / "source" / "vocab.txt").unlink()

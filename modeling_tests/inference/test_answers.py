@@ -62,7 +62,7 @@ def gold_logits(features, scale=10.0):
 class TestWindows:
     @pytest.mark.parametrize("side", ["right", "left"])
     @pytest.mark.parametrize(("max_length", "stride"), [(12, 0), (12, 1), (18, 9), (40, 20), (1000, 128), (None, 128)])
-    def test_cover_every_word_with_the_stride_shared(self, max_length, stride, side):
+    def test_cover_every_word_and_overlap_by_the_stride(self, max_length, stride, side):
         tokenizer = ElmoTokenizer(max_characters_per_word=9, truncation_side=side)
         contexts = [TEXT, TEXT * 3, "Short .", "x " * 57]
         records = [example(str(number), context) for number, context in enumerate(contexts)]
@@ -87,7 +87,7 @@ class TestWindows:
                 assert len(shared) == stride
                 assert shared == set(before[len(before) - stride :]) == set(after[:stride])
 
-    def test_rows_are_those_of_the_tokenizer(self, tokenizer):
+    def test_rows_equal_the_tokenizer(self, tokenizer):
         features = question_answering_features(columns([example("a", "Some words , here .")]), tokenizer)
         expected = tokenizer("What is it ?", "Some words , here .")
         for name in tokenizer.model_input_names:
@@ -173,7 +173,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match=f"'bad': {column} is {re.escape(repr(text))}"):
             question_answering_features(columns(records), tokenizer)
 
-    def test_answers_that_are_elsewhere(self, tokenizer):
+    def test_misplaced_answers(self, tokenizer):
         records = [example("good", "one two", 4, 7), example("bad", "one two two", 4, 7)]
         records[1]["answers"]["answer_start"] = [3]
         message = "example 'bad': answer 'two' .* 3 .* 4"
@@ -194,11 +194,11 @@ class TestBadInput:
             ({"text": [""], "answer_start": [0]}, "answer ''.*empty"),
         ],
     )
-    def test_answers_of_another_form(self, answers, message, tokenizer):
+    def test_malformed_answers(self, answers, message, tokenizer):
         with pytest.raises(ValueError, match=f"example 'bad': {message}"):
             question_answering_features(columns([{**example("bad", "one two"), "answers": answers}]), tokenizer)
 
-    def test_questions_that_leave_no_room(self, tokenizer):
+    def test_too_long_questions(self, tokenizer):
         records = [
             example("short context", "so short", question="why " * 10),
             example("good", TEXT),
@@ -322,7 +322,7 @@ class TestAnswers:
             (answer,) = answers_from_spans(records, features, logits, logits)["a"]
             assert answer == ("two", 1.0, 4, 7)
 
-    def test_what_does_not_fit(self, tokenizer):
+    def test_invalid_arguments(self, tokenizer):
         records = [example("a", "one two"), example("b", "three")]
         features = question_answering_features(columns(records), tokenizer)
         good = np.zeros((2, 10))
@@ -349,7 +349,7 @@ class TestAnswerQuestion:
         return with_large_weights(ElmoForQuestionAnswering(tiny_config(task_lstm_size=3)))
 
     @pytest.mark.slow
-    def test_is_the_three_steps(self, model, tokenizer):
+    def test_equals_the_three_steps(self, model, tokenizer):
         contexts = [TEXT, "Short .", TEXT * 2, "Not so short ."]
         questions = ["Who ?", "What is it that they said ?", "Which", "When did it ring ?"]
         options = {"n_best": 3, "max_answer_words": 5, "null_threshold": 0.5}
@@ -408,7 +408,7 @@ class TestAnswerQuestion:
         with pytest.raises(ValueError, match=rf"{tmp_path} lacks \d+ weights of ElmoForQuestionAnswering"):
             answer_question(tmp_path, None, "Who ?", TEXT)
 
-    def test_what_does_not_fit(self, model, tokenizer):
+    def test_invalid_arguments(self, model, tokenizer):
         for arguments, message in {
             "uneven": ((["Who ?", "Why ?"], ["a"]), "2 questions and 1 contexts"),
             "empty": ((["Who ?", "Why ?"], ["a", ""]), "example '1': context is ''"),

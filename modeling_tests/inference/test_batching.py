@@ -49,7 +49,7 @@ def test_default_of_a_device() -> None:
     assert [BatchSize.of(7, torch.device(kind)) for kind in ("cpu", "cuda")] == [BatchSize(words=7)] * 2
 
 
-def test_little_is_padded() -> None:
+def test_padding_is_small() -> None:
     padded = sum(
         len(rows) * max(LENGTHS[row] for row in rows)
         for rows in batches_of_similar_length(LENGTHS, BatchSize(words=600))
@@ -57,12 +57,12 @@ def test_little_is_padded() -> None:
     assert padded < 1.1 * sum(LENGTHS)
 
 
-def test_nothing_and_a_row_that_is_too_long() -> None:
+def test_empty_input_and_a_row_over_the_limit() -> None:
     assert list(read_in_batches([], list, len, BatchSize(rows=2), 3)) == []
     assert list(batches_of_similar_length([5, 900, 5], BatchSize(words=100))) == [[0, 2], [1]]
 
 
-def test_a_batch_is_begun_before_the_one_before_it_is_waited_for() -> None:
+def test_next_batch_starts_before_the_previous_one_is_awaited() -> None:
     events: list[str] = []
 
     def read(batch):

@@ -52,7 +52,7 @@ def test_weights_are_half_precision_and_load_in_single():
     assert model(**tokenizer(SENTENCE, return_tensors="pt")).last_hidden_state.shape[-1] == 2 * 128
 
 
-def test_the_wheel_takes_it_along():
+def test_wheel_includes_the_model():
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     project = tomllib.loads((Path(elmo_hf.__file__).parent.parent / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["elmo_hf"]
@@ -62,7 +62,7 @@ def test_the_wheel_takes_it_along():
 
 
 @pytest.mark.slow
-def test_it_has_learned_english(language_model):
+def test_model_prefers_grammatical_english(language_model):
     sense, nonsense = score([SENTENCE, "river the of man on down bank the sat old The ."], language_model).both
     assert sense * 20 < nonsense
     assert score([SENTENCE]).both[0] == pytest.approx(sense, rel=1e-5)
@@ -119,7 +119,7 @@ def test_a_package_without_its_data(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_words_are_compared_by_it():
+def test_neighbors_and_senses_use_it_by_default():
     corpus = [sentence.split() for sentence in ("the lamp gave a light .", "he stopped to light his pipe .")]
     asked = ("light", "the light of the lamp .", corpus)
     assert neighbors(*asked, count=2) == neighbors(*asked, default_model(), count=2)

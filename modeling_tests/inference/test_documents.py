@@ -71,7 +71,7 @@ def test_states_cross_the_borders(tokenizer, layers):
 
 
 @pytest.mark.slow
-def test_other_types_and_modes(tokenizer):
+def test_other_dtypes_and_training_mode(tokenizer):
     words = document(20)
     model = tiny_model(representation_dropout=0.5).train()
     chunks = np.concatenate(list(embed_document(words, model, tokenizer, chunk_words=6)))
@@ -84,7 +84,7 @@ def test_other_types_and_modes(tokenizer):
         check_equal(found, whole, bound)
 
 
-def test_texts_streams_and_nothing(tokenizer):
+def test_texts_streams_and_empty_documents(tokenizer):
     model, text = tiny_model(), "The cat (a cat) sat on the mat."
     (whole,) = embed([text], model, tokenizer)
     found = np.concatenate(list(embed_document(text, model, tokenizer, chunk_words=4)))
@@ -106,7 +106,7 @@ def test_without_added_boundaries():
     check_equal(found, embed([words], model, bare)[0])
 
 
-def test_a_folder_is_enough(tmp_path, tokenizer):
+def test_model_and_tokenizer_from_a_folder(tmp_path, tokenizer):
     model = tiny_model()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -117,7 +117,7 @@ def test_a_folder_is_enough(tmp_path, tokenizer):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layers", ["mix", "all"])
-def test_parts_of_speech(tokenizer, layers):
+def test_pos_tags(tokenizer, layers):
     tagger = ElmoTokenizer(
         vocab=WORDS, max_characters_per_word=9, padding_side=tokenizer.padding_side, pos_tag_set=["N", "D"]
     )
@@ -137,7 +137,7 @@ def test_parts_of_speech(tokenizer, layers):
     check_equal(found, embed([words], plain, tagger, layers=layers)[0])
 
 
-def test_refused_parts_of_speech(tokenizer):
+def test_refused_pos_tags(tokenizer):
     tagger = ElmoTokenizer(vocab=WORDS, max_characters_per_word=9, pos_tag_set=["N", "D"])
     model = tiny_model(**WORD_INPUT, num_pos_tags=2)
     with pytest.raises(ValueError, match="num_pos_tags=2.*Expected pos_tags"):

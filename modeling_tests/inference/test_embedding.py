@@ -61,7 +61,7 @@ def test_one_sentence_at_a_time(tokenizer, layers, boundaries, reads):
 
 
 @pytest.mark.slow
-def test_parts_of_speech(tokenizer):
+def test_pos_tags(tokenizer):
     tagger = ElmoTokenizer(
         vocab=WORDS, max_characters_per_word=9, padding_side=tokenizer.padding_side, pos_tag_set=["N", "D"]
     )
@@ -107,7 +107,7 @@ def test_batches_and_windows_change_nothing():
             assert sum(rows * words for rows, words in batches) < 1.1 * sum(len(each) + 2 for each in sentences)
 
 
-def test_by_default_the_device_says_how_much(monkeypatch):
+def test_default_batch_size_depends_on_the_device(monkeypatch):
     model, asked = tiny_model(), []
     monkeypatch.setattr(BatchSize, "of", lambda *given: asked.append(given) or BatchSize(rows=3, words=30))
     batches, original = [], model.forward
@@ -117,7 +117,7 @@ def test_by_default_the_device_says_how_much(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_stream_is_read_and_held_by_the_window():
+def test_stream_is_read_and_held_one_window_at_a_time():
     model, tokenizer = tiny_model(), ElmoTokenizer(vocab=WORDS, max_characters_per_word=9)
     taken = []
 
@@ -154,7 +154,7 @@ def test_any_model_with_a_bilm(tokenizer, cls):
         assert np.array_equal(array, same)
 
 
-def test_a_folder_is_enough(tmp_path, tokenizer):
+def test_model_and_tokenizer_from_a_folder(tmp_path, tokenizer):
     model = tiny_model(ElmoForTokenClassification)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -168,7 +168,7 @@ def test_a_folder_is_enough(tmp_path, tokenizer):
         np.testing.assert_allclose(array, same, rtol=0, atol=0.05)
 
 
-def test_double_precision_stays(tokenizer):
+def test_double_precision_is_kept(tokenizer):
     assert embed(["a cat"], tiny_model().double(), tokenizer)[0].dtype == np.float64
 
 
@@ -191,7 +191,7 @@ def test_without_added_boundaries(tokenizer):
     assert arrays[1].shape == (0, 8)
 
 
-def test_nothing_to_embed(tokenizer):
+def test_empty_input(tokenizer):
     assert embed([], tiny_model(), tokenizer) == []
 
 
@@ -230,7 +230,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="5 words.*vocab_size=14"):
             embed(["a"], tiny_model(**WORD_INPUT), ElmoTokenizer())
 
-    def test_a_baseline_in_a_folder(self, tokenizer, tmp_path):
+    def test_folder_of_a_model_without_bilm(self, tokenizer, tmp_path):
         ElmoForTokenClassification(tiny_config(elmo_at=[], word_vector_size=4)).save_pretrained(tmp_path)
         with pytest.raises(ValueError, match=rf"{tmp_path} lacks \d+ weights of ElmoModel"):
             embed(["a"], tmp_path, tokenizer)

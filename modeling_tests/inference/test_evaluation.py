@@ -23,7 +23,7 @@ def model_and_tokenizer(kind=ElmoForPreTraining, **overrides):
     return with_large_weights(kind(config)), tokenizer
 
 
-def test_the_model_itself_or_a_view():
+def test_evaluation_view_of_a_training_model():
     model, _ = model_and_tokenizer()
     assert in_evaluation(model.eval()) is model
     model.elmo.encoder.train()  # in part
@@ -38,7 +38,7 @@ def test_the_model_itself_or_a_view():
     assert view.elmo.scalar_mixes[0].gamma.item() == 7.0
 
 
-def test_methods_on_the_instance_are_the_views():
+def test_instance_methods_are_bound_to_the_view():
     layer = nn.Sequential(nn.Dropout(0.9))
     inner = layer[0]
     plain = inner.forward

@@ -10,7 +10,7 @@ from elmo_hf.inference.host_copy import HostCopy
     "device",
     ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU at hand"))],
 )
-def test_values(device: str) -> None:
+def test_copies_equal_their_source(device: str) -> None:
     expected = torch.randn(3, 1000)
     values = expected.to(device)
     copies = []

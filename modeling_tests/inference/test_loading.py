@@ -60,7 +60,7 @@ def test_refusals(folder, tmp_path):
         load_model(tmp_path / "nowhere", ElmoModel)
 
 
-def test_mixes_that_a_checkpoint_lacks_start_anew(folder):
+def test_missing_mixes_are_initialized(folder):
     assert isinstance(load_model(folder, ElmoModel), ElmoModel)
     plain = ElmoModel.from_pretrained(folder, num_representations=3)
     assert len(plain.scalar_mixes) == 3
@@ -83,6 +83,6 @@ def test_sentences():
         ([{"text": "a"}], "sentence 0.*dict"),
     ],
 )
-def test_what_is_no_sentence(sentences, message):
+def test_invalid_sentences(sentences, message):
     with pytest.raises(TypeError, match=message):
         list(check_sentences(sentences))

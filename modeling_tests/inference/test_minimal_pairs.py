@@ -103,7 +103,7 @@ def scored(forward, backward=0.0, unknown=0, kind="k"):
     return PairScore(MinimalPair("a", "b", kind), good, SentenceScore(1, 3, 0, 0.0, 0.0 * backward))
 
 
-def test_a_tie_is_not_right():
+def test_tie_is_not_correct():
     for difference, right in ((1.0, True), (2 * TIE, True), (TIE / 2, False), (0.0, False), (-1.0, False)):
         assert scored(difference).is_right("forward") == scored(difference).is_right("both") == right
     assert scored(TIE / 2).is_tie("forward") and scored(-TIE / 2).is_tie("both")
@@ -124,7 +124,7 @@ def test_a_model_of_one_direction():
     assert "–" in pair_table(rows)
 
 
-def test_unknown_words_cost_within_kinds():
+def test_cost_of_unknown_words_within_kinds():
     rows = pair_accuracies(
         [scored(1.0, kind="a")] * 3
         + [scored(1.0, unknown=1, kind="a"), scored(-1.0, unknown=2, kind="a")]

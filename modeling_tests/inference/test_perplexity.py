@@ -118,7 +118,7 @@ def test_brute_force_of_one_row(tokenizer: ElmoTokenizer, shape: dict[str, Any],
 
 @pytest.mark.slow
 @pytest.mark.parametrize("carry", [True, False])
-def test_parts_of_speech_are_read(tokenizer: ElmoTokenizer, carry: bool) -> None:
+def test_pos_tags_are_read(tokenizer: ElmoTokenizer, carry: bool) -> None:
     known = ElmoTokenizer(
         vocab=VOCABULARY, pre_tokenization="whitespace", max_characters_per_word=8, pos_tag_set=["V", "D", "N"]
     )
@@ -198,7 +198,7 @@ def test_adaptive_softmax(tokenizer: ElmoTokenizer) -> None:
     assert 1 < result.both < math.inf
 
 
-def test_a_loss_beyond_floats_is_an_infinite_perplexity_and_none_is_none() -> None:
+def test_overflowing_loss_is_infinite_and_nan_stays_nan() -> None:
     assert perplexity_of(1e4) == math.inf
     assert math.isnan(perplexity_of(math.nan))
 

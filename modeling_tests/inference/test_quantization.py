@@ -201,14 +201,14 @@ def test_state_padding_and_batches():
     assert second.state.cell.dtype == torch.float32
 
 
-def test_the_fast_recurrence_is_the_plain_one(monkeypatch):
+def test_fast_recurrence_equals_the_reference(monkeypatch):
     model = quantize(with_large_weights(ElmoModel(tiny_config())).eval())
     fast = vectors(model)
     monkeypatch.setattr(ElmoQuantizedLinear, "is_int8_linear", False)
     assert errors(vectors(model), fast)[0] < 0.005
 
 
-def test_half_precision_around_integers(tmp_path):
+def test_half_precision_around_int8_weights(tmp_path):
     model = quantize(with_large_weights(ElmoModel(tiny_config())).eval())
     expected = vectors(model)
     model.save_pretrained(tmp_path)
@@ -234,7 +234,7 @@ def forget_modules_of_folders():
 
 
 @pytest.mark.slow
-def test_code_of_the_folder(tmp_path, monkeypatch, request):
+def test_remote_code_of_the_folder(tmp_path, monkeypatch, request):
     """The classes of the checkpoint's copy, not the installed ones."""
     model = quantize(with_large_weights(ElmoForTokenClassification(tiny_config())).eval())
     model.save_pretrained(tmp_path / "model")
@@ -274,14 +274,14 @@ def test_the_bilm_is_not_trained():
 
 
 @pytest.mark.parametrize("cls", [ElmoForPreTraining, ElmoForMaskedLM, ElmoForQuestionAnswering])
-def test_nothing_is_trained_by_accident(cls):
+def test_quantized_bilm_has_no_trainable_parameters(cls):
     model = quantize(cls(tiny_config()))
     assert not any(
         weight.requires_grad for part in (model.elmo.embeddings, model.elmo.encoder) for weight in part.parameters()
     )
 
 
-def test_vectors_kept_between_batches():
+def test_cached_word_vectors_are_invalidated():
     model = with_large_weights(ElmoModel(tiny_config())).eval()
     model.cache_word_vectors(1.0)
     before = vectors(model)

@@ -46,7 +46,7 @@ VARIANTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_the_models_own_probabilities(tokenizer, variant, batch_size):
+def test_scores_equal_the_model_probabilities(tokenizer, variant, batch_size):
     model = tiny_model(**VARIANTS[variant])
     scores = score(SENTENCES, model, tokenizer, per_word=True, batch_size=batch_size)
     sums, targets = np.zeros(2), 0
@@ -99,7 +99,7 @@ def test_a_single_text(tokenizer):
     assert scores.both[0] == pytest.approx(score(["The cat sat."], model, tokenizer).total.both, rel=1e-12)
 
 
-def test_a_stream_and_nothing(tokenizer):
+def test_stream_and_empty_input(tokenizer):
     model = tiny_model()
     scores = score((sentence for sentence in SENTENCES), model, tokenizer)
     np.testing.assert_allclose(scores.both, score(SENTENCES, model, tokenizer).both, rtol=1e-12)
@@ -109,7 +109,7 @@ def test_a_stream_and_nothing(tokenizer):
         _ = nothing.total.both
 
 
-def test_a_folder_is_enough_and_a_gap_filler_is_a_language_model(tokenizer, tmp_path):
+def test_masked_language_model_and_model_folder(tokenizer, tmp_path):
     model = tiny_model(ElmoForMaskedLM)
     expected = score(SENTENCES, model, tokenizer)
     model.save_pretrained(tmp_path)
@@ -120,7 +120,7 @@ def test_a_folder_is_enough_and_a_gap_filler_is_a_language_model(tokenizer, tmp_
     np.testing.assert_allclose(np.log(half.both), np.log(expected.both), rtol=0.1)
 
 
-def test_a_model_so_bad_that_its_perplexity_is_infinite(tokenizer):
+def test_infinite_perplexity(tokenizer):
     model = tiny_model()
     with torch.no_grad():
         model.softmax.bias[:] = 0
@@ -129,7 +129,7 @@ def test_a_model_so_bad_that_its_perplexity_is_infinite(tokenizer):
     assert np.isposinf(scores.both).all() and scores.total.both == float("inf")
 
 
-def test_parts_of_speech(tokenizer):
+def test_pos_tags(tokenizer):
     tagger = ElmoTokenizer(vocab=WORDS, max_characters_per_word=9, pos_tag_set=["N", "D"])
     model = tiny_model(num_pos_tags=2)
     words = [["the", "mat"], [], ["cat"]]

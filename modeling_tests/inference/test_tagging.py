@@ -45,7 +45,7 @@ def test_the_taggers_own_labels(tokenizer, options, batch_words):
     assert list(tag_iter((each for each in SENTENCES), model, tokenizer, batch_words=batch_words, window=1)) == expected
 
 
-def test_a_folder_is_enough_and_the_result_is_a_corpus(tokenizer, tmp_path):
+def test_model_folder_and_result_as_a_corpus(tokenizer, tmp_path):
     model = tagger()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

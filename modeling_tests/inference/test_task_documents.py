@@ -115,7 +115,7 @@ def test_tags(tokenizer, shape, crf):
     assert model.training
 
 
-def test_a_field_is_decoded_across_borders():
+def test_crf_is_decoded_across_chunk_borders():
     """Labels that would be wrong for a chunk read alone."""
     torch.manual_seed(1)
     emissions, size = torch.randn(60, 4), 7
@@ -131,7 +131,7 @@ def test_a_field_is_decoded_across_borders():
 
 
 @pytest.mark.slow
-def test_a_field_over_a_long_document():
+def test_crf_over_a_long_document():
     """Scores are sums over all words; rounding must not hide their differences."""
     torch.manual_seed(0)
     pattern = torch.tensor([[100.0, 100.01]]).repeat(5000, 1)

@@ -45,7 +45,7 @@ def test_changes(place):
     assert not taken.is_of(some[:place])
 
 
-def test_weights_that_cannot_be_watched():
+def test_weights_without_a_fingerprint():
     with torch.inference_mode():
         assert not can_have_fingerprint(torch.zeros(3))
     assert not can_have_fingerprint(torch.zeros(3, 4).T)

@@ -63,7 +63,7 @@ def test_outputs_and_gradients(
 
 
 @pytest.mark.parametrize("chosen", [0, 2], ids=["outputs", "cell"])
-def test_one_result_used_alone(chosen: int) -> None:
+def test_gradients_of_a_single_result(chosen: int) -> None:
     tensors = problem(8, True)
     settings = {"cell_clip": 3.0, "projection_clip": 3.0, "forget_bias": 0.0}
     results = run_both(tensors, [4, 4], **settings)
@@ -101,7 +101,7 @@ def of_relative_error(found: Tensor, expected: Tensor, bound: float) -> None:
     assert nn.functional.cosine_similarity(found.double().flatten(), expected.double().flatten(), dim=0) > 0.9999
 
 
-class TestBfloat16Products:
+class TestBfloat16Matmuls:
     """Against float32; 8 bits of a factor are a relative error of at most 4e-3.
 
     Clips are wide: the gradient of a value beside its clip is there or not there, whatever the precision.
@@ -273,7 +273,7 @@ class TestChoice:
         weights = trainable_weights(torch.zeros(4, 3, dtype=torch.bfloat16), cell, *layers)
         assert weights is not None and weights[4:] == (matmul_dtype, torch.bfloat16)
 
-    def test_nothing_to_read(self, layers: list[nn.Module]) -> None:
+    def test_zero_words(self, layers: list[nn.Module]) -> None:
         assert not self.serves(layers, words=0)
 
     def test_hooks_and_parametrizations_are_not_served(self, layers: list[nn.Module]) -> None:

@@ -52,7 +52,7 @@ def check(cache, encoder, numbers):
     return made
 
 
-def test_words_are_made_once():
+def test_words_are_encoded_once():
     cache, encoder = WordCache(megabytes(4000)), Encoder()
     assert check(cache, encoder, range(10)) == list(range(10))
     assert check(cache, encoder, range(10)) == []
@@ -62,7 +62,7 @@ def test_words_are_made_once():
     assert (cache.words_asked, cache.words_found) == (26, 14)
 
 
-def test_a_gpu_is_not_asked(monkeypatch):
+def test_gpu_does_not_use_the_cache(monkeypatch):
     assert pays_on(torch.device("cpu")) and not pays_on(torch.device("cuda"))
     monkeypatch.setattr(word_cache, "pays_on", lambda device: False)
     cache, encoder = WordCache(megabytes(100)), Encoder()
@@ -71,7 +71,7 @@ def test_a_gpu_is_not_asked(monkeypatch):
     assert len(cache) == 0 and cache.words_asked == 0
 
 
-def test_bounded_and_the_oldest_go_first():
+def test_size_is_bounded_and_least_recently_used_are_evicted():
     cache, encoder = WordCache(megabytes(WAYS)), Encoder()
     assert check(cache, encoder, range(WAYS)) == list(range(WAYS))
     assert check(cache, encoder, [0, 1]) == []
@@ -102,7 +102,7 @@ def test_a_long_stream():
 @pytest.mark.parametrize(
     "hashes", [lambda rows: torch.zeros(len(rows), dtype=torch.int64), lambda rows: rows[:, 1] % 3]
 )
-def test_words_of_one_hash_are_told_apart(hashes, monkeypatch):
+def test_words_with_equal_hashes_stay_distinct(hashes, monkeypatch):
     monkeypatch.setattr(word_cache, "row_hashes", hashes)
     cache, encoder = WordCache(megabytes(100)), Encoder()
     for numbers in (range(5), range(20), [1, 19, 2], range(30), [4, 3]):
@@ -197,7 +197,7 @@ def test_a_frozen_bilm_in_a_task_that_trains():
     assert model.elmo.scalar_mixes[0].gamma.grad is not None
 
 
-def test_a_model_without_characters_has_nothing_to_keep():
+def test_model_without_characters_is_refused():
     model = ElmoModel(tiny_config(**WORD_INPUT))
     with pytest.raises(ValueError, match="character_filters"):
         model.cache_word_vectors(10)

@@ -50,7 +50,7 @@ def test_bleu_counted_by_hand(load: Load) -> None:
     assert (scores["prediction_length"], scores["reference_length"]) == (7, 10)
 
 
-def test_bleu_is_that_of_the_corpus(load: Load) -> None:
+def test_bleu_is_corpus_level(load: Load) -> None:
     scores = load("bleu").compute(predictions=PREDICTIONS, references=REFERENCES)
     assert scores["bleu"] == pytest.approx(sacrebleu.corpus_bleu(PREDICTIONS, [REFERENCES]).score, abs=1e-9)
     mean = sum(sacrebleu.sentence_bleu(p, [r]).score for p, r in zip(PREDICTIONS, REFERENCES)) / 3
@@ -99,7 +99,7 @@ def test_rouge_counted_by_hand(load: Load) -> None:
     assert all(type(value) is float for value in scores.values())
 
 
-def test_rouge_is_the_librarys(load: Load) -> None:
+def test_rouge_equals_the_library(load: Load) -> None:
     names = ["rouge1", "rouge3", "rougeL"]
     scorer = RougeScorer(names, use_stemmer=True)
     rows = [scorer.score(reference, prediction) for prediction, reference in zip(PREDICTIONS, REFERENCES)]

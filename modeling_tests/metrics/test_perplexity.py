@@ -90,7 +90,7 @@ def test_texts_to_a_model(
     assert scores["perplexities"] == pytest.approx(singles, rel=1e-6)
 
 
-def test_both_ways_agree(model: ElmoForPreTraining, tokenizer: ElmoTokenizer) -> None:
+def test_log_probabilities_and_texts_agree(model: ElmoForPreTraining, tokenizer: ElmoTokenizer) -> None:
     """Log-probabilities that the model itself gives, and its texts."""
     with torch.no_grad():
         batch = tokenizer("the cat sat", return_tensors="pt")

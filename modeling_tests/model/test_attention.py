@@ -28,7 +28,7 @@ def test_words_outside_of_the_mask_are_not_read():
     assert torch.equal(biattention(words, mask)[mask], biattention(changed, mask)[mask])
 
 
-def test_a_softmax_of_nothing_is_zero():
+def test_fully_masked_softmax_is_zero():
     scores = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.bfloat16)
     found = masked_softmax(scores, torch.tensor([[True, False], [False, False]]))
     assert found.tolist() == [[1, 0], [0, 0]] and found.dtype == torch.float32

@@ -83,7 +83,7 @@ def test_both_directions_are_those_of_the_bidirectional_model(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_word_by_word_equals_at_once(kind):
+def test_cached_pieces_equal_the_whole(kind):
     """With the cache, in pieces of any length, and with padding on the left."""
     model, batch = model_of(kind), batch_of(side="left")
     real = batch["attention_mask"].bool()
@@ -143,7 +143,7 @@ def test_characters_of_the_prompt_are_read_as_given():
 
 
 @pytest.mark.parametrize("kind", ["characters", "words", "Transformer"])
-def test_generates_after_vectors(kind):
+def test_generates_from_inputs_embeds(kind):
     """A prompt of `inputs_embeds`, as of prompt tuning; with the ids beside them, these are in the result."""
     model, batch = model_of(kind), batch_of(["the cat", "a zebra"])
     prompt = {name: value[:, :-1] for name, value in batch.items()}
@@ -156,7 +156,7 @@ def test_generates_after_vectors(kind):
     assert torch.equal(model.generate(ids, **given), expected)
 
 
-def test_a_state_goes_in_as_a_cache():
+def test_state_as_past_key_values():
     """A state of `ElmoModel` with `return_state=True` is accepted as a cache."""
     model, batch = model_of("characters"), batch_of()
     state = model.elmo(**batch, return_state=True).state
@@ -171,7 +171,7 @@ def test_a_state_goes_in_as_a_cache():
         model(**batch, past_key_values=DynamicCache())
 
 
-def test_streams(capsys):
+def test_text_streamer(capsys):
     model, batch = model_of("words"), batch_of(["the cat"])
     prompt = {name: value[:, :-1] for name, value in batch.items()}
     model.generate(**prompt, max_new_tokens=3, do_sample=False, streamer=TextStreamer(TOKENIZER, skip_prompt=True))

@@ -46,7 +46,7 @@ def test_transformer_presets(name):
     assert sum(p.numel() for p in model.softmax.parameters()) == 10_000 * 513
 
 
-def test_dropout_of_the_encoder_in_use():
+def test_set_dropout_changes_the_encoder_in_use():
     for encoder, names in (
         ("lstm", ["lstm_input_dropout"]),
         (
@@ -71,7 +71,7 @@ def test_derived_sizes():
     assert ElmoConfig(projection_size=8, cell_size=8, cell_projection=True).cell_projection is True
 
 
-def test_words_by_their_id():
+def test_word_input():
     config = ElmoConfig(character_filters=[], word_embedding_size=512)
     assert config.character_projection is False and config.num_filters == 0
     assert ElmoConfig(**config.to_dict()).to_dict() == config.to_dict()
@@ -168,7 +168,7 @@ def test_unknown_preset():
         ElmoConfig.from_preset("large")
 
 
-def test_no_mask_before_a_tokenizer_is_known(tmp_path):
+def test_mask_token_id_is_none_by_default(tmp_path):
     config = ElmoConfig()
     assert config.mask_token_id is None
     ElmoConfig(mask_token_id=6).save_pretrained(tmp_path)
@@ -177,7 +177,7 @@ def test_no_mask_before_a_tokenizer_is_known(tmp_path):
     assert '"mask_token_id": null' in config.to_json_string()
 
 
-def test_the_width_is_written_down_and_not_chosen(tmp_path):
+def test_hidden_size_is_derived_and_saved(tmp_path):
     config = ElmoConfig(projection_size=6)
     assert config.to_dict()["hidden_size"] == config.hidden_size == 12
     config.save_pretrained(tmp_path)
@@ -187,7 +187,7 @@ def test_the_width_is_written_down_and_not_chosen(tmp_path):
         ElmoConfig(projection_size=6, hidden_size=7)
 
 
-def test_only_a_transformer_has_a_longest_sentence(tmp_path):
+def test_only_a_transformer_limits_positions(tmp_path):
     assert ElmoConfig().max_position_embeddings == 2**31 - 1
     # Folders of earlier versions have 5000 for every encoder.
     assert ElmoConfig.from_dict({"max_position_embeddings": 5000}).max_position_embeddings == 2**31 - 1
@@ -199,7 +199,7 @@ def test_only_a_transformer_has_a_longest_sentence(tmp_path):
         ElmoConfig(encoder_type="transformer", max_position_embeddings=0)
 
 
-def test_long_values_are_cut_with_a_mark():
+def test_long_values_are_truncated_in_errors():
     with pytest.raises(StrictDataclassClassValidationError) as caught:
         ElmoConfig(character_filters=[[1, 1]] * 5000)
     told = str(caught.value)

@@ -61,7 +61,7 @@ def test_the_softmax_reads_the_layer():
         torch.testing.assert_close(output.forward_log_probs[0, place], expected, rtol=0, atol=1e-12)
 
 
-def test_it_carries_no_state_and_mixes_as_a_layer():
+def test_no_carried_state_and_one_more_layer_in_the_mix():
     model = with_large_weights(ElmoModel(tiny_config(context_word_layer=True, scalar_mix_parameters=[0.0] * 4))).eval()
     batch = batch_of(["a cat sat", "why"])
     output = model(**batch, return_state=True, output_hidden_states=True)
@@ -75,6 +75,6 @@ def test_it_carries_no_state_and_mixes_as_a_layer():
         assert torch.equal(layer, without)
 
 
-def test_a_transformer_has_none():
+def test_transformer_is_refused():
     with pytest.raises(Exception, match='context_word_layer=True needs encoder_type="lstm"'):
         tiny_config(context_word_layer=True, encoder_type="transformer", num_attention_heads=2)

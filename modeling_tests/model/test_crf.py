@@ -183,13 +183,13 @@ class TestScores:
 class TestConstraints:
     LABELS = ["O", "B-X", "I-X"]
 
-    def test_labels_that_decoding_never_reaches_are_only_unreachable(self):
+    def test_labels_unreachable_in_decoding_are_allowed(self):
         """Archives may have such transitions: their training data was not checked against the scheme."""
         field = field_of(["O", "B-PER", "I-LOC"], "BIO", crf_constraints="decoding")
         emissions = torch.tensor([[[0.0, 1.0, 9.0], [0.0, 1.0, 9.0]]])
         assert best_tags(emissions, torch.ones(1, 2).bool(), field()).tolist() == [[1, 1]]
 
-    def test_in_decoding_only(self):
+    def test_constraints_in_decoding_only(self):
         free, field = field_of(self.LABELS, None), field_of(self.LABELS, "BIO", crf_constraints="decoding")
         strict, never = field_of(self.LABELS, "BIO"), field_of(self.LABELS, "BIO", crf_constraints="never")
         emissions, mask = torch.tensor([[[0.0, 1.0, 5.0], [0.0, 1.0, 5.0]]]), torch.ones(1, 2).bool()
@@ -201,7 +201,7 @@ class TestConstraints:
         assert best_tags(emissions, mask, field()).tolist() == best_tags(emissions, mask, strict()).tolist() == [[1, 2]]
         assert best_tags(emissions, mask, never()).tolist() == [[2, 2]]
 
-    def test_without_scores_of_first_and_last_tags(self):
+    def test_without_start_and_end_transitions(self):
         field = field_of(self.LABELS, None, crf_start_end_transitions=False)
         assert [name for name, _ in field.named_parameters()] == ["transitions"]
         assert field().start.tolist() == field().end.tolist() == [0, 0, 0]
@@ -243,7 +243,7 @@ class TestLabelWeights:
             np.testing.assert_allclose(found[row].item(), expected, rtol=0, atol=1e-9)
 
     @pytest.mark.parametrize("has_ends", [True, False])
-    def test_lannoy(self, has_ends):
+    def test_lannoy_weighting(self, has_ends):
         field = self.field("lannoy", crf_start_end_transitions=has_ends)
         emissions, gold = emissions_of(len(BIO)), torch.randint(len(BIO), MASKS.shape)
         found = field.log_likelihood(emissions, gold, MASKS)
@@ -273,7 +273,7 @@ class TestLabelWeights:
         found = field.log_likelihood(emissions, gold, MASKS)
         torch.testing.assert_close(found, log_likelihood(emissions, gold, MASKS, field()), rtol=0, atol=1e-8)
 
-    def test_no_weight_allows_what_the_scheme_forbids(self):
+    def test_weights_keep_the_constraints_of_the_scheme(self):
         field = self.field("transition", [0.0] * len(BIO), "BIO")
         gold = torch.tensor([[0, 2]])
         with pytest.raises(ValueError, match="'I-PER' at word 1"):
@@ -287,7 +287,7 @@ class TestLabelWeights:
 class TestDecoding:
     @any_field
     @pytest.mark.parametrize("count", [1, 3, 40])
-    def test_the_best_several_of_all_sequences(self, labels, scheme, count):
+    def test_best_paths_agree_with_all_sequences(self, labels, scheme, count):
         scores, emissions = scores_of(labels, scheme), emissions_of(len(labels))
         tags, values = best_paths(emissions, MASKS, scores, count)
         assert tags.shape == (len(MASKS), count, MASKS.shape[1]) and values.shape == (len(MASKS), count)
@@ -408,5 +408,5 @@ class TestImpossibleLabels:
         scores = label_scores(torch.zeros(*mask.shape, len(labels)), rows, mask, field())
         assert (scores[1] < FORBIDDEN / 2) == (message is not None)
 
-    def test_without_a_scheme_nothing_is_impossible(self):
+    def test_are_allowed_without_a_scheme(self):
         field_of(BIO, None).check_labels(torch.tensor([[2, 4]]), torch.ones(1, 2).bool())

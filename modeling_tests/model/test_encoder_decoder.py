@@ -196,7 +196,7 @@ for source in (name, sys.argv[3]):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("package", ["absent", "installed", "imported"])
 @pytest.mark.parametrize("source", ["folder", "Hub"])
-def test_travels(package, source, tmp_path):
+def test_remote_code(package, source, tmp_path):
     """With the package absent, installed or imported; from a local folder and from a Hub cache."""
     model = translator()
     revision = "0123456789abcdef0123456789abcdef01234567"

@@ -47,7 +47,7 @@ def outputs_of(lstm, inputs, sizes):
 
 @pytest.mark.parametrize("kind", [ElmoTaskLstm, ElmoHighwayLstm])
 @pytest.mark.parametrize("forget_bias", [1.0, 0.0])
-def test_the_recurrence(kind, forget_bias):
+def test_recurrence_equals_its_definition(kind, forget_bias):
     lstm = cell(kind, task_forget_bias=forget_bias).eval()
     inputs = torch.randn(9, 4, dtype=torch.float64)
     torch.testing.assert_close(outputs_of(lstm, inputs, SIZES), by_definition(lstm, inputs, SIZES), rtol=0, atol=1e-12)
@@ -55,7 +55,7 @@ def test_the_recurrence(kind, forget_bias):
 
 
 @pytest.mark.parametrize("kind", [ElmoTaskLstm, ElmoHighwayLstm])
-def test_a_state_goes_on(kind):
+def test_state_carries_over_to_the_next_part(kind):
     """Rows of 4, 3 and 2 words in two parts, the first of 1, 3 and 0 of them; and one without any."""
     lstm = cell(kind).eval()
     inputs = torch.randn(9, 4, dtype=torch.float64)
@@ -114,7 +114,7 @@ def test_gradients_agree_with_finite_differences(kind):
 
 
 @pytest.mark.parametrize("kind", ["lstm", "highway_lstm"])
-def test_both_directions_read_both_below(kind):
+def test_both_directions_read_the_whole_layer_below(kind):
     layers = task_layers(tiny_config(task_encoder=kind), 4, 3, 2)
     with_large_weights(layers.double()).eval()
     mask = torch.tensor([[1, 1, 1], [0, 1, 1]]).bool()
@@ -134,7 +134,7 @@ def test_both_directions_read_both_below(kind):
         torch.testing.assert_close(found[row][real], sentence, rtol=0, atol=1e-12)
 
 
-def test_half_precision_keeps_the_cell_wide():
+def test_half_precision_close_to_float32():
     lstm = cell(ElmoHighwayLstm).float()
     inputs = torch.randn(9, 4)
     half = outputs_of(lstm.to(torch.bfloat16), inputs.bfloat16(), SIZES)

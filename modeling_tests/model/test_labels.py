@@ -10,7 +10,7 @@ from elmo_hf.model.labels import check_class_numbers, check_one_a_word, mean_cro
 from modeling_tests.tiny import batch_of, tiny_config
 
 
-def test_one_a_word():
+def test_one_label_per_word():
     check_one_a_word(torch.zeros(2, 3, dtype=torch.int32), (2, 3))
     with pytest.raises(ValueError, match=r"labels.*\(2, 2\).*\(2, 3\) integers"):
         check_one_a_word(torch.zeros(2, 2, dtype=torch.int64), (2, 3))
@@ -19,7 +19,7 @@ def test_one_a_word():
 
 
 @pytest.mark.parametrize("cls", [ElmoForMaskedLM, ElmoForPreTraining, ElmoForTokenClassification])
-def test_models_of_words_check_their_labels(cls):
+def test_models_with_one_label_per_word_check_their_labels(cls):
     model, batch = cls(tiny_config()), batch_of(["a cat sat", "why"])
     for labels in (batch["input_ids"][:, 1:], batch["input_ids"][0], batch["input_ids"].float()):
         with pytest.raises(ValueError, match=r"labels.*\(2, 5\) integers"):

@@ -55,7 +55,7 @@ def test_every_layer_is_mapped_before_the_mix(overrides, side):
     assert not torch.allclose(after.last_hidden_state, before.last_hidden_state)
 
 
-def test_a_model_without_maps_has_nothing_of_them():
+def test_model_without_maps_has_no_alignment_parameters():
     model = ElmoModel(tiny_config())
     assert model.alignment is None
     assert not any("alignment" in name for name in model.state_dict())

@@ -79,7 +79,7 @@ def gap_in_numpy(model, before, after):
 @pytest.mark.parametrize("weight", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_every_gap_of_every_sentence_by_brute_force(variant, side, weight):
+def test_every_masked_position_equals_brute_force(variant, side, weight):
     model = tiny_model(**VARIANTS[variant], mask_prior_weight=weight).double()
     plain = BruteForceElmo(model.elmo)
     batch = batch_of(SENTENCES, side)
@@ -109,7 +109,7 @@ def test_every_gap_of_every_sentence_by_brute_force(variant, side, weight):
     assert (logits[~batch["attention_mask"].bool()] == 0).all()
 
 
-def test_probabilities_sum_to_one_and_padding_and_mask_have_none():
+def test_probabilities_sum_to_one_without_padding_and_mask():
     batch = batch_of(SENTENCES)
     for weight in (0.0, 1.0):
         probabilities = tiny_model(mask_prior_weight=weight)(**batch).logits[batch["attention_mask"].bool()].exp()
@@ -140,7 +140,7 @@ def test_bayes_rule_where_the_sides_are_independent_given_the_word():
             np.testing.assert_allclose(found, given_both / given_both.sum(), rtol=1e-10)
 
 
-def test_the_prior_is_the_samplers():
+def test_prior_equals_the_distribution_of_the_sampler():
     prior = log_uniform_prior(12, [0, 4], torch.zeros(()))
     # For a single draw, the expected count is the probability.
     torch.testing.assert_close(prior[WORDS], log_expected_count(torch.arange(10), 1, 1, 10).float(), rtol=0, atol=1e-6)
@@ -161,7 +161,7 @@ def test_no_position_reads_its_own_word(reads):
         assert ((found - expected)[0, neighbours].abs().amax(-1) > 1e-3).all()
 
 
-def test_several_gaps_are_filled_one_by_one():
+def test_several_masked_words_are_predicted_independently():
     """Each gap is filled independently: another gap in its context is read as the word `<mask>`, by its characters."""
     model, tokens = tiny_model(), ["the <mask> <mask> off", "the dogs <mask> off"]
     batch = batch_of(tokens)
@@ -171,7 +171,7 @@ def test_several_gaps_are_filled_one_by_one():
     torch.testing.assert_close(model(**batch).logits[0, 3], logits[1, 3], rtol=0, atol=1e-6)
 
 
-def test_a_word_model_reads_gaps_as_unknown_words():
+def test_word_model_reads_masked_words_as_unknown():
     model, batch = tiny_model(**WORD_INPUT), batch_of(["a b c d e"])
     batch["input_ids"][0, [2, 4]] = 4
     given = batch["input_ids"].clone()
@@ -185,7 +185,7 @@ def test_a_word_model_reads_gaps_as_unknown_words():
 
 
 class TestInputs:
-    def test_word_vectors_and_characters_alone(self):
+    def test_inputs_embeds_and_character_ids_alone(self):
         model, batch = tiny_model(), batch_of(SENTENCES, "left")
         expected = model(**batch).logits
         assert torch.equal(model(character_ids=batch["character_ids"]).logits, expected)
@@ -270,7 +270,7 @@ class TestLoss:
                 difference = (losses[0] - losses[1]) / (2 * step)
                 torch.testing.assert_close(parameter.grad[index], difference, rtol=1e-5, atol=1e-8)
 
-    def test_pieces_change_nothing(self, monkeypatch):
+    def test_chunked_logits_equal_whole_logits(self, monkeypatch):
         """Neither with gradients, where pieces are concatenated, nor without, where they are written in place."""
         model, batch = tiny_model(mask_prior_weight=1.0), batch_of(SENTENCES)
         labels = batch["input_ids"].where(batch["attention_mask"].bool(), -100)
@@ -312,7 +312,7 @@ class TestLoss:
             model(**batch, labels=labels)
 
     @pytest.mark.slow
-    def test_it_learns_to_fill_gaps(self):
+    def test_learns_to_predict_masked_words(self):
         model = ElmoForMaskedLM(tiny_config(cell_clip=None, projection_clip=None)).train()
         batch = batch_of(["the dogs ran off at once"] * 2 + ["a cat sat"])
         labels = batch["input_ids"].where(batch["input_ids"] > 3, -100)
@@ -331,7 +331,7 @@ class TestLoss:
 class TestSaving:
     @pytest.mark.samples(2)
     @pytest.mark.parametrize("variant", VARIANTS)
-    def test_the_same_checkpoint_as_the_language_models(self, variant, tmp_path):
+    def test_shares_its_checkpoint_with_the_language_model(self, variant, tmp_path):
         source = with_large_weights(ElmoForPreTraining(tiny_config(**VARIANTS[variant]))).eval()
         source.save_pretrained(tmp_path / "there")
         model, info = ElmoForMaskedLM.from_pretrained(tmp_path / "there", output_loading_info=True)
@@ -377,7 +377,7 @@ class TestSaving:
 
 class TestRefusals:
     @pytest.mark.parametrize("cls", [ElmoForMaskedLM, ElmoForPreTraining])
-    def test_a_model_without_words_learns_nothing(self, cls):
+    def test_model_without_words_is_refused(self, cls):
         """All words would be unknown, with loss 0."""
         batch = batch_of(["a cat"])
         model = cls(tiny_config(vocab_size=5))
@@ -387,7 +387,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="vocab_size=5"):
             StreamingObjective(model)
 
-    def test_a_gap_is_not_filled_by_a_softmax_that_has_learned_nothing(self, tmp_path):
+    def test_untrained_softmax_is_refused(self, tmp_path):
         tokenizer = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", "a", "cat"], max_characters_per_word=9)
         ElmoModel(tiny_config(vocab_size=len(tokenizer), mask_token_id=6)).save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)
@@ -404,7 +404,7 @@ class TestRefusals:
         again.load_state_dict(model.state_dict())
         again(**batch)
 
-    def test_special_words_are_no_answers(self, tmp_path):
+    def test_special_tokens_are_not_predicted(self, tmp_path):
         """Also if the model assigns them the highest probability, as to the unknown word."""
         tokenizer = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", "a", "cat", "sat"], max_characters_per_word=9)
         model = tiny_model(vocab_size=len(tokenizer), mask_token_id=7)

@@ -151,7 +151,7 @@ class TestState:
         assert state.hidden.shape == (2, 2, 3, 4)
         assert state.cell.shape == (2, 2, 3, 6)
 
-    def test_a_model_keeps_nothing(self):
+    def test_model_keeps_no_state(self):
         model, batch = tiny_model(), batch_of(SENTENCES)
         first = model(**batch, return_state=True)
         second = model(**batch, return_state=True)
@@ -203,7 +203,7 @@ class TestInputs:
                 atol=1e-6,
             )
 
-    def test_a_batch_is_its_sentences(self):
+    def test_batch_equals_its_sentences(self):
         model, batch = tiny_model(), batch_of(SENTENCES)
         together = model(**batch).last_hidden_state
         for index, sentence in enumerate(SENTENCES):
@@ -240,7 +240,7 @@ class TestInputs:
             assert torch.equal(model(**batch).last_hidden_state, expected)
 
     @reads_either
-    def test_word_vectors_in_place_of_what_is_read(self, reads):
+    def test_inputs_embeds_in_place_of_word_inputs(self, reads):
         model, batch = tiny_model(**READS[reads]), batch_of(SENTENCES)
         expected = model(**batch).last_hidden_state
         vectors = model.embeddings(*what_is_read(model, batch), mask=batch["attention_mask"].bool())
@@ -329,7 +329,7 @@ class TestLayerNormOfTheMix:
         torch.testing.assert_close(output.last_hidden_state, expected, rtol=0, atol=1e-10)
 
     @pytest.mark.parametrize("counted", ["words", "tokens"])
-    def test_nothing_to_count(self, counted):
+    def test_no_words_to_normalize(self, counted):
         """Boundaries alone, or nothing but padding: zeros at padding and no NaN, in values and gradients."""
         model = tiny_model(scalar_mix_layer_norm=counted)
         batch = batch_of(["", ""], words=4)
@@ -341,7 +341,7 @@ class TestLayerNormOfTheMix:
         output.sum().backward()
         assert_finite_gradients(model, is_read=False)
 
-    def test_several_ends_of_a_sentence(self):
+    def test_several_eos_token_ids(self):
         batch, weights = batch_of(SENTENCES), tiny_model(scalar_mix_layer_norm="words").state_dict()
         outputs = []
         for ends, words in ((2, (2, 2)), ([2, 11], (2, 11))):
@@ -391,7 +391,7 @@ class TestSaving:
         assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == files
         assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
-    def test_moving_that_stops_half_way_leaves_nothing_that_loads(self, tmp_path, monkeypatch):
+    def test_interrupted_save_leaves_nothing_that_loads(self, tmp_path, monkeypatch):
         model = tiny_model()
         model.save_pretrained(tmp_path)
         replace, moved = os.replace, []
@@ -448,7 +448,7 @@ class TestSaving:
         assert torch.equal(ElmoModel.from_pretrained(folder).scalar_mixes[0].gamma, model.scalar_mixes[0].gamma)
         assert (tmp_path / "link").is_symlink()
 
-    def test_a_file_in_the_way_is_refused(self, tmp_path):
+    def test_file_in_place_of_the_folder_is_refused(self, tmp_path):
         (tmp_path / "file").write_text("mine")
         with pytest.raises(NotADirectoryError, match=f"{tmp_path / 'file'} is a file"):
             tiny_model().save_pretrained(tmp_path / "file")
@@ -484,7 +484,7 @@ class TestSaving:
             ElmoModel.from_pretrained(tmp_path)
 
     @reads_either
-    def test_sharded(self, reads, tmp_path):
+    def test_sharded_round_trip(self, reads, tmp_path):
         model = tiny_model(**READS[reads])
         model.save_pretrained(tmp_path, max_shard_size="2KB")
         assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
@@ -723,7 +723,7 @@ class TestTraining:
 class TestTiedSoftmax:
     """bilm-tf's `share_embedding_softmax`: one table for embeddings and softmax."""
 
-    def test_one_table_is_saved_and_loaded_as_one(self, tmp_path):
+    def test_tied_table_is_saved_once_and_loaded_tied(self, tmp_path):
         model = tiny_model(ElmoForPreTraining, **WORD_INPUT, tie_word_embeddings=True)
         assert model.softmax.weight is model.get_input_embeddings().weight
         model.save_pretrained(tmp_path)
@@ -735,7 +735,7 @@ class TestTiedSoftmax:
         tagger = ElmoForTokenClassification.from_pretrained(tmp_path)
         assert torch.equal(tagger.get_input_embeddings().weight, model.softmax.weight)
 
-    def test_gradients_of_both_ends_add_up(self):
+    def test_gradients_of_embedding_and_softmax_add_up(self):
         tied = tiny_model(ElmoForPreTraining, **WORD_INPUT, tie_word_embeddings=True).double()
         apart = ElmoForPreTraining(tiny_config(**WORD_INPUT)).double()
         apart.load_state_dict(tied.state_dict())
@@ -786,7 +786,7 @@ class TestForTokenClassification:
 
 class TestForPreTraining:
     @reads_either
-    def test_probabilities_spelled_out(self, reads):
+    def test_probabilities_by_definition(self, reads):
         model = tiny_model(ElmoForPreTraining, **READS[reads]).double()
         for side in ("right", "left"):
             batch = batch_of(SENTENCES, side)
@@ -827,7 +827,7 @@ class TestForPreTraining:
         with pytest.raises(ValueError, match="word id 12.* 11"):
             model(**batch)
 
-    def test_nothing_to_predict(self):
+    def test_no_labels_give_zero_loss(self):
         model, batch = tiny_model(ElmoForPreTraining), batch_of(SENTENCES)
         output = model(**batch, labels=torch.full_like(batch["input_ids"], -100))
         assert output.loss == 0

@@ -77,7 +77,7 @@ def test_loss():
     torch.testing.assert_close(model(**batch).loss, -log_probs[0, 2] + penalty)
 
 
-def test_word_vectors_in_place_of_characters():
+def test_inputs_embeds_in_place_of_characters():
     model, batch = make_model(), make_batch()
     expected = model(**batch).logits
     characters = batch.pop("character_ids")
@@ -95,7 +95,7 @@ def test_tuple_output_and_hidden_states():
 
 class TestBadInput:
     @pytest.mark.parametrize("label", [3, -1])
-    def test_a_label_that_is_no_choice(self, label):
+    def test_label_out_of_range(self, label):
         with pytest.raises(ValueError, match=f"{label}.*0.*2.*-100"):
             make_model()(**make_batch(labels=[0, label]))
 
@@ -190,7 +190,7 @@ def make_examples():
 
 
 @pytest.mark.slow
-def test_learns_a_small_task_by_heart(tmp_path):
+def test_overfits_a_small_task(tmp_path):
     torch.manual_seed(1)
     config = tiny_config(projection_size=8, cell_size=8, cell_clip=3.0, projection_clip=3.0, sentence_pairs=True)
     trainer = train(ElmoForMultipleChoice(config), make_examples(), tmp_path)

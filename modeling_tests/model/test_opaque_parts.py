@@ -159,7 +159,7 @@ def test_heads(kind, head):
 
 
 @pytest.mark.slow
-def test_what_is_in_no_graph_says_so():
+def test_unsupported_arguments_are_named():
     """With `fullgraph=True` errors name the unsupported argument; otherwise the part runs uncompiled."""
     model = with_large_weights(ElmoForCausalLM(tiny_config(**TRANSFORMER))).eval()
     for options in ({"use_cache": True}, {"output_attentions": True}):

@@ -105,7 +105,7 @@ def test_cell_stays_in_single_precision_under_half():
     assert cell.dtype == torch.float32
 
 
-def test_the_state_of_single_rows_is_forgotten():
+def test_state_of_single_rows_is_reset():
     state = ElmoState(torch.randn(2, 2, ROWS, WIDTH), torch.randn(2, 2, ROWS, CELL))
     rows = torch.rand(2, ROWS) < 0.5
     rows[0, 0], rows[1, 0] = True, False

@@ -68,7 +68,7 @@ def test_rows_without_words_have_gradients_of_zero(way):
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0), (0, 0)])
-def test_nothing_to_pool(shape):
+def test_no_words_give_zeros(shape):
     pooling = make_pooling(*WAYS)
     assert torch.equal(pooling(torch.zeros(*shape, 3).double(), torch.ones(shape).bool()), torch.zeros(shape[0], 12))
 
@@ -82,7 +82,7 @@ def test_half_precision_neither_overflows_nor_loses_count(dtype):
     torch.testing.assert_close(pooled, torch.full((1, 8), 100.0, dtype=dtype), rtol=2**-7, atol=0)
 
 
-def test_attention_starts_at_the_scale_of_its_input():
+def test_initial_values_of_attention():
     pooling = ElmoPooling(tiny_config(pooling=["attention"]), 400)
     assert pooling.attention.initial_values == ("normal", 0.05, 0.0)
     assert pooling.attention.bias is None

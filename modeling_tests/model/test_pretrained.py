@@ -37,7 +37,7 @@ class TestInputEmbeddings:
         assert model.get_output_embeddings().weight.shape[0] == model.config.vocab_size == words
 
     @pytest.mark.parametrize("mean_resizing", [True, False])
-    def test_layers_of_a_client_are_resized(self, mean_resizing):
+    def test_custom_layers_are_resized(self, mean_resizing):
         """Their initialization is unknown: a table of words, and the last cluster of an adaptive softmax."""
         model = ElmoForPreTraining(tiny_config(**WORD_INPUT, softmax_cutoffs=[4]))
         table = torch.nn.Embedding(12, 4)
@@ -95,7 +95,7 @@ class TestInputEmbeddings:
         ElmoForMultipleChoice,
     ],
 )
-def test_dummy_inputs_and_vectors_in_place_of_words(cls, overrides):
+def test_dummy_inputs_and_inputs_embeds(cls, overrides):
     model = with_large_weights(cls(tiny_config(**overrides))).eval()
     dummy = model.dummy_inputs
     given = {"labels": dummy["input_ids"]} if cls is ElmoForPreTraining else {}  # the words to predict
@@ -114,7 +114,7 @@ def test_dummy_inputs_and_vectors_in_place_of_words(cls, overrides):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_words_to_predict_without_their_ids():
+def test_labels_without_input_ids():
     """With vectors and labels alone, labels are the only words predicted; without both, nothing could be."""
     model = with_large_weights(ElmoForPreTraining(tiny_config(pad_token_id=None, **WORD_INPUT))).eval()
     batch = batch_of(["a b c", "d"])
@@ -142,7 +142,7 @@ def test_words_to_predict_without_their_ids():
         (ElmoModel, {"scalar_mix_layer_norm": "words"}, "input_ids"),
     ],
 )
-def test_models_that_need_more_than_vectors_say_so(cls, overrides, missing):
+def test_models_that_need_more_than_inputs_embeds(cls, overrides, missing):
     model = cls(tiny_config(**overrides)).eval()
     vectors = torch.zeros(2, 5, 4)
     with pytest.raises(ValueError, match=missing):
@@ -236,7 +236,7 @@ def test_sentences_joined_to_a_row_are_refused(cls, overrides):
         cls(tiny_config(**overrides))(**batch)
 
 
-def test_a_mask_that_is_a_word_is_refused(tmp_path, capsys):
+def test_mask_token_that_is_a_word_is_refused(tmp_path, capsys):
     import elmo_hf
     import elmo_hf.pretraining
     from elmo_hf.cli import main
@@ -284,7 +284,7 @@ def test_models_that_were_pickled_whole_by_older_versions():
     assert model._number is None and restored._number is not None
 
 
-def test_what_every_model_had_before():
+def test_former_methods_and_arguments():
     """Every model has the penalty of its mixes, and the word layer also takes its mask by position."""
     model = ElmoModel(tiny_config(scalar_mix_l2=0.1, num_representations=2))
     for mix in model.scalar_mixes:

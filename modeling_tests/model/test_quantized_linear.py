@@ -59,7 +59,7 @@ def exact_kernel(bits: int | None = None) -> IntegerKernel:
     return IntegerKernel(lambda weight, scale: (weight, scale), product)
 
 
-def test_weights_are_the_nearest_multiples_of_a_scale_an_output():
+def test_weights_are_nearest_multiples_of_a_scale_per_output():
     weight = torch.randn(5, 40) * torch.tensor([1, 10, 1e-3, 0, 1e5])[:, None]
     integers, scale = integer_weights(weight)
     assert integers.dtype == torch.int8
@@ -135,7 +135,7 @@ def test_any_cpu_computes_its_plain_matmul(kind, levels, monkeypatch):
         assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
-def test_a_kernel_that_overflows_is_found_out():
+def test_overflowing_kernel_is_detected():
     assert is_exact(exact_kernel(), 127)
     assert not is_exact(exact_kernel(16), 127)
     assert is_exact(exact_kernel(16), REDUCED_LEVELS)
@@ -158,13 +158,13 @@ def test_the_kernel_chosen_is_exact():
         assert not is_exact(ONEDNN, 127) and not is_exact(FBGEMM, 127)
 
 
-def test_no_kernel_is_the_plain_product(monkeypatch):
+def test_no_kernel_falls_back_to_the_plain_matmul(monkeypatch):
     monkeypatch.setattr(int8, "integer_kernel", lambda: (None, 127))
     layer, values = layer_of(20, 6), torch.randn(3, 20)
     assert torch.equal(layer(values), plain(layer, values, 127))
 
 
-def test_a_row_does_not_depend_on_its_neighbours():
+def test_row_does_not_depend_on_its_neighbors():
     layer = layer_of(96, 40)
     values = torch.cat([torch.randn(4, 96), torch.rand(3, 96), torch.randn(1, 96) * 50])
     together = layer(values)
@@ -175,7 +175,7 @@ def test_a_row_does_not_depend_on_its_neighbours():
         assert torch.equal(layer(row), together[number])
 
 
-def test_not_a_number_stays_in_its_row():
+def test_nan_stays_in_its_row():
     layer, values = layer_of(30, 6), torch.randn(3, 30)
     expected = layer(values)
     values[1, 4] = float("nan")
@@ -212,7 +212,7 @@ def test_shapes_and_dtypes():
         torch.testing.assert_close(layer._plain(values), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_a_product_added_to_something():
+def test_matmul_with_addend():
     layer, values, addend = layer_of(8, 5, bias=False), torch.randn(3, 8), torch.randn(3, 5)
     kept = addend.clone()
     torch.testing.assert_close(
@@ -262,7 +262,7 @@ def test_gradients_are_refused():
         layer(values)
 
 
-def test_tracers_see_the_plain_product():
+def test_tracers_see_the_plain_matmul():
     layer, values = layer_of(8, 5), torch.randn(3, 8)
     expected = plain(layer, values)
     program = torch.export.export(layer, (values,))

@@ -119,7 +119,7 @@ def test_gradients_of_the_attention():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_batch_is_its_rows(variant, tokenizer):
+def test_batch_equals_its_rows(variant, tokenizer):
     model = tiny_model(**VARIANTS[variant]).double()
     together = model(**encoded(tokenizer, PAIRS))
     for row, pair in enumerate(PAIRS):
@@ -129,7 +129,7 @@ def test_a_batch_is_its_rows(variant, tokenizer):
             torch.testing.assert_close(found[row, :words], expected[0], rtol=0, atol=1e-10)
 
 
-def test_boundary_words_of_the_context_are_words(tokenizer):
+def test_boundary_tokens_in_the_context_are_words(tokenizer):
     model = tiny_model(task_lstm_size=2)
     output = model(**encoded(tokenizer, [("a", "c </S> d <S> e </S>"), ("a", "b")]))
     allowed = output.start_logits > torch.finfo(torch.float32).min
@@ -153,7 +153,7 @@ def test_half_precision(dtype, tokenizer):
 
 
 class TestLoss:
-    def test_spelled_out(self, tokenizer):
+    def test_by_definition(self, tokenizer):
         model, batch = tiny_model(task_lstm_size=2), encoded(tokenizer, PAIRS)
         starts, ends = torch.tensor([7, 0, -100, 99]), torch.tensor([8, 0, 4, -100])
         output = model(**batch, start_positions=starts, end_positions=ends)
@@ -176,7 +176,7 @@ class TestLoss:
         penalty = 0.1 * model.elmo.scalar_mixes[0].weights.square().sum()
         torch.testing.assert_close(model(**batch, **positions).loss, plain + penalty)
 
-    def test_nothing_to_learn(self, tokenizer):
+    def test_no_positions_give_zero_loss(self, tokenizer):
         model, batch = tiny_model(task_lstm_size=2), encoded(tokenizer, PAIRS)
         loss = model(**batch, start_positions=torch.full((4,), 500), end_positions=torch.full((4,), -100)).loss
         assert loss == 0
@@ -196,7 +196,7 @@ class TestLoss:
             model(**left, start_positions=torch.zeros(2).long(), end_positions=torch.zeros(2).long())
 
     @pytest.mark.parametrize("position", [1, 3, 4, 5])
-    def test_positions_that_are_no_answer(self, position, tokenizer):
+    def test_positions_outside_of_the_answers(self, position, tokenizer):
         # <S> a b </S> <S> c d e f g </S>: the question, its end, the begin of the context; of row 2 padding.
         model, batch = tiny_model(), encoded(tokenizer, [PAIRS[0], PAIRS[2]])
         positions = torch.tensor([position, 0]) if position < 5 else torch.tensor([0, position])
@@ -270,7 +270,7 @@ class TestInputs:
         with pytest.raises(ValueError, match=r"0.*context.*tokenizer\(question.*context\)"):
             model(**single)
 
-    def test_word_vectors_in_place_of_characters(self, tokenizer):
+    def test_inputs_embeds_in_place_of_characters(self, tokenizer):
         model, batch = tiny_model(task_lstm_size=2), encoded(tokenizer, PAIRS, "left")
         expected = model(**batch).end_logits
         vectors = model.elmo.embeddings(batch["character_ids"], mask=batch["attention_mask"].bool())
@@ -363,7 +363,7 @@ def test_learns_with_the_trainer(tokenizer, tmp_path):
     assert ((start.argmax(1) == start_positions) & (end.argmax(1) == end_positions)).mean() > 0.95
 
 
-def test_the_linear_map_is_plain():
+def test_qa_outputs_is_a_linear_layer():
     """The attributes that adapters and quantizers look for."""
     model = tiny_model(task_lstm_size=2)
     assert isinstance(model.qa_outputs, nn.Linear)

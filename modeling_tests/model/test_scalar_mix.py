@@ -39,7 +39,7 @@ def test_starts_as_the_average(layers, mask):
     torch.testing.assert_close(mix(layers, mask, mask), torch.stack(layers).mean(0))
 
 
-def test_starts_where_told(layers, mask):
+def test_starts_at_the_given_parameters(layers, mask):
     """AllenNLP selects one layer by large fixed weights."""
     mix = ElmoScalarMix(tiny_config(scalar_mix_parameters=[-9e10, 1, -9e10]))
     mix.reset_weights()

@@ -99,7 +99,7 @@ def rows_of(model, batch):
 @pytest.mark.slow
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("variant", SINGLE)
-def test_logits_spelled_out(variant, side):
+def test_logits_by_definition(variant, side):
     model = make_model(**SINGLE[variant]).double()
     batch = encode(TEXTS, side=side, length=10)
     logits = model(**batch).logits
@@ -157,7 +157,7 @@ def test_word_ids_are_needed():
         make_model()(character_ids=batch["character_ids"])
 
 
-def test_word_vectors_in_place_of_characters():
+def test_inputs_embeds_in_place_of_characters():
     model, batch = make_model(), encode(TEXTS)
     vectors = model.elmo.embeddings(batch["character_ids"], mask=batch["attention_mask"].bool())
     found = model(batch["input_ids"], batch["attention_mask"], inputs_embeds=vectors).logits
@@ -181,7 +181,7 @@ def test_tuple_output_and_hidden_states():
 
 
 class TestMaxout:
-    def test_largest_of_the_maps(self):
+    def test_maximum_of_the_linear_maps(self):
         layer = ElmoMaxout(2, 3, 2)
         with torch.no_grad():
             layer.linear.weight.copy_(torch.tensor([[1, 0], [-1, 0], [0, 1], [0, 2], [1, 1], [0, 0]]))
@@ -204,7 +204,7 @@ class TestMaxout:
         result = encoder.eval()(words, mask, torch.full((50, 2), 5), mask)
         assert all((values == 1).all() for values in (*seen, result))
 
-    def test_what_a_sentence_learns_does_not_depend_on_its_batch(self):
+    def test_training_does_not_depend_on_the_batch(self):
         """The network of McCann et al. has batch norm; this one must not."""
         assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in make_model(**MAXOUT).modules())
         model, batch = make_model(**EVERYTHING).double().train(), encode(TEXTS)
@@ -217,7 +217,7 @@ class TestPairs:
     @pytest.mark.slow
     @pytest.mark.parametrize("side", ["right", "left"])
     @pytest.mark.parametrize("variant", VARIANTS)
-    def test_comparison_spelled_out(self, variant, side):
+    def test_comparison_by_definition(self, variant, side):
         model = make_model(**VARIANTS[variant], sentence_pairs=True).double()
         batch = encode_pairs(PAIRS, side=side, length=13)
         for found, (words, ids) in zip(model(**batch).logits, rows_of(model, batch), strict=True):
@@ -364,7 +364,7 @@ class TestBadLabels:
             model(**encode(TEXTS), labels=labels)
         assert model.config.problem_type == before
 
-    def test_one_value_a_text(self):
+    def test_one_float_label_per_text(self):
         model = make_model(1)
         with pytest.raises(ValueError, match="torch.int64.*num_labels=1"):
             model(**encode(TEXTS), labels=torch.zeros(4).long())
@@ -480,7 +480,7 @@ PROBLEMS = {"single_label_classification": 3, "multi_label_classification": 3, "
 
 @pytest.mark.slow
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_learns_a_small_task_by_heart(problem, tmp_path):
+def test_overfits_a_small_task(problem, tmp_path):
     torch.manual_seed(1)
     tokenizer = ElmoTokenizer(max_characters_per_word=9)
     config = tiny_config(
@@ -558,7 +558,7 @@ class TestBiattentiveNetwork:
         model(**batch)
         assert seen == [sum(len(text.split()) for text in TEXTS)]
 
-    def test_the_next_batch_goes_on_from_the_state(self):
+    def test_next_batch_continues_from_the_state(self):
         model = make_model(**BCN)
         state = model(**encode(["a cat"]), return_state=True).state
         found = model(**encode(["why"]), initial_state=state)

@@ -30,7 +30,7 @@ def contexts_of(words, width=4, dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_the_definition(blocks, dtype):
+def test_equals_its_definition(blocks, dtype):
     layer, hidden = small_softmax().to(dtype), contexts_of(WORDS, dtype=dtype)
     found, expected = layer.log_probabilities(hidden, WORDS), layer.reference_log_probabilities(hidden, WORDS)
     error = 1e-13 if dtype == torch.float64 else 1e-5
@@ -40,7 +40,7 @@ def test_the_definition(blocks, dtype):
 
 
 @torch.no_grad()
-def test_words_of_no_other_batch_matter(blocks):
+def test_words_do_not_depend_on_their_batch(blocks):
     layer, hidden = small_softmax(), contexts_of(WORDS)
     alone = [layer.log_probabilities(hidden[[n]], WORDS[[n]]) for n in range(len(WORDS))]
     torch.testing.assert_close(torch.cat(alone), layer.log_probabilities(hidden, WORDS), rtol=0, atol=1e-6)
@@ -58,7 +58,7 @@ def test_certain_and_impossible_words(blocks):
 
 
 @torch.no_grad()
-def test_not_a_number_stays_where_it_is(blocks):
+def test_nan_stays_in_its_row(blocks):
     layer, hidden = small_softmax(), torch.randn(len(WORDS), 4)
     expected = layer.log_probabilities(hidden, WORDS)
     hidden[3, 0], hidden[7, 3] = float("nan"), float("inf")

@@ -10,7 +10,7 @@ def state_of(rows: int) -> ElmoState:
     return ElmoState(torch.ones(2, 2, rows, 3), torch.ones(2, 2, rows, 4))
 
 
-def test_chosen_rows_are_forgotten() -> None:
+def test_chosen_rows_are_reset() -> None:
     rows = torch.tensor([[True, False, False], [False, False, True]])
     fresh = state_of(3).reset(rows)
     for part in fresh:

@@ -37,7 +37,7 @@ def test_exactly_the_sequences_of_the_scheme_are_allowed(labels, scheme, valid):
             assert allowed == bool(re.fullmatch(valid, "".join(labels[tag] for tag in tags))), tags
 
 
-def test_labels_that_are_no_scheme_are_free():
+def test_labels_without_a_scheme_are_unconstrained():
     assert not forbidden_transitions(["NOUN", "VERB"], None).any()
 
 
@@ -78,7 +78,7 @@ def test_names_in_bio(scheme, tags, names):
     assert [bio_name(tag, scheme) for tag in tags.split()] == names.split()
 
 
-class TestNamesOfATagger:
+class TestLabelNames:
     def named(self, tags, scheme, **fields):
         config = tiny_config(id2label=dict(enumerate(tags)), tag_scheme=scheme, **fields)
         name_tags(config)
@@ -97,7 +97,7 @@ class TestNamesOfATagger:
         config = self.named(["NOUN", "VERB"], None)
         assert config.tag_names is None and config.label_names == ["NOUN", "VERB"]
 
-    def test_labels_that_are_given_anew_count(self, tmp_path):
+    def test_explicit_labels_take_precedence(self, tmp_path):
         model = ElmoForTokenClassification(self.named(BIOES, "BIOES"))
         model.save_pretrained(tmp_path)
         loaded = ElmoForTokenClassification.from_pretrained(tmp_path)
@@ -111,7 +111,7 @@ class TestNamesOfATagger:
         )
         assert fewer.config.label_names == ["O", "S-X"]
 
-    def test_without_a_field_too(self):
+    def test_without_crf(self):
         config = self.named(["O", "U-X"], "BIOUL")
         assert ElmoForTokenClassification(config).config.id2label == {0: "O", 1: "B-X"}
         with pytest.raises(ValueError, match="'S-X'.*tag_scheme='BIOUL'"):

@@ -50,7 +50,7 @@ def torch_lstm(layers: nn.ModuleList) -> nn.LSTM:
 
 @every_variant
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_the_parts_one_sentence_at_a_time(variant, side):
+def test_features_equal_one_sentence_at_a_time(variant, side):
     model = tiny_model(**VARIANTS[variant]).double()
     config, layers = model.config, model.task_layers
     batch = batch_of(SENTENCES, side, 11)
@@ -74,7 +74,7 @@ def test_the_parts_one_sentence_at_a_time(variant, side):
         torch.testing.assert_close(features[row][real], expected, rtol=0, atol=1e-12)
 
 
-def test_without_options_it_is_the_first_mix():
+def test_default_features_are_the_first_mix():
     model, batch = tiny_model(num_representations=2), batch_of(SENTENCES)
     features, _, outputs = model.encode_words(**batch)
     assert torch.equal(features, outputs.last_hidden_state)
@@ -82,7 +82,7 @@ def test_without_options_it_is_the_first_mix():
 
 
 @every_variant
-def test_a_batch_is_its_sentences(variant):
+def test_batch_equals_its_sentences(variant):
     model, batch = tiny_model(**VARIANTS[variant]), batch_of(SENTENCES)
     together = model.encode_words(**batch)[0]
     for row, sentence in enumerate(SENTENCES):
@@ -204,7 +204,7 @@ class TestWordVectors:
             model(character_ids=batch["character_ids"])
 
     @pytest.mark.parametrize("cls", [ElmoForTokenClassification, ElmoForPreTraining])
-    def test_what_is_not_trained_stays_so_when_loaded(self, cls, tmp_path):
+    def test_frozen_parameters_stay_frozen_when_loaded(self, cls, tmp_path):
         overrides = {"word_vector_size": 5, "train_word_vectors": False, "num_representations": 2}
         model = cls(tiny_config(**overrides))
         fixed = {name for name, weight in model.named_parameters() if not weight.requires_grad}
@@ -247,7 +247,7 @@ class TestWithoutBilm:
         assert torch.equal(model(input_ids=batch["input_ids"]).logits, expected)
         assert model(**batch, output_hidden_states=True).hidden_states is None
 
-    def test_what_every_model_can_do(self):
+    def test_methods_of_every_model(self):
         model, batch = tiny_model(**WITHOUT_BILM, scalar_mix_l2=0.1), batch_of(SENTENCES)
         assert model.get_input_embeddings() is model.task_layers.word_vectors.word_embeddings
         table = nn.Embedding(12, 5, padding_idx=0)
@@ -303,7 +303,7 @@ def test_a_task_model_starts_from_a_language_model(tmp_path):
     assert isinstance(ElmoModel.from_pretrained(tmp_path), ElmoModel)
 
 
-def test_mixes_follow_the_places_whatever_their_order():
+def test_order_of_elmo_at_does_not_matter():
     for places in (["input", "output"], ["output", "input"]):
         layers = ElmoTaskLayers(tiny_config(elmo_at=places, task_lstm_size=3))
         assert (layers.input_mix, layers.output_mix) == (0, 1)
@@ -311,7 +311,7 @@ def test_mixes_follow_the_places_whatever_their_order():
     assert (layers.input_mix, layers.output_mix, layers.output_size) == (None, 0, 6 + 8)
 
 
-class TestPartsOfTheBiattentiveNetwork:
+class TestBiattentiveNetworkLayers:
     """Feed-forward layers, encoder, biattention, integrator; over the words alone or with the boundaries."""
 
     FIELDS = {
@@ -367,7 +367,7 @@ class TestPartsOfTheBiattentiveNetwork:
             expected = torch.cat([x[0], mixes[1]], -1)
             torch.testing.assert_close(features[row][real], expected, rtol=0, atol=1e-12)
 
-    def test_what_is_read_of_a_word_has_to_be_given(self):
+    def test_missing_inputs_are_refused(self):
         model, batch = tiny_model(**self.FIELDS, words_only=True), batch_of(SENTENCES)
         with pytest.raises(ValueError, match="needs code_point_ids"):
             model.encode_words(**batch)
@@ -375,13 +375,13 @@ class TestPartsOfTheBiattentiveNetwork:
         with pytest.raises(ValueError, match=r"input_ids missing.*\(words_only=True\)"):
             model.encode_words(**batch, code_point_ids=self.code_points(batch_of(SENTENCES)))
 
-    def test_without_recurrent_layers_nothing_has_to_be_told_apart(self):
+    def test_input_ids_are_optional_without_recurrent_layers(self):
         model, batch = tiny_model(words_only=True), batch_of(SENTENCES)
         expected = model.encode_words(**batch)[0]
         del batch["input_ids"]
         assert torch.equal(model.encode_words(**batch)[0], expected)
 
-    def test_pairs_are_told_apart_by_their_boundaries(self):
+    def test_pairs_are_separated_by_their_boundaries(self):
         fields = {"task_lstm_size": 3, "words_only": True, "sentence_pairs": True}
         model = tiny_model(ElmoForSequenceClassification, **fields)
         batch = batch_of(["a cat </S> <S> sat"])
@@ -389,7 +389,7 @@ class TestPartsOfTheBiattentiveNetwork:
         features, mask, _ = model.encode_words(**batch)
         assert (features[mask] != 0).all()
 
-    def test_every_part_learns(self):
+    def test_every_part_gets_gradients(self):
         model = tiny_model(**self.FIELDS, words_only=True, task_encoder="highway_lstm").train()
         batch = batch_of(SENTENCES)
         features = model.encode_words(**batch, code_point_ids=self.code_points(batch))[0]

@@ -89,7 +89,7 @@ def brute_force(model, emissions, gold=None):
 
 @pytest.mark.parametrize("options", [FIELD, WHOLE, {**FIELD, "tag_scheme": None}], ids=["field", "whole", "free"])
 @pytest.mark.parametrize("side", ["right", "left"])
-class TestField:
+class TestCrf:
     @pytest.mark.samples(2)
     def test_loss_is_the_negative_log_likelihood_of_a_word(self, options, side):
         model, batch = tiny_tagger(**options).double(), batch_of(SENTENCES, side, 9)
@@ -138,7 +138,7 @@ def test_gradients_of_small_batches_add_up_to_the_large_one():
         torch.testing.assert_close(weight.grad, whole[name], rtol=0, atol=1e-10)
 
 
-def test_a_word_of_unknown_tag_has_every_tag():
+def test_unlabeled_word_is_marginalized():
     model, batch = tiny_tagger(**FIELD).double(), batch_of(["a cat sat"])
     unknown = labeled(batch, [[1, -100, 0]])
     # Five tags are possible between B-PER and O; I-LOC is not among them.
@@ -153,7 +153,7 @@ def test_a_word_of_unknown_tag_has_every_tag():
 
 @pytest.mark.parametrize("options", [{"num_labels": 5}, FIELD], ids=["linear", "field"])
 class TestLabels:
-    def test_a_batch_without_labels_teaches_nothing(self, options):
+    def test_batch_without_labels_has_zero_gradients(self, options):
         model, batch = tiny_tagger(**options), batch_of(SENTENCES)
         nothing = torch.full_like(batch["input_ids"], -100)
         for count in (None, 0, 7):
@@ -233,7 +233,7 @@ def test_device_map(tmp_path):
 
 
 @pytest.mark.slow
-def test_lora_beside_a_field_of_its_own():
+def test_lora_beside_a_trained_crf():
     peft = pytest.importorskip("peft")
     model, batch = tiny_tagger(**WHOLE), batch_of(SENTENCES)
     before, labels = model(**batch).logits, labeled(batch, GOLD)
@@ -273,14 +273,14 @@ class TestBadInput:
             with pytest.raises(ValueError, match=f"0.*1.*{column}.*boundary"):
                 model(**batch, labels=labels)
 
-    def test_labels_that_no_sequence_has(self):
+    def test_labels_forbidden_by_the_scheme(self):
         model, batch = tiny_tagger(**FIELD), batch_of(SENTENCES)
         labels = labeled(batch, [[1, 2, 0], [3], [0, 0, 3, 2, 2, 3], [0, 0], []])
         with pytest.raises(ValueError, match="2.*'I-PER'.*3.*'B-LOC'.*2.*BIO"):
             model(**batch, labels=labels)
         assert torch.isfinite(tiny_tagger(**{**FIELD, "tag_scheme": None})(**batch, labels=labels).loss)
 
-    def test_a_scheme_that_the_labels_are_not_of(self, tmp_path):
+    def test_scheme_that_does_not_match_the_labels(self, tmp_path):
         with pytest.raises(ValueError, match="'LABEL_0'.*tag_scheme='BIO'"):
             ElmoForTokenClassification(tiny_config(use_crf=True, tag_scheme="BIO"))
         with pytest.raises(ValueError, match="'B-PER'.*BIOES.*'E-PER'"):
@@ -291,7 +291,7 @@ class TestBadInput:
         with pytest.raises(StrictDataclassClassValidationError, match=r"crf_label_weights=\[-1\]"):
             ElmoForTokenClassification.from_pretrained(tmp_path, crf_label_weights=[-1])
 
-    def test_a_field_needs_word_ids(self):
+    def test_crf_requires_word_ids(self):
         model, batch = tiny_tagger(**FIELD), batch_of(SENTENCES)
         with pytest.raises(ValueError, match="labels.*input_ids is missing"):
             model(character_ids=batch["character_ids"])
@@ -347,7 +347,7 @@ class TestTrainer:
         assert again.predict(**batch) == [tags for _, tags in sentences]
 
     @pytest.mark.slow
-    def test_accumulated_steps_are_the_large_batchs(self, tmp_path):
+    def test_accumulated_steps_equal_the_large_batch(self, tmp_path):
         """Sentences of different length: the loss is a mean over words and not over batches."""
         weights = []
         for rows, steps in ((4, 1), (1, 4)):
@@ -399,14 +399,14 @@ class TestBestPaths:
         # The sentence without words has one sequence, and a word of five tags three that BIO allows.
         assert [len(paths) for paths in found] == [6, 3, 6, 6, 1]
 
-    def test_only_a_field_scores_sequences(self):
+    def test_only_a_crf_scores_sequences(self):
         with pytest.raises(ValueError, match="use_crf=False"):
             tiny_tagger(**named(BIO)).predict_paths(2, **batch_of(SENTENCES))
 
 
 class TestCarriedState:
     @pytest.mark.parametrize("options", [FIELD, WHOLE], ids=["field", "whole"])
-    def test_the_next_batch_goes_on(self, options):
+    def test_next_batch_continues_from_the_state(self, options):
         """Like the biLM, the model keeps nothing of a batch except the returned state."""
         model = tiny_tagger(**options)
         first, second = batch_of(["a cat", "why not"]), batch_of(["the dogs ran"])
@@ -421,7 +421,7 @@ class TestCarriedState:
         paths = model.predict_paths(1, **second, initial_state=state)
         assert model.predict(**second, initial_state=state) == [row[0][0] for row in paths]
 
-    def test_a_model_without_bilm_has_none(self):
+    def test_model_without_bilm_has_no_state(self):
         model = tiny_tagger(elmo_at=[], word_vector_size=4, **named(BIO))
         assert model(**batch_of(SENTENCES), return_state=True).state is None
 

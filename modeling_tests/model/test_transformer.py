@@ -98,7 +98,7 @@ def test_agrees_with_brute_force_in_float64(variant, side, implementation):
         assert (values[padding] == 0).all()
 
 
-def test_positions_are_the_original_s():
+def test_positions_equal_the_original():
     """Computed and rounded to float32 step by step; saved with the weights and not recomputed."""
     positions = ElmoPositions(tiny_config(**{**TRANSFORMER, "max_position_embeddings": 5000, "projection_size": 16}))
     exact = np.arange(5000)[:, None] / 10000 ** (np.arange(0, 16, 2) / 16)
@@ -109,7 +109,7 @@ def test_positions_are_the_original_s():
 
 @torch.no_grad()
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-def test_the_padding_s_side_and_length_change_nothing(implementation):
+def test_padding_side_and_length_do_not_matter(implementation):
     model = transformer().double()
     model.set_attn_implementation(implementation)
     alone = [model(**batch_of([sentence]), output_hidden_states=True).hidden_states for sentence in SENTENCES]
@@ -191,7 +191,7 @@ def attention_inputs(causal, requires_grad=False):
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_the_reference_attention_is_its_definition(causal):
+def test_reference_attention_equals_its_definition(causal):
     module, query, key, value, mask = attention_inputs(causal)
     outputs, shares = eager_attention_forward(module, query, key, value, mask, scaling=0.3)
     for row, head, i in np.ndindex(3, 2, 5):

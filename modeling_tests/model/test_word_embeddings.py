@@ -63,7 +63,7 @@ def test_new_rows_start_as_a_new_table_does(tied):
     assert (new.abs().max() <= 1) == (not tied)
 
 
-def test_a_padding_word_elsewhere_or_nowhere():
+def test_other_pad_token_id_and_none():
     table = ElmoWordEmbeddings(tiny_config(**WORD_INPUT, pad_token_id=11))
     assert table.word_embeddings.padding_idx == 11
     table.resize(5, mean_resizing=False)

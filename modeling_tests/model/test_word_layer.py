@@ -63,7 +63,7 @@ def test_models_agree_with_brute_force(kind, side):
             assert (found[index][~real] == 0).all()
 
 
-def test_the_parts_stand_in_the_originals_order():
+def test_parts_follow_the_order_of_the_original():
     layer = layer_of("all three")
     assert layer.input_names == ("input_ids", "character_ids", "pos_tag_ids")
     assert layer.projection.in_features == 5 + 12 + 3
@@ -135,14 +135,14 @@ def test_empty_batches(kind, shape):
 
 
 @every_kind
-def test_without_a_mask_the_first_part_tells_padding(kind):
+def test_padding_is_inferred_from_the_first_input(kind):
     model, batch = with_large_weights(ElmoModel(tiny_config(**KINDS[kind]))).eval(), tagged_batch()
     expected = model(**batch).last_hidden_state
     del batch["attention_mask"]
     assert torch.equal(model(**batch).last_hidden_state, expected)
 
 
-def test_parts_are_found_by_what_they_are():
+def test_parts_are_found_by_their_type():
     for kind, fields in {"characters": {}, "words": WORD_INPUT, **KINDS}.items():
         layer = word_layer(tiny_config(**fields))
         assert isinstance(layer, ElmoJoinedEmbeddings) == (kind in KINDS)
@@ -151,7 +151,7 @@ def test_parts_are_found_by_what_they_are():
     assert word_table_of(None) is None
 
 
-class TestWhatIsRefused:
+class TestRefusals:
     def test_a_missing_input_is_named(self):
         model, batch = ElmoModel(tiny_config(**KINDS["all three"])), tagged_batch()
         for name in ("input_ids", "character_ids", "pos_tag_ids"):
@@ -162,7 +162,7 @@ class TestWhatIsRefused:
         with pytest.raises(ValueError, match="got none of pos_tag_ids.*pos_tags"):
             model(**{**batch, "pos_tag_ids": None})
 
-    def test_word_vectors_in_place_of_everything(self):
+    def test_inputs_embeds_with_other_inputs(self):
         model, batch = with_large_weights(ElmoModel(tiny_config(**KINDS["all three"]))).eval(), tagged_batch()
         mask = batch["attention_mask"]
         vectors = model.embeddings(*(batch[name] for name in model.embeddings.input_names), mask=mask.bool())
@@ -247,7 +247,7 @@ def test_heads_over_pairs_and_choices_read_every_part():
 
 
 @pytest.mark.parametrize(("words", "characters"), [(0, True), (4, True), (6, True), (4, False), (6, False)])
-def test_no_combination_contradicts_itself(words, characters):
+def test_every_combination_of_fields_works(words, characters):
     for tags, projected, layer in itertools.product((0, 4), (None, True) if characters else (None,), (True, False)):
         fields = {
             "word_embedding_size": words,
@@ -273,7 +273,7 @@ ALL_KINDS = {
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ALL_KINDS)
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_distinct_words_are_those_of_a_call(kind, side):
+def test_distinct_words_equal_a_plain_call(kind, side):
     layer = with_large_weights(word_layer(tiny_config(**ALL_KINDS[kind])))
     batch = tagged_batch(["the cat the cat", "cat", "a the dog dog"], side)
     inputs, mask = [batch[name] for name in layer.input_names], batch["attention_mask"].bool()
@@ -284,7 +284,7 @@ def test_distinct_words_are_those_of_a_call(kind, side):
     assert len(found.vectors) < len(found.places)
 
 
-def test_a_word_layer_that_must_be_called():
+def test_word_layers_without_deduplication():
     layer, batch = word_layer(tiny_config()), batch_of(SENTENCES)
     inputs, mask = [batch["character_ids"]], batch["attention_mask"].bool()
     assert distinct_words(layer, inputs, mask, None) is None  # it trains

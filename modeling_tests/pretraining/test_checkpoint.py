@@ -83,7 +83,7 @@ def test_a_failure_leaves_the_earlier_one(
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step-00000001"]
 
 
-def test_removes_what_a_killed_run_left(checkpoints: Checkpoints) -> None:
+def test_removes_leftovers_of_a_killed_run(checkpoints: Checkpoints) -> None:
     for name in (".writing-step-00000001", ".deleted-step-00000001", "..writing-step-00000001-abc"):
         (checkpoints.folder / name).mkdir()
     (checkpoints.folder / "notes").mkdir()
@@ -98,7 +98,7 @@ def test_refuses_a_folder_that_is_a_file(tmp_path: Path) -> None:
         Checkpoints(tmp_path / "file", 2, Accelerator(cpu=True)).prepare()
 
 
-def test_random_states_survive_a_file(tmp_path: Path) -> None:
+def test_random_states_round_trip(tmp_path: Path) -> None:
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
@@ -126,7 +126,7 @@ def test_reads_tensors_only(tmp_path: Path) -> None:
         read_json(tmp_path / "progress.json")
 
 
-def test_text_and_folders_are_replaced_whole(tmp_path: Path) -> None:
+def test_text_files_are_replaced_atomically(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"x": 1})
     assert read_json(tmp_path / "a.json") == {"x": 1}
     with pytest.raises(UnicodeEncodeError):

@@ -155,7 +155,7 @@ def test_bfloat16_keeps_weights_and_state_in_float32(corpus: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("precision", "can_multiply", "warns"), [("bf16", False, True), ("bf16", True, False), ("no", False, False)]
 )
-def test_a_processor_without_bfloat16_is_told_of(
+def test_cpu_without_bfloat16_is_reported(
     precision: str,
     can_multiply: bool,
     warns: bool,
@@ -225,9 +225,7 @@ def test_refuses_sharded_weights(corpus: Path, tmp_path: Path, monkeypatch: pyte
         pretrain(settings(corpus, tmp_path / "run"))
 
 
-def test_refuses_processes_that_do_not_know_each_other(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refuses_a_mismatched_world_size(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("elmo_hf.pretraining.loop.torch.accelerator.is_available", lambda: True)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="2.*Accelerate.*1"):
@@ -269,7 +267,7 @@ def test_warm_start_learns_the_softmax_of_a_new_vocabulary_first(
 
 
 @pytest.mark.slow
-def test_adaptive_softmax_finds_its_clusters_in_new_and_old_models(corpus: Path, tmp_path: Path) -> None:
+def test_cutoffs_of_adaptive_softmax_in_new_and_warm_started_models(corpus: Path, tmp_path: Path) -> None:
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("\n".join(["<S>", "</S>", "<UNK>", *WORDS, *(f"rare{place}" for place in range(80))]) + "\n")
     changed = {
@@ -340,7 +338,7 @@ def tag_corpus(corpus: Path, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.samples(1)
 @pytest.mark.parametrize("kind", ["tied", "joined to characters"])
-def test_a_model_that_reads_parts_of_speech(corpus: Path, tmp_path: Path, kind: str) -> None:
+def test_model_with_pos_tags(corpus: Path, tmp_path: Path, kind: str) -> None:
     shape = {**SHAPE, **WORD_SHAPES[kind], "pos_tag_embedding_size": 3}
     text = tag_corpus(corpus, tmp_path)
     changed = {"config_overrides": json.dumps(shape), "max_steps": 8, **text}
@@ -370,7 +368,7 @@ def test_a_model_that_reads_parts_of_speech(corpus: Path, tmp_path: Path, kind: 
         pretrain(settings(corpus, tmp_path / "none", **{**warm, "pos_column": None}))
 
 
-def test_parts_of_speech_from_a_file(corpus: Path, tmp_path: Path) -> None:
+def test_pos_tag_set_from_a_file(corpus: Path, tmp_path: Path) -> None:
     tags = tmp_path / "tags.txt"
     tags.write_text("N\nM\nL\nK\nX\n")
     changed = {**tag_corpus(corpus, tmp_path), "pos_tag_set": str(tags), "max_steps": 1}
@@ -474,7 +472,7 @@ def test_a_killed_run_resumes_to_the_same_losses(
 
 
 @pytest.mark.slow
-def test_a_finished_run_finishes_again_to_the_same(corpus: Path, tmp_path: Path) -> None:
+def test_finished_run_is_unchanged_when_repeated(corpus: Path, tmp_path: Path) -> None:
     """Like a run killed after its last checkpoint, in evaluation or while writing the model."""
     run = settings(corpus, tmp_path / "run", max_steps=4, evaluate_every=4, log_every=3)
     pretrain(run)
@@ -531,7 +529,7 @@ def half_a_schedule(corpus: Path, tmp_path: Path) -> tuple[dict[str, Any], Path]
 
 
 @pytest.mark.slow
-def test_a_schedule_finds_its_end_in_the_text(
+def test_schedule_length_is_computed_from_the_text(
     half_a_schedule: tuple[dict[str, Any], Path], corpus: Path, tmp_path: Path
 ) -> None:
     changed, halves = half_a_schedule
@@ -573,7 +571,7 @@ def test_ends_on_time(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_the_model_is_there_before_the_last_evaluation(
+def test_model_is_saved_before_the_last_evaluation(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = settings(corpus, tmp_path / "run", max_steps=2)
@@ -644,7 +642,7 @@ def test_a_loss_that_is_not_finite_saves_the_batch_and_keeps_the_checkpoint(
     assert pretrain(settings(corpus, output)).step == 14
 
 
-def test_a_batch_that_cannot_be_saved_hides_no_loss(
+def test_non_finite_loss_is_reported_if_the_batch_cannot_be_saved(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -661,7 +659,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(corpus: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_full_disk_costs_no_checkpoint(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_keeps_the_earlier_checkpoint(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save, calls = torch.save, []
 
     def full(value: object, path: Path) -> None:

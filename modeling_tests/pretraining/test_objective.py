@@ -60,7 +60,7 @@ def small_batch(rows: int = 3, steps: int = 5, seed: int = 0) -> StreamBatch:
     )
 
 
-def test_three_steps_of_bilm_tf(reference: Path) -> None:
+def test_three_steps_equal_bilm_tf(reference: Path) -> None:
     """Weights and accumulators equal bilm-tf's after its steps: full softmax, clipping, carried states."""
     folder = reference / "bilm_tf_training"
     config, options = reference_config(folder)
@@ -160,7 +160,7 @@ def test_full_softmax_loss_and_gradients(tail: bool, shape: dict[str, Any]) -> N
             torch.testing.assert_close(weight.grad, gradients[name], atol=1e-12, rtol=0)
 
 
-def test_state_continues_the_text_and_cuts_the_graph() -> None:
+def test_carried_state_continues_the_text_and_is_detached() -> None:
     objective = StreamingObjective(ElmoForPreTraining(small_config()), loss="full").double()
     whole = small_batch(rows=2, steps=6)
 
@@ -178,7 +178,7 @@ def test_state_continues_the_text_and_cuts_the_graph() -> None:
     torch.testing.assert_close(objective(fresh, first.state).loss, objective(fresh).loss, atol=0, rtol=0)
 
 
-def test_states_are_forgotten_where_sentences_begin() -> None:
+def test_states_are_reset_where_sentences_begin() -> None:
     model = ElmoForPreTraining(small_config())
     objective = StreamingObjective(model, loss="full", reset_states=True).double()
     starts = {
@@ -217,7 +217,7 @@ def test_parts_of_a_step_add_up() -> None:
     torch.testing.assert_close(parts[0] + parts[1], objective(whole).loss, atol=1e-12, rtol=0)
 
 
-def test_sampled_loss_of_all_words_is_not_the_full_loss_but_its_formula() -> None:
+def test_sampled_loss_of_all_words_follows_its_formula() -> None:
     """Every word sampled: the correction by ln Q remains, as TensorFlow's formula has it."""
     objective = StreamingObjective(ElmoForPreTraining(small_config()), loss="sampled", num_samples=WORDS, seed=4)
     batch = small_batch()
@@ -262,7 +262,7 @@ def test_sparse_gradients_are_the_dense_ones(shape: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("shape", [TIED, TAGGED], ids=["tied", "tagged"])
-def test_a_word_model_needs_no_characters_and_waits_for_nobody(shape: dict[str, Any]) -> None:
+def test_word_model_needs_no_characters_and_keeps_gradient_layouts(shape: dict[str, Any]) -> None:
     """After the end of all its rows, a process still has gradients of the same kinds as the others."""
     model = ElmoForPreTraining(small_config(**shape))
     objective = StreamingObjective(model, num_samples=8, sparse_gradients=True)
@@ -284,7 +284,7 @@ def test_a_word_model_needs_no_characters_and_waits_for_nobody(shape: dict[str, 
         StreamingObjective(ElmoForPreTraining(small_config()), loss="full")(batch)
 
 
-def test_parts_of_speech_are_inputs_of_their_direction() -> None:
+def test_pos_tags_change_the_loss_of_their_direction_only() -> None:
     objective = StreamingObjective(ElmoForPreTraining(small_config(**TAGGED)), loss="full")
     batch = small_batch()
     losses = objective(batch)
@@ -308,7 +308,7 @@ def test_samples_resume() -> None:
 
 
 @pytest.mark.parametrize("loss", ["full", "sampled"])
-def test_bfloat16_products(loss: str) -> None:
+def test_bfloat16_matmuls(loss: str) -> None:
     """Autocast changes matmuls only: weights, gradients, loss and cell stay float32."""
     objective = StreamingObjective(ElmoForPreTraining(small_config()), loss=loss, num_samples=8, seed=2)
     exact = objective(small_batch())

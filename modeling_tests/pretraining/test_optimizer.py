@@ -119,7 +119,7 @@ def test_clipping(max_norm: float | None) -> None:
     torch.testing.assert_close(found, factor * flat, atol=1e-7, rtol=0)
 
 
-def test_clipping_reports_what_cannot_be_used() -> None:
+def test_clipping_of_missing_and_non_finite_gradients() -> None:
     weight = nn.Parameter(torch.zeros(2))
     assert clip_gradients([weight], 1.0) == 0
     weight.grad = torch.tensor([1.0, float("nan")])
@@ -128,7 +128,7 @@ def test_clipping_reports_what_cannot_be_used() -> None:
         clip_gradients([weight], 0)
 
 
-def test_default_is_the_original() -> None:
+def test_default_equals_bilm_tf() -> None:
     model = tiny_model()
     optimizer, schedule = build_optimizer(model, OptimizerSettings())
     assert schedule is None
@@ -174,7 +174,7 @@ def test_schedules(optimizer: str) -> None:
     assert max(noam) == noam[2]
 
 
-def test_a_schedule_that_follows_the_time() -> None:
+def test_schedule_by_elapsed_time() -> None:
     """Warm-up by steps, or over the first tenth of the time if shorter; then a decrease to zero by time."""
     shares = [0.0, 0.01, 0.5, 0.75, 1.0]
     options = OptimizerSettings(learning_rate=2.0, schedule="linear", warmup_steps=4)

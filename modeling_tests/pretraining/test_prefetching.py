@@ -64,7 +64,7 @@ def test_the_same_batches_and_positions(run: PretrainingSettings, start: Start, 
     assert [flat(batch) for batch in plain] == [flat(batch) for batch in prefetched]
 
 
-def test_no_weights_and_no_open_file_are_sent(run: PretrainingSettings, start: Start) -> None:
+def test_pickled_worker_has_no_weights_and_no_open_file(run: PretrainingSettings, start: Start) -> None:
     """Where processes are not forked, all that a worker needs is pickled."""
     plain, objective = batches_of(run, start.model, start.tokenizer, 0)
     next(plain)
@@ -78,7 +78,7 @@ def test_no_weights_and_no_open_file_are_sent(run: PretrainingSettings, start: S
     assert arrived.preparation.sampler.draws == objective.sampler.draws
 
 
-def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for(
+def test_batches_are_pinned_and_copied_without_blocking(
     run: PretrainingSettings, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = next(batches_of(run, start.model, start.tokenizer, 0)[0])
@@ -93,7 +93,7 @@ def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for(
     assert len(pinned) >= 12
 
 
-def test_an_error_of_a_worker_is_raised_here(run: PretrainingSettings, start: Start) -> None:
+def test_worker_error_is_raised_in_the_main_process(run: PretrainingSettings, start: Start) -> None:
     """The worker's error is raised unchanged when its batch is requested."""
     run.rows = 500
     batches, _ = batches_of(run, start.model, start.tokenizer, 2)
@@ -118,7 +118,7 @@ def test_a_run_with_workers(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_step_asks_a_gpu_once(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_has_one_host_sync(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One host sync for losses and norm, after the backward pass; prepared batches cause none."""
     monkeypatch.setenv("ELMO_HF_KERNELS", "reference")  # the CPU kernels read the tensors
     step, found = loop.Run._step, []

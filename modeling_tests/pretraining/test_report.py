@@ -73,7 +73,7 @@ def test_a_curve_is_thinned_evenly_and_bounded() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("figures")
 @pytest.mark.parametrize("steps", [0, 1, 300])
-def test_draws_what_there_is(tmp_path: Path, steps: int) -> None:
+def test_curves_of_few_and_many_records(tmp_path: Path, steps: int) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
     for step in range(1, steps + 1):
         log.append(train(step))

@@ -15,7 +15,7 @@ NEEDED: dict[str, Any] = {"train_data": ["text.txt"], "output_dir": "run", "voca
 
 
 @pytest.mark.parametrize("named", [{"recipe": "bilm-tf"}, {"preset": "original"}, {"initialize_from": "folder"}])
-def test_bilm_tf_is_one_option_away(named: dict[str, Any]) -> None:
+def test_bilm_tf_recipe(named: dict[str, Any]) -> None:
     settings = PretrainingSettings(**NEEDED, **named)
     assert (settings.rows, settings.unroll_steps, settings.num_samples) == (128, 20, 8192)
     assert (settings.optimizer, settings.learning_rate, settings.initial_accumulator) == ("adagrad", 0.2, 1.0)
@@ -26,7 +26,7 @@ def test_bilm_tf_is_one_option_away(named: dict[str, Any]) -> None:
     assert settings.reset_states  # the only difference: bilm-tf carries states across all batches
 
 
-def test_default_is_a_small_shape_and_its_recipe() -> None:
+def test_default_preset_and_recipe() -> None:
     settings = PretrainingSettings(**NEEDED)
     assert (settings.preset, settings.recipe) == ("mini", "small-corpus")
     assert (settings.rows, settings.unroll_steps, settings.num_samples) == (64, 40, 2048)
@@ -39,7 +39,7 @@ def test_default_is_a_small_shape_and_its_recipe() -> None:
     assert (changed.rows, changed.optimizer) == (3, "adamw")
 
 
-def test_samples_and_warm_up_follow_what_there_is() -> None:
+def test_samples_and_warmup_are_fitted_to_the_data() -> None:
     settings = PretrainingSettings(**NEEDED)
     fitted = settings.fitted(words=1000, steps=300)
     assert (fitted.num_samples, fitted.warmup_steps) == (500, 30)
@@ -89,7 +89,7 @@ def test_has_every_option_of_the_optimizer() -> None:
         ({"initialize_from": "folder", "character_dictionary": "c.json"}, "character_dictionary and initialize_from"),
     ],
 )
-def test_refuses_what_cannot_be(changed: dict[str, Any], message: str) -> None:
+def test_refuses_invalid_values(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PretrainingSettings(**{**NEEDED, **changed})
 
@@ -108,7 +108,7 @@ def test_the_model_is_the_preset_with_overrides(tmp_path: Path) -> None:
     assert named.model_config(vocab_size=1000).softmax_cutoffs == [7]
 
 
-def test_words_may_be_read_by_their_id() -> None:
+def test_word_input_by_overrides() -> None:
     overrides = {"character_filters": [], "word_embedding_size": 128, "tie_word_embeddings": True}
     settings = PretrainingSettings(**NEEDED, preset="small", config_overrides=json.dumps(overrides))
     config = settings.model_config(vocab_size=9)
@@ -158,7 +158,7 @@ def test_survives_json() -> None:
     assert PretrainingSettings(**json.loads(json.dumps(settings.to_dict()))) == settings
 
 
-def test_resumes_only_the_run_it_was(tmp_path: Path) -> None:
+def test_refuses_to_resume_with_changed_settings(tmp_path: Path) -> None:
     settings = PretrainingSettings(**NEEDED, recipe="bilm-tf", max_steps=10)
     stored = settings.to_dict()
     settings.check_resumes(stored, tmp_path)
@@ -171,7 +171,7 @@ def test_resumes_only_the_run_it_was(tmp_path: Path) -> None:
         PretrainingSettings(**NEEDED, max_steps=20, schedule="cosine").check_resumes(scheduled.to_dict(), tmp_path)
 
 
-def test_what_is_left_out_continues_as_it_was(tmp_path: Path) -> None:
+def test_omitted_settings_keep_their_stored_values(tmp_path: Path) -> None:
     """Also runs older than recipes, whose defaults were bilm-tf's."""
     before = PretrainingSettings(**NEEDED, recipe="bilm-tf", preset="original", rows=7).to_dict()
     for name in ("recipe", "max_hours"):

@@ -103,7 +103,7 @@ def test_steps_of_sentences_longer_than_an_unroll(corpus: Path, tmp_path: Path) 
         ({"character_dictionary": "vocab.txt"}, {}, "vocab.txt.*JSON"),
     ],
 )
-def test_new_models_that_cannot_be(
+def test_invalid_new_models(
     corpus: Path, tmp_path: Path, changed: dict[str, Any], shape: dict[str, Any], message: str
 ) -> None:
     (tmp_path / "train.txt").write_text("a_X b_Y\n")

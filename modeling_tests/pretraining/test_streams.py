@@ -170,7 +170,7 @@ def sentences_of(arrays) -> tuple[list[str], dict[str, int]]:
 
 
 @pytest.mark.parametrize(("sentences", "rows", "steps"), [(40, 1, 1), (40, 3, 4), (61, 5, 7), (30, 2, 50), (9, 8, 3)])
-def test_batches_are_those_of_a_plain_transcription(sentences, rows, steps):
+def test_batches_equal_a_plain_implementation(sentences, rows, steps):
     corpus = random_corpus(sentences)
     encoder = encoder_of(corpus)
     numbered = [encoder.encode(["<S>", *s.split(), "</S>"])[0].tolist() for s in corpus]
@@ -212,7 +212,7 @@ def test_every_target_of_an_epoch_is_given_once(independent, shuffle):
     assert streams.epoch == 2
 
 
-def test_directions_and_epochs_are_shuffled_apart():
+def test_directions_and_epochs_are_shuffled_independently():
     corpus = random_corpus(200, longest=1)
     encoder = encoder_of(corpus)
     streams = SentenceStreams(corpus, encoder, 1, 400, seed=3)
@@ -229,7 +229,7 @@ def test_directions_and_epochs_are_shuffled_apart():
 # ---- words and characters
 
 
-def test_ids_and_characters_are_the_tokenizers(tokenizer):
+def test_ids_and_characters_equal_the_tokenizer(tokenizer):
     """Unknown, long and non-ASCII words, and words spelled like special tokens."""
     text = "the caterpillars <UNK> <pad> <mask> naïve 漢字漢字 \U0001f600 </S> <S> dog"
     batch = next(SentenceStreams(Corpus.from_sentences([text]), tokenizer, 1, 12, epochs=1))
@@ -305,7 +305,7 @@ def test_a_long_independent_sentence_is_cut_and_nothing_lost():
 
 @pytest.mark.parametrize("independent", [False, True])
 @pytest.mark.parametrize("num_processes", [2, 3])
-def test_processes_share_the_rows_of_one(independent, num_processes):
+def test_rows_are_divided_among_processes(independent, num_processes):
     corpus = random_corpus(100)
     encoder = encoder_of(corpus)
     options = {"seed": 5, "epochs": 2, "shuffle_window": 30, "sentence_independent": independent}
@@ -327,7 +327,7 @@ def test_processes_share_the_rows_of_one(independent, num_processes):
 @pytest.mark.slow
 @pytest.mark.parametrize("independent", [False, True])
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_every_position_continues_bit_by_bit(independent, shuffle, tmp_path):
+def test_resumes_at_every_position_bit_for_bit(independent, shuffle, tmp_path):
     """Positions saved as JSON, in the middle of sentences, windows, shards and epochs."""
     corpus = random_corpus(90)
     encoder = encoder_of(corpus)
@@ -500,7 +500,7 @@ def tagged(corpus: Corpus) -> Corpus:
 
 
 @pytest.mark.parametrize("independent", [False, True])
-def test_parts_of_speech_stand_beside_their_words(independent, tmp_path):
+def test_pos_tags_align_with_their_words(independent, tmp_path):
     plain = random_corpus(61, longest=11)
     encoder = encoder_of(plain)
     with_tags = WordEncoder(encoder._vocabulary, max_characters_per_word=12, pos_tag_set=TAGS)
@@ -548,7 +548,7 @@ def test_parts_of_speech_stand_beside_their_words(independent, tmp_path):
         assert torch.equal(batch.backward_pos_tag_ids, torch.cat([each.backward_pos_tag_ids for each in shares]))
 
 
-def test_parts_of_speech_that_are_missing_or_unknown(tokenizer):
+def test_missing_or_unknown_pos_tags(tokenizer):
     corpus = Corpus.from_sentences([TaggedSentence(["the", "cat"], ["A", "Q"])])
     with pytest.raises(ValueError, match=r"tokenizer.*pos_tag_set="):
         SentenceStreams(corpus, tokenizer, 1, 3, pos_tag_ids=True)

@@ -60,7 +60,7 @@ def tokenizer(corpus: Path) -> ElmoTokenizer:
 
 @torch.no_grad()
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_loss_is_the_model_s_own(corpus: Path, tokenizer: ElmoTokenizer, shape: str) -> None:
+def test_loss_equals_the_model(corpus: Path, tokenizer: ElmoTokenizer, shape: str) -> None:
     """Reading the sentence without its last (first) word gives the predictions of the whole sentence."""
     model = make_model(tokenizer, SHAPES[shape]).double()
     objective = StreamingObjective(model, loss="full").eval()
@@ -77,7 +77,7 @@ def test_the_loss_is_the_model_s_own(corpus: Path, tokenizer: ElmoTokenizer, sha
     np.testing.assert_allclose(sums / counts, [output.forward_loss, output.backward_loss], rtol=0, atol=1e-12)
 
 
-def test_gradients_are_the_model_s_own(corpus: Path, tokenizer: ElmoTokenizer) -> None:
+def test_gradients_equal_the_model(corpus: Path, tokenizer: ElmoTokenizer) -> None:
     gradients = []
     lines = (corpus / "train.txt").read_text().splitlines()[:4]
     for through_streams in (True, False):
@@ -97,7 +97,7 @@ def test_gradients_are_the_model_s_own(corpus: Path, tokenizer: ElmoTokenizer) -
 
 
 @torch.no_grad()
-def test_a_cut_sentence_is_several_sentences(corpus: Path, tokenizer: ElmoTokenizer) -> None:
+def test_split_sentence_is_read_as_several_sentences(corpus: Path, tokenizer: ElmoTokenizer) -> None:
     """Parts of a sentence begin at position 0; every word is a target once per direction."""
     model = make_model(tokenizer)
     cut = batches(corpus, tokenizer, unroll_steps=3)
@@ -149,9 +149,7 @@ def test_running_text_is_refused(corpus: Path, tokenizer: ElmoTokenizer, tmp_pat
 @torch.no_grad()
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("rows", "steps"), [(1, 1), (5, 20)])
-def test_perplexity_is_the_model_s_own(
-    corpus: Path, tokenizer: ElmoTokenizer, shape: str, rows: int, steps: int
-) -> None:
+def test_perplexity_equals_the_model(corpus: Path, tokenizer: ElmoTokenizer, shape: str, rows: int, steps: int) -> None:
     model = make_model(tokenizer, SHAPES[shape])
     lines = ["", *(corpus / "held_out.txt").read_text().splitlines(), "kara unheard !"]
     options = {"rows": rows, "steps": steps, "carry_state": False}
@@ -194,7 +192,7 @@ def test_a_run_interrupted_and_resumed_is_the_same_bit_for_bit(corpus: Path, tmp
 
 
 @pytest.mark.slow
-def test_a_run_learns_and_can_be_taken_further(corpus: Path, tmp_path: Path) -> None:
+def test_run_learns_and_can_be_continued(corpus: Path, tmp_path: Path) -> None:
     shape = {**WORDS, "projection_size": 16, "word_embedding_size": 16, "feed_forward_size": 32, "num_hidden_layers": 1}
     optimizer = {"optimizer": "adamw", "learning_rate": 0.03}
     fields = {"loss": "full", "dropout": 0.0, "rows": 8, "epochs": 5, "max_steps": None, **optimizer}

@@ -3,7 +3,7 @@
 from elmo_hf.pretraining.typography import typography_of
 
 
-def test_spelled_as_the_vocabulary_does() -> None:
+def test_replacements_follow_the_vocabulary() -> None:
     books = {'"', "'", "--", "-", "'s"}
     assert typography_of(books) == {
         "\u201c": '"',

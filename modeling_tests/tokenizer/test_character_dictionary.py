@@ -158,7 +158,7 @@ class TestTokenizer:
         assert encoding.tokens()[1:3] == ["abcdefgh", "abc"]
         assert tokenizer(20)(["abcdefgh"], is_split_into_words=True)["input_ids"][1] == 3
 
-    def test_a_word_that_is_cut_to_a_boundary_is_one(self):
+    def test_word_truncated_to_a_boundary_is_a_boundary(self):
         rows = tokenizer(7)([["<bos>x", "<bos>", "<eos>yz"]], is_split_into_words=True)["character_ids"][0].tolist()
         assert rows[1] == rows[2] == rows[0]
         assert rows[3] == rows[4]
@@ -179,7 +179,7 @@ class TestTokenizer:
             for mine, other in zip(ours["character_ids"], theirs["character_ids"], strict=True):
                 assert np.array_equal(mine, other)
 
-    def test_a_lost_or_damaged_dictionary_is_missed(self, tmp_path):
+    def test_missing_or_damaged_dictionary_is_refused(self, tmp_path):
         tokenizer(9).save_pretrained(tmp_path)
         path = tmp_path / "character_vocabulary.json"
         path.write_text("[]")
@@ -189,7 +189,7 @@ class TestTokenizer:
         with pytest.raises(ValueError, match="'code_points'.*character_vocabulary.json"):
             ElmoTokenizer.from_pretrained(tmp_path)
 
-    def test_a_tokenizer_of_bytes_has_no_such_file(self, tmp_path):
+    def test_byte_tokenizer_saves_no_dictionary(self, tmp_path):
         ElmoTokenizer().save_pretrained(tmp_path)
         assert not (tmp_path / "character_vocabulary.json").exists()
         assert json.loads((tmp_path / "tokenizer_config.json").read_text())["character_units"] == "bytes"

@@ -51,7 +51,7 @@ def row(*ids: int, length: int = 50) -> list[int]:
         ("x" * 47 + "é", [259, *[ord("x") + 1] * 47, 0xC3 + 1, 260]),
     ],
 )
-def test_rows_of_the_originals(word: str, expected: list[int]) -> None:
+def test_rows_equal_the_original_programs(word: str, expected: list[int]) -> None:
     assert character_ids_of_word(word, 50) == expected
     assert character_ids_of_words([word], 50).tolist() == [expected]
 
@@ -83,7 +83,7 @@ def test_length_of_a_row_out_of_range(length: object) -> None:
         check_max_characters_per_word(length)  # type: ignore[arg-type]
 
 
-def test_words_with_a_character_of_their_own():
+def test_tokens_to_add():
     spelling = ByteSpelling(9, {"<first>": 1, "<S>": 3})
     rows = spelling.rows(["<first>", "cat", "<first>", "<S>"])
     assert rows.dtype == np.int16 and (rows[0] == rows[2]).all()

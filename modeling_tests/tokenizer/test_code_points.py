@@ -41,7 +41,7 @@ class TestSet:
         assert CodePoints(SET).num_code_points == tokenizer().num_code_points == len(SET) + 2
         assert tokenizer().code_point_set == SET
 
-    def test_no_limit_and_no_marks(self):
+    def test_no_length_limit_and_no_boundary_marks(self):
         assert CodePoints(["x"]).spell("x" * 500 + "y") == [3] * 500 + [2, 1]
 
     @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ class TestSet:
         with pytest.raises(ValueError, match=f"code_point_set holds .*{message}"):
             CodePoints(symbols)
 
-    def test_a_text_is_no_list(self):
+    def test_text_in_place_of_a_list_is_refused(self):
         with pytest.raises(TypeError, match="code_point_set.*'abc'"):
             CodePoints("abc")
 
@@ -95,7 +95,7 @@ class TestCalls:
         batch = words(list(ROWS), padding=True, return_tensors="pt")
         assert torch.equal(batch["code_point_ids"].eq(1).sum(1), batch["attention_mask"].sum(1))
 
-    def test_boundaries_spelled_out_are_letters(self, words):
+    def test_written_out_boundaries_are_letters(self, words):
         assert words("<S>")["code_point_ids"] == [1, 2, 2, 2, 1, 1]
 
     def test_other_tokenizers_return_none(self):
@@ -123,7 +123,7 @@ class TestPaddingAfterwards:
 
 
 class TestLowerCase:
-    def test_words_are_looked_up_in_lower_case_and_spelled_as_they_are(self):
+    def test_word_ids_are_lowercased_and_characters_are_not(self):
         words = tokenizer(lowercase_lookup=True)
         batch = words("Maria MARIA B <UNK> İ")
         assert batch["input_ids"][1:-1] == [4, 4, 5, 3, 3]
@@ -131,7 +131,7 @@ class TestLowerCase:
         assert batch.tokens()[1:3] == ["Maria", "MARIA"]
         assert tokenizer()("Maria")["input_ids"] == [1, 3, 2]
 
-    def test_boundaries_typed_keep_the_characters_of_a_boundary(self):
+    def test_written_out_boundaries_keep_boundary_characters(self):
         plain, lower = ElmoTokenizer()("<S>"), ElmoTokenizer(lowercase_lookup=True)("<S>")
         assert np.array_equal(plain["character_ids"], lower["character_ids"])
 

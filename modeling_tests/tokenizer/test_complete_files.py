@@ -88,7 +88,7 @@ class OfALibrary(Exception):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OfALibrary("io: No space left on device")])
-def test_a_full_disk_is_told_of_plainly(tmp_path, error):
+def test_full_disk_error_names_the_file(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with (

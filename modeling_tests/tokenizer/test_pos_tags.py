@@ -46,7 +46,7 @@ class TestTags:
 
 
 class TestTokenizer:
-    def test_tags_stand_beside_their_words(self, tokenizer):
+    def test_tags_align_with_their_words(self, tokenizer):
         encoding = encode(tokenizer)
         assert encoding["pos_tag_ids"] == [[0, 1, 2, 3, 4, 0], [0, 0, 0], [0, 0]]
         assert [len(ids) for ids in encoding["input_ids"]] == [6, 3, 2]
@@ -54,7 +54,7 @@ class TestTokenizer:
         assert encode(tokenizer, WORDS[0], TAGGED[0])["pos_tag_ids"] == [0, 1, 2, 3, 4, 0]
 
     @pytest.mark.parametrize("side", ["right", "left"])
-    def test_padding_has_none(self, tokenizer, side):
+    def test_padding_has_no_tags(self, tokenizer, side):
         encoding = encode(tokenizer, padding=True, padding_side=side, return_tensors="pt")
         expected = [[0, 1, 2, 3, 4, 0], [0] * 6, [0] * 6]
         assert encoding["pos_tag_ids"].tolist() == expected
@@ -98,7 +98,7 @@ class TestTokenizer:
         assert encode(again)["pos_tag_ids"] == encode(tokenizer)["pos_tag_ids"]
         assert again.model_input_names == tokenizer.model_input_names
 
-    def test_what_does_not_fit_is_refused(self, tokenizer):
+    def test_mismatched_tags_are_refused(self, tokenizer):
         with pytest.raises(ValueError, match="'ADJ'.*pos_tag_set"):
             encode(tokenizer, [["a"]], [["ADJ"]])
         with pytest.raises(ValueError, match="1 pos_tags.*2.*'a b'"):
@@ -167,7 +167,7 @@ def test_an_unmodified_trainer_feeds_the_column(tokenizer, tmp_path):
     assert (table != before).any(dim=1).tolist() == [False, True, True, True, True]
 
 
-def test_tags_of_a_tagger(tokenizer):
+def test_predictions_of_a_tagger_as_input(tokenizer):
     """Predictions of a tagger are inputs of another model."""
     config = tiny_config(vocab_size=len(tokenizer), id2label=dict(enumerate(TAGS)))
     tagger = with_large_weights(ElmoForTokenClassification(config)).eval()
@@ -187,7 +187,7 @@ def test_tags_of_a_tagger(tokenizer):
 
 
 @pytest.mark.parametrize("cls", MODELS, ids=lambda cls: cls.__name__)
-def test_every_model_reads_them(tokenizer, cls):
+def test_every_model_reads_pos_tags(tokenizer, cls):
     config = tiny_config(vocab_size=len(tokenizer) + 4, num_pos_tags=len(TAGS))
     model = with_large_weights(cls(config)).eval()
     words = (["the", "dogs"], ["ran", "."])

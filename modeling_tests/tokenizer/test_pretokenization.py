@@ -104,7 +104,7 @@ def test_spans_cover_everything_but_whitespace(text: str, pre_tokenization: str)
 
 
 @pytest.mark.parametrize("text", [BODY, *AWKWARD])
-def test_whitespace_is_what_str_split_takes_for_it(text: str) -> None:
+def test_whitespace_rule_equals_str_split(text: str) -> None:
     assert words(text, "whitespace") == text.split()
 
 
@@ -151,6 +151,6 @@ def test_added_tokens() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"ab": "c"}, {"a": ""}, {" ": "_"}, {"a": "b c"}, {"": "a"}])
-def test_replacements_that_are_none(wrong: dict[str, str]) -> None:
+def test_invalid_replacements(wrong: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="character_replacements.*expected"):
         CharacterReplacements(wrong)

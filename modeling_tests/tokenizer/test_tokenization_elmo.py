@@ -202,7 +202,7 @@ def test_backend_encodes_raw_text_alike(pre_tokenization: str) -> None:
 @pytest.mark.parametrize("pair", [False, True])
 @pytest.mark.parametrize("add_special_tokens", [True, False])
 @pytest.mark.parametrize("split", [True, False])
-def test_a_batch_is_its_samples(tokenizer: ElmoTokenizer, pair: bool, add_special_tokens: bool, split: bool) -> None:
+def test_batch_equals_its_samples(tokenizer: ElmoTokenizer, pair: bool, add_special_tokens: bool, split: bool) -> None:
     batch = WORDS if split else TEXTS
     seconds = batch[::-1] if pair else None
     options = {
@@ -419,7 +419,7 @@ def test_wrong_input(tokenizer: ElmoTokenizer, text, options: dict, error: type,
         tokenizer(text, **options)
 
 
-def test_the_callers_list_may_change_afterwards(tokenizer: ElmoTokenizer) -> None:
+def test_output_does_not_depend_on_later_changes_of_the_input(tokenizer: ElmoTokenizer) -> None:
     words = ["Mary", "the"]
     out = tokenizer(words, is_split_into_words=True)
     words.append("x")
@@ -430,7 +430,7 @@ def test_the_callers_list_may_change_afterwards(tokenizer: ElmoTokenizer) -> Non
         tokenizer.add_bos_token = True
 
 
-def test_tokens_and_back(tokenizer: ElmoTokenizer) -> None:
+def test_tokenize_and_decode(tokenizer: ElmoTokenizer) -> None:
     text = "Mary (naïve) isn't the <S>."
     tokens = tokenizer.tokenize(text)
     assert tokens == ["Mary", "(", "naïve", ")", "is", "n't", "the", "<S>", "."]
@@ -445,12 +445,12 @@ def test_tokens_and_back(tokenizer: ElmoTokenizer) -> None:
     assert labels == [1, 4, 2]
 
 
-def test_character_ids_only_where_they_are_a_model_input(tokenizer: ElmoTokenizer) -> None:
+def test_model_input_names_select_character_ids(tokenizer: ElmoTokenizer) -> None:
     assert "character_ids" not in ElmoTokenizer(model_input_names=["input_ids"])("a")
     assert "attention_mask" not in tokenizer("a", return_attention_mask=False)
 
 
-def test_vocabulary_is_looked_up_by_bytes_left_of_surrogates_and_by_case(tokenizer: ElmoTokenizer) -> None:
+def test_vocabulary_lookup_is_case_sensitive(tokenizer: ElmoTokenizer) -> None:
     assert tokenizer(["mary", "MARY", "Mary"], is_split_into_words=True)["input_ids"][1:-1] == [3, 3, 6]
 
 
@@ -817,7 +817,7 @@ def test_token_classification_pipeline(tokenizer: ElmoTokenizer, tagger, strateg
         assert [joined[entity["start"] : entity["end"]] for entity in found_in_words[0]] == words
 
 
-def test_every_word_is_a_word_to_the_pipeline(tokenizer: ElmoTokenizer, tagger) -> None:
+def test_pipeline_does_not_merge_words(tokenizer: ElmoTokenizer, tagger) -> None:
     """With alternating tags, aggregation must not merge "(Mary)" into one word."""
     text = "x(Mary)the"
     tag = pipeline("token-classification", model=tagger, tokenizer=tokenizer, device="cpu")
@@ -894,7 +894,7 @@ def test_characters_of_the_transformer_elmo_reference(reference: Path) -> None:
     assert (out["character_ids"] == expected[names[0]]).all()
 
 
-def test_calls_leave_pickle_and_cache_key_alone():
+def test_calls_do_not_change_the_pickle_and_the_cache_key():
     """`datasets` derives the cache key of a mapped data set from all attributes."""
     from datasets.fingerprint import Hasher
 
@@ -958,7 +958,7 @@ def test_character_replacements(tmp_path: Path) -> None:
     assert [word for word, _ in plain.words(TYPED)][:4] == ["“", "I", "do", "n’t"]
 
 
-def test_words_with_a_character_of_their_own(tmp_path):
+def test_tokens_to_add(tmp_path):
     """Saved; their word ids are those of any other word."""
     tokenizer = ElmoTokenizer(max_characters_per_word=9, tokens_to_add={"<first>": 1})
     tokenizer.save_pretrained(tmp_path)

@@ -75,7 +75,7 @@ BAD_VOCABULARIES = {
 }
 
 
-def test_a_file_that_unfolds_to_far_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompressed_file_over_the_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "vocab.txt.gz"
     path.write_bytes(gzip.compress(b"<S>\n</S>\n<UNK>\n" + b"a" * 2**20))
     monkeypatch.setattr(vocabulary, "ANY_RATIO_UP_TO", 2**20)
@@ -93,7 +93,7 @@ def test_bad_vocabulary_file(tmp_path: Path, content: bytes, message: str) -> No
         ElmoTokenizer(vocab_file=path)
 
 
-def test_vocabulary_file_of_words_that_a_line_cannot_hold(tmp_path: Path) -> None:
+def test_words_not_storable_in_a_line_are_refused(tmp_path: Path) -> None:
     tokenizer = ElmoTokenizer(vocab=[*VOCABULARY, "a\nb"])
     with pytest.raises(ValueError, match=r"'a\\nb'"):
         tokenizer.save_vocabulary(str(tmp_path))

@@ -66,7 +66,7 @@ def test_archive_gives_the_weights_of_the_hdf5(tmp_path, packed, legacy):
 
 
 @pytest.mark.parametrize("prefix", ["", "_elmo.", "a.b._c."])
-def test_the_module_is_found_anywhere(tmp_path, prefix):
+def test_elmo_module_is_found_under_any_prefix(tmp_path, prefix):
     write_model(tmp_path / "model", prefix=prefix)
     # Table, filters, highways and projection, four cells, two mixes of weights and gamma.
     assert convert(tmp_path / "model", tmp_path / "out").tensors == 1 + 6 + 4 + 2 + 4 * 4 + 2 * 2
@@ -299,7 +299,7 @@ def test_jsonnet_of_old_archives(tmp_path):
         read_archive_config(path)
 
 
-def test_words_with_a_character_of_their_own(tmp_path):
+def test_tokens_to_add(tmp_path):
     """The indexer's `tokens_to_add` is passed to the tokenizer and saved with it."""
     config = allennlp_config()
     indexers = {"elmo": {"type": "elmo_characters", "tokens_to_add": {"<first>": 1}}, "tokens": {"type": "single_id"}}

@@ -60,7 +60,7 @@ def batches_of(way, expected, sentences):
 @pytest.mark.samples(5)
 @pytest.mark.parametrize("way", ["alone", "batch", "carried"])
 @torch.no_grad()
-def test_the_numbers_of_allennlp(archive, way):
+def test_outputs_equal_allennlp(archive, way):
     folder, output = archive
     model, tokenizer = load(output)
     is_tagger = "tagger" in output.name
@@ -231,7 +231,7 @@ def test_every_activation_of_the_plain_implementation():
         np.testing.assert_allclose(function(values.numpy()), ACTIVATIONS[name](values), rtol=0, atol=1e-12)
 
 
-class TestWhatTheFolderHolds:
+class TestConvertedFolder:
     def test_options_labels_and_vocabulary(self, tmp_path):
         source = write(tmp_path / "source", tagger(label_weights={"O": 0.5}, weight_strategy="emission_transition"))
         report = convert(source, tmp_path / "out")
@@ -286,7 +286,7 @@ class TestWhatTheFolderHolds:
         trainer.train()
         assert trainer.evaluate()["eval_loss"] < before
 
-    def test_the_weights_of_the_archive_count(self, tmp_path):
+    def test_archive_weights_take_precedence(self, tmp_path):
         """The weights are those of the archive, not of the HDF5 file that the configuration names."""
         source = write(tmp_path / "source", tagger())
         convert(source, tmp_path / "out")
@@ -300,7 +300,7 @@ class TestWhatTheFolderHolds:
     @pytest.mark.parametrize(
         ("version", "is_old"), [("2.10.1", False), ("1.2.2", False), ("1.2.1", True), (None, True)]
     )
-    def test_characters_of_older_programs(self, tmp_path, version, is_old):
+    def test_character_windows_of_older_versions_are_noted(self, tmp_path, version, is_old):
         report = convert(write(tmp_path / "source", tagger(), version=version), tmp_path / "out")
         assert any("windows over padding counted" in note for note in report.notes) == is_old
 
@@ -331,7 +331,7 @@ class TestWhatTheFolderHolds:
         report = verify(tmp_path / "out", source, sentences=SENTENCES)
         assert not report.passed and 0.009 < report.task.logits < 0.011 and max(report.differences) < 1e-5
 
-    def test_another_model_is_told_by_its_sizes(self, tmp_path):
+    def test_verify_refuses_another_model(self, tmp_path):
         convert(write(tmp_path / "source", tagger()), tmp_path / "out")
         labels = [*BIOUL[:-1], "B-LOC"]
         other = write(tmp_path / "other", tagger(), labels=labels)
@@ -477,7 +477,7 @@ class TestRefused:
             with pytest.raises(CheckpointError, match=message):
                 convert(source, tmp_path / "out")
 
-    def test_files_that_a_task_has_no_place_for(self, tmp_path):
+    def test_vocabulary_options_are_refused(self, tmp_path):
         source = write(tmp_path / "source", tagger())
         (tmp_path / "vocab.txt").write_text("<S>\n</S>\n<UNK>\n")
         with pytest.raises(CheckpointError, match="--vocabulary .*vocab.txt"):

@@ -69,7 +69,7 @@ def test_references_round_trip(reference, tmp_path):
     assert {**new, "bidirectional": ...} == {**old, "bidirectional": ...}
 
 
-def test_one_layer_reference_round_trips_under_the_name_that_readers_want(reference, tmp_path):
+def test_one_layer_reference_round_trips_under_multi_layer_names(reference, tmp_path):
     folder = reference / "bilm_tf_checkpoint"
     convert(folder / "dumped_one_layer.hdf5", tmp_path / "folder", options=folder / "one_layer_options.json")
     report = export(tmp_path / "folder", tmp_path / "back")
@@ -142,7 +142,7 @@ def test_an_adaptive_softmax_is_left_out(tmp_path):
         assert torch.equal(back[name], tensor), name
 
 
-def test_one_layer_models_get_the_name_that_readers_want(tmp_path):
+def test_one_layer_models_use_multi_layer_names(tmp_path):
     values = options(n_layers=1)
     write_bilm(tmp_path / "a", values, bilm_arrays(values, cell="RNN_{d}/RNN/LSTMCell"))
     convert(tmp_path / "a", tmp_path / "b")
@@ -166,7 +166,7 @@ def test_softmax_and_vocabulary_round_trip(tmp_path, words):
     assert (tmp_path / "d" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
 
 
-def test_a_mask_with_a_probability_of_its_own_is_a_word_of_the_file(tmp_path):
+def test_mask_token_in_the_softmax_is_exported_as_a_word(tmp_path):
     words = [*VOCABULARY, "<mask>"]
     write_bilm(tmp_path / "a", vocabulary=words)
     convert(tmp_path / "a", tmp_path / "b")
@@ -207,7 +207,7 @@ def test_half_precision_is_written_exactly(tmp_path):
     np.testing.assert_array_equal(stored, model.embeddings.projection.bias.detach().float().numpy())
 
 
-def test_what_the_originals_do_not_hold_is_noted(tmp_path):
+def test_fields_lost_in_the_export_are_noted(tmp_path):
     model = tiny(
         tmp_path / "a",
         scalar_mix_layer_norm="tokens",
@@ -246,7 +246,7 @@ def test_what_the_originals_do_not_hold_is_noted(tmp_path):
         ({"projection_size": 9, "character_projection": True}, "for AllenNLP only"),
     ],
 )
-def test_models_that_need_more_than_the_files_are_noted(tmp_path, fields, note):
+def test_models_not_fully_representable_are_noted(tmp_path, fields, note):
     tiny(tmp_path / "a", **fields)
     assert any(note in line for line in export(tmp_path / "a", tmp_path / "b").notes)
 
@@ -272,7 +272,7 @@ def test_models_that_the_formats_cannot_hold(tmp_path):
         export(tmp_path / "a", tmp_path / "b")
 
 
-def test_folders_of_something_else(tmp_path):
+def test_invalid_folders(tmp_path):
     with pytest.raises(CheckpointError, match="absent: no such folder"):
         export(tmp_path / "absent", tmp_path / "b")
     (tmp_path / "a").mkdir()

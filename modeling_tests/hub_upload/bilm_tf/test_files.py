@@ -23,7 +23,7 @@ def test_simple_elmo_folder(tmp_path):
     assert names_of(files_of_folder(tmp_path, ModelFiles())) == ["model.hdf5", "options.json", "vocab.txt.gz", None]
 
 
-def test_any_other_weight_file_is_known_by_content(tmp_path):
+def test_weight_files_are_detected_by_content(tmp_path):
     write_bilm(tmp_path, weights="z.hdf5", vocabulary=VOCABULARY, separate_softmax=True)
     write_hdf5(tmp_path / "a_embeddings.hdf5", {"0": np.zeros((2, 3, 4), np.float32)})
     files = files_of_folder(tmp_path, ModelFiles())
@@ -39,7 +39,7 @@ def test_several_models_need_a_choice(tmp_path):
     assert names_of(files_of_folder(tmp_path, ModelFiles()))[0] == "model.hdf5"
 
 
-def test_published_names_belong_together(tmp_path):
+def test_published_names_are_matched_by_prefix(tmp_path):
     write_bilm(tmp_path, weights="x_weights.hdf5", vocabulary=VOCABULARY, separate_softmax=True)
     (tmp_path / "softmax_weights.hdf5").rename(tmp_path / "x_softmax_weights.hdf5")
     (tmp_path / "options.json").rename(tmp_path / "x_options.json")
@@ -61,7 +61,7 @@ def test_missing_files(tmp_path):
         files_of_folder(tmp_path, ModelFiles())
 
 
-def test_a_folder_with_dump_and_checkpoint_says_so(reference):
+def test_dump_beside_a_checkpoint_is_noted(reference):
     files = files_of_folder(reference / "bilm_tf_checkpoint", ModelFiles())
     assert files.weights.name == "dumped_weights.hdf5"
     words, checkpoint = files.notes
@@ -76,7 +76,7 @@ def test_a_word_model_alone_in_its_folder(tmp_path):
     assert not files.notes
 
 
-def test_a_vocabulary_of_another_name_is_told_of(tmp_path):
+def test_vocabulary_of_another_name_is_reported(tmp_path):
     """An unread vocabulary is reported; licenses and readmes are not vocabularies."""
     write_bilm(tmp_path)
     for name in ("README.txt", "LICENSE.txt", "vocab-2016-09-10.txt"):

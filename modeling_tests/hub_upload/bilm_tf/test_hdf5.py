@@ -18,7 +18,7 @@ def stack():
         yield opened
 
 
-def test_tensors_know_their_shape_before_they_are_read(tmp_path, stack):
+def test_tensor_shapes_are_known_before_reading(tmp_path, stack):
     arrays = bilm_arrays(options())
     write_hdf5(tmp_path / "w.hdf5", arrays)
     tensors = bilm_tensors(tmp_path / "w.hdf5", None, stack)
@@ -27,7 +27,7 @@ def test_tensors_know_their_shape_before_they_are_read(tmp_path, stack):
         np.testing.assert_array_equal(tensor.read(), arrays[name])
 
 
-def test_contents_are_told_by_their_names(tmp_path, reference):
+def test_contents_are_detected_by_dataset_names(tmp_path, reference):
     assert inspect_hdf5(reference / "bilm_tf" / "lm_weights.hdf5") == "biLM"
     assert inspect_hdf5(reference / "bilm_tf" / "lm_embeddings_0.hdf5") == "other"
     assert inspect_hdf5(reference / "bilm_tf" / "elmo_token_embeddings.hdf5") == "token vectors"
@@ -67,7 +67,7 @@ def test_missing_truncated_and_foreign_files(tmp_path, stack):
 
 
 @pytest.mark.slow
-def test_damaged_structure_never_escapes_as_another_error(tmp_path):
+def test_damaged_structure_always_raises_checkpoint_error(tmp_path):
     """With any part overwritten by zeros, the file gives the same values or a CheckpointError."""
     path = tmp_path / "w.hdf5"
     write_hdf5(path, bilm_arrays(options(n_layers=1)))

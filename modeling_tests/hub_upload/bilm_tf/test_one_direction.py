@@ -46,7 +46,7 @@ def write_pair(tmp_path, values, vocabulary=None):
 @pytest.mark.parametrize(
     "values", [options(), options(n_layers=1), word_options(dim=6)], ids=["two", "single", "words"]
 )
-def test_the_forward_half(tmp_path, values):
+def test_forward_model_equals_the_forward_half(tmp_path, values):
     both, one = write_pair(tmp_path, values, VOCABULARY)
     sentences = [["the", "neural", "."], [], ["the"]]
     narrow, wide = (embed(sentences, folder, layers="all", carry_state=True) for folder in (one, both))
@@ -79,7 +79,7 @@ class TestRefusals:
         with pytest.raises(CheckpointError, match=r"\(bidirectional\)"):
             export(one, tmp_path / "back")
 
-    def test_options_of_the_other_kind(self, tmp_path):
+    def test_contradicting_bidirectional_option(self, tmp_path):
         write_pair(tmp_path, options())
         for name, other, holds in (("both", False, "both directions"), ("one", True, "the forward direction alone")):
             values = {**options(), "bidirectional": other}
@@ -87,7 +87,7 @@ class TestRefusals:
             with pytest.raises(CheckpointError, match=f"bidirectional.*{other}.*{holds}"):
                 convert(tmp_path / name, tmp_path / "out", options=tmp_path / "options.json")
 
-    def test_half_a_file(self, tmp_path):
+    def test_bidirectional_file_with_one_direction(self, tmp_path):
         """A bidirectional model without one direction is damaged, not forward-only."""
         arrays = {name: array for name, array in bilm_arrays(options()).items() if not name.startswith("RNN_1")}
         write_bilm(tmp_path / "half", options(), arrays)

@@ -15,7 +15,7 @@ def config_of(values):
     return config_from_options(values, "options.json", notes), notes
 
 
-def test_every_key_arrives():
+def test_every_option_is_converted():
     config, notes = config_of(options(max_characters_per_token=30, activation="tanh", use_skip_connections=False))
     assert not notes
     assert (config.projection_size, config.cell_size, config.num_hidden_layers) == (6, 10, 2)

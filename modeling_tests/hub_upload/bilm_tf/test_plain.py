@@ -22,7 +22,7 @@ def test_character_rows_are_those_of_bilm_tf():
     assert lone == [259, 98, 260, 261, 261, 261]
 
 
-def test_words_are_rows_of_the_vocabularys_lines():
+def test_words_have_the_rows_of_their_vocabulary_lines():
     table = np.arange(10.0).reshape(5, 2)
     words = Words.of(table, ["!!!MAXTERMID\n", "<S>\n", "<UNK> \r\n", "b\n", "</S>\n", "\n"])
     np.testing.assert_array_equal(words(["b", "zebra", "</S>", ""]), table[[0, 2, 1, 3, 4, 3]])

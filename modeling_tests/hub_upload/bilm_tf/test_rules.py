@@ -100,7 +100,7 @@ def test_other_spellings_are_renamed():
         rename(["RNN_1/RNN/LSTMCell/B", cell + "B"])
 
 
-def test_every_row_gives_its_reason_in_a_sentence():
+def test_every_rule_states_its_reason():
     for row in (*BILM_RULES, *ALLENNLP_RULES, *RENAMINGS):
         assert row.reason.endswith(".")
 

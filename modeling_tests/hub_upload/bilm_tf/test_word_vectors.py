@@ -45,7 +45,7 @@ def check_same(words, characters):
 
 
 @pytest.mark.slow
-def test_a_dump(original, tmp_path):
+def test_hdf5_token_embeddings(original, tmp_path):
     """The softmax has the same rows, and stays."""
     source, characters, table = original
     out = tmp_path / "words"
@@ -183,7 +183,7 @@ class TestRefusals:
 
 
 @pytest.mark.slow
-def test_arrays_are_only_read(original):
+def test_source_files_are_unchanged(original):
     """The original's files are unchanged."""
     source, _, table = original
     assert np.array_equal(read_hdf5(source / "tokens.hdf5")["embedding"], table)

@@ -56,7 +56,7 @@ def test_paths_out_of_the_folder_are_refused(tmp_path, folder, kind, name):
 
 
 @pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
-def test_bombs_are_stopped_by_what_they_unfold_to(tmp_path, folder, kind, monkeypatch):
+def test_bombs_are_stopped_by_their_decompressed_size(tmp_path, folder, kind, monkeypatch):
     monkeypatch.setattr(archives, "SMALL", 1 << 20)
     path = make(tmp_path / kind, [("bomb.json", bytes(4 << 20))])
     with pytest.raises(CheckpointError, match=rf"{path.name}.*\d{{7}} bytes"):

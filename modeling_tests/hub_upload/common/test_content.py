@@ -21,7 +21,7 @@ def refused(read, path):
 
 
 @pytest.mark.parametrize("read", [read_content, read_json, read_archive_config])
-def test_what_is_no_regular_file_is_not_opened(read, tmp_path):
+def test_only_regular_files_are_opened(read, tmp_path):
     """A pipe without a writer blocks forever, and a device never ends."""
     os.mkfifo(tmp_path / "options.json")
     for path in (tmp_path / "options.json", "/dev/zero", tmp_path):
@@ -41,7 +41,7 @@ def test_a_file_that_is_far_too_large(tmp_path, monkeypatch):
     ["[" * 200_000, '{"a":' * 200_000, '{"a":' * 150 + "1" + "}" * 150, '{"a": ' + "9" * 5000 + "}", "[1]", "", "\xff"],
     ids=["lists", "objects", "150 deep", "digits", "list", "empty", "no UTF-8"],
 )
-def test_json_that_is_none(read, text, tmp_path):
+def test_invalid_json(read, text, tmp_path):
     path = tmp_path / "options.json"
     path.write_bytes(text.encode("latin-1"))
     refused(read, path)
@@ -66,7 +66,7 @@ def test_jsonnet_is_still_read(tmp_path):
 
 
 @pytest.mark.parametrize("value", [10**30, 10**400, 2**31, True, 1.5, "1", None, -1])
-def test_sizes_and_bounds_that_no_model_has(value):
+def test_invalid_sizes_and_bounds(value):
     reader = OptionsReader({"n": value, "filters": [[1, value]]}, "options.json")
     for read in (reader.size, reader.filters):
         with pytest.raises(CheckpointError, match="options.json"):

@@ -72,7 +72,7 @@ def test_a_failing_replacement_restores_the_old_folder(tmp_path, monkeypatch):
     assert not leftovers(tmp_path)
 
 
-def test_what_a_killed_run_left_is_removed(tmp_path):
+def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     """An incomplete folder under its hidden name, and the older folder that it replaced."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
@@ -97,7 +97,7 @@ def test_permissions_follow_the_umask(tmp_path):
     assert (tmp_path / "out" / "secret").stat().st_mode & 0o777 == 0o640
 
 
-def test_what_must_not_be_overwritten_is_refused(tmp_path):
+def test_protected_outputs_are_refused(tmp_path):
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(CheckpointError, match=f"{file}: .*not a folder"):
@@ -126,7 +126,7 @@ def test_what_must_not_be_overwritten_is_refused(tmp_path):
         ("model.safetensors", "x"),
     ],
 )
-def test_force_replaces_no_folder_of_something_else(tmp_path, name, content):
+def test_force_does_not_replace_foreign_folders(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     with pytest.raises(CheckpointError, match=r"ELMo.*config\.json .*options\.json .*remove"):
         check_output(tmp_path, True)
@@ -143,7 +143,7 @@ def test_the_configuration_decides_before_the_options(tmp_path):
 @pytest.mark.parametrize(
     "name", ["checkpoint-500/", "runs/", "thesis.txt", "training_args.bin", "train_elmo.py", "vocab.txt/", ".git/"]
 )
-def test_force_deletes_nothing_that_this_package_does_not_write(tmp_path, name):
+def test_force_keeps_foreign_files(tmp_path, name):
     (tmp_path / "config.json").write_text('{"model_type": "elmo"}')
     (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
     with pytest.raises(CheckpointError, match=f"{name}.*move"):
@@ -154,7 +154,7 @@ def test_force_deletes_nothing_that_this_package_does_not_write(tmp_path, name):
     assert (tmp_path / name).exists()
 
 
-def test_force_replaces_all_that_this_package_writes(tmp_path):
+def test_force_replaces_all_files_of_this_package(tmp_path):
     write_bilm(tmp_path / "source", vocabulary=VOCABULARY, separate_softmax=True)
     convert(tmp_path / "source", tmp_path / "folder")
     export(tmp_path / "folder", tmp_path / "back")
@@ -166,7 +166,7 @@ def test_force_replaces_all_that_this_package_writes(tmp_path):
     check_output(tmp_path / "folder", True)
 
 
-def test_force_knows_the_code_of_a_checkpoint_by_its_imports(tmp_path):
+def test_force_detects_checkpoint_code_by_its_imports(tmp_path):
     """Code files of every version are replaced; other Python files are the user's."""
     (tmp_path / "config.json").write_text('{"model_type": "elmo"}')
     (tmp_path / "modeling_elmo.py").write_text("from .lstm_elmo import (\n    ElmoLstm,\n)\n")

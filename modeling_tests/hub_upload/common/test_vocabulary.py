@@ -15,7 +15,7 @@ TEXT = "\ufeff!!!MAXTERMID\n<S> \r\n</S>\n<UNK>\n\ta\r\n\nb\u2028c\nGröße"
 
 @pytest.mark.parametrize("name", ["vocab.txt", "vocab.txt.gz"])
 @pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["plain", "gzip"])
-def test_words_whatever_the_name_says(tmp_path, name, compress):
+def test_compression_is_detected_by_content(tmp_path, name, compress):
     path = tmp_path / name
     path.write_bytes(compress(TEXT.encode()))
     vocabulary = Vocabulary(path)

@@ -46,7 +46,7 @@ def loaded(folder):
 
 
 @pytest.mark.parametrize("name", ["char_only", "word_and_char"])
-class TestTheOriginalsNumbers:
+class TestOriginalOutputs:
     """Random models of the original program, with its outputs for one batch from zero states."""
 
     def test_all_layers(self, name, reference, tmp_path):
@@ -128,7 +128,7 @@ def assert_same(folder, back):
 
 @pytest.mark.slow
 @every_kind
-def test_there_and_back(kind, tmp_path):
+def test_round_trip(kind, tmp_path):
     write_model(tmp_path / "m", KINDS[kind])
     report = convert(tmp_path / "m", tmp_path / "hf")
     assert report.vocab_size == (len(WORDS) + 2 if kind != "characters" else 5)
@@ -141,7 +141,7 @@ def test_there_and_back(kind, tmp_path):
 
 
 @pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_wrong_value_is_seen_in_every_tensor(every, tmp_path):
+def test_verify_detects_a_changed_value_in_every_tensor(every, tmp_path):
     states = write_model(tmp_path / "m")
     convert(tmp_path / "m", tmp_path / "hf")
     for name, state in states.items():
@@ -151,7 +151,7 @@ def test_a_wrong_value_is_seen_in_every_tensor(every, tmp_path):
             assert not verify(tmp_path / "hf", tmp_path / "other", sentences=[["the", "中文"]]).passed, key
 
 
-def test_what_becomes_of_words_and_rows(tmp_path):
+def test_converted_vocabulary_and_embedding_rows(tmp_path):
     states = write_model(tmp_path / "m")
     convert(tmp_path / "m", tmp_path / "hf")
     model, tokenizer = loaded(tmp_path / "hf")
@@ -231,7 +231,7 @@ def test_the_sizes_of_published_models(tmp_path):
     assert model.num_parameters() == sum(math.prod(shape) for shape in shapes.values()) + added
 
 
-class TestWhatIsRefused:
+class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
@@ -258,7 +258,7 @@ class TestWhatIsRefused:
             convert(tmp_path / "m", tmp_path / "hf")
         assert not (tmp_path / "hf").exists()
 
-    def test_words_and_characters_that_are_missing(self, tmp_path):
+    def test_model_without_words_and_characters(self, tmp_path):
         write_model(tmp_path / "m", architecture(word_dim=0, char_dim=0), state_dicts(architecture()))
         with pytest.raises(CheckpointError, match="char_dim.*0.*word_dim 0"):
             convert(tmp_path / "m", tmp_path / "hf")
@@ -278,7 +278,7 @@ class TestWhatIsRefused:
         with pytest.raises(CheckpointError, match=message):
             convert(tmp_path / "m", tmp_path / "hf")
 
-    def test_what_the_format_cannot_hold(self, tmp_path):
+    def test_fields_unsupported_by_the_format(self, tmp_path):
         write_model(tmp_path / "m")
         convert(tmp_path / "m", tmp_path / "hf")
         config = json.loads((tmp_path / "hf" / "config.json").read_text())
@@ -298,12 +298,12 @@ class TestWhatIsRefused:
         with pytest.raises(CheckpointError, match=r"\(context_word_layer\)"):
             export(tmp_path / "other", tmp_path / "back")
 
-    def test_without_its_dictionaries(self, tmp_path):
+    def test_without_vocabulary(self, tmp_path):
         write_model(tmp_path / "m")
         with pytest.raises(CheckpointError, match="dictionaries: drop --without-vocabulary"):
             convert(tmp_path / "m", tmp_path / "hf", without_vocabulary=True)
 
-    def test_verify_sees_another_model(self, tmp_path):
+    def test_verify_against_another_model(self, tmp_path):
         write_model(tmp_path / "m")
         convert(tmp_path / "m", tmp_path / "hf")
         write_model(tmp_path / "other", architecture(word_dim=0))
@@ -359,7 +359,7 @@ def test_another_forget_bias_moves_into_the_biases(bias, tmp_path):
     assert report.reversible != any("last bits" in note for note in report.notes)
 
 
-class TestTheLanguageModel:
+class TestLanguageModel:
     """`classifier.pkl`, as the training program writes it beside a model."""
 
     def write(self, folder, kind="both", form="sampled_softmax", **changes):
@@ -374,7 +374,7 @@ class TestTheLanguageModel:
     @pytest.mark.slow
     @pytest.mark.parametrize("form", ["sampled_softmax", "softmax"])
     @every_kind
-    def test_its_probabilities(self, kind, form, tmp_path):
+    def test_probabilities_by_definition(self, kind, form, tmp_path):
         """As the program trains it: the forward output of layer 2 at position t predicts word t + 1."""
         state = self.write(tmp_path / "m", kind, form)
         report = convert(tmp_path / "m", tmp_path / "hf")
@@ -409,7 +409,7 @@ class TestTheLanguageModel:
     @pytest.mark.slow
     @pytest.mark.parametrize("form", ["sampled_softmax", "softmax"])
     @every_kind
-    def test_there_and_back(self, kind, form, tmp_path):
+    def test_round_trip(self, kind, form, tmp_path):
         state = self.write(tmp_path / "m", kind, form)
         convert(tmp_path / "m", tmp_path / "hf")
         assert verify(tmp_path / "hf", tmp_path / "m", tolerance=2e-6).passed
@@ -441,13 +441,13 @@ class TestTheLanguageModel:
             ),
         ],
     )
-    def test_what_is_left_out(self, changes, message, tmp_path):
+    def test_unusable_classifier_is_left_out(self, changes, message, tmp_path):
         self.write(tmp_path / "m", **changes)
         report = convert(tmp_path / "m", tmp_path / "hf")
         assert report.architecture == "ElmoModel"
         assert any(re.search(f"classifier.pkl was left out: .*{message}", note) for note in report.notes)
 
-    def test_without_its_words(self, tmp_path):
+    def test_without_word_dictionary(self, tmp_path):
         self.write(tmp_path / "m", "characters")
         (tmp_path / "m" / "word.dic").unlink()
         report = convert(tmp_path / "m", tmp_path / "hf")
@@ -468,7 +468,7 @@ class TestTheLanguageModel:
         with pytest.raises(CheckpointError, match="classifier.pkl: .*pickle"):
             convert(tmp_path / "m", tmp_path / "hf")
 
-    def test_softmaxes_that_the_program_cannot_hold(self, tmp_path):
+    def test_softmax_unsupported_by_the_program_is_left_out(self, tmp_path):
         write_model(tmp_path / "m", architecture(word_dim=0, encoder__n_layers=1))
         convert(tmp_path / "m", tmp_path / "hf")
         ElmoForPreTraining.from_pretrained(tmp_path / "hf").save_pretrained(tmp_path / "hf")

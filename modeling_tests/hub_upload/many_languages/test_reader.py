@@ -62,7 +62,7 @@ def test_the_built_in_architecture_is_the_published_one():
 
 
 class TestArchitecture:
-    def test_beside_the_model_and_given(self, tmp_path):
+    def test_beside_the_model_and_explicit(self, tmp_path):
         write_model(tmp_path / "m", config="configs/cnn_test.json")
         assert opened(tmp_path / "m").options_file.endswith("cnn_test.json")
         other = tmp_path / "other.json"
@@ -76,7 +76,7 @@ class TestArchitecture:
             opened(tmp_path / "m")
 
     @pytest.mark.parametrize("value", [None, "", 3])
-    def test_no_name_of_one(self, value, tmp_path):
+    def test_invalid_config_path(self, value, tmp_path):
         write_model(tmp_path / "m")
         (tmp_path / "m" / "config.json").write_text(json.dumps({"config_path": value}))
         with pytest.raises(CheckpointError, match=f"config_path is {value!r}.*--options"):
@@ -151,7 +151,7 @@ class TestDictionaries:
     def test_whitespace_means_the_ideographic_space(self, symbol, tmp_path):
         assert self.read(tmp_path, f"a\t0\n{symbol}\t1\nb\t2\n") == {"a": 0, "\u3000": 1, "b": 2}
 
-    def test_of_several_the_last_counts(self, tmp_path):
+    def test_last_whitespace_symbol_takes_precedence(self, tmp_path):
         assert self.read(tmp_path, "\u00a0\t0\na\t1\n\u3000\t2\n\u2003\t3\n") == {"a": 1, "\u3000": 3}
 
     @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ class TestDictionaries:
         with pytest.raises(CheckpointError, match=f"char.dic, {message}"):
             self.read(tmp_path, text)
 
-    def test_ids_without_a_row_and_missing_marks(self, tmp_path):
+    def test_ids_out_of_range_and_missing_marks(self, tmp_path):
         path = tmp_path / "char.dic"
         path.write_text(dictionary(("a", "b")))
         Dictionary(path).check(2, ("a",), "table of characters")

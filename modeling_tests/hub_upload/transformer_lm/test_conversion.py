@@ -102,7 +102,7 @@ def test_every_variant_agrees_with_the_plain_implementation(name, tmp_path):
     assert report.largest <= 5e-6  # float32 against float64, values up to 10
 
 
-def test_a_location_left_out_is_after_the_highways(tmp_path):
+def test_default_projection_location_is_after_the_highways(tmp_path):
     config = language_model_config()
     state = language_model_state(config)
     del config["model"]["text_field_embedder"]["token_embedders"]["token_characters"]["encoder"]["projection_location"]
@@ -141,7 +141,7 @@ def test_softmax_and_vocabulary(tmp_path, layout, packed):
     torch.testing.assert_close(output.forward_log_probs[0, 1:], expected[range(3), lines], rtol=0, atol=1e-5)
 
 
-def test_a_square_softmax_is_what_the_options_say(tmp_path):
+def test_layout_of_a_square_softmax_follows_the_options(tmp_path):
     """With as many classes as columns, only the options determine the layout."""
     lines = [*LINES, *map(str, range(7))]
     for layout, matches in (("dense", lambda w: w), ("unsampled", lambda w: w.T)):
@@ -152,7 +152,7 @@ def test_a_square_softmax_is_what_the_options_say(tmp_path):
 
 
 @pytest.mark.slow
-def test_dropouts_and_names_are_the_archive_s(tmp_path):
+def test_dropout_rates_and_embedder_names_of_the_archive(tmp_path):
     config = language_model_config(dropout=0.4)
     config["model"]["dropout"] = 0.25
     write_language_model(tmp_path / "source", config)
@@ -181,7 +181,7 @@ def test_dropouts_and_names_are_the_archive_s(tmp_path):
         ("other", False, 1e-6, "which wrote the published archive"),
     ],
 )
-def test_epsilon_by_the_age_of_the_program(tmp_path, age, meta, epsilon, sign):
+def test_layer_norm_epsilon_by_allennlp_version(tmp_path, age, meta, epsilon, sign):
     write_language_model(tmp_path / "source", language_model_config(age))
     if meta:
         (tmp_path / "source" / "meta.json").write_text('{"version": "2.10.1"}')
@@ -192,7 +192,7 @@ def test_epsilon_by_the_age_of_the_program(tmp_path, age, meta, epsilon, sign):
 
 
 @pytest.mark.slow
-def test_what_may_be_left_out(tmp_path):
+def test_without_softmax_and_without_vocabulary(tmp_path):
     write_language_model(tmp_path / "source")
     report = convert(tmp_path / "source", tmp_path / "a", without_softmax=True)
     assert (report.architecture, report.vocab_size) == ("ElmoModel", 11)
@@ -294,7 +294,7 @@ def test_a_wrong_tensor_fails_from_its_layer_on(tmp_path):
         verify(tmp_path / "out", tmp_path / "other")
 
 
-def test_the_option_is_for_these_models_only(tmp_path):
+def test_layer_norm_epsilon_is_for_transformers_only(tmp_path):
     from ..checkpoints import write_bilm
 
     write_bilm(tmp_path / "source")

@@ -58,7 +58,7 @@ def test_the_reference_archive_comes_back_bit_for_bit(reference, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sparse", "dense", "unsampled"])
 @pytest.mark.parametrize("age", ["iterator", "data_loader"])
-def test_both_ways_give_the_same_files(tmp_path, layout, age):
+def test_round_trip_gives_identical_files(tmp_path, layout, age):
     config = language_model_config(age, num_samples=... if layout == "unsampled" else 4)
     state = write_language_model(tmp_path / "source", config, layout=layout)
     convert(tmp_path / "source", tmp_path / "a")
@@ -87,7 +87,7 @@ def test_both_ways_give_the_same_files(tmp_path, layout, age):
     ],
 )
 @torch.no_grad()
-def test_models_of_our_own(tmp_path, overrides):
+def test_models_without_a_source_archive(tmp_path, overrides):
     model = own_model(tmp_path / "own", **overrides)
     report = export(tmp_path / "own", tmp_path / "back")
     notes = " ".join(report.notes)
@@ -150,14 +150,14 @@ def test_a_folder_is_replaced_only_when_it_is_ours(tmp_path):
         ),
     ],
 )
-def test_what_no_archive_can_hold(tmp_path, overrides, message):
+def test_unsupported_models_are_refused(tmp_path, overrides, message):
     own_model(tmp_path / "own", **overrides)
     with pytest.raises(CheckpointError, match=message):
         export(tmp_path / "own", tmp_path / "back")
     assert not (tmp_path / "back").exists()
 
 
-def test_a_plain_bidirectional_encoder_has_no_archive(tmp_path):
+def test_non_causal_encoder_is_refused(tmp_path):
     own_model(tmp_path / "own", ElmoModel, causal=False)
     with pytest.raises(CheckpointError, match="causal=False.*hold"):
         export(tmp_path / "own", tmp_path / "back")

@@ -23,7 +23,7 @@ def refuse(source, message):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_what_a_source_holds(tmp_path, packed):
+def test_contents_of_a_source(tmp_path, packed):
     state = write_language_model(tmp_path / "source")
     path = pack(tmp_path / "source", tmp_path / "model.tar.gz") if packed else tmp_path / "source"
     with open_source(path) as source:
@@ -116,7 +116,7 @@ def test_vocabulary_lines(tmp_path):
         LanguageModelVocabulary(path).lines  # noqa: B018
 
 
-def test_archives_are_known_by_what_they_begin_with(tmp_path):
+def test_archives_are_detected_by_their_configuration(tmp_path):
     write_language_model(tmp_path / "source")
     assert is_archive_of_language_model(pack(tmp_path / "source", tmp_path / "a.tar.gz"))
     (tmp_path / "source" / "config.json").write_text('{"model": {"type": "crf_tagger"}}')

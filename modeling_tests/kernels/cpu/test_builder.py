@@ -42,7 +42,9 @@ def test_compiled_once_and_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @needs_compiler
 @pytest.mark.parametrize("name", ["panels.c", "blocking.h"])
-def test_other_code_has_another_name(fresh: Path, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_changed_code_changes_the_fingerprint(
+    fresh: Path, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     before = builder._fingerprint([sys.executable], builder._sources())
     changed = tmp_path / "csrc"
     shutil.copytree(builder.SOURCE_FOLDER, changed)
@@ -81,7 +83,7 @@ def test_a_damaged_library_is_made_again(fresh: Path, damage: str, tmp_path: Pat
 
 
 @needs_compiler
-def test_a_library_of_something_else(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_library_is_rejected(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder, "_sources", lambda: {"other.c": "int something_else(void) { return 1; }\n"})
     assert builder.native_library() is None
 
@@ -96,13 +98,13 @@ def test_installed_without_its_c_files(
 
 
 @pytest.mark.parametrize("value", ["0", "false", "OFF"])
-def test_turned_off(fresh: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_disabled_by_the_environment(fresh: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("ELMO_HF_NATIVE", value)
     assert builder.native_library() is None
     assert not fresh.exists()
 
 
-def test_a_compiler_that_is_no_command(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malformed_compiler_command(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", 'gcc "')
     assert builder.native_library() is None
 
@@ -127,7 +129,7 @@ def test_a_folder_that_others_can_write_to_is_not_trusted(fresh: Path) -> None:
 
 
 @needs_compiler
-def test_no_home(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_home_directory(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody(*_: object) -> Path:
         raise RuntimeError("Could not determine home directory.")
 

@@ -49,7 +49,7 @@ def test_equals_the_reference(rows, chunk, padding_index, monkeypatch):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13)
 
 
-def test_a_dictionary_of_code_points_is_not_looked_up():
+def test_code_point_dictionary_uses_the_reference():
     _, convolutions = modules()
     rows = torch.randint(0, 3000, (5, 12))
     table = nn.Embedding(3000, 3).double()
@@ -75,7 +75,7 @@ needs_compiler = pytest.mark.skipif(native_library() is None, reason="no C compi
 @pytest.mark.parametrize(
     "rows", [rows_of(WORDS), torch.randint(0, 262, (40, 30)), torch.zeros(2, 9, dtype=torch.int64)]
 )
-def test_in_c(rows, monkeypatch):
+def test_native_kernel(rows, monkeypatch):
     """Filters in groups of four vectors, single vectors and single values; results do not depend on threads."""
     parts = modules(torch.float32, widths=((1, 4), (2, 32), (3, 91), (9, 8)))
     monkeypatch.setenv("ELMO_HF_KERNELS", "torch")
@@ -99,7 +99,7 @@ def test_in_c(rows, monkeypatch):
 
 
 @needs_compiler
-def test_in_c_not_a_number_goes_through(monkeypatch):
+def test_native_kernel_propagates_nan(monkeypatch):
     monkeypatch.setenv("ELMO_HF_KERNELS", "native")
     table, convolutions = modules(torch.float32, widths=((1, 4), (2, 40)))
     with torch.no_grad():
@@ -110,7 +110,7 @@ def test_in_c_not_a_number_goes_through(monkeypatch):
 
 
 @needs_compiler
-def test_in_c_ids_out_of_range(monkeypatch):
+def test_native_kernel_ids_out_of_range(monkeypatch):
     monkeypatch.setenv("ELMO_HF_KERNELS", "native")
     rows = rows_of(WORDS)
     for wrong in (-1, 262):
@@ -155,7 +155,7 @@ class _Maxima(nn.Module):
         return character_maxima(rows, self.table, list(self.convolutions))
 
 
-def test_frozen_and_inference():
+def test_frozen_table_and_inference():
     table, convolutions = modules()
     rows = rows_of(WORDS)
     expected = reference_maxima(rows, table, convolutions)
@@ -167,7 +167,7 @@ def test_frozen_and_inference():
     assert table.weight.grad is None and convolutions[0].weight.grad is not None
 
 
-def test_other_modules_take_the_plain_way():
+def test_other_modules_use_the_reference():
     table, convolutions = modules()
     rows = rows_of(WORDS)
     called = []
@@ -193,7 +193,7 @@ def test_autocast_keeps_full_precision():
         assert torch.equal(character_maxima(rows, table, convolutions), expected)
 
 
-def test_not_a_number_goes_through():
+def test_nan_propagates():
     """NaN weights give NaN results and no index error, so that a diverging run reports its loss."""
     table, convolutions = modules()
     with torch.no_grad():

@@ -163,7 +163,7 @@ def test_same_texts_are_computed_once() -> None:
 
 
 @torch.no_grad()
-def test_a_collision_of_hashes_shares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_with_colliding_hashes_stay_distinct(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two vectors with the same hash stay two words."""
     layers = layers_of()
     unique = torch.unique
@@ -192,7 +192,7 @@ def test_bfloat16(sizes: list[int], start: float) -> None:
 
 
 @torch.no_grad()
-def test_arguments_stay() -> None:
+def test_arguments_are_unchanged() -> None:
     layers = layers_of()
     arguments = [torch.randn(5, WIDTH), torch.randn(3, WIDTH), torch.randn(3, CELL)]
     before = [value.clone() for value in arguments]
@@ -263,7 +263,7 @@ class TestChoice:
         return served(inputs, [1] * words, hidden, cell, layers, **SETTINGS) is not None
 
     @torch.no_grad()
-    def test_it_is_chosen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_chosen_by_projected_lstm(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(operators, "reference_lstm", None)
         arguments = (torch.zeros(4, WIDTH), [2, 2], torch.zeros(2, WIDTH), torch.zeros(2, CELL))
         projected_lstm(*arguments, *layers_of(), **SETTINGS, index=torch.zeros(4, dtype=torch.int64))
@@ -282,7 +282,7 @@ class TestChoice:
             assert served(values[0], [2, 2], *values[1:], layers, **SETTINGS) is None
 
     @torch.no_grad()
-    def test_other_kinds(self) -> None:
+    def test_other_dtypes_and_devices(self) -> None:
         assert not self.serves([layer.double() for layer in layers_of()], torch.float64)
         assert self.serves(layers_of(dtype=torch.bfloat16), torch.bfloat16)
         meta = [layer.to("meta") for layer in layers_of()]
@@ -305,7 +305,7 @@ class TestChoice:
             assert not self.serves(layers)
 
     @torch.no_grad()
-    def test_anything_attached(self) -> None:
+    def test_hooks_and_wrappers(self) -> None:
         layers = layers_of()
         handle = layers[1].register_forward_hook(lambda *_: None)
         assert not self.serves(layers)

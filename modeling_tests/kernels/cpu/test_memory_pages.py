@@ -5,7 +5,7 @@ import torch
 from elmo_hf.kernels.cpu.memory_pages import HUGE_PAGE, in_huge_pages
 
 
-def test_tensors_begin_where_pages_and_cache_lines_do() -> None:
+def test_tensors_are_aligned_to_pages_and_cache_lines() -> None:
     for count in (1, 1000, 3 << 20, 5 << 20):
         for dtype in (torch.float32, torch.bfloat16, torch.int8):
             memory = in_huge_pages(count, dtype)

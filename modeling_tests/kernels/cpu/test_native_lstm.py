@@ -149,7 +149,7 @@ def test_nan_and_infinity_propagate(dtype: torch.dtype, value: float) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=["float32", "bfloat16", "int8"])
-def test_a_word_does_not_depend_on_its_neighbours(dtype: torch.dtype) -> None:
+def test_word_does_not_depend_on_its_neighbors(dtype: torch.dtype) -> None:
     """Results do not depend on the number of words, bit for bit, for weights of every dtype."""
     if not native_works(dtype):
         pytest.skip("the compiled kernel does not serve this dtype on this CPU")
@@ -199,7 +199,7 @@ def test_threads_of_its_own() -> None:
 
 
 @torch.no_grad()
-def test_who_is_served() -> None:
+def test_served_layers() -> None:
     assert native_serves(*layers_of(32, 64))
     assert native_serves(*layers_of(64, 64, projected=False))
     assert not native_serves(*layers_of(20, 36))  # no whole panels
@@ -335,7 +335,7 @@ def test_changed_weights_are_packed_again() -> None:
 
 
 @torch.no_grad()
-def test_other_defaults_for_new_tensors() -> None:
+def test_default_dtype_and_device_do_not_matter() -> None:
     layers, arguments = layers_of(32, 64), texts([3, 2], 32, 64, 1.0)
     expected = native(*arguments, layers)
     for layer in layers:
@@ -350,7 +350,7 @@ def test_other_defaults_for_new_tensors() -> None:
 
 
 @torch.no_grad()
-def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     layers, arguments = layers_of(32, 64), texts([3, 2], 32, 64, 1.0)
     library = builder.native_library()
     assert library is not None

@@ -90,7 +90,7 @@ def test_large_and_small_logits() -> None:
     assert all(part.isfinite().all() for part in found)
 
 
-def test_not_a_number_goes_through() -> None:
+def test_nan_propagates() -> None:
     tensors, targets, shares = problem(4, 100, True)
     with torch.no_grad():
         tensors[0][1] = float("nan")
@@ -132,7 +132,7 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
             native_softmax_loss(*(wrong if at == index else tensor for at, tensor in enumerate(given)), gradients=False)
 
 
-def test_who_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_served_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors, targets, shares = problem(4, 100, False)
     assert native_softmax_loss(*tensors, None, targets, shares, gradients=False) is not None
     wide = [tensor.double() for tensor in tensors]
@@ -143,7 +143,7 @@ def test_who_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     assert native_softmax_loss(*tensors, None, targets, shares, gradients=False) is None
 
 
-def test_the_objective_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_used_by_the_objective(monkeypatch: pytest.MonkeyPatch) -> None:
     """And has the same gradients without it."""
     (hidden, weight, bias, true_logits), hits, shares = problem(50, 100, True)
     tensors = [hidden, weight, bias, true_logits]

@@ -121,7 +121,7 @@ def test_backward_twice() -> None:
 
 
 @pytest.mark.parametrize("chosen", [0, 1, 2], ids=["outputs", "hidden", "cell"])
-def test_one_result_used_alone(chosen: int) -> None:
+def test_gradients_of_a_single_result(chosen: int) -> None:
     sizes, tensors = [4, 4], problem([4, 4])
     wide = [tensor.detach().double().requires_grad_() for tensor in tensors]
     gradients = torch.autograd.grad(native(tensors, sizes)[chosen].sum(), tensors)
@@ -153,7 +153,7 @@ def test_gradient_at_the_very_bound_passes() -> None:
     assert (gradient > 0.2).all()
 
 
-def test_not_a_number_goes_through() -> None:
+def test_nan_propagates() -> None:
     tensors = problem([2, 2])
     with torch.no_grad():
         tensors[0][0] = float("nan")
@@ -226,7 +226,7 @@ class TestChoice:
         monkeypatch.setattr(native_training, "native_library", lambda: None)
         assert self.run(problem([4, 4])) is None
 
-    def test_bfloat16_weights_with_float32_products(self) -> None:
+    def test_bfloat16_weights_with_float32_matmuls(self) -> None:
         """On a CPU without bfloat16 matmuls, everything between inputs and outputs is float32."""
         tensors = problem([4, 4])
         narrow = [tensor.detach() if index == 2 else tensor.detach().bfloat16() for index, tensor in enumerate(tensors)]
@@ -240,7 +240,7 @@ class TestChoice:
         for one, other, tensor in zip(gradients, expected_gradients, narrow, strict=True):
             assert torch.equal(one, other.to(tensor.dtype))
 
-    def test_no_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_out_of_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Full:
             elmo_panel = LIBRARY.elmo_panel if LIBRARY is not None else None
 

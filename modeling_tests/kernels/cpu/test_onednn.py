@@ -62,7 +62,7 @@ def test_equals_the_layer(rows, shape, bias, dtype):
 
 
 @torch.no_grad()
-def test_rows_that_are_a_part_of_others():
+def test_strided_rows():
     layer = linear(bias=False)
     inputs, addend = torch.randn(9, 40)[2:7, 3:20], torch.randn(9, 70)[1:6, 4:37]
     close(fast_linear(layer)(inputs), expected(layer, inputs))
@@ -186,7 +186,7 @@ def test_training_goes_through_the_layer():
 
 
 @torch.no_grad()
-def test_what_is_not_served():
+def test_unsupported_layers_are_not_served():
     class Other(nn.Linear):
         pass
 
@@ -229,7 +229,7 @@ def test_a_build_without_the_operator(monkeypatch):
 
 
 @torch.no_grad()
-def test_an_operator_that_errs(monkeypatch):
+def test_wrong_results_are_detected(monkeypatch):
     monkeypatch.setattr(onednn, "_linear", lambda inputs, packed, bias: inputs.new_zeros(3, 5))
     packing_works.cache_clear()
     try:
@@ -240,7 +240,7 @@ def test_an_operator_that_errs(monkeypatch):
 
 
 @torch.no_grad()
-def test_bfloat16_on_a_processor_without_it(monkeypatch):
+def test_bfloat16_on_a_cpu_without_support(monkeypatch):
     monkeypatch.setattr(onednn, "packing_works", lambda dtype: dtype == torch.float32)
     layer, inputs = linear(dtype=torch.bfloat16), torch.randn(5, 17).bfloat16()
     found = fast_linear(layer)(inputs)
@@ -267,7 +267,7 @@ def test_copies_and_pickles():
 
 
 @torch.no_grad()
-def test_nothing_outlives_its_layer():
+def test_packed_weights_are_freed_with_their_layer():
     layer = linear()
     fast_linear(layer)(torch.randn(2, 17))
     kept = weakref.ref(layer), weakref.ref(prepared_weights._prepared[layer])
@@ -310,7 +310,7 @@ def test_a_model_packs_and_releases():
 
 @pytest.mark.skipif(not hasattr(memory_pages.mmap, "MAP_PRIVATE"), reason="needs memory-mapped files")
 @torch.no_grad()
-def test_pages_that_were_dropped_come_back(tmp_path):
+def test_dropped_pages_are_read_again(tmp_path):
     """Values of the file, and values that were written after mapping."""
     weight = torch.randn(512, 512)
     path = tmp_path / "weights"

@@ -81,7 +81,7 @@ class TestStaticBuffers:
         for problem, results in zip(problems, found, strict=True):
             check(problem, results)
 
-    def test_retained(self, device: str) -> None:
+    def test_retain_graph(self, device: str) -> None:
         problem = Problem([1], 1, device=device)
         results = packed_lstm(*problem.arguments())
         upstream = drawn_like(problem.expected())
@@ -100,7 +100,7 @@ class TestStaticBuffers:
                     tensor.mul_(0.5)
         assert all(not torch.equal(one, other) for one, other in zip(*kept, strict=True))
 
-    def test_weights_changed_behind_autograd_s_back(self, device: str) -> None:
+    def test_weights_changed_through_data(self, device: str) -> None:
         problem = Problem([1, 1], 1, device=device)
         with torch.no_grad():
             packed_lstm(*problem.arguments())
@@ -121,7 +121,7 @@ class TestStaticBuffers:
     @pytest.mark.slow
     @pytest.mark.parametrize("fuses", [False, True])
     @pytest.mark.usefixtures("in_float32")
-    def test_lengths_that_only_the_device_knows(self, fuses: bool, device: str) -> None:
+    def test_lengths_on_the_device(self, fuses: bool, device: str) -> None:
         problem, lengths = Problem([3] * 3, 3, device=device), [2, 0, 3]
         with torch.no_grad():
             on_device = torch.tensor(lengths, device=device)
@@ -229,7 +229,7 @@ def test_chunks() -> None:
 
 
 @pytest.mark.slow
-def test_gradients_of_some(device: str) -> None:
+def test_frozen_weights_and_unused_results(device: str) -> None:
     """Frozen weights get no gradient, and unused results require none."""
     problem = Problem([1, 1], 1, device=device)
     for place in (1, 2, 4, 5, 8):
@@ -296,7 +296,7 @@ def test_half_precision(
     assert [gradient.dtype for gradient in gradients[2]] == [tensor.dtype for tensor in problem.tensors]
 
 
-def test_saved_tensors_can_be_handled(device: str) -> None:
+def test_saved_tensor_hooks(device: str) -> None:
     """Saved tensors go through autograd's hooks, as for checkpointing and offloading, in any layout."""
     problem, seen = Problem([1, 1], 1, device=device), []
 
@@ -345,7 +345,7 @@ def test_default_device(device: str) -> None:
     assert_close(found, expected, 2e-6)
 
 
-def test_padded_without_gradients_only(device: str) -> None:
+def test_device_lengths_with_gradients_are_refused(device: str) -> None:
     problem = Problem([WIDTH, WIDTH], WIDTH, device=device)
     with pytest.raises(ValueError, match="^lengths "):
         packed_lstm(*problem.arguments(), lengths=torch.tensor([1, 2, 2], device=device))

@@ -15,11 +15,11 @@ CUDA = torch.device("cuda", 0)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "fused"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)])
-def test_right(dtype: torch.dtype, fused: bool, device: str) -> None:
+def test_kernels_are_right(dtype: torch.dtype, fused: bool, device: str) -> None:
     assert kernels_are_right(torch.device(device), dtype, fused)
 
 
-def test_no_memory_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_not_cached_as_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: torch.device) -> bool:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -54,7 +54,7 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.device, torch.dt
     return made
 
 
-def test_tried_once(trials: list[tuple[torch.device, torch.dtype]]) -> None:
+def test_failed_trial_warns_once(trials: list[tuple[torch.device, torch.dtype]]) -> None:
     """A failed trial gives one warning with the reason; other dtypes may work."""
     with pytest.warns(RuntimeWarning, match=r"torch\.bfloat16 \(RuntimeError: .*ELMO_HF_GPU=0") as record:
         assert [has_kernels(CUDA, torch.bfloat16) for _ in range(3)] == [False] * 3
@@ -74,7 +74,7 @@ def test_fused_kernel_is_tried_by_itself(trials: list[tuple[torch.device, torch.
     assert has_kernels(CUDA, torch.float16)
 
 
-def test_where_the_fused_kernel_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fused_kernel_requires_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of an H100 have 227 KB, of an A100 163, of most others 99. Float32 is never fused."""
     rooms = {"cuda:0": 232448, "cuda:1": 166912, "cuda:2": 101376}
     assert 101376 < SHARED_MEMORY <= 166912

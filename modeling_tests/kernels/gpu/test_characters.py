@@ -31,7 +31,7 @@ def test_maxima_and_gradients(device: str, bias: bool) -> None:
     assert_close(*(torch.autograd.grad(each, parameters, upstream) for each in (found, expected)), 1e-5)
 
 
-def test_on_a_gpu_alone() -> None:
+def test_gpu_tensors_only() -> None:
     rows = torch.zeros(1, 5, dtype=torch.int64)
     assert isinstance(character_maxima(rows, torch.zeros(11, 3), 0, [], [], None), str)
     on_gpu = mock.Mock(device=torch.device("cuda"))
@@ -39,7 +39,7 @@ def test_on_a_gpu_alone() -> None:
         assert character_maxima(on_gpu, "table", 0, [], [], None) == (on_gpu, "table", 0, [], [])
 
 
-def test_asked_for() -> None:
+def test_registered_as_a_way_on_gpu() -> None:
     from elmo_hf.kernels import ways
 
     assert ("gpu", character_maxima) in ways("character_maxima")

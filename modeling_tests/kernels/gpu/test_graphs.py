@@ -63,7 +63,7 @@ class TestOwners:
                 space.prepare("infer", 4, count)  # of the same rows as 3
         return space
 
-    def test_a_stream_and_a_pool_each(self) -> None:
+    def test_each_workspace_has_its_stream_and_pool(self) -> None:
         owners = Owners(2**30)
         spaces = [self.use(owners, size) for size in (2, 3, 2)]
         assert spaces[0] is spaces[2] and len(owners) == 2
@@ -72,7 +72,7 @@ class TestOwners:
             assert (one.capture_stream is other.stream) == (one._pool == other.pool)
         assert len({id(graph.stream) for graph in Graph.alive}) == 2
 
-    def test_budget_in_bytes_and_graphs_that_die_together(self) -> None:
+    def test_byte_budget_and_joint_eviction_of_graphs(self) -> None:
         owners = Owners(1)
         first = self.use(owners, 2)
         other = self.use(owners, 3)
@@ -99,7 +99,7 @@ class TestOwners:
                 assert space.shape.rows == room >= rounded_up(rows)
         assert len(owners) == 3
 
-    def test_nothing_is_captured_over_the_tensors_of_an_earlier_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_capture_does_not_use_tensors_of_an_earlier_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The first run is eager."""
         seen = []
         monkeypatch.setattr(GraphedWorkspace, "point_to_nothing", lambda space: seen.append(space.lengths.tolist()))

@@ -62,17 +62,17 @@ class TestChoice:
         layers[1].input_proj.bias = None
         assert not self.serves(layers)
 
-    def test_weights_elsewhere(self, layers: list[Any]) -> None:
+    def test_weights_on_another_device(self, layers: list[Any]) -> None:
         layers[1].hidden_proj.to("meta")
         assert not self.serves(layers)
 
-    def test_the_layer_asks(self, layers: list[Any]) -> None:
+    def test_used_by_the_bidirectional_layer(self, layers: list[Any]) -> None:
         words = torch.zeros(4, WIDTH)
         asked = bidirectional_lstm((words, words), [2, 2], torch.zeros(2, 2, WIDTH), torch.zeros(2, 2, 5), *layers)
         assert len(asked) == 7 and asked[-1] == {"lengths": None, "graphs": True, "fuses": True}
 
     @pytest.mark.parametrize(("value", "graphs", "fuses"), [("eager", False, True), ("unfused", True, False)])
-    def test_switched(
+    def test_environment_switch(
         self, value: str, graphs: bool, fuses: bool, layers: list[Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("ELMO_HF_GPU", value)
@@ -106,7 +106,7 @@ class TestEncoder:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("context_word_layer", [False, True])
-    def test_padding_anywhere_and_a_state(
+    def test_padding_on_any_side_and_a_state(
         self, context_word_layer: bool, device: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         encoder = with_large_weights(ElmoEncoder(small_config(context_word_layer=context_word_layer))).to(device)

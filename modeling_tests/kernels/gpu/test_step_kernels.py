@@ -18,7 +18,7 @@ from modeling_tests.kernels.gpu.conftest import KERNELS
 FOLDER = Path(workspace.__file__).parent
 
 
-def test_pointwise_functions_everywhere(device: str) -> None:
+def test_pointwise_functions_over_their_whole_range(device: str) -> None:
     """Relative to each value, not to the largest: near zero and where they saturate."""
     values = torch.cat([torch.logspace(-7, 2, 40), torch.tensor([0.0, 0.6249, 0.625, 0.6251])])
     values = torch.cat([values, -values])
@@ -96,13 +96,13 @@ def test_other_strides_are_refused(device: str) -> None:
 
 
 class TestWithoutTriton:
-    def test_a_checkpoint_s_code_does_not_demand_it(self) -> None:
+    def test_remote_code_does_not_require_it(self) -> None:
         paths = list(FOLDER.glob("*.py"))
         assert len(paths) > 2
         for path in paths:
             assert "triton" not in get_imports(path)
 
-    def test_imported_by_what_runs_it_alone(self) -> None:
+    def test_kernels_are_imported_inside_functions_only(self) -> None:
         """The file of kernels needs Triton, so no module imports it at import time."""
         importers = set()
         for path in FOLDER.glob("*.py"):
@@ -119,7 +119,7 @@ class TestWithoutTriton:
                     importers.add(path.stem)
         assert importers
 
-    def test_absent(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_import_error_names_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "triton", None)
         monkeypatch.delitem(sys.modules, KERNELS, raising=False)
         with pytest.raises(ImportError, match=r"'elmo-hf\[gpu\]'"):
