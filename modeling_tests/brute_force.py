@@ -36,20 +36,20 @@ class BruteForceElmo:
             if config.word_embedding_size != config.projection_size:
                 x = weights["embeddings.projection.weight"] @ x + weights["embeddings.projection.bias"]
             return x
-        return self.spelt_word(characters, "embeddings")
+        return self.word_from_characters(characters, "embeddings")
 
     def joined_word(self, given):
         config, weights, parts = self.config, self.weights, []
         if config.word_embedding_size:
             parts.append(weights["embeddings.words.word_embeddings.weight"][int(given.pop(0))])
         if config.character_filters:
-            parts.append(self.spelt_word(given.pop(0), "embeddings.characters"))
+            parts.append(self.word_from_characters(given.pop(0), "embeddings.characters"))
         if config.num_pos_tags:
             parts.append(weights["embeddings.pos_tags.pos_tag_embeddings.weight"][int(given.pop(0))])
         assert not given
         return weights["embeddings.projection.weight"] @ np.concatenate(parts) + weights["embeddings.projection.bias"]
 
-    def spelt_word(self, characters, place):
+    def word_from_characters(self, characters, place):
         config, weights = self.config, self.weights
         embedded = weights[f"{place}.character_embeddings.weight"][np.asarray(characters)]  # [length, size]
         filters = []

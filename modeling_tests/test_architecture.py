@@ -203,7 +203,7 @@ def test_kernels_import_nothing_but_torch_and_numpy() -> None:
                 assert top in allowed or top in sys.stdlib_module_names, f"{path.relative_to(PACKAGE)} imports {module}"
 
 
-def asked_at_home(tree: ast.AST) -> dict[str, set[str]]:
+def names_looked_up(tree: ast.AST) -> dict[str, set[str]]:
     """Names that a file reads of the package by `getattr` or as attributes, by module."""
     asked: dict[str, set[str]] = {}
 
@@ -231,7 +231,7 @@ def asked_at_home(tree: ast.AST) -> dict[str, set[str]]:
 def test_traveling_files_look_up_few_names_of_the_package() -> None:
     """Each name looked up in `elmo_hf` by files that do not import it exists there; all use the same lookup."""
     trees = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in TRAVELERS}
-    asked = {stem: found for stem, tree in trees.items() if (found := asked_at_home(tree))}
+    asked = {stem: found for stem, tree in trees.items() if (found := names_looked_up(tree))}
     assert asked == ASKED_AT_HOME
     for part, name in {(part, name) for found in asked.values() for part, names in found.items() for name in names}:
         assert hasattr(importlib.import_module(f"elmo_hf.{part}"), name)

@@ -133,7 +133,7 @@ class Home:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.strangers: dict[str, Any] | None = None
+        self.without_package: dict[str, Any] | None = None
 
     def of(self, name: str) -> tuple[Path | None, Path]:
         """The original checkpoint, if there is one, and the folder of its language model."""
@@ -301,7 +301,7 @@ def does_export(home: Home, member: Member, source: Path, folder: Path, tmp_path
     }
 
 
-STRANGER = """
+WITHOUT_PACKAGE = """
 import json, sys
 sys.modules["elmo_hf"] = None  # as if it were not installed: importing it fails
 import torch
@@ -320,9 +320,9 @@ print(json.dumps(answers))
 """
 
 
-def ask_strangers(home: Home) -> dict[str, Any]:
+def ask_without_package(home: Home) -> dict[str, Any]:
     """All members in one process without the package, and an aligned model."""
-    if home.strangers is None:
+    if home.without_package is None:
         jobs = []
         for name, member in MEMBERS.items():
             folder = home.of(name)[1]
@@ -336,16 +336,16 @@ def ask_strangers(home: Home) -> dict[str, Any]:
         empty = home.folder / "empty"
         empty.mkdir()
         environment = {**os.environ, "HF_HOME": str(home.folder / "hub"), "PYTHONPATH": ""}
-        run = run_python("-c", STRANGER, cwd=empty, env=environment, stdin=json.dumps(jobs))
+        run = run_python("-c", WITHOUT_PACKAGE, cwd=empty, env=environment, stdin=json.dumps(jobs))
         assert run.returncode == 0, run.stderr
-        home.strangers = json.loads(run.stdout.strip().splitlines()[-1])
-    return home.strangers
+        home.without_package = json.loads(run.stdout.strip().splitlines()[-1])
+    return home.without_package
 
 
 @torch.no_grad()
 def does_travel(home: Home, member: Member, source: Path | None, folder: Path, tmp_path: Path, name: str) -> None:
     """The same values where the package is not installed."""
-    answer = ask_strangers(home)[name]
+    answer = ask_without_package(home)[name]
     assert answer["module"] == "transformers_modules"
     batch = encode(ElmoTokenizer.from_pretrained(folder), SENTENCES, member, padding=True, return_tensors="pt")
     for cls, found in zip((ElmoModel, ElmoForPreTraining), answer["values"], strict=False):
@@ -403,7 +403,7 @@ def refuse(member: Member, column: str, folder: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @torch.no_grad()
 def test_an_aligned_model_travels_with_its_map(home: Home) -> None:
-    answer = ask_strangers(home)["aligned"]
+    answer = ask_without_package(home)["aligned"]
     folder = home.folder / "aligned_model"
     batch = ElmoTokenizer.from_pretrained(folder)(
         SENTENCES, is_split_into_words=True, padding=True, return_tensors="pt"

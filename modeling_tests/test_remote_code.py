@@ -67,7 +67,7 @@ BCN = {
 
 # A process in which the package is not installed. It imports torch and Transformers once; each job then runs in a copy
 # of it, as it was after those imports, so that nothing one folder's code leaves behind helps the next.
-STRANGER = """
+WITHOUT_PACKAGE = """
 import json, os, sys, traceback
 sys.modules["elmo_hf"] = None  # as if it were not installed: importing it fails
 import torch
@@ -255,7 +255,7 @@ VOCABULARY = ["<S>", "</S>", "<UNK>", "Mary"]
 TAGGED = [["中文", "kitab"], ["字"]], [["NOUN", "VERB"], [None]]
 
 
-class Strangers:
+class WithoutPackage:
     """Folders, and the answers of the other process."""
 
     def __init__(self, folder: Path) -> None:
@@ -282,7 +282,7 @@ class Strangers:
         empty = self.folder / "empty"
         empty.mkdir()
         environment = {**os.environ, "HF_HOME": str(self.folder / "home"), "PYTHONPATH": ""}
-        self.process = run_python("-c", STRANGER, cwd=empty, env=environment, stdin=json.dumps(self.jobs))
+        self.process = run_python("-c", WITHOUT_PACKAGE, cwd=empty, env=environment, stdin=json.dumps(self.jobs))
 
     def answer(self, name: str) -> Any:
         if name in self.failures:
@@ -305,31 +305,33 @@ def tokenizer_for(overrides: dict[str, Any]) -> ElmoTokenizer:
 
 
 @pytest.fixture(scope="module")
-def strangers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Strangers:
+def without_package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> WithoutPackage:
     """All jobs of the selected tests for the other process."""
-    strangers = Strangers(tmp_path_factory.mktemp("strangers"))
+    without_package = WithoutPackage(tmp_path_factory.mktemp("strangers"))
     asked = {value for item in request.session.items if (call := getattr(item, "callspec", None))
              for value in call.params.values() if isinstance(value, str)}  # fmt: skip
     for name, (_, auto, _) in CASES.items():
         if name in asked:
-            again = str(strangers.folder / f"{name}Again")
-            strangers.add(name, partial(model_and_tokenizer, name), "whole", auto, again)
-    strangers.add("spelled", language_model, "generated", ["Mary"])
+            again = str(without_package.folder / f"{name}Again")
+            without_package.add(name, partial(model_and_tokenizer, name), "whole", auto, again)
+    without_package.add("spelled", language_model, "generated", ["Mary"])
     for auto, make in SCRIPTS.items():
         if auto in asked:
-            strangers.add(f"script{auto}", make, "trained", auto, str(strangers.folder / f"script{auto}Again"))
-    strangers.add("tagged", tagger_of_characters_and_tags, "tagged", *TAGGED)
-    strangers.add("alone", lambda: (None, ElmoTokenizer(vocab=VOCABULARY)), "characters", "Mary knows")
-    strangers.run()
-    return strangers
+            without_package.add(
+                f"script{auto}", make, "trained", auto, str(without_package.folder / f"script{auto}Again")
+            )
+    without_package.add("tagged", tagger_of_characters_and_tags, "tagged", *TAGGED)
+    without_package.add("alone", lambda: (None, ElmoTokenizer(vocab=VOCABULARY)), "characters", "Mary knows")
+    without_package.run()
+    return without_package
 
 
 @pytest.mark.samples(3)
 @pytest.mark.parametrize("name", CASES)
-def test_loads_without_the_package(name, strangers):
+def test_loads_without_the_package(name, without_package):
     cls, auto, overrides = CASES[name]
-    result = strangers.answer(name)
-    assert not any(path.is_dir() for path in (strangers.folder / name).iterdir())
+    result = without_package.answer(name)
+    assert not any(path.is_dir() for path in (without_package.folder / name).iterdir())
     assert result["type"] == AUTO_MAP[auto].split(".")[1]
     assert result["module"] == ["transformers_modules", name]
     contexts = [["I see.", "Did they meet?"]] if cls is ElmoForQuestionAnswering else []
@@ -338,40 +340,40 @@ def test_loads_without_the_package(name, strangers):
     assert result["ids"] == batch["input_ids"].tolist()
     if cls is ElmoForMultipleChoice:
         batch = {name: value.unsqueeze(0) for name, value in batch.items()}
-    model = strangers.models[name]
+    model = without_package.models[name]
     expected = (model if auto != "AutoModel" or cls is ElmoModel else model.elmo)(**batch)[0]
     for found in (result["values"], result["second"]):
         torch.testing.assert_close(torch.tensor(found), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_a_dictionary_of_characters_and_a_tag_set_load_without_the_package(strangers):
-    found = torch.tensor(strangers.answer("tagged"))
+def test_a_dictionary_of_characters_and_a_tag_set_load_without_the_package(without_package):
+    found = torch.tensor(without_package.answer("tagged"))
     _, tokenizer = tagger_of_characters_and_tags()
     words, tags = TAGGED
     batch = tokenizer(words, pos_tags=tags, is_split_into_words=True, padding=True, return_tensors="pt")
-    torch.testing.assert_close(found, strangers.models["tagged"](**batch)[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, without_package.models["tagged"](**batch)[0], rtol=0, atol=1e-6)
 
 
-def test_a_language_model_generates_without_the_package(strangers):
+def test_a_language_model_generates_without_the_package(without_package):
     _, tokenizer = language_model()
-    model = strangers.models["spelled"]
+    model = without_package.models["spelled"]
     batch = tokenizer(["Mary"], is_split_into_words=True, return_tensors="pt")
     prompt = {name: value[:, :-1] for name, value in batch.items()}
     model.set_tokenizer(tokenizer)
-    assert strangers.answer("spelled") == model.generate(**prompt, max_new_tokens=3, do_sample=False).tolist()
+    assert without_package.answer("spelled") == model.generate(**prompt, max_new_tokens=3, do_sample=False).tolist()
 
 
 @pytest.mark.samples(1)
 @pytest.mark.parametrize("auto", SCRIPTS)
-def test_scripts_train_without_the_package(auto, strangers):
+def test_scripts_train_without_the_package(auto, without_package):
     """Trained, evaluated and saved by the Trainer; what was saved has the same loss."""
-    result = strangers.answer(f"script{auto}")
+    result = without_package.answer(f"script{auto}")
     assert result["type"] == {**AUTO_MAP, "AutoModelForSeq2SeqLM": ".ElmoEncoderDecoderModel"}[auto].split(".")[1]
     assert result["again"] == pytest.approx(result["loss"], rel=1e-5)
 
 
-def test_a_tokenizer_alone_loads_without_the_package(strangers):
-    result = strangers.answer("alone")
+def test_a_tokenizer_alone_loads_without_the_package(without_package):
+    result = without_package.answer("alone")
     assert result["module"] == ["transformers_modules", "alone"]
     assert result["characters"] == [character_row(word, 50) for word in ("<S>", "Mary", "knows", "</S>")]
     tokenizer = ElmoTokenizer(vocab=VOCABULARY)

@@ -269,7 +269,7 @@ def choices(folder, tokenizer):
     return model, [{**dict(each), "labels": 1} for each in encoded], collator
 
 
-def gaps(folder, tokenizer):
+def masked_words(folder, tokenizer):
     rows = [tokenizer(sentence(4), return_special_tokens_mask=True) for _ in range(7)]
     collator = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=0.5)
     return AutoModelForMaskedLM.from_pretrained(folder), rows, collator
@@ -282,7 +282,7 @@ def next_words(folder, tokenizer):
 
 
 @pytest.mark.samples(1)
-@pytest.mark.parametrize("task", [names, texts, answers, choices, gaps, next_words])
+@pytest.mark.parametrize("task", [names, texts, answers, choices, masked_words, next_words])
 def test_no_trainer(task, folder, tmp_path):
     """The loop of the `no_trainer` twins: prepared, trained, padded, gathered and saved by Accelerate."""
     set_seed(0)
@@ -314,7 +314,7 @@ def test_no_trainer(task, folder, tmp_path):
             losses.append(accelerator.gather_for_metrics(loss.detach().repeat(2)))
         means.append(float(torch.cat(losses).mean()))
     # The words to fill in are drawn anew for every epoch, so their losses differ by more than these steps learn.
-    assert np.isfinite(means).all() and (task is gaps or means[-1] < means[0])
+    assert np.isfinite(means).all() and (task is masked_words or means[-1] < means[0])
     model.eval()
     seen = 0
     for batch in loader:

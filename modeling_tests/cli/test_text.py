@@ -36,7 +36,7 @@ def text(tmp_path: Path) -> Path:
     return tmp_path / "text.txt"
 
 
-def rule_told(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> list[str]:
+def reported_rules(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> list[str]:
     messages = [
         record.getMessage() for record in caplog.records if "lines are split by the rule" in record.getMessage()
     ]
@@ -51,7 +51,7 @@ def test_perplexity(folder, text, asked, capsys, caplog):
     how = [] if asked is None else ["--pre_tokenization", asked]
     assert main(["perplexity", str(folder), str(text), "--device", "cpu", "--sentence_independent", *how]) == 0
     printed = float(capsys.readouterr().out.split()[1])
-    assert rule_told(capsys, caplog) == [asked or "whitespace"]
+    assert reported_rules(capsys, caplog) == [asked or "whitespace"]
     model, tokenizer = ElmoForPreTraining.from_pretrained(folder), ElmoTokenizer.from_pretrained(folder)
     of_corpus = perplexity(model, tokenizer, open_corpus(text), carry_state=False, pre_tokenization=asked)
     assert printed == pytest.approx(of_corpus.both, abs=1e-3)
@@ -67,7 +67,7 @@ def test_embed(folder, text, asked, tmp_path, capsys, caplog):
     output = tmp_path / "out.h5"
     how = [] if asked is None else ["--pre_tokenization", asked]
     assert main(["embed", str(text), str(output), "--model", str(folder), "--device", "cpu", *how]) == 0
-    assert rule_told(capsys, caplog) == [asked or "whitespace"]
+    assert reported_rules(capsys, caplog) == [asked or "whitespace"]
     given = [line.split() for line in LINES] if asked is None else LINES
     check_equal(read(output), embed(given, folder, device="cpu"))
     lengths = [len(array) for array in read(output)]
@@ -78,7 +78,7 @@ def test_no_notice_if_both_pre_tokenization_rules_agree(folder, text, capsys, ca
     caplog.set_level("INFO")
     text.write_text("the cat\na mat\n")
     assert main(["perplexity", str(folder), str(text), "--device", "cpu"]) == 0
-    assert rule_told(capsys, caplog) == []
+    assert reported_rules(capsys, caplog) == []
 
 
 def test_tag_and_conllu(folder, tmp_path, capsys, caplog):

@@ -50,7 +50,7 @@ class Host:
         for number in ip("netns", "pids", self.name).split():
             os.kill(int(number), signal.SIGKILL)
 
-    def come_back(self) -> None:
+    def reconnect(self) -> None:
         """Plug the cable in again."""
         ip("-n", self.name, "link", "set", INTERFACE, "up")
 

@@ -216,7 +216,7 @@ def test_a_corrupt_file_is_named_and_the_others_are_done(command, texts, expecte
     check(output, here)
 
 
-def when_some_are_written(output: Path, count: int, act: Callable[[], None]) -> threading.Thread:
+def after_shards_are_written(output: Path, count: int, act: Callable[[], None]) -> threading.Thread:
     """Start a thread that acts once the output has this number of shards."""
 
     def watch() -> None:
@@ -245,7 +245,7 @@ def test_a_node_killed_in_the_middle(command, cluster, folder, tmp_path) -> None
         cluster.remove_node(lost, allow_graceful=False)
         written.append(len(list(output.glob("*.parquet"))))
 
-    thread = when_some_are_written(output, 10, kill)
+    thread = after_shards_are_written(output, 10, kill)
     try:
         assert command([tmp_path / "text.txt"], output) == 0
     finally:
@@ -281,7 +281,7 @@ def test_an_actor_out_of_memory(command, cluster, folder, tmp_path) -> None:
             os.kill(process, signal.SIGKILL)
             killed.append(len(list(output.glob("*.parquet"))))
 
-    thread = when_some_are_written(output, 10, kill)
+    thread = after_shards_are_written(output, 10, kill)
     assert command([tmp_path / "text.txt"], output) == 0
     thread.join()
     check(output, here)

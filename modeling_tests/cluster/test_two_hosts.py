@@ -116,7 +116,7 @@ def test_a_lost_host_changes_no_bit_of_the_result(
     before = losses(tmp_path)
     assert CHECKPOINT_EVERY < len(before) < STEPS and before == uninterrupted[: len(before)]
 
-    second.come_back()
+    second.reconnect()
     assert [process.wait(900) for process in start()] == [0, 0]
     assert losses(tmp_path) == uninterrupted
     assert len(list((tmp_path / "checkpoints").glob(f"step-{STEPS:08}/process-*.pt"))) == 2

@@ -27,7 +27,7 @@ def in_this_process(command: Sequence[str], **_: Any) -> SimpleNamespace:
     return SimpleNamespace(returncode=0)
 
 
-def assert_told(printed: str, folder: Path, least_score: float) -> None:
+def assert_reported(printed: str, folder: Path, least_score: float) -> None:
     right, asked = printed.split('The nearest "light" has the same sense in ')[1].split(" sentences")[0].split(" of ")
     assert asked == "6" and int(right) >= 3  # by chance 1.2
     gap = next(line for line in printed.splitlines() if "She was one <mask> them" in line)
@@ -47,7 +47,7 @@ def assert_told(printed: str, folder: Path, least_score: float) -> None:
 def test_demo_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "subprocess", SimpleNamespace(run=in_this_process))
     demo.main(["--output_dir", str(tmp_path), "--epochs", "2", "--train_share", "0.25"])
-    assert_told(capsys.readouterr().out, tmp_path, least_score=70.0)
+    assert_reported(capsys.readouterr().out, tmp_path, least_score=70.0)
     # A changed answer is detected.
     predictions = tmp_path / "tagger" / "predictions.conll"
     text = predictions.read_text(encoding="utf-8").rstrip()
@@ -86,4 +86,4 @@ def test_command_learns_and_reruns_in_the_same_folder(tmp_path: Path) -> None:
     for options, least_score in ((["3"], 85.0), (["1", "--train_share", "0.25"], 60.0)):
         done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert_told(done.stdout, tmp_path, least_score)
+        assert_reported(done.stdout, tmp_path, least_score)

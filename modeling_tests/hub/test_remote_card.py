@@ -9,7 +9,7 @@ from elmo_hf.hub import CardFacts, push, write_card
 from modeling_tests.forking import run_python
 from modeling_tests.tiny import tiny_config, with_large_weights
 
-STRANGER = """
+WITHOUT_PACKAGE = """
 import re, sys
 sys.modules["elmo_hf"] = None  # as if it were not installed: importing it fails
 from huggingface_hub import hf_hub_download
@@ -42,7 +42,7 @@ def test_card_code_runs_without_the_package(hub, tmp_path):
         "HF_HOME": str(tmp_path / "home"),
         "PYTHONPATH": "",
     }
-    result = run_python("-c", STRANGER, *arguments, env=environment, cwd=tmp_path)
+    result = run_python("-c", WITHOUT_PACKAGE, *arguments, env=environment, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     for name in ("vectors", "tagger"):
         assert f"LOADED writer/{name} transformers_modules" in result.stdout

@@ -128,7 +128,7 @@ def test_bad_input(converted):
         verify(folder, source)
 
 
-def claim(folder, name, *shape):
+def claim_shape(folder, name, *shape):
     """Replace a dataset by one that claims a shape and stores nothing."""
     with h5py.File(folder / "weights.hdf5", "a") as file:
         del file[name]
@@ -138,14 +138,14 @@ def claim(folder, name, *shape):
 def test_shapes_are_checked_before_anything_is_read(converted):
     """Datasets of petabytes: with the options of a small model, and with options that claim as much."""
     folder, source = converted / "folder", converted / "source"
-    claim(source, "CNN_proj/W_proj", 10**9, 10**6)
+    claim_shape(source, "CNN_proj/W_proj", 10**9, 10**6)
     with pytest.raises(CheckpointError, match=r"'CNN_proj/W_proj'.*\(1000000000.*1000000\)"):
         verify(folder, source)
     write_bilm(source)
     huge = 10**9
-    claim(source, "char_embed", 261, huge)
+    claim_shape(source, "char_embed", 261, huge)
     for i, (width, count) in enumerate(FILTERS):
-        claim(source, f"CNN/W_cnn_{i}", 1, width, huge, count)
+        claim_shape(source, f"CNN/W_cnn_{i}", 1, width, huge, count)
     (source / "options.json").write_text(json.dumps(options(embedding={"dim": huge})))
     with pytest.raises(CheckpointError, match="character_embedding_size.*3.*1000000000"):
         verify(folder, source)
@@ -155,7 +155,7 @@ def test_rows_of_words_are_checked_before_they_are_read(tmp_path):
     values = word_options()
     write_bilm(tmp_path / "source", values, bilm_arrays(values, 6, softmax=False), vocabulary=VOCABULARY)
     convert(tmp_path / "source", tmp_path / "folder")
-    claim(tmp_path / "source", "embedding", 10**15, 6)
+    claim_shape(tmp_path / "source", "embedding", 10**15, 6)
     with pytest.raises(CheckpointError, match="6 words.* 1000000000000000 rows"):
         verify(tmp_path / "folder", tmp_path / "source")
 

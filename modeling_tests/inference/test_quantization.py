@@ -245,10 +245,10 @@ def test_remote_code_of_the_folder(tmp_path, monkeypatch, request):
     request.addfinalizer(forget_modules_of_folders)
     cls = get_class_from_dynamic_module("modeling_elmo.ElmoForTokenClassification", str(tmp_path / "model"))
     assert cls.__module__.startswith("transformers_modules") and cls is not ElmoForTokenClassification
-    stranger = cls.from_pretrained(tmp_path / "model", config=cls.config_class.from_pretrained(tmp_path / "model"))
-    assert not any(isinstance(part, ElmoQuantizedLinear) for part in stranger.modules())
-    assert_same(stranger, model)
-    stranger.save_pretrained(tmp_path / "again")
+    remote = cls.from_pretrained(tmp_path / "model", config=cls.config_class.from_pretrained(tmp_path / "model"))
+    assert not any(isinstance(part, ElmoQuantizedLinear) for part in remote.modules())
+    assert_same(remote, model)
+    remote.save_pretrained(tmp_path / "again")
     assert_same(AutoModelForTokenClassification.from_pretrained(tmp_path / "again"), model)
 
 

@@ -94,7 +94,7 @@ def test_frozen_parts_get_no_gradient() -> None:
     assert [tensor.grad is not None for tensor in tensors] == [True, False, False, False, False, True, True]
 
 
-def of_relative_error(found: Tensor, expected: Tensor, bound: float) -> None:
+def check_relative_error(found: Tensor, expected: Tensor, bound: float) -> None:
     """Check the error relative to the largest value, and the angle between both tensors."""
     assert found.isfinite().all()
     assert (found - expected).abs().max() <= bound * expected.abs().max()
@@ -134,9 +134,9 @@ class TestBfloat16Matmuls:
         found, gradients, _ = self.run(tensors, upstream, torch.bfloat16, torch.float32)
         assert {part.dtype for part in (*found, *gradients)} == {torch.float32}
         for one, other in zip(found, expected, strict=True):
-            of_relative_error(one, other, 1e-2)
+            check_relative_error(one, other, 1e-2)
         for one, other in zip(gradients, expected_gradients, strict=True):
-            of_relative_error(one, other, 1e-2)
+            check_relative_error(one, other, 1e-2)
 
     @pytest.mark.parametrize("matmul_dtype", [torch.bfloat16, torch.float32])
     def test_narrow_weights(self, tensors: list[Tensor], matmul_dtype: torch.dtype) -> None:
@@ -150,7 +150,7 @@ class TestBfloat16Matmuls:
         assert [part.dtype for part in found] == [torch.bfloat16, torch.bfloat16, torch.float32]
         assert [part.dtype for part in gradients] == [tensor.dtype for tensor in narrow]
         for one, other in zip((*found, *gradients), (*expected, *expected_gradients), strict=True):
-            of_relative_error(one.float(), other, 2e-2 if matmul_dtype == torch.bfloat16 else 1e-2)
+            check_relative_error(one.float(), other, 2e-2 if matmul_dtype == torch.bfloat16 else 1e-2)
 
     def test_weights_are_converted_once(self, tensors: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
         """Weights are cast once per call, not per step, and not again in the backward pass."""
@@ -187,7 +187,7 @@ class TestBfloat16Matmuls:
         monkeypatch.setattr(operators, "reference_lstm", None)
         found = gradients(autocasts=True)
         for one, other in zip(found, expected, strict=True):
-            of_relative_error(one, other, 0.03 if can_multiply else 2e-6)
+            check_relative_error(one, other, 0.03 if can_multiply else 2e-6)
 
 
 class Chosen(Exception):

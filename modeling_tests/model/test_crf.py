@@ -40,7 +40,7 @@ MASKS = torch.tensor(
 ).bool()
 
 
-def field_of(labels: list[str], scheme: str | None, **fields) -> ElmoCrf:
+def crf_of(labels: list[str], scheme: str | None, **fields) -> ElmoCrf:
     names = dict(enumerate(labels))
     config = tiny_config(
         use_crf=True,
@@ -55,7 +55,7 @@ def field_of(labels: list[str], scheme: str | None, **fields) -> ElmoCrf:
 
 
 def scores_of(labels: list[str], scheme: str | None, dtype=torch.float64) -> CrfScores:
-    field = field_of(labels, scheme).to(dtype)
+    field = crf_of(labels, scheme).to(dtype)
     with torch.no_grad():
         for parameter in field.parameters():
             parameter.normal_()
@@ -144,7 +144,7 @@ class TestScores:
     @pytest.mark.slow
     @any_field
     def test_gradients_agree_with_finite_differences(self, labels, scheme):
-        field = field_of(labels, scheme).double()
+        field = crf_of(labels, scheme).double()
         values = [torch.randn_like(parameter).requires_grad_() for parameter in field.parameters()]
         names = [name for name, _ in field.named_parameters()]
         mask = MASKS[1:7]
@@ -159,7 +159,7 @@ class TestScores:
         assert torch.autograd.gradcheck(run, (emissions, *values), eps=1e-6, atol=1e-7)
 
     def test_gradients_of_a_strict_scheme_are_finite(self):
-        field = field_of(BIOES, "BIOES")
+        field = crf_of(BIOES, "BIOES")
         emissions = (emissions_of(len(BIOES), dtype=torch.float32) * 100).requires_grad_()
         gold = best_tags(emissions, MASKS, field())
         log_likelihood(emissions, gold, MASKS, field()).sum().backward()
@@ -185,13 +185,13 @@ class TestConstraints:
 
     def test_labels_unreachable_in_decoding_are_allowed(self):
         """Archives may have such transitions: their training data was not checked against the scheme."""
-        field = field_of(["O", "B-PER", "I-LOC"], "BIO", crf_constraints="decoding")
+        field = crf_of(["O", "B-PER", "I-LOC"], "BIO", crf_constraints="decoding")
         emissions = torch.tensor([[[0.0, 1.0, 9.0], [0.0, 1.0, 9.0]]])
         assert best_tags(emissions, torch.ones(1, 2).bool(), field()).tolist() == [[1, 1]]
 
     def test_constraints_in_decoding_only(self):
-        free, field = field_of(self.LABELS, None), field_of(self.LABELS, "BIO", crf_constraints="decoding")
-        strict, never = field_of(self.LABELS, "BIO"), field_of(self.LABELS, "BIO", crf_constraints="never")
+        free, field = crf_of(self.LABELS, None), crf_of(self.LABELS, "BIO", crf_constraints="decoding")
+        strict, never = crf_of(self.LABELS, "BIO"), crf_of(self.LABELS, "BIO", crf_constraints="never")
         emissions, mask = torch.tensor([[[0.0, 1.0, 5.0], [0.0, 1.0, 5.0]]]), torch.ones(1, 2).bool()
         gold = torch.tensor([[2, 2]])
         for other in (field, never):
@@ -202,7 +202,7 @@ class TestConstraints:
         assert best_tags(emissions, mask, never()).tolist() == [[2, 2]]
 
     def test_without_start_and_end_transitions(self):
-        field = field_of(self.LABELS, None, crf_start_end_transitions=False)
+        field = crf_of(self.LABELS, None, crf_start_end_transitions=False)
         assert [name for name, _ in field.named_parameters()] == ["transitions"]
         assert field().start.tolist() == field().end.tolist() == [0, 0, 0]
 
@@ -213,7 +213,7 @@ class TestLabelWeights:
     WEIGHTS = [0.5, 2.0, 0.0, 1.0, 3.5]
 
     def field(self, strategy, weights=None, scheme=None, **fields):
-        field = field_of(
+        field = crf_of(
             BIO, scheme, crf_label_weights=self.WEIGHTS if weights is None else weights, crf_weight_strategy=strategy,
             **fields,
         ).double()  # fmt: skip
@@ -367,7 +367,7 @@ class TestDecoding:
         scores = scores_of(BIO, "BIO", torch.float32)
         emissions = emissions_of(len(BIO), dtype=torch.bfloat16)
         assert torch.equal(log_partition(emissions, MASKS, scores), log_partition(emissions.float(), MASKS, scores))
-        assert field_of(BIO, "BIO").to(torch.bfloat16)().transitions.dtype == torch.float32
+        assert crf_of(BIO, "BIO").to(torch.bfloat16)().transitions.dtype == torch.float32
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = log_partition(emissions.float(), MASKS, scores)
         assert torch.equal(found, log_partition(emissions.float(), MASKS, scores))
@@ -393,7 +393,7 @@ class TestImpossibleLabels:
         ],
     )
     def test_are_refused_and_named(self, labels, scheme, gold, message):
-        field = field_of(labels, scheme)
+        field = crf_of(labels, scheme)
         tags = [-100 if tag == "?" else labels.index(tag) for tag in gold.split()]
         # A possible row before it, boundaries and padding around it.
         rows = torch.full((2, len(tags) + 3), -100)
@@ -409,4 +409,4 @@ class TestImpossibleLabels:
         assert (scores[1] < FORBIDDEN / 2) == (message is not None)
 
     def test_are_allowed_without_a_scheme(self):
-        field_of(BIO, None).check_labels(torch.tensor([[2, 4]]), torch.ones(1, 2).bool())
+        crf_of(BIO, None).check_labels(torch.tensor([[2, 4]]), torch.ones(1, 2).bool())

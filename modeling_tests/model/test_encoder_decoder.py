@@ -172,7 +172,7 @@ def test_refusals():
         model(**batch_of())
 
 
-STRANGER = """
+PROGRAM = """
 import sys
 if sys.argv[2] == "absent":
     sys.modules["elmo_hf"] = None
@@ -209,7 +209,7 @@ def test_remote_code(package, source, tmp_path):
     (tmp_path / "empty").mkdir()
     root = Path(__file__).resolve().parents[2]
     process = subprocess.run(
-        [sys.executable, "-c", STRANGER, "me/translator" if source == "Hub" else folder, package, tmp_path / "again"],
+        [sys.executable, "-c", PROGRAM, "me/translator" if source == "Hub" else folder, package, tmp_path / "again"],
         cwd=tmp_path / "empty",
         env={
             **os.environ,

@@ -60,7 +60,7 @@ def direction_in_numpy(model, context):
     return np.concatenate([head[:-1], head[-1] + log_softmax(weights["clusters.tail.0.1.weight"] @ narrow)])
 
 
-def gap_in_numpy(model, before, after):
+def masked_word_in_numpy(model, before, after):
     """log p(word | both sides), (words,), word by word; a side is None or its direction's output (P,)."""
     count = 12 - len(model.softmax.excluded_ids)
     prior = np.array([np.log((k + 2) / (k + 1)) / np.log(count + 1) for k in range(count)])
@@ -96,7 +96,7 @@ def test_every_masked_position_equals_brute_force(variant, side, weight):
         for place, position in enumerate(real):
             before = top[place - 1, :4] if place > 0 else None
             after = top[place + 1, 4:] if place + 1 < len(real) else None
-            expected = gap_in_numpy(model, before, after)
+            expected = masked_word_in_numpy(model, before, after)
             np.testing.assert_allclose(logits[row, position, words], expected, rtol=0, atol=1e-10)
             assert (logits[row, position, excluded] == IMPOSSIBLE).all()
             # The boundaries and the unknown word are never predicted.

@@ -60,14 +60,14 @@ def tiny_model(cls=ElmoModel, **overrides):
     return with_large_weights(cls(tiny_config(**overrides))).eval()
 
 
-def what_is_read(model, batch):
+def word_inputs(model, batch):
     """The inputs that the word layer reads."""
     return [batch[name] for name in model.embeddings.input_names]
 
 
 def rows_of(model, batch, index):
     """The words of one sentence as brute force reads them."""
-    inputs = [real_words(values, batch, index).numpy() for values in what_is_read(model, batch)]
+    inputs = [real_words(values, batch, index).numpy() for values in word_inputs(model, batch)]
     return inputs[0] if len(inputs) == 1 else list(zip(*inputs, strict=True))
 
 
@@ -243,7 +243,7 @@ class TestInputs:
     def test_inputs_embeds_in_place_of_word_inputs(self, reads):
         model, batch = tiny_model(**READS[reads]), batch_of(SENTENCES)
         expected = model(**batch).last_hidden_state
-        vectors = model.embeddings(*what_is_read(model, batch), mask=batch["attention_mask"].bool())
+        vectors = model.embeddings(*word_inputs(model, batch), mask=batch["attention_mask"].bool())
         found = model(inputs_embeds=vectors, attention_mask=batch["attention_mask"]).last_hidden_state
         assert torch.equal(found, expected)
         # Word ids given as well only identify the boundaries.

@@ -61,7 +61,7 @@ def lstm(inputs, layer, reverse):
     return outputs[::-1] if reverse else outputs
 
 
-def spelled_out(model, words, asked, context, candidates):
+def logits_by_definition(model, words, asked, context, candidates):
     """(candidates, 2) logits from word vectors and the columns of each part, by the formulas of Seo et al."""
     w = model.attention.similarity.weight.detach().numpy()[0]
     similarity = {
@@ -96,7 +96,7 @@ def test_agrees_with_loops_in_float64(variant, side, tokenizer):
         asked = [first + 1 + index for index in range(len(question.split()))]
         told = [asked[-1] + 3 + index for index in range(len(context.split()))]
         candidates = [first, *told]
-        expected = spelled_out(model, vectors[row].numpy(), asked, told, candidates)
+        expected = logits_by_definition(model, vectors[row].numpy(), asked, told, candidates)
         for column, logits in enumerate((output.start_logits, output.end_logits)):
             np.testing.assert_allclose(logits[row, candidates], expected[:, column], rtol=0, atol=1e-10)
             others = torch.ones(20, dtype=torch.bool)

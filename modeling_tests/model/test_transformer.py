@@ -54,7 +54,7 @@ def real_words(values, batch, index):
     return values[index][batch["attention_mask"][index].bool()]
 
 
-def what_is_read(model, batch):
+def word_inputs(model, batch):
     return batch["input_ids" if model.config.word_embedding_size else "character_ids"]
 
 
@@ -88,7 +88,7 @@ def test_agrees_with_brute_force_in_float64(variant, side, implementation):
     with torch.no_grad():
         output = model(**batch, output_hidden_states=True)
     for index in range(len(SENTENCES)):
-        layers, _ = plain.sentence(real_words(what_is_read(model, batch), batch, index).numpy())
+        layers, _ = plain.sentence(real_words(word_inputs(model, batch), batch, index).numpy())
         for found, expected in zip(output.hidden_states, layers, strict=True):
             np.testing.assert_allclose(real_words(found, batch, index), expected, rtol=0, atol=1e-10)
         for mix, found in enumerate(output.representations.unbind(1)):

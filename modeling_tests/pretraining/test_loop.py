@@ -519,7 +519,7 @@ def test_independent_sentences_adamw_and_a_schedule_resume_too(corpus: Path, tmp
 
 
 @pytest.fixture
-def half_a_schedule(corpus: Path, tmp_path: Path) -> tuple[dict[str, Any], Path]:
+def interrupted_schedule(corpus: Path, tmp_path: Path) -> tuple[dict[str, Any], Path]:
     """Settings with a cosine schedule, and the folder of an interrupted run with them."""
     changed = {"schedule": "cosine", "epochs": 1, "max_steps": None, "held_out_data": None, "warmup_steps": None}
     summary = pretrain(settings(corpus, tmp_path / "halves", **changed, stop_after=5))
@@ -530,9 +530,9 @@ def half_a_schedule(corpus: Path, tmp_path: Path) -> tuple[dict[str, Any], Path]
 
 @pytest.mark.slow
 def test_schedule_length_is_computed_from_the_text(
-    half_a_schedule: tuple[dict[str, Any], Path], corpus: Path, tmp_path: Path
+    interrupted_schedule: tuple[dict[str, Any], Path], corpus: Path, tmp_path: Path
 ) -> None:
-    changed, halves = half_a_schedule
+    changed, halves = interrupted_schedule
     text = (corpus / "train.txt").read_text()
     planned = -(-(len(text.split()) + text.count("\n")) // (4 * 6))
     (stored,) = (halves / "checkpoints").glob("step-*5/progress.json")

@@ -20,7 +20,7 @@ from elmo_hf.pretraining.sampled_softmax import (
 )
 
 
-def chances(words: int) -> np.ndarray:
+def log_uniform(words: int) -> np.ndarray:
     """The log-uniform distribution, by its definition."""
     ranks = np.arange(words)
     return np.log((ranks + 2) / (ranks + 1)) / np.log(words + 1)
@@ -50,7 +50,7 @@ class TestSampler:
         words, draws = 20, 20_000
         sampler = LogUniformSampler(words, 1, seed=1)
         counts = np.bincount([int(sampler.draw().ranks) for _ in range(draws)], minlength=words)
-        expected = chances(words) * draws
+        expected = log_uniform(words) * draws
         # Chi-square with 19 degrees of freedom: below 43.8 with probability 0.999.
         assert ((counts - expected) ** 2 / expected).sum() < 43.8
 
@@ -66,7 +66,7 @@ class TestSampler:
             tries[0] += candidates.tries
             found: set[int] = set()
             while len(found) < samples:
-                found.add(int(generator.choice(words, p=chances(words))))
+                found.add(int(generator.choice(words, p=log_uniform(words))))
                 tries[1] += 1
             plain[list(found)] += 1
         # Four standard errors of the difference of two proportions, and of two means.
@@ -98,7 +98,7 @@ class TestSampler:
 @pytest.mark.parametrize("words", [10, 800_000])
 @pytest.mark.parametrize(("tries", "samples"), [(8, 8), (13, 8)])
 def test_expected_count(words: int, tries: int, samples: int) -> None:
-    p = chances(words)
+    p = log_uniform(words)
     expected = p * samples if tries == samples else -np.expm1(tries * np.log1p(-p))
     found = log_expected_count(torch.arange(words), tries, samples, words)
     np.testing.assert_allclose(found.numpy(), np.log(expected), atol=1e-9)
@@ -119,7 +119,7 @@ def problem(words: int = 50, samples: int = 12, n: int = 30, width: int = 5, see
 
 def formula(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, ranks: Tensor, tries: int) -> np.ndarray:
     """The sampled loss word by word, in NumPy, from the definition."""
-    p = chances(len(bias))
+    p = log_uniform(len(bias))
     count = p * len(ranks) if tries == len(ranks) else -np.expm1(tries * np.log1p(-p))
     logits = (hidden @ weight.T + bias).detach().numpy() - np.log(count)
     losses = []
