@@ -6,8 +6,9 @@
     python benchmarks/cpu_inference.py --model FOLDER --sentences FILE --output_dir OUT --sweep
 
 Three workloads are measured in float32, bfloat16 and int8: batches in file order, batches of sentences of similar
-length, and single sentences. All configurations alternate round by round in separate processes, so that they see the
-same machine. Also measured are the share of the CPU's best matmul, timed between the rounds, and memory. `--sweep`
+length, and single sentences. `--kinds fp32 int8 onnx onnx-int8` compares with ONNX Runtime on the exported model, in
+float32 and with its dynamic int8. All configurations alternate round by round in separate processes, so that they see
+the same machine. Also measured are the share of the CPU's best matmul, timed between the rounds, and memory. `--sweep`
 measures words/s by sentence length, batch size and number of threads instead.
 
 A peer, like each of our processes, is a worker. It prints a line that begins with `ready`; then, for each line `go` on
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from elmo_hf import ElmoModel, quantize
 
 Sentences = list[list[str]]
 KINDS = ("fp32", "bf16", "int8")
+ONNX_KINDS = ("onnx", "onnx-int8")
 WORKS = ("file order", "bucketed", "one at a time")
 
 
@@ -45,7 +47,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder of a converted model and its tokenizer")
     parser.add_argument("--sentences", required=True, help="text, one sentence of space-separated words per line")
     parser.add_argument("--peer", default=None, help="command of the worker to compare with, with the three fields")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS + ONNX_KINDS, default=list(KINDS))
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--limit", type=int, default=256, help="sentences per round, in batches")
     parser.add_argument("--limit_single", type=int, default=48, help="sentences per round, one at a time")
@@ -55,7 +57,9 @@ def main() -> None:
     parser.add_argument("--cache_megabytes", type=float, default=None, help="cache word vectors between batches")
     parser.add_argument("--sweep", action="store_true", help="sweep over length, batch size and threads")
     parser.add_argument("--output_dir", default=None, help="folder for results.json and a figure")
-    parser.add_argument("--worker", choices=KINDS, default=None, help="be a worker over all of --sentences")
+    parser.add_argument(
+        "--worker", choices=KINDS + ONNX_KINDS, default=None, help="be a worker over all of --sentences"
+    )
     args = parser.parse_args()
     if args.worker:
         work(args)
@@ -94,6 +98,38 @@ def embed(model: ElmoModel, tokenizer: Any, batches: list[Sentences]) -> float:
     return time.perf_counter() - start
 
 
+def embed_by_onnx(session: Any, tokenizer: Any, batches: list[Sentences]) -> float:
+    """Seconds for embedding the batches with ONNX Runtime."""
+    start = time.perf_counter()
+    for batch in batches:
+        session.run(None, dict(tokenizer(batch, is_split_into_words=True, padding=True, return_tensors="np")))
+    return time.perf_counter() - start
+
+
+def onnx_session(args: argparse.Namespace, kind: str) -> Any:
+    """Export the model and open it in ONNX Runtime; the matmuls of `onnx-int8` are quantized dynamically."""
+    import onnx
+    import onnxruntime
+    from onnxruntime.quantization import quantize_dynamic
+
+    from elmo_hf.exporting import export_onnx
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = args.threads
+    with tempfile.TemporaryDirectory() as folder:
+        path = export_onnx(
+            AutoModel.from_pretrained(args.model, dtype=torch.float32).eval(), Path(folder) / "model.onnx"
+        )
+        if kind == "onnx-int8":
+            graph = onnx.load(path)
+            # Shapes written by PyTorch's exporter contradict the quantizer's.
+            for each in (graph.graph, *(a.g for node in graph.graph.node for a in node.attribute if a.HasField("g"))):
+                del each.value_info[:]
+            path = path.with_name("int8.onnx")
+            quantize_dynamic(graph, path, extra_options={"EnableSubgraph": True})
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
 def resident_megabytes() -> float:
     """Peak resident memory of this process so far."""
     status = Path("/proc/self/status")
@@ -109,11 +145,19 @@ def work(args: argparse.Namespace) -> None:
     sentences = [line.split() for line in Path(args.sentences).read_text(encoding="utf-8").splitlines()]
     batches = [sentences[start : start + args.batch_size] for start in range(0, len(sentences), args.batch_size)]
     before = resident_megabytes()
-    model, tokenizer = load(args, args.worker)
+    run: Callable[[Any, Any, list[Sentences]], float] = embed
+    if args.worker in ONNX_KINDS:
+        model, tokenizer, run = (
+            onnx_session(args, args.worker),
+            AutoTokenizer.from_pretrained(args.model),
+            embed_by_onnx,
+        )
+    else:
+        model, tokenizer = load(args, args.worker)
     words = sum(map(len, sentences))
     print(f"ready elmo_hf {args.worker} {len(sentences)} sentences {words} words", flush=True)
     for _ in sys.stdin:
-        seconds = embed(model, tokenizer, batches)
+        seconds = run(model, tokenizer, batches)
         answer = {"seconds": seconds, "words_per_second": words / seconds, "megabytes": resident_megabytes() - before}
         print(json.dumps(answer), flush=True)
 
