@@ -9,6 +9,116 @@ from elmo_hf import ElmoConfig
 PUBLISHED = {"small": 13.6, "medium": 28.0, "original": 93.6, "5.5B": 93.6}
 
 
+FILTERS = [[1, 32], [2, 32], [3, 64], [4, 128], [5, 256], [6, 512], [7, 1024]]
+# Filters, cell, projection, highways. The published ones are those of the originals' options.json.
+SIZES = {
+    "mini": (FILTERS[:5], 512, 128, 1),
+    "small": (FILTERS, 1024, 128, 1),
+    "medium": (FILTERS, 2048, 256, 1),
+    "original": (FILTERS, 4096, 512, 2),
+    "5.5B": (FILTERS, 4096, 512, 2),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_presets_have_the_published_sizes(name):
+    config = ElmoConfig.from_preset(name)
+    found = (config.character_filters, config.cell_size, config.projection_size, config.num_highway_layers)
+    assert found == SIZES[name]
+
+
+def test_defaults():
+    """Folders saved before a field existed are read with its default, which must not change."""
+    defaults = {
+        "vocab_size": 5,
+        "word_embedding_size": 0,
+        "num_pos_tags": 0,
+        "pos_tag_embedding_size": 32,
+        "num_characters": 262,
+        "max_characters_per_word": 50,
+        "character_embedding_size": 16,
+        "character_filters": FILTERS,
+        "character_activation": "relu",
+        "num_highway_layers": 2,
+        "character_projection": True,
+        "character_projection_location": "after_highway",
+        "character_layer_norm": False,
+        "projection_size": 512,
+        "encoder_type": "lstm",
+        "bidirectional": True,
+        "cell_size": 4096,
+        "num_hidden_layers": 2,
+        "cell_projection": True,
+        "use_skip_connections": True,
+        "cell_clip": 3.0,
+        "projection_clip": 3.0,
+        "forget_bias": 1.0,
+        "lstm_input_dropout": 0.0,
+        "num_attention_heads": 8,
+        "feed_forward_size": 2048,
+        "max_position_embeddings": 2147483647,
+        "layer_norm_epsilon": 1e-06,
+        "transformer_input_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "transformer_dropout": 0.0,
+        "softmax_dropout": 0.0,
+        "context_word_layer": False,
+        "causal": True,
+        "aligned": False,
+        "weight_precision": None,
+        "num_representations": 1,
+        "scalar_mix": "learned",
+        "scalar_mix_parameters": None,
+        "scalar_mix_layer_norm": None,
+        "scalar_mix_layer_norm_epsilon": 1e-12,
+        "scalar_mix_l2": 0.0,
+        "representation_dropout": 0.5,
+        "softmax_cutoffs": None,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "unk_token_id": 3,
+        "mask_token_id": None,
+        "tie_word_embeddings": False,
+        "direction": "forward",
+        "mask_prior_weight": 1.0,
+        "sparse_prediction": False,
+        "elmo_at": ["input"],
+        "word_vector_size": 0,
+        "train_word_vectors": True,
+        "task_lstm_size": 0,
+        "task_lstm_layers": 1,
+        "task_encoder": "lstm",
+        "task_forget_bias": 1.0,
+        "task_recurrent_dropout": 0.0,
+        "words_only": False,
+        "task_character_size": 0,
+        "num_task_characters": 2,
+        "task_character_filters": [[3, 128]],
+        "task_character_activation": "relu",
+        "pre_encoder_layers": [],
+        "classifier_layers": [],
+        "integrator_size": 0,
+        "integrator_layers": 1,
+        "task_dropout": 0.0,
+        "use_crf": False,
+        "tag_scheme": None,
+        "tag_names": None,
+        "crf_constraints": "always",
+        "crf_start_end_transitions": True,
+        "crf_label_weights": None,
+        "crf_weight_strategy": "emission",
+        "pooling": ["mean"],
+        "maxout_sizes": [],
+        "maxout_pieces": 4,
+        "maxout_classifier": False,
+        "sentence_pairs": False,
+    }
+    config = ElmoConfig()
+    assert {name: getattr(config, name) for name in defaults} == defaults
+    assert set(defaults) == {name for name in ElmoConfig.__annotations__ if not name.startswith("_")}
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_presets_have_the_published_number_of_parameters(name):
     import torch

@@ -159,7 +159,26 @@ def test_models_that_need_more_than_inputs_embeds(cls, overrides, missing):
 )
 def test_dummy_inputs_of_pairs(cls, overrides):
     model = with_large_weights(cls(tiny_config(**overrides))).eval()
-    assert model(**model.dummy_inputs)[0].isfinite().all()
+    dummy = model.dummy_inputs
+    assert model(**dummy)[0].isfinite().all()
+    # Boundary and unknown word, twice.
+    assert dummy["input_ids"].flatten(0, -2).tolist() == [[1, 3, 1, 3]] * (dummy["input_ids"].numel() // 4)
+    assert dummy["attention_mask"].bool().all()
+
+
+def test_dummy_inputs_are_two_sentences():
+    model = ElmoModel(tiny_config())
+    dummy = model.dummy_inputs
+    assert dummy["input_ids"].tolist() == [[3] * 3] * 2
+    assert dummy["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert dummy["character_ids"].shape == (2, 3, model.config.max_characters_per_word)
+    assert ElmoModel(tiny_config(unk_token_id=None)).dummy_inputs["input_ids"].tolist() == [[0] * 3] * 2
+
+
+def test_resize_to_one_word():
+    model = ElmoForPreTraining(tiny_config())
+    model.resize_token_embeddings(1)
+    assert model.config.vocab_size == 1 and len(model.softmax.weight) == 1
 
 
 def test_pad_to_multiple_of():

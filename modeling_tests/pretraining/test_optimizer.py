@@ -56,6 +56,18 @@ def test_adagrad_formula() -> None:
         Adagrad([weight], initial_accumulator_value=0)
 
 
+def test_weight_decay_of_matrices_alone() -> None:
+    model = tiny_model()
+    settings = OptimizerSettings(optimizer="adamw", weight_decay=0.25)
+    groups = build_optimizer(model, settings)[0].param_groups
+    decay = {id(weight): group["weight_decay"] for group in groups for weight in group["params"]}
+    dims = {name: weight.dim() for name, weight in model.named_parameters() if "scalar_mixes." not in name}
+    assert set(dims.values()) == {1, 2, 3}
+    for name, weight in model.named_parameters():
+        if name in dims:
+            assert decay[id(weight)] == (0.25 if dims[name] >= 2 else 0.0), name
+
+
 @pytest.mark.parametrize(
     ("version", "devices", "fused"),
     [

@@ -37,6 +37,15 @@ class TestSampler:
             assert ranks[-1] < 1000
             assert tries >= 200
 
+    def test_the_state_counts_draws(self) -> None:
+        """Draws are numbered, so that a run continues from the number alone."""
+        sampler, other = LogUniformSampler(50, 10, seed=3), LogUniformSampler(50, 10, seed=3)
+        drawn = [sampler.draw().ranks.tolist() for _ in range(4)]
+        assert sampler.draws == 4
+        for number in (3, 0, 2):
+            other.draws = number
+            assert other.draw().ranks.tolist() == drawn[number] and other.draws == number + 1
+
     def test_all_words(self) -> None:
         ranks, tries = LogUniformSampler(300, 300).draw()
         assert torch.equal(ranks, torch.arange(300))

@@ -9,7 +9,7 @@ import pytest
 from transformers import HfArgumentParser
 
 from elmo_hf.pretraining import OptimizerSettings, PretrainingSettings
-from elmo_hf.pretraining.settings import RECIPES
+from elmo_hf.pretraining.settings import RECIPES, default_cutoffs
 
 NEEDED: dict[str, Any] = {"train_data": ["text.txt"], "output_dir": "run", "vocabulary": "vocab.txt"}
 
@@ -50,6 +50,15 @@ def test_samples_and_warmup_are_fitted_to_the_data() -> None:
         given.fitted(words=1000, steps=None)
     # Other softmaxes draw no samples.
     assert PretrainingSettings(**NEEDED, num_samples=9, loss="full").fitted(words=5, steps=None).num_samples == 9
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "expected"), [(100, [1, 5, 25]), (30_000, [300, 1500, 7500]), (799_999, [7999, 39_999, 199_999])]
+)
+def test_default_cutoffs(vocab_size: int, expected: list[int]) -> None:
+    assert default_cutoffs(vocab_size) == expected
+    with pytest.raises(ValueError, match="vocab_size=99"):
+        default_cutoffs(99)
 
 
 def test_has_every_option_of_the_optimizer() -> None:

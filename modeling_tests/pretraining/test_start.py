@@ -1,5 +1,6 @@
 """The initial model of a run, loaded or new, and the number of steps."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 
 from elmo_hf import ElmoForPreTraining, ElmoForTokenClassification, ElmoTokenizer
 from elmo_hf.pretraining import build_vocabulary, open_corpus, pretrain
-from elmo_hf.pretraining.start import Start, expected_steps, load
+from elmo_hf.pretraining.start import Start, expected_steps, load, vocabulary_digest
 from modeling_tests.pretraining.runs import SHAPE, settings
 from modeling_tests.tiny import tiny_config
 
@@ -24,6 +25,18 @@ def test_model_and_tokenizer_in_float32(tmp_path: Path) -> None:
     assert loaded.dtype == torch.float32 and loaded.device.type == "cpu"
     assert torch.equal(loaded.softmax.weight, model.softmax.weight.float())
     assert tokenizer.get_vocab() == TOKENIZER.get_vocab()
+
+
+def test_vocabulary_digest(tmp_path: Path) -> None:
+    """The words in the order of their ids, one per line."""
+    vocabulary = ["<S>", "</S>", "<UNK>", "zebra", "ant", "mole"]
+    tokenizer = ElmoTokenizer(vocab=vocabulary)
+    words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    assert words.index("zebra") < words.index("ant") < words.index("mole")
+    assert vocabulary_digest(tokenizer) == hashlib.sha256("\n".join(words).encode()).hexdigest()
+    assert vocabulary_digest(ElmoTokenizer(vocab=[*vocabulary[:3], "ant", "zebra", "mole"])) != vocabulary_digest(
+        tokenizer
+    )
 
 
 def test_a_tagger_has_no_softmax(tmp_path: Path) -> None:
