@@ -56,16 +56,15 @@ def test_adagrad_formula() -> None:
         Adagrad([weight], initial_accumulator_value=0)
 
 
-def test_weight_decay_of_matrices_alone() -> None:
+def test_adamw_decays_matrices_only() -> None:
     model = tiny_model()
-    settings = OptimizerSettings(optimizer="adamw", weight_decay=0.25)
-    groups = build_optimizer(model, settings)[0].param_groups
-    decay = {id(weight): group["weight_decay"] for group in groups for weight in group["params"]}
-    dims = {name: weight.dim() for name, weight in model.named_parameters() if "scalar_mixes." not in name}
-    assert set(dims.values()) == {1, 2, 3}
-    for name, weight in model.named_parameters():
-        if name in dims:
-            assert decay[id(weight)] == (0.25 if dims[name] >= 2 else 0.0), name
+    optimizer, _ = build_optimizer(model, OptimizerSettings(optimizer="adamw", weight_decay=0.25))
+    assert isinstance(optimizer, torch.optim.AdamW) and optimizer.param_groups[0]["lr"] == 1e-3
+    decay = {id(weight): group["weight_decay"] for group in optimizer.param_groups for weight in group["params"]}
+    trained = {name: weight for name, weight in model.named_parameters() if "scalar_mixes." not in name}
+    assert {weight.dim() for weight in trained.values()} == {1, 2, 3} and len(decay) == len(trained)
+    for name, weight in trained.items():
+        assert decay[id(weight)] == (0.25 if weight.dim() >= 2 else 0.0), name
 
 
 @pytest.mark.parametrize(
@@ -151,15 +150,6 @@ def test_default_equals_bilm_tf() -> None:
     assert trained == {id(weight) for name, weight in model.named_parameters() if "scalar_mixes" not in name}
     assert len(optimizer.state) == len(trained)
     assert all((state["sum"] == 1).all() for state in optimizer.state.values())
-
-
-def test_adamw_decays_matrices_only() -> None:
-    optimizer, _ = build_optimizer(tiny_model(), OptimizerSettings(optimizer="adamw", weight_decay=0.1))
-    assert isinstance(optimizer, torch.optim.AdamW)
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
-    assert all(weight.dim() >= 2 for weight in optimizer.param_groups[0]["params"])
-    assert all(weight.dim() == 1 for weight in optimizer.param_groups[1]["params"])
-    assert optimizer.param_groups[0]["lr"] == 1e-3
 
 
 def rates(total: int, **options: Any) -> list[float]:
