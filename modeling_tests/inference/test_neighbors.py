@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from elmo_hf import ElmoModel, ElmoTokenizer, embed, neighbors
-from elmo_hf.inference.neighbors import marked, unit
+from elmo_hf.inference.neighbors import Usage, marked, unit
 from modeling_tests.tiny import tiny_config, with_large_weights
 
 
@@ -15,7 +15,13 @@ def test_marked_word(around: int) -> None:
         shown = [f"[{word}]" if at == place else word for at, word in enumerate(words) if abs(at - place) <= around]
         expected = ["..."] * (place - around > 0) + shown + ["..."] * (place + around < len(words) - 1)
         assert marked(words, place, around).split() == expected
-    assert marked(words, 2) == "a b [c] d e"
+
+
+def test_usage_shows_eight_words_on_each_side() -> None:
+    words = [str(number) for number in range(30)]
+    usage = Usage(1.0, words, 15)
+    assert usage.word == "15"
+    assert usage.marked() == marked(words, 15) == " ".join(["...", *words[7:15], "[15]", *words[16:24], "..."])
 
 
 def test_unit_vectors() -> None:

@@ -83,6 +83,7 @@ def test_draw_of_usages() -> None:
 def test_draw_of_usages_is_uniform() -> None:
     corpus = [[str(number), "a"] for number in range(40)]
     counts = np.zeros(40)
-    for seed in range(400):
+    for seed in range(2000):
         counts[[int(words[0]) for words, _ in draw_usages("a", corpus, 4, False, seed)]] += 1
-    assert counts.sum() == 1600 and counts.min() > 15 and counts.max() < 75  # 40 expected, deviation about 6
+    assert counts.sum() == 8000 and counts.min() > 140 and counts.max() < 260  # 200 expected, deviation 13
+    assert 710 < counts[:4].sum() < 890  # 800 expected, deviation 27
