@@ -153,6 +153,7 @@ def test_resumed_run_equals_an_uninterrupted_one(run: Run, corpus: Path, tmp_pat
     assert metrics["train_loss"] != run.metrics["train_loss"], "the first two epochs ran again"
 
 
+@pytest.mark.slow
 def test_early_stopping(corpus: Path, tmp_path: Path) -> None:
     more = ["--learning_rate", "0", "--early_stopping_patience", "2", "--num_train_epochs", "9", "--max_length", "40"]
     more += ["--train_file", str(corpus / "validation.json")]

@@ -40,7 +40,7 @@ def compiled(model, backend="aot_eager", dynamic=None):
     return torch.compile(model, backend=counter, fullgraph=True, dynamic=dynamic), counter
 
 
-@pytest.mark.samples(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_graph_for_all_lengths(kind):
     model = with_large_weights(ElmoModel(tiny_config(**KINDS[kind]))).eval()

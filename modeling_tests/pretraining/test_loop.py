@@ -433,7 +433,7 @@ def test_a_model_with_a_dictionary_of_characters_is_continued(corpus: Path, tmp_
 # ---- killed, stopped, resumed
 
 
-@pytest.mark.samples(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sabotage",
     [
