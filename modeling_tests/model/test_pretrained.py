@@ -314,3 +314,18 @@ def test_former_methods_and_arguments():
         layer = ElmoModel(tiny_config(**overrides)).embeddings
         inputs, mask = [batch[name] for name in layer.input_names], batch["attention_mask"].bool()
         assert torch.equal(layer(*inputs, mask), layer(*inputs, mask=mask))
+
+
+@pytest.mark.parametrize("items", [None, 3, 12])
+def test_penalty_counts_labels_once_per_optimizer_step(items):
+    """A batch with 3 of a step's 12 labels adds a quarter of the penalty; ignored labels (-100) do not count."""
+    config = {"num_labels": 2, "id2label": {0: "O", 1: "X"}, "label2id": {"O": 0, "X": 1}}
+    model, plain = (ElmoForTokenClassification(tiny_config(scalar_mix_l2=value, **config)) for value in (0.1, 0.0))
+    torch.nn.init.constant_(model.elmo.scalar_mixes[0].weights, 2.0)
+    plain.load_state_dict(model.state_dict())
+    batch = batch_of(["a b", "a"])
+    labels = torch.full_like(batch["input_ids"], -100)
+    labels[0, 1:3], labels[1, 1] = torch.tensor([0, 1]), 1
+    losses = [each.eval()(**batch, labels=labels, num_items_in_batch=items).loss.item() for each in (model, plain)]
+    share = 1 if items is None else 3 / items
+    assert losses[0] - losses[1] == pytest.approx(share * 0.1 * 3 * 4, abs=1e-5)
