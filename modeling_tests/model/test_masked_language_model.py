@@ -243,6 +243,12 @@ class TestLoss:
         if not sparse:
             torch.testing.assert_close(model.loss_function(output.logits, labels, vocab_size=12), mean)
 
+    def test_word_0_is_a_label_without_a_padding_id(self):
+        model, batch = tiny_model(pad_token_id=None), batch_of(SENTENCES)
+        labels = torch.full_like(batch["input_ids"], -100)
+        labels[0, 2] = 0
+        torch.testing.assert_close(model(**batch, labels=labels).loss, -over_all_words(model, batch)[0, 2, 0])
+
     @pytest.mark.parametrize("sparse", [False, True])
     @pytest.mark.parametrize("variant", ["characters", "tied", "adaptive"])
     def test_gradients_against_finite_differences(self, sparse, variant):

@@ -5,11 +5,12 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 
 from elmo_hf import ElmoForPreTraining
 from elmo_hf.pretraining import MetricsLog, PretrainingSettings, RunSummary
-from elmo_hf.pretraining.report import POINTS, Curve, draw_curves, write_card
+from elmo_hf.pretraining.report import POINTS, Curve, draw_curves, peak_memory, write_card
 
 from ..tiny import tiny_config
 
@@ -22,6 +23,13 @@ SUMMARY = RunSummary(
     peak_memory=3 * 2**30,
     model_folder=Path("run/model"),
 )
+
+
+def test_peak_memory_of_the_process() -> None:
+    """In bytes: a process with PyTorch takes some hundred megabytes."""
+    pytest.importorskip("resource")
+    found = peak_memory(torch.device("cpu"))
+    assert found is not None and 10**8 < found < 10**11
 
 
 def test_the_closing_line() -> None:

@@ -10,9 +10,9 @@ import torch
 
 from elmo_hf import ElmoForPreTraining, ElmoForTokenClassification, ElmoTokenizer
 from elmo_hf.pretraining import build_vocabulary, open_corpus, pretrain
-from elmo_hf.pretraining.start import Start, expected_steps, load, vocabulary_digest
+from elmo_hf.pretraining.start import Start, clear_padding, expected_steps, load, vocabulary_digest
 from modeling_tests.pretraining.runs import SHAPE, settings
-from modeling_tests.tiny import tiny_config
+from modeling_tests.tiny import BOTH_INPUTS, tiny_config
 
 TOKENIZER = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", "the", "cat"], max_characters_per_word=9)
 
@@ -25,6 +25,21 @@ def test_model_and_tokenizer_in_float32(tmp_path: Path) -> None:
     assert loaded.dtype == torch.float32 and loaded.device.type == "cpu"
     assert torch.equal(loaded.softmax.weight, model.softmax.weight.float())
     assert tokenizer.get_vocab() == TOKENIZER.get_vocab()
+
+
+def test_padding_rows_become_zero() -> None:
+    """Of words, of characters, and of the ids that are never predicted; nothing else changes."""
+    model = ElmoForPreTraining(tiny_config(**BOTH_INPUTS))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(1.0)
+    clear_padding(model)
+    changed = {name for name, weight in model.named_parameters() if not weight.eq(1).all()}
+    assert len(changed) == 3 and sum("softmax" in name for name in changed) == 1
+    for name, weight in model.named_parameters():
+        if name in changed:
+            zero = model.softmax.excluded_ids if "softmax" in name else [0]
+            assert weight.eq(0).all(dim=1).nonzero().flatten().tolist() == zero, name
 
 
 def test_vocabulary_digest(tmp_path: Path) -> None:
