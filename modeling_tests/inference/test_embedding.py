@@ -38,12 +38,13 @@ def one_at_a_time(model, tokenizer, sentence, layers, boundaries=False):
         "top": all_layers[-1],
         "average": sum(all_layers) / len(all_layers),
         "all": all_layers,
+        **dict(enumerate(all_layers)),
     }[layers]
     return found if boundaries else found[..., 1:-1, :]
 
 
-@pytest.mark.samples(6)
-@pytest.mark.parametrize("layers", ["mix", "top", "average", "all"])
+@pytest.mark.samples(8)
+@pytest.mark.parametrize("layers", ["mix", "top", "average", "all", 0, 1, 2])
 @pytest.mark.parametrize("boundaries", [False, True])
 @pytest.mark.parametrize("reads", [{}, WORD_INPUT, TRANSFORMER], ids=["characters", "words", "transformer"])
 def test_one_sentence_at_a_time(tokenizer, layers, boundaries, reads):

@@ -166,7 +166,8 @@ def test_cpu_without_bfloat16_is_reported(
 ) -> None:
     monkeypatch.setattr(loop, "multiplies_bfloat16", lambda: can_multiply)
     with caplog.at_level("WARNING", logger=loop.__name__):
-        pretrain(settings(corpus, tmp_path / "run", precision=precision, max_steps=1, held_out_data=None))
+        summary = pretrain(settings(corpus, tmp_path / "run", precision=precision, max_steps=1, held_out_data=None))
+    assert (summary.step, summary.forward_loss, summary.model_folder) == (1, None, tmp_path / "run" / "model")
     messages = [record.message for record in caplog.records if "bf16" in record.message]
     assert len(messages) == warns
     if warns:
