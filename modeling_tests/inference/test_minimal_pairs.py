@@ -121,7 +121,11 @@ def test_a_model_of_one_direction():
     assert row.forward == pytest.approx(1 / 3) == pytest.approx(row.ties)
     assert math.isnan(row.backward) and math.isnan(row.both)
     assert json.dumps(pair_report(rows), allow_nan=False)
-    assert "–" in pair_table(rows)
+    table = pair_table(rows)
+    assert "–" in table
+    # First all pairs, then phenomena, then kinds, each once.
+    expected = [row.name for level in ("all", "phenomenon", "kind") for row in rows if row.level == level]
+    assert [line.split(" | ")[0].strip("| *") for line in table.splitlines()[2:]] == expected
 
 
 def test_cost_of_unknown_words_within_kinds():

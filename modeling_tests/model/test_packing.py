@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from elmo_hf.model.packing import PackedBatch
+from elmo_hf.model.packing import PackedBatch, PaddedSizes
 
 
 @pytest.mark.parametrize("kind", ["right", "left", "holes", "full", "some empty"])
@@ -49,3 +49,9 @@ def test_nothing_to_pack(shape):
     packed = PackedBatch.from_mask(torch.zeros(shape, dtype=torch.bool))
     assert packed.batch_sizes == [] and len(packed.forward_index) == len(packed.mirrored) == 0
     assert packed.unpack(torch.zeros(0, 5), packed.forward_index).shape == (*shape, 5)
+
+
+def test_padded_sizes_have_every_row_in_every_step():
+    lengths = torch.tensor([3, 1])
+    sizes = PaddedSizes(4, lengths)
+    assert sizes == [2, 2, 2, 2] and sizes.lengths is lengths
