@@ -74,6 +74,18 @@ def test_computes_what_the_stock_class_does(overrides):
     torch.testing.assert_close(model(**batch, num_items_in_batch=2 * count).loss, expected.loss / 2)
 
 
+@torch.no_grad()
+def test_a_given_mask_hides_words():
+    model, batch = translator(), TOKENIZER(SOURCES, padding=True, return_tensors="pt")
+    decoder_input_ids = torch.ones(len(batch["input_ids"]), 2, dtype=torch.int64)
+    hidden = {**batch, "attention_mask": batch["attention_mask"].clone()}
+    hidden["attention_mask"][:, 2:] = 0
+    shorter = {name: value[:, :2] for name, value in hidden.items()}
+    found, expected = (model(**each, decoder_input_ids=decoder_input_ids).logits for each in (hidden, shorter))
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, model(**batch, decoder_input_ids=decoder_input_ids).logits)
+
+
 def test_saved_and_loaded_by_both_classes(tmp_path):
     model, batch = translator(num_representations=2), batch_of()
     model.encoder.scalar_mixes[1].requires_grad_(False)
