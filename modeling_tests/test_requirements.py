@@ -33,13 +33,15 @@ def test_unsupported_version_gives_a_one_line_error(library, version, monkeypatc
 
 
 @pytest.mark.slow
-def test_unsupported_version_in_remote_code():
+@pytest.mark.parametrize("version", ["4.56.2", "5.16.1", "6.0.0"])
+def test_unsupported_version_in_remote_code(version):
     """The check runs before imports of names that older versions lack."""
-    code = "import transformers; transformers.__version__ = '4.56.2'; import elmo_hf.model.configuration_elmo"
+    code = f"import transformers; transformers.__version__ = '{version}'; import elmo_hf.model.configuration_elmo"
     process = run_python("-c", code)
     assert process.returncode == 1
     assert process.stderr.splitlines()[-1] == (
-        "ImportError: ELMo needs transformers>=5.17,<6, and 4.56.2 is installed: pip install 'transformers>=5.17,<6'"
+        f"ImportError: ELMo needs transformers>=5.17,<6, and {version} is installed: "
+        "pip install 'transformers>=5.17,<6'"
     )
 
 
