@@ -9,7 +9,8 @@ a column too. A CPU without bfloat16 instructions multiplies the recurrence in f
 *torch* is ours without compiled kernels (`ELMO_HF_KERNELS=torch`). The last column is the share of the best matmul: the
 FLOP/s of a step's matmuls relative to PyTorch's fastest matmul, timed between the steps. `--parts` shows the parts of a
 step according to PyTorch's profiler. `--cpu_time` measures CPU time instead of wall-clock time, for a busy machine; it
-is meaningful for one thread only.
+is meaningful for one thread only. Several values of `--vocabulary` and `--samples` are measured one after the other;
+`--picture` draws words/s over the vocabulary.
 
 *plain* is a straightforward implementation: the character CNN at full length for every word, masked LSTM steps, the
 sampled softmax in ordinary autograd with gradients as large as the vocabulary, and `torch.optim.Adagrad`. It takes the
@@ -287,8 +288,10 @@ def main() -> None:
     parser.add_argument("--preset", default=None, help="a published shape (default: the 3 M parameter model)")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--unroll_steps", type=int, default=20)
-    parser.add_argument("--samples", type=int, default=4096, help="number of samples of the softmax")
-    parser.add_argument("--vocabulary", type=int, default=50_000, help="number of words of the synthetic text")
+    parser.add_argument("--samples", type=int, nargs="+", default=[4096], help="numbers of samples of the softmax")
+    parser.add_argument(
+        "--vocabulary", type=int, nargs="+", default=[50_000], help="numbers of words of the synthetic text"
+    )
     parser.add_argument("--text", nargs="+", help="text files to read, with --vocab_file, instead of synthetic text")
     parser.add_argument("--vocab_file")
     parser.add_argument("--steps", type=int, default=12, help="measured steps of each; medians are compared")
@@ -300,7 +303,39 @@ def main() -> None:
     parser.add_argument("--parts", action="store_true", help="show the parts of our step, with and without kernels")
     parser.add_argument("--cpu_time", action="store_true", help="measure CPU time, on a busy machine")
     parser.add_argument("--output", type=Path, help="JSON file of the results")
+    parser.add_argument("--picture", type=Path, help="image file: words/s over the vocabulary, by number of samples")
     options = parser.parse_args()
+    results = [
+        measure(argparse.Namespace(**{**vars(options), "vocabulary": vocabulary, "samples": samples}))
+        for samples in options.samples
+        for vocabulary in options.vocabulary
+    ]
+    if options.output is not None:
+        written = results[0] if len(results) == 1 else results
+        options.output.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    if options.picture is not None:
+        draw(results, options.picture)
+
+
+def draw(results: list[dict[str, Any]], path: Path) -> None:
+    """Draw words/s over the size of the vocabulary, a line for each number of samples."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4))
+    for samples in sorted({result["samples"] for result in results}):
+        points = [(each["vocabulary"], each["words_per_second"]) for each in results if each["samples"] == samples]
+        axes.plot(*zip(*points, strict=True), "o-", label=f"{samples:,} samples")
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("words of the vocabulary")
+    axes.set_ylabel("words/s")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Time all methods with one vocabulary and one number of samples; print and return the results."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     # Exact float32 in both: otherwise, only the plain convolutions would be rounded.
@@ -389,7 +424,8 @@ def main() -> None:
         "words_per_second_of_data": round(per_step / medians["data"]),
     }
     print(
-        f"{result['parameters'] / 1e6:.1f} M parameters, {options.rows} rows x {options.unroll_steps} steps, "
+        f"{result['parameters'] / 1e6:.1f} M parameters, {result['vocabulary']:,} words, "
+        f"{options.samples:,} samples, {options.rows} rows x {options.unroll_steps} steps, "
         f"{options.threads} threads, {options.device}, {result['cpu']}"
         + ("" if multiplies or options.device != "cpu" else ": no bfloat16 matmuls")
     )
@@ -417,9 +453,8 @@ def main() -> None:
             limit = counted.get(part, 0.0)
             milliseconds = "".join(f"{1e3 * medians[name] * parts[name][part]:>12.0f}" for name in parts)
             print(f"{part:22}{limit / 1e9:>8.1f}{1e3 * limit / max(matmuls):>12.0f}{milliseconds}")
-    print(json.dumps(result))
-    if options.output is not None:
-        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result), flush=True)
+    return result
 
 
 if __name__ == "__main__":
