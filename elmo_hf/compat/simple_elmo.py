@@ -198,5 +198,5 @@ class ElmoModel:
         row = torch.zeros(1, 1, self.max_chars, dtype=torch.int64, device=self._model.device)
         word = self._model.embeddings(row, mask=torch.ones(1, 1, dtype=torch.bool, device=row.device))[0, 0]
         all_layers = np.zeros((self.n_layers, self.vector_size))
-        all_layers[0] = np.tile(word.double().cpu().numpy(), 2)
+        all_layers[0] = np.tile(word.cpu().double().numpy(), 2)
         return {"all": all_layers, "average": all_layers.mean(axis=0), "top": all_layers[-1]}[layers]

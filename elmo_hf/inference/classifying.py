@@ -77,7 +77,7 @@ def _logits(model: ElmoForSequenceClassification, chunks: Iterator[Features]) ->
         mask = chunk.inputs["attention_mask"].bool()
         words.add(chunk.features, model.without_boundaries(mask, chunk.inputs["input_ids"]))
         everything.add(chunk.features, mask)
-    pooled = (words if words.values else everything).pooled(model.dtype)
+    pooled = (words if words.values else everything).pooled().to(model.device, model.dtype)
     logits = model.classifier(model.sentence_encoder.reduce(pooled))[0]
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -88,8 +88,8 @@ class _RunningPool:
     For a mean and for attention, every part has its own result and the logarithm of its weight in the whole.
 
     Attributes:
-        values: pooled vectors of each part with words, (kinds of pooling, width), float64.
-        weights: their weights, (kinds of pooling,).
+        values: pooled vectors of each part with words, (kinds of pooling, width), float64 on the CPU (MPS has none).
+        weights: their weights, (kinds of pooling,), likewise.
     """
 
     def __init__(self, pooling: ElmoPooling) -> None:
@@ -102,11 +102,12 @@ class _RunningPool:
         if not mask.any():
             return
         ways = self.pooling.ways
-        count = mask.sum().double().log()
-        weights = [count if way == "mean" else features.new_zeros((), dtype=torch.float64) for way in ways]
+        count = mask.sum().cpu().double().log()
+        weights = [count if way == "mean" else torch.zeros((), dtype=torch.float64) for way in ways]
         if "attention" in ways:
-            weights[ways.index("attention")] = self.pooling.attention(features[mask]).double().logsumexp(dim=0)[0]
-        self.values.append(self.pooling(features, mask).double().unflatten(-1, (len(ways), -1))[0])
+            scores = self.pooling.attention(features[mask]).cpu().double()
+            weights[ways.index("attention")] = scores.logsumexp(dim=0)[0]
+        self.values.append(self.pooling(features, mask).cpu().double().unflatten(-1, (len(ways), -1))[0])
         self.weights.append(torch.stack(weights))
         if len(self.values) == 2:
             self.values, self.weights = [self._joined()], [torch.stack(self.weights).logsumexp(dim=0)]
@@ -117,8 +118,8 @@ class _RunningPool:
         rows = {"max": values.amax(dim=0), "min": values.amin(dim=0)}
         return torch.stack([rows.get(way, mean)[number] for number, way in enumerate(self.pooling.ways)])
 
-    def pooled(self, dtype: torch.dtype) -> Tensor:
-        """Pooled vector (1, pooled width); zeros for a text without words."""
+    def pooled(self) -> Tensor:
+        """Pooled vector (1, pooled width), float64 on the CPU."""
         if not self.values:
             raise ValueError("no words to pool: expected one part with words at least")
-        return self.values[0].flatten()[None].to(dtype)
+        return self.values[0].flatten()[None]
