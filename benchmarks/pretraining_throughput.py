@@ -305,25 +305,29 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file of the results")
     parser.add_argument("--picture", type=Path, help="image file: words/s over the vocabulary, by number of samples")
     options = parser.parse_args()
-    results = [
-        measure(argparse.Namespace(**{**vars(options), "vocabulary": vocabulary, "samples": samples}))
+    # At most half of the vocabulary is drawn, as in `elmo-hf pretrain`.
+    lines = {
+        samples: [
+            measure(argparse.Namespace(**{**vars(options), "vocabulary": words, "samples": min(samples, words // 2)}))
+            for words in options.vocabulary
+        ]
         for samples in options.samples
-        for vocabulary in options.vocabulary
-    ]
+    }
     if options.output is not None:
+        results = [result for line in lines.values() for result in line]
         written = results[0] if len(results) == 1 else results
         options.output.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     if options.picture is not None:
-        draw(results, options.picture)
+        draw(lines, options.picture)
 
 
-def draw(results: list[dict[str, Any]], path: Path) -> None:
+def draw(lines: dict[int, list[dict[str, Any]]], path: Path) -> None:
     """Draw words/s over the size of the vocabulary, a line for each number of samples."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4))
-    for samples in sorted({result["samples"] for result in results}):
-        points = [(each["vocabulary"], each["words_per_second"]) for each in results if each["samples"] == samples]
+    for samples, line in lines.items():
+        points = [(result["vocabulary"], result["words_per_second"]) for result in line]
         axes.plot(*zip(*points, strict=True), "o-", label=f"{samples:,} samples")
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
