@@ -45,7 +45,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "num_samples": 2048,
         "dropout": 0.0,
         "optimizer": "adamw",
-        "learning_rate": 2e-3,
+        "learning_rate": 4e-3,
         "schedule": "cosine",
         "warmup_steps": 200,
         "max_gradient_norm": 5.0,

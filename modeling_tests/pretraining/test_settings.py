@@ -30,7 +30,7 @@ def test_default_preset_and_recipe() -> None:
     settings = PretrainingSettings(**NEEDED)
     assert (settings.preset, settings.recipe) == ("mini", "small-corpus")
     assert (settings.rows, settings.unroll_steps, settings.num_samples) == (64, 40, 2048)
-    assert (settings.optimizer, settings.learning_rate, settings.schedule) == ("adamw", 2e-3, "cosine")
+    assert (settings.optimizer, settings.learning_rate, settings.schedule) == ("adamw", 4e-3, "cosine")
     assert (settings.warmup_steps, settings.max_gradient_norm, settings.dropout) == (200, 5.0, 0.0)
     config = settings.model_config(vocab_size=7)
     assert (config.cell_size, config.projection_size, config.num_filters) == (512, 128, 512)
