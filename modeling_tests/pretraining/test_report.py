@@ -124,7 +124,7 @@ def test_the_card_is_filled_in_from_the_run(tmp_path: Path) -> None:
         "| h.txt (held-out) | perplexity, backward | 100.00 |",
         "](c.png)",
         '| `train_data` | `["text\\|x.txt", "somebody/corpus"]` |',
-        "| `learning_rate` | `0.002` |",
+        "| `learning_rate` | `0.004` |",
     ):
         assert part in card
     assert "output_dir" not in card and "/home/me" not in card
