@@ -305,10 +305,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file of the results")
     parser.add_argument("--picture", type=Path, help="image file: words/s over the vocabulary, by number of samples")
     options = parser.parse_args()
-    # At most half of the vocabulary is drawn, as in `elmo-hf pretrain`.
     lines = {
         samples: [
-            measure(argparse.Namespace(**{**vars(options), "vocabulary": words, "samples": min(samples, words // 2)}))
+            measure(argparse.Namespace(**{**vars(options), "vocabulary": words, "samples": samples}))
             for words in options.vocabulary
         ]
         for samples in options.samples
@@ -350,6 +349,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     else:
         words, corpus = made_up_text(options.vocabulary, sentences=40 * options.rows)
         tokenizer = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", *words])
+    # As in `elmo-hf pretrain`, at most half of the vocabulary is drawn.
+    options.samples = min(options.samples, len(tokenizer) // 2)
     shape = SMALL if options.preset is None else {}
     config = ElmoConfig.from_preset(
         options.preset or "small",

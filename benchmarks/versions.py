@@ -33,8 +33,9 @@ def run(checkout: Path, threads: int, command: Sequence[str]) -> None:
     """Run a Python program with the package of a checkout."""
     paths = os.pathsep.join([str(checkout), str(checkout / "examples")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads)}
+    # -P: the package in the working directory would come before that of the checkout.
     done = subprocess.run(
-        [sys.executable, *command], env=environment, cwd=checkout, capture_output=True, text=True, check=False
+        [sys.executable, "-P", *command], env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\nfailed in {checkout}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
@@ -62,20 +63,11 @@ def fine_tuning(args: argparse.Namespace, checkout: Path, threads: int, way: str
         options = [
             *("--train_file", args.tags, "--task", "pos", "--model_name_or_path", args.model),
             *("--task_lstm_size", "128", "--per_device_train_batch_size", "32", "--learning_rate", "2e-3"),
-            *(
-                "--num_train_epochs",
-                "3",
-                "--save_strategy",
-                "epoch",
-                "--save_total_limit",
-                "3",
-                "--do_train",
-                "--output_dir",
-                folder,
-            ),
+            *("--num_train_epochs", "3", "--save_strategy", "epoch", "--save_total_limit", "3"),
+            *("--do_train", "--output_dir", folder),
             *("--eval_strategy", "no", "--load_best_model_at_end", "false"),
         ]
-        run(checkout, threads, ["examples/run_ner.py", *options, *FINE_TUNING[way]])
+        run(checkout, threads, [str(checkout / "examples" / "run_ner.py"), *options, *FINE_TUNING[way]])
         saved = sorted(each.stat().st_mtime for each in Path(folder).glob("checkpoint-*/trainer_state.json"))
     if len(saved) != 3:
         raise SystemExit(f"expected 3 checkpoints of run_ner.py in {checkout}, found {len(saved)}")
