@@ -138,10 +138,15 @@ def origin() -> str | None:
     return "compiled for this CPU"
 
 
+def _capability() -> str:
+    """The kind of this CPU, as in `compiling.PORTABLE`."""
+    own = torch.backends.cpu.get_cpu_capability()
+    return "AVX512_BF16" if own == "AVX512" and torch.cpu._is_avx512_bf16_supported() else own
+
+
 def _brought_library(sources: dict[str, str]) -> Path | None:
     """The wheel's library for this CPU and exactly this code; `None` if there is none."""
-    own = torch.backends.cpu.get_cpu_capability()
-    names = list(kinds())
+    own, names = _capability(), list(kinds())
     # Every CPU of an architecture runs DEFAULT, even if PyTorch names a more capable kind.
     for kind in names[names.index(own) :] if own in names else [name for name in names if name == "DEFAULT"]:
         path = BUILT_FOLDER / built_name(kind, sources)
@@ -152,7 +157,7 @@ def _brought_library(sources: dict[str, str]) -> Path | None:
 
 def _load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    for question in (library.elmo_panel, library.elmo_has_integers):
+    for question in (library.elmo_panel, library.elmo_int8_sum_bits, library.elmo_multiplies_bfloat16):
         question.restype = ctypes.c_int64
     for function, argument in (
         (library.elmo_input_matmul, InputMatmul),

@@ -1,15 +1,14 @@
 """The recurrence of `operators.reference_lstm` in compiled C, on a CPU, without gradients.
 
-Implements [`inference.Recurrence`] for float32 weights; for bfloat16 weights on CPUs without bfloat16 instructions
-(half the memory, widened as they are read); and for int8 weights on CPUs without an int8 dot product that accumulates
-in 32 bits. Arithmetic between matmuls and the hidden state are float32.
+Implements [`inference.Recurrence`] for float32, bfloat16 and int8 weights. Bfloat16 halves the memory; CPUs with
+AVX-512 bf16 also multiply it, others widen it as it is read. Arithmetic between matmuls and the hidden state are
+float32.
 """
 
 import ctypes
 import functools
 import itertools
 import math
-import platform
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,11 +16,10 @@ import torch
 from torch import Tensor
 
 from .builder import InputMatmul, Recurrence, Weight, native_library
-from .int8 import LEVELS, integer_kernel, signed_levels
+from .int8 import LEVELS, signed_levels
 from .memory_pages import drop_pages, in_huge_pages
 from .onednn import packing_works
 
-IS_ARM = platform.machine().lower() in ("arm64", "aarch64")
 # Kinds of weights in the C code.
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
@@ -178,14 +176,14 @@ def native_declines(input_map: Any, hidden_map: Any, output_map: Any | None) -> 
 @functools.cache
 def native_works(dtype: torch.dtype) -> bool:
     """True if the library is available, supports weights of a dtype, and is the fastest choice on this CPU."""
-    if dtype not in KINDS:
-        return False
-    if dtype == torch.bfloat16 and packing_works(dtype):
-        return False
-    if dtype == torch.int8 and integer_kernel()[0] is not None and signed_levels() == LEVELS and not IS_ARM:
-        return False
     library = native_library()
-    return library is not None and (dtype != torch.int8 or bool(library.elmo_has_integers()))
+    if library is None or dtype not in KINDS:
+        return False
+    if dtype == torch.bfloat16:
+        return bool(library.elmo_multiplies_bfloat16()) or not packing_works(dtype)
+    if dtype == torch.int8:
+        return library.elmo_int8_sum_bits() >= (32 if signed_levels() == LEVELS else 16)
+    return True
 
 
 def _by_panel(values: Tensor, panel: int, gates: int) -> Tensor:
@@ -206,12 +204,14 @@ def _panels(weight: Tensor, panel: int, gates: int) -> Tensor:
     outputs, inputs = weight.shape
     packed = in_huge_pages(weight.numel(), weight.dtype)
     parts = weight.view(gates, outputs // gates // panel, panel, inputs).permute(1, 0, 3, 2)
-    if weight.dtype == torch.bfloat16:
+    library = native_library()
+    assert library is not None
+    if weight.dtype == torch.int8 or (weight.dtype == torch.bfloat16 and library.elmo_multiplies_bfloat16()):
+        # Four bytes of inputs side by side: their products are summed in one 32-bit lane.
+        parts = parts.unflatten(-2, (-1, 4 // weight.element_size())).transpose(-1, -2)
+    elif weight.dtype == torch.bfloat16:
         # The two halves of a panel are interleaved, so that one shift and one mask widen a pair.
         parts = parts.unflatten(-1, (2, panel // 2)).transpose(-1, -2)
-    elif weight.dtype == torch.int8:
-        # Four inputs side by side: their products are summed in one 32-bit lane.
-        parts = parts.unflatten(-2, (inputs // 4, 4)).transpose(-1, -2)
     packed.view(parts.shape).copy_(parts)
     drop_pages(weight)
     return packed

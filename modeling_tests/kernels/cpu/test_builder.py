@@ -1,18 +1,27 @@
 """Compilation of the C code: folder, compiler, and fallback if it fails."""
 
+import copy
 import ctypes
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from elmo_hf.kernels.cpu import builder, compiling
+from elmo_hf.inference.quantization import quantized
+from elmo_hf.kernels.cpu import builder, compiling, native_lstm
 from elmo_hf.kernels.cpu.builder import native_library
+from elmo_hf.kernels.cpu.int8 import LEVELS, REDUCED_LEVELS
+from elmo_hf.kernels.cpu.native_lstm import NativeRecurrence
+from elmo_hf.model.operators import linear_map, reference_lstm
+from elmo_hf.model.quantized_linear import quantized_linear
 
 needs_compiler = pytest.mark.skipif(builder.find_compiler() is None, reason="no C compiler at hand")
 
@@ -146,8 +155,11 @@ def test_no_home_directory(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("clang", "-march=x86-64"),
         ("gcc", "-march=x86-64"),
         ("gcc", "-march=x86-64-v3"),
+        ("gcc", "-march=alderlake"),  # AVX-VNNI
+        ("gcc", "-march=cooperlake"),  # AVX-512 VNNI and bf16
         ("clang", "-march=x86-64-v3"),
         ("clang", "-march=x86-64-v4"),
+        ("clang", "-march=cooperlake"),
     ],
 )
 def test_compiles_for_every_register_width(compiler: str, target: str, tmp_path: Path) -> None:
@@ -172,45 +184,94 @@ def test_a_wheel_brings_the_library(fresh: Path, monkeypatch: pytest.MonkeyPatch
     paths = compiling.build_portable(builder.BUILT_FOLDER)
     assert [path.name.partition("-")[0] for path in paths] == [kind.lower() for kind in compiling.kinds()]
     monkeypatch.setattr(builder, "find_compiler", lambda: None)
-    own = torch.backends.cpu.get_cpu_capability()
+    own = builder._capability()
     if own in compiling.kinds():
         library = builder.native_library()
         assert library is not None and Path(library._name).name.startswith(own.lower())
         assert not fresh.exists()
     for kind in compiling.kinds():
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda kind=kind: kind)
+        monkeypatch.setattr(builder, "_capability", lambda kind=kind: kind)
         found = builder._brought_library(builder._sources())
         assert found is not None and found.name.startswith(kind.lower())
     paths[0].unlink()
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: next(iter(compiling.kinds())))
+    monkeypatch.setattr(builder, "_capability", lambda: next(iter(compiling.kinds())))
     found = builder._brought_library(builder._sources())
     assert found == (paths[1] if paths[1:] else None)
     assert builder._brought_library({"other.c": ""}) is None
 
 
+# Instruction sets of x86-64: flags, whether this CPU has them, outputs of a panel, bits of int8 sums, and whether
+# bfloat16 is multiplied. Code for CPUs with 128-bit registers runs on wider ones, too.
+INSTRUCTIONS = [
+    (["-march=x86-64"], lambda: True, 8, 0, 0),
+    (["-march=x86-64-v3"], torch.cpu._is_avx2_supported, 16, 16, 0),
+    (["-march=x86-64-v4"], torch.cpu._is_avx512_supported, 32, 16, 0),
+    (["-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16"], torch.cpu._is_avx512_bf16_supported, 32, 32, 1),
+]
+
+
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.usefixtures("unoptimized")
-def test_narrow_registers_compute_the_same(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code for CPUs with 128-bit registers runs on wider ones, too."""
-    from elmo_hf.kernels.cpu.native_lstm import NativeRecurrence
-    from elmo_hf.model.operators import linear_map, reference_lstm
+@pytest.mark.parametrize(
+    ("flags", "is_supported", "panel", "bits", "multiplies"),
+    INSTRUCTIONS,
+    ids=["SSE2", "AVX2", "AVX-512", "AVX-512 bf16"],
+)
+@torch.no_grad()
+def test_every_instruction_set_computes_the_same(
+    fresh: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    is_supported: Callable[[], bool],
+    panel: int,
+    bits: int,
+    multiplies: int,
+) -> None:
+    """Every kind of weights, as in `test_native_lstm`, which tests only the best instructions of this CPU."""
+    if os.uname().machine != "x86_64" or not is_supported():
+        pytest.skip("this CPU has other instructions")
+    monkeypatch.setattr(builder, "TARGET_FLAGS", (flags,))
+    library = builder.native_library()
+    assert library is not None
+    assert library.elmo_panel() == panel
+    assert (library.elmo_int8_sum_bits(), library.elmo_multiplies_bfloat16()) == (bits, multiplies)
+    monkeypatch.setattr(native_lstm, "native_library", lambda: library)
+    monkeypatch.setattr(native_lstm, "signed_levels", lambda: REDUCED_LEVELS if bits == 16 else LEVELS)
+    settings = {"cell_clip": 3.0, "projection_clip": 3.0, "forget_bias": 1.0}
+    inputs, hidden, cell = torch.randn(13, 64), torch.randn(7, 64), torch.randn(7, 96)
 
-    if os.uname().machine != "x86_64":
-        pytest.skip("the flags are those of x86-64")
-    monkeypatch.setattr(builder, "TARGET_FLAGS", (["-march=x86-64"],))
-    narrow = builder.native_library()
-    assert narrow is not None and narrow.elmo_panel() == 8 and not narrow.elmo_has_integers()
-    layers = [torch.nn.Linear(16, 4 * 24), torch.nn.Linear(16, 4 * 24, bias=False), torch.nn.Linear(24, 16, bias=False)]
-    monkeypatch.setattr("elmo_hf.kernels.cpu.native_lstm.native_library", lambda: narrow)
-    inputs, hidden, cell = torch.randn(13, 16), torch.randn(7, 16), torch.randn(7, 24)
-    with torch.no_grad():
-        recurrence = NativeRecurrence(*map(linear_map, layers), 3.0, 3.0, 1.0)
-        found = recurrence.run(recurrence.input_gates(inputs), 0, None, [7, 6], hidden, cell.clone())
-        expected = reference_lstm(
-            inputs, [7, 6], hidden, cell, *layers, cell_clip=3.0, projection_clip=3.0, forget_bias=1.0
-        )
-    torch.testing.assert_close(found, expected[0], rtol=1e-5, atol=1e-6)
+    def errors(dtype: torch.dtype) -> tuple[float, float]:
+        """Largest error of the hidden states and of the cells, relative to one."""
+        layers: list[Any] = [
+            torch.nn.Linear(64, 4 * 96),
+            torch.nn.Linear(64, 4 * 96, bias=False),
+            torch.nn.Linear(96, 64, bias=False),
+        ]
+        if dtype == torch.int8:
+            layers = [quantized(layer) for layer in layers]
+            plain = [
+                partial(
+                    quantized_linear, weight=layer.quantized_weight, weight_scale=layer.weight_scale, bias=layer.bias
+                )
+                for layer in layers
+            ]
+            reference = [partial(each, signed_levels=native_lstm.signed_levels()) for each in plain]
+        else:
+            layers = [layer.to(dtype) for layer in layers]
+            reference = [layer.double() for layer in copy.deepcopy(layers)]
+        recurrence = NativeRecurrence(*map(linear_map, layers), **settings)
+        found_cell = cell.clone()
+        found = recurrence.run(recurrence.input_gates(inputs), 0, None, [7, 6], hidden, found_cell)
+        kind = torch.float32 if dtype == torch.int8 else torch.float64
+        expected = reference_lstm(*(inputs.to(kind), [7, 6], hidden.to(kind), cell.to(kind)), *reference, **settings)
+        return float((found - expected[0]).abs().max()), float((found_cell - expected[2]).abs().max())
+
+    assert max(errors(torch.float32)) < 2e-6
+    # Rounded rows: a bfloat16 has 8 bits.
+    assert max(errors(torch.bfloat16)) < (1e-2 if multiplies else 2e-6)
+    # A value between two integers may be rounded to either.
+    assert not bits or max(errors(torch.int8)) < 1e-2
 
 
 @needs_compiler

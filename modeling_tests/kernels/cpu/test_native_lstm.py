@@ -58,11 +58,18 @@ def native(inputs: Tensor, sizes: list[int], hidden: Tensor, cell: Tensor, layer
     return inference_lstm(inputs, sizes, hidden, cell, NativeRecurrence(*maps_of(layers), **{**SETTINGS, **settings}))
 
 
+def rounds_rows(dtype: torch.dtype) -> bool:
+    """True if the library rounds rows to bfloat16 before it multiplies them by weights of a dtype."""
+    library = builder.native_library()
+    return dtype == torch.bfloat16 and library is not None and bool(library.elmo_multiplies_bfloat16())
+
+
 def in_float64(layer: Any) -> Any:
     if layer is None:
         return None
     bias = None if layer.bias is None else layer.bias.double()
-    return lambda x: nn.functional.linear(x, layer.weight.double(), bias)
+    rounds = rounds_rows(layer.weight.dtype)
+    return lambda x: nn.functional.linear(x.bfloat16().double() if rounds else x, layer.weight.double(), bias)
 
 
 def errors(found: Any, expected: Any) -> list[float]:
@@ -80,20 +87,24 @@ def errors(found: Any, expected: Any) -> list[float]:
 def test_every_number_of_rows(shape: tuple[int, int], dtype: torch.dtype, threads: int) -> None:
     """One block of rows, several, uneven ones, more than a chunk; weights in their dtype, the rest in float32."""
     if not native_works(dtype):
-        pytest.skip("oneDNN computes bfloat16 on this CPU, not the compiled kernel")
+        pytest.skip("oneDNN multiplies bfloat16 on this CPU, and the compiled library does not")
     layers = layers_of(*shape, dtype=dtype)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         for rows in (1, 2, 5, 6, 7, 8, 13, 25, 97, 200):
-            arguments = texts([rows, rows, max(1, rows // 2)], *shape, start=1.0)
-            found = native(*arguments, layers)
-            expected = reference_lstm(
-                *(value.double() if isinstance(value, Tensor) else value for value in arguments),
-                *map(in_float64, layers),
-                **SETTINGS,
-            )
-            assert max(errors(found, expected)) < 2e-6
+            for sizes in ([rows], [rows, rows, max(1, rows // 2)]):
+                arguments = texts(sizes, *shape, start=1.0)
+                found = native(*arguments, layers)
+                expected = reference_lstm(
+                    *(value.double() if isinstance(value, Tensor) else value for value in arguments),
+                    *map(in_float64, layers),
+                    **SETTINGS,
+                )
+                largest = errors(found, expected)
+                # A value between two bfloat16 may be rounded to either; the first cell does not depend on it.
+                assert max(largest) < (4e-3 if rounds_rows(dtype) else 2e-6)
+                assert largest[2] < 2e-6 or len(sizes) > 1
     finally:
         torch.set_num_threads(before)
 
@@ -357,7 +368,8 @@ def test_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Full:
         elmo_panel = library.elmo_panel
-        elmo_has_integers = library.elmo_has_integers
+        elmo_int8_sum_bits = library.elmo_int8_sum_bits
+        elmo_multiplies_bfloat16 = library.elmo_multiplies_bfloat16
 
         def elmo_input_matmul(self, *_: Any) -> int:
             return 1

@@ -18,7 +18,7 @@ INLINE int64_t smaller(int64_t one, int64_t other) { return one < other ? one : 
 typedef struct {
     const InputMatmul *job;
     float *expanded;     /* [threads][KC][NR] */
-    uint8_t *quantized;  /* [rows][weight.inputs], for an int8 weight */
+    char *rounded;       /* [rows][weight.inputs], if rows are rounded */
     Rounding *roundings; /* [rows], likewise */
 } InputMatmulTask;
 
@@ -27,16 +27,15 @@ static void run_input_matmul(void *argument, int64_t thread, Team *team)
     const InputMatmulTask *task = argument;
     const InputMatmul *job = task->job;
     const Weight *weight = &job->weight;
-    const int is_int8 = weight->kind == INT8;
-    const int64_t width = weight->inputs, groups = weight->outputs / (4 * NR);
+    const int64_t bytes = rounded_bytes(weight), width = weight->inputs, groups = weight->outputs / (4 * NR);
     const int64_t first_panel = 4 * share_start(groups, thread, team->size);
     const int64_t end_panel = 4 * share_start(groups, thread + 1, team->size);
     float *expanded = task->expanded + thread * KC * NR;
-    if (is_int8) {
+    if (bytes) {
         const int64_t end = share_start(job->rows, thread + 1, team->size);
         for (int64_t row = share_start(job->rows, thread, team->size); row < end; row++)
-            task->roundings[row] = quantize_row(job->inputs + row * width, width, KC, weight->signed_levels,
-                                                task->quantized + row * width);
+            task->roundings[row] =
+                round_row(weight, job->inputs + row * width, width, KC, task->rounded + row * width * bytes);
         team_barrier(team);
     }
     for (int64_t row = 0; row < job->rows; row += ROW_BLOCK) {
@@ -46,7 +45,7 @@ static void run_input_matmul(void *argument, int64_t thread, Team *team)
             const float *bias = job->bias + panel * NR;
             for (int64_t k = 0; k < width; k += KC) {
                 const int64_t offset = row * width + k;
-                const void *input = is_int8 ? (const void *)(task->quantized + offset) : job->inputs + offset;
+                const void *input = bytes ? (const void *)(task->rounded + offset * bytes) : job->inputs + offset;
                 multiply_panel(weight, panel_at(weight, panel, k), input, rows, width, smaller(width - k, KC), gates,
                                4 * NR, k ? NULL : bias, k > 0, expanded);
             }
@@ -59,8 +58,9 @@ static void lay_out_input_matmul(InputMatmulTask *task, int64_t threads, Scratch
 {
     const InputMatmul *job = task->job;
     task->expanded = scratch_floats(scratch, threads * KC * NR);
-    if (job->weight.kind != INT8) return;
-    task->quantized = scratch_array(scratch, job->rows * job->weight.inputs, sizeof(uint8_t));
+    const int64_t bytes = rounded_bytes(&job->weight);
+    if (!bytes) return;
+    task->rounded = scratch_array(scratch, job->rows * job->weight.inputs, bytes);
     task->roundings = scratch_array(scratch, job->rows, sizeof(Rounding));
 }
 
@@ -83,7 +83,7 @@ typedef struct {
     const Recurrence *job;
     float *cell_outputs; /* [ceil(H / KC)][running[0]][KC]: input of the projection, sigmoid(o) * tanh(cell) */
     float *scratch;      /* [threads][KC * NR + ROW_BLOCK * 4 * NR] */
-    uint8_t *quantized;  /* for int8 weights: operand of the next matmul, [running[0]][P] or as `cell_outputs` */
+    char *rounded;       /* if rows are rounded: operand of the next matmul, [running[0]][P] or as `cell_outputs` */
     Rounding *roundings; /* [running[0]], likewise */
 } RecurrenceTask;
 
@@ -113,14 +113,15 @@ static void run_units(const RecurrenceTask *task, const float *hidden, int64_t w
     const Recurrence *job = task->job;
     const Weight *weight = &job->hidden_weight;
     const int64_t width = weight->inputs, size = weight->outputs / 4, all_rows = job->running[0];
-    const int is_int8 = weight->kind == INT8, is_projected = job->output_weight.outputs > 0;
+    const int64_t bytes = rounded_bytes(weight);
+    const int is_projected = job->output_weight.outputs > 0;
     const int64_t first_group = share_start(size / NR, thread, team->size);
     const int64_t end_group = share_start(size / NR, thread + 1, team->size);
     float *expanded = task->scratch + thread * (KC * NR + ROW_BLOCK * 4 * NR), *hidden_gates = expanded + KC * NR;
     for (int64_t row = 0; row < running; row += ROW_BLOCK) {
         const int64_t rows = smaller(running - row, ROW_BLOCK);
         for (int64_t group = first_group; group < end_group; group++) {
-            if (hidden && rows == 1 && weight->kind == BFLOAT16) {
+            if (hidden && rows == 1 && weight->kind == BFLOAT16 && !bytes) {
                 multiply_row_by_four_panels(hidden + row * width, KC, weight, 4 * group, hidden_gates);
             } else if (hidden) {
                 for (int64_t gate = 0; gate < 4; gate++) {
@@ -128,7 +129,7 @@ static void run_units(const RecurrenceTask *task, const float *hidden, int64_t w
                     float *output = hidden_gates + gate * NR;
                     for (int64_t k = 0; k < width; k += KC) {
                         const int64_t offset = row * width + k;
-                        const void *input = is_int8 ? (const void *)(task->quantized + offset) : hidden + offset;
+                        const void *input = bytes ? (const void *)(task->rounded + offset * bytes) : hidden + offset;
                         multiply_panel(weight, panel_at(weight, panel, k), input, rows, width, smaller(width - k, KC),
                                        output, 4 * NR, NULL, k > 0, expanded);
                     }
@@ -155,14 +156,15 @@ static void run_projection(const RecurrenceTask *task, float *outputs, int64_t r
     const Recurrence *job = task->job;
     const Weight *weight = &job->output_weight;
     const int64_t size = weight->inputs, width = weight->outputs, all_rows = job->running[0];
-    const int is_int8 = weight->kind == INT8;
+    const int64_t bytes = rounded_bytes(weight);
+    const int is_widened = weight->kind == BFLOAT16 && !bytes;
     const int64_t first_panel = share_start(width / NR, thread, team->size);
     const int64_t end_panel = share_start(width / NR, thread + 1, team->size);
     float *expanded = task->scratch + thread * (KC * NR + ROW_BLOCK * 4 * NR);
     for (int64_t panel = first_panel; panel < end_panel; panel++) {
         float *output = outputs + panel * NR;
         const int64_t number_in_four = (panel - first_panel) % 4;
-        const int four_at_once = running == 1 && weight->kind == BFLOAT16 && panel - number_in_four + 4 <= end_panel;
+        const int four_at_once = running == 1 && is_widened && panel - number_in_four + 4 <= end_panel;
         if (four_at_once) {
             /* The first of four panels computes all four. */
             if (number_in_four == 0)
@@ -170,7 +172,7 @@ static void run_projection(const RecurrenceTask *task, float *outputs, int64_t r
         } else {
             for (int64_t k = 0; k < size; k += KC) {
                 const int64_t offset = k * all_rows;
-                const void *input = is_int8 ? (const void *)(task->quantized + offset) : task->cell_outputs + offset;
+                const void *input = bytes ? (const void *)(task->rounded + offset * bytes) : task->cell_outputs + offset;
                 multiply_panel(weight, panel_at(weight, panel, k), input, running, KC, smaller(size - k, KC), output,
                                width, NULL, k > 0, expanded);
             }
@@ -192,27 +194,28 @@ static void run_recurrence(void *argument, int64_t thread, Team *team)
     const Recurrence *job = task->job;
     const Weight *hidden_weight = &job->hidden_weight, *output_weight = &job->output_weight;
     const int64_t width = hidden_weight->inputs, size = hidden_weight->outputs / 4, all_rows = job->running[0];
-    const int is_int8 = hidden_weight->kind == INT8, is_projected = output_weight->outputs > 0;
+    const int64_t bytes = rounded_bytes(hidden_weight);
+    const int is_projected = output_weight->outputs > 0;
     const float *hidden = job->hidden;
     int64_t word = 0;
     for (int64_t step = 0; step < job->steps; step++) {
         const int64_t running = job->running[step];
         const int64_t first = share_start(running, thread, team->size);
         const int64_t end = share_start(running, thread + 1, team->size);
-        if (is_int8 && hidden) {
+        if (bytes && hidden) {
             for (int64_t row = first; row < end; row++)
-                task->roundings[row] = quantize_row(hidden + row * width, width, KC, hidden_weight->signed_levels,
-                                                    task->quantized + row * width);
+                task->roundings[row] =
+                    round_row(hidden_weight, hidden + row * width, width, KC, task->rounded + row * width * bytes);
             team_barrier(team);
         }
         run_units(task, hidden, word, running, thread, team);
         team_barrier(team);
         float *outputs = job->outputs + word * width;
         if (is_projected) {
-            if (is_int8) {
+            if (bytes) {
                 for (int64_t row = first; row < end; row++)
-                    task->roundings[row] = quantize_row(task->cell_outputs + row * KC, size, all_rows * KC,
-                                                        output_weight->signed_levels, task->quantized + row * KC);
+                    task->roundings[row] = round_row(output_weight, task->cell_outputs + row * KC, size, all_rows * KC,
+                                                     task->rounded + row * KC * bytes);
                 team_barrier(team);
             }
             run_projection(task, outputs, running, thread, team);
@@ -230,9 +233,10 @@ static void lay_out_recurrence(RecurrenceTask *task, int64_t threads, Scratch *s
     const int64_t cell_outputs = job->output_weight.outputs ? rows * ((size + KC - 1) / KC) * KC : 0;
     task->scratch = scratch_floats(scratch, threads * (KC * NR + ROW_BLOCK * 4 * NR));
     task->cell_outputs = scratch_floats(scratch, cell_outputs);
-    if (job->hidden_weight.kind != INT8) return;
+    const int64_t bytes = rounded_bytes(&job->hidden_weight);
+    if (!bytes) return;
     const int64_t largest = cell_outputs > rows * width ? cell_outputs : rows * width;
-    task->quantized = scratch_array(scratch, largest, sizeof(uint8_t));
+    task->rounded = scratch_array(scratch, largest, bytes);
     task->roundings = scratch_array(scratch, rows, sizeof(Rounding));
 }
 

@@ -15,8 +15,12 @@
 /* Number of outputs of a panel. */
 EXPORT int64_t elmo_panel(void);
 
-/* 1 if int8 weights are supported. */
-EXPORT int64_t elmo_has_integers(void);
+/* Bits in which the products of int8 weights are added: 32 or 16, which rows with reduced levels fit; 0: int8 weights are
+   not supported. */
+EXPORT int64_t elmo_int8_sum_bits(void);
+
+/* 1 if bfloat16 weights are multiplied by rows rounded to bfloat16; 0: they are widened to float32. */
+EXPORT int64_t elmo_multiplies_bfloat16(void);
 
 /* Use the threads of an OpenMP library, given by its GOMP_parallel and omp_get_num_threads; NULL to start new threads
    in every call. */

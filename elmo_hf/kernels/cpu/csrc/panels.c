@@ -3,11 +3,17 @@
 #include <math.h>
 
 #include "float_panels.h"
-#include "int8_panels.h"
 #include "library.h"
+#include "rounded_panels.h"
 
 int64_t elmo_panel(void) { return NR; }
-int64_t elmo_has_integers(void) { return HAS_INT8; }
+int64_t elmo_int8_sum_bits(void) { return INT8_SUM_BITS; }
+int64_t elmo_multiplies_bfloat16(void) { return MULTIPLIES_BFLOAT16; }
+
+int64_t rounded_bytes(const Weight *weight)
+{
+    return weight->kind == INT8 ? 1 : weight->kind == BFLOAT16 && MULTIPLIES_BFLOAT16 ? 2 : 0;
+}
 
 const void *panel_at(const Weight *weight, int64_t panel, int64_t input)
 {
@@ -19,9 +25,16 @@ void multiply_panel(const Weight *weight, const void *part_of_panel, const void 
                     int64_t input_stride, int64_t inputs, float *output, int64_t output_stride, const float *start,
                     int accumulate, float *expanded)
 {
-#if HAS_INT8
+#if INT8_SUM_BITS
     if (weight->kind == INT8) {
         multiply_int8_panel(input, rows, input_stride, part_of_panel, inputs, output, output_stride, accumulate);
+        return;
+    }
+#endif
+#if MULTIPLIES_BFLOAT16
+    if (weight->kind == BFLOAT16) {
+        multiply_bfloat16_panel(input, rows, input_stride, part_of_panel, inputs, output, output_stride, start,
+                                accumulate);
         return;
     }
 #endif
@@ -52,7 +65,7 @@ void dequantize_outputs(const Weight *weight, int64_t panel, const Rounding *rou
     }
 }
 
-Rounding quantize_row(const float *row, int64_t count, int64_t stride, int64_t signed_levels, uint8_t *quantized)
+static Rounding quantize_row(const float *row, int64_t count, int64_t stride, int64_t signed_levels, uint8_t *quantized)
 {
     vfloat low = (vfloat){0}, high = (vfloat){0};
     vint is_nan = (vint){0};
@@ -80,4 +93,14 @@ Rounding quantize_row(const float *row, int64_t count, int64_t stride, int64_t s
     }
     /* No integer can represent infinity. */
     return (Rounding){has_nan || !(scale < INFINITY) ? NAN : scale, (int32_t)(zero - taken_off)};
+}
+
+Rounding round_row(const Weight *weight, const float *row, int64_t count, int64_t stride, void *rounded)
+{
+    if (weight->kind == INT8) return quantize_row(row, count, stride, weight->signed_levels, rounded);
+#if MULTIPLIES_BFLOAT16
+    for (int64_t k = 0, start = 0; k < count; k += KC, start += stride)
+        round_to_bfloat16(row + start, count - k < KC ? count - k : KC, (uint16_t *)rounded + start);
+#endif
+    return (Rounding){1.0f, 0};
 }

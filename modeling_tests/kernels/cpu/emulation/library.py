@@ -26,7 +26,8 @@ CPUS = {
 }
 FUNCTIONS = (
     "elmo_panel",
-    "elmo_has_integers",
+    "elmo_int8_sum_bits",
+    "elmo_multiplies_bfloat16",
     "elmo_input_matmul",
     "elmo_recurrence",
     "elmo_training_forward",
