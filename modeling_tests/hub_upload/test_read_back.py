@@ -161,7 +161,8 @@ def test_export_to_many_languages_reads_back(inputs, tmp_path):
     assert (words is None) == (not inputs) and (characters is None) == (inputs.get("character_filters") == [])
     assert any("'<UNK>' (unk_token) is called '<oov>'" in note for note in report.notes)
     convert(tmp_path / "back", tmp_path / "again")
-    assert verify(tmp_path / "again", tmp_path / "back", tolerance=5e-6).passed
+    # Relative to a layer's largest value: these layers' inputs are up to 80 times as large as their outputs.
+    assert verify(tmp_path / "again", tmp_path / "back", tolerance=2e-5).passed
     again = ElmoForPreTraining.from_pretrained(tmp_path / "again").eval()
     read = ElmoTokenizer.from_pretrained(tmp_path / "again")
     for words in SENTENCES:
