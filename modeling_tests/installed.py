@@ -31,7 +31,7 @@ def main() -> None:
 
     built = list(builder.BUILT_FOLDER.glob("*.so"))
     origin = builder.origin()
-    if built and builder._capability() in compiling.kinds():
+    if built and builder.cpu_kind() in compiling.kinds():
         assert origin is not None and origin.startswith("of the wheel"), origin
 
     (array,) = elmo_hf.embed(["The cat sat ."])

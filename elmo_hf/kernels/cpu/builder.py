@@ -138,15 +138,23 @@ def origin() -> str | None:
     return "compiled for this CPU"
 
 
-def _capability() -> str:
-    """The kind of this CPU, as in `compiling.PORTABLE`."""
-    own = torch.backends.cpu.get_cpu_capability()
-    return "AVX512_BF16" if own == "AVX512" and torch.cpu._is_avx512_bf16_supported() else own
+def cpu_kind() -> str:
+    """The kind of this CPU, as in `compiling.PORTABLE`: PyTorch's name, or that of an extension of AVX-512."""
+    kind = torch.backends.cpu.get_cpu_capability()
+    if kind != "AVX512" or not cpu_supports("vnni"):
+        return kind
+    return "AVX512_BF16" if cpu_supports("avx512_bf16") else "AVX512_VNNI"
+
+
+def cpu_supports(instructions: str) -> bool:
+    """True if PyTorch knows that this CPU has some instructions. Its functions for that are private."""
+    question = getattr(torch.cpu, f"_is_{instructions}_supported", None)
+    return question is not None and bool(question())
 
 
 def _brought_library(sources: dict[str, str]) -> Path | None:
     """The wheel's library for this CPU and exactly this code; `None` if there is none."""
-    own, names = _capability(), list(kinds())
+    own, names = cpu_kind(), list(kinds())
     # Every CPU of an architecture runs DEFAULT, even if PyTorch names a more capable kind.
     for kind in names[names.index(own) :] if own in names else [name for name in names if name == "DEFAULT"]:
         path = BUILT_FOLDER / built_name(kind, sources)

@@ -23,11 +23,12 @@ FLAGS = [
     *("-fPIC", "-shared", "-pthread", "-fvisibility=hidden"),
 ]
 COMPILE_SECONDS = 120
-# Kinds of CPUs that a wheel supports, by architecture, fastest first, named as in `torch.backends.cpu` (AVX512_BF16:
-# also VNNI, which all such CPUs have). A CPU also runs the libraries of all kinds after its own.
+# Kinds of CPUs that a wheel supports, by architecture, fastest first, named as by `builder.cpu_kind`. A CPU also runs
+# the libraries of all kinds after its own.
 PORTABLE: dict[str, dict[str, list[str]]] = {
     "x86_64": {
         "AVX512_BF16": ["-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16"],
+        "AVX512_VNNI": ["-march=x86-64-v4", "-mavx512vnni"],
         "AVX512": ["-march=x86-64-v4"],
         "AVX2": ["-march=x86-64-v3"],
     },

@@ -2,7 +2,8 @@
 
 Implements [`inference.Recurrence`] for float32, bfloat16 and int8 weights. Bfloat16 halves the memory; CPUs with
 AVX-512 bf16 also multiply it, others widen it as it is read. Arithmetic between matmuls and the hidden state are
-float32.
+float32. bfloat16 and int8 are left to PyTorch where its kernels use instructions that this library does not
+(`native_works`).
 """
 
 import ctypes
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .builder import InputMatmul, Recurrence, Weight, native_library
+from .builder import InputMatmul, Recurrence, Weight, cpu_supports, native_library
 from .int8 import LEVELS, signed_levels
 from .memory_pages import drop_pages, in_huge_pages
 from .onednn import packing_works
@@ -176,14 +177,18 @@ def native_declines(input_map: Any, hidden_map: Any, output_map: Any | None) -> 
 @functools.cache
 def native_works(dtype: torch.dtype) -> bool:
     """True if the library is available, supports weights of a dtype, and is the fastest choice on this CPU."""
-    library = native_library()
-    if library is None or dtype not in KINDS:
+    if dtype not in KINDS:
         return False
+    library = native_library()
+    if library is None or dtype == torch.float32:
+        return library is not None
+    if cpu_supports("amx_tile"):
+        return False  # oneDNN multiplies whole tiles there, which the library does not
     if dtype == torch.bfloat16:
+        # Widened weights are multiplied in float32: slower than bfloat16, faster than to emulate it.
         return bool(library.elmo_multiplies_bfloat16()) or not packing_works(dtype)
-    if dtype == torch.int8:
-        return library.elmo_int8_sum_bits() >= (32 if signed_levels() == LEVELS else 16)
-    return True
+    # With all levels, sums of 16 bits would overflow.
+    return library.elmo_int8_sum_bits() >= (32 if signed_levels() == LEVELS else 16)
 
 
 def _by_panel(values: Tensor, panel: int, gates: int) -> Tensor:

@@ -159,6 +159,7 @@ def test_no_home_directory(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("gcc", "-march=cooperlake"),  # AVX-512 VNNI and bf16
         ("clang", "-march=x86-64-v3"),
         ("clang", "-march=x86-64-v4"),
+        ("clang", "-march=alderlake"),
         ("clang", "-march=cooperlake"),
     ],
 )
@@ -184,29 +185,56 @@ def test_a_wheel_brings_the_library(fresh: Path, monkeypatch: pytest.MonkeyPatch
     paths = compiling.build_portable(builder.BUILT_FOLDER)
     assert [path.name.partition("-")[0] for path in paths] == [kind.lower() for kind in compiling.kinds()]
     monkeypatch.setattr(builder, "find_compiler", lambda: None)
-    own = builder._capability()
+    own = builder.cpu_kind()
     if own in compiling.kinds():
         library = builder.native_library()
-        assert library is not None and Path(library._name).name.startswith(own.lower())
+        assert library is not None and Path(library._name).name.partition("-")[0] == own.lower()
         assert not fresh.exists()
     for kind in compiling.kinds():
-        monkeypatch.setattr(builder, "_capability", lambda kind=kind: kind)
+        monkeypatch.setattr(builder, "cpu_kind", lambda kind=kind: kind)
         found = builder._brought_library(builder._sources())
-        assert found is not None and found.name.startswith(kind.lower())
+        assert found is not None and found.name.partition("-")[0] == kind.lower()
     paths[0].unlink()
-    monkeypatch.setattr(builder, "_capability", lambda: next(iter(compiling.kinds())))
+    monkeypatch.setattr(builder, "cpu_kind", lambda: next(iter(compiling.kinds())))
     found = builder._brought_library(builder._sources())
     assert found == (paths[1] if paths[1:] else None)
     assert builder._brought_library({"other.c": ""}) is None
+
+
+@pytest.mark.parametrize(
+    ("capability", "instructions", "kind"),
+    [
+        ("AVX2", ["vnni", "avx512_bf16"], "AVX2"),  # limited by ATEN_CPU_CAPABILITY
+        ("AVX512", [], "AVX512"),
+        ("AVX512", ["vnni"], "AVX512_VNNI"),
+        ("AVX512", ["avx512_bf16"], "AVX512"),
+        ("AVX512", ["vnni", "avx512_bf16"], "AVX512_BF16"),
+    ],
+)
+def test_kind_of_the_cpu(capability: str, instructions: list[str], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(builder, "cpu_supports", instructions.__contains__)
+    assert builder.cpu_kind() == kind
+
+
+def test_instructions_that_pytorch_does_not_know() -> None:
+    assert not builder.cpu_supports("something_else")
+    assert builder.cpu_supports("avx2") == torch.cpu._is_avx2_supported()
 
 
 # Instruction sets of x86-64: flags, whether this CPU has them, outputs of a panel, bits of int8 sums, and whether
 # bfloat16 is multiplied. Code for CPUs with 128-bit registers runs on wider ones, too.
 INSTRUCTIONS = [
     (["-march=x86-64"], lambda: True, 8, 0, 0),
-    (["-march=x86-64-v3"], torch.cpu._is_avx2_supported, 16, 16, 0),
-    (["-march=x86-64-v4"], torch.cpu._is_avx512_supported, 32, 16, 0),
-    (["-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16"], torch.cpu._is_avx512_bf16_supported, 32, 32, 1),
+    (["-march=x86-64-v3"], partial(builder.cpu_supports, "avx2"), 16, 16, 0),
+    *(
+        (compiling.PORTABLE["x86_64"][kind], partial(builder.cpu_supports, instructions), 32, bits, multiplies)
+        for kind, instructions, bits, multiplies in (
+            ("AVX512", "avx512", 16, 0),
+            ("AVX512_VNNI", "vnni", 32, 0),
+            ("AVX512_BF16", "avx512_bf16", 32, 1),
+        )
+    ),
 ]
 
 
@@ -216,7 +244,7 @@ INSTRUCTIONS = [
 @pytest.mark.parametrize(
     ("flags", "is_supported", "panel", "bits", "multiplies"),
     INSTRUCTIONS,
-    ids=["SSE2", "AVX2", "AVX-512", "AVX-512 bf16"],
+    ids=["SSE2", "AVX2", "AVX-512", "AVX-512 VNNI", "AVX-512 bf16"],
 )
 @torch.no_grad()
 def test_every_instruction_set_computes_the_same(

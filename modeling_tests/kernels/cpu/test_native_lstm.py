@@ -1,6 +1,7 @@
 """The compiled recurrence: every kind of weight, every number of rows, one thread or several."""
 
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from elmo_hf.inference.quantization import quantized
 from elmo_hf.kernels.cpu import builder, native_lstm
 from elmo_hf.kernels.cpu.inference import inference_lstm, native_projected_lstm
+from elmo_hf.kernels.cpu.int8 import LEVELS, REDUCED_LEVELS
 from elmo_hf.kernels.cpu.native_lstm import NativeRecurrence, native_works
 from elmo_hf.kernels.prepared_weights import release
 from elmo_hf.model.operators import linear_map, reference_lstm
@@ -131,11 +133,14 @@ def test_integers_are_those_of_the_definition(shape: tuple[int, int]) -> None:
     layers = [quantized(layer) for layer in layers_of(*shape)]
     for rows in (1, 2, 6, 7, 13, 97, 200):
         arguments = texts([rows], *shape, start=1.0)
-        arguments[0][0] = arguments[0][0].abs()  # a row without negative values has other levels
+        # A row without negative values has another zero point, which rounds a value near a half in another direction.
+        arguments[0][0] = arguments[0][0].abs()
+        arguments[0][0, :8] = torch.nextafter(torch.tensor(1.5), torch.tensor(0.0))
+        arguments[0][0, 8] = LEVELS
         arguments[0][-1] = 0.0
         found = native(*arguments, layers)
         expected = reference_lstm(*arguments, *(layer._plain for layer in layers), **SETTINGS)
-        # A value between two integers may fall to either: one unit of 64 in one of many inputs.
+        # A value between two integers may fall to either: one unit in one of many inputs.
         assert errors(found, expected)[2] < 1e-6
         assert max(errors(found, expected)) < 2e-2
         assert sorted((found[0] - expected[0]).abs().flatten().tolist())[-len(found[0]) - 1] < 1e-6
@@ -312,6 +317,42 @@ with torch.no_grad():
 """
     answer = run_python("-c", script)
     assert (answer.returncode, answer.stdout.strip()) == (0, "0"), answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits", "levels", "multiplies", "packs", "has_amx", "serves"),
+    [
+        (torch.float32, 0, LEVELS, 0, True, True, True),
+        (torch.float16, 32, LEVELS, 1, True, False, False),
+        (torch.int8, 0, REDUCED_LEVELS, 0, True, False, False),
+        (torch.int8, 16, REDUCED_LEVELS, 0, True, False, True),
+        (torch.int8, 16, LEVELS, 0, True, False, False),
+        (torch.int8, 32, REDUCED_LEVELS, 0, True, False, True),
+        (torch.int8, 32, LEVELS, 1, True, False, True),
+        (torch.int8, 32, LEVELS, 1, True, True, False),
+        (torch.bfloat16, 16, LEVELS, 0, False, False, True),
+        (torch.bfloat16, 16, LEVELS, 0, True, False, False),
+        (torch.bfloat16, 32, LEVELS, 1, True, False, True),
+        (torch.bfloat16, 32, LEVELS, 1, True, True, False),
+    ],
+)
+def test_which_weights_are_served(
+    dtype: torch.dtype,
+    bits: int,
+    levels: int,
+    multiplies: int,
+    packs: bool,
+    has_amx: bool,
+    serves: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No overflow of int8 sums, and no library where PyTorch's kernels have better instructions."""
+    library = SimpleNamespace(elmo_int8_sum_bits=lambda: bits, elmo_multiplies_bfloat16=lambda: multiplies)
+    monkeypatch.setattr(native_lstm, "native_library", lambda: library)
+    monkeypatch.setattr(native_lstm, "signed_levels", lambda: levels)
+    monkeypatch.setattr(native_lstm, "packing_works", lambda _: packs)
+    monkeypatch.setattr(native_lstm, "cpu_supports", lambda name: has_amx and name == "amx_tile")
+    assert native_works.__wrapped__(dtype) == serves
 
 
 def test_serves_without_gradients_only() -> None:

@@ -172,7 +172,8 @@ static void run_projection(const RecurrenceTask *task, float *outputs, int64_t r
         } else {
             for (int64_t k = 0; k < size; k += KC) {
                 const int64_t offset = k * all_rows;
-                const void *input = bytes ? (const void *)(task->rounded + offset * bytes) : task->cell_outputs + offset;
+                const void *input =
+                    bytes ? (const void *)(task->rounded + offset * bytes) : task->cell_outputs + offset;
                 multiply_panel(weight, panel_at(weight, panel, k), input, running, KC, smaller(size - k, KC), output,
                                width, NULL, k > 0, expanded);
             }

@@ -15,8 +15,8 @@
 /* Number of outputs of a panel. */
 EXPORT int64_t elmo_panel(void);
 
-/* Bits in which the products of int8 weights are added: 32 or 16, which rows with reduced levels fit; 0: int8 weights are
-   not supported. */
+/* Bits in which the products of int8 weights are added: 32, or 16, where only rows with reduced levels do not overflow.
+   0: int8 weights are not supported. */
 EXPORT int64_t elmo_int8_sum_bits(void);
 
 /* 1 if bfloat16 weights are multiplied by rows rounded to bfloat16; 0: they are widened to float32. */

@@ -80,7 +80,8 @@ static Rounding quantize_row(const float *row, int64_t count, int64_t stride, in
     for (int l = 0; l < LANES; l++) least = fminf(least, low[l]), most = fmaxf(most, high[l]);
     const int64_t levels = least < 0.0f ? signed_levels : 127;
     const float scale = fmaxf(fmaxf(most, -least) / levels, 1e-36f), inverse = 1.0f / scale;
-    const float zero = least < 0.0f ? levels + levels % 2 : 0.0f;
+    /* With all levels, every row has the zero point, which can change the rounding of values near a half. */
+    const float zero = least < 0.0f || signed_levels == 127 ? levels + levels % 2 : 0.0f;
     const float taken_off = SIGNED_INPUTS ? zero : 0.0f;
     const float to_integer = 12582912.0f;
     for (int64_t k = 0; k < count; k += LANES) {

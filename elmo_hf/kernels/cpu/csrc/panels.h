@@ -47,9 +47,9 @@ void multiply_panel(const Weight *weight, const void *part_of_panel, const void 
                     int64_t input_stride, int64_t inputs, float *output, int64_t output_stride, const float *start,
                     int accumulate, float *expanded);
 
-/* output [4 * NR] = one float row * bfloat16 panels `panel` to `panel` + 3, widened. Computing four panels together hides the latency
-   of additions. (In float32, memory is the limit, and is best read in one stream.) Additions have the order of
-   `multiply_panel`, so that a row gives the same bits alone and in a batch.
+/* output [4 * NR] = one float row * bfloat16 panels `panel` to `panel` + 3, widened. Computing four panels together
+   hides the latency of additions. (In float32, memory is the limit, and is best read in one stream.) Additions have the
+   order of `multiply_panel`, so that a row gives the same bits alone and in a batch.
 
    The row is [inputs], in segments of KC that are `row_stride` apart. */
 void multiply_row_by_four_panels(const float *row, int64_t row_stride, const Weight *weight, int64_t panel,

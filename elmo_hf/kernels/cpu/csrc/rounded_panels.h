@@ -6,8 +6,8 @@
 
 #include "blocking.h"
 
-/* Bits in which the products of int8 are added. 16 bits hold those of rows with reduced levels (`signed_levels`), 32 all.
-   0: no such instruction. */
+/* Bits in which the products of int8 are added. In 16 bits, only rows with reduced levels (`signed_levels`) do not
+   overflow. 0: no such instruction. */
 #if defined(__AVX512VNNI__) || (defined(__AVXVNNI__) && !defined(__AVX512F__)) || defined(__ARM_FEATURE_DOTPROD)
 #define INT8_SUM_BITS 32
 #elif defined(__AVX512BW__) || (defined(__AVX2__) && !defined(__AVX512F__))
@@ -42,7 +42,7 @@ void multiply_int8_panel(const uint8_t *input, int64_t rows, int64_t input_strid
 void multiply_bfloat16_panel(const uint16_t *input, int64_t rows, int64_t input_stride, const void *panel,
                              int64_t inputs, float *output, int64_t output_stride, const float *start, int accumulate);
 
-/* Round to the nearest bfloat16, halves to even. `count` is a multiple of LANES. */
+/* Round to the nearest bfloat16, halves to even; subnormals become zero. `count` is a multiple of LANES. */
 void round_to_bfloat16(const float *values, int64_t count, uint16_t *rounded);
 #endif
 
