@@ -1,9 +1,11 @@
 """Make the shipped default model, `elmo_hf/data/default`, from a pretraining run, and measure the effect of float16.
 
-    python benchmarks/default_model.py outputs/books/model --runs outputs/books --held_out_data heldout.txt
+    python benchmarks/default_model.py outputs/books/model --held_out_data heldout.txt \\
+        --runs benchmarks/default_model_runs.jsonl outputs/books
 
 Weights are stored in float16; the configuration says float32, so that loading converts them back. The folder also has
 the softmax, the tokenizer and a model card, but no code. It is replaced as a whole, and only within the size limit.
+`default_model_runs.jsonl` keeps the records of the runs that led to the shipped weights.
 """
 
 import argparse
@@ -31,24 +33,31 @@ dropout initialize_from seed
 """.split()
 
 
-def read_run(output: Path) -> dict[str, Any]:
-    """Words, hours, steps and settings of a pretraining run, from its newest checkpoint.
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """Words, hours, steps and settings of the pretraining run in a folder, or of the runs in a file of such records.
+
+    A folder's record comes from its newest checkpoint.
 
     Raises:
         FileNotFoundError: there is none.
     """
+    if path.is_file():
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    output = path
     found = sorted((output / "checkpoints").glob("step-*/progress.json"))
     if not found:
         raise FileNotFoundError(f"{output} has no checkpoints/step-*/progress.json: name a run's output_dir")
     record = json.loads(found[-1].read_text(encoding="utf-8"))
     progress, settings = record["progress"], record["settings"]
-    return {
-        "steps": progress["step"],
-        "words": progress["words"],
-        "duration": str(timedelta(seconds=round(progress["seconds"]))),
-        "words_per_second": progress["words"] / progress["seconds"],
-        "settings": {name: settings[name] for name in SHOWN if settings.get(name) is not None},
-    }
+    return [
+        {
+            "steps": progress["step"],
+            "words": progress["words"],
+            "duration": str(timedelta(seconds=round(progress["seconds"]))),
+            "words_per_second": progress["words"] / progress["seconds"],
+            "settings": {name: settings[name] for name in SHOWN if settings.get(name) is not None},
+        }
+    ]
 
 
 def measure(folder: Path, held_out: list[str], words: int | None) -> dict[str, TextScore]:
@@ -95,7 +104,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="folder of a language model: a run's model, or a checkpoint")
     parser.add_argument(
-        "--runs", type=Path, nargs="*", default=[], help="output_dir of each run that led to it, in order"
+        "--runs",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="output_dir of each run that led to it, or a file of records, in order",
     )
     parser.add_argument("--held_out_data", nargs="+", required=True, help="files to measure both precisions on")
     parser.add_argument("--held_out_words", type=int, help="measure on about N words of each file (default: all)")
@@ -116,7 +129,7 @@ def main() -> None:
             config=config,
             parameters=parameters,
             softmax=config["vocab_size"] * (config["projection_size"] + 1),
-            runs=[read_run(run) for run in args.runs],
+            runs=[record for run in args.runs for record in read_runs(run)],
             perplexities=[(Path(path).name, single[path], half[path]) for path in args.held_out_data],
             interim=args.interim,
             version=__version__,
