@@ -13,8 +13,8 @@ n1 / (n1 + 2 * n2).
 
 import argparse
 import json
-import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,7 +158,8 @@ def main() -> None:
         with open(args.output, "a", encoding="utf-8") as file:
             for (name, path), row in measured.items():
                 row["both"] = (row["forward"] * row["backward"]) ** 0.5
-                file.write(json.dumps({"model": name, "text": os.path.basename(path), **row}) + "\n")
+                text = "/".join(Path(path).parts[-2:])  # as in results.py
+                file.write(json.dumps({"model": name, "text": text, **row}) + "\n")
 
 
 if __name__ == "__main__":
