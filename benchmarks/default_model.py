@@ -43,10 +43,9 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
     """
     if path.is_file():
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    output = path
-    found = sorted((output / "checkpoints").glob("step-*/progress.json"))
+    found = sorted((path / "checkpoints").glob("step-*/progress.json"))
     if not found:
-        raise FileNotFoundError(f"{output} has no checkpoints/step-*/progress.json: name a run's output_dir")
+        raise FileNotFoundError(f"{path} has no checkpoints/step-*/progress.json: name a run's output_dir")
     record = json.loads(found[-1].read_text(encoding="utf-8"))
     progress, settings = record["progress"], record["settings"]
     return [
