@@ -35,6 +35,8 @@ from elmo_hf.pretraining import open_corpus, perplexity, word_splitter
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EARLY = "--num_train_epochs 40 --early_stopping_patience 4 --save_total_limit 1 --do_train --do_eval --do_predict"
 TAGGER = "--task_lstm_size 128 --task_dropout 0.3 --per_device_train_batch_size 32 --per_device_eval_batch_size 64"
+# The layers of AllenNLP's published NER model: a biLSTM of two layers and a CRF.
+NAMES = "--preset ner-elmo --per_device_train_batch_size 32 --per_device_eval_batch_size 64"
 SENTENCES = (
     "--task_lstm_size 128 --task_dropout 0.5 --pooling mean max --pre_tokenization whitespace "
     "--per_device_train_batch_size 64 --per_device_eval_batch_size 128"
@@ -69,9 +71,7 @@ def files(pattern: str, *names: str) -> dict[str, str]:
 
 
 TASKS = {
-    "wnut17": Task(
-        "run_ner.py", "f1", files("ner/wnut17/{}.conll", "train", "dev", "test"), f"{TAGGER} --use_crf {EARLY}"
-    ),
+    "wnut17": Task("run_ner.py", "f1", files("ner/wnut17/{}.conll", "train", "dev", "test"), f"{NAMES} {EARLY}"),
     "szeged": Task(
         "run_ner.py",
         "accuracy",
@@ -190,8 +190,8 @@ class Cells:
             "test": results[f"test_{metric}"],
             "validation": results[f"eval_{metric}"],
         }
-        shown = [part.replace(str(self.args.data), "DATA") for part in command]
-        record |= {"epochs": results.get("epoch"), "command": shown, "seconds": round(time.monotonic() - began, 1)}
+        seconds = round(time.monotonic() - began, 1)
+        record |= {"epochs": results.get("epoch"), "command": self._shown(command), "seconds": seconds}
         if self.args.typos and cell.share == 1 and cell.task != "multi30k":
             record["typos"] = self._with_typos(cell, folder)
         with self.path.open("a", encoding="utf-8") as file:
@@ -211,6 +211,16 @@ class Cells:
         share = ["--train_share", f"{cell.share:g}"] if cell.share != 1 else []
         # Options given by hand come last, so that they take precedence.
         return [task.script, *data, *task.options.split(), *own, *share, *self.args.more]
+
+    def _shown(self, command: Sequence[str]) -> list[str]:
+        """The command without the folders of this machine."""
+        args = self.args
+        names = {str(args.data): "DATA", str(args.output_dir): "outputs/results"}
+        names |= {str(path): Path(path).name for path in (args.model, args.word_vectors) if path}
+        shown = list(command)
+        for path, name in names.items():
+            shown = [part.replace(path, name) for part in shown]
+        return shown
 
     def _succeeds(self, command: Sequence[str], folder: Path) -> bool:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,10 @@
 
     python benchmarks/results_page.py outputs/results --output docs/results.md
 
-This reads those of `cells.jsonl`, `perplexity.jsonl` and `minimal_pairs.md` that are in the folder. It writes tables
-with means and sample standard deviations over seeds, error reductions of the better ELMo variant against the better
-baseline, the commands, and a picture of scores by share of the training data.
+This reads those of `cells.jsonl`, `perplexity.jsonl` and `minimal_pairs.md` that are in the folder, and the cells of
+biLMs adapted to a task's domain in `domain/cells.jsonl`. It writes tables with means and sample standard deviations
+over seeds, error reductions of the better ELMo variant against the better baseline, the commands, and a picture of
+scores by share of the training data.
 """
 
 import argparse
@@ -94,6 +95,17 @@ def typo_table(cells: Cells) -> list[str]:
     return lines if len(lines) > 2 else []
 
 
+def domain_table(cells: Cells, adapted: Cells) -> list[str]:
+    """Table of scores with the shipped biLM and with one adapted to the task's domain."""
+    lines = ["| | shipped biLM | adapted |", "|---|---|---|"]
+    for task in TASKS:
+        for variant in VARIANTS:
+            if after := scores_of(adapted, task, variant):
+                before = mean_and_deviation(scores_of(cells, task, variant))
+                lines.append(f"| {task}, {TASKS[task].metric}, ({variant}) | {before} | {mean_and_deviation(after)} |")
+    return lines
+
+
 def draw_shares(cells: Cells, path: Path) -> bool:
     """Plot scores by share of the training data, one panel per task and one line per variant; False for one share."""
     from matplotlib.figure import Figure
@@ -165,6 +177,13 @@ def page(folder: Path, output: Path, note: str = "") -> list[str]:
         picture = output.with_name(output.stem + "_shares.png")
         if draw_shares(cells, picture):
             lines += [f"![Scores over shares of the training data]({picture.name})", ""]
+        if adapted := read_cells(folder / "domain" / "cells.jsonl"):
+            lines += [
+                "## Domain",
+                "",
+                "The biLM was first trained further on a million words of the task's kind of text.",
+            ]
+            lines += ["", *domain_table(cells, adapted), ""]
         if typos := typo_table(cells):
             lines += [
                 "## Typing errors",
