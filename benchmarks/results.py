@@ -209,9 +209,18 @@ class Cells:
         for split, names in task.files.items():
             data += [f"--{split}_file", *(str(self.args.data / name) for name in names.split())]
         own = ["--learning_rate", cell.rate, "--seed", str(cell.seed), "--output_dir", str(folder)]
-        share = ["--train_share", f"{cell.share:g}"] if cell.share != 1 else []
+        share = [] if cell.share == 1 else ["--train_share", f"{cell.share:g}", *self._longer(task, cell.share)]
         # Options given by hand come last, so that they take precedence.
         return [task.script, *data, *task.options.split(), *own, *share, *self.args.more]
+
+    def _longer(self, task: Task, share: float) -> list[str]:
+        """More epochs and patience for a share of the data, whose epochs have fewer updates."""
+        factor, options = round(share**-0.5), task.options.split()[::-1]
+        return [
+            part
+            for name in ("--num_train_epochs", "--early_stopping_patience")
+            for part in (name, str(factor * int(options[options.index(name) - 1])))
+        ]
 
     def _shown(self, command: Sequence[str]) -> list[str]:
         """The command without the folders of this machine."""
