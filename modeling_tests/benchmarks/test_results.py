@@ -54,12 +54,21 @@ def run(tmp_path, monkeypatch):
     return run
 
 
+def last(command, option):
+    """The value of an option that counts, the last one."""
+    return command[len(command) - command[::-1].index(option)]
+
+
 def test_cells_are_run_once_with_the_best_rate(run, tmp_path):
     options = ["--tasks", "wnut17", "--variants", "a", "d", "--seeds", "1", "2", "--shares", "1", "0.25"]
     cells, started = run(*options, "--rates", "1e-3", "2e-3")
     keys = [(cell["variant"], cell["seed"], cell["share"], cell["rate"]) for cell in cells]
     assert len(keys) == len(set(keys)) == 2 * (1 + 4)  # the second learning rate of each variant runs once
     assert {key[3] for key in keys if key[1] == 2 or key[2] == 0.25} == {"2e-3"}
+    # An epoch of a quarter of the data has a quarter of the updates.
+    epochs = {(cell["share"], last(cell["command"], "--num_train_epochs")) for cell in cells}
+    assert epochs == {(1, "40"), (0.25, "80")}
+    assert {last(cell["command"], "--early_stopping_patience") for cell in cells if cell["share"] == 0.25} == {"8"}
     assert not any((tmp_path / "out" / "runs").iterdir())
     # Nothing runs twice, except the cell of a truncated line.
     assert run(*options, "--rates", "1e-3", "2e-3") == (cells, started)
