@@ -107,12 +107,16 @@ def domain_table(cells: Cells, adapted: Cells) -> list[str]:
 
 
 def draw_shares(cells: Cells, path: Path) -> bool:
-    """Plot scores by share of the training data, one panel per task and one line per variant; False for one share."""
+    """Plot scores by share of the training data: one panel per task with several shares, one line per variant.
+
+    Returns:
+        Whether there is such a task.
+    """
     from matplotlib.figure import Figure
 
     shares = sorted({cell["share"] for cell in cells})
-    tasks = [task for task in TASKS if any(cell["task"] == task for cell in cells)]
-    if len(shares) < 2:
+    tasks = [task for task in TASKS if len({cell["share"] for cell in cells if cell["task"] == task}) > 1]
+    if not tasks:
         return False
     figure = Figure(figsize=(4 * len(tasks), 3.5), layout="constrained")
     for panel, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
