@@ -37,7 +37,7 @@ EARLY = "--num_train_epochs 40 --early_stopping_patience 4 --save_total_limit 1 
 TAGGER = "--task_lstm_size 128 --task_dropout 0.3 --per_device_train_batch_size 32 --per_device_eval_batch_size 64"
 # The layers of AllenNLP's published NER model: a biLSTM of two layers and a CRF.
 NAMES = "--preset ner-elmo --per_device_train_batch_size 32 --per_device_eval_batch_size 64"
-# Task dropout already drops the same vectors once.
+# The paper's biattentive network. Its input dropout already covers ELMo, which has none of its own.
 SENTENCES = (
     "--task_lstm_size 128 --task_dropout 0.5 --representation_dropout 0 --integrator_size 128 --pooling mean max "
     "--pre_tokenization whitespace --per_device_train_batch_size 64 --per_device_eval_batch_size 128"
@@ -227,10 +227,13 @@ class Cells:
         args = self.args
         names = {str(args.data): "DATA", str(args.output_dir): "outputs/results"}
         names |= {str(path): Path(path).name for path in (args.model, args.word_vectors) if path}
-        shown = list(command)
-        for path, name in names.items():
-            shown = [part.replace(path, name) for part in shown]
-        return shown
+
+        def shown(part: str) -> str:
+            # Whole paths only: a folder named "out" must not change the option --output_dir.
+            found = next((path for path in names if part == path or part.startswith(path + os.sep)), None)
+            return part if found is None else names[found] + part[len(found) :]
+
+        return [shown(part) for part in command]
 
     def _succeeds(self, command: Sequence[str], folder: Path) -> bool:
         folder.mkdir(parents=True, exist_ok=True)

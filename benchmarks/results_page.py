@@ -187,7 +187,7 @@ def page(folder: Path, output: Path, note: str = "") -> list[str]:
                 "",
                 "The biLM was first trained further on a million words of the task's kind of text.",
             ]
-            lines += ["", *domain_table(cells, adapted), ""]
+            lines += ["", *domain_table(cells, adapted), "", *commands_of(adapted), ""]
         if typos := typo_table(cells):
             lines += [
                 "## Typing errors",
