@@ -43,8 +43,8 @@ SENTENCES = (
     "--pre_tokenization whitespace --per_device_train_batch_size 64 --per_device_eval_batch_size 128"
 )
 TRANSLATOR = (
-    "--decoder_hidden_size 128 --target_vocab_size 4000 --per_device_train_batch_size 32 --warmup_steps 200 "
-    "--length_penalty 2.0 --train_sampling_strategy group_by_length"
+    "--task_lstm_size 128 --task_dropout 0.3 --decoder_hidden_size 128 --target_vocab_size 4000 "
+    "--per_device_train_batch_size 32 --warmup_steps 200 --length_penalty 2.0 --train_sampling_strategy group_by_length"
 )
 
 
@@ -119,20 +119,16 @@ VARIANTS = {
 }
 
 
-def options_of(task: str, variant: str, model: str | None, word_vectors: str | None) -> list[str] | None:
-    """Options of a variant; `None` if the task has no such variant.
+def options_of(variant: str, model: str | None, word_vectors: str | None) -> list[str]:
+    """Options of a variant.
 
     Raises:
         ValueError: word vectors are needed but not given.
     """
     elmo = ["--model_name_or_path", model] if model else []
     frozen = [*elmo, "--freeze_bilm", "--cache_layers", "8"]
-    if task == "multi30k":
-        # A translator's encoder is the biLM itself, or a similar one that reads words by their id.
-        rows = {"a": [*elmo, "--without_elmo"], "c": [*frozen, "--random_weights"], "d": frozen}
-        return {**rows, "e": [*elmo, "--bilm_learning_rate", "3e-4"]}.get(variant)
     if variant != "a" and word_vectors is None:
-        raise ValueError(f"variant {variant} of {task} starts from word vectors: give --word_vectors")
+        raise ValueError(f"variant {variant} starts from word vectors: give --word_vectors")
     own = ["--word_vector_size", "100"] if variant == "a" else ["--word_vectors", str(word_vectors)]
     own += ["--task_character_size", "16"]
     return {
@@ -171,11 +167,11 @@ class Cells:
         return next((each for each in self.finished if cell.key.items() <= each.items()), None)
 
     def run(self, cell: Cell) -> dict[str, Any] | None:
-        """Run a cell unless it is finished; return `None` if there is no such cell, no time left, or it failed."""
+        """Run a cell unless it is finished; return `None` if there is no time left or it failed."""
         if (found := self.record_of(cell)) is not None:
             return found
-        variant = options_of(cell.task, cell.variant, self.args.model, self.args.word_vectors)
-        if variant is None or time.monotonic() > self.stop:
+        variant = options_of(cell.variant, self.args.model, self.args.word_vectors)
+        if time.monotonic() > self.stop:
             return None
         folder = self.args.output_dir / "runs" / "-".join(map(str, vars(cell).values()))
         command = [*self._command(cell, folder), *variant]

@@ -25,9 +25,10 @@ MODELS = {
 
 
 def _register_configuration(module: ModuleType) -> None:
-    from elmo_hf.model.configuration_elmo import ElmoConfig
+    from elmo_hf.model.configuration_elmo import ElmoConfig, ElmoTaskEncoderConfig
 
-    module.AutoConfig.register("elmo", ElmoConfig, exist_ok=True)
+    for kind in (ElmoConfig, ElmoTaskEncoderConfig):
+        module.AutoConfig.register(kind.model_type, kind, exist_ok=True)
 
 
 def _register_tokenizer(module: ModuleType) -> None:
@@ -48,12 +49,16 @@ def _register_models(executed: ModuleType) -> None:
     if half is not None and getattr(half.__spec__, "_initializing", False):
         return  # it is being imported, and will be registered afterwards
     from elmo_hf.model import modeling_elmo
-    from elmo_hf.model.configuration_elmo import ElmoConfig
+    from elmo_hf.model.configuration_elmo import ElmoConfig, ElmoTaskEncoderConfig
+    from elmo_hf.model.task_encoder import ElmoTaskEncoder
 
     for auto, model in MODELS.items():
         getattr(sys.modules[f"{_AUTO}.modeling_auto"], auto).register(
             ElmoConfig, getattr(modeling_elmo, model), exist_ok=True
         )
+    # Transformers' EncoderDecoderModel creates its encoder by AutoModel.
+    auto_model = sys.modules[f"{_AUTO}.modeling_auto"].AutoModel
+    auto_model.register(ElmoTaskEncoderConfig, ElmoTaskEncoder, exist_ok=True)
 
 
 _AUTO = "transformers.models.auto"

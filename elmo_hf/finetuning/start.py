@@ -180,12 +180,17 @@ def load_model(
             model.bilm.load_state_dict(ElmoModel.from_pretrained(path, **options).state_dict())
         if model_args.word_vectors is not None:
             logger.info("%s", start_from_word_vectors(model, tokenizer, model_args.word_vectors, table="task"))
-    model.freeze_bilm(model_args.freeze_bilm)
-    if model_args.cache_layers is not None and config.elmo_at:
-        cache_layers(model.elmo, model_args.cache_layers)
+    freeze_and_cache(model, model_args)
     logger.info(
         "%s parameters to train of %s",
         f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,}",
         f"{model.num_parameters():,}",
     )
     return model
+
+
+def freeze_and_cache(model: ElmoPreTrainedModel, model_args: BilmArguments) -> None:
+    """Freeze the biLM and cache its layers, as far as the options say so."""
+    model.freeze_bilm(model_args.freeze_bilm)
+    if model_args.cache_layers is not None and model.bilm is not None:
+        cache_layers(model.bilm, model_args.cache_layers)

@@ -35,7 +35,8 @@ class CheckpointError(RuntimeError):
 
 def parameter_groups(model: ElmoPreTrainedModel, args: TaskTrainingArguments) -> list[dict[str, Any]]:
     """Group trainable parameters by learning rate (biLM, or layer mix and task) and weight decay (matrices only)."""
-    elmo = getattr(model, "elmo", getattr(model, "encoder", None))  # the encoder of an EncoderDecoderModel
+    part: Any = model.encoder if hasattr(model, "decoder") else model  # of a translator
+    elmo = part.bilm
     bilm = set() if elmo is None else {id(p) for part in (elmo.embeddings, elmo.encoder) for p in part.parameters()}
     bilm_rate = args.learning_rate if args.bilm_learning_rate is None else args.bilm_learning_rate
     groups = []

@@ -1,9 +1,8 @@
 """Translation and summarization: an ELMo encoder and a Transformers decoder, with tokenizers, data and Trainer."""
 
 import logging
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,14 +31,15 @@ from elmo_hf.fields import option
 from elmo_hf.folders import damage_named
 from elmo_hf.inference.translating import TARGET_TOKENIZER
 from elmo_hf.model.base_model import ElmoModel
-from elmo_hf.model.configuration_elmo import ElmoConfig
+from elmo_hf.model.configuration_elmo import ElmoConfig, ElmoTaskEncoderConfig
 from elmo_hf.model.encoder_decoder import ElmoEncoderDecoderModel
+from elmo_hf.model.pretrained import ElmoPreTrainedModel
+from elmo_hf.model.task_encoder import ElmoTaskEncoder
 
 from .files import CorpusError
-from .layer_cache import cache_layers
-from .options import BilmArguments, TaskTrainingArguments
+from .options import ModelArguments, TaskTrainingArguments
 from .pairs import Pair, PairArguments
-from .start import initial_tokenizer, load_config
+from .start import freeze_and_cache, load_config, load_model, load_tokenizer
 from .tags import IGNORED_LABEL
 from .training import TaskTrainer
 
@@ -48,19 +48,18 @@ logger = logging.getLogger(__name__)
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
 
+# Layers of the task between ELMo and the decoder. Without any of them, the encoder is the biLM itself.
+TASK_LAYERS = ("word_vector_size", "task_character_size", "task_lstm_size")
+
+
 @dataclass
-class TranslatorArguments(BilmArguments):
+class TranslatorArguments(ModelArguments):
     """Options of the initial encoder and of the decoder."""
 
     model_name_or_path: str | None = option(
         None,
         "ELMo checkpoint of the encoder, or a complete translator saved by this script (default: the "
         "shipped English model).",
-    )
-    without_elmo: bool = option(
-        False,
-        "The baseline: use only the encoder's shape. It reads words by their id, from its own word "
-        "vectors, and is trained on the translation data alone.",
     )
     decoder_type: Literal["bert", "gpt2"] = option("bert", "Layer norm after (bert) or before (gpt2) each sublayer.")
     decoder_hidden_size: int = option(256, "Width of the decoder.")
@@ -79,8 +78,6 @@ class TranslatorArguments(BilmArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.without_elmo and self.freeze_bilm:
-            raise ValueError("--freeze_bilm contradicts --without_elmo: there is no biLM to freeze")
         if self.decoder_hidden_size % self.decoder_heads:
             raise ValueError(
                 f"--decoder_hidden_size {self.decoder_hidden_size}: expected a multiple of --decoder_heads "
@@ -248,6 +245,10 @@ def decoder_config(
     )
 
 
+# Options that a saved translator allows.
+KEPT = ("model_name_or_path", "freeze_bilm", "cache_layers", "min_count")
+
+
 def is_translator(model_args: TranslatorArguments) -> bool:
     """True for a checkpoint that is a complete encoder-decoder, used as it is."""
     if model_args.model_name_or_path is None:
@@ -261,9 +262,11 @@ def is_translator(model_args: TranslatorArguments) -> bool:
         raise ValueError(
             f"{model_args.model_name_or_path}: its encoder is a {encoder.model_type!r} model: expected 'elmo'"
         )
-    for name in ("without_elmo", "random_weights", "config_overrides"):
-        if getattr(model_args, name):
-            raise ValueError(f"--{name}: {model_args.model_name_or_path} is a whole translator, which stays as it is")
+    for each in fields(ModelArguments):
+        if each.name not in KEPT and getattr(model_args, each.name) != each.default:
+            raise ValueError(
+                f"--{each.name}: {model_args.model_name_or_path} is a whole translator, which stays as it is"
+            )
     return True
 
 
@@ -275,32 +278,34 @@ def check_translator(model_args: TranslatorArguments, args: TranslationTrainingA
         )
 
 
-def make_encoder(model_args: TranslatorArguments, sources: Iterable[str]) -> tuple[ElmoModel, PreTrainedTokenizerBase]:
-    """Create the encoder and its tokenizer. Only the baseline builds a vocabulary, from the training `sources`."""
-    path = model_args.model_name_or_path
-    config, _ = load_config(model_args, ElmoModel, elmo_at=["input"], num_representations=1)
-    tokenizer = initial_tokenizer(model_args, config)
-    if model_args.without_elmo:
-        tokenizer = tokenizer.train_new_from_iterator(sources, sys.maxsize, min_frequency=model_args.min_count)
-        as_words: dict[str, Any] = {
-            "character_filters": [],
-            "character_projection": None,
-            "word_embedding_size": config.projection_size,
-        }
-        config = ElmoConfig.from_dict({**config.to_dict(), **as_words})
-    if path is None or model_args.without_elmo or model_args.random_weights:
-        config.vocab_size = len(tokenizer)
-        return ElmoModel(config), tokenizer
-    # Training uses float32 weights whatever dtype the checkpoint is stored in; `--bf16` computes in bfloat16.
-    return ElmoModel.from_pretrained(path, config=config, dtype=torch.float32), tokenizer
+def words_of_sources(tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair]) -> Iterator[str]:
+    """Yield all words of the sources, as split by the tokenizer."""
+    for pair in pairs:
+        yield from (word for word, _ in tokenizer.words(pair.source))
+
+
+def make_encoder(
+    model_args: TranslatorArguments, splits: Mapping[str, Sequence[Pair]]
+) -> tuple[ElmoPreTrainedModel, PreTrainedTokenizerBase]:
+    """Create the encoder and its tokenizer: the biLM itself or, with layers of the task, a task model."""
+    # Layers of a fine-tuned checkpoint are another task's.
+    without = dict.fromkeys(TASK_LAYERS, 0)
+    config, _ = load_config(model_args, ElmoTaskEncoder, elmo_at=["input"], num_representations=1, **without)
+    joins_layers = any(getattr(config, name) for name in TASK_LAYERS)
+    if joins_layers:
+        config = ElmoTaskEncoderConfig.from_dict(config.to_dict())
+    lists = {name: list(pairs) for name, pairs in splits.items()}
+    tokenizer = load_tokenizer(model_args, config, False, lists, words_of_sources)
+    kind: type[ElmoPreTrainedModel] = ElmoTaskEncoder if joins_layers else ElmoModel
+    return load_model(model_args, kind, config, tokenizer), tokenizer
 
 
 def make_translator(
-    model_args: TranslatorArguments, data: PairArguments, pairs: Sequence[Pair]
+    model_args: TranslatorArguments, data: PairArguments, splits: Mapping[str, Sequence[Pair]]
 ) -> tuple[ElmoEncoderDecoderModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
     """Create a translator around an encoder, with vocabularies built from the training pairs."""
-    encoder, tokenizer = make_encoder(model_args, (pair.source for pair in pairs))
-    target_tokenizer = train_target_tokenizer((pair.target for pair in pairs), model_args.target_vocab_size)
+    encoder, tokenizer = make_encoder(model_args, splits)
+    target_tokenizer = train_target_tokenizer((pair.target for pair in splits["train"]), model_args.target_vocab_size)
     config = EncoderDecoderConfig.from_encoder_decoder_configs(
         encoder.config,
         decoder_config(model_args, data, target_tokenizer),
@@ -341,15 +346,13 @@ def load_or_make_translator(
         with damage_named(path, "tokenizer"):
             tokenizer: Any = AutoTokenizer.from_pretrained(path)
             target_tokenizer: Any = AutoTokenizer.from_pretrained(path, subfolder=TARGET_TOKENIZER)
+        encoder: Any = model.encoder
+        freeze_and_cache(encoder, model_args)
     else:
-        model, tokenizer, target_tokenizer = make_translator(model_args, data, splits["train"])
+        model, tokenizer, target_tokenizer = make_translator(model_args, data, splits)
     # The collator pads targets on the same side as sources, and a decoder needs padding on the right.
     tokenizer.padding_side = "right"
-    encoder: Any = model.encoder
     data.max_target_tokens = min(data.max_target_tokens, model.config.decoder.max_position_embeddings)
-    encoder.freeze_bilm(model_args.freeze_bilm)
-    if model_args.cache_layers is not None:
-        cache_layers(encoder, model_args.cache_layers)
     model.generation_config = search(model, data, args)
     logger.info(
         "%s parameters to train of %s; %s subwords in targets",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from elmo_hf.model.configuration_elmo import ElmoConfig
+from elmo_hf.model.configuration_encoder_decoder import ENCODERS
 
 from .loading import load_tokenizer
 
@@ -72,9 +73,10 @@ def describe(folder: str) -> Description:
     architecture = (stored.get("architectures") or ["ElmoModel"])[0]
     translator = stored.get("model_type") == "encoder-decoder"
     fields = stored.get("encoder", {}) if translator else stored
-    if fields.get("model_type") != ElmoConfig.model_type:
-        raise ValueError(f"{folder}: model_type={fields.get('model_type')!r}: expected {ElmoConfig.model_type!r}")
-    config = ElmoConfig.from_dict(fields)
+    kind = fields.get("model_type")
+    if kind not in (ENCODERS if translator else (ElmoConfig.model_type,)):
+        raise ValueError(f"{folder}: model_type={kind!r}: expected {ElmoConfig.model_type!r}")
+    config = ENCODERS[kind].from_dict(fields)
     tokenizer: Any = load_tokenizer(None, folder)
     rule, lines = tokenizer.pre_tokenization, tokenizer.corpus_pre_tokenization
     shape = dict(_shape(config))

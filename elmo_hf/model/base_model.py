@@ -170,7 +170,7 @@ class ElmoModel(ElmoPreTrainedModel):
         """Shapes and dtypes of the results of `layers_of`."""
         *_, mask, hidden, _ = given
         (rows, words), config, dtype = mask.shape, self.config, cast("torch.dtype", self.scalar_mixes[0].gamma.dtype)
-        layers = ((config.num_mixed_layers, rows, words, config.hidden_size), dtype)
+        layers = ((config.num_mixed_layers, rows, words, config.elmo_size), dtype)
         if not self.encoder.carries_state:
             return [layers, ((0,), dtype), ((0,), dtype)]
         size = config.num_hidden_layers, 2, rows if hidden is None else torch.sym_max(rows, hidden.shape[2])

@@ -394,7 +394,7 @@ class ElmoConfig(PreTrainedConfig):
         Raises:
             ValueError: as the constructor; also a change of `weight_precision`.
         """
-        replaced = {name: kwargs.pop(name) for name in list(kwargs) if name in cls.__annotations__}
+        replaced = {name: kwargs.pop(name) for name in list(kwargs) if name in ElmoConfig.__annotations__}
         count = config_dict.get("num_labels")
         if isinstance(count, int) and count > MAX_LABELS:
             raise ValueError(f"num_labels={count}: expected at most {MAX_LABELS}")
@@ -447,9 +447,22 @@ class ElmoConfig(PreTrainedConfig):
         return list(self.tag_names or (names[index] for index in range(len(names))))
 
     @property
-    def hidden_size(self) -> int:
-        """Width of the model's output: `projection_size` for each direction."""
+    def elmo_size(self) -> int:
+        """Width of the biLM's layers and mixes: `projection_size` for each direction."""
         return (1 + self.bidirectional) * self.projection_size
+
+    @property
+    def task_layers_size(self) -> int:
+        """Width of the features that the task's own layers return."""
+        characters = sum(pair[-1] for pair in self.task_character_filters) if self.task_character_size else 0
+        inputs = self.elmo_size * ("input" in self.elmo_at) + characters + self.word_vector_size
+        own = 2 * (self.integrator_size or self.task_lstm_size) or inputs
+        return own + self.elmo_size * ("output" in self.elmo_at)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the model's `last_hidden_state`, as Transformers calls it."""
+        return self.elmo_size
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "ElmoConfig":
@@ -594,3 +607,17 @@ class ElmoConfig(PreTrainedConfig):
             )
         if not self.pooling:
             raise ValueError('pooling is empty: expected at least one of "mean", "max", "min", "attention"')
+
+
+@strict
+class ElmoTaskEncoderConfig(ElmoConfig):
+    r"""Configuration of an [`ElmoTaskEncoder`], with the fields of [`ElmoConfig`].
+
+    Its own model type tells the two kinds of encoders of a translator apart, also in Transformers' own class.
+    """
+
+    model_type = "elmo_task_encoder"
+
+    @property
+    def hidden_size(self) -> int:
+        return self.task_layers_size

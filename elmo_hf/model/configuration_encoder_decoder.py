@@ -5,7 +5,9 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, EncoderDecoderConfig
 
-from .configuration_elmo import ElmoConfig
+from .configuration_elmo import ElmoConfig, ElmoTaskEncoderConfig
+
+ENCODERS = {kind.model_type: kind for kind in (ElmoConfig, ElmoTaskEncoderConfig)}
 
 
 @strict
@@ -16,7 +18,8 @@ class ElmoEncoderDecoderConfig(EncoderDecoderConfig):
     installed.
 
     Args:
-        encoder: an [`ElmoConfig`], or a dict of its fields; by default that of the original model.
+        encoder: an [`ElmoConfig`] or [`ElmoTaskEncoderConfig`], or a dict of its fields; by default that of the
+            original model.
         decoder: the configuration, or a dict, of a causal language model of Transformers with cross-attention.
     """
 
@@ -32,12 +35,12 @@ class ElmoEncoderDecoderConfig(EncoderDecoderConfig):
             encoder = encoder.to_dict()
         if isinstance(encoder, dict):
             kind = encoder.get("model_type", ElmoConfig.model_type)
-            if kind != ElmoConfig.model_type:
+            if kind not in ENCODERS:
                 raise ValueError(
-                    f"encoder has model_type={kind!r}: expected {ElmoConfig.model_type!r}; for other encoders use "
-                    "Transformers' EncoderDecoderModel"
+                    f"encoder has model_type={kind!r}: expected {' or '.join(map(repr, ENCODERS))}; for other encoders "
+                    "use Transformers' EncoderDecoderModel"
                 )
-            encoder = ElmoConfig.from_dict(encoder)
+            encoder = ENCODERS[kind].from_dict(encoder)
         self.encoder = encoder
         self.decoder = AutoConfig.for_model(**decoder) if isinstance(decoder, dict) else decoder
         kwargs["auto_map"] = dict(AUTO_MAP)

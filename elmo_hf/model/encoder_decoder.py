@@ -11,22 +11,25 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.models.encoder_decoder.modeling_encoder_decoder import shift_tokens_right
 from transformers.utils import can_return_tuple
 
+from .configuration_elmo import ElmoTaskEncoderConfig
 from .configuration_encoder_decoder import ElmoEncoderDecoderConfig
 from .installed import package_part
 from .labels import mean_cross_entropy
 from .modeling_elmo import ElmoModel
 from .pretrained import save_in_one_piece
+from .task_encoder import ElmoTaskEncoder
 
 
 class ElmoEncoderDecoderModel(EncoderDecoderModel):
-    """Transformers' `EncoderDecoderModel` with an [`ElmoModel`] encoder, saved together with its code.
+    """Transformers' `EncoderDecoderModel` with an ELMo encoder, saved together with its code.
 
     `forward` names the encoder's inputs, so that the Trainer passes them on. With gradient accumulation, the loss is
     the mean over all labels of an optimizer step.
 
     Args:
         config: configuration of both parts, of any copy of its class; by default taken from the parts.
-        encoder: an [`ElmoModel`]; by default a new one.
+        encoder: an [`ElmoModel`] or, with layers of the task between ELMo and decoder, an [`ElmoTaskEncoder`]; by
+            default a new one.
         decoder: a causal language model of Transformers with cross-attention; by default a new one.
     """
 
@@ -47,7 +50,8 @@ class ElmoEncoderDecoderModel(EncoderDecoderModel):
         if config is None and encoder is not None and decoder is not None:
             config = ElmoEncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config)
         if encoder is None and config is not None:
-            encoder = ElmoModel(config.encoder)
+            joins_layers = isinstance(config.encoder, ElmoTaskEncoderConfig)
+            encoder = ElmoTaskEncoder(config.encoder) if joins_layers else ElmoModel(config.encoder)
         super().__init__(config, encoder, decoder)
 
     @classmethod
@@ -73,6 +77,7 @@ class ElmoEncoderDecoderModel(EncoderDecoderModel):
         attention_mask: Tensor | None = None,
         character_ids: Tensor | None = None,
         pos_tag_ids: Tensor | None = None,
+        code_point_ids: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
@@ -81,7 +86,8 @@ class ElmoEncoderDecoderModel(EncoderDecoderModel):
         """Read a batch of sentences and predict the tokens of their targets.
 
         Args:
-            input_ids, attention_mask, character_ids, pos_tag_ids: inputs of the encoder, as in [`ElmoModel`].
+            input_ids, attention_mask, character_ids, pos_tag_ids, code_point_ids: inputs of the encoder, as in
+                [`ElmoModel`] and [`ElmoTaskEncoder`].
             decoder_input_ids: (batch, tokens), int64; by default `labels` shifted right.
             labels: (batch, tokens), int64, the target tokens, -100 for none.
             num_items_in_batch: divides the summed loss in place of this batch's number of labels.
@@ -95,10 +101,13 @@ class ElmoEncoderDecoderModel(EncoderDecoderModel):
         """
         if attention_mask is None and kwargs.get("inputs_embeds") is None and input_ids is not None:
             encoder: Any = self.encoder
-            if encoder.embeddings.input_names[0] == "input_ids" or character_ids is not None:
+            reads_ids = encoder.bilm is None or encoder.bilm.embeddings.input_names[0] == "input_ids"
+            if reads_ids or character_ids is not None:
                 attention_mask = encoder.word_mask(input_ids, None, character_ids).long()
         if kwargs.get("encoder_outputs") is None:
             kwargs.update(character_ids=character_ids, pos_tag_ids=pos_tag_ids)
+            if code_point_ids is not None:
+                kwargs.update(code_point_ids=code_point_ids)
         if labels is not None and decoder_input_ids is None and kwargs.get("decoder_inputs_embeds") is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
             if kwargs.get("decoder_attention_mask") is None:

@@ -25,7 +25,7 @@ class ElmoAlignment(nn.Module):
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__()
         self.maps: Tensor
-        width = config.hidden_size
+        width = config.elmo_size
         self.register_buffer("maps", torch.empty(config.num_mixed_layers, width, width))
         self.reset_weights()
 

@@ -46,7 +46,7 @@ class ElmoTaskLayers(nn.Module):
         places = [place for place in ("input", "output") if place in config.elmo_at]
         self.input_mix = places.index("input") if "input" in places else None
         self.output_mix = places.index("output") if "output" in places else None
-        width = config.hidden_size if self.input_mix is not None else 0
+        width = config.elmo_size if self.input_mix is not None else 0
         self.characters = None
         if config.task_character_size:
             self.characters = ElmoTaskCharacters(config)
@@ -62,9 +62,7 @@ class ElmoTaskLayers(nn.Module):
         self.layers = task_layers(config, width, size, config.task_lstm_layers if size else 0)
         width, size = 2 * size or width, config.integrator_size
         self.integrator = task_layers(config, 3 * width, size, config.integrator_layers if size else 0)
-        self.output_size: int = 2 * size or width
-        if self.output_mix is not None:
-            self.output_size += config.hidden_size
+        self.output_size = config.task_layers_size
 
     def forward(
         self,

@@ -65,11 +65,11 @@ class ElmoTaskModel(ElmoPreTrainedModel):
         """
         outputs, representations = None, None
         if self.elmo is None:
-            mask = self._mask_of_words(input_ids, attention_mask)
+            mask = self.word_mask(input_ids, attention_mask)
         else:
             inputs = input_ids, attention_mask, character_ids, inputs_embeds
             outputs = self.elmo(*inputs, pos_tag_ids=pos_tag_ids, **{**kwargs, "return_dict": True})
-            representations, mask = outputs.representations, self.elmo.word_mask(*inputs)
+            representations, mask = outputs.representations, self.word_mask(*inputs)
         words_only = self._words_only(mask, input_ids)
         state = (None, None) if layers_state is None else tuple(layers_state)
         features, *left = self._run_task_layers(mask, representations, input_ids, code_point_ids, words_only, *state)
@@ -108,8 +108,10 @@ class ElmoTaskModel(ElmoPreTrainedModel):
             )
         return self.without_boundaries(mask, input_ids)
 
-    def _mask_of_words(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
-        """Mask (batch, words), bool, of a model without a biLM."""
+    def word_mask(self, input_ids: Tensor | None, attention_mask: Tensor | None = None, *others: Any) -> Tensor:
+        """(batch, words), bool: true at words, false at padding; arguments as in [`ElmoModel`]."""
+        if self.elmo is not None:
+            return self.elmo.word_mask(input_ids, attention_mask, *others)
         if input_ids is None or input_ids.dim() != 2:
             raise ValueError(
                 f"input_ids {'missing' if input_ids is None else f'of shape {tuple(input_ids.shape)}'}: expected "

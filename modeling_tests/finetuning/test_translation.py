@@ -52,7 +52,7 @@ def small_translator(**data: Any) -> tuple[EncoderDecoderModel, Any, Any, list[P
     )
     for name, value in data.items():
         setattr(data_args, name, value)
-    return (*translation.make_translator(model_args, data_args, pairs), pairs, data_args)
+    return (*translation.make_translator(model_args, data_args, {"train": pairs}), pairs, data_args)
 
 
 def test_collator_carries_characters() -> None:
