@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoTokenizer, EncoderDecoderModel
 
-from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer
+from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer, translate_iter
 from elmo_hf.finetuning import PairColumns, read_pairs
 from elmo_hf.finetuning import splits as splits_of_data
 from elmo_hf.metrics import Bleu, Rouge
+from elmo_hf.model.task_encoder import ElmoTaskEncoder
 from examples import run_translation
 
 # Every EncoderDecoderModel with labels gives this warning.
@@ -298,19 +299,44 @@ def test_encoder_wider_than_the_decoder_is_projected(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_baseline_reads_words_by_their_id(bilm: Path, corpus: Path, tmp_path: Path) -> None:
-    start = ("--model_name_or_path", str(bilm), "--without_elmo")
-    metrics = run_translation.main(options(corpus, tmp_path, start=start))
-    model, tokenizer, _ = load(tmp_path)
-    shape, original = model.config.encoder, ElmoConfig(**TINY)
-    assert (shape.character_filters, shape.word_embedding_size) == ([], shape.projection_size)
-    for name in ("projection_size", "cell_size", "num_hidden_layers", "hidden_size"):
-        assert getattr(shape, name) == getattr(original, name)
+@pytest.mark.parametrize("elmo", [True, False], ids=["ELMo", "baseline"])
+def test_layers_of_the_task(elmo: bool, bilm: Path, corpus: Path, tmp_path: Path) -> None:
+    """Word vectors, characters and a biLSTM, with the frozen biLM or, as a baseline, without ELMo."""
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("dog" + " 0.5" * 16 + "\ncat" + " -0.5" * 16 + "\n")
+    start = ("--model_name_or_path", str(bilm), "--freeze_bilm", "--cache_layers", "1") if elmo else ("--without_elmo",)
+    own = f"--word_vectors {vectors} --task_character_size 8 --task_lstm_size 32 --task_dropout 0.1".split()
+    output = tmp_path / "output"
+    metrics = run_translation.main(options(corpus, output, *own, start=start))
+    model, tokenizer, _ = load(output)
+    assert type(model.encoder) is ElmoTaskEncoder and model.config.encoder.hidden_size == 64
+    assert model.enc_to_dec_proj.weight.shape == (48, 64)
     words = {"A", ".", *ADJECTIVES, *NOUNS, *VERBS}
     assert set(tokenizer.get_vocab()) == {"<pad>", "<S>", "</S>", "<UNK>", "<mask>", *words}
-    assert shape.vocab_size == len(tokenizer) == len(model.encoder.get_input_embeddings().weight)
+    table = model.encoder.task_layers.word_vectors.word_embeddings.weight
+    assert model.config.encoder.vocab_size == len(tokenizer) == len(table)
     assert metrics["test_bleu"] > 60
-    assert weights(tmp_path).keys() >= {"encoder.embeddings.word_embeddings.weight"}
+    saved = weights(output)
+    before = ElmoModel.from_pretrained(bilm, dtype=torch.float32).state_dict()
+    found = {name for name in saved if name.startswith("encoder.elmo.")}
+    assert found == ({f"encoder.elmo.{name}" for name in before} if elmo else set())
+    for name in found:
+        same = torch.equal(saved[name], before[name.removeprefix("encoder.elmo.")])
+        assert same == ("scalar_mixes" not in name), name
+    assert list(translate_iter(lines_of(corpus / "test.en"), output)) == lines_of(output / "predictions.txt")
+
+
+@pytest.mark.slow
+def test_bilm_of_word_ids(corpus: Path, tmp_path: Path) -> None:
+    """From random weights, with a vocabulary of the training sources."""
+    fields = {**TINY, "character_filters": [], "word_embedding_size": 32}
+    more = ("--config_overrides", json.dumps(fields))
+    metrics = run_translation.main(options(corpus, tmp_path, *more))
+    model, tokenizer, _ = load(tmp_path)
+    words = {"A", ".", *ADJECTIVES, *NOUNS, *VERBS}
+    assert set(tokenizer.get_vocab()) == {"<pad>", "<S>", "</S>", "<UNK>", "<mask>", *words}
+    assert len(tokenizer) == len(model.encoder.get_input_embeddings().weight)
+    assert metrics["test_bleu"] > 60
 
 
 @pytest.mark.slow
@@ -408,7 +434,7 @@ def test_dataset_by_name(corpus: Path, tmp_path: Path, monkeypatch: pytest.Monke
     ("more", "message"),
     [
         (["--preset", "small", "--model_name_or_path", "x"], "--model_name_or_path.*--preset"),
-        (["--preset", "small", "--without_elmo", "--freeze_bilm"], "--freeze_bilm.*--without_elmo"),
+        (["--without_elmo", "--elmo_at", "input"], "--elmo_at input.*--without_elmo"),
         (["--preset", "small", "--decoder_hidden_size", "30"], "--decoder_hidden_size 30: expected a multiple"),
         (["--preset", "small", "--target_vocab_size", "258"], "--target_vocab_size 258.*259"),
         (["--preset", "small", "--min_count", "0"], "--min_count 0"),
@@ -427,7 +453,7 @@ def test_contradicting_options(more: list[str], message: str, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_options_that_change_a_saved_translator_are_refused(run: Run, tmp_path: Path) -> None:
-    for more in (["--without_elmo"], ["--config_overrides", "{}"]):
+    for more in (["--without_elmo"], ["--config_overrides", "{}"], ["--task_lstm_size", "8"]):
         argv = ["--model_name_or_path", str(run.output), *more, "--do_predict", "--output_dir", str(tmp_path)]
         with pytest.raises(ValueError, match=f"^{more[0]}: .*translator"):
             run_translation.main([*argv, "--use_cpu"])

@@ -19,6 +19,8 @@ from transformers import (
 )
 
 from elmo_hf import ElmoConfig, ElmoEncoderDecoderConfig, ElmoEncoderDecoderModel, ElmoModel, ElmoTokenizer
+from elmo_hf.model.configuration_elmo import ElmoTaskEncoderConfig
+from elmo_hf.model.task_encoder import ElmoTaskEncoder
 from modeling_tests.tiny import TRANSFORMER, WORD_INPUT, tiny_config, with_large_weights
 
 TOKENIZER = ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>", *"ab cd the cat sat".split()], max_characters_per_word=9)
@@ -38,9 +40,17 @@ def decoder_config() -> BertGenerationConfig:
     )
 
 
+# Encoders with layers of the task.
+JOINED = {"word_vector_size": 5, "task_lstm_size": 3}
+WITHOUT_ELMO = {**JOINED, "elmo_at": []}
+
+
 def translator(**overrides) -> ElmoEncoderDecoderModel:
+    config = tiny_config(**overrides)
+    if "task_lstm_size" in overrides:
+        config = ElmoTaskEncoderConfig.from_dict(config.to_dict())
     config = ElmoEncoderDecoderConfig.from_encoder_decoder_configs(
-        tiny_config(**overrides),
+        config,
         decoder_config(),
         pad_token_id=0,
         decoder_start_token_id=1,
@@ -57,7 +67,11 @@ def batch_of(sources=SOURCES):
     return {**batch, "labels": labels.masked_fill(labels.eq(0), -100)}
 
 
-@pytest.mark.parametrize("overrides", [{}, WORD_INPUT, TRANSFORMER], ids=["characters", "words", "Transformer"])
+@pytest.mark.parametrize(
+    "overrides",
+    [{}, WORD_INPUT, TRANSFORMER, JOINED, WITHOUT_ELMO],
+    ids=["characters", "words", "Transformer", "task layers", "without ELMo"],
+)
 def test_computes_what_the_stock_class_does(overrides):
     model, batch = translator(**overrides), batch_of()
     stock = EncoderDecoderModel(encoder=model.encoder, decoder=model.decoder)
@@ -86,20 +100,22 @@ def test_a_given_mask_hides_words():
     assert not torch.allclose(found, model(**batch, decoder_input_ids=decoder_input_ids).logits)
 
 
-def test_saved_and_loaded_by_both_classes(tmp_path):
-    model, batch = translator(num_representations=2), batch_of()
-    model.encoder.scalar_mixes[1].requires_grad_(False)
+@pytest.mark.parametrize("overrides", [{}, JOINED], ids=["biLM", "task layers"])
+def test_saved_and_loaded_by_both_classes(overrides, tmp_path):
+    model, batch = translator(**overrides, num_representations=2), batch_of()
+    model.encoder.bilm.scalar_mixes[1].requires_grad_(False)
     model.save_pretrained(tmp_path)
     assert not any(path.is_dir() for path in tmp_path.iterdir())
     assert {"encoder_decoder.py", "configuration_encoder_decoder.py", "modeling_elmo.py"} <= {
         path.name for path in tmp_path.iterdir()
     }
     again = ElmoEncoderDecoderModel.from_pretrained(tmp_path).eval()
-    assert type(again.config.encoder) is ElmoConfig and type(again.encoder) is ElmoModel
+    kinds = (ElmoTaskEncoderConfig, ElmoTaskEncoder) if overrides else (ElmoConfig, ElmoModel)
+    assert (type(again.config.encoder), type(again.encoder)) == kinds
     torch.testing.assert_close(again(**batch).logits, model(**batch).logits, rtol=0, atol=0)
     # With the package imported, no code of the folder is needed.
     stock = AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
-    assert type(stock) is EncoderDecoderModel and type(stock.encoder) is ElmoModel
+    assert type(stock) is EncoderDecoderModel and type(stock.encoder) is kinds[1]
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     labels = model.prepare_decoder_input_ids_from_labels(batch["labels"])
     torch.testing.assert_close(
@@ -207,10 +223,10 @@ for source in (name, sys.argv[3]):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("package", ["absent", "installed", "imported"])
-@pytest.mark.parametrize("source", ["folder", "Hub"])
-def test_remote_code(package, source, tmp_path):
+@pytest.mark.parametrize(("source", "overrides"), [("folder", JOINED), ("Hub", {})], ids=["folder", "Hub"])
+def test_remote_code(package, source, overrides, tmp_path):
     """With the package absent, installed or imported; from a local folder and from a Hub cache."""
-    model = translator()
+    model = translator(**overrides)
     revision = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "home" / "hub" / "models--me--translator"
     folder = repository / "snapshots" / revision if source == "Hub" else tmp_path / "translator"
