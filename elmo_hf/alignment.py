@@ -378,7 +378,7 @@ def set_alignment(model: ElmoPreTrainedModel, maps: Doubles | Tensor) -> None:
             "its checkpoint as ElmoModel and align that"
         )
     values = torch.as_tensor(maps)
-    expected = (model.config.num_mixed_layers, model.config.hidden_size, model.config.hidden_size)
+    expected = (model.config.num_mixed_layers, model.config.elmo_size, model.config.elmo_size)
     if tuple(values.shape) != expected:
         raise ValueError(f"maps has shape {tuple(values.shape)}: expected (layers, 2P, 2P) = {expected}")
     if not values.isfinite().all():
@@ -458,7 +458,7 @@ def with_bilm_of(task_model: ElmoPreTrainedModel, bilm: ElmoPreTrainedModel) -> 
     old, new = task_model.config, bilm.config
     if not new.aligned:
         raise ValueError("bilm is not aligned (config.aligned is False): give the model that `align` has mapped")
-    shapes = [(config.num_mixed_layers, config.hidden_size) for config in (old, new)]
+    shapes = [(config.num_mixed_layers, config.elmo_size) for config in (old, new)]
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"task_model reads {shapes[0][0]} layers of {shapes[0][1]} dimensions and bilm has {shapes[1][0]} of "

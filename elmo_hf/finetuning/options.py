@@ -162,6 +162,9 @@ class ModelArguments(BilmArguments):
         super().__post_init__()
         if self.without_elmo and self.elmo_at:
             raise ValueError(f"--elmo_at {' '.join(self.elmo_at)}: contradicts --without_elmo; drop one of them")
+        if self.without_elmo and (self.freeze_bilm or self.cache_layers is not None):
+            name = "freeze_bilm" if self.freeze_bilm else "cache_layers"
+            raise ValueError(f"--{name} contradicts --without_elmo: there is no biLM")
         self.lowercase_words = self.lowercase_words or self.preset == "ner-elmo"
 
     @property
@@ -255,7 +258,8 @@ def overrides_of(text: str | None) -> dict[str, Any]:
         raise ValueError(f"--config_overrides {text!r:.200}: expected a JSON object, such as " + '{"cell_size": 512}')
     known = ElmoConfig()
     for name in overrides:
-        if not hasattr(known, name):
+        derived = getattr(ElmoConfig, name, None)
+        if not hasattr(known, name) or (isinstance(derived, property) and derived.fset is None):
             raise ValueError(f"--config_overrides: ElmoConfig has no field {name!r}")
     return overrides
 

@@ -115,8 +115,11 @@ def load_tokenizer(
     if model_args.lowercase_words:
         tokenizer = _remade(tokenizer, lowercase_lookup=True)
     bilm_reads_word_ids = bool(config.word_embedding_size and config.elmo_at)
-    counts = Counter(words_of(tokenizer, splits.get("train", [])))
-    if (config.word_vector_size or bilm_reads_word_ids) and not (path and bilm_reads_word_ids):
+    has_table = (config.word_vector_size or bilm_reads_word_ids) and not (path and bilm_reads_word_ids)
+    counts: Counter[str] = Counter()
+    if has_table or config.task_character_size:
+        counts.update(words_of(tokenizer, splits.get("train", [])))
+    if has_table:
         as_looked_up = str.lower if tokenizer.lowercase_lookup else str
         looked_up: Counter[str] = Counter()
         for word, count in counts.items():

@@ -50,6 +50,12 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
 # Layers of the task between ELMo and the decoder. Without any of them, the encoder is the biLM itself.
 TASK_LAYERS = ("word_vector_size", "task_character_size", "task_lstm_size")
+# Their further fields.
+TASK_FIELDS = (
+    "train_word_vectors", "num_task_characters", "task_character_filters", "task_character_activation",
+    "task_lstm_layers", "task_encoder", "task_forget_bias", "task_recurrent_dropout", "task_dropout",
+    "pre_encoder_layers", "integrator_size", "integrator_layers", "words_only",
+)  # fmt: skip
 
 
 @dataclass
@@ -245,8 +251,8 @@ def decoder_config(
     )
 
 
-# Options that a saved translator allows.
-KEPT = ("model_name_or_path", "freeze_bilm", "cache_layers", "min_count")
+# Options that may be given with a saved translator.
+KEPT = ("model_name_or_path", "freeze_bilm", "cache_layers")
 
 
 def is_translator(model_args: TranslatorArguments) -> bool:
@@ -289,11 +295,17 @@ def make_encoder(
 ) -> tuple[ElmoPreTrainedModel, PreTrainedTokenizerBase]:
     """Create the encoder and its tokenizer: the biLM itself or, with layers of the task, a task model."""
     # Layers of a fine-tuned checkpoint are another task's.
-    without = dict.fromkeys(TASK_LAYERS, 0)
+    new = ElmoConfig()
+    without = {name: getattr(new, name) for name in (*TASK_LAYERS, *TASK_FIELDS)}
     config, _ = load_config(model_args, ElmoTaskEncoder, elmo_at=["input"], num_representations=1, **without)
     joins_layers = any(getattr(config, name) for name in TASK_LAYERS)
     if joins_layers:
         config = ElmoTaskEncoderConfig.from_dict(config.to_dict())
+    elif unread := [name for name in TASK_FIELDS if getattr(config, name) != without[name]]:
+        raise ValueError(
+            f"{unread[0]}={getattr(config, unread[0])!r} without layers of the task: give --word_vectors, "
+            "--word_vector_size, --task_character_size or --task_lstm_size"
+        )
     lists = {name: list(pairs) for name, pairs in splits.items()}
     tokenizer = load_tokenizer(model_args, config, False, lists, words_of_sources)
     kind: type[ElmoPreTrainedModel] = ElmoTaskEncoder if joins_layers else ElmoModel
@@ -366,11 +378,11 @@ def load_or_make_translator(
 # ---- training
 
 
-def make_loss(label_smoothing: float) -> Callable[..., torch.Tensor]:
-    """Make a loss function that is normalized by `num_items_in_batch`, the tokens in all batches of an optimizer step.
+def make_loss(encoder: Any, label_smoothing: float) -> Callable[..., torch.Tensor]:
+    """Make the model's loss function with label smoothing.
 
-    ElmoEncoderDecoderModel accepts that number but ignores it, so with `gradient_accumulation_steps` N the Trainer's
-    gradients would be N times too large.
+    The loss is normalized by `num_items_in_batch`, the tokens in all batches of an optimizer step. The Trainer's own
+    label smoothing is not: with `gradient_accumulation_steps` N, gradients would be N times too large.
     """
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
@@ -381,7 +393,8 @@ def make_loss(label_smoothing: float) -> Callable[..., torch.Tensor]:
             label_smoothing=label_smoothing,
             reduction="sum",
         )
-        return total / (labels.ne(IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch)
+        mean = total / (labels.ne(IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch)
+        return encoder._penalized(mean, labels, num_items_in_batch)
 
     return loss
 
@@ -427,7 +440,7 @@ class TranslatorTrainer(TaskTrainer, ExactSeq2SeqTrainer):
             args,
             datasets,
             data_collator=PairCollator(tokenizers[0], model=model),
-            compute_loss_func=make_loss(args.label_smoothing_factor),
+            compute_loss_func=make_loss(model.encoder, args.label_smoothing_factor),
             callbacks=[_BeamsAtTheEnd()] if args.do_train else [],
             **keywords,
         )

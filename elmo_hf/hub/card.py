@@ -331,7 +331,22 @@ def _shape(folder: Path, config: Mapping[str, Any], architecture: str) -> dict[s
     with suppress(ValueError):  # damaged weights, which are not counted
         if parameters := sum(map(math.prod, stored_shapes(folder).values())):
             rows["parameters"] = f"{parameters:,}"
-    depth, width = values.get("num_hidden_layers"), values.get("projection_size")
+    if values.get("elmo_at") != []:
+        rows |= _shape_of_bilm(values)
+    if values.get("word_vector_size"):
+        rows["word vectors of the task"] = f"{values.get('vocab_size'):,} rows of {values['word_vector_size']}"
+    if values.get("task_lstm_size"):
+        layers = values.get("task_lstm_layers")
+        rows["biLSTM of the task"] = f"{layers} layers, {values['task_lstm_size']} in each direction"
+    labels = config.get("tag_names") or list((config.get("id2label") or {}).values())
+    if labels and architecture.endswith(("TokenClassification", "SequenceClassification")):
+        shown = ", ".join(f"`{label}`" for label in labels[:20])
+        rows["labels"] = shown if len(labels) <= 20 else f"{shown} and {len(labels) - 20} more"
+    return rows
+
+
+def _shape_of_bilm(values: Mapping[str, Any]) -> dict[str, str]:
+    rows, depth, width = {}, values.get("num_hidden_layers"), values.get("projection_size")
     if values.get("encoder_type") == "transformer":
         rows["encoder"] = (
             f"Transformer, {depth} layers a direction, {values.get('num_attention_heads')} heads, feed-forward "
@@ -346,10 +361,6 @@ def _shape(folder: Path, config: Mapping[str, Any], architecture: str) -> dict[s
         rows["characters"] = f"{count} filters, {values.get('num_highway_layers')} highway layers"
     if values.get("word_embedding_size"):
         rows["table of words"] = f"{values.get('vocab_size'):,} rows of {values['word_embedding_size']}"
-    labels = config.get("tag_names") or list((config.get("id2label") or {}).values())
-    if labels and architecture.endswith(("TokenClassification", "SequenceClassification")):
-        shown = ", ".join(f"`{label}`" for label in labels[:20])
-        rows["labels"] = shown if len(labels) <= 20 else f"{shown} and {len(labels) - 20} more"
     return rows
 
 

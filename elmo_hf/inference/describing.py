@@ -105,11 +105,24 @@ def family(config: ElmoConfig) -> str:
         if given
     ]
     inputs += ["POS tags"] * bool(config.num_pos_tags)
-    return f"{encoder} over {' and '.join(inputs) or 'no biLM'}"
+    return f"{encoder} over {' and '.join(inputs)}" if config.elmo_at else "task model without ELMo"
 
 
 def _shape(config: ElmoConfig) -> Iterator[tuple[str, Any]]:
     yield "vocabulary", config.vocab_size
+    if config.elmo_at:
+        yield from _shape_of_bilm(config)
+    if config.word_vector_size:
+        yield "word_vectors", config.word_vector_size
+    if config.task_character_size:
+        yield "task_character_filters", sum(count for _, count in config.task_character_filters)
+    if config.task_lstm_size:
+        yield "task_lstm_size", config.task_lstm_size
+    if config.id2label and len(config.id2label) < 40 and (config.architectures or [""])[0].endswith("Classification"):
+        yield "labels", ", ".join(map(str, config.id2label.values()))
+
+
+def _shape_of_bilm(config: ElmoConfig) -> Iterator[tuple[str, Any]]:
     yield "layers", config.num_hidden_layers
     yield "projection_size", config.projection_size
     if config.encoder_type == "lstm":
@@ -124,8 +137,6 @@ def _shape(config: ElmoConfig) -> Iterator[tuple[str, Any]]:
         yield "weight_precision", config.weight_precision
     if config.aligned:
         yield "aligned", True
-    if config.id2label and len(config.id2label) < 40 and (config.architectures or [""])[0].endswith("Classification"):
-        yield "labels", ", ".join(map(str, config.id2label.values()))
 
 
 def _parameters(folder: Path) -> dict[str, int]:

@@ -14,6 +14,7 @@ from elmo_hf.corpus.tagged_text import TaggedSentence
 from elmo_hf.folders import damage_named
 from elmo_hf.hub.names import resolve
 from elmo_hf.model.configuration_elmo import ElmoConfig
+from elmo_hf.model.configuration_encoder_decoder import ENCODERS
 from elmo_hf.model.pretrained import ElmoPreTrainedModel
 from elmo_hf.tokenizer.tokenization_elmo import ElmoTokenizer
 from elmo_hf.version import __version__
@@ -96,7 +97,7 @@ def is_a(model: Any, kind: type[ElmoPreTrainedModel]) -> bool:
     if isinstance(model, kind):
         return True
     names = {base.__name__ for base in type(model).__mro__}
-    return getattr(getattr(model, "config", None), "model_type", None) == "elmo" and kind.__name__ in names
+    return getattr(getattr(model, "config", None), "model_type", None) in ENCODERS and kind.__name__ in names
 
 
 def check_copy(model: Any) -> None:

@@ -349,9 +349,9 @@ class ElmoConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         width = kwargs.pop("hidden_size", None)
-        if width not in (None, self.hidden_size):
+        if width is not None and width != self.hidden_size:
             raise ValueError(
-                f"hidden_size={width}: expected {self.hidden_size}, which follows from projection_size; set that"
+                f"hidden_size={width}: expected {self.hidden_size}, which follows from other fields, as projection_size"
             )
         if self.encoder_type == "lstm":
             self.max_position_embeddings = NO_LIMIT
@@ -398,7 +398,8 @@ class ElmoConfig(PreTrainedConfig):
         count = config_dict.get("num_labels")
         if isinstance(count, int) and count > MAX_LABELS:
             raise ValueError(f"num_labels={count}: expected at most {MAX_LABELS}")
-        config_dict = {name: value for name, value in config_dict.items() if name != "hidden_size"}
+        derived = ("hidden_size", "model_type")
+        config_dict = {name: value for name, value in config_dict.items() if name not in derived}
         saved = config_dict.get("weight_precision")
         if replaced.get("weight_precision", saved) != saved:
             raise ValueError(
@@ -445,6 +446,11 @@ class ElmoConfig(PreTrainedConfig):
         """Labels of a task model in the order of its logits: `tag_names`, or else those of `id2label`."""
         names = cast("dict[int, str]", self.id2label)
         return list(self.tag_names or (names[index] for index in range(len(names))))
+
+    @property
+    def of_bilm(self) -> "ElmoConfig":
+        """Configuration of the biLM in a model of this configuration: the same object, if it is of the same type."""
+        return self
 
     @property
     def elmo_size(self) -> int:
@@ -613,10 +619,15 @@ class ElmoConfig(PreTrainedConfig):
 class ElmoTaskEncoderConfig(ElmoConfig):
     r"""Configuration of an [`ElmoTaskEncoder`], with the fields of [`ElmoConfig`].
 
-    Its own model type tells the two kinds of encoders of a translator apart, also in Transformers' own class.
+    Its own model type tells the two kinds of encoders of a translator apart, also in Transformers' own class. It is
+    saved as a part of [`ElmoEncoderDecoderConfig`].
     """
 
     model_type = "elmo_task_encoder"
+
+    @property
+    def of_bilm(self) -> ElmoConfig:
+        return ElmoConfig.from_dict(self.to_dict())
 
     @property
     def hidden_size(self) -> int:

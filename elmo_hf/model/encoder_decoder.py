@@ -94,7 +94,8 @@ class ElmoEncoderDecoderModel(EncoderDecoderModel):
             kwargs: as in `EncoderDecoderModel`.
 
         Returns:
-            As `EncoderDecoderModel`; with `labels`, the loss is the mean cross-entropy.
+            As `EncoderDecoderModel`; with `labels`, the loss is the mean cross-entropy plus the encoder's
+            `scalar_mix_penalty()`.
 
         Raises:
             ValueError: labels without `pad_token_id` or `decoder_start_token_id` in the configuration.
@@ -115,7 +116,9 @@ class ElmoEncoderDecoderModel(EncoderDecoderModel):
                 kwargs["decoder_attention_mask"] = decoder_input_ids.ne(padding).long()
         outputs = super().forward(input_ids, attention_mask, decoder_input_ids, **kwargs)
         if labels is not None:
-            outputs.loss = mean_cross_entropy(outputs.logits, labels.to(outputs.logits.device), num_items_in_batch)
+            labels, encoder = labels.to(outputs.logits.device), self.encoder
+            loss = mean_cross_entropy(outputs.logits, labels, num_items_in_batch)
+            outputs.loss = encoder._penalized(loss, labels, num_items_in_batch)
         return outputs
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from .configuration_elmo import ElmoConfig
 from .crf import ElmoCrf
 from .initialization import initialize
 from .installed import package_part
+from .labels import mean_loss
 from .layer_alignment import ElmoAlignment
 from .operators import register, release
 from .pooling import is_token
@@ -355,6 +356,8 @@ class ElmoPreTrainedModel(PreTrainedModel):
         if isinstance(softmax, ElmoSoftmax | ElmoAdaptiveSoftmax):
             softmax.resize(size, mean_resizing)
         self.config.vocab_size = size
+        if self.bilm is not None:
+            self.bilm.config.vocab_size = size
         self.tie_weights()
         return self.get_input_embeddings()
 
@@ -393,6 +396,13 @@ class ElmoPreTrainedModel(PreTrainedModel):
             return next(self.parameters()).new_zeros(())
         penalties: list[Tensor] = [mix.penalty() for mix in self.bilm.scalar_mixes]
         return self.config.scalar_mix_l2 * torch.stack(penalties).sum()
+
+    def _penalized(self, loss: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+        """Add the penalty of the mix weights to a loss, once per optimizer step, also with gradient accumulation."""
+        if not self.config.scalar_mix_l2:
+            return loss
+        count = labels.ne(-100).sum().to(loss.device)
+        return loss + mean_loss(self.scalar_mix_penalty().to(loss.device) * count, count, num_items_in_batch)
 
     def without_boundaries(self, mask: Tensor, input_ids: Tensor | None) -> Tensor:
         """(batch, words), bool: `mask` without the sentence boundaries.

@@ -15,7 +15,8 @@ class ElmoTaskEncoder(ElmoTaskModel):
     """Task model without a classifier, whose features are the output of an encoder.
 
     Its layers are those of taggers and classifiers: word vectors, characters and a biLSTM, with ELMo at their input,
-    output or both, or, with `elmo_at=[]`, without ELMo.
+    output or both, or, with `elmo_at=[]`, without ELMo. It is saved as a part of an [`ElmoEncoderDecoderModel`]. The
+    sentence boundaries are read like words, because the decoder attends to them (`words_only` has no effect).
     """
 
     config: ElmoTaskEncoderConfig

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from .base_model import ElmoModel
 from .configuration_elmo import ElmoConfig
-from .labels import mean_loss
 from .opaque_parts import opaque
 from .pretrained import ElmoPreTrainedModel
 from .state import ElmoState
@@ -28,7 +27,7 @@ class ElmoTaskModel(ElmoPreTrainedModel):
     def __init__(self, config: ElmoConfig) -> None:
         super().__init__(config)
         self.num_labels: int = config.num_labels or 0
-        self.elmo = ElmoModel(config) if config.elmo_at else None
+        self.elmo = ElmoModel(config.of_bilm) if config.elmo_at else None
         self.task_layers = ElmoTaskLayers(config)
         if self.elmo is not None:
             # Unused mixes have no gradient and would stall distributed training.
@@ -127,10 +126,3 @@ class ElmoTaskModel(ElmoPreTrainedModel):
                 "and words of input_ids"
             )
         return attention_mask.bool()
-
-    def _penalized(self, loss: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
-        """Add the penalty of the mix weights to a loss, once per optimizer step, also with gradient accumulation."""
-        if not self.config.scalar_mix_l2:
-            return loss
-        count = labels.ne(-100).sum().to(loss.device)
-        return loss + mean_loss(self.scalar_mix_penalty().to(loss.device) * count, count, num_items_in_batch)

@@ -21,6 +21,8 @@ from transformers import AutoTokenizer, EncoderDecoderModel
 from elmo_hf import ElmoConfig, ElmoForPreTraining, ElmoModel, ElmoTokenizer, translate_iter
 from elmo_hf.finetuning import PairColumns, read_pairs
 from elmo_hf.finetuning import splits as splits_of_data
+from elmo_hf.hub.pushing import check_weights
+from elmo_hf.inference.describing import describe
 from elmo_hf.metrics import Bleu, Rouge
 from elmo_hf.model.task_encoder import ElmoTaskEncoder
 from examples import run_translation
@@ -323,6 +325,10 @@ def test_layers_of_the_task(elmo: bool, bilm: Path, corpus: Path, tmp_path: Path
     for name in found:
         same = torch.equal(saved[name], before[name.removeprefix("encoder.elmo.")])
         assert same == ("scalar_mixes" not in name), name
+    found = describe(str(output))
+    assert found.family == f"{'biLSTM over characters' if elmo else 'task model without ELMo'}, with a decoder"
+    assert ("cell_size" in found.shape) == elmo and found.shape["word_vectors"] == 16
+    check_weights(output)
     assert list(translate_iter(lines_of(corpus / "test.en"), output)) == lines_of(output / "predictions.txt")
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import EncoderDecoderModel, Seq2SeqTrainer
 
+from elmo_hf import ElmoConfig, ElmoForSequenceClassification, ElmoModel, ElmoTokenizer
 from elmo_hf.finetuning import (
     CorpusError,
     Pair,
@@ -88,7 +89,7 @@ def test_loss_is_that_of_the_model_and_of_the_trainer(smoothing: float, tmp_path
     encoded = encode_pairs(pairs, tokenizer, target_tokenizer, data, cut_targets=True)
     batch = translation.PairCollator(tokenizer, model=model)([encoded[index] for index in range(3)])
     outputs = model.eval()(**batch)
-    loss = translation.make_loss(smoothing)
+    loss = translation.make_loss(model.encoder, smoothing)
     args = TranslationTrainingArguments(str(tmp_path), label_smoothing_factor=smoothing, use_cpu=True)
     smoother = Seq2SeqTrainer(model, args, processing_class=tokenizer).label_smoother
     expected = outputs.loss if smoother is None else smoother(outputs, batch["labels"])
@@ -131,3 +132,72 @@ def test_target_tokenizer_is_the_same_every_time() -> None:
     first, second = (translation.train_target_tokenizer(targets, 280) for _ in range(2))
     assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
     assert (first.pad_token_id, first.bos_token_id, first.eos_token_id) == (0, 1, 2)
+
+
+def joined(*more: str) -> tuple[Any, Any]:
+    """An encoder with layers of the task, and its tokenizer."""
+    options = "--do_train --output_dir o --use_cpu --min_count 1".split()
+    model_args, *_ = parse([*options, *more], TranslatorArguments, PairArguments, TranslationTrainingArguments)
+    pairs = [Pair("red dog", "rote Hund", "f:1"), Pair("cats", "Katzen", "f:2")]
+    return translation.make_encoder(model_args, {"train": pairs})
+
+
+def test_word_vectors_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "vectors.txt").write_text("dog 0.5 -1\ncats 2 3\n")
+    encoder, tokenizer = joined("--without_elmo", "--word_vectors", str(tmp_path / "vectors.txt"))
+    table = encoder.task_layers.word_vectors.word_embeddings.weight
+    found = table[tokenizer.convert_tokens_to_ids(["dog", "cats"])]
+    assert encoder.elmo is None and torch.equal(found, torch.tensor([[0.5, -1.0], [2.0, 3.0]]))
+
+
+def test_layers_of_another_task_are_left_behind(tmp_path: Path) -> None:
+    fields = {**TINY, "integrator_size": 2, "pre_encoder_layers": [[3, "relu"]], "task_lstm_size": 4}
+    fields |= {
+        "task_lstm_layers": 2,
+        "task_dropout": 0.4,
+        "word_vector_size": 5,
+        "vocab_size": 4,
+        "elmo_at": ["output"],
+    }
+    classifier = ElmoForSequenceClassification(ElmoConfig(**fields))
+    classifier.save_pretrained(tmp_path)
+    ElmoTokenizer(vocab=["<S>", "</S>", "<UNK>"], max_characters_per_word=20).save_pretrained(tmp_path)
+    start = ("--model_name_or_path", str(tmp_path))
+    for encoder, _ in (joined(*start), joined(*start, "--task_lstm_size", "6")):
+        config, new = encoder.config, ElmoConfig()
+        for name in translation.TASK_FIELDS:
+            assert getattr(config, name) == getattr(new, name), name
+        assert (config.word_vector_size, config.elmo_at) == (0, ["input"])
+        weight = encoder.bilm.encoder.layers[0].forward_lstm.input_proj.weight
+        assert torch.equal(weight, classifier.elmo.encoder.layers[0].forward_lstm.input_proj.weight)
+    assert type(joined(*start)[0]) is ElmoModel and encoder.config.hidden_size == 12
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--task_dropout 0.1", "task_dropout=0.1.*--task_lstm_size"),
+        ("--freeze_word_vectors", "train_word_vectors=False.*--word_vectors"),
+        ("--without_elmo", r"elmo_at=\[\] without word_vector_size"),
+        ("--without_elmo --word_vector_size 4 --freeze_bilm", "--freeze_bilm.*--without_elmo"),
+        ("--without_elmo --word_vector_size 4 --cache_layers 1", "--cache_layers.*--without_elmo"),
+        ('--config_overrides {"elmo_size":3}', "elmo_size"),
+    ],
+)
+def test_options_without_effect_are_refused(more: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        joined(*more.split())
+
+
+def test_decay_of_the_mix() -> None:
+    model, tokenizer, target_tokenizer, pairs, data = small_translator()
+    encoded = encode_pairs(pairs, tokenizer, target_tokenizer, data, cut_targets=True)
+    batch = translation.PairCollator(tokenizer, model=model)([encoded[index] for index in range(3)])
+    with torch.no_grad():
+        model.encoder.scalar_mixes[0].weights.fill_(2.0)
+    before = model.eval()(**batch).loss
+    model.encoder.config.scalar_mix_l2 = 0.5
+    after = model(**batch)
+    torch.testing.assert_close(after.loss, before + model.encoder.scalar_mix_penalty())
+    assert model.encoder.scalar_mix_penalty() == 0.5 * 3 * 4
+    torch.testing.assert_close(translation.make_loss(model.encoder, 0.0)(after, batch["labels"]), after.loss)

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from transformers import AutoModel
 
-from elmo_hf import ElmoForTokenClassification
+from elmo_hf import ElmoConfig, ElmoForTokenClassification, ElmoModel
+from elmo_hf.alignment import set_alignment
 from elmo_hf.model.configuration_elmo import ElmoTaskEncoderConfig
 from elmo_hf.model.task_encoder import ElmoTaskEncoder
 from modeling_tests.model.test_task_layers import SENTENCES, VARIANTS
@@ -78,3 +81,34 @@ def test_saved_and_loaded(tmp_path):
     assert type(again.config) is ElmoTaskEncoderConfig and again.config.hidden_size == 6
     batch = batch_of(SENTENCES, "right", 11)
     assert torch.equal(again(**batch).last_hidden_state, model(**batch).last_hidden_state)
+
+
+def test_the_bilm_is_an_ordinary_one(tmp_path):
+    """Its configuration has its own width, and it is saved as an `ElmoModel`."""
+    model = encoder(word_vector_size=5, task_lstm_size=3)
+    assert type(model.bilm.config) is ElmoConfig and model.bilm.config.hidden_size == 8
+    model.bilm.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path)
+    assert type(again) is ElmoModel
+    for name, value in model.bilm.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    model.resize_token_embeddings(20)
+    assert model.config.vocab_size == model.bilm.config.vocab_size == 20
+
+
+def test_configurations_keep_their_type():
+    plain = tiny_config(task_lstm_size=3)
+    config = ElmoTaskEncoderConfig.from_dict(plain.to_dict(), task_lstm_size=4)
+    assert (config.model_type, config.hidden_size, config.elmo_size) == ("elmo_task_encoder", 8, 8)
+    back = ElmoConfig.from_dict(config.to_dict())
+    assert (back.model_type, back.task_lstm_size) == ("elmo", 4)
+    with pytest.raises(StrictDataclassClassValidationError, match="task_character_filters"):
+        ElmoTaskEncoderConfig(task_character_size=2, task_character_filters=[[]])
+
+
+def test_maps_of_another_space_fit(tmp_path):
+    """An aligned biLM is exchanged as in a tagger."""
+    model = encoder(word_vector_size=5, task_lstm_size=3, aligned=True)
+    maps = torch.randn(3, 8, 8)
+    set_alignment(model, maps)
+    torch.testing.assert_close(model.bilm.alignment.maps, maps)
