@@ -192,7 +192,7 @@ def code_lines(path: Path) -> int:
 
 def test_traveling_files_are_small() -> None:
     """The remote code is small enough to review."""
-    assert sum(map(code_lines, TRAVELERS)) <= 5700
+    assert sum(map(code_lines, TRAVELERS)) <= 5800
 
 
 def test_kernels_import_nothing_but_torch_and_numpy() -> None:
