@@ -449,7 +449,7 @@ class ElmoConfig(PreTrainedConfig):
 
     @property
     def of_bilm(self) -> "ElmoConfig":
-        """Configuration of the biLM in a model of this configuration: the same object, if it is of the same type."""
+        """Configuration of a task model's biLM: this object, except in an [`ElmoTaskEncoder`]."""
         return self
 
     @property

@@ -106,8 +106,8 @@ def test_configurations_keep_their_type():
         ElmoTaskEncoderConfig(task_character_size=2, task_character_filters=[[]])
 
 
-def test_maps_of_another_space_fit(tmp_path):
-    """An aligned biLM is exchanged as in a tagger."""
+def test_maps_of_another_space_fit():
+    """The maps have the width of the biLM, not of the task's layers."""
     model = encoder(word_vector_size=5, task_lstm_size=3, aligned=True)
     maps = torch.randn(3, 8, 8)
     set_alignment(model, maps)
