@@ -41,6 +41,24 @@ def chosen(cells: Cells, task: str, variant: str, share: float) -> list[Mapping[
     return sorted((c for c in mine if c["share"] == share and c["rate"] == rate), key=lambda cell: cell["seed"])
 
 
+def rate_table(cells: Cells) -> list[str]:
+    """Table of the validation scores, in percent, by which a learning rate was chosen; the chosen one is in bold."""
+    lines = ["| | learning rate: validation score of the first seed |", "|---|---|"]
+    for task in TASKS:
+        for variant in VARIANTS:
+            used = chosen(cells, task, variant, 1.0)
+            tried = [
+                (cell["rate"], f"{cell['rate']}: {percent(cell['validation'], cell['metric']):.1f}")
+                for cell in cells
+                if (cell["task"], cell["variant"], cell["share"]) == (task, variant, 1)
+                and cell["seed"] == used[0]["seed"]
+            ]
+            if len(tried) > 1:
+                shown = [f"**{text}**" if rate == used[0]["rate"] else text for rate, text in sorted(tried)]
+                lines.append(f"| {task}, ({variant}) | {', '.join(shown)} |")
+    return lines if len(lines) > 2 else []
+
+
 def mean_and_deviation(values: Sequence[float]) -> str:
     """Format `mean ± deviation (runs)`, without deviation for a single run."""
     if not values:
@@ -161,8 +179,8 @@ def commands_of(cells: Cells) -> list[str]:
     return [*lines, "```"]
 
 
-def page(folder: Path, output: Path, note: str = "") -> list[str]:
-    """Lines of the page; also writes its picture. `note` follows the introduction of the tasks."""
+def page(folder: Path, output: Path) -> list[str]:
+    """Lines of the page; also writes its picture."""
     cells = read_cells(folder / "cells.jsonl")
     made = "Made by `benchmarks/results_page.py` from the runs of `benchmarks/results.py`; the commands are at the end."
     lines = ["# Results", "", made, ""]
@@ -173,7 +191,6 @@ def page(folder: Path, output: Path, note: str = "") -> list[str]:
             "Test scores of the best validation epoch: mean, sample deviation and, in parentheses, the runs.",
             "The learning rate of each variant is the one with the best validation result of the first seed. The last",
             "column is the relative reduction of errors, from the better mean of (a) and (b) to that of (d) and (e).",
-            *([note] if note else []),
             "",
         ]
         for share in sorted({cell["share"] for cell in cells}, reverse=True):
@@ -181,6 +198,8 @@ def page(folder: Path, output: Path, note: str = "") -> list[str]:
         picture = output.with_name(output.stem + "_shares.png")
         if draw_shares(cells, picture):
             lines += [f"![Scores over shares of the training data]({picture.name})", ""]
+        if rates := rate_table(cells):
+            lines += ["Variants for which more than one learning rate was tried:", "", *rates, ""]
         if adapted := read_cells(folder / "domain" / "cells.jsonl"):
             lines += [
                 "## Domain",
@@ -216,9 +235,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the output_dir of results.py")
     parser.add_argument("--output", type=Path, required=True, help="the page, such as docs/results.md")
-    parser.add_argument("--note", default="", help="a sentence about the runs, such as the model they used")
     args = parser.parse_args()
-    write_lines(args.output, (line + "\n" for line in page(args.folder, args.output, args.note)))
+    write_lines(args.output, (line + "\n" for line in page(args.folder, args.output)))
     print(args.output)
 
 
