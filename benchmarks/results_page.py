@@ -199,7 +199,7 @@ def page(folder: Path, output: Path) -> list[str]:
         if draw_shares(cells, picture):
             lines += [f"![Scores over shares of the training data]({picture.name})", ""]
         if rates := rate_table(cells):
-            lines += ["Variants for which more than one learning rate was tried:", "", *rates, ""]
+            lines += ["Learning rates tried, where more than one was:", "", *rates, ""]
         if adapted := read_cells(folder / "domain" / "cells.jsonl"):
             lines += [
                 "## Domain",
