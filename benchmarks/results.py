@@ -10,8 +10,9 @@ Every finished cell is a line of `cells.jsonl`; the same command again runs what
 keep the best validation epoch. Each variant uses the one of `--rates` with the best validation result of the first seed
 on all training data. With `--typos`, the cells on all training data are also tested on test sets with typing errors.
 
-Variants: (a) word and character embeddings of the task, from scratch; (b) the same, initialized from word2vec; (c)
-these combined with a frozen biLM with random weights; (d) with the frozen biLM; (e) with the fine-tuned biLM.
+Variants: (w) words alone, initialized from word2vec; (a) word and character embeddings of the task, from scratch; (b)
+the same, words initialized from word2vec; (c) these combined with a frozen biLM with random weights; (d) with the
+frozen biLM; (e) with the fine-tuned biLM.
 """
 
 import argparse
@@ -111,6 +112,7 @@ TASKS = {
 ENGLISH = [name for name in TASKS if name != "szeged"]
 
 VARIANTS = {
+    "w": "words alone, from word2vec",
     "a": "words and characters",
     "b": "started from word2vec",
     "c": "joined to a random biLM",
@@ -130,8 +132,9 @@ def options_of(variant: str, model: str | None, word_vectors: str | None) -> lis
     if variant != "a" and word_vectors is None:
         raise ValueError(f"variant {variant} starts from word vectors: give --word_vectors")
     own = ["--word_vector_size", "100"] if variant == "a" else ["--word_vectors", str(word_vectors)]
-    own += ["--task_character_size", "16"]
+    own += ["--task_character_size", "0" if variant == "w" else "16"]
     return {
+        "w": ["--without_elmo", *own],
         "a": ["--without_elmo", *own],
         "b": ["--without_elmo", *own],
         "c": [*frozen, *own, "--random_weights"],

@@ -117,9 +117,9 @@ def test_options_are_those_of_the_scripts(task, variant, tmp_path, monkeypatch):
     options = [*results.TASKS[task].options.split(), *found, "--output_dir", str(tmp_path), "--use_cpu"]
     model, *_, trainer = HfArgumentParser(kinds).parse_args_into_dataclasses(options)
     assert trainer.early_stopping_patience == 4 and trainer.load_best_model_at_end
-    assert model.without_elmo == (variant in "ab") and model.freeze_bilm == (variant in "cd")
-    # Every variant has the task's own word vectors and character CNN.
-    assert model.task_character_size and (model.word_vectors is not None) == (variant != "a")
+    assert model.without_elmo == (variant in "wab") and model.freeze_bilm == (variant in "cd")
+    # Every variant has the task's own word vectors, and all but one its character CNN.
+    assert bool(model.task_character_size) == (variant != "w") and (model.word_vectors is not None) == (variant != "a")
 
 
 @pytest.mark.usefixtures("figures")
