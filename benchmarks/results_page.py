@@ -48,13 +48,16 @@ def rate_table(cells: Cells) -> list[str]:
         for variant in VARIANTS:
             used = chosen(cells, task, variant, 1.0)
             tried = [
-                (cell["rate"], f"{cell['rate']}: {percent(cell['validation'], cell['metric']):.1f}")
+                cell
                 for cell in cells
                 if (cell["task"], cell["variant"], cell["share"]) == (task, variant, 1)
                 and cell["seed"] == used[0]["seed"]
             ]
             if len(tried) > 1:
-                shown = [f"**{text}**" if rate == used[0]["rate"] else text for rate, text in sorted(tried)]
+                shown = []
+                for cell in sorted(tried, key=lambda cell: float(cell["rate"])):
+                    text = f"{cell['rate']}: {percent(cell['validation'], cell['metric']):.1f}"
+                    shown.append(f"**{text}**" if cell["rate"] == used[0]["rate"] else text)
                 lines.append(f"| {task}, ({variant}) | {', '.join(shown)} |")
     return lines if len(lines) > 2 else []
 
