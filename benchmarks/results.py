@@ -134,9 +134,7 @@ def options_of(variant: str, model: str | None, word_vectors: str | None) -> lis
     own = ["--word_vector_size", "100"] if variant == "a" else ["--word_vectors", str(word_vectors)]
     own += ["--task_character_size", "0" if variant == "w" else "16"]
     return {
-        "w": ["--without_elmo", *own],
-        "a": ["--without_elmo", *own],
-        "b": ["--without_elmo", *own],
+        **{baseline: ["--without_elmo", *own] for baseline in "wab"},
         "c": [*frozen, *own, "--random_weights"],
         "d": [*frozen, *own],
         "e": [*elmo, *own, "--bilm_learning_rate", "3e-4"],

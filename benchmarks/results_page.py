@@ -4,7 +4,7 @@
 
 This reads those of `cells.jsonl`, `perplexity.jsonl` and `minimal_pairs.md` that are in the folder, and the cells of
 biLMs adapted to a task's domain in `domain/cells.jsonl`. It writes tables with means and sample standard deviations
-over seeds, error reductions of the better ELMo variant against the better baseline, the commands, and a picture of
+over seeds, error reductions of the better ELMo variant against the best baseline, the commands, and a picture of
 scores by share of the training data.
 """
 
@@ -77,7 +77,7 @@ def scores_of(cells: Cells, task: str, variant: str, share: float = 1.0) -> list
 
 
 def fewer_errors(cells: Cells, task: str, share: float = 1.0) -> float | None:
-    """Error reduction in percent, by means: the better of (d) and (e) against the best without the biLM."""
+    """Error reduction in percent, by means: the better of (d) and (e) against the best without a biLM."""
     best = []
     for variants in (BASELINES, ELMOS):
         means = [statistics.mean(s) for variant in variants if (s := scores_of(cells, task, variant, share))]
@@ -194,7 +194,7 @@ def page(folder: Path, output: Path) -> list[str]:
             "",
             "Test scores of the best validation epoch: mean, sample deviation and, in parentheses, the runs.",
             "The learning rate of each variant is the one with the best validation result of the first seed. The last",
-            "column is the relative reduction of errors, from the best mean without the biLM to the best with it.",
+            "column is the relative reduction of errors, from the best mean without a biLM to that of (d) and (e).",
             "",
         ]
         for share in sorted({cell["share"] for cell in cells}, reverse=True):

@@ -124,7 +124,7 @@ def test_options_are_those_of_the_scripts(task, variant, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("figures")
 def test_results_page(run, tmp_path, monkeypatch):
-    run("--tasks", "wnut17", "--variants", "a", "--seeds", "1", "--rates", "1e-3", "2e-3")
+    run("--tasks", "wnut17", "--variants", "a", "--seeds", "1", "--rates", "1e-3", "2e-3", "5e-4")
     cells, _ = run("--tasks", "wnut17", "--variants", "a", "d", "--seeds", "1", "2", "--shares", "1", "0.25")
     folder = tmp_path / "out"
     noisy = [cell | {"typos": dict.fromkeys(results.KINDS, 0.25)} if cell["share"] == 1 else cell for cell in cells]
@@ -141,9 +141,20 @@ def test_results_page(run, tmp_path, monkeypatch):
     results_page.main()
     text = page.read_text()
     # Seeds 1 and 2: 61 and 62 of the baselines, 81 and 82 of ELMo; 38.5 errors become 18.5.
+    assert (
+        "\n| | (a) words and characters | (d) joined to the biLM, frozen | fewer errors |\n|---|---|---|---|\n" in text
+    )
     assert "61.5 ± 0.7 (2)" in text and "81.5 ± 0.7 (2)" in text and "+51.9 %" in text
-    assert "| wnut17, (a) | 1e-3: 51.0, **2e-3: 61.0** |" in text and "| wnut17, (d) | 2e-3" not in text
+    assert "| wnut17, (a) | 5e-4: 51.0, 1e-3: 51.0, **2e-3: 61.0** |" in text and "| wnut17, (d) | 2e-3" not in text
     assert "25.0 ± 0.0 (2)" in text and "| t.txt | shipped biLM | 90.0 | 80.0 | 84.8 | 105 | 3.0 % |" in text
     assert "| wnut17, f1, (d) | 81.5 ± 0.7 (2) | 90.0 (1) |" in text
     assert "| all | 70.0 |" in text and "run_ner.py" in text
     assert (page.parent / "results_shares.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("best", results_page.BASELINES)
+def test_errors_are_compared_with_the_best_baseline(best):
+    scores = dict.fromkeys(results_page.BASELINES, 0.5) | {best: 0.6} | {"c": 0.9, "d": 0.7, "e": 0.8}
+    common = {"task": "ewt", "metric": "accuracy", "seed": 1, "share": 1.0, "rate": "2e-3"}
+    cells = [common | {"variant": variant, "test": s, "validation": s} for variant, s in scores.items()]
+    assert results_page.fewer_errors(cells, "ewt") == pytest.approx(50)
